@@ -1,0 +1,171 @@
+"""Call async code from sync code: one home loop a process, on a daemon thread.
+
+asgiref's `async_to_sync` would start a new thread and loop for each call, and connections belong to
+one loop. It looks for a loop to use in `SyncToAsync.threadlocal.main_event_loop`; for the length
+of a call that is pointed at the home loop. The only room that knows asgiref.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+
+from asgiref.sync import AsyncToSync, SyncToAsync
+
+from mixpanel import _exit, _loop
+from mixpanel.exceptions import QueueFullError, SyncInAsyncError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from mixpanel._sender import Sender
+    from mixpanel.messages import Record
+
+__all__ = ["refuse_in_async", "run", "synced"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Face = TypeVar("Face")
+Core = TypeVar("Core")
+
+
+class _Home:
+    """The loop that the sync faces share, started at the first call."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="mixpanel-home", daemon=True)
+        self._thread.start()
+        _exit.afterwards(self.leave)
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    def leave(self) -> None:
+        """Cancel what runs, let it close its connections, and stop."""
+        if self.pid != os.getpid() or self.loop.is_closed():
+            return
+
+        async def cancel_all() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=0.25) if tasks else None
+            self.loop.stop()
+
+        asyncio.run_coroutine_threadsafe(cancel_all(), self.loop)
+        self._thread.join(timeout=0.5)
+        if not self._thread.is_alive():
+            self.loop.close()
+
+
+ROOM_TIMEOUT = 30.0  # seconds a sync caller waits for room with `when_full="wait"`
+
+_home: _Home | None = None
+_starting = threading.Lock()
+_inherited: list[_Home] = []  # a forked child has the objects, but not the thread
+
+
+def home_loop() -> asyncio.AbstractEventLoop:
+    """Return the home loop, starting it in this process if need be."""
+    global _home
+    home = _home
+    if home is None or home.loop.is_closed():
+        with _starting:
+            if _home is None or _home.loop.is_closed():
+                _home = _Home()
+            home = _home
+    return home.loop
+
+
+def leave_home() -> None:
+    """Stop the home loop; the next call starts another."""
+    global _home
+    with _starting:
+        home, _home = _home, None
+    if home is not None:
+        home.leave()
+
+
+def _after_fork() -> None:
+    global _home, _starting
+    _starting = threading.Lock()
+    if _home is not None:
+        _inherited.append(_home)
+        _home = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def refuse_in_async(name: str) -> None:
+    """Refuse a blocking call on the thread of a running event loop.
+
+    :raises SyncInAsyncError: naming the async class to use there.
+    """
+    if _loop.is_running():
+        raise SyncInAsyncError(
+            f"{name} blocks, and an event loop runs in this thread: "
+            f"use Async{name.partition('.')[0]} and await it, "
+            "or call it through asgiref's sync_to_async or in a worker thread"
+        )
+
+
+def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run an async function on the home loop and return what it returns."""
+    loop = home_loop()
+    local = SyncToAsync.threadlocal
+    # Under sync_to_async these hold the outer loop, whose cancellation must not reach into ours.
+    outer = {name: getattr(local, name, None) for name in _POINTERS}
+    local.main_event_loop, local.main_event_loop_pid, local.task_context = loop, os.getpid(), None
+    try:
+        return AsyncToSync(call)(*args, **kwargs)
+    finally:
+        for name, value in outer.items():
+            setattr(local, name, value)
+
+
+_POINTERS = ("main_event_loop", "main_event_loop_pid", "task_context")
+
+
+def accept(sender: Sender, record: Record) -> None:
+    """Give a record to a buffered sender, and have sent what is due, or what makes room.
+
+    :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.
+    """
+    signal = sender.accept(record)
+    if signal is None:
+        run(sender.flush, ROOM_TIMEOUT)
+        signal = sender.accept(record)
+        if signal is None:
+            raise QueueFullError("the buffer is full, and flushing it made no room")
+    if not signal:
+        return
+    if not sender.background:
+        if sender.buffer.is_due():
+            run(sender.pump)
+    elif not sender.has_home:
+        home_loop().call_soon_threadsafe(sender.wake)
+
+
+def synced(
+    method: Callable[Concatenate[Core, P], Awaitable[R]],
+) -> Callable[Concatenate[Any, P], R]:
+    """Make the sync twin of an async method, with its signature and documentation.
+
+    The face holds the core as `_core`; the twin runs the core's method on the home loop.
+    """
+
+    @functools.wraps(method)
+    def twin(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_in_async(type(self).__name__)
+        bound: Any = getattr(self._core, method.__name__)
+        return run(bound, *args, **kwargs)  # type: ignore[no-any-return]
+
+    return cast("Callable[Concatenate[Any, P], R]", twin)

@@ -1,0 +1,121 @@
+"""Speak to a consumer that is not ours: any object with the official `send`.
+
+It is called exactly as the official client calls it: `send(endpoint, json_message)`, and for
+`/import` with a third positional `(api_key, api_secret)`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio.to_thread
+
+from mixpanel import _bridge
+from mixpanel._ledger import FlushResult, Ledger
+from mixpanel.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mixpanel.messages import Record
+
+__all__ = ["Custom"]
+
+
+class Custom:
+    """Deliver through somebody else's consumer, counting what became of it.
+
+    Async methods are awaited. Blocking ones run in a worker thread when the caller is async, one
+    call at a time, so the loop is not held up and the consumer needs no lock.
+    """
+
+    def __init__(self, consumer: Any, ledger: Ledger) -> None:
+        if not callable(getattr(consumer, "send", None)):
+            raise ConfigurationError(
+                f"a consumer needs send(endpoint, json_message, api_key=None, api_secret=None); "
+                f"{type(consumer).__name__} has none"
+            )
+        self._consumer = consumer
+        self.ledger = ledger
+        self._lock = threading.Lock()
+
+    async def deliver(self, records: list[Record]) -> None:
+        """Hand over records from async code."""
+        for record in records:
+            with self._counted():
+                await self._call_async(self._consumer.send, *_arguments(record))
+
+    def deliver_sync(self, records: list[Record]) -> None:
+        """Hand over records from sync code."""
+        for record in records:
+            with self._counted():
+                self._call_sync(self._consumer.send, *_arguments(record))
+
+    async def flush(self, _timeout: float | None = None) -> FlushResult:
+        """Flush it, if it knows how."""
+        before = self.ledger.stats()
+        flush = getattr(self._consumer, "flush", None)
+        if flush is not None:
+            await self._call_async(flush)
+        return FlushResult(0, 0, {}, before.pending)
+
+    aclose = flush
+
+    def flush_sync(self) -> FlushResult:
+        """Flush it, if it knows how."""
+        flush = getattr(self._consumer, "flush", None)
+        if flush is not None:
+            self._call_sync(flush)
+        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+
+    async def _call_async(self, method: Any, *arguments: Any) -> None:
+        if inspect.iscoroutinefunction(method):
+            await method(*arguments)
+            return
+
+        def one_at_a_time() -> Any:
+            with self._lock:
+                return method(*arguments)
+
+        result = await anyio.to_thread.run_sync(one_at_a_time)
+        if inspect.isawaitable(result):
+            await result
+
+    def _call_sync(self, method: Any, *arguments: Any) -> None:
+        result = method(*arguments)
+        if inspect.isawaitable(result):
+            _bridge.run(_awaited, result)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        ledger = self.ledger
+        with ledger.lock:
+            ledger.accepted += 1
+            ledger.pending += 1
+        delivered = False
+        try:
+            yield
+            delivered = True
+        finally:
+            with ledger.lock:
+                ledger.pending -= 1
+                if delivered:
+                    ledger.delivered += 1
+                else:
+                    ledger.dropped["raised"] += 1
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _arguments(record: Record) -> tuple[Any, ...]:
+    text = record.body.decode()
+    if record.endpoint != "imports":
+        return record.endpoint, text
+    secret = None if record.auth is None else record.auth._secret.reveal()
+    key = None if record.auth is None else record.auth.api_key
+    return record.endpoint, text, (key, secret)

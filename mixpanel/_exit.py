@@ -1,0 +1,74 @@
+"""The end of the process, and the beginning of a forked one.
+
+`atexit` runs after the last loop is gone, when no name can be resolved in a loop and no thread can
+start; the last drain is therefore blocking, in the main thread, under one deadline for all
+consumers. Forked `multiprocessing` children skip `atexit`, so theirs hangs on that module's own
+finalizers. A process ended by an unhandled signal runs neither.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mixpanel._sender import Sender
+
+__all__ = ["everyone", "hold", "release"]
+
+PATIENCE = 2.0  # seconds, for all consumers together
+
+everyone: weakref.WeakSet[Sender] = weakref.WeakSet()
+_holding: set[Sender] = set()  # keeps a forgotten consumer alive while it has messages
+_watched_by = 0
+_then: list[Callable[[], None]] = []
+
+
+def hold(sender: Sender) -> None:
+    """Keep a sender that has messages, and see to it that they leave before the process does."""
+    global _watched_by
+    _holding.add(sender)
+    if _watched_by == os.getpid():
+        return
+    first = _watched_by == 0
+    _watched_by = os.getpid()
+    if first:
+        atexit.register(_drain)
+    if "multiprocessing.util" in sys.modules:
+        from multiprocessing.util import Finalize
+
+        Finalize(None, _drain, exitpriority=10)
+
+
+def release(sender: Sender) -> None:
+    """Let go of a sender that has nothing left."""
+    _holding.discard(sender)
+
+
+def afterwards(callback: Callable[[], None]) -> None:
+    """Run something once the last drain is over."""
+    _then.append(callback)
+
+
+def _drain() -> None:
+    end = time.monotonic() + PATIENCE
+    while _holding:
+        _holding.pop().last_drain(end)
+    for callback in _then:
+        callback()
+
+
+def _after_fork() -> None:
+    _holding.clear()
+    for sender in list(everyone):
+        sender.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

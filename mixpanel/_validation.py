@@ -1,0 +1,141 @@
+"""The server's documented rules, checked before anything is sent.
+
+Sources: Mixpanel's API reference, "Import Events" (sizes, names, ids, times, banned ids) and
+"User Profile Limits". A message that breaks one is refused by `/import?strict=1` and vanishes
+behind a success on `/track`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["BANNED_IDS", "event_problems", "update_problems"]
+
+LARGEST = 1_048_576
+MOST_PROPERTIES = 255
+LONGEST_NAME = 255
+DEEPEST = 3
+OLDEST_TRACK = 5 * 86_400
+OLDEST_IMPORT = 31_536_000  # 1971-01-01
+FUTURE = 3_600
+MILLISECONDS = 1e11  # above it a number cannot be seconds: the year would be past 5000
+
+BANNED_IDS = frozenset(
+    [
+        "anon",
+        "anonymous",
+        "nil",
+        "none",
+        "null",
+        "n/a",
+        "na",
+        "undefined",
+        "unknown",
+        "<nil>",
+        "0",
+        "-1",
+        "true",
+        "false",
+        "[]",
+        "{}",
+        "00000000-0000-0000-0000-000000000000",
+    ]
+)
+_INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
+_IDENTITY_EVENTS = frozenset({"$identify", "$create_alias", "$merge"})
+
+
+def event_problems(
+    name: Any, properties: Mapping[str, Any], size: int, now: float, *, importing: bool
+) -> list[str]:
+    """Return a sentence for each rule that this event breaks; `size` is that of its JSON."""
+    problems: list[str] = []
+    if type(name) is not str or not 0 < len(name) <= LONGEST_NAME:
+        problems.append(f"the event name must be text of 1 to {LONGEST_NAME} characters")
+    if name in _IDENTITY_EVENTS:
+        return problems
+    distinct_id = properties.get("distinct_id")
+    if distinct_id is None or distinct_id == "":
+        if not properties.get("$user_id") and not properties.get("$device_id"):
+            problems.append("distinct_id is missing: the event will belong to no user")
+    elif str(distinct_id).lower() in BANNED_IDS:
+        problems.append(f"distinct_id {distinct_id!r} is one that Mixpanel refuses")
+    insert_id = properties.get("$insert_id")
+    if insert_id is not None and (
+        type(insert_id) is not str
+        or not _INSERT_ID.fullmatch(insert_id)
+        or insert_id.lower() in BANNED_IDS
+    ):
+        problems.append(
+            "$insert_id must be 1 to 36 letters, digits and hyphens, and no banned id: it is "
+            f"{insert_id!r:.60}"
+        )
+    if not _in_time(properties.get("time"), now, importing=importing):
+        window = "between 1971 and" if importing else "of the last 5 days, and at most"
+        problems.append(f"time must be {window} one hour from now: it is {properties.get('time')}")
+    _check_shape(properties, size, problems)
+    return problems
+
+
+def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
+    """Return a sentence for each rule that this profile or group update breaks."""
+    problems: list[str] = []
+    for key in ("$distinct_id", "$group_id", "$group_key"):
+        if key in update:
+            value = update[key]
+            if value is None or value == "":
+                problems.append(f"{key} is missing")
+            elif key == "$distinct_id" and str(value).lower() in BANNED_IDS:
+                problems.append(f"{key} {value!r} is one that Mixpanel refuses")
+    increments = update.get("$add")
+    if isinstance(increments, dict):
+        problems += [
+            f"$add takes numbers: {name!r} is {type(value).__name__}"
+            for name, value in increments.items()
+            if isinstance(value, (str, bytes, dict, list, tuple, set, type(None)))
+        ]
+    _check_shape(update, size, problems, is_update=True)
+    return problems
+
+
+def _in_time(time: Any, now: float, *, importing: bool) -> bool:
+    if isinstance(time, bool) or not isinstance(time, (int, float)):
+        return time is None and not importing
+    seconds = time / 1000 if time > MILLISECONDS else time
+    oldest = OLDEST_IMPORT if importing else now - OLDEST_TRACK
+    return oldest <= seconds <= now + FUTURE
+
+
+def _check_shape(
+    properties: Mapping[str, Any], size: int, problems: list[str], *, is_update: bool = False
+) -> None:
+    if size > LARGEST:
+        problems.append(f"the message has {size:,} bytes; Mixpanel takes {LARGEST:,}")
+    if len(properties) > MOST_PROPERTIES:
+        problems.append(f"{len(properties)} properties; Mixpanel takes {MOST_PROPERTIES}")
+    # In a small message no name can be too long, and nesting costs brackets: most stop here.
+    if size > LONGEST_NAME:
+        for name in properties:
+            if len(str(name)) > LONGEST_NAME:
+                problems.append(f"a property name is longer than {LONGEST_NAME} characters")
+                break
+    for name, value in properties.items():
+        if type(value) in (dict, list, tuple, set, frozenset):
+            _check_nesting(name, value, 0 if is_update else 1, problems)
+
+
+def _check_nesting(name: str, value: Any, depth: int, problems: list[str]) -> None:
+    if depth > DEEPEST:
+        problems.append(f"{name!r} is nested deeper than {DEEPEST} levels")
+        return
+    if len(value) > MOST_PROPERTIES:
+        problems.append(f"{name!r} holds {len(value)} items; Mixpanel takes {MOST_PROPERTIES}")
+    for inner in value.values() if isinstance(value, dict) else value:
+        if type(inner) in (dict, list, tuple):
+            _check_nesting(name, inner, depth + 1, problems)
+            if problems and problems[-1].endswith("levels"):
+                return

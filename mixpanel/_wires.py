@@ -1,0 +1,92 @@
+"""Keep one set of connections for each event loop, and close it in the loop it belongs to."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from mixpanel import _loop
+from mixpanel._wire import Transport, Wire
+
+if TYPE_CHECKING:
+    from mixpanel._exchange import Answer, Failure
+    from mixpanel._wire import Request
+
+__all__ = ["Wires"]
+
+IDLE = 5.0  # seconds without a request after which connections are closed
+CLOSING = 0.1  # seconds that closing may take
+
+_inherited: list[Any] = []  # what a forked child must neither use nor close
+
+
+class Wires:
+    """Send on the running loop's own connections.
+
+    Each set has an attendant, a task in that loop: it closes the connections when they have
+    been idle, when the consumer is closed, and when the loop ends.
+    """
+
+    def __init__(self, transport: Transport, *, deadline: float, answer_bytes: int) -> None:
+        self.transport = transport
+        self._deadline = deadline
+        self._answer_bytes = answer_bytes
+        self._open: dict[Any, _Attended] = {}
+
+    async def send(self, request: Request, *, watch: bool = False) -> Answer | Failure:
+        """Make one attempt from the running loop."""
+        here = _loop.running()
+        assert here is not None
+        attended = self._open.get(here.key)
+        if attended is None:
+            attended = self._open[here.key] = _Attended(
+                Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
+            )
+            here.spawn(lambda: self._attend(here.key, attended))
+        attended.busy += 1
+        try:
+            return await attended.wire.send(request, watch=watch)
+        finally:
+            attended.busy -= 1
+            attended.used = time.monotonic()
+
+    async def _attend(self, key: Any, attended: _Attended) -> None:
+        try:
+            while attended.busy or (idle := time.monotonic() - attended.used) < IDLE:
+                with anyio.move_on_after(IDLE if attended.busy else IDLE - idle):
+                    await attended.leave.wait()
+                    break
+        finally:
+            if self._open.get(key) is attended:
+                del self._open[key]
+            with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
+                await attended.wire.aclose()
+            attended.gone.set()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop, and ask other loops to close theirs."""
+        here = _loop.running()
+        for key, attended in list(self._open.items()):
+            if here is not None and key == here.key:
+                attended.leave.set()
+                with anyio.move_on_after(CLOSING):
+                    await attended.gone.wait()
+            else:
+                attended.used = 0.0
+
+    def abandon(self) -> None:
+        """Forget all connections without touching them: they are another process's or loop's."""
+        _inherited.extend(self._open.values())
+        self._open = {}
+
+
+class _Attended:
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.busy = 0
+        self.used = time.monotonic()
+        self.leave = anyio.Event()
+        self.gone = anyio.Event()

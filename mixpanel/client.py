@@ -1,0 +1,352 @@
+"""The two clients: `AsyncMixpanel`, and `Mixpanel`, a sync face over the same core."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+
+from mixpanel import _bridge, bulk, lookup
+from mixpanel._custom import Custom
+from mixpanel._json import DatetimeSerializer
+from mixpanel._ledger import FlushResult, Ledger, Stats
+from mixpanel._verbs import Verbs
+from mixpanel._version import __version__
+from mixpanel.consumers import (
+    CLOSE_TIMEOUT,
+    FLUSH_TIMEOUT,
+    AnyConsumer,
+    AsyncBufferedConsumer,
+    Consumer,
+    DeliveryOptions,
+)
+from mixpanel.exceptions import ClosedError, ConfigurationError
+from mixpanel.messages import BeforeSend, Composer, Properties, Validation
+
+if TYPE_CHECKING:
+    import json
+    from collections.abc import Callable, Iterable, Mapping
+
+    from mixpanel._sender import Sender
+    from mixpanel._wire import Route
+    from mixpanel._wires import Wires
+    from mixpanel.bulk import Events, ImportProgress, ImportResult
+    from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.exceptions import FailedRecord
+    from mixpanel.lookup import LookupTable
+    from mixpanel.messages import Record
+    from mixpanel.settings import RetryPolicy
+
+__all__ = ["AsyncMixpanel", "ClientOptions", "Mixpanel"]
+
+Outcome = TypeVar("Outcome")
+
+
+class ClientOptions(DeliveryOptions, total=False):
+    """Keyword options of both clients, beside those of the consumer that the client makes.
+
+    - `api_host`: as the official consumers take it; `region` is the better way.
+    - `ingestion`: "track" (needs only the token) or "import" (answers for each event, takes any
+      age; needs `credentials`).
+    - `validation`: "off", "warn" (default: count, log now and then, send all the same) or "raise".
+    - `super_properties`: sent with every tracked event.
+    - `before_send(endpoint, message)`: return the message, changed or not, or None to drop it.
+    - `disabled`: compose and check, but send nothing.
+    - `sample_rate`: track this share of users, in (0, 1]; the event then carries its weight in
+      the property named by `sample_weight`.
+    """
+
+    api_host: str | None
+    ingestion: Literal["track", "import"]
+    validation: Validation
+    super_properties: Properties | None
+    before_send: BeforeSend | None
+    disabled: bool
+    sample_rate: float
+    sample_weight: str
+
+
+class _Client(Verbs[Outcome]):
+    """What both clients share: composing, and knowing their consumer."""
+
+    def __init__(
+        self,
+        token: str,
+        consumer: Any = None,
+        serializer: type[json.JSONEncoder] = DatetimeSerializer,
+        local_flags_config: Any = None,  # noqa: ARG002
+        remote_flags_config: Any = None,  # noqa: ARG002
+        credentials: ServiceAccountCredentials | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        if not isinstance(token, str) or not token.strip():
+            raise ConfigurationError("token must be the project's token: Settings > Access Keys")
+        unknown = options.keys() - ClientOptions.__optional_keys__
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        ours: dict[str, Any] = {k: v for k, v in options.items() if k in _CLIENT_ONLY}
+        theirs: Any = {k: v for k, v in options.items() if k not in _CLIENT_ONLY}
+        ingestion = ours.pop("ingestion", "track")
+        if ingestion not in ("track", "import"):
+            raise ConfigurationError(f"ingestion={ingestion!r} must be 'track' or 'import'")
+        self._token = token
+        self._event_endpoint = "imports" if ingestion == "import" else "events"
+        self._disabled = bool(ours.pop("disabled", False))
+        self._owns_consumer = consumer is None
+        if consumer is None:
+            consumer = self._default_consumer(credentials=credentials, token=token, **theirs)
+        elif theirs:
+            given = ", ".join(sorted(theirs))
+            raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
+        self._consumer = consumer
+        self._via: Sender | Custom = (
+            consumer._sender if isinstance(consumer, AnyConsumer) else Custom(consumer, Ledger())
+        )
+        self._ledger = self._via.ledger
+        self._closed = False
+        self._composer = Composer(
+            token,
+            now=lambda: self._now(),  # noqa: PLW0108
+            new_id=lambda: self._make_insert_id(),  # noqa: PLW0108
+            library={"mp_lib": "python", "$lib_version": __version__},
+            serializer=serializer,
+            note=self._ledger.note,
+            **ours,
+        )
+
+    def _default_consumer(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def _now(self) -> float:
+        return time.time()
+
+    def _make_insert_id(self) -> str:
+        return uuid.uuid4().hex
+
+    @property
+    def consumer(self) -> Any:
+        """Return who delivers this client's messages."""
+        return self._consumer
+
+    def stats(self) -> Stats:
+        """Return what became of every message so far: nothing is lost in silence."""
+        return self._ledger.stats()
+
+    def _takes_none(self, count: int) -> bool:
+        if self._closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        if self._disabled:
+            self._ledger.left_out("disabled", count)
+        return self._disabled
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} via {self._consumer!r}>"
+
+
+_CLIENT_ONLY = ClientOptions.__optional_keys__ - DeliveryOptions.__optional_keys__ - {"api_host"}
+
+
+async def _done() -> None:
+    """Be awaited; the message was accepted before."""
+
+
+async def _when_there_is_room(sender: Sender, records: list[Record]) -> None:
+    for record in records:
+        while sender.accept(record) is None:
+            await sender.room()
+
+
+async def _filling(sender: Sender, records: list[Record]) -> None:
+    await sender.pump()
+    for record in records:
+        while sender.accept(record) is None:
+            await sender.flush()
+        await sender.pump()
+
+
+class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
+    """Track events and update profiles from async code, on asyncio or trio.
+
+    >>> async with AsyncMixpanel("TOKEN", region="eu") as mp:  # doctest: +SKIP
+    ...     await mp.track("u-17", "Signed Up", {"plan": "team"})
+
+    By default messages go to a buffer in a few microseconds and a background task sends them;
+    awaiting `track` does no I/O. A message is accepted when the method is *called*. Delivery
+    errors go to `on_error` and into `stats()`. Without `async with`, call `flush()` or `aclose()`
+    before the loop ends; what is left then leaves at interpreter exit.
+
+    :param token: the project's token.
+    :param consumer: who delivers; closing the client flushes it but leaves it open.
+    :raises ConfigurationError: for settings that cannot work.
+    """
+
+    def _default_consumer(self, **options: Any) -> AsyncBufferedConsumer:
+        return AsyncBufferedConsumer(**options)
+
+    def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
+        if self._takes_none(len(records)):
+            return _done()
+        sender = self._via
+        if isinstance(sender, Custom) or not sender.buffered:
+            return sender.deliver(records)
+        accept = sender.accept
+        for at, record in enumerate(records):
+            signal = accept(record)
+            if signal is None:
+                return _when_there_is_room(sender, records[at:])
+            if signal and not sender.background:
+                return _filling(sender, records[at + 1 :])
+        return _done()
+
+    async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it.
+
+        Ends early when `timeout` seconds have passed or when only a human can help, as with
+        wrong credentials; the rest is `pending` in the result.
+        """
+        return await self._via.flush(timeout)
+
+    async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; return what became of what was waiting.
+
+        Returns within `timeout` seconds plus 0.25, whatever the server does. A consumer that was
+        given to the client is flushed but stays open: it may serve others.
+        """
+        self._closed = True
+        if self._owns_consumer:
+            return await self._via.aclose(timeout)
+        return await self._via.flush(timeout)
+
+    async def import_events(
+        self,
+        events: Events,
+        *,
+        concurrency: int = 20,
+        start_at: int = 0,
+        keep_failed: int = 1000,
+        on_progress: Callable[[ImportProgress], object] | None = None,
+        on_failed: Callable[[FailedRecord], object] | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> ImportResult:
+        """Import any number of events of any age, and say what became of each.
+
+        >>> result = await mp.import_events(rows, on_progress=print)  # doctest: +SKIP
+
+        :param events: an iterable or async iterable of `{"event": …, "properties": {…}}`; only
+            some thousands are held at a time. Give each a `time` and an `$insert_id` that stay
+            the same when the source is read again, or a resumed import makes copies.
+        :param concurrency: requests in flight at the most; it starts lower and adapts.
+        :param start_at: skip so many events, to resume where `result.position` says.
+        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
+        :raises ImportInterrupted: when it cannot go on; it holds the result so far.
+        """
+        route, wires = self._ours("import_events")
+        return await bulk.import_events(
+            events,
+            composer=self._composer,
+            route=route,
+            wires=wires,
+            concurrency=concurrency,
+            start_at=start_at,
+            keep_failed=keep_failed,
+            on_progress=on_progress,
+            on_failed=on_failed,
+            retry=retry,
+        )
+
+    async def lookup_tables(self) -> list[LookupTable]:
+        """List the project's lookup tables.
+
+        :raises DeliveryError: when the server does not answer or refuses; it needs `credentials`.
+        """
+        return await lookup.tables(*self._ours("lookup_tables"))
+
+    async def replace_lookup_table(
+        self, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Replace a whole lookup table by CSV (RFC 4180), or by rows whose keys are its columns.
+
+        The first column is the unique key of a row; at most 100 MB, and 100 times in 24 hours.
+
+        :raises RejectedError: when rows are not valid; `failed_records` names up to ten.
+        :raises DeliveryError: when the server does not answer or refuses otherwise.
+        """
+        await lookup.replace(*self._ours("replace_lookup_table"), table_id, rows)
+
+    def _ours(self, what: str) -> tuple[Route, Wires]:
+        if isinstance(self._via, Custom):
+            raise ConfigurationError(f"{what} needs a consumer of this package")
+        return self._via.route, self._via.wires
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class Mixpanel(_Client[None]):
+    """Track events and update profiles from sync code; a drop-in for the official client.
+
+    >>> mp = Mixpanel("TOKEN")  # doctest: +SKIP
+    >>> mp.track("u-17", "Signed Up", {"plan": "team"})
+
+    The default `Consumer` sends at once and raises what goes wrong. `BufferedConsumer` sends in
+    batches; use the client as a context manager, or call `flush()`, to send the last of them.
+
+    :raises SyncInAsyncError: from calls that send, on the thread of a running event loop.
+    :raises ConfigurationError: for settings that cannot work.
+    """
+
+    def _default_consumer(self, **options: Any) -> Consumer:
+        return Consumer(**options)
+
+    def _deliver(self, records: list[Record]) -> None:
+        if self._takes_none(len(records)):
+            return
+        sender = self._via
+        if isinstance(sender, Custom):
+            sender.deliver_sync(records)
+            return
+        _bridge.refuse_in_async("Mixpanel.track")
+        if not sender.buffered:
+            _bridge.run(sender.deliver, records)
+            return
+        for record in records:
+            _bridge.accept(sender, record)
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it."""
+        if isinstance(self._via, Custom):
+            return self._via.flush_sync()
+        _bridge.refuse_in_async("Mixpanel.flush")
+        return _bridge.run(self._via.flush, timeout)
+
+    def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; return what became of what was waiting.
+
+        A consumer that was given to the client is flushed but stays open: it may serve others.
+        """
+        self._closed = True
+        if self._owns_consumer:
+            _bridge.refuse_in_async("Mixpanel.close")
+            return _bridge.run(self._via.aclose, timeout)
+        return self.flush(timeout)
+
+    import_events = _bridge.synced(AsyncMixpanel.import_events)
+    lookup_tables = _bridge.synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table = _bridge.synced(AsyncMixpanel.replace_lookup_table)
+
+    @property
+    def _core(self) -> AsyncMixpanel:
+        # The same consumer, composer and books, for the methods that await an answer.
+        core = AsyncMixpanel.__new__(AsyncMixpanel)
+        core.__dict__.update(self.__dict__)
+        return core
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

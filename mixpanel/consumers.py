@@ -1,0 +1,407 @@
+"""Who brings messages to Mixpanel: at once or in batches, for async code and for sync code.
+
+| class | sends | errors |
+|---|---|---|
+| `AsyncConsumer` | at once, awaited | raised |
+| `AsyncBufferedConsumer` | in the background, in batches | `on_error`, `stats()` |
+| `Consumer` | at once | raised |
+| `BufferedConsumer` | full batches, on `flush()`, at close and exit | `on_error`, `stats()` |
+
+Anything else with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
+works as a consumer too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
+
+from mixpanel import _bridge
+from mixpanel._buffer import Buffer
+from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._sender import Sender
+from mixpanel._wire import Route, Transport
+from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
+from mixpanel.exceptions import ConfigurationError, MixpanelException
+from mixpanel.messages import Record, is_repeatable
+from mixpanel.settings import ENDPOINTS, Endpoint, Endpoints, Limits, Region, RetryPolicy, WhenFull
+
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx
+
+__all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
+
+MOST_RECORDS = 2000
+FLUSH_TIMEOUT = 30.0
+CLOSE_TIMEOUT = 5.0
+
+
+class DeliveryOptions(TypedDict, total=False):
+    """Keyword options of every consumer, and of a client that makes its own.
+
+    - `region`: "us" (default), "eu" or "in"; it must be the project's own, or events are lost.
+    - `base_url`: one origin for every call, such as the emulator or a proxy of your own.
+    - `geolocate`: let Mixpanel place users where the request comes from.
+    - `limits`, `retry`: see `Limits` and `RetryPolicy`.
+    - `when_full`: what happens to a message that finds the buffer full.
+    - `repeat_ambiguous`: repeat even `$add` and its like after an answer in doubt.
+    - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss; any
+      exception they raise is logged.
+    - `http_client`: an `httpx.AsyncClient` of your own, never closed by us.
+    - `proxy`, `ssl_context`: for the client that we make.
+    """
+
+    region: Region | None
+    base_url: str | None
+    geolocate: bool
+    limits: Limits | None
+    retry: RetryPolicy | None
+    when_full: WhenFull
+    repeat_ambiguous: bool
+    on_error: OnError | None
+    on_drop: OnDrop | None
+    http_client: httpx.AsyncClient | None
+    proxy: str | None
+    ssl_context: ssl.SSLContext | None
+
+
+class ConsumerOptions(DeliveryOptions, total=False):
+    """Keyword options of every consumer: `DeliveryOptions`, and what a client knows by itself.
+
+    - `token`: the project's token, to authorise `/import` where there are no credentials.
+    """
+
+    token: str | None
+
+
+KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
+
+
+class AnyConsumer:
+    """What all four share: settings in, records through a sender, accounts out."""
+
+    _buffered = False
+    _background = False
+    _limits = Limits(flush_after=None)
+
+    def __init__(
+        self,
+        events_url: str | None = None,
+        people_url: str | None = None,
+        import_url: str | None = None,
+        request_timeout: float | None = None,
+        groups_url: str | None = None,
+        api_host: str | None = None,
+        retry_limit: int = 4,
+        retry_backoff_factor: float = 0.25,
+        verify_cert: bool = True,  # noqa: FBT001, FBT002
+        credentials: ServiceAccountCredentials | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> None:
+        unknown = options.keys() - KNOWN_OPTIONS
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        if not verify_cert:
+            raise ConfigurationError(
+                "verify_cert=False is not offered: it gives your data to whoever stands between. "
+                "For a private certificate authority pass ssl_context="
+            )
+        when_full = options.get("when_full", "drop_newest")
+        if when_full not in get_args(WhenFull):
+            known = ", ".join(map(repr, get_args(WhenFull)))
+            raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
+        limits = options.get("limits") or self._limits
+        if request_timeout is not None:
+            limits = replace(limits, attempt=checked_seconds(request_timeout, "request_timeout"))
+        endpoints = Endpoints.resolve(
+            region=options.get("region"),
+            api_host=api_host,
+            base_url=options.get("base_url"),
+            events_url=events_url,
+            people_url=people_url,
+            import_url=import_url,
+            groups_url=groups_url,
+        )
+        ledger = Ledger(options.get("on_error"), options.get("on_drop"))
+        self._sender = Sender(
+            Buffer(limits, ledger, when_full=when_full),
+            Route(
+                endpoints,
+                credentials,
+                options.get("token"),
+                geolocate=options.get("geolocate", False),
+            ),
+            options.get("retry") or self._patience(retry_limit, retry_backoff_factor),
+            Transport(options.get("http_client"), options.get("proxy"), options.get("ssl_context")),
+            buffered=self._buffered,
+            background=self._background,
+            repeat_ambiguous=options.get("repeat_ambiguous", False),
+        )
+
+    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:
+        return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
+
+    def stats(self) -> Stats:
+        """Return what became of every message so far."""
+        return self._sender.ledger.stats()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self._sender.route.endpoints.origin}>"
+
+
+def record_of(
+    endpoint: str, json_message: str | bytes, api_key: Any = None, api_secret: str | None = None
+) -> Record:
+    """Make a record of what the official `send` takes; the key may come as (key, secret).
+
+    :raises MixpanelException: for an endpoint that does not exist.
+    """
+    if endpoint not in ENDPOINTS:
+        known = ", ".join(ENDPOINTS)
+        raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
+    if isinstance(api_key, tuple):
+        api_key, api_secret = api_key
+    auth = None if api_secret is None else ApiSecret(api_secret, api_key)
+    body = json_message.encode() if isinstance(json_message, str) else json_message
+    record = Record(endpoint, body, auth=auth)
+    if endpoint in ("people", "groups"):
+        message = record.decoded()
+        record.repeatable = isinstance(message, dict) and is_repeatable(message)
+    return record
+
+
+class AsyncConsumer(AnyConsumer):
+    """Send each message at once; awaiting it says that it arrived, or raises.
+
+    It takes the time of a request, retries included: use it where each event matters more than
+    the time of the caller. The constructor is the official `Consumer`'s with keyword options.
+    """
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        json_message: str | bytes,
+        api_key: Any = None,
+        api_secret: str | None = None,
+    ) -> None:
+        """Send one message that is already JSON.
+
+        :raises DeliveryError: when it did not arrive.
+        """
+        await self.deliver([record_of(endpoint, json_message, api_key, api_secret)])
+
+    async def deliver(self, records: list[Record]) -> None:
+        """Send records of any endpoints in order, as few requests as they fit in.
+
+        :raises DeliveryError: when one did not arrive.
+        """
+        await self._sender.deliver(records)
+
+    async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Do nothing, successfully: every message is sent at once."""
+        return await self._sender.flush(timeout)
+
+    async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Close the connections."""
+        return await self._sender.aclose(timeout)
+
+
+class AsyncBufferedConsumer(AnyConsumer):
+    """Send in the background, in batches: the async default.
+
+    A batch leaves when it holds `max_size` messages or about 1.9 MB, or when its oldest message is
+    `flush_after` seconds old. The sender is a task in the loop that first tracks; it survives
+    that loop, and works for tracks from any thread. Trying goes on for five minutes a message,
+    then it counts as dropped.
+    """
+
+    _buffered = True
+    _background = True
+
+    def __init__(
+        self,
+        max_size: int = MOST_RECORDS,
+        flush_after: float = 1.0,
+        *,
+        api_host: str | None = None,
+        request_timeout: float | None = None,
+        credentials: ServiceAccountCredentials | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> None:
+        options["limits"] = replace(
+            options.get("limits") or Limits(),
+            batch_records=checked_size(max_size),
+            flush_after=checked_seconds(flush_after, "flush_after"),
+        )
+        super().__init__(
+            request_timeout=request_timeout, api_host=api_host, credentials=credentials, **options
+        )
+
+    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
+        return RetryPolicy()
+
+    def accept(self, record: Record) -> bool | None:
+        """Take a record and return at once; None when full in mode `wait`. From any thread.
+
+        :raises QueueFullError: with `when_full="raise"`.
+        :raises ClosedError: after `aclose`.
+        """
+        return self._sender.accept(record)
+
+    async def room(self) -> None:
+        """Wait until there is room in the buffer, or for a moment."""
+        await self._sender.room()
+
+    async def send(
+        self,
+        endpoint: Endpoint,
+        json_message: str | bytes,
+        api_key: Any = None,
+        api_secret: str | None = None,
+    ) -> None:
+        """Take one message that is already JSON."""
+        record = record_of(endpoint, json_message, api_key, api_secret)
+        while self.accept(record) is None:
+            await self.room()
+
+    async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it."""
+        return await self._sender.flush(timeout)
+
+    async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; what has not arrived by then counts as dropped.
+
+        Returns within the timeout (in seconds) plus 0.25 s, whatever the server does.
+        """
+        return await self._sender.aclose(timeout)
+
+
+class Consumer(AnyConsumer):
+    """Send each message at once and raise what goes wrong, as the official one does.
+
+    It holds an async core and lends it a loop; call it from any thread that runs none.
+    """
+
+    def send(
+        self,
+        endpoint: Endpoint,
+        json_message: str | bytes,
+        api_key: Any = None,
+        api_secret: str | None = None,
+    ) -> None:
+        """Send one message that is already JSON.
+
+        :raises DeliveryError: when it did not arrive.
+        :raises SyncInAsyncError: on the thread of a running event loop.
+        """
+        self.deliver([record_of(endpoint, json_message, api_key, api_secret)])
+
+    def deliver(self, records: list[Record]) -> None:
+        """Send records of any endpoints in order, as few requests as they fit in.
+
+        :raises DeliveryError: when one did not arrive.
+        """
+        _bridge.refuse_in_async(type(self).__name__)
+        _bridge.run(self._sender.deliver, records)
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Do nothing, successfully: every message is sent at once."""
+        _bridge.refuse_in_async(type(self).__name__)
+        return _bridge.run(self._sender.flush, timeout)
+
+    def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Close the connections."""
+        _bridge.refuse_in_async(type(self).__name__)
+        return _bridge.run(self._sender.aclose, timeout)
+
+
+class BufferedConsumer(Consumer):
+    """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
+
+    Whoever fills a batch waits for its request. Errors go to `on_error` (or the log) and into
+    `stats()`, never to a caller whose message they are not about. `max_size` goes up to 2,000.
+    Any number of threads may share one.
+    """
+
+    _buffered = True
+
+    def __init__(
+        self,
+        max_size: int = 50,
+        events_url: str | None = None,
+        people_url: str | None = None,
+        import_url: str | None = None,
+        request_timeout: float | None = None,
+        groups_url: str | None = None,
+        api_host: str | None = None,
+        retry_limit: int = 4,
+        retry_backoff_factor: float = 0.25,
+        verify_cert: bool = True,  # noqa: FBT001, FBT002
+        credentials: ServiceAccountCredentials | None = None,
+        *,
+        flush_after: float | None = None,
+        **options: Unpack[ConsumerOptions],
+    ) -> None:
+        options["limits"] = replace(
+            options.get("limits") or self._limits,
+            batch_records=checked_size(max_size),
+            flush_after=flush_after and checked_seconds(flush_after, "flush_after"),
+        )
+        super().__init__(
+            events_url,
+            people_url,
+            import_url,
+            request_timeout,
+            groups_url,
+            api_host,
+            retry_limit,
+            retry_backoff_factor,
+            verify_cert,
+            credentials,
+            **options,
+        )
+
+    def accept(self, record: Record) -> None:
+        """Take a record, and send the batch that it fills.
+
+        :raises QueueFullError: with `when_full="raise"`.
+        :raises ClosedError: after `close`.
+        """
+        _bridge.refuse_in_async(type(self).__name__)
+        _bridge.accept(self._sender, record)
+
+    def send(
+        self,
+        endpoint: Endpoint,
+        json_message: str | bytes,
+        api_key: Any = None,
+        api_secret: str | None = None,
+    ) -> None:
+        """Take one message that is already JSON, and send the batch that it fills."""
+        self.accept(record_of(endpoint, json_message, api_key, api_secret))
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything kept so far and return what became of it."""
+        return super().flush(timeout)
+
+
+def checked_size(max_size: int) -> int:
+    """Return the batch size, as much as Mixpanel takes.
+
+    :raises ConfigurationError: when it is no positive whole number.
+    """
+    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+        raise ConfigurationError(f"max_size={max_size!r} must be a whole number from 1 to 2000")
+    return min(max_size, MOST_RECORDS)
+
+
+def checked_seconds(seconds: float, name: str) -> float:
+    """Return a positive number of seconds.
+
+    :raises ConfigurationError: when it is none.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ConfigurationError(f"{name}={seconds!r} must be a positive number of seconds")
+    return float(seconds)

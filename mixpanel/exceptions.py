@@ -1,0 +1,147 @@
+"""What can go wrong, in one tree.
+
+MixpanelException
+├── ConfigurationError (ValueError)      a host, region, credential or option that cannot work
+├── ValidationError (ValueError)         a message that Mixpanel would refuse, in mode "raise"
+├── QueueFullError                       the buffer is full and `when_full="raise"`
+├── ClosedError (RuntimeError)           the client was used after it was closed
+├── SyncInAsyncError (RuntimeError)      a blocking call on the thread of a running event loop
+└── DeliveryError                        a message or batch that did not arrive
+    ├── TransportError                   no connection, or it broke
+    │   └── AttemptTimeoutError          no complete answer within the deadline of one attempt
+    ├── AuthenticationError              401, 402 or 403
+    ├── RateLimitError                   429
+    ├── PayloadTooLargeError             413, for a single record
+    ├── RejectedError                    the server looked at the record and refused it
+    ├── AmbiguousDeliveryError           sent without a trustworthy answer, and not safe to repeat
+    └── ServerError                      any other answer that is not a success
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "AmbiguousDeliveryError",
+    "AttemptTimeoutError",
+    "AuthenticationError",
+    "ClosedError",
+    "ConfigurationError",
+    "DeliveryError",
+    "FailedRecord",
+    "MixpanelException",
+    "PayloadTooLargeError",
+    "QueueFullError",
+    "RateLimitError",
+    "RejectedError",
+    "ServerError",
+    "SyncInAsyncError",
+    "TransportError",
+    "ValidationError",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRecord:
+    """Say which record was refused and why.
+
+    `index` counts from 0 within what the caller handed over: the batch for an error, the whole
+    stream for `import_events`. `record` is the message as it was sent.
+    """
+
+    index: int
+    message: str
+    field: str | None = None
+    insert_id: str | None = None
+    record: dict[str, Any] | None = None
+
+
+class MixpanelException(Exception):  # noqa: N818
+    """Any error of this package."""
+
+
+class ConfigurationError(MixpanelException, ValueError):
+    """A setting that cannot work; raised where it is given."""
+
+
+class ValidationError(MixpanelException, ValueError):
+    """A message that Mixpanel would refuse, raised at the caller's line.
+
+    `problems` holds one sentence for each rule that the message breaks.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class QueueFullError(MixpanelException):
+    """The buffer holds as much as it may; the message was not accepted."""
+
+
+class ClosedError(MixpanelException, RuntimeError):
+    """The client or consumer was closed; the message was not accepted."""
+
+
+class SyncInAsyncError(MixpanelException, RuntimeError):
+    """A blocking call on the thread of a running event loop; use the async class there."""
+
+
+class DeliveryError(MixpanelException):
+    """A message or batch did not arrive.
+
+    `endpoint` is `events`, `people`, `groups`, `imports` or `lookup-tables`; `status` the HTTP
+    status if there was an answer; `retry_after` the seconds that the server asked for;
+    `failed_records` what it refused; `message` the JSON that was sent, as the official client's
+    `BufferedConsumer` offers it. The text of the error never holds a payload or a secret.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        endpoint: str | None = None,
+        status: int | None = None,
+        retry_after: float | None = None,
+        failed_records: tuple[FailedRecord, ...] = (),
+        message: str | None = None,
+    ) -> None:
+        super().__init__(text)
+        self.endpoint = endpoint
+        self.status = status
+        self.retry_after = retry_after
+        self.failed_records = failed_records
+        self.message = message
+
+
+class TransportError(DeliveryError):
+    """There was no connection, or it broke before an answer came."""
+
+
+class AttemptTimeoutError(TransportError):
+    """There was no complete answer within the deadline of one attempt."""
+
+
+class AuthenticationError(DeliveryError):
+    """The server does not accept these credentials, or not for this project or plan."""
+
+
+class RateLimitError(DeliveryError):
+    """The project has exceeded its rate limit; `retry_after` says for how long, if known."""
+
+
+class PayloadTooLargeError(DeliveryError):
+    """A single record is larger than the server takes."""
+
+
+class RejectedError(DeliveryError):
+    """The server looked at the record and refused it; sending it again would not help."""
+
+
+class AmbiguousDeliveryError(DeliveryError):
+    """The record was sent without a trustworthy answer, and repeating it could apply it twice."""
+
+
+class ServerError(DeliveryError):
+    """The server answered with something that is not a success."""

@@ -1,0 +1,367 @@
+"""What travels: records, frozen and serialised at the caller's line.
+
+The composer adds what every record carries and writes the JSON at once, so later changes to the
+caller's dict are not seen and the server's de-duplication key (event, time, distinct_id,
+$insert_id) never changes, however often a batch is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from mixpanel import _context
+from mixpanel._json import dumps, loads
+from mixpanel._validation import event_problems, update_problems
+from mixpanel.exceptions import ConfigurationError, ValidationError
+
+if TYPE_CHECKING:
+    import json
+
+    from mixpanel.credentials import ApiSecret
+    from mixpanel.settings import Endpoint
+
+__all__ = ["BeforeSend", "Composer", "Properties", "Record", "Validation", "deterministic_id"]
+
+Properties = Mapping[str, Any]
+Validation = Literal["off", "warn", "raise"]
+BeforeSend = Callable[[str, dict[str, Any]], dict[str, Any] | None]
+Note = Callable[[str, str], None]
+Time = float | datetime
+
+logger = logging.getLogger("mixpanel")
+
+UNREPEATABLE = ("$add", "$append", "$remove")
+DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key includes the time"
+
+
+class Record:
+    """One message, ready to travel.
+
+    `body` is its JSON; `repeatable` tells whether sending it twice does no harm; `auth` is set by
+    calls that bring an API secret of their own; `at` and `seq` are the buffer's to set.
+    """
+
+    __slots__ = ("at", "auth", "body", "endpoint", "repeatable", "seq")
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        *,
+        repeatable: bool = True,
+        auth: ApiSecret | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.body = body
+        self.repeatable = repeatable
+        self.auth = auth
+        self.at = 0.0
+        self.seq = 0
+
+    def decoded(self) -> dict[str, Any]:
+        """Return the message as it travels."""
+        message: dict[str, Any] = loads(self.body)
+        return message
+
+    def __repr__(self) -> str:
+        return f"<Record {self.endpoint} {len(self.body)} bytes>"
+
+
+def deterministic_id(event_name: str, distinct_id: object, key: str) -> str:
+    """Return an `$insert_id` that is the same whenever its parts are: 36 hexadecimal digits."""
+    return hashlib.sha256(f"{event_name}\0{distinct_id}\0{key}".encode()).hexdigest()[:36]
+
+
+def wire_time(moment: Time) -> float:
+    """Return a time as Mixpanel takes it: numbers as they are, datetimes in whole milliseconds."""
+    if isinstance(moment, datetime):
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return round(moment.timestamp() * 1000)
+    return moment
+
+
+def is_repeatable(update: Mapping[str, Any]) -> bool:
+    """Tell whether a profile or group update may be applied twice without harm."""
+    return not any(operation in update for operation in UNREPEATABLE)
+
+
+def _taken_apart(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
+    name = event.get("event") if isinstance(event, Mapping) else None
+    properties = event.get("properties") if isinstance(event, Mapping) else None
+    if not isinstance(name, str) or not isinstance(properties, Mapping):
+        raise ValidationError(['an event must look like {"event": name, "properties": {...}}'])
+    return name, properties, {k: v for k, v in event.items() if k not in ("event", "properties")}
+
+
+class Composer:
+    """Make records of calls; pure but for the clock and the ids that it is given."""
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        now: Callable[[], float],
+        new_id: Callable[[], str],
+        library: Mapping[str, str],
+        serializer: type[json.JSONEncoder] | None = None,
+        validation: Validation = "warn",
+        super_properties: Properties | None = None,
+        before_send: BeforeSend | None = None,
+        sample_rate: float = 1.0,
+        sample_weight: str = "$sample_weight",
+        note: Note = lambda _kind, _text: None,
+    ) -> None:
+        if not 0.0 < sample_rate <= 1.0:
+            raise ConfigurationError(f"sample_rate={sample_rate!r} must lie in (0, 1]")
+        if validation not in ("off", "warn", "raise"):
+            raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
+        self.token = token
+        self.super_properties: dict[str, Any] = dict(super_properties or {})
+        self._now = now
+        self._new_id = new_id
+        self._library = dict(library)
+        self._serializer = serializer
+        self._validation = validation
+        self._before_send = before_send
+        self._sample_rate = sample_rate
+        self._sample_weight = sample_weight
+        self._note = note
+
+    # ---- events -----------------------------------------------------------------------------
+
+    def event(  # noqa: C901
+        self,
+        distinct_id: str | None,
+        event_name: str,
+        properties: Properties | None = None,
+        meta: Properties | None = None,
+        *,
+        time: Time | None = None,
+        insert_id: str | None = None,
+        dedupe_key: str | None = None,
+        ip: str | int | None = None,
+        device_id: str | None = None,
+        user_id: str | None = None,
+        endpoint: Endpoint = "events",
+    ) -> Record | None:
+        """Compose a tracked event; None when sampling or `before_send` takes it out."""
+        scope = _context.current()
+        if scope is not None:
+            distinct_id = scope.distinct_id if distinct_id is None else distinct_id
+            device_id = scope.device_id if device_id is None else device_id
+            user_id = scope.user_id if user_id is None else user_id
+        filled: dict[str, Any] = {
+            "token": self.token,
+            "distinct_id": distinct_id,
+            "time": self._now() if time is None else wire_time(time),
+            "$insert_id": insert_id or self._new_id(),
+            **self._library,
+        }
+        if self.super_properties:
+            filled.update(self.super_properties)
+        if scope is not None:
+            filled.update(scope.properties)
+        if device_id is not None:
+            filled["$device_id"] = device_id
+        if user_id is not None:
+            filled["$user_id"] = user_id
+        if ip is not None:
+            filled["ip"] = ip
+        if endpoint == "imports":
+            # Without it the server would place the user where this machine stands.
+            filled.setdefault("ip", 0)
+        if properties:
+            filled.update(properties)
+            if "token" in properties:
+                self._note("token", "properties override the client's token")
+        if dedupe_key is not None:
+            filled["$insert_id"] = deterministic_id(event_name, filled["distinct_id"], dedupe_key)
+            if time is None and "time" not in (properties or ()):
+                self._check([], lambda: [DEDUPE_NEEDS_TIME])
+        self._settle_identity(filled)
+        if self._sample_rate < 1.0 and not self._sampled(filled):
+            return None
+        record = {"event": event_name, "properties": filled}
+        if meta:
+            record.update(meta)
+        return self._sealed_event(endpoint, record)
+
+    def past_event(
+        self,
+        distinct_id: str | None,
+        event_name: str,
+        timestamp: Time,
+        properties: Properties | None = None,
+        meta: Properties | None = None,
+        *,
+        insert_id: str | None = None,
+        dedupe_key: str | None = None,
+        auth: ApiSecret | None = None,
+    ) -> Record | None:
+        """Compose an event for `/import`, as the official `import_data` does."""
+        if dedupe_key is not None:
+            insert_id = deterministic_id(event_name, distinct_id, dedupe_key)
+        record = {
+            "event": event_name,
+            "properties": {
+                "token": self.token,
+                "distinct_id": distinct_id,
+                "time": wire_time(timestamp),
+                "$insert_id": insert_id or self._new_id(),
+                **self._library,
+                **(properties or {}),
+            },
+            **(meta or {}),
+        }
+        self._settle_identity(record["properties"])
+        return self._sealed_event("imports", record, auth)
+
+    def wire_event(self, event: Mapping[str, Any], endpoint: Endpoint = "events") -> Record | None:
+        """Complete an event that already has the wire's shape, `{"event", "properties"}`.
+
+        :raises ValidationError: when it has no event name or no properties, in every mode.
+        """
+        name, properties, meta = _taken_apart(event)
+        return self.event(
+            properties.get("distinct_id"), name, properties, meta or None, endpoint=endpoint
+        )
+
+    def imported_event(self, event: Mapping[str, Any]) -> Record | None:
+        """Complete a historical event of the wire's shape, for a bulk import.
+
+        Nothing of the present is added: no super properties, no context. A missing `$insert_id`
+        is made of the event's own content, so that importing it again makes no copy.
+
+        :raises ValidationError: without a name, properties or a time, in every mode.
+        """
+        name, properties, meta = _taken_apart(event)
+        filled = {"ip": 0, **properties}
+        if filled.get("time") is None:
+            raise ValidationError(["an imported event needs its time"])
+        if isinstance(filled["time"], datetime):
+            filled["time"] = wire_time(filled["time"])
+        filled.setdefault("distinct_id", None)
+        self._settle_identity(filled)
+        if not filled.get("$insert_id"):
+            content, _ = dumps({"event": name, "properties": filled})
+            filled["$insert_id"] = hashlib.sha256(content).hexdigest()[:36]
+        return self._sealed_event("imports", {"event": name, "properties": filled, **(meta or {})})
+
+    def identity(
+        self, event_name: str, properties: dict[str, Any], meta: Properties | None,
+        endpoint: Endpoint = "events", auth: ApiSecret | None = None,
+    ) -> Record | None:  # fmt: skip
+        """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
+        record = {"event": event_name, "properties": {**properties, "token": self.token}}
+        record.update(meta or {})
+        return self._sealed_event(endpoint, record, auth)
+
+    # ---- profiles and groups ----------------------------------------------------------------
+
+    def update(
+        self,
+        endpoint: Endpoint,
+        message: Mapping[str, Any],
+        meta: Properties | None = None,
+        *,
+        ip: str | int | None = None,
+        time: Time | None = None,
+        ignore_time: bool | None = None,
+        ignore_alias: bool | None = None,
+    ) -> Record | None:
+        """Compose a profile or group update."""
+        record: dict[str, Any] = {"$token": self.token, "$time": self._now(), **message}
+        if ip is not None:
+            record["$ip"] = ip
+        if time is not None:
+            record["$time"] = wire_time(time)
+        if ignore_time is not None:
+            record["$ignore_time"] = ignore_time
+        if ignore_alias is not None:
+            record["$ignore_alias"] = ignore_alias
+        if meta:
+            record.update(meta)
+        changed = self._changed(endpoint, record)
+        if changed is None:
+            return None
+        body, notes = self._written(changed)
+        self._check(notes, lambda: update_problems(changed, len(body)))
+        return Record(endpoint, body, repeatable=is_repeatable(changed))
+
+    # ---- the common end ---------------------------------------------------------------------
+
+    def _settle_identity(self, properties: dict[str, Any]) -> None:
+        distinct_id = properties["distinct_id"]
+        if distinct_id is None:
+            if "$device_id" in properties or "$user_id" in properties:
+                # Simplified ID Merge derives it; null would be taken as a user.
+                del properties["distinct_id"]
+            else:
+                properties["distinct_id"] = ""
+        elif type(distinct_id) is not str:
+            properties["distinct_id"] = str(distinct_id)
+
+    def _sampled(self, properties: dict[str, Any]) -> bool:
+        # By user, not by event, so that funnels of those who are kept stay whole.
+        who = properties.get("distinct_id") or properties.get("$user_id")
+        who = who or properties.get("$device_id") or properties["$insert_id"]
+        digest = hashlib.blake2b(str(who).encode("utf-8", "replace"), digest_size=8).digest()
+        if int.from_bytes(digest, "big") / 2**64 >= self._sample_rate:
+            self._note("sampled", "")
+            return False
+        properties.setdefault(self._sample_weight, 1.0 / self._sample_rate)
+        return True
+
+    def _sealed_event(
+        self, endpoint: Endpoint, record: dict[str, Any], auth: ApiSecret | None = None
+    ) -> Record | None:
+        changed = self._changed(endpoint, record)
+        if changed is None:
+            return None
+        body, notes = self._written(changed)
+        self._check(
+            notes,
+            lambda: event_problems(
+                changed.get("event"),
+                changed.get("properties") or {},
+                len(body),
+                self._now(),
+                importing=endpoint == "imports",
+            ),
+        )
+        return Record(endpoint, body, auth=auth)
+
+    def _changed(self, endpoint: Endpoint, record: dict[str, Any]) -> dict[str, Any] | None:
+        if self._before_send is None:
+            return record
+        try:
+            changed = self._before_send(endpoint, record)
+        except Exception:
+            # The hook may be there to keep private data in: what it failed on must not leave.
+            logger.exception("before_send failed; the message was dropped")
+            self._note("before_send_error", "")
+            return None
+        if changed is None:
+            self._note("before_send", "")
+        return changed
+
+    def _written(self, record: dict[str, Any]) -> tuple[bytes, list[str]]:
+        try:
+            return dumps(record, self._serializer)
+        except Exception as error:
+            # Only a serializer of the caller's own can fail.
+            raise ValidationError([f"the serializer refused the message: {error}"]) from error
+
+    def _check(self, notes: list[str], rules: Callable[[], list[str]]) -> None:
+        problems = [] if self._validation == "off" else rules()
+        if self._validation == "raise" and (problems or notes):
+            raise ValidationError(notes + problems)
+        for problem in problems:
+            self._note("invalid", problem)
+        for lossy in notes:
+            self._note("coerced", lossy)

@@ -1,0 +1,195 @@
+"""Where things go and how patient we are: regions, hosts, limits, retry policies."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+from mixpanel.exceptions import ConfigurationError
+
+__all__ = ["Endpoint", "Endpoints", "Limits", "Region", "RetryPolicy", "WhenFull"]
+
+Region = Literal["us", "eu", "in"]
+Endpoint = Literal["events", "people", "groups", "imports"]
+WhenFull = Literal["drop_newest", "drop_oldest", "wait", "raise"]
+
+ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
+PATHS: dict[Endpoint, str] = {
+    "events": "/track",
+    "people": "/engage",
+    "groups": "/groups",
+    "imports": "/import",
+}
+INGESTION_HOSTS: dict[Region, str] = {
+    "us": "api.mixpanel.com",
+    "eu": "api-eu.mixpanel.com",
+    "in": "api-in.mixpanel.com",
+}
+
+
+def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> str:
+    """Return an https URL without its trailing slash; plain http is taken for loopback only.
+
+    A bare host means https. With `path`, the URL may go on to name one endpoint.
+
+    :raises ConfigurationError: for any other scheme, user info, a query, a fragment, or a host
+        that is not one.
+    """
+
+    def refuse(why: str) -> ConfigurationError:
+        return ConfigurationError(f"{name}={text!r} {why}")
+
+    if any(c.isspace() or ord(c) < 0x20 or c == "\\" for c in text):
+        raise refuse("holds white space, a control character or a backslash")
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        host, _port = parts.hostname, parts.port
+    except ValueError as error:
+        raise refuse(f"is not a URL: {error}") from None
+    if parts.scheme not in ("https", "http"):
+        raise refuse("must be an https URL")
+    if "@" in parts.netloc:
+        raise refuse("must not hold a user name or password: give credentials on their own")
+    if parts.query or parts.fragment or text.endswith(("?", "#")):
+        raise refuse("must not have a query or a fragment")
+    if not host or not _is_host(host):
+        raise refuse("has no valid host name")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise refuse("must use https: plain http is for loopback addresses only")
+    if not path and parts.path.strip("/") and "://" not in text:
+        raise refuse("must be a host name alone, or a full https URL")
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name means this very machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_host(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        try:
+            ascii_host = host.encode("idna").decode("ascii")
+        except UnicodeError:
+            return False
+        labels = ascii_host.removesuffix(".").split(".")
+        named = all(
+            label and label.replace("-", "").isalnum() and label[0] != "-" and label[-1] != "-"
+            for label in labels
+        )
+        # "2130706433" and "0x7f.1" are addresses in disguise to some resolvers.
+        return named and not labels[-1].isdigit() and not labels[-1].startswith("0x")
+    return not (address.is_link_local or address.is_multicast or address.is_unspecified)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Know the URL of every ingestion call, all of one region."""
+
+    events: str
+    people: str
+    groups: str
+    imports: str
+    origin: str
+
+    @classmethod
+    def resolve(
+        cls,
+        *,
+        region: Region | None = None,
+        api_host: str | None = None,
+        base_url: str | None = None,
+        events_url: str | None = None,
+        people_url: str | None = None,
+        import_url: str | None = None,
+        groups_url: str | None = None,
+    ) -> Endpoints:
+        """Choose the URLs: a full `*_url`, then `base_url`, `MP_BASE_URL`, `api_host`, `region`.
+
+        `MP_BASE_URL` stands above `api_host` and `region` so that one environment variable turns
+        an unchanged program to the emulator or a proxy.
+
+        :raises ConfigurationError: for an unknown region or a URL that is not safe to send to.
+        """
+        if region is not None and region not in INGESTION_HOSTS:
+            known = ", ".join(map(repr, INGESTION_HOSTS))
+            raise ConfigurationError(f"region={region!r} is unknown; choose one of {known}")
+        environment = os.environ.get("MP_BASE_URL")
+        if base_url is not None:
+            origin = checked_origin(base_url)
+        elif environment:
+            origin = checked_origin(environment, "MP_BASE_URL")
+        elif api_host is not None:
+            origin = checked_origin(api_host, "api_host")
+        else:
+            origin = f"https://{INGESTION_HOSTS[region or 'us']}"
+
+        def url(given: str | None, name: str, endpoint: Endpoint) -> str:
+            if given is None:
+                return origin + PATHS[endpoint]
+            return checked_origin(given, name, path=True)
+
+        return cls(
+            events=url(events_url, "events_url", "events"),
+            people=url(people_url, "people_url", "people"),
+            groups=url(groups_url, "groups_url", "groups"),
+            imports=url(import_url, "import_url", "imports"),
+            origin=origin,
+        )
+
+    def url(self, endpoint: Endpoint) -> str:
+        """Return the URL of one endpoint."""
+        return str(getattr(self, endpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Say how often and how long to try again.
+
+    The n-th wait (from 0) is drawn from U(0, min(`longest_wait`, `first_wait` * 2**n)): full
+    jitter. A server's `Retry-After` is a floor, clamped to `longest_retry_after`. Trying ends
+    after `attempts` (None: no such bound) or when the message is `max_age` seconds old.
+    """
+
+    attempts: int | None = None
+    first_wait: float = 2.0
+    longest_wait: float = 60.0
+    longest_retry_after: float = 300.0
+    max_age: float = 300.0
+
+    def wait(self, failures: int, retry_after: float | None, random: float) -> float:
+        """Return the seconds to wait after so many failures (1 or more); `random` is in [0, 1)."""
+        jittered = random * min(self.longest_wait, self.first_wait * 2.0 ** min(failures - 1, 30))
+        if retry_after is None:
+            return jittered
+        return max(jittered, min(retry_after, self.longest_retry_after))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bound one consumer.
+
+    `batch_records` and `batch_bytes` bound one request (Mixpanel takes 2,000 records; its pages
+    name both 10 MB and 2,097,152 bytes, so 1.9 MB suits either). `queue_records` and
+    `queue_bytes` bound what waits. `attempt` is the deadline in seconds of one request, from
+    connecting to the last byte of the answer; `answer_bytes` bounds that answer.
+    """
+
+    batch_records: int = 2000
+    batch_bytes: int = 1_900_000
+    flush_after: float | None = 1.0
+    queue_records: int = 10_000
+    queue_bytes: int = 16 * 1024 * 1024
+    attempt: float = 10.0
+    answer_bytes: int = 256 * 1024
+    in_flight: int = 2
