@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ IDLE = 5.0  # seconds without a message after which a background sender goes hom
 HALTED = 60.0  # seconds between attempts when only a human can help
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
+HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
 
 
 class Sender:
@@ -369,12 +371,12 @@ class Sender:
         self.buffer.hurry()
         limits = self.buffer.limits
         with LastWords(self.wires.transport, end=end, answer_bytes=limits.answer_bytes) as wire:
-            self.policy = RetryPolicy(attempts=1, max_age=self.policy.max_age)
+            self.policy = HURRIED
             while time.monotonic() < end and (batch := self.buffer.take(everything=True)):
-                self._drain_batch(batch, wire)
+                self._drain_batch(batch, wire, end)
         self.buffer.give_up("exit")
 
-    def _drain_batch(self, batch: Batch, wire: LastWords) -> None:
+    def _drain_batch(self, batch: Batch, wire: LastWords, end: float) -> None:
         steps, reply = self._exchange(batch), None
         while True:
             try:
@@ -387,8 +389,10 @@ class Sender:
                 batch.sending = step.records
                 reply = wire.send(self.route.request(step.records, compress=step.gzip))
                 batch.sending = []
-            else:
-                self._carry_out(batch, step)
+                continue
+            self._carry_out(batch, step)
+            if isinstance(step, Wait):
+                time.sleep(max(0.0, min(step.seconds, end - time.monotonic())))
         self.buffer.land(batch)
 
     def after_fork(self) -> None:

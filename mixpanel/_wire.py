@@ -208,6 +208,8 @@ def describe(failure: Exception) -> str:
         "ConnectError": "cannot connect",
         "ConnectTimeout": "cannot connect in time",
         "PoolTimeout": "no free connection",
+        "ReadTimeout": "no answer in time",
+        "WriteTimeout": "could not send in time",
         "ReadError": "the connection broke before the answer came",
         "WriteError": "the connection broke while sending",
         "RemoteProtocolError": "the server closed the connection or did not speak HTTP",

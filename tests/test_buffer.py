@@ -1,0 +1,254 @@
+"""The buffer keeps its bounds and its books."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mixpanel._buffer import Buffer
+from mixpanel._ledger import Ledger
+from mixpanel.credentials import ApiSecret
+from mixpanel.exceptions import QueueFullError
+from mixpanel.messages import Record
+from mixpanel.settings import Limits
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def make(when_full="drop_newest", clock=None, on_drop=None, **limits):
+    return Buffer(
+        Limits(**limits), Ledger(on_drop=on_drop), when_full=when_full, clock=clock or Clock()
+    )
+
+
+def event(n=0, endpoint="events", size=0, **options):
+    return Record(endpoint, b'{"n":%d%s}' % (n, b" " * size), **options)
+
+
+def numbers(records):
+    return [record.decoded()["n"] for record in records]
+
+
+def test_a_batch_is_due_by_count():
+    """The last of `batch_records` makes it due."""
+    buffer = make(batch_records=3)
+    buffer.put(event(0))
+    buffer.put(event(1))
+    assert buffer.take() is None
+    buffer.put(event(2))
+    assert numbers(buffer.take().records) == [0, 1, 2]
+
+
+def test_a_batch_is_due_by_bytes_and_packs_byte_exactly():
+    """The JSON array of a batch never exceeds the limit, brackets and commas included."""
+    buffer = make(batch_bytes=100)
+    for n in range(30):
+        buffer.put(event(n))
+    sizes = []
+    while (batch := buffer.take(everything=True)) is not None:
+        body = b"[" + b",".join(record.body for record in batch.records) + b"]"
+        sizes.append(len(body))
+        buffer.settle(batch, batch.records, "delivered")
+        buffer.land(batch)
+    assert max(sizes) <= 100
+    assert sizes[0] + len(event(9).body) + 1 > 100
+
+
+def test_a_batch_is_due_by_age():
+    """The oldest record decides."""
+    clock = Clock()
+    buffer = make(clock=clock, flush_after=1.0)
+    buffer.put(event())
+    clock.now += 0.4
+    assert buffer.take() is None
+    assert buffer.next_look() == pytest.approx(0.6)
+    clock.now += 0.6
+    assert buffer.take() is not None
+
+
+def test_a_record_larger_than_a_batch_travels_alone():
+    """It is for the server to refuse, not for the packing to get stuck on."""
+    buffer = make(batch_bytes=50)
+    buffer.put(event(0, size=100))
+    buffer.put(event(1))
+    assert numbers(buffer.take(everything=True).records) == [0]
+
+
+def test_profiles_have_one_request_in_flight_and_events_several():
+    """A retried older `$set` never overtakes a newer one."""
+    buffer = make(batch_records=1, in_flight=2)
+    for n in range(3):
+        buffer.put(event(n))
+        buffer.put(event(n, "people"))
+    taken = [buffer.take() for _ in range(4)]
+    assert [batch and batch.lane.endpoint for batch in taken] == [
+        "events",
+        "events",
+        "people",
+        None,
+    ]
+
+
+def test_records_with_an_api_secret_travel_apart():
+    """Credentials of one call never authorise another's events."""
+    buffer = make()
+    secret = ApiSecret("s")
+    for n, auth in enumerate([None, secret, secret, None]):
+        buffer.put(event(n, "imports", auth=auth))
+    batches = []
+    while (batch := buffer.take(everything=True)) is not None:
+        batches.append(numbers(batch.records))
+        buffer.settle(batch, batch.records, "delivered")
+        buffer.land(batch)
+    assert batches == [[0], [1, 2], [3]]
+
+
+@pytest.mark.parametrize("bound", [{"queue_records": 2}, {"queue_bytes": 20}])
+@pytest.mark.parametrize(
+    ("when_full", "kept", "dropped"),
+    [("drop_newest", [10, 11], [12]), ("drop_oldest", [11, 12], [10])],
+)
+def test_a_full_buffer_drops_and_tells(bound, when_full, kept, dropped):
+    """Bounded by count and by bytes; what goes is counted and handed to `on_drop`."""
+    told = []
+    buffer = make(when_full, on_drop=lambda why, gone: told.append((why, gone)), **bound)
+    for n in (10, 11, 12):
+        buffer.put(event(n))
+    assert numbers(buffer.take(everything=True).records) == kept
+    assert told == [("queue_full", [{"n": dropped[0]}])]
+    assert buffer.ledger.stats().dropped == {"queue_full": 1}
+    assert buffer.ledger.stats().balanced
+
+
+def test_a_full_buffer_raises_or_asks_to_wait():
+    """Neither counts as accepted."""
+    buffer = make("raise", queue_records=1)
+    buffer.put(event())
+    with pytest.raises(QueueFullError):
+        buffer.put(event())
+    waiting = make("wait", queue_records=1)
+    waiting.put(event())
+    assert waiting.put(event()) is None
+    assert buffer.ledger.accepted == waiting.ledger.accepted == 1
+
+
+def test_a_record_larger_than_the_whole_buffer_is_dropped_as_such():
+    """It would never fit."""
+    buffer = make("raise", queue_bytes=50)
+    buffer.put(event(size=100))
+    assert buffer.ledger.stats().dropped == {"too_large": 1}
+
+
+def test_landing_puts_open_records_back_in_order():
+    """What was not settled leads the lane again."""
+    buffer = make(batch_records=4)
+    for n in range(6):
+        buffer.put(event(n))
+    batch = buffer.take()
+    buffer.settle(batch, [batch.records[1]], "rejected")
+    buffer.land(batch)
+    assert numbers(buffer.take(everything=True).records) == [0, 2, 3, 4]
+
+
+def test_landing_an_unsafe_update_that_was_on_the_wire_leaves_it_in_doubt():
+    """It may have been applied: counted as ambiguous, never sent again."""
+    buffer = make()
+    buffer.put(event(0, "people", repeatable=False))
+    buffer.put(event(1, "people"))
+    batch = buffer.take(everything=True)
+    batch.sending = batch.records
+    buffer.land(batch)
+    assert buffer.ledger.stats().dropped == {"ambiguous": 1}
+    assert numbers(buffer.take(everything=True).records) == [1]
+
+
+def test_a_flight_of_a_loop_that_is_gone_settles_nothing_twice():
+    """After `reclaim` the old owner's word no longer counts."""
+    buffer = make()
+    buffer.put(event())
+    lost = buffer.take(everything=True)
+    buffer.reclaim()
+    again = buffer.take(everything=True)
+    buffer.settle(lost, lost.records, "delivered")
+    assert buffer.ledger.delivered == 0
+    buffer.settle(again, again.records, "delivered")
+    assert buffer.ledger.stats().balanced
+    assert buffer.ledger.delivered == 1
+
+
+class Books(RuleBasedStateMachine):
+    """Whatever happens in whatever order, the books balance and the bytes add up."""
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+        self.buffer = make(
+            "drop_oldest",
+            self.clock,
+            batch_records=3,
+            batch_bytes=60,
+            queue_records=8,
+            queue_bytes=150,
+        )
+        self.flights = []
+        self.n = 0
+
+    @rule(endpoint=st.sampled_from(["events", "people", "imports"]), safe=st.booleans())
+    def put(self, endpoint, safe):
+        self.n += 1
+        self.buffer.put(event(self.n, endpoint, repeatable=safe))
+
+    @rule(everything=st.booleans())
+    def take(self, everything):
+        batch = self.buffer.take(everything=everything)
+        if batch:
+            self.flights.append(batch)
+
+    @rule(data=st.data(), fate=st.sampled_from(["delivered", "rejected", "dropped"]))
+    def settle(self, data, fate):
+        if self.flights:
+            batch = data.draw(st.sampled_from(self.flights))
+            some = data.draw(st.lists(st.sampled_from(batch.open), unique=True)) if batch.open else []
+            self.buffer.settle(batch, some, fate, "why")
+
+    @rule(data=st.data(), cut=st.booleans())
+    def land(self, data, cut):
+        if self.flights:
+            batch = self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1)))
+            batch.sending = batch.open if cut else []
+            self.buffer.land(batch)
+
+    @rule()
+    def reclaim(self):
+        self.buffer.reclaim()
+
+    @rule()
+    def give_up(self):
+        self.buffer.give_up("exit")
+
+    @rule(seconds=st.floats(0, 2))
+    def wait(self, seconds):
+        self.clock.now += seconds
+
+    @invariant()
+    def balanced(self):
+        stats = self.buffer.ledger.stats()
+        lanes = self.buffer.lanes.values()
+        held = [r for lane in lanes for r in lane.queue]
+        held += [r for lane in lanes for batch in lane.flights for r in batch.open]
+        assert stats.balanced
+        assert stats.pending == len(held)
+        assert self.buffer.bytes == sum(len(r.body) for r in held)
+        for lane in lanes:
+            assert lane.bytes == sum(len(r.body) for r in lane.queue)
+            assert [r.seq for r in lane.queue] == sorted(r.seq for r in lane.queue) or lane.wide > 1
+
+
+TestBooks = Books.TestCase
+TestBooks.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

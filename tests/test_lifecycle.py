@@ -1,0 +1,473 @@
+"""Nothing is lost when loops, threads and processes come and go."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import anyio
+import pytest
+from asgiref.sync import sync_to_async
+
+from mixpanel import (
+    AsyncBufferedConsumer,
+    AsyncMixpanel,
+    BufferedConsumer,
+    ClosedError,
+    Consumer,
+    Mixpanel,
+    SyncInAsyncError,
+)
+from mixpanel.emulator import Fault
+
+
+def names(emu, raw=True):
+    return sorted(event["properties"]["n"] for event in emu.events(raw=raw))
+
+
+# ---- loops --------------------------------------------------------------------------------------
+
+
+def test_one_client_serves_two_event_loops(emu):
+    """`asyncio.run` twice with one client delivers both runs' events."""
+    mp = AsyncMixpanel("t", base_url=emu.url)
+
+    async def visit(n):
+        await mp.track("u", "Visit", {"n": n})
+        await mp.flush()
+
+    asyncio.run(visit(1))
+    asyncio.run(visit(2))
+    asyncio.run(mp.aclose())
+    assert names(emu) == [1, 2]
+
+
+def test_what_a_closed_loop_left_is_sent_in_the_next(emu):
+    """An event tracked just before the loop ended leaves with the next loop."""
+    mp = AsyncMixpanel("t", base_url=emu.url)
+
+    async def visit(n):
+        await mp.track("u", "Visit", {"n": n})
+
+    asyncio.run(visit(1))
+    asyncio.run(visit(2))
+    assert mp.stats().pending == 2
+    asyncio.run(mp.aclose())
+    assert names(emu) == [1, 2]
+    assert mp.stats().balanced
+
+
+@pytest.mark.anyio
+async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend):
+    """A lazily started sender delivers a batch by its age alone, on every event loop."""
+    consumer = AsyncBufferedConsumer(flush_after=0.05, base_url=emu.url)
+    mp = AsyncMixpanel("t", consumer)
+    await mp.track("u", "Visit", {"n": 1})
+    with anyio.fail_after(5):
+        while mp.stats().delivered < 1:
+            await anyio.sleep(0.01)
+    assert names(emu) == [1]
+    await consumer.aclose()
+
+
+@pytest.mark.anyio
+async def test_open_and_close_in_different_tasks(emu, anyio_backend):
+    """A fixture or lifespan may enter in one task and leave in another."""
+    mp = AsyncMixpanel("t", base_url=emu.url)
+
+    async def enter():
+        await mp.__aenter__()
+        await mp.track("u", "Visit", {"n": 1})
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(enter)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(mp.__aexit__, None, None, None)
+    assert names(emu) == [1]
+
+
+@pytest.mark.anyio
+async def test_a_closed_client_says_so(emu, anyio_backend):
+    """Tracking after close is an error, not a loss."""
+    async with AsyncMixpanel("t", base_url=emu.url) as mp:
+        pass
+    with pytest.raises(ClosedError):
+        await mp.track("u", "Late")
+
+
+# ---- cancellation -------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.05, 0.1])
+async def test_cancelling_a_flush_keeps_the_events(emu, anyio_backend, delay):
+    """A flush that is cut off at any moment leaves every event for the next one."""
+    emu.play(Fault.latency(0.06) * 3)
+    async with AsyncMixpanel("t", base_url=emu.url) as mp:
+        for n in range(20):
+            await mp.track("u", "Visit", {"n": n})
+        with anyio.move_on_after(delay):
+            await mp.flush()
+        assert mp.stats().balanced
+    assert mp.stats().delivered == 20
+    assert names(emu, raw=False) == list(range(20))
+
+
+@pytest.mark.anyio
+async def test_closing_in_a_cancelled_scope_still_flushes(emu, anyio_backend):
+    """`async with` delivers even when its surroundings were cancelled."""
+    with anyio.CancelScope() as scope:
+        async with AsyncMixpanel("t", base_url=emu.url) as mp:
+            await mp.track("u", "Visit", {"n": 1})
+            scope.cancel()
+    assert names(emu) == [1]
+
+
+def test_native_cancellation_of_an_awaited_send_is_accounted(emu):
+    """Cancelling the asyncio task that awaits an at-once consumer leaves the books balanced."""
+    emu.play(Fault.silence())
+
+    async def main():
+        consumer = AsyncConsumer_(base_url=emu.url)
+        mp = AsyncMixpanel("t", consumer)
+        task = asyncio.ensure_future(mp.track("u", "Visit", {"n": 1}))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        stats = mp.stats()
+        await consumer.aclose(1)
+        return stats
+
+    stats = asyncio.run(main())
+    assert stats.balanced
+    assert dict(stats.dropped) == {"raised": 1}
+
+
+def AsyncConsumer_(**options):
+    from mixpanel import AsyncConsumer
+
+    return AsyncConsumer(**options)
+
+
+# ---- threads ------------------------------------------------------------------------------------
+
+
+def test_eight_threads_share_one_buffered_client(emu):
+    """8 threads x 400 events through one sync BufferedConsumer: none lost, none twice."""
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
+
+    def work(thread):
+        for n in range(400):
+            mp.track("u", "Visit", {"n": thread * 400 + n})
+
+    threads = [threading.Thread(target=work, args=(t,)) for t in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert mp.flush().ok
+    assert names(emu) == list(range(3200))
+    assert mp.stats().delivered == mp.stats().accepted == 3200
+    mp.consumer.close()
+
+
+def test_threads_feed_an_async_client(emu):
+    """`accept` works from any thread while the sender lives in one loop."""
+    consumer = AsyncBufferedConsumer(base_url=emu.url)
+    mp = AsyncMixpanel("t", consumer)
+
+    def work(thread):
+        for n in range(200):
+            coroutine = mp.track("u", "Visit", {"n": thread * 200 + n})
+            coroutine.close()
+
+    async def main():
+        async with anyio.create_task_group() as tasks:
+            for thread in range(4):
+                tasks.start_soon(anyio.to_thread.run_sync, work, thread)
+        await consumer.aclose()
+
+    anyio.run(main)
+    assert names(emu) == list(range(800))
+
+
+def test_a_sync_client_may_send_in_the_background(emu):
+    """A sync client on the async buffered consumer never waits for a request."""
+    consumer = AsyncBufferedConsumer(flush_after=0.05, base_url=emu.url)
+    mp = Mixpanel("t", consumer)
+    for n in range(10):
+        mp.track("u", "Visit", {"n": n})
+    assert mp.flush().ok
+    assert names(emu) == list(range(10))
+    mp.close()
+
+
+# ---- the two worlds -----------------------------------------------------------------------------
+
+
+def test_a_sync_client_in_a_running_loop_names_the_async_class(emu):
+    """Blocking a loop is refused with the way out."""
+    mp = Mixpanel("t", base_url=emu.url)
+
+    async def main():
+        with pytest.raises(SyncInAsyncError, match="AsyncMixpanel"):
+            mp.track("u", "Visit")
+
+    anyio.run(main)
+    anyio.run(main, backend="trio")
+    mp.close()
+
+
+@pytest.mark.parametrize("consumer", [Consumer, BufferedConsumer])
+def test_a_sync_client_works_under_sync_to_async(emu, consumer):
+    """asgiref's own bridge and ours do not get in each other's way."""
+    mp = Mixpanel("t", consumer(base_url=emu.url))
+
+    async def main():
+        for n in range(5):
+            await sync_to_async(mp.track)("u", "Visit", {"n": n})
+        await sync_to_async(mp.flush)()
+
+    asyncio.run(main())
+    mp.consumer.close()
+    assert names(emu) == list(range(5))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("consumer", [Consumer, BufferedConsumer])
+async def test_an_async_client_takes_a_sync_consumer_without_blocking(
+    emu, anyio_backend, consumer
+):
+    """A sync consumer of ours lends its core to an async client."""
+    given = consumer(base_url=emu.url)
+    mp = AsyncMixpanel("t", given)
+    for n in range(60):
+        await mp.track("u", "Visit", {"n": n})
+    await mp.flush()
+    await mp._via.aclose()
+    assert names(emu) == list(range(60))
+
+
+# ---- fork ---------------------------------------------------------------------------------------
+
+pytestmark_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+
+
+def forked(work):
+    """Run `work` in a forked child that leaves like a program, and wait for it."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytestmark_fork
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_with_buffered_events_delivers_each_once(emu):
+    """The child starts empty, the parent keeps its ten events, and both can go on."""
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
+    for n in range(10):
+        mp.track("u", "Visit", {"n": n})
+
+    def child():
+        assert mp.stats().pending == 0
+        mp.track("u", "Visit", {"n": 100})
+        assert mp.flush().ok
+
+    forked(child)
+    assert mp.flush().ok
+    mp.consumer.close()
+    assert names(emu) == [*range(10), 100]
+
+
+@pytestmark_fork
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_fork_while_a_request_is_in_flight(emu):
+    """A fork in the middle of a request neither repeats nor loses it."""
+    emu.play(Fault.latency(0.3))
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
+    for n in range(10):
+        mp.track("u", "Visit", {"n": n})
+    thread = threading.Thread(target=mp.flush)
+    thread.start()
+    time.sleep(0.1)
+
+    def child():
+        mp.track("u", "Visit", {"n": 100})
+        assert mp.flush().ok
+
+    forked(child)
+    thread.join()
+    mp.consumer.close()
+    assert names(emu) == [*range(10), 100]
+
+
+def _child_tracks(url, n):
+    mp = Mixpanel("t", BufferedConsumer(base_url=url))
+    mp.track("u", "Visit", {"n": n})  # left in the buffer: the child's exit must send it
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_multiprocessing_child_drains_at_its_end(emu, method):
+    """Children of `multiprocessing` skip atexit; their events leave all the same."""
+    context = multiprocessing.get_context(method)
+    children = [context.Process(target=_child_tracks, args=(emu.url, n)) for n in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(30)
+        assert child.exitcode == 0
+    assert names(emu) == [0, 1]
+
+
+# ---- the end of the process ---------------------------------------------------------------------
+
+
+def program(emu, body, *, expect=0, send=None, env=None):
+    """Run a program against the emulator and return its output and the seconds it took."""
+    source = "from mixpanel import *\n" + textwrap.dedent(body)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", source],
+        env={**os.environ, "MP_BASE_URL": emu.url, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if send is not None:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(send)
+        began = time.monotonic()
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == expect, err
+    return out, err, time.monotonic() - began
+
+
+def test_interpreter_exit_sends_what_a_sync_buffer_holds(emu):
+    """A script that forgets to flush loses nothing."""
+    program(
+        emu,
+        """
+        mp = Mixpanel("t", BufferedConsumer())
+        for n in range(10):
+            mp.track("u", "Visit", {"n": n})
+        """,
+    )
+    assert names(emu) == list(range(10))
+
+
+def test_a_client_that_was_garbage_collected_still_delivers(emu):
+    """Events outlive the variable that held their client."""
+    program(
+        emu,
+        """
+        import gc
+        def helper():
+            Mixpanel("t", BufferedConsumer()).track("u", "Visit", {"n": 1})
+        helper()
+        gc.collect()
+        """,
+    )
+    assert names(emu) == [1]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_interpreter_exit_sends_what_an_async_buffer_holds(emu, backend):
+    """`asyncio.run` and exit without close loses nothing."""
+    program(
+        emu,
+        f"""
+        import anyio
+        async def main():
+            mp = AsyncMixpanel("t")
+            for n in range(10):
+                await mp.track("u", "Visit", {{"n": n}})
+        anyio.run(main, backend="{backend}")
+        """,
+    )
+    assert names(emu) == list(range(10))
+
+
+def test_sys_exit_in_a_thread_does_no_harm(emu):
+    """A thread that exits takes only itself along."""
+    program(
+        emu,
+        """
+        import sys, threading
+        mp = Mixpanel("t", BufferedConsumer())
+        def work():
+            mp.track("u", "Visit", {"n": 1})
+            sys.exit(3)
+        thread = threading.Thread(target=work)
+        thread.start(); thread.join()
+        mp.track("u", "Visit", {"n": 2})
+        """,
+    )
+    assert names(emu) == [1, 2]
+
+
+def test_sigterm_under_a_handler_that_exits_drains(emu):
+    """A handler that calls sys.exit gives the buffer its last chance."""
+    program(
+        emu,
+        """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        mp = Mixpanel("t", BufferedConsumer())
+        mp.track("u", "Visit", {"n": 1})
+        print("ready", flush=True)
+        time.sleep(20)
+        """,
+        send=signal.SIGTERM,
+    )
+    assert names(emu) == [1]
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.silence(), Fault.drip(0.2), Fault.status(503), Fault.reset("before")], ids=str
+)
+def test_exit_is_never_held_up_and_says_what_was_lost(emu, fault):
+    """Whatever the server does, the process ends and the loss is reported."""
+    emu.play(fault.forever())
+    out, err, _seconds = program(
+        emu,
+        """
+        import atexit, time
+        mp = Mixpanel("t", BufferedConsumer(on_drop=lambda why, gone: print(why, len(gone))))
+        atexit.register(lambda: print(time.monotonic() - began < 2.5, mp.stats().balanced))
+        mp.track("u", "Visit", {"n": 1})
+        began = time.monotonic()
+        import mixpanel._exit
+        atexit.unregister(mixpanel._exit._drain)
+        atexit.register(mixpanel._exit._drain)
+        """,
+    )
+    assert "exit 1" in out, (out, err)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", [Fault.silence(), Fault.drip(0.2)], ids=str)
+async def test_close_returns_in_time_whatever_the_server_does(emu, anyio_backend, fault):
+    """A server that never answers, or drips, cannot hold up `aclose`; the rest is counted."""
+    emu.play(fault.forever())
+    mp = AsyncMixpanel("t", base_url=emu.url)
+    for n in range(10):
+        await mp.track("u", "Visit", {"n": n})
+    result = await mp.aclose(timeout=0.3)
+    assert result.dropped == {"closed": 10}
+    assert mp.stats().balanced
