@@ -130,7 +130,7 @@ def coerce(value: Any, notes: list[str], depth: int = 0) -> Any:
     if kind is bool or value is None:
         return value
     if kind is int:
-        return _whole(value, notes)
+        return value
     if kind is float:
         return _finite(value, notes)
     if depth > DEEPEST:
@@ -150,7 +150,7 @@ def _coerce_rich(value: Any, notes: list[str], depth: int) -> Any:  # noqa: C901
         case str():
             return _clean_text(str.__str__(value), notes)
         case int():
-            return _whole(int(value), notes)
+            return int(value)
         case float() | Decimal() | Fraction():
             return _finite(float(value), notes)
         case datetime():
@@ -199,15 +199,6 @@ def _clean_text(text: str, notes: list[str]) -> str:
         notes.append("text held lone surrogates")
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def _whole(number: int, notes: list[str]) -> int | float | None:
-    if -(2**63) <= number < 2**64:
-        return number
-    try:
-        return _finite(float(number), notes)
-    except OverflowError:
-        return _finite(math.inf, notes)
 
 
 def _finite(number: float, notes: list[str]) -> float | None:
