@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from mixpanel import _bridge
 from mixpanel._ledger import FlushResult, Ledger
+from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _arguments(record: Record) -> tuple[Any, ...]:
     text = record.body.decode()
     if record.endpoint != "imports":
         return record.endpoint, text
-    secret = None if record.auth is None else record.auth._secret.reveal()
-    key = None if record.auth is None else record.auth.api_key
-    return record.endpoint, text, (key, secret)
+    auth = record.auth
+    if isinstance(auth, ApiSecret):
+        return record.endpoint, text, (auth.api_key, auth._secret.reveal())
+    return record.endpoint, text, (None, None)

@@ -164,7 +164,8 @@ def exchange(  # noqa: C901
             judged = judge(reply, part)
             error = judged.error
             if compress and gzip is None:
-                if judged.verdict is Verdict.REJECTED and judged.untouched and not judged.failed:
+                refused = judged.verdict is Verdict.REJECTED and judged.untouched
+                if refused and not judged.too_large:
                     compress = False
                     yield Plain()
                     continue

@@ -12,8 +12,8 @@ import anyio
 
 from mixpanel import _exit, _loop
 from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange
-from mixpanel._wire import LastWords, Route, Transport, compressed_off_loop, takes_gzip
-from mixpanel._wires import Wires
+from mixpanel._route import Route, Transport, takes_gzip
+from mixpanel._wires import Wires, compressed_off_loop
 from mixpanel.exceptions import ClosedError, DeliveryError
 from mixpanel.settings import RetryPolicy
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mixpanel._buffer import Batch, Buffer
     from mixpanel._exchange import Answer, Failure, Steps
     from mixpanel._ledger import FlushResult
+    from mixpanel._wire import LastWords
     from mixpanel.messages import Record
 
 __all__ = ["Sender"]
@@ -367,6 +368,8 @@ class Sender:
         halfway = time.monotonic() + (end - time.monotonic()) / 2
         while waiting and self.buffer.flying() and time.monotonic() < halfway:
             time.sleep(POLL)
+        from mixpanel._wire import LastWords
+
         self.buffer.reclaim()
         self.buffer.hurry()
         limits = self.buffer.limits

@@ -7,35 +7,25 @@ answers are not decompressed and are read up to a cap.
 
 from __future__ import annotations
 
-import gzip
 import ssl
 import time
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlencode
 
 import anyio
-import anyio.to_thread
 import httpcore
 import httpx
 
 from mixpanel._exchange import Answer, Failure
-from mixpanel._version import __version__
-from mixpanel.credentials import ApiSecret, ServiceAccountCredentials, token_authorization
 from mixpanel.exceptions import AttemptTimeoutError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable
 
-    from mixpanel.messages import Record
-    from mixpanel.settings import Endpoint, Endpoints
+    from mixpanel._route import Request, Transport
 
-__all__ = ["LastWords", "Request", "Route", "Transport", "Wire"]
+__all__ = ["LastWords", "Wire"]
 
-USER_AGENT = f"mixpanel-async/{__version__}"
-COMPRESSION = 1  # level 6 takes three times as long for a tenth less
-IN_A_THREAD = 64 * 1024
 NOT_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -46,82 +36,25 @@ NOT_SENT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request, ready to go; its repr shows neither body nor credentials."""
-
-    method: str
-    url: str
-    headers: Mapping[str, str]
-    content: bytes = b""
-
-    def __repr__(self) -> str:
-        return f"<Request {self.method} {self.url.partition('?')[0]} {len(self.content)} bytes>"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Know where each endpoint is, who asks, and how its bodies look.
-
-    Events and imports take gzip; `/engage` and `/groups` do not. `geolocate` lets Mixpanel place
-    users where the request comes from, which is right on a device and wrong on a server.
-    """
-
-    endpoints: Endpoints
-    credentials: ServiceAccountCredentials | None = None
-    token: str | None = None
-    geolocate: bool = False
-
-    def request(self, records: list[Record], *, compress: bool) -> Request:
-        """Return the request that carries these records of one endpoint."""
-        endpoint = records[0].endpoint
-        body = b"[" + b",".join([record.body for record in records]) + b"]"
-        headers = {"Content-Type": "application/json", "User-Agent": USER_AGENT,
-                   "Accept-Encoding": "identity"}  # fmt: skip
-        if compress and takes_gzip(endpoint):
-            body = gzip.compress(body, COMPRESSION, mtime=0)
-            headers["Content-Encoding"] = "gzip"
-        query: dict[str, str] = {"ip": "1" if self.geolocate else "0", "verbose": "1"}
-        if endpoint != "events":
-            query["strict"] = "1"
-        if endpoint == "imports":
-            headers["Authorization"] = self.authorize(query, records[0].auth)
-        return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)
-
-    def authorize(self, query: dict[str, str], auth: ApiSecret | None = None) -> str:
-        """Return the `Authorization` header, and add what the query needs with it."""
-        if self.credentials is not None:
-            query["project_id"] = self.credentials.project_id
-            return self.credentials.authorization()
-        if auth is not None:
-            if auth.api_key:
-                query["api_key"] = auth.api_key
-            return auth.authorization()
-        return token_authorization(self.token or "")
-
-
-def takes_gzip(endpoint: Endpoint) -> bool:
-    """Tell whether an endpoint's bodies may be compressed."""
-    return endpoint in ("events", "imports")
-
-
-@dataclass(frozen=True, slots=True)
-class Transport:
-    """Say how to reach the network: a client of your own, or a proxy and a TLS context.
-
-    `client` is used as it is and never closed; without one, httpx's environment variables
-    (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) are heeded.
-    """
-
-    client: httpx.AsyncClient | None = None
-    proxy: str | None = None
-    ssl_context: ssl.SSLContext | None = None
-    connections: int = 32
-
-
 @cache
 def _default_tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body in one piece; httpx's own is a generator, which a broken connection leaves open."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content: bytes | None = content
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._content is None:
+            raise StopAsyncIteration
+        content, self._content = self._content, None
+        return content
 
 
 class Wire:
@@ -160,16 +93,21 @@ class Wire:
         with anyio.move_on_after(self._deadline if deadline is None else deadline) as scope:
             try:
                 outgoing = self._client.build_request(
-                    request.method, request.url, headers=dict(request.headers),
-                    content=request.content, extensions=extensions, timeout=None,
-                )  # fmt: skip
+                    request.method,
+                    request.url,
+                    headers=dict(request.headers),
+                    content=request.content,
+                    extensions=extensions,
+                    timeout=None,
+                )
+                outgoing.stream = _Body(request.content)
                 response = await self._client.send(
                     outgoing, stream=True, auth=None, follow_redirects=False
                 )
                 try:
                     body = await self._capped(response.aiter_raw())
                 finally:
-                    with anyio.CancelScope(shield=True):
+                    with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
             except httpx.HTTPError as failure:
@@ -191,15 +129,8 @@ class Wire:
         return bytes(body[: self._answer_bytes])
 
 
+CLOSING = 0.1  # seconds that letting go of an answer may take
 KEEP_ALIVE = 4.0  # seconds; below the idle limit of common servers, so that none closes first
-
-
-async def compressed_off_loop(route: Route, records: list[Record], *, compress: bool) -> Request:
-    """Build a request; a large body is compressed in a thread, so the loop is never held up."""
-    size = sum([len(record.body) for record in records])
-    if not compress or size < IN_A_THREAD:
-        return route.request(records, compress=compress)
-    return await anyio.to_thread.run_sync(lambda: route.request(records, compress=True))
 
 
 def describe(failure: Exception) -> str:

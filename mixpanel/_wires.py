@@ -7,18 +7,21 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
 from mixpanel import _loop
-from mixpanel._wire import Transport, Wire
 
 if TYPE_CHECKING:
     from mixpanel._exchange import Answer, Failure
-    from mixpanel._wire import Request
+    from mixpanel._route import Request, Route, Transport
+    from mixpanel._wire import Wire
+    from mixpanel.messages import Record
 
-__all__ = ["Wires"]
+__all__ = ["Wires", "compressed_off_loop"]
 
 IDLE = 5.0  # seconds without a request after which connections are closed
 CLOSING = 0.1  # seconds that closing may take
+IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
 
 _inherited: list[Any] = []  # what a forked child must neither use nor close
 
@@ -42,6 +45,8 @@ class Wires:
         assert here is not None
         attended = self._open.get(here.key)
         if attended is None:
+            from mixpanel._wire import Wire
+
             attended = self._open[here.key] = _Attended(
                 Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
             )
@@ -81,6 +86,14 @@ class Wires:
         """Forget all connections without touching them: they are another process's or loop's."""
         _inherited.extend(self._open.values())
         self._open = {}
+
+
+async def compressed_off_loop(route: Route, records: list[Record], *, compress: bool) -> Request:
+    """Build a request; a large body is compressed in a thread, so the loop is never held up."""
+    size = sum([len(record.body) for record in records])
+    if not compress or size < IN_A_THREAD:
+        return route.request(records, compress=compress)
+    return await anyio.to_thread.run_sync(lambda: route.request(records, compress=True))
 
 
 class _Attended:

@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import anyio
 import anyio.lowlevel
 
 from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Wait, exchange
-from mixpanel._wire import compressed_off_loop
+from mixpanel._wires import compressed_off_loop
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
@@ -28,10 +29,10 @@ from mixpanel.exceptions import (
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from mixpanel._exchange import Answer, Failure
-    from mixpanel._wire import Route
+    from mixpanel._route import Route
     from mixpanel._wires import Wires
     from mixpanel.messages import Composer, Record
 
@@ -139,8 +140,12 @@ class _Import:
 
     async def run(self, events: Events) -> ImportResult:
         try:
-            async with anyio.create_task_group() as flights:
-                async for batch in self._batches(events):
+            async with (
+                aclosing(_each(events)) as each,
+                aclosing(self._batches(each)) as batches,
+                anyio.create_task_group() as flights,
+            ):
+                async for batch in batches:
                     self.open[batch.first] = batch
                     while len(self.open) > self.wide and self.error is None:
                         self.freed = anyio.Event()
@@ -156,10 +161,10 @@ class _Import:
             raise ImportInterrupted(self.error, self.result()) from self.error
         return self.result()
 
-    async def _batches(self, events: Events) -> AsyncIterator[_Numbered]:
+    async def _batches(self, events: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[_Numbered]:
         batch = _Numbered(first=self.start_at, end=self.start_at)
         position = -1
-        async for event in _each(events):
+        async for event in events:
             position += 1
             if position < self.start_at:
                 continue
@@ -297,7 +302,7 @@ class _Import:
         )
 
 
-async def _each(events: Events) -> AsyncIterator[Mapping[str, Any]]:
+async def _each(events: Events) -> AsyncGenerator[Mapping[str, Any]]:
     if isinstance(events, AsyncIterable):
         async for event in events:
             yield event

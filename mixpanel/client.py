@@ -19,7 +19,7 @@ from mixpanel.consumers import (
     AnyConsumer,
     AsyncBufferedConsumer,
     Consumer,
-    DeliveryOptions,
+    ConsumerOptions,
 )
 from mixpanel.exceptions import ClosedError, ConfigurationError
 from mixpanel.messages import BeforeSend, Composer, Properties, Validation
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import json
     from collections.abc import Callable, Iterable, Mapping
 
+    from mixpanel._route import Route
     from mixpanel._sender import Sender
-    from mixpanel._wire import Route
     from mixpanel._wires import Wires
     from mixpanel.bulk import Events, ImportProgress, ImportResult
     from mixpanel.credentials import ServiceAccountCredentials
@@ -43,7 +43,7 @@ __all__ = ["AsyncMixpanel", "ClientOptions", "Mixpanel"]
 Outcome = TypeVar("Outcome")
 
 
-class ClientOptions(DeliveryOptions, total=False):
+class ClientOptions(ConsumerOptions, total=False):
     """Keyword options of both clients, beside those of the consumer that the client makes.
 
     - `api_host`: as the official consumers take it; `region` is the better way.
@@ -95,7 +95,7 @@ class _Client(Verbs[Outcome]):
         self._disabled = bool(ours.pop("disabled", False))
         self._owns_consumer = consumer is None
         if consumer is None:
-            consumer = self._default_consumer(credentials=credentials, token=token, **theirs)
+            consumer = self._default_consumer(credentials=credentials, **theirs)
         elif theirs:
             given = ", ".join(sorted(theirs))
             raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
@@ -144,7 +144,7 @@ class _Client(Verbs[Outcome]):
         return f"<{type(self).__name__} via {self._consumer!r}>"
 
 
-_CLIENT_ONLY = ClientOptions.__optional_keys__ - DeliveryOptions.__optional_keys__ - {"api_host"}
+_CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
 
 async def _done() -> None:

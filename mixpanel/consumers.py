@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 from mixpanel import _bridge
 from mixpanel._buffer import Buffer
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._route import Route, Transport
 from mixpanel._sender import Sender
-from mixpanel._wire import Route, Transport
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
 from mixpanel.exceptions import ConfigurationError, MixpanelException
 from mixpanel.messages import Record, is_repeatable
@@ -38,7 +38,7 @@ FLUSH_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 5.0
 
 
-class DeliveryOptions(TypedDict, total=False):
+class ConsumerOptions(TypedDict, total=False):
     """Keyword options of every consumer, and of a client that makes its own.
 
     - `region`: "us" (default), "eu" or "in"; it must be the project's own, or events are lost.
@@ -65,15 +65,6 @@ class DeliveryOptions(TypedDict, total=False):
     http_client: httpx.AsyncClient | None
     proxy: str | None
     ssl_context: ssl.SSLContext | None
-
-
-class ConsumerOptions(DeliveryOptions, total=False):
-    """Keyword options of every consumer: `DeliveryOptions`, and what a client knows by itself.
-
-    - `token`: the project's token, to authorise `/import` where there are no credentials.
-    """
-
-    token: str | None
 
 
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
@@ -130,7 +121,6 @@ class AnyConsumer:
             Route(
                 endpoints,
                 credentials,
-                options.get("token"),
                 geolocate=options.get("geolocate", False),
             ),
             options.get("retry") or self._patience(retry_limit, retry_backoff_factor),

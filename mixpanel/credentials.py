@@ -126,6 +126,23 @@ class ApiSecret:
         return hash(self._secret)
 
 
-def token_authorization(token: str) -> str:
-    """Return the `Authorization` header of a project token, which `/import` also takes."""
-    return _basic(token, "")
+class ProjectToken:
+    """Identify a project by its token, which `/import` also takes. A token is no secret."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def authorization(self) -> str:
+        """Return the value of the `Authorization` header."""
+        return _basic(self.token, "")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ProjectToken) and self.token == other.token
+
+    def __hash__(self) -> int:
+        return hash(self.token)
+
+
+Authority = ApiSecret | ProjectToken

@@ -14,14 +14,14 @@ import anyio
 
 from mixpanel._exchange import Answer, Verdict, judge_status
 from mixpanel._json import loads
-from mixpanel._wire import USER_AGENT, Request
+from mixpanel._route import USER_AGENT, Request
 from mixpanel.exceptions import ConfigurationError, DeliveryError, FailedRecord, RejectedError
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mixpanel._wire import Route
+    from mixpanel._route import Route
     from mixpanel._wires import Wires
 
 __all__ = ["LookupTable", "replace", "tables"]
@@ -80,7 +80,7 @@ async def _ask(route: Route, wires: Wires, method: str, path: str, content: byte
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}
     headers = {
-        "Authorization": route.authorize(query),
+        "Authorization": route.authorize(query) or "",
         "User-Agent": USER_AGENT,
         "Accept-Encoding": "identity",
     }

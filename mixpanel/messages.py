@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from mixpanel import _context
 from mixpanel._json import dumps, loads
 from mixpanel._validation import event_problems, update_problems
+from mixpanel.credentials import ProjectToken
 from mixpanel.exceptions import ConfigurationError, ValidationError
 
 if TYPE_CHECKING:
     import json
 
-    from mixpanel.credentials import ApiSecret
+    from mixpanel.credentials import Authority
     from mixpanel.settings import Endpoint
 
 __all__ = ["BeforeSend", "Composer", "Properties", "Record", "Validation", "deterministic_id"]
@@ -35,14 +36,14 @@ Time = float | datetime
 logger = logging.getLogger("mixpanel")
 
 UNREPEATABLE = ("$add", "$append", "$remove")
-DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key includes the time"
+DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key has it too"
 
 
 class Record:
     """One message, ready to travel.
 
-    `body` is its JSON; `repeatable` tells whether sending it twice does no harm; `auth` is set by
-    calls that bring an API secret of their own; `at` and `seq` are the buffer's to set.
+    `body` is its JSON; `repeatable` tells whether sending it twice does no harm; `auth` is what
+    `/import` is asked with when there is no service account. `at` and `seq` are for the buffer.
     """
 
     __slots__ = ("at", "auth", "body", "endpoint", "repeatable", "seq")
@@ -53,7 +54,7 @@ class Record:
         body: bytes,
         *,
         repeatable: bool = True,
-        auth: ApiSecret | None = None,
+        auth: Authority | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.body = body
@@ -121,6 +122,7 @@ class Composer:
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
         self.token = token
+        self._project = ProjectToken(token)
         self.super_properties: dict[str, Any] = dict(super_properties or {})
         self._now = now
         self._new_id = new_id
@@ -201,7 +203,7 @@ class Composer:
         *,
         insert_id: str | None = None,
         dedupe_key: str | None = None,
-        auth: ApiSecret | None = None,
+        auth: Authority | None = None,
     ) -> Record | None:
         """Compose an event for `/import`, as the official `import_data` does."""
         if dedupe_key is not None:
@@ -254,7 +256,7 @@ class Composer:
 
     def identity(
         self, event_name: str, properties: dict[str, Any], meta: Properties | None,
-        endpoint: Endpoint = "events", auth: ApiSecret | None = None,
+        endpoint: Endpoint = "events", auth: Authority | None = None,
     ) -> Record | None:  # fmt: skip
         """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
         record = {"event": event_name, "properties": {**properties, "token": self.token}}
@@ -318,7 +320,7 @@ class Composer:
         return True
 
     def _sealed_event(
-        self, endpoint: Endpoint, record: dict[str, Any], auth: ApiSecret | None = None
+        self, endpoint: Endpoint, record: dict[str, Any], auth: Authority | None = None
     ) -> Record | None:
         changed = self._changed(endpoint, record)
         if changed is None:
@@ -334,6 +336,8 @@ class Composer:
                 importing=endpoint == "imports",
             ),
         )
+        if auth is None and endpoint == "imports":
+            auth = self._project
         return Record(endpoint, body, auth=auth)
 
     def _changed(self, endpoint: Endpoint, record: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Environments for the peers that the tests and benchmarks speak to: `python -m tests.peers official`.
+"""Environments for the peers of tests and benchmarks: `python -m tests.peers official`.
 
 The official SDK has our import name, so it can never live in our environment.
 """

@@ -214,7 +214,9 @@ class Books(RuleBasedStateMachine):
     def settle(self, data, fate):
         if self.flights:
             batch = data.draw(st.sampled_from(self.flights))
-            some = data.draw(st.lists(st.sampled_from(batch.open), unique=True)) if batch.open else []
+            some = (
+                data.draw(st.lists(st.sampled_from(batch.open), unique=True)) if batch.open else []
+            )
             self.buffer.settle(batch, some, fate, "why")
 
     @rule(data=st.data(), cut=st.booleans())

@@ -301,11 +301,13 @@ bodies = st.one_of(
     st.sampled_from([b"1", b"0", b"{}", b'{"status":0}', b'{"status":1}', b"[[[[", b"<html>"]),
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-        lambda inner: st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["status", "error", "failed_records", "index", "code", "message"]),
-            inner,
-            max_size=4,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["status", "error", "failed_records", "index", "code", "message"]),
+                inner,
+                max_size=4,
+            )
         ),
         max_leaves=8,
     ).map(lambda value: json.dumps(value).encode()),

@@ -77,13 +77,13 @@ def sent(value, **options):
         (MappingProxyType({"a": 1}), {"a": 1}),
         (OrderedDict(a={"b": Plan.TEAM}), {"a": {"b": "team"}}),
         (Address("Bern", date(2026, 1, 1)), {"city": "Bern", "since": "2026-01-01"}),
-        (Model(name="m", when=datetime(2026, 1, 1, tzinfo=UTC)), {"name": "m", "when": "2026-01-01T00:00:00"}),
+        (Model(name="m", when=datetime(2026, 1, 1)), {"name": "m", "when": "2026-01-01T00:00:00"}),
         (np.int64(7), 7),
         (np.float32(0.5), 0.5),
         (np.bool_(True), True),
         (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
         (np.str_("x"), "x"),
-        ({1: "a", None: "b", True: "c"}, {"1": "c", "null": "b"}),
+        ({1: "a", None: "b"}, {"1": "a", "null": "b"}),
         (10**40, 10**40),
         (None, None),
         ("ünï€𝄞", "ünï€𝄞"),
@@ -185,9 +185,11 @@ scalars = (
 )
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.text(max_size=5) | st.integers() | st.none(), inner, max_size=4)
-    | st.tuples(inner, inner),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5) | st.integers() | st.none(), inner, max_size=4)
+        | st.tuples(inner, inner)
+    ),
     max_leaves=12,
 )
 

@@ -241,9 +241,7 @@ def test_a_sync_client_works_under_sync_to_async(emu, consumer):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("consumer", [Consumer, BufferedConsumer])
-async def test_an_async_client_takes_a_sync_consumer_without_blocking(
-    emu, anyio_backend, consumer
-):
+async def test_an_async_client_takes_a_sync_consumer_without_blocking(emu, anyio_backend, consumer):
     """A sync consumer of ours lends its core to an async client."""
     given = consumer(base_url=emu.url)
     mp = AsyncMixpanel("t", given)

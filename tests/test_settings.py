@@ -1,5 +1,6 @@
 """Where things go, and who may ask."""
 
+import contextlib
 import copy
 import pickle
 
@@ -22,8 +23,13 @@ CANARY = "s3cr3t-canary"
 
 @pytest.mark.parametrize(
     ("region", "host"),
-    [(None, "api.mixpanel.com"), ("us", "api.mixpanel.com"), ("eu", "api-eu.mixpanel.com"), ("in", "api-in.mixpanel.com")],
-)  # fmt: skip
+    [
+        (None, "api.mixpanel.com"),
+        ("us", "api.mixpanel.com"),
+        ("eu", "api-eu.mixpanel.com"),
+        ("in", "api-in.mixpanel.com"),
+    ],
+)
 def test_a_region_holds_for_every_call(region, host):
     """Every endpoint, alias and merge included, goes to the one host."""
     endpoints = Endpoints.resolve(region=region)
@@ -172,10 +178,8 @@ def test_a_secret_never_prints(holder):
     """Not in repr, str, format, dir() values or a pickle."""
     shown = repr(holder) + str(holder) + f"{holder!s:>3}" + repr(getattr(holder, "__dict__", ""))
     assert CANARY not in shown
-    try:
+    with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
         assert CANARY.encode() not in pickle.dumps(holder)
-    except (TypeError, AttributeError, pickle.PicklingError):
-        pass
 
 
 def test_a_secret_compares_but_does_not_pickle():

@@ -1,0 +1,72 @@
+"""Lookup tables, listed and replaced."""
+
+import pytest
+
+from mixpanel import (
+    AsyncMixpanel,
+    ConfigurationError,
+    Mixpanel,
+    RejectedError,
+    ServerError,
+    ServiceAccountCredentials,
+)
+from mixpanel.emulator import Fault
+
+ACCOUNT = ServiceAccountCredentials("user", "secret", "42")
+ID = "5ca1ab1e-0000-4000-8000-000000000001"
+
+
+@pytest.fixture
+def mp(emu):
+    emu.create_lookup_table(ID, "Products")
+    with Mixpanel("t", credentials=ACCOUNT, base_url=emu.url) as client:
+        yield client
+
+
+def test_tables_are_listed(mp):
+    """By id and name."""
+    [table] = mp.lookup_tables()
+    assert (table.id, table.name) == (ID, "Products")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "sku,name\r\nA1,Tea\r\n",
+        b"sku,name\r\nA1,Tea\r\n",
+        [{"sku": "A1", "name": "Tea"}],
+    ],
+)
+def test_a_table_is_replaced_as_a_whole(mp, emu, rows):
+    """By CSV text, bytes, or rows; a 503 in between is retried."""
+    emu.play(Fault.status(503))
+    mp.replace_lookup_table(ID, rows)
+    assert emu.lookup_tables[ID]["rows"] == [{"sku": "A1", "name": "Tea"}]
+
+
+def test_rows_that_are_not_valid_are_named(mp):
+    """`failed_records` says which."""
+    with pytest.raises(RejectedError) as raised:
+        mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\nA1,Coffee\r\n")
+    assert raised.value.failed_records
+
+
+def test_an_unknown_table_is_an_error(mp):
+    """Tables are made in Mixpanel's pages, not here."""
+    with pytest.raises(ServerError, match="404"):
+        mp.replace_lookup_table("nope", "a\r\n1\r\n")
+
+
+@pytest.mark.parametrize("table_id", ["", "../track"])
+def test_an_id_that_is_none_is_refused(mp, table_id):
+    """No path is smuggled into the URL."""
+    with pytest.raises(ConfigurationError):
+        mp.replace_lookup_table(table_id, "a\r\n1\r\n")
+
+
+@pytest.mark.anyio
+async def test_a_service_account_is_needed(emu, anyio_backend):
+    """And the error says so."""
+    async with AsyncMixpanel("t", base_url=emu.url) as client:
+        with pytest.raises(ConfigurationError, match="ServiceAccountCredentials"):
+            await client.lookup_tables()

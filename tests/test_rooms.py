@@ -1,0 +1,115 @@
+"""The house: imports only go down, and each third-party library has its room."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mixpanel
+
+HOUSE = Path(mixpanel.__file__).parent
+FLOORS = {
+    0: "exceptions credentials settings messages _verbs _json _exchange _buffer _ledger _context "
+    "_validation _version _route flags.types flags.rules flags.evaluate flags.exposure",
+    1: "_wire _loop _exit _bridge data.store",
+    2: "_wires _sender _custom consumers bulk lookup",
+    3: "__init__ client testing cli emulator",
+}
+OWNERS = {
+    "httpx": {"_wire", "testing"},
+    "httpcore": {"_wire"},
+    "asgiref": {"_bridge"},
+    "duckdb": {"data.store", "emulator.warehouse"},
+    "sqlite3": {"spool"},
+    "json_logic": {"flags.rules"},
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "starlette": {"emulator"},
+    "uvicorn": {"emulator"},
+}
+
+
+def rooms():
+    for path in sorted(HOUSE.rglob("*.py")):
+        yield ".".join(path.relative_to(HOUSE).with_suffix("").parts), ast.parse(path.read_text())
+
+
+def imported(tree):
+    """Yield what a file imports when it runs; what only type checkers see does not count."""
+    checked_only = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            checked_only.update(id(inner) for child in node.body for inner in ast.walk(child))
+    for node in ast.walk(tree):
+        if id(node) in checked_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if node.module.startswith("mixpanel"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def floor_of(room):
+    for floor, names in FLOORS.items():
+        if any(room == name or room.startswith(name + ".") for name in names.split()):
+            return floor
+    return None
+
+
+@pytest.mark.parametrize(
+    ("room", "tree"), list(rooms()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_imports_only_go_down(room, tree):
+    """A pure room knows no gate, a gate no actor, an actor no face."""
+    mine = floor_of(room)
+    if mine is None:
+        pytest.skip("on no floor yet")
+    for name in imported(tree):
+        other = floor_of(name.removeprefix("mixpanel.")) if name.startswith("mixpanel.") else None
+        assert other is None or other <= mine, f"{room} (floor {mine}) imports {name} ({other})"
+
+
+@pytest.mark.parametrize(
+    ("room", "tree"), list(rooms()), ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_each_library_has_its_room(room, tree):
+    """Swapping one touches one place."""
+    for name in imported(tree):
+        owners = OWNERS.get(name.partition(".")[0])
+        if owners is not None:
+            assert any(room == owner or room.startswith(owner + ".") for owner in owners), name
+
+
+def test_every_public_name_exists_once():
+    """`__all__`, the lazy table and the type checkers' imports agree."""
+    assert sorted(mixpanel.__all__) == mixpanel.__all__
+    for name in mixpanel.__all__:
+        assert getattr(mixpanel, name) is not None
+    assert set(mixpanel.__all__) - {"__version__"} == set(mixpanel._HOME)
+    with pytest.raises(AttributeError):
+        mixpanel.nonsense  # noqa: B018
+
+
+def test_importing_starts_nothing():
+    """No thread, no heavy module, no logger touched."""
+    source = """
+import logging, sys, threading
+before = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "root")}
+import mixpanel
+heavy = {"httpx", "httpcore", "duckdb", "typer", "rich", "json_logic", "starlette", "anyio",
+         "pydantic", "asgiref", "asyncio", "pytest"} & set(sys.modules)
+assert not heavy, heavy
+assert threading.active_count() == 1
+assert before == {name: logging.getLogger(name).level for name in before}
+assert not logging.getLogger("mixpanel").handlers
+from mixpanel import AsyncMixpanel, Mixpanel
+AsyncMixpanel("t"), Mixpanel("t")
+assert threading.active_count() == 1
+heavy = {"httpx", "duckdb", "typer", "rich", "json_logic", "trio"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)
