@@ -169,6 +169,8 @@ class Sender:
                 else:
                     self._carry_out(batch, step, raised)
         except Exception:  # ours, not the network's: keep the messages and say it loudly
+            if raised is not None:
+                raise
             logger.exception("a batch could not be sent")
             batch.lane.not_before = self.buffer.clock() + HALTED
         finally:

@@ -1,0 +1,95 @@
+"""The sync faces' way into async code, and what it rests on."""
+
+import asyncio
+import contextvars
+import threading
+
+import pytest
+from asgiref.sync import SyncToAsync, async_to_sync
+
+from mixpanel import _bridge
+from mixpanel.exceptions import SyncInAsyncError
+
+
+async def where():
+    return asyncio.get_running_loop(), threading.current_thread().name
+
+
+def test_every_call_runs_on_the_one_home_loop():
+    """Connections belong to one loop; so do all calls."""
+    (first, name), (second, _) = _bridge.run(where), _bridge.run(where)
+    assert first is second
+    assert name == "mixpanel-home"
+
+
+def test_asgiref_still_looks_where_we_point_it():
+    """The pin: a release that moves these names is noticed here, not by users."""
+    loop = _bridge.home_loop()
+    local = SyncToAsync.threadlocal
+    import os
+
+    local.main_event_loop, local.main_event_loop_pid = loop, os.getpid()
+    try:
+        assert async_to_sync(where)()[0] is loop
+    finally:
+        del local.main_event_loop, local.main_event_loop_pid
+
+
+def test_the_pointers_are_put_back():
+    """A web framework's own use of asgiref does not notice us."""
+    local = SyncToAsync.threadlocal
+    local.main_event_loop = "theirs"
+    try:
+        _bridge.run(where)
+        assert local.main_event_loop == "theirs"
+    finally:
+        local.main_event_loop = None
+
+
+def test_context_goes_in_and_errors_come_out():
+    """As if it had been called directly."""
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    async def read():
+        if variable.get() == "boom":
+            raise KeyError("boom")
+        return variable.get()
+
+    variable.set("set")
+    assert _bridge.run(read) == "set"
+    variable.set("boom")
+    with pytest.raises(KeyError):
+        _bridge.run(read)
+
+
+def test_many_threads_call_at_once():
+    """None waits for another's call to end."""
+    barrier = asyncio.Barrier(8)
+    results = []
+
+    async def meet():
+        await barrier.wait()
+        return 1
+
+    threads = [threading.Thread(target=lambda: results.append(_bridge.run(meet))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert results == [1] * 8
+
+
+def test_home_is_made_anew_after_it_was_left():
+    """Leaving ends the thread; the next call starts another."""
+    first, _ = _bridge.run(where)
+    _bridge.leave_home()
+    assert first.is_closed()
+    second, _ = _bridge.run(where)
+    assert second is not first
+
+
+@pytest.mark.anyio
+async def test_blocking_a_running_loop_is_refused(anyio_backend):
+    """On every backend, naming the class to use instead."""
+    with pytest.raises(SyncInAsyncError, match="AsyncConsumer"):
+        _bridge.refuse_in_async("Consumer.flush")
