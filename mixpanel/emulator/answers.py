@@ -1,0 +1,88 @@
+"""Write the answers of the ingestion wire, in the shapes its endpoints document.
+
+Two shapes are not documented and chosen here: 413 and 429 on `/track`, `/engage` and `/groups`
+(like their 401), and what `strict=1` answers there (like `/import`, plus `status` as 1 or 0,
+`error` and `num_good_events`).
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.responses import PlainTextResponse, Response
+
+from mixpanel.emulator.ingest import Refusal
+
+PARTIAL = "some data points in the request failed validation"
+
+
+class Json(Response):
+    """A JSON answer, written compactly."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Write the content as JSON."""
+        return to_json(content)
+
+
+def imported(good: int, refusals: Sequence[Refusal], *, strict: bool) -> Response:
+    """Answer an `/import`: how many were stored and, if `strict`, which were not and why."""
+    if not strict or not refusals:
+        return Json({"code": 200, "num_records_imported": good, "status": "OK"})
+    return Json(_partial(good, refusals, status="Bad Request"), 400)
+
+
+def imported_form(good: int, refusals: Sequence[Refusal], *, strict: bool) -> Response:
+    """Answer a form-encoded `/import` with `verbose=1`: the official SDK reads `status`, 1 or 0."""
+    if not strict or not refusals:
+        return Json({"status": 1, "error": None})
+    return Json(_partial(good, refusals, status=0), 400)
+
+
+def accepted(
+    good: int, refusals: Sequence[Refusal], *, strict: bool, verbose: bool, empty: bool
+) -> Response:
+    """Answer `/track`, `/engage` and `/groups`: 1 if any record is good, else 0, with 200."""
+    status = 0 if empty or (refusals and not good) else 1
+    if strict:
+        body = {
+            "code": 400 if refusals else 200,
+            "error": PARTIAL if refusals else None,
+            "status": 0 if refusals else status,
+            "num_good_events": good,
+            "failed_records": [_failed(each) for each in refusals],
+        }
+        return Json(body, 400 if refusals else 200)
+    if verbose:
+        reason = refusals[0].message if refusals else "no data"
+        return Json({"status": status, "error": None if status else reason})
+    return PlainTextResponse(str(status))
+
+
+def refused(path: str, status: int, message: str) -> Response:
+    """Refuse a whole request in the words of its endpoint's family."""
+    if path == "/import" or path.startswith("/lookup-tables"):
+        phrase = "Request Entity Too Large" if status == 413 else HTTPStatus(status).phrase
+        return Json({"code": status, "error": message, "status": phrase}, status)
+    return Json({"error": message, "status": "error"}, status)
+
+
+def _partial(good: int, refusals: Sequence[Refusal], *, status: str | int) -> dict[str, Any]:
+    return {
+        "code": 400,
+        "error": PARTIAL,
+        "status": status,
+        "num_records_imported": good,
+        "failed_records": [_failed(each) for each in refusals],
+    }
+
+
+def _failed(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "index": refusal.index,
+        "$insert_id": refusal.insert_id,
+        "field": refusal.field,
+        "message": refusal.message,
+    }

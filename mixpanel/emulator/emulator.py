@@ -1,0 +1,241 @@
+"""Run the emulator: `with Emulator() as emu:` answers at `emu.url` from a thread of its own."""
+
+import contextlib
+import ipaddress
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import anyio
+
+from mixpanel.emulator.access import Access, Window
+from mixpanel.emulator.app import MINUTE, Project, build_app
+from mixpanel.emulator.faults import Fault
+from mixpanel.emulator.journal import RecordedRequest
+from mixpanel.emulator.server import Server, listen
+from mixpanel.emulator.warehouse import Warehouse
+
+
+class Emulator:
+    """A local server that speaks Mixpanel's ingestion wire, on this machine only.
+
+    Use it as `with Emulator() as emu:` or `async with` (asyncio and trio), or call `start` and
+    `stop`; a stopped emulator can be read, and started again at the same address. All that reads
+    (`events`, `profiles`, ...) may be called from any thread.
+
+    - `db`: a DuckDB file that keeps the data; in memory without one.
+    - `now`: the clock (seconds) that windows and receipt times follow.
+    - `tokens`, `service_accounts` (username to secret), `api_secrets`: the credentials taken; None
+      takes any that are not empty.
+    - `max_bytes`, `max_records`: what one request may hold, uncompressed; beyond it is 413.
+    - `rate_limit`: events a minute on `/track` and `/import` together; beyond it is 429.
+    - `latency`: seconds each answer is kept back once the request is taken in.
+
+    :raises ValueError: for a host that is not a loopback address.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        db: str | Path | None = None,
+        now: Callable[[], float] = time.time,
+        tokens: Collection[str] | None = None,
+        service_accounts: Mapping[str, str] | None = None,
+        api_secrets: Collection[str] | None = None,
+        max_bytes: int = 2_097_152,
+        max_records: int = 2000,
+        rate_limit: int | None = None,
+        latency: float = 0.0,
+    ) -> None:
+        self.host = _loopback(host)
+        self.port = port
+        self._project = Project(
+            now=now,
+            warehouse=Warehouse(db),
+            access=Access(_several(tokens), service_accounts, _several(api_secrets)),
+            max_bytes=max_bytes,
+            max_records=max_records,
+            rate=Window(rate_limit, MINUTE),
+            latency=latency,
+        )
+        self._server: Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where to send: `http://127.0.0.1:PORT`, without a slash at the end."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    def start(self) -> None:
+        """Listen and answer, until `stop`.
+
+        :raises OSError: when the port is taken, or the database file cannot be opened.
+        """
+        if self._server is not None:
+            raise RuntimeError("the emulator is running already")
+        listener = listen(self.host, self.port)
+        try:
+            self._project.warehouse.open()
+        except OSError:
+            listener.close()
+            raise
+        self.port = listener.getsockname()[1]
+        self._server = Server(build_app(self._project), listener)
+
+    def stop(self) -> None:
+        """Stop answering, cut what is still open, and let go of the database file."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+        self._project.warehouse.close()
+
+    def events(
+        self, name: str | None = None, *, distinct_id: str | None = None, raw: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the events stored, as `{"event", "properties"}`, in the order of first arrival.
+
+        Copies with the same event, time, distinct_id and `$insert_id` count as one and the latest
+        wins, as in Mixpanel's reports; `raw` returns every copy. The server fills in a `time`,
+        `$insert_id` or `distinct_id` that was not sent, and cuts strings at 255 characters.
+        """
+        return self._project.warehouse.events(name, distinct_id=distinct_id, raw=raw)
+
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Return the user profiles: distinct_id to properties, aliases resolved."""
+        return self._project.warehouse.profiles()
+
+    def groups(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return the group profiles: (group_key, group_id) to properties."""
+        return self._project.warehouse.groups()
+
+    @property
+    def lookup_tables(self) -> dict[str, dict[str, Any]]:
+        """Return the lookup tables: id to `{"name", "rows"}`."""
+        return self._project.warehouse.lookup_tables()
+
+    def create_lookup_table(self, table_id: str, name: str) -> None:
+        """Create an empty lookup table, as the web interface would; the API can only replace."""
+        self._project.warehouse.create_lookup_table(table_id, name)
+
+    def requests(self, path: str | None = None) -> list[RecordedRequest]:
+        """Return the newest 10,000 requests, those of one path or all, oldest first."""
+        return self._project.journal.requests(path)
+
+    def play(
+        self,
+        *faults: Fault,
+        path: str | None = None,
+        when: Callable[[RecordedRequest], bool] | None = None,
+    ) -> None:
+        """Script faults: each happens to the next request it is meant for, in this order.
+
+        `path` limits them to an endpoint. `when` is asked about each request, its body read, so
+        that a `reset` before or during the body then comes after it, still ingesting nothing.
+        """
+        self._project.script.add(faults, path=path, when=when)
+
+    def wait_for(self, n_events: int, *, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """Wait until so many events are stored (each counted once), and return them.
+
+        It blocks its thread: in async code, run it in a worker thread.
+
+        :raises TimeoutError: when fewer have come in time.
+        """
+        warehouse = self._project.warehouse
+        deadline = time.monotonic() + timeout
+        while warehouse.copies() < n_events or warehouse.count() < n_events:
+            if time.monotonic() >= deadline:
+                stored = warehouse.count()
+                raise TimeoutError(f"{stored} of {n_events} events came within {timeout:g} s")
+            time.sleep(0.005)
+        return self.events()
+
+    def clear(self) -> None:
+        """Forget everything that was sent, and the faults still to come."""
+        self._project.clear()
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        """Start, without holding up the event loop."""
+        await anyio.to_thread.run_sync(self.start)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop, even when cancelled."""
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.stop)
+
+
+def serve(
+    port: int = 0,
+    db: str | Path | None = None,
+    *,
+    started: Callable[[Emulator], None] | None = None,
+    **options: Any,
+) -> None:
+    """Run an emulator in the foreground until Ctrl-C or SIGTERM.
+
+    `started` is called once it answers, to print its url. Takes the options of `Emulator`.
+    """
+    with Emulator(port=port, db=db, **options) as emulator, _terminable():
+        if started is not None:
+            started(emulator)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+
+
+def _several(names: Collection[str] | None) -> Collection[str] | None:
+    # A string is a collection of strings as well, but never the one that is meant.
+    return {names} if isinstance(names, str) else names
+
+
+def _loopback(host: str) -> str:
+    address = "127.0.0.1" if host == "localhost" else host
+    try:
+        if ipaddress.ip_address(address).is_loopback:
+            return address
+    except ValueError:
+        pass
+    raise ValueError(f"the emulator answers on loopback addresses only, not on {host!r}")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the main thread the way Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,89 @@
+"""Show a person who opens the emulator in a browser what has come in."""
+
+from datetime import UTC, datetime
+from html import escape
+from typing import Any
+
+from mixpanel.emulator.ingest import json_text
+from mixpanel.emulator.journal import Journal, RecordedRequest
+from mixpanel.emulator.warehouse import Warehouse
+
+NEWEST = 20
+LONGEST = 200
+HIDDEN = frozenset({"token", "time", "distinct_id", "$insert_id"})
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Mixpanel emulator</title>
+<style>
+  :root {{ color-scheme: light dark; --line: #8884; --soft: #888; }}
+  body {{ font: 15px/1.5 system-ui, sans-serif; }}
+  body {{ max-width: 64rem; margin: 3rem auto; padding: 0 1rem; }}
+  h1 {{ font-size: 1.4rem; margin: 0; }} h2 {{ font-size: 1.05rem; margin: 2.5rem 0 .5rem; }}
+  p, dt, th, .none {{ color: var(--soft); }}
+  dl {{ display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; }} dd {{ margin: 0; font-size: 1.6rem; }}
+  table {{ border-collapse: collapse; width: 100%; }}
+  th {{ font-weight: normal; text-align: left; }}
+  th, td {{ padding: .3rem 1rem .3rem 0; vertical-align: top; }}
+  th, td {{ border-bottom: 1px solid var(--line); }}
+  td {{ overflow-wrap: anywhere; }} td:first-child {{ white-space: nowrap; }}
+  code {{ font-size: .85em; }} .bad {{ color: #c33; }}
+</style>
+</head>
+<body>
+<h1>Mixpanel emulator</h1>
+<p>A local server that speaks Mixpanel's ingestion wire. Nothing leaves this machine.</p>
+<dl>{counts}</dl>
+<h2>Newest events</h2>
+{events}
+<h2>Newest requests</h2>
+{requests}
+</body>
+</html>
+"""
+
+
+def render_page(warehouse: Warehouse, journal: Journal) -> str:
+    """Write the page: counts, the newest events, the newest requests."""
+    counts = warehouse.counts()
+    counts["events"] = warehouse.count()
+    shown = {**counts, "requests": journal.seen}
+    events = [_event(*each) for each in warehouse.newest(NEWEST)]
+    requests = [_request(each) for each in reversed(journal.requests()[-NEWEST:])]
+    return PAGE.format(
+        counts="".join(
+            f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{number:,}</dd></div>"
+            for name, number in shown.items()
+        ),
+        events=_table(("Time (UTC)", "Event", "distinct_id", "Properties"), events),
+        requests=_table(("Time (UTC)", "Request", "Body", "Answer"), requests),
+    )
+
+
+def _event(name: str, time: int, distinct_id: str, properties: dict[str, Any]) -> tuple[str, ...]:
+    rest = {key: value for key, value in properties.items() if key not in HIDDEN}
+    text = json_text(rest)
+    text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
+    return _moment(time / 1000), escape(name), escape(distinct_id), f"<code>{escape(text)}</code>"
+
+
+def _request(request: RecordedRequest) -> tuple[str, ...]:
+    answer = "none" if request.status is None else str(request.status)
+    if answer != "200":
+        answer = f'<span class="bad">{answer}</span>'
+    line = escape(f"{request.method} {request.path}")
+    return _moment(request.received_at), line, f"{len(request.body):,} bytes", answer
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    if not rows:
+        return '<p class="none">None yet.</p>'
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><tr>{''.join(f'<th>{name}</th>' for name in head)}</tr>{lines}</table>"

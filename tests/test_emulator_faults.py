@@ -1,0 +1,291 @@
+"""Scripted faults: what the client sees, and what the server kept."""
+
+import json
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from mixpanel.emulator import Emulator, Fault
+
+NOW = 1_764_000_000
+EVENT = {
+    "event": "Order Paid",
+    "properties": {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": "a-1"},
+}
+
+
+@pytest.fixture
+def emu():
+    """An emulator whose clock stands still."""
+    with Emulator(now=lambda: NOW) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def http(emu):
+    """A client that sends to the emulator."""
+    with httpx.Client(base_url=emu.url) as client:
+        yield client
+
+
+def track(http, **options):
+    return http.post("/track?verbose=1", json=[EVENT], **options)
+
+
+def raw_request(body, length=None):
+    head = "POST /track HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {length or len(body)}\r\n\r\n{body}".encode()
+
+
+# The script
+
+
+def test_each_fault_happens_once_and_in_order(emu, http):
+    """After the last one all is well again."""
+    emu.play(Fault.status(503), Fault.status(429) * 2)
+    assert [503, 429, 429, 200] == [track(http).status_code for _ in range(4)]
+
+
+def test_a_fault_can_last(emu, http):
+    """Until clear."""
+    emu.play(Fault.status(500).forever())
+    assert [500] * 5 == [track(http).status_code for _ in range(5)]
+    emu.clear()
+    assert 200 == track(http).status_code
+
+
+def test_a_fault_can_be_for_one_path(emu, http):
+    """Other paths do not use it up."""
+    emu.play(Fault.status(503), path="/engage")
+    assert [200, 503, 200] == [
+        http.post(path, json=[{**EVENT, "$token": "T"}]).status_code
+        for path in ("/track", "/engage", "/engage")
+    ]
+
+
+def test_a_fault_can_wait_for_its_record(emu, http):
+    """`when` sees the request whole."""
+    emu.play(Fault.reset(), when=lambda request: len(request.records) > 1)
+    assert 200 == track(http).status_code
+    with pytest.raises(httpx.ReadError):
+        http.post("/track", json=[EVENT, EVENT])
+    assert 1 == len(emu.events(raw=True))
+
+
+def test_a_fault_for_no_request_is_none(emu, http):
+    """Multiplied by zero."""
+    emu.play(Fault.status(500) * 0)
+    assert 200 == track(http).status_code
+
+
+def test_faults_spare_the_page(emu, http):
+    """A person looking on does not use them up."""
+    emu.play(Fault.status(500))
+    assert [200, 500] == [http.get("/").status_code, track(http).status_code]
+
+
+# Answers
+
+
+def test_status_ingests_nothing(emu, http):
+    """The error is in Mixpanel's words, without Retry-After unless asked for."""
+    emu.play(Fault.status(503))
+    answer = track(http)
+    assert "Service Unavailable" == answer.json()["status"]
+    assert "retry-after" not in answer.headers
+    assert ([], [503]) == (emu.events(), [each.status for each in emu.requests()])
+
+
+@pytest.mark.parametrize(
+    ("given", "header"), [(7, "7"), (0.5, "0.5"), ("Fri, 20 Nov 2026 10:00:00 GMT",) * 2]
+)
+def test_status_says_when_to_come_back(emu, http, given, header):
+    """Seconds or a date."""
+    emu.play(Fault.status(429, retry_after=given))
+    assert header == track(http).headers["retry-after"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content"),
+    [(b"\x00", b"\x00"), ("no", b"no"), ({"code": 1}, b'{"code": 1}'), ([], b"[]"), ("", b"")],
+)
+def test_status_carries_any_body(emu, http, body, content):
+    """Bytes, text, JSON."""
+    emu.play(Fault.status(502, body=body))
+    assert content == track(http).content
+
+
+@pytest.mark.parametrize("code", [204, 304, 408, 524])
+def test_status_may_be_any(emu, http, code):
+    """Also those without a body or a name."""
+    emu.play(Fault.status(code))
+    assert code == track(http).status_code
+    assert 200 == track(http).status_code
+
+
+def test_latency_answers_late_and_as_usual(emu, http):
+    """The request is taken in before the wait."""
+    emu.play(Fault.latency(0.1))
+    began = time.monotonic()
+    assert 1 == track(http).json()["status"]
+    assert time.monotonic() - began >= 0.1
+    emu.clear()
+    emu.play(Fault.latency(9))
+    with pytest.raises(httpx.ReadTimeout):
+        track(http, timeout=0.05)
+    assert [EVENT] == emu.wait_for(1)
+
+
+def test_html_is_a_portal(emu, http):
+    """200, a web page, and nothing ingested."""
+    emu.play(Fault.html())
+    answer = track(http)
+    assert (200, "text/html") == (answer.status_code, answer.headers["content-type"])
+    assert [] == emu.events()
+
+
+@pytest.mark.parametrize("ingested", [True, False])
+def test_malformed_is_half_an_answer(emu, http, ingested):
+    """The status and type are right, the JSON is not."""
+    emu.play(Fault.malformed(ingested=ingested))
+    answer = track(http)
+    assert (200, "application/json") == (answer.status_code, answer.headers["content-type"])
+    with pytest.raises(json.JSONDecodeError):
+        answer.json()
+    assert ingested == bool(emu.events())
+
+
+@pytest.mark.parametrize("ingested", [True, False])
+def test_truncated_breaks_off(emu, http, ingested):
+    """Fewer bytes come than were promised."""
+    emu.play(Fault.truncated(ingested=ingested))
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
+        track(http)
+    assert ingested == bool(emu.events())
+
+
+@pytest.mark.parametrize("headers", [True, False])
+def test_a_drip_arrives_in_the_end(emu, http, headers):
+    """Byte by byte, and whole."""
+    emu.play(Fault.drip(0.001, headers=headers))
+    assert {"status": 1, "error": None} == track(http).json()
+    assert (1, 200) == (len(emu.events()), emu.requests()[0].status)
+
+
+def test_a_drip_outlasts_a_read_timeout(emu, http):
+    """Each byte comes in time, the answer does not: only a deadline for the whole helps."""
+    emu.play(Fault.drip(0.03))
+    began = time.monotonic()
+    track(http, timeout=0.5)
+    assert time.monotonic() - began > 0.5
+
+
+def test_partial_refuses_the_chosen_records(emu, http):
+    """They are listed in failed_records; their neighbours are stored."""
+    emu.play(Fault.partial([1], "because"))
+    other = {**EVENT, "event": "Other"}
+    answer = http.post("/import?project_id=1", json=[EVENT, other], auth=("robot", "s3cret"))
+    failed = {"index": 1, "$insert_id": "a-1", "field": "", "message": "because"}
+    assert (400, [failed]) == (answer.status_code, answer.json()["failed_records"])
+    assert [EVENT] == emu.events()
+
+
+# Connections
+
+
+def test_a_reset_is_a_reset(emu):
+    """The client's kernel sees RST, which no client can take for an end."""
+    emu.play(Fault.reset("before"))
+    with socket.create_connection(("127.0.0.1", emu.port)) as connection:
+        connection.sendall(raw_request("[]"))
+        with pytest.raises(ConnectionResetError):
+            connection.recv(100)
+
+
+def test_reset_before_the_body_does_not_wait_for_it(emu):
+    """The headers are enough."""
+    emu.play(Fault.reset("before"))
+    with socket.create_connection(("127.0.0.1", emu.port)) as connection:
+        connection.sendall(raw_request("", length=100))
+        with pytest.raises(ConnectionResetError):
+            connection.recv(100)
+    (request,) = emu.requests()
+    assert (b"", None, []) == (request.body, request.status, emu.events())
+
+
+def test_reset_during_the_body_has_read_some_of_it(emu):
+    """Nothing of it is ingested."""
+    emu.play(Fault.reset("during"))
+    with socket.create_connection(("127.0.0.1", emu.port)) as connection:
+        connection.sendall(raw_request("[{", length=100))
+        with pytest.raises(ConnectionResetError):
+            connection.recv(100)
+    (request,) = emu.requests()
+    assert (b"[{", None, []) == (request.body, request.status, emu.events())
+
+
+def test_reset_after_the_body_still_ingests(emu, http):
+    """The client cannot know, and a repeated `$add` shows."""
+    update = [{"$token": "T", "$distinct_id": "u1", "$add": {"credits": 5}}]
+    emu.play(Fault.reset("after"))
+    with pytest.raises(httpx.ReadError):
+        http.post("/engage", json=update)
+    assert {"u1": {"credits": 5}} == emu.profiles()
+    http.post("/engage", json=update)
+    assert {"u1": {"credits": 10}} == emu.profiles()
+    assert [None, 200] == [each.status for each in emu.requests()]
+
+
+def test_a_reset_has_its_moments():
+    """A typo is found at once."""
+    with pytest.raises(ValueError, match="before, during or after"):
+        Fault.reset("later")
+
+
+@pytest.mark.parametrize("ingested", [True, False])
+def test_silence_never_answers(emu, http, ingested):
+    """The client has to give up by itself; the next request is answered."""
+    emu.play(Fault.silence(ingested=ingested))
+    with pytest.raises(httpx.ReadTimeout):
+        track(http, timeout=0.1)
+    assert [EVENT] * ingested == emu.wait_for(int(ingested))
+    assert [None] == [each.status for each in emu.requests()]
+    assert 200 == track(http).status_code
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.silence(), Fault.drip(60), Fault.drip(60, headers=True), Fault.latency(60)]
+)
+def test_stop_cuts_a_request_that_is_held(fault):
+    """Nobody waits for a scripted minute."""
+    ended: list[Exception] = []
+
+    def send():
+        try:
+            httpx.post(f"{emulator.url}/track", json=[EVENT], timeout=60)
+        except httpx.TransportError as error:
+            ended.append(error)
+
+    with Emulator(now=lambda: NOW) as emulator:
+        emulator.play(fault)
+        client = threading.Thread(target=send)
+        client.start()
+        while not (came := emulator.requests()) or not came[0].body:
+            time.sleep(0.001)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    client.join(5)
+    assert 1 == len(ended)
+
+
+def test_a_client_that_leaves_is_forgotten(emu):
+    """Its half request stays written down, and nothing is logged or left hanging."""
+    with socket.create_connection(("127.0.0.1", emu.port)) as connection:
+        connection.sendall(raw_request("[{", length=100))
+        while not emu.requests():
+            time.sleep(0.001)
+    emu.stop()
+    assert ([None], []) == ([each.status for each in emu.requests()], emu.events())

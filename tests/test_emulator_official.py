@@ -1,0 +1,136 @@
+"""The official SDK, in its own environment, pointed at the emulator."""
+
+import subprocess
+
+import pytest
+
+from mixpanel.emulator import Emulator, Fault
+from tests import peers
+
+PYTHON = peers.python("official")
+pytestmark = pytest.mark.skipif(
+    not PYTHON.exists(), reason="python -m tests.peers official makes its environment"
+)
+SETUP = """
+import sys
+from mixpanel import BufferedConsumer, Consumer, Mixpanel, MixpanelException
+from mixpanel import ServiceAccountCredentials
+
+url = sys.argv[1]
+urls = dict(
+    events_url=url + "/track", people_url=url + "/engage",
+    groups_url=url + "/groups", import_url=url + "/import",
+)
+account = ServiceAccountCredentials("robot", "s3cret", "42")
+mp = Mixpanel("T", consumer=Consumer(**urls, credentials=account))
+"""
+
+
+@pytest.fixture
+def emu():
+    """An emulator that knows one token and one service account."""
+    with Emulator(tokens="T", service_accounts={"robot": "s3cret"}) as emulator:
+        yield emulator
+
+
+def run(emulator, script):
+    """Run a script with the official SDK and return what it prints."""
+    done = subprocess.run(
+        [PYTHON, "-I", "-c", SETUP + script, emulator.url],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
+
+
+def test_its_events_arrive(emu):
+    """With its own key parts, once each."""
+    run(emu, "mp.track('u1', 'Order Paid', {'plan': 'team'})")
+    (event,) = emu.events("Order Paid")
+    told = event["properties"]
+    assert ("u1", "team", "python") == (told["distinct_id"], told["plan"], told["mp_lib"])
+
+
+def test_its_batches_arrive(emu):
+    """Fifty to a request, the rest at flush."""
+    run(
+        emu,
+        "consumer = BufferedConsumer(**urls)\n"
+        "mp = Mixpanel('T', consumer=consumer)\n"
+        "for n in range(120): mp.track('u1', 'Order Paid', {'n': n})\n"
+        "consumer.flush()\n",
+    )
+    assert list(range(120)) == [each["properties"]["n"] for each in emu.events()]
+    assert [50, 50, 20] == [len(each.records) for each in emu.requests("/track")]
+
+
+def test_its_profile_updates_arrive(emu):
+    """Users and groups, every verb."""
+    run(
+        emu,
+        "mp.people_set('u1', {'plan': 'free', 'seats': 1})\n"
+        "mp.people_set_once('u1', {'plan': 'team'})\n"
+        "mp.people_increment('u1', {'seats': 2})\n"
+        "mp.people_append('u1', {'visits': 'a'})\n"
+        "mp.people_union('u1', {'visits': ['a', 'b']})\n"
+        "mp.people_remove('u1', {'visits': 'a'})\n"
+        "mp.people_unset('u1', ['plan'])\n"
+        "mp.people_track_charge('u1', 9)\n"
+        "mp.people_set('u2', {'a': 1})\n"
+        "mp.people_delete('u2')\n"
+        "mp.group_set('company', 'acme', {'seats': 5})\n"
+        "mp.group_union('company', 'acme', {'tags': ['x']})\n",
+    )
+    assert {"u1": {"seats": 3, "visits": ["b"], "$transactions": [{"$amount": 9}]}} == (
+        emu.profiles()
+    )
+    assert {("company", "acme"): {"seats": 5, "tags": ["x"]}} == emu.groups()
+
+
+def test_its_imports_and_merges_arrive(emu):
+    """With a service account, form-encoded as it sends them."""
+    run(
+        emu,
+        "mp.import_data(None, 'u1', 'Signed Up', 1700000000)\n"
+        "mp.merge(None, 'u1', 'u2')\n"
+        "mp.people_set('u2', {'a': 1})\n",
+    )
+    assert ["Signed Up", "$merge"] == [each["event"] for each in emu.events()]
+    assert {"u1": {"a": 1}} == emu.profiles()
+
+
+def test_its_alias_arrives(emu):
+    """Sent through a consumer of one's own: its `alias` knows only the default host."""
+    run(
+        emu,
+        "import json\n"
+        "told = {'distinct_id': 'u1', 'alias': 'a1', 'token': 'T'}\n"
+        "event = json.dumps({'event': '$create_alias', 'properties': told})\n"
+        "Consumer(**urls).send('events', event)\n"
+        "mp.people_set('a1', {'a': 1})\n",
+    )
+    assert {"u1": {"a": 1}} == emu.profiles()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("mp.track('u1', 'Old', {'time': 1})", "five days"),
+        ("Mixpanel('other', Consumer(**urls)).track('u1', 'A')", "token"),
+        ("Mixpanel('T', Consumer(**urls)).import_data(None, 'u1', 'A', 1700000000)", "credentials"),
+        ("mp.import_data(None, 'u1', 'A', 1)", "failed validation"),
+        ("mp.people_increment('u1', {'a': 'b'})", "number"),
+    ],
+)
+def test_it_reads_our_refusals(emu, script, words):
+    """Each ends in its own exception, with our reason."""
+    said = run(emu, f"try:\n    {script}\nexcept MixpanelException as error:\n    print(error)\n")
+    assert words in said
+
+
+def test_it_meets_our_faults(emu):
+    """A portal's page is not an answer."""
+    emu.play(Fault.html())
+    script = "try: mp.track('u1', 'A')\nexcept MixpanelException as error: print(error)\n"
+    assert "Cannot interpret" in run(emu, script)
