@@ -132,8 +132,13 @@ class Buffer:
         lane.queue.append(record)
         lane.bytes += size
         self.bytes += size
-        waiting = len(lane.queue)
-        return waiting == 1 or waiting >= self.limits.batch_records or lane.bytes >= lane.max_bytes
+        waiting, most = len(lane.queue), lane.max_bytes
+        # Once for each batch that is full: whoever looks takes all that is due.
+        return (
+            waiting == 1
+            or waiting % self.limits.batch_records == 0
+            or lane.bytes // most != (lane.bytes - size) // most
+        )
 
     def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
         """Return why and which messages must go: the new one, older ones, or none yet ("wait")."""

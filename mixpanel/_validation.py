@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 __all__ = ["BANNED_IDS", "event_problems", "update_problems"]
 
@@ -50,9 +50,19 @@ _IDENTITY_EVENTS = frozenset({"$identify", "$create_alias", "$merge"})
 
 
 def event_problems(
-    name: Any, properties: Mapping[str, Any], size: int, now: float, *, importing: bool
+    name: Any,
+    properties: Mapping[str, Any],
+    size: int,
+    now: float,
+    *,
+    importing: bool,
+    fresh: bool = False,
+    flat: bool = False,
 ) -> list[str]:
-    """Return a sentence for each rule that this event breaks; `size` is that of its JSON."""
+    """Return a sentence for each rule that this event breaks; `size` is that of its JSON.
+
+    `fresh` tells that time and `$insert_id` are our own, `flat` that no value is nested.
+    """
     problems: list[str] = []
     if type(name) is not str or not 0 < len(name) <= LONGEST_NAME:
         problems.append(f"the event name must be text of 1 to {LONGEST_NAME} characters")
@@ -64,6 +74,18 @@ def event_problems(
             problems.append("distinct_id is missing: the event will belong to no user")
     elif str(distinct_id).lower() in BANNED_IDS:
         problems.append(f"distinct_id {distinct_id!r} is one that Mixpanel refuses")
+    if not fresh:
+        _check_key(properties, now, problems, importing=importing)
+    _check_size(properties if flat else [str(key) for key in properties], size, problems)
+    if not flat:
+        for key, value in properties.items():
+            _check_nesting(key, value, 1, problems)
+    return problems
+
+
+def _check_key(
+    properties: Mapping[str, Any], now: float, problems: list[str], *, importing: bool
+) -> None:
     insert_id = properties.get("$insert_id")
     if insert_id is not None and (
         type(insert_id) is not str
@@ -77,8 +99,6 @@ def event_problems(
     if not _in_time(properties.get("time"), now, importing=importing):
         window = "between 1971 and" if importing else "of the last 5 days, and at most"
         problems.append(f"time must be {window} one hour from now: it is {properties.get('time')}")
-    _check_shape(properties, size, problems)
-    return problems
 
 
 def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
@@ -98,7 +118,9 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             for name, value in increments.items()
             if isinstance(value, (str, bytes, dict, list, tuple, set, type(None)))
         ]
-    _check_shape(update, size, problems, is_update=True)
+    _check_size([str(key) for key in update], size, problems)
+    for key, value in update.items():
+        _check_nesting(key, value, 0, problems)
     return problems
 
 
@@ -110,32 +132,25 @@ def _in_time(time: Any, now: float, *, importing: bool) -> bool:
     return oldest <= seconds <= now + FUTURE
 
 
-def _check_shape(
-    properties: Mapping[str, Any], size: int, problems: list[str], *, is_update: bool = False
-) -> None:
+def _check_size(names: Collection[str], size: int, problems: list[str]) -> None:
     if size > LARGEST:
         problems.append(f"the message has {size:,} bytes; Mixpanel takes {LARGEST:,}")
-    if len(properties) > MOST_PROPERTIES:
-        problems.append(f"{len(properties)} properties; Mixpanel takes {MOST_PROPERTIES}")
-    # In a small message no name can be too long, and nesting costs brackets: most stop here.
-    if size > LONGEST_NAME:
-        for name in properties:
-            if len(str(name)) > LONGEST_NAME:
-                problems.append(f"a property name is longer than {LONGEST_NAME} characters")
-                break
-    for name, value in properties.items():
-        if type(value) in (dict, list, tuple, set, frozenset):
-            _check_nesting(name, value, 0 if is_update else 1, problems)
+    if len(names) > MOST_PROPERTIES:
+        problems.append(f"{len(names)} properties; Mixpanel takes {MOST_PROPERTIES}")
+    # A name that is too long makes a message at least as long.
+    if size > LONGEST_NAME and max(map(len, names), default=0) > LONGEST_NAME:
+        problems.append(f"a property name is longer than {LONGEST_NAME} characters")
 
 
-def _check_nesting(name: str, value: Any, depth: int, problems: list[str]) -> None:
+def _check_nesting(name: Any, value: Any, depth: int, problems: list[str]) -> None:
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+        return
     if depth > DEEPEST:
         problems.append(f"{name!r} is nested deeper than {DEEPEST} levels")
         return
     if len(value) > MOST_PROPERTIES:
         problems.append(f"{name!r} holds {len(value)} items; Mixpanel takes {MOST_PROPERTIES}")
     for inner in value.values() if isinstance(value, dict) else value:
-        if type(inner) in (dict, list, tuple):
-            _check_nesting(name, inner, depth + 1, problems)
-            if problems and problems[-1].endswith("levels"):
-                return
+        _check_nesting(name, inner, depth + 1, problems)
+        if problems and problems[-1].endswith("levels"):
+            return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-import uuid
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
@@ -122,7 +122,7 @@ class _Client(Verbs[Outcome]):
         return time.time()
 
     def _make_insert_id(self) -> str:
-        return uuid.uuid4().hex
+        return os.urandom(16).hex()
 
     @property
     def consumer(self) -> Any:

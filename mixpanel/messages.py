@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel import _context
-from mixpanel._json import dumps, loads
+from mixpanel._json import DatetimeSerializer, dumps, dumps_flat, loads
 from mixpanel._validation import event_problems, update_problems
 from mixpanel.credentials import ProjectToken
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -109,7 +109,7 @@ class Composer:
         now: Callable[[], float],
         new_id: Callable[[], str],
         library: Mapping[str, str],
-        serializer: type[json.JSONEncoder] | None = None,
+        serializer: type[json.JSONEncoder] = DatetimeSerializer,
         validation: Validation = "warn",
         super_properties: Properties | None = None,
         before_send: BeforeSend | None = None,
@@ -157,11 +157,12 @@ class Composer:
             distinct_id = scope.distinct_id if distinct_id is None else distinct_id
             device_id = scope.device_id if device_id is None else device_id
             user_id = scope.user_id if user_id is None else user_id
+        now, new_id = self._now(), insert_id or self._new_id()
         filled: dict[str, Any] = {
             "token": self.token,
             "distinct_id": distinct_id,
-            "time": self._now() if time is None else wire_time(time),
-            "$insert_id": insert_id or self._new_id(),
+            "time": now if time is None else wire_time(time),
+            "$insert_id": new_id,
             **self._library,
         }
         if self.super_properties:
@@ -184,14 +185,17 @@ class Composer:
         if dedupe_key is not None:
             filled["$insert_id"] = deterministic_id(event_name, filled["distinct_id"], dedupe_key)
             if time is None and "time" not in (properties or ()):
-                self._check([], lambda: [DEDUPE_NEEDS_TIME])
+                self._complain([], [DEDUPE_NEEDS_TIME])
         self._settle_identity(filled)
         if self._sample_rate < 1.0 and not self._sampled(filled):
             return None
         record = {"event": event_name, "properties": filled}
         if meta:
             record.update(meta)
-        return self._sealed_event(endpoint, record)
+        fresh = insert_id is None and filled["time"] is now and filled["$insert_id"] is new_id
+        if not fresh and isinstance(filled["time"], datetime):
+            filled["time"] = wire_time(filled["time"])
+        return self._sealed_event(endpoint, record, fresh=fresh)
 
     def past_event(
         self,
@@ -292,7 +296,8 @@ class Composer:
         if changed is None:
             return None
         body, notes = self._written(changed)
-        self._check(notes, lambda: update_problems(changed, len(body)))
+        problems = [] if self._validation == "off" else update_problems(changed, len(body))
+        self._complain(notes, problems)
         return Record(endpoint, body, repeatable=is_repeatable(changed))
 
     # ---- the common end ---------------------------------------------------------------------
@@ -320,23 +325,37 @@ class Composer:
         return True
 
     def _sealed_event(
-        self, endpoint: Endpoint, record: dict[str, Any], auth: Authority | None = None
+        self,
+        endpoint: Endpoint,
+        record: dict[str, Any],
+        auth: Authority | None = None,
+        *,
+        fresh: bool = False,
     ) -> Record | None:
-        changed = self._changed(endpoint, record)
-        if changed is None:
-            return None
-        body, notes = self._written(changed)
-        self._check(
-            notes,
-            lambda: event_problems(
-                changed.get("event"),
-                changed.get("properties") or {},
-                len(body),
-                self._now(),
-                importing=endpoint == "imports",
-            ),
-        )
-        if auth is None and endpoint == "imports":
+        if self._before_send is not None:
+            changed = self._changed(endpoint, record)
+            if changed is None:
+                return None
+            record, fresh = changed, False
+        name, properties = record.get("event"), record.get("properties") or {}
+        body = None
+        if self._serializer is DatetimeSerializer and len(record) == 2 and type(name) is str:
+            body = dumps_flat(record, properties)
+        flat = body is not None
+        notes: list[str] = []
+        if body is None:
+            body, notes = self._written(record)
+        importing = endpoint == "imports"
+        if self._validation != "off":
+            problems = event_problems(
+                name, properties, len(body), self._now(),
+                importing=importing, fresh=fresh, flat=flat,
+            )  # fmt: skip
+            if problems or notes:
+                self._complain(notes, problems)
+        elif notes:
+            self._complain(notes, [])
+        if importing and auth is None:
             auth = self._project
         return Record(endpoint, body, auth=auth)
 
@@ -361,8 +380,7 @@ class Composer:
             # Only a serializer of the caller's own can fail.
             raise ValidationError([f"the serializer refused the message: {error}"]) from error
 
-    def _check(self, notes: list[str], rules: Callable[[], list[str]]) -> None:
-        problems = [] if self._validation == "off" else rules()
+    def _complain(self, notes: list[str], problems: list[str]) -> None:
         if self._validation == "raise" and (problems or notes):
             raise ValidationError(notes + problems)
         for problem in problems:

@@ -16,6 +16,7 @@ from asgiref.sync import sync_to_async
 
 from mixpanel import (
     AsyncBufferedConsumer,
+    AsyncConsumer,
     AsyncMixpanel,
     BufferedConsumer,
     ClosedError,
@@ -76,6 +77,23 @@ async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend)
 
 
 @pytest.mark.anyio
+async def test_an_idle_sender_goes_home_and_comes_back(emu, anyio_backend, monkeypatch):
+    """A forgotten client keeps neither a task nor a connection; the next event wakes it."""
+    monkeypatch.setattr("mixpanel._sender.IDLE", 0.05)
+    monkeypatch.setattr("mixpanel._wires.IDLE", 0.05)
+    consumer = AsyncBufferedConsumer(flush_after=0.01, base_url=emu.url)
+    mp = AsyncMixpanel("t", consumer)
+    for n in range(2):
+        await mp.track("u", "Visit", {"n": n})
+        assert mp._via.has_home
+        with anyio.fail_after(5):
+            while mp._via.has_home or mp._via.wires._open:
+                await anyio.sleep(0.01)
+        assert mp.stats().delivered == n + 1
+    assert names(emu) == [0, 1]
+
+
+@pytest.mark.anyio
 async def test_open_and_close_in_different_tasks(emu, anyio_backend):
     """A fixture or lifespan may enter in one task and leave in another."""
     mp = AsyncMixpanel("t", base_url=emu.url)
@@ -133,7 +151,7 @@ def test_native_cancellation_of_an_awaited_send_is_accounted(emu):
     emu.play(Fault.silence())
 
     async def main():
-        consumer = AsyncConsumer_(base_url=emu.url)
+        consumer = AsyncConsumer(base_url=emu.url)
         mp = AsyncMixpanel("t", consumer)
         task = asyncio.ensure_future(mp.track("u", "Visit", {"n": 1}))
         await asyncio.sleep(0.1)
@@ -147,12 +165,6 @@ def test_native_cancellation_of_an_awaited_send_is_accounted(emu):
     stats = asyncio.run(main())
     assert stats.balanced
     assert dict(stats.dropped) == {"raised": 1}
-
-
-def AsyncConsumer_(**options):
-    from mixpanel import AsyncConsumer
-
-    return AsyncConsumer(**options)
 
 
 # ---- threads ------------------------------------------------------------------------------------
@@ -254,7 +266,7 @@ async def test_an_async_client_takes_a_sync_consumer_without_blocking(emu, anyio
 
 # ---- fork ---------------------------------------------------------------------------------------
 
-pytestmark_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
 def forked(work):
@@ -270,7 +282,7 @@ def forked(work):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@pytestmark_fork
+@needs_fork
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fork_with_buffered_events_delivers_each_once(emu):
     """The child starts empty, the parent keeps its ten events, and both can go on."""
@@ -289,7 +301,7 @@ def test_fork_with_buffered_events_delivers_each_once(emu):
     assert names(emu) == [*range(10), 100]
 
 
-@pytestmark_fork
+@needs_fork
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_fork_while_a_request_is_in_flight(emu):
     """A fork in the middle of a request neither repeats nor loses it."""

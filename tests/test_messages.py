@@ -260,8 +260,8 @@ def test_the_record_is_a_snapshot(kept):
     assert kept.calls[-1][1]["properties"]["list"] == [1]
 
 
-def test_fresh_ids_are_uuids_in_hex(kept):
-    """As the official client makes them: 32 hexadecimal digits."""
+def test_fresh_ids_are_32_hexadecimal_digits(kept):
+    """As the official client's, of a length and alphabet that Mixpanel takes."""
     mp = Mixpanel("t", kept)
     mp.track("u", "E")
     mp.track("u", "E")
