@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         TransportError,
         ValidationError,
     )
+    from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
     from mixpanel.settings import Limits, RetryPolicy
 
 _ROOMS = {
@@ -70,6 +71,7 @@ _ROOMS = {
         "TransportError",
         "ValidationError",
     ],
+    "flags.types": ["LocalFlagsConfig", "RemoteFlagsConfig"],
     "settings": ["Limits", "RetryPolicy"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -90,12 +92,14 @@ __all__ = [
     "FailedRecord",
     "FlushResult",
     "Limits",
+    "LocalFlagsConfig",
     "Mixpanel",
     "MixpanelException",
     "PayloadTooLargeError",
     "QueueFullError",
     "RateLimitError",
     "RejectedError",
+    "RemoteFlagsConfig",
     "RetryPolicy",
     "ServerError",
     "ServiceAccountCredentials",

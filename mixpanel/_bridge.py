@@ -11,6 +11,7 @@ import asyncio
 import functools
 import os
 import threading
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asgiref.sync import AsyncToSync, SyncToAsync
@@ -20,6 +21,7 @@ from mixpanel.exceptions import QueueFullError, SyncInAsyncError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from concurrent.futures import Future
 
     from mixpanel._sender import Sender
     from mixpanel.messages import Record
@@ -58,12 +60,13 @@ class _Home:
             await asyncio.wait(tasks, timeout=0.25) if tasks else None
             self.loop.stop()
 
-        asyncio.run_coroutine_threadsafe(cancel_all(), self.loop)
+        Context().run(asyncio.run_coroutine_threadsafe, cancel_all(), self.loop)
         self._thread.join(timeout=0.5)
         if not self._thread.is_alive():
             self.loop.close()
 
 
+GATHERING = 0.5  # seconds in which exposures gather before they leave
 ROOM_TIMEOUT = 30.0  # seconds a sync caller waits for room with `when_full="wait"`
 
 _home: _Home | None = None
@@ -102,6 +105,49 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def in_async() -> bool:
+    """Tell whether an event loop runs in this thread."""
+    return _loop.is_running()
+
+
+def submit(call: Callable[[], Coroutine[Any, Any, R]]) -> Future[R]:
+    """Start an async function on the home loop; return its future without waiting for it."""
+    # In a context of its own: the caller's may say that the current library is trio.
+    return Context().run(asyncio.run_coroutine_threadsafe, call(), home_loop())
+
+
+def soon(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Start an async function on the home loop, if there is one."""
+    if _home is not None and not _home.loop.is_closed():
+        submit(call)
+
+
+def enqueue(sender: Sender, record: Record) -> None:
+    """Give a record to any sender of ours without ever waiting: for exposures.
+
+    What is due leaves from the home loop, within about a second.
+
+    :raises QueueFullError: with `when_full="raise"`, or "wait" when there is no room.
+    """
+    signal = sender.accept(record)
+    if signal is None:
+        raise QueueFullError("the buffer is full, and an exposure does not wait")
+    if not signal or (sender.background and sender.has_home):
+        return
+    if sender.background:
+        Context().run(home_loop().call_soon_threadsafe, sender.wake)
+    elif not sender.buffered:
+        submit(lambda: _flush_later(sender))
+    elif sender.buffer.is_due():
+        submit(sender.pump)
+
+
+async def _flush_later(sender: Sender) -> None:
+    await asyncio.sleep(GATHERING)
+    if not sender.closed:
+        await sender.flush(ROOM_TIMEOUT)
 
 
 def refuse_in_async(name: str) -> None:
@@ -151,7 +197,7 @@ def accept(sender: Sender, record: Record) -> None:
         if sender.buffer.is_due():
             run(sender.pump)
     elif not sender.has_home:
-        home_loop().call_soon_threadsafe(sender.wake)
+        Context().run(home_loop().call_soon_threadsafe, sender.wake)
 
 
 def synced(

@@ -7,6 +7,7 @@ It is called exactly as the official client calls it: `send(endpoint, json_messa
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,18 @@ class Custom:
         for record in records:
             with self._counted():
                 self._call_sync(self._consumer.send, *_arguments(record))
+
+    def deliver_soon(self, record: Record) -> None:
+        """Hand over a record from the home loop's worker thread, without waiting."""
+
+        async def later() -> None:
+            try:
+                await self.deliver([record])
+            except Exception as error:
+                self.ledger.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
+
+        _bridge.home_loop()
+        _bridge.soon(later)
 
     async def flush(self, _timeout: float | None = None) -> FlushResult:
         """Flush it, if it knows how."""

@@ -11,6 +11,7 @@ from mixpanel import _bridge, bulk, lookup
 from mixpanel._custom import Custom
 from mixpanel._json import DatetimeSerializer
 from mixpanel._ledger import FlushResult, Ledger, Stats
+from mixpanel._sender import Sender
 from mixpanel._verbs import Verbs
 from mixpanel._version import __version__
 from mixpanel.consumers import (
@@ -21,7 +22,7 @@ from mixpanel.consumers import (
     Consumer,
     ConsumerOptions,
 )
-from mixpanel.exceptions import ClosedError, ConfigurationError
+from mixpanel.exceptions import ClosedError, ConfigurationError, MixpanelException
 from mixpanel.messages import BeforeSend, Composer, Properties, Validation
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from mixpanel._route import Route
-    from mixpanel._sender import Sender
     from mixpanel._wires import Wires
     from mixpanel.bulk import Events, ImportProgress, ImportResult
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.exceptions import FailedRecord
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
+    from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
     from mixpanel.lookup import LookupTable
     from mixpanel.messages import Record
     from mixpanel.settings import RetryPolicy
@@ -75,8 +78,8 @@ class _Client(Verbs[Outcome]):
         token: str,
         consumer: Any = None,
         serializer: type[json.JSONEncoder] = DatetimeSerializer,
-        local_flags_config: Any = None,  # noqa: ARG002
-        remote_flags_config: Any = None,  # noqa: ARG002
+        local_flags_config: Any = None,
+        remote_flags_config: Any = None,
         credentials: ServiceAccountCredentials | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
@@ -114,6 +117,63 @@ class _Client(Verbs[Outcome]):
             note=self._ledger.note,
             **ours,
         )
+
+        self._local_flags: LocalFeatureFlagsProvider | None = None
+        self._remote_flags: RemoteFeatureFlagsProvider | None = None
+        if local_flags_config is not None or remote_flags_config is not None:
+            self._add_flags(local_flags_config, remote_flags_config, credentials)
+
+    def _add_flags(
+        self,
+        local: LocalFlagsConfig | None,
+        remote: RemoteFlagsConfig | None,
+        credentials: ServiceAccountCredentials | None,
+    ) -> None:
+        from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+        from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
+
+        ours: dict[str, Any] = {}
+        if isinstance(self._via, Sender):
+            route = self._via.route
+            credentials = credentials or route.credentials
+            ours = {"origin": route.endpoints.origin, "transport": self._via.wires.transport}
+        told = (__version__, self._track_exposure, credentials)
+        if local is not None:
+            self._local_flags = LocalFeatureFlagsProvider(self._token, local, *told, **ours)
+        if remote is not None:
+            self._remote_flags = RemoteFeatureFlagsProvider(self._token, remote, *told, **ours)
+
+    @property
+    def local_flags(self) -> LocalFeatureFlagsProvider:
+        """Return the flags that are evaluated in this process.
+
+        :raises MixpanelException: without `local_flags_config`.
+        """
+        if self._local_flags is None:
+            raise MixpanelException("local flags need local_flags_config=LocalFlagsConfig()")
+        return self._local_flags
+
+    @property
+    def remote_flags(self) -> RemoteFeatureFlagsProvider:
+        """Return the flags that Mixpanel evaluates.
+
+        :raises MixpanelException: without `remote_flags_config`.
+        """
+        if self._remote_flags is None:
+            raise MixpanelException("remote flags need remote_flags_config=RemoteFlagsConfig()")
+        return self._remote_flags
+
+    def _track_exposure(self, distinct_id: Any, event_name: str, properties: Properties) -> None:
+        """Enqueue an exposure: no I/O, whoever delivers."""
+        record = self._composer.event(
+            distinct_id, event_name, properties, endpoint=self._event_endpoint
+        )
+        if record is None or self._takes_none(1):
+            return
+        if isinstance(self._via, Custom):
+            self._via.deliver_soon(record)
+        else:
+            _bridge.enqueue(self._via, record)
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -213,6 +273,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         Returns within `timeout` seconds plus 0.25, whatever the server does. A consumer that was
         given to the client is flushed but stays open: it may serve others.
         """
+        if self._local_flags is not None:
+            await self._local_flags.__aexit__()
+        if self._remote_flags is not None:
+            await self._remote_flags.ashutdown()
         self._closed = True
         if self._owns_consumer:
             return await self._via.aclose(timeout)
@@ -280,6 +344,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         return self._via.route, self._via.wires
 
     async def __aenter__(self) -> Self:
+        if self._local_flags is not None:
+            await self._local_flags.astart_polling_for_definitions()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -328,6 +394,9 @@ class Mixpanel(_Client[None]):
 
         A consumer that was given to the client is flushed but stays open: it may serve others.
         """
+        for flags in (self._local_flags, self._remote_flags):
+            if flags is not None:
+                flags.shutdown()
         self._closed = True
         if self._owns_consumer:
             _bridge.refuse_in_async("Mixpanel.close")
@@ -346,6 +415,8 @@ class Mixpanel(_Client[None]):
         return core
 
     def __enter__(self) -> Self:
+        if self._local_flags is not None:
+            self._local_flags.start_polling_for_definitions()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,311 @@
+"""Compile one flag into what evaluation reads.
+
+Everything that does not depend on a user is decided here: integer thresholds, the variant of each
+bucket, compiled rules, ready-made results.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+from pydantic_core import to_json
+
+from mixpanel.flags._compiler import RuleError
+from mixpanel.flags._hashing import BUCKETS, MASK, Recent, Salt, state_of
+from mixpanel.flags.diagnostics import Diagnostic, DiagnosticKind
+from mixpanel.flags.rules import Engine, Predicate, compile_legacy
+from mixpanel.flags.types import (
+    ExperimentationFlag,
+    FallbackReason,
+    Rollout,
+    SelectedVariant,
+    Variant,
+    VariantSource,
+)
+
+Step = tuple[Predicate | None, SelectedVariant, SelectedVariant | None, int]
+"""What a rollout does for a user in its share: its test, its variant, what stands in the way of
+serving that as it is (the fallback that blocks it, or the variant itself when its value must be
+copied), and its index."""
+
+REMEMBERED_USERS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledRollout:
+    """Hold one rollout: buckets below `threshold` take part, `steps` has a step for each bucket."""
+
+    rollout: Rollout
+    salt: Salt
+    threshold: int
+    test: Predicate | None
+    reason: FallbackReason | None
+    override: SelectedVariant | None
+    steps: tuple[tuple[Step], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Definition:
+    """Hold one flag, compiled; `steps` remembers what the rollouts do for recent users.
+
+    `revision` changes with the flag's text; `test_users` is None when there are none.
+    """
+
+    key: str
+    context_key: str
+    revision: str
+    flag: ExperimentationFlag
+    engine: Engine
+    ready_names: set[Any] | frozenset[Any]
+    variants: tuple[SelectedVariant, ...]
+    test_users: Mapping[str, SelectedVariant] | None
+    rollouts: tuple[CompiledRollout, ...]
+    steps: Recent[str, tuple[Step, ...]]
+    no_match: SelectedVariant
+    missing_context: SelectedVariant
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def variant_salt(self) -> str:
+        """Return the salt under which users are split among variants."""
+        return f"{self.key}{self.flag.hash_salt or ''}variant"
+
+    def rollout_salt(self, index: int) -> str:
+        """Return the salt under which a rollout takes its share of users."""
+        salt = self.flag.hash_salt
+        return f"{self.key}rollout" if salt is None else f"{self.key}{salt}{index}"
+
+    @property
+    def is_partial(self) -> bool:
+        """Tell whether a rollout exists that cannot be decided locally."""
+        return any(rollout.reason is not None for rollout in self.rollouts)
+
+
+def fallback(reason: FallbackReason) -> SelectedVariant:
+    """Return the answer that no rollout gave, with its reason."""
+    return SelectedVariant(None, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
+
+
+class NoVariantsError(ValueError):
+    """Say that a flag has nothing to serve."""
+
+
+class FlagCompiler:
+    """Compile flags that share a rule engine, hash states of users and salts."""
+
+    def __init__(self, engine: Engine, remembered_users: int = REMEMBERED_USERS) -> None:
+        self.engine = engine
+        self._remembered_users = remembered_users
+        self._states: Recent[str, int] = Recent(remembered_users, state_of)
+        self._salts: dict[str, Salt] = {}
+
+    def compile(self, raw: Any, previous: Definition | None = None) -> Definition:
+        """Compile one flag, or return the previous definition if its text is the same.
+
+        :raises ValueError: the flag is malformed or has no variants.
+        """
+        revision = blake2b(to_json(raw), digest_size=8).hexdigest()
+        if previous is not None and previous.revision == revision:
+            return previous
+        flag = ExperimentationFlag.model_validate(raw)
+        variants = sorted(flag.ruleset.variants, key=lambda variant: variant.key)
+        if not variants:
+            raise NoVariantsError("no variants: nothing to serve")
+        selected = tuple(_selected(flag, variant, is_qa_tester=None) for variant in variants)
+        prefix = Salt(flag.key + (flag.hash_salt or ""))
+        rollouts = tuple(self._rollouts(flag, prefix, variants, selected))
+        return Definition(
+            key=flag.key,
+            context_key=flag.context,
+            revision=revision,
+            flag=flag,
+            engine=self.engine,
+            ready_names=self.engine.ready_names,
+            variants=selected,
+            test_users=_test_users(flag, variants) or None,
+            rollouts=rollouts,
+            steps=Recent(self._remembered_users, self._steps(prefix, rollouts)),
+            no_match=fallback(FallbackReason.no_rollout_match()),
+            missing_context=fallback(FallbackReason.missing_context_key(flag.context)),
+            diagnostics=tuple(_undecidable(flag, rollouts)),
+        )
+
+    def _rollouts(
+        self,
+        flag: ExperimentationFlag,
+        prefix: Salt,
+        variants: Sequence[Variant],
+        selected: Sequence[SelectedVariant],
+    ) -> Iterator[CompiledRollout]:
+        """Compile the rollouts; without a hash_salt they share one salt, hence a user's bucket."""
+        shared = prefix + self._salt("rollout")
+        for index, rollout in enumerate(flag.ruleset.rollout):
+            test, reason = self._test(rollout, index)
+            blocking = fallback(reason) if reason is not None else None
+            steps: list[tuple[Step]] = [
+                ((test, each, blocking or (each if is_container(each) else None), index),)
+                for each in selected
+            ]
+            override = rollout.variant_override
+            overridden = named_variant(variants, override.key if override is not None else None)
+            winners = (
+                [overridden] * BUCKETS
+                if overridden is not None
+                else winner_of_each_bucket(variants, rollout.variant_splits or {})
+            )
+            yield CompiledRollout(
+                rollout=rollout,
+                salt=shared if flag.hash_salt is None else prefix + self._salt(str(index)),
+                threshold=threshold_of(rollout.rollout_percentage),
+                test=test,
+                reason=reason,
+                override=None if overridden is None else selected[overridden],
+                steps=tuple(steps[winner] for winner in winners),
+            )
+
+    def _test(self, rollout: Rollout, index: int) -> tuple[Predicate | None, FallbackReason | None]:
+        test: Predicate | None = None
+        try:
+            if rollout.runtime_evaluation_rule:
+                test = self.engine.compile(rollout.runtime_evaluation_rule)
+            elif rollout.runtime_evaluation_definition:
+                test = compile_legacy(rollout.runtime_evaluation_definition)
+        except (RuleError, RecursionError) as error:
+            return None, FallbackReason("RULE_ERROR", f"rollout {index}: {error}")
+        if rollout.cohort_hash:
+            return test, FallbackReason("COHORT_ROLLOUT", f"rollout {index} is for a cohort")
+        if rollout.runtime_event_rule:
+            message = f"rollout {index} depends on events"
+            return test, FallbackReason("RUNTIME_EVENT_ROLLOUT", message)
+        return test, None
+
+    def _salt(self, suffix: str) -> Salt:
+        return self._salts.setdefault(suffix, Salt(suffix))
+
+    def _steps(
+        self, prefix: Salt, rollouts: Sequence[CompiledRollout]
+    ) -> Callable[[str], tuple[Step, ...]]:
+        """Return what finds the steps of a user: those of the rollouts whose share has the user."""
+        states, mask = self._states, MASK
+        variant = prefix + self._salt("variant")
+        variant_power = variant.power
+        shares = [
+            (
+                rollout.threshold,
+                rollout.salt,
+                rollout.salt.power,
+                rollout.steps,
+                rollout.steps[0] if len(set(map(id, rollout.steps))) == 1 else None,
+                rollout.test is None and rollout.reason is None,
+            )
+            for rollout in rollouts
+            if rollout.threshold
+        ]
+
+        # The formula of Salt.after is written out: a call costs as much as the hash itself.
+        def steps_of(value: str) -> tuple[Step, ...]:
+            state = states[value]
+            low = state & 0xFF
+            hashed: Salt | None = None
+            bucket, variant_bucket = 0, -1
+            taken: tuple[Step, ...] = ()
+            for threshold, salt, power, steps, only, final in shares:
+                if threshold < BUCKETS:
+                    if salt is not hashed:
+                        hashed = salt
+                        bucket = (state * power + salt[low] & mask) % BUCKETS
+                    if bucket >= threshold:
+                        continue
+                if only is None:
+                    if variant_bucket < 0:
+                        variant_bucket = (state * variant_power + variant[low] & mask) % BUCKETS
+                    taken += steps[variant_bucket]
+                else:
+                    taken += only
+                if final:
+                    break
+            return taken
+
+        return steps_of
+
+
+def is_container(selected: SelectedVariant) -> bool:
+    """Tell whether the variant's value is one that a caller could change."""
+    return isinstance(selected.variant_value, dict | list)
+
+
+def threshold_of(rollout_percentage: float) -> int:
+    """Return how many of the hundred buckets a rollout takes, by the official comparison."""
+    return sum(bucket / BUCKETS < rollout_percentage for bucket in range(BUCKETS))
+
+
+def winner_of_each_bucket(variants: Sequence[Variant], splits: Mapping[str, float]) -> list[int]:
+    """Return the position of the variant that each bucket gets.
+
+    Shares are added up as doubles, in the order of the keys, exactly as the official SDK does:
+    0.01 + 0.05 covers bucket 6 as well. What the shares leave over goes to the last variant.
+    """
+    total, bounds = 0.0, []
+    for variant in variants:
+        total += splits.get(variant.key, variant.split)
+        bounds.append(total)
+    winners, winner = [], 0
+    for bucket in range(BUCKETS):
+        while winner < len(bounds) and not bucket / BUCKETS < bounds[winner]:
+            winner += 1
+        winners.append(min(winner, len(bounds) - 1))
+    return winners
+
+
+def named_variant(variants: Sequence[Variant], key: str | None) -> int | None:
+    """Return the position of the first variant whose key is this one in another case, if any."""
+    if key is None:
+        return None
+    folded = key.casefold()
+    return next((i for i, found in enumerate(variants) if found.key.casefold() == folded), None)
+
+
+def _selected(
+    flag: ExperimentationFlag, variant: Variant, *, is_qa_tester: bool | None
+) -> SelectedVariant:
+    return SelectedVariant(
+        variant.value,
+        variant.key,
+        flag.experiment_id,
+        flag.is_experiment_active,
+        is_qa_tester,
+        VariantSource.LOCAL,
+    )
+
+
+def _test_users(
+    flag: ExperimentationFlag, variants: Sequence[Variant]
+) -> Mapping[str, SelectedVariant]:
+    users = flag.ruleset.test.users if flag.ruleset.test is not None else {}
+    found = {user: named_variant(variants, key) for user, key in users.items()}
+    return {
+        user: _selected(flag, variants[position], is_qa_tester=True)
+        for user, position in found.items()
+        if position is not None
+    }
+
+
+_KINDS: Final[dict[str, DiagnosticKind]] = {
+    "RULE_ERROR": "rule",
+    "COHORT_ROLLOUT": "cohort",
+    "RUNTIME_EVENT_ROLLOUT": "runtime_event",
+}
+
+
+def _undecidable(
+    flag: ExperimentationFlag, rollouts: Sequence[CompiledRollout]
+) -> Iterator[Diagnostic]:
+    for index, rollout in enumerate(rollouts):
+        if rollout.reason is not None:
+            message = (rollout.reason.message or "").removeprefix(f"rollout {index}: ")
+            yield Diagnostic(_KINDS[rollout.reason.kind], flag.key, message, index)
+    for variant in flag.ruleset.variants:
+        if variant.is_sticky:
+            message = f"variant {variant.key!r} is sticky: local evaluation always assigns anew"
+            yield Diagnostic("sticky", flag.key, message)

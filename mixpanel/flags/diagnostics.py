@@ -1,0 +1,39 @@
+"""Say what is wrong with flag definitions, and what cannot be decided locally."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DiagnosticKind = Literal[
+    "payload",
+    "malformed",
+    "duplicate_key",
+    "no_variants",
+    "rule",
+    "cohort",
+    "runtime_event",
+    "sticky",
+    "unreachable",
+    "splits",
+    "rounding",
+    "legacy_key",
+    "override",
+    "test_user",
+    "json_logic_only",
+    "default_only",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """Say what is wrong with a flag, or what cannot be decided locally."""
+
+    kind: DiagnosticKind
+    flag_key: str | None
+    message: str
+    rollout: int | None = None
+
+    def __str__(self) -> str:
+        """Return one line: flag, rollout and message."""
+        place = "definitions" if self.flag_key is None else f"flag {self.flag_key!r}"
+        rollout = "" if self.rollout is None else f", rollout {self.rollout}"
+        return f"{place}{rollout}: {self.message}"

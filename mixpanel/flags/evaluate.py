@@ -1,0 +1,165 @@
+"""Decide which variant a user gets: pure, without a lock, and it never raises.
+
+The order is the official one: assignment value, test users, rollouts, splits. A rollout that only
+Mixpanel's servers can decide is passed over, and becomes the reason if no other takes the user.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from mixpanel.flags.compiled import Definition, fallback, is_container
+from mixpanel.flags.definitions import Definitions
+from mixpanel.flags.types import FallbackReason, SelectedVariant
+
+Context = Mapping[str, Any]
+
+_NO_PROPERTIES: Final[dict[Any, Any]] = {}
+FLAG_NOT_FOUND: Final = fallback(FallbackReason.flag_not_found())
+
+
+def evaluate(definition: Definition, context: Context) -> SelectedVariant:  # noqa: C901 - hot
+    """Return the variant that the context's user gets, or a fallback (value None) and its reason.
+
+    The context holds the assignment value under the flag's context key, and `custom_properties`
+    for runtime rules. A missing or falsy assignment value, 0 included, is MISSING_CONTEXT_KEY.
+    """
+    try:
+        value = context.get(definition.context_key)
+        if not value:
+            return definition.missing_context
+        if definition.test_users is not None:
+            tester = context.get("distinct_id")
+            if tester and (selected := definition.test_users.get(tester)) is not None:
+                return _own(selected)
+        blocked = properties = None
+        for test, selected, blocking, index in definition.steps[
+            value if type(value) is str else str(value)
+        ]:
+            if test is not None:
+                if properties is None:
+                    properties = context.get("custom_properties")
+                    if not isinstance(properties, dict):
+                        properties = _NO_PROPERTIES
+                    elif not definition.ready_names.issuperset(properties):
+                        properties = definition.engine.prepare(properties)
+                if not properties:
+                    continue
+                try:
+                    if not test(properties):
+                        continue
+                except Exception as error:
+                    blocked = blocked or fallback(rule_error(index, error))
+                    continue
+            if blocking is None:
+                return selected
+            if blocking is selected:
+                return _own(selected)
+            blocked = blocked or blocking
+        return blocked or definition.no_match
+    except Exception as error:
+        return fallback(invalid_context(error))
+
+
+def evaluate_flag(definitions: Definitions, flag_key: str, context: Context) -> SelectedVariant:
+    """Return what `evaluate` says about a flag, which may be unknown or unusable."""
+    definition = definitions.flags.get(flag_key)
+    if definition is not None:
+        return evaluate(definition, context)
+    return definitions.unusable.get(flag_key, FLAG_NOT_FOUND)
+
+
+def rule_error(index: int, error: Exception) -> FallbackReason:
+    """Return the reason for a rule that failed, without the values that it read."""
+    return FallbackReason("RULE_ERROR", f"rollout {index}: the rule raised {type(error).__name__}")
+
+
+def invalid_context(error: Exception) -> FallbackReason:
+    """Return the reason for a context that cannot be read."""
+    return FallbackReason("INVALID_CONTEXT", f"reading the context raised {type(error).__name__}")
+
+
+def _own(selected: SelectedVariant) -> SelectedVariant:
+    """Return the variant with a value that the caller may change."""
+    if is_container(selected):
+        return replace(selected, variant_value=_copied(selected.variant_value))
+    return selected
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+class Snapshot:
+    """Answer for one user from definitions that no longer change: once for each flag.
+
+    Make one for a request: every check in it sees the same definitions, context and answers, and
+    they share the user's hash. The context is copied, so later changes to it are not seen.
+    """
+
+    __slots__ = ("_answers", "_context", "_definitions")
+
+    def __init__(self, definitions: Definitions, context: Context) -> None:
+        self._definitions = definitions
+        self._context = _frozen(context)
+        self._answers: dict[str, SelectedVariant] = {}
+
+    def get_variant(
+        self, flag_key: str, fallback_value: SelectedVariant | None = None
+    ) -> SelectedVariant:
+        """Return the variant of a flag, or the fallback with the reason."""
+        selected = self._answers.get(flag_key)
+        if selected is None:
+            selected = evaluate_flag(self._definitions, flag_key, self._context)
+            self._answers[flag_key] = selected
+        return selected if fallback_value is None else selected.or_fallback(fallback_value)
+
+    def get_variant_value(self, flag_key: str, fallback_value: Any) -> Any:
+        """Return the value of a flag's variant, or the fallback."""
+        selected = self.get_variant(flag_key)
+        return fallback_value if selected.fallback_reason is not None else selected.variant_value
+
+    def is_enabled(self, flag_key: str) -> bool:
+        """Tell whether the flag's value is exactly true."""
+        return self.get_variant(flag_key).variant_value is True
+
+    def get_all(self, flag_keys: Iterable[str] | None = None) -> dict[str, SelectedVariant]:
+        """Return the variants that rollouts or test users chose; fallbacks are left out."""
+        definitions, answers, context = self._definitions.flags, self._answers, self._context
+        chosen = {}
+        for key in definitions if flag_keys is None else flag_keys:
+            selected = answers.get(key)
+            if selected is None:
+                definition = definitions.get(key)
+                if definition is None:
+                    continue
+                selected = answers[key] = evaluate(definition, context)
+            if selected.fallback_reason is None:
+                chosen[key] = selected
+        return chosen
+
+    def bootstrap(self, flag_keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Return what remote evaluation would answer, for a front end to start with.
+
+        The front end reports the exposures of what it shows; making this reports none.
+        """
+        return {
+            key: {
+                "variant_key": selected.variant_key,
+                "variant_value": selected.variant_value,
+                "experiment_id": selected.experiment_id,
+                "is_experiment_active": selected.is_experiment_active,
+                "is_qa_tester": selected.is_qa_tester,
+            }
+            for key, selected in self.get_all(flag_keys).items()
+        }
+
+
+def _frozen(context: Context) -> Context:
+    """Copy a context deeply enough that nobody else can change it; one that is none stays as is."""
+    try:
+        return {key: _copied(value) for key, value in context.items()}
+    except Exception:
+        return context

@@ -1,0 +1,242 @@
+"""Explain an evaluation: rollout by rollout, with buckets, thresholds, clauses and reasons."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import to_json
+
+from mixpanel.flags._compiler import is_operation, names_read, operands_of, value_read
+from mixpanel.flags._hashing import BUCKETS, bucket
+from mixpanel.flags.compiled import CompiledRollout, Definition
+from mixpanel.flags.definitions import Definitions
+from mixpanel.flags.evaluate import Context, evaluate_flag, invalid_context, rule_error
+from mixpanel.flags.rules import Predicate, Properties, compile_legacy, fold_rule
+from mixpanel.flags.types import FallbackReason, SelectedVariant
+
+
+@dataclass(frozen=True, slots=True)
+class ClauseTrace:
+    """Show one clause of a rule: its result (None if it failed) and what it reads."""
+
+    rule: str
+    result: bool | None
+    reads: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        """Return one line."""
+        result = {True: "true ", False: "false", None: "error"}[self.result]
+        reads = ", ".join(f"{name} = {_shown(value)}" for name, value in self.reads)
+        return f"{result}  {self.rule}" + (f"  with {reads}" if reads else "")
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutTrace:
+    """Show one rollout.
+
+    The user's bucket must be below the threshold; `rule` is None without a rule, or if it was not
+    asked; `reason` says why a rollout that would have taken the user did not.
+    """
+
+    index: int
+    percentage: float
+    bucket: int
+    threshold: int
+    rule: bool | None = None
+    clauses: tuple[ClauseTrace, ...] = ()
+    reason: FallbackReason | None = None
+    variant_key: str | None = None
+
+    @property
+    def in_share(self) -> bool:
+        """Tell whether the user's bucket is in the rollout's share."""
+        return self.bucket < self.threshold
+
+    @property
+    def is_taken(self) -> bool:
+        """Tell whether this rollout decided the variant."""
+        return self.variant_key is not None
+
+    def __str__(self) -> str:
+        """Return a line for the rollout and one for each clause."""
+        sign = "<" if self.in_share else ">="
+        line = f"rollout {self.index} ({self.percentage:.6g}): bucket {self.bucket} {sign} "
+        line += f"{self.threshold}, {self._verdict()}"
+        return "\n".join([line, *(f"    {clause}" for clause in self.clauses)])
+
+    def _verdict(self) -> str:
+        if not self.in_share:
+            return "not in its share"
+        if self.reason is not None:
+            return f"cannot be decided here: {self.reason.kind} ({self.reason.message})"
+        if self.rule is False:
+            return "rule not met"
+        return f"taken, variant {self.variant_key!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Show how a flag was evaluated for a context, up to the rollout that decided."""
+
+    flag_key: str
+    selected: SelectedVariant
+    context_key: str | None = None
+    assignment: str | None = None
+    variant_bucket: int | None = None
+    rollouts: tuple[RolloutTrace, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def undecided(self) -> FallbackReason | None:
+        """Return why Mixpanel's servers might answer otherwise: a rollout passed over, if any."""
+        return next((r.reason for r in self.rollouts if r.reason is not None), None)
+
+    def __str__(self) -> str:
+        """Return the trace as lines of text."""
+        lines = [f"flag {self.flag_key!r}: {self._outcome()}"]
+        if self.assignment is not None:
+            lines.append(f"  {self.context_key} = {self.assignment!r}")
+            if self.variant_bucket is not None:
+                lines[-1] += f", variant bucket {self.variant_bucket} of {BUCKETS}"
+        lines += [f"  {line}" for rollout in self.rollouts for line in str(rollout).splitlines()]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+    def _outcome(self) -> str:
+        reason = self.selected.fallback_reason
+        if reason is not None:
+            return f"fallback, {reason.kind}" + (f" ({reason.message})" if reason.message else "")
+        how = ", as a test user" if self.selected.is_qa_tester else ""
+        return f"variant {self.selected.variant_key!r} = {_shown(self.selected.variant_value)}{how}"
+
+
+def explain(definitions: Definitions, flag_key: str, context: Context) -> Trace:
+    """Return the trace of evaluating a flag for a context. It never raises either."""
+    selected = evaluate_flag(definitions, flag_key, context)
+    definition = definitions.flags.get(flag_key)
+    if definition is None:
+        return Trace(flag_key, selected)
+    try:
+        return _trace(definition, selected, context)
+    except Exception as error:
+        return Trace(flag_key, selected, definition.context_key, notes=(_said(error),))
+
+
+def _trace(definition: Definition, selected: SelectedVariant, context: Context) -> Trace:
+    key = definition.context_key
+    value = context.get(key)
+    if not value:
+        return Trace(definition.key, selected, key)
+    assignment = str(value)
+    tested = selected.is_qa_tester is True
+    return Trace(
+        flag_key=definition.key,
+        selected=selected,
+        context_key=key,
+        assignment=assignment,
+        variant_bucket=bucket(assignment, definition.variant_salt),
+        rollouts=() if tested else tuple(_rollouts(definition, assignment, context)),
+        notes=tuple(_notes(key, value)),
+    )
+
+
+def _rollouts(definition: Definition, assignment: str, context: Context) -> Iterator[RolloutTrace]:
+    properties = _prepared(definition, context)
+    for index, rollout in enumerate(definition.rollouts):
+        trace = _rollout(definition, index, rollout, assignment, properties)
+        yield trace
+        if trace.is_taken:
+            return
+
+
+def _rollout(
+    definition: Definition,
+    index: int,
+    rollout: CompiledRollout,
+    assignment: str,
+    properties: Properties,
+) -> RolloutTrace:
+    drawn = bucket(assignment, definition.rollout_salt(index))
+    percentage, threshold = rollout.rollout.rollout_percentage, rollout.threshold
+    if drawn >= threshold:
+        return RolloutTrace(index, percentage, drawn, threshold)
+    clauses, met, reason = tuple(_clauses(definition, rollout, properties)), None, rollout.reason
+    if rollout.test is not None:
+        try:
+            met = bool(properties) and rollout.test(properties)
+        except Exception as error:
+            met, reason = False, rule_error(index, error)
+        else:
+            reason = reason if met else None
+    variant = None
+    if reason is None and met is not False:
+        chosen = bucket(assignment, definition.variant_salt)
+        variant = rollout.steps[chosen][0][1].variant_key
+    return RolloutTrace(index, percentage, drawn, threshold, met, clauses, reason, variant)
+
+
+def _prepared(definition: Definition, context: Context) -> Properties:
+    properties = context.get("custom_properties")
+    if not isinstance(properties, dict) or not properties:
+        return {}
+    return definition.engine.prepare(properties)
+
+
+def _clauses(
+    definition: Definition, rollout: CompiledRollout, properties: Properties
+) -> Iterator[ClauseTrace]:
+    rule = rollout.rollout.runtime_evaluation_rule
+    legacy = rollout.rollout.runtime_evaluation_definition
+    if rule:
+        for clause in _split(rule):
+            names = names_read(fold_rule(clause))
+            # A bare constant is no rule; `!!` of it is, and of anything else the same.
+            yield _clause(clause, {"!!": [clause]}, definition.engine.compile, names, properties)
+    elif isinstance(legacy, dict):
+        for name, text in legacy.items():
+            yield _clause({name: text}, {name: text}, compile_legacy, [name], properties)
+
+
+def _clause(
+    shown: Any,
+    rule: Any,
+    compile_clause: Callable[[Any], Predicate],
+    names: list[str],
+    properties: Properties,
+) -> ClauseTrace:
+    result: bool | None = None
+    with suppress(Exception):
+        result = bool(properties) and compile_clause(rule)(properties)
+    reads = tuple((name, value_read(properties, name)) for name in names)
+    return ClauseTrace(_json(shown), result, reads)
+
+
+def _split(rule: Any) -> Iterator[Any]:
+    """Split a rule at its outer `and` and `or`."""
+    if is_operation(rule):
+        name, operands = operands_of(rule)
+        if name in {"and", "or"} and operands:
+            for operand in operands:
+                yield from _split(operand)
+            return
+    yield rule
+
+
+def _notes(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, bool | float):
+        yield f"{key} is hashed as {str(value)!r}; SDKs in other languages may write it otherwise"
+
+
+def _json(value: Any) -> str:
+    return to_json(value, serialize_unknown=True).decode(errors="replace")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__}: {type(error).__name__}>"
+
+
+def _said(error: Exception) -> str:
+    return invalid_context(error).message or ""

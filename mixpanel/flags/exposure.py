@@ -1,0 +1,95 @@
+"""Say that a user was exposed to a variant, and decide whether that has been said already."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from mixpanel.flags.types import SelectedVariant, VariantSource
+
+EXPOSURE_EVENT: Final = "$experiment_started"
+
+
+def exposed_distinct_id(variant: SelectedVariant, context: Mapping[str, Any]) -> Any | None:
+    """Return whose exposure to report: nobody's for a fallback or without a distinct_id."""
+    if variant.variant_source == VariantSource.FALLBACK:
+        return None
+    return context.get("distinct_id") or None
+
+
+def exposure_properties(
+    flag_key: str,
+    variant: SelectedVariant,
+    *,
+    mode: Literal["local", "remote"] = "local",
+    latency_in_seconds: float | None = None,
+    started: datetime | None = None,
+    completed: datetime | None = None,
+) -> dict[str, Any]:
+    """Return the properties of the exposure event, by the official names.
+
+    Local exposures say which experiment; remote ones say when the request started and completed
+    (as they are given: the official SDK gives naive local time) and leave the experiment out.
+    """
+    properties: dict[str, Any] = {
+        "Experiment name": flag_key,
+        "Variant name": variant.variant_key,
+        "$experiment_type": "feature_flag",
+        "Flag evaluation mode": mode,
+    }
+    if mode == "local":
+        properties |= {
+            "$experiment_id": variant.experiment_id,
+            "$is_experiment_active": variant.is_experiment_active,
+            "$is_qa_tester": variant.is_qa_tester,
+        }
+    else:
+        if started is not None:
+            properties["Variant fetch start time"] = started.isoformat()
+        if completed is not None:
+            properties["Variant fetch complete time"] = completed.isoformat()
+    if latency_in_seconds is not None:
+        properties["Variant fetch latency (ms)"] = latency_in_seconds * 1000
+    return properties
+
+
+class RecentExposures:
+    """Remember the last exposures, so that each is reported once in a while and not on each check.
+
+    Bounded twice: by `limit`, where the one not seen for longest is forgotten, and by
+    `time_to_live` seconds since it was reported. Any thread may ask; the clock is the caller's.
+    """
+
+    def __init__(self, limit: int = 10_000, time_to_live: float = 3600.0) -> None:
+        self._limit = limit
+        self._time_to_live = time_to_live
+        self._reported: OrderedDict[tuple[str, str | None, str], float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many exposures are remembered."""
+        return len(self._reported)
+
+    def is_new(self, flag_key: str, variant_key: str | None, assignment: Any, now: float) -> bool:
+        """Tell whether to report this exposure, and remember it as reported if so.
+
+        `assignment` is the value of the flag's context key: a user, or a company for a group flag.
+        `now` is in seconds, on a clock that does not go back.
+        """
+        exposure = (flag_key, variant_key, str(assignment))
+        with self._lock:
+            reported = self._reported.get(exposure)
+            if reported is not None and now - reported < self._time_to_live:
+                self._reported.move_to_end(exposure)
+                return False
+            self._reported[exposure] = now
+            self._reported.move_to_end(exposure)
+            while len(self._reported) > self._limit:
+                self._reported.popitem(last=False)
+            return True
+
+    def clear(self) -> None:
+        """Forget all exposures."""
+        with self._lock:
+            self._reported.clear()

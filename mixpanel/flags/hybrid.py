@@ -1,0 +1,73 @@
+"""Decide locally what can be decided locally, and ask Mixpanel about the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from mixpanel import _bridge
+from mixpanel.flags.types import SelectedVariant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
+
+__all__ = ["HybridFeatureFlagsProvider"]
+
+UNDECIDED: Final = frozenset(
+    {"COHORT_ROLLOUT", "RUNTIME_EVENT_ROLLOUT", "RULE_ERROR", "PARSE_ERROR"}
+)
+
+
+class HybridFeatureFlagsProvider:
+    """Answer from the local definitions, and remotely only for flags they cannot decide.
+
+        flags = HybridFeatureFlagsProvider(mp.local_flags, mp.remote_flags)
+        if await flags.ais_enabled("new-checkout", {"distinct_id": "u-17"}): ...
+
+    A flag whose rollouts need a cohort, a past event or an unknown rule costs a request (see
+    `RemoteFlagsConfig.cache_time_to_live`); every other flag costs none. When the request fails,
+    the local reason for not deciding is what the fallback carries.
+    """
+
+    def __init__(
+        self, local: LocalFeatureFlagsProvider, remote: RemoteFeatureFlagsProvider
+    ) -> None:
+        self._local = local
+        self._remote = remote
+
+    async def aget_variant(
+        self,
+        flag_key: str,
+        fallback_value: SelectedVariant,
+        context: Mapping[str, Any],
+        reportExposure: bool = True,  # noqa: FBT001, FBT002, N803 - the official name
+    ) -> SelectedVariant:
+        """Return the variant that the context's user gets, or the fallback with its reason."""
+        selected = self._local.get_variant(flag_key, fallback_value, context, reportExposure)
+        reason = selected.fallback_reason
+        if reason is None or reason.kind not in UNDECIDED:
+            return selected
+        asked = await self._remote.aget_variant(flag_key, fallback_value, context, reportExposure)
+        told = asked.fallback_reason
+        return selected if told is not None and told.kind == "BACKEND_ERROR" else asked
+
+    async def aget_variant_value(
+        self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
+    ) -> Any:
+        """Return the value of the variant that the context's user gets, or the fallback."""
+        variant = await self.aget_variant(flag_key, SelectedVariant(fallback_value), context)
+        return variant.variant_value
+
+    async def ais_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
+        """Tell whether the flag's value is exactly true for the context's user."""
+        return await self.aget_variant_value(flag_key, None, context) is True
+
+    @property
+    def _core(self) -> HybridFeatureFlagsProvider:
+        return self
+
+    get_variant = _bridge.synced(aget_variant)
+    get_variant_value = _bridge.synced(aget_variant_value)
+    is_enabled = _bridge.synced(ais_enabled)

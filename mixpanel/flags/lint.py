@@ -1,0 +1,135 @@
+"""Lint flag definitions: what cannot be decided locally, and what can hardly be meant."""
+
+from collections import Counter
+from collections.abc import Iterator
+from math import isclose
+from typing import Any, Final
+
+from mixpanel.flags._compiler import KNOWN_OPERATORS, operators_used
+from mixpanel.flags._hashing import BUCKETS
+from mixpanel.flags.compiled import CompiledRollout, Definition, named_variant
+from mixpanel.flags.definitions import parse_definitions
+from mixpanel.flags.diagnostics import Diagnostic
+from mixpanel.flags.types import Rollout, RuleEngine, Variant
+
+DEFAULT_ONLY: Final = frozenset({"some", "all", "none", "filter", "map", "reduce", "substr"})
+"""Operators that mixpanel 5.x, hence the json-logic engine, does not know."""
+
+JSON_LOGIC_ONLY: Final = frozenset({"count"})
+"""Operators that only the json-logic engine knows."""
+
+
+def lint(payload: Any, *, rule_engine: RuleEngine = "default") -> list[Diagnostic]:
+    """Return what is wrong or doubtful in the decoded answer of the definitions endpoint.
+
+    :raises RuleEngineError: the rule engine cannot be used.
+    """
+    definitions = parse_definitions(payload, rule_engine=rule_engine)
+    found = list(definitions.diagnostics)
+    for definition in definitions.flags.values():
+        found += _variants(definition)
+        found += _test_users(definition)
+        for index, rollout in enumerate(definition.rollouts):
+            found += _rollout(definition, index, rollout)
+            found += _operators(definition, index, rollout)
+        found += _unreachable(definition)
+    return found
+
+
+def _variants(definition: Definition) -> Iterator[Diagnostic]:
+    keys = Counter(variant.key.casefold() for variant in definition.flag.ruleset.variants)
+    for key, count in keys.items():
+        if count > 1:
+            message = f"{count} variants are called {key!r} but for capitals: one hides the others"
+            yield Diagnostic("override", definition.key, message)
+
+
+def _test_users(definition: Definition) -> Iterator[Diagnostic]:
+    test = definition.flag.ruleset.test
+    wrong = Counter(
+        key
+        for key in (test.users.values() if test is not None else ())
+        if named_variant(definition.flag.ruleset.variants, key) is None
+    )
+    for key, count in wrong.items():
+        message = f"{count} test user(s) should get variant {key!r}, which does not exist"
+        yield Diagnostic("test_user", definition.key, message)
+
+
+def _rollout(definition: Definition, index: int, compiled: CompiledRollout) -> Iterator[Diagnostic]:
+    rollout, variants = compiled.rollout, definition.flag.ruleset.variants
+    key = definition.key
+    percentage = rollout.rollout_percentage
+    if not 0 <= percentage <= 1:
+        message = f"rollout_percentage is {percentage:.6g}, which is not within 0 and 1"
+        yield Diagnostic("rounding", key, message, index)
+    elif not isclose(percentage * BUCKETS, compiled.threshold, abs_tol=1e-9):
+        message = f"rollout_percentage {percentage:.6g} takes {compiled.threshold} % of all users"
+        yield Diagnostic("rounding", key, message, index)
+    if rollout.variant_override is not None and compiled.override is None:
+        message = f"variant_override names {rollout.variant_override.key!r}, which does not exist"
+        yield Diagnostic("override", key, message, index)
+    if compiled.override is None:
+        yield from _splits(key, index, rollout, variants)
+    legacy = rollout.runtime_evaluation_definition
+    if isinstance(legacy, dict) and not rollout.runtime_evaluation_rule:
+        yield from _legacy(key, index, legacy)
+
+
+def _splits(
+    key: str, index: int, rollout: Rollout, variants: list[Variant]
+) -> Iterator[Diagnostic]:
+    splits = rollout.variant_splits or {}
+    for name in sorted(set(splits) - {variant.key for variant in variants}):
+        yield Diagnostic("splits", key, f"variant_splits names {name!r}: no such variant", index)
+    total = sum(splits.get(variant.key, variant.split) for variant in variants)
+    if not isclose(total, 1, abs_tol=1e-6):
+        last = max(variant.key for variant in variants)
+        message = f"splits sum to {total:.6g}: variant {last!r} takes what they leave over"
+        yield Diagnostic("splits", key, message, index)
+
+
+def _legacy(key: str, index: int, legacy: dict[str, Any]) -> Iterator[Diagnostic]:
+    for name, expected in legacy.items():
+        if name != name.casefold():
+            message = f"runtime_evaluation_definition key {name!r} has capitals: it never matches"
+            yield Diagnostic("legacy_key", key, message, index)
+        if not isinstance(expected, str):
+            message = f"runtime_evaluation_definition {name!r} expects no text: it never matches"
+            yield Diagnostic("legacy_key", key, message, index)
+
+
+def _operators(
+    definition: Definition, index: int, compiled: CompiledRollout
+) -> Iterator[Diagnostic]:
+    used = set(operators_used(compiled.rollout.runtime_evaluation_rule))
+    json_logic = definition.engine.name == "json-logic"
+    for name in sorted(used & DEFAULT_ONLY):
+        known = "this rule never matches" if json_logic else "the json-logic engine does not"
+        message = f"only the default engine knows the operator {name!r}: {known}"
+        yield Diagnostic("default_only", definition.key, message, index)
+    if json_logic:
+        for name in sorted(used - KNOWN_OPERATORS - JSON_LOGIC_ONLY):
+            yield Diagnostic("rule", definition.key, f"unknown operator {name!r}", index)
+    for name in sorted(used & JSON_LOGIC_ONLY):
+        message = f"only the json-logic engine knows the operator {name!r}"
+        yield Diagnostic("json_logic_only", definition.key, message, index)
+
+
+def _unreachable(definition: Definition) -> Iterator[Diagnostic]:
+    """Find rollouts whose whole share an earlier one has taken without a condition.
+
+    Without a hash_salt a user has the same bucket in every rollout of a flag, so there an earlier
+    share of 30 % takes everyone whom a later one of 20 % could take.
+    """
+    shared = definition.flag.hash_salt is None
+    taken = 0
+    for index, compiled in enumerate(definition.rollouts):
+        if compiled.threshold == 0:
+            message = "its share is 0 %: nobody reaches it"
+            yield Diagnostic("unreachable", definition.key, message, index)
+        elif taken >= (compiled.threshold if shared else BUCKETS):
+            message = "an earlier rollout without a condition takes all of its users"
+            yield Diagnostic("unreachable", definition.key, message, index)
+        if compiled.test is None and compiled.reason is None:
+            taken = max(taken, compiled.threshold)

@@ -1,0 +1,382 @@
+"""Evaluate flags in this process, from definitions that a poller keeps fresh.
+
+Evaluation reads the current definitions, which are replaced and never edited: it takes no lock,
+does no I/O and never raises. Fetching happens on the home loop, so one provider serves sync code,
+asyncio and trio, outlives event loops, and starts again in forked children.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio.to_thread
+
+from mixpanel import _bridge
+from mixpanel._exchange import Answer
+from mixpanel._json import loads
+from mixpanel._route import Transport
+from mixpanel._wires import Wires
+from mixpanel.exceptions import ConfigurationError
+from mixpanel.flags import overrides
+from mixpanel.flags.definitions import Definitions, parse_definitions
+from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot, evaluate
+from mixpanel.flags.explain import explain
+from mixpanel.flags.poller import Poller
+from mixpanel.flags.reporting import Reporter
+from mixpanel.flags.requests import Asker, FlagsError, decoded
+from mixpanel.flags.snapshot import Lease, Saved, SnapshotFile
+from mixpanel.flags.types import LocalFlagsConfig, SelectedVariant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+
+    from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.flags.explain import Trace
+    from mixpanel.flags.reporting import Tracker
+
+    Listener = Callable[[frozenset[str]], object]
+
+__all__ = ["LocalFeatureFlagsProvider"]
+
+logger = logging.getLogger("mixpanel")
+
+LARGEST_ANSWER = 64 * 1024 * 1024
+STOPPING = 1.0  # seconds that stopping may take
+
+
+class LocalFeatureFlagsProvider:
+    """Decide flags locally; a client makes one when it is given `local_flags_config`.
+
+    :param tracker: called with `(distinct_id, event_name, properties)` for each exposure.
+    :raises ConfigurationError: for a bootstrap that is none, or settings that exclude each other.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        config: LocalFlagsConfig,
+        version: str,
+        tracker: Tracker,
+        credentials: ServiceAccountCredentials | None = None,
+        *,
+        origin: str | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._config = config
+        self._asker = Asker(token, config, version, credentials, origin)
+        self._reporter = Reporter(tracker, config, "local")
+        self._wires = Wires(
+            transport or Transport(),
+            deadline=float(config.request_timeout_in_seconds),
+            answer_bytes=LARGEST_ANSWER,
+        )
+        self._definitions = Definitions()
+        self._ready = False
+        self._fetched_at: float | None = None  # epoch
+        self._etag: str | None = None
+        self._empty_answers = 0
+        self._listeners: tuple[Listener, ...] = ()
+        self._snapshot = SnapshotFile(config.snapshot_path, token) if config.snapshot_path else None
+        self._lease: Lease | None = None
+        if config.share_polling:
+            if self._snapshot is None:
+                raise ConfigurationError("share_polling=True needs a snapshot_path to share")
+            self._lease = Lease(f"{config.snapshot_path}.lease")
+        self._poller = Poller(
+            self._refresh,
+            float(config.polling_interval_in_seconds),
+            has_something=self.are_flags_ready,
+            failed=self._failed,
+            repeat=config.enable_polling,
+        )
+        self._begin()
+
+    def _begin(self) -> None:
+        """Take definitions from the bootstrap, or from the last good snapshot."""
+        bootstrap = self._config.bootstrap
+        if bootstrap is not None:
+            try:
+                if not isinstance(bootstrap, dict):
+                    bootstrap = loads(Path(bootstrap).read_bytes())
+            except (OSError, ValueError) as error:
+                raise ConfigurationError(f"bootstrap: {error}") from error
+            parsed = self._parsed(bootstrap)
+            if parsed.problem is not None:
+                raise ConfigurationError(f"bootstrap: {parsed.problem}")
+            self._replace(parsed, None)
+        saved = self._snapshot.load() if self._snapshot is not None else None
+        if saved is not None and (parsed := self._parsed(saved.payload)).problem is None:
+            self._replace(parsed, saved.fetched_at)
+
+    # ---- evaluation -------------------------------------------------------------------------
+
+    def get_variant(
+        self,
+        flag_key: str,
+        fallback_value: SelectedVariant,
+        context: Mapping[str, Any],
+        report_exposure: bool = True,  # noqa: FBT001, FBT002 - the official position
+    ) -> SelectedVariant:
+        """Return the variant that the context's user gets, or the fallback with its reason.
+
+        `context` holds the assignment value (`distinct_id`, `device_id` or a group key) and
+        `custom_properties` for rules. Never raises, never waits. The exposure is reported once in
+        a while for the same flag, variant and assignment value.
+        """
+        if self._poller.orphaned:
+            self._poller.resume()
+        overridden = overrides.current()
+        if overridden is not None and flag_key in overridden:
+            return overridden[flag_key]
+        if not report_exposure:
+            selected = self._selected(flag_key, context)
+            return selected.or_fallback(fallback_value)
+        began = time.perf_counter()
+        selected = self._selected(flag_key, context)
+        if selected.fallback_reason is not None:
+            return selected.or_fallback(fallback_value)
+        latency = time.perf_counter() - began
+        assignment = context.get(self._definitions.flags[flag_key].context_key)
+        self._reporter.automatic(flag_key, selected, context, assignment, latency)
+        return selected
+
+    def _selected(self, flag_key: str, context: Mapping[str, Any]) -> SelectedVariant:
+        definitions = self._definitions
+        definition = definitions.flags.get(flag_key)
+        if definition is not None:
+            return evaluate(definition, context)
+        return definitions.unusable.get(flag_key, FLAG_NOT_FOUND)
+
+    def get_variant_value(
+        self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
+    ) -> Any:
+        """Return the value of the variant that the context's user gets, or the fallback."""
+        return self.get_variant(flag_key, SelectedVariant(fallback_value), context).variant_value
+
+    def is_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
+        """Tell whether the flag's value is exactly true for the context's user."""
+        return self.get_variant_value(flag_key, None, context) is True
+
+    def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:
+        """Return the variants of all flags that take the context's user; reports no exposure."""
+        chosen = self.snapshot(context).get_all()
+        return chosen | dict(overrides.current() or {})
+
+    def snapshot(self, context: Mapping[str, Any]) -> Snapshot:
+        """Return the answers for one user from the definitions of this moment, for one request.
+
+        Checks on it report no exposures; `track_exposure_event` does, where one is shown.
+        """
+        if self._poller.orphaned:
+            self._poller.resume()
+        return Snapshot(self._definitions, context)
+
+    def explain(self, flag_key: str, context: Mapping[str, Any]) -> Trace:
+        """Say how a flag is decided for a context: rollout by rollout, with buckets and clauses."""
+        return explain(self._definitions, flag_key, context)
+
+    def track_exposure_event(
+        self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
+    ) -> None:
+        """Report that the user was exposed to a variant; not de-duplicated, never raises."""
+        self._reporter.manual(flag_key, variant, context)
+
+    # ---- definitions ------------------------------------------------------------------------
+
+    @property
+    def definitions(self) -> Definitions:
+        """Return the definitions of this moment, with what is wrong in them."""
+        return self._definitions
+
+    def are_flags_ready(self) -> bool:
+        """Tell whether definitions are there: fetched, from the bootstrap or from a snapshot."""
+        return self._ready
+
+    @property
+    def staleness(self) -> float | None:
+        """Return how many seconds ago the definitions were last known to be current, if ever."""
+        return None if self._fetched_at is None else max(0.0, time.time() - self._fetched_at)
+
+    def add_listener(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with the keys of changed flags after each change; return a way to stop.
+
+        It is called on the poller's thread: hand longer work to another.
+        """
+        self._listeners = (*self._listeners, listener)
+
+        def remove() -> None:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+        return remove
+
+    def _parsed(self, payload: Any) -> Definitions:
+        return parse_definitions(
+            payload, rule_engine=self._config.rule_engine, previous=self._definitions
+        )
+
+    def _replace(self, parsed: Definitions, fetched_at: float | None) -> None:
+        before, self._definitions = self._definitions, parsed
+        self._fetched_at, self._ready = fetched_at, True
+        changed = frozenset(
+            key
+            for key in before.flags.keys() | parsed.flags.keys()
+            if before.flags.get(key) is not parsed.flags.get(key)
+        )
+        if changed:
+            for listener in self._listeners:
+                try:
+                    listener(changed)
+                except Exception:
+                    logger.exception("a listener to flag changes failed")
+
+    async def _refresh(self) -> None:
+        """Bring the definitions up to date: from the server, or from who polls for all of us.
+
+        :raises FlagsError: when the last good definitions have to do for longer.
+        """
+        if self._config.offline:
+            return
+        if self._lease is not None and not self._lease.acquire():
+            await self._follow()
+            return
+        reply = await self._wires.send(self._asker.definitions(self._etag))
+        if isinstance(reply, Answer) and reply.status == 304 and self._ready:
+            self._fetched_at = time.time()
+            if self._snapshot is not None:
+                await anyio.to_thread.run_sync(self._snapshot.touch)
+            return
+        payload = decoded(reply)
+        parsed = self._parsed(payload)
+        self._guard(parsed)
+        self._replace(parsed, time.time())
+        self._etag = reply.headers.get("etag") if isinstance(reply, Answer) else None
+        if self._snapshot is not None:
+            saved = Saved(payload, self._etag, time.time())
+            await anyio.to_thread.run_sync(self._save, saved)
+
+    def _guard(self, parsed: Definitions) -> None:
+        """Refuse an answer that would wipe out good definitions by mistake."""
+        if parsed.problem is not None:
+            raise FlagsError(f"HTTP 200: {parsed.problem}; the last good definitions stay")
+        had = len(self._definitions.flags)
+        if parsed.flags or not had:
+            self._empty_answers = 0
+            return
+        self._empty_answers += 1
+        if parsed.received:
+            raise FlagsError(f"none of {parsed.received} flags is usable; the last good ones stay")
+        if self._empty_answers < 2:
+            raise FlagsError(f"no flags where there were {had}: believed when it is said twice")
+
+    async def _follow(self) -> None:
+        """Take what the process that holds the lease has fetched."""
+        assert self._snapshot is not None
+        saved = self._snapshot.load(only_new=True)
+        if saved is not None:
+            parsed = self._parsed(saved.payload)
+            if parsed.problem is None:
+                self._replace(parsed, saved.fetched_at)
+                self._etag = saved.etag
+        elif self._ready and (touched := self._snapshot.touched()) is not None:
+            self._fetched_at = touched
+        if not self._ready:
+            raise FlagsError("waiting for the process that polls for all")
+
+    def _save(self, saved: Saved) -> None:
+        assert self._snapshot is not None
+        try:
+            self._snapshot.save(saved)
+        except OSError as error:
+            logger.warning("the flag snapshot could not be written: %s", error.strerror)
+
+    def _failed(self, error: Exception, failures: int) -> float | None:
+        if failures == 1 and not (self._lease is not None and not self._ready):
+            logger.warning("flag definitions could not be fetched: %s", error)
+        return getattr(error, "retry_after", None)
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def start_polling_for_definitions(self) -> None:
+        """Fetch the definitions, then keep them fresh in the background; idempotent.
+
+        Returns when the first attempt is over, successful or not: see `are_flags_ready`. With
+        `enable_polling=False` it fetches once.
+
+        :raises SyncInAsyncError: on the thread of a running event loop.
+        """
+        _bridge.refuse_in_async("LocalFeatureFlagsProvider.start_polling_for_definitions")
+        self._wait(self._poller.start(), self._patience)
+
+    async def astart_polling_for_definitions(self) -> None:
+        """Fetch the definitions, then keep them fresh in the background; idempotent."""
+        await anyio.to_thread.run_sync(
+            self._wait, self._poller.start(), self._patience, abandon_on_cancel=True
+        )
+
+    @property
+    def _patience(self) -> float:
+        return float(self._config.request_timeout_in_seconds) + 1.0
+
+    @staticmethod
+    def _wait(future: Future[None] | None, timeout: float) -> None:
+        if future is not None:
+            with suppress(TimeoutError, CancelledError):
+                future.result(timeout)
+
+    def wait_until_ready(self, timeout: float | None = None) -> bool:
+        """Wait until definitions are there; tell whether they are.
+
+        :raises SyncInAsyncError: on the thread of a running event loop.
+        """
+        _bridge.refuse_in_async("LocalFeatureFlagsProvider.wait_until_ready")
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._ready and (end is None or time.monotonic() < end):
+            time.sleep(0.01)
+        return self._ready
+
+    async def await_until_ready(self, timeout: float | None = None) -> bool:
+        """Wait until definitions are there; tell whether they are."""
+        with anyio.move_on_after(timeout):
+            while not self._ready:  # noqa: ASYNC110 - another thread's loop sets it
+                await anyio.sleep(0.01)
+        return self._ready
+
+    def stop_polling_for_definitions(self) -> None:
+        """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
+        stopping = self._poller.stop()
+        if not _bridge.in_async():
+            self._wait(stopping, STOPPING)
+        if self._lease is not None:
+            self._lease.release()
+
+    async def astop_polling_for_definitions(self) -> None:
+        """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
+        stopping = self._poller.stop()
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self._wait, stopping, STOPPING)
+        if self._lease is not None:
+            self._lease.release()
+
+    def shutdown(self) -> None:
+        """Stop for good; callable from any thread, with or without a running loop."""
+        self.stop_polling_for_definitions()
+        _bridge.soon(self._wires.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.astop_polling_for_definitions()
+        _bridge.soon(self._wires.aclose)

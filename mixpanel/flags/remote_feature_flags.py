@@ -1,0 +1,227 @@
+"""Ask Mixpanel which variant a user gets: one request each, or a short cache in between."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from mixpanel import _bridge, _loop
+from mixpanel._json import dumps
+from mixpanel._route import Transport
+from mixpanel._wires import Wires
+from mixpanel.flags import overrides
+from mixpanel.flags.reporting import Reporter
+from mixpanel.flags.requests import Asker, FlagsError, decoded
+from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
+
+if TYPE_CHECKING:
+    from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.flags.reporting import Tracker
+
+__all__ = ["RemoteFeatureFlagsProvider"]
+
+LARGEST_ANSWER = 4 * 1024 * 1024
+
+Question = tuple[Any, str | None, bytes]
+Answered = tuple[dict[str, SelectedVariant], datetime, datetime, float]
+
+
+class RemoteFeatureFlagsProvider:
+    """Decide flags remotely; a client makes one when it is given `remote_flags_config`.
+
+    Every method exists for async code, with an `a` before its name, and for sync code. None of them
+    raises on what the server does: they return the fallback with reason `BACKEND_ERROR`.
+
+    With `cache_time_to_live` seconds in the configuration, answers are kept that long for the same
+    context, and callers who ask at the same time share one request.
+    """
+
+    def __init__(
+        self,
+        token: str,
+        config: RemoteFlagsConfig,
+        version: str,
+        tracker: Tracker,
+        credentials: ServiceAccountCredentials | None = None,
+        *,
+        origin: str | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._config = config
+        self._asker = Asker(token, config, version, credentials, origin)
+        self._reporter = Reporter(tracker, config, "remote")
+        self._wires = Wires(
+            transport or Transport(),
+            deadline=float(config.request_timeout_in_seconds),
+            answer_bytes=LARGEST_ANSWER,
+        )
+        self._cache: OrderedDict[Question, tuple[float, Answered]] = OrderedDict()
+        self._asking: dict[Question, anyio.Event] = {}
+
+    # ---- async ------------------------------------------------------------------------------
+
+    async def aget_variant(
+        self,
+        flag_key: str,
+        fallback_value: SelectedVariant,
+        context: Mapping[str, Any],
+        reportExposure: bool = True,  # noqa: FBT001, FBT002, N803 - the official name
+    ) -> SelectedVariant:
+        """Return the variant that the context's user gets, or the fallback with its reason.
+
+        `context` needs a `distinct_id`. A flag that does not exist and one that the user takes no
+        part in look the same from here: `FLAG_NOT_FOUND`.
+        """
+        overridden = overrides.current()
+        if overridden is not None and flag_key in overridden:
+            return overridden[flag_key]
+        try:
+            variants, started, completed, latency = await self._answered(context, flag_key)
+        except FlagsError as error:
+            return _fallback(fallback_value, FallbackReason.backend_error(str(error)))
+        selected = variants.get(flag_key)
+        if selected is None:
+            return _fallback(fallback_value, FallbackReason.flag_not_found())
+        if reportExposure:
+            who = context.get("distinct_id")
+            self._reporter.automatic(flag_key, selected, context, who, latency, started, completed)
+        return selected
+
+    async def aget_variant_value(
+        self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
+    ) -> Any:
+        """Return the value of the variant that the context's user gets, or the fallback."""
+        variant = await self.aget_variant(flag_key, SelectedVariant(fallback_value), context)
+        return variant.variant_value
+
+    async def ais_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
+        """Tell whether the flag's value is exactly true for the context's user."""
+        return await self.aget_variant_value(flag_key, None, context) is True
+
+    async def aget_all_variants(
+        self, context: Mapping[str, Any]
+    ) -> dict[str, SelectedVariant] | None:
+        """Return the variants of all flags the user takes part in; None when nobody could say."""
+        try:
+            variants, *_ = await self._answered(context, None)
+        except FlagsError:
+            return None
+        return variants | dict(overrides.current() or {})
+
+    async def atrack_exposure_event(
+        self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
+    ) -> None:
+        """Report that the user was exposed to a variant; enqueued, never raises."""
+        self._reporter.manual(flag_key, variant, context)
+
+    # ---- sync -------------------------------------------------------------------------------
+
+    @property
+    def _core(self) -> RemoteFeatureFlagsProvider:
+        return self
+
+    get_variant = _bridge.synced(aget_variant)
+    get_variant_value = _bridge.synced(aget_variant_value)
+    is_enabled = _bridge.synced(ais_enabled)
+    get_all_variants = _bridge.synced(aget_all_variants)
+
+    def track_exposure_event(
+        self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
+    ) -> None:
+        """Report that the user was exposed to a variant; enqueued, never raises."""
+        self._reporter.manual(flag_key, variant, context)
+
+    # ---- asking -----------------------------------------------------------------------------
+
+    async def _answered(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
+        keep = self._config.cache_time_to_live
+        if keep <= 0:
+            return await self._ask(context, flag_key)
+        here = _loop.running()
+        who = (here and here.key, flag_key, dumps(dict(context))[0])
+        while True:
+            kept = self._cache.get(who)
+            if kept is not None and time.monotonic() - kept[0] < keep:
+                return kept[1]
+            asking = self._asking.get(who)
+            if asking is None:
+                break
+            await asking.wait()
+        done = self._asking[who] = anyio.Event()
+        try:
+            answered = await self._ask(context, flag_key)
+            self._cache[who] = time.monotonic(), answered
+            while len(self._cache) > self._config.cached_contexts:
+                self._cache.popitem(last=False)
+            return answered
+        finally:
+            if self._asking.get(who) is done:
+                del self._asking[who]
+            done.set()
+
+    async def _ask(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
+        try:
+            request = self._asker.evaluation(context, flag_key)
+        except Exception as error:
+            raise FlagsError(f"the context cannot be sent: {type(error).__name__}") from None
+        started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
+        reply = await self._wires.send(request)
+        latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
+        data = decoded(reply)
+        flags = data.get("flags") if isinstance(data, dict) else None
+        if not isinstance(flags, dict):
+            raise FlagsError('HTTP 200: the answer has no "flags"')
+        variants = {key: made for key, raw in flags.items() if (made := _variant(raw)) is not None}
+        return variants, started, completed, latency
+
+    # ---- life -------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Close the connections; callable from any thread."""
+        _bridge.soon(self._wires.aclose)
+
+    async def ashutdown(self) -> None:
+        """Close the connections."""
+        await self._wires.aclose()
+        _bridge.soon(self._wires.aclose)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.ashutdown()
+
+
+def _variant(raw: Any) -> SelectedVariant | None:
+    """Read one flag of the answer; None for one that makes no sense, which harms no other."""
+    if not isinstance(raw, Mapping) or not isinstance(raw.get("variant_key"), str):
+        return None
+
+    def one(name: str, kind: type) -> Any:
+        value = raw.get(name)
+        return value if isinstance(value, kind) else None
+
+    return SelectedVariant(
+        raw.get("variant_value"),
+        raw["variant_key"],
+        one("experiment_id", str),
+        one("is_experiment_active", bool),
+        one("is_qa_tester", bool),
+        VariantSource.REMOTE,
+    )
+
+
+def _fallback(fallback: SelectedVariant, reason: FallbackReason) -> SelectedVariant:
+    failed = SelectedVariant(None, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
+    return failed.or_fallback(fallback)
