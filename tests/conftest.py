@@ -16,6 +16,8 @@ BACKENDS = [
 ]
 
 
+# Only tests with one of these open anything worth collecting, and collecting takes its time.
+SOCKETS = {"emu", "anyio_backend"}
 # trio and asgiref keep idle worker threads of their own.
 POOLS = ("Trio thread", "ThreadPoolExecutor")
 
@@ -41,13 +43,14 @@ def _no_base_url(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_behind():
+def _nothing_left_behind(request):
     """Leave no thread behind, and collect what a test forgot while it can still be blamed."""
     before = set(threading.enumerate())
     yield
     with contextlib.suppress(RuntimeError):
         _bridge.leave_home()
-    gc.collect()
+    if SOCKETS & set(request.fixturenames):
+        gc.collect()
     left = {t for t in threading.enumerate() if t not in before and not t.name.startswith(POOLS)}
     for thread in left:
         thread.join(timeout=6)

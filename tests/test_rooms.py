@@ -12,10 +12,14 @@ import mixpanel
 HOUSE = Path(mixpanel.__file__).parent
 FLOORS = {
     0: "exceptions credentials settings messages _verbs _json _exchange _buffer _ledger _context "
-    "_validation _version _route flags.types flags.rules flags.evaluate flags.exposure",
-    1: "_wire _loop _exit _bridge data.store",
-    2: "_wires _sender _custom consumers bulk lookup",
-    3: "__init__ client testing cli emulator",
+    "_validation _version _route flags.types flags.rules flags.evaluate flags.exposure "
+    "flags.compiled flags.definitions flags.diagnostics flags.explain flags.lint flags.declare "
+    "flags.overrides flags.requests flags._hashing flags._values flags._operators "
+    "flags._comparisons flags._compiler",
+    1: "_wire _loop _exit _bridge data.store flags.snapshot",
+    2: "_wires _sender _custom consumers bulk lookup flags.poller flags.reporting "
+    "flags.local_feature_flags flags.remote_feature_flags flags.hybrid",
+    3: "__init__ client testing cli emulator flags.openfeature",
 }
 OWNERS = {
     "httpx": {"_wire", "testing"},

@@ -81,6 +81,7 @@ class LocalFeatureFlagsProvider:
         self._fetched_at: float | None = None  # epoch
         self._etag: str | None = None
         self._empty_answers = 0
+        self._last_error: Exception | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._snapshot = SnapshotFile(config.snapshot_path, token) if config.snapshot_path else None
         self._lease: Lease | None = None
@@ -222,7 +223,7 @@ class LocalFeatureFlagsProvider:
 
     def _replace(self, parsed: Definitions, fetched_at: float | None) -> None:
         before, self._definitions = self._definitions, parsed
-        self._fetched_at, self._ready = fetched_at, True
+        self._fetched_at, self._ready, self._last_error = fetched_at, True, None
         changed = frozenset(
             key
             for key in before.flags.keys() | parsed.flags.keys()
@@ -295,7 +296,13 @@ class LocalFeatureFlagsProvider:
         except OSError as error:
             logger.warning("the flag snapshot could not be written: %s", error.strerror)
 
+    @property
+    def last_error(self) -> Exception | None:
+        """Return why the latest attempt to fetch failed; None when it did not."""
+        return self._last_error
+
     def _failed(self, error: Exception, failures: int) -> float | None:
+        self._last_error = error
         if failures == 1 and not (self._lease is not None and not self._ready):
             logger.warning("flag definitions could not be fetched: %s", error)
         return getattr(error, "retry_after", None)

@@ -1,0 +1,777 @@
+"""Evaluation follows the official algorithm to the bucket, and never raises."""
+
+import sys
+import threading
+from types import MappingProxyType
+
+import pytest
+
+from mixpanel.flags import Snapshot, evaluate, explain, parse_definitions
+from mixpanel.flags._hashing import Recent, Salt, bucket, fnv1a, state_of
+from mixpanel.flags.compiled import threshold_of, winner_of_each_bucket
+from mixpanel.flags.evaluate import evaluate_flag
+from mixpanel.flags.types import Variant
+
+VECTORS = [
+    ("abc", "variant", 0xB176B6B6CE8BAB0C, 72),
+    ("def", "variant", 0x988928E32FD4850D, 21),
+    ("user123", "test_flagrollout", 0x77064B4EDF7F543A, 10),
+    ("user123", "test_flagvariant", 0x63A53F4BDD36DB7E, 62),
+    ("1234", "sample-flagsalt0", 0x03DDE319A5BE7930, 40),
+    ("é", "flagvariant", 0xA6F8E782A1F8C6BC, 80),
+    ("", "", 0xCBF29CE484222325, 37),
+    ("a", "", 0xAF63DC4C8601EC8C, 96),
+    ("foobar", "", 0x85944171F73967E8, 68),
+]
+AB = [
+    {"key": "a", "value": "A", "is_control": True, "split": 0.5},
+    {"key": "b", "value": "B", "is_control": False, "split": 0.5},
+]
+EVERYONE = {"rollout_percentage": 1.0}
+PRO = {"==": [{"var": "plan"}, "pro"]}
+
+
+def flag(*rollouts, key="f", variants=AB, test=None, **more):
+    """Return a flag's definition."""
+    ruleset = {"variants": variants, "rollout": list(rollouts)}
+    if test is not None:
+        ruleset["test"] = {"users": test}
+    return {"key": key, "context": "distinct_id", "ruleset": ruleset, **more}
+
+
+def everyone(variant, **more):
+    """Return a rollout that gives everyone one variant."""
+    return {**EVERYONE, "variant_override": {"key": variant}, **more}
+
+
+def compiled(definition, **options):
+    """Return the definition that one flag compiles to."""
+    return parse_definitions({"flags": [definition]}, **options).flags[definition["key"]]
+
+
+def selected(definition, context, **options):
+    """Return the variant key that a context gets, or the kind of fallback."""
+    answer = evaluate(compiled(definition, **options), context)
+    return answer.variant_key or answer.fallback_reason.kind
+
+
+def user(distinct_id="u1", **properties):
+    """Return a context."""
+    return {"distinct_id": distinct_id, "custom_properties": properties}
+
+
+def user_in(wanted, salt):
+    """Return a user whose bucket under a salt is the wanted one."""
+    return next(name for i in range(10_000) if bucket(name := f"u{i}", salt) == wanted)
+
+
+@pytest.mark.parametrize(("value", "salt", "hashed", "expected"), VECTORS)
+def test_hash_vectors(value, salt, hashed, expected):
+    """The bucket of a value under a salt is the same in every SDK."""
+    assert hashed == fnv1a(salt.encode(), state_of(value))
+    assert hashed == Salt(salt).after(state_of(value))
+    assert hashed == (Salt(salt[:3]) + Salt(salt[3:])).after(state_of(value))
+    assert expected == bucket(value, salt)
+
+
+def test_a_salt_hashes_like_its_bytes_from_any_state():
+    """The short cut of one multiplication is exact, whatever the state and its low byte."""
+    text = "checkout-é-variant"
+    whole, joined = Salt(text), Salt("checkout-é") + Salt("-variant")
+
+    for state in [*range(256), *(fnv1a(bytes([i, 255 - i])) for i in range(256)), 2**64 - 1]:
+        assert fnv1a(text.encode(), state) == whole.after(state) == joined.after(state)
+
+
+@pytest.mark.parametrize(
+    ("percentage", "threshold"),
+    [
+        (0.0, 0),
+        (0.005, 1),
+        (0.01, 1),
+        (0.29, 29),
+        (0.291, 30),
+        (0.57, 57),
+        (1.0, 100),
+        (2, 100),
+        (-1, 0),
+        (float("nan"), 0),
+        (float("inf"), 100),
+    ],
+)
+def test_threshold_counts_the_buckets_below_the_percentage(percentage, threshold):
+    """A share that is no whole percent is rounded up."""
+    assert threshold == threshold_of(percentage)
+
+
+def test_threshold_of_every_whole_percent_is_exact():
+    """Whole percents are what they say, although 0.29 is no exact double."""
+    assert [threshold_of(n / 100) for n in range(101)] == list(range(101))
+
+
+def test_splits_are_added_up_as_doubles():
+    """0.01 + 0.05 is a little more than 0.06, so bucket 6 is still the second variant's."""
+    splits = {"a": 0.01, "b": 0.05, "c": 0.94}
+    variants = [Variant(key=key, split=split) for key, split in splits.items()]
+
+    winners = winner_of_each_bucket(variants, {})
+
+    assert winners[:8] == [0, 1, 1, 1, 1, 1, 1, 2]
+
+
+def test_as_many_splits_deviate_as_are_known_to():
+    """Two shares end one bucket off in 706 of 4851 pairs of percents: part of the contract."""
+    off = 0
+    for a in range(1, 99):
+        for b in range(1, 100 - a):
+            variants = [Variant(key="a", split=a / 100), Variant(key="b", split=b / 100)]
+            third = Variant(key="c", split=1.0)
+            winners = winner_of_each_bucket([*variants, third], {})
+            off += winners.count(2) != 100 - a - b
+
+    assert off == 706
+
+
+def test_the_last_variant_takes_what_splits_leave_over():
+    """Splits that sum to less than one leave nobody without a variant."""
+    variants = [Variant(key="a", split=0.1), Variant(key="b", split=0.1)]
+
+    assert winner_of_each_bucket(variants, {}).count(1) == 90
+    assert winner_of_each_bucket(variants, {"a": 0.0, "b": 0.0}) == [1] * 100
+
+
+def test_splits_of_a_rollout_replace_those_of_the_variants():
+    """`variant_splits` counts, key by key, and its keys are case-sensitive."""
+    assert selected(flag({**EVERYONE, "variant_splits": {"a": 0.0, "b": 1.0}}), user()) == "b"
+    assert selected(flag({**EVERYONE, "variant_splits": {"a": 1.0}}), user()) == "a"
+    name = user_in(10, "fvariant")
+    assert selected(flag({**EVERYONE, "variant_splits": {"A": 0.0}}), user(name)) == "a"
+
+
+def test_variants_are_sorted_by_key():
+    """The order on the wire does not matter: capitals come first, as code points do."""
+    variants = [{"key": key, "value": key, "split": 0.5} for key in ("b", "Z")]
+
+    assert selected(flag(EVERYONE, variants=variants), user(user_in(10, "fvariant"))) == "Z"
+    assert selected(flag(EVERYONE, variants=variants), user(user_in(90, "fvariant"))) == "b"
+
+
+@pytest.mark.parametrize("drawn", [0, 49, 50, 99])
+def test_users_are_split_by_the_variant_salt(drawn):
+    """The variant's bucket is drawn with key + hash_salt + "variant"."""
+    expected = "a" if drawn < 50 else "b"
+
+    assert expected == selected(flag(EVERYONE), user(user_in(drawn, "fvariant")))
+    salted = flag(EVERYONE, hash_salt="s")
+    assert expected == selected(salted, user(user_in(drawn, "fsvariant")))
+
+
+@pytest.mark.parametrize(
+    ("hash_salt", "salts"),
+    [(None, ("frollout", "frollout")), ("s", ("fs0", "fs1")), ("", ("f0", "f1"))],
+)
+def test_rollouts_draw_users_by_their_salts(hash_salt, salts):
+    """Without a hash_salt all rollouts share a bucket; an empty hash_salt is one."""
+    for index, salt in enumerate(salts):
+        closed = [everyone("a", rollout_percentage=0.0)] * index
+        definition = flag(*closed, everyone("b", rollout_percentage=0.3), hash_salt=hash_salt)
+
+        assert selected(definition, user(user_in(29, salt))) == "b"
+        assert selected(definition, user(user_in(30, salt))) == "NO_ROLLOUT_MATCH"
+
+
+def test_more_than_ten_rollouts_have_salts_of_two_digits():
+    """The index of a rollout is written out."""
+    definition = flag(
+        *[everyone("a", rollout_percentage=0.0)] * 11,
+        everyone("b", rollout_percentage=0.01),
+        hash_salt="s",
+    )
+
+    assert selected(definition, user(user_in(0, "fs11"))) == "b"
+
+
+def test_the_first_rollout_that_takes_a_user_decides():
+    """Rollouts are asked in their order."""
+    pro, rest = everyone("a", runtime_evaluation_rule=PRO), everyone("b")
+
+    assert selected(flag(pro, rest), user(plan="Pro")) == "a"
+    assert selected(flag(pro, rest), user(plan="free")) == "b"
+    assert selected(flag(rest, pro), user(plan="Pro")) == "b"
+
+
+def test_no_rollout_is_a_reason():
+    """A user whom no rollout takes gets the fallback, and its reason has no message."""
+    answer = evaluate(compiled(flag({"rollout_percentage": 0.0})), user())
+
+    assert (answer.variant_value, answer.variant_source) == (None, "fallback")
+    assert (answer.fallback_reason.kind, answer.fallback_reason.message) == (
+        "NO_ROLLOUT_MATCH",
+        None,
+    )
+    assert selected(flag(), user()) == "NO_ROLLOUT_MATCH"
+
+
+@pytest.mark.parametrize("value", [None, "", 0, 0.0, False, [], {}])
+def test_a_falsy_assignment_is_a_missing_one(value):
+    """The official SDK takes 0 and False for missing, before it looks at test users."""
+    answer = evaluate(compiled(flag(EVERYONE, test={"": "a"})), {"distinct_id": value})
+
+    assert (answer.fallback_reason.kind, answer.fallback_reason.message) == (
+        "MISSING_CONTEXT_KEY",
+        "distinct_id",
+    )
+
+
+def test_a_flag_is_assigned_by_its_context_key():
+    """A group flag gives a company's users the same variant."""
+    definition = flag(EVERYONE, context="company_id")
+    company = user_in(90, "fvariant")
+
+    assert selected(definition, {"distinct_id": "u1", "company_id": company}) == "b"
+    assert selected(definition, {"distinct_id": "u1"}) == "MISSING_CONTEXT_KEY"
+
+
+@pytest.mark.parametrize("value", [17, 1.0, True, ["u1"], (1, 2)])
+def test_an_assignment_that_is_no_text_is_hashed_as_python_writes_it(value):
+    """True is "True" and 1.0 is "1.0", as in the official SDK."""
+    expected = "a" if bucket(str(value), "fvariant") < 50 else "b"
+
+    assert expected == selected(flag(EVERYONE), {"distinct_id": value})
+
+
+def test_test_users_get_their_variant_first():
+    """A tester gets the named variant, in any case, whatever the rollouts say."""
+    definition = compiled(flag({"rollout_percentage": 0.0}, test={"u1": "B", "u2": "nope"}))
+
+    answer = evaluate(definition, user("u1"))
+
+    assert (answer.variant_key, answer.variant_value, answer.is_qa_tester) == ("b", "B", True)
+    assert evaluate(definition, user("U1")).variant_key is None
+    assert evaluate(definition, user("u2")).fallback_reason.kind == "NO_ROLLOUT_MATCH"
+
+
+def test_test_users_are_known_by_distinct_id():
+    """Testers of a group flag are people, and the group must be there all the same."""
+    definition = flag(EVERYONE, context="company_id", test={"u1": "b"})
+    company = user_in(0, "fvariant")
+
+    assert selected(definition, {"distinct_id": "u1", "company_id": company}) == "b"
+    assert selected(definition, {"distinct_id": "u2", "company_id": company}) == "a"
+    assert selected(definition, {"distinct_id": "u1"}) == "MISSING_CONTEXT_KEY"
+
+
+def test_an_override_gives_everyone_its_variant():
+    """An override is matched in any case, and does not make testers of users."""
+    answer = evaluate(compiled(flag(everyone("B"))), user())
+
+    assert (answer.variant_key, answer.is_qa_tester) == ("b", None)
+
+
+def test_an_unknown_override_is_passed_over():
+    """A mistyped override falls back to the rollout's own splits."""
+    assert selected(flag(everyone("nope")), user(user_in(10, "fvariant"))) == "a"
+    assert selected(flag(everyone("")), user(user_in(90, "fvariant"))) == "b"
+
+
+def test_a_choice_carries_the_experiment():
+    """Exposures need the experiment of the flag."""
+    answer = evaluate(
+        compiled(flag(everyone("a"), experiment_id="e1", is_experiment_active=True)), user()
+    )
+
+    assert (answer.experiment_id, answer.is_experiment_active) == ("e1", True)
+    assert (answer.variant_source, answer.fallback_reason) == ("local", None)
+
+
+@pytest.mark.parametrize("engine", ["default", "json-logic"])
+@pytest.mark.parametrize("properties", [None, {}, [], "pro", [("plan", "free")], 5, ...])
+def test_rules_need_properties(engine, properties):
+    """Without properties no rule is met, not even one that asks for a difference."""
+    definition = flag(everyone("a", runtime_evaluation_rule={"!=": [{"var": "plan"}, "pro"]}))
+    context = {"distinct_id": "u1"}
+    if properties is not ...:
+        context["custom_properties"] = properties
+
+    assert selected(definition, context, rule_engine=engine) == "NO_ROLLOUT_MATCH"
+
+
+@pytest.mark.parametrize("rule", [None, {}, [], False, ""])
+def test_an_empty_rule_is_none(rule):
+    """A rollout whose rule is empty takes its share."""
+    definition = flag(everyone("a", runtime_evaluation_rule=rule, runtime_evaluation_definition={}))
+
+    assert selected(definition, {"distinct_id": "u1"}) == "a"
+
+
+def test_a_rule_goes_before_the_legacy_definition():
+    """The deprecated form counts only without the other."""
+    legacy = {"plan": "free"}
+
+    assert (
+        selected(flag(everyone("a", runtime_evaluation_definition=legacy)), user(plan="FREE"))
+        == "a"
+    )
+    both = everyone("a", runtime_evaluation_rule=PRO, runtime_evaluation_definition=legacy)
+    assert selected(flag(both), user(plan="pro")) == "a"
+    assert selected(flag(both), user(plan="free")) == "NO_ROLLOUT_MATCH"
+
+
+@pytest.mark.parametrize("engine", ["default", "json-logic"])
+@pytest.mark.parametrize(
+    ("undecidable", "kind"),
+    [
+        ({"cohort_hash": "abc"}, "COHORT_ROLLOUT"),
+        ({"runtime_event_rule": {"==": [1, 1]}}, "RUNTIME_EVENT_ROLLOUT"),
+    ],
+)
+def test_what_only_servers_can_decide_fails_closed(engine, undecidable, kind):
+    """A cohort or event rollout serves nobody here, and says so if no other takes the user."""
+    rollout = everyone("a", **undecidable)
+
+    assert selected(flag(rollout), user(), rule_engine=engine) == kind
+    assert selected(flag(rollout, everyone("b")), user(), rule_engine=engine) == "b"
+    definition = compiled(flag(rollout), rule_engine=engine)
+    assert definition.is_partial
+    assert not compiled(flag(everyone("b"))).is_partial
+
+
+def test_who_is_not_in_question_has_no_such_reason():
+    """A user outside the share, or whose rule is not met, is decided: no match."""
+    closed = everyone("a", cohort_hash="abc", rollout_percentage=0.0)
+    pro = everyone("a", cohort_hash="abc", runtime_evaluation_rule=PRO)
+
+    assert selected(flag(closed), user()) == "NO_ROLLOUT_MATCH"
+    assert selected(flag(pro), user(plan="free")) == "NO_ROLLOUT_MATCH"
+    assert selected(flag(pro), user(plan="pro")) == "COHORT_ROLLOUT"
+
+
+def test_testers_of_an_undecidable_flag_are_decided():
+    """A test user needs no rollout."""
+    assert selected(flag(everyone("a", cohort_hash="abc"), test={"u1": "b"}), user("u1")) == "b"
+
+
+def test_a_bad_rule_harms_only_its_rollout():
+    """A rule that cannot be compiled takes nobody, and is the reason if no other rollout does."""
+    bad = everyone("a", runtime_evaluation_rule={"nope": [1]})
+
+    answer = evaluate(compiled(flag(bad)), user(plan="pro"))
+
+    assert answer.fallback_reason.kind == "RULE_ERROR"
+    assert answer.fallback_reason.message == "rollout 0: unknown operator 'nope'"
+    assert selected(flag(bad, everyone("b")), user()) == "b"
+
+
+def test_a_failing_rule_is_a_reason_without_values():
+    """What a rule raised is named; what it read is not."""
+    failing = everyone("a", runtime_evaluation_rule={"<": [{"var": "secret"}, 5]})
+
+    answer = evaluate(compiled(flag(failing), rule_engine="json-logic"), user(secret="hunter2"))
+
+    assert answer.fallback_reason.kind == "RULE_ERROR"
+    assert answer.fallback_reason.message == "rollout 0: the rule raised ValueError"
+    decided = flag(failing, everyone("b"))
+    assert selected(decided, user(secret="hunter2"), rule_engine="json-logic") == "b"
+
+
+class Hostile:
+    """Raise on everything that evaluation could ask of a value."""
+
+    def __bool__(self):
+        raise RuntimeError("no")
+
+    __eq__ = __str__ = __hash__ = __len__ = __repr__ = __bool__
+
+
+class HostileMapping(dict):
+    """Raise when read."""
+
+    def get(self, *_):
+        raise RuntimeError("no")
+
+    __getitem__ = __iter__ = items = keys = get
+
+
+def cyclic():
+    """Return a dict that holds itself."""
+    properties = {"plan": "pro"}
+    properties["self"] = properties
+    return properties
+
+
+@pytest.mark.parametrize("engine", ["default", "json-logic"])
+@pytest.mark.parametrize(
+    "context",
+    [
+        None,
+        5,
+        "u1",
+        [],
+        Hostile(),
+        HostileMapping(distinct_id="u1"),
+        {"distinct_id": Hostile()},
+        {"distinct_id": "\ud800"},
+        {"distinct_id": ["u1"]},
+        {"distinct_id": {"a": 1}},
+        user(plan=Hostile()),
+        user(plan=["pro", Hostile()]),
+        {"distinct_id": "u1", "custom_properties": Hostile()},
+        {"distinct_id": "u1", "custom_properties": HostileMapping(plan="pro")},
+        {"distinct_id": "u1", "custom_properties": {None: 1, 5: 2, (1, 2): 3}},
+        {"distinct_id": "u1", "custom_properties": cyclic()},
+    ],
+    ids=lambda value: None if isinstance(value, str) else type(value).__name__,
+)
+def test_no_context_makes_evaluation_raise(engine, context):
+    """Whatever a caller passes, the answer is a variant or a fallback with a reason."""
+    rule = {"or": [PRO, {"in": ["a", {"var": ""}]}, {"==": [{"var": "self"}, 1]}]}
+    definitions = parse_definitions(
+        {"flags": [flag(everyone("a", runtime_evaluation_rule=rule), test={"u0": "a"})]},
+        rule_engine=engine,
+    )
+
+    answer = evaluate_flag(definitions, "f", context)
+
+    assert answer.variant_key == "a" or answer.fallback_reason is not None
+    assert str(explain(definitions, "f", context))
+    assert Snapshot(definitions, context).get_variant("f").variant_key == answer.variant_key
+
+
+def test_contexts_that_cannot_be_read_are_a_reason():
+    """A context that is none, a lone surrogate, an unhashable tester: named, not raised."""
+    definition = compiled(flag(EVERYONE, test={"u0": "a"}))
+
+    for context in (None, {"distinct_id": "\ud800"}, {"distinct_id": ["u1"]}):
+        assert evaluate(definition, context).fallback_reason.kind == "INVALID_CONTEXT"
+
+
+def test_any_mapping_is_a_context():
+    """A context need not be a dict."""
+    assert selected(flag(everyone("a")), MappingProxyType({"distinct_id": "u1"})) == "a"
+
+
+def test_an_unknown_flag_is_a_reason():
+    """A flag without a definition is not an error."""
+    answer = evaluate_flag(parse_definitions({"flags": []}), "f", user())
+
+    assert (answer.variant_value, answer.fallback_reason.kind) == (None, "FLAG_NOT_FOUND")
+
+
+def test_a_bad_flag_harms_no_other():
+    """What cannot be parsed is a diagnostic and a reason; its neighbours are served."""
+    bad = flag(key="bad") | {"ruleset": {"variants": "?"}}
+
+    definitions = parse_definitions({"flags": [bad, None, flag(everyone("a"), key="good")]})
+
+    assert evaluate_flag(definitions, "good", user()).variant_key == "a"
+    assert evaluate_flag(definitions, "bad", user()).fallback_reason.kind == "PARSE_ERROR"
+    assert (definitions.received, list(definitions.flags)) == (3, ["good"])
+    assert [d.flag_key for d in definitions.diagnostics] == ["bad", None]
+
+
+def test_a_flag_without_variants_has_nothing_to_serve():
+    """An empty list of variants is a malformed flag."""
+    definitions = parse_definitions({"flags": [flag(EVERYONE, variants=[])]})
+
+    reason = evaluate_flag(definitions, "f", user()).fallback_reason
+
+    assert (reason.kind, reason.message) == ("PARSE_ERROR", "no variants: nothing to serve")
+
+
+def test_diagnostics_do_not_repeat_what_is_in_a_flag():
+    """A definition may hold e-mail addresses of test users."""
+    bad = flag(EVERYONE, test={"secret@example.com": ["a"]})
+
+    (found,) = parse_definitions({"flags": [bad]}).diagnostics
+
+    assert found.kind == "malformed"
+    assert "valid string" in found.message
+
+
+@pytest.mark.parametrize("payload", [None, 5, "<html>", [], {}, {"flags": {}}, {"flags": None}])
+def test_an_answer_that_holds_no_definitions_says_so(payload):
+    """A caller can tell an error page from an empty project."""
+    definitions = parse_definitions(payload)
+
+    assert definitions.problem == 'not an object with a list of "flags"'
+    assert (definitions.received, definitions.flags) == (0, {})
+    assert parse_definitions({"flags": []}).problem is None
+
+
+def test_the_last_of_two_definitions_wins():
+    """A flag that is defined twice is the latter, and is named."""
+    definitions = parse_definitions({"flags": [flag(everyone("a")), flag(everyone("b"))]})
+
+    assert evaluate_flag(definitions, "f", user()).variant_key == "b"
+    assert [d.kind for d in definitions.diagnostics] == ["duplicate_key"]
+
+
+def test_unchanged_flags_are_taken_over():
+    """A poll that changes one flag compiles one flag; true is not 1."""
+    first = parse_definitions({"flags": [flag(everyone("a")), flag(everyone("a"), key="g")]})
+    changed = [{**each, "value": 1} for each in AB]
+
+    second = parse_definitions(
+        {"flags": [flag(everyone("a")), flag(everyone("a"), key="g", variants=changed)]},
+        previous=first,
+    )
+    truth = [{**each, "value": True} for each in AB]
+    third = parse_definitions(
+        {"flags": [flag(everyone("a"), key="g", variants=truth)]}, previous=second
+    )
+
+    assert second.flags["f"] is first.flags["f"]
+    assert second.flags["g"].revision != first.flags["g"].revision
+    assert evaluate_flag(third, "g", user()).variant_value is True
+
+
+def test_a_flag_that_turns_bad_stays_as_it_was():
+    """A malformed flag does not replace a good one, and is named."""
+    first = parse_definitions({"flags": [flag(everyone("a"))]})
+
+    second = parse_definitions({"flags": [flag(everyone("a"), context=None)]}, previous=first)
+    third = parse_definitions({"flags": []}, previous=second)
+
+    assert evaluate_flag(second, "f", user()).variant_key == "a"
+    assert [d.kind for d in second.diagnostics] == ["malformed"]
+    assert evaluate_flag(third, "f", user()).fallback_reason.kind == "FLAG_NOT_FOUND"
+
+
+def test_another_engine_takes_nothing_over():
+    """Rules are compiled again when the engine changes."""
+    first = parse_definitions({"flags": [flag(everyone("a"))]})
+
+    second = parse_definitions(
+        {"flags": [flag(everyone("a"))]}, previous=first, rule_engine="json-logic"
+    )
+
+    assert second.flags["f"].engine.name == "json-logic"
+
+
+def test_callers_own_the_values_that_they_get():
+    """Changing a served value changes no other answer."""
+    variants = [{"key": "a", "value": {"colors": ["red"]}, "split": 1.0}]
+    definition = compiled(flag(EVERYONE, variants=variants, test={"qa": "a"}))
+
+    for context in (user(), user("qa")):
+        evaluate(definition, context).variant_value["colors"].append("blue")
+
+        assert evaluate(definition, context).variant_value == {"colors": ["red"]}
+
+
+def test_plain_answers_are_shared():
+    """The same answer is the same object: nothing is built on the hot path."""
+    definition = compiled(flag(everyone("a")))
+
+    assert evaluate(definition, user()) is evaluate(definition, user("u2"))
+
+
+def test_users_are_remembered_only_so_many():
+    """Memory is bounded, and answers do not depend on it."""
+    definition = compiled(flag(EVERYONE), remembered_users=10)
+
+    before = [evaluate(definition, user(f"u{i}")).variant_key for i in range(100)]
+    after = [evaluate(definition, user(f"u{i}")).variant_key for i in range(100)]
+
+    assert before == after
+    assert len(definition.steps) <= 10
+
+
+def test_recent_answers_are_computed_once():
+    """What is remembered is not asked for again, until there are too many."""
+    asked = []
+    recent = Recent(2, lambda key: asked.append(key) or key)
+
+    assert [recent[key] for key in (1, 1, 2, 1, 3, 1)] == [1, 1, 2, 1, 3, 1]
+    assert asked == [1, 2, 3, 1]
+
+
+def test_threads_agree_on_every_answer():
+    """Evaluation takes no lock: eight threads with a memory far too small get the same variants."""
+    definition = compiled(flag({"rollout_percentage": 0.7}, hash_salt="s"), remembered_users=3)
+    users = [user(f"u{i}") for i in range(300)]
+    expected = [evaluate(definition, each) for each in users]
+    answers, interval = [], sys.getswitchinterval()
+
+    def check():
+        answers.append([evaluate(definition, each) for each in users])
+
+    threads = [threading.Thread(target=check) for _ in range(8)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert answers == [expected] * 8
+
+
+def test_sticky_variants_are_assigned_anew_and_named():
+    """Local evaluation knows no earlier assignment, like the official SDK; a diagnostic says so."""
+    variants = [{**AB[0], "is_sticky": True}, AB[1]]
+
+    definitions = parse_definitions({"flags": [flag(everyone("a"), variants=variants)]})
+
+    assert evaluate_flag(definitions, "f", user()).variant_key == "a"
+    assert [d.kind for d in definitions.diagnostics] == ["sticky"]
+
+
+def test_a_snapshot_gives_the_same_answers():
+    """Many flags for one user are the answers of each flag."""
+    flags = [flag({"rollout_percentage": i / 20}, key=f"f{i}", hash_salt="s") for i in range(20)]
+    definitions = parse_definitions({"flags": flags})
+    snapshot = Snapshot(definitions, user())
+
+    chosen = snapshot.get_all()
+
+    assert chosen == {
+        key: answer
+        for key in definitions.flags
+        if (answer := evaluate_flag(definitions, key, user())).fallback_reason is None
+    }
+    assert 0 < len(chosen) < 20
+    assert snapshot.get_variant("f0").fallback_reason.kind == "NO_ROLLOUT_MATCH"
+    assert list(snapshot.get_all(["f19", "nope"])) == (["f19"] if "f19" in chosen else [])
+
+
+def test_a_snapshot_does_not_change():
+    """A request sees one context, even when the caller's dict changes underneath."""
+    context = user(plan="pro", tags=["a"])
+    rule = {"and": [PRO, {"in": ["a", {"var": "tags"}]}]}
+    definitions = parse_definitions({"flags": [flag(everyone("a", runtime_evaluation_rule=rule))]})
+
+    snapshot = Snapshot(definitions, context)
+    context["custom_properties"]["plan"] = "free"
+    context["custom_properties"]["tags"].clear()
+    context.clear()
+
+    assert snapshot.get_variant("f").variant_key == "a"
+    assert snapshot.get_variant("f") is snapshot.get_variant("f")
+
+
+def test_a_snapshot_serves_values_and_fallbacks():
+    """The getters are those of the providers, without the context."""
+    variants = [{"key": "on", "value": True, "split": 1.0}]
+    definitions = parse_definitions({"flags": [flag(EVERYONE, variants=variants)]})
+    snapshot = Snapshot(definitions, user())
+    mine = definitions.flags["f"].variants[0]
+
+    assert snapshot.is_enabled("f")
+    assert not snapshot.is_enabled("nope")
+    assert snapshot.get_variant_value("f", "mine") is True
+    assert snapshot.get_variant_value("nope", "mine") == "mine"
+    assert snapshot.get_variant("nope", mine).variant_value is True
+    assert snapshot.get_variant("nope", mine).fallback_reason.kind == "FLAG_NOT_FOUND"
+
+
+def test_a_snapshot_starts_a_front_end():
+    """A front end starts from what remote evaluation would have answered."""
+    definitions = parse_definitions(
+        {"flags": [flag(everyone("a"), experiment_id="e1"), flag(key="closed")]}
+    )
+
+    assert Snapshot(definitions, user()).bootstrap() == {
+        "f": {
+            "variant_key": "a",
+            "variant_value": "A",
+            "experiment_id": "e1",
+            "is_experiment_active": None,
+            "is_qa_tester": None,
+        }
+    }
+
+
+def test_explain_goes_rollout_by_rollout():
+    """The trace shows buckets, thresholds, clauses and what they read, up to the decision."""
+    rule = {"and": [PRO, {">=": [{"var": "age"}, 18]}]}
+    definitions = parse_definitions(
+        {
+            "flags": [
+                flag(
+                    everyone("a", rollout_percentage=0.0),
+                    everyone("a", runtime_evaluation_rule=rule),
+                    everyone("a", runtime_evaluation_definition={"plan": "max"}),
+                    everyone("b"),
+                    everyone("a"),
+                    hash_salt="s",
+                )
+            ]
+        }
+    )
+
+    trace = explain(definitions, "f", user("user123", Plan="PRO", age=17))
+
+    assert trace.selected.variant_key == "b"
+    assert trace.variant_bucket == bucket("user123", "fsvariant")
+    assert [r.bucket for r in trace.rollouts] == [bucket("user123", f"fs{i}") for i in range(4)]
+    assert [r.threshold for r in trace.rollouts] == [0, 100, 100, 100]
+    assert [r.rule for r in trace.rollouts] == [None, False, False, None]
+    assert [(c.result, c.reads) for c in trace.rollouts[1].clauses] == [
+        (True, (("plan", "pro"),)),
+        (False, (("age", 17),)),
+    ]
+    assert [r.is_taken for r in trace.rollouts] == [False, False, False, True]
+    assert str(trace) == "\n".join(
+        [
+            "flag 'f': variant 'b' = 'B'",
+            f"  distinct_id = 'user123', variant bucket {trace.variant_bucket} of 100",
+            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not in its share",
+            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule not met",
+            """      true   {"==":[{"var":"plan"},"pro"]}  with plan = 'pro'""",
+            """      false  {">=":[{"var":"age"},18]}  with age = 17""",
+            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule not met",
+            """      false  {"plan":"max"}  with plan = 'pro'""",
+            f"  rollout 3 (1): bucket {trace.rollouts[3].bucket} < 100, taken, variant 'b'",
+        ]
+    )
+
+
+def test_explain_names_what_cannot_be_decided():
+    """A trace tells whether Mixpanel's servers might answer otherwise."""
+    cohort = everyone("a", cohort_hash="abc")
+    definitions = parse_definitions({"flags": [flag(cohort, everyone("b"))]})
+
+    trace = explain(definitions, "f", user())
+
+    assert trace.selected.variant_key == "b"
+    assert trace.undecided.kind == "COHORT_ROLLOUT"
+    assert "cannot be decided here: COHORT_ROLLOUT (rollout 0 is for a cohort)" in str(trace)
+    plain = parse_definitions({"flags": [flag(everyone("b"), cohort)]})
+    assert explain(plain, "f", user()).undecided is None
+
+
+def test_explain_says_why_there_is_no_rollout():
+    """Unknown flags, missing contexts and testers are explained without rollouts."""
+    definitions = parse_definitions({"flags": [flag(EVERYONE, test={"qa": "a"})]})
+
+    assert str(explain(definitions, "nope", user())) == "flag 'nope': fallback, FLAG_NOT_FOUND"
+    missing = str(explain(definitions, "f", {}))
+    assert missing == "flag 'f': fallback, MISSING_CONTEXT_KEY (distinct_id)"
+    assert "variant 'a' = 'A', as a test user" in str(explain(definitions, "f", user("qa")))
+
+
+def test_explain_notes_what_other_languages_write_otherwise():
+    """JavaScript writes 1.0 as 1, hence another bucket."""
+    definitions = parse_definitions({"flags": [flag(EVERYONE)]})
+
+    trace = explain(definitions, "f", {"distinct_id": 1.0})
+
+    assert str(trace).endswith(
+        "note: distinct_id is hashed as '1.0'; SDKs in other languages may write it otherwise"
+    )
+
+
+def test_explain_shows_a_clause_that_failed():
+    """With the json-logic engine one clause can fail the rule: the trace shows which."""
+    rule = {"or": [PRO, {"<": [{"var": "age"}, 5]}]}
+    definitions = parse_definitions(
+        {"flags": [flag(everyone("a", runtime_evaluation_rule=rule))]}, rule_engine="json-logic"
+    )
+
+    trace = explain(definitions, "f", user(plan="pro", age="old"))
+
+    assert [clause.result for clause in trace.rollouts[0].clauses] == [True, None]
+    assert "RULE_ERROR (rollout 0: the rule raised ValueError)" in str(trace)

@@ -1,0 +1,142 @@
+"""Exposures say what the official ones say, once in a while and not on each check."""
+
+import threading
+from datetime import datetime
+
+from mixpanel.flags.exposure import (
+    EXPOSURE_EVENT,
+    RecentExposures,
+    exposed_distinct_id,
+    exposure_properties,
+)
+from mixpanel.flags.types import FallbackReason, SelectedVariant
+
+CHOSEN = SelectedVariant("blue", "treatment", "e1", True, None, "local")
+
+
+def test_event_has_the_official_name():
+    """Reports find exposures by this name."""
+    assert EXPOSURE_EVENT == "$experiment_started"
+
+
+def test_local_exposure_has_the_official_properties():
+    """An automatic local exposure says which experiment, and how long it took."""
+    assert exposure_properties("checkout", CHOSEN, latency_in_seconds=0.25) == {
+        "Experiment name": "checkout",
+        "Variant name": "treatment",
+        "$experiment_type": "feature_flag",
+        "Flag evaluation mode": "local",
+        "$experiment_id": "e1",
+        "$is_experiment_active": True,
+        "$is_qa_tester": None,
+        "Variant fetch latency (ms)": 250.0,
+    }
+
+
+def test_manual_exposure_has_no_latency():
+    """Nobody waited for an exposure that is reported by hand."""
+    properties = exposure_properties("checkout", SelectedVariant("blue", "treatment"))
+
+    assert "Variant fetch latency (ms)" not in properties
+    assert properties["$experiment_id"] is None
+
+
+def test_remote_exposure_has_times_and_no_experiment():
+    """A remote exposure says when the request was made and leaves the experiment out."""
+    started, completed = datetime(2026, 11, 20, 10), datetime(2026, 11, 20, 10, 0, 0, 500_000)
+
+    properties = exposure_properties(
+        "checkout",
+        CHOSEN,
+        mode="remote",
+        latency_in_seconds=0.5,
+        started=started,
+        completed=completed,
+    )
+
+    assert properties == {
+        "Experiment name": "checkout",
+        "Variant name": "treatment",
+        "$experiment_type": "feature_flag",
+        "Flag evaluation mode": "remote",
+        "Variant fetch start time": "2026-11-20T10:00:00",
+        "Variant fetch complete time": "2026-11-20T10:00:00.500000",
+        "Variant fetch latency (ms)": 500.0,
+    }
+
+
+def test_fallbacks_and_strangers_are_not_exposed():
+    """A fallback is no variant, and an exposure needs somebody."""
+    reason = FallbackReason.no_rollout_match()
+    nothing = SelectedVariant(None, variant_source="fallback", fallback_reason=reason)
+
+    assert exposed_distinct_id(CHOSEN, {"distinct_id": "u1"}) == "u1"
+    assert exposed_distinct_id(nothing, {"distinct_id": "u1"}) is None
+    assert exposed_distinct_id(CHOSEN, {"device_id": "d1"}) is None
+    assert exposed_distinct_id(CHOSEN, {"distinct_id": ""}) is None
+
+
+def test_an_exposure_is_new_once():
+    """The second check of the same flag, variant and user reports nothing."""
+    exposures = RecentExposures()
+
+    assert [exposures.is_new("f", "on", "u1", now=t) for t in (0, 1, 2)] == [True, False, False]
+
+
+def test_flag_variant_and_assignment_tell_exposures_apart():
+    """Another flag, variant or user is another exposure."""
+    exposures = RecentExposures()
+    asked = [("f", "on", "u1"), ("g", "on", "u1"), ("f", "off", "u1"), ("f", "on", "u2")]
+
+    assert all(exposures.is_new(*each, now=0) for each in asked)
+    assert len(exposures) == 4
+
+
+def test_an_exposure_is_new_again_after_its_time():
+    """The time counts from the report, not from the last check."""
+    exposures = RecentExposures(time_to_live=60)
+
+    answers = [exposures.is_new("f", "on", "u1", now=t) for t in (0, 59, 60, 119, 120)]
+
+    assert answers == [True, False, True, False, True]
+
+
+def test_the_exposure_unseen_for_longest_is_forgotten_first():
+    """Memory is bounded, and users who come back stay known."""
+    exposures = RecentExposures(limit=2)
+    exposures.is_new("f", "on", "u1", now=0)
+    exposures.is_new("f", "on", "u2", now=1)
+    exposures.is_new("f", "on", "u1", now=2)
+    exposures.is_new("f", "on", "u3", now=3)
+
+    assert len(exposures) == 2
+    assert not exposures.is_new("f", "on", "u1", now=4)
+    assert exposures.is_new("f", "on", "u2", now=5)
+
+
+def test_forgetting_all_makes_all_new():
+    """A test, or a changed definition, can start again."""
+    exposures = RecentExposures()
+    exposures.is_new("f", "on", "u1", now=0)
+
+    exposures.clear()
+
+    assert exposures.is_new("f", "on", "u1", now=0)
+
+
+def test_threads_report_an_exposure_once_between_them():
+    """Eight threads that check the same thousand users report a thousand exposures."""
+    exposures = RecentExposures()
+    start, reported = threading.Barrier(8), []
+
+    def check():
+        start.wait()
+        reported.extend(u for u in range(1000) if exposures.is_new("f", "on", u, now=0))
+
+    threads = [threading.Thread(target=check) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(reported) == list(range(1000))
