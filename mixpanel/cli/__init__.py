@@ -1,0 +1,1 @@
+"""Run Mixpanel from the shell: `mp --help`. Needs `pip install 'mixpanel-async[cli]'`."""

@@ -1,0 +1,97 @@
+"""Show things: data on stdout, talk on stderr, colour and movement on terminals only."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+BAR = "▇"
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+class Format(StrEnum):
+    """How a command writes its result."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def out() -> Console:
+    """Return the console for data."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Return the console for talk."""
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str, style: str = "") -> None:
+    """Tell the person at the terminal something."""
+    err().print(Text(text, style), soft_wrap=True)
+
+
+def as_json(data: Mapping[str, Any]) -> None:
+    """Write data for machines: one JSON object on stdout."""
+    print(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+
+
+def prose(function: Callable[..., object]) -> str:
+    """Return a command's docstring with its paragraphs unwrapped, for any width of terminal."""
+    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    """Make a table of names and values, without any lines."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    return table
+
+
+def counts(rows: Iterable[tuple[int, str]]) -> Table:
+    """Make a table of how often each thing happened."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    for count, what in rows:
+        table.add_row(f"{count:,}", Text(what))
+    return table
+
+
+def bars(rows: Iterable[tuple[str, int]], width: int = 32) -> Table:
+    """Make a bar chart of counts, the longest bar as long as `width`."""
+    rows = list(rows)
+    most = max((count for _, count in rows), default=1)
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    for name, count in rows:
+        bar = BAR * max(1, round(width * count / most))
+        table.add_row(Text(name), f"{count:,}", Text(bar, "cyan"))
+    return table
+
+
+def megabytes(count: int) -> str:
+    """Write a number of bytes for people."""
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1000:,.1f} KB"
+
+
+def sparkline(values: Sequence[int], width: int = 56, *, full: int = 1) -> str:
+    """Draw numbers as one line of little bars; of a long row, the highest of each few.
+
+    A bar is full at the highest number, or at `full` if that is higher.
+    """
+    few = -(-len(values) // width) or 1
+    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
+    most = max([full, *highest])
+    return "".join(SPARKS[round(value / most * (len(SPARKS) - 1))] for value in highest)

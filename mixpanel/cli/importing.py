@@ -1,0 +1,355 @@
+"""Bring files of events into a project."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._render import Format, as_json, counts, err, megabytes, out, pairs, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from mixpanel.bulk import ImportProgress, ImportResult
+    from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.data.store import Columns
+    from mixpanel.exceptions import FailedRecord
+
+EXAMPLE = "Example: mp import events events.ndjson"
+EXAMPLES = """Examples:
+
+mp import events events.ndjson
+
+mp import events orders.csv --event "Order Paid" --time-column paid_at --failed failed.ndjson
+
+mp import events events.parquet --dry-run
+"""
+ACCOUNT = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
+SHOWN = 5  # problems, and reasons, that a person gets to see
+COUNTABLE = 1_000_000_000  # bytes up to which counting the rows beforehand is no long wait
+
+
+class Region(StrEnum):
+    """Where a project keeps its data."""
+
+    US = "us"
+    EU = "eu"
+    IN = "in"
+
+
+def imports() -> None:
+    """Bring files of events into a project."""
+
+
+def events(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, readable=True, show_default=False, metavar="FILE",
+            help="NDJSON, CSV or Parquet, as its name ends; text may be .gz or .zst.",
+        ),
+    ],
+    *,
+    token: Annotated[
+        str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")
+    ] = None,
+    region: Annotated[
+        Region, typer.Option(envvar="MP_REGION", help="Where the project keeps its data.")
+    ] = Region.US,
+    base_url: Annotated[
+        str | None,
+        typer.Option(envvar="MP_BASE_URL", help="Send here instead, as to `mp emulator`."),
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option(help="One name for every row, when no column holds it.")
+    ] = None,
+    event_column: Annotated[
+        str | None, typer.Option(help="The event's name. [dim]Else: event, event_name, name[/]")
+    ] = None,
+    time_column: Annotated[
+        str | None,
+        typer.Option(
+            help="ISO 8601 (UTC unless it says otherwise), seconds or milliseconds. "
+            "[dim]Else: time, timestamp, event_time, ts[/]"
+        ),
+    ] = None,
+    distinct_id_column: Annotated[
+        str | None,
+        typer.Option(help='The user; "" for none. [dim]Else: distinct_id, user_id[/]'),
+    ] = None,
+    insert_id_column: Annotated[
+        str | None,
+        typer.Option(help="The event's own id. [dim]Else: $insert_id, insert_id, id[/]"),
+    ] = None,
+    start_at: Annotated[
+        int, typer.Option(min=0, help="Skip so many events, to go on with an import.")
+    ] = 0,
+    failed: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, writable=True,
+            help="Write each refused event here, with its position and the reason, as NDJSON; "
+            "added to with --start-at.",
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=100, help="Requests in flight at the most.")
+    ] = 20,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every event here, and send nothing.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.TEXT,  # noqa: A002
+) -> None:  # fmt: skip
+    """Import the events of a file, of any age and number.
+
+    A line of NDJSON may have the shape of Mixpanel's own exports, {"event": …, "properties": …},
+    or be flat like the rows of CSV and Parquet: then columns are the event's name, time, user and
+    id, and all others its properties. Times become milliseconds in UTC. Without an id column, rows
+    that are alike in everything count as one event, and importing a file twice makes no copies.
+
+    It needs the project's --token, or better a service account with the role Admin or Owner, from
+    the environment only: MP_USERNAME, MP_SECRET and MP_PROJECT_ID.
+    """
+    from mixpanel.data.store import Columns
+
+    columns = Columns(event_column, time_column, distinct_id_column, insert_id_column, event)
+    with _failures(failed, append=start_at > 0) as write:
+        if dry_run:
+            _check(file, columns, start_at, write, format)
+            return
+        account = _account()
+        if account is None and not token:
+            raise typer.BadParameter(
+                f"give --token, or a service account in {', '.join(ACCOUNT)}", param_hint="--token"
+            )
+        _import(
+            _Import(file, columns, start_at, concurrency, write),
+            format,
+            # With a service account the token goes nowhere, but a client has one.
+            token=token or os.environ[ACCOUNT[2]],
+            credentials=account,
+            region=region.value,
+            base_url=base_url,
+        )
+
+
+def _account() -> "ServiceAccountCredentials | None":
+    from mixpanel.credentials import ServiceAccountCredentials
+
+    given = [os.environ.get(name, "").strip() for name in ACCOUNT]
+    if not any(given[:2]):
+        return None
+    if not all(given):
+        missing = [name for name, value in zip(ACCOUNT, given, strict=True) if not value]
+        raise typer.BadParameter(f"the service account is not whole: {', '.join(missing)} missing")
+    return ServiceAccountCredentials(*given)
+
+
+# ---- importing ----------------------------------------------------------------------------------
+
+
+class _Import:
+    """One run of an import, and how far it has come."""
+
+    def __init__(
+        self,
+        file: Path,
+        columns: "Columns",
+        start_at: int,
+        concurrency: int,
+        write: "Callable[[FailedRecord], None]",
+    ) -> None:
+        self.file = file
+        self.columns = columns
+        self.start_at = start_at
+        self.concurrency = concurrency
+        self.write = write
+        self.imported = 0
+        self.position = start_at
+
+    async def run(
+        self, show: "Callable[[ImportProgress], None]", options: dict[str, Any]
+    ) -> "ImportResult":
+        from mixpanel import AsyncMixpanel
+        from mixpanel.data.store import read_events
+
+        def told(progress: "ImportProgress") -> None:
+            self.imported, self.position = progress.imported, progress.position
+            show(progress)
+
+        # The server judges every record; to warn of the same things here would say them twice.
+        async with AsyncMixpanel(validation="off", **options) as mp:
+            return await mp.import_events(
+                read_events(self.file, self.columns),
+                concurrency=self.concurrency,
+                start_at=self.start_at,
+                on_progress=told,
+                on_failed=self.write,
+            )
+
+
+def _import(run: _Import, format: Format, **options: Any) -> None:  # noqa: A002
+    from mixpanel.bulk import ImportInterrupted
+    from mixpanel.exceptions import MixpanelException
+
+    try:
+        with _progress(run.file, run.start_at) as show:
+            result = asyncio.run(run.run(show, options))
+    except ImportInterrupted as stopped:
+        _show(stopped.result, format)
+        _resume(run.file, stopped.result.position)
+        raise
+    except KeyboardInterrupt:
+        say(f"interrupted: {run.imported:,} events were imported", "yellow")
+        _resume(run.file, run.position)
+        raise
+    except MixpanelException:
+        if run.position > run.start_at:
+            _resume(run.file, run.position)
+        raise
+    _show(result, format)
+    if not result.ok:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _resume(file: Path, position: int) -> None:
+    say(f"go on with: mp import events {file} --start-at {position}")
+
+
+def _show(result: "ImportResult", format: Format) -> None:  # noqa: A002
+    if format is Format.JSON:
+        data = asdict(result)
+        del data["failed_records"]
+        as_json(data)
+        return
+    rate = result.imported / result.seconds if result.seconds else 0.0
+    rows = [
+        ("imported", f"{result.imported:,}"),
+        ("refused", f"{result.failed:,}"),
+        ("requests", f"{result.requests:,}, {result.retried:,} of them repeated"),
+        ("sent", f"{megabytes(result.bytes_sent)} in {result.seconds:.1f} s, {rate:,.0f} events/s"),
+    ]
+    out().print(pairs(rows))
+    _show_reasons(result.reasons.items())
+
+
+def _show_reasons(reasons: Any) -> None:
+    common = sorted(reasons, key=lambda item: -item[1])
+    if common:
+        out().print("\nrefused because")
+        out().print(counts((count, reason) for reason, count in common[:SHOWN]))
+        if len(common) > SHOWN:
+            out().print(f"and for {len(common) - SHOWN:,} other reasons", style="dim")
+
+
+@contextmanager
+def _failures(file: Path | None, *, append: bool) -> "Iterator[Callable[[FailedRecord], None]]":
+    from mixpanel._json import dumps
+
+    if file is None:
+        yield lambda _: None
+        return
+    with file.open("ab" if append else "wb") as lines:
+
+        def write(failed: "FailedRecord") -> None:
+            line, _ = dumps(
+                {
+                    "position": failed.index,
+                    "message": failed.message,
+                    "field": failed.field,
+                    "insert_id": failed.insert_id,
+                    "record": failed.record,
+                }
+            )
+            lines.write(line + b"\n")
+
+        yield write
+
+
+@contextmanager
+def _progress(file: Path, start_at: int) -> "Iterator[Callable[[ImportProgress], None]]":
+    """Show a bar on a terminal, and nothing anywhere else."""
+    console = err()
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[told]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(file.name, total=_total(file), completed=start_at, told="")
+        yield lambda progress: _advance(bar, task, progress)
+
+
+def _advance(bar: "Progress", task: "TaskID", progress: "ImportProgress") -> None:
+    rate = progress.imported / progress.seconds if progress.seconds else 0.0
+    told = f"{progress.imported:,} events  {megabytes(progress.bytes_sent)}  {rate:,.0f}/s"
+    if progress.failed:
+        told += f"  [red]{progress.failed:,} refused[/]"
+    bar.update(task, completed=progress.position, told=told)
+
+
+def _total(file: Path) -> int | None:
+    from mixpanel.data.store import count_rows
+
+    if not file.name.endswith((".parquet", ".pq")) and file.stat().st_size > COUNTABLE:
+        return None
+    return count_rows(file)
+
+
+# ---- checking -----------------------------------------------------------------------------------
+
+
+def _check(
+    file: Path,
+    columns: "Columns",
+    start_at: int,
+    write: "Callable[[FailedRecord], None]",
+    format: Format,  # noqa: A002
+) -> None:
+    from mixpanel.data.store import read_events
+    from mixpanel.exceptions import FailedRecord, ValidationError
+    from mixpanel.messages import Composer
+
+    composer = Composer("dry-run", now=time.time, new_id=str, library={}, validation="raise")
+    names: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    first: list[FailedRecord] = []
+    for position, event in enumerate(read_events(file, columns)):
+        if position < start_at:
+            continue
+        try:
+            composer.imported_event(event)
+            names[event["event"]] += 1
+        except ValidationError as error:
+            failed = FailedRecord(position, str(error), record=event)
+            reasons[failed.message] += 1
+            first += [failed] if len(first) < SHOWN else []
+            write(failed)
+    good, bad = names.total(), reasons.total()
+    if format is Format.JSON:
+        problems = [{"position": one.index, "message": one.message} for one in first]
+        as_json({"good": good, "bad": bad, "events": names, "reasons": reasons, "first": problems})
+    else:
+        out().print(pairs([("good", f"{good:,}"), ("bad", f"{bad:,}")]))
+        out().print(counts((count, name) for name, count in names.most_common(SHOWN)))
+        for one in first:
+            out().print(f"{file.name}, event {one.index}: {one.message}", style="red")
+    say("a dry run: nothing was sent", "dim")
+    if bad:
+        raise typer.Exit(ExitCode.PARTIAL)

@@ -1,0 +1,183 @@
+"""The `mp` command as a whole: its help, its exit codes, what it loads, and `mp emulator`."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import mixpanel
+from mixpanel import (
+    AuthenticationError,
+    ConfigurationError,
+    DeliveryError,
+    MixpanelException,
+    RateLimitError,
+    ServerError,
+    TransportError,
+    ValidationError,
+)
+from mixpanel.cli._exit import ExitCode, exit_code
+from mixpanel.cli.app import app
+from mixpanel.emulator import Emulator
+
+
+def commands(command=None, path=("mp",)):
+    """Walk all commands, groups included, as (what one types, command)."""
+    command = command or typer.main.get_command(app)
+    yield " ".join(path), command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+def python(code, *arguments):
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+RUN = "from mixpanel.cli.main import run; run()"
+
+
+def without(package):
+    """Return code that acts as if a package were not installed."""
+    return f"""
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{package}":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.fixture
+def mp():
+    """Run the command line in this process."""
+    runner = CliRunner(env={"COLUMNS": "100", "NO_COLOR": "1"})
+    return lambda *arguments: runner.invoke(app, arguments, prog_name="mp")
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    list(commands()),
+    ids=lambda value: getattr(value, "name", None) or str(value),
+)
+def test_every_command_is_documented(typed, command):
+    """Each says what it does, shows an example of itself, and explains every option."""
+    assert command.help, f"{typed} has no help"
+    assert f"{typed} " in f"{command.epilog} ", f"{typed} shows no example"
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{typed} does not explain {parameter.name}"
+
+
+def test_help_is_what_one_gets_without_a_command(mp):
+    """An empty call is a question."""
+    result = mp()
+    assert ExitCode.USAGE == result.exit_code
+    assert "emulator" in result.output
+
+
+def test_version(mp):
+    """The version alone, for scripts."""
+    assert f"{mixpanel.__version__}\n" == mp("--version").stdout
+
+
+def test_help_loads_nothing_heavy():
+    """Asking for help costs no HTTP client, no database and no server."""
+    code = (
+        "import sys\nfrom mixpanel.cli.main import run\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'httpx', 'duckdb', 'starlette', 'uvicorn', 'asgiref'}\n"
+        "print(heavy & set(sys.modules), file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["import", "events", "--help"], ["demo", "--help"]):
+        assert "set()" == python(code, *arguments).stderr.strip(), arguments
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MixpanelException("x"), ExitCode.ERROR),
+        (ValidationError(["x"]), ExitCode.ERROR),
+        (TransportError("x"), ExitCode.ERROR),
+        (ServerError("x", status=500), ExitCode.ERROR),
+        (ConfigurationError("x"), ExitCode.USAGE),
+        (AuthenticationError("x", status=401), ExitCode.AUTHENTICATION),
+        (DeliveryError("x", status=403), ExitCode.AUTHENTICATION),
+        (ServerError("x", status=404), ExitCode.NOT_FOUND),
+        (RateLimitError("x", status=429), ExitCode.RATE_LIMITED),
+    ],
+)
+def test_the_exit_code_tells_the_kind_of_error(error, code):
+    """Scripts can tell a wrong password from a server that is down."""
+    assert code == exit_code(error)
+
+
+def test_without_the_extra_it_says_what_to_install():
+    """`pip install mixpanel-async` alone has the command, but not what it needs."""
+    for missing in ("typer", "rich"):
+        done = python(without(missing) + RUN, "--help")
+        assert (1, "") == (done.returncode, done.stdout)
+        assert "mp needs: pip install 'mixpanel-async[cli]'\n" == done.stderr
+
+
+def test_without_the_emulator_it_says_what_to_install():
+    """The extra `cli` alone runs no emulator."""
+    done = python(without("starlette") + RUN, "emulator")
+    assert 1 == done.returncode
+    assert "mp: the emulator needs: pip install 'mixpanel-async[emulator]'\n" == done.stderr
+
+
+# mp emulator
+
+
+def test_a_taken_port_is_one_line(mp):
+    """No traceback for what is not a bug."""
+    with Emulator() as other:
+        result = mp("emulator", "--port", str(other.port))
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert f"mp: cannot listen on port {other.port}: Address already in use\n" == result.stderr
+
+
+def test_a_database_that_cannot_be_opened_is_one_line(mp, tmp_path):
+    """Such as one in a folder that does not exist, or that another emulator has open."""
+    db = tmp_path / "none" / "shop.duckdb"
+    result = mp("emulator", "--port", "0", "--db", str(db))
+    assert (1, "") == (result.exit_code, result.stdout)
+    assert result.stderr.startswith(f"mp: cannot open {db}: ")
+    assert 1 == result.stderr.count("\n")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
+    """Its address is all that stands on stdout; stopping it is no error; the data stays."""
+    db = tmp_path / "shop.duckdb"
+    command = [sys.executable, "-c", RUN, "emulator", "--port", "0", "--db", str(db)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "NO_COLOR": "1"}, **pipes) as running:
+        watchdog = threading.Timer(30, running.kill)
+        watchdog.start()
+        url = running.stdout.readline().strip()
+        event = {"event": "Signed Up", "properties": {"token": "T", "distinct_id": "u"}}
+        assert 200 == httpx.post(f"{url}/track", json=[event]).status_code
+        running.send_signal(how)
+        out, err = running.communicate()
+        watchdog.cancel()
+    assert (0, "") == (running.returncode, out)
+    assert f"MP_BASE_URL={url}" in err
+    assert "Traceback" not in err
+    with Emulator(db=db) as again:
+        assert 1 == len(again.events())

@@ -1,0 +1,139 @@
+"""The examples, run as they stand against the emulator."""
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mixpanel.emulator import Emulator
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ACCOUNT = {"MP_TOKEN": "T", "MP_USERNAME": "robot", "MP_SECRET": "s", "MP_PROJECT_ID": "42"}
+
+
+@pytest.fixture
+def emu(monkeypatch):
+    """A Mixpanel that every client finds through the environment."""
+    with Emulator(service_accounts={"robot": "s"}) as emulator:
+        monkeypatch.setenv("MP_BASE_URL", emulator.url)
+        for name, value in ACCOUNT.items():
+            monkeypatch.setenv(name, value)
+        yield emulator
+
+
+def run(name):
+    """Run an example as a reader would, with every warning an error."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (0, "") == (done.returncode, done.stderr)
+    return done.stdout
+
+
+def test_quickstart(emu):
+    """Four events of one user, and a profile."""
+    assert "5 delivered, 0 still waiting\n" == run("quickstart.py")
+    names = [event["event"] for event in emu.events(distinct_id="u-17")]
+    assert ["Signed Up", *["Report Opened"] * 3] == names
+    assert {"u-17": {"$name": "Ada", "plan": "team"}} == emu.profiles()
+    assert "/reports" == emu.events("Report Opened")[0]["properties"]["page"]
+
+
+def test_sync_script(emu):
+    """Three invoices and three companies; a second run makes no copy."""
+    run("sync_script.py")
+    assert "delivered=6" in run("sync_script.py")
+    assert (3, 6) == (len(emu.events("Invoice Sent")), len(emu.events(raw=True)))
+    assert {"last_invoice": 80.0} == emu.groups()["company", "initech"]
+    assert 4 == len(emu.requests())
+
+
+def test_bulk_import(emu):
+    """All of the real events, by service account."""
+    assert run("bulk_import.py").endswith("975 imported, 0 refused\n")
+    assert 393 == len(emu.events("Flight Cancelled"))
+    assert {"/import"} == {request.path for request in emu.requests()}
+
+
+def fastapi_app():
+    spec = importlib.util.spec_from_file_location("fastapi_app", EXAMPLES / "fastapi_app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.app
+
+
+def serve(app, requests):
+    """Open the app, let `requests(http)` use it, close it; return the client's accounts."""
+
+    async def main():
+        wire = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=wire, base_url="http://shop") as http,
+        ):
+            await requests(http)
+        return app.state.mp.stats()
+
+    return asyncio.run(main())
+
+
+def test_fastapi_app(emu):
+    """Each request's events belong to its user; closing the app sends what waits."""
+
+    async def shop(http):
+        await http.get("/books/emma", headers={"X-User": "ada"})
+        await http.get("/books/dracula", headers={"X-User": "bo"})
+        for _ in range(2):
+            await http.post("/orders", params={"amount": 9.5}, headers={"X-User": "ada"})
+
+    app = fastapi_app()
+    assert 6 == serve(app, shop).delivered
+    viewed = {
+        (each["properties"]["distinct_id"], each["properties"]["book"], each["properties"]["app"])
+        for each in emu.events("Book Viewed")
+    }
+    assert {("ada", "emma", "shop"), ("bo", "dracula", "shop")} == viewed
+    assert {"ada": {"orders": 2, "spent": 19.0}} == emu.profiles()
+    assert 0 == serve(app, lambda _http: asyncio.sleep(0)).accepted  # it can open again
+
+
+def test_fastapi_under_load_loses_nothing(emu):
+    """2,000 requests, 50 at a time: one event each, none lost, none twice."""
+
+    async def crowd(http):
+        free = asyncio.Semaphore(50)
+
+        async def one(number):
+            async with free:
+                answer = await http.get(f"/books/{number}", headers={"X-User": f"u-{number}"})
+                assert 200 == answer.status_code
+
+        await asyncio.gather(*map(one, range(2000)))
+
+    stats = serve(fastapi_app(), crowd)
+    assert (2000, 2000, 0) == (stats.accepted, stats.delivered, stats.lost)
+    views = [
+        (event["properties"]["distinct_id"], event["properties"]["book"])
+        for event in emu.events("Book Viewed", raw=True)
+    ]
+    assert sorted((f"u-{number}", str(number)) for number in range(2000)) == sorted(views)
+
+
+def test_every_example_is_listed_and_run():
+    """A program that nobody runs grows wrong."""
+    listed = (EXAMPLES / "README.md").read_text()
+    tested = Path(__file__).read_text()
+    for example in EXAMPLES.glob("*.py"):
+        assert f"[{example.name}]({example.name})" in listed
+        assert f'"{example.name}"' in tested
+
+
+def test_examples_know_no_other_place():
+    """They are found by MP_BASE_URL alone, as a reader's own program would be."""
+    for example in EXAMPLES.glob("*.py"):
+        assert "base_url" not in example.read_text()
