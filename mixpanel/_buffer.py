@@ -321,7 +321,8 @@ class Buffer:
             for lane in self.lanes.values():
                 lane.queue.clear()
                 lane.bytes = 0
-            self._settled(gone, "dropped", reason)
+            if gone:
+                self._settled(gone, "dropped", reason)
         if gone:
             self.ledger.report_drop(reason, gone)
         self._notify()

@@ -45,18 +45,27 @@ class Wires:
         assert here is not None
         attended = self._open.get(here.key)
         if attended is None:
-            from mixpanel._wire import Wire
-
-            attended = self._open[here.key] = _Attended(
-                Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
-            )
+            attended = self._open[here.key] = _Attended()
             here.spawn(lambda: self._attend(here.key, attended))
         attended.busy += 1
         try:
-            return await attended.wire.send(request, watch=watch)
+            wire = attended.wire or await self._opened(attended)
+            return await wire.send(request, watch=watch)
         finally:
             attended.busy -= 1
             attended.used = time.monotonic()
+
+    async def _opened(self, attended: _Attended) -> Wire:
+        # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
+        async with attended.opening:
+            if attended.wire is None:
+                attended.wire = await anyio.to_thread.run_sync(self._make)
+            return attended.wire
+
+    def _make(self) -> Wire:
+        from mixpanel._wire import Wire
+
+        return Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
 
     async def _attend(self, key: Any, attended: _Attended) -> None:
         try:
@@ -68,7 +77,8 @@ class Wires:
             if self._open.get(key) is attended:
                 del self._open[key]
             with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
-                await attended.wire.aclose()
+                if attended.wire is not None:
+                    await attended.wire.aclose()
             attended.gone.set()
 
     async def aclose(self) -> None:
@@ -97,8 +107,11 @@ async def compressed_off_loop(route: Route, records: list[Record], *, compress: 
 
 
 class _Attended:
-    def __init__(self, wire: Wire) -> None:
-        self.wire = wire
+    """One loop's connections, and what their attendant goes by."""
+
+    def __init__(self) -> None:
+        self.wire: Wire | None = None
+        self.opening = anyio.Lock()
         self.busy = 0
         self.used = time.monotonic()
         self.leave = anyio.Event()

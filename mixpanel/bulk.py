@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImportInterrupted", "ImportProgress", "ImportResult", "import_events"]
 
+MOST_REASONS = 100  # different ones that are counted; a message may name each value
+
 Events = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
 
@@ -266,7 +268,8 @@ class _Import:
 
     def _refused(self, failed: FailedRecord) -> None:
         self.failed += 1
-        self.reasons[failed.message] += 1
+        known = failed.message in self.reasons or len(self.reasons) < MOST_REASONS
+        self.reasons[failed.message if known else "other reasons"] += 1
         if len(self.kept) < self.keep_failed:
             self.kept.append(failed)
         if self.on_failed is not None:

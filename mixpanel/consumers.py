@@ -201,10 +201,10 @@ class AsyncConsumer(AnyConsumer):
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
-    A batch leaves when it holds `max_size` messages or about 1.9 MB, or when its oldest message is
-    `flush_after` seconds old. The sender is a task in the loop that first tracks; it survives
-    that loop, and works for tracks from any thread. Trying goes on for five minutes a message,
-    then it counts as dropped.
+    A batch leaves when it holds `max_size` messages (2,000) or about 1.9 MB, or when its oldest
+    message is `flush_after` seconds old (1). The sender is a task in the loop that first tracks; it
+    survives that loop, and works for tracks from any thread. Trying goes on for five minutes a
+    message, then it counts as dropped.
     """
 
     _buffered = True
@@ -212,19 +212,20 @@ class AsyncBufferedConsumer(AnyConsumer):
 
     def __init__(
         self,
-        max_size: int = MOST_RECORDS,
-        flush_after: float = 1.0,
+        max_size: int | None = None,
+        flush_after: float | None = None,
         *,
         api_host: str | None = None,
         request_timeout: float | None = None,
         credentials: ServiceAccountCredentials | None = None,
         **options: Unpack[ConsumerOptions],
     ) -> None:
-        options["limits"] = replace(
-            options.get("limits") or Limits(),
-            batch_records=checked_size(max_size),
-            flush_after=checked_seconds(flush_after, "flush_after"),
-        )
+        limits = options.get("limits") or Limits()
+        if max_size is not None:
+            limits = replace(limits, batch_records=checked_size(max_size))
+        if flush_after is not None:
+            limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
+        options["limits"] = limits
         super().__init__(
             request_timeout=request_timeout, api_host=api_host, credentials=credentials, **options
         )
@@ -310,9 +311,10 @@ class Consumer(AnyConsumer):
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
-    Whoever fills a batch waits for its request. Errors go to `on_error` (or the log) and into
-    `stats()`, never to a caller whose message they are not about. `max_size` goes up to 2,000.
-    Any number of threads may share one.
+    Whoever fills a batch waits for its request; with `flush_after`, a batch is also full when its
+    oldest message is so many seconds old and another one comes. Errors go to `on_error` (or the
+    log) and into `stats()`, never to a caller whose message they are not about. `max_size` goes up
+    to 2,000. Any number of threads may share one.
     """
 
     _buffered = True
@@ -334,11 +336,12 @@ class BufferedConsumer(Consumer):
         flush_after: float | None = None,
         **options: Unpack[ConsumerOptions],
     ) -> None:
-        options["limits"] = replace(
-            options.get("limits") or self._limits,
-            batch_records=checked_size(max_size),
-            flush_after=flush_after and checked_seconds(flush_after, "flush_after"),
+        limits = replace(
+            options.get("limits") or self._limits, batch_records=checked_size(max_size)
         )
+        if flush_after is not None:
+            limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
+        options["limits"] = limits
         super().__init__(
             events_url,
             people_url,

@@ -95,7 +95,7 @@ async def test_a_fatal_answer_stops_and_says_where_to_resume(emu, anyio_backend)
         at = raised.value.result.position
         assert raised.value.status == 401
         assert at == raised.value.result.imported == 4000
-        emu._stage.faults.clear() if hasattr(emu, "_stage") else emu.clear()
+        emu.clear_faults()
         result = await mp.import_events(past(10_000), start_at=at)
     assert result.imported == 6000
     assert result.position == 10_000

@@ -2,7 +2,7 @@
 
 from enum import IntEnum
 
-from mixpanel.exceptions import AuthenticationError, ConfigurationError, DeliveryError
+from mixpanel.exceptions import AuthenticationError, ConfigurationError
 
 NOT_FOUND = 404
 TOO_MANY_REQUESTS = 429
@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 def exit_code(error: BaseException) -> ExitCode:
     """Return the exit code that an error of the package ends a command with."""
-    status = error.status if isinstance(error, DeliveryError) else None
+    status = getattr(error, "status", None)
     if isinstance(error, AuthenticationError) or status in (401, 402, 403):
         return ExitCode.AUTHENTICATION
     if isinstance(error, ConfigurationError):

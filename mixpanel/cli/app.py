@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from mixpanel import __version__
-from mixpanel.cli import demo, emulator, importing
+from mixpanel.cli import demo, emulator, flags, importing
 from mixpanel.cli._exit import ExitCode, exit_code
 from mixpanel.cli._render import prose, say
 from mixpanel.exceptions import MixpanelException
@@ -66,3 +66,15 @@ imports = typer.Typer(no_args_is_help=True)
 imports.callback(help=prose(importing.imports), epilog=importing.EXAMPLE)(importing.imports)
 imports.command("events", help=prose(importing.events), epilog=importing.EXAMPLES)(importing.events)
 app.add_typer(imports, name="import")
+
+flag_commands = typer.Typer(no_args_is_help=True)
+flag_commands.callback(help=prose(flags.flags), epilog=flags.EXAMPLE)(flags.flags)
+for name, command, example in (
+    ("list", flags.list_, flags.LIST),
+    ("eval", flags.evaluate, flags.EVALUATE),
+    ("explain", flags.explain, flags.EXAMPLE),
+    ("lint", flags.lint, flags.LINT),
+    ("watch", flags.watch, flags.WATCH),
+):
+    flag_commands.command(name, help=prose(command), epilog=example)(command)
+app.add_typer(flag_commands, name="flags")

@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._project import ACCOUNT, Region, account
 from mixpanel.cli._render import Format, as_json, counts, err, megabytes, out, pairs, say
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from mixpanel.bulk import ImportProgress, ImportResult
-    from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.data.store import Columns
     from mixpanel.exceptions import FailedRecord
 
@@ -34,17 +33,8 @@ mp import events orders.csv --event "Order Paid" --time-column paid_at --failed 
 
 mp import events events.parquet --dry-run
 """
-ACCOUNT = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
 SHOWN = 5  # problems, and reasons, that a person gets to see
 COUNTABLE = 1_000_000_000  # bytes up to which counting the rows beforehand is no long wait
-
-
-class Region(StrEnum):
-    """Where a project keeps its data."""
-
-    US = "us"
-    EU = "eu"
-    IN = "in"
 
 
 def imports() -> None:
@@ -127,8 +117,8 @@ def events(
         if dry_run:
             _check(file, columns, start_at, write, format)
             return
-        account = _account()
-        if account is None and not token:
+        credentials = account()
+        if credentials is None and not token:
             raise typer.BadParameter(
                 f"give --token, or a service account in {', '.join(ACCOUNT)}", param_hint="--token"
             )
@@ -137,22 +127,10 @@ def events(
             format,
             # With a service account the token goes nowhere, but a client has one.
             token=token or os.environ[ACCOUNT[2]],
-            credentials=account,
+            credentials=credentials,
             region=region.value,
             base_url=base_url,
         )
-
-
-def _account() -> "ServiceAccountCredentials | None":
-    from mixpanel.credentials import ServiceAccountCredentials
-
-    given = [os.environ.get(name, "").strip() for name in ACCOUNT]
-    if not any(given[:2]):
-        return None
-    if not all(given):
-        missing = [name for name, value in zip(ACCOUNT, given, strict=True) if not value]
-        raise typer.BadParameter(f"the service account is not whole: {', '.join(missing)} missing")
-    return ServiceAccountCredentials(*given)
 
 
 # ---- importing ----------------------------------------------------------------------------------

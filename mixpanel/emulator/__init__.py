@@ -1,7 +1,7 @@
 """Run a local Mixpanel: `with Emulator() as emu:` and send to `emu.url`.
 
-It speaks the ingestion wire by the documented rules, keeps what it gets in DuckDB, and plays the
-faults you script. Needs the extra: `pip install 'mixpanel-async[emulator]'`.
+It speaks the ingestion wire by the documented rules, keeps what it gets in DuckDB, serves feature
+flags, and plays the faults you script. Needs the extra: `pip install 'mixpanel-async[emulator]'`.
 """
 
 try:

@@ -44,17 +44,21 @@ class Access:
         """Say whether a project token found in a record is good."""
         return bool(token) if self.tokens is None else token in self.tokens
 
-    def takes_header(self, authorization: str, *, project_id: str, token: bool = True) -> bool:
+    def takes_header(
+        self, authorization: str, *, project_id: str, token: bool = True, secret: bool = True
+    ) -> bool:
         """Say whether a Basic header lets a request in.
 
         Three forms are documented: a service account with `project_id` in the query, and, each with
-        an empty password, the project's token (where `token` allows it) or its API secret.
+        an empty password, the project's token or its API secret, where `token` and `secret` allow.
         """
         told = basic(authorization)
         if told is None:
             return False
         if told.password:
             return bool(project_id) and self._takes_account(told)
+        if not secret:
+            return token and self.takes_token(told.username)
         if self.tokens is None and self.api_secrets is None:
             return True
         known = [*(self.api_secrets or ()), *((self.tokens or ()) if token else ())]

@@ -6,6 +6,7 @@ Two shapes are not documented and chosen here: 413 and 429 on `/track`, `/engage
 """
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from http import HTTPStatus
 from typing import Any
 
@@ -59,6 +60,15 @@ def accepted(
         reason = refusals[0].message if refusals else "no data"
         return Json({"status": status, "error": None if status else reason})
     return PlainTextResponse(str(status))
+
+
+def tagged(body: bytes, *, known: str) -> Response:
+    """Answer JSON with its strong ETag, or 304 to a client that names it as `known`."""
+    tag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
+    tags = {each.strip().removeprefix("W/") for each in known.split(",")}
+    if tags & {tag, "*"}:
+        return Response(status_code=304, headers={"etag": tag})
+    return Response(body, media_type=Json.media_type, headers={"etag": tag})
 
 
 def refused(path: str, status: int, message: str) -> Response:

@@ -1,4 +1,4 @@
-"""Speak the ingestion wire: the ASGI app of the emulator.
+"""Speak the ingestion wire, and that of feature flags: the ASGI app of the emulator.
 
 `build_app` puts the endpoints behind a door that writes down every request and plays faults.
 """
@@ -18,6 +18,7 @@ from mixpanel.emulator import answers, decode, lookup_tables
 from mixpanel.emulator.access import Access, Window
 from mixpanel.emulator.decode import RefusedRequest
 from mixpanel.emulator.faults import Script
+from mixpanel.emulator.flags import Flags, read_context
 from mixpanel.emulator.ingest import Judgement, judge_events
 from mixpanel.emulator.journal import Journal, RecordedRequest
 from mixpanel.emulator.page import render_page
@@ -42,6 +43,8 @@ class Project:
     max_records: int
     rate: Window
     latency: float
+    etag: bool = True
+    flags: Flags = field(default_factory=Flags)
     journal: Journal = field(default_factory=Journal)
     script: Script = field(default_factory=Script)
     replacements: Window = field(
@@ -49,7 +52,7 @@ class Project:
     )
 
     def clear(self) -> None:
-        """Forget everything that was sent, and the faults that were still to come."""
+        """Forget everything that was sent, and the faults that were still to come; keep flags."""
         for memory in (self.warehouse, self.journal, self.script, self.rate, self.replacements):
             memory.clear()
 
@@ -79,6 +82,8 @@ def build_app(project: Project) -> ASGIApp:
         Route("/groups", endpoints.groups, methods=["POST"]),
         Route("/lookup-tables", endpoints.list_lookup_tables),
         Route("/lookup-tables/{table_id}", endpoints.replace_lookup_table, methods=["PUT"]),
+        Route("/flags", endpoints.evaluate_flags),
+        Route("/flags/definitions", endpoints.flag_definitions),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
     return Door(Starlette(routes=routes, exception_handlers=handlers), project)
@@ -158,7 +163,9 @@ class Endpoints:
 
     async def page(self, _: Request) -> Response:
         """GET / for a person with a browser."""
-        return HTMLResponse(render_page(self._project.warehouse, self._project.journal))
+        project = self._project
+        flags = project.flags.served().flags
+        return HTMLResponse(render_page(project.warehouse, project.journal, flags))
 
     async def track(self, request: Request) -> Response:
         """POST /track: events by project token; one good record makes a good request."""
@@ -236,6 +243,23 @@ class Endpoints:
         project.warehouse.replace_lookup_table(table_id, rows)
         return answers.Json({"code": 200, "status": "OK"})
 
+    async def flag_definitions(self, request: Request) -> Response:
+        """GET /flags/definitions: every flag, for SDKs that evaluate locally."""
+        project, recorded = self._project, _recorded(request)
+        self._demand_credentials(recorded, secret=False)
+        body = project.flags.served().body
+        if not project.etag:
+            return Response(body, media_type=answers.Json.media_type)
+        return answers.tagged(body, known=recorded.headers.get("if-none-match", ""))
+
+    async def evaluate_flags(self, request: Request) -> Response:
+        """GET /flags: the variants that one context is enrolled in."""
+        recorded = _recorded(request)
+        self._demand_credentials(recorded, secret=False)
+        context = read_context(recorded.query.get("context"))
+        chosen = self._project.flags.served().decide(context, recorded.query.get("flag_key"))
+        return answers.Json({"code": 200, "flags": chosen})
+
     def _update(self, request: Request, *, groups: bool) -> Response:
         project, recorded = self._project, _recorded(request)
         if recorded.headers.get("content-encoding", "identity").lower() != "identity":
@@ -278,10 +302,13 @@ class Endpoints:
                 429, "Project exceeded rate limits. Retry with exponential backoff."
             )
 
-    def _demand_credentials(self, recorded: RecordedRequest, *, token: bool = True) -> None:
+    def _demand_credentials(
+        self, recorded: RecordedRequest, *, token: bool = True, secret: bool = True
+    ) -> None:
         header = recorded.headers.get("authorization", "")
         project_id = recorded.query.get("project_id", "")
-        if not self._project.access.takes_header(header, project_id=project_id, token=token):
+        access = self._project.access
+        if not access.takes_header(header, project_id=project_id, token=token, secret=secret):
             raise RefusedRequest(401, "Invalid credentials")
 
 

@@ -15,13 +15,14 @@ import anyio
 from mixpanel.emulator.access import Access, Window
 from mixpanel.emulator.app import MINUTE, Project, build_app
 from mixpanel.emulator.faults import Fault
+from mixpanel.emulator.flags import FlagSource
 from mixpanel.emulator.journal import RecordedRequest
 from mixpanel.emulator.server import Server, listen
 from mixpanel.emulator.warehouse import Warehouse
 
 
 class Emulator:
-    """A local server that speaks Mixpanel's ingestion wire, on this machine only.
+    """A local server that speaks Mixpanel's ingestion and flags wire, on this machine only.
 
     Use it as `with Emulator() as emu:` or `async with` (asyncio and trio), or call `start` and
     `stop`; a stopped emulator can be read, and started again at the same address. All that reads
@@ -34,8 +35,11 @@ class Emulator:
     - `max_bytes`, `max_records`: what one request may hold, uncompressed; beyond it is 413.
     - `rate_limit`: events a minute on `/track` and `/import` together; beyond it is 429.
     - `latency`: seconds each answer is kept back once the request is taken in.
+    - `flags`: the feature flags to serve, as `set_flags` takes them.
+    - `etag`: whether flag definitions carry an ETag, and 304 answers who has them already.
 
-    :raises ValueError: for a host that is not a loopback address.
+    :raises ValueError: for a host that is not a loopback address, or flags that are none.
+    :raises OSError: when the file of the flags cannot be read.
     """
 
     def __init__(
@@ -52,6 +56,8 @@ class Emulator:
         max_records: int = 2000,
         rate_limit: int | None = None,
         latency: float = 0.0,
+        flags: FlagSource | None = None,
+        etag: bool = True,
     ) -> None:
         self.host = _loopback(host)
         self.port = port
@@ -63,7 +69,10 @@ class Emulator:
             max_records=max_records,
             rate=Window(rate_limit, MINUTE),
             latency=latency,
+            etag=etag,
         )
+        if flags is not None:
+            self.set_flags(flags)
         self._server: Server | None = None
 
     @property
@@ -123,6 +132,29 @@ class Emulator:
         """Create an empty lookup table, as the web interface would; the API can only replace."""
         self._project.warehouse.create_lookup_table(table_id, name)
 
+    @property
+    def flags(self) -> list[dict[str, Any]]:
+        """Return the feature flags, as `/flags/definitions` serves them now."""
+        return self._project.flags.served().flags
+
+    def set_flags(
+        self, definitions: FlagSource, *, cohorts: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        """Replace the feature flags: by `{"flags": [...]}`, a list, or the path of a JSON file.
+
+        A file is read again when it changes; while it cannot be read, a warning in the log
+        `mixpanel.emulator` says so and the flags stay as they were. All are served as they are,
+        whatever their `status`: a malformed flag is a client's to bear, and no one is enrolled.
+
+        `cohorts` (`cohort_hash` to the distinct_ids in it) decide rollouts for a cohort, in answers
+        of `/flags` alone: local evaluation cannot know them.
+
+        :raises OSError: when the file cannot be read.
+        :raises ValueError: for what is no list of flags, or is not JSON.
+        """
+        members = {name: frozenset(_several(ids) or ()) for name, ids in (cohorts or {}).items()}
+        self._project.flags.set(definitions, members)
+
     def requests(self, path: str | None = None) -> list[RecordedRequest]:
         """Return the newest 10,000 requests, those of one path or all, oldest first."""
         return self._project.journal.requests(path)
@@ -156,8 +188,12 @@ class Emulator:
             time.sleep(0.005)
         return self.events()
 
+    def clear_faults(self) -> None:
+        """Forget the faults still to come: the network is well again."""
+        self._project.script.clear()
+
     def clear(self) -> None:
-        """Forget everything that was sent, and the faults still to come."""
+        """Forget everything that was sent, and the faults still to come; keep the flags."""
         self._project.clear()
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Show a person who opens the emulator in a browser what has come in."""
+"""Show a person who opens the emulator in a browser what has come in, and the feature flags."""
 
 from datetime import UTC, datetime
 from html import escape
@@ -35,22 +35,24 @@ PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <h1>Mixpanel emulator</h1>
-<p>A local server that speaks Mixpanel's ingestion wire. Nothing leaves this machine.</p>
+<p>A local server that speaks Mixpanel's ingestion and flags wire. Nothing leaves this machine.</p>
 <dl>{counts}</dl>
 <h2>Newest events</h2>
 {events}
 <h2>Newest requests</h2>
 {requests}
+<h2>Feature flags</h2>
+{flags}
 </body>
 </html>
 """
 
 
-def render_page(warehouse: Warehouse, journal: Journal) -> str:
-    """Write the page: counts, the newest events, the newest requests."""
+def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any]) -> str:
+    """Write the page: counts, the newest events, the newest requests, the flags."""
     counts = warehouse.counts()
     counts["events"] = warehouse.count()
-    shown = {**counts, "requests": journal.seen}
+    shown = {**counts, "requests": journal.seen, "flags": len(flags)}
     events = [_event(*each) for each in warehouse.newest(NEWEST)]
     requests = [_request(each) for each in reversed(journal.requests()[-NEWEST:])]
     return PAGE.format(
@@ -60,22 +62,44 @@ def render_page(warehouse: Warehouse, journal: Journal) -> str:
         ),
         events=_table(("Time (UTC)", "Event", "distinct_id", "Properties"), events),
         requests=_table(("Time (UTC)", "Request", "Body", "Answer"), requests),
+        flags=_table(("Flag", "Context", "Variants", "Rollouts"), [_flag(each) for each in flags]),
     )
 
 
 def _event(name: str, time: int, distinct_id: str, properties: dict[str, Any]) -> tuple[str, ...]:
     rest = {key: value for key, value in properties.items() if key not in HIDDEN}
-    text = json_text(rest)
-    text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
-    return _moment(time / 1000), escape(name), escape(distinct_id), f"<code>{escape(text)}</code>"
+    return _moment(time / 1000), escape(name), escape(distinct_id), _code(rest)
 
 
 def _request(request: RecordedRequest) -> tuple[str, ...]:
     answer = "none" if request.status is None else str(request.status)
-    if answer != "200":
+    if answer not in ("200", "304"):
         answer = f'<span class="bad">{answer}</span>'
     line = escape(f"{request.method} {request.path}")
     return _moment(request.received_at), line, f"{len(request.body):,} bytes", answer
+
+
+def _flag(flag: Any) -> tuple[str, ...]:
+    match flag:
+        case {
+            "key": str(key),
+            "context": str(context),
+            "ruleset": {"variants": [*variants], "rollout": [*rollouts]},
+        }:
+            shares = _listed(rollouts, "rollout_percentage")
+            return escape(key), escape(context), _listed(variants, "key"), shares
+    return _code(flag), "", "", ""
+
+
+def _listed(items: list[Any], name: str) -> str:
+    found = (each[name] for each in items if isinstance(each, dict) and name in each)
+    return escape(", ".join(map(str, found)))
+
+
+def _code(value: Any) -> str:
+    text = json_text(value)
+    text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
+    return f"<code>{escape(text)}</code>"
 
 
 def _moment(seconds: float) -> str:

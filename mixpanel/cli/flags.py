@@ -1,0 +1,299 @@
+"""Look at feature flags from the shell: list, evaluate, explain, lint, watch."""
+
+import json
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._project import Region, account
+from mixpanel.cli._render import Format, as_json, out, say
+from mixpanel.exceptions import ConfigurationError, MixpanelException
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.types import FlagsConfig, SelectedVariant
+
+EXAMPLE = 'Example: mp flags explain new-checkout --context \'{"distinct_id": "u-17"}\''
+LIST = "Example: mp flags list --file flags.json"
+EVALUATE = (
+    "Example: mp flags eval new-checkout --context "
+    '\'{"distinct_id": "u-17", "custom_properties": {"plan": "team"}}\''
+)
+LINT = "Example: mp flags lint flags.json"
+WATCH = "Example: mp flags watch --interval 10"
+
+Token = Annotated[str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")]
+Where = Annotated[
+    Region, typer.Option(envvar="MP_REGION", help="Where the project keeps its data.")
+]
+Base = Annotated[
+    str | None, typer.Option(envvar="MP_BASE_URL", help="Ask here instead, as `mp emulator`.")
+]
+File = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="Take the definitions from this JSON file."),
+]
+ContextJson = Annotated[
+    str, typer.Option("--context", help="Who asks, as JSON, or @FILE.", show_default=False)
+]
+Write = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+Key = Annotated[str, typer.Argument(show_default=False, help="The flag's key.")]
+
+
+def flags() -> None:
+    """Look at feature flags: what is defined, who gets what and why, and what is wrong.
+
+    Definitions come from Mixpanel, with the project's --token or the service account in
+    MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or from a --file. Mixpanel bills each fetch as a flag
+    request. Nothing here reports an exposure.
+    """
+
+
+def list_(
+    *,
+    token: Token = None,
+    region: Where = Region.US,
+    base_url: Base = None,
+    file: File = None,
+    format: Write = Format.TEXT,  # noqa: A002
+) -> None:
+    """List the flags that are defined."""
+    with _provider(token, region, base_url, file) as provider:
+        found = provider.definitions
+    rows: list[dict[str, Any]] = [
+        {
+            "key": definition.key,
+            "context": definition.context_key,
+            "variants": [variant.key for variant in definition.flag.ruleset.variants],
+            "rollouts": len(definition.rollouts),
+            "name": definition.flag.name,
+        }
+        for definition in found.flags.values()
+    ]
+    if format is Format.JSON:
+        as_json({"flags": rows, "problems": [str(one) for one in found.diagnostics]})
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("flag", "by", "variants", "rollouts", "name"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(
+            Text(row["key"]), Text(row["context"]), Text(", ".join(row["variants"])),
+            str(row["rollouts"]), Text(row["name"]),
+        )  # fmt: skip
+    out().print(table if rows else "no flags")
+    for one in found.diagnostics:
+        say(str(one), "yellow")
+
+
+def evaluate(
+    key: Key,
+    context: ContextJson,
+    *,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Let Mixpanel decide instead of deciding here.")
+    ] = False,
+    token: Token = None,
+    region: Where = Region.US,
+    base_url: Base = None,
+    file: File = None,
+    format: Write = Format.TEXT,  # noqa: A002
+) -> None:
+    """Say which variant of a flag somebody gets."""
+    asked = _context(context)
+    if remote:
+        selected = _remotely(key, asked, token, region, base_url)
+    else:
+        with _provider(token, region, base_url, file) as provider:
+            selected = provider.snapshot(asked).get_variant(key)
+    reason = selected.fallback_reason
+    if format is Format.JSON:
+        as_json(
+            {
+                "flag": key,
+                "variant": selected.variant_key,
+                "value": selected.variant_value,
+                "source": selected.variant_source,
+                "reason": None if reason is None else reason.kind,
+                "message": None if reason is None else reason.message,
+            }
+        )
+    elif reason is None:
+        value = json.dumps(selected.variant_value, ensure_ascii=False)
+        out().print(Text(f"{selected.variant_key} = {value}"))
+    else:
+        say(f"no variant: {reason.kind}{f' ({reason.message})' if reason.message else ''}")
+    if reason is not None and reason.kind == "FLAG_NOT_FOUND":
+        raise typer.Exit(ExitCode.NOT_FOUND)
+    if reason is not None and reason.kind == "BACKEND_ERROR":
+        raise typer.Exit(ExitCode.ERROR)
+
+
+def explain(
+    key: Key,
+    context: ContextJson,
+    *,
+    token: Token = None,
+    region: Where = Region.US,
+    base_url: Base = None,
+    file: File = None,
+) -> None:
+    """Say why somebody gets a variant: rollout by rollout, with buckets and clauses."""
+    asked = _context(context)
+    with _provider(token, region, base_url, file) as provider:
+        if key not in provider.definitions.flags and key not in provider.definitions.unusable:
+            say(f"mp: there is no flag {key!r}", "red")
+            raise typer.Exit(ExitCode.NOT_FOUND)
+        out().print(Text(str(provider.explain(key, asked))), soft_wrap=True)
+
+
+def lint(
+    file: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="Definitions as JSON.", metavar="FILE"),
+    ],
+    *,
+    format: Write = Format.TEXT,  # noqa: A002
+) -> None:
+    """Report what cannot be decided locally, and what can hardly be meant.
+
+    Rollouts by cohort or past events, sticky variants, rollouts that nobody reaches, splits that do
+    not sum to one, unknown operators, overrides and test users without a variant. Ends with 6 when
+    there is something to report.
+    """
+    from mixpanel.flags.lint import lint as linted
+
+    found = linted(_read(file))
+    if format is Format.JSON:
+        as_json(
+            {
+                "problems": [
+                    {
+                        "kind": one.kind,
+                        "flag": one.flag_key,
+                        "rollout": one.rollout,
+                        "message": one.message,
+                    }
+                    for one in found
+                ]
+            }
+        )
+    else:
+        for one in found:
+            out().print(Text(str(one)), soft_wrap=True)
+        say(f"{len(found)} to look at" if found else "nothing to report", "dim")
+    if found:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+def watch(
+    *,
+    token: Token = None,
+    region: Where = Region.US,
+    base_url: Base = None,
+    interval: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two fetches; each is billed.")
+    ] = 60.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0, help="Stop after so long; else at Ctrl-C.")
+    ] = None,
+) -> None:
+    """Show changes of flags as they happen, until Ctrl-C."""
+    end = None if seconds is None else time.monotonic() + seconds
+    with _provider(token, region, base_url, None, interval=interval) as provider:
+        say(f"{len(provider.definitions.flags)} flags; watching, Ctrl-C stops", "dim")
+        before = provider.definitions.flags
+
+        def changed(keys: frozenset[str]) -> None:
+            nonlocal before
+            now = provider.definitions.flags
+            for key in sorted(keys):
+                what = "changed" if key in now and key in before else "new"
+                what = what if key in now else "gone"
+                out().print(Text(f"{time.strftime('%H:%M:%S')}  {what:<8}{key}"))
+            before = now
+
+        provider.add_listener(changed)
+        while end is None or time.monotonic() < end:
+            time.sleep(0.1)
+
+
+@contextmanager
+def _provider(
+    token: str | None,
+    region: Region,
+    base_url: str | None,
+    file: Path | None,
+    *,
+    interval: float = 0.0,
+) -> "Iterator[LocalFeatureFlagsProvider]":
+    """Open a provider that has its definitions, or say why it has none."""
+    from mixpanel import __version__
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.types import LocalFlagsConfig
+
+    config = LocalFlagsConfig(enable_polling=False)
+    if file is not None:
+        config.bootstrap, config.offline = _read(file), True
+    else:
+        _point(config, token, region, base_url)
+    if interval:
+        config.enable_polling, config.polling_interval_in_seconds = True, interval
+    credentials = account()
+    provider = LocalFeatureFlagsProvider(
+        token or "", config, __version__, lambda *_: None, credentials
+    )
+    with provider:
+        provider.start_polling_for_definitions()
+        if not provider.are_flags_ready():
+            raise provider.last_error or MixpanelException("the flags could not be fetched")
+        yield provider
+
+
+def _remotely(
+    key: str, context: dict[str, Any], token: str | None, region: Region, base_url: str | None
+) -> "SelectedVariant":
+    from mixpanel import __version__
+    from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
+    from mixpanel.flags.types import RemoteFlagsConfig, SelectedVariant
+
+    config = RemoteFlagsConfig()
+    _point(config, token, region, base_url)
+    with RemoteFeatureFlagsProvider(
+        token or "", config, __version__, lambda *_: None, account()
+    ) as provider:
+        return provider.get_variant(key, SelectedVariant(None), context, False)
+
+
+def _point(config: "FlagsConfig", token: str | None, region: Region, base_url: str | None) -> None:
+    if not token:
+        raise ConfigurationError("which project? give --token, MP_TOKEN, or a --file")
+    config.region, config.base_url = region.value, base_url
+
+
+def _context(text: str) -> dict[str, Any]:
+    source = text
+    try:
+        if text.startswith("@"):
+            source = Path(text[1:]).read_text()
+        context = json.loads(source)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"--context is no JSON: {error}") from error
+    if not isinstance(context, dict):
+        raise ConfigurationError('--context must be an object, such as {"distinct_id": "u-17"}')
+    return context
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{file} is no JSON: {error}") from error
