@@ -22,7 +22,10 @@ from mixpanel.exceptions import ConfigurationError, MixpanelException
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["MemoryConsumer", "assert_tracked", "capture"]
+    from mixpanel.flags.fixed import FixedFlags
+    from mixpanel.flags.overrides import override_flags
+
+__all__ = ["FixedFlags", "MemoryConsumer", "assert_tracked", "capture", "override_flags"]
 
 ENDPOINTS = ("events", "people", "groups", "imports")
 ADDED = frozenset({"token", "time", "$insert_id", "mp_lib", "$lib_version", "distinct_id", "ip"})
@@ -117,6 +120,18 @@ class MemoryConsumer:
         raise AssertionError(_complaint(event, wanted, times, len(matching), namesakes, tracked))
 
 
+def __getattr__(name: str) -> Any:
+    if name == "FixedFlags":
+        from mixpanel.flags.fixed import FixedFlags
+
+        return FixedFlags
+    if name == "override_flags":
+        from mixpanel.flags.overrides import override_flags
+
+        return override_flags
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 _active: list[MemoryConsumer] = []
 
 
@@ -147,12 +162,13 @@ def capture() -> Iterator[MemoryConsumer]:
     for an answer (lookup tables) is refused. The pytest fixture `mixpanel_events` is this block
     around a test.
     """
-    from mixpanel.client import AsyncMixpanel, Mixpanel
+    from mixpanel.client import AsyncMixpanel, Mixpanel, _Client
 
     kept = MemoryConsumer()
     swaps: list[tuple[type, str, Any]] = [
         (AsyncMixpanel, "_deliver", lambda face, records: _keep_async(kept, face, records)),
         (Mixpanel, "_deliver", lambda face, records: _keep_sync(kept, face, records)),
+        (_Client, "_enqueue", lambda face, record: _keep(kept, face, [record])),
         (AsyncMixpanel, "_ours", lambda face, what: _import_into(kept, face, what)),
     ]
     before = [getattr(face, name) for face, name, _ in swaps]

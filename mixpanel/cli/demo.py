@@ -34,6 +34,7 @@ LATENCY = 0.04
 NARROW = 90
 CROWD = 300  # about as many events as wait in the end
 DATA = "flights.ndjson"
+FLAG = "free-shipping"
 
 
 def demo() -> None:
@@ -78,6 +79,7 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
         AsyncBufferedConsumer,
         AsyncMixpanel,
         BufferedConsumer,
+        LocalFlagsConfig,
         Mixpanel,
         RetryPolicy,
         ServiceAccountCredentials,
@@ -101,7 +103,12 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
             on_error=lambda _error, _messages: None,
             base_url=emulator.url,
         )
-        visitors = AsyncMixpanel(TOKEN, background, super_properties={"shop": "Corner Books"})
+        visitors = AsyncMixpanel(
+            TOKEN,
+            background,
+            super_properties={"shop": "Corner Books"},
+            local_flags_config=LocalFlagsConfig(polling_interval_in_seconds=0.1),
+        )
         batches = BufferedConsumer(200, base_url=emulator.url)
         strict = AsyncMixpanel(
             TOKEN,
@@ -116,6 +123,7 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
                 office = Mixpanel(TOKEN, batches)
                 yield Day(console, emulator, Shop(), visitors, office, strict, refusals)
             finally:
+                await visitors.aclose()
                 await background.aclose()
                 await anyio.to_thread.run_sync(lambda: batches.close())  # noqa: PLW0108
 
@@ -251,6 +259,34 @@ async def _one_bad(day: Day) -> None:
         day.tell(Text(refusal, "red"))
 
 
+async def _flag(day: Day) -> None:
+    flags, visitors = day.visitors.local_flags, [f"visitor-{n}" for n in range(1, 201)]
+
+    def who() -> set[str]:
+        # What a request handler does: a plain call, no await, no socket.
+        return {one for one in visitors if flags.is_enabled(FLAG, {"distinct_id": one})}
+
+    rows, seen = [], set[str]()
+    for share in (0.1, 0.5):
+        day.emulator.set_flags(_free_shipping(share))
+        await flags.astart_polling_for_definitions()
+        with anyio.move_on_after(2):
+            while FLAG not in flags.definitions.flags or (seen and who() == seen):  # noqa: ASYNC110
+                await anyio.sleep(LOOK)
+        began = time.perf_counter()
+        now = who()
+        each = (time.perf_counter() - began) / len(visitors) * 1e6
+        stayed = f"; all {len(seen)} from before among them" if seen and seen <= now else ""
+        rows.append(
+            (f"{share:.0%}", f"{len(now)} of 200 visitors get it{stayed} ({each:.1f} µs a check)")
+        )  # noqa: E501
+        seen = now
+    day.tell("A rollout goes up while the shop is open; handlers never wait for it:")
+    day.tell(pairs(rows))
+    await day.visitors.flush()
+    day.tell("Who was shown it is an event like any other, reported once for each visitor.")
+
+
 async def _books(day: Day) -> None:
     rows = [
         ("AsyncMixpanel, visitors", day.visitors.stats()),
@@ -327,12 +363,30 @@ STEPS = (
         'await mp.track("undefined", "Gift Ordered", {"amount": 16.0})',
         _one_bad,
     ),
+    Step(
+        "A flag changes under running handlers",
+        'if mp.local_flags.is_enabled("free-shipping", {"distinct_id": "visitor-7"}):',
+        _flag,
+    ),
     Step("Nothing is lost in silence", "mp.stats()", _books),
     Step("What arrived", "emu.events(), emu.profiles(), emu.groups()", _arrived),
 )
 
 
 # ---- what the steps need ------------------------------------------------------------------------
+
+
+def _free_shipping(share: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "key": FLAG,
+            "context": "distinct_id",
+            "ruleset": {
+                "variants": [{"key": "on", "value": True, "split": 1.0}],
+                "rollout": [{"rollout_percentage": share}],
+            },
+        }
+    ]
 
 
 async def _together(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> None:
