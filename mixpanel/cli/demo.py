@@ -279,7 +279,7 @@ async def _flag(day: Day) -> None:
         stayed = f"; all {len(seen)} from before among them" if seen and seen <= now else ""
         rows.append(
             (f"{share:.0%}", f"{len(now)} of 200 visitors get it{stayed} ({each:.1f} µs a check)")
-        )  # noqa: E501
+        )
         seen = now
     day.tell("A rollout goes up while the shop is open; handlers never wait for it:")
     day.tell(pairs(rows))
