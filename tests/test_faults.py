@@ -419,7 +419,7 @@ async def test_an_endless_answer_is_cut_off(anyio_backend):
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.reset("before"), Fault.reset("after"), Fault.truncated()], ids=str
+    "fault", [Fault.reset("before"), Fault.reset("after"), Fault.truncated()], ids=lambda f: f.name
 )
 def test_last_words_report_failures_like_any_attempt(emu, fault):
     """The blocking sender of the last moment speaks the same language."""

@@ -449,7 +449,9 @@ def test_sigterm_under_a_handler_that_exits_drains(emu):
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault.silence(), Fault.drip(0.2), Fault.status(503), Fault.reset("before")], ids=str
+    "fault",
+    [Fault.silence(), Fault.drip(0.2), Fault.status(503), Fault.reset("before")],
+    ids=lambda f: f.name,
 )
 def test_exit_is_never_held_up_and_says_what_was_lost(emu, fault):
     """Whatever the server does, the process ends and the loss is reported."""
@@ -471,7 +473,7 @@ def test_exit_is_never_held_up_and_says_what_was_lost(emu, fault):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("fault", [Fault.silence(), Fault.drip(0.2)], ids=str)
+@pytest.mark.parametrize("fault", [Fault.silence(), Fault.drip(0.2)], ids=lambda f: f.name)
 async def test_close_returns_in_time_whatever_the_server_does(emu, anyio_backend, fault):
     """A server that never answers, or drips, cannot hold up `aclose`; the rest is counted."""
     emu.play(fault.forever())
