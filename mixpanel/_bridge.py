@@ -26,11 +26,22 @@ if TYPE_CHECKING:
     from mixpanel._sender import Sender
     from mixpanel.messages import Record
 
-__all__ = ["refuse_in_async", "run", "synced"]
+__all__ = [
+    "accept",
+    "deliver",
+    "enqueue",
+    "home_loop",
+    "in_async",
+    "leave_home",
+    "refuse_in_async",
+    "run",
+    "soon",
+    "submit",
+    "synced",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Face = TypeVar("Face")
 Core = TypeVar("Core")
 
 
@@ -144,21 +155,33 @@ def enqueue(sender: Sender, record: Record) -> None:
         submit(sender.pump)
 
 
+def deliver(sender: Sender, records: list[Record]) -> None:
+    """Have records sent at once.
+
+    :raises DeliveryError: when one did not arrive.
+    """
+    wire = sender.blocking_wire()
+    if wire is None:
+        run(sender.deliver, records)
+    else:
+        sender.deliver_blocking(records, wire)
+
+
 async def _flush_later(sender: Sender) -> None:
     await asyncio.sleep(GATHERING)
     if not sender.closed:
         await sender.flush(ROOM_TIMEOUT)
 
 
-def refuse_in_async(name: str) -> None:
+def refuse_in_async(name: str, instead: str = "") -> None:
     """Refuse a blocking call on the thread of a running event loop.
 
-    :raises SyncInAsyncError: naming the async class to use there.
+    :raises SyncInAsyncError: naming what to use there.
     """
     if _loop.is_running():
+        instead = instead or f"use Async{name.partition('.')[0]} and await it"
         raise SyncInAsyncError(
-            f"{name} blocks, and an event loop runs in this thread: "
-            f"use Async{name.partition('.')[0]} and await it, "
+            f"{name} blocks, and an event loop runs in this thread: {instead}, "
             "or call it through asgiref's sync_to_async or in a worker thread"
         )
 
@@ -195,7 +218,8 @@ def accept(sender: Sender, record: Record) -> None:
         return
     if not sender.background:
         if sender.buffer.is_due():
-            run(sender.pump)
+            wire = sender.blocking_wire()
+            run(sender.pump) if wire is None else sender.pump_blocking(wire)
     elif not sender.has_home:
         Context().run(home_loop().call_soon_threadsafe, sender.wake)
 
@@ -210,7 +234,9 @@ def synced(
 
     @functools.wraps(method)
     def twin(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        refuse_in_async(type(self).__name__)
+        same = self._core is self
+        instead = f"await {method.__name__}() instead" if same else ""
+        refuse_in_async(type(self).__name__, instead)
         bound: Any = getattr(self._core, method.__name__)
         return run(bound, *args, **kwargs)  # type: ignore[no-any-return]
 

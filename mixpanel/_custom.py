@@ -57,7 +57,7 @@ class Custom:
                 self._call_sync(self._consumer.send, *_arguments(record))
 
     def deliver_soon(self, record: Record) -> None:
-        """Hand over a record from the home loop's worker thread, without waiting."""
+        """Hand over a record from the home loop, without waiting."""
 
         async def later() -> None:
             try:
@@ -65,8 +65,7 @@ class Custom:
             except Exception as error:
                 self.ledger.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
 
-        _bridge.home_loop()
-        _bridge.soon(later)
+        _bridge.submit(later)
 
     async def flush(self, _timeout: float | None = None) -> FlushResult:
         """Flush it, if it knows how."""

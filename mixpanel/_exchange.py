@@ -8,7 +8,7 @@ carries out the steps:
     Settle(records, …) close the books on them
     Shrink(max_bytes)  remember that the server takes no more in one request
     Plain()            remember that the server takes no gzip
-    Halt(records, …)   only a human can help, or our patience ended: stop, keep them
+    Halt(error)        only a human can help, or our patience ended: stop, keep what is open
 
 Each answer is one of five verdicts: delivered, rejected, retry, ambiguous, fatal.
 """
@@ -106,7 +106,6 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    records: list[Record]
     error: DeliveryError
 
 
@@ -175,7 +174,7 @@ def exchange(  # noqa: C901
                 break
             assert error is not None
             if judged.verdict is Verdict.FATAL:
-                yield Halt([*part, *(r for later in reversed(parts) for r in later)], error)
+                yield Halt(error)
                 return
             if judged.verdict is Verdict.REJECTED:
                 if judged.too_large and len(part) > 1:
@@ -204,7 +203,7 @@ def exchange(  # noqa: C901
                 yield Settle(part, "dropped", "expired", error)
                 break
             if policy.attempts is not None and failures >= policy.attempts:
-                yield Halt([*part, *(r for later in reversed(parts) for r in later)], error)
+                yield Halt(error)
                 return
             yield Wait(seconds, error)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mixpanel._sender import Sender
 
-__all__ = ["everyone", "hold", "release"]
+__all__ = ["afterwards", "everyone", "hold", "release"]
 
 PATIENCE = 2.0  # seconds, for all consumers together
 
@@ -60,6 +60,8 @@ def _drain() -> None:
     end = time.monotonic() + PATIENCE
     while _holding:
         _holding.pop().last_drain(end)
+    for sender in list(everyone):
+        sender.let_go()
     for callback in _then:
         callback()
 

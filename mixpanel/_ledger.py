@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mixpanel.exceptions import DeliveryError
+
 if TYPE_CHECKING:
-    from mixpanel.exceptions import DeliveryError
     from mixpanel.messages import Record
 
 __all__ = ["FlushResult", "Ledger", "OnDrop", "OnError", "Stats"]
@@ -33,8 +34,9 @@ class Stats:
 
     `rejected` were refused by the server for what they are. `dropped` counts by reason:
     `queue_full`, `expired` (too old to go on trying), `ambiguous` (sent without a trustworthy
-    answer and not safe to repeat), `too_large`, `raised` (the error went to the caller), `exit`
-    (the process ended first), and by choice `sampled`, `before_send`, `disabled`. `requests`
+    answer and not safe to repeat), `too_large`, `raised` (the error went to the caller), `closed`
+    (the client was closed first), `exit` (the process ended first), `before_send_error` (the hook
+    failed), and by choice `sampled`, `before_send`, `disabled`. `requests`
     counts attempts, `retried` those that repeated one. `warnings` counts messages that broke a
     rule (`invalid`) or lost something on the way to JSON (`coerced`).
     """
@@ -77,12 +79,16 @@ class FlushResult:
         return not (self.rejected or self.pending or sum(self.dropped.values()))
 
     def raise_for_loss(self) -> None:
-        """Raise the first error of the flush, if there was one.
+        """Raise unless everything arrived; what was retried with success does not count.
 
-        :raises DeliveryError: when something was refused, dropped or is still waiting.
+        :raises DeliveryError: the last error, when something was refused, dropped or still waits.
         """
+        if self.ok:
+            return
         if self.errors:
-            raise self.errors[0]
+            raise self.errors[-1]
+        dropped = sum(self.dropped.values())
+        raise DeliveryError(f"{self.rejected} rejected, {dropped} dropped, {self.pending} waiting")
 
 
 class Ledger:
@@ -121,7 +127,7 @@ class Ledger:
             )
 
     def left_out(self, reason: str, count: int = 1) -> None:
-        """Count messages that never reach the buffer, by the caller's own choice."""
+        """Count messages that never reach the buffer."""
         with self.lock:
             self.accepted += count
             self.dropped[reason] += count

@@ -6,7 +6,9 @@ import logging
 import math
 import random
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.request import getproxies
 
 import anyio
 
@@ -18,10 +20,12 @@ from mixpanel.exceptions import ClosedError, DeliveryError
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mixpanel._buffer import Batch, Buffer
     from mixpanel._exchange import Answer, Failure, Steps
     from mixpanel._ledger import FlushResult
-    from mixpanel._wire import LastWords
+    from mixpanel._wire import BlockingWire
     from mixpanel.messages import Record
 
 __all__ = ["Sender"]
@@ -32,6 +36,10 @@ IDLE = 5.0  # seconds without a message after which a background sender goes hom
 HALTED = 60.0  # seconds between attempts when only a human can help
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
+ONE_PACKET = 1024  # bytes that are not worth compressing
+FEW = 4
+
+_inherited: list[BlockingWire | None] = []  # a forked child neither uses nor closes them
 HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
 
 
@@ -64,6 +72,7 @@ class Sender:
         self._repeat_ambiguous = repeat_ambiguous
         self._home: _loop.Loop | None = None
         self._wake: anyio.Event | None = None
+        self._blocking: BlockingWire | None = None
         self._flights: anyio.abc.TaskGroup | None = None
         limits = buffer.limits
         self.wires = Wires(transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes)
@@ -174,10 +183,13 @@ class Sender:
             logger.exception("a batch could not be sent")
             batch.lane.not_before = self.buffer.clock() + HALTED
         finally:
-            if raised is not None:
-                self.buffer.settle(batch, batch.open, "dropped", "raised", quiet=True)
-            self.buffer.land(batch)
-            self._settled()
+            self._landed(batch, raised)
+
+    def _landed(self, batch: Batch, raised: list[DeliveryError] | None) -> None:
+        if raised is not None:
+            self.buffer.settle(batch, batch.open, "dropped", "raised", quiet=True)
+        self.buffer.land(batch)
+        self._settled()
 
     def _exchange(self, batch: Batch) -> Steps:
         lane = batch.lane
@@ -186,7 +198,7 @@ class Sender:
             policy=self.policy,
             clock=self.buffer.clock,
             random=random.random,
-            gzip=lane.gzip if takes_gzip(lane.endpoint) else False,
+            gzip=lane.gzip if _is_worth_gzip(batch) else False,
             repeat_ambiguous=self._repeat_ambiguous,
         )
 
@@ -207,14 +219,15 @@ class Sender:
         batch.sending = []
         return reply
 
-    def _carry_out(
+    def _carry_out(  # noqa: C901 - a step each
         self, batch: Batch, step: Step, raised: list[DeliveryError] | None = None
     ) -> None:
         lane = batch.lane
         if isinstance(step, Settle):
             if step.fate == "delivered":
                 lane.halted = None
-                lane.gzip = True if lane.gzip is None else lane.gzip
+                if lane.gzip is None and _is_worth_gzip(batch):
+                    lane.gzip = True
             elif raised is not None and step.error is not None:
                 raised.append(step.error)
             quiet = raised is not None
@@ -253,19 +266,23 @@ class Sender:
         :raises DeliveryError: for the first batch that was not delivered as a whole; those after
             it are not tried and count as dropped.
         """
-        if self.closed:
-            raise ClosedError("the client is closed: this message was not accepted")
-        raised: list[DeliveryError] = []
-        batches = self.buffer.direct(records)
-        try:
+        with self._directly(records) as (batches, raised):
             for batch in batches:
                 await self._fly(batch, raised)
                 if raised:
                     raise raised[0]
+
+    @contextmanager
+    def _directly(self, records: list[Record]) -> Iterator[tuple[list[Batch], list[DeliveryError]]]:
+        """Count records that skip the queue; whatever is open at the end counts as dropped."""
+        if self.closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        batches = self.buffer.direct(records)
+        try:
+            yield batches, []
         finally:
             for batch in batches:
-                self.buffer.settle(batch, batch.open, "dropped", "raised", quiet=True)
-                self.buffer.land(batch)
+                self._landed(batch, [])
 
     async def pump(self) -> None:
         """Send, here and now, every batch that is due."""
@@ -354,13 +371,84 @@ class Sender:
                         await anyio.sleep(POLL)
             self.buffer.give_up("closed")
             await self.wires.aclose()
+            self.let_go()
         _exit.release(self)
         return self.buffer.result_since(before)
+
+    # ---- in the calling thread --------------------------------------------------------------
+
+    def blocking_wire(self) -> BlockingWire | None:
+        """Return connections for the calling thread; None when only a loop can send.
+
+        So it is with an `http_client` of the caller's own, and behind a proxy that only the
+        environment names: httpx knows how to read that.
+        """
+        transport = self.wires.transport
+        if self._blocking is None and transport.client is None and not getproxies():
+            self._blocking = self._made_wire()
+        return self._blocking
+
+    def _made_wire(self) -> BlockingWire:
+        from mixpanel._wire import BlockingWire
+
+        return BlockingWire(self.wires.transport, answer_bytes=self.buffer.limits.answer_bytes)
+
+    def deliver_blocking(self, records: list[Record], wire: BlockingWire) -> None:
+        """Do as `deliver`, in the calling thread."""
+        with self._directly(records) as (batches, raised):
+            for batch in batches:
+                self._drive(batch, wire, raised=raised)
+                if raised:
+                    raise raised[0]
+
+    def pump_blocking(self, wire: BlockingWire) -> None:
+        """Do as `pump`, in the calling thread."""
+        while (batch := self.buffer.take()) is not None:
+            self._drive(batch, wire)
+
+    def _drive(
+        self,
+        batch: Batch,
+        wire: BlockingWire,
+        *,
+        raised: list[DeliveryError] | None = None,
+        until: float = math.inf,
+    ) -> None:
+        """Do as `_fly`, blocking, and not beyond `until` on the monotonic clock."""
+        steps = self._exchange(batch)
+        reply: Answer | Failure | None = None
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    break
+                reply = None
+                if isinstance(step, Send):
+                    pause = batch.lane.not_before - self.buffer.clock()
+                    _rest(pause, until)
+                    self.ledger.requests += 1
+                    batch.sending = step.records
+                    end = min(until, time.monotonic() + self.buffer.limits.attempt)
+                    request = self.route.request(step.records, compress=step.gzip)
+                    reply = wire.send(request, end=end)
+                    batch.sending = []
+                    continue
+                self._carry_out(batch, step, raised)
+                if isinstance(step, Wait):
+                    _rest(step.seconds, until)
+        except Exception:  # ours, not the network's: keep the messages and say it loudly
+            if raised is not None:
+                raise
+            logger.exception("a batch could not be sent")
+            batch.lane.not_before = self.buffer.clock() + HALTED
+        finally:
+            self._landed(batch, raised)
 
     # ---- the end of the process -------------------------------------------------------------
 
     def last_drain(self, end: float) -> None:
-        """Send what is left with blocking sockets until `end` on the monotonic clock."""
+        """Send what is left from this thread until `end` on the monotonic clock."""
         if not self.ledger.pending:
             return
         home, self._home = self._home, None
@@ -370,38 +458,37 @@ class Sender:
         halfway = time.monotonic() + (end - time.monotonic()) / 2
         while waiting and self.buffer.flying() and time.monotonic() < halfway:
             time.sleep(POLL)
-        from mixpanel._wire import LastWords
-
         self.buffer.reclaim()
         self.buffer.hurry()
-        limits = self.buffer.limits
-        with LastWords(self.wires.transport, end=end, answer_bytes=limits.answer_bytes) as wire:
-            self.policy = HURRIED
-            while time.monotonic() < end and (batch := self.buffer.take(everything=True)):
-                self._drain_batch(batch, wire, end)
+        self.policy = HURRIED
+        wire = self._blocking or self._made_wire()
+        while time.monotonic() < end and (batch := self.buffer.take(everything=True)):
+            self._drive(batch, wire, until=end)
+        wire.close()
         self.buffer.give_up("exit")
 
-    def _drain_batch(self, batch: Batch, wire: LastWords, end: float) -> None:
-        steps, reply = self._exchange(batch), None
-        while True:
-            try:
-                step = steps.send(reply)
-            except StopIteration:
-                break
-            reply = None
-            if isinstance(step, Send):
-                self.ledger.requests += 1
-                batch.sending = step.records
-                reply = wire.send(self.route.request(step.records, compress=step.gzip))
-                batch.sending = []
-                continue
-            self._carry_out(batch, step)
-            if isinstance(step, Wait):
-                time.sleep(max(0.0, min(step.seconds, end - time.monotonic())))
-        self.buffer.land(batch)
+    def let_go(self) -> None:
+        """Close the connections of calling threads."""
+        blocking, self._blocking = self._blocking, None
+        if blocking is not None:
+            blocking.close()
 
     def after_fork(self) -> None:
         """Start afresh in a forked child: what the copy holds is the parent's to send."""
         self.wires.abandon()
-        self._home = self._wake = self._flights = None
+        _inherited.append(self._blocking)
+        self._home = self._wake = self._flights = self._blocking = None
         self.buffer.clear()
+
+
+def _rest(seconds: float, until: float) -> None:
+    left = min(seconds, until - time.monotonic())
+    if left > 0:
+        time.sleep(left)
+
+
+def _is_worth_gzip(batch: Batch) -> bool:
+    if not takes_gzip(batch.lane.endpoint):
+        return False
+    few = batch.records[:FEW]
+    return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET

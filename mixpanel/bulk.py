@@ -26,7 +26,7 @@ from mixpanel.exceptions import (
     RateLimitError,
     ValidationError,
 )
-from mixpanel.settings import RetryPolicy
+from mixpanel.settings import Limits, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ImportInterrupted", "ImportProgress", "ImportResult", "import_events"]
 
+MOST_REQUESTS = 32  # in flight: as many as there are connections
 MOST_REASONS = 100  # different ones that are counted; a message may name each value
 
 Events = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
@@ -115,8 +116,6 @@ class _Import:
         route: Route,
         wires: Wires,
         *,
-        batch_records: int,
-        batch_bytes: int,
         concurrency: int,
         retry: RetryPolicy,
         start_at: int,
@@ -125,7 +124,7 @@ class _Import:
         on_failed: Callable[[FailedRecord], object] | None,
     ) -> None:
         self.composer, self.route, self.wires = composer, route, wires
-        self.batch_records, self.batch_bytes = batch_records, batch_bytes
+        self.batch_records, self.batch_bytes = Limits().batch_records, Limits().batch_bytes
         self.most, self.wide = concurrency, min(4.0, concurrency)
         self.retry = retry
         self.start_at, self.keep_failed = start_at, keep_failed
@@ -323,8 +322,6 @@ async def import_events(
     route: Route,
     wires: Wires,
     concurrency: int = 20,
-    batch_records: int = 2000,
-    batch_bytes: int = 1_900_000,
     start_at: int = 0,
     keep_failed: int = 1000,
     retry: RetryPolicy | None = None,
@@ -332,16 +329,16 @@ async def import_events(
     on_failed: Callable[[FailedRecord], object] | None = None,
 ) -> ImportResult:
     """Import a stream of events; `AsyncMixpanel.import_events` says more."""
-    if not 1 <= concurrency <= 100:
-        raise ConfigurationError(f"concurrency={concurrency!r} must lie between 1 and 100")
+    if not 1 <= concurrency <= MOST_REQUESTS:
+        raise ConfigurationError(
+            f"concurrency={concurrency!r} must lie between 1 and {MOST_REQUESTS}"
+        )
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")
     return await _Import(
         composer,
         route,
         wires,
-        batch_records=max(1, min(batch_records, 2000)),
-        batch_bytes=batch_bytes,
         concurrency=concurrency,
         retry=retry or RetryPolicy(),
         start_at=start_at,

@@ -7,6 +7,8 @@ import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
+import anyio.lowlevel
+
 from mixpanel import _bridge, bulk, lookup
 from mixpanel._custom import Custom
 from mixpanel._json import DatetimeSerializer
@@ -99,9 +101,12 @@ class _Client(Verbs[Outcome]):
         self._owns_consumer = consumer is None
         if consumer is None:
             consumer = self._default_consumer(credentials=credentials, **theirs)
-        elif theirs:
-            given = ", ".join(sorted(theirs))
-            raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
+        else:
+            if credentials is not None and local_flags_config is remote_flags_config is None:
+                theirs["credentials"] = credentials
+            if theirs:
+                given = ", ".join(sorted(theirs))
+                raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
         self._consumer = consumer
         self._via: Sender | Custom = (
             consumer._sender if isinstance(consumer, AnyConsumer) else Custom(consumer, Ledger())
@@ -212,8 +217,16 @@ class _Client(Verbs[Outcome]):
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
 
+TURN = 128  # messages after which even a tight loop of tracks lets others run
+
+
 async def _done() -> None:
     """Be awaited; the message was accepted before."""
+
+
+async def _turn() -> None:
+    """Be awaited, and give the sender and everybody else their turn."""
+    await anyio.lowlevel.checkpoint()
 
 
 async def _when_there_is_room(sender: Sender, records: list[Record]) -> None:
@@ -262,7 +275,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
                 return _when_there_is_room(sender, records[at:])
             if signal and not sender.background:
                 return _filling(sender, records[at + 1 :])
-        return _done()
+        return _done() if self._ledger.accepted % TURN else _turn()
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.
@@ -309,6 +322,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :param start_at: skip so many events, to resume where `result.position` says.
         :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
         :raises ImportInterrupted: when it cannot go on; it holds the result so far.
+        :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
         route, wires = self._ours("import_events")
         return await bulk.import_events(
@@ -339,6 +353,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         The first column is the unique key of a row; at most 100 MB, and 100 times in 24 hours.
 
         :raises RejectedError: when rows are not valid; `failed_records` names up to ten.
+        :raises ConfigurationError: for an id that is none, no rows, or rows of unequal columns.
         :raises DeliveryError: when the server does not answer or refuses otherwise.
         """
         await lookup.replace(*self._ours("replace_lookup_table"), table_id, rows)
@@ -366,7 +381,7 @@ class Mixpanel(_Client[None]):
     The default `Consumer` sends at once and raises what goes wrong. `BufferedConsumer` sends in
     batches; use the client as a context manager, or call `flush()`, to send the last of them.
 
-    :raises SyncInAsyncError: from calls that send, on the thread of a running event loop.
+    :raises SyncInAsyncError: on the thread of a running event loop; it blocks.
     :raises ConfigurationError: for settings that cannot work.
     """
 
@@ -380,9 +395,9 @@ class Mixpanel(_Client[None]):
         if isinstance(sender, Custom):
             sender.deliver_sync(records)
             return
-        _bridge.refuse_in_async("Mixpanel.track")
+        _bridge.refuse_in_async("Mixpanel")
         if not sender.buffered:
-            _bridge.run(sender.deliver, records)
+            _bridge.deliver(sender, records)
             return
         for record in records:
             _bridge.accept(sender, record)
@@ -399,12 +414,13 @@ class Mixpanel(_Client[None]):
 
         A consumer that was given to the client is flushed but stays open: it may serve others.
         """
+        if not isinstance(self._via, Custom):
+            _bridge.refuse_in_async("Mixpanel.close")
         for flags in (self._local_flags, self._remote_flags):
             if flags is not None:
                 flags.shutdown()
         self._closed = True
         if self._owns_consumer:
-            _bridge.refuse_in_async("Mixpanel.close")
             return _bridge.run(self._via.aclose, timeout)
         return self.flush(timeout)
 

@@ -18,13 +18,23 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from mixpanel import _bridge
 from mixpanel._buffer import Buffer
+from mixpanel._json import loads
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._route import Route, Transport
 from mixpanel._sender import Sender
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
-from mixpanel.exceptions import ConfigurationError, MixpanelException
+from mixpanel.exceptions import ConfigurationError, MixpanelException, ValidationError
 from mixpanel.messages import Record, is_repeatable
-from mixpanel.settings import ENDPOINTS, Endpoint, Endpoints, Limits, Region, RetryPolicy, WhenFull
+from mixpanel.settings import (
+    ENDPOINTS,
+    MOST_RECORDS,
+    Endpoint,
+    Endpoints,
+    Limits,
+    Region,
+    RetryPolicy,
+    WhenFull,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -33,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
 
-MOST_RECORDS = 2000
 FLUSH_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 5.0
 
@@ -147,6 +156,7 @@ def record_of(
     """Make a record of what the official `send` takes; the key may come as (key, secret).
 
     :raises MixpanelException: for an endpoint that does not exist.
+    :raises ValidationError: for a message that is not a JSON object.
     """
     if endpoint not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)
@@ -155,11 +165,13 @@ def record_of(
         api_key, api_secret = api_key
     auth = None if api_secret is None else ApiSecret(api_secret, api_key)
     body = json_message.encode() if isinstance(json_message, str) else json_message
-    record = Record(endpoint, body, auth=auth)
-    if endpoint in ("people", "groups"):
-        message = record.decoded()
-        record.repeatable = isinstance(message, dict) and is_repeatable(message)
-    return record
+    try:
+        message = loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ValidationError([f"json_message is not JSON: {error}"]) from error
+    if not isinstance(message, dict):
+        raise ValidationError(["json_message must be one JSON object"])
+    return Record(endpoint, body, repeatable=is_repeatable(message), auth=auth)
 
 
 class AsyncConsumer(AnyConsumer):
@@ -190,7 +202,7 @@ class AsyncConsumer(AnyConsumer):
         await self._sender.deliver(records)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Do nothing, successfully: every message is sent at once."""
+        """Send the exposures that wait; everything else was sent at once."""
         return await self._sender.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
@@ -295,10 +307,10 @@ class Consumer(AnyConsumer):
         :raises DeliveryError: when one did not arrive.
         """
         _bridge.refuse_in_async(type(self).__name__)
-        _bridge.run(self._sender.deliver, records)
+        _bridge.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Do nothing, successfully: every message is sent at once."""
+        """Send the exposures that wait; everything else was sent at once."""
         _bridge.refuse_in_async(type(self).__name__)
         return _bridge.run(self._sender.flush, timeout)
 

@@ -10,7 +10,7 @@ from mixpanel.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ApiSecret", "Secret", "ServiceAccountCredentials"]
+__all__ = ["ApiSecret", "Authority", "ProjectToken", "Secret", "ServiceAccountCredentials"]
 
 
 class Secret:

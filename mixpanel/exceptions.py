@@ -14,7 +14,10 @@ MixpanelException
     ├── PayloadTooLargeError             413, for a single record
     ├── RejectedError                    the server looked at the record and refused it
     ├── AmbiguousDeliveryError           sent without a trustworthy answer, and not safe to repeat
-    └── ServerError                      any other answer that is not a success
+    ├── ServerError                      any other answer that is not a success
+    └── ImportInterrupted                a bulk import that could not go on (in `bulk`)
+
+Beside them stands `FlagsError` (in `flags.requests`): flag definitions that could not be fetched.
 """
 
 from __future__ import annotations
@@ -93,8 +96,7 @@ class DeliveryError(MixpanelException):
 
     `endpoint` is `events`, `people`, `groups`, `imports` or `lookup-tables`; `status` the HTTP
     status if there was an answer; `retry_after` the seconds that the server asked for;
-    `failed_records` what it refused; `message` the JSON that was sent, as the official client's
-    `BufferedConsumer` offers it. The text of the error never holds a payload or a secret.
+    `failed_records` what it refused. The text of the error never holds a payload or a secret.
     """
 
     def __init__(
@@ -105,14 +107,12 @@ class DeliveryError(MixpanelException):
         status: int | None = None,
         retry_after: float | None = None,
         failed_records: tuple[FailedRecord, ...] = (),
-        message: str | None = None,
     ) -> None:
         super().__init__(text)
         self.endpoint = endpoint
         self.status = status
         self.retry_after = retry_after
         self.failed_records = failed_records
-        self.message = message
 
 
 class TransportError(DeliveryError):

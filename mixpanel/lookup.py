@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LookupTable", "replace", "tables"]
 
-RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
+RETRY = RetryPolicy(attempts=5, first_wait=0.5)
 NAME = "lookup-tables"
 
 
@@ -69,7 +69,10 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
         if writer is None:
             writer = csv.DictWriter(text, list(row), lineterminator="\r\n")
             writer.writeheader()
-        writer.writerow(dict(row))
+        try:
+            writer.writerow(dict(row))
+        except ValueError as error:
+            raise ConfigurationError(f"the rows have unequal columns: {error}") from error
     if writer is None:
         raise ConfigurationError("a lookup table needs at least one row")
     return text.getvalue()

@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from mixpanel.credentials import Authority
     from mixpanel.settings import Endpoint
 
-__all__ = ["BeforeSend", "Composer", "Properties", "Record", "Validation", "deterministic_id"]
+__all__ = [
+    "BeforeSend",
+    "Composer",
+    "Properties",
+    "Record",
+    "Time",
+    "Validation",
+    "deterministic_id",
+]
 
 Properties = Mapping[str, Any]
 Validation = Literal["off", "warn", "raise"]

@@ -16,6 +16,7 @@ Region = Literal["us", "eu", "in"]
 Endpoint = Literal["events", "people", "groups", "imports"]
 WhenFull = Literal["drop_newest", "drop_oldest", "wait", "raise"]
 
+MOST_RECORDS = 2000  # in one request, of any kind
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 PATHS: dict[Endpoint, str] = {
     "events": "/track",
@@ -167,6 +168,17 @@ class RetryPolicy:
     longest_retry_after: float = 300.0
     max_age: float = 300.0
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigurationError: for a negative time, or less than one attempt.
+        """
+        if self.attempts is not None and self.attempts < 1:
+            raise ConfigurationError(f"attempts={self.attempts!r} must be at least 1, or None")
+        for name in ("first_wait", "longest_wait", "longest_retry_after", "max_age"):
+            if not getattr(self, name) >= 0:
+                raise ConfigurationError(f"{name}={getattr(self, name)!r} must not be negative")
+
     def wait(self, failures: int, retry_after: float | None, random: float) -> float:
         """Return the seconds to wait after so many failures (1 or more); `random` is in [0, 1)."""
         jittered = random * min(self.longest_wait, self.first_wait * 2.0 ** min(failures - 1, 30))
@@ -182,7 +194,9 @@ class Limits:
     `batch_records` and `batch_bytes` bound one request (Mixpanel takes 2,000 records; its pages
     name both 10 MB and 2,097,152 bytes, so 1.9 MB suits either). `queue_records` and
     `queue_bytes` bound what waits. `attempt` is the deadline in seconds of one request, from
-    connecting to the last byte of the answer; `answer_bytes` bounds that answer.
+    connecting to the last byte of the answer; `answer_bytes` bounds that answer. `in_flight`
+    requests for events may be under way at once; for profiles it is always one. `flush_after` is
+    the age in seconds at which a batch leaves though it is not full; None: never by age.
     """
 
     batch_records: int = 2000
@@ -192,4 +206,16 @@ class Limits:
     queue_bytes: int = 16 * 1024 * 1024
     attempt: float = 10.0
     answer_bytes: int = 256 * 1024
-    in_flight: int = 2
+    in_flight: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        :raises ConfigurationError: for a bound that is not positive, or a batch over 2,000.
+        """
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if (value is None and name != "flush_after") or (value is not None and not value > 0):
+                raise ConfigurationError(f"{name}={value!r} must be above 0")
+        if self.batch_records > MOST_RECORDS:
+            raise ConfigurationError(f"Mixpanel takes at most {MOST_RECORDS:,} records a request")

@@ -308,6 +308,23 @@ def test_the_page_shows_what_came(emu, http):
     assert 2 == len(emu.requests())
 
 
+def test_an_empty_page_says_how_to_begin(http):
+    """The line to type; it is gone once something has come, even if that was refused."""
+    assert "MP_BASE_URL=" in http.get("/").text
+    http.get("/nope")
+    assert "MP_BASE_URL=" not in http.get("/").text
+
+
+def test_the_page_tells_event_times_from_arrivals(http):
+    """What came last stands first, however old it is."""
+    http.post("/track", json=[event("Late")])
+    http.post("/track", json=[event("Early", time=NOW - 3600)])
+    page = http.get("/").text
+    assert page.index("Early") < page.index("Late")
+    assert "Event time (UTC)" in page
+    assert "Arrived (UTC)" in page
+
+
 def test_the_page_escapes_what_came(http):
     """Names and values are text, never markup."""
     http.post("/track", json=[event("<script>a", distinct_id="<i>", text="<b>")])

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import ssl
+import time
 
 import anyio
 import httpx
@@ -18,6 +19,9 @@ from mixpanel import (
     AttemptTimeoutError,
     AuthenticationError,
     BufferedConsumer,
+    ConfigurationError,
+    DeliveryError,
+    FlushResult,
     Limits,
     Mixpanel,
     RateLimitError,
@@ -25,10 +29,11 @@ from mixpanel import (
     RetryPolicy,
     ServiceAccountCredentials,
     TransportError,
+    ValidationError,
 )
 from mixpanel._exchange import Answer, Failure
 from mixpanel._route import Request, Transport
-from mixpanel._wire import LastWords
+from mixpanel._wire import BlockingWire
 from mixpanel.emulator import Fault
 
 QUICK = RetryPolicy(first_wait=0.02, longest_wait=0.05, longest_retry_after=0.2, max_age=20)
@@ -55,6 +60,11 @@ EACH_FAULT = [
     Fault.malformed(),
     Fault.truncated(),
 ]
+
+
+def unzipped(request):
+    zipped = request.headers.get("content-encoding") == "gzip"
+    return gzip.decompress(request.body) if zipped else request.body
 
 
 def consumer(emu, **options):
@@ -157,7 +167,7 @@ async def test_a_413_splits_and_the_limit_is_remembered(emu, anyio_backend):
         await mp.track("u", "Visit", {"n": n})
     assert (await mp.flush()).ok
     await mp.consumer.aclose()
-    sizes = [len(gzip.decompress(r.body)) for r in emu.requests("/track")[before:]]
+    sizes = [len(unzipped(r)) for r in emu.requests("/track")[before:]]
     assert learned < 20_000
     assert max(sizes) <= learned
     assert len(emu.events()) == 200
@@ -246,6 +256,40 @@ def test_an_outage_does_not_raise_into_sync_callers(emu):
     mp.consumer.close()
 
 
+def test_what_is_not_json_is_refused_at_the_callers_line(emu):
+    """And never stands in the way of others."""
+    consumer = BufferedConsumer(base_url=emu.url)
+    for nonsense in ("not json", "[]", "[1]", b"\xff", "5"):
+        with pytest.raises(ValidationError):
+            consumer.send("events", nonsense)
+    consumer.send("events", '{"event": "E", "properties": {"token": "t", "distinct_id": "u"}}')
+    assert consumer.flush().ok
+    consumer.close()
+    assert len(emu.events()) == 1
+
+
+def test_raise_for_loss_raises_for_loss_only(emu):
+    """A retry that succeeded is none; a drop without an error is one."""
+    emu.play(Fault.status(503))
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url, retry=QUICK))
+    mp.track("u", "Visit")
+    mp.flush().raise_for_loss()
+    with pytest.raises(DeliveryError, match="3 dropped, 2 waiting"):
+        FlushResult(0, 0, {"queue_full": 3}, 2).raise_for_loss()
+    emu.play(Fault.status(401))
+    mp.track("u", "Visit")
+    with pytest.raises(AuthenticationError):
+        mp.flush().raise_for_loss()
+    mp.flush()
+    mp.consumer.close()
+
+
+def test_credentials_beside_a_consumer_are_not_ignored():
+    """They belong to the consumer; saying nothing would send the token instead."""
+    with pytest.raises(ConfigurationError, match="credentials"):
+        Mixpanel("t", BufferedConsumer(), credentials=ACCOUNT)
+
+
 # ---- at once ------------------------------------------------------------------------------------
 
 
@@ -305,7 +349,7 @@ async def test_the_error_of_one_event_is_raised_for_that_event_only(emu, anyio_b
 async def test_what_a_request_looks_like(emu, anyio_backend):
     """JSON arrays, gzip for events only, no redirect, no secret in the URL."""
     mp = AsyncMixpanel("TOKEN", consumer(emu, credentials=ACCOUNT))
-    await mp.track("u", "Visit")
+    await mp.track_batch([{"event": "Visit", "properties": {"distinct_id": "u"}}] * 10)
     await mp.people_set("u", {"a": 1})
     await mp.import_data(None, "u", "Past", 1_600_000_000)
     assert (await mp.flush()).ok
@@ -343,7 +387,7 @@ async def test_your_own_httpx_client_is_used_and_left_open(anyio_backend):
         mock.post("/track").respond(200, json={"status": 1})
         async with httpx.AsyncClient() as client:
             async with AsyncMixpanel("t", region="eu", http_client=client) as mp:
-                await mp.track("u", "Visit")
+                await mp.track("u", "Visit", {"long": "text" * 300})
                 await mp.alias("a", "u")
             assert not client.is_closed
         assert mock.calls.call_count == 1
@@ -421,15 +465,14 @@ async def test_an_endless_answer_is_cut_off(anyio_backend):
 @pytest.mark.parametrize(
     "fault", [Fault.reset("before"), Fault.reset("after"), Fault.truncated()], ids=lambda f: f.name
 )
-def test_last_words_report_failures_like_any_attempt(emu, fault):
-    """The blocking sender of the last moment speaks the same language."""
-    import time
-
+def test_the_blocking_wire_reports_failures_like_any_attempt(emu, fault):
+    """And goes on with the next request."""
     emu.play(fault)
     request = Request("POST", emu.url + "/track", {"Content-Type": "application/json"}, b"[]")
-    with LastWords(Transport(), end=time.monotonic() + 2, answer_bytes=1000) as wire:
-        assert isinstance(wire.send(request), Failure)
-        assert isinstance(wire.send(request), Answer)
+    wire = BlockingWire(Transport(), answer_bytes=1000)
+    assert isinstance(wire.send(request, end=time.monotonic() + 2), Failure)
+    assert isinstance(wire.send(request, end=time.monotonic() + 2), Answer)
+    wire.close()
 
 
 def test_no_secret_reaches_the_logs(emu, caplog):

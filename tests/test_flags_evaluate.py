@@ -738,7 +738,7 @@ def test_explain_names_what_cannot_be_decided():
 
     assert trace.selected.variant_key == "b"
     assert trace.undecided.kind == "COHORT_ROLLOUT"
-    assert "cannot be decided here: COHORT_ROLLOUT (rollout 0 is for a cohort)" in str(trace)
+    assert "cannot be decided here: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
     plain = parse_definitions({"flags": [flag(everyone("b"), cohort)]})
     assert explain(plain, "f", user()).undecided is None
 

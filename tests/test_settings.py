@@ -11,6 +11,7 @@ from mixpanel import (
     BufferedConsumer,
     ConfigurationError,
     Consumer,
+    Limits,
     Mixpanel,
     RetryPolicy,
     ServiceAccountCredentials,
@@ -136,6 +137,11 @@ def test_honest_origins_are_taken(url, origin):
         lambda: BufferedConsumer(0),
         lambda: BufferedConsumer(True),
         lambda: BufferedConsumer(flush_after=-1),
+        lambda: Limits(batch_records=0),
+        lambda: Limits(batch_records=2001),
+        lambda: Limits(attempt=-1),
+        lambda: RetryPolicy(first_wait=-1),
+        lambda: RetryPolicy(attempts=0),
     ],
 )
 def test_settings_that_cannot_work_are_refused_where_they_are_given(make):

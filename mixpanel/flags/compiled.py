@@ -174,9 +174,9 @@ class FlagCompiler:
         except (RuleError, RecursionError) as error:
             return None, FallbackReason("RULE_ERROR", f"rollout {index}: {error}")
         if rollout.cohort_hash:
-            return test, FallbackReason("COHORT_ROLLOUT", f"rollout {index} is for a cohort")
+            return test, FallbackReason("COHORT_ROLLOUT", f"rollout {index}: for a cohort")
         if rollout.runtime_event_rule:
-            message = f"rollout {index} depends on events"
+            message = f"rollout {index}: depends on past events"
             return test, FallbackReason("RUNTIME_EVENT_ROLLOUT", message)
         return test, None
 

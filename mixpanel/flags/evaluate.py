@@ -101,10 +101,15 @@ class Snapshot:
 
     __slots__ = ("_answers", "_context", "_definitions")
 
-    def __init__(self, definitions: Definitions, context: Context) -> None:
+    def __init__(
+        self,
+        definitions: Definitions,
+        context: Context,
+        overrides: Mapping[str, SelectedVariant] | None = None,
+    ) -> None:
         self._definitions = definitions
         self._context = _frozen(context)
-        self._answers: dict[str, SelectedVariant] = {}
+        self._answers: dict[str, SelectedVariant] = dict(overrides or {})
 
     def get_variant(
         self, flag_key: str, fallback_value: SelectedVariant | None = None
@@ -129,7 +134,7 @@ class Snapshot:
         """Return the variants that rollouts or test users chose; fallbacks are left out."""
         definitions, answers, context = self._definitions.flags, self._answers, self._context
         chosen = {}
-        for key in definitions if flag_keys is None else flag_keys:
+        for key in {**definitions, **answers} if flag_keys is None else flag_keys:
             selected = answers.get(key)
             if selected is None:
                 definition = definitions.get(key)

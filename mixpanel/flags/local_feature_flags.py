@@ -23,6 +23,7 @@ from mixpanel._route import Transport
 from mixpanel._wires import Wires
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags import overrides
+from mixpanel.flags.compiled import fallback
 from mixpanel.flags.definitions import Definitions, parse_definitions
 from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot, evaluate
 from mixpanel.flags.explain import explain
@@ -30,7 +31,7 @@ from mixpanel.flags.poller import Poller
 from mixpanel.flags.reporting import Reporter
 from mixpanel.flags.requests import Asker, FlagsError, decoded
 from mixpanel.flags.snapshot import Lease, Saved, SnapshotFile
-from mixpanel.flags.types import LocalFlagsConfig, SelectedVariant
+from mixpanel.flags.types import FallbackReason, LocalFlagsConfig, SelectedVariant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +47,12 @@ __all__ = ["LocalFeatureFlagsProvider"]
 
 logger = logging.getLogger("mixpanel")
 
+NOT_READY = fallback(
+    FallbackReason(
+        "FLAG_NOT_FOUND",
+        "no definitions yet: call start_polling_for_definitions(), or use the client in a `with`",
+    )
+)
 LARGEST_ANSWER = 64 * 1024 * 1024
 STOPPING = 1.0  # seconds that stopping may take
 
@@ -152,7 +159,7 @@ class LocalFeatureFlagsProvider:
         definition = definitions.flags.get(flag_key)
         if definition is not None:
             return evaluate(definition, context)
-        return definitions.unusable.get(flag_key, FLAG_NOT_FOUND)
+        return definitions.unusable.get(flag_key, FLAG_NOT_FOUND if self._ready else NOT_READY)
 
     def get_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
@@ -166,8 +173,7 @@ class LocalFeatureFlagsProvider:
 
     def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:
         """Return the variants of all flags that take the context's user; reports no exposure."""
-        chosen = self.snapshot(context).get_all()
-        return chosen | dict(overrides.current() or {})
+        return self.snapshot(context).get_all()
 
     def snapshot(self, context: Mapping[str, Any]) -> Snapshot:
         """Return the answers for one user from the definitions of this moment, for one request.
@@ -176,7 +182,7 @@ class LocalFeatureFlagsProvider:
         """
         if self._poller.orphaned:
             self._poller.resume()
-        return Snapshot(self._definitions, context)
+        return Snapshot(self._definitions, context, overrides.current())
 
     def explain(self, flag_key: str, context: Mapping[str, Any]) -> Trace:
         """Say how a flag is decided for a context: rollout by rollout, with buckets and clauses."""
@@ -317,7 +323,9 @@ class LocalFeatureFlagsProvider:
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        _bridge.refuse_in_async("LocalFeatureFlagsProvider.start_polling_for_definitions")
+        _bridge.refuse_in_async(
+            "start_polling_for_definitions", "await astart_polling_for_definitions() instead"
+        )
         self._wait(self._poller.start(), self._patience)
 
     async def astart_polling_for_definitions(self) -> None:
@@ -337,11 +345,11 @@ class LocalFeatureFlagsProvider:
                 future.result(timeout)
 
     def wait_until_ready(self, timeout: float | None = None) -> bool:
-        """Wait until definitions are there; tell whether they are.
+        """Wait until definitions are there; tell whether they are. It does not start the poller.
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        _bridge.refuse_in_async("LocalFeatureFlagsProvider.wait_until_ready")
+        _bridge.refuse_in_async("wait_until_ready", "await await_until_ready() instead")
         end = None if timeout is None else time.monotonic() + timeout
         while not self._ready and (end is None or time.monotonic() < end):
             time.sleep(0.01)

@@ -33,8 +33,9 @@ MOST_BACKOFF = 8  # intervals between attempts while the server fails
 class Poller:
     """Call `refresh` once an interval, jittered, and less often while it fails.
 
-    `refresh` returns the seconds that the server asked to wait, or 0; it raises what went wrong.
-    `has_something` tells whether there is anything to serve: until then retries come quickly.
+    `refresh` raises what went wrong; `failed(error, failures)` hears of it and returns the seconds
+    that the server asked to wait, if any. `has_something` tells whether there is anything to serve:
+    until then retries come quickly.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any, Final
 
+from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._comparisons import datetime_compare, semver_compare
 from mixpanel.flags._compiler import RuleError, compile_closures
 from mixpanel.flags._values import fold_key
@@ -24,7 +25,7 @@ JSON_LOGIC_VERSION: Final = "0.7.0a0"
 _REMEMBERED_NAMES: Final = 10_000
 
 
-class RuleEngineError(RuntimeError):
+class RuleEngineError(ConfigurationError):
     """Say why a rule engine cannot be used here."""
 
 

@@ -1,0 +1,161 @@
+"""Drive our own package, as its users would."""
+
+import asyncio
+import time
+from itertools import islice
+from pathlib import Path
+from statistics import quantiles
+
+from workload import EVENT, calls, main, per_second
+
+from mixpanel import AsyncBufferedConsumer, AsyncMixpanel, BufferedConsumer, Consumer, Mixpanel
+
+
+def background(url: str) -> AsyncBufferedConsumer:
+    return AsyncBufferedConsumer(base_url=url, when_full="wait")
+
+
+def cost(url: str, count: int) -> dict[str, float]:
+    """Time `await track`; it never yields, so nothing is sent meanwhile."""
+
+    async def once() -> float:
+        consumer = background(url)
+        mp = AsyncMixpanel("TOKEN", consumer)
+        made = calls(count)
+        started = time.perf_counter()
+        for who, what in made:
+            await mp.track(who, EVENT, what)
+        spent = time.perf_counter() - started
+        await consumer.aclose()
+        return spent / count * 1e6
+
+    return {"microseconds": min(asyncio.run(once()) for _ in range(5))}
+
+
+def buffered(url: str, count: int) -> dict[str, float]:
+    async def run() -> float:
+        consumer = background(url)
+        mp = AsyncMixpanel("TOKEN", consumer)
+        await mp.track("warm", EVENT)
+        await consumer.flush()
+        made = calls(count)
+        started = time.perf_counter()
+        for who, what in made:
+            await mp.track(who, EVENT, what)
+        await consumer.flush()
+        rate = per_second(count, started)
+        await consumer.aclose()
+        return rate
+
+    return {"per_second": asyncio.run(run())}
+
+
+def at_once(url: str, count: int) -> dict[str, float]:
+    consumer = Consumer(base_url=url)
+    mp = Mixpanel("TOKEN", consumer)
+    mp.track("warm", EVENT)
+    made = calls(count)
+    started = time.perf_counter()
+    for who, what in made:
+        mp.track(who, EVENT, what)
+    rate = per_second(count, started)
+    consumer.close()
+    return {"per_second": rate}
+
+
+def sync_buffered(url: str, count: int, size: int = 50) -> dict[str, float]:
+    consumer = BufferedConsumer(size, base_url=url)
+    mp = Mixpanel("TOKEN", consumer)
+    mp.track("warm", EVENT)
+    consumer.flush()
+    made = calls(count)
+    started = time.perf_counter()
+    for who, what in made:
+        mp.track(who, EVENT, what)
+    consumer.flush()
+    rate = per_second(count, started)
+    consumer.close()
+    return {"per_second": rate}
+
+
+async def track_evenly(mp: AsyncMixpanel, rate: int, seconds: float) -> int:
+    """Track at a steady rate, some each millisecond as handlers would, and return how many."""
+    made = calls(int(rate * seconds))
+    started, number = time.perf_counter(), 0
+    while (now := time.perf_counter() - started) < seconds:
+        for who, what in islice(made, max(0, int(now * rate) - number)):
+            await mp.track(who, EVENT, what)
+            number += 1
+        await asyncio.sleep(0.001)
+    return number
+
+
+def memory(url: str, count: int, rate: int = 10_000) -> dict[str, float]:
+    """Sample resident memory each second for `count` seconds of steady tracking."""
+
+    async def run() -> tuple[int, list[float]]:
+        samples: list[float] = []
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(1)
+                samples.append(resident_megabytes())
+
+        async with AsyncMixpanel("TOKEN", base_url=url) as mp:
+            watcher = asyncio.create_task(watch())
+            tracked = await track_evenly(mp, rate, count)
+            watcher.cancel()
+            await mp.flush()
+            assert mp.stats().delivered == tracked, mp.stats()
+        return tracked, samples
+
+    tracked, samples = asyncio.run(run())
+    quarter = len(samples) // 4
+    settled, last = samples[quarter : 2 * quarter], samples[-quarter:]
+    grown = sum(last) / len(last) - sum(settled) / len(settled)
+    return {"events": tracked, "megabytes": max(samples), "grown": grown}
+
+
+def resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1024 / 1024
+
+
+def lag(url: str, count: int, rate: int = 10_000) -> dict[str, float]:
+    """Measure how late a task that sleeps a millisecond wakes, tracking for `count` seconds.
+
+    The first second, when things are imported and connections opened, counts as `first`.
+    `busy` is the most processor time that the loop's thread used meanwhile: of a long wait, what
+    is not in it was spent by other threads, or by whatever else this machine is doing.
+    """
+
+    late: list[float] = []
+    busy: list[float] = []
+
+    async def run() -> tuple[int, float]:
+        async def tick() -> None:
+            while True:
+                started, used = time.perf_counter(), time.thread_time()
+                await asyncio.sleep(0.001)
+                late.append((time.perf_counter() - started) * 1e3 - 1.0)
+                busy.append((time.thread_time() - used) * 1e3)
+
+        async with AsyncMixpanel("TOKEN", base_url=url) as mp:
+            ticker = asyncio.create_task(tick())
+            tracked = await track_evenly(mp, rate, 1)
+            first = max(late)
+            late.clear()
+            busy.clear()
+            tracked += await track_evenly(mp, rate, count)
+            ticker.cancel()
+        return tracked, first
+
+    tracked, first = asyncio.run(run())
+    p99 = quantiles(late, n=100)[98]
+    return {"events": tracked, "first": first, "p99": p99, "max": max(late), "busy": max(busy)}
+
+
+TASKS = [cost, buffered, at_once, sync_buffered, memory, lag]
+
+if __name__ == "__main__":
+    main({task.__name__: task for task in TASKS})

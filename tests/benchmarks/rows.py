@@ -1,0 +1,158 @@
+"""The benchmarks by name: what is measured, against whom, and the figure we mean to hold."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.benchmarks.ring import Contestant, Result, compete, interpreter, run_json
+from tests.benchmarks.sink import Sink
+
+
+@dataclass
+class Row:
+    """One benchmark's results, ours first, and what was hoped for.
+
+    `at_most` and `at_least` are for our own best figure, `times` for how many times better than
+    each peer it is.
+    """
+
+    name: str
+    how: str
+    results: list[Result]
+    at_most: float | None = None
+    at_least: float | None = None
+    times: dict[str, float] = field(default_factory=dict)
+
+
+def cost() -> Row:
+    """Cost of tracking into the buffer."""
+    results = compete(
+        [
+            Contestant("ours, await track", "ours", "cost", 8_000),
+            Contestant("official", "official", "cost", 8_000, {"sending": True}),
+            Contestant("official, its own part", "official", "cost", 8_000),
+            Contestant("posthog", "posthog", "cost", 8_000),
+        ],
+        "microseconds",
+        rounds=4,
+    )
+    how = (
+        "what the caller waits for: official's track sends each 50th time, to the loopback sink; "
+        "its own part is without that. PostHog's thread does not run"
+    )
+    times = {"official": 4.0, "posthog": 5.0}
+    return Row("track into the buffer", how, results, at_most=8.0, times=times)
+
+
+def delivered() -> Row:
+    """Delivered events, loopback."""
+    results = compete(
+        [
+            Contestant("ours", "ours", "buffered", 100_000),
+            Contestant("official", "official", "buffered", 30_000),
+            Contestant("posthog", "posthog", "buffered", 15_000),
+        ],
+        "per_second",
+    )
+    times = {"official": 3.0, "posthog": 7.0}
+    how = "from the first track to the end of flush, once warm; the sink counts what arrived"
+    return Row("delivered, loopback", how, results, at_least=100_000, times=times)
+
+
+def latency() -> Row:
+    """Delivered events, 50 ms away."""
+    results = compete(
+        [
+            Contestant("ours", "ours", "buffered", 100_000),
+            Contestant("official", "official", "buffered", 2_000),
+            Contestant("posthog", "posthog", "buffered", 4_000),
+        ],
+        "per_second",
+        latency=50,
+        rounds=3,
+    )
+    how = "the sink waits 50 ms before each answer"
+    return Row("delivered, 50 ms away", how, results, times={"official": 50.0})
+
+
+def at_once() -> Row:
+    """Unbuffered calls of the sync Consumer."""
+    results = compete(
+        [
+            Contestant("ours", "ours", "at_once", 1_500),
+            Contestant("official", "official", "at_once", 1_500),
+        ],
+        "per_second",
+        rounds=7,
+    )
+    how = "one request a call, one thread, one connection"
+    return Row("unbuffered sync Consumer", how, results, times={"official": 1.0})
+
+
+def sync_buffered() -> Row:
+    """The sync BufferedConsumer."""
+    results = compete(
+        [
+            Contestant("ours, 50", "ours", "sync_buffered", 20_000),
+            Contestant("ours, 2000", "ours", "sync_buffered", 60_000, {"size": 2000}),
+            Contestant("official", "official", "buffered", 20_000),
+        ],
+        "per_second",
+    )
+    how = "batches of 50, as the official one; and of 2,000, which it cannot"
+    return Row("sync BufferedConsumer", how, results)
+
+
+def imports() -> Row:
+    """Time to import."""
+    timed = "import time; t = time.perf_counter(); {}; print((time.perf_counter() - t) * 1e3)"
+    contestants = {
+        "ours": ("ours", "import mixpanel"),
+        "ours, AsyncMixpanel": ("ours", "from mixpanel import AsyncMixpanel"),
+        "official": ("official", "import mixpanel"),
+        "posthog": ("posthog", "import posthog"),
+    }
+    results = [Result(label, [], "ms", more_is_better=False) for label in contestants]
+    for _ in range(11):
+        for (who, statement), result in zip(contestants.values(), results, strict=True):
+            command = [interpreter(who), "-P", "-c", timed.format(statement)]
+            result.figures.append(run_json(command, who))
+    return Row("import", "in a fresh interpreter, files cached", results, at_most=80.0)
+
+
+def memory(seconds: int = 20) -> Row:
+    """Memory at 10,000 events a second."""
+    with Sink() as sink:
+        driver = Contestant("ours, peak RSS", "ours", "memory", seconds)
+        measured = driver.run(sink)
+    peak = Result(driver.label, [measured["megabytes"]], "MB", more_is_better=False)
+    peak.notes = {
+        "lost": int(measured["events"] - measured["arrived"]),
+        "grown by MB": round(measured["grown"], 2),
+        "events": int(measured["events"]),
+    }
+    how = f"{seconds} s; growth is the last quarter's mean less the second quarter's"
+    return Row("memory at 10,000 events/s", how, [peak], at_most=120.0)
+
+
+def lag(rounds: int = 3) -> Row:
+    """Event-loop lag at 10,000 events a second."""
+    loads = {"ours, 10,000/s": 10_000, "ours, 30,000/s": 30_000, "idle": 0}
+    results = [Result(f"{load}: max", [], "ms", more_is_better=False) for load in loads]
+    with Sink() as sink:
+        for _ in range(rounds):
+            for result, (load, rate) in zip(results, loads.items(), strict=True):
+                measured = Contestant(load, "ours", "lag", 5, {"rate": rate}).run(sink)
+                result.figures.append(measured["max"])
+                for note in ("p99", "busy", "first"):
+                    seen = result.notes.get(note, measured[note])
+                    result.notes[note] = round(min(seen, measured[note]), 2)
+                lost = int(measured["events"] - measured["arrived"])
+                result.notes["lost"] = result.notes.get("lost", 0) + lost
+    how = "how late a 1 ms sleep wakes, flushes and all; an idle loop shows the machine's own share"
+    return Row("event-loop lag", how, results, at_most=10.0)
+
+
+ROWS: dict[str, Callable[..., Row]] = {
+    row.__name__: row
+    for row in (cost, delivered, latency, at_once, sync_buffered, imports, memory, lag)
+}
