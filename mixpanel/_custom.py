@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+from concurrent.futures import wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from mixpanel.messages import Record
 
@@ -43,6 +45,7 @@ class Custom:
         self._consumer = consumer
         self.ledger = ledger
         self._lock = threading.Lock()
+        self._soon: set[Future[None]] = set()
 
     async def deliver(self, records: list[Record]) -> None:
         """Hand over records from async code."""
@@ -65,20 +68,23 @@ class Custom:
             except Exception as error:
                 self.ledger.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
 
-        _bridge.submit(later)
+        future = _bridge.submit(later)
+        self._soon.add(future)
+        future.add_done_callback(self._soon.discard)
 
-    async def flush(self, _timeout: float | None = None) -> FlushResult:
-        """Flush it, if it knows how."""
-        before = self.ledger.stats()
+    async def flush(self, timeout: float | None = None) -> FlushResult:
+        """Wait for what is under way, and flush the consumer if it knows how."""
+        await anyio.to_thread.run_sync(wait, set(self._soon), timeout)
         flush = getattr(self._consumer, "flush", None)
         if flush is not None:
             await self._call_async(flush)
-        return FlushResult(0, 0, {}, before.pending)
+        return FlushResult(0, 0, {}, self.ledger.stats().pending)
 
     aclose = flush
 
-    def flush_sync(self) -> FlushResult:
-        """Flush it, if it knows how."""
+    def flush_sync(self, timeout: float | None = None) -> FlushResult:
+        """Wait for what is under way, and flush the consumer if it knows how."""
+        wait(set(self._soon), timeout)
         flush = getattr(self._consumer, "flush", None)
         if flush is not None:
             self._call_sync(flush)

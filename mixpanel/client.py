@@ -405,7 +405,7 @@ class Mixpanel(_Client[None]):
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
         if isinstance(self._via, Custom):
-            return self._via.flush_sync()
+            return self._via.flush_sync(timeout)
         _bridge.refuse_in_async("Mixpanel.flush")
         return _bridge.run(self._via.flush, timeout)
 

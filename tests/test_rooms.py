@@ -33,6 +33,7 @@ OWNERS = {
     "rich": {"cli"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
+    "openfeature": {"flags.openfeature", "flags.resolution"},
 }
 
 
