@@ -33,6 +33,8 @@ _then: list[Callable[[], None]] = []
 def hold(sender: Sender) -> None:
     """Keep a sender that has messages, and see to it that they leave before the process does."""
     global _watched_by
+    if sender in _holding:
+        return
     _holding.add(sender)
     if _watched_by == os.getpid():
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
@@ -192,7 +193,7 @@ class _Client(Verbs[Outcome]):
         return time.time()
 
     def _make_insert_id(self) -> str:
-        return os.urandom(16).hex()
+        return f"{_ids.getrandbits(128):032x}"
 
     @property
     def consumer(self) -> Any:
@@ -216,6 +217,12 @@ class _Client(Verbs[Outcome]):
 
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
+
+# Of our own, so that a program that seeds `random` does not repeat its ids; a third of the cost of
+# asking the system for each.
+_ids = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ids.seed)
 
 TURN = 128  # messages after which even a tight loop of tracks lets others run
 
@@ -263,7 +270,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         return AsyncBufferedConsumer(**options)
 
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
-        if self._takes_none(len(records)):
+        if (self._closed or self._disabled) and self._takes_none(len(records)):
             return _done()
         sender = self._via
         if isinstance(sender, Custom) or not sender.buffered:
@@ -389,7 +396,7 @@ class Mixpanel(_Client[None]):
         return Consumer(**options)
 
     def _deliver(self, records: list[Record]) -> None:
-        if self._takes_none(len(records)):
+        if (self._closed or self._disabled) and self._takes_none(len(records)):
             return
         sender = self._via
         if isinstance(sender, Custom):

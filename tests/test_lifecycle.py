@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -321,6 +322,25 @@ def test_fork_while_a_request_is_in_flight(emu):
     thread.join()
     mp.consumer.close()
     assert names(emu) == [*range(10), 100]
+
+
+@needs_fork
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_makes_ids_of_its_own(emu):
+    """Nor do two programs that seed `random` alike."""
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
+    read, write = os.pipe()
+
+    def child():
+        os.write(write, mp._make_insert_id().encode())
+
+    forked(child)
+    random.seed(1)
+    first = mp._make_insert_id()
+    random.seed(1)
+    assert len({os.read(read, 32).decode(), first, mp._make_insert_id()}) == 3
+    os.close(read)
+    os.close(write)
 
 
 def _child_tracks(url, n):
