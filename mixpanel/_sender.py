@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,9 +12,8 @@ from urllib.request import getproxies
 import anyio
 
 from mixpanel import _exit, _loop
-from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange
-from mixpanel._route import Route, Transport, takes_gzip
-from mixpanel._wires import Wires, compressed_off_loop
+from mixpanel._courier import Courier
+from mixpanel._wires import Wires
 from mixpanel.exceptions import ClosedError, DeliveryError
 from mixpanel.settings import RetryPolicy
 
@@ -23,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mixpanel._buffer import Batch, Buffer
-    from mixpanel._exchange import Answer, Failure, Steps
     from mixpanel._ledger import FlushResult
+    from mixpanel._route import Route, Transport
     from mixpanel._wire import BlockingWire
     from mixpanel.messages import Record
 
@@ -33,14 +31,12 @@ __all__ = ["Sender"]
 logger = logging.getLogger("mixpanel")
 
 IDLE = 5.0  # seconds without a message after which a background sender goes home
-HALTED = 60.0  # seconds between attempts when only a human can help
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
-ONE_PACKET = 1024  # bytes that are not worth compressing
-FEW = 4
+
+HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
 
 _inherited: list[BlockingWire | None] = []  # a forked child neither uses nor closes them
-HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
 
 
 class Sender:
@@ -65,17 +61,18 @@ class Sender:
         self.buffer = buffer
         self.ledger = buffer.ledger
         self.route = route
-        self.policy = policy
         self.closed = False
         self.buffered = buffered
         self.background = background
-        self._repeat_ambiguous = repeat_ambiguous
         self._home: _loop.Loop | None = None
         self._wake: anyio.Event | None = None
         self._blocking: BlockingWire | None = None
         self._flights: anyio.abc.TaskGroup | None = None
         limits = buffer.limits
         self.wires = Wires(transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes)
+        self.courier = Courier(
+            buffer, route, policy, self.wires, self._settled, repeat_ambiguous=repeat_ambiguous
+        )
         _exit.everyone.add(self)
 
     # ---- in ---------------------------------------------------------------------------------
@@ -138,7 +135,7 @@ class Sender:
                 while self._home is home and home is not None:
                     self._wake = anyio.Event()
                     while (batch := self.buffer.take()) is not None:
-                        flights.start_soon(self._fly, batch)
+                        flights.start_soon(self.courier.fly, batch)
                     pending = self.ledger.pending
                     with anyio.move_on_after(self.buffer.next_look() if pending else IDLE):
                         await self._wake.wait()
@@ -152,101 +149,6 @@ class Sender:
             with self.buffer.lock:
                 if self._home is home:
                     self._home = None
-
-    # ---- one batch --------------------------------------------------------------------------
-
-    async def _fly(self, batch: Batch, raised: list[DeliveryError] | None = None) -> None:
-        """Drive the exchange of one batch; however it ends, nothing stays unaccounted.
-
-        With `raised`, errors are collected there for the caller instead of being reported.
-        """
-        steps = self._exchange(batch)
-        reply: Answer | Failure | None = None
-        try:
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration:
-                    break
-                reply = None
-                if isinstance(step, Send):
-                    await self._hold_back(batch)
-                    reply = await self._attempt(batch, step)
-                elif isinstance(step, Wait):
-                    self._carry_out(batch, step, raised)
-                    await anyio.sleep(step.seconds)
-                else:
-                    self._carry_out(batch, step, raised)
-        except Exception:  # ours, not the network's: keep the messages and say it loudly
-            if raised is not None:
-                raise
-            logger.exception("a batch could not be sent")
-            batch.lane.not_before = self.buffer.clock() + HALTED
-        finally:
-            self._landed(batch, raised)
-
-    def _landed(self, batch: Batch, raised: list[DeliveryError] | None) -> None:
-        if raised is not None:
-            self.buffer.settle(batch, batch.open, "dropped", "raised", quiet=True)
-        self.buffer.land(batch)
-        self._settled()
-
-    def _exchange(self, batch: Batch) -> Steps:
-        lane = batch.lane
-        return exchange(
-            batch.records,
-            policy=self.policy,
-            clock=self.buffer.clock,
-            random=random.random,
-            gzip=lane.gzip if _is_worth_gzip(batch) else False,
-            repeat_ambiguous=self._repeat_ambiguous,
-        )
-
-    async def _hold_back(self, batch: Batch) -> None:
-        # Another batch of this lane may have been told to wait; that holds for the whole lane.
-        for _ in range(100):
-            seconds = batch.lane.not_before - self.buffer.clock()
-            if seconds <= 0:
-                return
-            await anyio.sleep(seconds)
-
-    async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
-        request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
-        watch = not all(record.repeatable for record in step.records)
-        self.ledger.requests += 1
-        batch.sending = step.records
-        reply = await self.wires.send(request, watch=watch)
-        batch.sending = []
-        return reply
-
-    def _carry_out(  # noqa: C901 - a step each
-        self, batch: Batch, step: Step, raised: list[DeliveryError] | None = None
-    ) -> None:
-        lane = batch.lane
-        if isinstance(step, Settle):
-            if step.fate == "delivered":
-                lane.halted = None
-                if lane.gzip is None and _is_worth_gzip(batch):
-                    lane.gzip = True
-            elif raised is not None and step.error is not None:
-                raised.append(step.error)
-            quiet = raised is not None
-            self.buffer.settle(batch, step.records, step.fate, step.reason, step.error, quiet=quiet)
-        elif isinstance(step, Wait):
-            self.ledger.retried += 1
-            lane.not_before = max(lane.not_before, self.buffer.clock() + step.seconds)
-            if raised is None:
-                self.ledger.report(step.error, [])
-        elif isinstance(step, Shrink):
-            lane.max_bytes = min(lane.max_bytes, step.max_bytes)
-        elif isinstance(step, Plain):
-            lane.gzip = False
-        elif isinstance(step, Halt) and raised is not None:
-            raised.append(step.error)
-        elif isinstance(step, Halt):
-            lane.halted = step.error
-            lane.not_before = self.buffer.clock() + HALTED
-            self.ledger.report(step.error, [])
 
     def _settled(self) -> None:
         if not self.ledger.pending:
@@ -268,7 +170,7 @@ class Sender:
         """
         with self._directly(records) as (batches, raised):
             for batch in batches:
-                await self._fly(batch, raised)
+                await self.courier.fly(batch, raised)
                 if raised:
                     raise raised[0]
 
@@ -282,13 +184,13 @@ class Sender:
             yield batches, []
         finally:
             for batch in batches:
-                self._landed(batch, [])
+                self.courier.land(batch, [])
 
     async def pump(self) -> None:
         """Send, here and now, every batch that is due."""
         batch = self.buffer.take()
         while batch is not None:
-            await self._fly(batch)
+            await self.courier.fly(batch)
             batch = self.buffer.take()
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
@@ -330,7 +232,7 @@ class Sender:
         while self.buffer.waiting_for(mark):
             async with anyio.create_task_group() as flights:
                 while (batch := self.buffer.take()) is not None:
-                    flights.start_soon(self._fly, batch)
+                    flights.start_soon(self.courier.fly, batch)
             if self.buffer.waiting_for(mark):
                 await anyio.sleep(min(self.buffer.next_look() or POLL, 0.25))
 
@@ -397,53 +299,14 @@ class Sender:
         """Do as `deliver`, in the calling thread."""
         with self._directly(records) as (batches, raised):
             for batch in batches:
-                self._drive(batch, wire, raised=raised)
+                self.courier.drive(batch, wire, raised=raised)
                 if raised:
                     raise raised[0]
 
     def pump_blocking(self, wire: BlockingWire) -> None:
         """Do as `pump`, in the calling thread."""
         while (batch := self.buffer.take()) is not None:
-            self._drive(batch, wire)
-
-    def _drive(
-        self,
-        batch: Batch,
-        wire: BlockingWire,
-        *,
-        raised: list[DeliveryError] | None = None,
-        until: float = math.inf,
-    ) -> None:
-        """Do as `_fly`, blocking, and not beyond `until` on the monotonic clock."""
-        steps = self._exchange(batch)
-        reply: Answer | Failure | None = None
-        try:
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration:
-                    break
-                reply = None
-                if isinstance(step, Send):
-                    pause = batch.lane.not_before - self.buffer.clock()
-                    _rest(pause, until)
-                    self.ledger.requests += 1
-                    batch.sending = step.records
-                    end = min(until, time.monotonic() + self.buffer.limits.attempt)
-                    request = self.route.request(step.records, compress=step.gzip)
-                    reply = wire.send(request, end=end)
-                    batch.sending = []
-                    continue
-                self._carry_out(batch, step, raised)
-                if isinstance(step, Wait):
-                    _rest(step.seconds, until)
-        except Exception:  # ours, not the network's: keep the messages and say it loudly
-            if raised is not None:
-                raise
-            logger.exception("a batch could not be sent")
-            batch.lane.not_before = self.buffer.clock() + HALTED
-        finally:
-            self._landed(batch, raised)
+            self.courier.drive(batch, wire)
 
     # ---- the end of the process -------------------------------------------------------------
 
@@ -460,10 +323,10 @@ class Sender:
             time.sleep(POLL)
         self.buffer.reclaim()
         self.buffer.hurry()
-        self.policy = HURRIED
+        self.courier.policy = HURRIED
         wire = self._blocking or self._made_wire()
         while time.monotonic() < end and (batch := self.buffer.take(everything=True)):
-            self._drive(batch, wire, until=end)
+            self.courier.drive(batch, wire, until=end)
         wire.close()
         self.buffer.give_up("exit")
 
@@ -479,16 +342,3 @@ class Sender:
         _inherited.append(self._blocking)
         self._home = self._wake = self._flights = self._blocking = None
         self.buffer.clear()
-
-
-def _rest(seconds: float, until: float) -> None:
-    left = min(seconds, until - time.monotonic())
-    if left > 0:
-        time.sleep(left)
-
-
-def _is_worth_gzip(batch: Batch) -> bool:
-    if not takes_gzip(batch.lane.endpoint):
-        return False
-    few = batch.records[:FEW]
-    return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET

@@ -18,7 +18,7 @@ FLOORS = {
     "flags.overrides flags.requests flags._hashing flags._values flags._operators "
     "flags._comparisons flags._compiler",
     1: "_wire _loop _exit _bridge data.store flags.snapshot",
-    2: "_wires _sender _custom consumers bulk lookup flags.poller flags.reporting "
+    2: "_wires _courier _sender _custom consumers bulk lookup flags.poller flags.reporting "
     "flags.local_feature_flags flags.remote_feature_flags flags.hybrid flags.fixed",
     3: "__init__ client testing cli emulator flags.resolution flags.openfeature",
 }

@@ -1,0 +1,203 @@
+"""Bring one batch to the server and close the books on it, from a loop or from a plain thread.
+
+The exchange says what to do next; the two drivers here, one async and one blocking, do it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange
+from mixpanel._route import Route, takes_gzip
+from mixpanel._wires import Wires, compressed_off_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mixpanel._buffer import Batch, Buffer
+    from mixpanel._exchange import Answer, Failure, Steps
+    from mixpanel._wire import BlockingWire
+    from mixpanel.exceptions import DeliveryError
+    from mixpanel.settings import RetryPolicy
+
+__all__ = ["Courier"]
+
+logger = logging.getLogger("mixpanel")
+
+HALTED = 60.0  # seconds between attempts when only a human can help
+ONE_PACKET = 1024  # bytes that are not worth compressing
+FEW = 4
+
+
+class Courier:
+    """Carry batches of one buffer; `landed` is called after each, however it ended."""
+
+    def __init__(
+        self,
+        buffer: Buffer,
+        route: Route,
+        policy: RetryPolicy,
+        wires: Wires,
+        landed: Callable[[], None],
+        *,
+        repeat_ambiguous: bool,
+    ) -> None:
+        self.buffer = buffer
+        self.ledger = buffer.ledger
+        self.route = route
+        self.policy = policy
+        self._wires = wires
+        self._landed = landed
+        self._repeat_ambiguous = repeat_ambiguous
+
+    async def fly(self, batch: Batch, raised: list[DeliveryError] | None = None) -> None:
+        """Drive the exchange of one batch; however it ends, nothing stays unaccounted.
+
+        With `raised`, errors are collected there for the caller instead of being reported.
+        """
+        steps = self._exchange(batch)
+        reply: Answer | Failure | None = None
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    break
+                reply = None
+                if isinstance(step, Send):
+                    await self._hold_back(batch)
+                    reply = await self._attempt(batch, step)
+                elif isinstance(step, Wait):
+                    self._carry_out(batch, step, raised)
+                    await anyio.sleep(step.seconds)
+                else:
+                    self._carry_out(batch, step, raised)
+        except Exception:  # ours, not the network's: keep the messages and say it loudly
+            if raised is not None:
+                raise
+            logger.exception("a batch could not be sent")
+            batch.lane.not_before = self.buffer.clock() + HALTED
+        finally:
+            self.land(batch, raised)
+
+    def land(self, batch: Batch, raised: list[DeliveryError] | None) -> None:
+        """End a batch; for a caller who hears the errors, what is open counts as dropped."""
+        if raised is not None:
+            self.buffer.settle(batch, batch.open, "dropped", "raised", quiet=True)
+        self.buffer.land(batch)
+        self._landed()
+
+    def _exchange(self, batch: Batch) -> Steps:
+        lane = batch.lane
+        return exchange(
+            batch.records,
+            policy=self.policy,
+            clock=self.buffer.clock,
+            random=random.random,
+            gzip=lane.gzip if _is_worth_gzip(batch) else False,
+            repeat_ambiguous=self._repeat_ambiguous,
+        )
+
+    async def _hold_back(self, batch: Batch) -> None:
+        # Another batch of this lane may have been told to wait; that holds for the whole lane.
+        for _ in range(100):
+            seconds = batch.lane.not_before - self.buffer.clock()
+            if seconds <= 0:
+                return
+            await anyio.sleep(seconds)
+
+    async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
+        request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
+        watch = not all(record.repeatable for record in step.records)
+        self.ledger.requests += 1
+        batch.sending = step.records
+        reply = await self._wires.send(request, watch=watch)
+        batch.sending = []
+        return reply
+
+    def _carry_out(  # noqa: C901 - a step each
+        self, batch: Batch, step: Step, raised: list[DeliveryError] | None = None
+    ) -> None:
+        lane = batch.lane
+        if isinstance(step, Settle):
+            if step.fate == "delivered":
+                lane.halted = None
+                if lane.gzip is None and _is_worth_gzip(batch):
+                    lane.gzip = True
+            elif raised is not None and step.error is not None:
+                raised.append(step.error)
+            quiet = raised is not None
+            self.buffer.settle(batch, step.records, step.fate, step.reason, step.error, quiet=quiet)
+        elif isinstance(step, Wait):
+            self.ledger.retried += 1
+            lane.not_before = max(lane.not_before, self.buffer.clock() + step.seconds)
+            if raised is None:
+                self.ledger.report(step.error, [])
+        elif isinstance(step, Shrink):
+            lane.max_bytes = min(lane.max_bytes, step.max_bytes)
+        elif isinstance(step, Plain):
+            lane.gzip = False
+        elif isinstance(step, Halt) and raised is not None:
+            raised.append(step.error)
+        elif isinstance(step, Halt):
+            lane.halted = step.error
+            lane.not_before = self.buffer.clock() + HALTED
+            self.ledger.report(step.error, [])
+
+    def drive(
+        self,
+        batch: Batch,
+        wire: BlockingWire,
+        *,
+        raised: list[DeliveryError] | None = None,
+        until: float = math.inf,
+    ) -> None:
+        """Do as `fly`, blocking, and not beyond `until` on the monotonic clock."""
+        steps = self._exchange(batch)
+        reply: Answer | Failure | None = None
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    break
+                reply = None
+                if isinstance(step, Send):
+                    pause = batch.lane.not_before - self.buffer.clock()
+                    _rest(pause, until)
+                    self.ledger.requests += 1
+                    batch.sending = step.records
+                    end = min(until, time.monotonic() + self.buffer.limits.attempt)
+                    request = self.route.request(step.records, compress=step.gzip)
+                    reply = wire.send(request, end=end)
+                    batch.sending = []
+                    continue
+                self._carry_out(batch, step, raised)
+                if isinstance(step, Wait):
+                    _rest(step.seconds, until)
+        except Exception:  # ours, not the network's: keep the messages and say it loudly
+            if raised is not None:
+                raise
+            logger.exception("a batch could not be sent")
+            batch.lane.not_before = self.buffer.clock() + HALTED
+        finally:
+            self.land(batch, raised)
+
+
+def _rest(seconds: float, until: float) -> None:
+    left = min(seconds, until - time.monotonic())
+    if left > 0:
+        time.sleep(left)
+
+
+def _is_worth_gzip(batch: Batch) -> bool:
+    if not takes_gzip(batch.lane.endpoint):
+        return False
+    few = batch.records[:FEW]
+    return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET
