@@ -1,7 +1,9 @@
 """Check feature flags in a Django view: sync code, one client for the process.
 
-pip install django
-MP_TOKEN=... python examples/django_flags.py runserver --noreload
+    pip install django
+    MP_TOKEN=... python examples/django_flags.py runserver --noreload
+
+Behind a WSGI server: `gunicorn --chdir examples django_flags`.
 """
 
 import os
@@ -9,18 +11,21 @@ import sys
 
 from django.conf import settings
 from django.core.management import execute_from_command_line
+from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, JsonResponse
 from django.urls import path
 
 from mixpanel import AsyncBufferedConsumer, LocalFlagsConfig, Mixpanel
 
-# On the async buffered consumer a sync client never waits for a request. The poller starts with the
-# first worker that asks, and again in each forked one.
+# On the async buffered consumer a sync client never waits for a request.
 mp = Mixpanel(
     os.environ.get("MP_TOKEN", "YOUR_TOKEN"),
     AsyncBufferedConsumer(),
     local_flags_config=LocalFlagsConfig(),
 )
+# Here and not below, because a WSGI server only imports this module. It waits for the first answer.
+# Where workers are forked after the import, each starts polling again at its first check of a flag.
+mp.local_flags.start_polling_for_definitions()
 
 
 def checkout(request: HttpRequest) -> JsonResponse:
@@ -38,6 +43,7 @@ if not settings.configured:
         DEBUG=False, ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="only-an-example"
     )
 
+application = get_wsgi_application()
+
 if __name__ == "__main__":
-    mp.local_flags.start_polling_for_definitions()
     execute_from_command_line(sys.argv)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mixpanel.emulator import Fault
+from mixpanel.emulator import Emulator, Fault
 from tests.test_flags_local import flag
 
 USER = '{"distinct_id": "u-17", "custom_properties": {"plan": "Team"}}'
@@ -89,7 +89,7 @@ def test_lint_reports_and_ends_with_6(tmp_path, file):
     path.write_text(json.dumps({"flags": [odd]}))
     done = mp("flags", "lint", str(path))
     assert done.returncode == 6
-    assert "cohort" in done.stdout
+    assert "flag 'odd', rollout 0: for a cohort\n" in done.stdout
     problems = json.loads(mp("flags", "lint", str(path), "--format", "json").stdout)["problems"]
     assert {one["flag"] for one in problems} == {"odd"}
 
@@ -118,7 +118,7 @@ def test_watch_shows_changes_as_they_happen(emu, defined):
         (["list"], 2, "which project"),
         (["eval", "x", "--context", "{"], 2, "no JSON"),
         (["eval", "x", "--context", "[]"], 2, "must be an object"),
-        (["eval", "x", "--context", "@missing.json"], 2, "no JSON"),
+        (["eval", "x", "--context", "@missing.json"], 2, "cannot read missing.json"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, code, words):
@@ -127,6 +127,31 @@ def test_bad_input_is_one_clear_line(arguments, code, words):
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("remote", [[], ["--remote"]])
+def test_a_service_account_is_enough(defined, remote):
+    """Without any token; half an account is a mistake."""
+    account = {"MP_USERNAME": "robot", "MP_SECRET": "s3cret", "MP_PROJECT_ID": "42"}
+    arguments = ["flags", "eval", "ruled", "--context", USER, *remote]
+    with Emulator(tokens=[], service_accounts={"robot": "s3cret"}, flags=defined) as emu:
+        env = {**account, "MP_BASE_URL": emu.url, "MP_TOKEN": ""}
+        assert mp(*arguments, env=env).stdout == 'on = "blue"\n'
+        assert emu.requests()[0].query["project_id"] == "42"
+        done = mp(*arguments, env={**env, "MP_PROJECT_ID": ""})
+    assert done.returncode == 2
+    assert "MP_PROJECT_ID" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["list"], ["eval", "x", "--context", USER, "--remote"]])
+def test_an_unreachable_host_is_named_once(command):
+    """And nothing of the request: its query holds the token."""
+    nowhere = {"MP_BASE_URL": "http://127.0.0.1:9", "MP_TOKEN": "t0ken"}
+    done = mp("flags", *command, env=nowhere)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("http://127.0.0.1:9: cannot connect") == 1
+    assert done.stderr.count("\n") == 1
+    assert "t0ken" not in done.stderr
 
 
 def test_refused_credentials_end_with_3(emu):

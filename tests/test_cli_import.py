@@ -124,7 +124,10 @@ def test_a_missing_column_is_one_line(mp, tmp_path):
     result = mp(path)
     assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
     assert result.stderr.startswith("mp: a.csv has no column 'event' or 'event_name' or 'name'")
-    assert "it has 'what', 'when': give event_column\n" in result.stderr
+    assert (
+        "it has 'what', 'when': give Columns(event=...), in the shell --event-column\n"
+        in result.stderr
+    )
 
 
 # A dry run

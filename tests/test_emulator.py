@@ -325,6 +325,17 @@ def test_the_page_tells_event_times_from_arrivals(http):
     assert "Arrived (UTC)" in page
 
 
+def test_the_page_says_why_a_request_was_refused(http):
+    """The first record at fault, or what is wrong with the whole; escaped, like all that came."""
+    wrong = event(time="<noon>")
+    assert 400 == http.post("/import", json=[event(), wrong], auth=("T", "")).status_code
+    assert 400 == http.post("/track", content=b"{").status_code
+    page = http.get("/").text
+    assert '<span class="bad">400</span> record 1: ' in page
+    assert page.count('<span class="bad">400</span> ') == 2
+    assert "<noon>" not in page
+
+
 def test_the_page_escapes_what_came(http):
     """Names and values are text, never markup."""
     http.post("/track", json=[event("<script>a", distinct_id="<i>", text="<b>")])

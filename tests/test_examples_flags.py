@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from wsgiref.util import setup_testing_defaults
 
 import anyio
 import httpx
@@ -51,13 +52,14 @@ def test_the_fastapi_dependency(emu, example):
 
 
 def test_the_django_view(emu, example):
-    """Sync code, nothing blocks, everything arrives."""
+    """As a WSGI server does it: import, then call; nothing blocks, everything arrives."""
     module = example("django_flags")
-    module.mp.local_flags.start_polling_for_definitions()
-    from django.test import RequestFactory
-
-    request = RequestFactory().get("/checkout", headers={"X-User": "u-17"})
-    assert b'"new"' in module.checkout(request).content
+    environ = {"PATH_INFO": "/checkout", "HTTP_X_USER": "u-17"}
+    setup_testing_defaults(environ)
+    statuses = []
+    answer = module.application(environ, lambda status, _headers: statuses.append(status))
+    assert (["200 OK"], b'{"page": "new"}') == (statuses, b"".join(answer))
+    answer.close()
     assert module.mp.flush().ok
     assert len(emu.events("Checkout Opened")) == len(emu.events("$experiment_started")) == 1
     module.mp.close()

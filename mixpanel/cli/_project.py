@@ -2,9 +2,11 @@
 
 import os
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from mixpanel.cli._render import Format
 
 if TYPE_CHECKING:
     from mixpanel.credentials import ServiceAccountCredentials
@@ -18,6 +20,17 @@ class Region(StrEnum):
     US = "us"
     EU = "eu"
     IN = "in"
+
+
+Token = Annotated[str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")]
+Where = Annotated[
+    Region, typer.Option(envvar="MP_REGION", help="Where the project keeps its data.")
+]
+Base = Annotated[
+    str | None,
+    typer.Option(envvar="MP_BASE_URL", help="Go to this address instead, as of `mp emulator`."),
+]
+Write = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 
 
 def account() -> "ServiceAccountCredentials | None":

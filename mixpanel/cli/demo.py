@@ -273,10 +273,11 @@ async def _flag(day: Day) -> None:
         with anyio.move_on_after(2):
             while FLAG not in flags.definitions.flags or (seen and who() == seen):  # noqa: ASYNC110
                 await anyio.sleep(LOOK)
+        now = who()  # this round reports the exposures; the next is timed
         began = time.perf_counter()
-        now = who()
+        who()
         each = (time.perf_counter() - began) / len(visitors) * 1e6
-        stayed = f"; all {len(seen)} from before among them" if seen and seen <= now else ""
+        stayed = f"; all {len(seen)} from before too" if seen and seen <= now else ""
         rows.append(
             (f"{share:.0%}", f"{len(now)} of 200 visitors get it{stayed} ({each:.1f} µs a check)")
         )

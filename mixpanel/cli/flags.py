@@ -1,8 +1,10 @@
 """Look at feature flags from the shell: list, evaluate, explain, lint, watch."""
 
 import json
+import logging
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._project import Region, account
+from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, out, say
-from mixpanel.exceptions import ConfigurationError, MixpanelException
+from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.types import FlagsConfig, SelectedVariant
 
@@ -30,13 +33,6 @@ EVALUATE = (
 LINT = "Example: mp flags lint flags.json"
 WATCH = "Example: mp flags watch --interval 10"
 
-Token = Annotated[str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")]
-Where = Annotated[
-    Region, typer.Option(envvar="MP_REGION", help="Where the project keeps its data.")
-]
-Base = Annotated[
-    str | None, typer.Option(envvar="MP_BASE_URL", help="Ask here instead, as `mp emulator`.")
-]
 File = Annotated[
     Path | None,
     typer.Option(exists=True, dir_okay=False, help="Take the definitions from this JSON file."),
@@ -44,16 +40,15 @@ File = Annotated[
 ContextJson = Annotated[
     str, typer.Option("--context", help="Who asks, as JSON, or @FILE.", show_default=False)
 ]
-Write = Annotated[Format, typer.Option("--format", help="How to write the result.")]
 Key = Annotated[str, typer.Argument(show_default=False, help="The flag's key.")]
 
 
 def flags() -> None:
     """Look at feature flags: what is defined, who gets what and why, and what is wrong.
 
-    Definitions come from Mixpanel, with the project's --token or the service account in
-    MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or from a --file. Mixpanel bills each fetch as a flag
-    request. Nothing here reports an exposure.
+    Definitions come from a --file, or from Mixpanel: for that it needs the project's --token, or a
+    service account from the environment, MP_USERNAME, MP_SECRET and MP_PROJECT_ID. Mixpanel bills
+    each fetch as a flag request. Nothing here reports an exposure.
     """
 
 
@@ -238,24 +233,39 @@ def _provider(
     """Open a provider that has its definitions, or say why it has none."""
     from mixpanel import __version__
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.requests import FlagsError
     from mixpanel.flags.types import LocalFlagsConfig
 
     config = LocalFlagsConfig(enable_polling=False)
+    credentials = None
     if file is not None:
         config.bootstrap, config.offline = _read(file), True
     else:
-        _point(config, token, region, base_url)
+        token, credentials = _point(config, token, region, base_url)
     if interval:
         config.enable_polling, config.polling_interval_in_seconds = True, interval
-    credentials = account()
     provider = LocalFeatureFlagsProvider(
         token or "", config, __version__, lambda *_: None, credentials
     )
     with provider:
-        provider.start_polling_for_definitions()
+        with _unlogged():
+            provider.start_polling_for_definitions()
         if not provider.are_flags_ready():
-            raise provider.last_error or MixpanelException("the flags could not be fetched")
+            error = provider.last_error
+            why = f"{provider._asker.origin}: {error or 'no answer in time'}"
+            raise FlagsError(why, getattr(error, "status", None)) from error
         yield provider
+
+
+@contextmanager
+def _unlogged() -> "Iterator[None]":
+    """Keep the package's log off the terminal while the command itself says what went wrong."""
+    logger, nowhere = logging.getLogger("mixpanel"), logging.NullHandler()
+    logger.addHandler(nowhere)
+    try:
+        yield
+    finally:
+        logger.removeHandler(nowhere)
 
 
 def _remotely(
@@ -266,26 +276,39 @@ def _remotely(
     from mixpanel.flags.types import RemoteFlagsConfig, SelectedVariant
 
     config = RemoteFlagsConfig()
-    _point(config, token, region, base_url)
+    token, credentials = _point(config, token, region, base_url)
     with RemoteFeatureFlagsProvider(
-        token or "", config, __version__, lambda *_: None, account()
+        token, config, __version__, lambda *_: None, credentials
     ) as provider:
-        return provider.get_variant(key, SelectedVariant(None), context, False)
+        selected = provider.get_variant(key, SelectedVariant(None), context, False)
+        reason = selected.fallback_reason
+        if reason is None or reason.kind != "BACKEND_ERROR":
+            return selected
+        told = replace(reason, message=f"{provider._asker.origin}: {reason.message}")
+        return replace(selected, fallback_reason=told)
 
 
-def _point(config: "FlagsConfig", token: str | None, region: Region, base_url: str | None) -> None:
-    if not token:
-        raise ConfigurationError("which project? give --token, MP_TOKEN, or a --file")
+def _point(
+    config: "FlagsConfig", token: str | None, region: Region, base_url: str | None
+) -> "tuple[str, ServiceAccountCredentials | None]":
+    """Say where to ask; return the token and the account to ask with."""
     config.region, config.base_url = region.value, base_url
+    credentials = account()
+    if credentials is not None:
+        # With a service account the token says nothing more, but a provider has one.
+        return token or credentials.project_id, credentials
+    if not token:
+        raise ConfigurationError(
+            f"which project? give --token, a service account in {', '.join(ACCOUNT)}, or a --file"
+        )
+    return token, None
 
 
 def _context(text: str) -> dict[str, Any]:
-    source = text
+    source = _text(Path(text[1:])) if text.startswith("@") else text
     try:
-        if text.startswith("@"):
-            source = Path(text[1:]).read_text()
         context = json.loads(source)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigurationError(f"--context is no JSON: {error}") from error
     if not isinstance(context, dict):
         raise ConfigurationError('--context must be an object, such as {"distinct_id": "u-17"}')
@@ -294,6 +317,15 @@ def _context(text: str) -> dict[str, Any]:
 
 def _read(file: Path) -> Any:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        return json.loads(_text(file))
+    except ValueError as error:
         raise ConfigurationError(f"{file} is no JSON: {error}") from error
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"cannot read {file}: it is no UTF-8") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {file}: {error.strerror}") from error

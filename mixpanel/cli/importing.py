@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._project import ACCOUNT, Region, account
+from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, counts, err, megabytes, out, pairs, say
 
 if TYPE_CHECKING:
@@ -50,16 +50,9 @@ def events(
         ),
     ],
     *,
-    token: Annotated[
-        str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")
-    ] = None,
-    region: Annotated[
-        Region, typer.Option(envvar="MP_REGION", help="Where the project keeps its data.")
-    ] = Region.US,
-    base_url: Annotated[
-        str | None,
-        typer.Option(envvar="MP_BASE_URL", help="Send here instead, as to `mp emulator`."),
-    ] = None,
+    token: Token = None,
+    region: Where = Region.US,
+    base_url: Base = None,
     event: Annotated[
         str | None, typer.Option(help="One name for every row, when no column holds it.")
     ] = None,
@@ -93,12 +86,12 @@ def events(
         ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=100, help="Requests in flight at the most.")
+        int, typer.Option(min=1, max=32, help="Requests in flight at the most.")
     ] = 20,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every event here, and send nothing.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="How to write the result.")] = Format.TEXT,  # noqa: A002
+    format: Write = Format.TEXT,  # noqa: A002
 ) -> None:  # fmt: skip
     """Import the events of a file, of any age and number.
 

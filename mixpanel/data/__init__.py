@@ -1,1 +1,1 @@
-"""Read, keep and query events on your own machine; needs `pip install 'mixpanel-async[data]'`."""
+"""Read files of events on your own machine; needs `pip install 'mixpanel-async[data]'`."""

@@ -1,4 +1,4 @@
-"""Read files of events through DuckDB; the only room of the package that knows it.
+"""Read files of events through DuckDB.
 
 A file is streamed: a few thousand rows are held at a time, however long it is.
 """
@@ -244,7 +244,8 @@ class _Shape:
                 looked_for = repr(given) if given else " or ".join(map(repr, usual))
                 raise ConfigurationError(
                     f"{self._file} has no column {looked_for} for the {role}; "
-                    f"it has {', '.join(map(repr, names))}: give {role}_column"
+                    f"it has {', '.join(map(repr, names))}: give Columns({role}=...), "
+                    f"in the shell --{role.replace('_', '-')}-column"
                 )
             return found
 

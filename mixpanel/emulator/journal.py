@@ -13,7 +13,8 @@ class RecordedRequest:
     """One request as it came over the wire.
 
     `body` holds the bytes as received, compressed if they were (for a request cut short: what had
-    come by then). `status` is what was answered, None while there is no answer or none was given.
+    come by then). `status` is what was answered, None while there is no answer or none was given;
+    `answer` the answer's body, kept when the status is 400 or above.
     """
 
     method: str
@@ -23,6 +24,7 @@ class RecordedRequest:
     received_at: float
     body: bytes = field(default=b"", repr=False)
     status: int | None = None
+    answer: bytes = field(default=b"", repr=False)
 
     @property
     def records(self) -> list[Any]:

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
+from pydantic_core import from_json
+
 from mixpanel.emulator.ingest import json_text
 from mixpanel.emulator.journal import Journal, RecordedRequest
 from mixpanel.emulator.warehouse import Warehouse
@@ -36,10 +38,10 @@ PAGE = """<!DOCTYPE html>
 <body>
 <h1>Mixpanel emulator</h1>
 <p>A local server that speaks Mixpanel's ingestion and flags wire. Nothing leaves this machine.</p>
-<dl>{counts}</dl>
-<h2>Newest events</h2>
+{invitation}<dl>{counts}</dl>
+<h2>Events, last arrived first</h2>
 {events}
-<h2>Newest requests</h2>
+<h2>Requests, last arrived first</h2>
 {requests}
 <h2>Feature flags</h2>
 {flags}
@@ -47,21 +49,28 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
+# The browser knows best under which address it has found us.
+INVITATION = """<p>Nothing has come in so far. Send something:
+<code>MP_BASE_URL=<span id="url">(this page's address)</span> python app.py</code></p>
+<script>document.getElementById("url").textContent = location.origin</script>
+"""
+
 
 def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any]) -> str:
-    """Write the page: counts, the newest events, the newest requests, the flags."""
+    """Write the page: counts, the events and requests that came last, the flags."""
     counts = warehouse.counts()
     counts["events"] = warehouse.count()
     shown = {**counts, "requests": journal.seen, "flags": len(flags)}
     events = [_event(*each) for each in warehouse.newest(NEWEST)]
     requests = [_request(each) for each in reversed(journal.requests()[-NEWEST:])]
     return PAGE.format(
+        invitation="" if journal.seen or any(counts.values()) else INVITATION,
         counts="".join(
             f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{number:,}</dd></div>"
             for name, number in shown.items()
         ),
-        events=_table(("Time (UTC)", "Event", "distinct_id", "Properties"), events),
-        requests=_table(("Time (UTC)", "Request", "Body", "Answer"), requests),
+        events=_table(("Event time (UTC)", "Event", "distinct_id", "Properties"), events),
+        requests=_table(("Arrived (UTC)", "Request", "Body", "Answer"), requests),
         flags=_table(("Flag", "Context", "Variants", "Rollouts"), [_flag(each) for each in flags]),
     )
 
@@ -74,9 +83,23 @@ def _event(name: str, time: int, distinct_id: str, properties: dict[str, Any]) -
 def _request(request: RecordedRequest) -> tuple[str, ...]:
     answer = "none" if request.status is None else str(request.status)
     if answer not in ("200", "304"):
-        answer = f'<span class="bad">{answer}</span>'
+        answer = f'<span class="bad">{answer}</span> {escape(_reason(request.answer))}'
     line = escape(f"{request.method} {request.path}")
     return _moment(request.received_at), line, f"{len(request.body):,} bytes", answer
+
+
+def _reason(answer: bytes) -> str:
+    """Return why a request was refused: the first record's fault, else that of the whole."""
+    try:
+        told = from_json(answer)
+    except ValueError:
+        return ""
+    match told:
+        case {"failed_records": [{"index": index, "message": str(message)}, *_]}:
+            return f"record {index}: {message}"[:LONGEST]
+        case {"error": str(message)}:
+            return message[:LONGEST]
+    return ""
 
 
 def _flag(flag: Any) -> tuple[str, ...]:

@@ -15,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mixpanel.emulator.journal import Journal, RecordedRequest
 
+REFUSED = 400
+
 
 class Answer(NamedTuple):
     """A whole answer, ready to be sent or spoiled."""
@@ -86,6 +88,8 @@ class Stage:
                 if delay:
                     await self.wait(delay)
                 self.request.status = message["status"]
+            elif (self.request.status or 0) >= REFUSED:
+                self.request.answer += message.get("body", b"")
             await self._send(message)
 
         await self._app(self._scope, self._receive, send)
@@ -108,6 +112,7 @@ class Stage:
         if self._latency:
             await self.wait(self._latency)
         self.request.status = answer.status
+        self.request.answer = answer.body if answer.status >= REFUSED else b""
         length = (b"content-length", b"%d" % len(answer.body))
         headers = [*answer.headers, length]
         await self._send(
