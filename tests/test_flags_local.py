@@ -1,7 +1,9 @@
 """Local flags: fetched, kept through any bad answer, shared between processes."""
 
 import asyncio
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import stat
@@ -331,6 +333,8 @@ for line in sys.stdin:
 
 
 class Worker:
+    """A process of its own that answers what it serves and whether it leads."""
+
     def __init__(self, emu, path, interval):
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(WORKER), emu.url, str(path), str(interval)],
@@ -338,6 +342,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.pid = self.process.pid
 
     def ask(self):
         self.process.stdin.write("?\n")
@@ -350,12 +355,48 @@ class Worker:
         self.process.communicate()
 
 
+class Forked:
+    """The same as a fork of this process, as a preloading web server makes its workers."""
+
+    def __init__(self, flags):
+        self._ours, theirs = multiprocessing.Pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                flags.start_polling_for_definitions()
+                flags.wait_until_ready(10)
+                while theirs.recv():
+                    leads = flags._lease._pid == os.getpid() and flags._lease._file is not None
+                    theirs.send((str(flags.get_variant_value("checkout", None, USER)), leads))
+            finally:
+                os._exit(0)
+        theirs.close()
+
+    def ask(self):
+        self._ours.send(True)
+        return self._ours.recv()
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+        self._ours.close()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the lease is a POSIX lock")
-def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path):
+@pytest.mark.parametrize("kind", ["spawned", "forked"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path, kind):
     """Polls are billed: one an interval for all; after kill -9 another takes over in two."""
-    interval = 0.5
+    interval, path = 0.5, tmp_path / "flags.json"
     emu.set_flags([flag(value=1)])
-    workers = [Worker(emu, tmp_path / "flags.json", interval) for _ in range(4)]
+    preloaded = provider(
+        emu, snapshot_path=path, share_polling=True, polling_interval_in_seconds=interval
+    )
+    workers = [
+        Worker(emu, path, interval) if kind == "spawned" else Forked(preloaded) for _ in range(4)
+    ]
     try:
         assert [w.ask()[0] for w in workers] == ["1"] * 4
         leaders = [w for w in workers if w.ask()[1]]
@@ -366,7 +407,7 @@ def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path):
         assert 2 <= polls(emu) - before <= intervals + 1
         emu.set_flags([flag(value=2)])
         until(lambda: all(w.ask()[0] == "2" for w in workers))
-        os.kill(leaders[0].process.pid, signal.SIGKILL)
+        os.kill(leaders[0].pid, signal.SIGKILL)
         rest = [w for w in workers if w is not leaders[0]]
         emu.set_flags([flag(value=3)])
         until(lambda: sum(w.ask()[1] for w in rest) == 1)
