@@ -13,7 +13,7 @@ HOME = Path(os.environ.get("TOX_WORK_DIR") or Path(__file__).parent.parent / ".t
 PEERS = {
     "official": ["mixpanel==5.4.1"],
     "posthog": ["posthog==7.91.1"],
-    "launchdarkly": ["launchdarkly-server-sdk==9.18.4"],
+    "launchdarkly": ["launchdarkly-server-sdk==9.18.2"],
     "growthbook": ["growthbook==4.0.0"],
 }
 

@@ -143,8 +143,17 @@ class LocalFeatureFlagsProvider:
         if overridden is not None and flag_key in overridden:
             return overridden[flag_key]
         if not report_exposure:
-            selected = self._selected(flag_key, context)
-            return selected.or_fallback(fallback_value)
+            # Written out: a call more would be a tenth of the whole.
+            definitions = self._definitions
+            definition = definitions.flags.get(flag_key)
+            if definition is None:
+                return self._selected(flag_key, context).or_fallback(fallback_value)
+            selected = evaluate(definition, context)
+            return (
+                selected
+                if selected.fallback_reason is None
+                else selected.or_fallback(fallback_value)
+            )
         began = time.perf_counter()
         selected = self._selected(flag_key, context)
         if selected.fallback_reason is not None:

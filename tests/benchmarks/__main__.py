@@ -41,6 +41,11 @@ def lines(row: Row) -> list[str]:
     ):
         if bound is not None:
             found.append(f"    figure to hold: {sign} {number(bound)} {ours.unit}: {held(holds)}")
+    for result in row.results:
+        bound = row.each_at_most.get(result.label)
+        if bound is not None:
+            holds = held(result.best <= bound)
+            found.append(f"    figure to hold, {result.label}: <= {bound:g} {result.unit}: {holds}")
     return found
 
 

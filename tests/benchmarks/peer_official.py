@@ -3,9 +3,13 @@
 import time
 from typing import Any
 
+import httpx
+from decisions import FLAG, confirm, context, definitions, flags, microseconds_a_user
 from workload import EVENT, calls, main, microseconds_each, per_second
 
 from mixpanel import BufferedConsumer, Consumer, Mixpanel
+from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+from mixpanel.flags.types import LocalFlagsConfig, SelectedVariant
 
 
 def urls(url: str) -> dict[str, str]:
@@ -48,5 +52,43 @@ def at_once(url: str, count: int) -> dict[str, float]:
     return {"per_second": per_second(count, started)}
 
 
+def provider(given: dict[str, bool]) -> LocalFeatureFlagsProvider:
+    """Return a provider that took its flags from an answer which never crossed a network."""
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=definitions(given))
+
+    config = LocalFlagsConfig(enable_polling=False)
+    made = LocalFeatureFlagsProvider("TOKEN", config, "5.4.1", lambda *_: None)
+    made._sync_client = httpx.Client(
+        base_url="https://nowhere.invalid", transport=httpx.MockTransport(answer)
+    )
+    made.start_polling_for_definitions()
+    assert made._flag_definitions.keys() == given.keys()
+    return made
+
+
+def flag(_url: str, count: int) -> dict[str, float]:
+    local, fallback = provider(flags(1)), SelectedVariant(None)
+
+    def decide(user: dict[str, Any]) -> SelectedVariant:
+        return local.get_variant(FLAG, fallback, user, report_exposure=False)
+
+    confirm(lambda *user: [v for v in [decide(context(*user)).variant_key] if v], flags(1))
+    return {"microseconds": microseconds_a_user(context, decide, count)}
+
+
+def flags100(_url: str, count: int) -> dict[str, float]:
+    local = provider(flags(100))
+
+    def chosen(*user: Any) -> list[str]:
+        return [taken.variant_key for taken in local.get_all_variants(context(*user)).values()]
+
+    confirm(chosen, flags(100))
+    return {"microseconds": microseconds_a_user(context, local.get_all_variants, count)}
+
+
+TASKS = [cost, buffered, at_once, flag, flags100]
+
 if __name__ == "__main__":
-    main({"cost": cost, "buffered": buffered, "at_once": at_once})
+    main({task.__name__: task for task in TASKS})

@@ -5,10 +5,17 @@ import time
 from itertools import islice
 from pathlib import Path
 from statistics import quantiles
+from typing import TYPE_CHECKING, Any
 
+from decisions import FLAG, confirm, context, definitions, flags, microseconds_a_user, users
 from workload import EVENT, calls, main, per_second
 
 from mixpanel import AsyncBufferedConsumer, AsyncMixpanel, BufferedConsumer, Consumer, Mixpanel
+
+if TYPE_CHECKING:
+    from mixpanel.flags import SelectedVariant
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+    from mixpanel.flags.types import RuleEngine
 
 
 def background(url: str) -> AsyncBufferedConsumer:
@@ -155,7 +162,54 @@ def lag(url: str, count: int, rate: int = 10_000) -> dict[str, float]:
     return {"events": tracked, "first": first, "p99": p99, "max": max(late), "busy": max(busy)}
 
 
-TASKS = [cost, buffered, at_once, sync_buffered, memory, lag]
+def provider(
+    given: dict[str, bool], rule_engine: "RuleEngine" = "default"
+) -> "LocalFeatureFlagsProvider":
+    """Return a provider with its flags; imported here, so as not to weigh on `memory`."""
+    from mixpanel.flags import LocalFlagsConfig
+    from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
+
+    config = LocalFlagsConfig(bootstrap=definitions(given), offline=True, rule_engine=rule_engine)
+    return LocalFeatureFlagsProvider("TOKEN", config, "0", lambda *_: None)
+
+
+def flag(
+    _url: str,
+    count: int,
+    *,
+    known: bool = False,
+    exposures: bool = False,
+    rule_engine: "RuleEngine" = "default",
+) -> dict[str, float]:
+    """Time `get_variant`; exposures go to a tracker that does nothing."""
+    from mixpanel.flags import SelectedVariant
+
+    local, fallback = provider(flags(1), rule_engine), SelectedVariant(None)
+
+    def decide(user: dict[str, Any]) -> "SelectedVariant":
+        return local.get_variant(FLAG, fallback, user, report_exposure=exposures)
+
+    def chosen(*user: Any) -> list[str]:
+        variant = decide(context(*user)).variant_key
+        return [] if variant is None else [variant]
+
+    confirm(chosen, flags(1))
+    one = next(user for user in users(count) if chosen(*user)) if known else None
+    return {"microseconds": microseconds_a_user(context, decide, count, one)}
+
+
+def flags100(_url: str, count: int) -> dict[str, float]:
+    """Time a new snapshot's `get_all`."""
+    local = provider(flags(100))
+
+    def decide(user: dict[str, Any]) -> "dict[str, SelectedVariant]":
+        return local.snapshot(user).get_all()
+
+    confirm(lambda *user: [v.variant_key for v in decide(context(*user)).values()], flags(100))
+    return {"microseconds": microseconds_a_user(context, decide, count)}
+
+
+TASKS = [cost, buffered, at_once, sync_buffered, memory, lag, flag, flags100]
 
 if __name__ == "__main__":
     main({task.__name__: task for task in TASKS})
