@@ -202,7 +202,7 @@ class Limits:
     batch_records: int = 2000
     batch_bytes: int = 1_900_000
     flush_after: float | None = 1.0
-    queue_records: int = 10_000
+    queue_records: int = 50_000
     queue_bytes: int = 16 * 1024 * 1024
     attempt: float = 10.0
     answer_bytes: int = 256 * 1024
