@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import threading
 from contextvars import Context
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from mixpanel._sender import Sender
     from mixpanel.messages import Record
+
+logger = logging.getLogger("mixpanel")
 
 __all__ = [
     "accept",
@@ -57,7 +60,12 @@ class _Home:
 
     def _live(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
+        while True:
+            try:
+                self.loop.run_forever()
+                return
+            except SystemExit:  # a task's own; the loop is everybody's
+                logger.exception("a task on the home loop wanted to exit")
 
     def leave(self) -> None:
         """Cancel what runs, let it close its connections, and stop."""
@@ -214,7 +222,7 @@ def accept(sender: Sender, record: Record) -> None:
         signal = sender.accept(record)
         if signal is None:
             raise QueueFullError("the buffer is full, and flushing it made no room")
-    if not signal:
+    if not signal and sender.buffer.limits.flush_after is None:
         return
     if not sender.background:
         if sender.buffer.is_due():

@@ -171,6 +171,8 @@ class Courier:
                 if isinstance(step, Send):
                     pause = batch.lane.not_before - self.buffer.clock()
                     _rest(pause, until)
+                    if time.monotonic() >= until:
+                        break
                     self.ledger.requests += 1
                     batch.sending = step.records
                     end = min(until, time.monotonic() + self.buffer.limits.attempt)

@@ -199,7 +199,14 @@ def exchange(  # noqa: C901
                 if not part:
                     break
             seconds = policy.wait(failures, error.retry_after, random())
-            if clock() + seconds > part[0].at + policy.max_age:
+            left = part[0].at + policy.max_age - clock()
+            if error.retry_after is not None and seconds > left > 0:
+                if policy.attempts is not None:
+                    yield Halt(error)  # whoever waits for us cannot wait that long
+                    return
+                if left > 1.0:
+                    seconds = left - 0.5  # one more try before patience ends, instead of none
+            if seconds > left:
                 yield Settle(part, "dropped", "expired", error)
                 break
             if policy.attempts is not None and failures >= policy.attempts:

@@ -9,6 +9,7 @@ finalizers. A process ended by an unhandled signal runs neither.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mixpanel._sender import Sender
 
 __all__ = ["afterwards", "everyone", "hold", "release"]
+
+logger = logging.getLogger("mixpanel")
 
 PATIENCE = 2.0  # seconds, for all consumers together
 
@@ -61,7 +64,10 @@ def afterwards(callback: Callable[[], None]) -> None:
 def _drain() -> None:
     end = time.monotonic() + PATIENCE
     while _holding:
-        _holding.pop().last_drain(end)
+        try:
+            _holding.pop().last_drain(end)
+        except Exception:  # one consumer's trouble is not the next one's
+            logger.exception("the last messages of a consumer could not be sent")
     for sender in list(everyone):
         sender.let_go()
     for callback in _then:

@@ -173,6 +173,6 @@ class Ledger:
     def _call(self, callback: Callable[..., object], what: object, records: list[Record]) -> None:
         try:
             callback(what, [record.decoded() for record in records])
-        except Exception:
-            # A callback is not ours; it must never stop the sender.
+        except (Exception, SystemExit):
+            # A callback is not ours; it must never stop the sender, nor the loop it runs in.
             logger.exception("a delivery callback failed")

@@ -103,7 +103,8 @@ def running() -> Loop | None:
         if loop is not None:
             return _Asyncio(loop)
     trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    lowlevel = getattr(trio, "lowlevel", None)  # trio may be half imported by another thread
+    if lowlevel is not None and lowlevel.in_trio_run():
         return _Trio(trio)
     return None
 
@@ -114,4 +115,5 @@ def is_running() -> bool:
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return True
     trio = sys.modules.get("trio")
-    return trio is not None and bool(trio.lowlevel.in_trio_run())
+    lowlevel = getattr(trio, "lowlevel", None)
+    return lowlevel is not None and bool(lowlevel.in_trio_run())

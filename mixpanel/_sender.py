@@ -90,8 +90,8 @@ class Sender:
         signal = self.buffer.put(record)
         if signal:
             _exit.hold(self)
-            if self.background:
-                self.wake()
+        if self.background and (signal or not self.has_home):
+            self.wake()
         return signal
 
     @property
@@ -282,12 +282,14 @@ class Sender:
     def blocking_wire(self) -> BlockingWire | None:
         """Return connections for the calling thread; None when only a loop can send.
 
-        So it is with an `http_client` of the caller's own, and behind a proxy that only the
-        environment names: httpx knows how to read that.
+        So it is with an `http_client` of the caller's own, and behind a proxy: httpx knows how to
+        speak to those.
         """
         transport = self.wires.transport
-        if self._blocking is None and transport.client is None and not getproxies():
-            self._blocking = self._made_wire()
+        if self._blocking is None and transport.client is None and transport.proxy is None:
+            with self.buffer.lock:
+                if self._blocking is None and not getproxies():
+                    self._blocking = self._made_wire()
         return self._blocking
 
     def _made_wire(self) -> BlockingWire:
@@ -323,6 +325,10 @@ class Sender:
             time.sleep(POLL)
         self.buffer.reclaim()
         self.buffer.hurry()
+        if self.wires.transport.client is not None:
+            # Their client may be a mock, or know a proxy; going around it is not ours to decide.
+            self.buffer.give_up("exit")
+            return
         self.courier.policy = HURRIED
         wire = self._blocking or self._made_wire()
         while time.monotonic() < end and (batch := self.buffer.take(everything=True)):

@@ -66,7 +66,7 @@ def event_problems(
     problems: list[str] = []
     if type(name) is not str or not 0 < len(name) <= LONGEST_NAME:
         problems.append(f"the event name must be text of 1 to {LONGEST_NAME} characters")
-    if name in _IDENTITY_EVENTS:
+    if type(name) is str and name in _IDENTITY_EVENTS:
         return problems
     distinct_id = properties.get("distinct_id")
     if distinct_id is None or distinct_id == "":

@@ -250,6 +250,15 @@ class _Network(httpcore.SyncBackend):
         return _UntilDeadline(stream, self._until)
 
 
+BLOCKING_FAILURES = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
+
+
 class BlockingWire:
     """Send from the calling thread, without an event loop: for sync callers, and at the end.
 
@@ -296,11 +305,7 @@ class BlockingWire:
                     k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers
                 }
                 return Answer(response.status, found, bytes(body[: self._answer_bytes]))
-        except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-        ) as failure:
+        except BLOCKING_FAILURES as failure:
             kind = TransportError
             if isinstance(failure, httpcore.TimeoutException) and time.monotonic() >= end:
                 kind = AttemptTimeoutError

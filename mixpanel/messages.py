@@ -72,8 +72,11 @@ class Record:
         self.seq = 0
 
     def decoded(self) -> dict[str, Any]:
-        """Return the message as it travels."""
-        message: dict[str, Any] = loads(self.body)
+        """Return the message as it travels; of what cannot be read back, how it begins."""
+        try:
+            message: dict[str, Any] = loads(self.body)
+        except (ValueError, RecursionError):
+            return {"unreadable": self.body[:200].decode("utf-8", "replace")}
         return message
 
     def __repr__(self) -> str:

@@ -268,6 +268,43 @@ def test_what_is_not_json_is_refused_at_the_callers_line(emu):
     assert len(emu.events()) == 1
 
 
+def test_a_message_that_nobody_can_read_back_poisons_nothing(emu):
+    """An integer of 5,000 digits is refused alone; the others arrive."""
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
+    mp.track("u", "bad", {"n": 10**5000})
+    for n in range(5):
+        mp.track("u", "Visit", {"n": n})
+    result = mp.flush()
+    mp.consumer.close()
+    assert result.pending == 0
+    assert len(emu.events("Visit")) == 5
+
+
+def test_a_callback_that_exits_stops_nobody(emu):
+    """The home loop is everybody's."""
+
+    def leave(*_):
+        raise SystemExit("analytics broke")
+
+    emu.play(Fault.status(400), path="/track")
+    mp = Mixpanel("t", BufferedConsumer(base_url=emu.url, on_error=leave))
+    mp.track("u", "Visit")
+    mp.flush(2)
+    mp.track("u", "Visit")
+    assert mp.flush(5).ok
+    mp.consumer.close()
+
+
+def test_a_batch_by_age_leaves_when_another_message_comes(emu):
+    """`flush_after` of the sync consumer."""
+    mp = Mixpanel("t", BufferedConsumer(flush_after=0.02, base_url=emu.url))
+    mp.track("u", "Visit")
+    time.sleep(0.05)
+    mp.track("u", "Visit")
+    assert mp.stats().delivered == 2
+    mp.consumer.close()
+
+
 def test_raise_for_loss_raises_for_loss_only(emu):
     """A retry that succeeded is none; a drop without an error is one."""
     emu.play(Fault.status(503))

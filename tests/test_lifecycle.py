@@ -64,6 +64,22 @@ def test_what_a_closed_loop_left_is_sent_in_the_next(emu):
     assert mp.stats().balanced
 
 
+def test_the_sender_starts_again_in_the_next_loop_by_itself(emu):
+    """Without a flush: what one loop left leaves by its age in the next."""
+    mp = AsyncMixpanel("t", AsyncBufferedConsumer(flush_after=0.05, base_url=emu.url))
+
+    async def visit(n, seconds):
+        await mp.track("u", "Visit", {"n": n})
+        with anyio.move_on_after(seconds):
+            while mp.stats().pending:
+                await anyio.sleep(0.01)
+
+    asyncio.run(visit(1, 0))
+    asyncio.run(visit(2, 5))
+    assert names(emu) == [1, 2]
+    asyncio.run(mp.consumer.aclose())
+
+
 @pytest.mark.anyio
 async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend):
     """A lazily started sender delivers a batch by its age alone, on every event loop."""

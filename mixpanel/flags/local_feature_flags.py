@@ -159,8 +159,11 @@ class LocalFeatureFlagsProvider:
         if selected.fallback_reason is not None:
             return selected.or_fallback(fallback_value)
         latency = time.perf_counter() - began
-        assignment = context.get(self._definitions.flags[flag_key].context_key)
-        self._reporter.automatic(flag_key, selected, context, assignment, latency)
+        # Read again: a poll may have taken the flag away meanwhile.
+        known = self._definitions.flags.get(flag_key)
+        if known is not None:
+            assignment = context.get(known.context_key)
+            self._reporter.automatic(flag_key, selected, context, assignment, latency)
         return selected
 
     def _selected(self, flag_key: str, context: Mapping[str, Any]) -> SelectedVariant:
@@ -248,7 +251,7 @@ class LocalFeatureFlagsProvider:
             for listener in self._listeners:
                 try:
                     listener(changed)
-                except Exception:
+                except (Exception, SystemExit):
                     logger.exception("a listener to flag changes failed")
 
     async def _refresh(self) -> None:

@@ -60,7 +60,9 @@ class Asker:
 
     def definitions(self, etag: str | None = None) -> Request:
         """Ask for all definitions, unless they are still those of `etag`."""
-        return self._request("/flags/definitions", {}, {"If-None-Match": etag} if etag else {})
+        return self._request(
+            "/flags/definitions", {}, {"If-None-Match": etag} if etag and etag.isascii() else {}
+        )
 
     def evaluation(self, context: Mapping[str, Any], flag_key: str | None = None) -> Request:
         """Ask for the variants of one user, of one flag or of all."""

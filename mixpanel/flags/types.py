@@ -88,10 +88,14 @@ class SelectedVariant:
     variant_source: str | None = None
     fallback_reason: FallbackReason | None = None
 
-    def or_fallback(self, fallback: "SelectedVariant") -> "SelectedVariant":
+    def or_fallback(self, fallback: "SelectedVariant | Any") -> "SelectedVariant":
         """Return this variant if a rollout chose it, else the fallback with this one's reason."""
         if self.variant_source != VariantSource.FALLBACK:
             return self
+        if not isinstance(fallback, SelectedVariant):
+            fallback = SelectedVariant(
+                fallback
+            )  # a bare value must not fail on the day it is needed
         return SelectedVariant(
             fallback.variant_value,
             fallback.variant_key,
