@@ -12,7 +12,7 @@ import functools
 import logging
 import os
 import threading
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from asgiref.sync import AsyncToSync, SyncToAsync
@@ -31,6 +31,7 @@ logger = logging.getLogger("mixpanel")
 
 __all__ = [
     "accept",
+    "at_caller",
     "deliver",
     "enqueue",
     "home_loop",
@@ -194,8 +195,52 @@ def refuse_in_async(name: str, instead: str = "") -> None:
         )
 
 
+class _Caller:
+    """A sync caller who waits in `run`, and what stopped it there."""
+
+    stop: BaseException | None = None
+
+    def called(self, function: Callable[[], R]) -> R:
+        try:
+            return function()
+        except Exception:
+            raise
+        except BaseException as stop:
+            # KeyboardInterrupt and SystemExit are the caller's; they would end the home loop.
+            self.stop = stop
+            raise asyncio.CancelledError from stop
+
+
+_caller: ContextVar[_Caller | None] = ContextVar("mixpanel_caller", default=None)
+
+
+async def at_caller(function: Callable[[], R]) -> R:
+    """Call a function of the caller's own in the caller's thread.
+
+    For an async caller that is here; for a sync one it is the thread that waits in `run`: many an
+    iterator, as of sqlite3 or an ORM, works in no other.
+    """
+    caller = _caller.get()
+    if caller is None:
+        return function()
+    return await SyncToAsync(caller.called, thread_sensitive=True)(function)
+
+
 def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run an async function on the home loop and return what it returns."""
+    caller = _Caller()
+    token = _caller.set(caller)
+    try:
+        return _run(call, *args, **kwargs)
+    except asyncio.CancelledError:
+        if caller.stop is None:
+            raise
+        raise caller.stop from None
+    finally:
+        _caller.reset(token)
+
+
+def _run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
     loop = home_loop()
     local = SyncToAsync.threadlocal
     # Under sync_to_async these hold the outer loop, whose cancellation must not reach into ours.

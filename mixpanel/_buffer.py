@@ -123,6 +123,28 @@ class Buffer:
             ledger.report_drop(reason, list(gone))
         return signal
 
+    def ensure_room(self, records: list[Record]) -> None:
+        """See to it that all of these fit, when the mode is "raise"; in any other, do nothing.
+
+        :raises QueueFullError: when they do not.
+        """
+        if self.when_full != "raise":
+            return
+        limits, size = self.limits, sum([len(record.body) for record in records])
+        with self.lock:
+            if (
+                self.ledger.pending + len(records) > limits.queue_records
+                or self.bytes + size > limits.queue_bytes
+            ):
+                raise self._full(f"none of {len(records):,} was accepted: ")
+
+    def _full(self, what: str = "") -> QueueFullError:
+        limits, pending = self.limits, self.ledger.pending
+        return QueueFullError(
+            f"{what}{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
+            f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
+        )
+
     def _append(self, record: Record, size: int) -> bool:
         ledger, lane = self.ledger, self.lanes[record.endpoint]
         ledger.accepted += 1
@@ -142,14 +164,11 @@ class Buffer:
 
     def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
         """Return why and which messages must go: the new one, older ones, or none yet ("wait")."""
-        limits, pending = self.limits, self.ledger.pending
+        limits = self.limits
         if size > limits.queue_bytes:
             return "too_large", (record,)
         if self.when_full == "raise":
-            raise QueueFullError(
-                f"{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
-                f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
-            )
+            raise self._full()
         if self.when_full == "wait":
             return "wait", ()
         if self.when_full == "drop_newest":

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["context"]
+__all__ = ["context", "current", "during"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,30 @@ def context(
     """
     outer = _scope.get()
     inherited = outer.properties if outer else {}
-    token = _scope.set(
-        Scope(
-            distinct_id if distinct_id is not None else (outer.distinct_id if outer else None),
-            device_id if device_id is not None else (outer.device_id if outer else None),
-            user_id if user_id is not None else (outer.user_id if outer else None),
-            {**inherited, **(properties or {}), **more},
-        )
+    scope = Scope(
+        distinct_id if distinct_id is not None else (outer.distinct_id if outer else None),
+        device_id if device_id is not None else (outer.device_id if outer else None),
+        user_id if user_id is not None else (outer.user_id if outer else None),
+        {**inherited, **(properties or {}), **more},
     )
+    with during(_scope, scope):
+        yield
+
+
+@contextmanager
+def during(variable: ContextVar[T | None], value: T) -> Iterator[None]:
+    """Let a variable have a value inside the block, and afterwards what it had before.
+
+    An async generator may be left in another context than it was entered in, as pytest fixtures
+    and cancelled streams are. What was set there is out of reach then; a copy of it here is undone.
+    """
+    token = variable.set(value)
     try:
         yield
     finally:
-        _scope.reset(token)
+        try:
+            variable.reset(token)
+        except ValueError:
+            if variable.get() is value:
+                before = token.old_value
+                variable.set(None if before is Token.MISSING else before)

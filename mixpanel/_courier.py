@@ -9,16 +9,17 @@ import logging
 import math
 import random
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
 
-from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange
+from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
 from mixpanel._route import Route, takes_gzip
-from mixpanel._wires import Wires, compressed_off_loop
+from mixpanel._wires import Wires, compressed_off_loop, hold_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mixpanel._buffer import Batch, Buffer
     from mixpanel._exchange import Answer, Failure, Steps
@@ -61,23 +62,47 @@ class Courier:
 
         With `raised`, errors are collected there for the caller instead of being reported.
         """
-        steps = self._exchange(batch)
-        reply: Answer | Failure | None = None
-        try:
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration:
-                    break
+        with self._accounted(batch, raised) as (steps, carry_out):
+            step = onward(steps, None, carry_out)
+            while step is not None:
                 reply = None
                 if isinstance(step, Send):
-                    await self._hold_back(batch)
+                    # Another batch may have been told to wait; that holds for the whole lane.
+                    await hold_back(lambda: batch.lane.not_before - self.buffer.clock())
                     reply = await self._attempt(batch, step)
-                elif isinstance(step, Wait):
-                    self._carry_out(batch, step, raised)
-                    await anyio.sleep(step.seconds)
                 else:
-                    self._carry_out(batch, step, raised)
+                    await anyio.sleep(step.seconds)
+                step = onward(steps, reply, carry_out)
+
+    def drive(
+        self,
+        batch: Batch,
+        wire: BlockingWire,
+        *,
+        raised: list[DeliveryError] | None = None,
+        until: float = math.inf,
+    ) -> None:
+        """Do as `fly`, blocking, and not beyond `until` on the monotonic clock."""
+        with self._accounted(batch, raised) as (steps, carry_out):
+            step = onward(steps, None, carry_out)
+            while step is not None:
+                reply = None
+                if isinstance(step, Send):
+                    _rest(batch.lane.not_before - self.buffer.clock(), until)
+                    if time.monotonic() >= until:
+                        break
+                    reply = self._attempt_blocking(batch, step, wire, until)
+                else:
+                    _rest(step.seconds, until)
+                step = onward(steps, reply, carry_out)
+
+    @contextmanager
+    def _accounted(
+        self, batch: Batch, raised: list[DeliveryError] | None
+    ) -> Iterator[tuple[Steps, Callable[[Step], None]]]:
+        """Begin the exchange of a batch, and end it however the driver leaves."""
+        try:
+            yield self._exchange(batch), lambda step: self._carry_out(batch, step, raised)
         except Exception:  # ours, not the network's: keep the messages and say it loudly
             if raised is not None:
                 raise
@@ -104,20 +129,23 @@ class Courier:
             repeat_ambiguous=self._repeat_ambiguous,
         )
 
-    async def _hold_back(self, batch: Batch) -> None:
-        # Another batch of this lane may have been told to wait; that holds for the whole lane.
-        for _ in range(100):
-            seconds = batch.lane.not_before - self.buffer.clock()
-            if seconds <= 0:
-                return
-            await anyio.sleep(seconds)
-
     async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
         request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
         watch = not all(record.repeatable for record in step.records)
         self.ledger.requests += 1
         batch.sending = step.records
         reply = await self._wires.send(request, watch=watch)
+        batch.sending = []
+        return reply
+
+    def _attempt_blocking(
+        self, batch: Batch, step: Send, wire: BlockingWire, until: float
+    ) -> Answer | Failure:
+        self.ledger.requests += 1
+        batch.sending = step.records
+        end = min(until, time.monotonic() + self.buffer.limits.attempt)
+        request = self.route.request(step.records, compress=step.gzip)
+        reply = wire.send(request, end=end)
         batch.sending = []
         return reply
 
@@ -149,47 +177,6 @@ class Courier:
             lane.halted = step.error
             lane.not_before = self.buffer.clock() + HALTED
             self.ledger.report(step.error, [])
-
-    def drive(
-        self,
-        batch: Batch,
-        wire: BlockingWire,
-        *,
-        raised: list[DeliveryError] | None = None,
-        until: float = math.inf,
-    ) -> None:
-        """Do as `fly`, blocking, and not beyond `until` on the monotonic clock."""
-        steps = self._exchange(batch)
-        reply: Answer | Failure | None = None
-        try:
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration:
-                    break
-                reply = None
-                if isinstance(step, Send):
-                    pause = batch.lane.not_before - self.buffer.clock()
-                    _rest(pause, until)
-                    if time.monotonic() >= until:
-                        break
-                    self.ledger.requests += 1
-                    batch.sending = step.records
-                    end = min(until, time.monotonic() + self.buffer.limits.attempt)
-                    request = self.route.request(step.records, compress=step.gzip)
-                    reply = wire.send(request, end=end)
-                    batch.sending = []
-                    continue
-                self._carry_out(batch, step, raised)
-                if isinstance(step, Wait):
-                    _rest(step.seconds, until)
-        except Exception:  # ours, not the network's: keep the messages and say it loudly
-            if raised is not None:
-                raise
-            logger.exception("a batch could not be sent")
-            batch.lane.not_before = self.buffer.clock() + HALTED
-        finally:
-            self.land(batch, raised)
 
 
 def _rest(seconds: float, until: float) -> None:

@@ -53,6 +53,7 @@ __all__ = [
     "exchange",
     "judge",
     "judge_status",
+    "onward",
 ]
 
 
@@ -113,6 +114,25 @@ Step = Send | Wait | Settle | Shrink | Plain | Halt
 Steps = Generator[Step, Answer | Failure | None, None]
 
 
+def onward(
+    steps: Steps, reply: Answer | Failure | None, carry_out: Callable[[Step], None]
+) -> Send | Wait | None:
+    """Carry out steps up to the next one that takes time; return that, or None at the end.
+
+    Of those, a `Send` is for the driver alone; a `Wait` is carried out, and waited by the driver.
+    """
+    try:
+        step = steps.send(reply)
+        while not isinstance(step, Send):
+            carry_out(step)
+            if isinstance(step, Wait):
+                break
+            step = next(steps)
+    except StopIteration:
+        return None
+    return step
+
+
 class Verdict(Enum):
     """What an answer means for the records that were sent."""
 
@@ -154,6 +174,7 @@ def exchange(  # noqa: C901
     """
     parts = [records]
     compress = gzip is not False
+    suspects = SUSPECTS
     while parts:
         part = parts.pop()
         failures = odd_answers = 0
@@ -182,6 +203,9 @@ def exchange(  # noqa: C901
                     yield Shrink(max(size // 2, 1024))
                 if not judged.untouched and len(part) > 1:
                     part = yield from _without_unsafe(part, error)
+                if suspects and not judged.too_large and len(part) > 2 * suspects:
+                    part = yield from _interrogated(part, error, suspects, gzip=compress)
+                    suspects = 0
                 if len(part) > 1:
                     half = len(part) // 2
                     parts.append(part[half:])
@@ -213,6 +237,40 @@ def exchange(  # noqa: C901
                 yield Halt(error)
                 return
             yield Wait(seconds, error)
+
+
+SUSPECTS = 16  # single refusals in the same words that make it a refusal of them all
+UNORDERED = frozenset({"events", "imports"})  # what may be sent out of turn
+
+
+def _interrogated(
+    part: list[Record], error: DeliveryError, suspects: int, *, gzip: bool
+) -> Generator[Step, Answer | Failure | None, list[Record]]:
+    """Settle a whole batch that is refused for what its records share, as a wrong token.
+
+    Records from all over the batch are sent alone, until one fares otherwise; if none does, so
+    stands it with the rest. Return what is left to be bisected.
+    """
+    if part[0].endpoint not in UNORDERED:
+        return part
+    asked = [part[at * (len(part) - 1) // (suspects - 1)] for at in range(suspects)]
+    left = part
+    for record in asked:
+        reply = yield Send([record], gzip)
+        assert reply is not None
+        judged = judge(reply, [record])
+        alike = judged.verdict is Verdict.REJECTED and str(judged.error) == str(error)
+        if judged.verdict is Verdict.DELIVERED:
+            yield from _settled([record], judged)
+        elif alike and judged.error is not None:
+            yield Settle([record], "rejected", error=_naming(judged.error, [record]))
+        else:
+            return left
+        left = [one for one in left if one is not record]
+        if not alike:
+            return left
+    yield Settle(left, "rejected", error=_naming(error, left))
+    return []
 
 
 def _without_unsafe(
@@ -256,15 +314,18 @@ def _settled(part: list[Record], judged: Judgement) -> Generator[Step, None, Non
 
 
 def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
-    """Name the single record that an unspecific refusal was about."""
-    record = part[0].decoded()
-    error.failed_records = (FailedRecord(0, str(error), record=record),)
+    """Name the records that an unspecific refusal was about."""
+    error.failed_records = tuple(
+        FailedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
+    )
     return error
 
 
 # ---- judging ------------------------------------------------------------------------------------
 
-CONFIGURATION = frozenset({300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 410, 501, 505})
+CONFIGURATION = frozenset(
+    {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407, 410, 501, 505}
+)
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 # RFC 9110 and 6585: these say that the request was not processed. After any other error of a
 # server or gateway nobody knows.

@@ -15,7 +15,8 @@
 | dataclass, pydantic model, mapping | an object |
 | numpy and pandas scalars and arrays | numbers, text, lists |
 | lone surrogates | U+FFFD |
-| deeper than 16 levels, cycles | `null` |
+| deeper than 16 levels, cycles, more than 100,000 values | `null`, or left out |
+| whole numbers beyond the range of a float | `null` |
 | anything else | `str(value)`, at most 1,024 characters |
 
 Each line that loses something (`null`, U+FFFD, `str`) is noted for the caller to count or refuse.
@@ -33,18 +34,30 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticSerializationError, to_json
 
-__all__ = ["DatetimeSerializer", "dumps", "dumps_flat", "json_dumps", "loads", "utc_text"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DatetimeSerializer",
+    "dumps",
+    "dumps_plain",
+    "json_dumps",
+    "loads",
+    "plain_depth",
+    "utc_text",
+]
 
 DEEPEST = 16
 LONGEST_TEXT = 1024
-MOST_ITEMS = 10_000
+MOST_VALUES = 100_000
+# A longer integer is valid JSON, but a server that reads numbers as floats would refuse the batch.
+LARGEST_INT = 10**308
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_LITERALS = frozenset({bool, type(None)})
 _TEXT = frozenset({str})
 
 
@@ -80,29 +93,16 @@ def dumps(
     notes: list[str] = []
     if serializer is not None and serializer is not DatetimeSerializer:
         return _by_encoder(record, serializer, notes), notes
-    if is_plain(record):
-        try:
-            body = to_json(record, inf_nan_mode="constants")
-        except (PydanticSerializationError, ValueError):
-            pass
-        else:
-            if b"NaN" not in body and b"Infinity" not in body:
-                return body, notes
-    return to_json(coerce(record, notes), inf_nan_mode="null"), notes
+    body = dumps_plain(record) if plain_depth(record) else None
+    return (to_json(_Walk(notes).value(record, 0)) if body is None else body), notes
 
 
-def dumps_flat(record: dict[str, Any], inner: Mapping[str, Any]) -> bytes | None:
-    """Return the record as JSON when `inner`, its one object, is flat and plain; else None.
-
-    The way nearly every event takes, without a look at its values one by one.
-    """
-    if not (_TEXT.issuperset(map(type, inner)) and _SCALARS.issuperset(map(type, inner.values()))):
-        return None
+def dumps_plain(record: dict[str, Any]) -> bytes | None:
+    """Return a plain record as JSON; None when a text in it holds lone surrogates."""
     try:
-        body = to_json(record, inf_nan_mode="constants")
+        return to_json(record, inf_nan_mode="null")
     except (PydanticSerializationError, ValueError):
         return None
-    return None if b"NaN" in body or b"Infinity" in body else body
 
 
 def loads(body: bytes | str) -> Any:
@@ -113,97 +113,152 @@ def loads(body: bytes | str) -> Any:
     return json.loads(body)
 
 
-def is_plain(value: Mapping[str, Any], depth: int = DEEPEST) -> bool:
-    """Tell whether an object holds only what JSON knows, down to the bottom."""
-    if not _TEXT.issuperset(map(type, value)):
-        return False
-    values = value.values()
-    if _SCALARS.issuperset(map(type, values)):
-        return True
-    return depth > 0 and all(_is_plain_value(v, depth - 1) for v in values)
+def plain_depth(value: dict[str, Any]) -> int:
+    """Return how many levels deep a plain object is; 0 when it is not plain.
+
+    Plain is what `json` itself writes in full: 1 for nothing but text, finite numbers, booleans
+    and null by name.
+    """
+    inner: list[Any] = []
+    depth = 1 if _is_plain(value, inner) else 0
+    seen = 0
+    while inner and 0 < depth < DEEPEST:
+        level, inner = inner, []
+        for each in level:
+            # The same lists within lists, over and over, would take for ever.
+            seen += len(each)
+            if seen > MOST_VALUES or not _is_plain(each, inner):
+                return 0
+        depth += 1
+    return 0 if inner else depth
 
 
-def _is_plain_value(value: Any, depth: int) -> bool:
-    kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is dict:
-        return is_plain(value, depth)
-    if kind is list and depth > 0:
-        return _SCALARS.issuperset(map(type, value)) or all(
-            _is_plain_value(v, depth - 1) for v in value
-        )
-    return False
+def _is_plain(each: Any, inner: list[Any]) -> bool:  # noqa: C901
+    """Tell whether an object or list is plain but for those in it, which are added to `inner`."""
+    if type(each) is dict:
+        if not _TEXT.issuperset(map(type, each)):
+            return False
+        each = each.values()
+    for item in each:
+        kind = type(item)
+        if kind is str:
+            continue
+        if kind is float:
+            if item - item != 0.0:  # infinite, or no number
+                return False
+        elif kind is int:
+            if not -LARGEST_INT < item < LARGEST_INT:
+                return False
+        elif kind is dict or kind is list:
+            inner.append(item)
+        elif kind not in _LITERALS:
+            return False
+    return True
 
 
-def coerce(value: Any, notes: list[str], depth: int = 0) -> Any:
-    """Return the value in terms that JSON knows, by the table at the top of this file."""
-    kind = type(value)
-    if kind is str:
-        return _clean_text(value, notes)
-    if kind is bool or value is None:
-        return value
-    if kind is int:
-        return value
-    if kind is float:
-        return _finite(value, notes)
-    if depth > DEEPEST:
-        notes.append(f"nested deeper than {DEEPEST} levels")
+class _Walk:
+    """Say a value in terms that JSON knows, by the table at the top of this file.
+
+    It knows what it is inside of, so that a cycle ends at once, and how many values it may still
+    take, so that a graph of shared objects does not multiply.
+    """
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+        self._inside: set[int] = set()
+        self._left = MOST_VALUES
+
+    def value(self, value: Any, depth: int) -> Any:
+        """Return the value as JSON will have it."""
+        kind = type(value)
+        if kind is str:
+            return _clean_text(value, self.notes)
+        if kind is bool or value is None:
+            return value
+        if kind is int:
+            return self._whole(value)
+        if kind is float:
+            return _finite(value, self.notes)
+        me = id(value)
+        if me in self._inside:
+            self.notes.append(f"{kind.__name__} contains itself")
+            return None
+        if depth > DEEPEST:
+            self.notes.append(f"nested deeper than {DEEPEST} levels")
+            return None
+        self._inside.add(me)
+        try:
+            return self._rich(value, depth)
+        except Exception as error:
+            self.notes.append(f"{kind.__name__} could not be read ({type(error).__name__})")
+            return None
+        finally:
+            self._inside.discard(me)
+
+    def _rich(self, value: Any, depth: int) -> Any:  # noqa: C901
+        match value:
+            case Enum():
+                return self.value(value.value, depth + 1)
+            case str():
+                return _clean_text(str.__str__(value), self.notes)
+            case int():
+                return self._whole(int(value))
+            case float() | Decimal() | Fraction():
+                return _finite(float(value), self.notes)
+            case datetime():
+                return utc_text(value)
+            case date() | time():
+                return value.isoformat()
+            case timedelta():
+                return value.total_seconds()
+            case bytes() | bytearray() | memoryview():
+                return _text_of_bytes(bytes(value))
+            case Mapping():
+                pairs = self._within_bounds(value.items())
+                return {self._key(k, depth): self.value(v, depth + 1) for k, v in pairs}
+            case AbstractSet():
+                return self.value(_in_order(value), depth)
+            case list() | tuple():
+                return self._list(value, depth)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            return self.value(fields, depth)
+        for method in ("model_dump", "tolist", "to_pydatetime", "isoformat"):
+            convert = getattr(value, method, None)
+            if callable(convert) and not isinstance(value, type):
+                return self.value(convert(), depth + 1)
+        if isinstance(value, Iterable) and not isinstance(value, type):
+            return self._list(value, depth)
+        text = _clean_text(str(value), self.notes)
+        if type(value).__module__ not in ("uuid", "ipaddress", "pathlib", "pathlib._local", "yarl"):
+            self.notes.append(f"{type(value).__name__} was sent as text")
+        return text[:LONGEST_TEXT]
+
+    def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
+        return [self.value(item, depth + 1) for item in self._within_bounds(items)]
+
+    def _within_bounds(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self._left -= 1
+            if self._left < 0:
+                if self._left == -1:
+                    self.notes.append(f"more than {MOST_VALUES:,} values")
+                return
+            yield item
+
+    def _key(self, key: Any, depth: int) -> str:
+        if key is None:
+            return "null"
+        if isinstance(key, bool):
+            return "true" if key else "false"
+        said = self.value(key, depth + 1)
+        return said if isinstance(said, str) else str(said)
+
+    def _whole(self, number: int) -> int | None:
+        if -LARGEST_INT < number < LARGEST_INT:
+            return number
+        self.notes.append("a whole number was beyond the range of a float")
         return None
-    try:
-        return _coerce_rich(value, notes, depth)
-    except Exception as error:
-        notes.append(f"{kind.__name__} could not be read ({type(error).__name__})")
-        return None
-
-
-def _coerce_rich(value: Any, notes: list[str], depth: int) -> Any:  # noqa: C901
-    match value:
-        case Enum():
-            return coerce(value.value, notes, depth + 1)
-        case str():
-            return _clean_text(str.__str__(value), notes)
-        case int():
-            return int(value)
-        case float() | Decimal() | Fraction():
-            return _finite(float(value), notes)
-        case datetime():
-            return utc_text(value)
-        case date() | time():
-            return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
-        case bytes() | bytearray() | memoryview():
-            return _text_of_bytes(bytes(value))
-        case Mapping():
-            pairs = islice(value.items(), MOST_ITEMS)
-            return {_key(k, notes): coerce(v, notes, depth + 1) for k, v in pairs}
-        case AbstractSet():
-            return coerce(_in_order(value), notes, depth)
-        case list() | tuple():
-            return [coerce(v, notes, depth + 1) for v in value]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        return coerce(fields, notes, depth)
-    for method in ("model_dump", "tolist", "to_pydatetime", "isoformat"):
-        convert = getattr(value, method, None)
-        if callable(convert) and not isinstance(value, type):
-            return coerce(convert(), notes, depth + 1)
-    if isinstance(value, Iterable) and not isinstance(value, type):
-        return [coerce(v, notes, depth + 1) for v in islice(value, MOST_ITEMS)]
-    text = _clean_text(str(value), notes)
-    if type(value).__module__ not in ("uuid", "ipaddress", "pathlib", "pathlib._local", "yarl"):
-        notes.append(f"{type(value).__name__} was sent as text")
-    return text[:LONGEST_TEXT]
-
-
-def _key(key: Any, notes: list[str]) -> str:
-    if key is None:
-        return "null"
-    if isinstance(key, bool):
-        return "true" if key else "false"
-    coerced = coerce(key, notes)
-    return coerced if isinstance(coerced, str) else str(coerced)
 
 
 def _clean_text(text: str, notes: list[str]) -> str:
@@ -245,5 +300,5 @@ def _by_encoder(
         text = ""
     if not text or "\\ud" in text:
         # Something is not finite or not text: let the encoder speak, then clean what it wrote.
-        return to_json(coerce(json.loads(json_dumps(record, cls=serializer)), notes))
+        return to_json(_Walk(notes).value(json.loads(json_dumps(record, cls=serializer)), 0))
     return text.encode()

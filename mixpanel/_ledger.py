@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.exceptions import DeliveryError
+from mixpanel.settings import checked_callback
 
 if TYPE_CHECKING:
     from mixpanel.messages import Record
@@ -98,11 +99,14 @@ class Ledger:
     """
 
     def __init__(self, on_error: OnError | None = None, on_drop: OnDrop | None = None) -> None:
+        checked_callback(on_error, "on_error")
+        checked_callback(on_drop, "on_drop")
         self.lock = threading.RLock()
         self.on_error = on_error
         self.on_drop = on_drop
         self.recent: list[DeliveryError] = []
         self._logged: dict[str, tuple[float, int]] = {}
+        self._telling = threading.local()
         self.clear()
 
     def clear(self) -> None:
@@ -153,9 +157,15 @@ class Ledger:
 
     def report_drop(self, reason: str, records: list[Record]) -> None:
         """Hand dropped messages to `on_drop`, or say how many they were."""
-        if self.on_drop is not None:
-            self._call(self.on_drop, reason, records)
-        elif self.on_error is None or reason not in ("ambiguous", "expired"):
+        # A callback that tracks into a full buffer causes the next drop: that one is only said.
+        telling = getattr(self._telling, "drop", False)
+        if self.on_drop is not None and not telling:
+            self._telling.drop = True
+            try:
+                self._call(self.on_drop, reason, records)
+            finally:
+                self._telling.drop = False
+        elif telling or self.on_error is None or reason not in ("ambiguous", "expired"):
             self.say(logging.ERROR, f"{len(records)} message(s) dropped: {reason}", key=reason)
 
     def say(self, level: int, text: str, *, key: str) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from mixpanel._version import __version__
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
+from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from mixpanel.messages import Record
     from mixpanel.settings import Endpoint, Endpoints
 
-__all__ = ["Request", "Route", "Transport", "takes_gzip"]
+__all__ = ["Request", "Route", "Transport", "checked_proxy", "environment_proxy", "takes_gzip"]
 
 USER_AGENT = f"mixpanel-async/{__version__}"
 COMPRESSION = 1  # level 6 takes three times as long for a tenth less
@@ -51,6 +54,70 @@ class Transport:
     proxy: str | None = None
     ssl_context: ssl.SSLContext | None = None
     connections: int = 32
+
+    def __post_init__(self) -> None:
+        """Refuse a proxy that cannot be one.
+
+        :raises ConfigurationError: without ever showing its password.
+        """
+        if self.proxy is not None:
+            checked_proxy(self.proxy)
+
+    def __repr__(self) -> str:
+        own = "" if self.client is None else " client=yours"
+        proxy = "" if self.proxy is None else f" proxy={without_password(self.proxy)!r}"
+        return f"<Transport{own}{proxy}>"
+
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+def checked_proxy(text: str, name: str = "proxy") -> str:
+    """Return the URL of a proxy.
+
+    :raises ConfigurationError: for what is none, or SOCKS without the package that speaks it.
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{name} must be a URL, not {type(text).__name__}")
+    shown = f"{name}={without_password(text)!r}"
+    try:
+        parts = urlsplit(text)
+        host, _port = parts.hostname, parts.port
+    except ValueError:
+        raise ConfigurationError(f"{shown} is not a URL") from None
+    if parts.scheme not in PROXY_SCHEMES or not host or any(c.isspace() for c in text):
+        raise ConfigurationError(
+            f"{shown} must be the URL of a proxy, such as 'http://proxy.example:3128'"
+        )
+    if parts.scheme.startswith("socks") and find_spec("socksio") is None:
+        raise ConfigurationError(f"{shown} needs the package socksio: install httpx[socks]")
+    return text
+
+
+def without_password(url: str) -> str:
+    """Return a URL without user name and password."""
+    before, at, rest = url.rpartition("@")
+    if not at:
+        return url
+    scheme, found, _ = before.partition("://")
+    return f"{scheme}://***@{rest}" if found else f"***@{rest}"
+
+
+def environment_proxy(url: str) -> str | None:
+    """Return the proxy that `HTTPS_PROXY` and its like name for a URL, None for the direct way.
+
+    :raises ConfigurationError: when it names something that cannot be one.
+    """
+    proxies = getproxies()
+    if not proxies:
+        return None
+    parts = urlsplit(url)
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or proxy_bypass(parts.hostname or ""):
+        return None
+    if "://" not in found:
+        found = f"http://{found}"
+    return checked_proxy(found, f"{parts.scheme.upper()}_PROXY")
 
 
 @dataclass(frozen=True, slots=True)

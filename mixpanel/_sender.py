@@ -111,19 +111,14 @@ class Sender:
         with self.buffer.lock:
             if self._home is not home:
                 return
-            self._home = here
+            self._home, self._wake, self._flights = here, None, None
         if home is not None:
-            self._forget_loops()
+            self.buffer.reclaim()  # what a loop that is gone had in flight
         here.spawn(self._run)
 
     def _rouse(self) -> None:
         if self._wake is not None:
             self._wake.set()
-
-    def _forget_loops(self) -> None:
-        """Take back what a loop that is gone had in flight; its sockets went with it."""
-        self.wires.abandon()
-        self.buffer.reclaim()
 
     # ---- the background task ----------------------------------------------------------------
 
@@ -344,7 +339,6 @@ class Sender:
 
     def after_fork(self) -> None:
         """Start afresh in a forked child: what the copy holds is the parent's to send."""
-        self.wires.abandon()
         _inherited.append(self._blocking)
         self._home = self._wake = self._flights = self._blocking = None
         self.buffer.clear()

@@ -22,6 +22,7 @@ DEEPEST = 3
 OLDEST_TRACK = 5 * 86_400
 OLDEST_IMPORT = 31_536_000  # 1971-01-01
 FUTURE = 3_600
+LATEST = 1e15
 MILLISECONDS = 1e11  # above it a number cannot be seconds: the year would be past 5000
 
 BANNED_IDS = frozenset(
@@ -53,15 +54,15 @@ def event_problems(
     name: Any,
     properties: Mapping[str, Any],
     size: int,
-    now: float,
+    now: float | None,
     *,
     importing: bool,
-    fresh: bool = False,
-    flat: bool = False,
+    flat: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return a sentence for each rule that this event breaks; `size` is that of its JSON.
 
-    `fresh` tells that time and `$insert_id` are our own, `flat` that no value is nested.
+    `now` is None when time and `$insert_id` are our own; `flat` are those of the properties
+    that are not our own, when no value is nested.
     """
     problems: list[str] = []
     if type(name) is not str or not 0 < len(name) <= LONGEST_NAME:
@@ -72,12 +73,14 @@ def event_problems(
     if distinct_id is None or distinct_id == "":
         if not properties.get("$user_id") and not properties.get("$device_id"):
             problems.append("distinct_id is missing: the event will belong to no user")
-    elif str(distinct_id).lower() in BANNED_IDS:
+    elif (distinct_id if type(distinct_id) is str else _text(distinct_id)).lower() in BANNED_IDS:
         problems.append(f"distinct_id {distinct_id!r} is one that Mixpanel refuses")
-    if not fresh:
+    if now is not None:
         _check_key(properties, now, problems, importing=importing)
-    _check_size(properties if flat else [str(key) for key in properties], size, problems)
-    if not flat:
+    names = _names(properties) if flat is None else flat
+    _check_size(len(properties), names, size, problems)
+    # A message within bounds has not so many values that a walk through them would take long.
+    if flat is None and size <= LARGEST:
         for key, value in properties.items():
             _check_nesting(key, value, 1, problems)
     return problems
@@ -87,6 +90,8 @@ def _check_key(
     properties: Mapping[str, Any], now: float, problems: list[str], *, importing: bool
 ) -> None:
     insert_id = properties.get("$insert_id")
+    if type(insert_id).__name__ == "UUID":
+        insert_id = str(insert_id)  # as it travels
     if insert_id is not None and (
         type(insert_id) is not str
         or not _INSERT_ID.fullmatch(insert_id)
@@ -94,11 +99,12 @@ def _check_key(
     ):
         problems.append(
             "$insert_id must be 1 to 36 letters, digits and hyphens, and no banned id: it is "
-            f"{insert_id!r:.60}"
+            f"{_text(insert_id)!r:.60}"
         )
     if not _in_time(properties.get("time"), now, importing=importing):
         window = "between 1971 and" if importing else "of the last 5 days, and at most"
-        problems.append(f"time must be {window} one hour from now: it is {properties.get('time')}")
+        told = _text(properties.get("time"))
+        problems.append(f"time must be {window} one hour from now: it is {told:.60}")
 
 
 def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
@@ -109,7 +115,7 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             value = update[key]
             if value is None or value == "":
                 problems.append(f"{key} is missing")
-            elif key == "$distinct_id" and str(value).lower() in BANNED_IDS:
+            elif key == "$distinct_id" and _text(value).lower() in BANNED_IDS:
                 problems.append(f"{key} {value!r} is one that Mixpanel refuses")
     increments = update.get("$add")
     if isinstance(increments, dict):
@@ -118,27 +124,42 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             for name, value in increments.items()
             if isinstance(value, (str, bytes, dict, list, tuple, set, type(None)))
         ]
-    _check_size([str(key) for key in update], size, problems)
-    for key, value in update.items():
-        _check_nesting(key, value, 0, problems)
+    _check_size(len(update), _names(update), size, problems)
+    if size <= LARGEST:
+        for key, value in update.items():
+            _check_nesting(key, value, 0, problems)
     return problems
+
+
+def _text(value: object) -> str:
+    """Return what a message may say of a value: `str` fails for integers of 5,000 digits."""
+    try:
+        return str(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+def _names(properties: Mapping[Any, Any]) -> list[str]:
+    return [name if isinstance(name, str) else "" for name in properties]
 
 
 def _in_time(time: Any, now: float, *, importing: bool) -> bool:
     if isinstance(time, bool) or not isinstance(time, (int, float)):
         return time is None and not importing
+    if not -LATEST < time < LATEST:
+        return False  # an integer that is too large to divide, or no number
     seconds = time / 1000 if time > MILLISECONDS else time
     oldest = OLDEST_IMPORT if importing else now - OLDEST_TRACK
     return oldest <= seconds <= now + FUTURE
 
 
-def _check_size(names: Collection[str], size: int, problems: list[str]) -> None:
+def _check_size(count: int, names: Collection[str], size: int, problems: list[str]) -> None:
     if size > LARGEST:
         problems.append(f"the message has {size:,} bytes; Mixpanel takes {LARGEST:,}")
-    if len(names) > MOST_PROPERTIES:
-        problems.append(f"{len(names)} properties; Mixpanel takes {MOST_PROPERTIES}")
-    # A name that is too long makes a message at least as long.
-    if size > LONGEST_NAME and max(map(len, names), default=0) > LONGEST_NAME:
+    if count > MOST_PROPERTIES:
+        problems.append(f"{count} properties; Mixpanel takes {MOST_PROPERTIES}")
+    # All together first: one by one takes four times as long.
+    if len("".join(names)) > LONGEST_NAME and max(map(len, names)) > LONGEST_NAME:
         problems.append(f"a property name is longer than {LONGEST_NAME} characters")
 
 

@@ -7,11 +7,15 @@ answers are not decompressed and are read up to a cap.
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 import anyio
@@ -19,14 +23,15 @@ import httpcore
 import httpx
 
 from mixpanel._exchange import Answer, Failure
-from mixpanel.exceptions import AttemptTimeoutError, TransportError
+from mixpanel._route import environment_proxy
+from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from mixpanel._route import Request, Transport
 
-__all__ = ["BlockingWire", "Wire"]
+__all__ = ["BlockingWire", "StreamingWire", "Wire"]
 
 NOT_SENT = (
     httpx.ConnectError,
@@ -35,7 +40,9 @@ NOT_SENT = (
     httpx.ProxyError,
     httpx.UnsupportedProtocol,
     httpx.LocalProtocolError,
+    httpx.InvalidURL,
 )
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
 
 
 @cache
@@ -77,13 +84,19 @@ class Wire:
         tls = transport.ssl_context or _default_tls()
         if transport.proxy is None and not getproxies():
             self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
-        self._client = httpx.AsyncClient(
-            proxy=transport.proxy,
-            verify=tls,
-            transport=self._direct,
-            timeout=None,  # noqa: S113 - the deadline of the attempt stands above it
-            limits=limits,
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                proxy=transport.proxy,
+                verify=tls,
+                transport=self._direct,
+                timeout=None,  # noqa: S113 - the deadline of the attempt stands above it
+                limits=limits,
+            )
+        except (ValueError, ImportError, httpx.InvalidURL):
+            # Not chained: the cause may hold the proxy's password.
+            raise ConfigurationError(
+                "the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is none that can be used"
+            ) from None
 
     async def aclose(self) -> None:
         """Close the connections, unless the client is the caller's own."""
@@ -111,11 +124,11 @@ class Wire:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except httpx.HTTPError as failure:
+            except FAILURES as failure:
                 not_sent = isinstance(failure, NOT_SENT) or not sent
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = failure
-                return Failure(error, not not_sent, _is_certificate(failure))
+                return Failure(error, not not_sent, _is_hopeless(failure))
         assert scope.cancelled_caught
         error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
         return Failure(error, sent)
@@ -166,7 +179,17 @@ def describe(failure: Exception) -> str:
         "ProxyError": "the proxy refused",
     }
     text = names.get(type(failure).__name__, type(failure).__name__)
+    if _is_refused_by_proxy(failure):
+        return "the proxy wants a user name and password, or others (407)"
     return f"TLS certificate not accepted: {text}" if _is_certificate(failure) else text
+
+
+def _is_hopeless(failure: BaseException) -> bool:
+    return _is_certificate(failure) or _is_refused_by_proxy(failure)
+
+
+def _is_refused_by_proxy(failure: BaseException) -> bool:
+    return type(failure).__name__ == "ProxyError" and str(failure).startswith("407")
 
 
 def _is_certificate(failure: BaseException) -> bool:
@@ -245,9 +268,59 @@ class _Network(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        left = max(0.01, self._until.end - time.monotonic())
-        stream = super().connect_tcp(host, port, left, local_address, socket_options)
-        return _UntilDeadline(stream, self._until)
+        addresses = _resolved(host, port, self._until.end)
+        failure: Exception | None = None
+        for tried, address in enumerate(addresses):
+            # A dead address must not use up the time of the living one behind it.
+            share = (self._until.end - time.monotonic()) / (len(addresses) - tried)
+            try:
+                stream = super().connect_tcp(
+                    address, port, max(0.01, share), local_address, socket_options
+                )
+                return _UntilDeadline(stream, self._until)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure or httpcore.ConnectError(f"{host} has no address")
+
+
+def _resolved(host: str, port: int, end: float) -> list[str]:
+    """Return the addresses of a host, waiting until `end` on the monotonic clock.
+
+    At interpreter exit no thread can start; there, looking up a name is not bounded.
+    """
+    with suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    found: list[str] = []
+    failed: list[Exception] = []
+
+    def resolve() -> None:
+        try:
+            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                found.append(str(address[0]))
+        except (OSError, UnicodeError) as error:
+            failed.append(error)
+
+    resolving = threading.Thread(target=resolve, name="mixpanel-resolve", daemon=True)
+    try:
+        resolving.start()
+    except RuntimeError:
+        resolve()
+    else:
+        resolving.join(max(0.0, end - time.monotonic()))
+        if resolving.is_alive():
+            raise httpcore.ConnectTimeout(f"looking up {host} took too long")
+    if failed:
+        raise httpcore.ConnectError(str(failed[0])) from failed[0]
+    return found
+
+
+def _proxy(url: str | None) -> httpcore.Proxy | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    auth = (user.encode(), password.encode()) if user or password else None
+    return httpcore.Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", auth=auth)
 
 
 BLOCKING_FAILURES = (
@@ -264,23 +337,38 @@ class BlockingWire:
 
     At interpreter exit no loop can resolve a name and no thread can start; and a sync caller that
     waits for its request anyway is served twice as fast without a trip to another thread. Any
-    number of threads may share one. Resolving a name is the one wait that no deadline bounds.
+    number of threads may share one.
     """
 
     def __init__(self, transport: Transport, *, answer_bytes: int) -> None:
         self._answer_bytes = answer_bytes
         self._until = _Until()
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=transport.ssl_context or _default_tls(),
-            proxy=httpcore.Proxy(transport.proxy) if transport.proxy else None,
-            max_connections=transport.connections,
-            keepalive_expiry=KEEP_ALIVE,
-            network_backend=_Network(self._until),
-        )
+        self._transport = transport
+        self._pools: dict[str | None, httpcore.ConnectionPool] = {}  # by proxy
+        self._chosen: dict[str, httpcore.ConnectionPool] = {}  # by URL without its query
+
+    def _pool(self, url: str) -> httpcore.ConnectionPool:
+        chosen = self._chosen.get(url)
+        if chosen is not None:
+            return chosen
+        proxy = self._transport.proxy or environment_proxy(url)
+        pool = self._pools.get(proxy)
+        if pool is None:
+            new = httpcore.ConnectionPool(
+                ssl_context=self._transport.ssl_context or _default_tls(),
+                proxy=_proxy(proxy),
+                max_connections=self._transport.connections,
+                keepalive_expiry=KEEP_ALIVE,
+                network_backend=_Network(self._until),
+            )
+            pool = self._pools.setdefault(proxy, new)
+        self._chosen[url] = pool
+        return pool
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def send(self, request: Request, *, end: float) -> Answer | Failure:
         """Make one attempt until `end` on the monotonic clock."""
@@ -292,7 +380,11 @@ class BlockingWire:
         headers.update(request.headers.items())
         pool_wait = {"timeout": {"pool": max(0.0, end - time.monotonic())}}
         try:
-            with self._pool.stream(
+            pool = self._pool(request.url.partition("?")[0])
+        except ConfigurationError as unusable:
+            return Failure(TransportError(str(unusable)), maybe_sent=False, hopeless=True)
+        try:
+            with pool.stream(
                 request.method, request.url, headers=headers, content=request.content,
                 extensions=pool_wait,
             ) as response:  # fmt: skip
@@ -311,4 +403,122 @@ class BlockingWire:
                 kind = AttemptTimeoutError
             error = kind(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = failure
-            return Failure(error, self._until.sent, _is_certificate(failure))
+            return Failure(error, self._until.sent, _is_hopeless(failure))
+
+
+# ---- long answers -------------------------------------------------------------------------------
+
+PIECE = 512 * 1024  # bytes that are handed on at once, as each may be a trip to another thread
+ERROR_BYTES = 64 * 1024  # that an answer which is no success may have
+
+
+class StreamingWire(Wire):
+    """Send requests whose answers may be longer than memory is large, or take an hour."""
+
+    async def receive(
+        self,
+        request: Request,
+        into: Callable[[Answer], Callable[[bytes], Awaitable[object]] | None],
+        *,
+        first: float,
+        idle: float,
+        overall: float,
+    ) -> Answer | Failure:
+        """Make one attempt, and hand the body on in pieces while it comes.
+
+        `into` gets status and headers. It returns what takes the pieces; or None, to have the
+        body in the answer, up to a cap. The headers must come within `first` seconds, each
+        chunk within `idle` after the last, everything within `overall`. A body that ends before
+        its announced end is a `Failure`; what taking a piece raises is raised here.
+        """
+        watch, began = _Watch(), anyio.current_time()
+        error: TransportError
+        with anyio.CancelScope(deadline=began + min(first, overall)) as scope:
+            try:
+                response = await self._answer(request, {"trace": watch})
+                try:
+                    take = into(Answer(response.status_code, response.headers, b""))
+                    reading = _Reading(response, scope, idle=idle, end=began + overall)
+                    success = 200 <= response.status_code < 300
+                    cap = self._answer_bytes if success else ERROR_BYTES
+                    body = await (reading.capped(cap) if take is None else reading.passed_on(take))
+                finally:
+                    with anyio.move_on_after(CLOSING, shield=True):
+                        await response.aclose()
+                return Answer(response.status_code, response.headers, body)
+            except FAILURES as failure:
+                not_sent = isinstance(failure, NOT_SENT) or not watch.sent
+                error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
+                error.__cause__ = failure
+                return Failure(error, not not_sent, _is_hopeless(failure))
+        assert scope.cancelled_caught
+        took = anyio.current_time() - began
+        late = "no complete answer" if took >= overall else "nothing more came"
+        error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
+        return Failure(error, watch.sent)
+
+
+class _Watch:
+    """Find out whether a request had left before it failed."""
+
+    sent = False
+
+    async def __call__(self, event: str, _info: object) -> None:
+        self.sent = self.sent or event.endswith("send_request_headers.started")
+
+
+class _Reading:
+    """Read one body, pushing the deadline ahead while bytes come."""
+
+    def __init__(
+        self, response: httpx.Response, scope: anyio.CancelScope, *, idle: float, end: float
+    ) -> None:
+        self._response = response
+        self._scope = scope
+        self._idle = idle
+        self._end = end
+
+    async def capped(self, most: int) -> bytes:
+        body = bytearray()
+
+        async def keep(piece: bytes) -> None:
+            body.extend(piece)
+
+        await self._read(keep, piece=1, most=most)
+        return bytes(body[:most])
+
+    async def passed_on(self, take: Callable[[bytes], Awaitable[object]]) -> bytes:
+        await self._read(take, piece=PIECE, most=None)
+        return b""
+
+    async def _read(
+        self, take: Callable[[bytes], Awaitable[object]], *, piece: int, most: int | None
+    ) -> None:
+        held: list[bytes] = []
+        size = seen = 0
+        pushed = -self._idle
+        broken: Exception | None = None
+        # A loop that is left half-way leaves httpx's nested generators open. So a read that shall
+        # end early is cancelled where it waits, and ends from inside.
+        with anyio.CancelScope() as stop:
+            async for chunk in self._response.aiter_raw():
+                now = anyio.current_time()
+                if now - pushed > min(1.0, self._idle / 8):
+                    self._scope.deadline = min(self._end, now + self._idle)
+                    pushed = now
+                if stop.cancel_called:
+                    continue
+                held.append(chunk)
+                size, seen = size + len(chunk), seen + len(chunk)
+                if size >= piece:
+                    try:
+                        await take(b"".join(held))
+                    except Exception as error:
+                        broken = error
+                    held, size = [], 0
+                if broken is not None or (most is not None and seen > most):
+                    stop.cancel()
+            if held and broken is None:
+                await take(b"".join(held))
+        if broken is not None:
+            raise broken

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 import time
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +14,24 @@ import anyio
 import anyio.to_thread
 
 from mixpanel import _loop
+from mixpanel._exchange import Failure
+from mixpanel.exceptions import ConfigurationError, TransportError
 
 if TYPE_CHECKING:
-    from mixpanel._exchange import Answer, Failure
+    from collections.abc import Callable
+
+    from mixpanel._exchange import Answer
     from mixpanel._route import Request, Route, Transport
     from mixpanel._wire import Wire
     from mixpanel.messages import Record
 
-__all__ = ["Wires", "compressed_off_loop"]
+__all__ = ["Wires", "compressed_off_loop", "hold_back"]
 
 IDLE = 5.0  # seconds without a request after which connections are closed
 CLOSING = 0.1  # seconds that closing may take
 IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
 
+_everyone: weakref.WeakSet[Wires] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close
 
 
@@ -38,22 +47,38 @@ class Wires:
         self._deadline = deadline
         self._answer_bytes = answer_bytes
         self._open: dict[Any, _Attended] = {}
+        _everyone.add(self)
 
     async def send(self, request: Request, *, watch: bool = False) -> Answer | Failure:
         """Make one attempt from the running loop."""
-        here = _loop.running()
-        assert here is not None
-        attended = self._open.get(here.key)
-        if attended is None:
-            attended = self._open[here.key] = _Attended()
-            here.spawn(lambda: self._attend(here.key, attended))
+        attended = self._here()
         attended.busy += 1
         try:
             wire = attended.wire or await self._opened(attended)
             return await wire.send(request, watch=watch)
+        except ConfigurationError as error:  # of the environment, which may change any time
+            return Failure(TransportError(str(error)), maybe_sent=False, hopeless=True)
         finally:
             attended.busy -= 1
             attended.used = time.monotonic()
+
+    async def warm(self) -> None:
+        """Load what the first request needs now, before anybody waits for the loop."""
+        first = "mixpanel._wire" not in sys.modules
+        with suppress(Exception):  # the first request says what is wrong
+            await self._opened(self._here())
+        if first:
+            gc.collect()  # else the modules just loaded are gone through while requests wait
+
+    def _here(self) -> _Attended:
+        here = _loop.running()
+        assert here is not None
+        attended = self._open.get(here.key)
+        if attended is None:
+            self._forget_dead()
+            attended = self._open[here.key] = _Attended(here)
+            here.spawn(lambda: self._attend(here.key, attended))
+        return attended
 
     async def _opened(self, attended: _Attended) -> Wire:
         # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
@@ -92,10 +117,35 @@ class Wires:
             else:
                 attended.used = 0.0
 
-    def abandon(self) -> None:
-        """Forget all connections without touching them: they are another process's or loop's."""
+    def _forget_dead(self) -> None:
+        """Let go of the connections of loops that are gone; collecting them closes the sockets."""
+        for key, attended in list(self._open.items()):
+            if not attended.loop.is_running():
+                self._open.pop(key, None)
+                attended.wire = None  # anyio holds on to tasks that never ended
+
+    def after_fork(self) -> None:
+        """Neither use nor close the parent's connections."""
         _inherited.extend(self._open.values())
         self._open = {}
+
+
+def _after_fork() -> None:
+    for wires in list(_everyone):
+        wires.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+async def hold_back(left: Callable[[], float]) -> None:
+    """Sleep until no seconds are `left`; others may lengthen the wait meanwhile."""
+    for _ in range(100):
+        seconds = left()
+        if seconds <= 0:
+            return
+        await anyio.sleep(seconds)
 
 
 async def compressed_off_loop(route: Route, records: list[Record], *, compress: bool) -> Request:
@@ -109,7 +159,8 @@ async def compressed_off_loop(route: Route, records: list[Record], *, compress: 
 class _Attended:
     """One loop's connections, and what their attendant goes by."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: _loop.Loop) -> None:
+        self.loop = loop
         self.wire: Wire | None = None
         self.opening = anyio.Lock()
         self.busy = 0

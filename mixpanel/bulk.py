@@ -6,38 +6,45 @@ events a second for a project. The width adapts: one more after each success, ha
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
 
-from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Wait, exchange
-from mixpanel._wires import compressed_off_loop
+from mixpanel import _bridge
+from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
+from mixpanel._wires import compressed_off_loop, hold_back
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
     FailedRecord,
+    MixpanelException,
     RateLimitError,
     ValidationError,
 )
-from mixpanel.settings import Limits, RetryPolicy
+from mixpanel.settings import Limits, RetryPolicy, checked_callback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
 
-    from mixpanel._exchange import Answer, Failure
     from mixpanel._route import Route
     from mixpanel._wires import Wires
     from mixpanel.messages import Composer, Record
 
 __all__ = ["ImportInterrupted", "ImportProgress", "ImportResult", "import_events"]
 
+logger = logging.getLogger("mixpanel")
+
+AT_ONCE = 500  # events of a plain iterable between which others have their turn
 MOST_REQUESTS = 32  # in flight: as many as there are connections
 MOST_REASONS = 100  # different ones that are counted; a message may name each value
 
@@ -83,17 +90,20 @@ class ImportResult:
 class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to the import
     """An import could not go on; `result.position` is where to resume with `start_at`.
 
+    `__cause__` is the `DeliveryError` that stopped it, or whatever the source of events raised.
     Events after that position may have been imported too; with their `$insert_id` and time
     unchanged, importing them again does no harm.
     """
 
-    def __init__(self, error: DeliveryError, result: ImportResult) -> None:
+    def __init__(self, error: Exception, result: ImportResult) -> None:
+        known = error if isinstance(error, DeliveryError) else None
+        why = str(known) if known else f"reading the events failed: {_said(error)}"
         super().__init__(
             f"the import stopped after {result.imported:,} events, resume with "
-            f"start_at={result.position}: {error}",
-            endpoint=error.endpoint,
-            status=error.status,
-            retry_after=error.retry_after,
+            f"start_at={result.position}: {why}",
+            endpoint=known.endpoint if known else None,
+            status=known.status if known else None,
+            retry_after=known.retry_after if known else None,
         )
         self.result = result
 
@@ -137,13 +147,16 @@ class _Import:
         self.read_to = start_at
         self.not_before = 0.0
         self.error: DeliveryError | None = None
+        self.source_error: Exception | None = None
+        self.untold: list[FailedRecord] = []
+        self.callback_failed = False
         self.freed = anyio.Event()
 
     async def run(self, events: Events) -> ImportResult:
         try:
             async with (
-                aclosing(_each(events)) as each,
-                aclosing(self._batches(each)) as batches,
+                aclosing(self._chunks(events)) as chunks,
+                aclosing(self._batches(chunks)) as batches,
                 anyio.create_task_group() as flights,
             ):
                 async for batch in batches:
@@ -158,41 +171,75 @@ class _Import:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
-        if self.error is not None:
-            raise ImportInterrupted(self.error, self.result()) from self.error
+        await self._tell_failed()
+        error = self.error or self.source_error
+        if isinstance(error, MixpanelException) and not isinstance(error, DeliveryError):
+            raise error  # a source of ours that says what to set right, as a missing column
+        if error is not None:
+            raise ImportInterrupted(error, self.result()) from error
         return self.result()
 
-    async def _batches(self, events: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[_Numbered]:
+    async def _chunks(self, events: Events) -> AsyncGenerator[list[Any]]:
+        """Read the source, a plain one by some hundred events where it is at home.
+
+        What it raises ends the stream; what came before is still sent.
+        """
+        try:
+            if isinstance(events, AsyncIterable):
+                async for event in events:
+                    yield [event]
+                return
+            iterator = await _bridge.at_caller(lambda: iter(events))
+        except Exception as error:
+            self.source_error = error
+            return
+        more = True
+        while more:
+            chunk: list[Any] = []
+            read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
+            try:
+                await _bridge.at_caller(read)
+                more = len(chunk) == AT_ONCE
+            except Exception as error:
+                self.source_error, more = error, False
+            yield chunk
+            await anyio.lowlevel.checkpoint()  # a plain iterable must not starve the loop
+
+    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Numbered]:
         batch = _Numbered(first=self.start_at, end=self.start_at)
         position = -1
-        async for event in events:
-            position += 1
-            if position < self.start_at:
-                continue
-            record = self._composed(position, event)
-            self.read_to = position + 1
-            if record is not None:
-                size = len(record.body) + 1
-                if batch.records and (
-                    batch.bytes + size > self.batch_bytes
-                    or len(batch.records) >= self.batch_records
-                ):
-                    yield batch
-                    batch = _Numbered(first=position, end=position)
-                batch.records.append(record)
-                batch.positions.append(position)
-                batch.bytes += size
-            batch.end = position + 1
+        async for chunk in chunks:
+            for event in chunk:
+                position += 1
+                if position < self.start_at:
+                    continue
+                record = self._composed(position, event)
+                self.read_to = position + 1
+                if record is not None:
+                    size = len(record.body) + 1
+                    if batch.records and (
+                        batch.bytes + size > self.batch_bytes
+                        or len(batch.records) >= self.batch_records
+                    ):
+                        yield batch
+                        batch = _Numbered(first=position, end=position)
+                    batch.records.append(record)
+                    batch.positions.append(position)
+                    batch.bytes += size
+                batch.end = position + 1
+            await self._tell_failed()
         if batch.records:
             yield batch
 
-    def _composed(self, position: int, event: Mapping[str, Any]) -> Record | None:
+    def _composed(self, position: int, event: Any) -> Record | None:
         try:
             return self.composer.imported_event(event)
         except ValidationError as error:
-            described = dict(event) if isinstance(event, Mapping) else {"value": repr(event)[:200]}
-            self._refused(FailedRecord(position, str(error), record=described))
-            return None
+            why = str(error)
+        except Exception as error:  # a value that cannot even be written or compared
+            why = f"the event cannot be written: {_said(error)}"
+        self._refused(FailedRecord(position, why, record=_described(event)))
+        return None
 
     async def _fly(self, batch: _Numbered) -> None:
         position_of = dict(zip(map(id, batch.records), batch.positions, strict=True))
@@ -206,48 +253,42 @@ class _Import:
             random=random.random,
             gzip=True,
         )
-        reply: Answer | Failure | None = None
-        while self.error is None:
-            try:
-                step = steps.send(reply)
-            except StopIteration:
-                break
+
+        def carry_out(step: Step) -> None:
+            self._carry_out(step, position_of)
+
+        step = onward(steps, None, carry_out)
+        while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await self._hold_back()
+                await hold_back(lambda: self.not_before - time.monotonic())
                 request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
                 self.requests += 1
                 self.bytes_sent += len(request.content)
                 reply = await self.wires.send(request)
-            elif isinstance(step, Settle):
-                self._settle(step, position_of)
-            elif isinstance(step, Wait):
-                await self._wait(step)
-            elif isinstance(step, Shrink):
-                self.batch_bytes = min(self.batch_bytes, step.max_bytes)
-            elif isinstance(step, Halt):
-                self.error = step.error
             else:
-                assert isinstance(step, Plain)
+                await anyio.sleep(step.seconds)
+            step = onward(steps, reply, carry_out)
         if self.error is None:
             del self.open[batch.first]
             self.wide = min(self.most, self.wide + 1)
         self.freed.set()
-        self._tell()
+        await self._tell()
 
-    async def _hold_back(self) -> None:
-        for _ in range(100):
-            seconds = self.not_before - time.monotonic()
-            if seconds <= 0:
-                return
-            await anyio.sleep(seconds)
-
-    async def _wait(self, step: Wait) -> None:
-        self.retried += 1
-        if isinstance(step.error, RateLimitError):
-            self.wide = max(1.0, self.wide / 2)
-            self.not_before = max(self.not_before, time.monotonic() + step.seconds)
-        await anyio.sleep(step.seconds)
+    def _carry_out(self, step: Step, position_of: dict[int, int]) -> None:
+        if isinstance(step, Settle):
+            self._settle(step, position_of)
+        elif isinstance(step, Wait):
+            self.retried += 1
+            if isinstance(step.error, RateLimitError):
+                self.wide = max(1.0, self.wide / 2)
+                self.not_before = max(self.not_before, time.monotonic() + step.seconds)
+        elif isinstance(step, Shrink):
+            self.batch_bytes = min(self.batch_bytes, step.max_bytes)
+        elif isinstance(step, Halt):
+            self.error = step.error
+        else:
+            assert isinstance(step, Plain)
 
     def _settle(self, step: Settle, position_of: dict[int, int]) -> None:
         if step.fate == "delivered":
@@ -272,23 +313,40 @@ class _Import:
         if len(self.kept) < self.keep_failed:
             self.kept.append(failed)
         if self.on_failed is not None:
-            self.on_failed(failed)
+            self.untold.append(failed)
 
     def _position(self) -> int:
         return min(self.open, default=self.read_to)
 
-    def _tell(self) -> None:
+    async def _tell(self) -> None:
+        await self._tell_failed()
         if self.on_progress is not None:
-            self.on_progress(
-                ImportProgress(
-                    self._position(),
-                    self.imported,
-                    self.failed,
-                    self.bytes_sent,
-                    len(self.open),
-                    time.monotonic() - self.began,
-                )
+            now = ImportProgress(
+                self._position(),
+                self.imported,
+                self.failed,
+                self.bytes_sent,
+                len(self.open),
+                time.monotonic() - self.began,
             )
+            await self._call(self.on_progress, [now])
+
+    async def _tell_failed(self) -> None:
+        if self.untold and self.on_failed is not None:
+            untold, self.untold = self.untold, []
+            await self._call(self.on_failed, untold)
+
+    async def _call(self, callback: Callable[[Any], object], told: list[Any]) -> None:
+        def call_each() -> None:
+            for one in told:
+                try:
+                    callback(one)
+                except Exception:  # a callback is not ours; it does not stop the import
+                    if not self.callback_failed:
+                        self.callback_failed = True
+                        logger.exception("a callback of the import failed")
+
+        await _bridge.at_caller(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(
@@ -304,15 +362,18 @@ class _Import:
         )
 
 
-async def _each(events: Events) -> AsyncGenerator[Mapping[str, Any]]:
-    if isinstance(events, AsyncIterable):
-        async for event in events:
-            yield event
-        return
-    for count, event in enumerate(events):
-        yield event
-        if count % 500 == 499:  # reading a plain iterable must not starve the loop
-            await anyio.lowlevel.checkpoint()
+def _said(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own __str__ failed too
+        return type(error).__name__
+
+
+def _described(event: Any) -> dict[str, Any]:
+    try:
+        return dict(event) if isinstance(event, Mapping) else {"value": repr(event)[:200]}
+    except Exception:
+        return {"value": f"<{type(event).__name__}>"}
 
 
 async def import_events(
@@ -335,6 +396,8 @@ async def import_events(
         )
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")
+    checked_callback(on_progress, "on_progress")
+    checked_callback(on_failed, "on_failed")
     return await _Import(
         composer,
         route,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
+import anyio
 import anyio.lowlevel
 
 from mixpanel import _bridge, bulk, lookup
@@ -25,7 +27,12 @@ from mixpanel.consumers import (
     Consumer,
     ConsumerOptions,
 )
-from mixpanel.exceptions import ClosedError, ConfigurationError, MixpanelException
+from mixpanel.exceptions import (
+    ClosedError,
+    ConfigurationError,
+    MixpanelException,
+    QueueFullError,
+)
 from mixpanel.messages import BeforeSend, Composer, Properties, Validation
 
 if TYPE_CHECKING:
@@ -96,7 +103,7 @@ class _Client(Verbs[Outcome]):
         ingestion = ours.pop("ingestion", "track")
         if ingestion not in ("track", "import"):
             raise ConfigurationError(f"ingestion={ingestion!r} must be 'track' or 'import'")
-        self._token = token
+        self._token = token = token.strip()
         self._event_endpoint = "imports" if ingestion == "import" else "events"
         self._disabled = bool(ours.pop("disabled", False))
         self._owns_consumer = consumer is None
@@ -193,7 +200,7 @@ class _Client(Verbs[Outcome]):
         return time.time()
 
     def _make_insert_id(self) -> str:
-        return f"{_ids.getrandbits(128):032x}"
+        return "%032x" % _ids.getrandbits(128)  # noqa: UP031 - faster than an f-string
 
     @property
     def consumer(self) -> Any:
@@ -212,7 +219,8 @@ class _Client(Verbs[Outcome]):
         return self._disabled
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} via {self._consumer!r}>"
+        # A debugger may ask before `__init__` is through.
+        return f"<{type(self).__name__} via {getattr(self, '_consumer', None)!r}>"
 
 
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
@@ -275,6 +283,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         sender = self._via
         if isinstance(sender, Custom) or not sender.buffered:
             return sender.deliver(records)
+        if len(records) > 1:
+            sender.buffer.ensure_room(records)
         accept = sender.accept
         for at, record in enumerate(records):
             signal = accept(record)
@@ -295,17 +305,22 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
 
-        Returns within `timeout` seconds plus 0.25, whatever the server does. A consumer that was
-        given to the client is flushed but stays open: it may serve others.
+        Returns within `timeout` seconds plus 0.25, whatever the server does, and takes that time
+        even when the surrounding scope is cancelled. A consumer that was given to the client is
+        flushed but stays open: it may serve others.
         """
-        if self._local_flags is not None:
-            await self._local_flags.__aexit__()
-        if self._remote_flags is not None:
-            await self._remote_flags.ashutdown()
         self._closed = True
-        if self._owns_consumer:
-            return await self._via.aclose(timeout)
-        return await self._via.flush(timeout)
+        end = anyio.current_time() + (math.inf if timeout is None else timeout)
+        finish = self._via.aclose if self._owns_consumer else self._via.flush
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(timeout):
+                if self._local_flags is not None:
+                    await self._local_flags.__aexit__()
+                if self._remote_flags is not None:
+                    await self._remote_flags.ashutdown()
+            left = None if timeout is None else max(0.0, end - anyio.current_time())
+            result = await finish(left)
+        return result  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
 
     async def import_events(
         self,
@@ -371,6 +386,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         return self._via.route, self._via.wires
 
     async def __aenter__(self) -> Self:
+        if isinstance(self._via, Sender):
+            await self._via.wires.warm()
         if self._local_flags is not None:
             await self._local_flags.astart_polling_for_definitions()
         return self
@@ -406,8 +423,12 @@ class Mixpanel(_Client[None]):
         if not sender.buffered:
             _bridge.deliver(sender, records)
             return
-        for record in records:
-            _bridge.accept(sender, record)
+        for at, record in enumerate(records):
+            try:
+                _bridge.accept(sender, record)
+            except QueueFullError as error:
+                error.accepted = at
+                raise
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""

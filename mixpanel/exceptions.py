@@ -17,7 +17,7 @@ MixpanelException
     ├── ServerError                      any other answer that is not a success
     └── ImportInterrupted                a bulk import that could not go on (in `bulk`)
 
-Beside them stands `FlagsError` (in `flags.requests`): flag definitions that could not be fetched.
+Beside them stands `FlagsError` (in `flags.wire`): flag definitions that could not be fetched.
 """
 
 from __future__ import annotations
@@ -80,7 +80,13 @@ class ValidationError(MixpanelException, ValueError):
 
 
 class QueueFullError(MixpanelException):
-    """The buffer holds as much as it may; the message was not accepted."""
+    """The buffer holds as much as it may; the message was not accepted.
+
+    Of a batch, the first `accepted` messages were: with a buffer that sends in the background
+    none, with one that sends when it is full as many as it had room for.
+    """
+
+    accepted = 0
 
 
 class ClosedError(MixpanelException, RuntimeError):

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel import _context
-from mixpanel._json import DatetimeSerializer, dumps, dumps_flat, loads
+from mixpanel._json import DatetimeSerializer, dumps, dumps_plain, loads, plain_depth
 from mixpanel._validation import event_problems, update_problems
 from mixpanel.credentials import ProjectToken
 from mixpanel.exceptions import ConfigurationError, ValidationError
+from mixpanel.settings import checked_callback
 
 if TYPE_CHECKING:
     import json
@@ -43,6 +45,7 @@ Time = float | datetime
 
 logger = logging.getLogger("mixpanel")
 
+_NONE: Properties = {}
 UNREPEATABLE = ("$add", "$append", "$remove")
 DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key has it too"
 
@@ -85,7 +88,8 @@ class Record:
 
 def deterministic_id(event_name: str, distinct_id: object, key: str) -> str:
     """Return an `$insert_id` that is the same whenever its parts are: 36 hexadecimal digits."""
-    return hashlib.sha256(f"{event_name}\0{distinct_id}\0{key}".encode()).hexdigest()[:36]
+    content = f"{event_name}\0{distinct_id}\0{key}".encode("utf-8", "surrogatepass")
+    return hashlib.sha256(content).hexdigest()[:36]
 
 
 def wire_time(moment: Time) -> float:
@@ -95,6 +99,30 @@ def wire_time(moment: Time) -> float:
             moment = moment.replace(tzinfo=UTC)
         return round(moment.timestamp() * 1000)
     return moment
+
+
+def as_text(value: object, what: str) -> str:
+    """Return `str(value)`.
+
+    :raises ValidationError: when there is none, as of an integer of 5,000 digits.
+    """
+    try:
+        return str(value)
+    except Exception as error:
+        raise ValidationError([f"{what} cannot be read as text: {error}"]) from error
+
+
+def mapping(value: Any, what: str = "properties") -> Properties:
+    """Return what is a mapping.
+
+    :raises ValidationError: for anything else.
+    """
+    # `dict` first: asking the abstract class takes ten times as long.
+    if isinstance(value, (dict, Mapping)):
+        return value
+    raise ValidationError(
+        [f"{what} must be a mapping of names to values, not {type(value).__name__}"]
+    )
 
 
 def is_repeatable(update: Mapping[str, Any]) -> bool:
@@ -132,15 +160,20 @@ class Composer:
             raise ConfigurationError(f"sample_rate={sample_rate!r} must lie in (0, 1]")
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
+        checked_callback(before_send, "before_send")
         self.token = token
         self._project = ProjectToken(token)
         self.super_properties: dict[str, Any] = dict(super_properties or {})
         self._now = now
         self._new_id = new_id
         self._library = dict(library)
+        # Without an address `/import` would place the user where this machine stands.
+        self._library_placeless = {"ip": 0, **library}
         self._serializer = serializer
+        self._writes_plain = serializer is DatetimeSerializer
         self._validation = validation
         self._before_send = before_send
+        self._hooked = threading.local()
         self._sample_rate = sample_rate
         self._sample_weight = sample_weight
         self._note = note
@@ -168,45 +201,50 @@ class Composer:
             distinct_id = scope.distinct_id if distinct_id is None else distinct_id
             device_id = scope.device_id if device_id is None else device_id
             user_id = scope.user_id if user_id is None else user_id
-        now, new_id = self._now(), insert_id or self._new_id()
+        now = self._now()
+        new_id = as_text(insert_id, "insert_id") if insert_id else self._new_id()
+        own = {} if properties is None else dict(mapping(properties))
+        told: dict[str, Any] = {}
+        if device_id is not None:
+            told["$device_id"] = device_id
+        if user_id is not None:
+            told["$user_id"] = user_id
+        if ip is not None:
+            told["ip"] = ip
+        # One display: each `update` of its own would cost as much as all of it.
         filled: dict[str, Any] = {
             "token": self.token,
             "distinct_id": distinct_id,
             "time": now if time is None else wire_time(time),
             "$insert_id": new_id,
-            **self._library,
+            **(self._library if endpoint == "events" else self._library_placeless),
+            **self.super_properties,
+            **(scope.properties if scope is not None else _NONE),
+            **told,
+            **own,
         }
-        if self.super_properties:
-            filled.update(self.super_properties)
-        if scope is not None:
-            filled.update(scope.properties)
-        if device_id is not None:
-            filled["$device_id"] = device_id
-        if user_id is not None:
-            filled["$user_id"] = user_id
-        if ip is not None:
-            filled["ip"] = ip
-        if endpoint == "imports":
-            # Without it the server would place the user where this machine stands.
-            filled.setdefault("ip", 0)
-        if properties:
-            filled.update(properties)
-            if "token" in properties:
-                self._note("token", "properties override the client's token")
+        if "token" in own:
+            self._note("token", "properties override the client's token")
         if dedupe_key is not None:
-            filled["$insert_id"] = deterministic_id(event_name, filled["distinct_id"], dedupe_key)
-            if time is None and "time" not in (properties or ()):
+            key = as_text(dedupe_key, "dedupe_key")
+            who = as_text(filled["distinct_id"], "distinct_id")
+            filled["$insert_id"] = deterministic_id(event_name, who, key)
+            if time is None and "time" not in own:
                 self._complain([], [DEDUPE_NEEDS_TIME])
-        self._settle_identity(filled)
+        if type(filled["distinct_id"]) is not str:
+            self._settle_identity(filled)
         if self._sample_rate < 1.0 and not self._sampled(filled):
             return None
         record = {"event": event_name, "properties": filled}
-        if meta:
-            record.update(meta)
-        fresh = insert_id is None and filled["time"] is now and filled["$insert_id"] is new_id
-        if not fresh and isinstance(filled["time"], datetime):
+        if meta is not None:
+            record.update(mapping(meta, "meta"))
+        if filled["time"] is now and filled["$insert_id"] is new_id and insert_id is None:
+            # The common case: then there is nothing to check but what the caller gave.
+            ours = scope is None and not told and not self.super_properties
+            return self._sealed_event(endpoint, record, own=own if ours else filled)
+        if isinstance(filled["time"], datetime):
             filled["time"] = wire_time(filled["time"])
-        return self._sealed_event(endpoint, record, fresh=fresh)
+        return self._sealed_event(endpoint, record)
 
     def past_event(
         self,
@@ -222,18 +260,19 @@ class Composer:
     ) -> Record | None:
         """Compose an event for `/import`, as the official `import_data` does."""
         if dedupe_key is not None:
-            insert_id = deterministic_id(event_name, distinct_id, dedupe_key)
+            key, who = as_text(dedupe_key, "dedupe_key"), as_text(distinct_id, "distinct_id")
+            insert_id = deterministic_id(event_name, who, key)
         record = {
             "event": event_name,
             "properties": {
                 "token": self.token,
                 "distinct_id": distinct_id,
                 "time": wire_time(timestamp),
-                "$insert_id": insert_id or self._new_id(),
+                "$insert_id": as_text(insert_id, "insert_id") if insert_id else self._new_id(),
                 **self._library,
-                **(properties or {}),
+                **mapping(properties or {}),
             },
-            **(meta or {}),
+            **mapping(meta or {}, "meta"),
         }
         self._settle_identity(record["properties"])
         return self._sealed_event("imports", record, auth)
@@ -275,7 +314,7 @@ class Composer:
     ) -> Record | None:  # fmt: skip
         """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
         record = {"event": event_name, "properties": {**properties, "token": self.token}}
-        record.update(meta or {})
+        record.update(mapping(meta or {}, "meta"))
         return self._sealed_event(endpoint, record, auth)
 
     # ---- profiles and groups ----------------------------------------------------------------
@@ -292,7 +331,8 @@ class Composer:
         ignore_alias: bool | None = None,
     ) -> Record | None:
         """Compose a profile or group update."""
-        record: dict[str, Any] = {"$token": self.token, "$time": self._now(), **message}
+        record: dict[str, Any] = {"$token": self.token, "$time": self._now()}
+        record.update(mapping(message, "an update"))
         if ip is not None:
             record["$ip"] = ip
         if time is not None:
@@ -301,8 +341,8 @@ class Composer:
             record["$ignore_time"] = ignore_time
         if ignore_alias is not None:
             record["$ignore_alias"] = ignore_alias
-        if meta:
-            record.update(meta)
+        if meta is not None:
+            record.update(mapping(meta, "meta"))
         changed = self._changed(endpoint, record)
         if changed is None:
             return None
@@ -321,8 +361,8 @@ class Composer:
                 del properties["distinct_id"]
             else:
                 properties["distinct_id"] = ""
-        elif type(distinct_id) is not str:
-            properties["distinct_id"] = str(distinct_id)
+        else:
+            properties["distinct_id"] = as_text(distinct_id, "distinct_id")
 
     def _sampled(self, properties: dict[str, Any]) -> bool:
         # By user, not by event, so that funnels of those who are kept stay whole.
@@ -341,26 +381,31 @@ class Composer:
         record: dict[str, Any],
         auth: Authority | None = None,
         *,
-        fresh: bool = False,
+        own: dict[str, Any] | None = None,
     ) -> Record | None:
+        # `own` are the properties to check; when it is given, time and id are sound.
         if self._before_send is not None:
             changed = self._changed(endpoint, record)
             if changed is None:
                 return None
-            record, fresh = changed, False
-        name, properties = record.get("event"), record.get("properties") or {}
-        body = None
-        if self._serializer is DatetimeSerializer and len(record) == 2 and type(name) is str:
-            body = dumps_flat(record, properties)
-        flat = body is not None
+            record, own = changed, None
+        name, properties = record.get("event"), record.get("properties")
+        if type(name) is not str or type(properties) is not dict:
+            if not isinstance(name, str):
+                raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
+            record["properties"] = properties = dict(mapping(properties))
+        checked = properties if own is None else own
+        # Nearly every event is plain: then one look at its values is all that it takes.
+        depth = plain_depth(checked) if self._writes_plain and len(record) == 2 else 0
+        body = dumps_plain(record) if depth else None
         notes: list[str] = []
         if body is None:
             body, notes = self._written(record)
         importing = endpoint == "imports"
         if self._validation != "off":
             problems = event_problems(
-                name, properties, len(body), self._now(),
-                importing=importing, fresh=fresh, flat=flat,
+                name, properties, len(body), self._now() if own is None else None,
+                importing=importing, flat=checked if depth == 1 else None,
             )  # fmt: skip
             if problems or notes:
                 self._complain(notes, problems)
@@ -371,18 +416,25 @@ class Composer:
         return Record(endpoint, body, auth=auth)
 
     def _changed(self, endpoint: Endpoint, record: dict[str, Any]) -> dict[str, Any] | None:
-        if self._before_send is None:
+        # What the hook itself tracks goes without it, or it would never return.
+        if self._before_send is None or getattr(self._hooked, "running", False):
             return record
+        self._hooked.running = True
         try:
-            changed = self._before_send(endpoint, record)
+            changed: object = self._before_send(endpoint, record)
         except Exception:
             # The hook may be there to keep private data in: what it failed on must not leave.
             logger.exception("before_send failed; the message was dropped")
             self._note("before_send_error", "")
             return None
-        if changed is None:
-            self._note("before_send", "")
-        return changed
+        finally:
+            self._hooked.running = False
+        if isinstance(changed, dict):
+            return changed
+        if changed is not None:
+            logger.error("before_send must return a dict or None; the message was dropped")
+        self._note("before_send" if changed is None else "before_send_error", "")
+        return None
 
     def _written(self, record: dict[str, Any]) -> tuple[bytes, list[str]]:
         try:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from mixpanel.exceptions import ConfigurationError
 
-__all__ = ["Endpoint", "Endpoints", "Limits", "Region", "RetryPolicy", "WhenFull"]
+__all__ = [
+    "Endpoint",
+    "Endpoints",
+    "Family",
+    "Limits",
+    "Origins",
+    "Region",
+    "RetryPolicy",
+    "WhenFull",
+]
 
 Region = Literal["us", "eu", "in"]
 Endpoint = Literal["events", "people", "groups", "imports"]
+Family = Literal["query", "export", "app"]
 WhenFull = Literal["drop_newest", "drop_oldest", "wait", "raise"]
 
 MOST_RECORDS = 2000  # in one request, of any kind
@@ -29,6 +40,16 @@ INGESTION_HOSTS: dict[Region, str] = {
     "eu": "api-eu.mixpanel.com",
     "in": "api-in.mixpanel.com",
 }
+QUERY_HOSTS: dict[Region, str] = {  # and of the app API
+    "us": "mixpanel.com",
+    "eu": "eu.mixpanel.com",
+    "in": "in.mixpanel.com",
+}
+EXPORT_HOSTS: dict[Region, str] = {
+    "us": "data.mixpanel.com",
+    "eu": "data-eu.mixpanel.com",
+    "in": "data-in.mixpanel.com",
+}
 
 
 def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> str:
@@ -41,7 +62,8 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
     """
 
     def refuse(why: str) -> ConfigurationError:
-        return ConfigurationError(f"{name}={text!r} {why}")
+        shown = "a URL with a user name or password" if "@" in text else repr(text)
+        return ConfigurationError(f"{name}={shown} {why}")
 
     if any(c.isspace() or ord(c) < 0x20 or c == "\\" for c in text):
         raise refuse("holds white space, a control character or a backslash")
@@ -49,7 +71,8 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
         parts = urlsplit(text if "://" in text else f"https://{text}")
         host, _port = parts.hostname, parts.port
     except ValueError as error:
-        raise refuse(f"is not a URL: {error}") from None
+        # What the parser stumbled over may be half a password.
+        raise refuse("is not a URL" if "@" in text else f"is not a URL: {error}") from None
     if parts.scheme not in ("https", "http"):
         raise refuse("must be an https URL")
     if "@" in parts.netloc:
@@ -63,6 +86,22 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
     if not path and parts.path.strip("/") and "://" not in text:
         raise refuse("must be a host name alone, or a full https URL")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def checked_callback(callback: Any, name: str) -> None:
+    """See to it that a callback can be called from anywhere, without awaiting it.
+
+    :raises ConfigurationError: for an async function, or what cannot be called at all.
+    """
+    if callback is None:
+        return
+    if not callable(callback):
+        raise ConfigurationError(f"{name} must be a function, not {type(callback).__name__}")
+    call = getattr(callback, "__call__", None)  # noqa: B004 - an object may be async there
+    if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(call):
+        raise ConfigurationError(
+            f"{name} is an async function, which nobody awaits here: give a plain function"
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -151,6 +190,33 @@ class Endpoints:
     def url(self, endpoint: Endpoint) -> str:
         """Return the URL of one endpoint."""
         return str(getattr(self, endpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Know where a project is read from; `ingestion` is there for lookup tables and flags."""
+
+    query: str
+    export: str
+    app: str
+    ingestion: str
+
+    @classmethod
+    def resolve(cls, *, region: Region, base_url: str | None = None) -> Origins:
+        """Choose the origins: `base_url`, else `MP_BASE_URL`, else those of the region.
+
+        :raises ConfigurationError: for an unknown region or a URL that is not safe to send to.
+        """
+        if region not in QUERY_HOSTS:
+            known = ", ".join(map(repr, QUERY_HOSTS))
+            raise ConfigurationError(f"region={region!r} is unknown; choose one of {known}")
+        environment = os.environ.get("MP_BASE_URL")
+        if base_url is not None:
+            return cls(*[checked_origin(base_url)] * 4)
+        if environment:
+            return cls(*[checked_origin(environment, "MP_BASE_URL")] * 4)
+        hosts = QUERY_HOSTS, EXPORT_HOSTS, QUERY_HOSTS, INGESTION_HOSTS
+        return cls(*[f"https://{family[region]}" for family in hosts])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mixpanel.exceptions import ConfigurationError, MixpanelException
 
@@ -159,17 +160,21 @@ def capture() -> Iterator[MemoryConsumer]:
     """Keep what every client of this process tracks inside the block, whatever its consumer.
 
     Nothing is sent; the clients' `stats()` count the messages as delivered. What asks the server
-    for an answer (lookup tables) is refused. The pytest fixture `mixpanel_events` is this block
-    around a test.
+    for an answer (lookup tables) is refused, and so are requests for flags: providers serve their
+    fallbacks, unless they ask an emulator on this machine. The pytest fixture `mixpanel_events` is
+    this block around a test.
     """
+    from mixpanel._wires import Wires
     from mixpanel.client import AsyncMixpanel, Mixpanel, _Client
 
     kept = MemoryConsumer()
+    send = Wires.send
     swaps: list[tuple[type, str, Any]] = [
         (AsyncMixpanel, "_deliver", lambda face, records: _keep_async(kept, face, records)),
         (Mixpanel, "_deliver", lambda face, records: _keep_sync(kept, face, records)),
         (_Client, "_enqueue", lambda face, record: _keep(kept, face, [record])),
         (AsyncMixpanel, "_ours", lambda face, what: _import_into(kept, face, what)),
+        (Wires, "send", lambda wires, request, **how: _unless_flags(send, wires, request, **how)),
     ]
     before = [getattr(face, name) for face, name, _ in swaps]
     for face, name, swap in swaps:
@@ -228,6 +233,18 @@ def _import_into(kept: MemoryConsumer, face: Any, what: str) -> Any:
     if what != "import_events" or isinstance(face._via, Custom):
         raise ConfigurationError(f"{what} is not captured: test it with mixpanel.emulator")
     return face._via.route, _Wires(kept)
+
+
+async def _unless_flags(send: Any, wires: Any, request: Any, **how: Any) -> Any:
+    from mixpanel._exchange import Failure
+    from mixpanel.exceptions import TransportError
+    from mixpanel.settings import is_loopback
+
+    url = urlsplit(request.url)
+    if "/flags" not in url.path or is_loopback(url.hostname or ""):
+        return await send(wires, request, **how)
+    told = "flags are not fetched while events are captured: use FixedFlags or override_flags"
+    return Failure(TransportError(told), maybe_sent=False)
 
 
 class _Wires:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import os
 import threading
 
 import pytest
@@ -38,8 +39,8 @@ def emu():
 @pytest.fixture(autouse=True)
 def _no_base_url(monkeypatch):
     """Keep the machine's own environment out of the tests."""
-    for name in ("MP_BASE_URL", "MP_TOKEN", "MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("MP_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

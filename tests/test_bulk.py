@@ -1,5 +1,9 @@
 """Import any number of events: nothing lost, everything said, and a way to resume."""
 
+import logging
+import sqlite3
+import threading
+
 import anyio
 import pytest
 
@@ -133,16 +137,138 @@ async def test_an_event_without_an_id_gets_the_same_one_each_time(emu, anyio_bac
 
 
 @pytest.mark.anyio
-async def test_an_error_of_the_source_is_the_callers_own(emu, anyio_backend):
-    """Not wrapped in a group."""
+@pytest.mark.parametrize("as_stream", [iter, later], ids=["iterator", "async"])
+async def test_an_error_of_the_source_says_where_to_resume(emu, anyio_backend, as_stream):
+    """What came before it is imported, and what the source raised is the cause."""
 
     def broken():
         yield from past(10)
         raise OSError("disk")
 
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
-        with pytest.raises(OSError, match="disk"):
-            await mp.import_events(broken())
+        with pytest.raises(ImportInterrupted, match=r"start_at=10: .*OSError: disk") as raised:
+            await mp.import_events(as_stream(broken()))
+    assert isinstance(raised.value.__cause__, OSError)
+    assert (raised.value.result.position, raised.value.result.imported) == (10, 10)
+    assert numbers(emu) == list(range(10))
+
+
+@pytest.mark.anyio
+async def test_what_is_no_stream_at_all_is_an_error_of_the_source(emu, anyio_backend):
+    """Like any other."""
+    async with AsyncMixpanel("t", base_url=emu.url) as mp:
+        with pytest.raises(ImportInterrupted, match=r"start_at=0: .*not iterable"):
+            await mp.import_events(None)
+
+
+class Unspeakable(str):
+    """An id that cannot be written."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        raise RuntimeError("no")
+
+    __repr__ = __str__
+
+
+class Unreadable(dict):
+    """An event that cannot be looked at."""
+
+    def get(self, *_):
+        raise RuntimeError("no")
+
+    keys = get
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"event": "E", "properties": {"time": TIME, "distinct_id": "u", "n": 10**5000}},
+        {"event": "E", "properties": {"time": 10**400, "distinct_id": "u"}},
+        {"event": "E", "properties": {"time": TIME, "distinct_id": Unspeakable("u")}},
+        {"event": "E", "properties": {"time": TIME, "$insert_id": Unspeakable("i")}},
+        Unreadable(event="E"),
+        Unspeakable("x"),
+        None,
+    ],
+    ids=["huge integer", "huge time", "distinct_id", "insert_id", "mapping", "value", "none"],
+)
+async def test_an_odd_row_costs_only_itself(emu, anyio_backend, odd):
+    """It is refused by itself, or goes through; the rows around it are imported."""
+    rows = [*past(2), odd, *list(past(4))[2:]]
+    async with AsyncMixpanel("t", base_url=emu.url) as mp:
+        result = await mp.import_events(rows)
+    assert result.imported + result.failed == result.position == 5
+    assert {f.index for f in result.failed_records} <= {2}
+    assert [e["properties"]["n"] for e in emu.events() if e["event"] == "Past"] == [0, 1, 2, 3]
+
+
+@pytest.mark.anyio
+async def test_a_callback_that_raises_stops_nothing(emu, anyio_backend, caplog):
+    """It is logged once, and the import goes on."""
+
+    def raising(_):
+        raise KeyError("oops")
+
+    with caplog.at_level(logging.ERROR, "mixpanel"):
+        async with AsyncMixpanel("t", base_url=emu.url) as mp:
+            result = await mp.import_events(
+                past(4100, bad={3, 7}), on_progress=raising, on_failed=raising
+            )
+    assert (result.imported, result.failed) == (4098, 2)
+    assert [r.message for r in caplog.records] == ["a callback of the import failed"]
+
+
+@pytest.mark.anyio
+async def test_a_callback_that_nobody_would_await_is_refused(emu, anyio_backend):
+    """Before anything is read."""
+
+    async def told(_):
+        raise AssertionError
+
+    async with AsyncMixpanel("t", base_url=emu.url) as mp:
+        for options in ({"on_progress": told}, {"on_failed": told}, {"on_failed": "print"}):
+            with pytest.raises(ConfigurationError, match="function"):
+                await mp.import_events(past(1), **options)
+
+
+def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
+    """A cursor of sqlite3 refuses any other."""
+    base = sqlite3.connect(":memory:")
+    base.execute("create table event (n)")
+    base.executemany("insert into event values (?)", [(n,) for n in range(2600)])
+    threads = set()
+
+    def told(_):
+        threads.add(threading.get_ident())
+
+    with Mixpanel("t", base_url=emu.url) as mp:
+        rows = (
+            {"event": "E", "properties": {"time": TIME, "distinct_id": f"u{n}", "n": n}}
+            for (n,) in base.execute("select n from event")
+        )
+        result = mp.import_events([{}], on_failed=told)
+        assert result.failed == 1
+        result = mp.import_events(rows, on_progress=told)
+    base.close()
+    assert result.imported == 2600
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_source_that_stops_the_program_stops_it(emu, stop):
+    """Ctrl-C while reading reaches the caller, and the home loop lives on."""
+
+    def stopping():
+        yield from past(10)
+        raise stop
+
+    with Mixpanel("t", base_url=emu.url) as mp:
+        with pytest.raises(stop):
+            mp.import_events(stopping())
+        assert mp.import_events(past(3)).imported == 3
 
 
 def test_the_sync_face_imports_too(emu):

@@ -115,10 +115,10 @@ def test_watch_shows_changes_as_they_happen(emu, defined):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["list"], 2, "which project"),
-        (["eval", "x", "--context", "{"], 2, "no JSON"),
-        (["eval", "x", "--context", "[]"], 2, "must be an object"),
-        (["eval", "x", "--context", "@missing.json"], 2, "cannot read missing.json"),
+        (["list"], 3, "which project"),
+        (["eval", "x", "--context", "{"], 3, "no JSON"),
+        (["eval", "x", "--context", "[]"], 3, "must be an object"),
+        (["eval", "x", "--context", "@missing.json"], 3, "cannot read missing.json"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, code, words):
@@ -139,7 +139,7 @@ def test_a_service_account_is_enough(defined, remote):
         assert mp(*arguments, env=env).stdout == 'on = "blue"\n'
         assert emu.requests()[0].query["project_id"] == "42"
         done = mp(*arguments, env={**env, "MP_PROJECT_ID": ""})
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "MP_PROJECT_ID" in done.stderr
 
 
@@ -154,9 +154,9 @@ def test_an_unreachable_host_is_named_once(command):
     assert "t0ken" not in done.stderr
 
 
-def test_refused_credentials_end_with_3(emu):
+def test_refused_credentials_end_with_2(emu):
     """A 401 of the definitions endpoint."""
     emu.play(Fault.status(401).forever())
     done = mp("flags", "list", emu=emu)
-    assert done.returncode == 3
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr

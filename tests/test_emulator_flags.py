@@ -14,6 +14,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from mixpanel.cli._exit import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator, Fault, serve
 from mixpanel.flags import Snapshot, parse_definitions
@@ -503,7 +504,7 @@ def test_mp_emulator_refuses_a_malformed_file_in_one_line(tmp_path):
     file.write_text("{")
     runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
     result = runner.invoke(app, ["emulator", "--port", "0", "--flags", str(file)])
-    assert (2, "") == (result.exit_code, result.stdout)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
     assert result.stderr.startswith(f"mp: cannot serve {file}: ")
     assert 1 == result.stderr.count("\n")
 

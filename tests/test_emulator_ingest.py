@@ -139,9 +139,9 @@ def test_every_record_is_judged_and_nothing_raises(records, wire, strict):
     assert len(records) == judgement.good + len(judgement.refusals)
     assert before == json.dumps(records)
     for stored in judgement.accepted:
-        properties = json.loads(stored.properties)
-        assert stored.distinct_id == properties["distinct_id"]
-        assert stored.insert_id == properties["$insert_id"]
+        told, properties = json.loads(stored.told), json.loads(stored.properties)
+        assert told.keys() <= {"token", "time"}
+        assert not properties.keys() & {"token", "time", "distinct_id", "$insert_id"}
         assert isinstance(stored.time, int)
 
 
@@ -152,8 +152,17 @@ def test_what_keeps_the_rules_is_stored_as_it_was_sent(properties):
     told = {
         name: value[:255] if isinstance(value, str) else value
         for name, value in record["properties"].items()
+        if name.startswith("p-")
     }
-    assert told == json.loads(only(judge(record)).properties)
+    stored = only(judge(record))
+    assert told == json.loads(stored.properties)
+    assert {"token": "T", "time": NOW} == json.loads(stored.told)
+
+
+def test_the_address_is_read_and_not_stored():
+    """`ip` says where an event was, and is no property of it."""
+    stored = only(judge(event(ip="0", n=1)))
+    assert {"n": 1} == json.loads(stored.properties)
 
 
 def test_long_strings_are_cut_wherever_they_are():

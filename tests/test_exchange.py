@@ -152,6 +152,37 @@ def test_a_poisoned_batch_is_bisected():
     assert run.of(Settle)[-1].fate == "delivered"
 
 
+@pytest.mark.parametrize(
+    "refusal", [answer(400, {"error": "token"}), answer(200, {"status": 0, "error": "token"})]
+)
+def test_a_refusal_of_what_all_share_is_not_bisected(refusal):
+    """A wrong token costs some requests, not two for each event; every record is named."""
+    run = Run(records(2000), lambda *_: refusal)
+    assert sorted(run.settled["rejected"]) == list(range(2000))
+    assert len(run.sent) == 17
+    named = [one for step in run.of(Settle) for one in step.error.failed_records]
+    assert sorted(one.record["n"] for one in named) == list(range(2000))
+    assert {one.message for one in named} == {f"events: HTTP {refusal.status}: token"}
+
+
+@pytest.mark.parametrize("bad", [{0, 1999}, set(range(1000)), set(range(2000)) - {133}])
+def test_refusals_in_the_same_words_do_not_condemn_good_events(bad):
+    """One good event among those asked alone, and the batch is bisected to the end."""
+
+    def server(_attempt, step):
+        return answer(400, {"error": "token"}) if bad & set(numbers(step.records)) else OK
+
+    run = Run(records(2000), server)
+    assert sorted(run.settled["rejected"]) == sorted(bad)
+    assert len(run.settled["delivered"]) == 2000 - len(bad)
+
+
+def test_profiles_are_bisected_in_order():
+    """No update is asked about out of turn: it could overtake an older one."""
+    run = Run(records(64, "people"), lambda *_: answer(400, {"error": "token"}))
+    assert [sent[0] for sent in run.sent if len(sent) == 1] == list(range(64))
+
+
 def test_413_splits_and_remembers():
     """A batch that is too large is halved, and the limit is learned."""
 

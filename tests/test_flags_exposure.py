@@ -1,7 +1,11 @@
 """Exposures say what the official ones say, once in a while and not on each check."""
 
+import subprocess
+import sys
 import threading
 from datetime import datetime
+
+import pytest
 
 from mixpanel.flags.exposure import (
     EXPOSURE_EVENT,
@@ -140,3 +144,37 @@ def test_threads_report_an_exposure_once_between_them():
         thread.join()
 
     assert sorted(reported) == list(range(1000))
+
+
+PROGRAM = """
+import sys, time
+from mixpanel import LocalFlagsConfig, Mixpanel
+
+class Consumer:
+    def send(self, endpoint, json_message, *_):
+        time.sleep(float(sys.argv[1]))
+        print("sent", endpoint, flush=True)
+
+flag = {"key": "f", "context": "distinct_id", "ruleset": {
+    "variants": [{"key": "on", "value": True}], "rollout": [{"rollout_percentage": 1}]}}
+config = LocalFlagsConfig(bootstrap={"flags": [flag]}, offline=True)
+mp = Mixpanel("t", Consumer(), local_flags_config=config)
+assert mp.local_flags.is_enabled("f", {"distinct_id": "u-17"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("takes", "printed", "said"),
+    [(0.2, "sent events\n", ""), (60, "", "1 message(s) dropped: exit")],
+)
+def test_exposures_through_a_custom_consumer_are_awaited_at_exit(takes, printed, said):
+    """A program that just ends waits for them a moment, and says what it could not deliver."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(takes)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == printed
+    assert done.stderr.strip() == said

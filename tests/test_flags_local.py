@@ -5,6 +5,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -29,6 +30,7 @@ from mixpanel.emulator import Fault
 from mixpanel.flags import SelectedVariant
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.overrides import override_flags
+from mixpanel.flags.snapshot import Lease
 
 USER = {"distinct_id": "u-17"}
 NONE = SelectedVariant("fallback")
@@ -366,7 +368,7 @@ class Forked:
                 flags.start_polling_for_definitions()
                 flags.wait_until_ready(10)
                 while theirs.recv():
-                    leads = flags._lease._pid == os.getpid() and flags._lease._file is not None
+                    leads = flags._lease._file is not None
                     theirs.send((str(flags.get_variant_value("checkout", None, USER)), leads))
             finally:
                 os._exit(0)
@@ -415,6 +417,67 @@ def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path, kind):
     finally:
         for worker in workers:
             worker.end()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_that_asks_nothing_does_not_keep_the_lease(tmp_path):
+    """The lease is free again when its holder gives it back, whoever it has forked meanwhile."""
+    lease, other = Lease(tmp_path / "lease"), Lease(tmp_path / "lease")
+    assert lease.acquire()
+    ours, theirs = multiprocessing.Pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            theirs.send(lease._file is None)
+            theirs.recv()
+        finally:
+            os._exit(0)
+    try:
+        assert ours.recv()
+        assert not other.acquire()
+        lease.release()
+        assert other.acquire()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        other.release()
+        ours.close()
+        theirs.close()
+
+
+@pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), None, "soon"])
+def test_an_interval_that_cannot_be_is_refused(emu, interval):
+    """No polling without a pause in between."""
+    with pytest.raises(ConfigurationError, match="polling_interval_in_seconds"):
+        provider(emu, polling_interval_in_seconds=interval)
+
+
+def test_a_snapshot_path_that_is_a_directory_is_refused(emu, tmp_path):
+    """At once; one that turns into a directory later only keeps nothing."""
+    with pytest.raises(ConfigurationError, match="directory"):
+        provider(emu, snapshot_path=tmp_path)
+    emu.set_flags([flag()])
+    with provider(emu, snapshot_path=tmp_path / "flags.json", enable_polling=False) as flags:
+        (tmp_path / "flags.json").mkdir()
+        assert flags._snapshot.load() is None
+        flags.start_polling_for_definitions()
+        assert flags.is_enabled("checkout", USER)
+
+
+@pytest.mark.parametrize(
+    "fetched_at", ["1" + "0" * 400, "1e999", "-1", "NaN", "null", '"now"', "99999999999"]
+)
+def test_a_snapshot_from_no_time_is_passed_over(emu, tmp_path, fetched_at):
+    """Whatever stands where a moment should."""
+    path = tmp_path / "flags.json"
+    emu.set_flags([flag()])
+    with provider(emu, snapshot_path=path, enable_polling=False) as flags:
+        flags.start_polling_for_definitions()
+    written = re.sub(r'"fetched_at":[^,]+', f'"fetched_at":{fetched_at}', path.read_text())
+    assert fetched_at in written
+    path.write_text(written)
+    assert not provider(emu, snapshot_path=path).are_flags_ready()
 
 
 def test_sharing_needs_something_to_share(emu):

@@ -121,11 +121,12 @@ def test_a_flag_that_makes_no_sense_harms_no_other(emu):
         assert flags.get_variant("bad", NONE, USER).fallback_reason.kind == "FLAG_NOT_FOUND"
 
 
+@pytest.mark.parametrize("keep", [0, 60])
 @pytest.mark.parametrize("context", [{}, {"distinct_id": object()}, None, {"distinct_id": 5}])
-def test_hostile_contexts_get_the_fallback(emu, context):
-    """Never an exception."""
+def test_hostile_contexts_get_the_fallback(emu, context, keep):
+    """Never an exception, with a cache or without."""
     emu.set_flags([flag()])
-    with provider(emu) as flags:
+    with provider(emu, cache_time_to_live=keep) as flags:
         variant = flags.get_variant("checkout", NONE, context)
     assert variant.variant_value in ("fallback", True)
 
@@ -143,6 +144,48 @@ async def test_the_cache_spares_requests_and_shares_them(emu, anyio_backend):
         assert len(emu.requests("/flags")) == 1
         await flags.ais_enabled("checkout", {"distinct_id": "other"})
         assert len(emu.requests("/flags")) == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fault", [Fault.silence(), Fault.status(401)], ids=lambda f: f.name)
+async def test_callers_who_wait_for_one_request_share_its_failure(emu, anyio_backend, fault):
+    """A server that says nothing is waited for once by all, and not by one after the other."""
+    emu.set_flags([flag()])
+    emu.play(fault.forever(), path="/flags")
+    found = []
+
+    async def ask(flags):
+        found.append(await flags.aget_variant("checkout", NONE, USER))
+
+    async with provider(emu, cache_time_to_live=60, request_timeout_in_seconds=0.3) as flags:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(ask, flags)
+        assert len(emu.requests("/flags")) == 1
+        assert {variant.fallback_reason.kind for variant in found} == {"BACKEND_ERROR"}
+        assert len({variant.fallback_reason.message for variant in found}) == 1
+        assert str(flags.last_error) == found[0].fallback_reason.message
+        await ask(flags)
+        assert len(emu.requests("/flags")) == 2
+
+
+@pytest.mark.anyio
+async def test_a_caller_who_leaves_passes_the_question_on(emu, anyio_backend):
+    """Who waited for the one that was cancelled asks again, and gets the answer."""
+    emu.set_flags([flag()])
+    emu.play(Fault.latency(0.2).forever(), path="/flags")
+    found = []
+
+    async def ask(flags):
+        found.append(await flags.ais_enabled("checkout", USER))
+
+    async with provider(emu, cache_time_to_live=60) as flags, anyio.create_task_group() as tasks:
+        with anyio.move_on_after(0.05):
+            async with anyio.create_task_group() as leaving:
+                leaving.start_soon(flags.ais_enabled, "checkout", USER)
+                await anyio.sleep(0.02)
+                tasks.start_soon(ask, flags)
+    assert found == [True]
 
 
 @pytest.mark.anyio

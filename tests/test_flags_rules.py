@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from functools import cache
 from importlib import metadata
+from itertools import cycle, islice
 from math import inf, nan
 
 import pytest
@@ -444,6 +445,26 @@ def test_shortcut_for_constants_decides_like_the_long_way(constant):
             short = outcome("default", {symbol: [X, constant]}, properties)
 
             assert short == outcome("default", {symbol: [X, long_way]}, properties)
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+@pytest.mark.parametrize("chain", ["and", "or"])
+def test_a_chain_says_what_its_clauses_say(chain, count):
+    """However long it is, and whatever its texts look like."""
+    texts = ["ss", 'it\'s {key0} "quoted"', "", "ǆ", "plan"]
+    clauses = [
+        [{"==": [X, text]} for text in texts],
+        [{"!==": [{"var": "it's {0}"}, text]} for text in texts],
+        [{"in": [X, texts[:2]]}, {"==": [X, ["a"]]}, {">=": [X, 18]}, {"!": [{"==": [X, True]}]}],
+    ]
+    values = ["SS", "ß", "Ss", 'IT\'S {KEY0} "QUOTED"', "", "ǅ", 18, 17.5, True, None, [], ["A"]]
+    every = all if chain == "and" else any
+    for some in clauses:
+        chosen = list(islice(cycle(some), count))
+        for properties in [{"x": value} for value in values] + [{"IT'S {0}": "Plan"}]:
+            apart = [outcome("default", clause, properties) == YES for clause in chosen]
+
+            assert outcome("default", {chain: chosen}, properties) == (YES if every(apart) else NO)
 
 
 def test_a_rule_nested_too_deep_is_refused():

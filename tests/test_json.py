@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel import DatetimeSerializer, json_dumps
-from mixpanel._json import dumps, is_plain
+from mixpanel._json import dumps, plain_depth
 
 
 class Plan(enum.Enum):
@@ -209,5 +209,5 @@ def test_anything_becomes_strict_json(properties):
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4))
 def test_plain_means_json_knows_it(properties):
     """What is called plain survives the standard library unchanged."""
-    if is_plain(properties):
+    if plain_depth(properties):
         json.dumps(properties)

@@ -1,6 +1,7 @@
 """Nothing is lost when loops, threads and processes come and go."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import random
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import anyio
 import pytest
@@ -26,6 +28,7 @@ from mixpanel import (
     SyncInAsyncError,
 )
 from mixpanel.emulator import Fault
+from mixpanel.flags import LocalFlagsConfig
 
 
 def names(emu, raw=True):
@@ -78,6 +81,31 @@ def test_the_sender_starts_again_in_the_next_loop_by_itself(emu):
     asyncio.run(visit(2, 5))
     assert names(emu) == [1, 2]
     asyncio.run(mp.consumer.aclose())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the loop was closed under its sockets
+def test_loops_that_were_closed_leave_no_sockets(emu):
+    """A program that makes a loop for each piece of work does not run out of files."""
+    consumer = AsyncBufferedConsumer(base_url=emu.url)
+    mp = AsyncMixpanel("t", consumer)
+
+    async def work(n):
+        await mp.track("u", "Visit", {"n": n})
+        await mp.flush()
+
+    counts = []
+    for n in range(12):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(work(n))
+        loop.close()
+        gc.collect()
+        counts.append(len(list(Path("/proc/self/fd").iterdir())))
+    assert max(counts[4:]) <= max(counts[:4])
+    assert len(consumer._sender.wires._open) == 1
+    asyncio.run(consumer.aclose())
+    gc.collect()
+    assert names(emu) == list(range(12))
 
 
 @pytest.mark.anyio
@@ -161,6 +189,20 @@ async def test_closing_in_a_cancelled_scope_still_flushes(emu, anyio_backend):
             await mp.track("u", "Visit", {"n": 1})
             scope.cancel()
     assert names(emu) == [1]
+
+
+@pytest.mark.anyio
+async def test_closing_in_a_cancelled_scope_closes_the_flags_too(emu, anyio_backend):
+    """Whatever the client opened is closed, and it takes no message from the first moment on."""
+    mp = AsyncMixpanel("t", base_url=emu.url, local_flags_config=LocalFlagsConfig())
+    await mp.local_flags.astart_polling_for_definitions()
+    await mp.track("u", "Visit", {"n": 1})
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await mp.aclose()
+    assert names(emu) == [1]
+    with pytest.raises(ClosedError):
+        await mp.track("u", "Visit", {"n": 2})
 
 
 def test_native_cancellation_of_an_awaited_send_is_accounted(emu):

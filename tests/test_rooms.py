@@ -11,16 +11,18 @@ import mixpanel
 
 HOUSE = Path(mixpanel.__file__).parent
 FLOORS = {
-    0: "flags.__init__ data.__init__ "
+    0: "flags.__init__ data.__init__ data.exceptions data._answers data.results data.plan "
     "exceptions credentials settings messages _verbs _json _exchange _buffer _ledger _context "
-    "_validation _version _route flags.types flags.rules flags.evaluate flags.exposure "
+    "_profiles _validation _version _route flags.types flags.rules flags.evaluate flags.exposure "
     "flags.compiled flags.definitions flags.diagnostics flags.explain flags.lint flags.declare "
-    "flags.overrides flags.requests flags._hashing flags._values flags._operators "
+    "flags.overrides flags.wire flags._hashing flags._values flags._operators "
     "flags._comparisons flags._compiler",
-    1: "_wire _loop _exit _bridge data.store flags.snapshot",
-    2: "_wires _courier _sender _custom consumers bulk lookup flags.poller flags.reporting "
+    1: "_wire data._budget _loop _exit _bridge data.config data._private data.store flags.snapshot",
+    2: "_wires _courier _sender _custom consumers bulk lookup "
+    "data.api data._receive data._work data.fetch data.profiles data.stream "
+    "flags.poller flags.reporting "
     "flags.local_feature_flags flags.remote_feature_flags flags.hybrid flags.fixed",
-    3: "__init__ client testing cli emulator flags.resolution flags.openfeature",
+    3: "__init__ client data.workspace testing cli emulator flags.resolution flags.openfeature",
 }
 OWNERS = {
     "httpx": {"_wire", "testing"},
@@ -29,6 +31,8 @@ OWNERS = {
     "duckdb": {"data.store", "emulator.warehouse"},
     "sqlite3": {"spool"},
     "json_logic": {"flags.rules"},
+    "tomlkit": {"data.config"},
+    "jq": {"cli"},
     "typer": {"cli"},
     "rich": {"cli"},
     "starlette": {"emulator"},

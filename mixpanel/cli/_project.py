@@ -2,10 +2,11 @@
 
 import os
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixpanel.cli._asked import asked
 from mixpanel.cli._render import Format
 
 if TYPE_CHECKING:
@@ -22,9 +23,33 @@ class Region(StrEnum):
     IN = "in"
 
 
+def _of_account(context: typer.Context, region: Region) -> Region:
+    """Return the region of the account that was named, unless an option says another one."""
+    source: Any = context.get_parameter_source("region")
+    if asked.account is None or (source is not None and source.name == "COMMANDLINE"):
+        return region
+    from mixpanel.data.config import Config
+
+    return Region(Config().get_account(asked.account).region)
+
+
+def account_names(incomplete: str) -> list[str]:
+    """Complete the name of an account in a shell."""
+    from mixpanel.data.config import Config
+    from mixpanel.exceptions import ConfigurationError
+
+    try:
+        return [name for name in Config().names() if name.startswith(incomplete)]
+    except ConfigurationError:
+        return []
+
+
 Token = Annotated[str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")]
 Where = Annotated[
-    Region, typer.Option(envvar="MP_REGION", help="Where the project keeps its data.")
+    Region,
+    typer.Option(
+        envvar="MP_REGION", callback=_of_account, help="Where the project keeps its data."
+    ),
 ]
 Base = Annotated[
     str | None,
@@ -34,9 +59,19 @@ Write = Annotated[Format, typer.Option("--format", help="How to write the result
 
 
 def account() -> "ServiceAccountCredentials | None":
-    """Return the service account in the environment, where alone a secret belongs."""
+    """Return the account named before the command, or else the one in the environment.
+
+    :raises ConfigError: when there is no account of that name.
+    """
     from mixpanel.credentials import ServiceAccountCredentials
 
+    if asked.account is not None:
+        from mixpanel.data.config import Config
+
+        kept = Config().get_account(asked.account)
+        return ServiceAccountCredentials(
+            kept.username, kept.secret.get_secret_value(), kept.project_id
+        )
     given = [os.environ.get(name, "").strip() for name in ACCOUNT]
     if not any(given[:2]):
         return None

@@ -2,13 +2,19 @@
 
 import inspect
 import json
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
+from getpass import getpass
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mixpanel.cli._asked import asked
 
 BAR = "▇"
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -21,19 +27,55 @@ class Format(StrEnum):
     JSON = "json"
 
 
+def plain() -> bool:
+    """Tell whether the environment asks for plain output, by `MP_PLAIN`."""
+    return os.environ.get("MP_PLAIN", "") not in ("", "0")
+
+
 def out() -> Console:
     """Return the console for data."""
-    return Console(highlight=False)
+    return Console(highlight=False, no_color=plain() or None)
 
 
 def err() -> Console:
     """Return the console for talk."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, no_color=plain() or None)
 
 
 def say(text: str, style: str = "") -> None:
-    """Tell the person at the terminal something."""
+    """Tell the person at the terminal something, unless they asked for quiet."""
+    if not asked.silent:
+        complain(text, style)
+
+
+def complain(text: str, style: str = "red") -> None:
+    """Tell what went wrong, also to those who asked for quiet."""
     err().print(Text(text, style), soft_wrap=True)
+
+
+def ask(question: str, *, hidden: bool = False) -> str:
+    """Ask the person at the terminal; what they type is not shown if it is to stay hidden.
+
+    :raises typer.Abort: when stdin ends without an answer.
+    """
+    prompt = f"{question}: "
+    try:
+        if hidden and sys.stdin.isatty():
+            return getpass(prompt).strip()
+        err().print(Text(prompt), end="", soft_wrap=True)  # input() would write to stdout
+        line = sys.stdin.readline()
+    except EOFError:
+        line = ""
+    if not (line and sys.stdin.isatty()):
+        err().print()  # nobody has pressed Return on this screen
+    if not line:
+        raise typer.Abort
+    return line.strip()
+
+
+def confirm(question: str) -> bool:
+    """Ask for a yes; anything else is a no."""
+    return ask(f"{question} [y/N]").lower() in ("y", "yes")
 
 
 def as_json(data: Mapping[str, Any]) -> None:

@@ -1,34 +1,72 @@
 """Gather the commands of `mp`, and end them all in the same way."""
 
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mixpanel import __version__
-from mixpanel.cli import demo, emulator, flags, importing
-from mixpanel.cli._exit import ExitCode, exit_code
-from mixpanel.cli._render import prose, say
+from mixpanel.cli import auth, demo, emulator, export, fetch, flags, importing, inspect, query
+from mixpanel.cli._asked import ErrorFormat, asked, forget
+from mixpanel.cli._exit import ExitCode, as_dict, exit_code, one_line
+from mixpanel.cli._project import account_names
+from mixpanel.cli._render import complain, err, prose
 from mixpanel.exceptions import MixpanelException
+
+# Typer may bring a click of its own, so this is the way to its class for wrong arguments.
+UsageError: Any = typer.BadParameter.__base__
 
 
 class Commands(TyperGroup):
-    """End every command with one line for its error, and the exit code that tells its kind."""
+    """End every command with what went wrong, and the exit code that tells its kind."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """Read what stands before the command."""
+        forget(args)
+        with _ended():
+            return super().make_context(info_name, args, *more, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
-        try:
+        with _ended():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except MixpanelException as error:
-            say(f"mp: {error}", "red")
-            raise typer.Exit(exit_code(error)) from error
-        except ImportError as error:
-            if "pip install" not in str(error):
-                raise
-            say(f"mp: {error}", "red")
-            raise typer.Exit(ExitCode.ERROR) from error
+
+
+@contextmanager
+def _ended() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except typer.Abort:  # a question was answered by no, or could not be answered
+        _tell({"code": "CANCELLED", "message": "Cancelled", "details": {}}, start="")
+        raise typer.Exit(ExitCode.ERROR) from None
+    except UsageError as error:
+        if asked.errors is ErrorFormat.TEXT:
+            error.exit_code = ExitCode.USAGE  # where click has 2
+            raise
+        _tell({"code": "USAGE", "message": error.format_message(), "details": {}})
+        raise typer.Exit(ExitCode.USAGE) from None
+    except MixpanelException as error:
+        _tell(as_dict(error) | {"message": str(error)})
+        raise typer.Exit(exit_code(error)) from error
+    except ImportError as error:
+        if "pip install" not in str(error):
+            raise
+        _tell({"code": "NOT_INSTALLED", "message": str(error), "details": {}})
+        raise typer.Exit(ExitCode.ERROR) from error
+
+
+def _tell(told: dict[str, Any], start: str = "mp: ") -> None:
+    if asked.errors is ErrorFormat.JSON:
+        err().file.write(one_line(told) + "\n")
+        return
+    complain(f"{start}{told['message']}")
+    for note in told.get("notes", ()):
+        complain(note, "dim")
 
 
 def _version(wanted: bool) -> None:
@@ -38,17 +76,56 @@ def _version(wanted: bool) -> None:
 
 
 def mp(
+    context: typer.Context,
     *,
+    account: Annotated[
+        str | None,
+        typer.Option(
+            "--account", "-a", metavar="NAME", envvar="MP_ACCOUNT", autocompletion=account_names,
+            help="Use this account of `mp auth list`, whatever else the environment says.",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No talk on stderr, only what went wrong.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the log of the package on stderr.")
+    ] = False,
+    error_format: Annotated[
+        ErrorFormat,
+        typer.Option(
+            envvar="MP_ERROR_FORMAT",
+            help="Write an error as text, or as one JSON object; then stderr has nothing else.",
+        ),
+    ] = ErrorFormat.TEXT,
     _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version.")
     ] = False,
-) -> None:
-    """Mixpanel from the shell: try it, run it locally, bring events in.
+) -> None:  # fmt: skip
+    """Mixpanel from the shell: try it, run it locally, bring events in, fetch them and ask them.
 
     Data goes to stdout, talk to stderr. A command ends with 0 when done, 1 for an error, 2 for
-    wrong usage, 3 for refused credentials, 4 for what was not found, 5 when rate limited, 6 when
-    some records were refused, and 130 when interrupted.
+    refused credentials, 3 for wrong arguments, 4 for what was not found, 5 when rate limited, 6
+    when some records were refused, and 130 when interrupted.
     """
+    asked.account, asked.quiet, asked.errors = account, quiet, error_format
+    if verbose or asked.silent:
+        context.call_on_close(_log(logging.DEBUG if verbose else logging.ERROR))
+
+
+def _log(level: int) -> Callable[[], None]:
+    """Write the package's log to stderr from this level on; return what undoes it."""
+    logger, handler = logging.getLogger("mixpanel"), logging.StreamHandler()
+    before = logger.level
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+    def undo() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+    return undo
 
 
 app = typer.Typer(
@@ -62,19 +139,36 @@ app.callback(help=prose(mp), epilog="Example: mp demo")(mp)
 app.command("demo", help=prose(demo.demo), epilog=demo.EXAMPLE)(demo.demo)
 app.command("emulator", help=prose(emulator.emulator), epilog=emulator.EXAMPLE)(emulator.emulator)
 
-imports = typer.Typer(no_args_is_help=True)
-imports.callback(help=prose(importing.imports), epilog=importing.EXAMPLE)(importing.imports)
-imports.command("events", help=prose(importing.events), epilog=importing.EXAMPLES)(importing.events)
-app.add_typer(imports, name="import")
+Command = tuple[str, Callable[..., None], str]  # its name, what it does, an example of it
 
-flag_commands = typer.Typer(no_args_is_help=True)
-flag_commands.callback(help=prose(flags.flags), epilog=flags.EXAMPLE)(flags.flags)
-for name, command, example in (
-    ("list", flags.list_, flags.LIST),
-    ("eval", flags.evaluate, flags.EVALUATE),
-    ("explain", flags.explain, flags.EXAMPLE),
-    ("lint", flags.lint, flags.LINT),
-    ("watch", flags.watch, flags.WATCH),
-):
-    flag_commands.command(name, help=prose(command), epilog=example)(command)
-app.add_typer(flag_commands, name="flags")
+
+def group(name: str, about: Callable[[], None], example: str, commands: Iterable[Command]) -> None:
+    """Add a group of commands, such as `mp auth`; `about` lends it its docstring."""
+    inner = typer.Typer(no_args_is_help=True)
+    inner.callback(help=prose(about), epilog=example)(about)
+    for called, command, shown in commands:
+        inner.command(called, help=prose(command), epilog=shown)(command)
+    app.add_typer(inner, name=name)
+
+
+group("auth", auth.auth, auth.EXAMPLE, auth.COMMANDS)
+group("fetch", fetch.fetch, fetch.EXAMPLE, fetch.COMMANDS)
+group("query", query.query, query.EXAMPLE, query.COMMANDS)
+group("inspect", inspect.inspect, inspect.EXAMPLE, inspect.COMMANDS)
+group("export", export.export, export.EXAMPLE, export.COMMANDS)
+group(
+    "import", importing.imports, importing.EXAMPLE,
+    [("events", importing.events, importing.EXAMPLES)],
+)  # fmt: skip
+group(
+    "flags",
+    flags.flags,
+    flags.EXAMPLE,
+    [
+        ("list", flags.list_, flags.LIST),
+        ("eval", flags.evaluate, flags.EVALUATE),
+        ("explain", flags.explain, flags.EXAMPLE),
+        ("lint", flags.lint, flags.LINT),
+        ("watch", flags.watch, flags.WATCH),
+    ],
+)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mixpanel.cli._render import bars, megabytes, out, pairs, sparkline
+from mixpanel.cli._render import BAR, bars, megabytes, out, pairs, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,6 +148,7 @@ async def _play(console: Console) -> None:
 NEXT = (
     ("mp emulator", "run this local Mixpanel for your own program"),
     ("mp import events FILE", "bring events in from NDJSON, CSV or Parquet"),
+    ("mp fetch events", "bring your project's events into DuckDB, then SQL"),
     ("examples/", "short programs to copy from"),
 )
 
@@ -345,6 +347,43 @@ async def _arrived(day: Day) -> None:
     )
 
 
+async def _sql(day: Day) -> None:
+    from mixpanel import ServiceAccountCredentials
+    from mixpanel.data import AsyncWorkspace
+
+    who = ServiceAccountCredentials("demo", "demo", "1")
+    opened = datetime.fromtimestamp(day.shop.opened, UTC).date()
+    async with AsyncWorkspace.memory(credentials=who, base_url=day.emulator.url) as ws:
+        got = await ws.fetch_events(
+            "shop", from_date=opened, to_date=datetime.now(UTC).date(), progress=False
+        )
+        rows = ws.sql_rows(CHANNELS).rows
+    day.tell(
+        f"{got.rows:,} events came back, {megabytes(got.bytes)} in {got.requests} "
+        f"call{'s' if got.requests > 1 else ''}. Each is a row in DuckDB; which channel pays?"
+    )
+    day.tell("")
+    day.tell(Text(CHANNELS, "green"))
+    day.tell("")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for name in ("channel", "visitors", "orders", "revenue"):
+        table.add_column(name, justify="left" if name == "channel" else "right")
+    table.add_column("")
+    most = max(revenue for *_, revenue in rows)
+    for channel, visitors, orders, revenue in rows:
+        bar = Text(BAR * round(28 * revenue / most), "cyan")
+        table.add_row(channel, f"{visitors:,}", f"{orders:,}", f"{revenue:,.2f}", bar)
+    day.tell(table)
+
+
+CHANNELS = """\
+SELECT properties->>'$.channel' AS channel,
+       count(DISTINCT distinct_id) AS visitors,
+       count(*) FILTER (event_name = 'Order Paid') AS orders,
+       sum(CAST(properties->>'$.amount' AS DOUBLE)) AS revenue
+FROM shop WHERE channel IS NOT NULL GROUP BY channel ORDER BY revenue DESC"""
+
+
 STEPS = (
     Step("A Mixpanel of your own", "with Emulator() as emu:", _start),
     Step(
@@ -371,6 +410,11 @@ STEPS = (
     ),
     Step("Nothing is lost in silence", "mp.stats()", _books),
     Step("What arrived", "emu.events(), emu.profiles(), emu.groups()", _arrived),
+    Step(
+        "Fetched once, asked in SQL",
+        'await ws.fetch_events("shop", from_date=...); ws.sql("SELECT ...")',
+        _sql,
+    ),
 )
 
 

@@ -23,6 +23,14 @@ def emulator(
     db: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Keep the data in this DuckDB file.")
     ] = None,
+    load: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Begin with the events in this file, such as a raw export; may be repeated.",
+        ),
+    ] = None,
     flags: Annotated[
         Path | None,
         typer.Option(
@@ -40,6 +48,9 @@ def emulator(
     from mixpanel.emulator import serve
 
     def started(running: "Emulator") -> None:
+        for path in load or ():
+            loaded = running.load(path)
+            say(f"Loaded {loaded:,} {'event' if loaded == 1 else 'events'} from {path}.", "dim")
         typer.echo(running.url)
         kept = "in memory, gone when it stops" if db is None else f"in {db}"
         say(f"Send to it with MP_BASE_URL={running.url}. What comes is kept {kept}.", "dim")

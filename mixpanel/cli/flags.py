@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._exit import ExitCode, exit_code
 from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
-from mixpanel.cli._render import Format, as_json, out, say
+from mixpanel.cli._render import Format, as_json, complain, out, say
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -104,8 +104,11 @@ def evaluate(
 ) -> None:
     """Say which variant of a flag somebody gets."""
     asked = _context(context)
+    if remote and file is not None:
+        raise ConfigurationError("--remote asks Mixpanel, --file decides here: give one of the two")
+    failed: Exception | None = None
     if remote:
-        selected = _remotely(key, asked, token, region, base_url)
+        selected, failed = _remotely(key, asked, token, region, base_url)
     else:
         with _provider(token, region, base_url, file) as provider:
             selected = provider.snapshot(asked).get_variant(key)
@@ -128,8 +131,8 @@ def evaluate(
         say(f"no variant: {reason.kind}{f' ({reason.message})' if reason.message else ''}")
     if reason is not None and reason.kind == "FLAG_NOT_FOUND":
         raise typer.Exit(ExitCode.NOT_FOUND)
-    if reason is not None and reason.kind == "BACKEND_ERROR":
-        raise typer.Exit(ExitCode.ERROR)
+    if failed is not None:
+        raise typer.Exit(exit_code(failed))
 
 
 def explain(
@@ -145,7 +148,7 @@ def explain(
     asked = _context(context)
     with _provider(token, region, base_url, file) as provider:
         if key not in provider.definitions.flags and key not in provider.definitions.unusable:
-            say(f"mp: there is no flag {key!r}", "red")
+            complain(f"mp: there is no flag {key!r}")
             raise typer.Exit(ExitCode.NOT_FOUND)
         out().print(Text(str(provider.explain(key, asked))), soft_wrap=True)
 
@@ -233,8 +236,8 @@ def _provider(
     """Open a provider that has its definitions, or say why it has none."""
     from mixpanel import __version__
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
-    from mixpanel.flags.requests import FlagsError
     from mixpanel.flags.types import LocalFlagsConfig
+    from mixpanel.flags.wire import FlagsError
 
     config = LocalFlagsConfig(enable_polling=False)
     credentials = None
@@ -270,7 +273,8 @@ def _unlogged() -> "Iterator[None]":
 
 def _remotely(
     key: str, context: dict[str, Any], token: str | None, region: Region, base_url: str | None
-) -> "SelectedVariant":
+) -> "tuple[SelectedVariant, Exception | None]":
+    """Return what Mixpanel decides, and why it could not if so."""
     from mixpanel import __version__
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import RemoteFlagsConfig, SelectedVariant
@@ -283,9 +287,9 @@ def _remotely(
         selected = provider.get_variant(key, SelectedVariant(None), context, False)
         reason = selected.fallback_reason
         if reason is None or reason.kind != "BACKEND_ERROR":
-            return selected
+            return selected, None
         told = replace(reason, message=f"{provider._asker.origin}: {reason.message}")
-        return replace(selected, fallback_reason=told)
+        return replace(selected, fallback_reason=told), provider.last_error
 
 
 def _point(

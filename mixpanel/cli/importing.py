@@ -1,7 +1,6 @@
 """Bring files of events into a project."""
 
 import asyncio
-import os
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mixpanel.cli._asked import asked
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, counts, err, megabytes, out, pairs, say
@@ -119,7 +119,7 @@ def events(
             _Import(file, columns, start_at, concurrency, write),
             format,
             # With a service account the token goes nowhere, but a client has one.
-            token=token or os.environ[ACCOUNT[2]],
+            token=token or (credentials.project_id if credentials else ""),
             credentials=credentials,
             region=region.value,
             base_url=base_url,
@@ -251,7 +251,7 @@ def _failures(file: Path | None, *, append: bool) -> "Iterator[Callable[[FailedR
 def _progress(file: Path, start_at: int) -> "Iterator[Callable[[ImportProgress], None]]":
     """Show a bar on a terminal, and nothing anywhere else."""
     console = err()
-    if not console.is_terminal:
+    if asked.silent or not console.is_terminal:
         yield lambda _: None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

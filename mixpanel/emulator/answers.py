@@ -76,6 +76,10 @@ def refused(path: str, status: int, message: str) -> Response:
     if path == "/import" or path.startswith("/lookup-tables"):
         phrase = "Request Entity Too Large" if status == 413 else HTTPStatus(status).phrase
         return Json({"code": status, "error": message, "status": phrase}, status)
+    if path == "/api/2.0/export":
+        return PlainTextResponse(message, status)
+    if path.startswith("/api/app/"):
+        return Json({"status": "error", "error": message}, status)
     return Json({"error": message, "status": "error"}, status)
 
 

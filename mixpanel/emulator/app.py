@@ -1,10 +1,9 @@
-"""Speak the ingestion wire, and that of feature flags: the ASGI app of the emulator.
+"""Speak the wire of ingestion, feature flags and, in `api`, reading: the emulator's ASGI app.
 
 `build_app` puts the endpoints behind a door that writes down every request and plays faults.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -15,46 +14,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mixpanel.emulator import answers, decode, lookup_tables
-from mixpanel.emulator.access import Access, Window
+from mixpanel.emulator.api import read_routes
 from mixpanel.emulator.decode import RefusedRequest
-from mixpanel.emulator.faults import Script
-from mixpanel.emulator.flags import Flags, read_context
+from mixpanel.emulator.flags import read_context
 from mixpanel.emulator.ingest import Judgement, judge_events
-from mixpanel.emulator.journal import Journal, RecordedRequest
+from mixpanel.emulator.journal import RecordedRequest
 from mixpanel.emulator.page import render_page
 from mixpanel.emulator.profiles import judge_updates
+from mixpanel.emulator.project import Project
 from mixpanel.emulator.stage import ClientLeft, Stage
-from mixpanel.emulator.warehouse import Warehouse
 
-MINUTE = 60
-DAY = 24 * 3600
 FORM_GROWTH = 3  # percent-encoding makes at most three bytes of one
 FORM_FIELDS = 1024
-
-
-@dataclass(slots=True)
-class Project:
-    """One Mixpanel project as the server sees it: its data, its rules, its clock."""
-
-    now: Callable[[], float]
-    warehouse: Warehouse
-    access: Access
-    max_bytes: int
-    max_records: int
-    rate: Window
-    latency: float
-    etag: bool = True
-    flags: Flags = field(default_factory=Flags)
-    journal: Journal = field(default_factory=Journal)
-    script: Script = field(default_factory=Script)
-    replacements: Window = field(
-        default_factory=lambda: Window(lookup_tables.MAX_REPLACEMENTS, DAY)
-    )
-
-    def clear(self) -> None:
-        """Forget everything that was sent, and the faults that were still to come; keep flags."""
-        for memory in (self.warehouse, self.journal, self.script, self.rate, self.replacements):
-            memory.clear()
 
 
 @dataclass(slots=True)
@@ -84,6 +55,7 @@ def build_app(project: Project) -> ASGIApp:
         Route("/lookup-tables/{table_id}", endpoints.replace_lookup_table, methods=["PUT"]),
         Route("/flags", endpoints.evaluate_flags),
         Route("/flags/definitions", endpoints.flag_definitions),
+        *read_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
     return Door(Starlette(routes=routes, exception_handlers=handlers), project)
@@ -187,7 +159,7 @@ class Endpoints:
     async def import_(self, request: Request) -> Response:
         """POST /import: events by Basic credentials; answers for each record if `strict`."""
         project, recorded = self._project, _recorded(request)
-        self._demand_credentials(recorded)
+        self._project.demand_credentials(recorded)
         sent = self._read(request)
         self._count(sent)
         strict = sent.flag("strict", default=True)
@@ -215,7 +187,7 @@ class Endpoints:
 
     async def list_lookup_tables(self, request: Request) -> Response:
         """GET /lookup-tables: ids and names."""
-        self._demand_credentials(_recorded(request), token=False)
+        self._project.demand_credentials(_recorded(request), token=False)
         tables = self._project.warehouse.lookup_tables()
         results = [{"id": each, "name": table["name"]} for each, table in tables.items()]
         return answers.Json({"code": 200, "status": "OK", "results": results})
@@ -223,7 +195,7 @@ class Endpoints:
     async def replace_lookup_table(self, request: Request) -> Response:
         """PUT /lookup-tables/{id}: a whole table as CSV."""
         project, recorded = self._project, _recorded(request)
-        self._demand_credentials(recorded, token=False)
+        self._project.demand_credentials(recorded, token=False)
         if not project.replacements.takes(1, project.now()):
             raise RefusedRequest(429, "lookup tables take 100 replacements in 24 hours")
         table_id = request.path_params["table_id"]
@@ -246,7 +218,7 @@ class Endpoints:
     async def flag_definitions(self, request: Request) -> Response:
         """GET /flags/definitions: every flag, for SDKs that evaluate locally."""
         project, recorded = self._project, _recorded(request)
-        self._demand_credentials(recorded, secret=False)
+        self._project.demand_credentials(recorded, secret=False)
         body = project.flags.served().body
         if not project.etag:
             return Response(body, media_type=answers.Json.media_type)
@@ -255,7 +227,7 @@ class Endpoints:
     async def evaluate_flags(self, request: Request) -> Response:
         """GET /flags: the variants that one context is enrolled in."""
         recorded = _recorded(request)
-        self._demand_credentials(recorded, secret=False)
+        self._project.demand_credentials(recorded, secret=False)
         context = read_context(recorded.query.get("context"))
         chosen = self._project.flags.served().decide(context, recorded.query.get("flag_key"))
         return answers.Json({"code": 200, "flags": chosen})
@@ -301,15 +273,6 @@ class Endpoints:
             raise RefusedRequest(
                 429, "Project exceeded rate limits. Retry with exponential backoff."
             )
-
-    def _demand_credentials(
-        self, recorded: RecordedRequest, *, token: bool = True, secret: bool = True
-    ) -> None:
-        header = recorded.headers.get("authorization", "")
-        project_id = recorded.query.get("project_id", "")
-        access = self._project.access
-        if not access.takes_header(header, project_id=project_id, token=token, secret=secret):
-            raise RefusedRequest(401, "Invalid credentials")
 
 
 def _recorded(request: Request) -> RecordedRequest:

@@ -12,17 +12,22 @@ from typing import Any, Self
 
 import anyio
 
-from mixpanel.emulator.access import Access, Window
-from mixpanel.emulator.app import MINUTE, Project, build_app
+from mixpanel.emulator.access import Access, Budget, Limits, Window
+from mixpanel.emulator.app import build_app
 from mixpanel.emulator.faults import Fault
 from mixpanel.emulator.flags import FlagSource
 from mixpanel.emulator.journal import RecordedRequest
+from mixpanel.emulator.loader import load_file
+from mixpanel.emulator.profile_query import Profiles
+from mixpanel.emulator.project import MINUTE, Project
 from mixpanel.emulator.server import Server, listen
 from mixpanel.emulator.warehouse import Warehouse
 
 
 class Emulator:
-    """A local server that speaks Mixpanel's ingestion and flags wire, on this machine only.
+    """A local server that speaks Mixpanel's ingestion, export, profile-query and flags wire.
+
+    It answers on this machine only.
 
     Use it as `with Emulator() as emu:` or `async with` (asyncio and trio), or call `start` and
     `stop`; a stopped emulator can be read, and started again at the same address. All that reads
@@ -34,6 +39,10 @@ class Emulator:
       takes any that are not empty.
     - `max_bytes`, `max_records`: what one request may hold, uncompressed; beyond it is 413.
     - `rate_limit`: events a minute on `/track` and `/import` together; beyond it is 429.
+    - `export_limits`, `query_limits`: how often `/api/2.0/export` and `/api/query/...` may be
+      called (`Limits.export()` and `Limits.query()` are Mixpanel's own, None sets no limit); beyond
+      it is 429 with `Retry-After`.
+    - `page_size`: profiles on a page of the profile query.
     - `latency`: seconds each answer is kept back once the request is taken in.
     - `flags`: the feature flags to serve, as `set_flags` takes them.
     - `etag`: whether flag definitions carry an ETag, and 304 answers who has them already.
@@ -55,20 +64,27 @@ class Emulator:
         max_bytes: int = 2_097_152,
         max_records: int = 2000,
         rate_limit: int | None = None,
+        export_limits: Limits | None = None,
+        query_limits: Limits | None = None,
+        page_size: int = 1000,
         latency: float = 0.0,
         flags: FlagSource | None = None,
         etag: bool = True,
     ) -> None:
         self.host = _loopback(host)
         self.port = port
+        warehouse = Warehouse(db)
         self._project = Project(
             now=now,
-            warehouse=Warehouse(db),
+            warehouse=warehouse,
             access=Access(_several(tokens), service_accounts, _several(api_secrets)),
             max_bytes=max_bytes,
             max_records=max_records,
             rate=Window(rate_limit, MINUTE),
             latency=latency,
+            profiles=Profiles(warehouse, page_size=page_size),
+            exports=Budget(export_limits),
+            queries=Budget(query_limits),
             etag=etag,
         )
         if flags is not None:
@@ -155,6 +171,23 @@ class Emulator:
         members = {name: frozenset(_several(ids) or ()) for name, ids in (cohorts or {}).items()}
         self._project.flags.set(definitions, members)
 
+    def load(self, path: str | Path) -> int:
+        """Store the events of a file, such as a raw export, and return how many there were.
+
+        It takes NDJSON (`.ndjson`, `.jsonl`, also `.gz`) fastest, and all else that
+        `mixpanel.data.store.read_events` does. Nothing is judged: events may be of any age, may
+        lack ids, and keep their `mp_processing_time_ms`. It blocks its thread.
+
+        :raises ValueError: for a line that is no event; those before it are stored.
+        :raises OSError: when the file cannot be read.
+        """
+        project = self._project
+        return load_file(project.warehouse, Path(path), now=project.now())
+
+    def set_cohorts(self, cohorts: Mapping[int | str, Collection[str]]) -> None:
+        """Replace the cohorts that profile queries may ask for: id to the distinct_ids in it."""
+        self._project.profiles.set_cohorts(cohorts)
+
     def requests(self, path: str | None = None) -> list[RecordedRequest]:
         """Return the newest 10,000 requests, those of one path or all, oldest first."""
         return self._project.journal.requests(path)
@@ -193,7 +226,7 @@ class Emulator:
         self._project.script.clear()
 
     def clear(self) -> None:
-        """Forget everything that was sent, and the faults still to come; keep the flags."""
+        """Forget everything sent and loaded, cohorts, and faults still to come; keep the flags."""
         self._project.clear()
 
     def __enter__(self) -> Self:

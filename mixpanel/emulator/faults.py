@@ -1,5 +1,6 @@
 """Script what goes wrong: `emu.play(Fault.status(503) * 2, Fault.reset("after"))`."""
 
+import gzip
 import json
 import math
 import threading
@@ -8,9 +9,12 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Literal
 
+from mixpanel.emulator import answers
 from mixpanel.emulator.journal import RecordedRequest
 from mixpanel.emulator.stage import Answer, Stage
 
+TERMINATED = b"export terminated early\n"
+FLIGHT = 0.05  # seconds for what was written to arrive, before a reset discards it
 PORTAL = (
     b"<!DOCTYPE html><html><head><title>Welcome to FreeWifi</title></head>"
     b"<body><h1>Sign in to use this network</h1></body></html>"
@@ -47,7 +51,7 @@ class Fault:
 
         async def perform(stage: Stage) -> None:
             await stage.read()
-            headers, content = _error(code, body)
+            headers, content = _error(code, body, stage.request.path)
             if retry_after is not None:
                 wait = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
                 headers.append((b"retry-after", wait.encode()))
@@ -56,20 +60,25 @@ class Fault:
         return cls(f"status {code}", perform)
 
     @classmethod
-    def reset(cls, when: Literal["before", "during", "after"] = "before") -> "Fault":
+    def reset(cls, when: Literal["before", "during", "after", "answering"] = "before") -> "Fault":
         """Break the connection with a TCP reset.
 
         `before` the body is read, `during` its arrival, or `after` it was read *and ingested*, but
-        without an answer: the client cannot know.
+        without an answer: the client cannot know. `answering` breaks it half-way in the answer.
         """
-        if when not in ("before", "during", "after"):
-            raise ValueError(f"a reset comes before, during or after the body, not {when!r}")
+        if when not in ("before", "during", "after", "answering"):
+            raise ValueError(
+                f"a reset comes before, during or after the body, or answering, not {when!r}"
+            )
 
         async def perform(stage: Stage) -> None:
             if when == "during":
                 await stage.read(some=True)
             if when == "after":
                 await stage.ingest()
+            if when == "answering":
+                await _begin(stage, 0.5)
+                await stage.wait(FLIGHT)
             await stage.reset()
 
         return cls(f"reset {when}", perform)
@@ -127,17 +136,43 @@ class Fault:
         return cls("malformed", perform)
 
     @classmethod
-    def truncated(cls, *, ingested: bool = True) -> "Fault":
-        """Promise a longer answer than is sent, then close the connection."""
+    def truncated(cls, *, ingested: bool = True, at: float = 1.0, declared: bool = True) -> "Fault":
+        """Promise a longer answer than is sent, then close the connection.
+
+        Of the body a share of `at` is sent, half of it at 0.5. Without `declared` the answer says
+        no more than it holds, as behind a careless proxy: only its content can tell.
+        """
 
         async def perform(stage: Stage) -> None:
-            answer = await _taken(stage, ingested=ingested)
-            stage.request.status = answer.status
-            head, body = answer.raw(length=len(answer.body) + 100)
-            await stage.write(head + body)
+            if at < 1:
+                await _begin(stage, at, declared=declared)
+            else:
+                answer = await _taken(stage, ingested=ingested)
+                stage.request.status = answer.status
+                head, body = answer.raw(length=len(answer.body) + 100)
+                await stage.write(head + body)
             await stage.hang_up()
 
         return cls("truncated", perform)
+
+    @classmethod
+    def terminated_early(cls, after: float = 0.5) -> "Fault":
+        """Let an export end as long ones do at times: 200, and a last line that is no JSON.
+
+        A share of `after` of its lines comes before that line.
+        """
+
+        async def perform(stage: Stage) -> None:
+            answer = await stage.ingest()
+            packed = (b"content-encoding", b"gzip") in answer.headers
+            whole = gzip.decompress(answer.body) if packed else answer.body
+            lines = whole.splitlines(keepends=True)
+            body = b"".join([*lines[: int(len(lines) * after)], TERMINATED])
+            kept = [each for each in answer.headers if each[0] != b"content-length"]
+            body = gzip.compress(body, compresslevel=1) if packed else body
+            await stage.send(Answer(answer.status, kept, body))
+
+        return cls("terminated early", perform)
 
     @classmethod
     def partial(cls, indexes: Collection[int], message: str = "refused by a fault") -> "Fault":
@@ -156,6 +191,15 @@ class Fault:
         return replace(self, times=math.inf)
 
 
+async def _begin(stage: Stage, share: float, *, declared: bool = True) -> None:
+    """Send the head of the usual answer and a share of its body."""
+    answer = await stage.ingest()
+    stage.request.status = answer.status
+    part = answer.body[: int(len(answer.body) * share)]
+    head, _ = answer.raw(length=None if declared else len(part))
+    await stage.write(head + part)
+
+
 async def _taken(stage: Stage, *, ingested: bool) -> Answer:
     if ingested:
         return await stage.ingest()
@@ -164,7 +208,11 @@ async def _taken(stage: Stage, *, ingested: bool) -> Answer:
     return Answer(200, headers, b'{"status":1,"error":null}')
 
 
-def _error(code: int, body: Any) -> tuple[list[tuple[bytes, bytes]], bytes]:
+def _error(code: int, body: Any, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    if body is None and path.startswith("/api/") and code not in (204, 304):
+        answer = answers.refused(path, code, f"scripted answer {code}")
+        kind = answer.headers["content-type"].encode()
+        return [(b"content-type", kind)], bytes(answer.body)
     if isinstance(body, bytes):
         return [], body
     if isinstance(body, str):

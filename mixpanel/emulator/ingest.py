@@ -33,16 +33,23 @@ OLDEST_IMPORTED = 365 * 24 * 3600
 FUTURE = 3600
 MILLISECONDS_FROM = 1e11
 LATEST = 1e15
+TOLD = ("token", "time")
+# What has a column of its own, is read for its place on the map, or is the server's to say.
+CONSUMED = ("distinct_id", "$insert_id", "ip", "mp_processing_time_ms")
 INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}", re.ASCII)
 
 
 class Event(NamedTuple):
-    """One event as it is stored: the four-part key, and its properties as JSON text."""
+    """One event as it is stored: the four-part key, and its properties as JSON text.
+
+    `told` holds, also as JSON, the token and the time as they were sent; `properties` the rest.
+    """
 
     event: str
     time: int
     distinct_id: str
     insert_id: str
+    told: str
     properties: str
 
 
@@ -186,8 +193,9 @@ class _Rules:
         distinct_id, alias = _identity(name, properties) if identity else self._who(properties)
         time = self._time(properties, identity=identity)
         insert_id = self._insert_id(properties, identity=identity)
-        properties["distinct_id"] = distinct_id
-        properties["$insert_id"] = insert_id
+        told = {key: properties.pop(key) for key in TOLD if key in properties}
+        for key in CONSUMED:
+            properties.pop(key, None)
         for key, value in properties.items():
             if len(key) > MAX_NAME:
                 message = f"property name is longer than {MAX_NAME}: {key[:40]!r}"
@@ -200,7 +208,7 @@ class _Rules:
             raise Refused("", f"event is larger than {MAX_RECORD_BYTES} bytes")
         if alias is not None:
             aliases[alias] = distinct_id
-        return Event(name, time, distinct_id, insert_id, text)
+        return Event(name, time, distinct_id, insert_id, json_text(told), text)
 
     def _shape(self, record: Any) -> tuple[str, dict[str, Any]]:
         if not isinstance(record, dict):

@@ -37,7 +37,7 @@ PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <h1>Mixpanel emulator</h1>
-<p>A local server that speaks Mixpanel's ingestion and flags wire. Nothing leaves this machine.</p>
+<p>A local server that speaks Mixpanel's wire. Nothing leaves this machine.</p>
 {invitation}<dl>{counts}</dl>
 <h2>Events, last arrived first</h2>
 {events}

@@ -6,13 +6,15 @@ The only room of the emulator that knows DuckDB. Every method may be called from
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from pydantic_core import from_json
 
+from mixpanel._json import loads
 from mixpanel.emulator.ingest import Event, json_text
 from mixpanel.emulator.profiles import Properties, Update, apply_update
+from mixpanel.emulator.tables import COPY, KEYS, LOAD, MODERNISE, SCHEMA, TABLES
 
 # DuckDB takes whole columns gladly and single rows dearly, so what comes in waits here for company:
 # until somebody reads, or until there is this much.
@@ -21,22 +23,21 @@ PENDING = 5_000
 Key = tuple[str, ...]
 Profile = tuple[Properties | None, int | None]  # None: deleted; and when it was last seen
 
-SCHEMA = """
-create table if not exists events (
-    seq bigint, event varchar, time bigint, distinct_id varchar, insert_id varchar,
-    properties json, ingested_at bigint
-);
-create table if not exists profiles (
-    distinct_id varchar, properties json, last_seen bigint
-);
-create table if not exists groups (
-    group_key varchar, group_id varchar, properties json, last_seen bigint
-);
-create table if not exists aliases (alias varchar, distinct_id varchar);
-create table if not exists lookup_tables (id varchar, name varchar, rows json);
-"""
-TABLES = ("events", "profiles", "groups", "aliases", "lookup_tables")
-KEYS = {"profiles": ("distinct_id",), "groups": ("group_key", "group_id")}
+
+class Copy(NamedTuple):
+    """One copy of an event as it is stored: an `Event`, and when it came.
+
+    What came without an id has None; `raw` are properties that no other parser would like.
+    """
+
+    event: str
+    time: int
+    distinct_id: str | None
+    insert_id: str | None
+    told: str
+    properties: str
+    raw: str | None
+    ingested_at: int
 
 
 class Warehouse:
@@ -46,23 +47,18 @@ class Warehouse:
         self._path = None if path is None else str(path)
         self._lock = threading.RLock()
         self._connection: duckdb.DuckDBPyConnection | None = None
-        self._pending: list[tuple[int, Event, int]] = []
+        self._pending: list[tuple[Any, ...]] = []
         self._changed: dict[str, dict[Key, Profile]] = {table: {} for table in KEYS}
         self._aliases: dict[str, str] = {}
         self._seq = 0
+        self.revision = 0  # changes with everything that is stored
 
     # Events
 
     def add_events(self, events: Iterable[Event], *, now: float) -> None:
         """Store events, each copy of each of them."""
-        with self._lock:
-            self._open()
-            ingested_at = round(now * 1000)
-            for event in events:
-                self._seq += 1
-                self._pending.append((self._seq, event, ingested_at))
-            if len(self._pending) >= PENDING:
-                self._settle()
+        ingested_at = round(now * 1000)
+        self.add_copies(Copy(*event, None, ingested_at) for event in events)
 
     def events(
         self, name: str | None = None, *, distinct_id: str | None = None, raw: bool = False
@@ -72,19 +68,21 @@ class Warehouse:
         Of copies that share the four-part key the latest wins; `raw` returns every copy.
         """
         chosen = (
-            "select seq, event, properties from events"
+            "select seq, event, distinct_id, insert_id, told,"
+            " coalesce(raw, properties::varchar) from events"
             if raw
-            else "select min(seq) as seq, event, arg_max(properties, seq) as properties from events"
+            else "select min(seq) as seq, event, distinct_id, insert_id, arg_max(told, seq),"
+            " arg_max(coalesce(raw, properties::varchar), seq) from events"
         )
         rows = self._read(
             chosen
             + " where event = coalesce($name, event)"
-            + " and distinct_id = coalesce($distinct_id, distinct_id)"
-            + ("" if raw else " group by event, time, distinct_id, insert_id")
+            + " and ($distinct_id::varchar is null or distinct_id = $distinct_id)"
+            + ("" if raw else f" group by {COPY}")
             + " order by seq",
             {"name": name, "distinct_id": distinct_id},
         )
-        return [{"event": event, "properties": from_json(text)} for _, event, text in rows]
+        return [_event(*row[1:]) for row in rows]
 
     def newest(self, limit: int) -> list[tuple[str, int, str, Properties]]:
         """Return the newest event copies: name, time in milliseconds, distinct_id, properties."""
@@ -98,7 +96,7 @@ class Warehouse:
     def count(self) -> int:
         """Count the events, each four-part key once."""
         rows = self._read(
-            "select count(*) from (select distinct event, time, distinct_id, insert_id from events)"
+            f"select count(*) from (select distinct {COPY} from events)"  # noqa: S608
         )
         return int(rows[0][0])
 
@@ -115,6 +113,39 @@ class Warehouse:
             for table in TABLES
         }
 
+    def add_copies(self, copies: Iterable[Copy]) -> None:
+        """Store copies of events as they are, whatever their age."""
+        with self._lock:
+            self._open()
+            self.revision += 1
+            for copy in copies:
+                self._seq += 1
+                self._pending.append((self._seq, *copy))
+            if len(self._pending) >= PENDING:
+                self._settle()
+
+    def add_lines(self, lines: Sequence[str], *, now: float) -> None:
+        """Store exported events, each as its JSON text: all of them or none.
+
+        :raises ValueError: when a line is no such event, or one that DuckDB cannot read.
+        """
+        with self._lock:
+            connection = self._open()
+            self._settle()
+            values = {"lines": lines, "seq": self._seq, "now": round(now * 1000)}
+            connection.execute("begin")
+            stored = -1
+            try:
+                (stored,) = connection.execute(LOAD, values).fetchone() or (0,)
+            except duckdb.Error as error:
+                raise ValueError(str(error)) from error
+            finally:
+                connection.execute("commit" if stored == len(lines) else "rollback")
+            if stored != len(lines):
+                raise ValueError("a line holds no event")
+            self._seq += len(lines)
+            self.revision += 1
+
     # Profiles
 
     def apply(self, updates: Sequence[Update], *, groups: bool = False) -> None:
@@ -124,6 +155,7 @@ class Warehouse:
             return
         with self._lock:
             self._open()
+            self.revision += 1
             changed = self._changed[table]
             keyed = [(self._owner(update), update) for update in updates]
             profiles = self._profiles(table, {key for key, _ in keyed})
@@ -155,6 +187,7 @@ class Warehouse:
         """
         with self._lock:
             self._open()
+            self.revision += 1
             for alias, distinct_id in aliases.items():
                 root = self.canonical(distinct_id)
                 if alias in self._aliases or alias == root:
@@ -197,6 +230,7 @@ class Warehouse:
         """Forget everything."""
         with self._lock:
             self._seq = 0
+            self.revision += 1
             self._pending.clear()
             self._aliases.clear()
             for changed in self._changed.values():
@@ -231,6 +265,7 @@ class Warehouse:
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
             self._connection = duckdb.connect(self._path or ":memory:")
+            _modernise(self._connection)
             self._connection.execute(SCHEMA)
             found = self._connection.execute("select coalesce(max(seq), 0) from events").fetchall()
             self._seq = found[0][0]
@@ -248,18 +283,33 @@ class Warehouse:
             self._settle()
             return connection.execute(sql, values or {}).fetchall()
 
+    def query(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Read over all that was stored, beside other readers.
+
+        :raises ValueError: in the words of DuckDB, when the values do not suit the SQL.
+        """
+        with self._lock:
+            connection = self._open()
+            self._settle()
+            cursor = connection.cursor()
+        with cursor:
+            try:
+                return cursor.execute(sql, values).fetchall()
+            except duckdb.Error as error:
+                raise ValueError(str(error).partition(": ")[2].partition("\n")[0]) from error
+
     def _settle(self) -> None:
         for table in KEYS:
             self._settle_profiles(table)
         if not self._pending:
             return
-        seqs, events, moments = zip(*self._pending, strict=True)
-        columns = [seqs, *zip(*events, strict=True), moments]
         self._run(
-            "insert into events select unnest(?::bigint[]), unnest(?::varchar[]),"
-            " unnest(?::bigint[]), unnest(?::varchar[]), unnest(?::varchar[]),"
-            " unnest(?::varchar[]), unnest(?::bigint[])",
-            [list(column) for column in columns],
+            "insert into events by name select unnest(?::bigint[]) as seq,"
+            " unnest(?::varchar[]) as event, unnest(?::bigint[]) as time,"
+            " unnest(?::varchar[]) as distinct_id, unnest(?::varchar[]) as insert_id,"
+            " unnest(?::varchar[]) as told, unnest(?::varchar[]) as properties,"
+            " unnest(?::varchar[]) as raw, unnest(?::bigint[]) as ingested_at",
+            _columns(self._pending),
         )
         self._pending.clear()
 
@@ -307,6 +357,23 @@ class Warehouse:
             changed = self._changed["profiles"]
             changed[(alias,)] = (None, None)
             changed[(root,)] = ({**properties, **(kept or {})}, seen)
+
+
+def _modernise(connection: duckdb.DuckDBPyConnection) -> None:
+    """Bring a file up to date that was written before events had a column `told`."""
+    ((columns,),) = connection.execute(
+        "select list(column_name) from duckdb_columns() where table_name = 'events'"
+    ).fetchall()
+    if columns and "told" not in columns:
+        connection.execute(MODERNISE)
+
+
+def _event(
+    event: str, distinct_id: str | None, insert_id: str | None, told: str, rest: str
+) -> dict[str, Any]:
+    properties = {**from_json(told), "distinct_id": distinct_id, "$insert_id": insert_id}
+    present = {name: value for name, value in properties.items() if value is not None}
+    return {"event": event, "properties": {**present, **loads(rest)}}
 
 
 def _among(table: str) -> str:

@@ -5,9 +5,9 @@ reads it, so that a check pays for the properties that it reads and no others. I
 `map`, `reduce`, `some`, `all` and `none`, `var` reads the current item alone, folded already.
 """
 
-import operator
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
+from types import CodeType
 from typing import Any, Final
 
 from mixpanel.flags._operators import BOOLEAN, OPERATORS
@@ -22,16 +22,10 @@ DEEPEST: Final = 64
 """How many operations a rule may nest: far more than any rule has, far less than a stack holds."""
 
 _NOTHING: Final = object()
-_QUICK: Final[dict[str, Callable[[Any, Any], bool]]] = {
-    "==": operator.eq,
-    "===": operator.eq,
-    "!=": operator.ne,
-    "!==": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
+_SIGNS: Final = {
+    "==": "==", "===": "==", "!=": "!=", "!==": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
+}  # fmt: skip
+_LONGEST: Final = 32  # operands of a chain that are written out
 
 
 class RuleError(ValueError):
@@ -93,10 +87,8 @@ def _value(node: Any, read: Read) -> Closure:
     special = _SPECIAL.get(name)
     if special is not None:
         return special(operands, read)
-    if name in BOOLEAN:
-        quick = _comparison_with_constant(name, operands) if read is fold else None
-        if quick is not None:
-            return quick
+    if read is fold and _written(node) is not None:
+        return _chain("and", [node], read)
     function = OPERATORS.get(name)
     if function is None:
         raise RuleError(f"unknown operator {name!r}")
@@ -108,7 +100,7 @@ def _test(node: Any, read: Read) -> Test:
     if is_operation(node):
         name, operands = operands_of(node)
         if name in {"and", "or"} and operands:
-            return _chain(name, [_test(operand, read) for operand in operands])
+            return _chain(name, operands, read)
         if name in BOOLEAN or name in _BOOLEAN_SPECIAL:
             return _value(node, read)
     value = _value(node, read)
@@ -129,87 +121,86 @@ def _applied(function: Callable[..., Any], operands: list[Closure]) -> Closure:
             return lambda data: function(*[operand(data) for operand in operands])
 
 
-def _chain(name: str, tests: list[Test]) -> Test:
-    if name == "or":
-        return lambda data: any(test(data) for test in tests)
-    match tests:
-        case [a]:
-            return a
-        case [a, b]:
-            return lambda data: a(data) and b(data)
-        case [a, b, c]:
-            return lambda data: a(data) and b(data) and c(data)
-        case _:
-            return lambda data: all(test(data) for test in tests)
+def _chain(name: str, operands: list[Any], read: Read) -> Test:
+    """Compile operands of `and` or `or` into one function, with plain comparisons written out.
+
+    A call for each of them would cost twice what they do. The source is made of the templates
+    below: what a rule says only ever gets in as the value of a name.
+    """
+    if len(operands) > _LONGEST:
+        tests = [_test(operand, read) for operand in operands]
+        every = all if name == "and" else any
+        return lambda data: every(test(data) for test in tests)
+    parts: list[str] = []
+    names: dict[str, Any] = {}
+    for at, operand in enumerate(operands):
+        written = _written(operand) if read is fold else None
+        if written is None:
+            written = "{test}(data)", {"test": _test(operand, read)}
+        template, values = written
+        parts.append(template.format_map({value: f"{value}{at}" for value in values}))
+        names |= {f"{value}{at}": found for value, found in values.items()}
+    test: Test = eval(_code(f"lambda data: {f' {name} '.join(parts)}"), names)  # noqa: S307
+    return test
 
 
-def _comparison_with_constant(name: str, operands: list[Any]) -> Test | None:
-    """Compile `property, symbol, constant`, what most clauses are, without detours."""
+@lru_cache(maxsize=1024)
+def _code(source: str) -> CodeType:
+    """Compile source, once for all rules of the same form."""
+    return compile(source, "<rule>", "eval")
+
+
+def _written(node: Any) -> tuple[str, dict[str, Any]] | None:
+    """Return a template for `property, symbol, constant`, what most clauses are, and its values.
+
+    Only where the types are the usual ones is the answer Python's own; else `decide` knows.
+    """
+    name, operands = operands_of(node) if is_operation(node) else ("", [])
     if len(operands) != 2 or _varies(operands[1]):
         return None
-    key, constant, slow = _plain_key(operands[0]), operands[1], BOOLEAN[name]
-    if key is None:
+    key, constant = _plain_key(operands[0]), operands[1]
+    of_type = _of_type(name, constant)
+    if key is None or of_type is None:
         return None
-
-    def decide(data: Any) -> bool:
-        return slow(fold(data.get(key)), constant)
-
-    if name == "in" and isinstance(constant, list) and all(isinstance(i, str) for i in constant):
-        return _is_listed(key, frozenset(constant), decide)
-    quick = _QUICK.get(name)
-    if quick is None:
-        return None
-    if isinstance(constant, str):
-        equal = quick is operator.eq
-        return _is_text(key, constant, decide) if equal else _of_text(key, constant, quick, decide)
-    if isinstance(constant, bool):
-        return _of_kinds((bool, bool), key, constant, quick, decide)
-    return _of_kinds((int, float), key, constant, quick, decide) if is_number(constant) else None
-
-
-def _is_listed(key: str, texts: frozenset[str], decide: Test) -> Test:
-    def is_listed(data: Any) -> bool:
-        try:
-            return data[key].casefold() in texts
-        except (KeyError, AttributeError):
-            return decide(data)
-
-    return is_listed
+    kinds, use = of_type
+    slow = BOOLEAN[name]
+    values = {
+        "key": key,
+        "constant": constant,
+        "absent": slow(None, constant),
+        "decide": lambda value: slow(fold(value), constant),
+    }
+    if "{texts}" in use:
+        texts = constant if isinstance(constant, list) else [constant]
+        values |= {"texts": frozenset(texts), "spellings": frozenset(_spellings(texts))}
+    found = "(kind := type(value := data.get({key})))"
+    other = "{absent} if value is None else {decide}(value)"
+    return f"({use} if {found} {kinds} else {other})", values
 
 
-def _is_text(key: str, constant: str, decide: Test) -> Test:
-    def is_text(data: Any) -> bool:
-        try:
-            return data[key].casefold() == constant  # type: ignore[no-any-return]
-        except (KeyError, AttributeError):
-            return decide(data)
+def _of_type(name: str, constant: Any) -> tuple[str, str] | None:
+    """Return which types of a value may be compared with a constant as they are, and how."""
+    if name == "in":
+        if isinstance(constant, list) and all(isinstance(each, str) for each in constant):
+            return "is str", "(value in {spellings} or value.casefold() in {texts})"
+    elif name in _SIGNS:
+        if isinstance(constant, str):
+            if _SIGNS[name] == "==":
+                return "is str", "(value in {spellings} or value.casefold() in {texts})"
+            return "is str", f"value.casefold() {_SIGNS[name]} {{constant}}"
+        if isinstance(constant, bool):
+            return "is bool", f"value {_SIGNS[name]} {{constant}}"
+        if is_number(constant):
+            return "is int or kind is float", f"value {_SIGNS[name]} {{constant}}"
+    return None
 
-    return is_text
 
-
-def _of_text(key: str, constant: str, quick: Callable[[Any, Any], bool], decide: Test) -> Test:
-    def of_text(data: Any) -> bool:
-        value = data.get(key)
-        return quick(value.casefold(), constant) if type(value) is str else decide(data)
-
-    return of_text
-
-
-def _of_kinds(
-    kinds: tuple[type, type],
-    key: str,
-    constant: float,
-    quick: Callable[[Any, Any], bool],
-    decide: Test,
-) -> Test:
-    one, other = kinds
-
-    def of_kinds(data: Any) -> bool:
-        value = data.get(key)
-        kind = type(value)
-        return quick(value, constant) if kind is one or kind is other else decide(data)
-
-    return of_kinds
+def _spellings(texts: list[str]) -> Iterator[str]:
+    """Return usual spellings of casefolded texts: who finds a text here need not casefold it."""
+    for folded in texts:
+        for spelled in (folded, folded.upper(), folded.title(), folded.capitalize()):
+            if spelled.casefold() == folded:
+                yield spelled
 
 
 def _plain_key(node: Any) -> str | None:

@@ -11,6 +11,7 @@ import logging
 import time
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,9 +30,9 @@ from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot, evaluate
 from mixpanel.flags.explain import explain
 from mixpanel.flags.poller import Poller
 from mixpanel.flags.reporting import Reporter
-from mixpanel.flags.requests import Asker, FlagsError, decoded
 from mixpanel.flags.snapshot import Lease, Saved, SnapshotFile
-from mixpanel.flags.types import FallbackReason, LocalFlagsConfig, SelectedVariant
+from mixpanel.flags.types import NOTHING, FallbackReason, LocalFlagsConfig, SelectedVariant
+from mixpanel.flags.wire import Asker, FlagsError, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -98,7 +99,7 @@ class LocalFeatureFlagsProvider:
             self._lease = Lease(f"{config.snapshot_path}.lease")
         self._poller = Poller(
             self._refresh,
-            float(config.polling_interval_in_seconds),
+            _interval(config),
             has_something=self.are_flags_ready,
             failed=self._failed,
             repeat=config.enable_polling,
@@ -142,42 +143,27 @@ class LocalFeatureFlagsProvider:
         overridden = overrides.current()
         if overridden is not None and flag_key in overridden:
             return overridden[flag_key]
-        if not report_exposure:
-            # Written out: a call more would be a tenth of the whole.
-            definitions = self._definitions
-            definition = definitions.flags.get(flag_key)
-            if definition is None:
-                return self._selected(flag_key, context).or_fallback(fallback_value)
-            selected = evaluate(definition, context)
-            return (
-                selected
-                if selected.fallback_reason is None
-                else selected.or_fallback(fallback_value)
-            )
-        began = time.perf_counter()
-        selected = self._selected(flag_key, context)
-        if selected.fallback_reason is not None:
-            return selected.or_fallback(fallback_value)
-        latency = time.perf_counter() - began
-        # Read again: a poll may have taken the flag away meanwhile.
-        known = self._definitions.flags.get(flag_key)
-        if known is not None:
-            assignment = context.get(known.context_key)
-            self._reporter.automatic(flag_key, selected, context, assignment, latency)
-        return selected
-
-    def _selected(self, flag_key: str, context: Mapping[str, Any]) -> SelectedVariant:
+        began = time.perf_counter() if report_exposure else 0.0
         definitions = self._definitions
         definition = definitions.flags.get(flag_key)
-        if definition is not None:
-            return evaluate(definition, context)
-        return definitions.unusable.get(flag_key, FLAG_NOT_FOUND if self._ready else NOT_READY)
+        if definition is None:
+            unknown = FLAG_NOT_FOUND if self._ready else NOT_READY
+            return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
+        selected = evaluate(definition, context)
+        if selected.fallback_reason is not None:
+            return selected.or_fallback(fallback_value)
+        if report_exposure:
+            latency = time.perf_counter() - began
+            assignment = context.get(definition.context_key)
+            self._reporter.automatic(flag_key, selected, context, assignment, latency)
+        return selected
 
     def get_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
     ) -> Any:
         """Return the value of the variant that the context's user gets, or the fallback."""
-        return self.get_variant(flag_key, SelectedVariant(fallback_value), context).variant_value
+        selected = self.get_variant(flag_key, NOTHING, context)
+        return fallback_value if selected.fallback_reason is not None else selected.variant_value
 
     def is_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
         """Tell whether the flag's value is exactly true for the context's user."""
@@ -407,3 +393,18 @@ class LocalFeatureFlagsProvider:
     async def __aexit__(self, *_: object) -> None:
         await self.astop_polling_for_definitions()
         _bridge.soon(self._wires.aclose)
+
+
+def _interval(config: LocalFlagsConfig) -> float:
+    """Return the seconds between two polls.
+
+    :raises ConfigurationError: when they are not a number above 0.
+    """
+    told = config.polling_interval_in_seconds
+    with suppress(TypeError, ValueError):
+        if 0 < float(told) < inf:
+            return float(told)
+    raise ConfigurationError(
+        f"polling_interval_in_seconds must be above 0, and it is {told!r}: "
+        "to fetch only once, say enable_polling=False"
+    )

@@ -18,7 +18,7 @@ from mixpanel import _bridge
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags.poller import Poller
-from mixpanel.flags.requests import FlagsError
+from mixpanel.flags.wire import FlagsError
 
 try:
     from openfeature.event import ProviderEventDetails

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._context import during
 from mixpanel.flags.types import SelectedVariant, VariantSource
 
 if TYPE_CHECKING:
@@ -27,13 +28,9 @@ def override_flags(values: Mapping[str, Any] | None = None, **more: Any) -> Iter
     no others. No exposure is reported for an overridden flag.
     """
     chosen = {**(values or {}), **more}
-    token = _overrides.set(
-        {**(_overrides.get() or {}), **{key: as_variant(value) for key, value in chosen.items()}}
-    )
-    try:
+    variants = {key: as_variant(value) for key, value in chosen.items()}
+    with during(_overrides, {**(_overrides.get() or {}), **variants}):
         yield
-    finally:
-        _overrides.reset(token)
 
 
 def as_variant(value: Any) -> SelectedVariant:

@@ -16,8 +16,8 @@ from mixpanel._route import Transport
 from mixpanel._wires import Wires
 from mixpanel.flags import overrides
 from mixpanel.flags.reporting import Reporter
-from mixpanel.flags.requests import Asker, FlagsError, decoded
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
+from mixpanel.flags.wire import Asker, FlagsError, decoded
 
 if TYPE_CHECKING:
     from mixpanel.credentials import ServiceAccountCredentials
@@ -29,6 +29,14 @@ LARGEST_ANSWER = 4 * 1024 * 1024
 
 Question = tuple[Any, str | None, bytes]
 Answered = tuple[dict[str, SelectedVariant], datetime, datetime, float]
+
+
+class _Asking:
+    """A request under way, for all who wait for the same answer."""
+
+    def __init__(self) -> None:
+        self.over = anyio.Event()
+        self.outcome: Answered | FlagsError | None = None
 
 
 class RemoteFeatureFlagsProvider:
@@ -61,7 +69,8 @@ class RemoteFeatureFlagsProvider:
             answer_bytes=LARGEST_ANSWER,
         )
         self._cache: OrderedDict[Question, tuple[float, Answered]] = OrderedDict()
-        self._asking: dict[Question, anyio.Event] = {}
+        self._asking: dict[Question, _Asking] = {}
+        self._last_error: Exception | None = None
 
     # ---- async ------------------------------------------------------------------------------
 
@@ -136,14 +145,28 @@ class RemoteFeatureFlagsProvider:
         """Report that the user was exposed to a variant; enqueued, never raises."""
         self._reporter.manual(flag_key, variant, context)
 
+    @property
+    def last_error(self) -> Exception | None:
+        """Return why the latest answer could not be had; None when it could."""
+        return self._last_error
+
     # ---- asking -----------------------------------------------------------------------------
 
     async def _answered(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
+        try:
+            answered = await self._shared(context, flag_key)
+        except FlagsError as error:
+            self._last_error = error
+            raise
+        self._last_error = None
+        return answered
+
+    async def _shared(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
+        """Return an answer that is kept, or under way, or else ask."""
         keep = self._config.cache_time_to_live
         if keep <= 0:
             return await self._ask(context, flag_key)
-        here = _loop.running()
-        who = (here and here.key, flag_key, dumps(dict(context))[0])
+        who = _question(context, flag_key)
         while True:
             kept = self._cache.get(who)
             if kept is not None and time.monotonic() - kept[0] < keep:
@@ -151,24 +174,32 @@ class RemoteFeatureFlagsProvider:
             asking = self._asking.get(who)
             if asking is None:
                 break
-            await asking.wait()
-        done = self._asking[who] = anyio.Event()
+            await asking.over.wait()
+            # Without an outcome the one who asked was cancelled, and the next one asks.
+            if isinstance(asking.outcome, FlagsError):
+                raise asking.outcome.again()
+            if asking.outcome is not None:
+                return asking.outcome
+        asking = self._asking[who] = _Asking()
         try:
-            answered = await self._ask(context, flag_key)
+            answered = asking.outcome = await self._ask(context, flag_key)
             self._cache[who] = time.monotonic(), answered
             while len(self._cache) > self._config.cached_contexts:
                 self._cache.popitem(last=False)
             return answered
+        except FlagsError as error:
+            asking.outcome = error
+            raise
         finally:
-            if self._asking.get(who) is done:
+            if self._asking.get(who) is asking:
                 del self._asking[who]
-            done.set()
+            asking.over.set()
 
     async def _ask(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
         try:
             request = self._asker.evaluation(context, flag_key)
         except Exception as error:
-            raise FlagsError(f"the context cannot be sent: {type(error).__name__}") from None
+            raise _unsendable(error) from None
         started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
         reply = await self._wires.send(request)
         latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
@@ -201,6 +232,19 @@ class RemoteFeatureFlagsProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self.ashutdown()
+
+
+def _question(context: Mapping[str, Any], flag_key: str | None) -> Question:
+    """Name what is asked; the answer to another loop's question could not be awaited here."""
+    here = _loop.running()
+    try:
+        return here and here.key, flag_key, dumps(dict(context))[0]
+    except Exception as error:
+        raise _unsendable(error) from None
+
+
+def _unsendable(error: Exception) -> FlagsError:
+    return FlagsError(f"the context cannot be sent: {type(error).__name__}")
 
 
 def _variant(raw: Any) -> SelectedVariant | None:

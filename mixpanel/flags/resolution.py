@@ -18,7 +18,13 @@ from mixpanel.flags.compiled import CompiledRollout, Definition, fallback
 from mixpanel.flags.hybrid import UNDECIDED, HybridFeatureFlagsProvider
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
-from mixpanel.flags.types import FallbackKind, FallbackReason, SelectedVariant, VariantSource
+from mixpanel.flags.types import (
+    NOTHING,
+    FallbackKind,
+    FallbackReason,
+    SelectedVariant,
+    VariantSource,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +42,6 @@ Flags: TypeAlias = (
 Context: TypeAlias = Mapping[str, Any]
 Value = TypeVar("Value")
 
-NOTHING: Final = SelectedVariant(None)
 IN_A_LOOP: Final = (
     "Mixpanel has to be asked, and an event loop runs in this thread: await the _async method"
 )

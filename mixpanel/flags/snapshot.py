@@ -11,11 +11,13 @@ import hashlib
 import os
 import tempfile
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._json import dumps, loads
+from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,10 +43,15 @@ class Saved:
 
 
 class SnapshotFile:
-    """The last good definitions of one project in one file."""
+    """The last good definitions of one project in one file.
+
+    :raises ConfigurationError: when the path is that of a directory.
+    """
 
     def __init__(self, path: str | os.PathLike[str], token: str) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise ConfigurationError(f"snapshot_path {self.path} is a directory: name a file in it")
         self._key = hashlib.sha256(token.encode()).hexdigest()[:16]
         self._seen: tuple[int, int] | None = None
 
@@ -90,20 +97,22 @@ class SnapshotFile:
             handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError:
             return None
-        with os.fdopen(handle, "rb") as file:
+        try:
             status = os.fstat(handle)
             stamp = (status.st_ino, status.st_size)
             if (only_new and stamp == self._seen) or status.st_size > LARGEST:
                 return None
-            body = file.read()
-        try:
-            data = loads(body)
-            saved = Saved(data["payload"], data["etag"], float(data["fetched_at"]))
+            with os.fdopen(handle, "rb", closefd=False) as file:
+                data = loads(file.read())
+            etag = data["etag"] if isinstance(data["etag"], str) else None
+            saved = Saved(data["payload"], etag, float(data["fetched_at"]))
             mine = data["project"] == self._key
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
+        finally:
+            os.close(handle)
         self._seen = stamp
-        return saved if mine and saved.fetched_at <= time.time() + 60 else None
+        return saved if mine and 0 <= saved.fetched_at <= time.time() + 60 else None
 
 
 class Lease:
@@ -112,16 +121,12 @@ class Lease:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
         self._file: int | None = None
-        self._pid = os.getpid()
+        _leases.add(self)
 
     def acquire(self) -> bool:
         """Take the lease if nobody has it; tell whether it is ours."""
         if fcntl is None:
             return True
-        if self._pid != os.getpid():
-            # A forked child shares its parent's lock; closing the copy leaves it to the parent.
-            self._close()
-            self._pid = os.getpid()
         if self._file is not None:
             return True
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -142,3 +147,16 @@ class Lease:
         handle, self._file = self._file, None
         if handle is not None:
             os.close(handle)
+
+
+_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Close the child's copies: the lock lives as long as any copy of its file is open."""
+    for lease in list(_leases):
+        lease.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

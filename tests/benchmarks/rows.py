@@ -1,10 +1,16 @@
 """The benchmarks by name: what is measured, against whom, and the figure we mean to hold."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from tests.benchmarks.ring import Contestant, Result, compete, interpreter, run_json
+from tests.benchmarks.archive import Archive
+from tests.benchmarks.ring import HERE, Contestant, Result, compete, interpreter, run_json
 from tests.benchmarks.sink import Sink
+
+MILLION = 1_000_000
 
 
 @dataclass
@@ -195,6 +201,44 @@ def flags100() -> Row:
     return Row("100 local flags", how, results, at_most=150.0)
 
 
+def fetched() -> Row:
+    """A million events from the server into DuckDB."""
+    tasks = {
+        "ours": "fetch",
+        "DuckDB, from disk": "disk",
+        "row by row": "rowwise",
+        "ours, first row under load": "first_row",
+    }
+    results = {
+        name: Result(name, [], "ms" if task == "first_row" else "/s", task != "first_row")
+        for name, task in tasks.items()
+    }
+    peaks: dict[int, float] = {}
+    for days, rounds in ((4, 3), (30, 1)):
+        with (
+            TemporaryDirectory() as folder,
+            Archive(Path(folder), MILLION, days) as archive,
+        ):
+            for name, task in list(tasks.items()) * rounds if days == 4 else [("ours", "fetch")]:
+                where = archive.url if task in ("fetch", "first_row") else str(archive.plain)
+                command = [sys.executable, HERE / "peer_data.py", task, where, str(archive.last)]
+                measured = run_json(command, "ours")
+                if name == "ours":
+                    peaks[days] = max(peaks.get(days, 0), round(measured["megabytes"]))
+                if days == 4:
+                    figure = measured["seconds"] * 1e3
+                    if task != "first_row":
+                        figure = measured["rows"] / measured["seconds"]
+                    results[name].figures.append(figure)
+    results["ours"].notes = {f"peak MB, {days} days": peak for days, peak in peaks.items()}
+    how = (
+        "1,000,000 events (340 MB), gzipped by a loopback server, 4 days, into a file: checked, "
+        "merged and committed; DuckDB reads the plain file from disk and only shapes it"
+    )
+    times = {"DuckDB, from disk": 1 / 1.5}
+    return Row("fetch into DuckDB", how, list(results.values()), at_least=250_000, times=times)
+
+
 ROWS: dict[str, Callable[..., Row]] = {
     row.__name__: row
     for row in (
@@ -208,5 +252,6 @@ ROWS: dict[str, Callable[..., Row]] = {
         lag,
         flag,
         flags100,
+        fetched,
     )
 }

@@ -36,6 +36,10 @@ class FlagsError(MixpanelException):
         self.status = status
         self.retry_after = retry_after
 
+    def again(self) -> FlagsError:
+        """Return the same error for another caller: raised twice, its traceback would grow."""
+        return FlagsError(str(self), self.status, self.retry_after)
+
 
 class Asker:
     """Make the requests of one project."""
