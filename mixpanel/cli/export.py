@@ -1,0 +1,119 @@
+"""Write tables of the local database as files that other tools read."""
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mixpanel.cli._database import Db, opened
+from mixpanel.cli._render import say
+
+EXAMPLE = "Example: mp export parquet events lake --partition-by day"
+PARQUET = """Examples:
+
+mp export parquet events events.parquet
+
+mp export parquet events lake --partition-by day
+
+mp export parquet events s3://bucket/lake --partition-by day --overwrite
+"""
+CSV = """Examples:
+
+mp export csv events events.csv
+
+mp export csv events - | head
+"""
+
+
+class By(StrEnum):
+    """What a folder of files is divided by."""
+
+    DAY = "day"
+
+
+Table = Annotated[str, typer.Argument(metavar="TABLE", show_default=False, help="The table.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def export() -> None:
+    """Write tables of the local database as files, without any call to Mixpanel."""
+
+
+def parquet(
+    table: Table,
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", show_default=False,
+            help="A file, or with --partition-by a folder; s3://… and others through fsspec.",
+        ),
+    ],
+    *,
+    partition_by: Annotated[
+        By | None, typer.Option(help="Write a folder for each, as day=2026-01-31.")
+    ] = None,
+    overwrite: Overwrite = False,
+    db: Db = None,
+) -> None:  # fmt: skip
+    """Write a table as Parquet, in one file or one folder a day, as Spark and others read it.
+
+    Days are those of event_time, in UTC. Properties are text in JSON.
+    """
+    with opened(db) as database:
+        written = database.export_parquet(
+            table,
+            _expanded(path),
+            partition_by=None if partition_by is None else "day",
+            overwrite=overwrite,
+        )
+    _tell(written, table, path)
+
+
+def csv(
+    table: Table,
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|-", show_default=False,
+            help="A file, compressed when it ends in .gz; - is stdout.",
+        ),
+    ],
+    *,
+    overwrite: Overwrite = False,
+    db: Db = None,
+) -> None:  # fmt: skip
+    """Write a table as CSV.
+
+    Text that a spreadsheet would run as a formula gets a ' in front.
+    """
+    with opened(db) as database:
+        if path != "-":
+            _tell(database.export_csv(table, _expanded(path), overwrite=overwrite), table, path)
+            return
+        with tempfile.TemporaryDirectory(prefix="mixpanel-") as folder:
+            file = Path(folder, "table.csv")
+            database.export_csv(table, file)
+            sys.stdout.flush()
+            with file.open("rb") as lines:
+                shutil.copyfileobj(lines, sys.stdout.buffer)
+            sys.stdout.flush()
+
+
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("parquet", parquet, PARQUET),
+    ("csv", csv, CSV),
+)
+
+
+def _expanded(path: str) -> str:
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
+def _tell(written: list[str], table: str, path: str) -> None:
+    files = "1 file" if len(written) == 1 else f"{len(written)} files"
+    say(f"wrote {table} to {path}: {files}", "green")

@@ -1,0 +1,109 @@
+"""Receive answers that are longer than memory is large, on each event loop's own connections."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, cast
+
+import anyio.to_thread
+
+from mixpanel._wires import Wires
+from mixpanel.data._answers import MOST_BYTES
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from mixpanel._exchange import Answer, Failure
+    from mixpanel._route import Request, Transport
+    from mixpanel._wire import StreamingWire
+
+__all__ = ["LongWires", "Part"]
+
+
+class LongWires(Wires):
+    """Receive from the running loop; the answers come in pieces."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, deadline=0.0, answer_bytes=MOST_BYTES + 1)
+
+    def _make(self) -> StreamingWire:
+        from mixpanel._wire import StreamingWire
+
+        return StreamingWire(self.transport, deadline=0.0, answer_bytes=self._answer_bytes)
+
+    async def receive(
+        self,
+        request: Request,
+        into: Callable[[Answer], Callable[[bytes], Awaitable[object]] | None],
+        *,
+        first: float,
+        idle: float,
+        overall: float,
+    ) -> Answer | Failure:
+        """Make one attempt from the running loop; see `StreamingWire.receive`."""
+        attended = self._here()
+        attended.busy += 1
+        try:
+            wire = cast("StreamingWire", attended.wire or await self._opened(attended))
+            return await wire.receive(request, into, first=first, idle=idle, overall=overall)
+        except ConfigurationError as error:  # the environment's proxy
+            raise ConfigError(str(error)) from error
+        finally:
+            attended.busy -= 1
+            attended.used = time.monotonic()
+
+
+class Part:
+    """One file in the making, written by threads, readable for its owner alone."""
+
+    def __init__(self, path: Path, on_bytes: Callable[[int], object] | None) -> None:
+        self.bytes = 0
+        self._path = path
+        self._on_bytes = on_bytes
+        self._file: int | None = None
+        self._made = False
+
+    def restart(self) -> None:
+        if self.bytes:
+            self._tell(-self.bytes)
+        self._close()
+        self.bytes = 0
+
+    async def write(self, piece: bytes) -> None:
+        await anyio.to_thread.run_sync(self._write, piece)
+        self.bytes += len(piece)
+        self._tell(len(piece))
+
+    async def finish(self) -> None:
+        await anyio.to_thread.run_sync(self._write, b"")  # an empty export is a file, too
+        self._close()
+
+    def discard(self) -> None:
+        self._close()
+        if self._made:
+            with suppress(OSError):
+                self._path.unlink()
+
+    def _write(self, piece: bytes) -> None:
+        if self._file is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+            self._file = os.open(self._path, flags, 0o600)
+            self._made = True
+        rest = memoryview(piece)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def _tell(self, count: int) -> None:
+        if self._on_bytes is not None:
+            with suppress(Exception):  # a progress bar must not stop what it shows
+                self._on_bytes(count)

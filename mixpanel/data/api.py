@@ -1,0 +1,377 @@
+"""Ask Mixpanel's reading APIs: within the project's budget, with retries and typed errors."""
+
+from __future__ import annotations
+
+import json
+import random as _random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import anyio
+import anyio.to_thread
+
+from mixpanel._exchange import Answer, Failure, retry_after
+from mixpanel._route import USER_AGENT, Request, Transport
+from mixpanel.data import _answers, _budget
+from mixpanel.data._answers import Asked
+from mixpanel.data._receive import LongWires, Part
+from mixpanel.data.exceptions import (
+    APIError,
+    AuthenticationError,
+    ConfigError,
+    QueryError,
+    RateLimitError,
+)
+from mixpanel.exceptions import ClosedError, ConfigurationError
+from mixpanel.settings import Family, Origins, RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+    from pathlib import Path
+    from typing import Self
+
+    from mixpanel.data._budget import Budget, Call
+    from mixpanel.data.config import Credentials
+
+__all__ = ["AsyncAPI", "Downloaded"]
+
+RETRY = RetryPolicy(attempts=5, first_wait=1.0, max_age=3600.0)
+CONNECTIONS = 128  # above what all budgets together let be under way
+EXPORT_STARTS = 300.0  # seconds until an export's first byte: Mixpanel gathers it first
+IDLE = 60.0  # seconds between two chunks of an export
+OVERALL = 3600.0  # seconds for one export
+IN_A_THREAD = 64 * 1024  # bytes above which reading JSON would be felt by the loop
+REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+OURS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "cookie"})
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """An export in a file; with `gzip` its bytes are packed. `attempts` counts requests."""
+
+    path: Path
+    bytes: int
+    gzip: bool
+    attempts: int
+
+
+class AsyncAPI:
+    """Ask for a project's data; works in any event loop, and in several.
+
+    All calls of this process share the project's budget: `on_wait(seconds, why)` is told when one
+    must wait over a second for it. A 429 makes all wait, for as long as the server says. What
+    would have to wait longer than `patience` seconds raises `RateLimitError`. Transient failures
+    are repeated as `retry` says. `timeout` bounds one attempt in seconds, exports aside.
+
+    Without `base_url`, the environment's `MP_BASE_URL` counts, then the credentials' region.
+
+    :raises ConfigError: for a `base_url` or region that cannot work.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        base_url: str | None = None,
+        retry: RetryPolicy | None = None,
+        transport: Transport | None = None,
+        on_wait: Callable[[float, str], object] | None = None,
+        timeout: float = 120.0,
+        patience: float = _budget.PATIENCE,
+        sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
+        random: Callable[[], float] = _random.random,
+    ) -> None:
+        try:
+            self._origins = Origins.resolve(region=credentials.region, base_url=base_url)
+        except ConfigurationError as error:
+            raise ConfigError(str(error)) from None
+        self.project_id = credentials.project_id
+        self.region = credentials.region
+        self.on_wait = on_wait
+        self.export_budget = _budget.shared("export", self._origins.export, self.project_id)
+        self.query_budget = _budget.shared("query", self._origins.query, self.project_id)
+        self._app_budget = _budget.shared("app", self._origins.app, self.project_id)
+        self._credentials = credentials
+        self._retry = retry or RETRY
+        self._timeout = timeout
+        self._patience = patience
+        self._sleep = sleep
+        self._random = random
+        transport = transport or Transport()
+        connections = max(transport.connections, CONNECTIONS)
+        self._wires = LongWires(replace(transport, connections=connections))
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<AsyncAPI of project {self.project_id} in {self.region!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        self._closed = True
+        await self._wires.aclose()
+
+    # ---- asking ---------------------------------------------------------------------------------
+
+    async def query(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        form: Mapping[str, Any] | None = None,
+        method: str | None = None,
+    ) -> Any:
+        """Ask the Query API; `path` is what follows `/api/query/`, as in "events/names".
+
+        None is left out of `params` and `form`, lists and dicts are sent as JSON. The method is
+        GET, or POST with a form.
+
+        :raises APIError: of the kind that fits.
+        """
+        path = "/api/query/" + path.removeprefix("/api/query").lstrip("/")
+        method = method or ("GET" if form is None else "POST")
+        return await self.request(method, path, params=params, form=form, family="query")
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        form: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        family: Family | None = None,
+    ) -> Any:
+        """Ask anything, and return its JSON: for endpoints that have no method of their own here.
+
+        `url` is a path such as "/api/app/me", or absolute and on one of Mixpanel's hosts of this
+        region (or on `base_url`): credentials go nowhere else. `family` chooses host and budget;
+        by default the path does. Query and export calls are given the `project_id`. A POST to
+        the app API may change something, so it is repeated only if it surely did not arrive.
+
+        :raises ConfigError: for a URL or header that would carry credentials elsewhere.
+        :raises APIError: of the kind that fits.
+        """
+        method = method.upper()
+        target, family, query = self._checked_url(url, family)
+        outgoing, content = self._headers(headers), b""
+        if form is not None:
+            content = urlencode(_plain(form)).encode()
+            outgoing["Content-Type"] = "application/x-www-form-urlencoded"
+        elif json_body is not None:
+            content = json.dumps(json_body).encode()
+            outgoing["Content-Type"] = "application/json"
+        asked_for = {**dict(parse_qsl(query)), **(params or {}), **(form or {})}
+        if json_body is not None:
+            asked_for |= json_body if isinstance(json_body, dict) else {"json_body": json_body}
+        asked = self._asked(method, target, asked_for)
+        full = self._with_query(target, query, params, family)
+        request = Request(method, full, outgoing, content)
+        seconds = self._timeout if timeout is None else timeout
+
+        async def attempt(_call: Call) -> Answer | Failure:
+            return await self._wires.receive(
+                request, lambda _head: None, first=seconds, idle=seconds, overall=seconds
+            )
+
+        idempotent = method in REPEATABLE or family != "app"
+        answer, _ = await self._settle(
+            asked, self._budget_of(family), attempt, idempotent=idempotent
+        )
+        if len(answer.body) < IN_A_THREAD:
+            return _answers.parsed(asked, answer)
+        return await anyio.to_thread.run_sync(_answers.parsed, asked, answer)
+
+    async def check(self) -> None:
+        """Find out whether the credentials are accepted, at no cost to the budgets.
+
+        :raises AuthenticationError: when they are not.
+        """
+        try:
+            await self.request("GET", "/api/app/me", family="app")
+        except QueryError as error:
+            if error.status_code != 403:
+                raise
+            raise AuthenticationError(
+                error.message,
+                status_code=403,
+                response_body=error.response_body,
+                request_method=error.request_method,
+                request_url=error.request_url,
+            ) from error
+
+    async def download(
+        self,
+        path: Path,
+        params: Mapping[str, Any],
+        *,
+        on_bytes: Callable[[int], object] | None = None,
+        idle: float = IDLE,
+        overall: float = OVERALL,
+    ) -> Downloaded:
+        """Save one raw export, byte for byte as Mixpanel sends it, mostly gzipped.
+
+        A failed attempt leaves nothing: each starts the file anew, and without success there is
+        no file. `on_bytes` is told how many bytes came; a negative number takes back those of a
+        failed attempt. Each attempt may pause for `idle` and take `overall` seconds.
+
+        That the answer was complete as HTTP does not say that the export was: see its last line.
+
+        :raises APIError: of the kind that fits.
+        """
+        target = f"{self._origins.export}/api/2.0/export"
+        asked = self._asked("GET", target, params)
+        headers = self._headers(None)
+        request = Request("GET", self._with_query(target, "", params, "export"), headers)
+        part = Part(path, on_bytes)
+
+        async def attempt(call: Call) -> Answer | Failure:
+            part.restart()
+
+            def into(head: Answer) -> Callable[[bytes], Awaitable[object]] | None:
+                if not _answers.is_export(head):
+                    return None
+                call.accepted()
+                return part.write
+
+            first = max(self._timeout, EXPORT_STARTS)
+            return await self._wires.receive(request, into, first=first, idle=idle, overall=overall)
+
+        try:
+            answer, attempts = await self._settle(asked, self.export_budget, attempt)
+            _answers.check_export(asked, answer)
+            await part.finish()
+        except BaseException:
+            part.discard()
+            raise
+        packed = "gzip" in answer.headers.get("content-encoding", "").lower()
+        return Downloaded(path, part.bytes, packed, attempts)
+
+    # ---- one request, until it is settled -------------------------------------------------------
+
+    async def _settle(
+        self,
+        asked: Asked,
+        budget: Budget,
+        attempt: Callable[[Call], Awaitable[Answer | Failure]],
+        *,
+        idempotent: bool = True,
+    ) -> tuple[Answer, int]:
+        """Repeat an attempt until it succeeds; return its answer and the number of attempts."""
+        call = budget.call(on_wait=self.on_wait, patience=self._patience)
+        error: APIError | None = None
+        attempts = failures = 0
+        first_failed = 0.0
+        while True:
+            reply = await self._attempted(call, attempt, error)
+            attempts += 1
+            if isinstance(reply, Answer) and _answers.is_success(reply):
+                return reply, attempts
+            error = _answers.error_of(asked, reply)
+            if isinstance(error, RateLimitError):
+                continue  # the budget knows for how long
+            if not _answers.is_worth_repeating(reply, idempotent=idempotent):
+                raise error
+            failures += 1
+            first_failed = first_failed or time.monotonic()
+            wait = self._retry.wait(failures, error.retry_after, self._random())
+            late = time.monotonic() + wait - first_failed > self._retry.max_age
+            if late or failures >= (self._retry.attempts or failures + 1):
+                raise error
+            await self._sleep(wait)
+
+    async def _attempted(
+        self,
+        call: Call,
+        attempt: Callable[[Call], Awaitable[Answer | Failure]],
+        refused: APIError | None,
+    ) -> Answer | Failure:
+        if self._closed:
+            raise ClosedError("the API was closed; make a new one")
+        try:
+            async with call:
+                reply = await attempt(call)
+                if isinstance(reply, Answer):
+                    if _answers.is_rate_limit(reply):
+                        call.refused(retry_after(reply.headers))
+                    else:
+                        call.accepted()
+        except RateLimitError as spent:
+            if not isinstance(refused, RateLimitError):
+                raise
+            refused.retry_after = refused.details["retry_after"] = spent.retry_after
+            raise refused from spent
+        return reply
+
+    # ---- what is sent, and where ----------------------------------------------------------------
+
+    def _checked_url(self, url: str, family: Family | None) -> tuple[str, Family, str]:
+        """Return the URL without its query, put together from one of our own origins."""
+        if any(c.isspace() or ord(c) < 0x20 or c in "\\#" for c in url):
+            raise ConfigError("the URL holds white space, a control character, # or a backslash")
+        if family is not None and family not in get_args(Family):
+            raise ConfigError(f"family={family!r} is unknown; choose query, export or app")
+        target, _, query = url.partition("?")
+        if target.startswith("/") and not target.startswith("//"):
+            chosen = family or _family_of(target)
+            return getattr(self._origins, chosen) + target, chosen, query
+        origins = self._origins
+        for origin in (origins.query, origins.export, origins.ingestion):
+            if target.lower().startswith(origin.lower() + "/"):
+                path = target[len(origin) :]
+                return origin + path, family or _family_of(path), query
+        elsewhere = urlsplit(target).netloc.rpartition("@")[2]
+        raise ConfigError(
+            f"{elsewhere or 'the URL'} is no host of this project: give a path that begins with "
+            f"a slash, or a URL that begins with {origins.query}/"
+        )
+
+    def _with_query(
+        self, target: str, query: str, params: Mapping[str, Any] | None, family: Family
+    ) -> str:
+        values = _plain(params or {})
+        if family != "app" and "project_id=" not in query:
+            values.setdefault("project_id", self.project_id)
+        query = "&".join(filter(None, [query, urlencode(values)]))
+        return f"{target}?{query}" if query else target
+
+    def _headers(self, extra: Mapping[str, str] | None) -> dict[str, str]:
+        headers = {"Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+        for name, value in (extra or {}).items():
+            if name.lower() in OURS or not (name + value).isprintable():
+                raise ConfigError(f"the header {name[:40]!r} cannot be set here")
+            headers[name] = value
+        return headers | {"Authorization": self._credentials.authorization()}
+
+    def _asked(self, method: str, target: str, params: Mapping[str, Any]) -> Asked:
+        return Asked(method, target, dict(params), self._credentials.authorization())
+
+    def _budget_of(self, family: Family) -> Budget:
+        budgets = {"query": self.query_budget, "export": self.export_budget}
+        return budgets.get(family, self._app_budget)
+
+
+def _family_of(path: str) -> Family:
+    if path.startswith("/api/2.0/export"):
+        return "export"
+    return "query" if path.startswith(("/api/query", "/api/2.0")) else "app"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as the APIs read them: lists and dicts as JSON, truth in lower case."""
+    plain = {}
+    for name, value in values.items():
+        if isinstance(value, (bool, list, tuple, dict)):
+            plain[name] = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        elif value is not None:
+            plain[name] = str(value)
+    return plain

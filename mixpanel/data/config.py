@@ -1,0 +1,424 @@
+"""Keep accounts in a file that only its owner can read, and say whose credentials a call uses.
+
+The file is `~/.mp/config.toml`, or the one that `MP_CONFIG_PATH` names:
+
+    default = "prod"
+
+    [accounts.prod]
+    username = "reports.a1b2c3.mp-service-account"
+    secret = "…"
+    project_id = "12345"
+    region = "eu"
+
+It may be edited by hand: comments and order stay as they are when an account is added or removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tomllib
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+
+from mixpanel.data._private import make_folder, others_may_read, turn, write
+from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
+from mixpanel.settings import Region
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, MutableMapping
+    from types import ModuleType
+
+__all__ = ["AccountInfo", "Config", "Credentials"]
+
+logger = logging.getLogger("mixpanel")
+
+VARIABLES = {
+    "username": "MP_USERNAME",
+    "secret": "MP_SECRET",
+    "project_id": "MP_PROJECT_ID",
+    "region": "MP_REGION",
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
+PROJECT = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it becomes part of URLs and of a file's name
+
+_warned: set[Path] = set()
+
+
+class Credentials(BaseModel):
+    """Identify a service account and the project it is asked about.
+
+    `source` says where they came from: `argument`, `account prod`, `environment` or
+    `default account prod`, and which single field was given beside that. `account` is the name in
+    the file, None for credentials that are in none.
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    username: str
+    secret: SecretStr
+    project_id: str
+    region: Region = "us"
+    source: str = "argument"
+    account: str | None = None
+
+    @field_validator("username", "secret", "project_id", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> str:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, int) and not isinstance(text, bool):
+            text = str(text)  # a project id without its quotes
+        if not isinstance(text, str):
+            raise ValueError("must be text")  # noqa: TRY004 - pydantic takes no TypeError
+        if not text.strip():
+            raise ValueError("is empty")
+        if not text.isprintable():
+            raise ValueError("holds a character that is none of a name or secret")
+        return text.strip()
+
+    @field_validator("username")
+    @classmethod
+    def _without_colon(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError("must not hold a colon")
+        return value
+
+    @field_validator("project_id")
+    @classmethod
+    def _one_word(cls, value: str) -> str:
+        if not PROJECT.fullmatch(value):
+            raise ValueError("must be the number of a project, as its settings show it")
+        return value
+
+    @field_validator("region", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> str:
+        region = value.strip().lower() if isinstance(value, str) else value
+        if region not in get_args(Region):
+            raise ValueError(f"must be one of {', '.join(get_args(Region))}")
+        return str(region)
+
+    def authorization(self) -> str:
+        """Return the value of the `Authorization` header."""
+        pair = f"{self.username}:{self.secret.get_secret_value()}"
+        return "Basic " + b64encode(pair.encode()).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountInfo:
+    """Describe an account of the file, without its secret."""
+
+    name: str
+    username: str
+    project_id: str
+    region: Region
+    is_default: bool
+
+
+class Config:
+    """Read and change the file of accounts.
+
+    Every call reads the file anew, and every change is a new file in place of the old one, so a
+    reader never sees half of it. Processes that change it at the same time take turns.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        usual = Path("~/.mp/config.toml").expanduser()
+        self.path = Path(path or os.environ.get("MP_CONFIG_PATH") or usual).expanduser()
+        self._ours = self.path == usual
+
+    def list_accounts(self) -> list[AccountInfo]:
+        """Return all accounts in the order of the file.
+
+        :raises ConfigError: when the file, or one account in it, is not as it should be.
+        """
+        data = self._read()
+        default = self._default(data)
+        found = [self._account(data, name) for name in data.get("accounts", {})]
+        return [
+            AccountInfo(
+                one.account or "", one.username, one.project_id, one.region, one.account == default
+            )
+            for one in found
+        ]
+
+    def names(self) -> list[str]:
+        """Return the names of all accounts, of broken ones too."""
+        return list(self._read().get("accounts", {}))
+
+    def default(self) -> str | None:
+        """Return the name of the account that is used where none is named; an only one always is.
+
+        :raises ConfigError: when the file names an account that is not there.
+        """
+        return self._default(self._read())
+
+    def get_account(self, name: str) -> Credentials:
+        """Return the credentials of one account.
+
+        :raises AccountNotFoundError: when there is none of that name.
+        :raises ConfigError: when one of its fields is missing or cannot be.
+        """
+        return self._account(self._read(), name)
+
+    def add_account(
+        self,
+        name: str,
+        *,
+        username: str,
+        secret: str | SecretStr,
+        project_id: str,
+        region: Region = "us",
+        default: bool = False,
+    ) -> None:
+        """Add an account; the first one becomes the default.
+
+        :raises AccountExistsError: when there is one of that name.
+        :raises ConfigError: for a name or field that cannot be, or a file that cannot be written.
+        """
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot be the name of an account: letters, digits and any of _ . @ - "
+                "can, up to 100 of them"
+            )
+        fields = {
+            "username": username, "secret": secret, "project_id": project_id, "region": region
+        }  # fmt: skip
+        made = _credentials(fields, f"account {name!r}", source="argument")
+
+        def add(config: MutableMapping[str, Any]) -> None:
+            accounts = config.setdefault("accounts", {})
+            if name in accounts:
+                raise AccountExistsError(name)
+            accounts[name] = {
+                "username": made.username,
+                "secret": made.secret.get_secret_value(),
+                "project_id": made.project_id,
+                "region": made.region,
+            }
+            if default or len(accounts) == 1:
+                config["default"] = name
+
+        self._change(add)
+
+    def remove_account(self, name: str) -> None:
+        """Remove an account; when it was the default, the next one takes its place.
+
+        :raises AccountNotFoundError: when there is none of that name.
+        """
+
+        def remove(config: MutableMapping[str, Any]) -> None:
+            accounts = config.get("accounts", {})
+            names = list(accounts)
+            if name not in accounts:
+                raise AccountNotFoundError(name, names)
+            at = names.index(name)
+            others = names[at + 1 :] + names[:at]
+            del accounts[name]
+            if not others:
+                del config["accounts"]
+            if config.get("default") == name:
+                if others:
+                    config["default"] = others[0]
+                else:
+                    del config["default"]
+
+        self._change(remove)
+
+    def set_default(self, name: str) -> None:
+        """Use this account wherever none is named.
+
+        :raises AccountNotFoundError: when there is none of that name.
+        """
+
+        def switch(config: MutableMapping[str, Any]) -> None:
+            accounts = config.get("accounts", {})
+            if name not in accounts:
+                raise AccountNotFoundError(name, accounts)
+            config["default"] = name
+
+        self._change(switch)
+
+    def resolve_credentials(
+        self,
+        account: str | None = None,
+        *,
+        project_id: str | None = None,
+        region: Region | None = None,
+    ) -> Credentials:
+        """Return the credentials to use: of the named account, the environment, or the default.
+
+        The environment is `MP_USERNAME`, `MP_SECRET`, `MP_PROJECT_ID` and, unless it is `us`,
+        `MP_REGION`. A named account stands above it. `project_id` and `region` stand above that
+        one field of either.
+
+        :raises AccountNotFoundError: when there is no account of that name.
+        :raises ConfigError: when there are no credentials, or only a part of them.
+        """
+        given = {"project_id": project_id, "region": region}
+        given = {name: value for name, value in given.items() if value is not None}
+        if account is not None:
+            return self._account(self._read(), account, given)
+        return _from_environment(given) or self._from_default(given)
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def _from_default(self, given: dict[str, str | None]) -> Credentials:
+        data = self._read()
+        default = self._default(data)
+        if default is not None:
+            return self._account(data, default, given, source=f"default account {default}")
+        names = ", ".join(data.get("accounts", {}))
+        if names:
+            raise ConfigError(
+                f"{self.path} says of no account that it is the default: choose one with "
+                f"`mp auth switch NAME`, or name one ({names})"
+            )
+        raise ConfigError(
+            "there are no credentials: add an account with `mp auth add NAME`, or set "
+            "MP_USERNAME, MP_SECRET and MP_PROJECT_ID"
+        )
+
+    def _account(
+        self,
+        data: dict[str, Any],
+        name: str,
+        given: dict[str, str | None] | None = None,
+        *,
+        source: str | None = None,
+    ) -> Credentials:
+        accounts = data.get("accounts", {})
+        if name not in accounts:
+            raise AccountNotFoundError(name, accounts)
+        where = f"{self.path}: account {name!r}"
+        if not isinstance(accounts[name], dict):
+            raise ConfigError(f"{where} must be a table, as in [accounts.{name}]")
+        fields = {key: value for key, value in accounts[name].items() if key in VARIABLES}
+        return _credentials(
+            fields | (given or {}),
+            where,
+            source=_source(source or f"account {name}", given),
+            account=name,
+        )
+
+    def _default(self, data: dict[str, Any]) -> str | None:
+        accounts, default = data.get("accounts", {}), data.get("default")
+        if default is None:
+            return next(iter(accounts)) if len(accounts) == 1 else None
+        if default not in accounts:
+            known = f"there are: {', '.join(accounts)}" if accounts else "there are no accounts"
+            raise ConfigError(
+                f"{self.path}: default = {default!r} is the name of no account; {known}"
+            )
+        return str(default)
+
+    def _read(self) -> dict[str, Any]:
+        return self._parsed(self._contents())
+
+    def _contents(self) -> str:
+        try:
+            raw = self.path.read_bytes()
+            self._warn_of_readers()
+            return raw.decode("utf-8-sig")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ConfigError(f"cannot read {self.path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"cannot read {self.path}: it is no UTF-8") from None
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{self.path} is no TOML: {error}") from None
+        if not isinstance(data.get("accounts", {}), dict):
+            raise ConfigError(f"{self.path}: accounts must be tables, as in [accounts.prod]")
+        if not isinstance(data.get("default", ""), str):
+            raise ConfigError(f"{self.path}: default must be the name of an account, in quotes")
+        return data
+
+    def _warn_of_readers(self) -> None:
+        if self.path in _warned or not others_may_read(self.path):
+            return
+        _warned.add(self.path)
+        logger.warning(
+            "%s holds secrets, and others on this machine may read it: chmod 600 %s",
+            self.path, self.path,
+        )  # fmt: skip
+
+    # ---- changing -------------------------------------------------------------------------------
+
+    def _change(self, change: Callable[[MutableMapping[str, Any]], None]) -> None:
+        change(self._read())  # what is refused leaves no folder behind
+        # A link to a file elsewhere, as dotfiles often are, stays a link.
+        target = Path(os.path.realpath(self.path))
+        try:
+            make_folder(target.parent, ours=self._ours)
+            with turn(target):
+                write(target, self._changed(self._contents(), change))
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _changed(self, text: str, change: Callable[[MutableMapping[str, Any]], None]) -> str:
+        tomlkit = _tomlkit()
+        wanted = self._parsed(text)
+        change(wanted)
+        try:
+            document = tomlkit.parse(text)
+            change(document)
+            changed: str = tomlkit.dumps(document)
+            same = tomllib.loads(changed) == wanted
+        except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError):
+            same = False
+        if not same:  # a layout that tomlkit does not master; rather no change than a wrong one
+            raise ConfigError(f"{self.path} cannot be changed from here: change it in an editor")
+        return changed
+
+
+def _from_environment(given: dict[str, str | None]) -> Credentials | None:
+    found = {field: os.environ.get(name, "").strip() for field, name in VARIABLES.items()}
+    fields = {field: value for field, value in found.items() if value}
+    needed = [field for field in VARIABLES if field != "region"]
+    if not any(field in fields for field in needed):
+        return None
+    missing = [VARIABLES[field] for field in needed if field not in fields | given]
+    if missing:
+        there = " and ".join(VARIABLES[field] for field in needed if field in fields)
+        raise ConfigError(
+            f"the environment has {there}, but not {' and '.join(missing)}: set all of "
+            "MP_USERNAME, MP_SECRET and MP_PROJECT_ID or none, or name an account"
+        )
+    return _credentials(fields | given, "the environment", source=_source("environment", given))
+
+
+def _source(origin: str, given: dict[str, str | None] | None) -> str:
+    return ", ".join([origin, *(f"{field} as given" for field in given or ())])
+
+
+def _credentials(
+    fields: dict[str, Any], where: str, *, source: str, account: str | None = None
+) -> Credentials:
+    """Check fields that people wrote; an error names the field and never shows a value."""
+    try:
+        return Credentials(**fields, source=source, account=account)
+    except ValidationError as error:
+        problems = [
+            f"{problem['loc'][0]} "
+            + ("is missing" if problem["type"] == "missing" else problem["msg"].partition(", ")[2])
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+    raise ConfigError(f"{where}: {'; '.join(problems)}")
+
+
+def _tomlkit() -> ModuleType:
+    try:
+        import tomlkit
+    except ImportError as error:
+        raise ConfigError("changing accounts needs: pip install 'mixpanel-async[data]'") from error
+    return tomlkit

@@ -1,0 +1,23 @@
+"""The only room that knows DuckDB: files of events, and the local database.
+
+`Database` opens it, `Database.begin_events` and `begin_profiles` fill tables, and the rest asks.
+"""
+
+from mixpanel.data.store.database import Database
+from mixpanel.data.store.files import Columns, _milliseconds, count_rows, read_events
+from mixpanel.data.store.load import Load, Loaded, Mode
+from mixpanel.data.store.parts import Staged
+from mixpanel.data.store.profiles import ProfilesLoad
+
+__all__ = [
+    "Columns",
+    "Database",
+    "Load",
+    "Loaded",
+    "Mode",
+    "ProfilesLoad",
+    "Staged",
+    "_milliseconds",
+    "count_rows",
+    "read_events",
+]

@@ -1,0 +1,484 @@
+"""One DuckDB file, or one in memory: fill it, ask it, look into it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mixpanel.data.exceptions import (
+    ConfigError,
+    SQLError,
+    TableExistsError,
+    TableNotFoundError,
+)
+from mixpanel.data.plan import zone
+from mixpanel.data.store import catalog, export, inspect, ledger, sql
+from mixpanel.data.store.engine import MEMORY_LIMIT, connect, engine, reader_folder, reported
+from mixpanel.data.store.load import Load
+from mixpanel.data.store.names import quoted
+from mixpanel.data.store.profiles import ProfilesLoad
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from datetime import date
+    from types import TracebackType
+    from typing import Self
+
+    import pandas as pd
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection
+
+    from mixpanel.data.plan import Filters
+    from mixpanel.data.results import (
+        ColumnStatsResult,
+        EventBreakdownResult,
+        SQLResult,
+        SummaryResult,
+        TableInfo,
+        TableSchema,
+        TableType,
+    )
+    from mixpanel.data.store.load import Mode
+
+
+class Database:
+    """A local database of events and profiles; `open` one.
+
+    SQL of users only reads unless `write=True`, and reaches no file, extension or other database
+    unless opened with `external_access=True`. All methods block and may be called from any thread;
+    a load belongs to one thread at a time.
+    """
+
+    def __init__(
+        self,
+        connection: DuckDBPyConnection,
+        *,
+        path: Path | None,
+        parts: Path,
+        read_only: bool,
+        owns_parts: bool,
+    ) -> None:
+        self.path, self.parts, self.read_only = path, parts, read_only
+        self._connection = connection
+        self._owns_parts = owns_parts
+        self._lock = threading.Lock()
+        self._closed = False
+        self._loading: list[DuckDBPyConnection] = []
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str | None = None,
+        *,
+        read_only: bool = False,
+        external_access: bool = False,
+        parts: Path | None = None,
+        memory_limit: str = MEMORY_LIMIT,
+    ) -> Self:
+        """Open the database at `path`, made if it is not there; None is one in memory.
+
+        `parts` is the folder of part files, the only one that SQL may read and write: by default
+        beside the file, with `.parts` behind its name. `memory_limit` is what DuckDB may hold; what
+        needs more spills to disk.
+
+        :raises DatabaseNotFoundError: when reading only, without a file.
+        :raises DatabaseLockedError: when another process has it open.
+        :raises ConfigError: when the file is no database, or DuckDB is not installed.
+        """
+        engine()
+        path = None if path is None else Path(path).expanduser().absolute()
+        owned = path is None and parts is None
+        if parts is not None:
+            folder = Path(parts).expanduser().absolute()
+        elif path is None:
+            folder = Path(tempfile.mkdtemp(prefix="mixpanel-"))
+        else:
+            folder = reader_folder() if read_only else path.with_name(path.name + ".parts")
+        try:
+            connection = connect(
+                path,
+                read_only=read_only,
+                external_access=external_access,
+                parts=folder,
+                memory_limit=memory_limit,
+            )
+        except BaseException:
+            if owned:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        database = cls(connection, path=path, parts=folder, read_only=read_only, owns_parts=owned)
+        if not read_only:
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with reported():
+                    ledger.prepare(connection, datetime.now(UTC))
+            except BaseException:
+                database.close()
+                raise
+        return database
+
+    def close(self) -> None:
+        """Close the file, and remove the folder of parts when it is empty; again does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        # The file stays locked until the last cursor is closed, also that of a load that stopped.
+        for cursor in (*self._loading, self._connection):
+            cursor.close()
+        if self._owns_parts:
+            shutil.rmtree(self.parts, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                self.parts.rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def connection(self) -> DuckDBPyConnection:
+        """DuckDB's own connection: it may write, but reaches no more files than SQL does."""
+        if self._closed:
+            raise ConfigError("this database is closed: open it again")
+        return self._connection
+
+    @contextmanager
+    def _cursor(self) -> Iterator[DuckDBPyConnection]:
+        with self._lock:
+            cursor = self.connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[DuckDBPyConnection]:
+        with self._cursor() as cursor:
+            try:
+                yield cursor
+            except engine().Error as error:
+                raise SQLError(str(error)) from error
+
+    # SQL
+
+    def sql_rows(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+        limit: int | None = None,
+    ) -> SQLResult:
+        """Run one statement and return its rows, at most `limit` of them.
+
+        :raises UnsafeSQLError: when it writes unasked, or reaches for a file.
+        :raises SQLError: when it is wrong.
+        """
+        with self._cursor() as cursor:
+            return sql.rows(cursor, query, params, write=write, limit=limit)
+
+    def sql_scalar(
+        self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return the first column of the first row, None when there is none.
+
+        :raises SQLError: as `sql_rows` does.
+        """
+        rows = self.sql_rows(query, params, limit=1).rows
+        return rows[0][0] if rows else None
+
+    def sql_df(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+    ) -> pd.DataFrame:
+        """Run one statement and return a pandas DataFrame.
+
+        :raises SQLError: as `sql_rows` does.
+        :raises ConfigError: without pandas.
+        """
+        with self._cursor() as cursor:
+            return sql.data_frame(cursor, query, params, write=write)
+
+    def sql_arrow(
+        self,
+        query: str,
+        params: Sequence[Any] | Mapping[str, Any] | None = None,
+        *,
+        write: bool = False,
+    ) -> pa.Table:
+        """Run one statement and return a pyarrow Table.
+
+        :raises SQLError: as `sql_rows` does.
+        :raises ConfigError: without pyarrow.
+        """
+        with self._cursor() as cursor:
+            return sql.arrow(cursor, query, params, write=write)
+
+    # Looking in
+
+    @property
+    def size_mb(self) -> float:
+        """The size of the file and of what waits beside it, in millions of bytes; 0 in memory."""
+        if self.path is None:
+            return 0.0
+        files = (self.path, self.path.with_name(self.path.name + ".wal"))
+        return round(sum(file.stat().st_size for file in files if file.exists()) / 1e6, 3)
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When this database was first opened for writing."""
+        with self._asking() as cursor:
+            return ledger.created_at(cursor)
+
+    def tables(self) -> list[TableInfo]:
+        """Return all tables by name, views and interrupted loads among them."""
+        with self._asking() as cursor:
+            return catalog.tables(cursor)
+
+    def schema(self, table: str) -> TableSchema:
+        """Return the columns of a table.
+
+        :raises TableNotFoundError: as all that follow, when there is no such table.
+        """
+        with self._asking() as cursor:
+            return catalog.schema(cursor, table)
+
+    def sample_df(self, table: str, n: int = 10) -> pd.DataFrame:
+        """Return `n` rows taken at random, as a pandas DataFrame."""
+        return self.sample(table, n).df
+
+    def sample(self, table: str, n: int = 10) -> SQLResult:
+        """Return `n` rows taken at random."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
+            raise ConfigError(f"n must be a whole number of rows, not {n!r}")
+        with self._asking() as cursor:
+            name = catalog.resolve(cursor, table)
+            query = f"FROM {quoted(name)} USING SAMPLE reservoir({n} ROWS)"
+            return sql.rows(cursor, query, None, write=False, limit=None)
+
+    def summarize(self, table: str) -> SummaryResult:
+        """Return what each column of a table holds."""
+        with self._asking() as cursor:
+            return inspect.summarize(cursor, table)
+
+    def event_breakdown(self, table: str) -> EventBreakdownResult:
+        """Return how often each event is in a table, most frequent first."""
+        with self._asking() as cursor:
+            return inspect.event_breakdown(cursor, table)
+
+    def property_keys(self, table: str, event: str | None = None) -> list[str]:
+        """Return the names of all properties, sorted; those of one event when it is given."""
+        with self._asking() as cursor:
+            return inspect.property_keys(cursor, table, event)
+
+    def column_stats(self, table: str, column: str, *, top_n: int = 10) -> ColumnStatsResult:
+        """Return what a column holds, or a property: `properties->>'$.plan'`."""
+        with self._asking() as cursor:
+            return inspect.column_stats(cursor, table, column, top_n)
+
+    # Changing
+
+    def drop(self, *names: str) -> None:
+        """Drop tables, all or none; a name may also be that of an interrupted load."""
+        with self._asking() as cursor:
+            catalog.drop(cursor, names)
+
+    def drop_all(self, type: TableType | None = None) -> None:  # noqa: A002 - the user's word
+        """Drop all tables and views, or only tables of events or of profiles."""
+        with self._asking() as cursor:
+            catalog.drop_all(cursor, type)
+
+    def typed_view(self, table: str, name: str | None = None) -> str:
+        """Make a view with a typed column for each property found, `<table>_typed`."""
+        with self._asking() as cursor:
+            return catalog.typed_view(cursor, table, name)
+
+    def begin_events(
+        self,
+        name: str,
+        *,
+        filters: Filters,
+        mode: Mode,
+        days: Iterable[date],
+        mixed: bool = False,
+        time_in_ms: bool = True,
+        now: datetime | None = None,
+    ) -> Load:
+        """Begin to load the events of some days, or go on with a load that stopped.
+
+        "new" needs a free name; "replace" takes the place of a table at the end; "append" adds to
+        one; "sync" adds, or makes a new one. `mixed` allows to add rows of other filters than those
+        the table has. With a `project_timezone` among the filters, for a project from before 2023,
+        the table has a column `event_time_local` too. Times are in milliseconds unless
+        `time_in_ms` is False.
+
+        :raises TableExistsError: for "new" when the name is taken.
+        :raises TableNotFoundError: for "append" when there is no such table.
+        :raises ConfigError: for a name that cannot be, a table of another kind or zone, and other
+            filters than those of the table.
+        """
+        chosen = frozenset(days)
+        if not chosen:
+            raise ConfigError("there is no day to load")
+        cursor = self._loader()
+        name = self._checked(cursor, name, "events", mode, filters, mixed=mixed)
+        return Load(
+            cursor,
+            name,
+            filters=filters,
+            mode=mode,
+            days=chosen,
+            time_in_ms=time_in_ms,
+            now=now,
+        )
+
+    def begin_profiles(
+        self,
+        name: str,
+        *,
+        filters: Filters,
+        mode: Mode,
+        mixed: bool = False,
+        now: datetime | None = None,
+    ) -> ProfilesLoad:
+        """Begin to load profiles; arguments and errors as for `begin_events`."""
+        cursor = self._loader()
+        name = self._checked(cursor, name, "profiles", mode, filters, mixed=mixed)
+        return ProfilesLoad(cursor, name, filters=filters, mode=mode, now=now)
+
+    def staged_days(
+        self, name: str, filters: Filters, mode: Mode, *, now: datetime | None = None
+    ) -> frozenset[date]:
+        """Return the days that a load of this name, filters and mode would find done."""
+        moment = now or datetime.now(UTC)
+        with self._asking() as cursor:
+            entries = ledger.entries(cursor, catalog.canonical(cursor, name), "staged")
+        return frozenset(
+            entry.day
+            for entry in entries
+            if (entry.filters, entry.mode) == (filters.to_json(), mode) and entry.holds(moment)
+        )
+
+    def fetched_days(self, name: str) -> dict[date, datetime]:
+        """Return the days that are in a table, each with when it was last fetched."""
+        with self._asking() as cursor:
+            entries = ledger.entries(cursor, catalog.canonical(cursor, name), "done")
+        return {entry.day: entry.fetched_at for entry in entries}
+
+    def _loader(self) -> DuckDBPyConnection:
+        with self._lock:
+            cursor = self.connection.cursor()
+            self._loading.append(cursor)
+        return cursor
+
+    def _checked(
+        self,
+        cursor: DuckDBPyConnection,
+        name: str,
+        type_: TableType,
+        mode: Mode,
+        filters: Filters,
+        *,
+        mixed: bool,
+    ) -> str:
+        if self.read_only:
+            raise ConfigError("this database was opened for reading only")
+        zone(filters.project_timezone)
+        name = catalog.canonical(cursor, name)
+        existing = catalog.names(cursor)
+        if name not in existing:
+            if mode == "append":
+                raise TableNotFoundError(name, existing)
+            return name
+        if mode == "new":
+            raise TableExistsError(name)
+        known = ledger.find(cursor, name)
+        if known is None or known.type != type_:
+            kind = "a table of your own" if known is None else f"a table of {known.type}"
+            raise ConfigError(f"{name} is {kind}, not of {type_}: choose another name")
+        if mode == "replace":
+            return name
+        if type_ == "events" and known.project_timezone != filters.project_timezone:
+            raise ConfigError(
+                f"{name} was fetched with project_timezone={known.project_timezone!r}, not "
+                f"{filters.project_timezone!r}: fetch with the same, or replace the table"
+            )
+        before = {entry.filters for entry in ledger.entries(cursor, name, "done")}
+        if before - {filters.to_json()} and not mixed:
+            raise ConfigError(
+                f"{name} was fetched with other filters ({' and '.join(sorted(before))}): one "
+                "table of both would mislead; choose another name, or allow mixed filters"
+            )
+        return name
+
+    # Out of here
+
+    def export_parquet(
+        self,
+        table: str,
+        path: Path | str,
+        *,
+        partition_by: Literal["day"] | None = "day",
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Write a table as Parquet, in one folder a day: `day=2026-01-31/`.
+
+        `path` is a folder, or a file with `partition_by=None`; with a scheme, as in
+        `s3://bucket/lake`, it is reached through fsspec, which gets `storage_options`. Days are
+        those of `event_time`. Returns what was written.
+
+        :raises ConfigError: when there is something already, unless `overwrite`; without a column
+            `event_time` to take days from; when fsspec is not installed.
+        """
+        with self._asking() as cursor:
+            return export.parquet(
+                cursor,
+                table,
+                path,
+                self.parts,
+                partition_by=partition_by,
+                overwrite=overwrite,
+                storage_options=storage_options or {},
+            )
+
+    def export_csv(
+        self,
+        table: str,
+        path: Path | str,
+        *,
+        overwrite: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Write a table as CSV; text that a spreadsheet would run as a formula gets a `'` in front.
+
+        `path` is a file, compressed when it ends in `.gz`; with a scheme it is reached through
+        fsspec. Returns what was written.
+
+        :raises ConfigError: as `export_parquet` does.
+        """
+        with self._asking() as cursor:
+            return export.csv(
+                cursor,
+                table,
+                path,
+                self.parts,
+                overwrite=overwrite,
+                storage_options=storage_options or {},
+            )

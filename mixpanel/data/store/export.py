@@ -1,0 +1,205 @@
+"""Write tables as files: into the folder that SQL may write to, then on to where they belong."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.store import catalog
+from mixpanel.data.store.names import literal, quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from duckdb import DuckDBPyConnection
+
+# The library that fsspec needs for a scheme.
+EXTRAS = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
+_OURS = re.compile(r"day=[^/]+/[^/]+\.parquet")
+
+
+def parquet(
+    connection: DuckDBPyConnection,
+    table: str,
+    path: Path | str,
+    parts: Path,
+    *,
+    partition_by: Literal["day"] | None,
+    overwrite: bool,
+    storage_options: Mapping[str, Any],
+) -> list[str]:
+    """Write a table as Parquet; see `Database.export_parquet`."""
+    schema = catalog.schema(connection, table)
+    # JSON is text to other engines: its annotation is not known to all of them.
+    columns = [
+        f"CAST({quoted(c.name)} AS VARCHAR) AS {quoted(c.name)}"
+        if c.type == "JSON"
+        else quoted(c.name)
+        for c in schema.columns
+    ]
+    options = "FORMAT parquet, COMPRESSION zstd"
+    if partition_by is not None:
+        if partition_by != "day" or "event_time" not in {c.name for c in schema.columns}:
+            raise ConfigError(
+                f"{schema.table_name} cannot be partitioned by {partition_by!r}: only a table with "
+                "event_time, and by 'day'; partition_by=None writes one file"
+            )
+        columns.append("CAST(event_time AS DATE) AS day")
+        options += f", PARTITION_BY (day), FILENAME_PATTERN 'part-{uuid4().hex}-{{i}}'"
+    query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"  # noqa: S608
+    target = _target(path, storage_options)
+    target.check(folder=partition_by is not None, overwrite=overwrite)
+    with _scratch(parts, "table.parquet" if partition_by is None else "table") as made:
+        connection.execute(f"COPY ({query}) TO {literal(str(made))} ({options})")
+        if partition_by is not None:
+            made.mkdir(exist_ok=True)  # a table without rows makes no folder
+        return target.take(made)
+
+
+def csv(
+    connection: DuckDBPyConnection,
+    table: str,
+    path: Path | str,
+    parts: Path,
+    *,
+    overwrite: bool,
+    storage_options: Mapping[str, Any],
+) -> list[str]:
+    """Write a table as CSV; see `Database.export_csv`."""
+    schema = catalog.schema(connection, table)
+    columns = ", ".join(
+        _harmless(quoted(c.name)) if c.type in ("VARCHAR", "JSON") else quoted(c.name)
+        for c in schema.columns
+    )
+    query = f"SELECT {columns} FROM {quoted(schema.table_name)}"  # noqa: S608
+    target = _target(path, storage_options)
+    target.check(folder=False, overwrite=overwrite)
+    name = "table.csv.gz" if str(path).endswith(".gz") else "table.csv"
+    with _scratch(parts, name) as made:
+        connection.execute(f"COPY ({query}) TO {literal(str(made))} (FORMAT csv, HEADER)")
+        return target.take(made)
+
+
+def _harmless(column: str) -> str:
+    text = f"CAST({column} AS VARCHAR)"
+    runs = f"regexp_matches({text}, '^[=+\\-@\\t\\r]') AND TRY_CAST({text} AS DOUBLE) IS NULL"
+    return f"CASE WHEN {runs} THEN '''' || {text} ELSE {text} END AS {column}"
+
+
+@contextmanager
+def _scratch(parts: Path, name: str) -> Iterator[Path]:
+    folder = parts / f"export-{uuid4().hex}"
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        yield folder / name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# ---- where it goes ------------------------------------------------------------------------------
+
+
+def _target(path: Path | str, storage_options: Mapping[str, Any]) -> _Local | _Remote:
+    if isinstance(path, str) and "://" in path:
+        return _Remote(path, storage_options)
+    if storage_options:
+        raise ConfigError(f"{', '.join(storage_options)}: only a path with a scheme takes options")
+    return _Local(Path(path).expanduser().absolute())
+
+
+class _Local:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def check(self, *, folder: bool, overwrite: bool) -> None:
+        path = self._path
+        if not path.exists() or (folder and path.is_dir() and not any(path.iterdir())):
+            return
+        if not overwrite:
+            raise ConfigError(f"{path} is there already: choose another path, or overwrite it")
+        if path.is_dir() != folder:
+            raise ConfigError(f"{path} is {'a folder' if path.is_dir() else 'no folder'}")
+        if folder:
+            inside = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+            _ours_alone(str(path), inside)
+
+    def take(self, made: Path) -> list[str]:
+        path = self._path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Another disk may take its time: only a whole copy gets the name.
+        arriving = path.with_name(f".{path.name}.{uuid4().hex}")
+        leaving = path.with_name(f".{path.name}.{uuid4().hex}")
+        try:
+            shutil.move(made, arriving)
+            if path.is_dir():
+                path.rename(leaving)
+            arriving.replace(path)
+        finally:
+            for left in (arriving, leaving):
+                if left.is_dir():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+        if path.is_file():
+            return [str(path)]
+        return sorted(str(each) for each in path.rglob("*") if each.is_file())
+
+
+class _Remote:
+    """Object storage: new files arrive under names of their own, then the old ones go."""
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        scheme = url.partition("://")[0]
+        try:
+            core = import_module("fsspec.core")
+            self._files, self._root = core.url_to_fs(url, **storage_options)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"{scheme}:// is reached through fsspec: pip install fsspec"
+                f"{EXTRAS.get(scheme, '')} ({error})"
+            ) from error
+        except ImportError as error:  # fsspec says which library the scheme needs
+            raise ConfigError(f"{scheme}:// cannot be reached: {error}") from error
+        except ValueError as error:
+            raise ConfigError(f"{url}: {error}") from error
+        self._url = url
+        self._old: list[str] = []
+
+    def check(self, *, folder: bool, overwrite: bool) -> None:
+        self._old = self._files.find(self._root)
+        if self._old and not overwrite:
+            raise ConfigError(f"{self._url} is there already: choose another path, or overwrite it")
+        if folder:
+            root = self._root.rstrip("/") + "/"
+            _ours_alone(self._url, (each.removeprefix(root) for each in self._old))
+        elif self._old not in ([], [self._root]):
+            raise ConfigError(f"{self._url} is a folder")
+
+    def take(self, made: Path) -> list[str]:
+        root = self._root.rstrip("/")
+        files = [made] if made.is_file() else sorted(p for p in made.rglob("*") if p.is_file())
+        written = []
+        for file in files:
+            key = root if file == made else f"{root}/{file.relative_to(made).as_posix()}"
+            self._files.makedirs(key.rpartition("/")[0], exist_ok=True)
+            self._files.put_file(str(file), key)
+            written.append(key)
+        for key in set(self._old) - set(written):
+            self._files.rm_file(key)
+        return [self._files.unstrip_protocol(key) for key in written]
+
+
+def _ours_alone(where: str, inside: Iterable[str]) -> None:
+    """Refuse to write over a folder that holds anything else than an export."""
+    for name in inside:
+        if not _OURS.fullmatch(name):
+            raise ConfigError(
+                f"{where} holds {name!r}, which no export made: it is not written over; remove it "
+                "or choose another path"
+            )

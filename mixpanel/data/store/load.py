@@ -1,0 +1,378 @@
+"""Load part files of events into a table, day by day, so that a load may stop and go on.
+
+What is loaded waits in a staging table, its days in the ledger, each committed with its rows. Only
+`finish` touches the table itself, in one transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+
+from mixpanel.data.exceptions import TableExistsError, TruncatedError
+from mixpanel.data.store import ledger, shape
+from mixpanel.data.store.engine import count, engine, reported, transaction
+from mixpanel.data.store.ledger import Entry, Table
+from mixpanel.data.store.names import quoted
+from mixpanel.data.store.parts import Staged, repair_part, repair_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+
+    from duckdb import DuckDBPyConnection
+
+    from mixpanel.data.plan import Filters, Part
+
+Mode = Literal["new", "replace", "append", "sync"]
+
+STAGE = "_stage_"
+REPAIRED_AT_ONCE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load left in the table; `merged` counts copies that this process dropped."""
+
+    rows: int
+    merged: int
+    from_date: date | None
+    to_date: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A part, or what repairing it left, under its number in the staging table."""
+
+    number: int
+    part: Part
+    repaired: int | None = None  # None: as it came
+
+
+class _NoEventError(Exception):
+    """A line that is JSON, but no event."""
+
+
+class Load:
+    """A load of events that has begun: `stage` its parts, then `finish`.
+
+    `done` days are there already from a load of the same name, filters and mode that stopped.
+    Every method blocks; call them from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        connection: DuckDBPyConnection,
+        name: str,
+        *,
+        filters: Filters,
+        mode: Mode,
+        days: frozenset[date],
+        time_in_ms: bool = True,
+        now: datetime | None = None,
+    ) -> None:
+        self.name, self.mode, self.days = name, mode, days
+        self.key = f"{name}-{mode}-{filters.key()}"
+        self._connection = connection
+        self._filters = filters.to_json()
+        self._timezone = filters.project_timezone
+        self._in_ms = time_in_ms
+        self._now = now
+        self._merged = 0
+        self._stage, self._table = quoted(STAGE + name), quoted(name)
+        self._raw = "event_time" if self._timezone is None else "event_time_local"
+        with reported(), transaction(connection):
+            self._resume()
+
+    # Days
+
+    @property
+    def done(self) -> frozenset[date]:
+        """The days that are staged."""
+        return frozenset(entry.day for entry in self._entries())
+
+    def is_done(self, days: Iterable[date]) -> bool:
+        """Whether each of these days is staged."""
+        return self.done.issuperset(days)
+
+    def _entries(self) -> list[Entry]:
+        return ledger.entries(self._connection, self.name, "staged")
+
+    # Begin
+
+    def _resume(self) -> None:
+        entries = self._entries()
+        if {(entry.filters, entry.mode) for entry in entries} != {(self._filters, self.mode)}:
+            self._discard()
+            local = "" if self._timezone is None else f", {shape.LOCAL}"
+            self._connection.execute(
+                f"CREATE TABLE {self._stage} ({shape.EVENTS}{local}, _part BIGINT)"
+            )
+            return
+        now = self._moment()
+        stale = {
+            entry.day for entry in entries if entry.day not in self.days or not entry.holds(now)
+        }
+        if stale:
+            self._unstage(stale)
+
+    def _moment(self) -> datetime:
+        return self._now or datetime.now(UTC)
+
+    def _discard(self) -> None:
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._stage}")
+        ledger.forget(self._connection, self.name, "staged")
+
+    def _unstage(self, days: set[date]) -> None:
+        day = f"coalesce(CAST({self._raw} AS DATE), l.from_date)"
+        self._connection.execute(
+            f"DELETE FROM {self._stage} USING _ledger AS l WHERE l.table_name = ? "  # noqa: S608
+            "AND l.state = 'staged' AND l.part = _part AND l.day IN (SELECT unnest(?::DATE[])) "
+            f"AND l.day = greatest(l.from_date, least(l.to_date, {day}))",
+            [self.name, sorted(days)],
+        )
+        ledger.forget(self._connection, self.name, "staged", days)
+
+    # Stage
+
+    def stage(self, parts: Sequence[Part]) -> list[Staged]:
+        """Load parts and note their days as staged, all in one transaction.
+
+        Of copies of an event the one that was processed last is kept; events without `$insert_id`
+        are never taken for copies. A line with half a character, NaN or bytes that are no text is
+        repaired. A part that was cut comes back with its `error` and nothing of it is kept; its
+        neighbours are.
+
+        :raises MixpanelDataError: when the database cannot take them: a full disk, for instance.
+        """
+        entries = self._entries()
+        number = max((entry.part for entry in entries), default=0) + 1
+        sources = [_Source(number + n, part) for n, part in enumerate(parts)]
+        failed: dict[int, Staged] = {}
+        try:
+            staged = self._insert(sources)
+        except (engine().Error, _NoEventError):
+            staged, failed = self._insert_repaired(sources)
+        self._merged += sum(one.merged for one in staged.values())
+        found = staged | failed
+        return [found[source.number] for source in sources]
+
+    def _insert_repaired(
+        self, sources: Sequence[_Source]
+    ) -> tuple[dict[int, Staged], dict[int, Staged]]:
+        good: list[_Source] = []
+        failed: dict[int, Staged] = {}
+        try:
+            for source in sources:
+                try:
+                    good.append(self._repaired(source))
+                except TruncatedError as error:
+                    failed[source.number] = Staged(error=error)
+            with reported():
+                return self._insert(good), failed
+        finally:
+            for source in good:
+                if source.repaired is not None:
+                    source.part.path.unlink(missing_ok=True)
+
+    def _repaired(self, source: _Source) -> _Source:
+        part = source.part
+        columns = "event: 'VARCHAR', properties: 'JSON'"
+        query = (
+            "SELECT count(*) FILTER (event IS NULL AND properties IS NULL) "  # noqa: S608
+            f"FROM {shape.reader([part.path], columns, gzip=part.gzip)}"
+        )
+        try:
+            if self._connection.execute(query).fetchone() == (0,):
+                return source
+        except engine().Error:
+            pass  # the reason to be here
+        target = part.path.with_name(part.path.name + ".repaired")
+        try:
+            repaired = repair_part(part, target)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        return replace(source, part=replace(part, path=target, gzip=False), repaired=repaired)
+
+    def _insert(self, sources: Sequence[_Source]) -> dict[int, Staged]:
+        if not sources:
+            return {}
+        days = {day for source in sources for day in source.part.chunk}
+        with transaction(self._connection):
+            self._unstage(days)
+            for gzip in {source.part.gzip for source in sources}:
+                paths = {s.part.path: s.number for s in sources if s.part.gzip == gzip}
+                query = shape.events(
+                    paths, gzip=gzip, time_in_ms=self._in_ms, timezone=self._timezone
+                )
+                self._connection.execute(f"INSERT INTO {self._stage} {query}")
+            first = sources[0].number
+            repaired = self._repair_nan(first)
+            merged = self._merge_copies(first)
+            return self._note(sources, merged, repaired)
+
+    def _repair_nan(self, first: int) -> dict[int, int]:
+        """Put null where DuckDB let NaN or an infinity through, and count by part."""
+        counts: dict[int, int] = {}
+        last = -1
+        query = (
+            f"SELECT rowid, _part, properties FROM {self._stage} "  # noqa: S608
+            "WHERE (contains(properties, 'NaN') OR contains(properties, 'Infinity')) "
+            "AND _part >= ? AND rowid > ? AND regexp_matches(properties, '[\\[:,]-?(NaN|Inf)') "
+            "ORDER BY rowid LIMIT ?"
+        )
+        while rows := self._connection.execute(query, [first, last, REPAIRED_AT_ONCE]).fetchall():
+            last = rows[-1][0]
+            fixed = [(row, part, repair_text(text), text) for row, part, text in rows]
+            changed = [(row, part, new) for row, part, new, old in fixed if new != old]
+            for _, part, _ in changed:
+                counts[part] = counts.get(part, 0) + 1
+            self._connection.execute(
+                f"UPDATE {self._stage} SET properties = fixed.new FROM (SELECT "  # noqa: S608
+                "unnest(?::BIGINT[]) AS row, unnest(?::VARCHAR[]) AS new) AS fixed "
+                f"WHERE {self._stage}.rowid = fixed.row",
+                [[row for row, _, _ in changed], [new for _, _, new in changed]],
+            )
+        return counts
+
+    def _merge_copies(self, first: int) -> dict[int, int]:
+        """Drop all but the last processed of events with one key, and count by part."""
+        # Hashes alone find out whether there are any: sorting all rows by key costs memory.
+        rows = self._connection.execute(
+            f"""DELETE FROM {self._stage} WHERE rowid IN (
+                SELECT rowid FROM (SELECT rowid, {shape.KEY}, properties FROM {self._stage}
+                    WHERE _part >= $first AND {shape.HAS_ID} AND hash({shape.KEY}) IN (
+                        SELECT hash({shape.KEY}) FROM {self._stage}
+                        WHERE _part >= $first AND {shape.HAS_ID}
+                        GROUP BY ALL HAVING count(*) > 1))
+                QUALIFY row_number() OVER (PARTITION BY {shape.KEY} ORDER BY TRY_CAST(
+                    properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, rowid DESC
+                ) > 1) RETURNING _part""",  # noqa: S608
+            {"first": first},
+        ).fetchall()
+        counts: dict[int, int] = {}
+        for (part,) in rows:
+            counts[part] = counts.get(part, 0) + 1
+        return counts
+
+    def _note(
+        self, sources: Sequence[_Source], merged: dict[int, int], repaired: dict[int, int]
+    ) -> dict[int, Staged]:
+        by_number = {source.number: source for source in sources}
+        rows = dict.fromkeys(by_number, 0)
+        timeless = dict.fromkeys(by_number, 0)
+        by_day = {(source.number, day): 0 for source in sources for day in source.part.chunk}
+        counted = self._connection.execute(
+            f"SELECT _part, CAST({self._raw} AS DATE), count(*), "  # noqa: S608
+            "count(*) FILTER (event_name IS NULL AND properties IS NULL) "
+            f"FROM {self._stage} WHERE _part >= ? GROUP BY ALL",
+            [sources[0].number],
+        ).fetchall()
+        for number, day, events, strange in counted:
+            if strange:
+                raise _NoEventError
+            chunk = by_number[number].part.chunk
+            rows[number] += events
+            timeless[number] += 0 if day else events
+            nearest = max(chunk.from_date, min(chunk.to_date, day or chunk.from_date))
+            by_day[number, nearest] += events
+        now = self._moment()
+        entries = []
+        for (number, day), events in by_day.items():
+            part = by_number[number].part
+            size = part.bytes * events // max(rows[number], 1)
+            entry = Entry(day, part.chunk, self._filters, self.mode, events, size, now, number)
+            entries.append(entry)
+        ledger.record(self._connection, self.name, entries)
+        return {
+            number: Staged(
+                rows[number],
+                merged.get(number, 0),
+                (source.repaired or 0) + repaired.get(number, 0),
+                timeless[number],
+            )
+            for number, source in by_number.items()
+        }
+
+    # End
+
+    def finish(self, limit: int | None = None) -> Loaded:
+        """Bring what is staged into the table, in one transaction; keep at most `limit` rows.
+
+        "new" and "replace" make the staged rows the table. "append" and "sync" replace the staged
+        days: rows of those days that were there before go, unless other filters fetched them too.
+        Then only copies are replaced.
+
+        :raises MixpanelDataError: when the database cannot; the table is then as it was.
+        """
+        with reported(), transaction(self._connection):
+            if limit is not None:
+                self._connection.execute(
+                    f"DELETE FROM {self._stage} WHERE rowid NOT IN (SELECT rowid "  # noqa: S608
+                    f"FROM {self._stage} ORDER BY event_time NULLS LAST, rowid LIMIT ?)",
+                    [limit],
+                )
+            rows = count(self._connection, self._stage)
+            self._connection.execute(f"ALTER TABLE {self._stage} DROP COLUMN _part")
+            known = ledger.find(self._connection, self.name)
+            if self.mode in ("append", "sync") and known is not None:
+                self._add()
+            else:
+                self._swap(known)
+                known = None
+            ledger.settle(self._connection, self.name)
+            self._register(known)
+        return Loaded(rows, self._merged, min(self.days), max(self.days))
+
+    def abandon(self) -> None:
+        """Drop what is staged; the table stays as it is."""
+        with reported(), transaction(self._connection):
+            self._discard()
+
+    def _swap(self, known: Table | None) -> None:
+        if known is not None and self.mode == "new":
+            raise TableExistsError(self.name)
+        ledger.forget(self._connection, self.name, "done")
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+        self._connection.execute(f"ALTER TABLE {self._stage} RENAME TO {self._table}")
+
+    def _add(self) -> None:
+        """Replace the staged days; what cannot be told by its day is replaced by its key."""
+        done = ledger.entries(self._connection, self.name, "done")
+        day = f"CAST({self._raw} AS DATE)"
+        in_days = f"coalesce({day} IN (SELECT unnest($days::DATE[])), false)"
+        by_key = f"NOT {in_days}"
+        if {entry.filters for entry in done} - {self._filters}:
+            by_key = "true"
+        else:
+            self._by_days(f"DELETE FROM {self._table} WHERE {in_days}")  # noqa: S608
+        same = " AND ".join(
+            f"old.{column} IS NOT DISTINCT FROM new.{column}" for column in shape.KEY.split(", ")
+        )
+        columns = f"{shape.KEY}, properties"
+        columns += "" if self._timezone is None else ", event_time_local"
+        into = f"INSERT INTO {self._table} ({columns}) "
+        into += f"SELECT {columns} FROM {self._stage} WHERE"  # noqa: S608
+        self._by_days(
+            f"DELETE FROM {self._table} AS old USING (FROM {self._stage} "  # noqa: S608
+            f"WHERE {by_key} AND {shape.HAS_ID}) AS new WHERE {same}"
+        )
+        # Without an id rows are told by all they hold, each as often as it is there.
+        self._by_days(
+            f"{into} {by_key} AND NOT {shape.HAS_ID} EXCEPT ALL "  # noqa: S608
+            f"SELECT {columns} FROM {self._table} WHERE NOT {shape.HAS_ID}"
+        )
+        self._by_days(f"{into} NOT ({by_key} AND NOT {shape.HAS_ID})")
+        self._connection.execute(f"DROP TABLE {self._stage}")
+
+    def _by_days(self, statement: str) -> None:
+        parameters = {"days": sorted(self.done)} if "$days" in statement else {}
+        self._connection.execute(statement, parameters)
+
+    def _register(self, known: Table | None) -> None:
+        first = min([*self.days, *([known.from_date] if known and known.from_date else [])])
+        last = max([*self.days, *([known.to_date] if known and known.to_date else [])])
+        table = Table(self.name, "events", self._moment(), first, last, self._timezone)
+        ledger.register(self._connection, table, count(self._connection, self._table))

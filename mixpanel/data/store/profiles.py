@@ -1,0 +1,135 @@
+"""Load pages of profiles into a table: of profiles of one id the last fetched is kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mixpanel.data.exceptions import TableExistsError
+from mixpanel.data.plan import Chunk
+from mixpanel.data.store import ledger, shape
+from mixpanel.data.store.engine import count, reported, transaction
+from mixpanel.data.store.ledger import Entry, Table
+from mixpanel.data.store.load import STAGE, Loaded
+from mixpanel.data.store.names import quoted
+from mixpanel.data.store.parts import Staged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from duckdb import DuckDBPyConnection
+
+    from mixpanel.data.plan import Filters
+    from mixpanel.data.store.load import Mode
+
+
+class ProfilesLoad:
+    """A load of profiles that has begun: `stage` its pages, then `finish`.
+
+    A page is a file with one profile a line, as Mixpanel answers them:
+    `{"$distinct_id": ..., "$properties": {...}}`. What an earlier load left is dropped: pages
+    belong to one query of the server and cannot be gone on with.
+    """
+
+    def __init__(
+        self,
+        connection: DuckDBPyConnection,
+        name: str,
+        *,
+        filters: Filters,
+        mode: Mode,
+        now: datetime | None = None,
+    ) -> None:
+        self.name, self.mode = name, mode
+        self.key = f"{name}-{mode}-{filters.key()}"
+        self._connection = connection
+        self._filters = filters.to_json()
+        self._now = now
+        self._pages = 0
+        self._bytes = 0
+        self._stage, self._table = quoted(STAGE + name), quoted(name)
+        with reported(), transaction(connection):
+            self._discard()
+            connection.execute(f"CREATE TABLE {self._stage} ({shape.PROFILES}, _part BIGINT)")
+
+    def stage(self, *pages: Path, gzip: bool = False) -> Staged:
+        """Load pages, later ones over earlier ones.
+
+        :raises MixpanelDataError: for a page that is no NDJSON; none of the pages is then kept.
+        """
+        numbers = {path: self._pages + n for n, path in enumerate(pages, 1)}
+        query = shape.profiles(numbers, gzip=gzip)
+        with reported(), transaction(self._connection):
+            before = count(self._connection, self._stage)
+            self._connection.execute(f"INSERT INTO {self._stage} {query}")
+            rows = count(self._connection, self._stage) - before
+        self._pages += len(pages)
+        self._bytes += sum(path.stat().st_size for path in pages)
+        return Staged(rows)
+
+    def finish(self) -> Loaded:
+        """Bring the profiles into the table, in one transaction.
+
+        "new" and "replace" make them the table; "append" writes them over profiles of the same ids
+        and leaves others as they are.
+
+        :raises MixpanelDataError: when the database cannot; the table is then as it was.
+        """
+        with reported(), transaction(self._connection):
+            staged = count(self._connection, self._stage)
+            self._connection.execute(
+                f"DELETE FROM {self._stage} WHERE rowid IN (SELECT rowid "  # noqa: S608
+                f"FROM {self._stage} WHERE distinct_id IS NOT NULL QUALIFY row_number() OVER "
+                "(PARTITION BY distinct_id ORDER BY _part DESC, rowid DESC) > 1)"
+            )
+            rows = count(self._connection, self._stage)
+            self._connection.execute(f"ALTER TABLE {self._stage} DROP COLUMN _part")
+            known = ledger.find(self._connection, self.name)
+            if self.mode == "append" and known is not None:
+                self._add()
+            else:
+                self._swap(known)
+            self._register(rows)
+        return Loaded(rows, staged - rows, None, None)
+
+    def abandon(self) -> None:
+        """Drop what is staged; the table stays as it is."""
+        with reported(), transaction(self._connection):
+            self._discard()
+
+    def _discard(self) -> None:
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._stage}")
+        ledger.forget(self._connection, self.name, "staged")
+
+    def _swap(self, known: Table | None) -> None:
+        if known is not None and self.mode == "new":
+            raise TableExistsError(self.name)
+        ledger.forget(self._connection, self.name, "done")
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
+        self._connection.execute(f"ALTER TABLE {self._stage} RENAME TO {self._table}")
+
+    def _add(self) -> None:
+        self._connection.execute(
+            f"DELETE FROM {self._table} AS old USING {self._stage} AS new "  # noqa: S608
+            "WHERE old.distinct_id IS NOT DISTINCT FROM new.distinct_id"
+        )
+        self._connection.execute(f"INSERT INTO {self._table} BY NAME FROM {self._stage}")
+        self._connection.execute(f"DROP TABLE {self._stage}")
+
+    def _register(self, rows: int) -> None:
+        now = self._now or datetime.now(UTC)
+        today = now.date()
+        entry = Entry(
+            today,
+            Chunk(today, today),
+            self._filters,
+            self.mode,
+            rows,
+            self._bytes,
+            now,
+            self._pages,
+        )
+        ledger.record(self._connection, self.name, [entry])
+        ledger.settle(self._connection, self.name)
+        table = Table(self.name, "profiles", now, None, None, None)
+        ledger.register(self._connection, table, count(self._connection, self._table))

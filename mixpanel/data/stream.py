@@ -1,0 +1,171 @@
+"""Stream events and profiles without storing them, in blocks of rows.
+
+A day is received whole, and checked to be whole, before its first event is handed out: what has
+been handed out never comes again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+import zlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import anyio
+import anyio.to_thread
+
+from mixpanel._json import loads
+from mixpanel.data._work import one_error
+from mixpanel.data.exceptions import TruncatedError
+from mixpanel.data.plan import Chunk, Part, chunks
+from mixpanel.data.profiles import pages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mixpanel.data.api import AsyncAPI
+    from mixpanel.data.fetch import EventsAsked
+    from mixpanel.data.profiles import ProfilesAsked
+
+__all__ = ["event_blocks", "profile_blocks"]
+
+Row = dict[str, Any]
+
+ATTEMPTS = 3  # for a day whose answer is cut
+BLOCK = 1 << 20  # bytes that are read, and parsed, at a time
+AHEAD = (1, 2, 4)  # days received at a time: the first alone, so that its events come soon
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_WORDS = 200
+
+
+async def event_blocks(
+    api: AsyncAPI, asked: EventsAsked, *, raw: bool = False
+) -> AsyncGenerator[list[Row]]:
+    """Yield blocks of events, day by day, exactly `limit` of them if there are as many."""
+    left = asked.filters.limit
+    todo = chunks(asked.days, api.export_budget.remaining(), size=asked.chunk_days)
+    folder = Path(await anyio.to_thread.run_sync(tempfile.mkdtemp))
+    try:
+        at, round_ = 0, 0
+        while at < len(todo):
+            width = AHEAD[min(round_, len(AHEAD) - 1)]
+            for part in await _received(api, asked, todo[at : at + width], folder):
+                with await anyio.to_thread.run_sync(_opened, part) as file:
+                    while block := await anyio.to_thread.run_sync(_rows, file, part, raw):
+                        yield block if left is None else block[:left]
+                        if left is not None:
+                            left -= len(block)
+                            if left <= 0:
+                                return
+                part.path.unlink()
+            at, round_ = at + width, round_ + 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _received(
+    api: AsyncAPI, asked: EventsAsked, todo: list[Chunk], folder: Path
+) -> list[Part]:
+    parts: dict[Chunk, Part] = {}
+
+    async def receive(chunk: Chunk) -> None:
+        for attempt in range(ATTEMPTS):
+            got = await api.download(folder / str(chunk.from_date), asked.params(chunk))
+            part = Part(got.path, chunk, got.bytes, got.gzip)
+            last_words = await anyio.to_thread.run_sync(_cut, part)
+            if last_words is None:
+                parts[chunk] = part
+                return
+            if attempt == ATTEMPTS - 1:
+                raise TruncatedError(
+                    f"the export of {chunk} ended early, {ATTEMPTS} times: {last_words!r}",
+                    last_words=last_words,
+                )
+
+    with one_error():
+        async with anyio.create_task_group() as calls:
+            for chunk in todo:
+                calls.start_soon(receive, chunk)
+    return [parts[chunk] for chunk in todo]
+
+
+def _opened(part: Part) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(part.path) if part.gzip else part.path.open("rb"))
+
+
+def _cut(part: Part) -> str | None:
+    """Return the last words of an export that is not whole."""
+    tail = b""
+    try:
+        with _opened(part) as file:
+            while block := file.read(BLOCK):
+                tail = block if b"\n" in block[:-1] else tail + block
+    except (EOFError, OSError, zlib.error):
+        return "(the connection broke)"
+    line = tail.rstrip(b"\n").rpartition(b"\n")[2]
+    if not line:
+        return None
+    try:
+        whole = isinstance(loads(line), dict)
+    except ValueError:
+        whole = False
+    return None if whole else line[-LAST_WORDS:].decode(errors="replace")
+
+
+def _rows(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
+    rows: list[Row] = []
+    for line in file.readlines(BLOCK):
+        if line.strip():
+            try:
+                event = loads(line)
+                rows.append(event if raw else _event(event))
+            except (ValueError, TypeError, AttributeError):
+                start = line[:LAST_WORDS].decode(errors="replace")
+                raise TruncatedError(
+                    f"the export of {part.chunk} holds a line that is no event: {start!r}",
+                    last_words=start,
+                ) from None
+    return rows
+
+
+def _event(sent: Row) -> Row:
+    properties = dict(sent["properties"])
+    moment = properties.pop("time", None)
+    who, insert_id = properties.pop("distinct_id", None), properties.pop("$insert_id", None)
+    return {
+        "event_name": sent["event"],
+        "event_time": _moment(moment),
+        "distinct_id": None if who is None else str(who),
+        "insert_id": insert_id,
+        "properties": properties,
+    }
+
+
+def _moment(milliseconds: Any) -> datetime | None:
+    # The call asked for milliseconds, so the unit is known.
+    if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
+        return None
+    try:
+        return EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return None
+
+
+async def profile_blocks(
+    api: AsyncAPI, asked: ProfilesAsked, *, raw: bool = False
+) -> AsyncGenerator[list[Row]]:
+    """Yield the profiles, page by page."""
+    async for page in pages(api, asked):
+        yield page.profiles if raw else list(map(_profile, page.profiles))
+
+
+def _profile(sent: Row) -> Row:
+    properties = dict(sent.get("$properties") or {})
+    return {
+        "distinct_id": str(sent.get("$distinct_id", "")),
+        "last_seen": properties.pop("$last_seen", None),
+        "properties": properties,
+    }

@@ -1,0 +1,389 @@
+"""Translate Mixpanel's expression language (`where`, `on`) to DuckDB SQL.
+
+A room without I/O. Its values have types that differ from row to row, and SQL columns have not; so
+each part of an expression becomes up to three columns, one for each type it may have, and a row
+where all of them are NULL is undefined. The rules of the language then fall out of SQL's own: what
+mixes types meets a NULL. What a person wrote becomes a parameter, never a part of the SQL.
+
+Not documented, and chosen here: Python's precedence; null and undefined equal one another and
+nothing else; lists and objects are set, but equal nothing; `boolean` of a number is undefined.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+LONGEST = 20_000  # characters of an expression
+MOST_SQL = 500_000  # and of one column of what it becomes
+
+# The grammar is Python's but for what a backslash may stand before.
+ESCAPE = re.compile(r"""\\(?:u[0-9a-fA-F]{4}|[\\"'nrtbf]|(?P<lone>.))""", re.DOTALL)
+DECIMAL = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
+WORDS = {"true": True, "false": False, "null": None, "undefined": None}
+ARITHMETIC: dict[type[ast.operator], str] = {ast.Sub: "-", ast.Mult: "*"}
+DIVISION: dict[type[ast.operator], str] = {ast.Div: "/", ast.Mod: "%"}
+ORDER: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+
+
+class ExpressionError(ValueError):
+    """An expression cannot be read: says what is wrong and, counted from 1, at which character."""
+
+    def __init__(self, message: str, position: int) -> None:
+        super().__init__(f"{message} (at character {position})")
+        self.position = position
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """Part of an expression as SQL: a column for each type it may have, None where it never has.
+
+    At most one of them is not NULL in any row. `told` is SQL for "is set", where that is more than
+    one of them being there. A `moment` is a number of seconds that strings with a date compare to.
+    """
+
+    number: str | None = None
+    text: str | None = None
+    boolean: str | None = None
+    told: str | None = None
+    moment: bool = False
+
+    @property
+    def is_set(self) -> str:
+        """SQL that is true where the value is neither null nor undefined, and never NULL."""
+        if self.told is not None:
+            return self.told
+        columns = [each for each in (self.number, self.text, self.boolean) if each is not None]
+        return "(" + " or ".join(f"{each} is not null" for each in columns or ["null"]) + ")"
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Where the names in brackets are found, as in `properties["plan"]`.
+
+    Those in `columns` are what they say; others are members of the SQL column `json`, and without
+    one they are unknown.
+    """
+
+    json: str | None = None
+    columns: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """An expression as SQL: its value, its parameters by name, and which `Names` it uses."""
+
+    value: Value
+    parameters: dict[str, Any]
+    uses: frozenset[str]
+
+    @property
+    def condition(self) -> str:
+        """SQL that is true where the expression is, and never NULL."""
+        return f"coalesce({self.value.boolean or 'null'}, false)"
+
+
+def compile_expression(text: str, names: Mapping[str, Names], *, prefix: str = "x") -> Compiled:
+    """Compile an expression such as `properties["plan"] == "team" and defined(user["$email"])`.
+
+    `names` says what may stand before brackets; `prefix` begins the names of the parameters.
+
+    :raises ExpressionError: for what is no expression.
+    """
+    compiler = _Compiler(text, names, prefix)
+    return Compiled(compiler.run(), compiler.parameters, frozenset(compiler.uses))
+
+
+def compile_condition(text: str, names: Mapping[str, Names], *, prefix: str = "x") -> Compiled:
+    """Compile an expression that has to be a condition, as `where` has.
+
+    :raises ExpressionError: also for one that is never true or false.
+    """
+    compiled = compile_expression(text, names, prefix=prefix)
+    value = compiled.value
+    if value.boolean is None and (value.number is not None or value.text is not None):
+        raise ExpressionError("a condition must be true or false, not a number or a string", 1)
+    return compiled
+
+
+class _Compiler:
+    def __init__(self, text: str, names: Mapping[str, Names], prefix: str) -> None:
+        self._source = ESCAPE.sub(_escaped, re.sub(r"[\r\n]", " ", text)).lstrip()
+        self._names = names
+        self._prefix = prefix
+        self.parameters: dict[str, Any] = {}
+        self.uses: set[str] = set()
+
+    def run(self) -> Value:
+        if len(self._source) > LONGEST:
+            raise ExpressionError(f"expression is longer than {LONGEST} characters", LONGEST)
+        try:
+            return self._value(ast.parse(self._source, mode="eval").body)
+        except SyntaxError as error:
+            raise ExpressionError(f"cannot read: {error.msg}", error.offset or 1) from error
+        except (RecursionError, MemoryError) as error:
+            raise ExpressionError("expression is nested too deeply", 1) from error
+        except ExpressionError:
+            raise
+        except ValueError as error:
+            raise ExpressionError(f"cannot read: {error}", 1) from error
+
+    def _error(self, message: str, node: ast.AST) -> ExpressionError:
+        before = self._source.encode()[: getattr(node, "col_offset", 0)]
+        return ExpressionError(message, len(before.decode()) + 1)
+
+    def _value(self, node: ast.expr) -> Value:
+        value = self._compiled(node)
+        longest = max(len(each or "") for each in (value.number, value.text, value.boolean))
+        if longest > MOST_SQL:
+            raise self._error("expression is too complex", node)
+        return value
+
+    def _compiled(self, node: ast.expr) -> Value:  # noqa: C901  # the grammar, a line each
+        match node:
+            case ast.Constant(value=value):
+                return self._constant(value, node)
+            case ast.Name(id=name) if name in WORDS:
+                return self._constant(WORDS[name], node)
+            case ast.Name(id=name):
+                hint = f'a property is written properties["{name}"], a string "{name}"'
+                raise self._error(f"unknown name {name!r}: {hint}", node)
+            case ast.Subscript(value=ast.Name(id=of), slice=ast.Constant(value=str(name))):
+                return self._named(of, name, node)
+            case ast.Subscript():
+                raise self._error('brackets hold one string, as in properties["plan"]', node)
+            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):
+                return self._called(name, argument, node)
+            case ast.Call():
+                raise self._error("a function takes one value", node)
+            case ast.BinOp(left=left, op=op, right=right):
+                return self._binary(self._value(left), op, self._value(right), node)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                number = self._value(operand).number
+                return Value(number=number and f"(-{number})")
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                return _negated(self._value(operand))
+            case ast.BoolOp(op=op, values=operands):
+                word = "and" if isinstance(op, ast.And) else "or"
+                parts = [self._operand(each, word) for each in operands]
+                return _always(f"({f' {word} '.join(parts)})")
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                return self._compared(left, op, right, node)
+            case ast.Compare():
+                raise self._error("comparisons cannot be chained: join them with and", node)
+            case ast.List():
+                raise self._error("a list stands on the right of `in` only", node)
+        raise self._error(f"{type(node).__name__} is not part of the expression language", node)
+
+    def _constant(self, value: Any, node: ast.AST) -> Value:
+        if value is None:
+            return Value(told="false")
+        if isinstance(value, bool):
+            return _always("true" if value else "false")
+        if isinstance(value, str):
+            return Value(text=f"{self._parameter(self._text(value, node))}::varchar", told="true")
+        if isinstance(value, (int, float)):
+            return Value(number=self._number(value, node), told="true")
+        raise self._error(f"{value!r} is not part of the expression language", node)
+
+    def _number(self, value: float, node: ast.AST) -> str:
+        try:
+            return f"{self._parameter(float(value))}::double"
+        except OverflowError as error:
+            raise self._error("number is too large", node) from error
+
+    def _text(self, value: str, node: ast.AST) -> str:
+        try:
+            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise self._error("string holds half a surrogate pair", node) from error
+
+    def _parameter(self, value: Any) -> str:
+        name = f"{self._prefix}{len(self.parameters)}"
+        self.parameters[name] = value
+        return f"${name}"
+
+    def _named(self, of: str, name: str, node: ast.AST) -> Value:
+        if of not in self._names:
+            known = ", ".join(f'{each}["..."]' for each in self._names)
+            raise self._error(f"unknown name {of!r}: there are {known}", node)
+        self.uses.add(of)
+        names = self._names[of]
+        if name in names.columns:
+            return names.columns[name]
+        if names.json is None:
+            known = ", ".join(map(repr, names.columns)) or "none"
+            raise self._error(f"{of} has no {name!r}; it has {known}", node)
+        pointer = "/" + self._text(name, node).replace("~", "~0").replace("/", "~1")
+        return _member(names.json, self._parameter(pointer))
+
+    def _called(self, name: str, argument: ast.expr, node: ast.AST) -> Value:
+        if name == "datetime":
+            return self._datetime(argument)
+        if name in ("floor", "ceil", "round"):
+            number = self._value(argument).number
+            return Value(number=number and f"{name}({number})")
+        function = FUNCTIONS.get(name)
+        if function is None:
+            known = ", ".join(sorted((*FUNCTIONS, "datetime", "floor", "ceil", "round")))
+            raise self._error(f"unknown function {name!r}; there are {known}", node)
+        return function(self._value(argument))
+
+    def _datetime(self, argument: ast.expr) -> Value:
+        if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
+            return Value(number=_moment(self._value(argument)), moment=True)
+        try:
+            moment = datetime.fromisoformat(argument.value)
+        except ValueError as error:
+            raise self._error(
+                f"{argument.value!r} is no ISO 8601 date or time", argument
+            ) from error
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return Value(number=self._number(moment.timestamp(), argument), told="true", moment=True)
+
+    def _binary(self, left: Value, op: ast.operator, right: Value, node: ast.AST) -> Value:
+        number = left.number and right.number
+        if isinstance(op, ast.Add):
+            text = left.text and right.text
+            return Value(
+                number=number and f"({left.number} + {right.number})",
+                text=text and f"({left.text} || {right.text})",
+            )
+        if (sign := ARITHMETIC.get(type(op))) is not None:
+            return Value(number=number and f"({left.number} {sign} {right.number})")
+        if (sign := DIVISION.get(type(op))) is not None:
+            return Value(number=number and f"({left.number} {sign} nullif({right.number}, 0))")
+        raise self._error("there are only the operators + - * / %", node)
+
+    def _operand(self, node: ast.expr, word: str) -> str:
+        value = self._value(node)
+        if value.number is None and value.text is None:
+            return f"coalesce({value.boolean or 'null'}, false)"
+        if value.boolean is None and value.told == "true":
+            raise self._error(f"`{word}` joins conditions, not a number or a string", node)
+        boolean = value.boolean or "null::boolean"
+        failure = f"error('`{word}` joins conditions, and found a value that is no boolean')"
+        return (
+            f"case when {boolean} is not null then {boolean}"
+            f" when {value.is_set} then {failure}::boolean else false end"
+        )
+
+    def _compared(self, left: ast.expr, op: ast.cmpop, right: ast.expr, node: ast.AST) -> Value:
+        one = self._value(left)
+        if isinstance(op, (ast.In, ast.NotIn)):
+            found = self._found(one, right)
+            return _negated(found) if isinstance(op, ast.NotIn) else found
+        other = self._value(right)
+        if isinstance(op, (ast.Eq, ast.NotEq)):
+            same = _same(one, other)
+            return _negated(same) if isinstance(op, ast.NotEq) else same
+        sign = ORDER.get(type(op))
+        if sign is None:
+            raise self._error("there are only the comparisons == != < <= > >= in", node)
+        numbers = [one.number, other.number]
+        if one.moment or other.moment:
+            numbers = [_moment(one), _moment(other)]
+        return Value(boolean=f"({numbers[0]} {sign} {numbers[1]})" if all(numbers) else None)
+
+    def _found(self, value: Value, right: ast.expr) -> Value:
+        if isinstance(right, ast.List):
+            parts = [str(_same(value, self._value(each)).boolean) for each in right.elts]
+            return _always(f"({' or '.join(parts)})" if parts else "false")
+        text = self._value(right).text
+        return Value(boolean=text and value.text and f"contains({text}, {value.text})")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0] if found["lone"] is None else "\\" + found[0]
+
+
+def _always(boolean: str) -> Value:
+    return Value(boolean=boolean, told="true")
+
+
+def _member(json: str, pointer: str) -> Value:
+    kind = f"json_type({json}, {pointer})"
+    member = f"json_extract_string({json}, {pointer})"
+    numeric = "('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE')"
+    return Value(
+        number=f"(case when {kind} in {numeric} then {member}::double end)",
+        text=f"(case when {kind} = 'VARCHAR' then {member} end)",
+        boolean=f"(case when {kind} = 'BOOLEAN' then {member}::boolean end)",
+        told=f"(coalesce({kind}, 'NULL') != 'NULL')",
+    )
+
+
+def _negated(value: Value) -> Value:
+    boolean = value.boolean
+    if value.number is None and value.text is None:
+        return _always(f"coalesce(not {boolean or 'null'}, true)")
+    if boolean is None and value.told == "true":
+        return Value()
+    boolean = boolean or "null::boolean"
+    return Value(
+        boolean=f"case when {boolean} is not null then not {boolean}"
+        f" when not {value.is_set} then true end"
+    )
+
+
+def _same(one: Value, other: Value) -> Value:
+    pairs = [
+        (one.number, other.number),
+        (one.text, other.text),
+        (one.boolean, other.boolean),
+    ]
+    if one.moment or other.moment:
+        pairs[0] = (_moment(one), _moment(other))
+    equal = [f"{mine} = {its}" for mine, its in pairs if mine is not None and its is not None]
+    if "true" not in (one.told, other.told):
+        equal.append(f"not ({one.is_set} or {other.is_set})")
+    return _always(f"coalesce({', '.join([*equal, 'false'])})")
+
+
+def _moment(value: Value) -> str | None:
+    if value.text is None:
+        return value.number
+    read = f"epoch(try_cast({value.text} as timestamp))"
+    return read if value.number is None else f"coalesce({value.number}, {read})"
+
+
+def _defined(value: Value) -> Value:
+    return _always(value.is_set)
+
+
+def _as_string(value: Value) -> Value:
+    columns = [
+        value.text,
+        value.number and f"regexp_replace(({value.number})::varchar, '\\.0$', '')",
+        value.boolean and f"({value.boolean})::varchar",
+    ]
+    return Value(text=_first(columns))
+
+
+def _as_number(value: Value) -> Value:
+    columns = [
+        value.number,
+        value.text and f"try_cast(nullif(regexp_extract({value.text}, '{DECIMAL}'), '') as double)",
+        value.boolean and f"({value.boolean})::integer::double",
+    ]
+    return Value(number=_first(columns))
+
+
+def _as_boolean(value: Value) -> Value:
+    word = value.text and f"case {value.text} when 'true' then true when 'false' then false end"
+    return Value(boolean=_first([value.boolean, word]))
+
+
+def _first(columns: list[str | None]) -> str | None:
+    present = [each for each in columns if each is not None]
+    return f"coalesce({', '.join(present)})" if present else None
+
+
+FUNCTIONS: dict[str, Callable[[Value], Value]] = {
+    "defined": _defined,
+    "string": _as_string,
+    "number": _as_number,
+    "boolean": _as_boolean,
+}

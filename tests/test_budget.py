@@ -1,0 +1,304 @@
+"""The calls a project may make, shared by everything in the process."""
+
+import math
+import threading
+
+import anyio
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixpanel.data import _budget
+from mixpanel.data._budget import Allowance, Budget
+from mixpanel.data.exceptions import RateLimitError
+
+WINDOWS = (5, 60.0), (2, 1.0)
+GRAIN = 1e-6  # what sums of floats may be off
+
+
+def run(body):
+    """Run on trio, where hours pass at once."""
+    trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def budget(*windows, concurrent=100):
+    return Budget("calls", *windows, concurrent=concurrent, clock=trio.current_time)
+
+
+def most_within(starts, seconds):
+    """Return the largest number of starts in any stretch of so many seconds."""
+    return max(sum(1 for s in starts if at <= s < at + seconds - GRAIN) for at in starts)
+
+
+# ---- the rules ----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 40), st.booleans()), max_size=60))
+def test_no_window_is_ever_exceeded(calls):
+    """Whatever calls come, last and are refused, and nobody waits for ever."""
+    rules, now, starts, running = Allowance(*WINDOWS, concurrent=3), 0.0, [], []
+    for pause, lasts, refused in calls:
+        now += pause
+        while (opens := rules.opens(now)) > now:
+            if opens == math.inf:
+                now, start = running.pop(0)
+                rules.end(start)
+            else:
+                now = opens
+            for done in [entry for entry in running if entry[0] <= now]:
+                running.remove(done)
+                rules.end(done[1])
+        starts.append(now)
+        start = rules.start(now)
+        rules.refuse(start, now, None) if refused else rules.accept(start)
+        running.append((now + lasts, start))
+        running.sort(key=lambda entry: entry[0])
+        assert len(running) <= 3
+    for count, seconds in WINDOWS:
+        assert not starts or most_within(starts, seconds) <= count
+
+
+def test_refusals_grow_dearer_until_one_call_is_accepted():
+    """Without `Retry-After`; calls that were under way together count once."""
+    rules, now, waits = Allowance(concurrent=10), 0.0, []
+    together = [rules.start(now), rules.start(now)]
+    for _ in range(5):
+        for start in together:
+            rules.refuse(start, now, None)
+            rules.end(start)
+        waits.append(rules.opens(now) - now)
+        now = rules.opens(now)
+        together = [rules.start(now)]
+    assert waits == [5, 20, 80, 320, 600]
+    rules.accept(together[0])
+    rules.refuse(rules.start(now), now, None)
+    assert rules.held(now + 4.9)
+    assert not rules.held(now + 5)
+
+
+def test_a_server_that_says_zero_is_not_asked_in_a_circle():
+    """`Retry-After: 0` again and again is waited for longer and longer."""
+    rules, now = Allowance(concurrent=1), 0.0
+    for _ in range(8):
+        now = rules.opens(now)
+        start = rules.start(now)
+        rules.refuse(start, now, 0.0)
+        rules.end(start)
+    assert now > 60
+
+
+def test_an_absurd_retry_after_does_not_stop_a_process_for_good():
+    """Nobody is held for more than an hour at once."""
+    rules = Allowance(concurrent=1)
+    start = rules.start(0.0)
+    rules.refuse(start, 0.0, 1e9)
+    rules.end(start)
+    assert rules.opens(0.0) == 3600.0
+
+
+# ---- the queue ----------------------------------------------------------------------------------
+
+
+def test_two_hundred_exports_start_in_turn_and_within_the_limits():
+    """Nobody starves: they start in the order in which they came."""
+    exports, started = Budget.export(clock=trio.current_time), []
+
+    async def export(number):
+        async with exports.call() as call:
+            started.append((trio.current_time(), number))
+            call.accepted()
+            await trio.sleep(number % 7)
+
+    async def body():
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(export, number)
+                await trio.sleep(0.001)
+
+    run(body)
+    assert [number for _, number in started] == list(range(200))
+    times = [at for at, _ in started]
+    assert most_within(times, 3600) == 60
+    assert most_within(times, 1.0) == 3
+    assert times[-1] - times[0] < 3 * 3600 + 60
+
+
+def test_queries_are_five_at_once():
+    """The sixth starts when one has ended."""
+    queries, now, most = Budget.query(clock=trio.current_time), 0, 0
+
+    async def query():
+        nonlocal now, most
+        async with queries.call():
+            now, most = now + 1, max(most, now + 1)
+            await trio.sleep(10)
+            now -= 1
+
+    async def body():
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(query)
+        assert trio.current_time() < 1000
+
+    run(body)
+    assert most == 5
+
+
+def test_a_cancelled_call_gives_its_place_to_the_next():
+    """Whether it waited for time or for a running call."""
+    one = budget(concurrent=1)
+
+    async def body():
+        async with one.call():
+            with trio.move_on_after(1) as scope:
+                async with one.call():
+                    raise AssertionError
+            assert scope.cancelled_caught
+        one.penalize(50)
+        with trio.move_on_after(1):
+            async with one.call():
+                raise AssertionError
+        async with one.call():
+            pass
+        assert one._line == []
+
+    run(body)
+
+
+def test_after_a_429_everyone_waits_and_one_goes_first():
+    """Who came first tries alone; only when that is accepted, the others follow."""
+    shared, log = budget(concurrent=10), []
+
+    async def ask(name):
+        call, refused = shared.call(), True
+        while refused:
+            async with call:
+                began = trio.current_time() - origin
+                await trio.sleep(2)
+                refused = began < 60
+                call.refused(30) if refused else call.accepted()
+                log.append((name, began, refused))
+                await trio.sleep(0 if refused else 5)
+
+    async def body():
+        nonlocal origin
+        origin = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for name in "abc":
+                nursery.start_soon(ask, name)
+                await trio.sleep(0.1)
+
+    origin = 0.0
+    run(body)
+    names, began, refused = zip(*log, strict=True)
+    assert "".join(names[:5]) == "abc" + "a" + "a"
+    assert set(names[5:]) == {"b", "c"}
+    assert refused == (True, True, True, True, False, False, False)
+    assert began[3] >= 2 + 30
+    assert began[4] >= began[3] + 2 + 30
+    assert began[5] == began[6] == began[4] + 2
+
+
+def test_a_long_wait_is_announced_once_in_words():
+    """With its seconds; and an `on_wait` that fails does no harm."""
+    heard = []
+
+    def on_wait(seconds, why):
+        heard.append((seconds, why))
+        raise RuntimeError
+
+    async def body():
+        exports = Budget.export(clock=trio.current_time)
+        for _ in range(60):
+            async with exports.call(on_wait=on_wait):
+                await trio.sleep(48)
+        async with exports.call(on_wait=on_wait):
+            pass
+
+    run(body)
+    [(seconds, why)] = heard
+    assert 700 < seconds < 740
+    assert why == "the project's budget of 60 exports an hour is spent: waiting 13 min"
+
+
+def test_who_has_no_patience_is_told_when_to_come_back():
+    """At once, though others wait."""
+    exports = Budget.export(clock=trio.current_time)
+
+    async def body():
+        exports.penalize(1200)
+        with pytest.raises(RateLimitError, match="opens again in 20 min") as told:
+            async with exports.call(patience=0):
+                raise AssertionError
+        assert told.value.retry_after == 1200
+        assert exports._line == []
+
+    run(body)
+
+
+def test_what_is_left_counts_this_hour():
+    """And is nothing while Mixpanel says so."""
+    clock = [0.0]
+    exports = Budget.export(clock=lambda: clock[0])
+
+    async def body():
+        for _ in range(3):
+            async with exports.call():
+                pass
+
+    trio.run(body)
+    assert exports.remaining() == 57
+    clock[0] = 3700
+    assert exports.remaining() == 60
+    exports.penalize(900)
+    assert exports.remaining() == 0
+    assert repr(exports) == "<Budget of 60 exports an hour: 0 left>"
+
+
+def test_loops_of_different_threads_and_kinds_share_one():
+    """A call that ends in one loop wakes the next in another."""
+    one, running, most, done = Budget("calls", concurrent=1), [], [], []
+
+    async def body():
+        async def ask():
+            async with one.call():
+                running.append(1)
+                most.append(len(running))
+                await anyio.sleep(0.001)
+                running.pop()
+            done.append(1)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(ask)
+
+    threads = [
+        threading.Thread(target=anyio.run, args=(body,), kwargs={"backend": backend})
+        for backend in ("asyncio", "trio", "asyncio")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(done) == 60
+    assert max(most) == 1
+
+
+def test_a_project_has_one_budget_in_a_process():
+    """For each kind of call; a forked child remembers what was spent, but waits for nobody."""
+    one = _budget.shared("query", "https://a", "1")
+    assert one is _budget.shared("query", "https://a", "1")
+    assert one is not _budget.shared("query", "https://a", "2")
+    assert one is not _budget.shared("export", "https://a", "1")
+
+    async def body():
+        call = one.call()
+        await call.__aenter__()
+        _budget._after_fork()
+        assert one._allowance._free == 5
+        assert one.remaining() == 59
+
+    trio.run(body)
+    _budget._shared.clear()

@@ -1,0 +1,403 @@
+"""`mp auth`, and what holds for every command: --account, --quiet, errors as JSON, exit codes."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from mixpanel.cli import auth
+from mixpanel.cli._asked import ErrorFormat, asked, forget
+from mixpanel.cli._exit import ExitCode, as_dict, exit_code
+from mixpanel.cli.app import app
+from mixpanel.data import exceptions as data
+from mixpanel.data.config import Config
+from mixpanel.emulator import Emulator
+from mixpanel.exceptions import ConfigurationError, RateLimitError, TransportError
+
+ADD = ("auth", "add", "prod", "-u", "robot", "-p", "42", "-r", "eu")
+WHO = {"name": "prod", "username": "robot", "project_id": "42", "region": "eu"}
+RUN = "from mixpanel.cli.main import run; run()"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "mp" / "config.toml"
+
+
+@pytest.fixture
+def mp(path):
+    """Run the command line in this process, with accounts of its own."""
+    environment = {"COLUMNS": "100", "NO_COLOR": "1", "MP_CONFIG_PATH": str(path)}
+
+    def run(*arguments, stdin="", **env):
+        runner = CliRunner(env=environment | env)
+        return runner.invoke(app, list(map(str, arguments)), prog_name="mp", input=stdin)
+
+    yield run
+    forget([])
+
+
+@pytest.fixture
+def two(mp):
+    """Keep two accounts, `prod` being the default."""
+    mp(*ADD, MP_SECRET="s3cret")
+    mp("auth", "add", "staging", "-u", "tester", "-p", "43", MP_SECRET="s4cret")
+    return mp
+
+
+# Adding
+
+
+def test_the_secret_comes_from_stdin(mp, path):
+    """Without its line break; stdout tells of the account, never of the secret."""
+    result = mp(*ADD, "--secret-stdin", stdin="s3cret\n")
+    assert ExitCode.OK == result.exit_code
+    assert WHO | {"is_default": True} == json.loads(result.stdout)
+    assert "added prod, the default\n" == result.stderr
+    assert "s3cret" not in result.output
+    assert "s3cret" == Config(path).get_account("prod").secret.get_secret_value()
+
+
+def test_the_secret_comes_from_the_environment(mp, path):
+    """And it says so; stdin stands above it."""
+    result = mp(*ADD, MP_SECRET="s3cret")
+    assert "the secret is the one in MP_SECRET\nadded prod, the default\n" == result.stderr
+    mp("auth", "add", "b", "-u", "u", "-p", "1", "--secret-stdin", stdin="other", MP_SECRET="s3")
+    secrets = [Config(path).get_account(name).secret.get_secret_value() for name in ("prod", "b")]
+    assert ["s3cret", "other"] == secrets
+
+
+def test_a_secret_is_never_an_argument(mp, path):
+    """Everybody on the machine may read those."""
+    for arguments in (("--secret", "s3cret"), ("-s", "s3cret"), ("s3cret",)):
+        assert ExitCode.USAGE == mp(*ADD, *arguments).exit_code
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("-p", "42"), "give --username"),
+        (("-u", "robot"), "give --project"),
+        (("-u", "robot", "-p", "42"), "set MP_SECRET, or pipe it in with --secret-stdin"),
+        (("-u", "robot", "-p", "42", "--secret-stdin"), "secret is empty"),
+        (("-u", "robot", "-p", "x/y", "--secret-stdin"), "project_id must be the number"),
+        (("-u", "robot", "-p", "42", "-r", "mars"), "mars"),
+        (("--interactive", "--secret-stdin"), "leaves no stdin"),
+    ],
+)
+def test_what_is_missing_is_named(mp, path, arguments, words):
+    """Where there is no terminal to ask on."""
+    result = mp("auth", "add", "prod", *arguments)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert words in result.stderr
+    assert not path.exists()
+
+
+def test_interactive_asks_for_what_is_missing(mp):
+    """On stderr; a region that is none is asked for again."""
+    result = mp("auth", "add", "prod", "-i", stdin="robot\n42\nmars\nEU\ns3cret\n")
+    assert WHO | {"is_default": True} == json.loads(result.stdout)
+    assert 2 == result.stderr.count("Region, us, eu or in [us]: ")
+    assert "s3cret" not in result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of Unix")
+def test_on_a_terminal_it_asks_and_hides_the_secret(path):
+    """What a person sees while adding an account."""
+    import pty
+
+    environment = {**os.environ, "MP_CONFIG_PATH": str(path), "NO_COLOR": "1", "TERM": "dumb"}
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", RUN, "auth", "add", "prod"]
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    seen = b""
+    answers = {b"name: ": "robot", b"id: ": "42", b"[us]: ": "eu", b"shown): ": "s3cret"}
+    with subprocess.Popen(command, env=environment, start_new_session=True, **ends) as running:
+        os.close(theirs)
+        watchdog = threading.Timer(30, running.kill)
+        watchdog.start()
+        with contextlib.suppress(OSError):  # how Linux says that a terminal has ended
+            while got := os.read(ours, 1024):
+                seen += got
+                for question in [question for question in answers if question in seen]:
+                    os.write(ours, f"{answers.pop(question)}\n".encode())
+    watchdog.cancel()
+    os.close(ours)
+    assert 0 == running.returncode, seen
+    assert b"added prod" in seen
+    assert b"s3cret" not in seen
+    assert "s3cret" == Config(path).get_account("prod").secret.get_secret_value()
+
+
+def test_a_name_that_is_taken_is_refused_before_any_question(two):
+    """Nobody types a secret in vain."""
+    result = two("auth", "add", "prod", "-i")
+    assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
+    expected = "mp: there is an account 'prod' already; remove it or choose another name\n"
+    assert expected == result.stderr
+
+
+# Listing, switching, removing
+
+
+def test_list_tells_of_every_account(two, path):
+    """In each format; nobody's secret."""
+    accounts = json.loads(two("auth", "list").stdout)
+    assert [("prod", True), ("staging", False)] == [
+        (one["name"], one["is_default"]) for one in accounts
+    ]
+    assert "prod\nstaging\n" == two("auth", "list", "-f", "plain").stdout
+    assert '"43"\n' == two("auth", "list", "--jq", ".[1].project_id").stdout
+    assert "IS DEFAULT" in two("auth", "list", "-f", "table").stdout
+    assert "s3cret" not in two("auth", "list").output
+    path.unlink()
+    empty = two("auth", "list")
+    assert ("[]\n", "no accounts yet: mp auth add NAME\n") == (empty.stdout, empty.stderr)
+
+
+def test_switch_changes_the_default(two, path):
+    """To an account that is there."""
+    assert "the default is staging\n" == two("auth", "switch", "staging").stderr
+    assert "staging" == Config(path).default()
+    result = two("auth", "switch", "nope")
+    assert ExitCode.NOT_FOUND == result.exit_code
+    assert "mp: there is no account 'nope'; there are: prod, staging\n" == result.stderr
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+def test_declined_nothing_is_removed(two, path, answer):
+    """Exit code 1, and one word on stderr."""
+    before = path.read_text()
+    result = two("auth", "remove", "prod", stdin=answer)
+    assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
+    assert "Cancelled" == result.stderr.splitlines()[-1]
+    assert before == path.read_text()
+
+
+def test_remove_asks_first(two, path):
+    """Unless forced; the next account takes the default's place."""
+    result = two("auth", "remove", "prod", stdin="y\n")
+    assert ExitCode.OK == result.exit_code
+    assert result.stderr.endswith("removed prod; the default is staging\n")
+    assert "removed staging\n" == two("auth", "remove", "staging", "--force").stderr
+    assert [] == Config(path).names()
+    assert ExitCode.NOT_FOUND == two("auth", "remove", "prod").exit_code
+
+
+# Whose credentials
+
+
+def test_show_says_where_the_credentials_come_from(two):
+    """The named account, the environment, or the default; the secret stays hidden."""
+    environment = {"MP_USERNAME": "env", "MP_SECRET": "s5cret", "MP_PROJECT_ID": "7"}
+
+    def source(*arguments, **env):
+        result = two(*arguments, **env)
+        assert not {"s3cret", "s4cret", "s5cret"} & set(result.output.replace('"', " ").split())
+        shown = json.loads(result.stdout)
+        assert "********" == shown["secret"]
+        return shown["name"], shown["source"]
+
+    assert ("prod", "default account prod") == source("auth", "show")
+    assert ("staging", "account staging") == source("auth", "show", "staging", **environment)
+    assert ("staging", "account staging") == source("-a", "staging", "auth", "show", **environment)
+    assert ("staging", "account staging") == source("auth", "show", MP_ACCOUNT="staging")
+    assert (None, "environment") == source("auth", "show", **environment)
+    part = two("auth", "show", MP_USERNAME="env")
+    assert ExitCode.USAGE == part.exit_code
+    assert "but not MP_SECRET and MP_PROJECT_ID" in part.stderr
+
+
+def test_test_asks_mixpanel(two):
+    """Whether it takes the account, which is named together with its source."""
+    with Emulator(service_accounts={"robot": "s3cret"}) as emu:
+        result = two("auth", "test", MP_BASE_URL=emu.url)
+        assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+        told = json.loads(result.stdout)
+        assert {"success": True, "account": "prod", "source": "default account prod"}.items() <= (
+            told.items()
+        )
+        assert ["/api/app/me"] == [request.path for request in emu.requests()]
+
+
+def test_test_says_whose_credentials_were_refused(two):
+    """With the exit code for it, as text and as JSON."""
+    with Emulator(service_accounts={"robot": "s3cret"}) as emu:
+        result = two("auth", "test", "staging", MP_BASE_URL=emu.url)
+        assert (ExitCode.AUTHENTICATION, "") == (result.exit_code, result.stdout)
+        assert result.stderr.endswith("\nthe credentials are those of: account staging\n")
+        result = two("-a", "staging", "auth", "test", MP_BASE_URL=emu.url, MP_ERROR_FORMAT="json")
+    told = json.loads(result.stderr)
+    assert "AUTH_FAILED" == told["code"]
+    assert ["the credentials are those of: account staging"] == told["notes"]
+    assert "s4cret" not in result.output
+
+
+def test_the_account_serves_sending_too(two, tmp_path):
+    """`mp --account NAME import events` goes to its project, with its secret, in its region."""
+    file = tmp_path / "events.ndjson"
+    file.write_text('{"event": "A", "distinct_id": "u", "time": 1760000000, "$insert_id": "1"}\n')
+    with Emulator(service_accounts={"robot": "s3cret"}, tokens=[]) as emu:
+        arguments = ("--account", "prod", "import", "events", file)
+        result = two(*arguments, MP_BASE_URL=emu.url, MP_USERNAME="env", MP_REGION="in")
+        assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+        assert "42" == emu.requests("/import")[0].query["project_id"]
+    assert ExitCode.NOT_FOUND == two("-a", "nope", "import", "events", file).exit_code
+
+
+def test_an_account_brings_its_region(two, monkeypatch):
+    """Unless the command's own option says another one; the environment does not."""
+    from mixpanel.cli import flags
+
+    asked_for = []
+    monkeypatch.setattr(
+        flags, "_provider", lambda _, region, *__: asked_for.append(region.value) or sys.exit()
+    )
+    two("-a", "prod", "flags", "list", MP_REGION="in")
+    two("-a", "prod", "flags", "list", "--region", "us")
+    two("flags", "list", MP_REGION="in")
+    assert ["eu", "us", "in"] == asked_for
+
+
+# What holds for every command
+
+
+def test_quiet_leaves_only_what_went_wrong(two):
+    """Talk is gone, data and errors are not."""
+    result = two("--quiet", "auth", "switch", "staging")
+    assert ("", "") == (result.stdout, result.stderr)
+    assert "there is no account" in two("-q", "auth", "switch", "nope").stderr
+
+
+def test_verbose_shows_the_log(two, path):
+    """Such as a warning about the file; afterwards the logger is as before."""
+    path.chmod(0o644)
+    result = two("--verbose", "auth", "list")
+    assert f"WARNING mixpanel: {path} holds secrets" in result.stderr
+    import logging
+
+    assert [] == logging.getLogger("mixpanel").handlers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "code", "told"),
+    [
+        (("--error-format", "json", "auth", "show", "nope"), {}, 4, "ACCOUNT_NOT_FOUND"),
+        (("auth", "show"), {"MP_ERROR_FORMAT": "json"}, 3, "CONFIG_ERROR"),
+        (("--error-format=json", "auth", "list", "--nope"), {}, 3, "USAGE"),
+        (("--nope", "auth", "list"), {"MP_ERROR_FORMAT": "json"}, 3, "USAGE"),
+        (("--error-format", "json", "auth", "list", "-f", "csv", "--jq", "."), {}, 3, None),
+        (("--error-format", "json", "auth", "add", "a", "-i"), {}, 1, "CANCELLED"),
+        (("--error-format", "json", "auth", "list", "--jq", "["), {}, 3, "USAGE"),
+    ],
+)
+def test_errors_are_json_on_request(mp, arguments, env, code, told):
+    """One object on stderr, nothing else: a coding agent reads it without guessing."""
+    result = mp(*arguments, **env)
+    assert (code, "") == (result.exit_code, result.stdout)
+    error = json.loads(result.stderr.splitlines()[-1])
+    assert {"code", "message", "details"} == set(error)
+    assert told in (error["code"], None)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (data.AccountNotFoundError("x"), ExitCode.NOT_FOUND),
+        (data.TableNotFoundError("x"), ExitCode.NOT_FOUND),
+        (data.DatabaseNotFoundError("x"), ExitCode.NOT_FOUND),
+        (data.EventNotFoundError("x"), ExitCode.NOT_FOUND),
+        (data.ConfigError("x"), ExitCode.USAGE),
+        (data.QueryError("x", status_code=403), ExitCode.USAGE),
+        (data.UnsafeSQLError("x"), ExitCode.USAGE),
+        (data.AuthenticationError("x", status_code=401), ExitCode.AUTHENTICATION),
+        (data.PlanError("x", status_code=402), ExitCode.AUTHENTICATION),
+        (data.RateLimitError("x"), ExitCode.RATE_LIMITED),
+        (data.ServerError("x", status_code=500), ExitCode.ERROR),
+        (data.TruncatedError("x", status_code=200), ExitCode.ERROR),
+        (data.AccountExistsError("x"), ExitCode.ERROR),
+        (data.TableExistsError("x"), ExitCode.ERROR),
+        (data.DatabaseLockedError("x", 7), ExitCode.ERROR),
+        (data.InterruptedFetchError("x", [("a", "a")], "y"), ExitCode.ERROR),
+    ],
+)
+def test_reading_ends_with_the_documented_codes(error, code):
+    """Scripts rely on them."""
+    assert code == exit_code(error)
+
+
+def test_the_numbers_are_those_that_are_documented():
+    """What `mp --help` says."""
+    assert [0, 1, 2, 3, 4, 5, 6, 130] == list(ExitCode)
+    assert (2, 3) == (ExitCode.AUTHENTICATION, ExitCode.USAGE)
+
+
+def test_errors_of_sending_are_objects_too():
+    """With a code made of their name, and what they know."""
+    error = RateLimitError("slow down", status=429, endpoint="events", retry_after=7.0)
+    assert {
+        "code": "RATE_LIMIT",
+        "message": "slow down",
+        "details": {"status": 429, "endpoint": "events", "retry_after": 7.0},
+    } == as_dict(error)
+    assert "TRANSPORT" == as_dict(TransportError("x"))["code"]
+    assert "CONFIGURATION" == as_dict(ConfigurationError("x"))["code"]
+
+
+def test_wrong_arguments_end_with_3(mp):
+    """Of `mp` itself, of a group, of a command; 2 means refused credentials."""
+    for arguments in (("--nope",), ("nope",), ("auth", "nope"), ("auth", "add"), ("auth",), ()):
+        assert ExitCode.USAGE == mp(*arguments).exit_code, arguments
+
+
+def test_ctrl_c_at_a_question_ends_with_130(mp, monkeypatch):
+    """As everywhere else."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(auth, "ask", interrupted)
+    assert ExitCode.INTERRUPTED == mp("auth", "add", "prod", "-i").exit_code
+
+
+def test_forgetting_begins_anew(monkeypatch):
+    """What one run asked for does not stay for the next one in the same process."""
+    monkeypatch.setenv("MP_ERROR_FORMAT", "JSON")
+    forget([])
+    assert ErrorFormat.JSON is asked.errors
+    forget(["--error-format", "text"])
+    assert (None, False, ErrorFormat.TEXT) == (asked.account, asked.quiet, asked.errors)
+    assert not asked.silent
+
+
+# Light
+
+
+def test_the_command_line_is_light():
+    """Help, and a TAB in the shell, wait for no database, no HTTP client and no models."""
+    code = (
+        "import sys, signal\nbefore = signal.getsignal(signal.SIGINT)\nimport mixpanel.cli.app\n"
+        "assert signal.getsignal(signal.SIGINT) is before\n"
+        "print({'duckdb', 'pandas', 'httpx', 'pydantic', 'tomlkit', 'jq'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "set()\n" == done.stdout
+
+
+def test_the_shell_completes_names_of_accounts(two, path):
+    """And offers to install itself."""
+    assert "--install-completion" in two("--help").stdout
+    words = {"COMP_WORDS": "mp auth switch s", "COMP_CWORD": "3", "_MP_COMPLETE": "complete_bash"}
+    environment = {**os.environ, **words, "MP_CONFIG_PATH": str(path)}
+    command = [sys.executable, "-c", RUN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (0, "staging") == (done.returncode, done.stdout.strip())
+    path.write_text("not TOML")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "" == done.stdout.strip()

@@ -1,0 +1,299 @@
+"""The profile query of the emulator, over a socket."""
+
+import json
+import threading
+
+import httpx
+import pytest
+
+from mixpanel.emulator import Emulator, Limits
+
+NOW = 1_764_000_000
+SEEN = "2025-11-24T16:00:00"
+DAY = 24 * 3600
+EVERYBODY = ["u1", "u2", "u3", "u4", "u5"]
+
+
+@pytest.fixture
+def emu():
+    """An emulator with two profiles on a page."""
+    with Emulator(now=lambda: NOW, page_size=2, service_accounts={"robot": "s3cret"}) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def http(emu):
+    with httpx.Client(base_url=emu.url, auth=("robot", "s3cret")) as client:
+        yield client
+
+
+@pytest.fixture
+def people(http):
+    """Five users: u1 to u5, every other one on the team plan."""
+    for n in range(1, 6):
+        plan = "team" if n % 2 else "free"
+        put(http, f"u{n}", plan=plan, seats=n, **{"$email": f"u{n}@example.org"})
+    return http
+
+
+def put(http, who, **properties):
+    update = {"$token": "T", "$distinct_id": who, "$set": properties}
+    http.post("/engage", json=[update]).raise_for_status()
+
+
+def ask(http, **fields):
+    """Ask by form, and return the answer."""
+    return http.post("/api/query/engage", params={"project_id": "42"}, data=fields)
+
+
+def ids(answer):
+    assert (200, "") == (answer.status_code, "" if answer.is_success else answer.text)
+    return [each["$distinct_id"] for each in answer.json()["results"]]
+
+
+def everybody(http, **fields):
+    """Page through a query to its end."""
+    answer = ask(http, **fields)
+    found = ids(answer)
+    while len(ids(answer)) == 2:
+        told = answer.json()
+        answer = ask(http, **fields, page=told["page"] + 1, session_id=told["session_id"])
+        found += ids(answer)
+    return found
+
+
+def test_a_page_has_the_documented_shape(http):
+    """With the total, and when each was seen last."""
+    put(http, "u1", plan="team")
+    told = ask(http).json()
+    session_id = told.pop("session_id")
+    assert session_id
+    profile = {"$distinct_id": "u1", "$properties": {"$last_seen": SEEN, "plan": "team"}}
+    expected = {"page": 0, "page_size": 2, "status": "ok", "total": 1, "results": [profile]}
+    assert expected == told
+
+
+def test_pages_follow_by_session(people):
+    """Each profile once, `total` on the first page only, and in any order."""
+    first = ask(people).json()
+    assert 5 == first["total"]
+    pages = {n: ask(people, session_id=first["session_id"], page=n).json() for n in (2, 1, 3)}
+    assert all("total" not in page for page in pages.values())
+    found = [
+        [each["$distinct_id"] for each in page["results"]]
+        for page in (first, pages[1], pages[2], pages[3])
+    ]
+    assert [["u1", "u2"], ["u3", "u4"], ["u5"], []] == found
+
+
+def test_a_session_stands_still(people):
+    """A profile that comes later does not move the pages."""
+    first = ask(people).json()
+    put(people, "a0", plan="team")
+    assert ["u3", "u4"] == ids(ask(people, session_id=first["session_id"], page=1))
+
+
+def test_later_pages_need_their_session(people):
+    """And one that exists."""
+    assert 400 == ask(people, page=1).status_code
+    told = ask(people, page=1, session_id="nonsense").json()
+    assert {"error": "session_id is not known, or has expired", "status": "error"} == told
+
+
+def test_the_page_size_is_a_thousand():
+    """Unless a test wants to turn pages sooner."""
+    with Emulator(now=lambda: NOW) as emulator:
+        told = httpx.post(
+            f"{emulator.url}/api/query/engage", params={"project_id": "1"}, auth=("a", "b")
+        ).json()
+    assert (1000, 0, []) == (told["page_size"], told["total"], told["results"])
+
+
+def test_json_bodies_are_taken_too(people):
+    """With the same fields, as JSON or as text that holds it."""
+    fields = {"where": 'properties["plan"] == "free"', "output_properties": ["plan"]}
+    url, query = "/api/query/engage", {"project_id": "42"}
+    told = people.post(url, params=query, json=fields).json()
+    expected = [{"$distinct_id": who, "$properties": {"plan": "free"}} for who in ("u2", "u4")]
+    assert expected == told["results"]
+    fields["output_properties"] = '["plan"]'
+    assert expected == people.post(url, params=query, json=fields).json()["results"]
+
+
+def test_only_some_properties_on_request(people):
+    """Others are left out, also `$last_seen`."""
+    told = ask(people, output_properties='["plan", "none"]', distinct_id="u1").json()
+    assert [{"$distinct_id": "u1", "$properties": {"plan": "team"}}] == told["results"]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ('properties["plan"] == "team"', ["u1", "u3", "u5"]),
+        ('user["seats"] >= 4', ["u4", "u5"]),
+        ('"u2@" in properties["$email"]', ["u2"]),
+        (
+            'properties["$last_seen"] > datetime("2025-11-24T15:59:59")',
+            [f"u{n}" for n in range(1, 6)],
+        ),
+        ('properties["$last_seen"] > datetime("2025-11-24T16:00:00")', []),
+        ('properties["$distinct_id"] in ["u1", "u9"]', ["u1"]),
+        ("", EVERYBODY),
+    ],
+)
+def test_profiles_are_chosen_by_condition(people, where, expected):
+    """`where` sees profile properties."""
+    assert expected == everybody(people, where=where)
+
+
+def test_profiles_are_chosen_by_id(people):
+    """One or several, and by an alias."""
+    alias = {"event": "$create_alias", "properties": {"distinct_id": "u3", "alias": "a3"}}
+    people.post("/import", params={"project_id": "42"}, json=[alias]).raise_for_status()
+    assert ["u1"] == ids(ask(people, distinct_id="u1"))
+    assert ["u2", "u3"] == ids(ask(people, distinct_ids='["u2", "a3", "nobody"]'))
+
+
+def test_profiles_are_chosen_by_cohort(emu, people):
+    """With those who have no profile, unless they are not wanted."""
+    emu.set_cohorts({123: ["u2", "u1", "stranger"]})
+    assert ["stranger", "u1", "u2"] == everybody(people, filter_by_cohort='{"id": 123}')
+    cohort = {"filter_by_cohort": '{"id":123}', "include_all_users": "false"}
+    assert ["u1", "u2"] == ids(ask(people, **cohort))
+    (stranger, _) = ask(people, filter_by_cohort='{"id": 123}').json()["results"]
+    assert {"$distinct_id": "stranger", "$properties": {}} == stranger
+
+
+def test_groups_have_profiles_too(people):
+    """Chosen by their group key."""
+    for key, group_id in (("company", "c1"), ("company", "c2"), ("team", "t1")):
+        group = {"$token": "T", "$group_key": key, "$group_id": group_id}
+        people.post("/groups", json=[{**group, "$set": {"size": len(group_id)}}])
+    assert ["c1", "c2"] == everybody(people, data_group_id="company")
+    assert ["t1"] == ids(ask(people, data_group_id="team", where='properties["size"] == 2'))
+
+
+def test_profiles_are_chosen_by_what_they_did(people):
+    """Copies count once; windows end now, or at `as_of_timestamp`."""
+    events = [
+        {"event": name, "properties": {"time": time, "distinct_id": who, "$insert_id": which}}
+        for name, time, who, which in (
+            ("Order Paid", NOW - DAY, "u1", "a"),
+            ("Order Paid", NOW - DAY, "u1", "a"),
+            ("Order Paid", NOW - 2 * DAY, "u2", "b"),
+            ("Order Paid", NOW - 3 * DAY, "u2", "c"),
+            ("Order Paid", NOW - 40 * DAY, "u3", "d"),
+            ("Visit", NOW - DAY, "u4", "e"),
+        )
+    ]
+    people.post("/import", params={"project_id": "42"}, json=events).raise_for_status()
+
+    def behaviors(window="30d", **selector):
+        selectors = [{"event": "Order Paid", **selector}]
+        return json.dumps([{"window": window, "name": "b1", "event_selectors": selectors}])
+
+    def found(where, **fields):
+        return everybody(people, where=where, **{"behaviors": behaviors(), **fields})
+
+    assert ["u1", "u2"] == found('(behaviors["b1"] > 0)')
+    assert ["u2"] == found('behaviors["b1"] == 2')
+    assert ["u3", "u4", "u5"] == found('behaviors["b1"] == 0')
+    assert ["u1"] == found('behaviors["b1"] > 0', behaviors=behaviors("36h"))
+    assert ["u3"] == found('behaviors["b1"] > 0', as_of_timestamp=NOW - 30 * DAY)
+    some = behaviors(selector='properties["$insert_id"] == "b"')
+    assert ["u2"] == found('behaviors["b1"] > 0', behaviors=some)
+    assert 400 == ask(people, behaviors=behaviors(), where='behaviors["b2"] > 0').status_code
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"filter_by_cohort": "123"}, 'filter_by_cohort must be an object, as {"id": 123}'),
+        ({"filter_by_cohort": '{"id": 9}'}, "cohort 9 does not exist"),
+        ({"filter_by_cohort": "{"}, "filter_by_cohort is not valid JSON"),
+        ({"filter_by_cohort": "{}", "behaviors": "[]"}, "exclude each other"),
+        ({"behaviors": "30"}, "behaviors must be a list"),
+        ({"behaviors": '[{"name": "b1"}]'}, "a behavior has a name"),
+        (
+            {"behaviors": '[{"name":"b","window":"long","event_selectors":[]}]'},
+            "window must be like 30d, not 'long'",
+        ),
+        ({"output_properties": "plan"}, "output_properties is not valid JSON"),
+        ({"distinct_ids": '"u1"'}, "distinct_ids must be a JSON array of strings"),
+        ({"page": "two"}, "page must be a whole number"),
+        ({"page": "-1"}, "page must not be negative"),
+        ({"where": "plan"}, "where: unknown name 'plan'"),
+        ({"where": 'properties["plan"] and true'}, "where: `and` joins conditions"),
+    ],
+)
+def test_wrong_questions_are_refused(people, fields, message):
+    """400, in the words of the Query API."""
+    answer = ask(people, **fields)
+    told = answer.json()
+    assert (400, "error") == (answer.status_code, told["status"])
+    assert message in told["error"]
+
+
+def test_pages_of_behaviors_need_a_fixed_time():
+    """Beyond a thousand profiles, in the service's own words."""
+    behaviors = json.dumps([{"window": "1d", "name": "b1", "event_selectors": [{"event": "a"}]}])
+    fields = {"behaviors": behaviors, "where": 'behaviors["b1"] == 0'}
+    with (
+        Emulator(now=lambda: NOW) as emulator,
+        httpx.Client(base_url=emulator.url, auth=("a", "b")) as http,
+    ):
+        updates = [
+            {"$token": "T", "$distinct_id": f"u{n:04}", "$set": {"n": n}} for n in range(1001)
+        ]
+        http.post("/engage", json=updates).raise_for_status()
+        first = ask(http, **fields).json()
+        later = {"session_id": first["session_id"], "page": 1}
+        refused = ask(http, **fields, **later).json()["error"]
+        assert "request for page in uncached query for params" == refused
+        first = ask(http, **fields, as_of_timestamp=NOW).json()
+        later = {"session_id": first["session_id"], "page": 1}
+        assert ["u1000"] == ids(ask(http, **fields, as_of_timestamp=NOW, **later))
+
+
+@pytest.mark.parametrize("auth", [None, ("robot", "wrong"), ("T", "")])
+def test_a_service_account_is_needed(auth):
+    """401, as JSON."""
+    with Emulator(service_accounts={"robot": "s3cret"}, tokens="T") as emulator:
+        answer = httpx.post(
+            f"{emulator.url}/api/query/engage", params={"project_id": "42"}, auth=auth
+        )
+    assert (401, {"error": "Invalid credentials", "status": "error"}) == (
+        answer.status_code,
+        answer.json(),
+    )
+
+
+def test_queries_have_a_budget():
+    """Every page counts."""
+    with (
+        Emulator(now=lambda: NOW, query_limits=Limits(per_hour=2)) as emulator,
+        httpx.Client(base_url=emulator.url, auth=("a", "b")) as http,
+    ):
+        first = ask(http).json()
+        assert 200 == ask(http, page=1, session_id=first["session_id"]).status_code
+        refused = ask(http)
+        assert (429, "3600") == (refused.status_code, refused.headers["retry-after"])
+        assert "error" == refused.json()["status"]
+        emulator.clear()
+        assert 200 == ask(http).status_code
+
+
+def test_pages_may_be_asked_for_at_once(people):
+    """From several threads."""
+    session_id = ask(people).json()["session_id"]
+    found = {}
+
+    def read(page):
+        found[page] = ids(ask(people, session_id=session_id, page=page))
+
+    threads = [threading.Thread(target=read, args=(page,)) for page in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {1: ["u3", "u4"], 2: ["u5"]} == found

@@ -1,0 +1,476 @@
+"""From the server into DuckDB: whole, once, and again where it stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from mixpanel.data import AsyncWorkspace, Workspace
+from mixpanel.data.exceptions import (
+    AuthenticationError,
+    ConfigError,
+    InterruptedFetchError,
+    PlanError,
+    QueryError,
+    TableExistsError,
+    TableNotFoundError,
+    TruncatedError,
+)
+from mixpanel.emulator import Emulator, Fault
+
+EXPORT = "/api/2.0/export"
+FIRST = date(2026, 1, 1)
+JANUARY = {"from_date": "2026-01-01", "to_date": "2026-01-31"}
+WEEK = {"from_date": "2026-01-01", "to_date": "2026-01-07"}
+
+
+@pytest.fixture
+def emu(monkeypatch):
+    """A Mixpanel, and an account in the environment."""
+    account = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
+    for name, value in account.items():
+        monkeypatch.setenv(name, value)
+    with Emulator() as running:
+        monkeypatch.setenv("MP_BASE_URL", running.url)
+        yield running
+
+
+@pytest.fixture
+def ws(emu, tmp_path):
+    """A workspace on a database of its own."""
+    with Workspace(path=tmp_path / "ws.db") as workspace:
+        yield workspace
+
+
+def moment(day, second=0):
+    """Return a time of the n-th day, in milliseconds."""
+    start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day, seconds=second)
+    return int(start.timestamp() * 1000)
+
+
+def event(name, day, number, **properties):
+    return {
+        "event": name,
+        "properties": {
+            "time": moment(day, number),
+            "distinct_id": f"user-{number % 7}",
+            "$insert_id": f"{day}-{number}",
+            "mp_processing_time_ms": moment(day, number + 60),
+            **properties,
+        },
+    }
+
+
+def filled(emu, tmp_path, days, a_day=20):
+    """Put events of so many days into the emulator; every tenth was sent twice."""
+    events = [event("Opened", day, number) for day in range(days) for number in range(a_day)]
+    events += [event("Opened", day, 0, late=True) for day in range(0, days, 10)]
+    for again in events[-len(range(0, days, 10)) :]:
+        again["properties"]["mp_processing_time_ms"] += 5_000
+    load(emu, tmp_path, events)
+    return days * a_day
+
+
+def load(emu, tmp_path, events):
+    path = tmp_path / "source.ndjson"
+    path.write_text("".join(json.dumps(one) + "\n" for one in events))
+    emu.load(path)
+
+
+def asked(emu):
+    """Return the days each export call asked for."""
+    return [(r.query["from_date"], r.query["to_date"]) for r in emu.requests(EXPORT)]
+
+
+def source(emu):
+    """Return what the emulator holds, each event once, as rows."""
+    return sorted(
+        (e["event"], e["properties"]["time"], e["properties"]["$insert_id"]) for e in emu.events()
+    )
+
+
+def fetched(ws, table="events"):
+    return sorted(
+        ws.sql_rows(f"SELECT event_name, epoch_ms(event_time), insert_id FROM {table}").rows
+    )
+
+
+def test_a_fetch_brings_each_event_once(emu, ws, tmp_path):
+    """Copies of one event are merged, and the one processed last wins."""
+    count = filled(emu, tmp_path, 31)
+    result = ws.fetch_events("events", **JANUARY, chunk_days=10)
+    assert (result.rows, result.merged, result.requests) == (count, 4, 4)
+    assert fetched(ws) == source(emu)
+    late = "SELECT count(*) FROM events WHERE properties->>'$.late' = 'true'"
+    assert ws.sql_scalar(late) == 4
+
+
+def test_a_plan_costs_nothing(emu, ws):
+    """It says how many calls there would be, and makes none."""
+    plan = ws.plan_events("events", from_date="2026-01-01", to_date="2026-03-31")
+    assert (plan.days, plan.calls, plan.calls_left) == (90, 45, 60)
+    assert emu.requests() == []
+
+
+KILLED = """
+import sys
+from mixpanel.data import Workspace
+with Workspace(path=sys.argv[1]) as ws:
+    ws.fetch_events("events", from_date="2026-01-01", to_date="2026-03-31", chunk_days=6)
+"""
+
+
+def test_a_killed_fetch_goes_on_where_it_was(emu, tmp_path):
+    """Three months, kill -9 in the middle, run again: all of it, no finished chunk twice."""
+    filled(emu, tmp_path, 90)
+    path = tmp_path / "killed.db"
+    emu.play(Fault.silence() * 20, path=EXPORT, when=lambda r: r.query["from_date"] >= "2026-02-01")
+    killed = subprocess.Popen([sys.executable, "-c", KILLED, path])
+    try:
+        wait_until(lambda: len(asked(emu)) >= 8 and len(staged(emu)) >= 5)
+    finally:
+        os.kill(killed.pid, signal.SIGKILL)
+        killed.wait()
+    emu.clear_faults()
+    before = asked(emu)
+    with Workspace(path=path) as ws:
+        assert [table.state for table in ws.tables()] == ["incomplete"]
+        plan = ws.plan_events("events", from_date="2026-01-01", to_date="2026-03-31", chunk_days=6)
+        result = ws.fetch_events(
+            "events", from_date="2026-01-01", to_date="2026-03-31", chunk_days=6
+        )
+        again = asked(emu)[len(before) :]
+        assert 0 < plan.already_done < 90
+        assert not {str(FIRST + timedelta(days=n)) for n in range(plan.already_done)} & {
+            first for first, _ in again
+        }
+        assert result.requests == len(again)
+        assert len(again) < 15
+        assert fetched(ws) == source(emu)
+        assert [table.state for table in ws.tables()] == ["complete"]
+
+
+def staged(emu):
+    """Return the calls that were answered whole."""
+    return [r for r in emu.requests(EXPORT) if r.status == 200]
+
+
+def wait_until(true, seconds=30):
+    """Wait for something to happen in another process."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.terminated_early(),
+        Fault.terminated_early(after=0),
+        Fault.truncated(at=0.5),
+        Fault.truncated(at=0.5, declared=False),
+        Fault.reset("answering"),
+        Fault.status(500),
+        Fault.status(503),
+        Fault.status(429, retry_after=0),
+        Fault.html(),
+    ],
+    ids=lambda fault: fault.name,
+)
+def test_a_passing_fault_leaves_no_trace(emu, ws, tmp_path, fault):
+    """The call is repeated, and the table equals the source."""
+    filled(emu, tmp_path, 7)
+    emu.play(fault, path=EXPORT)
+    ws.fetch_events("events", **WEEK, chunk_days=7)
+    assert fetched(ws) == source(emu)
+    assert len(asked(emu)) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, QueryError),
+        (401, AuthenticationError),
+        (402, PlanError),
+        (403, QueryError),
+        (404, QueryError),
+    ],
+)
+def test_a_refusal_is_told_at_once(emu, ws, tmp_path, status, error):
+    """Repeating would not help, so it is not tried; nothing partial is visible."""
+    filled(emu, tmp_path, 7)
+    emu.play(Fault.status(status).forever(), path=EXPORT)
+    with pytest.raises(error) as raised:
+        ws.fetch_events("events", **WEEK, chunk_days=7)
+    assert (raised.value.status_code, len(asked(emu))) == (status, 1)
+    assert "events" not in [table.name for table in ws.tables() if table.state == "complete"]
+    with pytest.raises(QueryError):
+        ws.sql_rows("SELECT * FROM events")
+
+
+def test_a_day_that_stays_broken_is_named(emu, ws, tmp_path):
+    """The others are kept, nothing partial is visible, and the next run asks for that day alone."""
+    filled(emu, tmp_path, 7)
+    broken = {"when": lambda r: r.query["from_date"] == "2026-01-03", "path": EXPORT}
+    emu.play(Fault.terminated_early().forever(), **broken)
+    with pytest.raises(InterruptedFetchError, match="terminated early") as raised:
+        ws.fetch_events("events", **WEEK)
+    assert raised.value.failed_date_ranges == [("2026-01-03", "2026-01-03")]
+    assert isinstance(raised.value.__cause__, TruncatedError)
+    with pytest.raises(QueryError):
+        ws.sql_rows("SELECT * FROM events")
+    emu.clear_faults()
+    before = len(asked(emu))
+    ws.fetch_events("events", **WEEK)
+    assert asked(emu)[before:] == [("2026-01-03", "2026-01-03")]
+    assert fetched(ws) == source(emu)
+
+
+def test_replacing_keeps_the_old_table_until_the_end(emu, ws, tmp_path):
+    """A fetch that fails costs nothing that was there."""
+    filled(emu, tmp_path, 7)
+    ws.fetch_events("events", **WEEK, chunk_days=7)
+    emu.play(Fault.status(403), path=EXPORT)
+    with pytest.raises(QueryError):
+        ws.fetch_events("events", **JANUARY, chunk_days=31, replace=True)
+    assert fetched(ws) == source(emu)
+    load(emu, tmp_path, [event("Paid", 20, 1)])
+    result = ws.fetch_events("events", **JANUARY, chunk_days=31, replace=True)
+    assert result.rows == len(source(emu)) == len(fetched(ws))
+
+
+def test_existing_tables_are_safe(emu, ws, tmp_path):
+    """Names are looked at before any call is spent."""
+    filled(emu, tmp_path, 7)
+    ws.fetch_events("events", **WEEK, chunk_days=7)
+    before = len(asked(emu))
+    with pytest.raises(TableExistsError):
+        ws.fetch_events("events", **WEEK)
+    with pytest.raises(TableNotFoundError):
+        ws.fetch_events("others", **WEEK, append=True)
+    with pytest.raises(ConfigError, match="filters"):
+        ws.fetch_events("events", **WEEK, append=True, events=["Opened"])
+    assert len(asked(emu)) == before
+
+
+def test_appending_the_same_days_changes_nothing(emu, ws, tmp_path):
+    """A day is replaced as a whole, events without an id too."""
+    filled(emu, tmp_path, 7)
+    anonymous = event("Nameless", 3, 5)
+    del anonymous["properties"]["$insert_id"]
+    load(emu, tmp_path, [anonymous, anonymous])
+    ws.fetch_events("events", **WEEK, chunk_days=7)
+    before = ws.sql_rows("SELECT * FROM events ORDER BY ALL").rows
+    ws.fetch_events("events", **WEEK, chunk_days=7, append=True)
+    assert ws.sql_rows("SELECT * FROM events ORDER BY ALL").rows == before
+    assert ws.sql_scalar("SELECT count(*) FROM events WHERE insert_id IS NULL") == 2
+
+
+@pytest.mark.parametrize("limit", [1, 15, 25, 1000])
+def test_a_limit_is_exact(emu, ws, tmp_path, limit):
+    """Neither fewer nor more, on either path."""
+    count = filled(emu, tmp_path, 3)
+    days = {"from_date": "2026-01-01", "to_date": "2026-01-03"}
+    assert ws.fetch_events("few", **days, limit=limit).rows == min(limit, count)
+    assert len(fetched(ws, "few")) == min(limit, count)
+    streamed = list(ws.stream_events(**days, limit=limit))
+    assert len(streamed) == min(limit, len(emu.events(raw=True)))
+
+
+def test_an_empty_range_is_an_empty_table(emu, ws):
+    """Days without events are days that are known to be empty."""
+    assert ws.fetch_events("events", **WEEK, chunk_days=7).rows == 0
+    assert ws.sql_scalar("SELECT count(*) FROM events") == 0
+
+
+def test_filters_reach_the_server(emu, ws, tmp_path):
+    """Names with commas are names, and `where` is Mixpanel's expression."""
+    load(
+        emu,
+        tmp_path,
+        [
+            event("Paid, at last", 0, 1, plan="team"),
+            event("Paid, at last", 0, 2, plan="free"),
+            event("Opened", 0, 3, plan="team"),
+        ],
+    )
+    result = ws.fetch_events(
+        "some", **WEEK, chunk_days=7,
+        events=["Paid, at last"], where='properties["plan"] == "team"',
+    )  # fmt: skip
+    assert result.rows == 1
+    assert ws.tables()[0].filters == (
+        {"events": ["Paid, at last"], "where": 'properties["plan"] == "team"'},
+    )
+
+
+ODD = [
+    {"line separator": "a\u2028b\u2029c\u0085d"},
+    {"nul": "a\x00b"},
+    {"half a pair": "\ud83d alone"},
+    {"pair": "\U0001f600"},
+    {"long": "x" * 1_000_000},
+    {"deep": {"a": [{"b": [1, 2, {"c": None}]}]}},
+    {"": "empty name", "$.weird[*]": 1, 'quo"te': 2, "back\\slash": 3},
+    {"big": 2**63, "small": -(2**63), "tiny": 5e-324},
+]
+
+
+def test_odd_values_are_kept(emu, ws, tmp_path):
+    """All rows arrive, and say what the source says; half a character alone is repaired."""
+    events = [event("Odd", 0, number, **value) for number, value in enumerate(ODD)]
+    path = tmp_path / "odd.ndjson"
+    path.write_text("".join(json.dumps(one) + "\n" for one in events))
+    raw = path.read_bytes().replace(b"\\u2028", "\u2028".encode())
+    serve_raw(emu, raw)
+    result = ws.fetch_events("odd", **WEEK, chunk_days=7)
+    rows = ws.sql_rows("SELECT insert_id, properties FROM odd").rows
+    found = {int(one.partition("-")[2]): json.loads(text) for one, text in rows}
+    assert (len(found), result.repaired) == (len(ODD), 1)
+    for number, value in enumerate(ODD):
+        expected = {k: "\ufffd alone" if k == "half a pair" else v for k, v in value.items()}
+        assert {k: found[number].get(k) for k in expected} == expected
+
+
+def serve_raw(emu, body):
+    """Have the next export answered with these bytes."""
+    emu.play(Fault.status(200, body=body), path=EXPORT)
+
+
+def test_odd_times_and_ids_are_kept(emu, ws):
+    """What cannot become a column is NULL there, and counted; the event stays."""
+    lines = [
+        {"event": "A", "properties": {"time": moment(0), "distinct_id": 17}},
+        {"event": "B", "properties": {"time": moment(0), "distinct_id": None}},
+        {"event": "C", "properties": {"distinct_id": "u"}},
+        {"event": "D", "properties": {"time": "yesterday", "distinct_id": "u"}},
+    ]
+    serve_raw(emu, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    result = ws.fetch_events("odd", **WEEK, chunk_days=7)
+    assert (result.rows, result.without_time) == (4, 2)
+    assert sorted(ws.sql_rows("SELECT event_name, distinct_id FROM odd").rows, key=str) == [
+        ("A", "17"),
+        ("B", None),
+        ("C", "u"),
+        ("D", "u"),
+    ]
+
+
+# ---- keeping up to date -------------------------------------------------------------------------
+
+
+def test_a_sync_fetches_what_is_new_and_what_may_have_changed(emu, ws, tmp_path):
+    """Late events of the last days are caught; running it again brings the same table."""
+    today = datetime.now(UTC).date()
+    start = (today - FIRST).days - 20
+    load(emu, tmp_path, [event("Opened", start + day, 1) for day in range(18)])
+    until = {"to_date": today - timedelta(days=3)}
+    ws.sync_events("events", from_date=today - timedelta(days=20), **until, chunk_days=30)
+    late, old = event("Late", start + 16, 2), event("Too late", start + 2, 2)
+    load(emu, tmp_path, [late, old, event("New", start + 20, 1)])
+    before = len(asked(emu))
+    ws.sync_events("events", chunk_days=30)
+    assert asked(emu)[before:] == [(str(today - timedelta(days=5)), str(today))]
+    names = "SELECT event_name FROM events WHERE event_name <> 'Opened' ORDER BY 1"
+    assert ws.sql_rows(names).rows == [("Late",), ("New",)]
+    table = ws.sql_rows("SELECT * FROM events ORDER BY ALL").rows
+    ws.sync_events("events", chunk_days=30)
+    assert ws.sql_rows("SELECT * FROM events ORDER BY ALL").rows == table
+
+
+def test_a_first_sync_needs_a_beginning(emu, ws):
+    """Nobody can guess how far back is wanted."""
+    with pytest.raises(ConfigError, match="from_date"):
+        ws.sync_events("events")
+    assert emu.requests() == []
+
+
+# ---- streams ------------------------------------------------------------------------------------
+
+
+def test_a_stream_yields_each_event_as_sent(emu, ws, tmp_path):
+    """Copies included; times are aware, and promoted keys are not repeated."""
+    filled(emu, tmp_path, 7)
+    rows = list(ws.stream_events(**WEEK))
+    assert len(rows) == len(emu.events(raw=True))
+    assert rows[0]["event_time"].tzinfo is UTC
+    assert not {"time", "distinct_id", "$insert_id"} & rows[0]["properties"].keys()
+    raw = list(ws.stream_events(**WEEK, raw=True))
+    assert sorted(raw[0]) == ["event", "properties"]
+
+
+def test_a_broken_stream_never_repeats_itself(emu, ws, tmp_path):
+    """A day is received whole before its first event is handed out."""
+    filled(emu, tmp_path, 7)
+    emu.play(
+        Fault.terminated_early(), Fault.truncated(at=0.5), Fault.reset("answering"), path=EXPORT
+    )
+    ids = [row["insert_id"] for row in ws.stream_events(**WEEK)]
+    assert len(ids) == len(emu.events(raw=True))
+    emu.play(Fault.terminated_early().forever(), path=EXPORT)
+    with pytest.raises(TruncatedError, match="terminated early"):
+        list(ws.stream_events(**WEEK))
+
+
+def test_a_stream_left_early_leaves_nothing_behind(emu, ws, tmp_path):
+    """Neither files nor connections; filterwarnings would tell."""
+    filled(emu, tmp_path, 7)
+    stream = ws.stream_events(**WEEK)
+    assert next(stream)["event_name"] == "Opened"
+    stream.close()
+
+
+# ---- async --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+@pytest.mark.anyio
+async def test_the_async_face_does_the_same(emu, tmp_path, anyio_backend):
+    """On asyncio and trio; callbacks that fail do not stop a fetch."""
+    filled(emu, tmp_path, 7)
+    steps = []
+
+    def fail(progress):
+        steps.append(progress)
+        raise RuntimeError("a callback of the caller's")
+
+    async with AsyncWorkspace(path=tmp_path / "async.db") as ws:
+        result = await ws.fetch_events("events", **WEEK, progress=fail, on_batch_complete=fail)
+        assert fetched(ws) == source(emu)
+        assert result.rows == 140
+        streamed = [row async for row in ws.stream_events(**WEEK)]
+        assert len(streamed) == len(emu.events(raw=True))
+    assert len(steps) > 7
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"from_date": "2026-02-01", "to_date": "2026-01-01"},
+        {"from_date": "yesterday", "to_date": "2026-01-01"},
+        {**WEEK, "limit": 0},
+        {**WEEK, "limit": 100_001},
+        {**WEEK, "append": True, "replace": True},
+        {**WEEK, "name": "a b; DROP TABLE x"},
+        {**WEEK, "name": "_ledger"},
+        {**WEEK, "events": [""]},
+        {**WEEK, "project_timezone": "Mars/Olympus"},
+        {**WEEK, "max_workers": 0},
+        {**WEEK, "chunk_days": 101},
+    ],
+)
+def test_wrong_arguments_cost_no_call(emu, ws, wrong):
+    """They are refused before anything is asked of the server."""
+    with pytest.raises(ConfigError):
+        ws.fetch_events(**wrong)
+    assert emu.requests() == []

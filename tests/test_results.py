@@ -1,0 +1,115 @@
+"""Results: as JSON, as tables, as text, in notebooks."""
+
+import json
+import sys
+from dataclasses import FrozenInstanceError
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.results import (
+    ColumnStatsResult,
+    EventBreakdownResult,
+    EventStats,
+    FetchPlan,
+    FetchResult,
+    SQLResult,
+    TableInfo,
+    WorkspaceInfo,
+)
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+FETCHED = FetchResult(
+    "events", 5, "events", 1.5, ("2026-01-01", "2026-01-02"), NOON,
+    chunks=2, failed_date_ranges=(("2026-01-02", "2026-01-02"),),
+)  # fmt: skip
+
+
+def test_every_value_becomes_json():
+    """Also what DuckDB answers with."""
+    row = (None, True, 2**70, 1.5, float("nan"), Decimal("1.25"), NOON, date(2026, 1, 1), b"x")
+    row += ({"a": [NOON]}, {1}, Path("x"))
+    found = SQLResult([f"c{n}" for n in range(len(row))], [row])
+    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [None, True, 2**70, 1.5, None, 1.25] == told["rows"][0][:6]
+    assert ["2026-01-01T12:00:00+00:00", "2026-01-01"] == told["rows"][0][6:8]
+    assert (1, False) == (told["row_count"], told["truncated"])
+
+
+def test_sql_results_are_sequences_of_rows():
+    """Tuples, or dictionaries when asked."""
+    found = SQLResult(["a", "b"], [(1, "x"), (2, "y")])
+    assert (2, [(1, "x"), (2, "y")]) == (len(found), list(found))
+    assert [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}] == found.to_dicts() == found.to_table_dict()
+
+
+def test_a_fetch_answers_to_both_spellings():
+    """That of one fetch, and that of several at once."""
+    assert (5, True, 2, 1) == (
+        FETCHED.total_rows, FETCHED.has_failures, FETCHED.successful_batches, FETCHED.failed_batches
+    )  # fmt: skip
+    assert (2, 1) == (FETCHED.successful_pages, FETCHED.failed_pages)
+    assert [["2026-01-02", "2026-01-02"]] == FETCHED.to_dict()["failed_date_ranges"]
+
+
+def test_results_are_frozen_and_compare():
+    """Two equal answers are equal, whether or not one was looked at as a table."""
+    with pytest.raises(FrozenInstanceError):
+        FETCHED.rows = 6
+    assert SQLResult(["a"], [(1,)]) == SQLResult(["a"], [(1,)])
+
+
+def test_text_shows_figures_and_rows():
+    """Cut where it gets long, and it says so."""
+    found = SQLResult(["n", "text"], [(n, "x" * 100) for n in range(12)])
+    lines = repr(found).splitlines()
+    assert "SQLResult(truncated=False, row_count=12)" == lines[0]
+    assert (1 + 1 + 10 + 1, "… 2 more rows") == (len(lines), lines[-1])
+    assert max(map(len, lines)) < 60
+    assert repr(FETCHED).startswith("FetchResult(table='events', rows=5, type='events'")
+    info = TableInfo("events", "events", 1, NOON)
+    shown = repr(WorkspaceInfo(None, "7", "us", None, [info], 0.0, None))
+    assert "project_id='7'" in shown
+    assert "events" in shown.splitlines()[-1]
+    plan = FetchPlan("e", date(2026, 1, 1), date(2026, 1, 1), (), 0, 0, 60, 1)
+    assert "calls_left=60" in repr(plan)
+
+
+def test_notebooks_show_a_table_that_runs_nothing():
+    """Names and values are escaped."""
+    found = SQLResult(["<b>"], [("<script>",), (None,)])._repr_html_()
+    assert "<th>&lt;b&gt;</th>" in found
+    assert "<td>&lt;script&gt;</td>" in found
+    assert "<script>" not in found
+    assert "<th>a</th>" in SQLResult(["a"], [])._repr_html_()
+
+
+def test_rows_are_those_of_the_field_that_has_them():
+    """A breakdown shows its events, a column its values."""
+    stats = EventStats("E", 1, 1, NOON, NOON, 100.0)
+    assert ["E"] == [
+        row["event_name"] for row in EventBreakdownResult("t", 1, 1, None, [stats]).to_table_dict()
+    ]
+    column = ColumnStatsResult(
+        "t", "c", "VARCHAR", 1, 0, 0.0, 1, 100.0, [("x", 1)], None, None, None, None
+    )
+    assert [{"value": "x", "count": 1}] == column.to_table_dict()
+
+
+def test_data_frames_are_made_once():
+    """And lazily."""
+    pytest.importorskip("pandas")
+    found = SQLResult(["a", "b"], [(1, "x")])
+    assert found.df is found.df
+    assert [{"a": 1, "b": "x"}] == found.df.to_dict("records")
+    assert ["a"] == list(SQLResult(["a"], []).df.columns)
+
+
+def test_without_pandas_the_error_says_what_to_install(monkeypatch):
+    """Only `.df` needs it."""
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mixpanel-async\[pandas\]'"):
+        _ = SQLResult(["a"], [(1,)]).df

@@ -1,0 +1,378 @@
+"""The local database: opening it, asking it, and what it refuses."""
+
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from mixpanel.data.exceptions import (
+    ConfigError,
+    DatabaseLockedError,
+    DatabaseNotFoundError,
+    MixpanelDataError,
+    SQLError,
+    TableNotFoundError,
+    UnsafeSQLError,
+)
+from mixpanel.data.plan import Filters
+from mixpanel.data.store import Database
+
+DAY = date(2026, 1, 1)
+
+
+@pytest.fixture
+def db(tmp_path):
+    """Open a database on disk."""
+    with Database.open(tmp_path / "a.db") as database:
+        yield database
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x; drop table y",
+        "a b",
+        "../x",
+        "a'b",
+        'a"b',
+        "Łódź",
+        "a.b",
+        "a\n",
+        "_metadata",
+        "_stage_x",
+        "",
+        None,
+        7,
+        "x" * 129,
+    ],
+)
+def test_a_name_that_is_no_table_name_is_refused_everywhere(db, name):
+    """Allow-listed before it is quoted."""
+    for ask in (
+        lambda: db.begin_events(name, filters=Filters(), mode="new", days=[DAY]),
+        lambda: db.begin_profiles(name, filters=Filters(), mode="new"),
+        lambda: db.schema(name),
+        lambda: db.sample(name),
+        lambda: db.summarize(name),
+        lambda: db.property_keys(name),
+        lambda: db.drop(name),
+        lambda: db.typed_view(name),
+        lambda: db.staged_days(name, Filters(), "new"),
+        lambda: db.export_csv(name, db.parts / "x.csv"),
+    ):
+        with pytest.raises(ConfigError, match="cannot be the name of a table"):
+            ask()
+    assert [] == db.tables()
+
+
+FORBIDDEN = [
+    "COPY (SELECT 1) TO '{folder}/x.csv'",
+    "COPY (SELECT 1) TO '{parts}/x.csv'",
+    "FROM read_csv('{secret}')",
+    "FROM read_text('{secret}')",
+    "FROM '{secret}'",
+    "FROM glob('*')",
+    "FROM glob('{folder}/*')",
+    "FROM glob('{parts}/../*')",
+    "FROM read_text('{parts}/../secret.csv')",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "ATTACH '{folder}/other.db'",
+    "PRAGMA database_list",
+    "SET memory_limit = '10GB'",
+    "RESET memory_limit",
+    "SELECT 1; SELECT 2",
+    "SELECT 1; DROP TABLE _ledger",
+    "DROP TABLE _ledger",
+    "CREATE TABLE x AS SELECT 1",
+    "CREATE TEMP TABLE x AS SELECT 1",
+    "INSERT INTO _ledger (table_name) VALUES ('x')",
+    "UPDATE _ledger SET rows = 1",
+    "DELETE FROM _ledger",
+    "EXPLAIN ANALYZE CREATE TABLE x AS SELECT 1",
+    "EXPLAIN ANALYZE DELETE FROM _ledger",
+    "CALL enable_logging(storage='file', storage_path='{folder}/log')",
+    "FROM enable_logging(storage='file', storage_path='{folder}/log')",
+    "FROM query('DROP TABLE _ledger')",
+    "EXPORT DATABASE '{folder}/dump'",
+    "USE memory",
+    "CHECKPOINT",
+    "BEGIN",
+    "PREPARE p AS DROP TABLE _ledger",
+    "FROM here",
+    "",
+    "-- nothing",
+    "nonsense",
+]
+
+
+@pytest.mark.parametrize("query", FORBIDDEN)
+def test_sql_only_reads_tables(db, tmp_path, query):
+    """Neither files nor other statements, however they are spelled; nothing is left behind."""
+    here = [{"a": 1}]
+    (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    query = query.format(folder=tmp_path, parts=db.parts, secret=tmp_path / "secret.csv")
+    with pytest.raises(SQLError):
+        db.sql_rows(query)
+    assert before == sorted(p.name for p in tmp_path.rglob("*"))
+    assert [(0,)] == db.sql_rows("SELECT count(*) FROM _ledger").rows
+    assert here == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    "query", [q for q in FORBIDDEN if q.startswith(("COPY (SELECT 1) TO '{f", "FROM g", "ATTACH"))]
+)
+def test_writing_sql_reaches_no_file_either(db, tmp_path, query):
+    """`write` is about tables."""
+    query = query.format(folder=tmp_path, parts=db.parts, secret=tmp_path / "secret.csv")
+    with pytest.raises(UnsafeSQLError, match="reaches no files"):
+        db.sql_rows(query, write=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("SELECT 1 AS a", [(1,)]),
+        ("WITH t AS (SELECT 2 AS a) FROM t", [(2,)]),
+        ("VALUES (3)", [(3,)]),
+        ("SELECT ? + 1", [(5,)]),
+        ("SELECT 6;", [(6,)]),
+    ],
+)
+def test_questions_are_answered(db, query, rows):
+    """SELECT in all its spellings."""
+    assert rows == db.sql_rows(query, [4] if "?" in query else None).rows
+
+
+def test_describing_is_asking(db):
+    """DESCRIBE, SHOW, SUMMARIZE and EXPLAIN change nothing."""
+    for query in ("DESCRIBE SELECT 1", "SHOW TABLES", "SUMMARIZE SELECT 1", "EXPLAIN SELECT 1"):
+        assert db.sql_rows(query).columns
+
+
+def test_writing_when_asked(db):
+    """`write=True` runs one statement that changes tables."""
+    db.sql_rows("CREATE TABLE mine AS SELECT range AS i FROM range(5)", write=True)
+    assert 5 == db.sql_scalar("SELECT count(*) FROM mine WHERE i < $most", {"most": 9})
+    assert [("mine", "other", 5)] == [(t.name, t.type, t.row_count) for t in db.tables()]
+
+
+def test_an_error_in_sql_is_a_query_error_with_the_place(db):
+    """The caret of DuckDB is kept."""
+    with pytest.raises(SQLError, match=r"(?s)selec.*\^"):
+        db.sql_rows("SELECT selec")
+    assert None is db.sql_scalar("SELECT 1 WHERE false")
+
+
+def test_limit_says_that_there_was_more(db):
+    """A capped answer does not pass for a whole one."""
+    assert (3, True) == ((r := db.sql_rows("FROM range(9)", limit=3)).__len__(), r.truncated)
+    assert (9, False) == ((r := db.sql_rows("FROM range(9)", limit=9)).__len__(), r.truncated)
+
+
+def test_external_access_when_asked(tmp_path):
+    """Files can be read by those who say so."""
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    with Database.open(external_access=True) as db:
+        assert [(1,)] == db.sql_rows(f"FROM read_csv('{tmp_path / 'x.csv'}')").rows
+        with pytest.raises(UnsafeSQLError):
+            db.sql_rows(f"COPY (SELECT 1) TO '{tmp_path / 'y.csv'}'")
+
+
+def test_what_does_not_fit_in_memory_spills(tmp_path):
+    """Spilling works with external access off, and leaves nothing behind."""
+    with Database.open(tmp_path / "a.db", memory_limit="60MB") as db:
+        query = "SELECT count(*) FROM (SELECT md5(range::VARCHAR) h FROM range(700000) ORDER BY h)"
+        query = query.replace("count(*)", "count(DISTINCT h), max(h)")
+        assert 700_000 == db.sql_scalar(query)
+    assert ["a.db"] == [p.name for p in tmp_path.iterdir()]
+
+
+def test_pivot_says_what_it_needs(db):
+    """Without its values it is several statements."""
+    db.sql_rows("CREATE TABLE x AS SELECT 'a' AS k, 1 AS v", write=True)
+    assert [(1,)] == db.sql_rows("PIVOT x ON k IN ('a') USING sum(v)").rows
+    with pytest.raises(UnsafeSQLError, match=r"values named|one statement"):
+        db.sql_rows("PIVOT x ON k USING sum(v)")
+
+
+def test_a_time_with_a_zone_is_explained(db, monkeypatch):
+    """DuckDB needs a library for it."""
+    monkeypatch.setitem(sys.modules, "pytz", None)
+    with pytest.raises(SQLError, match="AT TIME ZONE 'UTC'"):
+        db.sql_rows("SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00'")
+    query = "SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00' AT TIME ZONE 'UTC'"
+    assert datetime(2026, 1, 1) == db.sql_scalar(query)
+
+
+def test_data_frames(db):
+    """The same gate, another shape."""
+    pytest.importorskip("pandas")
+    assert [{"a": 5}] == db.sql_df("SELECT ? AS a", [5]).to_dict("records")
+    with pytest.raises(UnsafeSQLError):
+        db.sql_df("DROP TABLE _ledger")
+
+
+def test_arrow_tables(db):
+    """The same gate, another shape."""
+    pytest.importorskip("pyarrow")
+    assert [{"a": 5}] == db.sql_arrow("SELECT ? AS a", [5]).to_pylist()
+    with pytest.raises(UnsafeSQLError):
+        db.sql_arrow("DROP TABLE _ledger")
+
+
+@pytest.mark.parametrize(("ask", "module"), [("sql_df", "pandas"), ("sql_arrow", "pyarrow")])
+def test_a_missing_library_is_named(db, monkeypatch, ask, module):
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=f"needs {module}: pip install"):
+        getattr(db, ask)("SELECT 1")
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def test_reading_needs_a_file(tmp_path):
+    """Reading makes none."""
+    with pytest.raises(DatabaseNotFoundError) as caught:
+        Database.open(tmp_path / "none.db", read_only=True)
+    assert str(tmp_path / "none.db") == caught.value.db_path
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
+    """A typed error, and the file untouched."""
+    (tmp_path / "x.db").write_text("hello " * 1000)
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        Database.open(tmp_path / "x.db")
+    assert "hello " * 1000 == (tmp_path / "x.db").read_text()
+
+
+def test_closing_twice_and_asking_afterwards(tmp_path):
+    """Closing is idempotent, and leaves the database alone."""
+    db = Database.open(tmp_path / "deep" / "er" / "a.db")
+    db.close()
+    db.close()
+    assert ["a.db"] == [p.name for p in (tmp_path / "deep" / "er").iterdir()]
+    with pytest.raises(ConfigError, match="closed"):
+        db.tables()
+
+
+def test_memory_leaves_nothing(tmp_path, monkeypatch):
+    """Not even its folder of parts."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Database.open() as db:
+        assert (None, 0.0, True) == (db.path, db.size_mb, db.parts.is_dir())
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_readers_write_nothing(tmp_path):
+    """Reading only needs no folder, and refuses to load."""
+    Database.open(tmp_path / "a.db").close()
+    with Database.open(tmp_path / "a.db", read_only=True) as db:
+        assert [] == db.tables()
+        with pytest.raises(ConfigError, match="reading only"):
+            db.begin_events("x", filters=Filters(), mode="new", days=[DAY])
+        with pytest.raises(SQLError):
+            db.sql_rows("CREATE TABLE x AS SELECT 1", write=True)
+    assert ["a.db"] == [p.name for p in tmp_path.iterdir()]
+
+
+def test_a_database_of_somebody_else_can_be_read(tmp_path):
+    """No ledger is no error."""
+    with Database.open(tmp_path / "a.db") as db:
+        for name in ("_metadata", "_ledger"):
+            db.connection.execute(f"DROP TABLE {name}")
+        db.connection.execute("CREATE TABLE t AS SELECT 1 AS i")
+    with Database.open(tmp_path / "a.db", read_only=True) as db:
+        assert ["t"] == [table.name for table in db.tables()]
+        assert None is db.created_at
+
+
+def test_created_at_is_kept(tmp_path):
+    """The first opening counts."""
+    before = datetime.now(UTC)
+    with Database.open(tmp_path / "a.db") as db:
+        first = db.created_at
+    with Database.open(tmp_path / "a.db") as db:
+        assert first == db.created_at
+        assert db.created_at >= before.replace(microsecond=0)
+        assert db.size_mb > 0
+
+
+def test_twice_in_one_process(tmp_path):
+    """The same file may be open twice, but not once for reading only."""
+    with Database.open(tmp_path / "a.db") as one, Database.open(tmp_path / "a.db") as two:
+        assert one.tables() == two.tables()
+        with pytest.raises(UnsafeSQLError):
+            two.sql_rows("FROM glob('*')")
+        with pytest.raises(DatabaseLockedError):
+            Database.open(tmp_path / "a.db", read_only=True)
+
+
+HOLDER = """
+import sys
+from mixpanel.data.store import Database
+with Database.open(sys.argv[1], read_only=len(sys.argv) > 2):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def holding(path, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_locked_database_names_its_holder(tmp_path):
+    """The other process is real, and named by its number."""
+    path = tmp_path / "a.db"
+    with holding(path) as holder:
+        assert "open\n" == holder.stdout.readline()
+        for read_only in (False, True):
+            with pytest.raises(DatabaseLockedError) as caught:
+                Database.open(path, read_only=read_only)
+            assert (str(path), holder.pid) == (caught.value.db_path, caught.value.holding_pid)
+        holder.communicate()
+    Database.open(path).close()
+
+
+def test_readers_share(tmp_path):
+    """Several processes may read one file."""
+    path = Path(tmp_path / "a.db")
+    Database.open(path).close()
+    with holding(path, "read") as holder:
+        assert "open\n" == holder.stdout.readline()
+        with Database.open(path, read_only=True) as db:
+            assert 1 == db.sql_scalar("SELECT 1")
+        with pytest.raises(DatabaseLockedError):
+            Database.open(path)
+        holder.communicate()
+
+
+def test_a_load_that_stopped_does_not_hold_the_file(tmp_path):
+    """Closing lets go of it, also of a load nobody ended."""
+    db = Database.open(tmp_path / "a.db")
+    load = db.begin_events("events", filters=Filters(), mode="new", days=[DAY])
+    db.close()
+    with pytest.raises(MixpanelDataError):
+        load.finish()
+    with Database.open(tmp_path / "a.db", read_only=True) as again:
+        assert [("events", "incomplete")] == [(t.name, t.state) for t in again.tables()]
+
+
+def test_dropping_is_all_or_nothing(db):
+    """A missing name leaves the others."""
+    db.sql_rows("CREATE TABLE a AS SELECT 1", write=True)
+    with pytest.raises(TableNotFoundError) as caught:
+        db.drop("a", "b")
+    assert ("b", ["a"]) == (caught.value.table_name, caught.value.available_tables)
+    db.drop("A", "a")
+    assert [] == db.tables()

@@ -1,0 +1,154 @@
+"""Tables as files: Parquet by day, CSV, here and in object storage."""
+
+import csv
+import json
+import sys
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from mixpanel.data.exceptions import ConfigError, UnsafeSQLError
+from mixpanel.data.plan import Chunk, Filters, Part
+from mixpanel.data.store import Database
+
+DAY = date(2026, 1, 1)
+MIDNIGHT = 1_767_225_600_000
+
+
+@pytest.fixture
+def db(tmp_path):
+    """Open a database with three days of events, of which one is empty."""
+    with Database.open(tmp_path / "a.db") as database:
+        last = DAY + timedelta(days=2)
+        path = database.parts / "part"
+        with path.open("w") as file:
+            for n in (0, 1, 2 * 86_400_000):
+                found = {"time": MIDNIGHT + n, "distinct_id": f"=u{n}", "v": 'x,"y"'}
+                file.write(json.dumps({"event": "-1", "properties": found}) + "\n")
+        load = database.begin_events(
+            "events", filters=Filters(), mode="new", days=list(Chunk(DAY, last))
+        )
+        load.stage([Part(path, Chunk(DAY, last), 1, gzip=False)])
+        load.finish()
+        path.unlink()
+        yield database
+
+
+def read(pattern, columns="*"):
+    query = (
+        f"SELECT {columns} FROM read_parquet('{pattern}', hive_partitioning = true) ORDER BY ALL"
+    )
+    with duckdb.connect() as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_parquet_has_a_folder_a_day(db, tmp_path):
+    """Another reader finds the same rows, and properties as plain text."""
+    written = db.export_parquet("events", tmp_path / "lake")
+    assert ["day=2026-01-01", "day=2026-01-03"] == sorted(
+        p.name for p in (tmp_path / "lake").iterdir()
+    )
+    assert 2 == len(written)
+    expected = db.sql_rows("SELECT * FROM events ORDER BY ALL").rows
+    columns = "event_name, event_time, distinct_id, insert_id, properties"
+    assert expected == read(f"{tmp_path}/lake/*/*.parquet", columns)
+    by_day = read(f"{tmp_path}/lake/*/*.parquet", "day")
+    assert [DAY, DAY, DAY + timedelta(days=2)] == [day for (day,) in by_day]
+    assert [] == list(db.parts.iterdir())
+
+
+def test_nothing_is_overwritten_unless_asked(db, tmp_path):
+    """And then only what an export made."""
+    lake = tmp_path / "lake"
+    db.export_parquet("events", lake)
+    before = sorted(lake.rglob("*.parquet"))
+    with pytest.raises(ConfigError, match="there already"):
+        db.export_parquet("events", lake)
+    assert before == sorted(lake.rglob("*.parquet"))
+    db.export_parquet("events", lake, overwrite=True)
+    after = sorted(lake.rglob("*.parquet"))
+    assert (2, set()) == (len(after), set(before) & set(after))
+    (lake / "day=2026-01-01" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="thesis"):
+        db.export_parquet("events", lake, overwrite=True)
+    assert after == sorted(lake.rglob("*.parquet"))
+    with pytest.raises(ConfigError, match="is a folder"):
+        db.export_csv("events", lake, overwrite=True)
+    assert ["a.db", "a.db.parts", "lake"] == sorted(
+        p.name for p in tmp_path.iterdir() if p.suffix != ".wal"
+    )
+
+
+def test_one_file_of_a_table_without_days(db, tmp_path):
+    """Profiles have none."""
+    db.begin_profiles("users", filters=Filters(), mode="new").finish()
+    with pytest.raises(ConfigError, match="partition_by=None"):
+        db.export_parquet("users", tmp_path / "users")
+    [written] = db.export_parquet("users", tmp_path / "new" / "users.parquet", partition_by=None)
+    assert [] == read(written)
+    db.export_parquet("users", written, partition_by=None, overwrite=True)
+
+
+def test_an_empty_table_is_an_empty_folder(db, tmp_path):
+    """Not an error."""
+    db.begin_events("none", filters=Filters(), mode="new", days=[DAY]).finish()
+    assert [] == db.export_parquet("none", tmp_path / "lake")
+    assert (tmp_path / "lake").is_dir()
+
+
+def test_cells_of_a_csv_do_not_run(db, tmp_path):
+    """A formula becomes text; a number stays one."""
+    [written] = db.export_csv("events", tmp_path / "events.csv")
+    with Path(written).open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [("-1", "'=u0"), ("-1", "'=u1"), ("-1", "'=u172800000")] == [
+        (row["event_name"], row["distinct_id"]) for row in found
+    ]
+    assert {'{"v":"x,\\"y\\""}'} == {row["properties"] for row in found}
+    [packed] = db.export_csv("events", tmp_path / "events.csv.gz")
+    assert b"\x1f\x8b" == Path(packed).read_bytes()[:2]
+
+
+def test_readers_may_export(db, tmp_path):
+    """Reading is all it takes."""
+    db.close()
+    with Database.open(tmp_path / "a.db", read_only=True) as reader:
+        assert 2 == len(reader.export_parquet("events", tmp_path / "lake"))
+        with pytest.raises(UnsafeSQLError):
+            reader.sql_rows(f"FROM read_parquet('{tmp_path}/lake/*/*.parquet')")
+    assert ["a.db", "lake"] == sorted(p.name for p in tmp_path.iterdir())
+
+
+def test_object_storage_goes_through_fsspec(db):
+    """Written under new names, then the old ones go."""
+    fsspec = pytest.importorskip("fsspec")
+    files = fsspec.filesystem("memory")
+    try:
+        written = db.export_parquet("events", "memory://bucket/lake")
+        assert 2 == len(written) == len(files.find("/bucket/lake"))
+        assert all(one.startswith("memory:///bucket/lake/day=2026-01-0") for one in written)
+        with pytest.raises(ConfigError, match="there already"):
+            db.export_parquet("events", "memory://bucket/lake")
+        again = db.export_parquet("events", "memory://bucket/lake", overwrite=True)
+        assert 2 == len(files.find("/bucket/lake"))
+        assert not set(written) & set(again)
+        files.pipe("/bucket/lake/day=2026-01-01/thesis.txt", b"years of work")
+        with pytest.raises(ConfigError, match="thesis"):
+            db.export_parquet("events", "memory://bucket/lake", overwrite=True)
+        assert ["memory:///bucket/x.csv"] == db.export_csv("events", "memory://bucket/x.csv")
+    finally:
+        files.rm("/bucket", recursive=True)
+    with pytest.raises(ConfigError, match="nothing://"):
+        db.export_csv("events", "nothing://x")
+
+
+def test_a_missing_filesystem_library_is_named(db, monkeypatch):
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(ConfigError, match="pip install fsspec s3fs"):
+        db.export_parquet("events", "s3://bucket/lake")
+    with pytest.raises(ConfigError, match="only a path with a scheme"):
+        db.export_csv("events", "x.csv", storage_options={"key": "k"})
