@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from mixpanel._ledger import FlushResult, Ledger
@@ -107,14 +108,13 @@ class Buffer:
         """
         size = len(record.body)
         ledger, limits = self.ledger, self.limits
+        gone: tuple[Record, ...] = ()
         with self.lock:
             if ledger.pending >= limits.queue_records or self.bytes + size > limits.queue_bytes:
                 reason, gone = self._make_room(record, size)
-            else:
-                reason, gone = "", ()
-            if gone != (record,):
                 if reason == "wait":
                     return None
+            if gone != (record,):
                 signal = self._append(record, size)
             else:
                 ledger.left_out(reason)
@@ -147,19 +147,19 @@ class Buffer:
 
     def _append(self, record: Record, size: int) -> bool:
         ledger, lane = self.ledger, self.lanes[record.endpoint]
-        ledger.accepted += 1
         ledger.pending += 1
-        record.seq = ledger.accepted
+        record.seq = ledger.accepted = ledger.accepted + 1
         record.at = self.clock()
-        lane.queue.append(record)
-        lane.bytes += size
+        queue, before, most = lane.queue, lane.bytes, lane.max_bytes
+        queue.append(record)
+        lane.bytes = before + size
         self.bytes += size
-        waiting, most = len(lane.queue), lane.max_bytes
+        waiting = len(queue)
         # Once for each batch that is full: whoever looks takes all that is due.
         return (
             waiting == 1
             or waiting % self.limits.batch_records == 0
-            or lane.bytes // most != (lane.bytes - size) // most
+            or (before + size) // most != before // most
         )
 
     def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
@@ -237,18 +237,18 @@ class Buffer:
 
     def _pack(self, lane: Lane) -> list[Record]:
         queue, room = lane.queue, lane.max_bytes - 1  # the brackets, less one comma
-        records: list[Record] = []
-        auth = queue[0].auth
-        while queue and len(records) < self.limits.batch_records:
-            record = queue[0]
-            room -= len(record.body) + 1
-            if records and (
-                room < 0 or record.auth != auth or record.endpoint != records[0].endpoint
-            ):
+        first, count, size = queue[0], 0, 0
+        auth, endpoint = first.auth, first.endpoint
+        for record in islice(queue, self.limits.batch_records):
+            length = len(record.body)
+            room -= length + 1
+            other = record.auth is not auth and record.auth != auth
+            if count and (room < 0 or other or record.endpoint != endpoint):
                 break
-            records.append(queue.popleft())
-            lane.bytes -= len(record.body)
-        return records
+            count += 1
+            size += length
+        lane.bytes -= size
+        return [queue.popleft() for _ in range(count)]
 
     # ---- settling ---------------------------------------------------------------------------
 
@@ -279,10 +279,9 @@ class Buffer:
         self._notify()
 
     def _settled(self, records: Iterable[Record], fate: Fate, reason: str) -> None:
-        count = 0
-        for record in records:
-            self.bytes -= len(record.body)
-            count += 1
+        lengths = [len(record.body) for record in records]
+        count = len(lengths)
+        self.bytes -= sum(lengths)
         ledger = self.ledger
         ledger.pending -= count
         if fate == "delivered":

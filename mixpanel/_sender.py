@@ -90,7 +90,8 @@ class Sender:
         signal = self.buffer.put(record)
         if signal:
             _exit.hold(self)
-        if self.background and (signal or not self.has_home):
+        home = self._home
+        if self.background and (signal or home is None or not home.is_running()):
             self.wake()
         return signal
 

@@ -183,6 +183,8 @@ def test_profiles_are_chosen(mp):
     assert ["city"] == json.loads(mp("inspect", "keys", "one").stdout)
     none = mp("fetch", "profiles", "none", "-w", 'properties["plan"] == "solo"')
     assert 0 == json.loads(none.stdout)["rows"]
+    shown = mp("fetch", "profiles", "nobody", "-w", "false", "-f", "table").stdout.splitlines()
+    assert ["rows", "0"] == shown[2].split()
 
 
 # To stdout

@@ -115,7 +115,8 @@ def run(
         say(f"interrupted: {left} the same command {goes}", "yellow")
         raise
     data = result.to_dict()
-    write(Shown(data, {name: value for name, value in data.items() if value}), options)
+    rows = {name: value for name, value in data.items() if value or name == "rows"}
+    write(Shown(data, rows), options)
     _summarize(result, f"table {table} of {short(path)}")
 
 
