@@ -39,7 +39,7 @@ def evaluate(definition: Definition, context: Context) -> SelectedVariant:  # no
             if test is not None:
                 if properties is None:
                     properties = context.get("custom_properties")
-                    if not isinstance(properties, dict):
+                    if type(properties) is not dict and not isinstance(properties, dict):
                         properties = _NO_PROPERTIES
                     elif not definition.ready_names.issuperset(properties):
                         properties = definition.engine.prepare(properties)
@@ -133,17 +133,16 @@ class Snapshot:
     def get_all(self, flag_keys: Iterable[str] | None = None) -> dict[str, SelectedVariant]:
         """Return the variants that rollouts or test users chose; fallbacks are left out."""
         definitions, answers, context = self._definitions.flags, self._answers, self._context
-        chosen = {}
-        for key in {**definitions, **answers} if flag_keys is None else flag_keys:
-            selected = answers.get(key)
-            if selected is None:
-                definition = definitions.get(key)
-                if definition is None:
-                    continue
-                selected = answers[key] = evaluate(definition, context)
-            if selected.fallback_reason is None:
-                chosen[key] = selected
-        return chosen
+        asked = definitions if flag_keys is None else list(flag_keys)
+        for key in asked:
+            if key not in answers and key in definitions:
+                answers[key] = evaluate(definitions[key], context)
+        known = (
+            answers.items()
+            if flag_keys is None
+            else [(key, answers[key]) for key in asked if key in answers]
+        )
+        return {key: selected for key, selected in known if selected.fallback_reason is None}
 
     def bootstrap(self, flag_keys: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
         """Return what remote evaluation would answer, for a front end to start with.
