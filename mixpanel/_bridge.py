@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import threading
+from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -88,6 +89,7 @@ class _Home:
 
 GATHERING = 0.5  # seconds in which exposures gather before they leave
 ROOM_TIMEOUT = 30.0  # seconds a sync caller waits for room with `when_full="wait"`
+TIDYING = 10.0  # seconds that a call may take to end after Ctrl-C; a second one waits no longer
 
 _home: _Home | None = None
 _starting = threading.Lock()
@@ -198,7 +200,39 @@ def refuse_in_async(name: str, instead: str = "") -> None:
 class _Caller:
     """A sync caller who waits in `run`, and what stopped it there."""
 
-    stop: BaseException | None = None
+    def __init__(self) -> None:
+        self.stop: BaseException | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._left = False
+        self._ended = threading.Event()
+
+    def waited_for(
+        self, call: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R]]:
+        """Let the caller leave the call before it has ended."""
+
+        async def working(*args: P.args, **kwargs: P.kwargs) -> R:
+            self._task = task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(lambda _: self._ended.set())
+            try:
+                if self._left:
+                    raise asyncio.CancelledError
+                return await call(*args, **kwargs)
+            finally:
+                self._task = None
+
+        return working
+
+    def leave(self) -> None:
+        """Cancel what nobody waits for any more, and let it put things in order."""
+        self._left = True
+        task = self._task
+        if task is None:  # not begun, or over
+            return
+        with suppress(RuntimeError):  # the loop is closed
+            task.get_loop().call_soon_threadsafe(task.cancel)
+            self._ended.wait(TIDYING)
 
     def called(self, function: Callable[[], R]) -> R:
         try:
@@ -227,15 +261,21 @@ async def at_caller(function: Callable[[], R]) -> R:
 
 
 def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Run an async function on the home loop and return what it returns."""
+    """Run an async function on the home loop and return what it returns.
+
+    What interrupts the wait, such as Ctrl-C, cancels the function, and is raised when it has ended.
+    """
     caller = _Caller()
     token = _caller.set(caller)
     try:
-        return _run(call, *args, **kwargs)
+        return _run(caller.waited_for(call), *args, **kwargs)
     except asyncio.CancelledError:
         if caller.stop is None:
             raise
         raise caller.stop from None
+    except BaseException:
+        caller.leave()
+        raise
     finally:
         _caller.reset(token)
 

@@ -1,6 +1,7 @@
 """A project with three days of orders, and `mp` pointed at it."""
 
 import json
+import time
 from datetime import UTC, datetime
 
 import httpx
@@ -87,3 +88,11 @@ def fetched(folder):
 def lines(text):
     """Read lines of JSON."""
     return [json.loads(line) for line in text.splitlines()]
+
+
+def wait_until(true, seconds=20):
+    """Wait for what another process or thread brings about."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -318,7 +318,7 @@ async def test_a_429_is_waited_for_and_announced(
     [(waits, why)] = heard
     assert seconds <= waits <= seconds + 1
     assert sum(clock.slept) == waits
-    assert why.startswith("Mixpanel says that the project's budget of 60 queries an hour is spent")
+    assert why.startswith("Mixpanel says that the project makes too many queries: waiting ")
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import signal
 import threading
 
 import pytest
@@ -93,3 +94,22 @@ async def test_blocking_a_running_loop_is_refused(anyio_backend):
     """On every backend, naming the class to use instead."""
     with pytest.raises(SyncInAsyncError, match="AsyncConsumer"):
         _bridge.refuse_in_async("Consumer.flush")
+
+
+def test_who_is_interrupted_leaves_nothing_running():
+    """Ctrl-C cancels the call, and comes out when it has put its things in order."""
+    ended = []
+
+    async def forever():
+        try:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append("in order")
+
+    with pytest.raises(KeyboardInterrupt):
+        _bridge.run(forever)
+    assert ended == ["in order"]
+    (loop, _), home = _bridge.run(where), _bridge.home_loop()
+    assert loop is home

@@ -74,8 +74,7 @@ def test_refusals_grow_dearer_until_one_call_is_accepted():
     assert waits == [5, 20, 80, 320, 600]
     rules.accept(together[0])
     rules.refuse(rules.start(now), now, None)
-    assert rules.held(now + 4.9)
-    assert not rules.held(now + 5)
+    assert rules.opens(now) == now + 5
 
 
 def test_a_server_that_says_zero_is_not_asked_in_a_circle():
@@ -223,6 +222,26 @@ def test_a_long_wait_is_announced_once_in_words():
     assert why == "the project's budget of 60 exports an hour is spent: waiting 13 min"
 
 
+def test_the_second_is_not_mistaken_for_the_hour():
+    """Many exports at once wait a moment for each other: no news, and for another reason."""
+    heard = []
+
+    async def body():
+        exports = Budget.export(clock=trio.current_time)
+        for _ in range(12):
+            async with exports.call(on_wait=lambda *said: heard.append(said)):
+                pass
+        for _ in range(3):
+            async with exports.call():
+                pass
+        with pytest.raises(RateLimitError, match="of 3 exports a second is spent; it opens again"):
+            async with exports.call(patience=0):
+                raise AssertionError
+
+    run(body)
+    assert heard == []
+
+
 def test_who_has_no_patience_is_told_when_to_come_back():
     """At once, though others wait."""
     exports = Budget.export(clock=trio.current_time)
@@ -254,7 +273,7 @@ def test_what_is_left_counts_this_hour():
     assert exports.remaining() == 60
     exports.penalize(900)
     assert exports.remaining() == 0
-    assert repr(exports) == "<Budget of 60 exports an hour: 0 left>"
+    assert repr(exports) == "<Budget of exports: 0 left>"
 
 
 def test_loops_of_different_threads_and_kinds_share_one():

@@ -25,10 +25,10 @@ def emu(monkeypatch):
         yield emulator
 
 
-def run(name):
+def run(name, *arguments):
     """Run an example as a reader would, with every warning an error."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name],
+        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (0, "") == (done.returncode, done.stderr)
@@ -58,6 +58,37 @@ def test_bulk_import(emu):
     assert run("bulk_import.py").endswith("975 imported, 0 refused\n")
     assert 393 == len(emu.events("Flight Cancelled"))
     assert {"/import"} == {request.path for request in emu.requests()}
+
+
+FLIGHTS = EXAMPLES / "data" / "flights.ndjson"
+DATA_QUICKSTART = """\
+2 days in 2 calls
+975 events, 0 copies merged
+    393  Flight Cancelled, by 393
+    291  Flight Arrived, by 291
+    291  Flight Departed, by 291
+most in the hour from 2013-02-09 21:00 UTC: 86
+"""
+
+
+def test_data_quickstart(emu):
+    """Two days, two calls, and SQL."""
+    emu.load(FLIGHTS)
+    assert DATA_QUICKSTART == run("data_quickstart.py", "2013-02-09", "2013-02-10")
+    assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
+
+
+def test_sync_nightly(emu, tmp_path):
+    """The first night brings all; one without news, nothing, and costs no call."""
+    emu.load(FLIGHTS)
+    night = ("sync_nightly.py", tmp_path / "shop.db", tmp_path / "lake", "2013-02-09", "2013-02-10")
+    first = run(*night).splitlines()
+    assert "975 events in 2 calls" == first[0]
+    assert ["2013-02-09: 0 -> 716", "2013-02-10: 0 -> 259"] == first[1:-1]
+    assert ["0 events in 0 calls", f"975 events in {tmp_path / 'lake'}"] == run(*night).splitlines()
+    assert 2 == len(emu.requests())
+    days = sorted(path.name for path in (tmp_path / "lake").iterdir())
+    assert ["day=2013-02-09", "day=2013-02-10"] == days
 
 
 def fastapi_app():

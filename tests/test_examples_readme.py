@@ -12,7 +12,9 @@ import pytest
 
 import mixpanel
 from mixpanel import AsyncMixpanel, LocalFlagsConfig, emulator
+from mixpanel.data import Workspace
 from mixpanel.flags import SelectedVariant
+from tests.cli_data import environment, fill
 from tests.test_flags_local import flag
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -36,13 +38,15 @@ def shop():
 
 
 @pytest.fixture
-def emu(monkeypatch):
-    """A Mixpanel with the README's flags."""
+def emu(monkeypatch, tmp_path):
+    """A Mixpanel with the README's flags and orders, an account for it, and a home of its own."""
     beta, half = flag("beta"), flag("new-checkout")
     beta["ruleset"]["rollout"][0]["cohort_hash"] = "insiders"
     half["ruleset"]["rollout"][0]["rollout_percentage"] = 0.5
     with emulator.Emulator(flags=[beta, half]) as running:
-        monkeypatch.setenv("MP_BASE_URL", running.url)
+        fill(running)
+        for name, value in {**environment(running.url, tmp_path), "HOME": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
         yield running
 
 
@@ -77,10 +81,12 @@ def test_its_flags_say_what_it_says(emu):
 
 
 def test_it_names_only_what_exists():
-    """Files, and the package's extras."""
+    """Files, methods of a workspace, and the package's extras."""
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (root / target).exists(), target
+    for called in re.findall(r"\bws\.(\w+)\(", README):
+        assert hasattr(Workspace, called), called
     named = {
         one for extra in re.findall(r"mixpanel-async\[(.+?)\]", README) for one in extra.split(",")
     }

@@ -62,6 +62,16 @@ def test_property_keys_are_of_all_rows(db):
     assert [] == db.property_keys("none")
 
 
+def test_no_more_values_differ_than_there_are(db):
+    """Though how many differ is an estimate, which may be too high."""
+    for rows in (100, 1_000, 5_000, 20_000):
+        db.connection.execute(f"CREATE OR REPLACE TABLE t AS SELECT range AS n FROM range({rows})")
+        found = db.column_stats("t", "n")
+        assert found.unique_count <= rows
+        assert found.unique_pct <= 100
+    db.drop("t")
+
+
 def test_column_stats_of_columns_and_properties(db):
     """Figures for what is a number in each row that has it; nothing pasted into SQL."""
     found = db.column_stats("events", "properties->>'$.amount'")

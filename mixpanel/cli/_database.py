@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel.cli._asked import asked
+from mixpanel.cli._project import account_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +16,20 @@ if TYPE_CHECKING:
     from mixpanel.data.config import Credentials
     from mixpanel.data.store import Database
 
+
+def _chosen(name: str | None) -> str | None:
+    if name is not None:
+        asked.account = name
+    return name
+
+
+Account = Annotated[
+    str | None,
+    typer.Option(
+        "--account", metavar="NAME", callback=_chosen, autocompletion=account_names,
+        show_default=False, help="The account of `mp auth list` to use.",
+    ),
+]  # fmt: skip
 Db = Annotated[
     Path | None,
     typer.Option(

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from mixpanel.data._work import Progress
     from mixpanel.data.results import BatchProgress
 
-PATIENCE = 5  # seconds of waiting that are no news
 OFTEN = 1000  # records of a stream between two counts
 
 
@@ -32,10 +31,9 @@ class Teller:
     def batch(self, now: "BatchProgress") -> None:
         """Take in that some days have ended, well or not."""
 
-    def wait(self, seconds: float, why: str) -> None:
+    def wait(self, _seconds: float, why: str) -> None:
         """Take in that it waits for room in the project's budget of calls."""
-        if seconds > PATIENCE:
-            say(why, "yellow")
+        say(why, "yellow")
 
 
 class _Bar(Teller):
@@ -60,7 +58,7 @@ class _Bar(Teller):
 
     def wait(self, seconds: float, why: str) -> None:
         until = time.monotonic() + seconds
-        if seconds > PATIENCE and until > self._until:
+        if until > self._until:
             self._why, self._until = why, until
             self._draw()
 

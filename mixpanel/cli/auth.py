@@ -29,12 +29,15 @@ pass show mixpanel | mp auth add prod -u reports.a1b2c3.mp-service-account -p 12
 HIDDEN = "********"
 
 Name = Annotated[
-    str, typer.Argument(show_default=False, autocompletion=account_names, help="The account.")
+    str,
+    typer.Argument(
+        metavar="NAME", show_default=False, autocompletion=account_names, help="The account."
+    ),
 ]
 AnyName = Annotated[
     str | None,
     typer.Argument(
-        show_default=False, autocompletion=account_names,
+        metavar="NAME", show_default=False, autocompletion=account_names,
         help="The account. [dim]Else the one that other commands would use[/]",
     ),
 ]  # fmt: skip

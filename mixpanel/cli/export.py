@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mixpanel.cli._database import Db, opened
+from mixpanel.cli._database import Account, Db, opened
 from mixpanel.cli._render import say
 
 EXAMPLE = "Example: mp export parquet events lake --partition-by day"
@@ -58,6 +58,7 @@ def parquet(
         By | None, typer.Option(help="Write a folder for each, as day=2026-01-31.")
     ] = None,
     overwrite: Overwrite = False,
+    _account: Account = None,
     db: Db = None,
 ) -> None:  # fmt: skip
     """Write a table as Parquet, in one file or one folder a day, as Spark and others read it.
@@ -85,6 +86,7 @@ def csv(
     ],
     *,
     overwrite: Overwrite = False,
+    _account: Account = None,
     db: Db = None,
 ) -> None:  # fmt: skip
     """Write a table as CSV.

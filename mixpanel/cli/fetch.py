@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mixpanel.cli._database import Db
+from mixpanel.cli._database import Account, Db
 from mixpanel.cli._fetching import check, exclude, need, plan, run, stream
 from mixpanel.cli._format import As, Jq, Options
 from mixpanel.cli._project import Base
@@ -162,6 +162,7 @@ def events(
     no_progress: NoProgress = False,
     _parallel: Parallel = False,
     _batch_size: BatchSize = None,
+    _account: Account = None,
     db: Db = None,
     base_url: Base = None,
     format: As = None,  # noqa: A002
@@ -263,6 +264,7 @@ def profiles(
     no_progress: NoProgress = False,
     _parallel: Parallel = False,
     _batch_size: BatchSize = None,
+    _account: Account = None,
     db: Db = None,
     base_url: Base = None,
     format: As = None,  # noqa: A002
@@ -334,6 +336,7 @@ def sync(
     chunk_days: ChunkDays = None,
     project_timezone: Zone = None,
     no_progress: NoProgress = False,
+    _account: Account = None,
     db: Db = None,
     base_url: Base = None,
     format: As = None,  # noqa: A002

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._database import Db, Shown, located, opened, short
+from mixpanel.cli._database import Account, Db, Shown, located, opened, short
 from mixpanel.cli._format import As, Format, Jq, Options, write
 from mixpanel.cli._render import say
 
@@ -55,7 +55,13 @@ def inspect() -> None:
     """
 
 
-def info(*, db: Db = None, format: As = None, jq: Jq = None) -> None:  # noqa: A002
+def info(
+    *,
+    _account: Account = None,
+    db: Db = None,
+    format: As = None,  # noqa: A002
+    jq: Jq = None,
+) -> None:
     """Say where the database is, whose, how big, and what is in it."""
     from mixpanel.data.results import WorkspaceInfo
 
@@ -75,7 +81,13 @@ def info(*, db: Db = None, format: As = None, jq: Jq = None) -> None:  # noqa: A
     write(Shown(data, data | {"tables": ", ".join(one.name for one in told.tables)}), options)
 
 
-def tables(*, db: Db = None, format: As = None, jq: Jq = None) -> None:  # noqa: A002
+def tables(
+    *,
+    _account: Account = None,
+    db: Db = None,
+    format: As = None,  # noqa: A002
+    jq: Jq = None,
+) -> None:
     """List the tables: what kind, how many rows, which days, and which days are missing.
 
     A table that an interrupted fetch is still filling is incomplete; the same fetch goes on with
@@ -96,6 +108,7 @@ def schema(
     sample: Annotated[
         bool, typer.Option("--sample", help="Show a value of each column beside it.")
     ] = False,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,
@@ -116,6 +129,7 @@ def sample(
     *,
     option: TableOption = None,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=MOST, help="So many.")] = 10,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,
@@ -131,6 +145,7 @@ def summarize(
     table: Table = None,
     *,
     option: TableOption = None,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,
@@ -146,6 +161,7 @@ def breakdown(
     table: Table = None,
     *,
     option: TableOption = None,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,
@@ -165,6 +181,7 @@ def keys(
         str | None,
         typer.Option("--event", "-e", metavar="NAME", help="Only those of this event."),
     ] = None,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,
@@ -193,6 +210,7 @@ def column(
     top: Annotated[
         int, typer.Option(min=1, max=MOST, help="Show so many of its most frequent values.")
     ] = 10,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,
@@ -221,6 +239,7 @@ def drop(
         typer.Option("--table", "-t", metavar="TABLE", help="The same as TABLE."),
     ] = None,
     force: Force = False,
+    _account: Account = None,
     db: Db = None,
 ) -> None:
     """Drop tables, all of them or none; also what an interrupted fetch has left of one."""
@@ -245,6 +264,7 @@ def drop_all(
         typer.Option("--type", "-t", show_default="all", help="Only those that hold these."),
     ] = None,
     force: Force = False,
+    _account: Account = None,
     db: Db = None,
 ) -> None:
     """Drop all tables."""

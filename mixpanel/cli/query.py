@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mixpanel.cli._database import Db, opened
+from mixpanel.cli._database import Account, Db, opened
 from mixpanel.cli._format import As, Format, Jq, Options, write
 from mixpanel.cli._render import say
 
@@ -48,6 +48,7 @@ def sql(
     external: Annotated[
         bool, typer.Option("--external", help="Let it reach files, extensions and the network.")
     ] = False,
+    _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
     jq: Jq = None,

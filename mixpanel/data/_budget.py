@@ -32,7 +32,7 @@ __all__ = ["PATIENCE", "Allowance", "Budget", "Call", "in_words", "shared"]
 
 HOUR = 3600.0
 PATIENCE = 65 * 60.0  # seconds: an hour's budget has come back by then
-WORTH_TELLING = 1.0  # seconds of waiting that pass without a word
+WORTH_TELLING = 4.0  # seconds of waiting that pass without a word
 FIRST_REFUSED, LONGEST_REFUSED = 5.0, 600.0  # seconds to wait after a 429 that names none
 LONG_HOLD = 60.0  # seconds of waiting, asked for by the server, that mean an hour's budget is spent
 
@@ -69,12 +69,17 @@ class Allowance:
         """Return when the next call may start; infinity while that hangs on a running call."""
         if self._free == 0 or self._scout is not None:
             return math.inf
+        spent = self.spent()
+        return max(now, self._held_until, spent[0] if spent else now)
+
+    def spent(self) -> tuple[float, int, float] | None:
+        """Return when the last of the full windows opens, and which one: calls and seconds."""
         full = [
-            self._starts[-calls] + seconds
+            (self._starts[-calls] + seconds, calls, seconds)
             for calls, seconds in self._windows
             if len(self._starts) >= calls
         ]
-        return max(now, self._held_until, *full)
+        return max(full, default=None)
 
     def start(self, now: float) -> Start:
         """Count one call."""
@@ -112,9 +117,14 @@ class Allowance:
         self._held_until = max(self._held_until, now + min(seconds, HOUR))
         self._refusals = max(self._refusals, 1)
 
-    def held(self, now: float) -> bool:
-        """Tell whether the server has asked us to wait."""
-        return now < self._held_until
+    def why(self, what: str) -> str:
+        """Say what the next call waits for; `what` names calls in the plural."""
+        spent = self.spent()
+        if spent is None or spent[0] < self._held_until:
+            return f"Mixpanel says that the project makes too many {what}"
+        _, calls, seconds = spent
+        span = "an hour" if seconds >= HOUR else "a second"
+        return f"the project's budget of {calls} {what} {span} is spent"
 
     def remaining(self, now: float) -> int | None:
         """Return how many calls of the longest window are left; None without windows."""
@@ -162,12 +172,12 @@ class Budget:
     def export(cls, **time: Any) -> Budget:
         """Return the budget of raw exports: 60 an hour, 3 a second, 100 at once."""
         windows = (60, HOUR + 2.0), (3, 1.1)
-        return cls("60 exports an hour", *windows, concurrent=100, **time)
+        return cls("exports", *windows, concurrent=100, **time)
 
     @classmethod
     def query(cls, **time: Any) -> Budget:
         """Return the budget of queries and profile pages: 60 an hour, 5 at once."""
-        return cls("60 queries an hour", (60, HOUR + 2.0), concurrent=5, **time)
+        return cls("queries", (60, HOUR + 2.0), concurrent=5, **time)
 
     @classmethod
     def app(cls, **time: Any) -> Budget:
@@ -209,13 +219,13 @@ class Budget:
                         return self._allowance.start(now)
                     if not first or opens == math.inf:
                         call.turn = _Turn()
-                    held = self._allowance.held(now)
+                    why = self._allowance.why(self.what)
                 if now < opens < math.inf:
-                    self._check_patience(call, now, opens)
+                    _check_patience(call, now, opens, why)
                 if call.turn is not None:
                     await call.turn.wait()
                 else:
-                    call.tell(opens - now, self._why(opens - now, held=held))
+                    call.tell(opens - now, f"{why}: waiting {in_words(opens - now)}")
                     await self._sleep(opens - now)
                 call.turn = None
         finally:
@@ -223,19 +233,6 @@ class Budget:
             with self._lock:
                 self._line.remove(call)
             self._next()
-
-    def _check_patience(self, call: Call, now: float, opens: float) -> None:
-        since = now if call.refused_at is None else call.refused_at
-        if opens - since > call.patience:
-            raise RateLimitError(
-                f"the project's budget of {self.what} is spent; it opens again in "
-                f"{in_words(opens - now)}",
-                retry_after=opens - now,
-            )
-
-    def _why(self, seconds: float, *, held: bool) -> str:
-        says = "Mixpanel says that " if held else ""
-        return f"{says}the project's budget of {self.what} is spent: waiting {in_words(seconds)}"
 
     def _next(self) -> None:
         with self._lock:
@@ -307,6 +304,13 @@ class Call:
             self._on_wait(seconds, why)
         except Exception:
             logger.exception("on_wait failed")
+
+
+def _check_patience(call: Call, now: float, opens: float, why: str) -> None:
+    since = now if call.refused_at is None else call.refused_at
+    if opens - since > call.patience:
+        wait = opens - now
+        raise RateLimitError(f"{why}; it opens again in {in_words(wait)}", retry_after=wait)
 
 
 class _Turn:

@@ -61,7 +61,7 @@ class AsyncAPI:
     """Ask for a project's data; works in any event loop, and in several.
 
     All calls of this process share the project's budget: `on_wait(seconds, why)` is told when one
-    must wait over a second for it. A 429 makes all wait, for as long as the server says. What
+    must wait over four seconds for it. A 429 makes all wait, for as long as the server says. What
     would have to wait longer than `patience` seconds raises `RateLimitError`. Transient failures
     are repeated as `retry` says. `timeout` bounds one attempt in seconds, exports aside.
 

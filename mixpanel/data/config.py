@@ -19,94 +19,29 @@ import logging
 import os
 import re
 import tomllib
-from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
+from typing import TYPE_CHECKING, Any
 
 from mixpanel.data._private import make_folder, others_may_read, turn, write
+from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
-from mixpanel.settings import Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
     from types import ModuleType
 
+    from pydantic import SecretStr
+
+    from mixpanel.settings import Region
+
 __all__ = ["AccountInfo", "Config", "Credentials"]
 
 logger = logging.getLogger("mixpanel")
 
-VARIABLES = {
-    "username": "MP_USERNAME",
-    "secret": "MP_SECRET",
-    "project_id": "MP_PROJECT_ID",
-    "region": "MP_REGION",
-}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
-PROJECT = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it becomes part of URLs and of a file's name
 
 _warned: set[Path] = set()
-
-
-class Credentials(BaseModel):
-    """Identify a service account and the project it is asked about.
-
-    `source` says where they came from: `argument`, `account prod`, `environment` or
-    `default account prod`, and which single field was given beside that. `account` is the name in
-    the file, None for credentials that are in none.
-    """
-
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
-
-    username: str
-    secret: SecretStr
-    project_id: str
-    region: Region = "us"
-    source: str = "argument"
-    account: str | None = None
-
-    @field_validator("username", "secret", "project_id", mode="before")
-    @classmethod
-    def _text(cls, value: object) -> str:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
-        if isinstance(text, int) and not isinstance(text, bool):
-            text = str(text)  # a project id without its quotes
-        if not isinstance(text, str):
-            raise ValueError("must be text")  # noqa: TRY004 - pydantic takes no TypeError
-        if not text.strip():
-            raise ValueError("is empty")
-        if not text.isprintable():
-            raise ValueError("holds a character that is none of a name or secret")
-        return text.strip()
-
-    @field_validator("username")
-    @classmethod
-    def _without_colon(cls, value: str) -> str:
-        if ":" in value:
-            raise ValueError("must not hold a colon")
-        return value
-
-    @field_validator("project_id")
-    @classmethod
-    def _one_word(cls, value: str) -> str:
-        if not PROJECT.fullmatch(value):
-            raise ValueError("must be the number of a project, as its settings show it")
-        return value
-
-    @field_validator("region", mode="before")
-    @classmethod
-    def _known(cls, value: object) -> str:
-        region = value.strip().lower() if isinstance(value, str) else value
-        if region not in get_args(Region):
-            raise ValueError(f"must be one of {', '.join(get_args(Region))}")
-        return str(region)
-
-    def authorization(self) -> str:
-        """Return the value of the `Authorization` header."""
-        pair = f"{self.username}:{self.secret.get_secret_value()}"
-        return "Basic " + b64encode(pair.encode()).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +124,7 @@ class Config:
         fields = {
             "username": username, "secret": secret, "project_id": project_id, "region": region
         }  # fmt: skip
-        made = _credentials(fields, f"account {name!r}", source="argument")
+        made = checked(fields, f"account {name!r}", source="argument")
 
         def add(config: MutableMapping[str, Any]) -> None:
             accounts = config.setdefault("accounts", {})
@@ -264,7 +199,7 @@ class Config:
         given = {name: value for name, value in given.items() if value is not None}
         if account is not None:
             return self._account(self._read(), account, given)
-        return _from_environment(given) or self._from_default(given)
+        return from_environment(given) or self._from_default(given)
 
     # ---- reading --------------------------------------------------------------------------------
 
@@ -299,10 +234,10 @@ class Config:
         if not isinstance(accounts[name], dict):
             raise ConfigError(f"{where} must be a table, as in [accounts.{name}]")
         fields = {key: value for key, value in accounts[name].items() if key in VARIABLES}
-        return _credentials(
+        return checked(
             fields | (given or {}),
             where,
-            source=_source(source or f"account {name}", given),
+            source=source_of(source or f"account {name}", given),
             account=name,
         )
 
@@ -379,41 +314,6 @@ class Config:
         if not same:  # a layout that tomlkit does not master; rather no change than a wrong one
             raise ConfigError(f"{self.path} cannot be changed from here: change it in an editor")
         return changed
-
-
-def _from_environment(given: dict[str, str | None]) -> Credentials | None:
-    found = {field: os.environ.get(name, "").strip() for field, name in VARIABLES.items()}
-    fields = {field: value for field, value in found.items() if value}
-    needed = [field for field in VARIABLES if field != "region"]
-    if not any(field in fields for field in needed):
-        return None
-    missing = [VARIABLES[field] for field in needed if field not in fields | given]
-    if missing:
-        there = " and ".join(VARIABLES[field] for field in needed if field in fields)
-        raise ConfigError(
-            f"the environment has {there}, but not {' and '.join(missing)}: set all of "
-            "MP_USERNAME, MP_SECRET and MP_PROJECT_ID or none, or name an account"
-        )
-    return _credentials(fields | given, "the environment", source=_source("environment", given))
-
-
-def _source(origin: str, given: dict[str, str | None] | None) -> str:
-    return ", ".join([origin, *(f"{field} as given" for field in given or ())])
-
-
-def _credentials(
-    fields: dict[str, Any], where: str, *, source: str, account: str | None = None
-) -> Credentials:
-    """Check fields that people wrote; an error names the field and never shows a value."""
-    try:
-        return Credentials(**fields, source=source, account=account)
-    except ValidationError as error:
-        problems = [
-            f"{problem['loc'][0]} "
-            + ("is missing" if problem["type"] == "missing" else problem["msg"].partition(", ")[2])
-            for problem in error.errors(include_url=False, include_input=False)
-        ]
-    raise ConfigError(f"{where}: {'; '.join(problems)}")
 
 
 def _tomlkit() -> ModuleType:

@@ -8,9 +8,8 @@ table appears only when all of it is there.
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from mixpanel.data._work import Progress, guarded, one_error
+from mixpanel.data.asked import EventsAsked
 from mixpanel.data.exceptions import (
     APIError,
     ConfigError,
@@ -26,19 +26,7 @@ from mixpanel.data.exceptions import (
     ServerError,
     TruncatedError,
 )
-from mixpanel.data.plan import (
-    Chunk,
-    Filters,
-    Part,
-    as_day,
-    chunks,
-    days_of,
-    names,
-    positive,
-    ranges,
-    today,
-    zone,
-)
+from mixpanel.data.plan import Chunk, Part, as_day, chunks, ranges, today
 from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult
 
 if TYPE_CHECKING:
@@ -48,94 +36,14 @@ if TYPE_CHECKING:
     from mixpanel.data._work import Writer
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.plan import Day
-    from mixpanel.data.store import Database, Load, Mode, Staged
+    from mixpanel.data.store import Database, Load, Staged
 
-__all__ = ["EventsAsked", "fetch_events", "plan_events", "to_sync"]
+__all__ = ["fetch_events", "plan_events", "to_sync"]
 
 ATTEMPTS = 3  # for a day whose answer arrives whole but cannot be read
-WORKERS = 8
 GZIP, PLAIN = ".gz", ".ndjson"
 HOPELESS = 3  # days in a row that fail before the rest is not even tried
-MOST_ROWS = 100_000  # what one export call returns with `limit`
 TOGETHER = 16  # parts that one load takes
-
-
-@dataclass(frozen=True, slots=True)
-class EventsAsked:
-    """A fetch of events, checked before anything is asked of the server or the database."""
-
-    name: str
-    days: tuple[date, ...]
-    filters: Filters
-    mode: Mode
-    mixed: bool = False
-    workers: int = WORKERS
-    chunk_days: int | None = None
-
-    @classmethod
-    def checked(
-        cls,
-        name: str,
-        from_date: Day,
-        to_date: Day,
-        *,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-    ) -> EventsAsked:
-        """Check what a caller asks for.
-
-        :raises ConfigError: for what cannot be asked for.
-        """
-        first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
-        if first > last:
-            raise ConfigError(f"from_date={first} is later than to_date={last}")
-        if append and replace:
-            raise ConfigError("append and replace exclude each other")
-        positive("limit", limit, MOST_ROWS)
-        positive("max_workers", max_workers, 100)
-        positive("chunk_days", chunk_days, 100)
-        zone(project_timezone)
-        filters = Filters(
-            events=names(events, "events"),
-            where=where or None,
-            limit=limit,
-            project_timezone=project_timezone,
-        )
-        mode: Mode = "append" if append else "replace" if replace else "new"
-        days = tuple(days_of(first, last))
-        return cls(name, days, filters, mode, mixed, max_workers or WORKERS, chunk_days)
-
-    @property
-    def from_date(self) -> date:
-        """Return the first day."""
-        return self.days[0]
-
-    @property
-    def to_date(self) -> date:
-        """Return the last day."""
-        return self.days[-1]
-
-    def params(self, chunk: Chunk) -> dict[str, str]:
-        """Return the query of the call for some days."""
-        asked = {
-            "from_date": str(chunk.from_date),
-            "to_date": str(chunk.to_date),
-            "time_in_ms": "true",
-        }
-        if self.filters.events:
-            asked["event"] = json.dumps(self.filters.events, ensure_ascii=False)
-        if self.filters.where:
-            asked["where"] = self.filters.where
-        if self.filters.limit:
-            asked["limit"] = str(self.filters.limit)
-        return asked
 
 
 def to_sync(

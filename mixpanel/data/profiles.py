@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,21 +13,20 @@ import anyio
 from pydantic_core import to_json
 
 from mixpanel.data._work import Progress, guarded, one_error
-from mixpanel.data.exceptions import ConfigError, ServerError
-from mixpanel.data.plan import Filters, names, positive
+from mixpanel.data.exceptions import ServerError
 from mixpanel.data.results import FetchResult, ProfileProgress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
     from mixpanel.data._work import Writer
     from mixpanel.data.api import AsyncAPI
+    from mixpanel.data.asked import ProfilesAsked
     from mixpanel.data.store import Database, Mode, ProfilesLoad, Staged
 
-__all__ = ["Page", "ProfilesAsked", "fetch_profiles", "pages"]
+__all__ = ["Page", "fetch_profiles", "pages"]
 
-WORKERS = 5  # concurrent queries that Mixpanel allows a project
 PAGE_SIZE = 1000
 
 
@@ -39,108 +37,6 @@ class Page:
     index: int
     total: int | None
     profiles: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class ProfilesAsked:
-    """What profiles are asked for, checked before anything is sent."""
-
-    filters: Filters
-    as_of_timestamp: int | None = None
-    workers: int = WORKERS
-
-    @classmethod
-    def checked(
-        cls,
-        *,
-        where: str | None = None,
-        cohort_id: int | None = None,
-        output_properties: Sequence[str] | str | None = None,
-        distinct_id: str | None = None,
-        distinct_ids: Sequence[str] | None = None,
-        group_id: str | None = None,
-        behaviors: Sequence[Mapping[str, Any]] | str | None = None,
-        as_of_timestamp: int | None = None,
-        include_all_users: bool = False,
-        max_workers: int | None = None,
-    ) -> ProfilesAsked:
-        """Check what a caller asks for.
-
-        :raises ConfigError: for what excludes each other, and what cannot be asked for.
-        """
-        if distinct_id is not None and distinct_ids is not None:
-            raise ConfigError("distinct_id and distinct_ids exclude each other")
-        if behaviors is not None and cohort_id is not None:
-            raise ConfigError("behaviors and cohort_id exclude each other")
-        if behaviors is not None and not where:
-            raise ConfigError('behaviors need a where that uses them, as behaviors["b1"] > 0')
-        if include_all_users and cohort_id is None:
-            raise ConfigError("include_all_users needs a cohort_id")
-        if as_of_timestamp is not None and not 0 < as_of_timestamp <= time.time():
-            raise ConfigError(
-                f"as_of_timestamp={as_of_timestamp!r} must be a moment in the past, "
-                "in seconds since 1970"
-            )
-        positive("max_workers", max_workers, 100)
-        ids = (distinct_id,) if distinct_id is not None else tuple(distinct_ids or ())
-        if distinct_ids is not None and not ids:
-            ids = ("",)  # asked for nobody, which is not the same as for everybody
-        filters = Filters(
-            where=where or None,
-            cohort_id=cohort_id,
-            output_properties=names(output_properties, "output_properties"),
-            group_id=group_id,
-            behaviors=_behaviors(behaviors),
-            distinct_ids=tuple(dict.fromkeys(ids)),
-            include_all_users=include_all_users,
-        )
-        return cls(filters, as_of_timestamp, min(max_workers or WORKERS, WORKERS))
-
-    @property
-    def nobody(self) -> bool:
-        """Tell whether nobody is asked for, so that no call is needed."""
-        return self.filters.distinct_ids == ("",)
-
-    def form(self) -> dict[str, str]:
-        """Return the form fields of every page."""
-        asked = self.filters
-        ids = list(asked.distinct_ids)
-        cohort = None
-        if asked.cohort_id is not None:
-            cohort = {"id": asked.cohort_id}
-        fields: dict[str, Any] = {
-            "where": asked.where,
-            "filter_by_cohort": cohort,
-            "include_all_users": None if cohort is None else asked.include_all_users,
-            "output_properties": list(asked.output_properties) or None,
-            "data_group_id": asked.group_id,
-            "behaviors": asked.behaviors,
-            "as_of_timestamp": self.as_of_timestamp,
-            "distinct_id": ids[0] if len(ids) == 1 else None,
-            "distinct_ids": ids if len(ids) > 1 else None,
-        }
-        return {
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for name, value in fields.items()
-            if value is not None
-        }
-
-
-def _behaviors(given: Sequence[Mapping[str, Any]] | str | None) -> str | None:
-    if given is None:
-        return None
-    wanted = 'behaviors must be a JSON list as [{"window": "30d", "name": "b1", '
-    wanted += '"event_selectors": [{"event": "Order Paid"}]}]'
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            raise ConfigError(wanted) from None
-    if not isinstance(given, (list, tuple)) or not all(
-        isinstance(one, dict) and {"window", "name", "event_selectors"} <= set(one) for one in given
-    ):
-        raise ConfigError(wanted)
-    return json.dumps(given, ensure_ascii=False, sort_keys=True)
 
 
 async def pages(api: AsyncAPI, asked: ProfilesAsked) -> AsyncGenerator[Page]:

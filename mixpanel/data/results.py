@@ -6,21 +6,15 @@ when first asked for, and notebooks show the rows as a table. Times are aware an
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from datetime import date, datetime, time
-from decimal import Decimal
-from functools import cached_property
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data.exceptions import ConfigError
+from mixpanel.data._result import Result, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import date, datetime
     from pathlib import Path
-
-    import pandas as pd
 
 __all__ = [
     "BatchProgress",
@@ -42,80 +36,6 @@ __all__ = [
 ]
 
 TableType = Literal["events", "profiles"]
-
-SHOWN = 10  # rows of a repr
-SHOWN_IN_NOTEBOOK = 50
-WIDEST = 40
-
-
-class Result:
-    """What all results can do."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields as what JSON knows: times as ISO 8601, NaN as None."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
-        return {name: plain(value) for name, value in own.items()}
-
-    def to_table_dict(self) -> list[dict[str, Any]]:
-        """Return the rows that `.df` and tables show, as what JSON knows."""
-        return [plain(row) for row in self._rows()]
-
-    @cached_property
-    def df(self) -> pd.DataFrame:
-        """The rows as a pandas DataFrame, made once.
-
-        :raises ConfigError: without pandas.
-        """
-        try:
-            import pandas as pd
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                "a DataFrame needs pandas: pip install 'mixpanel-async[pandas]'"
-            ) from error
-        return pd.DataFrame(self._rows(), columns=self._columns())
-
-    def _rows(self) -> Sequence[Mapping[str, Any]]:
-        """Return the rows of `.df`: those of the only list there is, else the one row of all."""
-        return [{field.name: getattr(self, field.name) for field in fields(self)}]  # type: ignore[arg-type]
-
-    def _columns(self) -> list[str] | None:
-        return None
-
-    def __repr__(self) -> str:
-        known = ", ".join(
-            f"{name}={_short(value)}"
-            for name, value in self.to_dict().items()
-            if not isinstance(value, (list, dict)) and value is not None
-        )
-        head = f"{type(self).__name__}({known})"
-        rows = self.to_table_dict()
-        if len(rows) == 1 and type(self)._rows is Result._rows:
-            return head
-        return "\n".join([head, *_aligned(rows[:SHOWN]), *_more(len(rows), SHOWN)])
-
-    def _repr_html_(self) -> str:
-        rows = self.to_table_dict()
-        names = list(rows[0]) if rows else self._columns() or []
-        head = "".join(f"<th>{escape(name)}</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(_text(row.get(name)))}</td>" for name in names) + "</tr>"
-            for row in rows[:SHOWN_IN_NOTEBOOK]
-        )
-        more = "".join(f"<p>{line}</p>" for line in _more(len(rows), SHOWN_IN_NOTEBOOK))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
-
-
-class _Rows(Result):
-    """A result whose rows are those of one of its fields."""
-
-    _FIELD = "columns"
-
-    def _rows(self) -> Sequence[Mapping[str, Any]]:
-        return [
-            {field.name: getattr(row, field.name) for field in fields(row)}
-            for row in getattr(self, self._FIELD)
-        ]
-
 
 # ---- SQL ----------------------------------------------------------------------------------------
 
@@ -288,7 +208,7 @@ class ColumnInfo(Result):
 
 
 @dataclass(frozen=True, repr=False)
-class TableSchema(_Rows):
+class TableSchema(Rows):
     """The columns of a table."""
 
     table_name: str
@@ -296,7 +216,7 @@ class TableSchema(_Rows):
 
 
 @dataclass(frozen=True, repr=False)
-class WorkspaceInfo(_Rows):
+class WorkspaceInfo(Rows):
     """Where a workspace keeps what, and for which project; `path` is None in memory."""
 
     _FIELD = "tables"
@@ -329,7 +249,7 @@ class ColumnSummary(Result):
 
 
 @dataclass(frozen=True, repr=False)
-class SummaryResult(_Rows):
+class SummaryResult(Rows):
     """What each column of a table holds."""
 
     table: str
@@ -350,7 +270,7 @@ class EventStats(Result):
 
 
 @dataclass(frozen=True, repr=False)
-class EventBreakdownResult(_Rows):
+class EventBreakdownResult(Rows):
     """The events of a table, most frequent first; `date_range` is None when no row has a time."""
 
     _FIELD = "events"
@@ -389,52 +309,3 @@ class ColumnStatsResult(Result):
 
     def _columns(self) -> list[str] | None:
         return ["value", "count"]
-
-
-# ---- JSON and text ------------------------------------------------------------------------------
-
-
-def plain(value: Any) -> Any:
-    """Return a value as what JSON knows."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, (float, Decimal)):
-        number = float(value)
-        return number if math.isfinite(number) else None
-    if isinstance(value, (datetime, date, time)):
-        return value.isoformat()
-    if isinstance(value, Result):
-        return value.to_dict()
-    if isinstance(value, dict):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(inner) for inner in value]
-    return str(value)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
-
-
-def _more(count: int, shown: int) -> list[str]:
-    return [f"… {count - shown} more rows"] if count > shown else []
-
-
-def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not rows:
-        return []
-    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
-    cut = [
-        [cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + "…" for cell in line]
-        for line in ([cell.replace("\n", " ") for cell in line] for line in cells)
-    ]
-    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cut
-    ]

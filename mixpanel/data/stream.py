@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from mixpanel.data.api import AsyncAPI
-    from mixpanel.data.fetch import EventsAsked
-    from mixpanel.data.profiles import ProfilesAsked
+    from mixpanel.data.asked import EventsAsked, ProfilesAsked
 
 __all__ = ["event_blocks", "profile_blocks"]
 

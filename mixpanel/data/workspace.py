@@ -7,59 +7,36 @@ import functools
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import anyio.to_thread
 from pydantic import SecretStr
 
 from mixpanel import _bridge
 from mixpanel._bridge import synced
-from mixpanel.data import fetch, stream
-from mixpanel.data._work import Progress, Writer, terminal_line
+from mixpanel.data._local import Local
+from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
+from mixpanel.data._work import Writer
 from mixpanel.data.api import AsyncAPI
-from mixpanel.data.config import Config, Credentials
+from mixpanel.data.config import Config
+from mixpanel.data.credentials import Credentials
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError
-from mixpanel.data.fetch import EventsAsked
-from mixpanel.data.profiles import ProfilesAsked, fetch_profiles
-from mixpanel.data.results import WorkspaceInfo
 from mixpanel.data.store import Database
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Generator,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
-
-    import duckdb
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.data.plan import Day
-    from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult, ProfileProgress
     from mixpanel.settings import Region
 
 __all__ = ["AsyncWorkspace", "Workspace"]
 
 DATA = Path("~/.mp/data")
 
-Row = dict[str, Any]
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def _local(method: Callable[Concatenate[Database, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Offer a method of the database on the workspace, with its signature and documentation."""
-
-    @functools.wraps(method)
-    def asked(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(self.database, *args, **kwargs)
-
-    return cast("Callable[Concatenate[Any, P], R]", asked)
 
 
 class API:
@@ -73,163 +50,7 @@ class API:
     query = synced(AsyncAPI.query)
 
 
-class Local:
-    """Ask the local database: plain methods on both faces, for nothing here waits for a server."""
-
-    _core: AsyncWorkspace
-
-    @property
-    def database(self) -> Database:
-        """The database, opened when first asked for."""
-        return self._core._opened()
-
-    @property
-    def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection, for what is not offered here; through it you may write."""
-        return self.database.connection
-
-    @property
-    def db_path(self) -> Path | None:
-        """Where the database is; None in memory."""
-        return self._core._path
-
-    sql = _local(Database.sql_df)
-    sql_scalar = _local(Database.sql_scalar)
-    sql_rows = _local(Database.sql_rows)
-    sql_arrow = _local(Database.sql_arrow)
-    tables = _local(Database.tables)
-    schema = table_schema = _local(Database.schema)
-    sample = _local(Database.sample)
-    summarize = _local(Database.summarize)
-    event_breakdown = _local(Database.event_breakdown)
-    property_keys = _local(Database.property_keys)
-    column_stats = _local(Database.column_stats)
-    typed_view = _local(Database.typed_view)
-    drop = _local(Database.drop)
-    drop_all = _local(Database.drop_all)
-    export_parquet = _local(Database.export_parquet)
-    export_csv = _local(Database.export_csv)
-
-    def info(self) -> WorkspaceInfo:
-        """Say where the data is, for which project, and what there is."""
-        core, database = self._core, self.database
-        who = core.credentials
-        return WorkspaceInfo(
-            path=database.path,
-            project_id=who.project_id if who else None,
-            region=who.region if who else None,
-            account=who.account if who else None,
-            tables=database.tables(),
-            size_mb=database.size_mb,
-            created_at=database.created_at,
-        )
-
-    def __repr__(self) -> str:
-        project = self._core.credentials.project_id if self._core.credentials else "no project"
-        return f"<{type(self).__name__} {project} at {self._core._path or 'memory'}>"
-
-
-async def stream_events(
-    self: AsyncWorkspace,
-    *,
-    from_date: Day,
-    to_date: Day,
-    events: Sequence[str] | str | None = None,
-    where: str | None = None,
-    limit: int | None = None,
-    raw: bool = False,
-    chunk_days: int | None = None,
-) -> AsyncGenerator[list[Row]]:
-    """Stream events without storing them.
-
-    They come as `{event_name, event_time, distinct_id, insert_id, properties}`, the time aware and
-    in UTC; with `raw` as the API sends them, time in milliseconds. A day is received whole before
-    its first event comes; `limit` (up to 100,000) is exact. Other arguments as in `fetch_events`.
-
-    :raises ConfigError: for arguments that cannot work.
-    :raises TruncatedError: when a day keeps ending early.
-    :raises APIError: when Mixpanel refuses, or keeps failing.
-    """
-    asked = EventsAsked.checked(
-        "stream", from_date, to_date,
-        events=events, where=where, limit=limit, chunk_days=chunk_days,
-    )  # fmt: skip
-    async with aclosing(stream.event_blocks(self.api, asked, raw=raw)) as blocks:
-        async for block in blocks:
-            yield block
-
-
-async def stream_profiles(
-    self: AsyncWorkspace,
-    *,
-    where: str | None = None,
-    cohort_id: int | None = None,
-    output_properties: Sequence[str] | str | None = None,
-    raw: bool = False,
-    distinct_id: str | None = None,
-    distinct_ids: Sequence[str] | None = None,
-    group_id: str | None = None,
-    behaviors: Sequence[Mapping[str, Any]] | str | None = None,
-    as_of_timestamp: int | None = None,
-    include_all_users: bool = False,
-) -> AsyncGenerator[list[Row]]:
-    """Stream profiles without storing them, as `{distinct_id, last_seen, properties}`.
-
-    With `raw` as the API sends them. Arguments as in `fetch_profiles`.
-
-    :raises ConfigError: for arguments that exclude each other.
-    :raises APIError: when Mixpanel refuses, or keeps failing.
-    """
-    asked = ProfilesAsked.checked(
-        where=where, cohort_id=cohort_id, output_properties=output_properties,
-        distinct_id=distinct_id, distinct_ids=distinct_ids, group_id=group_id,
-        behaviors=behaviors, as_of_timestamp=as_of_timestamp, include_all_users=include_all_users,
-    )  # fmt: skip
-    async with aclosing(stream.profile_blocks(self.api, asked, raw=raw)) as blocks:
-        async for block in blocks:
-            yield block
-
-
-Blocks = Callable[Concatenate["AsyncWorkspace", P], AsyncGenerator[list[Row], None]]
-
-
-def _rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], AsyncIterator[Row]]:
-    """Turn an async stream of blocks into one of rows."""
-
-    @functools.wraps(blocks)
-    async def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Row]:
-        async with aclosing(blocks(self, *args, **kwargs)) as each:
-            async for block in each:
-                for row in block:
-                    yield row
-
-    return cast("Callable[Concatenate[Any, P], AsyncIterator[Row]]", rows)
-
-
-def _synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row]]:
-    """Make the sync twin of a stream: one trip to the home loop a block."""
-
-    @functools.wraps(blocks)
-    def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> Generator[Row]:
-        _bridge.refuse_in_async(f"{type(self).__name__}.{blocks.__name__}")
-        each = blocks(self._core, *args, **kwargs)
-
-        async def following() -> list[Row] | None:
-            return await anext(each, None)
-
-        async def done() -> None:
-            await each.aclose()
-
-        try:
-            while (block := _bridge.run(following)) is not None:
-                yield from block
-        finally:
-            _bridge.run(done)
-
-    return cast("Callable[Concatenate[Any, P], Iterator[Row]]", rows)
-
-
-class AsyncWorkspace(Local):
+class AsyncWorkspace(Verbs, Local):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
@@ -254,7 +75,7 @@ class AsyncWorkspace(Local):
         project_id: str | None = None,
         region: Region | None = None,
         path: str | Path | None = None,
-        read_only: bool = False,  # noqa: FBT001, FBT002 - the seed's position
+        read_only: bool = False,  # noqa: FBT001, FBT002 - its place is known
         *,
         credentials: Credentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
@@ -273,7 +94,7 @@ class AsyncWorkspace(Local):
 
     def _set(self, found: Credentials | None, path: Path | None, *, read_only: bool) -> None:
         self._core = self
-        self.credentials = found
+        self._credentials = found
         self._path, self._read_only = path, read_only
         self._lock = threading.Lock()
         self._database: Database | None = None
@@ -346,16 +167,6 @@ class AsyncWorkspace(Local):
             "source": found.source,
         }
 
-    def _gate(self) -> AsyncAPI:
-        if self.credentials is None:
-            raise ConfigError("this workspace was opened without credentials: use Workspace(...)")
-        with self._lock:
-            if self._api is None:
-                self._api = AsyncAPI(
-                    self.credentials, base_url=self._base_url, on_wait=self._on_wait
-                )
-            return self._api
-
     def _opened(self) -> Database:
         with self._lock:
             if self._closed:
@@ -372,190 +183,14 @@ class AsyncWorkspace(Local):
 
         :raises ConfigError: for a workspace that was opened without credentials.
         """
-        return self._gate()
-
-    # ---- fetching -----------------------------------------------------------------------------
-
-    async def fetch_events(
-        self,
-        name: str = "events",
-        *,
-        from_date: Day,
-        to_date: Day,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        progress: bool | Callable[[Progress], object] = True,
-        on_batch_complete: Callable[[BatchProgress], object] | None = None,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-        parallel: bool = True,  # noqa: ARG002 - accepted: fetching always is
-        batch_size: int = 1000,  # noqa: ARG002 - accepted: DuckDB loads whole files
-    ) -> FetchResult:
-        """Fetch events of whole days, both ends included, into the table `name`.
-
-        The table appears when all of it is there, and copies of one event (same event, time,
-        distinct_id and `$insert_id`) are merged. Interrupted or failed, the same call goes on from
-        what it had. A call is a day while the hourly budget of 60 exports allows, else several.
-
-        - `events`: names; all without. `where`: an expression of Mixpanel's, as
-          `properties["plan"] == "team"`. `limit`: so many rows at most, up to 100,000.
-        - `replace` swaps the new table in at the end; `append` adds days to a table, or replaces
-          those it has. Other filters than the table's are refused, unless `mixed`.
-        - `progress`: a line on a terminal, or a function called with `Progress`.
-        - `max_workers`: concurrent calls (8); `chunk_days`: how many days a call takes.
-        - `project_timezone`: for projects from before 2023, whose events carry local time: makes
-          `event_time` true UTC, and adds `event_time_local`.
-        - `parallel` and `batch_size` are accepted and have no effect.
-
-        :raises TableExistsError: when there is such a table; before anything is fetched.
-        :raises TableNotFoundError: when there is none to append to.
-        :raises ConfigError: for arguments that cannot work.
-        :raises InterruptedFetchError: when some days could not be fetched.
-        :raises APIError: when Mixpanel refuses: see `AuthenticationError`, `PlanError`,
-            `QueryError`.
-        """
-        asked = EventsAsked.checked(
-            name, from_date, to_date,
-            events=events, where=where, limit=limit, append=append, replace=replace, mixed=mixed,
-            max_workers=max_workers, chunk_days=chunk_days, project_timezone=project_timezone,
-        )  # fmt: skip
-        return await self._fetch(asked, progress, on_batch_complete)
-
-    async def plan_events(
-        self,
-        name: str = "events",
-        *,
-        from_date: Day,
-        to_date: Day,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-    ) -> FetchPlan:
-        """Say which calls `fetch_events` would make with these arguments, without making any."""
-        asked = EventsAsked.checked(
-            name, from_date, to_date,
-            events=events, where=where, limit=limit, append=append, replace=replace, mixed=mixed,
-            max_workers=max_workers, chunk_days=chunk_days, project_timezone=project_timezone,
-        )  # fmt: skip
-        return await self._writer(lambda: fetch.plan_events(self.api, self.database, asked))
-
-    async def sync_events(
-        self,
-        name: str = "events",
-        *,
-        lookback_days: int = 5,
-        from_date: Day | None = None,
-        to_date: Day | None = None,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        progress: bool | Callable[[Progress], object] = True,
-        on_batch_complete: Callable[[BatchProgress], object] | None = None,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-    ) -> FetchResult:
-        """Bring a table up to date, so that running it again changes nothing but what is new.
-
-        Fetches the days that the table lacks, up to `to_date` (today), and once more those that
-        were fetched less than `lookback_days` after they ended, because events arrive late; each
-        such day is replaced as a whole. The first time, `from_date` says where to begin.
-
-        :raises ConfigError: without a `from_date` for a table that is not there yet.
-        :raises InterruptedFetchError: when some days could not be fetched.
-        :raises APIError: when Mixpanel refuses.
-        """
-        asked = await self._writer(
-            lambda: fetch.to_sync(
-                self.database, name, lookback_days, from_date, to_date,
-                events=events, where=where, max_workers=max_workers, chunk_days=chunk_days,
-                project_timezone=project_timezone,
-            )
-        )  # fmt: skip
-        return await self._fetch(asked, progress, on_batch_complete)
-
-    async def _fetch(
-        self,
-        asked: EventsAsked,
-        progress: bool | Callable[[Progress], object],  # noqa: FBT001
-        on_batch: Callable[[BatchProgress], object] | None,
-    ) -> FetchResult:
-        database = await anyio.to_thread.run_sync(self._opened)
-        with terminal_line(progress) as tell:
-            return await fetch.fetch_events(
-                self.api, database, self._writer, asked, on_progress=tell, on_batch=on_batch
-            )
-
-    async def fetch_profiles(
-        self,
-        name: str = "profiles",
-        *,
-        where: str | None = None,
-        cohort_id: int | None = None,
-        output_properties: Sequence[str] | str | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        distinct_id: str | None = None,
-        distinct_ids: Sequence[str] | None = None,
-        group_id: str | None = None,
-        behaviors: Sequence[Mapping[str, Any]] | str | None = None,
-        as_of_timestamp: int | None = None,
-        include_all_users: bool = False,
-        progress: bool | Callable[[Progress], object] = True,
-        on_page_complete: Callable[[ProfileProgress], object] | None = None,
-        max_workers: int | None = None,
-        parallel: bool = True,  # noqa: ARG002 - accepted: fetching always is
-        batch_size: int = 1000,  # noqa: ARG002 - accepted: a page is a thousand
-    ) -> FetchResult:
-        """Fetch user profiles, or those of a group, into the table `name`.
-
-        A page is a thousand profiles and one of the 60 hourly queries.
-
-        - `append` updates a table: of profiles with one distinct_id the latest fetched wins.
-        - `cohort_id`: only its members; `include_all_users` adds those without a profile.
-        - `output_properties`: only these; much faster.
-        - `group_id`: profiles of this group key in place of users'.
-        - `behaviors`: a list as `[{"window": "30d", "name": "b1", "event_selectors":
-          [{"event": "Order Paid"}]}]`, for a `where` such as `behaviors["b1"] > 0`;
-          `as_of_timestamp` (seconds) is the moment they are counted back from.
-        - `max_workers`: concurrent queries, at most and by default 5. `parallel` and `batch_size`
-          are accepted and have no effect.
-
-        :raises TableExistsError: when there is such a table; before anything is fetched.
-        :raises ConfigError: for arguments that exclude each other.
-        :raises APIError: when Mixpanel refuses, or keeps failing; nothing is stored then.
-        """
-        asked = ProfilesAsked.checked(
-            where=where, cohort_id=cohort_id, output_properties=output_properties,
-            distinct_id=distinct_id, distinct_ids=distinct_ids, group_id=group_id,
-            behaviors=behaviors, as_of_timestamp=as_of_timestamp,
-            include_all_users=include_all_users, max_workers=max_workers,
-        )  # fmt: skip
-        if append and replace:
-            raise ConfigError("append and replace exclude each other")
-        mode: Any = "append" if append else "replace" if replace else "new"
-        database = await anyio.to_thread.run_sync(self._opened)
-        with terminal_line(progress) as tell:
-            return await fetch_profiles(
-                self.api, database, self._writer, name, mode, asked,
-                mixed=mixed, on_progress=tell, on_page=on_page_complete,
-            )  # fmt: skip
-
-    stream_events = _rows(stream_events)
-    stream_profiles = _rows(stream_profiles)
-
-    # ---- the end ------------------------------------------------------------------------------
+        if self.credentials is None:
+            raise ConfigError("this workspace was opened without credentials: use Workspace(...)")
+        with self._lock:
+            if self._api is None:
+                self._api = AsyncAPI(
+                    self.credentials, base_url=self._base_url, on_wait=self._on_wait
+                )
+            return self._api
 
     async def aclose(self) -> None:
         """Close the database and the connections; a second time does nothing."""
@@ -578,6 +213,15 @@ class AsyncWorkspace(Local):
         await self.aclose()
 
 
+def _synced_static(call: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
+    @functools.wraps(call)
+    def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+        _bridge.refuse_in_async(f"Workspace.{call.__name__}")
+        return _bridge.run(call, *args, **kwargs)
+
+    return twin
+
+
 class Workspace(Local):
     """Discover, fetch and query one Mixpanel project from sync code; see `AsyncWorkspace`.
 
@@ -592,10 +236,18 @@ class Workspace(Local):
         project_id: str | None = None,
         region: Region | None = None,
         path: str | Path | None = None,
-        read_only: bool = False,  # noqa: FBT001, FBT002 - the seed's position
-        **options: Any,
+        read_only: bool = False,  # noqa: FBT001, FBT002 - its place is known
+        *,
+        credentials: Credentials | ServiceAccountCredentials | None = None,
+        base_url: str | None = None,
+        external_access: bool = False,
+        on_wait: Callable[[float, str], object] | None = None,
     ) -> None:
-        self._core = AsyncWorkspace(account, project_id, region, path, read_only, **options)
+        self._core = AsyncWorkspace(
+            account, project_id, region, path, read_only,
+            credentials=credentials, base_url=base_url,
+            external_access=external_access, on_wait=on_wait,
+        )  # fmt: skip
 
     @classmethod
     @contextmanager
@@ -634,18 +286,7 @@ class Workspace(Local):
         workspace._core = AsyncWorkspace.open(path, read_only=read_only)
         return workspace
 
-    @staticmethod
-    def test_credentials(
-        account: str | None = None, *, base_url: str | None = None
-    ) -> dict[str, Any]:
-        """Ask Mixpanel whether it takes the credentials; see `AsyncWorkspace`."""
-        _bridge.refuse_in_async("Workspace.test_credentials")
-        return _bridge.run(AsyncWorkspace.test_credentials, account, base_url=base_url)
-
-    @property
-    def credentials(self) -> Credentials | None:
-        """Who asks; None for a workspace that was opened without."""
-        return self._core.credentials
+    test_credentials = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
 
     @property
     def api(self) -> API:
@@ -659,8 +300,8 @@ class Workspace(Local):
     plan_events = synced(AsyncWorkspace.plan_events)
     sync_events = synced(AsyncWorkspace.sync_events)
     fetch_profiles = synced(AsyncWorkspace.fetch_profiles)
-    stream_events = _synced_rows(stream_events)
-    stream_profiles = _synced_rows(stream_profiles)
+    stream_events = synced_rows(stream_events)
+    stream_profiles = synced_rows(stream_profiles)
 
     def close(self) -> None:
         """Close the database and the connections; a second time does nothing."""

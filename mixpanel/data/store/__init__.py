@@ -5,9 +5,10 @@
 
 from mixpanel.data.store.database import Database
 from mixpanel.data.store.files import Columns, _milliseconds, count_rows, read_events
-from mixpanel.data.store.load import Load, Loaded, Mode
+from mixpanel.data.store.load import Load
 from mixpanel.data.store.parts import Staged
 from mixpanel.data.store.profiles import ProfilesLoad
+from mixpanel.data.store.staging import Loaded, Mode
 
 __all__ = [
     "Columns",

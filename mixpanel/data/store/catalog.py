@@ -10,8 +10,8 @@ from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoun
 from mixpanel.data.results import ColumnInfo, TableInfo, TableSchema
 from mixpanel.data.store import ledger
 from mixpanel.data.store.engine import count, reported, transaction
-from mixpanel.data.store.load import STAGE
 from mixpanel.data.store.names import literal, pointer, quoted, table_name
+from mixpanel.data.store.staging import STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

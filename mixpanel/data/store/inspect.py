@@ -102,7 +102,7 @@ def column_stats(
         "GROUP BY v ORDER BY n DESC, v LIMIT ?",
         [top_n],
     ).fetchall()
-    empty = total - there
+    empty, unique = total - there, min(unique, there)  # the estimate may be some percent too high
     return ColumnStatsResult(
         table,
         column,

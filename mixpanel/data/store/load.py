@@ -7,38 +7,25 @@ What is loaded waits in a staging table, its days in the ledger, each committed 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from mixpanel.data.exceptions import TableExistsError, TruncatedError
+from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.store import ledger, shape
 from mixpanel.data.store.engine import count, engine, reported, transaction
 from mixpanel.data.store.ledger import Entry, Table
-from mixpanel.data.store.names import quoted
 from mixpanel.data.store.parts import Staged, repair_part, repair_text
+from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import date
+    from collections.abc import Sequence
+    from datetime import date, datetime
 
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data.plan import Filters, Part
+    from mixpanel.data.store.staging import Mode
 
-Mode = Literal["new", "replace", "append", "sync"]
-
-STAGE = "_stage_"
 REPAIRED_AT_ONCE = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a load left in the table; `merged` counts copies that this process dropped."""
-
-    rows: int
-    merged: int
-    from_date: date | None
-    to_date: date | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +41,7 @@ class _NoEventError(Exception):
     """A line that is JSON, but no event."""
 
 
-class Load:
+class Load(Staging):
     """A load of events that has begun: `stage` its parts, then `finish`.
 
     `done` days are there already from a load of the same name, filters and mode that stopped.
@@ -72,15 +59,11 @@ class Load:
         time_in_ms: bool = True,
         now: datetime | None = None,
     ) -> None:
-        self.name, self.mode, self.days = name, mode, days
-        self.key = f"{name}-{mode}-{filters.key()}"
-        self._connection = connection
-        self._filters = filters.to_json()
+        super().__init__(connection, name, filters, mode, now)
+        self.days = days
         self._timezone = filters.project_timezone
         self._in_ms = time_in_ms
-        self._now = now
         self._merged = 0
-        self._stage, self._table = quoted(STAGE + name), quoted(name)
         self._raw = "event_time" if self._timezone is None else "event_time_local"
         with reported(), transaction(connection):
             self._resume()
@@ -91,10 +74,6 @@ class Load:
     def done(self) -> frozenset[date]:
         """The days that are staged."""
         return frozenset(entry.day for entry in self._entries())
-
-    def is_done(self, days: Iterable[date]) -> bool:
-        """Whether each of these days is staged."""
-        return self.done.issuperset(days)
 
     def _entries(self) -> list[Entry]:
         return ledger.entries(self._connection, self.name, "staged")
@@ -116,13 +95,6 @@ class Load:
         }
         if stale:
             self._unstage(stale)
-
-    def _moment(self) -> datetime:
-        return self._now or datetime.now(UTC)
-
-    def _discard(self) -> None:
-        self._connection.execute(f"DROP TABLE IF EXISTS {self._stage}")
-        ledger.forget(self._connection, self.name, "staged")
 
     def _unstage(self, days: set[date]) -> None:
         day = f"coalesce(CAST({self._raw} AS DATE), l.from_date)"
@@ -325,18 +297,6 @@ class Load:
             ledger.settle(self._connection, self.name)
             self._register(known)
         return Loaded(rows, self._merged, min(self.days), max(self.days))
-
-    def abandon(self) -> None:
-        """Drop what is staged; the table stays as it is."""
-        with reported(), transaction(self._connection):
-            self._discard()
-
-    def _swap(self, known: Table | None) -> None:
-        if known is not None and self.mode == "new":
-            raise TableExistsError(self.name)
-        ledger.forget(self._connection, self.name, "done")
-        self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
-        self._connection.execute(f"ALTER TABLE {self._stage} RENAME TO {self._table}")
 
     def _add(self) -> None:
         """Replace the staged days; what cannot be told by its day is replaced by its key."""

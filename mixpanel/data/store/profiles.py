@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mixpanel.data.exceptions import TableExistsError
 from mixpanel.data.plan import Chunk
 from mixpanel.data.store import ledger, shape
 from mixpanel.data.store.engine import count, reported, transaction
 from mixpanel.data.store.ledger import Entry, Table
-from mixpanel.data.store.load import STAGE, Loaded
-from mixpanel.data.store.names import quoted
 from mixpanel.data.store.parts import Staged
+from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from duckdb import DuckDBPyConnection
 
     from mixpanel.data.plan import Filters
-    from mixpanel.data.store.load import Mode
+    from mixpanel.data.store.staging import Mode
 
 
-class ProfilesLoad:
+class ProfilesLoad(Staging):
     """A load of profiles that has begun: `stage` its pages, then `finish`.
 
     A page is a file with one profile a line, as Mixpanel answers them:
@@ -40,14 +38,9 @@ class ProfilesLoad:
         mode: Mode,
         now: datetime | None = None,
     ) -> None:
-        self.name, self.mode = name, mode
-        self.key = f"{name}-{mode}-{filters.key()}"
-        self._connection = connection
-        self._filters = filters.to_json()
-        self._now = now
+        super().__init__(connection, name, filters, mode, now)
         self._pages = 0
         self._bytes = 0
-        self._stage, self._table = quoted(STAGE + name), quoted(name)
         with reported(), transaction(connection):
             self._discard()
             connection.execute(f"CREATE TABLE {self._stage} ({shape.PROFILES}, _part BIGINT)")
@@ -92,22 +85,6 @@ class ProfilesLoad:
             self._register(rows)
         return Loaded(rows, staged - rows, None, None)
 
-    def abandon(self) -> None:
-        """Drop what is staged; the table stays as it is."""
-        with reported(), transaction(self._connection):
-            self._discard()
-
-    def _discard(self) -> None:
-        self._connection.execute(f"DROP TABLE IF EXISTS {self._stage}")
-        ledger.forget(self._connection, self.name, "staged")
-
-    def _swap(self, known: Table | None) -> None:
-        if known is not None and self.mode == "new":
-            raise TableExistsError(self.name)
-        ledger.forget(self._connection, self.name, "done")
-        self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
-        self._connection.execute(f"ALTER TABLE {self._stage} RENAME TO {self._table}")
-
     def _add(self) -> None:
         self._connection.execute(
             f"DELETE FROM {self._table} AS old USING {self._stage} AS new "  # noqa: S608
@@ -117,7 +94,7 @@ class ProfilesLoad:
         self._connection.execute(f"DROP TABLE {self._stage}")
 
     def _register(self, rows: int) -> None:
-        now = self._now or datetime.now(UTC)
+        now = self._moment()
         today = now.date()
         entry = Entry(
             today,

@@ -1,0 +1,93 @@
+"""What a workspace asks of the local database, the same on both faces."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+
+from mixpanel.data.results import WorkspaceInfo
+from mixpanel.data.store import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import duckdb
+
+    from mixpanel.data.credentials import Credentials
+    from mixpanel.data.workspace import AsyncWorkspace
+
+__all__ = ["Local"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _local(method: Callable[Concatenate[Database, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Offer a method of the database on the workspace, with its signature and documentation."""
+
+    @functools.wraps(method)
+    def asked(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+        return method(self.database, *args, **kwargs)
+
+    return cast("Callable[Concatenate[Any, P], R]", asked)
+
+
+class Local:
+    """Ask the local database: plain methods on both faces, for nothing here waits for a server."""
+
+    _core: AsyncWorkspace
+
+    @property
+    def database(self) -> Database:
+        """The database, opened when first asked for."""
+        return self._core._opened()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """DuckDB's own connection, for what is not offered here; through it you may write."""
+        return self.database.connection
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """Who asks; None for a workspace that was opened without."""
+        return self._core._credentials
+
+    @property
+    def db_path(self) -> Path | None:
+        """Where the database is; None in memory."""
+        return self._core._path
+
+    sql = _local(Database.sql_df)
+    sql_scalar = _local(Database.sql_scalar)
+    sql_rows = _local(Database.sql_rows)
+    sql_arrow = _local(Database.sql_arrow)
+    tables = _local(Database.tables)
+    schema = table_schema = _local(Database.schema)
+    sample = _local(Database.sample_df)
+    summarize = _local(Database.summarize)
+    event_breakdown = _local(Database.event_breakdown)
+    property_keys = _local(Database.property_keys)
+    column_stats = _local(Database.column_stats)
+    typed_view = _local(Database.typed_view)
+    drop = _local(Database.drop)
+    drop_all = _local(Database.drop_all)
+    export_parquet = _local(Database.export_parquet)
+    export_csv = _local(Database.export_csv)
+
+    def info(self) -> WorkspaceInfo:
+        """Say where the data is, for which project, and what there is."""
+        who, database = self.credentials, self.database
+        return WorkspaceInfo(
+            path=database.path,
+            project_id=who.project_id if who else None,
+            region=who.region if who else None,
+            account=who.account if who else None,
+            tables=database.tables(),
+            size_mb=database.size_mb,
+            created_at=database.created_at,
+        )
+
+    def __repr__(self) -> str:
+        project = self.credentials.project_id if self.credentials else "no project"
+        return f"<{type(self).__name__} {project} at {self._core._path or 'memory'}>"

@@ -1,0 +1,142 @@
+"""What every result can do: be JSON, a DataFrame, text on a screen and a table in a notebook."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from datetime import date, datetime, time
+from decimal import Decimal
+from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from mixpanel.data.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+__all__ = ["Result", "Rows", "plain"]
+
+SHOWN = 10  # rows of a repr
+SHOWN_IN_NOTEBOOK = 50
+WIDEST = 40
+
+
+class Result:
+    """What all results can do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as what JSON knows: times as ISO 8601, NaN as None."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        return {name: plain(value) for name, value in own.items()}
+
+    def to_table_dict(self) -> list[dict[str, Any]]:
+        """Return the rows that `.df` and tables show, as what JSON knows."""
+        return [plain(row) for row in self._rows()]
+
+    @cached_property
+    def df(self) -> pd.DataFrame:
+        """The rows as a pandas DataFrame, made once.
+
+        :raises ConfigError: without pandas.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "a DataFrame needs pandas: pip install 'mixpanel-async[pandas]'"
+            ) from error
+        return pd.DataFrame(self._rows(), columns=self._columns())
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of `.df`: those of the only list there is, else the one row of all."""
+        return [{field.name: getattr(self, field.name) for field in fields(self)}]  # type: ignore[arg-type]
+
+    def _columns(self) -> list[str] | None:
+        return None
+
+    def __repr__(self) -> str:
+        known = ", ".join(
+            f"{name}={_short(value)}"
+            for name, value in self.to_dict().items()
+            if not isinstance(value, (list, dict)) and value is not None
+        )
+        head = f"{type(self).__name__}({known})"
+        rows = self.to_table_dict()
+        if len(rows) == 1 and type(self)._rows is Result._rows:
+            return head
+        return "\n".join([head, *_aligned(rows[:SHOWN]), *_more(len(rows), SHOWN)])
+
+    def _repr_html_(self) -> str:
+        rows = self.to_table_dict()
+        names = list(rows[0]) if rows else self._columns() or []
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(_text(row.get(name)))}</td>" for name in names) + "</tr>"
+            for row in rows[:SHOWN_IN_NOTEBOOK]
+        )
+        more = "".join(f"<p>{line}</p>" for line in _more(len(rows), SHOWN_IN_NOTEBOOK))
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+class Rows(Result):
+    """A result whose rows are those of one of its fields."""
+
+    _FIELD = "columns"
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {field.name: getattr(row, field.name) for field in fields(row)}
+            for row in getattr(self, self._FIELD)
+        ]
+
+
+# ---- JSON and text ------------------------------------------------------------------------------
+
+
+def plain(value: Any) -> Any:
+    """Return a value as what JSON knows."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, (float, Decimal)):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    if isinstance(value, (datetime, date, time)):
+        return value.isoformat()
+    if isinstance(value, Result):
+        return value.to_dict()
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in value]
+    return str(value)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+
+
+def _more(count: int, shown: int) -> list[str]:
+    return [f"… {count - shown} more rows"] if count > shown else []
+
+
+def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    cut = [
+        [cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + "…" for cell in line]
+        for line in ([cell.replace("\n", " ") for cell in line] for line in cells)
+    ]
+    widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cut
+    ]

@@ -1,0 +1,30 @@
+"""What an editor and a type checker see of the typed events. Checked by mypy, never run."""
+
+from decimal import Decimal
+from typing import assert_type
+
+from mixpanel.cdp import CustomerIOComposer, Message, did_you_mean, semantic, webhooks
+from mixpanel.cdp.semantic import Product
+
+
+def typed_events(cio: CustomerIOComposer) -> None:
+    order = semantic.OrderCompleted(
+        order_id=17, total=Decimal("12.5"), products=[Product(sku="a"), {"sku": "b", "mine": 1}]
+    )
+    assert_type(cio.track("u", order, {"gift": True}), Message)
+    semantic.OrderCompleted(total="12.5")  # type: ignore[arg-type]
+    semantic.OrderCompleted(totl=1)  # type: ignore[call-arg]
+    semantic.DeviceCreatedOrUpdated(token="t")  # type: ignore[call-arg]
+    semantic.DeviceCreatedOrUpdated(token="t", type="web")  # type: ignore[arg-type]
+    order.total = 3  # type: ignore[misc]  # frozen
+    cio.track("u", Product(sku="a"))  # type: ignore[arg-type]  # no event
+    cio.suppress_person("u", timestamp="2026-01-31")
+    cio.suppress_person("u", time=1)  # type: ignore[call-arg]
+    assert_type(did_you_mean("Order Complete"), str | None)
+
+
+def typed_webhooks(body: bytes, headers: dict[str, str]) -> None:
+    event = webhooks.receive(body, headers, "key", now=0)
+    assert_type(event, webhooks.WebhookEvent)
+    if isinstance(event, webhooks.DeliveryEvent):
+        assert_type(event.href, str | None)
