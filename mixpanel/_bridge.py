@@ -146,7 +146,7 @@ def soon(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         submit(call)
 
 
-def enqueue(sender: Sender, record: Record) -> None:
+def enqueue(sender: Sender[Any], record: Record) -> None:
     """Give a record to any sender of ours without ever waiting: for exposures.
 
     What is due leaves from the home loop, within about a second.
@@ -166,7 +166,7 @@ def enqueue(sender: Sender, record: Record) -> None:
         submit(sender.pump)
 
 
-def deliver(sender: Sender, records: list[Record]) -> None:
+def deliver(sender: Sender[Any], records: list[Record]) -> None:
     """Have records sent at once.
 
     :raises DeliveryError: when one did not arrive.
@@ -178,7 +178,7 @@ def deliver(sender: Sender, records: list[Record]) -> None:
         sender.deliver_blocking(records, wire)
 
 
-async def _flush_later(sender: Sender) -> None:
+async def _flush_later(sender: Sender[Any]) -> None:
     await asyncio.sleep(GATHERING)
     if not sender.closed:
         await sender.flush(ROOM_TIMEOUT)
@@ -296,7 +296,7 @@ def _run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.k
 _POINTERS = ("main_event_loop", "main_event_loop_pid", "task_context")
 
 
-def accept(sender: Sender, record: Record) -> None:
+def accept(sender: Sender[Any], record: Record) -> None:
     """Give a record to a buffered sender, and have sent what is due, or what makes room.
 
     :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.

@@ -16,11 +16,11 @@ from mixpanel._ledger import FlushResult, Ledger
 from mixpanel.exceptions import AmbiguousDeliveryError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mixpanel.exceptions import DeliveryError
     from mixpanel.messages import Record
-    from mixpanel.settings import Endpoint, Limits, WhenFull
+    from mixpanel.settings import Limits, WhenFull
 
 __all__ = ["Batch", "Buffer", "Lane"]
 
@@ -48,7 +48,7 @@ class Lane:
     `not_before` holds the lane back after a failure, `halted` when only a human can help.
     """
 
-    def __init__(self, endpoint: Endpoint, wide: int, max_bytes: int) -> None:
+    def __init__(self, endpoint: str, wide: int, max_bytes: int) -> None:
         self.endpoint = endpoint
         self.wide = wide
         self.max_bytes = max_bytes
@@ -68,7 +68,10 @@ class Lane:
 
 
 class Buffer:
-    """Keep a consumer's messages, lane by lane, within its limits."""
+    """Keep a consumer's messages, lane by lane, within its limits.
+
+    `wide` names the lanes, and how many requests of each may be in flight; Mixpanel's without.
+    """
 
     def __init__(
         self,
@@ -77,8 +80,11 @@ class Buffer:
         *,
         when_full: WhenFull = "drop_newest",
         clock: Callable[[], float] = time.monotonic,
+        wide: Mapping[str, int] | None = None,
     ) -> None:
         self.limits = limits
+        parallel = limits.in_flight
+        self._wide = wide or {"events": parallel, "imports": parallel, "people": 1, "groups": 1}
         self.ledger = ledger
         self.when_full = when_full
         self.clock = clock
@@ -92,11 +98,9 @@ class Buffer:
         self.bytes = 0
         self.flush_mark = 0
         self.watchers.clear()
-        wide = {"events": self.limits.in_flight, "imports": self.limits.in_flight}
-        endpoints: tuple[Endpoint, ...] = ("events", "imports", "people", "groups")
         self.lanes = {
-            endpoint: Lane(endpoint, wide.get(endpoint, 1), self.limits.batch_bytes)
-            for endpoint in endpoints
+            endpoint: Lane(endpoint, wide, self.limits.batch_bytes)
+            for endpoint, wide in self._wide.items()
         }
 
     # ---- in ---------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import anyio
 
 from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
-from mixpanel._route import Route, takes_gzip
 from mixpanel._wires import Wires, compressed_off_loop, hold_back
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from mixpanel._buffer import Batch, Buffer
     from mixpanel._exchange import Answer, Failure, Steps
+    from mixpanel._route import AnyRoute
     from mixpanel._wire import BlockingWire
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import RetryPolicy
@@ -42,7 +42,7 @@ class Courier:
     def __init__(
         self,
         buffer: Buffer,
-        route: Route,
+        route: AnyRoute,
         policy: RetryPolicy,
         wires: Wires,
         landed: Callable[[], None],
@@ -125,8 +125,9 @@ class Courier:
             policy=self.policy,
             clock=self.buffer.clock,
             random=random.random,
-            gzip=lane.gzip if _is_worth_gzip(batch) else False,
+            gzip=lane.gzip if self._is_worth_gzip(batch) else False,
             repeat_ambiguous=self._repeat_ambiguous,
+            judge=self.route.judge,
         )
 
     async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
@@ -149,6 +150,12 @@ class Courier:
         batch.sending = []
         return reply
 
+    def _is_worth_gzip(self, batch: Batch) -> bool:
+        if not self.route.takes_gzip(batch.lane.endpoint):
+            return False
+        few = batch.records[:FEW]
+        return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET
+
     def _carry_out(  # noqa: C901 - a step each
         self, batch: Batch, step: Step, raised: list[DeliveryError] | None = None
     ) -> None:
@@ -156,7 +163,7 @@ class Courier:
         if isinstance(step, Settle):
             if step.fate == "delivered":
                 lane.halted = None
-                if lane.gzip is None and _is_worth_gzip(batch):
+                if lane.gzip is None and self._is_worth_gzip(batch):
                     lane.gzip = True
             elif raised is not None and step.error is not None:
                 raised.append(step.error)
@@ -183,10 +190,3 @@ def _rest(seconds: float, until: float) -> None:
     left = min(seconds, until - time.monotonic())
     if left > 0:
         time.sleep(left)
-
-
-def _is_worth_gzip(batch: Batch) -> bool:
-    if not takes_gzip(batch.lane.endpoint):
-        return False
-    few = batch.records[:FEW]
-    return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET

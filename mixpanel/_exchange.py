@@ -43,6 +43,8 @@ __all__ = [
     "Answer",
     "Failure",
     "Halt",
+    "Judge",
+    "Judgement",
     "Plain",
     "Send",
     "Settle",
@@ -51,7 +53,7 @@ __all__ = [
     "Verdict",
     "Wait",
     "exchange",
-    "judge",
+    "judge_answer",
     "judge_status",
     "onward",
 ]
@@ -167,11 +169,14 @@ def exchange(  # noqa: C901
     random: Callable[[], float],
     gzip: bool | None = False,
     repeat_ambiguous: bool = False,
+    judge: Judge | None = None,
 ) -> Steps:
     """Bring records of one endpoint to the server, or say what became of each.
 
-    `gzip` None means: try it, and fall back when the very first answer is a refusal.
+    `gzip` None means: try it, and fall back when the very first answer is a refusal. `judge` says
+    what an answer means, for servers that do not speak as Mixpanel does.
     """
+    judge = judge or judge_answer
     parts = [records]
     compress = gzip is not False
     suspects = SUSPECTS
@@ -204,7 +209,7 @@ def exchange(  # noqa: C901
                 if not judged.untouched and len(part) > 1:
                     part = yield from _without_unsafe(part, error)
                 if suspects and not judged.too_large and len(part) > 2 * suspects:
-                    part = yield from _interrogated(part, error, suspects, gzip=compress)
+                    part = yield from _interrogated(part, error, suspects, judge, gzip=compress)
                     suspects = 0
                 if len(part) > 1:
                     half = len(part) // 2
@@ -239,19 +244,21 @@ def exchange(  # noqa: C901
             yield Wait(seconds, error)
 
 
+Judge = Callable[[Answer | Failure, list["Record"]], Judgement]
+
 SUSPECTS = 16  # single refusals in the same words that make it a refusal of them all
-UNORDERED = frozenset({"events", "imports"})  # what may be sent out of turn
+ORDERED = frozenset({"people", "groups"})  # what may not be sent out of turn
 
 
 def _interrogated(
-    part: list[Record], error: DeliveryError, suspects: int, *, gzip: bool
+    part: list[Record], error: DeliveryError, suspects: int, judge: Judge, *, gzip: bool
 ) -> Generator[Step, Answer | Failure | None, list[Record]]:
     """Settle a whole batch that is refused for what its records share, as a wrong token.
 
     Records from all over the batch are sent alone, until one fares otherwise; if none does, so
     stands it with the rest. Return what is left to be bisected.
     """
-    if part[0].endpoint not in UNORDERED:
+    if part[0].endpoint in ORDERED:
         return part
     asked = [part[at * (len(part) - 1) // (suspects - 1)] for at in range(suspects)]
     left = part
@@ -332,7 +339,7 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 UNPROCESSED = frozenset({408, 425, 429, 503})
 
 
-def judge(reply: Answer | Failure, part: list[Record]) -> Judgement:
+def judge_answer(reply: Answer | Failure, part: list[Record]) -> Judgement:
     """Return what a reply means for the records that were sent."""
     endpoint = part[0].endpoint
     if isinstance(reply, Answer):

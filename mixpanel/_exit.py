@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +27,13 @@ logger = logging.getLogger("mixpanel")
 
 PATIENCE = 2.0  # seconds, for all consumers together
 
-everyone: weakref.WeakSet[Sender] = weakref.WeakSet()
-_holding: set[Sender] = set()  # keeps a forgotten consumer alive while it has messages
+everyone: weakref.WeakSet[Sender[Any]] = weakref.WeakSet()
+_holding: set[Sender[Any]] = set()  # keeps a forgotten consumer alive while it has messages
 _watched_by = 0
 _then: list[Callable[[], None]] = []
 
 
-def hold(sender: Sender) -> None:
+def hold(sender: Sender[Any]) -> None:
     """Keep a sender that has messages, and see to it that they leave before the process does."""
     global _watched_by
     if sender in _holding:
@@ -51,7 +51,7 @@ def hold(sender: Sender) -> None:
         Finalize(None, _drain, exitpriority=10)
 
 
-def release(sender: Sender) -> None:
+def release(sender: Sender[Any]) -> None:
     """Let go of a sender that has nothing left."""
     _holding.discard(sender)
 

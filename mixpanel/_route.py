@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from mixpanel._exchange import judge_answer
 from mixpanel._version import __version__
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
 from mixpanel.exceptions import ConfigurationError
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from mixpanel._exchange import Answer, Failure, Judgement
     from mixpanel.credentials import Authority
     from mixpanel.messages import Record
-    from mixpanel.settings import Endpoint, Endpoints
+    from mixpanel.settings import Endpoints
 
-__all__ = ["Request", "Route", "Transport", "checked_proxy", "environment_proxy", "takes_gzip"]
+__all__ = ["AnyRoute", "Request", "Route", "Transport", "checked_proxy", "environment_proxy"]
 
 USER_AGENT = f"mixpanel-async/{__version__}"
 COMPRESSION = 1  # level 6 takes three times as long for a tenth less
@@ -120,6 +122,22 @@ def environment_proxy(url: str) -> str | None:
     return checked_proxy(found, f"{parts.scheme.upper()}_PROXY")
 
 
+class AnyRoute(Protocol):
+    """How a sender speaks to one kind of server."""
+
+    def request(self, records: list[Record], *, compress: bool) -> Request:
+        """Return the request that carries these records."""
+        ...
+
+    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
+        """Return what a reply means for the records that were sent."""
+        ...
+
+    def takes_gzip(self, endpoint: str) -> bool:
+        """Tell whether an endpoint's bodies may be compressed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """Turn records of one endpoint into a request.
@@ -141,7 +159,7 @@ class Route:
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
         }
-        if compress and takes_gzip(endpoint):
+        if compress and self.takes_gzip(endpoint):
             body = gzip.compress(body, COMPRESSION, mtime=0)
             headers["Content-Encoding"] = "gzip"
         query = {"ip": "1" if self.geolocate else "0", "verbose": "1"}
@@ -153,6 +171,14 @@ class Route:
                 headers["Authorization"] = authorization
         return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)
 
+    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
+        """Return what a reply means for the records that were sent."""
+        return judge_answer(reply, part)
+
+    def takes_gzip(self, endpoint: str) -> bool:
+        """Tell whether an endpoint's bodies may be compressed."""
+        return endpoint in ("events", "imports")
+
     def authorize(self, query: dict[str, str], auth: Authority | None = None) -> str | None:
         """Return the `Authorization` header, and add what the query needs with it."""
         if self.credentials is not None:
@@ -161,8 +187,3 @@ class Route:
         if isinstance(auth, ApiSecret) and auth.api_key:
             query["api_key"] = auth.api_key
         return None if auth is None else auth.authorization()
-
-
-def takes_gzip(endpoint: Endpoint) -> bool:
-    """Tell whether an endpoint's bodies may be compressed."""
-    return endpoint in ("events", "imports")

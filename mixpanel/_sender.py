@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.request import getproxies
 
 import anyio
 
 from mixpanel import _exit, _loop
 from mixpanel._courier import Courier
+from mixpanel._route import AnyRoute
 from mixpanel._wires import Wires
 from mixpanel.exceptions import ClosedError, DeliveryError
 from mixpanel.settings import RetryPolicy
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from mixpanel._buffer import Batch, Buffer
     from mixpanel._ledger import FlushResult
-    from mixpanel._route import Route, Transport
+    from mixpanel._route import Transport
     from mixpanel._wire import BlockingWire
     from mixpanel.messages import Record
 
 __all__ = ["Sender"]
+
+R = TypeVar("R", bound=AnyRoute)
 
 logger = logging.getLogger("mixpanel")
 
@@ -39,7 +42,7 @@ HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_a
 _inherited: list[BlockingWire | None] = []  # a forked child neither uses nor closes them
 
 
-class Sender:
+class Sender(Generic[R]):
     """Own a buffer and bring what is in it to the server.
 
     In the `background`, a task starts in the loop that first puts a message, lives there while
@@ -50,7 +53,7 @@ class Sender:
     def __init__(
         self,
         buffer: Buffer,
-        route: Route,
+        route: R,
         policy: RetryPolicy,
         transport: Transport,
         *,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mixpanel._exchange import Answer
-    from mixpanel._route import Request, Route, Transport
+    from mixpanel._route import AnyRoute, Request, Transport
     from mixpanel._wire import Wire
     from mixpanel.messages import Record
 
@@ -148,7 +148,7 @@ async def hold_back(left: Callable[[], float]) -> None:
         await anyio.sleep(seconds)
 
 
-async def compressed_off_loop(route: Route, records: list[Record], *, compress: bool) -> Request:
+async def compressed_off_loop(route: AnyRoute, records: list[Record], *, compress: bool) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
     size = sum([len(record.body) for record in records])
     if not compress or size < IN_A_THREAD:

@@ -116,7 +116,7 @@ class _Client(Verbs[Outcome]):
                 given = ", ".join(sorted(theirs))
                 raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
         self._consumer = consumer
-        self._via: Sender | Custom = (
+        self._via: Sender[Route] | Custom = (
             consumer._sender if isinstance(consumer, AnyConsumer) else Custom(consumer, Ledger())
         )
         self._ledger = self._via.ledger
@@ -244,13 +244,13 @@ async def _turn() -> None:
     await anyio.lowlevel.checkpoint()
 
 
-async def _when_there_is_room(sender: Sender, records: list[Record]) -> None:
+async def _when_there_is_room(sender: Sender[Any], records: list[Record]) -> None:
     for record in records:
         while sender.accept(record) is None:
             await sender.room()
 
 
-async def _filling(sender: Sender, records: list[Record]) -> None:
+async def _filling(sender: Sender[Any], records: list[Record]) -> None:
     await sender.pump()
     for record in records:
         while sender.accept(record) is None:

@@ -17,7 +17,8 @@ MixpanelException
     ├── ServerError                      any other answer that is not a success
     └── ImportInterrupted                a bulk import that could not go on (in `bulk`)
 
-Beside them stands `FlagsError` (in `flags.wire`): flag definitions that could not be fetched.
+Beside them stand `FlagsError` (in `flags.wire`): flag definitions that could not be fetched; and
+`WebhookError` (in `cdp.webhooks`): a webhook that is not to be believed or understood.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mixpanel._exchange import (
     Verdict,
     Wait,
     exchange,
-    judge,
+    judge_answer,
     retry_after,
 )
 from mixpanel.exceptions import (
@@ -110,7 +110,7 @@ def test_a_success_settles_the_batch():
 )
 def test_every_documented_success_is_one(body):
     """Plain, verbose and strict answers all count."""
-    assert judge(Answer(200, {}, body), records(1)).verdict is Verdict.DELIVERED
+    assert judge_answer(Answer(200, {}, body), records(1)).verdict is Verdict.DELIVERED
 
 
 def test_a_partial_success_maps_failures_to_their_records():
@@ -136,7 +136,9 @@ def test_a_partial_success_maps_failures_to_their_records():
 @pytest.mark.parametrize("index", [-1, 5, True, "1", None, 1.5, 10**30])
 def test_a_nonsense_index_blames_nobody(index):
     """A failed record that cannot be found leaves the refusal to be bisected."""
-    assert judge(answer(400, {"failed_records": [{"index": index}]}), records(5)).failed == {}
+    assert (
+        judge_answer(answer(400, {"failed_records": [{"index": index}]}), records(5)).failed == {}
+    )
 
 
 def test_a_poisoned_batch_is_bisected():
@@ -272,7 +274,7 @@ def test_a_success_of_unknown_shape_is_retried_once(body):
     """Then it counts as ambiguous: repeating for ever would only make copies."""
     odd = Answer(200, {}, body)
     if body == b"null":
-        assert judge(odd, records(1)).verdict is Verdict.AMBIGUOUS
+        assert judge_answer(odd, records(1)).verdict is Verdict.AMBIGUOUS
         return
     run = Run(records(2), lambda *_: odd)
     assert run.settled == {"dropped ambiguous": [0, 1]}

@@ -1,0 +1,404 @@
+"""What travels to a customer data platform: the six messages of the Segment spec.
+
+The composer checks a call, fills in what every message carries and writes the JSON at once, so
+that errors surface at the caller's line, later changes to the given dicts are not seen, and the
+`messageId` by which the server knows a repetition never changes. Nothing that was given is
+changed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mixpanel.cdp._dialect import KINDS, Dialect, Kind
+from mixpanel.cdp._semantic import Needs, SemanticEvent, place
+from mixpanel.cdp._values import Moment, UserId, dumps, id_text, moment_text, now_text
+from mixpanel.exceptions import ConfigurationError, ValidationError
+from mixpanel.messages import Properties, Record, mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mixpanel.messages import Note, Validation
+
+__all__ = ["Message", "SegmentComposer"]
+
+# What each kind may hold on the wire, and which argument it is.
+_SHARED = {
+    "userId": "user_id",
+    "anonymousId": "anonymous_id",
+    "context": "context",
+    "integrations": "integrations",
+    "messageId": "message_id",
+    "timestamp": "timestamp",
+}
+_ARGUMENTS: dict[Kind, dict[str, str]] = {
+    "identify": {**_SHARED, "traits": "traits"},
+    "track": {**_SHARED, "event": "event", "properties": "properties", "groupId": "group_id"},
+    "page": {**_SHARED, "category": "category", "name": "name", "properties": "properties"},
+    "screen": {**_SHARED, "category": "category", "name": "name", "properties": "properties"},
+    "group": {**_SHARED, "groupId": "group_id", "traits": "traits"},
+    "alias": {
+        **{name: argument for name, argument in _SHARED.items() if name != "anonymousId"},
+        "previousId": "previous_id",
+    },
+}
+_POSITIONAL: dict[Kind, tuple[str, ...]] = {
+    "identify": (),
+    "track": ("user_id", "event"),
+    "page": (),
+    "screen": (),
+    "group": ("user_id", "group_id"),
+    "alias": ("previous_id", "user_id"),
+}
+_SERVERS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
+
+
+class Message(Record):
+    """One message of the spec, ready to travel: alone to its own endpoint, or in a batch.
+
+    `kind` is its type and `message_id` what the server knows a repetition by, so it may be sent
+    again freely. In a buffer it lies in the lane of events.
+    """
+
+    __slots__ = ("kind", "message_id")
+
+    def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
+        super().__init__("events", body)
+        self.kind = kind
+        self.message_id = message_id
+
+    def direct(self, sent_at: str) -> bytes:
+        """Return the body for the message's own endpoint, which tells the type by its path."""
+        return b'{"sentAt":"%b",' % sent_at.encode() + self.body[len(f'{{"type":"{self.kind}",') :]
+
+    def __repr__(self) -> str:
+        return f"<Message {self.kind} {self.message_id} {len(self.body)} bytes>"
+
+
+class SegmentComposer:
+    """Make messages of calls; pure but for the clock and the ids that it is given.
+
+    Positional arguments stand in the order of Segment's own library for Python. Every call takes
+
+    :param context: merged over `default_context`, name by name.
+    :param timestamp: when it happened, if not now: see `moment_text`. Naive datetimes are UTC.
+    :param anonymous_id: who it was before we knew; at least one of the two ids is needed.
+    :param integrations: which destinations to send it on to, by name; `"All": False` turns the
+        rest off.
+    :param message_id: the message's own id, when it has one already.
+    :raises ValidationError: at once, for what no server would keep. In mode `validation="raise"`
+        also for what loses something on the way to JSON, and for doubtful event names.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        now: Callable[[], float],
+        new_id: Callable[[], str],
+        library: Mapping[str, str],
+        default_context: Properties | None = None,
+        validation: Validation = "warn",
+        advise: Callable[[dict[str, Any]], list[str]] | None = None,
+        note: Note = lambda _kind, _text: None,
+    ) -> None:
+        if validation not in ("off", "warn", "raise"):
+            raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
+        self.dialect = dialect
+        self._now = now
+        self._new_id = new_id
+        defaults = {} if default_context is None else mapping(default_context, "default_context")
+        self._context = {"library": dict(library), **defaults}
+        self._validation = validation
+        self._advise = advise
+        self._note = note
+
+    # ---- the six kinds ----------------------------------------------------------------------
+
+    def identify(
+        self,
+        user_id: UserId | None = None,
+        traits: Properties | None = None,
+        context: Properties | None = None,
+        timestamp: Moment | None = None,
+        anonymous_id: UserId | None = None,
+        integrations: Properties | None = None,
+        message_id: str | None = None,
+    ) -> Message:
+        """Say who a person is, and what is known of them."""
+        own: dict[str, Any] = {}
+        if traits is not None:
+            own["traits"] = _object(traits, "traits")
+        needs: Needs = "either"
+        if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
+            email = own.get("traits", {}).get("email")
+            if isinstance(email, str) and email:
+                own, needs, user_id, anonymous_id = {"userId": "", **own}, "none", None, None
+        return self._sealed(
+            "identify", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
+            needs=needs,
+        )  # fmt: skip
+
+    def track(
+        self,
+        user_id: UserId | None,
+        event: str | SemanticEvent,
+        properties: Properties | None = None,
+        context: Properties | None = None,
+        timestamp: Moment | None = None,
+        anonymous_id: UserId | None = None,
+        integrations: Properties | None = None,
+        message_id: str | None = None,
+        *,
+        group_id: UserId | None = None,
+        schema_version: str | None = None,
+    ) -> Message:
+        """Say that a person did something.
+
+        :param event: its name, or one of `mixpanel.cdp.semantic`, which knows where its fields
+            belong; `properties` are then added to it.
+        :param group_id: the group or object that it is about; where the dialect takes a group
+            alone, no person is needed then.
+        :param schema_version: the version of the event's contract, where there are contracts.
+        """
+        alone = group_id is not None and self.dialect.group_alone
+        own: dict[str, Any] = {"event": _name(event)}
+        alone = alone or own["event"] in self.dialect.about_nobody
+        needs: Needs = "none" if alone else "either"
+        if group_id is not None:
+            own["groupId"] = id_text(group_id, "group_id")
+        if isinstance(event, SemanticEvent):
+            self._allow(event)
+            needs = needs if event.needs == "either" else event.needs
+            for path, value in event.placed(_object(properties, "properties")):
+                place(own, path, value)
+        elif properties is not None:
+            own["properties"] = _object(properties, "properties")
+        if schema_version is not None:
+            if self.dialect.schema_version is None:
+                raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
+            place(own, tuple(self.dialect.schema_version.split(".")), schema_version)
+        return self._sealed(
+            "track", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
+            needs=needs,
+        )  # fmt: skip
+
+    def page(
+        self,
+        user_id: UserId | None = None,
+        category: str | None = None,
+        name: str | None = None,
+        properties: Properties | None = None,
+        context: Properties | None = None,
+        timestamp: Moment | None = None,
+        anonymous_id: UserId | None = None,
+        integrations: Properties | None = None,
+        message_id: str | None = None,
+    ) -> Message:
+        """Say that a person looked at a page; `category` is sent as a property too."""
+        return self._sealed(
+            "page", _viewed(category, name, properties),
+            user_id, anonymous_id, context, timestamp, integrations, message_id,
+        )  # fmt: skip
+
+    def screen(
+        self,
+        user_id: UserId | None = None,
+        category: str | None = None,
+        name: str | None = None,
+        properties: Properties | None = None,
+        context: Properties | None = None,
+        timestamp: Moment | None = None,
+        anonymous_id: UserId | None = None,
+        integrations: Properties | None = None,
+        message_id: str | None = None,
+    ) -> Message:
+        """Say that a person looked at a screen of an app; `category` is sent as a property too."""
+        return self._sealed(
+            "screen", _viewed(category, name, properties),
+            user_id, anonymous_id, context, timestamp, integrations, message_id,
+        )  # fmt: skip
+
+    def group(
+        self,
+        user_id: UserId | None,
+        group_id: UserId,
+        traits: Properties | None = None,
+        context: Properties | None = None,
+        timestamp: Moment | None = None,
+        anonymous_id: UserId | None = None,
+        integrations: Properties | None = None,
+        message_id: str | None = None,
+    ) -> Message:
+        """Say that a person belongs to a group, and what is known of the group."""
+        own: dict[str, Any] = {"groupId": _needed(group_id, "group_id")}
+        if traits is not None:
+            own["traits"] = _object(traits, "traits")
+        return self._sealed(
+            "group", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
+            needs="none" if self.dialect.group_alone else "either",
+        )  # fmt: skip
+
+    def alias(
+        self,
+        previous_id: UserId,
+        user_id: UserId,
+        context: Properties | None = None,
+        timestamp: Moment | None = None,
+        integrations: Properties | None = None,
+        message_id: str | None = None,
+    ) -> Message:
+        """Merge the person `previous_id`, by user or anonymous id, into `user_id`, who stays."""
+        kept, gone = _needed(user_id, "user_id"), _needed(previous_id, "previous_id")
+        if kept == gone:
+            raise ValidationError(["previous_id and user_id are the same: nothing to merge"])
+        return self._sealed(
+            "alias", {"previousId": gone}, kept, None, context, timestamp, integrations, message_id
+        )
+
+    def wire(self, message: Mapping[str, Any]) -> Message:
+        """Complete a message that already has the wire's shape, `{"type": "track", …}`.
+
+        `originalTimestamp` stands in for a missing `timestamp`; what servers add is left out.
+
+        :raises ValidationError: also for a name that this kind of message does not have.
+        """
+        kind = mapping(message, "a message").get("type")
+        if kind not in KINDS:
+            known = ", ".join(map(repr, KINDS))
+            raise ValidationError([f"a message needs its type, one of {known}"])
+        arguments = _ARGUMENTS[kind]
+        strange = [name for name in message if name not in arguments and name not in _SERVERS]
+        if strange:
+            raise ValidationError([f"{kind} messages have no {name!r}" for name in strange])
+        given = dict.fromkeys(_POSITIONAL[kind])
+        given |= {arguments[name]: message[name] for name in arguments if name in message}
+        if given.get("timestamp") is None:
+            given["timestamp"] = message.get("originalTimestamp")
+        composed: Message = getattr(self, kind)(**given)
+        return composed
+
+    # ---- the common end ---------------------------------------------------------------------
+
+    def _allow(self, event: SemanticEvent) -> None:
+        if event.action and not self.dialect.actions:
+            name = self.dialect.name
+            why = f"is an action of Customer.io: {name} would keep it as any event and do nothing"
+            raise ValidationError([f"{event.event_name!r} {why}"])
+
+    def _sealed(
+        self,
+        kind: Kind,
+        own: dict[str, Any],
+        user_id: UserId | None,
+        anonymous_id: UserId | None,
+        context: Properties | None,
+        timestamp: Moment | None,
+        integrations: Properties | None,
+        message_id: str | None,
+        *,
+        needs: Needs = "either",
+    ) -> Message:
+        if kind not in self.dialect.kinds:
+            raise ValidationError([f"{self.dialect.name} takes no {kind} messages"])
+        who = _who(kind, user_id, anonymous_id, needs)
+        given_id = id_text(message_id, "message_id")
+        message = {
+            "type": kind,
+            "messageId": self._new_id() if given_id is None else given_id,
+            "timestamp": now_text(self._now()) if timestamp is None else moment_text(timestamp),
+            **who,
+            **own,
+        }
+        around = self._context
+        if context:
+            around = {**around, **mapping(context, "context")}
+        if "context" in own:
+            around = _over(around, own["context"])
+        message["context"] = around
+        if integrations is not None:
+            message["integrations"] = dict(mapping(integrations, "integrations"))
+        self.dialect.decorate(message)
+        body, notes = dumps(message)
+        if self._validation != "off":
+            self._complain(notes, message)
+        return Message(kind, body, message["messageId"])
+
+    def _complain(self, notes: list[str], message: dict[str, Any]) -> None:
+        advice = [] if self._advise is None else self._advise(message)
+        if not notes and not advice:
+            return
+        if self._validation == "raise":
+            raise ValidationError(advice + notes)
+        for text in advice:
+            self._note("doubtful", text)
+        for text in notes:
+            self._note("coerced", text)
+
+
+PLACEHOLDER = "no-person"
+
+
+def _who(
+    kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs
+) -> dict[str, str]:
+    who = {}
+    user, anonymous = id_text(user_id, "user_id"), id_text(anonymous_id, "anonymous_id")
+    if user is not None:
+        who["userId"] = user
+    if anonymous is not None:
+        who["anonymousId"] = anonymous
+    if needs == "user" and user is None:
+        raise ValidationError(["this event needs a user_id: an anonymous id is not enough"])
+    if needs == "either" and not who:
+        raise ValidationError([f"{kind} needs a user_id or an anonymous_id: whom is it about?"])
+    if needs == "placeholder" and not who:
+        who["anonymousId"] = PLACEHOLDER
+    return who
+
+
+def _name(event: Any) -> str:
+    if isinstance(event, SemanticEvent):
+        event = event.event_name
+    if not isinstance(event, str):
+        raise ValidationError([f"the event name must be text, not {type(event).__name__}"])
+    if not event or event.isspace():
+        raise ValidationError(["the event name is empty"])
+    return event
+
+
+def _needed(given: UserId | None, what: str) -> str:
+    text = id_text(given, what)
+    if text is None:
+        raise ValidationError([f"{what} is missing"])
+    return text
+
+
+def _object(given: Properties | None, what: str) -> dict[str, Any]:
+    return {} if given is None else dict(mapping(given, what))
+
+
+def _viewed(
+    category: str | None, name: str | None, properties: Properties | None
+) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for what, text in (("category", category), ("name", name)):
+        if text is not None:
+            if not isinstance(text, str):
+                raise ValidationError([f"{what} must be text, not {type(text).__name__}"])
+            told[what] = text
+    own = _object(properties, "properties")
+    if "category" in told:
+        own.setdefault("category", category)
+    return {**told, **({"properties": own} if own else {})}
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one context over another; objects that both have are joined."""
+    joined = {**below, **above}
+    for name, value in above.items():
+        under = below.get(name)
+        if isinstance(under, dict) and isinstance(value, dict):
+            joined[name] = {**under, **value}
+    return joined

@@ -1,0 +1,220 @@
+"""Who signed a webhook, when, and what it says."""
+
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixpanel import ConfigurationError, MixpanelException
+from mixpanel.cdp import webhooks
+from mixpanel.cdp.webhooks import (
+    METRICS,
+    DeliveryEvent,
+    PayloadError,
+    PersonEvent,
+    SignatureError,
+    StaleError,
+    WebhookError,
+    WebhookEvent,
+)
+from mixpanel.credentials import Secret
+
+KEY = "signing-key"
+NOW = 1_764_000_000
+PAYLOAD = {
+    "event_id": "01E",
+    "object_type": "email",
+    "metric": "clicked",
+    "timestamp": NOW - 9,
+    "data": {
+        "customer_id": 17,
+        "identifiers": {"id": "17", "email": "x@y.example", "cio_id": None},
+        "delivery_id": "d-1",
+        "recipient": "x@y.example",
+        "campaign_id": 23,
+        "href": "https://y.example",
+        "brand_new": {"a": 1},
+    },
+}
+BODY = json.dumps(PAYLOAD).encode()
+
+
+def signed(body=BODY, key=KEY, timestamp=NOW):
+    """Sign by the vendor's words alone: HMAC-SHA256 of `v0:<timestamp>:<body>`, in hex."""
+    digest = hmac.new(key.encode(), f"v0:{timestamp}:".encode() + body, hashlib.sha256)
+    return {"X-CIO-Timestamp": str(timestamp), "X-CIO-Signature": digest.hexdigest()}
+
+
+def renamed(headers, change):
+    return {change(name): value for name, value in headers.items()}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        signed(),
+        renamed(signed(), str.lower),
+        renamed(signed(), str.title),
+        list(signed().items()),
+        [(name.lower().encode(), value.encode()) for name, value in signed().items()],
+        {**signed(), "X-CIO-Signature": "v0=" + signed()["X-CIO-Signature"]},
+        {**signed(), "X-CIO-Signature": signed()["X-CIO-Signature"].upper()},
+        webhooks.sign(BODY, KEY, NOW),
+    ],
+)
+def test_a_right_signature_is_taken_however_the_headers_come(headers):
+    """Any case, mapping or pairs, text or bytes, with and without the prefix."""
+    event = webhooks.receive(BODY, headers, KEY, now=NOW)
+    assert "email_clicked" == event.name
+
+
+@pytest.mark.parametrize("key", [KEY, Secret(KEY), f"{KEY}\n", ["new", KEY], (KEY, Secret("old"))])
+def test_a_key_may_be_one_of_several(key):
+    """While one replaces another."""
+    webhooks.verify(BODY, signed(), key, now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({}, "no header x-cio-timestamp"),
+        ({"X-CIO-Timestamp": str(NOW)}, "no header x-cio-signature"),
+        (signed(key="another"), "does not belong"),
+        (signed(BODY + b" "), "does not belong"),
+        ({**signed(), "X-CIO-Timestamp": str(NOW + 1)}, "does not belong"),
+        ({**signed(), "X-CIO-Signature": ""}, "does not belong"),
+        ({**signed(), "X-CIO-Signature": "ü" * 64}, "does not belong"),
+        ({**signed(), "X-CIO-Timestamp": "now\udcff"}, "does not belong"),
+        (signed(timestamp="soon"), "not a number of seconds"),
+        (signed(timestamp="9" * 30), "not a number of seconds"),
+        (signed(timestamp="-5"), "not a number of seconds"),
+    ],
+)
+def test_a_wrong_signature_is_refused(headers, words):
+    """With a typed error that names neither the key nor the right signature."""
+    with pytest.raises(SignatureError, match=words) as raised:
+        webhooks.receive(BODY, headers, KEY, now=NOW)
+    assert KEY not in str(raised.value)
+    assert signed()["X-CIO-Signature"] not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("away", "fresh"), [(300, True), (-300, True), (301, False), (-301, False)]
+)
+def test_an_old_signature_is_refused_and_a_future_one_too(away, fresh):
+    """Five minutes either way: a copy that is sent again says nothing new."""
+    if fresh:
+        webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW)
+        return
+    with pytest.raises(StaleError, match=r"301 s (ahead of|behind) our clock"):
+        webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW)
+    webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW, tolerance=301)
+
+
+def test_a_forged_old_request_is_called_forged():
+    """Age is only worth saying of what was really signed."""
+    with pytest.raises(SignatureError) as raised:
+        webhooks.verify(BODY, signed(key="another", timestamp=1), KEY, now=NOW)
+    assert SignatureError is type(raised.value)
+
+
+@pytest.mark.parametrize("key", ["", " ", [], ["", KEY]])
+def test_an_empty_key_is_a_mistake_of_ours(key):
+    """With it anybody could sign."""
+    with pytest.raises(ConfigurationError, match="signing key is empty"):
+        webhooks.verify(BODY, signed(key=""), key, now=NOW)
+
+
+def test_text_in_place_of_bytes_is_a_mistake_of_ours():
+    """What a framework decoded may not be what was signed."""
+    with pytest.raises(TypeError, match="raw bytes"):
+        webhooks.verify(BODY.decode(), signed(), KEY, now=NOW)
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_only_the_signed_body_passes(body, other):
+    """Byte for byte."""
+    headers = webhooks.sign(body, KEY, NOW)
+    webhooks.verify(body, headers, KEY, now=NOW)
+    if other != body:
+        with pytest.raises(SignatureError):
+            webhooks.verify(other, headers, KEY, now=NOW)
+
+
+# ---- events -------------------------------------------------------------------------------------
+
+
+def test_a_delivery_event_has_names_for_what_matters():
+    """And keeps what has none; its repr shows no person."""
+    event = webhooks.parse(BODY)
+    assert isinstance(event, DeliveryEvent)
+    assert ("01E", "email_clicked", True) == (event.event_id, event.name, event.known)
+    assert datetime.fromtimestamp(NOW - 9, UTC) == event.timestamp
+    assert ("17", "d-1", "23", "https://y.example") == (
+        event.customer_id, event.delivery_id, event.campaign_id, event.href,
+    )  # fmt: skip
+    assert {"id": "17", "email": "x@y.example"} == event.identifiers
+    assert [None] * 6 == [
+        event.broadcast_id, event.newsletter_id, event.transactional_message_id, event.action_id,
+        event.subject, event.failure_message,
+    ]  # fmt: skip
+    assert {"a": 1} == event.data["brand_new"]
+    assert PAYLOAD == event.payload
+    assert "x@y" not in repr(event)
+
+
+def test_a_person_event_is_of_another_type():
+    """There is no delivery in it."""
+    data = {"identifiers": {"id": "u", "email": "x@y.example"}}
+    body = json.dumps({**PAYLOAD, "object_type": "customer", "metric": "subscribed", "data": data})
+    event = webhooks.parse(body.encode())
+    assert isinstance(event, PersonEvent)
+    assert ("u", "x@y.example") == (event.customer_id, event.email_address)
+
+
+def test_the_54_documented_events_are_known():
+    """13 of email, 3 of people, 8 SMS, 11 push, 7 in-app, 6 Slack, 6 webhooks."""
+    assert [13, 3, 8, 11, 7, 6, 6] == [len(metrics) for metrics in METRICS.values()]
+    for object_type, metrics in METRICS.items():
+        for metric in metrics:
+            body = json.dumps({**PAYLOAD, "object_type": object_type, "metric": metric})
+            event = webhooks.parse(body.encode())
+            assert event.known
+            assert f"{object_type}_{metric}" == event.name
+            assert WebhookEvent is not type(event)
+
+
+@pytest.mark.parametrize(
+    "change", [{"object_type": "whatsapp"}, {"metric": "read"}, {"object_type": None}, {"data": 5}]
+)
+def test_what_is_not_known_yet_is_let_through(change):
+    """A 4xx for it would hold back what comes after for an hour."""
+    event = webhooks.parse(json.dumps({**PAYLOAD, **change}).encode())
+    assert event.known == ("data" in change)
+    assert "01E" == event.event_id
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "JSON list"),
+        (b"{}", "lacks event_id, metric, timestamp"),
+        (json.dumps({**PAYLOAD, "metric": ""}).encode(), "lacks metric"),
+        (json.dumps({**PAYLOAD, "timestamp": "soon"}).encode(), "not a number of seconds"),
+        (json.dumps({**PAYLOAD, "timestamp": 1e300}).encode(), "not a number of seconds"),
+        (json.dumps({**PAYLOAD, "timestamp": float("nan")}).encode(), "not a number of seconds"),
+    ],
+)
+def test_what_is_no_event_is_refused(body, words):
+    """With a typed error, of the package's own tree."""
+    with pytest.raises(PayloadError, match=words) as raised:
+        webhooks.parse(body)
+    assert isinstance(raised.value, WebhookError)
+    assert isinstance(raised.value, MixpanelException)
