@@ -1,12 +1,15 @@
 """Run a local Mixpanel: `with Emulator() as emu:` and send to `emu.url`.
 
 It takes events and profiles by the documented rules, keeps them in DuckDB, gives them back by raw
-export and profile query, serves feature flags, and plays the faults you script. Needs the extra:
-`pip install 'mixpanel-async[emulator]'`.
+export and profile query, serves feature flags, and plays the faults you script. Customer.io's and
+Hightouch's wires are there too: `emu.customerio_url`, `emu.hightouch_url`. Needs the
+extra: `pip install 'mixpanel-async[emulator]'`.
 """
 
 try:
     from mixpanel.emulator.access import Limits
+    from mixpanel.emulator.cdp_oauth import OAuthRules
+    from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
     from mixpanel.emulator.emulator import Emulator, serve
     from mixpanel.emulator.faults import Fault
     from mixpanel.emulator.journal import RecordedRequest
@@ -15,4 +18,13 @@ except ModuleNotFoundError as error:
         raise ImportError("the emulator needs: pip install 'mixpanel-async[emulator]'") from error
     raise
 
-__all__ = ["Emulator", "Fault", "Limits", "RecordedRequest", "serve"]
+__all__ = [
+    "CustomerIORules",
+    "Emulator",
+    "Fault",
+    "HightouchRules",
+    "Limits",
+    "OAuthRules",
+    "RecordedRequest",
+    "serve",
+]

@@ -80,6 +80,14 @@ def refused(path: str, status: int, message: str) -> Response:
         return PlainTextResponse(message, status)
     if path.startswith("/api/app/"):
         return Json({"status": "error", "error": message}, status)
+    if path.startswith("/customerio/"):
+        meta = {"errors": [message]} if status == 400 else {"error": message}
+        return Json({"meta": meta}, status)
+    if path.startswith("/hightouch/oauth/"):
+        return Json({"error": "invalid_request", "error_description": message}, status)
+    if path.startswith("/hightouch/"):
+        code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+        return Json({"code": code, "message": message}, status)
     return Json({"error": message, "status": "error"}, status)
 
 

@@ -1,4 +1,4 @@
-"""Speak the wire of ingestion, feature flags and, in `api`, reading: the emulator's ASGI app.
+"""Speak the wire of ingestion, flags and, in `api` and `cdp`, the rest: the emulator's ASGI app.
 
 `build_app` puts the endpoints behind a door that writes down every request and plays faults.
 """
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mixpanel.emulator import answers, decode, lookup_tables
 from mixpanel.emulator.api import read_routes
+from mixpanel.emulator.cdp import cdp_limit, cdp_routes
 from mixpanel.emulator.decode import RefusedRequest
 from mixpanel.emulator.flags import read_context
 from mixpanel.emulator.ingest import Judgement, judge_events
@@ -56,6 +57,7 @@ def build_app(project: Project) -> ASGIApp:
         Route("/flags", endpoints.evaluate_flags),
         Route("/flags/definitions", endpoints.flag_definitions),
         *read_routes(project),
+        *cdp_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
     return Door(Starlette(routes=routes, exception_handlers=handlers), project)
@@ -120,7 +122,9 @@ class Door:
 
 def _limit(project: Project, path: str) -> int:
     """Return how many bytes an endpoint documents to take, uncompressed."""
-    return lookup_tables.MAX_BYTES if path.startswith("/lookup-tables") else project.max_bytes
+    if path.startswith("/lookup-tables"):
+        return lookup_tables.MAX_BYTES
+    return cdp_limit(project, path) or project.max_bytes
 
 
 def _wire_limit(project: Project, path: str) -> int:
@@ -137,7 +141,7 @@ class Endpoints:
         """GET / for a person with a browser."""
         project = self._project
         flags = project.flags.served().flags
-        return HTMLResponse(render_page(project.warehouse, project.journal, flags))
+        return HTMLResponse(render_page(project.warehouse, project.journal, flags, project.cdp))
 
     async def track(self, request: Request) -> Response:
         """POST /track: events by project token; one good record makes a good request."""

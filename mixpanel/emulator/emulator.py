@@ -14,6 +14,8 @@ import anyio
 
 from mixpanel.emulator.access import Access, Budget, Limits, Window
 from mixpanel.emulator.app import build_app
+from mixpanel.emulator.cdp_inbox import Inbox
+from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules, Vendor
 from mixpanel.emulator.faults import Fault
 from mixpanel.emulator.flags import FlagSource
 from mixpanel.emulator.journal import RecordedRequest
@@ -27,7 +29,8 @@ from mixpanel.emulator.warehouse import Warehouse
 class Emulator:
     """A local server that speaks Mixpanel's ingestion, export, profile-query and flags wire.
 
-    It answers on this machine only.
+    It answers on this machine only, and speaks Customer.io's and Hightouch's wires as well, at
+    addresses of their own.
 
     Use it as `with Emulator() as emu:` or `async with` (asyncio and trio), or call `start` and
     `stop`; a stopped emulator can be read, and started again at the same address. All that reads
@@ -46,6 +49,7 @@ class Emulator:
     - `latency`: seconds each answer is kept back once the request is taken in.
     - `flags`: the feature flags to serve, as `set_flags` takes them.
     - `etag`: whether flag definitions carry an ETag, and 304 answers who has them already.
+    - `customerio`, `hightouch`: the rules that `customerio_url` and `hightouch_url` answer by.
 
     :raises ValueError: for a host that is not a loopback address, or flags that are none.
     :raises OSError: when the file of the flags cannot be read.
@@ -70,6 +74,8 @@ class Emulator:
         latency: float = 0.0,
         flags: FlagSource | None = None,
         etag: bool = True,
+        customerio: CustomerIORules | None = None,
+        hightouch: HightouchRules | None = None,
     ) -> None:
         self.host = _loopback(host)
         self.port = port
@@ -86,6 +92,7 @@ class Emulator:
             exports=Budget(export_limits),
             queries=Budget(query_limits),
             etag=etag,
+            cdp=Inbox(customerio, hightouch),
         )
         if flags is not None:
             self.set_flags(flags)
@@ -96,6 +103,21 @@ class Emulator:
         """Where to send: `http://127.0.0.1:PORT`, without a slash at the end."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+    @property
+    def customerio_url(self) -> str:
+        """Where to send what is meant for Customer.io: give it to a client as `base_url`."""
+        return f"{self.url}/customerio"
+
+    @property
+    def hightouch_url(self) -> str:
+        """Where to send what is meant for Hightouch Events: give it to a client as `base_url`."""
+        return f"{self.url}/hightouch"
+
+    @property
+    def hightouch_oauth_url(self) -> str:
+        """Hightouch's authorization server, whose `/token` hands out access tokens."""
+        return f"{self.hightouch_url}/oauth"
 
     def start(self) -> None:
         """Listen and answer, until `stop`.
@@ -143,6 +165,29 @@ class Emulator:
     def lookup_tables(self) -> dict[str, dict[str, Any]]:
         """Return the lookup tables: id to `{"name", "rows"}`."""
         return self._project.warehouse.lookup_tables()
+
+    def cdp_messages(
+        self, vendor: Vendor | None = None, *, unique: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the messages that Customer.io and Hightouch kept, in the order of arrival.
+
+        Each is a dict: `vendor`, `endpoint`, `message` (with its `type`), `bytes` (as sent), `key`
+        (the write key), `sent_at` (of the batch), `received_at`, and `headers`, those that tell how
+        it was sent. `unique` leaves out those whose messageId came before from the same source.
+        """
+        return self._project.cdp.messages(vendor, unique=unique)
+
+    def cdp_dropped(self, vendor: Vendor | None = None) -> list[dict[str, Any]]:
+        """Return the messages that were answered with 2xx and yet not kept, in order of arrival.
+
+        They are as in `cdp_messages`, with a `why`. `message` is None for a request that could not
+        be read, `key` is None when it was no good.
+        """
+        return self._project.cdp.dropped(vendor)
+
+    def revoke_tokens(self) -> None:
+        """Let Hightouch answer 401 to all access tokens handed out so far."""
+        self._project.cdp.tokens.revoke()
 
     def create_lookup_table(self, table_id: str, name: str) -> None:
         """Create an empty lookup table, as the web interface would; the API can only replace."""

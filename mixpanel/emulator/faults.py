@@ -14,6 +14,7 @@ from mixpanel.emulator.journal import RecordedRequest
 from mixpanel.emulator.stage import Answer, Stage
 
 TERMINATED = b"export terminated early\n"
+OTHER_WORDS = ("/api/", "/customerio/", "/hightouch/")
 FLIGHT = 0.05  # seconds for what was written to arrive, before a reset discards it
 PORTAL = (
     b"<!DOCTYPE html><html><head><title>Welcome to FreeWifi</title></head>"
@@ -41,21 +42,29 @@ class Fault:
 
     @classmethod
     def status(
-        cls, code: int, *, retry_after: float | str | None = None, body: Any = None
+        cls,
+        code: int,
+        *,
+        retry_after: float | str | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
     ) -> "Fault":
         """Answer with a status, and ingest nothing.
 
-        `body` may be bytes, a string, or anything JSON; without one the answer is an error in
-        Mixpanel's words. `retry_after` becomes the `Retry-After` header.
+        `body` may be bytes, a string, or anything JSON; without one the answer is an error in the
+        words of the endpoint. `retry_after` becomes the `Retry-After` header; other `headers`, such
+        as `X-RateLimit-Reset`, are sent as they are.
         """
+        extra = dict(headers or {})
 
         async def perform(stage: Stage) -> None:
             await stage.read()
-            headers, content = _error(code, body, stage.request.path)
+            sent, content = _error(code, body, stage.request.path)
             if retry_after is not None:
                 wait = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
-                headers.append((b"retry-after", wait.encode()))
-            await stage.send(Answer(code, headers, content))
+                sent.append((b"retry-after", wait.encode()))
+            sent += [(name.lower().encode(), told.encode()) for name, told in extra.items()]
+            await stage.send(Answer(code, sent, content))
 
         return cls(f"status {code}", perform)
 
@@ -209,7 +218,7 @@ async def _taken(stage: Stage, *, ingested: bool) -> Answer:
 
 
 def _error(code: int, body: Any, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    if body is None and path.startswith("/api/") and code not in (204, 304):
+    if body is None and path.startswith(OTHER_WORDS) and code not in (204, 304):
         answer = answers.refused(path, code, f"scripted answer {code}")
         kind = answer.headers["content-type"].encode()
         return [(b"content-type", kind)], bytes(answer.body)

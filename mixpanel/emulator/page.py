@@ -1,11 +1,14 @@
 """Show a person who opens the emulator in a browser what has come in, and the feature flags."""
 
+import json
 from datetime import UTC, datetime
 from html import escape
+from operator import itemgetter
 from typing import Any
 
 from pydantic_core import from_json
 
+from mixpanel.emulator.cdp_inbox import Inbox
 from mixpanel.emulator.ingest import json_text
 from mixpanel.emulator.journal import Journal, RecordedRequest
 from mixpanel.emulator.warehouse import Warehouse
@@ -41,7 +44,7 @@ PAGE = """<!DOCTYPE html>
 {invitation}<dl>{counts}</dl>
 <h2>Events, last arrived first</h2>
 {events}
-<h2>Requests, last arrived first</h2>
+{cdp}<h2>Requests, last arrived first</h2>
 {requests}
 <h2>Feature flags</h2>
 {flags}
@@ -56,8 +59,8 @@ INVITATION = """<p>Nothing has come in so far. Send something:
 """
 
 
-def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any]) -> str:
-    """Write the page: counts, the events and requests that came last, the flags."""
+def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any], inbox: Inbox) -> str:
+    """Write the page: counts, the events, messages and requests that came last, the flags."""
     counts = warehouse.counts()
     counts["events"] = warehouse.count()
     shown = {**counts, "requests": journal.seen, "flags": len(flags)}
@@ -70,6 +73,7 @@ def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any]) -> str
             for name, number in shown.items()
         ),
         events=_table(("Event time (UTC)", "Event", "distinct_id", "Properties"), events),
+        cdp=_messages(inbox),
         requests=_table(("Arrived (UTC)", "Request", "Body", "Answer"), requests),
         flags=_table(("Flag", "Context", "Variants", "Rollouts"), [_flag(each) for each in flags]),
     )
@@ -78,6 +82,25 @@ def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any]) -> str
 def _event(name: str, time: int, distinct_id: str, properties: dict[str, Any]) -> tuple[str, ...]:
     rest = {key: value for key, value in properties.items() if key not in HIDDEN}
     return _moment(time / 1000), escape(name), escape(distinct_id), _code(rest)
+
+
+def _messages(inbox: Inbox) -> str:
+    """Write what came for Customer.io and Hightouch, nothing when nothing came."""
+    came = [*inbox.messages(None, unique=False), *inbox.dropped(None)]
+    if not came:
+        return ""
+    newest = sorted(came, key=itemgetter("received_at"))[-NEWEST:]
+    head = ("Arrived (UTC)", "Vendor", "Message", "")
+    rows = _table(head, [_message(each) for each in reversed(newest)])
+    return f"<h2>Customer.io and Hightouch, last arrived first</h2>\n{rows}\n"
+
+
+def _message(entry: dict[str, Any]) -> tuple[str, ...]:
+    why = entry.get("why")
+    told = f'<span class="bad">dropped</span> {escape(why[:LONGEST])}' if why else ""
+    # Half a surrogate pair is kept as it came, but no browser takes it.
+    text = json.dumps(entry["message"], ensure_ascii=False).encode("utf-8", "replace").decode()
+    return _moment(entry["received_at"]), entry["vendor"], _shown(text), told
 
 
 def _request(request: RecordedRequest) -> tuple[str, ...]:
@@ -120,7 +143,10 @@ def _listed(items: list[Any], name: str) -> str:
 
 
 def _code(value: Any) -> str:
-    text = json_text(value)
+    return _shown(json_text(value))
+
+
+def _shown(text: str) -> str:
     text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
     return f"<code>{escape(text)}</code>"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from mixpanel.emulator import lookup_tables
 from mixpanel.emulator.access import Access, Budget, Window, basic
+from mixpanel.emulator.cdp_inbox import Inbox
 from mixpanel.emulator.decode import RefusedRequest
 from mixpanel.emulator.export import Memory
 from mixpanel.emulator.faults import Script
@@ -32,6 +33,7 @@ class Project:
     exports: Budget
     queries: Budget
     etag: bool = True
+    cdp: Inbox = field(default_factory=Inbox)
     flags: Flags = field(default_factory=Flags)
     journal: Journal = field(default_factory=Journal)
     script: Script = field(default_factory=Script)
@@ -46,6 +48,7 @@ class Project:
         self.journal.clear()
         self.script.clear()
         self.profiles.clear()
+        self.cdp.clear()
         self.memory.clear()
         for counted in (self.rate, self.replacements, self.exports, self.queries):
             counted.clear()

@@ -1,0 +1,210 @@
+"""Speak Customer.io's Data Pipelines and Hightouch Events, each below a path of its own.
+
+Customer.io without `X-Strict-Mode: 1` answers 200 to a bad key, to what it cannot read, to what is
+invalid or too large, and drops it; with it, 400 and 401. Hightouch drops invalid messages with 200
+and refuses the rest. A rate exceeded is 429 in all cases.
+"""
+
+from collections.abc import Iterable
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from mixpanel.emulator import answers
+from mixpanel.emulator.access import basic
+from mixpanel.emulator.cdp_oauth import RefusedGrant
+from mixpanel.emulator.cdp_rules import (
+    ENDPOINTS,
+    Body,
+    HightouchRules,
+    Rules,
+    Verdict,
+    judge,
+    read_body,
+)
+from mixpanel.emulator.decode import RefusedRequest, unzipped
+from mixpanel.emulator.journal import RecordedRequest
+from mixpanel.emulator.project import Project
+
+FORM = "application/x-www-form-urlencoded"
+OF_INTEREST = ("user-agent", "x-strict-mode", "x-retry-count", "content-type", "content-encoding")
+
+
+def cdp_routes(project: Project) -> list[Route]:
+    """Return the routes of both vendors and of Hightouch's authorization server."""
+    endpoints = CdpEndpoints(project)
+    wires = {"/customerio": endpoints.customerio, "/hightouch": endpoints.hightouch}
+    return [
+        Route("/hightouch/oauth/token", endpoints.token, methods=["POST"]),
+        *(
+            Route(f"{prefix}/v1/{each}", wire, methods=["POST"])
+            for prefix, wire in wires.items()
+            for each in ENDPOINTS
+        ),
+    ]
+
+
+def cdp_limit(project: Project, path: str) -> int | None:
+    """Return how many bytes a request to a vendor may have, None for other paths."""
+    if path.startswith("/customerio/"):
+        return project.cdp.customerio.batch_bytes
+    return project.cdp.hightouch.batch_bytes if path.startswith("/hightouch/") else None
+
+
+class CdpEndpoints:
+    """The endpoints of Customer.io and Hightouch."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    async def customerio(self, request: Request) -> Response:
+        """POST /customerio/v1/...: strict when asked to be, else 200 whatever comes."""
+        recorded, rules = _recorded(request), self._project.cdp.customerio
+        self._count(rules)
+        strict = recorded.headers.get("x-strict-mode") == "1"
+        key = rules.key(recorded.headers.get("authorization", ""))
+        if strict and key is None:
+            raise RefusedRequest(401, "Unauthorized request: write key is missing or not known")
+        body = Body({}, [])
+        try:
+            body = self._read(recorded, rules)
+            verdicts = _judged(body, request, rules)
+        except RefusedRequest as refused:
+            if strict:
+                raise
+            verdicts = [Verdict(None, len(recorded.body), refused.message)]
+        if key is None or rules.is_foreign(key):
+            why = "write key is not known" if key is None else "write key is for another region"
+            verdicts = [each._replace(why=why) for each in verdicts]
+        elif strict and any(each.why for each in verdicts):
+            kept = [] if rules.whole_batch else [each for each in verdicts if each.why is None]
+            self._add(recorded, rules, body, kept, key)
+            return _refused(verdicts, recorded, rules.oversize_status)
+        self._add(recorded, rules, body, verdicts, key)
+        return _accepted(rules)
+
+    async def hightouch(self, request: Request) -> Response:
+        """POST /hightouch/v1/...: invalid messages are dropped, for the rest it answers truly."""
+        recorded, rules = _recorded(request), self._project.cdp.hightouch
+        self._count(rules)
+        body = self._read(recorded, rules)
+        key = self._hightouch_key(recorded, body, rules)
+        verdicts = _judged(body, request, rules)
+        for each in verdicts:
+            if each.oversize and each.why:
+                raise RefusedRequest(rules.oversize_status, each.why)
+        self._add(recorded, rules, body, verdicts, key)
+        return _accepted(rules)
+
+    async def token(self, request: Request) -> Response:
+        """POST /hightouch/oauth/token: an access token for a client assertion.
+
+        The `Date` is that of the emulator's clock, by which the assertion is judged.
+        """
+        now = self._project.now()
+        headers = {"date": formatdate(now, usegmt=True), "cache-control": "no-store"}
+        try:
+            form = _form(_recorded(request))
+            audience = f"{request.base_url}hightouch/oauth"
+            granted = self._project.cdp.tokens.grant(form, audience=audience, now=now)
+        except RefusedGrant as refused:
+            told = {"error": refused.error, "error_description": refused.description}
+            return answers.Json(told, refused.status, headers)
+        return answers.Json(granted, headers=headers)
+
+    def _count(self, rules: Rules) -> None:
+        if not self._project.cdp.takes_request(rules, self._project.now()):
+            raise RefusedRequest(429, "too many requests for this source")
+
+    def _read(self, recorded: RecordedRequest, rules: Rules) -> Body:
+        room = rules.batch_bytes
+        encoding = recorded.headers.get("content-encoding", "")
+        body = unzipped(recorded.body, encoding=encoding, room=room)
+        if len(body) > room:
+            message = f"request exceeds the limit of {room} bytes"
+            raise RefusedRequest(rules.oversize_status, message)
+        return read_body(body, _endpoint(recorded))
+
+    def _hightouch_key(self, recorded: RecordedRequest, body: Body, rules: HightouchRules) -> str:
+        """Return the write key: the user of HTTP Basic, else that of the body."""
+        authorization = recorded.headers.get("authorization", "")
+        scheme, _, token = authorization.partition(" ")
+        told = basic(authorization)
+        if scheme.lower() == "bearer":
+            refusal = self._project.cdp.tokens.refusal(token.strip(), now=self._project.now())
+            if refusal is not None:
+                raise RefusedRequest(*refusal)
+        elif rules.oauth.required:
+            raise RefusedRequest(401, "an access token is required for this source")
+        elif authorization and (told is None or told.password):
+            raise RefusedRequest(401, "Authorization must be Basic with a write key, or Bearer")
+        key: Any = told.username if told else body.fields.get("writeKey")
+        if not rules.takes_key(key):
+            raise RefusedRequest(401, "write key is missing or not known")
+        return str(key)
+
+    def _add(
+        self,
+        recorded: RecordedRequest,
+        rules: Rules,
+        body: Body,
+        verdicts: Iterable[Verdict],
+        key: str | None,
+    ) -> None:
+        of_request = {
+            "vendor": rules.vendor,
+            "endpoint": _endpoint(recorded),
+            "key": key,
+            "sent_at": body.fields.get("sentAt"),
+            "received_at": recorded.received_at,
+            "headers": {k: recorded.headers[k] for k in OF_INTEREST if k in recorded.headers},
+        }
+        self._project.cdp.add(
+            {**of_request, "message": message, "bytes": size, "why": why}
+            for message, size, why, _ in verdicts
+        )
+
+
+def _form(recorded: RecordedRequest) -> dict[str, str]:
+    kind = recorded.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != FORM:
+        raise RefusedGrant(415, "invalid_request", f"Content-Type must be {FORM}")
+    return dict(parse_qsl(recorded.body.decode("ascii", "replace"), keep_blank_values=True))
+
+
+def _judged(body: Body, request: Request, rules: Rules) -> list[Verdict]:
+    """Judge each message, and refuse those that a fault wants refused."""
+    endpoint = _endpoint(_recorded(request))
+    verdicts = [judge(item, endpoint, body.fields, rules) for item in body.items]
+    refused: dict[int, str] = getattr(request.state, "refuse", None) or {}
+    return [
+        each._replace(why=refused[index]) if index in refused else each
+        for index, each in enumerate(verdicts)
+    ]
+
+
+def _refused(verdicts: list[Verdict], recorded: RecordedRequest, oversize: int) -> Response:
+    """Refuse a strict request for its messages, all named."""
+    where = "batch[{}]: " if _endpoint(recorded) == "batch" else ""
+    errors = [where.format(i) + each.why for i, each in enumerate(verdicts) if each.why]
+    too_large = all(each.oversize for each in verdicts if each.why)
+    return answers.Json({"meta": {"errors": errors}}, oversize if too_large else 400)
+
+
+def _accepted(rules: Rules) -> Response:
+    if rules.empty_body or rules.success_status == 204:
+        return Response(status_code=rules.success_status)
+    return answers.Json({}, rules.success_status)
+
+
+def _endpoint(recorded: RecordedRequest) -> str:
+    return recorded.path.rpartition("/")[2]
+
+
+def _recorded(request: Request) -> RecordedRequest:
+    recorded: RecordedRequest = request.state.recorded
+    return recorded

@@ -1,0 +1,281 @@
+"""Hightouch's authorization server in the emulator: who gets a token, and what it opens."""
+
+import base64
+import json
+import sys
+import uuid
+from email.utils import parsedate_to_datetime
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
+
+NOW = 1_795_000_000
+ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+TRACK = {"userId": "u1", "event": "Order Paid", "messageId": "m1", "writeKey": "KEY"}
+KEY = generate_private_key(65537, 2048)
+OTHER_KEY = generate_private_key(65537, 2048)
+
+
+def pem(key):
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = NOW
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    """Start at a fixed moment."""
+    return Clock()
+
+
+@pytest.fixture
+def emu(clock):
+    """An emulator that knows one client and its public key."""
+    oauth = OAuthRules(clients="client", public_keys={"kid": pem(KEY)}, expires_in=600)
+    with Emulator(now=clock, hightouch=HightouchRules(keys="KEY", oauth=oauth)) as emulator:
+        yield emulator
+
+
+def based(data):
+    data = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def assertion(emu, *, key=KEY, head=None, now=NOW, **claims):
+    """Write a client assertion; a claim of None is left out."""
+    told = {
+        "iss": "client",
+        "sub": "client",
+        "aud": emu.hightouch_oauth_url,
+        "iat": now - 5,
+        "exp": now + 55,
+        "jti": str(uuid.uuid4()),
+        **claims,
+    }
+    told = {name: value for name, value in told.items() if value is not None}
+    head = {"alg": "RS256", "kid": "kid", "typ": "JWT", **(head or {})}
+    signed = based(head) + b"." + based(told)
+    return (signed + b"." + based(key.sign(signed, PKCS1v15(), SHA256()))).decode()
+
+
+def ask(emu, signed=None, **form):
+    """Ask for a token."""
+    told = {
+        "grant_type": "client_credentials",
+        "client_assertion_type": ASSERTION,
+        "client_assertion": assertion(emu) if signed is None else signed,
+        "scope": "tracking_api:write",
+        **form,
+    }
+    return httpx.post(f"{emu.hightouch_oauth_url}/token", data=told)
+
+
+def track(emu, token):
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.post(f"{emu.hightouch_url}/v1/track", json=TRACK, headers=headers)
+
+
+def token(emu, **form):
+    return ask(emu, **form).json()["access_token"]
+
+
+# Getting a token
+
+
+def test_a_signed_assertion_gets_a_token(emu):
+    """For the scope asked for and the time set, on the emulator's clock."""
+    answer = ask(emu)
+    told = answer.json()
+    opaque = told.pop("access_token")
+    assert {"token_type": "Bearer", "scope": "tracking_api:write", "expires_in": 600} == told
+    assert NOW == parsedate_to_datetime(answer.headers["date"]).timestamp()
+    assert 200 == track(emu, opaque).status_code
+    assert ["KEY"] == [each["key"] for each in emu.cdp_messages()]
+
+
+def test_a_scope_needs_no_url_encoding(emu):
+    """As existing libraries paste it in."""
+    form = (
+        f"grant_type=client_credentials&client_assertion_type={ASSERTION}&scope=tracking_api:write"
+    )
+    headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+    body = f"{form}&client_assertion={assertion(emu)}"
+    url = f"{emu.hightouch_oauth_url}/token"
+    assert 200 == httpx.post(url, content=body, headers=headers).status_code
+
+
+def unsigned(emu):
+    return assertion(emu).rpartition(".")[0] + "."
+
+
+@pytest.mark.parametrize(
+    ("signed", "status", "error", "words"),
+    [
+        (lambda emu: assertion(emu, key=OTHER_KEY), 401, "invalid_client", "signature"),
+        (lambda emu: assertion(emu, head={"kid": "x"}), 401, "invalid_client", "signature"),
+        (lambda emu: assertion(emu, head={"kid": ["x"]}), 401, "invalid_client", "signature"),
+        (unsigned, 401, "invalid_client", "signature"),
+        (lambda emu: assertion(emu, sub="x"), 401, "invalid_client", "iss and sub"),
+        (lambda emu: assertion(emu, iss="x", sub="x"), 401, "invalid_client", "iss and sub"),
+        (lambda emu: assertion(emu, iss=None, sub=None), 401, "invalid_client", "iss and sub"),
+        (lambda emu: assertion(emu, aud=emu.hightouch_oauth_url + "/token"), 401,
+         "invalid_client", "aud must be"),
+        (lambda emu: assertion(emu, head={"alg": "none"}), 400, "invalid_request", "RS256"),
+        (lambda emu: assertion(emu, jti=None), 400, "invalid_request", "jti"),
+        (lambda emu: assertion(emu, iat=None), 400, "invalid_request", "iat"),
+        (lambda emu: assertion(emu, exp="soon"), 400, "invalid_request", "exp"),
+        (lambda emu: assertion(emu, now=NOW + 6), 400, "invalid_request",
+         "Token used before issued"),
+        (lambda emu: assertion(emu, now=NOW - 55), 400, "invalid_request", "Token is expired"),
+        (lambda emu: "no.jwt", 400, "invalid_request", "no JWT"),
+        (lambda emu: "a.b.c", 400, "invalid_request", "no JWT"),
+        (lambda emu: "é", 400, "invalid_request", "no JWT"),
+        (lambda emu: "", 400, "invalid_request", "no JWT"),
+    ],
+)  # fmt: skip
+def test_a_bad_assertion_gets_none(emu, signed, status, error, words):
+    """In OAuth's words, and with the Date that corrects a clock."""
+    answer = ask(emu, signed(emu))
+    told = answer.json()
+    assert (status, error) == (answer.status_code, told["error"])
+    assert words in told["error_description"]
+    assert "date" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("form", "error"),
+    [
+        ({"grant_type": "password"}, "unsupported_grant_type"),
+        ({"client_assertion_type": ""}, "invalid_request"),
+        ({"scope": " "}, "invalid_scope"),
+    ],
+)
+def test_a_bad_form_gets_none(emu, form, error):
+    """Each field is looked at."""
+    answer = ask(emu, **form)
+    assert (400, error) == (answer.status_code, answer.json()["error"])
+
+
+def test_a_token_request_is_a_form(emu):
+    """JSON is 415."""
+    answer = httpx.post(f"{emu.hightouch_oauth_url}/token", json={})
+    assert (415, "invalid_request") == (answer.status_code, answer.json()["error"])
+
+
+def test_an_assertion_serves_once(emu):
+    """Its jti is remembered, until the emulator is cleared."""
+    signed = assertion(emu)
+    assert [200, 400] == [ask(emu, signed).status_code for _ in range(2)]
+    emu.clear()
+    assert 200 == ask(emu, signed).status_code
+
+
+def test_without_rules_any_client_and_signature_will_do():
+    """Still it must be an assertion for this server."""
+    with Emulator(now=lambda: NOW) as emu:
+        signed = assertion(emu, key=OTHER_KEY, iss="me", sub="me", head={"kid": "any"})
+        assert 200 == ask(emu, signed).status_code
+        assert 400 == ask(emu, "x.y.z").status_code
+
+
+def test_a_token_may_come_without_its_lifetime(clock):
+    """Then it lasts for ever."""
+    oauth = OAuthRules(expires_in=None)
+    with Emulator(now=clock, hightouch=HightouchRules(oauth=oauth)) as emu:
+        told = ask(emu).json()
+        assert "expires_in" not in told
+        clock.now += 10**8
+        assert 200 == track(emu, told["access_token"]).status_code
+
+
+# Using it
+
+
+def test_a_token_expires_on_the_emulators_clock(emu, clock):
+    """At `expires_in`, not before."""
+    opaque = token(emu)
+    clock.now += 599
+    assert 200 == track(emu, opaque).status_code
+    clock.now += 1
+    answer = track(emu, opaque)
+    told = {"code": "unauthorized", "message": "access token has expired"}
+    assert (401, told) == (answer.status_code, answer.json())
+
+
+def test_a_revoked_token_is_401_and_a_new_one_is_good(emu):
+    """As when someone rotates keys."""
+    opaque = token(emu)
+    emu.revoke_tokens()
+    assert [401, 200] == [track(emu, each).status_code for each in (opaque, token(emu))]
+
+
+def test_a_token_without_the_scope_is_403(emu):
+    """It is granted all the same."""
+    answer = track(emu, token(emu, scope="public_api:read"))
+    assert (403, "forbidden") == (answer.status_code, answer.json()["code"])
+
+
+def test_a_token_needs_the_write_key_in_the_body(emu):
+    """The header has no room for it."""
+    headers = {"Authorization": f"Bearer {token(emu)}"}
+    body = {**TRACK, "writeKey": "WRONG"}
+    url = f"{emu.hightouch_url}/v1/track"
+    assert 401 == httpx.post(url, json=body, headers=headers).status_code
+
+
+def test_a_token_can_be_required():
+    """Then the write key alone is 401."""
+    rules = HightouchRules(oauth=OAuthRules(required=True))
+    with Emulator(now=lambda: NOW, hightouch=rules) as emu:
+        url = f"{emu.hightouch_url}/v1/track"
+        assert 401 == httpx.post(url, json=TRACK, auth=("KEY", "")).status_code
+        assert 200 == track(emu, token(emu)).status_code
+
+
+# Faults
+
+
+@pytest.mark.parametrize("status", [400, 401, 415, 429, 500])
+def test_the_authorization_server_can_fail(emu, status):
+    """In OAuth's words, or in any; events go on."""
+    path = "/hightouch/oauth/token"
+    reset = str((NOW + 5) * 1000)
+    emu.play(Fault.status(status, headers={"X-RateLimit-Reset": reset}), path=path)
+    answer = ask(emu)
+    assert (status, "invalid_request") == (answer.status_code, answer.json()["error"])
+    assert reset == answer.headers["x-ratelimit-reset"]
+    opaque = token(emu)
+    assert (200, 2) == (track(emu, opaque).status_code, len(emu.requests(path)))
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    "text", ["no key", pem(ec.generate_private_key(ec.SECP256R1()))], ids=["text", "elliptic"]
+)
+def test_a_public_key_must_be_one_for_rs256(text):
+    """Told when the rules are made."""
+    with pytest.raises(ValueError):
+        OAuthRules(public_keys={"kid": text})
+
+
+def test_checking_signatures_needs_cryptography(monkeypatch):
+    """Told with what to install."""
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(ImportError, match="pip install cryptography"):
+        OAuthRules(public_keys={"kid": pem(KEY)})
