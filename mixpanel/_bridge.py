@@ -40,6 +40,7 @@ __all__ = [
     "leave_home",
     "refuse_in_async",
     "run",
+    "run_aside",
     "soon",
     "submit",
     "synced",
@@ -56,8 +57,8 @@ class _Home:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._live, name="mixpanel-home", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._live, name="mixpanel-home", daemon=True)
+        self.thread.start()
         _exit.afterwards(self.leave)
 
     def _live(self) -> None:
@@ -66,8 +67,8 @@ class _Home:
             try:
                 self.loop.run_forever()
                 return
-            except SystemExit:  # a task's own; the loop is everybody's
-                logger.exception("a task on the home loop wanted to exit")
+            except BaseException:  # a task's own, which has it; the loop is everybody's
+                logger.debug("a task on the home loop wanted to exit", exc_info=True)
 
     def leave(self) -> None:
         """Cancel what runs, let it close its connections, and stop."""
@@ -82,8 +83,8 @@ class _Home:
             self.loop.stop()
 
         Context().run(asyncio.run_coroutine_threadsafe, cancel_all(), self.loop)
-        self._thread.join(timeout=0.5)
-        if not self._thread.is_alive():
+        self.thread.join(timeout=0.5)
+        if not self.thread.is_alive():
             self.loop.close()
 
 
@@ -218,11 +219,19 @@ class _Caller:
             try:
                 if self._left:
                     raise asyncio.CancelledError
-                return await call(*args, **kwargs)
+                return await self._unstopped(call(*args, **kwargs))
             finally:
                 self._task = None
 
         return working
+
+    async def _unstopped(self, work: Coroutine[Any, Any, R]) -> R:
+        try:
+            return await work
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as stop:
+            raise self._stopped(stop) from stop
 
     def leave(self) -> None:
         """Cancel what nobody waits for any more, and let it put things in order."""
@@ -240,9 +249,12 @@ class _Caller:
         except Exception:
             raise
         except BaseException as stop:
-            # KeyboardInterrupt and SystemExit are the caller's; they would end the home loop.
-            self.stop = stop
-            raise asyncio.CancelledError from stop
+            raise self._stopped(stop) from stop
+
+    def _stopped(self, stop: BaseException) -> asyncio.CancelledError:
+        # KeyboardInterrupt and SystemExit are the caller's; they would end the home loop.
+        self.stop = stop
+        return asyncio.CancelledError()
 
 
 _caller: ContextVar[_Caller | None] = ContextVar("mixpanel_caller", default=None)
@@ -278,6 +290,18 @@ def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kw
         raise
     finally:
         _caller.reset(token)
+
+
+def run_aside(call: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:
+    """Run a short async function on the home loop, even where it holds up another loop.
+
+    :raises SyncInAsyncError: on the home loop itself, as in a callback.
+    """
+    if not _loop.is_running():
+        return run(call)
+    if _home is not None and threading.current_thread() is _home.thread:
+        refuse_in_async(name, "leave it to the code after the call")
+    return submit(call).result()
 
 
 def _run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import json
+import os
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
@@ -14,7 +17,7 @@ import pytest
 
 from mixpanel import AsyncMixpanel, _bridge
 from mixpanel._route import Transport
-from mixpanel.data import _budget
+from mixpanel.data import _budget, _receive
 from mixpanel.data._budget import Budget
 from mixpanel.data.api import AsyncAPI, Downloaded
 from mixpanel.data.config import Credentials
@@ -22,6 +25,7 @@ from mixpanel.data.exceptions import (
     AuthenticationError,
     ConfigError,
     JQLSyntaxError,
+    MixpanelDataError,
     PlanError,
     QueryError,
     RateLimitError,
@@ -484,12 +488,30 @@ async def test_a_cancelled_download_ends_at_once(make, server, anyio_backend, tm
 
 
 @pytest.mark.anyio
-async def test_a_full_disk_is_the_callers_error(make, server, anyio_backend, tmp_path):
-    """It is not taken for a failure of the server, and ends the transfer."""
+@pytest.mark.parametrize(
+    ("number", "code", "why"),
+    [
+        (errno.ENOSPC, "DISK_FULL", "the disk is full: make room there, and run"),
+        (errno.EACCES, "FILE_NOT_WRITTEN", "Permission denied; run"),
+    ],
+)
+async def test_a_full_disk_is_the_callers_error(
+    make, server, anyio_backend, tmp_path, monkeypatch, number, code, why
+):
+    """It is not taken for a failure of the server, ends the transfer, and says which file."""
+
+    def fail(_file, _piece):
+        raise OSError(number, os.strerror(number))
+
     server.script = [answer(body=b"x" * 3_000_000)]
+    path = tmp_path / "part"
     async with make() as api:
-        with pytest.raises(FileNotFoundError):
-            await api.download(tmp_path / "no such folder" / "part", DAY)
+        with monkeypatch.context() as broken:
+            broken.setattr(_receive, "os", SimpleNamespace(**vars(os) | {"write": fail}))
+            with pytest.raises(MixpanelDataError, match=why) as caught:
+                await api.download(path, DAY)
+        assert (code, {"path": str(path)}) == (caught.value.code, caught.value.details)
+        assert not path.exists()
         assert await api.query("events") == {"status": "ok"}
     assert len(server.seen) == 2
 

@@ -36,6 +36,39 @@ def test_asgiref_still_looks_where_we_point_it():
         del local.main_event_loop, local.main_event_loop_pid
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("inner", [False, True])
+def test_what_ends_a_task_does_not_end_the_loop(stop, inner):
+    """It reaches who waits, from a task of the call's own too, and the next call works."""
+    loop = _bridge.home_loop()
+
+    async def fail():
+        raise stop("enough")
+
+    async def work():
+        await (asyncio.gather(fail()) if inner else fail())
+
+    with pytest.raises(stop, match="enough"):
+        _bridge.run(work)
+    with pytest.raises(stop, match="enough"):
+        _bridge.submit(fail).result(10)
+    assert _bridge.run(where)[0] is loop
+
+
+def test_a_short_call_may_run_aside():
+    """Another loop is held up for so long; our own would wait for itself."""
+
+    async def outside():
+        return _bridge.run_aside(where, "Thing.close()")[0]
+
+    async def at_home():
+        _bridge.run_aside(where, "Thing.close()")
+
+    assert asyncio.run(outside()) is _bridge.run_aside(where, "Thing.close()")[0]
+    with pytest.raises(SyncInAsyncError, match="leave it to the code after the call"):
+        _bridge.run(at_home)
+
+
 def test_the_pointers_are_put_back():
     """A web framework's own use of asgiref does not notice us."""
     local = SyncToAsync.threadlocal

@@ -1,8 +1,10 @@
 """`mp fetch`: from Mixpanel into the local database, or to stdout."""
 
+import io
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -12,11 +14,13 @@ from itertools import takewhile
 
 import pytest
 import typer
+from rich.console import Console
 
 from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._progress import Teller, _Bar
+from mixpanel.cli._progress import Teller, _Bar, told
 from mixpanel.cli.app import app
-from mixpanel.data import Config
+from mixpanel.data import Config, ConfigError
+from mixpanel.data._work import Progress
 from mixpanel.emulator import Emulator, Fault
 from tests.cli_data import DAYS, FIRST, LAST, NAMES, environment, fill, lines, runner, wait_until
 
@@ -140,14 +144,48 @@ def test_a_dry_run_asks_nothing(mp, emu, tmp_path):
     assert 1 == json.loads(longer.stdout)["calls"]
 
 
+def test_errors_name_what_was_typed(mp):
+    """Options, not the arguments of the library that they become."""
+    for more in ([], ["--dry-run"], ["--stdout"]):
+        told = mp("fetch", "events", "--from", LAST, "--to", FIRST, *more)
+        assert ExitCode.USAGE == told.exit_code
+        assert f"mp: --from {LAST} is later than --to {FIRST}\n" == told.stderr
+    zone = mp("fetch", "events", *DAYS, "--project-timezone", "Mars/Base")
+    assert "--project-timezone 'Mars/Base' is no time zone" in zone.stderr
+
+
+def test_a_table_has_seconds_that_people_can_read(mp):
+    """Milliseconds, and no more; JSON has all of it."""
+    table = mp("fetch", "events", *DAYS, "-f", "table").stdout
+    assert re.search(r"\b\d+\.\d{1,3}\s", table)
+    assert not re.search(r"\d\.\d{4}", table)
+
+
 # Sync
+
+
+def test_a_dry_sync_asks_for_nothing(mp, emu):
+    """It says which days are lacking, none when it is up to date."""
+    nowhere = mp("fetch", "sync", "--dry-run")
+    assert "say --from, where to begin\n" in nowhere.stderr
+    ahead = mp("fetch", "sync", "--from", FIRST, "--to", LAST, "--dry-run")
+    assert (3, 3) == (json.loads(ahead.stdout)["days"], json.loads(ahead.stdout)["calls"])
+    assert [] == emu.requests(EXPORT)
+    mp("fetch", "sync", "--from", FIRST, "--to", "2026-01-02")
+    rest = mp("fetch", "sync", "--to", LAST, "--dry-run")
+    assert [[LAST, LAST]] == json.loads(rest.stdout)["chunks"]
+    mp("fetch", "sync", "--to", LAST)
+    done = mp("fetch", "sync", "--to", LAST, "--dry-run")
+    assert (0, []) == (json.loads(done.stdout)["calls"], json.loads(done.stdout)["chunks"])
+    assert done.stderr.startswith("a dry run: 0 days in 0 calls")
+    assert 3 == len(emu.requests(EXPORT))
 
 
 def test_sync_brings_a_table_up_to_date(mp, emu):
     """A second time there is nothing to do; the first time it must know where to begin."""
     nowhere = mp("fetch", "sync")
     assert ExitCode.USAGE == nowhere.exit_code
-    assert "in the shell: --from\n" in nowhere.stderr
+    assert "events has no days yet: say --from, where to begin\n" in nowhere.stderr
     first = mp("fetch", "sync", "--from", FIRST, "--to", "2026-01-02")
     assert 48 == json.loads(first.stdout)["rows"]
     second = mp("fetch", "sync", "--to", LAST)
@@ -394,6 +432,19 @@ def test_a_long_wait_is_told(capsys):
     bar.wait(719, "waiting 12 min")
     (line,) = bar.waits()
     assert line.plain.startswith("waiting 12 min (1")
+
+
+def test_a_mistake_flashes_no_bar(monkeypatch):
+    """It begins to be drawn with the first thing to tell, after all checks."""
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True)
+    monkeypatch.setattr("mixpanel.cli._progress.err", lambda: terminal)
+    with pytest.raises(ConfigError), told("events", "days"):
+        raise ConfigError("no")
+    assert screen.getvalue() == ""
+    with told("events", "days") as teller:
+        teller.progress(Progress("events", 1, 3, 24, 1_000_000, 1, 2.0))
+    assert "1/3 days  24 rows" in screen.getvalue()
 
 
 @pytest.mark.parametrize("group", ["fetch", "query", "inspect", "export"])

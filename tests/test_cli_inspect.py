@@ -125,6 +125,23 @@ def test_breakdown_counts_the_events(mp):
         (one["event_name"], one["count"], one["unique_users"]) for one in told["events"]
     }
     assert ExitCode.USAGE == mp("inspect", "breakdown", "profiles").exit_code
+    table = mp("inspect", "breakdown", "events", "-f", "table", COLUMNS="80").stdout
+    assert "2026-01-01 00:00" in table
+    assert not {"T00:00:00", "+00:00"} & set(table.split())
+    assert 1 + len(NAMES) == len(table.splitlines())  # a row fits into a line
+    assert "T00:00:00+00:00" in mp("inspect", "breakdown", "events", "-f", "csv").stdout
+
+
+def test_a_typed_view_has_a_column_for_each_property(mp, copy):
+    """Its name is said; it is there afterwards, and may be made again."""
+    for _ in range(2):
+        told = mp("inspect", "typed-view", "events", "--db", copy)
+        assert (ExitCode.OK, "") == (told.exit_code, told.stdout)
+        assert f"made events_typed in {copy}\n" == told.stderr
+    rows = mp("query", "sql", "SELECT sum(amount) AS n FROM events_typed", "--db", copy)
+    assert [{"n": sum(range(72))}] == json.loads(rows.stdout)
+    assert ExitCode.NOT_FOUND == mp("inspect", "typed-view", "nothing", "--db", copy).exit_code
+    assert "which TABLE?" in mp("inspect", "typed-view", "--db", copy).stderr
 
 
 def test_keys_are_the_names_of_properties(mp):

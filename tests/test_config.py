@@ -6,10 +6,12 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from mixpanel.data import Workspace
 from mixpanel.data import config as room
 from mixpanel.data.config import AccountInfo, Config, Credentials
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
@@ -420,3 +422,52 @@ def test_credentials_never_show_their_secret():
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ValidationError):
         credentials.username = "other"
+
+
+# What is no file, and nobody's home
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_regular_file_is_refused(tmp_path, monkeypatch, kind):
+    """To read a pipe would be to wait for whoever writes into it."""
+    path = Path(os.devnull) if kind == "device" else tmp_path / "config.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    monkeypatch.setenv("MP_CONFIG_PATH", str(path))
+    for ask in (Config().list_accounts, lambda: Config().add_account("prod", **PROD)):
+        with pytest.raises(ConfigError, match=f"cannot read {path}: it is no regular file"):
+            ask()
+
+
+def test_a_file_that_nests_without_end_is_refused(tmp_path):
+    """It is no list of accounts, whatever it is."""
+    path = tmp_path / "config.toml"
+    path.touch(0o600)
+    path.write_text("a = " + "[" * 100_000)
+    for ask in (Config(path).list_accounts, lambda: Config(path).add_account("prod", **PROD)):
+        with pytest.raises(ConfigError, match=r"nests too deeply|is no TOML"):
+            ask()
+
+
+def test_a_home_is_needed_only_for_what_is_there(monkeypatch, tmp_path):
+    """Credentials of the environment and a path of one's own need none."""
+    for name, value in {"USERNAME": "u", "SECRET": "s", "PROJECT_ID": "42"}.items():
+        monkeypatch.setenv(f"MP_{name}", value)
+    monkeypatch.setattr(Path, "expanduser", _without_home)
+    assert "42" == Config().resolve_credentials().project_id
+    with Workspace.memory() as ws:
+        assert 1 == ws.sql_scalar("SELECT 1")
+    with Workspace(path=tmp_path / "ws.db") as ws:
+        assert tmp_path / "ws.db" == ws.db_path
+    with Workspace() as ws, pytest.raises(ConfigError, match="set HOME, or give a whole path"):
+        ws.tables()
+    with pytest.raises(ConfigError, match=r"~/\.mp/config\.toml begins in a home folder"):
+        Config().list_accounts()
+
+
+def _without_home(path):
+    if str(path).startswith("~"):
+        raise RuntimeError("Could not determine home directory.")
+    return path

@@ -1,11 +1,12 @@
 """Which days a fetch takes, and in how many calls."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixpanel.data import plan
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.plan import Chunk, Filters, as_day, chunks, days_of, ranges, today
 
@@ -75,3 +76,44 @@ def test_a_chunk_reads_as_a_person_writes_it():
     """One day is one date."""
     assert str(Chunk(date(2026, 1, 1), date(2026, 1, 1))) == "2026-01-01"
     assert str(Chunk(date(2026, 1, 1), date(2026, 1, 2))) == "2026-01-01 to 2026-01-02"
+
+
+@given(st.sets(st.integers(0, 120), min_size=1, max_size=80), st.integers(0, 40))
+def test_chunks_are_as_short_as_the_budget_allows(offsets, calls):
+    """One day less a chunk would cost too many calls."""
+    days = {date(2026, 1, 1) + timedelta(days=n) for n in offsets}
+    size = max(chunk.days for chunk in chunks(days, calls))
+    assert size == 1 or len(chunks(days, calls, size=size - 1)) > max(1, calls)
+
+
+def test_thousands_of_gaps_are_planned_by_halving(monkeypatch):
+    """The runs are counted a few times only, not once for each length of a chunk."""
+    counted = []
+    count = plan._calls
+    monkeypatch.setattr(plan, "_calls", lambda *given: counted.append(1) or count(*given))
+    days = [date(2000, 1, 1) + timedelta(days=2 * n) for n in range(3000)]
+    assert len(chunks(days, calls=60)) == 3000
+    assert len(counted) < 20
+
+
+@pytest.mark.parametrize(
+    ("zone", "hour"), [(None, 0), ("Asia/Tokyo", -9), ("America/Los_Angeles", 8)]
+)
+def test_a_day_ends_at_the_projects_midnight(zone, hour):
+    """In UTC that is earlier in the east, later in the west."""
+    midnight = datetime(2026, 1, 2, tzinfo=UTC)
+    assert midnight + timedelta(hours=hour) == plan.end(date(2026, 1, 1), zone)
+
+
+@pytest.mark.parametrize(
+    ("received", "now", "good"),
+    [
+        (datetime(2026, 1, 7, 8, tzinfo=UTC), datetime(2026, 9, 1, tzinfo=UTC), True),
+        (datetime(2026, 1, 7, 7, tzinfo=UTC), datetime(2026, 9, 1, tzinfo=UTC), False),
+        (datetime(2026, 1, 6, tzinfo=UTC), datetime(2026, 1, 6, 12, tzinfo=UTC), True),
+        (datetime(2099, 1, 6, tzinfo=UTC), datetime(2026, 1, 6, 12, tzinfo=UTC), False),
+    ],
+)
+def test_what_was_received_holds_a_day_or_for_good(received, now, good):
+    """For good when it came five days after its day was over; never from times to come."""
+    assert plan.holds(date(2026, 1, 1), received, now, "America/Los_Angeles") == good

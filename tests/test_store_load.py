@@ -366,6 +366,7 @@ def test_a_load_goes_on_where_it_stopped(db, part):
         table.from_date,
         table.to_date,
     )
+    begun.stop()
     again = db.begin_events("events", filters=NONE, mode="new", days=[NEXT, LATER])
     assert (begun.key, {NEXT}) == (again.key, again.done)
     assert (True, False) == (NEXT in again.done, LATER in again.done)
@@ -379,6 +380,7 @@ def test_other_filters_begin_anew(db, part):
     """What was staged under others is dropped."""
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY])
     begun.stage([part([event()])])
+    begun.stop()
     again = db.begin_events("events", filters=Filters(where="x"), mode="new", days=[DAY])
     assert (set(), 0) == (again.done, again.finish().rows)
 
@@ -394,6 +396,7 @@ def test_young_days_are_fetched_again_after_a_while(db, part):
     for hours, expected in ((23, {DAY, young}), (25, {DAY})):
         now = staged_at + timedelta(hours=hours)
         assert expected == db.staged_days("events", NONE, "new", now=now)
+    begun.stop()
     again = db.begin_events("events", filters=NONE, mode="new", days=[DAY, young], now=now)
     assert ({DAY}, 1) == (again.done, again.finish().rows)
 

@@ -1,6 +1,6 @@
 """Say which local database a command is about, and open it."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,8 +60,10 @@ def located(db: Path | None) -> "tuple[Path, Credentials | None]":
 
     :raises ConfigError: when neither a path nor an account says it.
     """
+    from mixpanel.data._private import expanded
+
     if db is not None:
-        return db.expanduser(), None
+        return expanded(db), None
     from mixpanel.data.config import Config
     from mixpanel.data.exceptions import AccountNotFoundError, ConfigError
     from mixpanel.data.workspace import DATA
@@ -73,7 +75,7 @@ def located(db: Path | None) -> "tuple[Path, Credentials | None]":
     except ConfigError as error:
         error.add_note("or say which database: --db PATH, or MP_DB")
         raise
-    return (DATA / f"{found.project_id}.db").expanduser(), found
+    return expanded(DATA / f"{found.project_id}.db"), found
 
 
 @contextmanager
@@ -100,5 +102,6 @@ def short(path: Path | None) -> str:
     """Write a path the way people do, with ~ for their home."""
     if path is None:
         return "memory"
-    home = Path("~").expanduser()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+    with suppress(RuntimeError, ValueError):  # nobody knows a home, or it is elsewhere
+        return f"~/{path.relative_to(Path.home())}"
+    return str(path)

@@ -1,6 +1,8 @@
 """Run a fetch for a person: refuse what contradicts itself, show how far it is, say what came."""
 
 import asyncio
+import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,19 @@ from mixpanel.cli._progress import Teller, counted, told
 from mixpanel.cli._render import say
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from mixpanel.data.results import FetchPlan, FetchResult
     from mixpanel.data.workspace import AsyncWorkspace
 
-# What errors of the library tell to use -> how that is called here.
-OPTIONS = {"mixed": "--mixed", "say from_date": "--from"}
+# What errors of the library name -> how that is called here.
+ARGUMENTS = {
+    "from_date": "--from", "to_date": "--to", "max_workers": "--workers", "cohort_id": "--cohort",
+    "chunk_days": "--chunk-days", "lookback_days": "--lookback-days",
+    "project_timezone": "--project-timezone", "as_of_timestamp": "--as-of-timestamp",
+    "output_properties": "--output-properties",
+}  # fmt: skip
+ARGUMENT = re.compile(rf"\b({'|'.join(ARGUMENTS)})\b(=?)")
 
 
 # ---- what cannot be asked for together ----------------------------------------------------------
@@ -89,7 +97,7 @@ def run(
     no_progress: bool,
 ) -> None:
     """Fetch into a table, and say what came, or how to go on."""
-    from mixpanel.data.exceptions import ConfigError, TableExistsError
+    from mixpanel.data.exceptions import TableExistsError
 
     async def fetched(teller: Teller) -> "FetchResult":
         async with workspace(db, base_url, teller) as opened:
@@ -97,17 +105,12 @@ def run(
 
     path, _ = located(db)
     try:
-        with told(table, unit, quietly=no_progress) as teller:
+        with in_shell_words(), told(table, unit, quietly=no_progress) as teller:
             # Ctrl-C cancels it, waits for a transaction to end, and only then comes up here.
             result = asyncio.run(fetched(teller))
     except TableExistsError as error:
         add = "updates its profiles" if unit == "pages" else "adds days to it"
         error.add_note(f"--replace puts a new one in its place, --append {add}")
-        raise
-    except ConfigError as error:
-        for said, option in OPTIONS.items():
-            if said in error.message:
-                error.add_note(f"in the shell: {option}")
         raise
     except KeyboardInterrupt:
         left = "what has arrived is kept, and" if unit == "days" else "nothing was stored;"
@@ -116,8 +119,29 @@ def run(
         raise
     data = result.to_dict()
     rows = {name: value for name, value in data.items() if value or name == "rows"}
+    rows |= {
+        "duration_seconds": round(result.duration_seconds, 3),
+        "fetched_at": f"{result.fetched_at:%Y-%m-%d %H:%M:%S}",
+    }
     write(Shown(data, rows), options)
     _summarize(result, f"table {table} of {short(path)}")
+
+
+@contextmanager
+def in_shell_words() -> "Iterator[None]":
+    """Name in errors the option that was typed, not the argument that it became."""
+    from mixpanel.data.exceptions import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        error.message = ARGUMENT.sub(
+            lambda found: ARGUMENTS[found[1]] + (" " if found[2] else ""), error.message
+        )
+        error.args = (error.message,)
+        if "mixed" in error.message:
+            error.add_note("in the shell: --mixed")
+        raise
 
 
 def _summarize(result: "FetchResult", where: str) -> None:
@@ -130,7 +154,10 @@ def _summarize(result: "FetchResult", where: str) -> None:
 
 
 def plan(
-    table: str, asked_for: dict[str, Any], db: Path | None, base_url: str | None, options: Options
+    ask: "Callable[[AsyncWorkspace], Awaitable[FetchPlan]]",
+    db: Path | None,
+    base_url: str | None,
+    options: Options,
 ) -> None:
     """Say what a fetch would cost, without any call."""
     from mixpanel.data.workspace import AsyncWorkspace
@@ -140,11 +167,12 @@ def plan(
         # What only looks makes no database, and holds none up.
         if path.is_file():
             async with workspace(path, base_url, read_only=True) as opened:
-                return await opened.plan_events(table, **asked_for)
+                return await ask(opened)
         async with AsyncWorkspace.memory(asked.account, base_url=base_url) as opened:
-            return await opened.plan_events(table, **asked_for)
+            return await ask(opened)
 
-    found = asyncio.run(planned())
+    with in_shell_words():
+        found = asyncio.run(planned())
     rows = [
         {"from": str(first), "to": str(last), "days": (last - first).days + 1}
         for first, last in found.chunks
@@ -173,7 +201,7 @@ def stream(
 
     async def streamed() -> None:
         nonlocal count
-        with counted(what) as tell:
+        with in_shell_words(), counted(what) as tell:
             async with workspace(db, base_url) as opened:
                 async for record in records(opened):
                     write(record, lines)

@@ -40,13 +40,14 @@ class _Bar(Teller):
     """Show how far a fetch is as a bar, and count down what it waits for."""
 
     def __init__(self, unit: str) -> None:
+        self._bar: RichProgress | None = None
         self._unit = unit
         self._now: Progress | None = None
         self._failed = 0
         self._why, self._until = "", 0.0
 
     def begin(self, bar: "RichProgress", name: str) -> None:
-        """Begin to draw."""
+        """Take what to draw on; the first thing to tell starts it, so that no mistake flashes."""
         self._bar, self._task = bar, bar.add_task(name, total=None, told="[dim]asking[/]")
 
     def progress(self, now: "Progress") -> None:
@@ -60,6 +61,8 @@ class _Bar(Teller):
         until = time.monotonic() + seconds
         if until > self._until:
             self._why, self._until = why, until
+            if self._bar is not None:
+                self._bar.start()
             self._draw()
 
     def waits(self) -> "Iterable[Text]":
@@ -72,8 +75,9 @@ class _Bar(Teller):
 
     def _draw(self) -> None:
         now = self._now
-        if now is None:
+        if now is None or self._bar is None:
             return
+        self._bar.start()
         steps = f"{now.steps_done}/{now.steps}" if now.steps else f"{now.steps_done}"
         told = f"{steps} {self._unit}  {now.rows:,} rows  {now.bytes / 1e6:,.1f} MB"
         self._bar.update(
@@ -114,9 +118,13 @@ def told(name: str, unit: str, *, quietly: bool = False) -> Iterator[Teller]:
         BarColumn(bar_width=None),
         TextColumn("{task.fields[told]}"),
     )
-    with Bar(*columns, console=console, transient=True, expand=True) as bar:
-        shown.begin(bar, name)
+    bar = Bar(*columns, console=console, transient=True, expand=True)
+    shown.begin(bar, name)
+    try:
         yield shown
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 @contextmanager

@@ -113,7 +113,9 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
 
 
 def _expanded(path: str) -> str:
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    from mixpanel.data._private import expanded
+
+    return str(expanded(path)) if path.startswith("~") else path
 
 
 def _tell(written: list[str], table: str, path: str) -> None:

@@ -35,6 +35,8 @@ SYNC = """Examples:
 mp fetch sync --from 2026-01-01
 
 mp fetch sync
+
+mp fetch sync --dry-run --format table
 """
 LIMIT = 100_000
 
@@ -101,7 +103,7 @@ Workers = Annotated[
     int | None, typer.Option(metavar="N", min=1, max=100, show_default="8", help="Calls at a time.")
 ]
 ChunkDays = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=100, help="The most days that a call takes.")
+    int | None, typer.Option(metavar="N", min=1, max=100, help="How many days a call takes.")
 ]
 Zone = Annotated[
     str | None,
@@ -110,6 +112,9 @@ Zone = Annotated[
         help="The zone of a project from before 2023, whose events carry local time.",
     ),
 ]  # fmt: skip
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say which calls it would make, and make none.")
+]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
 Stdout = Annotated[
     bool,
@@ -156,9 +161,7 @@ def events(
     project_timezone: Zone = None,
     stdout: Stdout = False,
     raw: Raw = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say which calls it would make, and make none.")
-    ] = False,
+    dry_run: DryRun = False,
     no_progress: NoProgress = False,
     _parallel: Parallel = False,
     _batch_size: BatchSize = None,
@@ -195,7 +198,7 @@ def events(
     }  # fmt: skip
     table = name or "events"
     if dry_run:
-        plan(table, asked_for, db, base_url, options)
+        plan(lambda opened: opened.plan_events(table, **asked_for), db, base_url, options)
         return
     run(
         table,
@@ -335,6 +338,7 @@ def sync(
     workers: Workers = None,
     chunk_days: ChunkDays = None,
     project_timezone: Zone = None,
+    dry_run: DryRun = False,
     no_progress: NoProgress = False,
     _account: Account = None,
     db: Db = None,
@@ -354,6 +358,9 @@ def sync(
         "events": events, "where": where, "max_workers": workers, "chunk_days": chunk_days,
         "project_timezone": project_timezone,
     }  # fmt: skip
+    if dry_run:
+        plan(lambda opened: opened.plan_sync(table, **asked_for), db, base_url, options)
+        return
     run(
         table,
         "days",

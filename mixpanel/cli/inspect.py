@@ -170,7 +170,21 @@ def breakdown(
     options = Options(format, jq)
     with _table(table, option, db) as (database, name):
         found = database.event_breakdown(name)
-    _show(found, options)
+    if options.written is not Format.TABLE:
+        _show(found, options)
+        return
+    rows = [
+        {
+            "event_name": one.event_name,
+            "count": one.count,
+            "users": one.unique_users,
+            "first_seen": one.first_seen and f"{one.first_seen:%Y-%m-%d %H:%M}",
+            "last_seen": one.last_seen and f"{one.last_seen:%Y-%m-%d %H:%M}",
+            "pct_of_total": one.pct_of_total,
+        }
+        for one in found.events
+    ]
+    write(rows, options)  # a row fits into a line of 80 letters
 
 
 def keys(
@@ -226,6 +240,24 @@ def column(
     with _table(table, option, db) as (database, name):
         found = database.column_stats(name, wanted, top_n=top)
     _show(found, options)
+
+
+def typed_view(
+    table: Table = None,
+    *,
+    option: TableOption = None,
+    _account: Account = None,
+    db: Db = None,
+) -> None:
+    """Make a view `TABLE_typed`, with a column of a fitting type for each property.
+
+    It knows the properties that the table has now: make it again after a fetch.
+    """
+    name = _one("TABLE", table, option)
+    with opened(db, write=True) as database:
+        made = database.typed_view(name)
+        where = short(database.path)
+    say(f"made {made} in {where}", "green")
 
 
 def drop(
@@ -289,6 +321,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("breakdown", breakdown, "Example: mp inspect breakdown events --format table"),
     ("keys", keys, 'Example: mp inspect keys events --event "Order Paid"'),
     ("column", column, COLUMN),
+    ("typed-view", typed_view, "Example: mp inspect typed-view events"),
     ("drop", drop, DROP),
     ("drop-all", drop_all, "Example: mp inspect drop-all --type profiles"),
 )

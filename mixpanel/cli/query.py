@@ -98,7 +98,9 @@ def _text(query: str | None, file: Path | None) -> str:
     elif str(file) == "-":
         text = sys.stdin.read()
     else:
-        text = _read(file.expanduser())
+        from mixpanel.data._private import expanded
+
+        text = _read(expanded(file))
     if text is None or not text.strip():
         raise typer.BadParameter("what is the query? Give it as QUERY, or with --file")
     return text

@@ -55,7 +55,10 @@ class Local:
 
     @property
     def db_path(self) -> Path | None:
-        """Where the database is; None in memory."""
+        """Where the database is; None in memory.
+
+        :raises ConfigError: when it is at home, and nobody knows where that is.
+        """
         return self._core._path
 
     sql = _local(Database.sql_df)
@@ -90,4 +93,4 @@ class Local:
 
     def __repr__(self) -> str:
         project = self.credentials.project_id if self.credentials else "no project"
-        return f"<{type(self).__name__} {project} at {self._core._path or 'memory'}>"
+        return f"<{type(self).__name__} {project} at {self._core._where or 'memory'}>"

@@ -1,12 +1,18 @@
-"""Write files that hold secrets: for their owner alone, whole or not at all, one writer a time."""
+"""Write files that hold secrets: for their owner alone, whole or not at all, one writer a time.
+
+Also: where a person's home is, and what to say when a disk takes no more.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mixpanel.data.exceptions import ConfigError, MixpanelDataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +25,38 @@ except ImportError:  # pragma: no cover - Windows, where two writers are not kep
     fcntl = None
 
 OTHERS = 0o077  # the permission bits of everybody but the owner
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path with the home it begins with, if it begins with `~`.
+
+    :raises ConfigError: when nobody says where that home is.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path} begins in a home folder that nobody knows: set HOME, or give a whole path"
+        ) from None
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be written which one it is, and what to do.
+
+    :raises MixpanelDataError: DISK_FULL, or FILE_NOT_WRITTEN for another cause.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in FULL
+        why = "the disk is full: make room there, and" if full else f"{error.strerror or error};"
+        raise MixpanelDataError(
+            f"{path} cannot be written: {why} run the same call again",
+            code="DISK_FULL" if full else "FILE_NOT_WRITTEN",
+            details={"path": str(path)},
+        ) from error
 
 
 def others_may_read(path: Path) -> bool:

@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from mixpanel._wires import Wires
 from mixpanel.data._answers import MOST_BYTES
+from mixpanel.data._private import on_disk
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.exceptions import ConfigurationError
 
@@ -75,16 +76,19 @@ class Part:
         self.bytes = 0
 
     async def write(self, piece: bytes) -> None:
-        await anyio.to_thread.run_sync(self._write, piece)
+        with on_disk(self._path):
+            await anyio.to_thread.run_sync(self._write, piece)
         self.bytes += len(piece)
         self._tell(len(piece))
 
     async def finish(self) -> None:
-        await anyio.to_thread.run_sync(self._write, b"")  # an empty export is a file, too
-        self._close()
+        with on_disk(self._path):
+            await anyio.to_thread.run_sync(self._write, b"")  # an empty export is a file, too
+            self._close()
 
     def discard(self) -> None:
-        self._close()
+        with suppress(OSError):
+            self._close()
         if self._made:
             with suppress(OSError):
                 self._path.unlink()

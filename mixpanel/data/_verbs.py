@@ -11,7 +11,7 @@ import anyio.to_thread
 
 from mixpanel import _bridge
 from mixpanel.data import fetch, stream
-from mixpanel.data._work import Progress, terminal_line
+from mixpanel.data._work import Progress, checked_callback, terminal_line
 from mixpanel.data.asked import EventsAsked, ProfilesAsked
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.profiles import fetch_profiles
@@ -129,6 +129,13 @@ def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row
     return cast("Callable[Concatenate[Any, P], Iterator[Row]]", rows)
 
 
+def _check_callbacks(progress: object, **others: object) -> None:
+    if not isinstance(progress, bool):
+        checked_callback(progress, "progress")
+    for name, callback in others.items():
+        checked_callback(callback, name)
+
+
 class Verbs:
     """Fetch and stream; what waits for Mixpanel is awaited."""
 
@@ -234,6 +241,7 @@ class Verbs:
         :raises InterruptedFetchError: when some days could not be fetched.
         :raises APIError: when Mixpanel refuses.
         """
+        _check_callbacks(progress, on_batch_complete=on_batch_complete)
         asked = await self._core._writer(
             lambda: fetch.to_sync(
                 self._core.database, name, lookback_days, from_date, to_date,
@@ -243,15 +251,39 @@ class Verbs:
         )  # fmt: skip
         return await self._fetch(asked, progress, on_batch_complete)
 
+    async def plan_sync(
+        self,
+        name: str = "events",
+        *,
+        lookback_days: int = 5,
+        from_date: Day | None = None,
+        to_date: Day | None = None,
+        events: Sequence[str] | str | None = None,
+        where: str | None = None,
+        max_workers: int | None = None,
+        chunk_days: int | None = None,
+        project_timezone: str | None = None,
+    ) -> FetchPlan:
+        """Say which calls `sync_events` would make with these arguments, without making any."""
+        core = self._core
+        return await core._writer(
+            lambda: fetch.plan_sync(
+                core.api, core.database, name, lookback_days, from_date, to_date,
+                events=events, where=where, max_workers=max_workers, chunk_days=chunk_days,
+                project_timezone=project_timezone,
+            )
+        )  # fmt: skip
+
     async def _fetch(
         self,
         asked: EventsAsked,
         progress: bool | Callable[[Progress], object],  # noqa: FBT001
         on_batch: Callable[[BatchProgress], object] | None,
     ) -> FetchResult:
+        _check_callbacks(progress, on_batch_complete=on_batch)
         core = self._core
-        database = await anyio.to_thread.run_sync(core._opened)
-        with terminal_line(progress) as tell:
+        with core._fetching(), terminal_line(progress) as tell:
+            database = await anyio.to_thread.run_sync(core._opened)
             return await fetch.fetch_events(
                 core.api, database, core._writer, asked, on_progress=tell, on_batch=on_batch
             )
@@ -305,9 +337,10 @@ class Verbs:
         if append and replace:
             raise ConfigError("append and replace exclude each other")
         mode: Any = "append" if append else "replace" if replace else "new"
+        _check_callbacks(progress, on_page_complete=on_page_complete)
         core = self._core
-        database = await anyio.to_thread.run_sync(core._opened)
-        with terminal_line(progress) as tell:
+        with core._fetching(), terminal_line(progress) as tell:
+            database = await anyio.to_thread.run_sync(core._opened)
             return await fetch_profiles(
                 core.api, database, core._writer, name, mode, asked,
                 mixed=mixed, on_progress=tell, on_page=on_page_complete,

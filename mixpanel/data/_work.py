@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,10 +12,22 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from mixpanel import settings
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.exceptions import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Progress", "Writer", "guarded", "one_error", "terminal_line"]
+__all__ = [
+    "Progress",
+    "Underway",
+    "Writer",
+    "checked_callback",
+    "guarded",
+    "one_error",
+    "terminal_line",
+]
 
 logger = logging.getLogger("mixpanel")
 
@@ -67,6 +79,55 @@ class Writer:
         return await anyio.to_thread.run_sync(work, limiter=self._turn)
 
 
+class Underway:
+    """What is fetched just now, so that it can be ended before the database is closed."""
+
+    def __init__(self) -> None:
+        self._all: set[_Work] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    @contextmanager
+    def work(self) -> Iterator[anyio.CancelScope]:
+        """Take note of the work within; when it was ended, its scope has caught that."""
+        one = _Work(anyio.lowlevel.current_token(), anyio.CancelScope(), anyio.Event())
+        self._all.add(one)
+        try:
+            with one.scope:
+                yield one.scope
+        finally:
+            self._all.discard(one)
+            one.ended.set()
+
+    async def end(self) -> None:
+        """Cancel what is under way on this event loop, and wait until it is in order."""
+        here = anyio.lowlevel.current_token()
+        ours = [one for one in self._all if one.loop == here]
+        for one in ours:
+            one.scope.cancel()
+        for one in ours:
+            await one.ended.wait()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Work:
+    loop: object
+    scope: anyio.CancelScope
+    ended: anyio.Event
+
+
+def checked_callback(callback: object, name: str) -> None:
+    """Refuse what cannot be called, and an async function: nobody would await it.
+
+    :raises ConfigError: naming the argument.
+    """
+    try:
+        settings.checked_callback(callback, name)
+    except ConfigurationError as error:
+        raise ConfigError(str(error)) from None
+
+
 def guarded(callback: Callable[[T], object] | None) -> Callable[[T], None] | None:
     """Keep what a caller's callback raises from stopping the work; the first time is logged."""
     if callback is None:
@@ -102,7 +163,7 @@ def terminal_line(
     progress: bool | Callable[[Progress], object],  # noqa: FBT001
 ) -> Iterator[Callable[[Progress], object] | None]:
     """Return who is told about progress: the caller's function, or one line on a terminal."""
-    if callable(progress) or not progress or not sys.stderr.isatty():
+    if callable(progress) or not progress or not _on_terminal():
         yield progress if callable(progress) else None
         return
     told = 0.0
@@ -117,5 +178,14 @@ def terminal_line(
     try:
         yield tell
     finally:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):  # closed meanwhile, or the terminal is gone
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _on_terminal() -> bool:
+    # Daemons close stderr, or have none.
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:
+        return False

@@ -6,10 +6,11 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.plan import Chunk, Filters, as_day, days_of, names, positive, today, zone
+from mixpanel.data.plan import Chunk, Filters, as_day, days_of, names, text, today, whole, zone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,13 +66,13 @@ class EventsAsked:
             raise ConfigError(f"to_date={last} is yet to come: it is {today()} in UTC")
         if append and replace:
             raise ConfigError("append and replace exclude each other")
-        positive("limit", limit, MOST_ROWS)
-        positive("max_workers", max_workers, 100)
-        positive("chunk_days", chunk_days, 100)
+        whole("limit", limit, 1, MOST_ROWS)
+        whole("max_workers", max_workers, 1, 100)
+        whole("chunk_days", chunk_days, 1, 100)
         zone(project_timezone)
         filters = Filters(
             events=names(events, "events"),
-            where=where or None,
+            where=text("where", where) or None,
             limit=limit,
             project_timezone=project_timezone,
         )
@@ -140,20 +141,23 @@ class ProfilesAsked:
             raise ConfigError('behaviors need a where that uses them, as behaviors["b1"] > 0')
         if include_all_users and cohort_id is None:
             raise ConfigError("include_all_users needs a cohort_id")
-        if as_of_timestamp is not None and not 0 < as_of_timestamp <= time.time():
+        number = isinstance(as_of_timestamp, (int, float, NoneType))
+        if not number or (as_of_timestamp is not None and not 0 < as_of_timestamp <= time.time()):
             raise ConfigError(
                 f"as_of_timestamp={as_of_timestamp!r} must be a moment in the past, "
                 "in seconds since 1970"
             )
-        positive("max_workers", max_workers, 100)
+        whole("max_workers", max_workers, 1, 100)
         ids = (distinct_id,) if distinct_id is not None else tuple(distinct_ids or ())
+        for each in ids:
+            text("distinct_id", each)
         if distinct_ids is not None and not ids:
             ids = ("",)  # asked for nobody, which is not the same as for everybody
         filters = Filters(
-            where=where or None,
+            where=text("where", where) or None,
             cohort_id=cohort_id,
             output_properties=names(output_properties, "output_properties"),
-            group_id=group_id,
+            group_id=text("group_id", group_id),
             behaviors=_behaviors(behaviors),
             distinct_ids=tuple(dict.fromkeys(ids)),
             include_all_users=include_all_users,

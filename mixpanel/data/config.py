@@ -18,12 +18,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._private import make_folder, others_may_read, turn, write
+from mixpanel.data._private import expanded, make_folder, others_may_read, turn, write
 from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
 
@@ -39,6 +41,7 @@ __all__ = ["AccountInfo", "Config", "Credentials"]
 
 logger = logging.getLogger("mixpanel")
 
+USUAL = "~/.mp/config.toml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
 _warned: set[Path] = set()
@@ -63,9 +66,15 @@ class Config:
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
-        usual = Path("~/.mp/config.toml").expanduser()
-        self.path = Path(path or os.environ.get("MP_CONFIG_PATH") or usual).expanduser()
-        self._ours = self.path == usual
+        self._chosen = path or os.environ.get("MP_CONFIG_PATH") or USUAL
+
+    @cached_property
+    def path(self) -> Path:
+        """Where the file is.
+
+        :raises ConfigError: when it is at home, and nobody knows where that is.
+        """
+        return expanded(self._chosen)
 
     def list_accounts(self) -> list[AccountInfo]:
         """Return all accounts in the order of the file.
@@ -257,6 +266,8 @@ class Config:
 
     def _contents(self) -> str:
         try:
+            if not stat.S_ISREG(self.path.stat().st_mode):  # to read a pipe would be to wait for it
+                raise ConfigError(f"cannot read {self.path}: it is no regular file")
             raw = self.path.read_bytes()
             self._warn_of_readers()
             return raw.decode("utf-8-sig")
@@ -272,6 +283,8 @@ class Config:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{self.path} is no TOML: {error}") from None
+        except RecursionError:
+            raise ConfigError(f"{self.path} nests too deeply for accounts") from None
         if not isinstance(data.get("accounts", {}), dict):
             raise ConfigError(f"{self.path}: accounts must be tables, as in [accounts.prod]")
         if not isinstance(data.get("default", ""), str):
@@ -294,11 +307,17 @@ class Config:
         # A link to a file elsewhere, as dotfiles often are, stays a link.
         target = Path(os.path.realpath(self.path))
         try:
-            make_folder(target.parent, ours=self._ours)
+            make_folder(target.parent, ours=self._is_usual())
             with turn(target):
                 write(target, self._changed(self._contents(), change))
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _is_usual(self) -> bool:
+        try:
+            return self.path == expanded(USUAL)
+        except ConfigError:
+            return False
 
     def _changed(self, text: str, change: Callable[[MutableMapping[str, Any]], None]) -> str:
         tomlkit = _tomlkit()
@@ -309,7 +328,7 @@ class Config:
             change(document)
             changed: str = tomlkit.dumps(document)
             same = tomllib.loads(changed) == wanted
-        except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError):
+        except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, RecursionError):
             same = False
         if not same:  # a layout that tomlkit does not master; rather no change than a wrong one
             raise ConfigError(f"{self.path} cannot be changed from here: change it in an editor")

@@ -26,8 +26,20 @@ from mixpanel.data.exceptions import (
     ServerError,
     TruncatedError,
 )
-from mixpanel.data.plan import Chunk, Part, as_day, chunks, ranges, today
+from mixpanel.data.plan import (
+    SKEW,
+    Chunk,
+    Part,
+    as_day,
+    chunks,
+    end,
+    holds,
+    ranges,
+    today,
+    whole,
+)
 from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult
+from mixpanel.data.store.folder import GZIP, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -38,10 +50,10 @@ if TYPE_CHECKING:
     from mixpanel.data.plan import Day
     from mixpanel.data.store import Database, Load, Staged
 
-__all__ = ["fetch_events", "plan_events", "to_sync"]
+__all__ = ["fetch_events", "plan_events", "plan_sync", "to_sync"]
 
 ATTEMPTS = 3  # for a day whose answer arrives whole but cannot be read
-GZIP, PLAIN = ".gz", ".ndjson"
+CENTURY = 36_500  # days
 HOPELESS = 3  # days in a row that fail before the rest is not even tried
 TOGETHER = 16  # parts that one load takes
 
@@ -56,23 +68,35 @@ def to_sync(
 ) -> EventsAsked:
     """Choose the days that a table lacks, and those that were fetched too early to be final.
 
-    :raises ConfigError: without a `from_date` when the table has no days yet.
+    :raises ConfigError: without a `from_date` when the table has no days yet, and for what cannot
+        be added to the table.
     """
-    if isinstance(lookback_days, bool) or lookback_days < 0:
-        raise ConfigError(f"lookback_days={lookback_days!r} must not be negative")
+    whole("lookback_days", lookback_days, 0, CENTURY)
     has = database.fetched_days(name)
     if from_date is None and not has:
         raise ConfigError(f"{name} has no days yet: say from_date, where to begin")
     first = min(has) if from_date is None else as_day(from_date, "from_date")
-    last = today(options.get("project_timezone")) if to_date is None else to_date
+    zone = options.get("project_timezone")
+    last = today(zone) if to_date is None else to_date
     asked = EventsAsked.checked(name, first, last, **options)
-    patience = timedelta(days=1 + lookback_days)
-    lacking = [
-        day
-        for day in asked.days
-        if day not in has or has[day] < datetime.combine(day, datetime.min.time(), UTC) + patience
-    ]
-    return replace(asked, days=tuple(lacking), mode="sync")
+    database.check_events(name, filters=asked.filters, mode="sync")
+    patience, latest = timedelta(days=lookback_days), datetime.now(UTC) + SKEW
+    final = {day for day, at in has.items() if end(day, zone) + patience <= at <= latest}
+    return replace(asked, days=tuple(day for day in asked.days if day not in final), mode="sync")
+
+
+def plan_sync(
+    api: AsyncAPI,
+    database: Database,
+    name: str,
+    lookback_days: int,
+    from_date: Day | None,
+    to_date: Day | None,
+    **options: Any,
+) -> FetchPlan:
+    """Say what bringing a table up to date would do and cost; arguments and errors as `to_sync`."""
+    asked = to_sync(database, name, lookback_days, from_date, to_date, **options)
+    return plan_events(api, database, asked)
 
 
 def plan_events(api: AsyncAPI, database: Database, asked: EventsAsked) -> FetchPlan:
@@ -80,10 +104,11 @@ def plan_events(api: AsyncAPI, database: Database, asked: EventsAsked) -> FetchP
     done = database.staged_days(asked.name, asked.filters, asked.mode)
     left = api.export_budget.remaining()
     todo = _planned(asked, done, left)
+    days = asked.days or (today(asked.filters.project_timezone),)  # up to date: nothing to do
     return FetchPlan(
         table=asked.name,
-        from_date=asked.from_date,
-        to_date=asked.to_date,
+        from_date=days[0],
+        to_date=days[-1],
         chunks=tuple((chunk.from_date, chunk.to_date) for chunk in todo),
         days=sum(chunk.days for chunk in todo),
         calls=len(todo),
@@ -141,6 +166,13 @@ class _Events:
         if not asked.days:
             return self._result(0, 0)
         self.load = await self.writer(self._begin)
+        try:
+            return await self._run()
+        finally:
+            self.load.stop()
+
+    async def _run(self) -> FetchResult:
+        asked = self.asked
         with one_error():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._stage_what_arrives)
@@ -228,8 +260,8 @@ class _Events:
         got = await self.api.download(path, self.asked.params(chunk), on_bytes=self._arriving)
         self.calls += got.attempts
         self.downloads += 1
-        whole = got.path.rename(path.with_suffix(GZIP if got.gzip else PLAIN))
-        return Part(whole, chunk, got.bytes, got.gzip)
+        arrived = got.path.rename(path.with_suffix(GZIP if got.gzip else PLAIN))
+        return Part(arrived, chunk, got.bytes, got.gzip)
 
     def _arriving(self, count: int) -> None:
         self.bytes += count
@@ -248,16 +280,17 @@ class _Events:
 
     def _left_over(self) -> list[Part]:
         wanted = set(self.asked.days) - self.load.done
+        now, zone = datetime.now(UTC), self.asked.filters.project_timezone
         found = []
-        for path in sorted(self.database.parts.glob(f"{self.load.key}_*")):
-            if path.suffix in (GZIP, PLAIN):
-                first, last = path.stem.split("_")[-2:]
-                chunk = Chunk(as_day(first, "part"), as_day(last, "part"))
-                if wanted.issuperset(chunk):
-                    wanted -= set(chunk)
-                    found.append(Part(path, chunk, path.stat().st_size, path.suffix == GZIP))
-                    continue
-            path.unlink()
+        for part in self.database.left_over(self.load):
+            at = part.received_at or now
+            if wanted.issuperset(part.chunk) and all(
+                holds(day, at, now, zone) for day in part.chunk
+            ):
+                wanted -= set(part.chunk)
+                found.append(part)
+            else:
+                part.path.unlink(missing_ok=True)
         return found
 
     async def _staged(self, part: Part) -> Staged:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -33,6 +34,11 @@ Day = str | date
 
 ONE = timedelta(days=1)
 
+# Events come in up to five days late: a day received before that is fetched again after a while.
+SETTLED = timedelta(days=5)
+FRESH = timedelta(days=1)
+SKEW = timedelta(hours=1)  # by so much a clock may have been put back
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Chunk:
@@ -58,12 +64,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file with what one call returned, as it was sent: a line is one event or profile."""
+    """A file with what one call returned, as it was sent: a line is one event or profile.
+
+    `received_at` is when, if not just now.
+    """
 
     path: Path
     chunk: Chunk
     bytes: int
     gzip: bool
+    received_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +130,12 @@ def chunks(days: Collection[date], calls: int, *, size: int | None = None) -> li
     Chunks never span a gap, so there are at least as many as runs of days. `size` is how many days
     a chunk takes, whatever that costs.
     """
-    if size is not None:
-        return _cut(days, size)
-    size = max(1, -(-len(days) // max(1, calls)))
-    while len(made := _cut(days, size)) > max(1, calls) and size < len(days):
-        size += 1
-    return made
+    runs = ranges(days)
+    if size is None:
+        calls = max(1, calls)
+        sizes = range(max(1, -(-len(days) // calls)), max(1, len(days)))
+        size = sizes.start + bisect_left(sizes, 1, key=lambda n: _calls(runs, n) <= calls)
+    return _cut(runs, size)
 
 
 def ranges(days: Iterable[date]) -> list[Chunk]:
@@ -139,10 +149,14 @@ def ranges(days: Iterable[date]) -> list[Chunk]:
     return runs
 
 
-def _cut(days: Iterable[date], size: int) -> list[Chunk]:
+def _calls(runs: Iterable[Chunk], size: int) -> int:
+    return sum(-(-run.days // size) for run in runs)
+
+
+def _cut(runs: Iterable[Chunk], size: int) -> list[Chunk]:
     return [
         Chunk(run.from_date + n * ONE, min(run.from_date + (n + size - 1) * ONE, run.to_date))
-        for run in ranges(days)
+        for run in runs
         for n in range(0, run.days, size)
     ]
 
@@ -152,20 +166,43 @@ def names(given: Iterable[str] | str | None, argument: str) -> tuple[str, ...]:
 
     :raises ConfigError: for a name that is empty, or is none.
     """
-    several = (given,) if isinstance(given, str) else tuple(given or ())
+    try:
+        several = (given,) if isinstance(given, str) else tuple(given or ())
+    except TypeError:
+        raise ConfigError(f"{argument}={given!r} must be a name or a list of names") from None
     for name in several:
-        if not isinstance(name, str) or not name:
+        if not text(argument, name):
             raise ConfigError(f"{argument}={name!r}: a name is text, and not empty")
     return tuple(sorted(set(several)))
 
 
-def positive(name: str, value: int | None, most: int) -> None:
-    """Refuse a number that is not from 1 to `most`.
+def text(argument: str, value: str | None) -> str | None:
+    """Take a text that can be sent; None is none.
+
+    :raises ConfigError: for what is no text, and for half a surrogate pair.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ConfigError(f"{argument}={value!r} must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{argument}={value!r} holds half a character: UTF-8 has none") from None
+    return value
+
+
+def whole(name: str, value: int | None, least: int, most: int) -> None:
+    """Refuse what is no whole number from `least` to `most`; None is none.
 
     :raises ConfigError: naming the argument.
     """
-    if value is not None and (isinstance(value, bool) or not 1 <= value <= most):
-        raise ConfigError(f"{name}={value!r} must lie between 1 and {most:,}")
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ConfigError(
+            f"{name}={value!r} must be a whole number and lie between {least} and {most:,}"
+        )
 
 
 def zone(name: str | None) -> ZoneInfo | None:
@@ -177,7 +214,7 @@ def zone(name: str | None) -> ZoneInfo | None:
         return None
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError):
         raise ConfigError(
             f"project_timezone={name!r} is no time zone; names are as Europe/Oslo"
         ) from None
@@ -187,3 +224,17 @@ def today(project_timezone: str | None = None, now: float | None = None) -> date
     """Return the day it is in the project."""
     where = zone(project_timezone) or UTC
     return (datetime.now(where) if now is None else datetime.fromtimestamp(now, where)).date()
+
+
+def end(day: date, project_timezone: str | None = None) -> datetime:
+    """Return the moment at which a day is over in the project."""
+    return datetime.combine(day + ONE, time(), zone(project_timezone) or UTC)
+
+
+def holds(
+    day: date, received_at: datetime, now: datetime, project_timezone: str | None = None
+) -> bool:
+    """Tell whether what was received of a day may still be used, without asking again."""
+    age = now - received_at
+    settled = received_at - end(day, project_timezone) >= SETTLED
+    return age >= -SKEW and (age <= FRESH or settled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
+from mixpanel.data._private import on_disk
 from mixpanel.data._work import Progress, guarded, one_error
 from mixpanel.data.exceptions import ServerError
 from mixpanel.data.results import FetchResult, ProfileProgress
+from mixpanel.data.store.parts import repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from mixpanel.data._work import Writer
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.asked import ProfilesAsked
-    from mixpanel.data.store import Database, Mode, ProfilesLoad, Staged
+    from mixpanel.data.store import Database, Mode, ProfilesLoad
 
 __all__ = ["Page", "fetch_profiles", "pages"]
 
@@ -32,29 +35,28 @@ PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of profiles, as the API sends them."""
+    """One page of profiles, as the API sends them; `of` so many, if it says so."""
 
     index: int
-    total: int | None
+    of: int | None
     profiles: list[dict[str, Any]]
 
 
 async def pages(api: AsyncAPI, asked: ProfilesAsked) -> AsyncGenerator[Page]:
     """Yield every page, in order; after the first, several are fetched at a time.
 
-    A page that is not full is the last one, so no call is spent on an empty one.
+    Their total says which page is the last one. Without it that is the first one that is not full,
+    and only then a call may be spent on an empty page.
     """
     if asked.nobody:
         return
     first = await _page(api, asked, 0, None)
-    session, size, total = first.session_id, first.page_size, first.page.total
+    session, size, of = first.session_id, first.page_size, first.page.of
     yield first.page
     last = len(first.page.profiles) < size
     index = 1
-    while not last:
-        width = 1
-        if total is not None:
-            width = min(asked.workers, max(1, -(-total // size) - index))
+    while not last and index != of:
+        width = 1 if of is None else min(asked.workers, of - index)
         wave: list[Page | None] = [None] * width
 
         async def fetch(slot: int, start: int, wave: list[Page | None]) -> None:
@@ -66,8 +68,7 @@ async def pages(api: AsyncAPI, asked: ProfilesAsked) -> AsyncGenerator[Page]:
                     calls.start_soon(fetch, slot, index, wave)
         for page in wave:
             assert page is not None
-            if page.profiles:
-                yield Page(page.index, total, page.profiles)
+            yield Page(page.index, of, page.profiles)
             last = last or len(page.profiles) < size
         index += width
 
@@ -88,10 +89,12 @@ async def _page(api: AsyncAPI, asked: ProfilesAsked, index: int, session: str | 
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
         raise ServerError(f"page {index} of the profiles came without a list of results")
     size, total, given = reply.get("page_size"), reply.get("total"), reply.get("session_id")
+    size = size if isinstance(size, int) and size > 0 else PAGE_SIZE
+    known = isinstance(total, int) and total >= len(results)
     return _Reply(
-        Page(index, total if isinstance(total, int) else None, results),
+        Page(index, max(1, -(-total // size)) if known else None, results),
         given if isinstance(given, str) else None,
-        size if isinstance(size, int) and size > 0 else PAGE_SIZE,
+        size,
     )
 
 
@@ -114,18 +117,19 @@ async def fetch_profiles(
         lambda: database.begin_profiles(name, filters=asked.filters, mode=mode, mixed=mixed)
     )
     try:
+        if tell is not None:
+            tell(Progress(name, 0, 0, 0, 0, 0, 0.0))
         async with aclosing(pages(api, asked)) as each:
             async for page in each:
                 path = database.parts / f"{load.key}_{page.index}.ndjson"
-                size, staged = await writer(partial(_store, load, path, page.profiles))
-                rows, sent, calls = rows + staged.rows, sent + size, page.index + 1
-                repaired += staged.repaired
-                count = None if page.total is None else -(-page.total // PAGE_SIZE)
+                stored = await writer(partial(_store, load, path, page.profiles))
+                rows, sent, calls = rows + stored.rows, sent + stored.bytes, page.index + 1
+                repaired += stored.repaired
                 if tell_page is not None:
-                    tell_page(ProfileProgress(page.index, count, staged.rows, True, None, rows))  # noqa: FBT003
+                    tell_page(ProfileProgress(page.index, page.of, stored.rows, True, None, rows))  # noqa: FBT003
                 if tell is not None:
                     seconds = time.monotonic() - began
-                    tell(Progress(name, calls, count or 0, rows, sent, calls, seconds))
+                    tell(Progress(name, calls, page.of or 0, rows, sent, calls, seconds))
         loaded = await writer(load.finish)
     except BaseException:
         with anyio.CancelScope(shield=True):
@@ -146,12 +150,35 @@ async def fetch_profiles(
     )
 
 
-def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> tuple[int, Staged]:
-    with path.open("wb") as file:
-        for profile in profiles:
-            file.write(to_json(profile, inf_nan_mode="null") + b"\n")
-        size = file.tell()
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    rows: int
+    bytes: int
+    repaired: int
+
+
+def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> _Stored:
+    repaired = 0
     try:
-        return size, load.stage(path)
+        with on_disk(path), path.open("wb") as file:
+            for profile in profiles:
+                line, changed = _line(profile)
+                repaired += changed
+                file.write(line + b"\n")
+            size = file.tell()
+        return _Stored(load.stage(path).rows, size, repaired)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
+
+
+def _line(profile: dict[str, Any]) -> tuple[bytes, bool]:
+    """Write a profile as JSON, repaired as events are, and tell whether it had to be."""
+    try:
+        line = to_json(profile, inf_nan_mode="constants")
+    except PydanticSerializationError:  # half a surrogate pair
+        line = json.dumps(profile).encode()
+    else:
+        if b"NaN" not in line and b"Infinity" not in line:
+            return line, False
+    good = repair_line(line)
+    return good, good != line

@@ -16,12 +16,13 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
+from pydantic_core import from_json, to_json
 
-from mixpanel._json import loads
 from mixpanel.data._work import one_error
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.plan import Chunk, Part, chunks
 from mixpanel.data.profiles import pages
+from mixpanel.data.store.parts import repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -105,51 +106,71 @@ def _cut(part: Part) -> str | None:
     except (EOFError, OSError, zlib.error):
         return "(the connection broke)"
     line = tail.rstrip(b"\n").rpartition(b"\n")[2]
-    if not line:
+    if not line or _parsed(line) is not None:
         return None
-    try:
-        whole = isinstance(loads(line), dict)
-    except ValueError:
-        whole = False
-    return None if whole else line[-LAST_WORDS:].decode(errors="replace")
+    return line[-LAST_WORDS:].decode(errors="replace")
 
 
 def _rows(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
     rows: list[Row] = []
     for line in file.readlines(BLOCK):
         if line.strip():
-            try:
-                event = loads(line)
-                rows.append(event if raw else _event(event))
-            except (ValueError, TypeError, AttributeError):
+            event = _parsed(line)
+            if event is None:
                 start = line[:LAST_WORDS].decode(errors="replace")
                 raise TruncatedError(
                     f"the export of {part.chunk} holds a line that is no event: {start!r}",
                     last_words=start,
-                ) from None
+                )
+            rows.append(event if raw else _event(event))
     return rows
 
 
+def _parsed(line: bytes) -> Row | None:
+    """Read a line, repaired if need be; None for what a fetch would not take for an event."""
+    try:
+        event = from_json(line, allow_inf_nan=False)
+    except ValueError:
+        try:
+            event = from_json(repair_line(line), allow_inf_nan=False)
+        except ValueError:
+            return None
+    if not isinstance(event, dict):
+        return None
+    known = event.get("event") is not None or event.get("properties") is not None
+    return event if known else None
+
+
 def _event(sent: Row) -> Row:
-    properties = dict(sent["properties"])
-    moment = properties.pop("time", None)
-    who, insert_id = properties.pop("distinct_id", None), properties.pop("$insert_id", None)
+    """Return an event as a fetch would store it: None for what it lacks."""
+    properties = sent.get("properties")
+    promoted: Row = {}
+    if isinstance(properties, dict):
+        properties = dict(properties)
+        moment = _moment(properties.get("time"))
+        promoted = {name: properties.pop(name, None) for name in ("distinct_id", "$insert_id")}
+        if moment is not None:
+            promoted["time"], _ = moment, properties.pop("time")
     return {
-        "event_name": sent["event"],
-        "event_time": _moment(moment),
-        "distinct_id": None if who is None else str(who),
-        "insert_id": insert_id,
+        "event_name": _text(sent.get("event")),
+        "event_time": promoted.get("time"),
+        "distinct_id": _text(promoted.get("distinct_id")),
+        "insert_id": _text(promoted.get("$insert_id")),
         "properties": properties,
     }
 
 
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else to_json(value).decode()
+
+
 def _moment(milliseconds: Any) -> datetime | None:
     # The call asked for milliseconds, so the unit is known.
-    if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
+    if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float, str)):
         return None
     try:
-        return EPOCH + timedelta(milliseconds=milliseconds)
-    except OverflowError:
+        return EPOCH + timedelta(milliseconds=float(milliseconds))
+    except (OverflowError, ValueError):
         return None
 
 
@@ -162,9 +183,10 @@ async def profile_blocks(
 
 
 def _profile(sent: Row) -> Row:
-    properties = dict(sent.get("$properties") or {})
+    properties = sent.get("$properties")
+    properties = dict(properties) if isinstance(properties, dict) else {}
     return {
-        "distinct_id": str(sent.get("$distinct_id", "")),
+        "distinct_id": _text(sent.get("$distinct_id")),
         "last_seen": properties.pop("$last_seen", None),
         "properties": properties,
     }

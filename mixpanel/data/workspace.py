@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import shutil
 import tempfile
 import threading
@@ -11,17 +12,18 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
+import anyio
 import anyio.to_thread
-from pydantic import SecretStr
 
 from mixpanel import _bridge
 from mixpanel._bridge import synced
 from mixpanel.data._local import Local
+from mixpanel.data._private import expanded
 from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
-from mixpanel.data._work import Writer
+from mixpanel.data._work import Underway, Writer, checked_callback
 from mixpanel.data.api import AsyncAPI
 from mixpanel.data.config import Config
-from mixpanel.data.credentials import Credentials
+from mixpanel.data.credentials import Credentials, checked
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError
 from mixpanel.data.store import Database
 
@@ -82,9 +84,10 @@ class AsyncWorkspace(Verbs, Local):
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
     ) -> None:
+        checked_callback(on_wait, "on_wait")
         found = _credentials(credentials, account, project_id, region)
-        default = DATA / f"{found.project_id}.db"
-        self._set(found, Path(path or default).expanduser(), read_only=read_only)
+        where = Path(path or DATA / f"{found.project_id}.db")
+        self._set(found, where, read_only=read_only)
         self._base_url, self._on_wait = base_url, on_wait
         self._external_access = external_access
 
@@ -95,12 +98,18 @@ class AsyncWorkspace(Verbs, Local):
     def _set(self, found: Credentials | None, path: Path | None, *, read_only: bool) -> None:
         self._core = self
         self._credentials = found
-        self._path, self._read_only = path, read_only
+        self._where, self._read_only = path, read_only
         self._lock = threading.Lock()
         self._database: Database | None = None
         self._api: AsyncAPI | None = None
         self._writer = Writer()
+        self._underway = Underway()
         self._closed = False
+
+    @property
+    def _path(self) -> Path | None:
+        # Not before it is asked for: without a home there is still memory.
+        return None if self._where is None else expanded(self._where)
 
     @classmethod
     @asynccontextmanager
@@ -127,7 +136,7 @@ class AsyncWorkspace(Verbs, Local):
     ) -> AsyncGenerator[Self]:
         """Work in memory, without any file."""
         async with cls(account, project_id, region, **options) as workspace:
-            workspace._path = None
+            workspace._where = None
             yield workspace
 
     @classmethod
@@ -137,7 +146,7 @@ class AsyncWorkspace(Verbs, Local):
         :raises FileNotFoundError: when it is not there.
         """
         workspace = cls.__new__(cls)
-        where = Path(path).expanduser()
+        where = expanded(path)
         if not where.is_file():
             raise FileNotFoundError(f"there is no database {where}")
         workspace._set(None, where, read_only=read_only)
@@ -169,23 +178,47 @@ class AsyncWorkspace(Verbs, Local):
 
     def _opened(self) -> Database:
         with self._lock:
-            if self._closed:
-                raise MixpanelDataError("the workspace is closed", code="CLOSED")
+            self._refuse_closed()
             if self._database is None:
                 self._database = Database.open(
                     self._path, read_only=self._read_only, external_access=self._external_access
                 )
             return self._database
 
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise MixpanelDataError("the workspace is closed: open another one", code="CLOSED")
+
+    @contextmanager
+    def _fetching(self) -> Iterator[None]:
+        """Let a fetch end when the workspace is closed, and say so."""
+        self._refuse_closed()
+        cut_short = MixpanelDataError(
+            "the workspace was closed before the fetch had ended: open it again, and run the same "
+            "call again",
+            code="CLOSED",
+        )
+        try:
+            with self._underway.work() as scope:
+                yield
+        except Exception as error:
+            if not self._closed:
+                raise
+            raise cut_short from error
+        if scope.cancelled_caught:
+            raise cut_short
+
     @property
     def api(self) -> AsyncAPI:
         """The gate to Mixpanel; `await api.request(...)` calls any endpoint.
 
         :raises ConfigError: for a workspace that was opened without credentials.
+        :raises MixpanelDataError: for a workspace that was closed.
         """
         if self.credentials is None:
             raise ConfigError("this workspace was opened without credentials: use Workspace(...)")
         with self._lock:
+            self._refuse_closed()
             if self._api is None:
                 self._api = AsyncAPI(
                     self.credentials, base_url=self._base_url, on_wait=self._on_wait
@@ -193,11 +226,18 @@ class AsyncWorkspace(Verbs, Local):
             return self._api
 
     async def aclose(self) -> None:
-        """Close the database and the connections; a second time does nothing."""
-        api, self._api = self._api, None
-        if api is not None:
-            await api.aclose()
-        await anyio.to_thread.run_sync(self._close)
+        """Close the database and the connections; a second time does nothing.
+
+        A fetch that is under way ends with an error; run again later, it goes on from there.
+        """
+        with self._lock:
+            self._closed = True
+            api, self._api = self._api, None
+        with anyio.CancelScope(shield=True):
+            await self._underway.end()
+            if api is not None:
+                await api.aclose()
+            await anyio.to_thread.run_sync(self._close)
 
     def _close(self) -> None:
         with self._lock:
@@ -273,7 +313,7 @@ class Workspace(Local):
     ) -> Generator[Self]:
         """Work in memory, without any file."""
         with cls(account, project_id, region, **options) as workspace:
-            workspace._core._path = None
+            workspace._core._where = None
             yield workspace
 
     @classmethod
@@ -293,21 +333,28 @@ class Workspace(Local):
         """The gate to Mixpanel; `api.request(...)` calls any endpoint.
 
         :raises ConfigError: for a workspace that was opened without credentials.
+        :raises MixpanelDataError: for a workspace that was closed.
         """
         return API(self._core.api)
 
     fetch_events = synced(AsyncWorkspace.fetch_events)
     plan_events = synced(AsyncWorkspace.plan_events)
     sync_events = synced(AsyncWorkspace.sync_events)
+    plan_sync = synced(AsyncWorkspace.plan_sync)
     fetch_profiles = synced(AsyncWorkspace.fetch_profiles)
     stream_events = synced_rows(stream_events)
     stream_profiles = synced_rows(stream_profiles)
 
     def close(self) -> None:
-        """Close the database and the connections; a second time does nothing."""
+        """Close the database and the connections; a second time does nothing.
+
+        A fetch that is under way ends with an error; run again later, it goes on from there.
+
+        :raises SyncInAsyncError: in a callback of a fetch.
+        """
         core = self._core
-        if core._api is not None:
-            _bridge.run(core.aclose)
+        if core._api is not None or core._underway:
+            _bridge.run_aside(core.aclose, "Workspace.close()")
         core._close()
 
     def __enter__(self) -> Self:
@@ -327,19 +374,23 @@ def _credentials(
         return Config().resolve_credentials(account, project_id=project_id, region=region)
     if account is not None:
         raise ConfigError("account and credentials exclude each other")
-    theirs: Region = getattr(given, "region", "us")
-    return Credentials(
-        username=given.username,
-        secret=SecretStr(given.secret) if isinstance(given.secret, str) else given.secret,
-        project_id=project_id or given.project_id,
-        region=region or theirs,
-    )
+    fields = {
+        "username": given.username,
+        "secret": given.secret,
+        "project_id": project_id or given.project_id,
+        "region": region or getattr(given, "region", "us"),
+    }
+    return checked(fields, "credentials", source="argument")
 
 
 @contextmanager
 def _temporary() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="mixpanel-"))
-    remove = functools.partial(shutil.rmtree, folder, ignore_errors=True)
+    folder, ours = Path(tempfile.mkdtemp(prefix="mixpanel-")), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == ours:  # a forked child leaves it to its parent
+            shutil.rmtree(folder, ignore_errors=True)
+
     atexit.register(remove)
     try:
         yield folder / "workspace.db"

@@ -161,13 +161,13 @@ def drop(connection: DuckDBPyConnection, wanted: Sequence[str]) -> None:
             ledger.strike(connection, name)
 
 
-def drop_all(connection: DuckDBPyConnection, kind: TableType | None) -> None:
-    """Drop all tables, or those of events or of profiles."""
+def of_kind(connection: DuckDBPyConnection, kind: TableType | None) -> list[str]:
+    """Return the names to drop: of all tables and views, or of tables of one kind."""
     infos = tables(connection)
     views = {info.name for info in infos if info.type == "view"}
     chosen = {info.name for info in infos if kind is None or info.type == kind}
     # A table takes its typed view with it.
-    drop(connection, sorted(n for n in chosen if n not in views or kind is None))
+    return sorted(n for n in chosen if n not in views or kind is None)
 
 
 # ---- typed views --------------------------------------------------------------------------------

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
 from mixpanel.data.plan import zone
-from mixpanel.data.store import catalog, export, inspect, ledger, sql
+from mixpanel.data.store import catalog, export, folder, inspect, ledger, sql
 from mixpanel.data.store.load import Load
-from mixpanel.data.store.names import quoted
+from mixpanel.data.store.names import quoted, table_name
 from mixpanel.data.store.opened import Opened
 from mixpanel.data.store.profiles import ProfilesLoad
+from mixpanel.data.store.staging import refuse_under_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-    from mixpanel.data.plan import Filters
+    from mixpanel.data.plan import Filters, Part
     from mixpanel.data.results import (
         ColumnStatsResult,
         EventBreakdownResult,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         TableType,
     )
     from mixpanel.data.store.staging import Mode
+
+L = TypeVar("L", Load, ProfilesLoad)
 
 
 class Database(Opened):
@@ -166,14 +169,24 @@ class Database(Opened):
     # ---- changing -------------------------------------------------------------------------------
 
     def drop(self, *names: str) -> None:
-        """Drop tables, all or none; a name may also be that of an interrupted load."""
+        """Drop tables, all or none; a name may also be that of an interrupted load.
+
+        :raises TableNotFoundError: when there is nothing of one of the names.
+        :raises ConfigError: while a fetch into one of them is under way.
+        """
         with self._asking() as cursor:
-            catalog.drop(cursor, names)
+            self._drop(cursor, names)
 
     def drop_all(self, type: TableType | None = None) -> None:  # noqa: A002 - the user's word
         """Drop all tables and views, or only tables of events or of profiles."""
         with self._asking() as cursor:
-            catalog.drop_all(cursor, type)
+            self._drop(cursor, catalog.of_kind(cursor, type))
+
+    def _drop(self, cursor: DuckDBPyConnection, names: Sequence[str]) -> None:
+        for name in names:
+            refuse_under_way(self._place, table_name(name))
+        catalog.drop(cursor, names)
+        folder.sweep(self.parts, *names)
 
     def typed_view(self, table: str, name: str | None = None) -> str:
         """Make a view with a typed column for each property found, `<table>_typed`."""
@@ -211,15 +224,17 @@ class Database(Opened):
             raise ConfigError("there is no day to load")
         cursor = self._loader()
         name = self._checked(cursor, name, "events", mode, filters, mixed=mixed)
-        return Load(
+        load = Load(
             cursor,
             name,
             filters=filters,
             mode=mode,
             days=chosen,
+            database=self._place,
             time_in_ms=time_in_ms,
             now=now,
         )
+        return self._begun(load, keep=load.key)
 
     def begin_profiles(
         self,
@@ -233,7 +248,22 @@ class Database(Opened):
         """Begin to load profiles; arguments and errors as for `begin_events`."""
         cursor = self._loader()
         name = self._checked(cursor, name, "profiles", mode, filters, mixed=mixed)
-        return ProfilesLoad(cursor, name, filters=filters, mode=mode, now=now)
+        load = ProfilesLoad(cursor, name, filters=filters, mode=mode, database=self._place, now=now)
+        return self._begun(load)
+
+    def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:
+        """Refuse what `begin_events` would refuse, and begin nothing."""
+        with self._asking() as cursor:
+            self._checked(cursor, name, "events", mode, filters, mixed=mixed)
+
+    def left_over(self, load: Load) -> list[Part]:
+        """Return the parts of a load that were received before, but not loaded."""
+        return folder.left_over(self.parts, load.key)
+
+    def _begun(self, load: L, keep: str = "") -> L:
+        self._loads.add(load)
+        folder.sweep(self.parts, load.name, keep=keep)
+        return load
 
     def staged_days(
         self, name: str, filters: Filters, mode: Mode, *, now: datetime | None = None
@@ -264,8 +294,6 @@ class Database(Opened):
         *,
         mixed: bool,
     ) -> str:
-        if self.read_only:
-            raise ConfigError("this database was opened for reading only")
         zone(filters.project_timezone)
         name = catalog.canonical(cursor, name)
         existing = catalog.names(cursor)
@@ -320,6 +348,7 @@ class Database(Opened):
                 table,
                 path,
                 self.parts,
+                own=self.path,
                 partition_by=partition_by,
                 overwrite=overwrite,
                 storage_options=storage_options or {},
@@ -346,6 +375,7 @@ class Database(Opened):
                 table,
                 path,
                 self.parts,
+                own=self.path,
                 overwrite=overwrite,
                 storage_options=storage_options or {},
             )

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
@@ -16,6 +17,7 @@ from mixpanel.data.exceptions import (
     DatabaseNotFoundError,
     MixpanelDataError,
 )
+from mixpanel.data.store.folder import make_private, scratch_name
 from mixpanel.data.store.names import literal
 
 if TYPE_CHECKING:
@@ -56,19 +58,24 @@ def connect(
     library = engine()
     if read_only and (path is None or not path.exists()):
         raise DatabaseNotFoundError(path or MEMORY)
+    if path is not None and "?" in path.as_posix().removeprefix("//?/"):
+        raise ConfigError(f"{path} has a ? in it, where DuckDB keeps no database")
     if path is not None and not read_only:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
+    made = path is not None and not path.exists()
     config: dict[str, Any] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "memory_limit": memory_limit,
-        "temp_directory": str(parts / f"spill-{os.getpid()}"),
+        "temp_directory": str(parts / scratch_name("spill")),
         "python_enable_replacements": False,
     }
     try:
         connection: duckdb.DuckDBPyConnection = library.connect(
             str(path or MEMORY), read_only=read_only, config=config
         )
+        if made and path is not None:
+            path.chmod(0o600)
     except (library.Error, OSError) as error:
         _refuse(path or Path(MEMORY), error)
     try:
@@ -100,6 +107,17 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         with suppress(engine().Error):
             connection.execute("ROLLBACK")
         raise
+    row = connection.execute(
+        "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    ).fetchone()
+    keep_private(Path(row[0]) if row and row[0] else None)
+
+
+def keep_private(path: Path | None) -> None:
+    """Let nobody read what waits to be written into a database but who may read the database."""
+    if path is not None:
+        with suppress(OSError):  # it comes and goes
+            path.with_name(path.name + ".wal").chmod(path.stat().st_mode & 0o777)
 
 
 def count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
@@ -125,14 +143,16 @@ def _close_doors(
     # A second connection of this process to the same file finds them closed already.
     query = "SELECT current_setting('lock_configuration'), current_setting('allowed_directories')"
     locked, allowed = connection.execute(query).fetchone() or (False, [])
-    folder = f"{parts}{os.sep}"
+    # Files are named with their glob characters escaped, and DuckDB looks at names as they are.
+    folders = {f"{parts}{os.sep}", escape(f"{parts}{os.sep}")}
     if locked:
-        if folder not in allowed:
+        if not folders <= set(allowed):
             raise ConfigError(f"this database is open here already, with its parts in {allowed}")
         return
     connection.execute("SET enable_progress_bar = false")
     if not external_access:
-        connection.execute(f"SET allowed_directories = [{literal(folder)}]")
+        listed = ", ".join(map(literal, sorted(folders)))
+        connection.execute(f"SET allowed_directories = [{listed}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
 

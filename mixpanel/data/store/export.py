@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store import catalog
+from mixpanel.data.store.folder import make_private, scratch_name
 from mixpanel.data.store.names import literal, quoted
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 # The library that fsspec needs for a scheme.
 EXTRAS = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
 _OURS = re.compile(r"day=[^/]+/[^/]+\.parquet")
+# What a spreadsheet would run, also behind white space that it drops.
+_RUNS = re.compile(r"^([\t\r\n]|\s*[=+\-@])")
+_QUOTED = r"'\1"
+_TEXT = re.compile(r"(VARCHAR|JSON|BLOB)$|ENUM|UNION")
 
 
 def parquet(
@@ -30,11 +35,12 @@ def parquet(
     path: Path | str,
     parts: Path,
     *,
+    own: Path | None,
     partition_by: Literal["day"] | None,
     overwrite: bool,
     storage_options: Mapping[str, Any],
 ) -> list[str]:
-    """Write a table as Parquet; see `Database.export_parquet`."""
+    """Write a table as Parquet, but not over the database `own`; see `Database.export_parquet`."""
     schema = catalog.schema(connection, table)
     # JSON is text to other engines: its annotation is not known to all of them.
     columns = [
@@ -53,7 +59,7 @@ def parquet(
         columns.append("CAST(event_time AS DATE) AS day")
         options += f", PARTITION_BY (day), FILENAME_PATTERN 'part-{uuid4().hex}-{{i}}'"
     query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"  # noqa: S608
-    target = _target(path, storage_options)
+    target = _target(path, storage_options, own)
     target.check(folder=partition_by is not None, overwrite=overwrite)
     with _scratch(parts, "table.parquet" if partition_by is None else "table") as made:
         connection.execute(f"COPY ({query}) TO {literal(str(made))} ({options})")
@@ -68,17 +74,19 @@ def csv(
     path: Path | str,
     parts: Path,
     *,
+    own: Path | None,
     overwrite: bool,
     storage_options: Mapping[str, Any],
 ) -> list[str]:
-    """Write a table as CSV; see `Database.export_csv`."""
+    """Write a table as CSV, but not over the database `own`; see `Database.export_csv`."""
     schema = catalog.schema(connection, table)
     columns = ", ".join(
-        _harmless(quoted(c.name)) if c.type in ("VARCHAR", "JSON") else quoted(c.name)
+        f"{_harmless(quoted(c.name)) if _TEXT.match(c.type) else quoted(c.name)} "
+        f"AS {quoted(_RUNS.sub(_QUOTED, c.name))}"
         for c in schema.columns
     )
     query = f"SELECT {columns} FROM {quoted(schema.table_name)}"  # noqa: S608
-    target = _target(path, storage_options)
+    target = _target(path, storage_options, own)
     target.check(folder=False, overwrite=overwrite)
     name = "table.csv.gz" if str(path).endswith(".gz") else "table.csv"
     with _scratch(parts, name) as made:
@@ -88,14 +96,15 @@ def csv(
 
 def _harmless(column: str) -> str:
     text = f"CAST({column} AS VARCHAR)"
-    runs = f"regexp_matches({text}, '^[=+\\-@\\t\\r]') AND TRY_CAST({text} AS DOUBLE) IS NULL"
-    return f"CASE WHEN {runs} THEN '''' || {text} ELSE {text} END AS {column}"
+    runs = f"regexp_matches({text}, {literal(_RUNS.pattern)})"
+    runs += f" AND TRY_CAST({text} AS DOUBLE) IS NULL"
+    return f"CASE WHEN {runs} THEN '''' || {text} ELSE {text} END"
 
 
 @contextmanager
 def _scratch(parts: Path, name: str) -> Iterator[Path]:
-    folder = parts / f"export-{uuid4().hex}"
-    folder.mkdir(mode=0o700, parents=True)
+    folder = parts / scratch_name("export", uuid4().hex)
+    make_private(folder)
     try:
         yield folder / name
     finally:
@@ -105,17 +114,28 @@ def _scratch(parts: Path, name: str) -> Iterator[Path]:
 # ---- where it goes ------------------------------------------------------------------------------
 
 
-def _target(path: Path | str, storage_options: Mapping[str, Any]) -> _Local | _Remote:
+def _target(
+    path: Path | str, storage_options: Mapping[str, Any], own: Path | None
+) -> _Local | _Remote:
+    target: _Local | _Remote
     if isinstance(path, str) and "://" in path:
-        return _Remote(path, storage_options)
-    if storage_options:
+        target = _Remote(path, storage_options)
+    elif storage_options:
         raise ConfigError(f"{', '.join(storage_options)}: only a path with a scheme takes options")
-    return _Local(Path(path).expanduser().absolute())
+    else:
+        target = _Local(Path(path).expanduser().absolute())
+    here = target.here
+    if own is not None and here is not None:
+        for file in (own, own.with_name(own.name + ".wal")):
+            same = here.exists() and file.exists() and here.samefile(file)
+            if same or here.resolve() == file.resolve():
+                raise ConfigError(f"{path} is the database itself: choose another path")
+    return target
 
 
 class _Local:
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.here = self._path = path
 
     def check(self, *, folder: bool, overwrite: bool) -> None:
         path = self._path
@@ -141,6 +161,8 @@ class _Local:
                 path.rename(leaving)
             arriving.replace(path)
         finally:
+            if leaving.exists() and not path.exists():  # interrupted between the two
+                leaving.rename(path)
             for left in (arriving, leaving):
                 if left.is_dir():
                     shutil.rmtree(left, ignore_errors=True)
@@ -169,6 +191,8 @@ class _Remote:
         except ValueError as error:
             raise ConfigError(f"{url}: {error}") from error
         self._url = url
+        local = "file" in (self._files.protocol, *self._files.protocol)
+        self.here = Path(self._root) if local else None
         self._old: list[str] = []
 
     def check(self, *, folder: bool, overwrite: bool) -> None:

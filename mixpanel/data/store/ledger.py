@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data.plan import Chunk
+from mixpanel.data.plan import Chunk, holds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,11 +39,6 @@ class Table:
     project_timezone: str | None
 
 
-# Events may come in up to five days late: a day staged before that is fetched again after a while.
-SETTLED = timedelta(days=5)
-FRESH = timedelta(days=1)
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One day of one fetch: `state` is "staged" until its rows are in the table, then "done"."""
@@ -58,8 +54,8 @@ class Entry:
 
     def holds(self, now: datetime) -> bool:
         """Whether what was staged of this day may still be used."""
-        end = datetime.combine(self.day + timedelta(days=1), time(), UTC)
-        return now - self.fetched_at <= FRESH or self.fetched_at - end >= SETTLED
+        zone = json.loads(self.filters).get("project_timezone")
+        return holds(self.day, self.fetched_at, now, zone)
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
@@ -77,7 +73,7 @@ def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
 
 def tables(connection: duckdb.DuckDBPyConnection) -> list[Table]:
     """Return what `_metadata` knows, the database's own row left out."""
-    known = _columns(connection)
+    known = _columns(connection, "_metadata")
     if not known:
         return []
     # Databases of the package before this one know no zone.
@@ -91,7 +87,7 @@ def tables(connection: duckdb.DuckDBPyConnection) -> list[Table]:
 
 def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
     """Return when the database was made; None when that was not noted."""
-    if "created_at" not in _columns(connection):
+    if "created_at" not in _columns(connection, "_metadata"):
         return None
     row = connection.execute(
         "SELECT created_at FROM _metadata WHERE table_name = '_ledger'"
@@ -99,10 +95,11 @@ def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
     return aware(row[0]) if row else None
 
 
-def _columns(connection: duckdb.DuckDBPyConnection) -> set[str]:
+def _columns(connection: duckdb.DuckDBPyConnection, own: str) -> set[str]:
     rows = connection.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_catalog = "
-        "current_database() AND table_schema = 'main' AND table_name = '_metadata'"
+        "current_database() AND table_schema = 'main' AND table_name = ?",
+        [own],
     ).fetchall()
     return {column for (column,) in rows}
 
@@ -113,7 +110,9 @@ def find(connection: duckdb.DuckDBPyConnection, name: str) -> Table | None:
 
 
 def entries(connection: duckdb.DuckDBPyConnection, name: str, state: str) -> list[Entry]:
-    """Return the days of a table that are in this state."""
+    """Return the days of a table that are in this state; a database without a ledger has none."""
+    if not _columns(connection, "_ledger"):
+        return []
     rows = connection.execute(
         "SELECT day, from_date, to_date, filters, mode, rows, bytes, fetched_at, part "
         "FROM _ledger WHERE table_name = ? AND state = ? ORDER BY day, fetched_at",
@@ -195,7 +194,8 @@ def register(connection: duckdb.DuckDBPyConnection, table: Table, row_count: int
 def strike(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Forget a table."""
     for own in ("_metadata", "_ledger"):
-        connection.execute(f"DELETE FROM {own} WHERE table_name = ?", [name])  # noqa: S608
+        if _columns(connection, own):
+            connection.execute(f"DELETE FROM {own} WHERE table_name = ?", [name])  # noqa: S608
 
 
 # ---- times -----------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from mixpanel.data.store.parts import Staged, repair_part, repair_text
 from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
     from datetime import date, datetime
 
     from duckdb import DuckDBPyConnection
@@ -56,17 +56,22 @@ class Load(Staging):
         filters: Filters,
         mode: Mode,
         days: frozenset[date],
+        database: Hashable,
         time_in_ms: bool = True,
         now: datetime | None = None,
     ) -> None:
-        super().__init__(connection, name, filters, mode, now)
+        super().__init__(connection, name, filters, mode, now, database)
         self.days = days
         self._timezone = filters.project_timezone
         self._in_ms = time_in_ms
         self._merged = 0
         self._raw = "event_time" if self._timezone is None else "event_time_local"
-        with reported(), transaction(connection):
-            self._resume()
+        try:
+            with reported(), transaction(connection):
+                self._resume()
+        except BaseException:
+            self.stop()
+            raise
 
     # Days
 
@@ -118,6 +123,7 @@ class Load(Staging):
 
         :raises MixpanelDataError: when the database cannot take them: a full disk, for instance.
         """
+        self._hold()
         entries = self._entries()
         number = max((entry.part for entry in entries), default=0) + 1
         sources = [_Source(number + n, part) for n, part in enumerate(parts)]
@@ -255,8 +261,10 @@ class Load(Staging):
         for (number, day), events in by_day.items():
             part = by_number[number].part
             size = part.bytes * events // max(rows[number], 1)
-            entry = Entry(day, part.chunk, self._filters, self.mode, events, size, now, number)
-            entries.append(entry)
+            at = part.received_at or now
+            entries.append(
+                Entry(day, part.chunk, self._filters, self.mode, events, size, at, number)
+            )
         ledger.record(self._connection, self.name, entries)
         return {
             number: Staged(
@@ -277,8 +285,11 @@ class Load(Staging):
         days: rows of those days that were there before go, unless other filters fetched them too.
         Then only copies are replaced.
 
+        :raises TableExistsError: when somebody made a table of that name since the load began; what
+            is staged stays.
         :raises MixpanelDataError: when the database cannot; the table is then as it was.
         """
+        self._hold()
         with reported(), transaction(self._connection):
             if limit is not None:
                 self._connection.execute(
@@ -296,6 +307,7 @@ class Load(Staging):
                 known = None
             ledger.settle(self._connection, self.name)
             self._register(known)
+        self.stop()
         return Loaded(rows, self._merged, min(self.days), max(self.days))
 
     def _add(self) -> None:

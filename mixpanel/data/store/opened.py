@@ -5,23 +5,39 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from mixpanel.data.exceptions import ConfigError, SQLError
 from mixpanel.data.store import ledger
-from mixpanel.data.store.engine import MEMORY_LIMIT, connect, engine, reader_folder, reported
+from mixpanel.data.store.engine import (
+    MEMORY_LIMIT,
+    connect,
+    engine,
+    keep_private,
+    reader_folder,
+    reported,
+)
+from mixpanel.data.store.folder import make_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable, Iterator
     from types import TracebackType
     from typing import Self
 
     from duckdb import DuckDBPyConnection
 
+    from mixpanel.data.store.staging import Staging
+
 __all__ = ["Opened"]
+
+# Handles of one file share its settings and its folder: they come and go one at a time.
+_DOOR = threading.Lock()
+_folders: Counter[Path] = Counter()  # how many handles use each
 
 
 class Opened:
@@ -42,6 +58,10 @@ class Opened:
         self._lock = threading.Lock()
         self._closed = False
         self._loading: list[DuckDBPyConnection] = []
+        self._loads: WeakSet[Staging] = WeakSet()
+        # What two handles of one file agree in, and two databases in memory do not.
+        self._place: Hashable = object() if path is None else path.resolve()
+        _folders[parts] += 1
 
     @classmethod
     def open(
@@ -72,41 +92,56 @@ class Opened:
             folder = Path(tempfile.mkdtemp(prefix="mixpanel-"))
         else:
             folder = reader_folder() if read_only else path.with_name(path.name + ".parts")
-        try:
-            connection = connect(
-                path,
-                read_only=read_only,
-                external_access=external_access,
-                parts=folder,
-                memory_limit=memory_limit,
-            )
-        except BaseException:
-            if owned:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        database = cls(connection, path=path, parts=folder, read_only=read_only, owns_parts=owned)
-        if not read_only:
+        with _DOOR:
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with reported():
-                    ledger.prepare(connection, datetime.now(UTC))
+                connection = connect(
+                    path,
+                    read_only=read_only,
+                    external_access=external_access,
+                    parts=folder,
+                    memory_limit=memory_limit,
+                )
             except BaseException:
-                database.close()
+                if owned:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            database = cls(
+                connection, path=path, parts=folder, read_only=read_only, owns_parts=owned
+            )
+            try:
+                database._prepare()
+            except BaseException:
+                database._shut()
                 raise
         return database
 
+    def _prepare(self) -> None:
+        if self.read_only:
+            return
+        make_private(self.parts)
+        with reported():
+            ledger.prepare(self._connection, datetime.now(UTC))
+        keep_private(self.path)
+
     def close(self) -> None:
         """Close the file, and remove the folder of parts when it is empty; again does nothing."""
+        with _DOOR:
+            self._shut()
+
+    def _shut(self) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+        for load in tuple(self._loads):
+            load.stop()
         # The file stays locked until the last cursor is closed, also that of a load that stopped.
         for cursor in (*self._loading, self._connection):
             cursor.close()
+        _folders[self.parts] -= 1
         if self._owns_parts:
             shutil.rmtree(self.parts, ignore_errors=True)
-        else:
+        elif not _folders[self.parts]:
             with suppress(OSError):
                 self.parts.rmdir()
 
@@ -136,6 +171,8 @@ class Opened:
             yield cursor
         finally:
             cursor.close()
+            if not self.read_only:
+                keep_private(self.path)
 
     @contextmanager
     def _asking(self) -> Iterator[DuckDBPyConnection]:
@@ -146,6 +183,8 @@ class Opened:
                 raise SQLError(str(error)) from error
 
     def _loader(self) -> DuckDBPyConnection:
+        if self.read_only:
+            raise ConfigError("this database was opened for reading only")
         with self._lock:
             cursor = self.connection.cursor()
             self._loading.append(cursor)

@@ -42,6 +42,8 @@ def repair_part(part: Part, target: Path) -> int:
     :raises TruncatedError: for a body that was cut, and a line that is no event.
     """
     repaired = 0
+    target.touch(mode=0o600)
+    target.chmod(0o600)
     with target.open("wb") as out:
         for line in _lines(part):
             good = line if _is_event(line) else repair_line(line)

@@ -12,6 +12,7 @@ from mixpanel.data.store.parts import Staged
 from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from datetime import datetime
     from pathlib import Path
 
@@ -36,20 +37,26 @@ class ProfilesLoad(Staging):
         *,
         filters: Filters,
         mode: Mode,
+        database: Hashable,
         now: datetime | None = None,
     ) -> None:
-        super().__init__(connection, name, filters, mode, now)
+        super().__init__(connection, name, filters, mode, now, database)
         self._pages = 0
         self._bytes = 0
-        with reported(), transaction(connection):
-            self._discard()
-            connection.execute(f"CREATE TABLE {self._stage} ({shape.PROFILES}, _part BIGINT)")
+        try:
+            with reported(), transaction(connection):
+                self._discard()
+                connection.execute(f"CREATE TABLE {self._stage} ({shape.PROFILES}, _part BIGINT)")
+        except BaseException:
+            self.stop()
+            raise
 
     def stage(self, *pages: Path, gzip: bool = False) -> Staged:
         """Load pages, later ones over earlier ones.
 
         :raises MixpanelDataError: for a page that is no NDJSON; none of the pages is then kept.
         """
+        self._hold()
         numbers = {path: self._pages + n for n, path in enumerate(pages, 1)}
         query = shape.profiles(numbers, gzip=gzip)
         with reported(), transaction(self._connection):
@@ -66,8 +73,10 @@ class ProfilesLoad(Staging):
         "new" and "replace" make them the table; "append" writes them over profiles of the same ids
         and leaves others as they are.
 
+        :raises TableExistsError: when somebody made a table of that name since the load began.
         :raises MixpanelDataError: when the database cannot; the table is then as it was.
         """
+        self._hold()
         with reported(), transaction(self._connection):
             staged = count(self._connection, self._stage)
             self._connection.execute(
@@ -83,6 +92,7 @@ class ProfilesLoad(Staging):
             else:
                 self._swap(known)
             self._register(rows)
+        self.stop()
         return Loaded(rows, staged - rows, None, None)
 
     def _add(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+from glob import escape
 from typing import TYPE_CHECKING
 
 from mixpanel.data.store.names import literal
@@ -27,7 +27,7 @@ FIRST_TIME, LAST_TIME = -62_135_596_800_000, 253_402_300_799_999
 
 def reader(paths: Iterable[Path], columns: str, *, gzip: bool) -> str:
     """Return the source of rows of part files; each says which file it is from."""
-    files = ", ".join(literal(glob.escape(str(path))) for path in paths)
+    files = ", ".join(literal(escape(str(path))) for path in paths)
     compression = "gzip" if gzip else "uncompressed"
     return (
         f"read_ndjson([{files}], columns = {{{columns}}}, filename = true, "

@@ -98,7 +98,9 @@ def _answered(
             f"{_said(error)}\nSQL reaches no files, extensions or other databases here; open the "
             "database with external_access=True to allow it"
         ) from error
-    except (duckdb.Error, UnicodeError) as error:
+    except UnicodeError as error:
+        raise SQLError(f"this SQL holds half a character: {error}") from error
+    except duckdb.Error as error:
         if "read-only mode" in str(error):
             raise UnsafeSQLError(f"{_said(error)}\nto change data ask for write=True") from error
         if "'pytz'" in str(error):
@@ -111,6 +113,9 @@ def _answered(
 
 def _only(query: str, *, write: bool) -> Any:
     duckdb = engine()
+    if not isinstance(query, str):
+        raise SQLError(f"SQL is text, not {query!r}")
+    query.encode()  # half a character
     statements = duckdb.extract_statements(query)
     if not statements:
         raise SQLError("there is no statement in this SQL")
