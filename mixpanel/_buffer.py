@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from mixpanel._ledger import FlushResult, Ledger
 from mixpanel.exceptions import AmbiguousDeliveryError, QueueFullError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from mixpanel.exceptions import DeliveryError
     from mixpanel.messages import Record
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Buffer", "Lane"]
 
 Fate = Literal["delivered", "rejected", "dropped"]
+Told = Callable[["Sequence[Record]", Fate, str], object]
 
 
 class Batch:
@@ -71,6 +73,7 @@ class Buffer:
     """Keep a consumer's messages, lane by lane, within its limits.
 
     `wide` names the lanes, and how many requests of each may be in flight; Mixpanel's without.
+    `told` hears the fate of every record that came here, once, and why when it is a loss.
     """
 
     def __init__(
@@ -81,11 +84,13 @@ class Buffer:
         when_full: WhenFull = "drop_newest",
         clock: Callable[[], float] = time.monotonic,
         wide: Mapping[str, int] | None = None,
+        told: Told | None = None,
     ) -> None:
         self.limits = limits
         parallel = limits.in_flight
         self._wide = wide or {"events": parallel, "imports": parallel, "people": 1, "groups": 1}
         self.ledger = ledger
+        self._told = told
         self.when_full = when_full
         self.clock = clock
         self.watchers: set[Callable[[], None]] = set()
@@ -125,6 +130,7 @@ class Buffer:
                 signal = False
         if gone:
             ledger.report_drop(reason, list(gone))
+            self._tell(gone, "dropped", reason)
         return signal
 
     def ensure_room(self, records: list[Record]) -> None:
@@ -280,6 +286,7 @@ class Buffer:
             self.ledger.report(error, records)
         if fate == "dropped" and not quiet:
             self.ledger.report_drop(reason, records)
+        self._tell(records, fate, reason or str(error or ""))
         self._notify()
 
     def _settled(self, records: Iterable[Record], fate: Fate, reason: str) -> None:
@@ -347,6 +354,7 @@ class Buffer:
                 self._settled(gone, "dropped", reason)
         if gone:
             self.ledger.report_drop(reason, gone)
+            self._tell(gone, "dropped", reason)
         self._notify()
 
     def direct(self, records: list[Record]) -> list[Batch]:
@@ -420,6 +428,10 @@ class Buffer:
             ledger = self.ledger
             ledger.recent = []
             return ledger.delivered, ledger.rejected, dict(ledger.dropped)
+
+    def _tell(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
+        if self._told is not None:
+            self._told(records, fate, reason)
 
     def _notify(self) -> None:
         for watcher in tuple(self.watchers):

@@ -9,7 +9,7 @@ import logging
 import math
 import random
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -131,6 +131,23 @@ class Courier:
         )
 
     async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
+        if self.route.gate is None:
+            return await self._send(batch, step)
+        reply = None
+        with closing(self.route.gate.passage()) as passage:
+            while True:
+                try:
+                    what = passage.send(reply)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                reply = None
+                if isinstance(what, float):
+                    await anyio.sleep(what)
+                else:
+                    send = self._send(batch, step) if what is None else self._wires.send(what)
+                    reply = await send
+
+    async def _send(self, batch: Batch, step: Send) -> Answer | Failure:
         request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
         watch = not all(record.repeatable for record in step.records)
         self.ledger.requests += 1
@@ -142,9 +159,32 @@ class Courier:
     def _attempt_blocking(
         self, batch: Batch, step: Send, wire: BlockingWire, until: float
     ) -> Answer | Failure:
+        if self.route.gate is None:
+            return self._send_blocking(batch, step, wire, until)
+        reply = None
+        with closing(self.route.gate.passage()) as passage:
+            while True:
+                try:
+                    what = passage.send(reply)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+                reply = None
+                if isinstance(what, float):
+                    _rest(what, until)
+                elif what is None:
+                    reply = self._send_blocking(batch, step, wire, until)
+                else:
+                    reply = wire.send(what, end=self._deadline(until))
+
+    def _deadline(self, until: float) -> float:
+        return min(until, time.monotonic() + self.buffer.limits.attempt)
+
+    def _send_blocking(
+        self, batch: Batch, step: Send, wire: BlockingWire, until: float
+    ) -> Answer | Failure:
         self.ledger.requests += 1
         batch.sending = step.records
-        end = min(until, time.monotonic() + self.buffer.limits.attempt)
+        end = self._deadline(until)
         request = self.route.request(step.records, compress=step.gzip)
         reply = wire.send(request, end=end)
         batch.sending = []

@@ -31,7 +31,6 @@ from mixpanel.exceptions import (
     RateLimitError,
     RejectedError,
     ServerError,
-    TransportError,
 )
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Answer:
 class Failure:
     """Why nothing came back, and whether the server may have seen the request."""
 
-    error: TransportError
+    error: DeliveryError
     maybe_sent: bool
     hopeless: bool = False
 
@@ -247,7 +246,7 @@ def exchange(  # noqa: C901
 Judge = Callable[[Answer | Failure, list["Record"]], Judgement]
 
 SUSPECTS = 16  # single refusals in the same words that make it a refusal of them all
-ORDERED = frozenset({"people", "groups"})  # what may not be sent out of turn
+ORDERED = frozenset({"people", "groups", "batch"})  # what may not be sent out of turn
 
 
 def _interrogated(
@@ -354,8 +353,15 @@ def judge_answer(reply: Answer | Failure, part: list[Record]) -> Judgement:
     return judge_status(reply, endpoint)
 
 
-def judge_status(reply: Answer | Failure, endpoint: str) -> Judgement:
-    """Return what a failure, or an answer that is not a success, means for the whole request."""
+def judge_status(
+    reply: Answer | Failure,
+    endpoint: str,
+    text: Callable[[Answer], str] | None = None,
+) -> Judgement:
+    """Return what a failure, or an answer that is not a success, means for the whole request.
+
+    `text` says the answer in words, for servers that do not speak as Mixpanel does.
+    """
     if isinstance(reply, Failure):
         reply.error.endpoint = endpoint
         if reply.hopeless:
@@ -363,19 +369,19 @@ def judge_status(reply: Answer | Failure, endpoint: str) -> Judgement:
         verdict = Verdict.AMBIGUOUS if reply.maybe_sent else Verdict.RETRY
         return Judgement(verdict, reply.error)
     status, known = reply.status, _known(endpoint, reply)
-    text = _text(endpoint, reply, _read(reply.body))
+    said = _text(endpoint, reply, _read(reply.body)) if text is None else text(reply)
     if status == 413:
-        too_large = PayloadTooLargeError(text, **known)
+        too_large = PayloadTooLargeError(said, **known)
         return Judgement(Verdict.REJECTED, too_large, untouched=True, too_large=True)
     if status in CONFIGURATION:
         refused = AuthenticationError if status in (401, 402, 403) else ServerError
-        return Judgement(Verdict.FATAL, refused(text, **known))
+        return Judgement(Verdict.FATAL, refused(said, **known))
     if status in TRANSIENT or 520 <= status < 600:
         known["retry_after"] = retry_after(reply.headers)
         kind = RateLimitError if status == 429 else ServerError
         verdict = Verdict.RETRY if status in UNPROCESSED else Verdict.AMBIGUOUS
-        return Judgement(verdict, kind(text, **known))
-    return Judgement(Verdict.REJECTED, RejectedError(text, **known), untouched=True)
+        return Judgement(verdict, kind(said, **known))
+    return Judgement(Verdict.REJECTED, RejectedError(said, **known), untouched=True)
 
 
 def _known(endpoint: str, reply: Answer) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     import httpx
 
@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from mixpanel.messages import Record
     from mixpanel.settings import Endpoints
 
-__all__ = ["AnyRoute", "Request", "Route", "Transport", "checked_proxy", "environment_proxy"]
+__all__ = [
+    "AnyRoute",
+    "Gate",
+    "Request",
+    "Route",
+    "Transport",
+    "checked_proxy",
+    "environment_proxy",
+]
 
 USER_AGENT = f"mixpanel-async/{__version__}"
 COMPRESSION = 1  # level 6 takes three times as long for a tenth less
@@ -122,8 +130,30 @@ def environment_proxy(url: str) -> str | None:
     return checked_proxy(found, f"{parts.scheme.upper()}_PROXY")
 
 
+class Gate(Protocol):
+    """What a request passes before it leaves: a rate limit, or who hands out access tokens."""
+
+    def passage(
+        self,
+    ) -> Generator[float | Request | None, Answer | Failure | None, Answer | Failure]:
+        """Yield seconds to wait, requests of its own to make, and None to send the request itself.
+
+        Requests are answered with their reply. Return what stands as the reply to the attempt.
+        """
+        ...
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child."""
+        ...
+
+
 class AnyRoute(Protocol):
     """How a sender speaks to one kind of server."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """Return what each request has to pass; None lets all of them leave at once."""
+        ...
 
     def request(self, records: list[Record], *, compress: bool) -> Request:
         """Return the request that carries these records."""
@@ -149,6 +179,11 @@ class Route:
     endpoints: Endpoints
     credentials: ServiceAccountCredentials | None = None
     geolocate: bool = False
+
+    @property
+    def gate(self) -> None:
+        """Let every request leave at once."""
+        return
 
     def request(self, records: list[Record], *, compress: bool) -> Request:
         """Return the request that carries these records."""

@@ -345,4 +345,6 @@ class Sender(Generic[R]):
         """Start afresh in a forked child: what the copy holds is the parent's to send."""
         _inherited.append(self._blocking)
         self._home = self._wake = self._flights = self._blocking = None
+        if self.route.gate is not None:
+            self.route.gate.after_fork()
         self.buffer.clear()

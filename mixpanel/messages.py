@@ -61,7 +61,7 @@ class Record:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: str,
         body: bytes,
         *,
         repeatable: bool = True,

@@ -187,7 +187,7 @@ class Endpoints:
             origin=origin,
         )
 
-    def url(self, endpoint: Endpoint) -> str:
+    def url(self, endpoint: str) -> str:
         """Return the URL of one endpoint."""
         return str(getattr(self, endpoint))
 

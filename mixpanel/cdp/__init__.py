@@ -9,39 +9,56 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mixpanel.cdp import semantic, webhooks
+    from mixpanel.cdp import htevents, semantic, webhooks
     from mixpanel.cdp._advice import did_you_mean
+    from mixpanel.cdp._auth import HightouchOAuth
     from mixpanel.cdp._customerio import CUSTOMERIO
     from mixpanel.cdp._dialect import Dialect, WriteKey
     from mixpanel.cdp._hightouch import HIGHTOUCH
     from mixpanel.cdp._messages import Message, SegmentComposer
     from mixpanel.cdp._packing import Packed, pack
     from mixpanel.cdp._people import CustomerIOComposer
+    from mixpanel.cdp._segment import AsyncSegmentClient, Delivery, SegmentClient
     from mixpanel.cdp._semantic import SemanticEvent
+    from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
+    from mixpanel.cdp.hightouch import AsyncHightouch, Hightouch
 
 _ROOMS = {
     "_advice": ["did_you_mean"],
+    "_auth": ["HightouchOAuth"],
     "_customerio": ["CUSTOMERIO"],
     "_dialect": ["Dialect", "WriteKey"],
     "_hightouch": ["HIGHTOUCH"],
     "_messages": ["Message", "SegmentComposer"],
     "_packing": ["Packed", "pack"],
     "_people": ["CustomerIOComposer"],
+    "_segment": ["AsyncSegmentClient", "Delivery", "SegmentClient"],
     "_semantic": ["SemanticEvent"],
+    "customerio": ["AsyncCustomerIO", "CustomerIO"],
+    "hightouch": ["AsyncHightouch", "Hightouch"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "CUSTOMERIO",
     "HIGHTOUCH",
+    "AsyncCustomerIO",
+    "AsyncHightouch",
+    "AsyncSegmentClient",
+    "CustomerIO",
     "CustomerIOComposer",
+    "Delivery",
     "Dialect",
+    "Hightouch",
+    "HightouchOAuth",
     "Message",
     "Packed",
+    "SegmentClient",
     "SegmentComposer",
     "SemanticEvent",
     "WriteKey",
     "did_you_mean",
+    "htevents",
     "pack",
     "semantic",
     "webhooks",
@@ -50,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Load a name from its room, once."""
-    if name in ("semantic", "webhooks"):
+    if name in ("htevents", "semantic", "webhooks"):
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -120,6 +120,11 @@ class Dialect:
         before, after = self.envelope(sent_at, write_key)
         return before + b",".join([message.body for message in messages]) + after
 
+    def alone(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
+        """Return the body for the endpoint of one message's own kind."""
+        _, after = self.envelope(sent_at, write_key)
+        return b"{" + after[len("],") : -1] + b"," + message.untyped
+
 
 class WriteKey(Secret):
     """The key of one source. White space around it, as from a mounted file, is taken off.

@@ -58,19 +58,20 @@ class Message(Record):
     """One message of the spec, ready to travel: alone to its own endpoint, or in a batch.
 
     `kind` is its type and `message_id` what the server knows a repetition by, so it may be sent
-    again freely. In a buffer it lies in the lane of events.
+    again freely. In a buffer it lies in a lane of its own, "batch".
     """
 
     __slots__ = ("kind", "message_id")
 
     def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
-        super().__init__("events", body)
+        super().__init__("batch", body)
         self.kind = kind
         self.message_id = message_id
 
-    def direct(self, sent_at: str) -> bytes:
-        """Return the body for the message's own endpoint, which tells the type by its path."""
-        return b'{"sentAt":"%b",' % sent_at.encode() + self.body[len(f'{{"type":"{self.kind}",') :]
+    @property
+    def untyped(self) -> bytes:
+        """Return the body without its beginning, the type: a direct endpoint's path says that."""
+        return self.body[len(f'{{"type":"{self.kind}",') :]
 
     def __repr__(self) -> str:
         return f"<Message {self.kind} {self.message_id} {len(self.body)} bytes>"

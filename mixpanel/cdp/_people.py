@@ -21,6 +21,8 @@ from mixpanel.cdp.semantic import (
     DeviceDeleted,
     ObjectDeleted,
     RelationshipDeleted,
+    ReportContentEvent,
+    ReportDeliveryEvent,
     UserDeleted,
     UserSuppressed,
     UserUnsuppressed,
@@ -178,6 +180,16 @@ class CustomerIOComposer(SegmentComposer):
         """Delete an object; an unknown one is passed over."""
         gone = ObjectDeleted(object_id=object_id, object_type_id=_type_id(object_type_id))
         return self.track(None, gone, **options)
+
+    # ---- reports ----------------------------------------------------------------------------
+
+    def report_delivery(self, report: ReportDeliveryEvent, **options: Unpack[Options]) -> Message:
+        """Report what became of an email, text or push; when, says `timestamp`."""
+        return self.track(None, report, **options)
+
+    def report_content(self, report: ReportContentEvent, **options: Unpack[Options]) -> Message:
+        """Report that an anonymous in-app message was seen or clicked."""
+        return self.track(None, report, **options)
 
 
 def _person(user_id: UserId) -> str:

@@ -1,9 +1,18 @@
 """What an editor and a type checker see of the typed events. Checked by mypy, never run."""
 
 from decimal import Decimal
-from typing import assert_type
+from typing import Any, assert_type
 
-from mixpanel.cdp import CustomerIOComposer, Message, did_you_mean, semantic, webhooks
+from mixpanel.cdp import (
+    AsyncCustomerIO,
+    CustomerIOComposer,
+    Hightouch,
+    Message,
+    did_you_mean,
+    htevents,
+    semantic,
+    webhooks,
+)
 from mixpanel.cdp.semantic import Product
 
 
@@ -28,3 +37,16 @@ def typed_webhooks(body: bytes, headers: dict[str, str]) -> None:
     assert_type(event, webhooks.WebhookEvent)
     if isinstance(event, webhooks.DeliveryEvent):
         assert_type(event.href, str | None)
+
+
+async def typed_verbs(cio: AsyncCustomerIO, ht: Hightouch) -> None:
+    assert_type(await cio.track("u", "Paid", {"amount": 1}), None)
+    assert_type(await cio.register_device("u", "token", "ios"), None)
+    assert_type(await cio.batch([{"type": "page", "userId": "u"}]), None)
+    assert_type(ht.track("u", "Paid", schema_version="1"), None)
+    assert_type(htevents.track("u", "Paid"), tuple[bool, dict[str, Any]])
+    await cio.track("u")  # type: ignore[call-arg]
+    await cio.register_device("u", "token", "web")  # type: ignore[arg-type]
+    ht.track("u", "Paid", time=1)  # type: ignore[call-arg]
+    Hightouch("k", retrys=1)  # type: ignore[call-arg]
+    Hightouch("k", on_delivery=lambda delivery: print(delivery.message_id, delivery.fate))

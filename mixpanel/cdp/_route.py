@@ -1,0 +1,106 @@
+"""Make requests of a dialect's messages, and judge what comes back."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+from mixpanel._exchange import Answer, Judgement, Verdict, judge_status
+from mixpanel._route import COMPRESSION, USER_AGENT, Request
+from mixpanel.cdp._dialect import reasons
+from mixpanel.cdp._packing import SENT_AT, room
+from mixpanel.cdp._values import now_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mixpanel._exchange import Failure
+    from mixpanel.cdp._dialect import Dialect, WriteKey
+    from mixpanel.cdp._gate import Turnstile
+    from mixpanel.cdp._messages import Message
+    from mixpanel.messages import Record
+
+__all__ = ["SegmentRoute"]
+
+SECRET = 8  # characters; a shorter key, as in a test, may well be part of a word
+MOST_WORDS = 300  # characters of a server's reasons that an error repeats
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRoute:
+    """Bring the messages of one source to where its dialect says.
+
+    With `direct`, a message that goes alone goes to its own endpoint; everything else goes to the
+    batch endpoint. `compress` offers gzip: a source that refuses it is asked without.
+    """
+
+    dialect: Dialect
+    origin: str
+    key: WriteKey
+    now: Callable[[], float]
+    gate: Turnstile | None = None
+    direct: bool = False
+    compress: bool = False
+    room: int = field(init=False)
+    largest: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out what a batch has room for, and how large one message may be."""
+        object.__setattr__(self, "room", room(self.dialect, self._told_key))
+        object.__setattr__(self, "largest", min(self.dialect.item_bytes, self.room))
+
+    def request(self, records: list[Record], *, compress: bool) -> Request:
+        """Return the request that carries these messages."""
+        messages = cast("list[Message]", records)
+        dialect, sent_at = self.dialect, now_text(self.now())
+        if self.direct and len(messages) == 1:
+            path = dialect.path(messages[0].kind)
+            body = dialect.alone(messages[0], sent_at, self._told_key)
+        else:
+            path = dialect.batch_path
+            body = dialect.body(messages, sent_at, self._told_key)
+        access = None if self.gate is None else self.gate.access
+        headers = {
+            **dialect.headers(self.key, None if access is None else access.token),
+            "User-Agent": USER_AGENT,
+            "Accept-Encoding": "identity",
+        }
+        if compress:
+            body = gzip.compress(body, COMPRESSION, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        return Request("POST", self.origin + path, headers, body)
+
+    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
+        """Return what a reply means: any 2xx is a success, whether or not it says anything.
+
+        All else means what it means everywhere; every message may be sent again, as the server
+        knows it by its `messageId`.
+        """
+        if isinstance(reply, Answer) and 200 <= reply.status < 300:
+            return Judgement(Verdict.DELIVERED)
+        return judge_status(reply, part[0].endpoint, self._text)
+
+    def takes_gzip(self, endpoint: str) -> bool:  # noqa: ARG002
+        """Tell whether bodies may be compressed."""
+        return self.compress
+
+    def excess(self, message: Message) -> int:
+        """Return by how many bytes a message is too large to be sent; 0 when it fits."""
+        size = len(message.body)
+        if self.direct:
+            size = len(self.dialect.alone(message, SENT_AT, self._told_key))
+        return max(0, size - self.largest)
+
+    @property
+    def _told_key(self) -> str | None:
+        """The write key, where it stands in the body because the header holds a token."""
+        is_told = self.gate is not None and self.gate.access is not None
+        return self.key.reveal() if is_told else None
+
+    def _text(self, reply: Answer) -> str:
+        said, key = "; ".join(reasons(reply.body)), self.key.reveal()
+        if len(key) >= SECRET:
+            said = said.replace(key, "***")
+        said = said[:MOST_WORDS]
+        return f"{self.dialect.name}: HTTP {reply.status}" + (f": {said}" if said else "")

@@ -1,0 +1,430 @@
+"""Clients of the Segment spec: the six calls and `batch`, for async code and for sync code.
+
+Calls are composed when they are made, wait in the buffer that Mixpanel's messages wait in, and are
+sent by the same sender. What sets a vendor apart is its `Dialect`.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+    get_args,
+    overload,
+)
+from uuid import UUID
+
+from mixpanel import _bridge
+from mixpanel._buffer import Buffer
+from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._route import Transport
+from mixpanel._sender import Sender
+from mixpanel._version import __version__
+from mixpanel.cdp._gate import Pace, Turnstile
+from mixpanel.cdp._messages import Message, SegmentComposer
+from mixpanel.cdp._route import SegmentRoute
+from mixpanel.client import TURN, _done, _ids, _turn, _when_there_is_room
+from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
+from mixpanel.exceptions import (
+    ClosedError,
+    ConfigurationError,
+    PayloadTooLargeError,
+    QueueFullError,
+    ValidationError,
+)
+from mixpanel.settings import Limits, RetryPolicy, WhenFull, checked_callback
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import httpx
+
+    from mixpanel.cdp._dialect import Dialect, Kind, WriteKey
+    from mixpanel.cdp._gate import Access
+    from mixpanel.messages import Properties, Record, Validation
+
+__all__ = ["AsyncSegmentClient", "Delivery", "SegmentClient", "SegmentOptions", "SegmentVerbs"]
+
+Outcome = TypeVar("Outcome")
+P = ParamSpec("P")
+
+logger = logging.getLogger("mixpanel")
+
+LIBRARY = {"name": "mixpanel-async", "version": __version__}
+DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
+
+
+class Delivery(NamedTuple):
+    """What became of one message, and why when it is lost."""
+
+    message_id: str
+    kind: Kind
+    fate: Literal["delivered", "rejected", "dropped"]
+    reason: str = ""
+
+
+OnDelivery = Callable[[Delivery], object]
+
+
+class SegmentOptions(TypedDict, total=False):
+    """Keyword options of all clients.
+
+    - `region`: of the source; the wrong one is answered with 200 and keeps nothing.
+    - `base_url`: one origin for every call, such as the emulator or a proxy of your own.
+    - `direct`: send each message at once to the endpoint of its kind and raise what goes wrong,
+      instead of in the background and in batches.
+    - `in_order` (default): keep the order of calls, one request at a time, so that no `track`
+      overtakes the `identify` before it. Else as many as `limits.in_flight`.
+    - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered.
+    - `item_bytes`: how large one message may be, when the vendor has raised that for you.
+    - `when_full`: what happens to a message that finds the buffer full.
+    - `on_delivery(delivery)`: told what became of each message, once.
+    - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss. Any
+      exception that a callback raises is logged.
+    - `default_context`: stands under the `context` of every call.
+    - `validation`: "off", "warn" (default: count, log now and then, send all the same) or "raise".
+    - `disabled`: compose and check, but send nothing.
+    - `gzip`: compress bodies; a source that refuses them is asked without.
+    - `http_client`: an `httpx.AsyncClient` of your own, never closed by us.
+    - `proxy`, `ssl_context`: for the client that we make.
+    """
+
+    region: str | None
+    base_url: str | None
+    direct: bool
+    in_order: bool
+    limits: Limits | None
+    retry: RetryPolicy | None
+    item_bytes: int | None
+    when_full: WhenFull
+    on_delivery: OnDelivery | None
+    on_error: OnError | None
+    on_drop: OnDrop | None
+    default_context: Properties | None
+    validation: Validation
+    disabled: bool
+    gzip: bool
+    http_client: httpx.AsyncClient | None
+    proxy: str | None
+    ssl_context: ssl.SSLContext | None
+
+
+# ---- verbs --------------------------------------------------------------------------------------
+
+
+class Verb(Protocol[P]):
+    """A method that has the parameters of a composer's and the outcome of its client."""
+
+    @overload
+    def __get__(
+        self, client: SegmentVerbs[Outcome], owner: Any = None, /
+    ) -> Callable[P, Outcome]: ...
+    @overload
+    def __get__(self, client: None, owner: Any, /) -> Callable[Concatenate[Any, P], Any]: ...
+
+
+def sent(compose: Callable[Concatenate[Any, P], Message]) -> Verb[P]:
+    """Make the verb that composes a message and delivers it; it keeps name, signature and docs."""
+
+    @functools.wraps(compose)
+    def verb(client: SegmentVerbs[Any], *args: P.args, **kwargs: P.kwargs) -> Any:
+        return client._deliver([compose(client._composer, *args, **kwargs)])
+
+    return cast("Verb[P]", verb)
+
+
+class SegmentVerbs(Generic[Outcome]):
+    """Identify people and groups, and track what they do.
+
+    Every method takes its message at once: it is composed, checked and serialised before the call
+    returns, and later changes to the given dicts are not seen.
+
+    :raises ValidationError: for what no server would keep.
+    :raises QueueFullError: with `when_full="raise"`, when the buffer is full.
+    :raises ClosedError: after the client was closed.
+    :raises DeliveryError: only with `direct`.
+    """
+
+    _composes: type[SegmentComposer] = SegmentComposer
+    _composer: SegmentComposer
+
+    def _deliver(self, messages: list[Message]) -> Outcome:
+        raise NotImplementedError
+
+    identify = sent(SegmentComposer.identify)
+    track = sent(SegmentComposer.track)
+    page = sent(SegmentComposer.page)
+    screen = sent(SegmentComposer.screen)
+    group = sent(SegmentComposer.group)
+    alias = sent(SegmentComposer.alias)
+
+    def batch(self, messages: Iterable[Mapping[str, Any]]) -> Outcome:
+        """Send many messages that have the wire's shape, `{"type": "track", "userId": …}`.
+
+        Id, time and context are added where they are missing. All are checked before the first is
+        sent. They keep their order, and may come in any number: requests are filled to the limits.
+
+        :raises ValidationError: when one is none, naming its index; then none is sent.
+        """
+        composed = []
+        for index, message in enumerate(messages):
+            try:
+                composed.append(self._composer.wire(message))
+            except ValidationError as error:
+                problems = [f"message {index}: {problem}" for problem in error.problems]
+                raise ValidationError(problems) from error
+        return self._deliver(composed)
+
+
+# ---- what both clients share --------------------------------------------------------------------
+
+
+class _Client(SegmentVerbs[Outcome]):
+    def __init__(
+        self,
+        key: WriteKey,
+        dialect: Dialect,
+        *,
+        access: Access | None = None,
+        advise: Callable[[dict[str, Any]], list[str]] | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> None:
+        unknown = options.keys() - SegmentOptions.__optional_keys__
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        item_bytes = options.get("item_bytes")
+        if item_bytes is not None:
+            dialect = replace(dialect, item_bytes=item_bytes)
+        origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
+        warning = dialect.region_warning(key, origin)
+        if warning is not None:
+            raise ConfigurationError(warning)
+        self._direct = bool(options.get("direct", False))
+        self._disabled = bool(options.get("disabled", False))
+        self._closed = False
+        self._on_delivery = options.get("on_delivery")
+        checked_callback(self._on_delivery, "on_delivery")
+        gate = None
+        if access is not None or dialect.rate is not None:
+            gate = Turnstile(None if dialect.rate is None else Pace(*dialect.rate), access)
+        self._route = SegmentRoute(
+            dialect,
+            origin,
+            key,
+            lambda: self._now(),  # noqa: PLW0108
+            gate,
+            self._direct,
+            bool(options.get("gzip", False)),
+        )
+        self._ledger = Ledger(options.get("on_error"), options.get("on_drop"))
+        self._sender = self._made_sender(options)
+        self._composer = self._composes(
+            dialect,
+            now=lambda: self._now(),  # noqa: PLW0108
+            new_id=lambda: self._new_id(),  # noqa: PLW0108
+            library=LIBRARY,
+            default_context=options.get("default_context"),
+            validation=options.get("validation", "warn"),
+            advise=advise,
+            note=self._ledger.note,
+        )
+
+    def _made_sender(self, options: SegmentOptions) -> Sender[SegmentRoute]:
+        when_full = options.get("when_full", "drop_newest")
+        if when_full not in get_args(WhenFull):
+            known = ", ".join(map(repr, get_args(WhenFull)))
+            raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
+        given = options.get("limits") or Limits(flush_after=0.5)
+        dialect = self._route.dialect
+        limits = replace(
+            given,
+            batch_records=min(given.batch_records, dialect.batch_items),
+            # The buffer counts the brackets of a list, the room is what stands between them.
+            batch_bytes=min(given.batch_bytes, self._route.room + len("[]")),
+        )
+        parallel = 1 if options.get("in_order", True) else limits.in_flight
+        told = None if self._on_delivery is None else self._tell
+        return Sender(
+            Buffer(limits, self._ledger, when_full=when_full, wide={"batch": parallel}, told=told),
+            self._route,
+            options.get("retry") or (DIRECTLY if self._direct else RetryPolicy()),
+            Transport(options.get("http_client"), options.get("proxy"), options.get("ssl_context")),
+            buffered=not self._direct,
+            background=not self._direct,
+        )
+
+    def _now(self) -> float:
+        return time.time()
+
+    def _new_id(self) -> str:
+        return str(UUID(int=_ids.getrandbits(128), version=4))
+
+    def stats(self) -> Stats:
+        """Return what became of every message so far: nothing is lost in silence."""
+        return self._ledger.stats()
+
+    def _tell(self, records: Sequence[Record], fate: Any, reason: str) -> None:
+        assert self._on_delivery is not None
+        for message in cast("Sequence[Message]", records):
+            try:
+                self._on_delivery(Delivery(message.message_id, message.kind, fate, reason))
+            except (Exception, SystemExit):
+                # A callback is not ours; it must never stop the sender.
+                logger.exception("a delivery callback failed")
+
+    def _admitted(self, messages: list[Message]) -> list[Message]:
+        """Return the messages that may be sent, and account for the others.
+
+        :raises PayloadTooLargeError: with `direct`, for the first that is too large.
+        """
+        if self._closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        if self._disabled:
+            return self._left_out(messages, "disabled")
+        if not self._direct:
+            largest = self._route.largest
+            if all(len(message.body) <= largest for message in messages):
+                return messages
+        oversize = [message for message in messages if self._route.excess(message)]
+        if not oversize:
+            return messages
+        self._left_out(oversize, "too_large")
+        if self._direct:
+            excess = self._route.excess(oversize[0])
+            raise PayloadTooLargeError(
+                f"{oversize[0]!r} is {excess:,} bytes larger than "
+                f"{self._route.dialect.name} takes: it was not sent",
+                endpoint="batch",
+            )
+        self._ledger.report_drop("too_large", list(oversize))
+        gone = {id(message) for message in oversize}
+        return [message for message in messages if id(message) not in gone]
+
+    def _left_out(self, messages: list[Message], reason: str) -> list[Message]:
+        self._ledger.left_out(reason, len(messages))
+        if self._on_delivery is not None:
+            self._tell(messages, "dropped", reason)
+        return []
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self._route.origin}>"
+
+
+# ---- the two faces ------------------------------------------------------------------------------
+
+
+class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]]):
+    """Speak any dialect from async code, on asyncio or trio.
+
+    By default messages go to a buffer in a few microseconds and a background task sends them;
+    awaiting a call does no I/O. A message is accepted when the method is *called*. Delivery errors
+    go to `on_error`, `on_delivery` and `stats()`. Without `async with`, call `flush()` or
+    `aclose()` before the loop ends; what is left then leaves at interpreter exit.
+
+    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    """
+
+    def _deliver(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
+        messages = self._admitted(messages)
+        records = cast("list[Record]", messages)
+        if not messages:
+            return _done()
+        if self._direct:
+            return self._sender.deliver(records)
+        if len(messages) > 1:
+            self._sender.buffer.ensure_room(records)
+        for at, record in enumerate(records):
+            if self._sender.accept(record) is None:
+                return _when_there_is_room(self._sender, records[at:])
+        return _done() if self._ledger.accepted % TURN else _turn()
+
+    async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it.
+
+        Ends early when `timeout` seconds have passed or when only a human can help, as with a
+        wrong write key; the rest is `pending` in the result.
+        """
+        return await self._sender.flush(timeout)
+
+    async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; return what became of what was waiting.
+
+        Returns within `timeout` seconds plus 0.25, whatever the server does, and takes that time
+        even when the surrounding scope is cancelled.
+        """
+        self._closed = True
+        return await self._sender.aclose(timeout)
+
+    async def __aenter__(self) -> Self:
+        await self._sender.wires.warm()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class SegmentClient(_Client[None]):
+    """Speak any dialect from sync code, on any number of threads.
+
+    Calls return in some microseconds, and the home loop of this process sends in the background.
+    Use it as a context manager, or call `flush()` or `close()`; what is left leaves at interpreter
+    exit.
+
+    :raises SyncInAsyncError: from `flush`, `close` and whatever else waits, on the thread of a
+        running event loop.
+    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    """
+
+    def _deliver(self, messages: list[Message]) -> None:
+        messages = self._admitted(messages)
+        records = cast("list[Record]", messages)
+        if not messages:
+            return
+        waits = self._direct or self._sender.buffer.when_full == "wait"
+        if waits:
+            _bridge.refuse_in_async(type(self).__name__)
+        if self._direct:
+            _bridge.deliver(self._sender, records)
+            return
+        if len(messages) > 1:
+            self._sender.buffer.ensure_room(records)
+        for at, record in enumerate(records):
+            try:
+                _bridge.accept(self._sender, record)
+            except QueueFullError as error:
+                error.accepted = at
+                raise
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it."""
+        _bridge.refuse_in_async(f"{type(self).__name__}.flush")
+        return _bridge.run(self._sender.flush, timeout)
+
+    def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; return what became of what was waiting."""
+        _bridge.refuse_in_async(f"{type(self).__name__}.close")
+        self._closed = True
+        return _bridge.run(self._sender.aclose, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

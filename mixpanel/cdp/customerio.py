@@ -1,0 +1,82 @@
+"""Customer.io's Data Pipelines: `AsyncCustomerIO`, and `CustomerIO`, a sync face over its core.
+
+    async with AsyncCustomerIO("WRITE_KEY", region="eu") as cio:
+        await cio.identify("u-17", {"email": "ada@example.com"})
+        await cio.track("u-17", semantic.OrderCompleted(order_id="o-1", total=12.5))
+
+Customer.io answers 200 to a wrong key, a missing id or a message that is too large, and drops it,
+unless it is asked to be strict: so strict is the default here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from mixpanel.cdp._advice import advice
+from mixpanel.cdp._customerio import CUSTOMERIO, PERMISSIVE
+from mixpanel.cdp._dialect import WriteKey
+from mixpanel.cdp._people import CustomerIOComposer
+from mixpanel.cdp._segment import (
+    AsyncSegmentClient,
+    SegmentClient,
+    SegmentOptions,
+    SegmentVerbs,
+    sent,
+)
+
+if TYPE_CHECKING:
+    from mixpanel.cdp._dialect import Dialect
+
+__all__ = ["AsyncCustomerIO", "CustomerIO"]
+
+Outcome = TypeVar("Outcome")
+
+
+class _CustomerIOVerbs(SegmentVerbs[Outcome]):
+    """Customer.io's own verbs beside those of the spec; each takes the `Options` of any call."""
+
+    _composes = CustomerIOComposer
+
+    unsubscribe = sent(CustomerIOComposer.unsubscribe)
+    resubscribe = sent(CustomerIOComposer.resubscribe)
+    prefer = sent(CustomerIOComposer.prefer)
+    delete_person = sent(CustomerIOComposer.delete_person)
+    suppress_person = sent(CustomerIOComposer.suppress_person)
+    unsuppress_person = sent(CustomerIOComposer.unsuppress_person)
+    merge = sent(CustomerIOComposer.merge)
+    register_device = sent(CustomerIOComposer.register_device)
+    delete_device = sent(CustomerIOComposer.delete_device)
+    set_object = sent(CustomerIOComposer.set_object)
+    relate = sent(CustomerIOComposer.relate)
+    unrelate = sent(CustomerIOComposer.unrelate)
+    delete_object = sent(CustomerIOComposer.delete_object)
+    report_delivery = sent(CustomerIOComposer.report_delivery)
+    report_content = sent(CustomerIOComposer.report_content)
+
+
+def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
+    dialect: Dialect = CUSTOMERIO if strict else PERMISSIVE
+    return {"dialect": dialect, "advise": advice}
+
+
+class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
+    """Send to a Customer.io source from async code, on asyncio or trio.
+
+    :param write_key: of the source; a prefixed one, as `sk_eu_…`, tells the region too.
+    :param strict: have Customer.io answer for what it is sent; without, it answers 200 to all.
+    """
+
+    def __init__(
+        self, write_key: str, *, strict: bool = True, **options: Unpack[SegmentOptions]
+    ) -> None:
+        super().__init__(WriteKey(write_key), **_told(strict), **options)
+
+
+class CustomerIO(_CustomerIOVerbs[None], SegmentClient):
+    """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
+
+    def __init__(
+        self, write_key: str, *, strict: bool = True, **options: Unpack[SegmentOptions]
+    ) -> None:
+        super().__init__(WriteKey(write_key), **_told(strict), **options)
