@@ -17,8 +17,8 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_unconfigure():
-    """Let the interpreter end as it would."""
+def pytest_sessionfinish():
+    """Let plugins and the interpreter end as they would."""
     gc.unfreeze()
 
 
