@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import random
 import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
@@ -13,6 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from mixpanel import _bridge, bulk, lookup
+from mixpanel._accepting import TURN, done, ids, turn, when_there_is_room
 from mixpanel._custom import Custom
 from mixpanel._json import DatetimeSerializer
 from mixpanel._ledger import FlushResult, Ledger, Stats
@@ -200,7 +199,7 @@ class _Client(Verbs[Outcome]):
         return time.time()
 
     def _make_insert_id(self) -> str:
-        return "%032x" % _ids.getrandbits(128)  # noqa: UP031 - faster than an f-string
+        return "%032x" % ids.getrandbits(128)  # noqa: UP031 - faster than an f-string
 
     @property
     def consumer(self) -> Any:
@@ -224,30 +223,6 @@ class _Client(Verbs[Outcome]):
 
 
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
-
-
-# Of our own, so that a program that seeds `random` does not repeat its ids; a third of the cost of
-# asking the system for each.
-_ids = random.Random()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_ids.seed)
-
-TURN = 128  # messages after which even a tight loop of tracks lets others run
-
-
-async def _done() -> None:
-    """Be awaited; the message was accepted before."""
-
-
-async def _turn() -> None:
-    """Be awaited, and give the sender and everybody else their turn."""
-    await anyio.lowlevel.checkpoint()
-
-
-async def _when_there_is_room(sender: Sender[Any], records: list[Record]) -> None:
-    for record in records:
-        while sender.accept(record) is None:
-            await sender.room()
 
 
 async def _filling(sender: Sender[Any], records: list[Record]) -> None:
@@ -279,7 +254,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
         if (self._closed or self._disabled) and self._takes_none(len(records)):
-            return _done()
+            return done()
         sender = self._via
         if isinstance(sender, Custom) or not sender.buffered:
             return sender.deliver(records)
@@ -289,10 +264,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         for at, record in enumerate(records):
             signal = accept(record)
             if signal is None:
-                return _when_there_is_room(sender, records[at:])
+                return when_there_is_room(sender, records[at:])
             if signal and not sender.background:
                 return _filling(sender, records[at + 1 :])
-        return _done() if self._ledger.accepted % TURN else _turn()
+        return done() if self._ledger.accepted % TURN else turn()
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.

@@ -212,10 +212,10 @@ def _keep(kept: MemoryConsumer, face: Any, records: list[Any]) -> None:
 
 
 def _keep_async(kept: MemoryConsumer, face: Any, records: list[Any]) -> Any:
-    from mixpanel.client import _done
+    from mixpanel._accepting import done
 
     _keep(kept, face, records)
-    return _done()
+    return done()
 
 
 def _keep_sync(kept: MemoryConsumer, face: Any, records: list[Any]) -> None:

@@ -31,6 +31,7 @@ from typing import (
 from uuid import UUID
 
 from mixpanel import _bridge
+from mixpanel._accepting import TURN, done, ids, turn, when_there_is_room
 from mixpanel._buffer import Buffer
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._route import Transport
@@ -39,7 +40,6 @@ from mixpanel._version import __version__
 from mixpanel.cdp._gate import Pace, Turnstile
 from mixpanel.cdp._messages import Message, SegmentComposer
 from mixpanel.cdp._route import SegmentRoute
-from mixpanel.client import TURN, _done, _ids, _turn, _when_there_is_room
 from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
 from mixpanel.exceptions import (
     ClosedError,
@@ -274,7 +274,7 @@ class _Client(SegmentVerbs[Outcome]):
         return time.time()
 
     def _new_id(self) -> str:
-        return str(UUID(int=_ids.getrandbits(128), version=4))
+        return str(UUID(int=ids.getrandbits(128), version=4))
 
     def stats(self) -> Stats:
         """Return what became of every message so far: nothing is lost in silence."""
@@ -345,15 +345,15 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]]):
         messages = self._admitted(messages)
         records = cast("list[Record]", messages)
         if not messages:
-            return _done()
+            return done()
         if self._direct:
             return self._sender.deliver(records)
         if len(messages) > 1:
             self._sender.buffer.ensure_room(records)
         for at, record in enumerate(records):
             if self._sender.accept(record) is None:
-                return _when_there_is_room(self._sender, records[at:])
-        return _done() if self._ledger.accepted % TURN else _turn()
+                return when_there_is_room(self._sender, records[at:])
+        return done() if self._ledger.accepted % TURN else turn()
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.

@@ -1,0 +1,40 @@
+"""What fire-and-forget calls share: the ids of their messages, and what their callers await."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+
+if TYPE_CHECKING:
+    from mixpanel._sender import Sender
+    from mixpanel.messages import Record
+
+__all__ = ["TURN", "done", "ids", "turn", "when_there_is_room"]
+
+# Of our own, so that a program that seeds `random` does not repeat its ids; a third of the cost of
+# asking the system for each.
+ids = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ids.seed)
+
+TURN = 128  # messages after which even a tight loop of tracks lets others run
+
+
+async def done() -> None:
+    """Be awaited; the message was accepted before."""
+
+
+async def turn() -> None:
+    """Be awaited, and give the sender and everybody else their turn."""
+    await anyio.lowlevel.checkpoint()
+
+
+async def when_there_is_room(sender: Sender[Any], records: list[Record]) -> None:
+    """Accept records as room is made for them."""
+    for record in records:
+        while sender.accept(record) is None:
+            await sender.room()
