@@ -574,7 +574,7 @@ def test_users_are_remembered_only_so_many():
     after = [evaluate(definition, user(f"u{i}")).variant_key for i in range(100)]
 
     assert before == after
-    assert len(definition.steps) <= 10
+    assert len(definition.shares) <= 10
 
 
 def test_recent_answers_are_computed_once():

@@ -9,7 +9,7 @@ from math import inf, nan
 
 import pytest
 
-from mixpanel.flags import rules
+from mixpanel.flags import _values, rules
 from mixpanel.flags._compiler import DEEPEST, RuleError
 from mixpanel.flags.rules import RuleEngineError, compile_legacy, compile_rule
 
@@ -267,7 +267,11 @@ CASES = [
     ("a decimal", {"==": [X, 2.5]}, {"x": Decimal("2.5")}, YES, YES),
     ("tuples are left alone", {"in": ["A", X]}, {"x": ("A",)}, NO, NO),
     ("lists are folded", {"in": ["A", X]}, {"x": ["A"]}, YES, YES),
-    ("the later of two names stays", {"==": [X, 2]}, {"x": 1, "X": 2}, YES, YES),
+    ("a casefolded name stands above its like", {"==": [X, 1]}, {"x": 1, "X": 2}, YES, NO),
+    ("even without a value", {"==": [X, None]}, {"X": 2, "x": None}, YES, YES),
+    ("of other names the last stays", {"==": [{"var": "ab"}, 2]}, {"Ab": 1, "aB": 2}, YES, YES),
+    ("a name is found however it is written", {">": [X, 1]}, {"y": 1, "X": 2}, YES, YES),
+    ("and so is a path", {"==": [{"var": "x.y"}, 2]}, {"X": {"Y": 2}}, YES, YES),
     ("folding is more than lower case", {"==": [X, "STRASSE"]}, {"x": "Straße"}, YES, YES),
     ("names that are not text", {"==": [X, 1]}, {5: 1, "x": 1}, YES, YES),
 ]
@@ -481,7 +485,9 @@ def test_a_rule_nested_too_deep_is_refused():
 
 def test_names_are_kept_only_so_many(monkeypatch):
     """An application that invents names does not fill the memory, and its rules still work."""
-    monkeypatch.setattr(rules, "_REMEMBERED_NAMES", 10)
+    monkeypatch.setattr(_values, "_REMEMBERED_NAMES", 10)
+    monkeypatch.setattr(rules, "ready_names", names := set())
+    monkeypatch.setattr(_values, "ready_names", names)
     engine = rules.engine()
     test = engine.compile({"==": [X, 1]})
 

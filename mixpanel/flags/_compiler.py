@@ -1,17 +1,19 @@
 """Compile JsonLogic rules to closures, once, when definitions load.
 
 A rule's text is casefolded beforehand; text in the properties is casefolded here, where a rule
-reads it, so that a check pays for the properties that it reads and no others. Inside `filter`,
+reads it, so that a check pays for the properties that it reads and no others. A plain comparison
+also finds a property whose name is not casefolded; all else needs names that are. Inside `filter`,
 `map`, `reduce`, `some`, `all` and `none`, `var` reads the current item alone, folded already.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import CodeType
 from typing import Any, Final
 
 from mixpanel.flags._operators import BOOLEAN, OPERATORS
-from mixpanel.flags._values import double, fold, is_array, is_number, text, truthy
+from mixpanel.flags._values import double, fold, is_array, is_number, text, truthy, under
 
 Closure = Callable[[Any], Any]
 Test = Callable[[Any], bool]
@@ -25,6 +27,7 @@ _NOTHING: Final = object()
 _SIGNS: Final = {
     "==": "==", "===": "==", "!=": "!=", "!==": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 }  # fmt: skip
+_WRITTEN: Final = "written"
 _LONGEST: Final = 32  # operands of a chain that are written out
 
 
@@ -133,27 +136,53 @@ def _chain(name: str, operands: list[Any], read: Read) -> Test:
         return lambda data: every(test(data) for test in tests)
     parts: list[str] = []
     names: dict[str, Any] = {}
+    any_name = True
     for at, operand in enumerate(operands):
-        written = _written(operand) if read is fold else None
-        if written is None:
-            written = "{test}(data)", {"test": _test(operand, read)}
-        template, values = written
-        parts.append(template.format_map({value: f"{value}{at}" for value in values}))
+        clause = _written(operand) if read is fold else None
+        if clause is None:
+            clause, any_name = ("{test}(data)", {"test": _test(operand, read)}), False
+        template, values = clause
+        parts.append(template.format_map({value: f"{{{value}{at}}}" for value in values}))
         names |= {f"{value}{at}": found for value, found in values.items()}
-    test: Test = eval(_code(f"lambda data: {f' {name} '.join(parts)}"), names)  # noqa: S307
+    template = f"({f' {name} '.join(parts)})"
+    source = template.format_map({name: name for name in names})
+    test: Test = eval(code(f"lambda data: {source}", "eval"), dict(names))  # noqa: S307
+    vars(test)[_WRITTEN] = Written(template, names, any_name)
     return test
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A test as the source of an expression about `data`, and the values of its names.
+
+    `any_name` tells that it needs no names that are casefolded.
+    """
+
+    source: str
+    values: dict[str, Any]
+    any_name: bool
+
+    @staticmethod
+    def of(test: Test, suffix: str) -> "Written":
+        """Return a test written out, or else a call of it, with names that end in `suffix`."""
+        form = vars(test).get(_WRITTEN) or Written("{test}(data)", {"test": test}, any_name=False)
+        return Written(
+            form.source.format_map({name: f"{name}{suffix}" for name in form.values}),
+            {f"{name}{suffix}": value for name, value in form.values.items()},
+            form.any_name,
+        )
+
+
 @lru_cache(maxsize=1024)
-def _code(source: str) -> CodeType:
-    """Compile source, once for all rules of the same form."""
-    return compile(source, "<rule>", "eval")
+def code(source: str, mode: str) -> CodeType:
+    """Compile source, once for all rules, and for all flags, of the same form."""
+    return compile(source, "<flag>", mode)
 
 
 def _written(node: Any) -> tuple[str, dict[str, Any]] | None:
     """Return a template for `property, symbol, constant`, what most clauses are, and its values.
 
-    Only where the types are the usual ones is the answer Python's own; else `decide` knows.
+    Only where the types are the usual ones is the answer Python's own.
     """
     name, operands = operands_of(node) if is_operation(node) else ("", [])
     if len(operands) != 2 or _varies(operands[1]):
@@ -163,19 +192,27 @@ def _written(node: Any) -> tuple[str, dict[str, Any]] | None:
     if key is None or of_type is None:
         return None
     kinds, use = of_type
-    slow = BOOLEAN[name]
-    values = {
-        "key": key,
-        "constant": constant,
-        "absent": slow(None, constant),
-        "decide": lambda value: slow(fold(value), constant),
-    }
+    values = {"key": key, "constant": constant, "other": _otherwise(name, key, constant)}
     if "{texts}" in use:
         texts = constant if isinstance(constant, list) else [constant]
         values |= {"texts": frozenset(texts), "spellings": frozenset(_spellings(texts))}
     found = "(kind := type(value := data.get({key})))"
-    other = "{absent} if value is None else {decide}(value)"
-    return f"({use} if {found} {kinds} else {other})", values
+    return f"({use} if {found} {kinds} else {{other}}(value, data))", values
+
+
+def _otherwise(name: str, key: str, constant: Any) -> Callable[[Any, Any], Any]:
+    """Return what decides for a value of another type, and for none under this very name."""
+    slow = BOOLEAN[name]
+    absent = slow(None, constant)
+
+    def decide(value: Any, data: Any) -> Any:
+        if value is None:
+            value = under(data, key)
+            if value is None:
+                return absent
+        return slow(fold(value), constant)
+
+    return decide
 
 
 def _of_type(name: str, constant: Any) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ _SCALARS: Final = (int, float, str)
 _ARRAYS: Final = (list, tuple)
 _CONTAINERS: Final = (list, tuple, dict)
 _SIZED: Final = (bool, int, str, list, tuple)
+_REMEMBERED_NAMES: Final = 10_000
 _EXACT_DIGITS: Final = 300
 _FIXED_BELOW: Final = 10**21
 _FIXED_FROM: Final = 1e-6
@@ -44,6 +45,30 @@ def fold(value: Any) -> Any:
 def fold_key(key: Any) -> Any:
     """Casefold a key that is text."""
     return key.casefold() if isinstance(key, str) else key
+
+
+ready_names: Final[set[Any]] = set()
+"""Names that are casefolded as they stand: most are, and an application has few."""
+
+
+def fold_names(properties: dict[Any, Any]) -> dict[Any, Any]:
+    """Return properties under casefolded names.
+
+    Of names that fold alike the one that is casefolded already counts, else the last.
+    """
+    ready = [name for name in properties if fold_key(name) == name]
+    if len(ready_names) < _REMEMBERED_NAMES:
+        ready_names.update(ready)
+    folded = {fold_key(name): value for name, value in properties.items()}
+    folded.update([(name, properties[name]) for name in ready])
+    return folded
+
+
+def under(properties: dict[Any, Any], name: str) -> Any:
+    """Return the property that a casefolded name reads, however it is written; None if none is."""
+    if name in properties or ready_names.issuperset(properties):
+        return properties.get(name)
+    return fold_names(properties).get(name)
 
 
 def is_number(value: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from mixpanel.flags._compiler import RuleError
+from mixpanel.flags._decision import Branch, Decide, Taken, deciding, fallback, is_container
 from mixpanel.flags._hashing import BUCKETS, MASK, Recent, Salt, state_of
 from mixpanel.flags.diagnostics import Diagnostic, DiagnosticKind
 from mixpanel.flags.rules import Engine, Predicate, compile_legacy
@@ -24,17 +25,17 @@ from mixpanel.flags.types import (
     VariantSource,
 )
 
-Step = tuple[Predicate | None, SelectedVariant, SelectedVariant | None, int]
-"""What a rollout does for a user in its share: its test, its variant, what stands in the way of
-serving that as it is (the fallback that blocks it, or the variant itself when its value must be
-copied), and its index."""
-
 REMEMBERED_USERS: Final = 1024
+NOT_IN_SHARE: Final[Taken] = (None,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledRollout:
-    """Hold one rollout: buckets below `threshold` take part, `steps` has a step for each bucket."""
+    """Hold one rollout: users whose bucket is below `threshold` take part.
+
+    `variants` has the variant of each bucket that users are split into; `reason` says why only
+    Mixpanel can decide it.
+    """
 
     rollout: Rollout
     salt: Salt
@@ -42,14 +43,19 @@ class CompiledRollout:
     test: Predicate | None
     reason: FallbackReason | None
     override: SelectedVariant | None
-    steps: tuple[tuple[Step], ...]
+    variants: tuple[SelectedVariant, ...]
+
+    @property
+    def serves_one(self) -> bool:
+        """Tell whether all users get the same variant."""
+        return len(set(map(id, self.variants))) == 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Definition:
-    """Hold one flag, compiled; `steps` remembers what the rollouts do for recent users.
+    """Hold one flag, compiled to `decide`; `shares` remembers in which rollouts recent users are.
 
-    `revision` changes with the flag's text; `test_users` is None when there are none.
+    `revision` changes with the flag's text. `reachable` are the rollouts that can take anybody.
     """
 
     key: str
@@ -57,13 +63,12 @@ class Definition:
     revision: str
     flag: ExperimentationFlag
     engine: Engine
-    ready_names: set[Any] | frozenset[Any]
     variants: tuple[SelectedVariant, ...]
-    test_users: Mapping[str, SelectedVariant] | None
+    test_users: Mapping[str, SelectedVariant]
     rollouts: tuple[CompiledRollout, ...]
-    steps: Recent[str, tuple[Step, ...]]
-    no_match: SelectedVariant
-    missing_context: SelectedVariant
+    reachable: tuple[int, ...]
+    shares: Recent[str, Taken]
+    decide: Decide
     diagnostics: tuple[Diagnostic, ...]
 
     @property
@@ -80,11 +85,6 @@ class Definition:
     def is_partial(self) -> bool:
         """Tell whether a rollout exists that cannot be decided locally."""
         return any(rollout.reason is not None for rollout in self.rollouts)
-
-
-def fallback(reason: FallbackReason) -> SelectedVariant:
-    """Return the answer that no rollout gave, with its reason."""
-    return SelectedVariant(None, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
 
 
 class NoVariantsError(ValueError):
@@ -115,19 +115,30 @@ class FlagCompiler:
         selected = tuple(_selected(flag, variant, is_qa_tester=None) for variant in variants)
         prefix = Salt(flag.key + (flag.hash_salt or ""))
         rollouts = tuple(self._rollouts(flag, prefix, variants, selected))
+        reachable = [index for index, rollout in enumerate(rollouts) if rollout.threshold]
+        shares = Recent(
+            self._remembered_users,
+            self._shares(prefix, [rollouts[index] for index in reachable]),
+        )
+        test_users = _test_users(flag, variants)
         return Definition(
             key=flag.key,
             context_key=flag.context,
             revision=revision,
             flag=flag,
             engine=self.engine,
-            ready_names=self.engine.ready_names,
             variants=selected,
-            test_users=_test_users(flag, variants) or None,
+            test_users=test_users,
             rollouts=rollouts,
-            steps=Recent(self._remembered_users, self._steps(prefix, rollouts)),
-            no_match=fallback(FallbackReason.no_rollout_match()),
-            missing_context=fallback(FallbackReason.missing_context_key(flag.context)),
+            reachable=tuple(reachable),
+            shares=shares,
+            decide=deciding(
+                flag.context,
+                test_users,
+                [_branch(index, rollouts[index]) for index in reachable],
+                shares,
+                self.engine,
+            ),
             diagnostics=tuple(_undecidable(flag, rollouts)),
         )
 
@@ -142,11 +153,6 @@ class FlagCompiler:
         shared = prefix + self._salt("rollout")
         for index, rollout in enumerate(flag.ruleset.rollout):
             test, reason = self._test(rollout, index)
-            blocking = fallback(reason) if reason is not None else None
-            steps: list[tuple[Step]] = [
-                ((test, each, blocking or (each if is_container(each) else None), index),)
-                for each in selected
-            ]
             override = rollout.variant_override
             overridden = named_variant(variants, override.key if override is not None else None)
             winners = (
@@ -161,7 +167,7 @@ class FlagCompiler:
                 test=test,
                 reason=reason,
                 override=None if overridden is None else selected[overridden],
-                steps=tuple(steps[winner] for winner in winners),
+                variants=tuple(selected[winner] for winner in winners),
             )
 
     def _test(self, rollout: Rollout, index: int) -> tuple[Predicate | None, FallbackReason | None]:
@@ -183,56 +189,62 @@ class FlagCompiler:
     def _salt(self, suffix: str) -> Salt:
         return self._salts.setdefault(suffix, Salt(suffix))
 
-    def _steps(
-        self, prefix: Salt, rollouts: Sequence[CompiledRollout]
-    ) -> Callable[[str], tuple[Step, ...]]:
-        """Return what finds the steps of a user: those of the rollouts whose share has the user."""
+    def _shares(self, prefix: Salt, rollouts: Sequence[CompiledRollout]) -> Callable[[str], Taken]:
+        """Return what finds a user's variant in each rollout, None where the share has no user.
+
+        After a rollout that is certain to take the user nothing matters, so all others are None.
+        """
         states, mask = self._states, MASK
         variant = prefix + self._salt("variant")
         variant_power = variant.power
-        shares = [
+        count = len(rollouts)
+        drawn = [
             (
                 rollout.threshold,
                 rollout.salt,
                 rollout.salt.power,
-                rollout.steps,
-                rollout.steps[0] if len(set(map(id, rollout.steps))) == 1 else None,
+                [(each,) for each in rollout.variants],
+                (rollout.variants[0],) if rollout.serves_one else None,
                 rollout.test is None and rollout.reason is None,
             )
             for rollout in rollouts
-            if rollout.threshold
         ]
 
         # The formula of Salt.after is written out: a call costs as much as the hash itself.
-        def steps_of(value: str) -> tuple[Step, ...]:
+        def shares_of(value: str) -> Taken:
             state = states[value]
             low = state & 0xFF
             hashed: Salt | None = None
             bucket, variant_bucket = 0, -1
-            taken: tuple[Step, ...] = ()
-            for threshold, salt, power, steps, only, final in shares:
+            taken: Taken = ()
+            for threshold, salt, power, variants, only, certain in drawn:
                 if threshold < BUCKETS:
                     if salt is not hashed:
                         hashed = salt
                         bucket = (state * power + salt[low] & mask) % BUCKETS
                     if bucket >= threshold:
+                        taken += NOT_IN_SHARE
                         continue
                 if only is None:
                     if variant_bucket < 0:
                         variant_bucket = (state * variant_power + variant[low] & mask) % BUCKETS
-                    taken += steps[variant_bucket]
+                    taken += variants[variant_bucket]
                 else:
                     taken += only
-                if final:
-                    break
+                if certain:
+                    return taken + NOT_IN_SHARE * (count - len(taken))
             return taken
 
-        return steps_of
+        return shares_of
 
 
-def is_container(selected: SelectedVariant) -> bool:
-    """Tell whether the variant's value is one that a caller could change."""
-    return isinstance(selected.variant_value, dict | list)
+def _branch(index: int, rollout: CompiledRollout) -> Branch:
+    return Branch(
+        index,
+        rollout.test,
+        None if rollout.reason is None else fallback(rollout.reason),
+        any(map(is_container, rollout.variants)),
+    )
 
 
 def threshold_of(rollout_percentage: float) -> int:

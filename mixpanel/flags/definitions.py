@@ -6,12 +6,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mixpanel.flags._decision import fallback
 from mixpanel.flags.compiled import (
     REMEMBERED_USERS,
     Definition,
     FlagCompiler,
     NoVariantsError,
-    fallback,
 )
 from mixpanel.flags.diagnostics import Diagnostic, DiagnosticKind
 from mixpanel.flags.rules import engine

@@ -5,91 +5,33 @@ Mixpanel's servers can decide is passed over, and becomes the reason if no other
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
-from mixpanel.flags.compiled import Definition, fallback, is_container
+from mixpanel.flags._decision import copied, fallback
+from mixpanel.flags.compiled import Definition
 from mixpanel.flags.definitions import Definitions
 from mixpanel.flags.types import FallbackReason, SelectedVariant
 
 Context = Mapping[str, Any]
 
-_NO_PROPERTIES: Final[dict[Any, Any]] = {}
 FLAG_NOT_FOUND: Final = fallback(FallbackReason.flag_not_found())
 
 
-def evaluate(definition: Definition, context: Context) -> SelectedVariant:  # noqa: C901 - hot
+def evaluate(definition: Definition, context: Context) -> SelectedVariant:
     """Return the variant that the context's user gets, or a fallback (value None) and its reason.
 
     The context holds the assignment value under the flag's context key, and `custom_properties`
     for runtime rules. A missing or falsy assignment value, 0 included, is MISSING_CONTEXT_KEY.
     """
-    try:
-        value = context.get(definition.context_key)
-        if not value:
-            return definition.missing_context
-        if definition.test_users is not None:
-            tester = context.get("distinct_id")
-            if tester and (selected := definition.test_users.get(tester)) is not None:
-                return _own(selected)
-        blocked = properties = None
-        for test, selected, blocking, index in definition.steps[
-            value if type(value) is str else str(value)
-        ]:
-            if test is not None:
-                if properties is None:
-                    properties = context.get("custom_properties")
-                    if type(properties) is not dict and not isinstance(properties, dict):
-                        properties = _NO_PROPERTIES
-                    elif not definition.ready_names.issuperset(properties):
-                        properties = definition.engine.prepare(properties)
-                if not properties:
-                    continue
-                try:
-                    if not test(properties):
-                        continue
-                except Exception as error:
-                    blocked = blocked or fallback(rule_error(index, error))
-                    continue
-            if blocking is None:
-                return selected
-            if blocking is selected:
-                return _own(selected)
-            blocked = blocked or blocking
-        return blocked or definition.no_match
-    except Exception as error:
-        return fallback(invalid_context(error))
+    return definition.decide(context)
 
 
 def evaluate_flag(definitions: Definitions, flag_key: str, context: Context) -> SelectedVariant:
     """Return what `evaluate` says about a flag, which may be unknown or unusable."""
     definition = definitions.flags.get(flag_key)
     if definition is not None:
-        return evaluate(definition, context)
+        return definition.decide(context)
     return definitions.unusable.get(flag_key, FLAG_NOT_FOUND)
-
-
-def rule_error(index: int, error: Exception) -> FallbackReason:
-    """Return the reason for a rule that failed, without the values that it read."""
-    return FallbackReason("RULE_ERROR", f"rollout {index}: the rule raised {type(error).__name__}")
-
-
-def invalid_context(error: Exception) -> FallbackReason:
-    """Return the reason for a context that cannot be read."""
-    return FallbackReason("INVALID_CONTEXT", f"reading the context raised {type(error).__name__}")
-
-
-def _own(selected: SelectedVariant) -> SelectedVariant:
-    """Return the variant with a value that the caller may change."""
-    if is_container(selected):
-        return replace(selected, variant_value=_copied(selected.variant_value))
-    return selected
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 class Snapshot:
@@ -136,7 +78,7 @@ class Snapshot:
         asked = definitions if flag_keys is None else list(flag_keys)
         for key in asked:
             if key not in answers and key in definitions:
-                answers[key] = evaluate(definitions[key], context)
+                answers[key] = definitions[key].decide(context)
         known = (
             answers.items()
             if flag_keys is None
@@ -164,6 +106,6 @@ class Snapshot:
 def _frozen(context: Context) -> Context:
     """Copy a context deeply enough that nobody else can change it; one that is none stays as is."""
     try:
-        return {key: _copied(value) for key, value in context.items()}
+        return {key: copied(value) for key, value in context.items()}
     except Exception:
         return context

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic_core import to_json
 
 from mixpanel.flags._compiler import is_operation, names_read, operands_of, value_read
+from mixpanel.flags._decision import invalid_context, rule_error
 from mixpanel.flags._hashing import BUCKETS, bucket
 from mixpanel.flags.compiled import CompiledRollout, Definition
 from mixpanel.flags.definitions import Definitions
-from mixpanel.flags.evaluate import Context, evaluate_flag, invalid_context, rule_error
+from mixpanel.flags.evaluate import Context, evaluate_flag
 from mixpanel.flags.rules import Predicate, Properties, compile_legacy, fold_rule
 from mixpanel.flags.types import FallbackReason, SelectedVariant
 
@@ -171,7 +172,7 @@ def _rollout(
     variant = None
     if reason is None and met is not False:
         chosen = bucket(assignment, definition.variant_salt)
-        variant = rollout.steps[chosen][0][1].variant_key
+        variant = rollout.variants[chosen].variant_key
     return RolloutTrace(index, percentage, drawn, threshold, met, clauses, reason, variant)
 
 

@@ -24,9 +24,9 @@ from mixpanel._route import Transport
 from mixpanel._wires import Wires
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags import overrides
-from mixpanel.flags.compiled import fallback
+from mixpanel.flags._decision import fallback
 from mixpanel.flags.definitions import Definitions, parse_definitions
-from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot, evaluate
+from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot
 from mixpanel.flags.explain import explain
 from mixpanel.flags.poller import Poller
 from mixpanel.flags.reporting import Reporter
@@ -140,16 +140,18 @@ class LocalFeatureFlagsProvider:
         """
         if self._poller.orphaned:
             self._poller.resume()
-        overridden = overrides.current()
-        if overridden is not None and flag_key in overridden:
-            return overridden[flag_key]
+        if overrides.used:
+            overridden = overrides.current()
+            if overridden is not None and flag_key in overridden:
+                return overridden[flag_key]
         began = time.perf_counter() if report_exposure else 0.0
         definitions = self._definitions
         definition = definitions.flags.get(flag_key)
         if definition is None:
             unknown = FLAG_NOT_FOUND if self._ready else NOT_READY
             return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
-        selected = evaluate(definition, context)
+        decide = definition.decide  # looked up as a method it would cost twice
+        selected = decide(context)
         if selected.fallback_reason is not None:
             return selected.or_fallback(fallback_value)
         if report_exposure:

@@ -18,6 +18,8 @@ _overrides: ContextVar[Mapping[str, SelectedVariant] | None] = ContextVar(
     "mixpanel_flag_overrides", default=None
 )
 current = _overrides.get
+used = False
+"""Whether anything was ever overridden in this process: if not, a check need not look."""
 
 
 @contextmanager
@@ -27,6 +29,8 @@ def override_flags(values: Mapping[str, Any] | None = None, **more: Any) -> Iter
     A value may be a `SelectedVariant`. It follows the tasks and worker threads started inside, and
     no others. No exposure is reported for an overridden flag.
     """
+    global used
+    used = True
     chosen = {**(values or {}), **more}
     variants = {key: as_variant(value) for key, value in chosen.items()}
     with during(_overrides, {**(_overrides.get() or {}), **variants}):

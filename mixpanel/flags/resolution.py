@@ -13,8 +13,8 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagType, Reason
 
 from mixpanel.exceptions import SyncInAsyncError
 from mixpanel.flags import overrides
+from mixpanel.flags._decision import fallback
 from mixpanel.flags._hashing import BUCKETS
-from mixpanel.flags.compiled import CompiledRollout, Definition, fallback
 from mixpanel.flags.hybrid import UNDECIDED, HybridFeatureFlagsProvider
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from openfeature.evaluation_context import EvaluationContext
     from openfeature.flag_evaluation import FlagMetadata
 
+    from mixpanel.flags.compiled import CompiledRollout, Definition
     from mixpanel.flags.rules import Predicate
 
 __all__ = ["Flags", "Resolver", "as_context"]
@@ -218,7 +219,7 @@ def reasons_of(definition: Definition) -> tuple[Reason, ...]:
     mattered, DEFAULT where rules or test users were passed over before, and STATIC where every
     user gets the same.
     """
-    split, targeted = False, definition.test_users is not None
+    split, targeted = False, bool(definition.test_users)
     reasons = []
     for rollout in definition.rollouts:
         if rollout.test is not None or rollout.reason is not None:
@@ -240,19 +241,20 @@ def reason_for(
     if selected.is_qa_tester:
         return Reason.TARGETING_MATCH
     assignment = str(context.get(definition.context_key))
-    for test, chosen, blocking, index in definition.steps[assignment]:
-        if blocking is not None and blocking is not chosen:
+    for index, chosen in zip(definition.reachable, definition.shares[assignment], strict=True):
+        rollout = definition.rollouts[index]
+        if chosen is None or rollout.reason is not None:
             continue
         # Rollouts may give the same variant for different reasons, so the rules are asked again.
         if chosen.variant_key == selected.variant_key and (
-            test is None or _is_met(test, definition, context)
+            rollout.test is None or _is_met(rollout.test, definition, context)
         ):
             return reasons[index]
     return Reason.UNKNOWN
 
 
 def _is_for_everyone(rollout: CompiledRollout) -> bool:
-    return rollout.threshold >= BUCKETS and len(set(map(id, rollout.steps))) == 1
+    return rollout.threshold >= BUCKETS and rollout.serves_one
 
 
 def _is_met(test: Predicate, definition: Definition, context: Context) -> bool:

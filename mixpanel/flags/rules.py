@@ -15,14 +15,13 @@ from typing import Any, Final
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._comparisons import datetime_compare, semver_compare
 from mixpanel.flags._compiler import RuleError, compile_closures
-from mixpanel.flags._values import fold_key
+from mixpanel.flags._values import fold_key, fold_names, ready_names
 from mixpanel.flags.types import RuleEngine
 
 Properties = dict[Any, Any]
 Predicate = Callable[[Properties], bool]
 
 JSON_LOGIC_VERSION: Final = "0.7.0a0"
-_REMEMBERED_NAMES: Final = 10_000
 
 
 class RuleEngineError(ConfigurationError):
@@ -49,8 +48,7 @@ def engine(name: RuleEngine = "default") -> Engine:
         installed, is another version or is mixed with one that overwrites its files.
     """
     if name == "default":
-        names: set[Any] = set()
-        return Engine("default", _compile_default, partial(fold_names, folded=names), names)
+        return Engine("default", _compile_default, fold_names, ready_names)
     if name == "json-logic":
         run = _load_json_logic().jsonLogic
         return Engine("json-logic", partial(_compile_json_logic, run=run), fold_like_mixpanel_5)
@@ -107,17 +105,6 @@ def fold_like_mixpanel_5(value: Any) -> Any:
     if isinstance(value, dict):
         return {fold_key(key): fold_like_mixpanel_5(item) for key, item in value.items()}
     return [fold_like_mixpanel_5(item) for item in value] if isinstance(value, list) else value
-
-
-def fold_names(properties: Properties, *, folded: set[Any]) -> Properties:
-    """Return the properties under casefolded names; of two that fold alike the later one stays.
-
-    Closures casefold the values that they read, so names are all there is to do. Most are in lower
-    case already and an application has few: those are kept in `folded`.
-    """
-    if len(folded) < _REMEMBERED_NAMES:
-        folded.update([name for name in properties if fold_key(name) == name])
-    return {fold_key(name): value for name, value in properties.items()}
 
 
 def _compile_default(rule: Any) -> Predicate:

@@ -1,0 +1,172 @@
+"""Write what a flag decides as one function of its own.
+
+A call costs as much as a comparison, so what a check does is written out: the tests of rules, and
+one rollout after the other. The source is made of the templates below, so flags of the same form
+share their code; what a definition says only ever gets in as the value of a name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from mixpanel.flags._compiler import Written, code
+from mixpanel.flags.rules import Engine, Predicate
+from mixpanel.flags.types import FallbackReason, SelectedVariant, VariantSource
+
+Decide = Callable[[Mapping[str, Any]], SelectedVariant]
+Taken = tuple[SelectedVariant | None, ...]
+"""A user's variant in each branch; None where the user is not in the branch's share."""
+
+_FLAG: Final = """\
+def decide(context):
+    try:
+        value = context.get(context_key)
+        if not value:
+            return missing_context
+{testers}{shares}{branches}        return {otherwise}
+    except Exception as error:
+        return unreadable(error)
+"""
+_TESTERS: Final = """\
+        tester = context.get("distinct_id")
+        if tester and (selected := test_users.get(tester)) is not None:
+            return own(selected)
+"""
+_SHARES: Final = """\
+        {taken}, = shares[value if type(value) is str else str(value)]
+"""
+_BLOCKABLE: Final = """\
+        blocked = None
+"""
+_UNREAD: Final = """\
+        given = folded = None
+"""
+_BRANCH: Final = """\
+        if taken{at} is not None:
+            {outcome}
+"""
+_RULED: Final = """\
+        if taken{at} is not None:
+            if given is None:
+                given = context.get("custom_properties")
+                if type(given) is not dict and not isinstance(given, dict):
+                    given = nothing
+            data = given
+{folding}            try:
+                if data and {test}:
+                    {outcome}
+            except Exception as error:
+                blocked = blocked or failed({index}, error)
+"""
+_FOLDING: Final = """\
+            if folded is None:
+                folded = given if are_ready(given) else prepare(given)
+            data = folded
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What one rollout does for the users in its share.
+
+    It serves their variant, a copy of it where `copies` says that a caller could change it, if
+    `test` is met; where `blocking` is given, it only says with that why nothing can be served here.
+    """
+
+    index: int
+    test: Predicate | None
+    blocking: SelectedVariant | None
+    copies: bool
+
+
+def deciding(
+    context_key: str,
+    test_users: Mapping[str, SelectedVariant],
+    branches: Sequence[Branch],
+    shares: Mapping[str, Taken],
+    engine: Engine,
+) -> Decide:
+    """Return what decides a flag for a context; it never raises, whatever it is given."""
+    names: dict[str, Any] = {
+        "context_key": context_key,
+        "missing_context": fallback(FallbackReason.missing_context_key(context_key)),
+        "no_match": fallback(FallbackReason.no_rollout_match()),
+        "test_users": test_users,
+        "shares": shares,
+        "nothing": {},
+        "are_ready": engine.ready_names.issuperset,
+        "prepare": engine.prepare,
+        "own": own,
+        "failed": lambda index, error: fallback(rule_error(index, error)),
+        "unreadable": lambda error: fallback(invalid_context(error)),
+    }
+    exec(code(_source(bool(test_users), branches, names), "exec"), names)  # noqa: S102
+    decide: Decide = names["decide"]
+    return decide
+
+
+def _source(has_testers: bool, branches: Sequence[Branch], names: dict[str, Any]) -> str:  # noqa: FBT001
+    """Return the source of `decide`, and add what it is about to `names`."""
+    parts = [_part(at, branch, names) for at, branch in enumerate(branches)]
+    ruled = any(branch.test is not None for branch in branches)
+    blockable = ruled or any(branch.blocking is not None for branch in branches)
+    shares = _SHARES.format(taken=", ".join(f"taken{at}" for at in range(len(parts))))
+    return _FLAG.format(
+        testers=_TESTERS if has_testers else "",
+        shares=shares if parts else "",
+        branches="".join([_BLOCKABLE * blockable, _UNREAD * ruled, *parts]),
+        otherwise="blocked or no_match" if blockable else "no_match",
+    )
+
+
+def _part(at: int, branch: Branch, names: dict[str, Any]) -> str:
+    if branch.blocking is not None:
+        names[f"blocking{at}"] = branch.blocking
+        outcome = f"blocked = blocked or blocking{at}"
+    else:
+        outcome = f"return own(taken{at})" if branch.copies else f"return taken{at}"
+    if branch.test is None:
+        return _BRANCH.format(at=at, outcome=outcome)
+    test = Written.of(branch.test, f"_{at}")
+    names |= test.values
+    folding = "" if test.any_name else _FOLDING
+    return _RULED.format(
+        at=at, index=branch.index, folding=folding, test=test.source, outcome=outcome
+    )
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def fallback(reason: FallbackReason) -> SelectedVariant:
+    """Return the answer that no rollout gave, with its reason."""
+    return SelectedVariant(None, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
+
+
+def rule_error(index: int, error: Exception) -> FallbackReason:
+    """Return the reason for a rule that failed, without the values that it read."""
+    return FallbackReason("RULE_ERROR", f"rollout {index}: the rule raised {type(error).__name__}")
+
+
+def invalid_context(error: Exception) -> FallbackReason:
+    """Return the reason for a context that cannot be read."""
+    return FallbackReason("INVALID_CONTEXT", f"reading the context raised {type(error).__name__}")
+
+
+def is_container(selected: SelectedVariant) -> bool:
+    """Tell whether the variant's value is one that a caller could change."""
+    return isinstance(selected.variant_value, dict | list)
+
+
+def own(selected: SelectedVariant) -> SelectedVariant:
+    """Return the variant with a value that the caller may change."""
+    if is_container(selected):
+        return replace(selected, variant_value=copied(selected.variant_value))
+    return selected
+
+
+def copied(value: Any) -> Any:
+    """Copy dicts and lists, to any depth."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
