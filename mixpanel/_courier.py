@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
-from mixpanel._wires import Wires, compressed_off_loop, hold_back
+from mixpanel._wires import Wires, compressed_off_loop, hold_back, let_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,21 +131,7 @@ class Courier:
         )
 
     async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
-        if self.route.gate is None:
-            return await self._send(batch, step)
-        reply = None
-        with closing(self.route.gate.passage()) as passage:
-            while True:
-                try:
-                    what = passage.send(reply)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
-                reply = None
-                if isinstance(what, float):
-                    await anyio.sleep(what)
-                else:
-                    send = self._send(batch, step) if what is None else self._wires.send(what)
-                    reply = await send
+        return await let_through(self.route.gate, self._wires, lambda: self._send(batch, step))
 
     async def _send(self, batch: Batch, step: Send) -> Answer | Failure:
         request = await compressed_off_loop(self.route, step.records, compress=step.gzip)

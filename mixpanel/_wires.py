@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import weakref
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,14 +18,14 @@ from mixpanel._exchange import Failure
 from mixpanel.exceptions import ConfigurationError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mixpanel._exchange import Answer
-    from mixpanel._route import AnyRoute, Request, Transport
+    from mixpanel._route import AnyRoute, Gate, Request, Transport
     from mixpanel._wire import Wire
     from mixpanel.messages import Record
 
-__all__ = ["Wires", "compressed_off_loop", "hold_back"]
+__all__ = ["Wires", "compressed_off_loop", "hold_back", "let_through"]
 
 IDLE = 5.0  # seconds without a request after which connections are closed
 CLOSING = 0.1  # seconds that closing may take
@@ -146,6 +146,26 @@ async def hold_back(left: Callable[[], float]) -> None:
         if seconds <= 0:
             return
         await anyio.sleep(seconds)
+
+
+async def let_through(
+    gate: Gate | None, wires: Wires, send: Callable[[], Awaitable[Answer | Failure]]
+) -> Answer | Failure:
+    """Make one attempt by `send`, with whatever the gate wants before and after it."""
+    if gate is None:
+        return await send()
+    reply = None
+    with closing(gate.passage()) as passage:
+        while True:
+            try:
+                what = passage.send(reply)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            reply = None
+            if isinstance(what, float):
+                await anyio.sleep(what)
+            else:
+                reply = await (send() if what is None else wires.send(what))
 
 
 async def compressed_off_loop(route: AnyRoute, records: list[Record], *, compress: bool) -> Request:

@@ -1,4 +1,4 @@
-"""Import any number of events: a stream in, concurrent strict batches out, bounded memory.
+"""Import any number of records: a stream in, concurrent batches out, bounded memory.
 
 Mixpanel recommends 10 to 20 requests in flight of up to 2,000 events each, and takes about 30,000
 events a second for a project. The width adapts: one more after each success, half after each 429.
@@ -22,7 +22,7 @@ import anyio.lowlevel
 
 from mixpanel import _bridge
 from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
-from mixpanel._wires import compressed_off_loop, hold_back
+from mixpanel._wires import compressed_off_loop, hold_back, let_through
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
@@ -36,11 +36,12 @@ from mixpanel.settings import Limits, RetryPolicy, checked_callback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mixpanel._route import Route
+    from mixpanel._exchange import Answer, Failure
+    from mixpanel._route import AnyRoute
     from mixpanel._wires import Wires
-    from mixpanel.messages import Composer, Record
+    from mixpanel.messages import Record
 
-__all__ = ["ImportInterrupted", "ImportProgress", "ImportResult", "import_events"]
+__all__ = ["Freight", "ImportInterrupted", "ImportProgress", "ImportResult", "Rows", "import_rows"]
 
 logger = logging.getLogger("mixpanel")
 
@@ -48,12 +49,28 @@ AT_ONCE = 500  # events of a plain iterable between which others have their turn
 MOST_REQUESTS = 32  # in flight: as many as there are connections
 MOST_REASONS = 100  # different ones that are counted; a message may name each value
 
-Events = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
+Rows = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Freight:
+    """What is imported: how a row becomes a record, where records go, how many go at once.
+
+    `compose` raises `ValidationError` for a row that cannot go, and returns None for one that is
+    not to. `gzip` None tries it, and goes on without when it is refused.
+    """
+
+    compose: Callable[[Any], Record | None]
+    route: AnyRoute
+    wires: Wires
+    batch_records: int = Limits().batch_records
+    batch_bytes: int = Limits().batch_bytes
+    gzip: bool | None = True
 
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """Say how far an import has come; `position` events from the start are settled for good."""
+    """Say how far an import has come; `position` rows from the start are settled for good."""
 
     position: int
     imported: int
@@ -83,23 +100,23 @@ class ImportResult:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every event was imported."""
+        """Tell whether every row was imported."""
         return self.failed == 0
 
 
 class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to the import
     """An import could not go on; `result.position` is where to resume with `start_at`.
 
-    `__cause__` is the `DeliveryError` that stopped it, or whatever the source of events raised.
-    Events after that position may have been imported too; with their `$insert_id` and time
-    unchanged, importing them again does no harm.
+    `__cause__` is the `DeliveryError` that stopped it, or whatever the source of rows raised.
+    Records after that position may have been imported too; with their id and time unchanged,
+    importing them again does no harm.
     """
 
     def __init__(self, error: Exception, result: ImportResult) -> None:
         known = error if isinstance(error, DeliveryError) else None
-        why = str(known) if known else f"reading the events failed: {_said(error)}"
+        why = str(known) if known else f"reading the records failed: {_said(error)}"
         super().__init__(
-            f"the import stopped after {result.imported:,} events, resume with "
+            f"the import stopped after {result.imported:,} records, resume with "
             f"start_at={result.position}: {why}",
             endpoint=known.endpoint if known else None,
             status=known.status if known else None,
@@ -122,9 +139,7 @@ class _Numbered:
 class _Import:
     def __init__(
         self,
-        composer: Composer,
-        route: Route,
-        wires: Wires,
+        freight: Freight,
         *,
         concurrency: int,
         retry: RetryPolicy,
@@ -133,8 +148,8 @@ class _Import:
         on_progress: Callable[[ImportProgress], object] | None,
         on_failed: Callable[[FailedRecord], object] | None,
     ) -> None:
-        self.composer, self.route, self.wires = composer, route, wires
-        self.batch_records, self.batch_bytes = Limits().batch_records, Limits().batch_bytes
+        self.freight = freight
+        self.batch_bytes, self.gzip = freight.batch_bytes, freight.gzip
         self.most, self.wide = concurrency, min(4.0, concurrency)
         self.retry = retry
         self.start_at, self.keep_failed = start_at, keep_failed
@@ -152,10 +167,10 @@ class _Import:
         self.callback_failed = False
         self.freed = anyio.Event()
 
-    async def run(self, events: Events) -> ImportResult:
+    async def run(self, rows: Rows) -> ImportResult:
         try:
             async with (
-                aclosing(self._chunks(events)) as chunks,
+                aclosing(self._chunks(rows)) as chunks,
                 aclosing(self._batches(chunks)) as batches,
                 anyio.create_task_group() as flights,
             ):
@@ -179,17 +194,17 @@ class _Import:
             raise ImportInterrupted(error, self.result()) from error
         return self.result()
 
-    async def _chunks(self, events: Events) -> AsyncGenerator[list[Any]]:
+    async def _chunks(self, rows: Rows) -> AsyncGenerator[list[Any]]:
         """Read the source, a plain one by some hundred events where it is at home.
 
         What it raises ends the stream; what came before is still sent.
         """
         try:
-            if isinstance(events, AsyncIterable):
-                async for event in events:
-                    yield [event]
+            if isinstance(rows, AsyncIterable):
+                async for row in rows:
+                    yield [row]
                 return
-            iterator = await _bridge.at_caller(lambda: iter(events))
+            iterator = await _bridge.at_caller(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
@@ -209,17 +224,17 @@ class _Import:
         batch = _Numbered(first=self.start_at, end=self.start_at)
         position = -1
         async for chunk in chunks:
-            for event in chunk:
+            for row in chunk:
                 position += 1
                 if position < self.start_at:
                     continue
-                record = self._composed(position, event)
+                record = self._composed(position, row)
                 self.read_to = position + 1
                 if record is not None:
                     size = len(record.body) + 1
                     if batch.records and (
                         batch.bytes + size > self.batch_bytes
-                        or len(batch.records) >= self.batch_records
+                        or len(batch.records) >= self.freight.batch_records
                     ):
                         yield batch
                         batch = _Numbered(first=position, end=position)
@@ -231,14 +246,16 @@ class _Import:
         if batch.records:
             yield batch
 
-    def _composed(self, position: int, event: Any) -> Record | None:
+    def _composed(self, position: int, row: Any) -> Record | None:
         try:
-            return self.composer.imported_event(event)
+            return self.freight.compose(row)
         except ValidationError as error:
             why = str(error)
+        except ConfigurationError:
+            raise  # it is about all rows
         except Exception as error:  # a value that cannot even be written or compared
-            why = f"the event cannot be written: {_said(error)}"
-        self._refused(FailedRecord(position, why, record=_described(event)))
+            why = f"the record cannot be written: {_said(error)}"
+        self._refused(FailedRecord(position, why, record=_described(row)))
         return None
 
     async def _fly(self, batch: _Numbered) -> None:
@@ -251,7 +268,8 @@ class _Import:
             policy=self.retry,
             clock=time.monotonic,
             random=random.random,
-            gzip=True,
+            gzip=self.gzip,
+            judge=self.freight.route.judge,
         )
 
         def carry_out(step: Step) -> None:
@@ -262,10 +280,7 @@ class _Import:
             reply = None
             if isinstance(step, Send):
                 await hold_back(lambda: self.not_before - time.monotonic())
-                request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
-                self.requests += 1
-                self.bytes_sent += len(request.content)
-                reply = await self.wires.send(request)
+                reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
             step = onward(steps, reply, carry_out)
@@ -274,6 +289,17 @@ class _Import:
             self.wide = min(self.most, self.wide + 1)
         self.freed.set()
         await self._tell()
+
+    async def _sent(self, step: Send) -> Answer | Failure:
+        route, wires = self.freight.route, self.freight.wires
+
+        async def send() -> Answer | Failure:
+            request = await compressed_off_loop(route, step.records, compress=step.gzip)
+            self.requests += 1
+            self.bytes_sent += len(request.content)
+            return await wires.send(request)
+
+        return await let_through(route.gate, wires, send)
 
     def _carry_out(self, step: Step, position_of: dict[int, int]) -> None:
         if isinstance(step, Settle):
@@ -289,6 +315,7 @@ class _Import:
             self.error = step.error
         else:
             assert isinstance(step, Plain)
+            self.gzip = False
 
     def _settle(self, step: Settle, position_of: dict[int, int]) -> None:
         if step.fate == "delivered":
@@ -376,12 +403,10 @@ def _described(event: Any) -> dict[str, Any]:
         return {"value": f"<{type(event).__name__}>"}
 
 
-async def import_events(
-    events: Events,
+async def import_rows(
+    rows: Rows,
+    freight: Freight,
     *,
-    composer: Composer,
-    route: Route,
-    wires: Wires,
     concurrency: int = 20,
     start_at: int = 0,
     keep_failed: int = 1000,
@@ -389,7 +414,7 @@ async def import_events(
     on_progress: Callable[[ImportProgress], object] | None = None,
     on_failed: Callable[[FailedRecord], object] | None = None,
 ) -> ImportResult:
-    """Import a stream of events; `AsyncMixpanel.import_events` says more."""
+    """Import a stream of rows; `AsyncMixpanel.import_events` says more."""
     if not 1 <= concurrency <= MOST_REQUESTS:
         raise ConfigurationError(
             f"concurrency={concurrency!r} must lie between 1 and {MOST_REQUESTS}"
@@ -399,13 +424,11 @@ async def import_events(
     checked_callback(on_progress, "on_progress")
     checked_callback(on_failed, "on_failed")
     return await _Import(
-        composer,
-        route,
-        wires,
+        freight,
         concurrency=concurrency,
         retry=retry or RetryPolicy(),
         start_at=start_at,
         keep_failed=keep_failed,
         on_progress=on_progress,
         on_failed=on_failed,
-    ).run(events)
+    ).run(rows)

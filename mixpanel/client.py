@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from mixpanel._route import Route
     from mixpanel._wires import Wires
-    from mixpanel.bulk import Events, ImportProgress, ImportResult
+    from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.exceptions import FailedRecord
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
@@ -299,7 +299,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
     async def import_events(
         self,
-        events: Events,
+        events: Rows,
         *,
         concurrency: int = 20,
         start_at: int = 0,
@@ -322,11 +322,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
         route, wires = self._ours("import_events")
-        return await bulk.import_events(
+        return await bulk.import_rows(
             events,
-            composer=self._composer,
-            route=route,
-            wires=wires,
+            bulk.Freight(self._composer.imported_event, route, wires),
             concurrency=concurrency,
             start_at=start_at,
             keep_failed=keep_failed,

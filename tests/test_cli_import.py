@@ -192,7 +192,7 @@ def test_a_refusal_in_the_middle_says_where_to_go_on(mp, emu, tmp_path):
     assert ExitCode.AUTHENTICATION == result.exit_code
     assert "imported  2,000" in result.stdout
     assert f"go on with: mp import events {file} --start-at 2000\n" in result.stderr
-    assert "mp: the import stopped after 2,000 events" in result.stderr
+    assert "mp: the import stopped after 2,000 records" in result.stderr
 
 
 def test_ctrl_c_says_where_to_go_on(tmp_path):

@@ -28,7 +28,6 @@ from typing import (
     get_args,
     overload,
 )
-from uuid import UUID
 
 from mixpanel import _bridge
 from mixpanel._accepting import TURN, done, ids, turn, when_there_is_room
@@ -37,6 +36,7 @@ from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._route import Transport
 from mixpanel._sender import Sender
 from mixpanel._version import __version__
+from mixpanel.cdp._backfill import AsyncBackfill
 from mixpanel.cdp._gate import Pace, Turnstile
 from mixpanel.cdp._messages import Message, SegmentComposer
 from mixpanel.cdp._route import SegmentRoute
@@ -68,6 +68,8 @@ P = ParamSpec("P")
 logger = logging.getLogger("mixpanel")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
+VERSION_4 = 0x4000_8000 << 48  # version and variant of a random UUID
+RANDOM = (1 << 128) - 1 & ~(0xF000_C000 << 48)
 DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
@@ -274,7 +276,9 @@ class _Client(SegmentVerbs[Outcome]):
         return time.time()
 
     def _new_id(self) -> str:
-        return str(UUID(int=ids.getrandbits(128), version=4))
+        # As `str(UUID(int=…, version=4))`, in a quarter of the time.
+        told = "%032x" % (ids.getrandbits(128) & RANDOM | VERSION_4)  # noqa: UP031
+        return f"{told[:8]}-{told[8:12]}-{told[12:16]}-{told[16:20]}-{told[20:]}"
 
     def stats(self) -> Stats:
         """Return what became of every message so far: nothing is lost in silence."""
@@ -300,7 +304,7 @@ class _Client(SegmentVerbs[Outcome]):
             return self._left_out(messages, "disabled")
         if not self._direct:
             largest = self._route.largest
-            if all(len(message.body) <= largest for message in messages):
+            if all([len(message.body) <= largest for message in messages]):
                 return messages
         oversize = [message for message in messages if self._route.excess(message)]
         if not oversize:
@@ -330,7 +334,7 @@ class _Client(SegmentVerbs[Outcome]):
 # ---- the two faces ------------------------------------------------------------------------------
 
 
-class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]]):
+class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
     """Speak any dialect from async code, on asyncio or trio.
 
     By default messages go to a buffer in a few microseconds and a background task sends them;
@@ -422,6 +426,15 @@ class SegmentClient(_Client[None]):
         _bridge.refuse_in_async(f"{type(self).__name__}.close")
         self._closed = True
         return _bridge.run(self._sender.aclose, timeout)
+
+    backfill = _bridge.synced(AsyncBackfill.backfill)
+
+    @property
+    def _core(self) -> AsyncSegmentClient:
+        # The same queue, composer and route, for what awaits an answer.
+        core = AsyncSegmentClient.__new__(AsyncSegmentClient)
+        core.__dict__.update(self.__dict__)
+        return core
 
     def __enter__(self) -> Self:
         return self
