@@ -92,6 +92,12 @@ def deterministic_id(event_name: str, distinct_id: object, key: str) -> str:
     return hashlib.sha256(content).hexdigest()[:36]
 
 
+def place_of(who: str) -> float:
+    """Return a person's place in [0, 1), in every process the same; a sample ends at its rate."""
+    digest = hashlib.blake2b(who.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
 def wire_time(moment: Time) -> float:
     """Return a time as Mixpanel takes it: numbers as they are, datetimes in whole milliseconds."""
     if isinstance(moment, datetime):
@@ -368,8 +374,7 @@ class Composer:
         # By user, not by event, so that funnels of those who are kept stay whole.
         who = properties.get("distinct_id") or properties.get("$user_id")
         who = who or properties.get("$device_id") or properties["$insert_id"]
-        digest = hashlib.blake2b(str(who).encode("utf-8", "replace"), digest_size=8).digest()
-        if int.from_bytes(digest, "big") / 2**64 >= self._sample_rate:
+        if place_of(str(who)) >= self._sample_rate:
             self._note("sampled", "")
             return False
         properties.setdefault(self._sample_weight, 1.0 / self._sample_rate)

@@ -1,5 +1,7 @@
 """Customer data platforms: Customer.io and Hightouch on one core of the Segment spec.
 
+`AsyncFanOut` and `FanOut` say a call to several of them, and to Mixpanel.
+
 Importing this package loads nothing; each name loads its room when it is first used.
 """
 
@@ -10,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixpanel.cdp import htevents, semantic, webhooks
+    from mixpanel.cdp._accounts import SinkStats
     from mixpanel.cdp._advice import did_you_mean
     from mixpanel.cdp._auth import HightouchOAuth
     from mixpanel.cdp._customerio import CUSTOMERIO
     from mixpanel.cdp._dialect import Dialect, WriteKey
+    from mixpanel.cdp._fanout import Sink
     from mixpanel.cdp._hightouch import HIGHTOUCH
     from mixpanel.cdp._messages import Message, SegmentComposer
     from mixpanel.cdp._packing import Packed, pack
@@ -21,13 +25,16 @@ if TYPE_CHECKING:
     from mixpanel.cdp._segment import AsyncSegmentClient, Delivery, SegmentClient
     from mixpanel.cdp._semantic import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
+    from mixpanel.cdp.fanout import AsyncFanOut, FanOut
     from mixpanel.cdp.hightouch import AsyncHightouch, Hightouch
 
 _ROOMS = {
+    "_accounts": ["SinkStats"],
     "_advice": ["did_you_mean"],
     "_auth": ["HightouchOAuth"],
     "_customerio": ["CUSTOMERIO"],
     "_dialect": ["Dialect", "WriteKey"],
+    "_fanout": ["Sink"],
     "_hightouch": ["HIGHTOUCH"],
     "_messages": ["Message", "SegmentComposer"],
     "_packing": ["Packed", "pack"],
@@ -35,6 +42,7 @@ _ROOMS = {
     "_segment": ["AsyncSegmentClient", "Delivery", "SegmentClient"],
     "_semantic": ["SemanticEvent"],
     "customerio": ["AsyncCustomerIO", "CustomerIO"],
+    "fanout": ["AsyncFanOut", "FanOut"],
     "hightouch": ["AsyncHightouch", "Hightouch"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
@@ -43,12 +51,14 @@ __all__ = [
     "CUSTOMERIO",
     "HIGHTOUCH",
     "AsyncCustomerIO",
+    "AsyncFanOut",
     "AsyncHightouch",
     "AsyncSegmentClient",
     "CustomerIO",
     "CustomerIOComposer",
     "Delivery",
     "Dialect",
+    "FanOut",
     "Hightouch",
     "HightouchOAuth",
     "Message",
@@ -56,6 +66,8 @@ __all__ = [
     "SegmentClient",
     "SegmentComposer",
     "SemanticEvent",
+    "Sink",
+    "SinkStats",
     "WriteKey",
     "did_you_mean",
     "htevents",
