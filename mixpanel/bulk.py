@@ -247,15 +247,16 @@ class _Import:
             yield batch
 
     def _composed(self, position: int, row: Any) -> Record | None:
+        told = None
         try:
             return self.freight.compose(row)
         except ValidationError as error:
-            why = str(error)
+            why, told = str(error), error.record
         except ConfigurationError:
             raise  # it is about all rows
         except Exception as error:  # a value that cannot even be written or compared
             why = f"the record cannot be written: {_said(error)}"
-        self._refused(FailedRecord(position, why, record=_described(row)))
+        self._refused(FailedRecord(position, why, record=told or _described(row)))
         return None
 
     async def _fly(self, batch: _Numbered) -> None:

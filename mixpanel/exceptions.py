@@ -72,8 +72,11 @@ class ConfigurationError(MixpanelException, ValueError):
 class ValidationError(MixpanelException, ValueError):
     """A message that Mixpanel would refuse, raised at the caller's line.
 
-    `problems` holds one sentence for each rule that the message breaks.
+    `problems` holds one sentence for each rule that the message breaks; `record` the message as far
+    as it was made, where a row was to become one.
     """
+
+    record: dict[str, Any] | None = None
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import httpx
 from typer.testing import CliRunner
 
+from mixpanel.cli._asked import forget
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator
 
@@ -67,7 +68,10 @@ def runner(env):
 
     def run(*arguments, given=None, **more):
         invoked = CliRunner(env={**env, **more})
-        return invoked.invoke(app, [str(one) for one in arguments], input=given, prog_name="mp")
+        try:
+            return invoked.invoke(app, [str(one) for one in arguments], input=given, prog_name="mp")
+        finally:
+            forget([])  # what this run was asked for, as to be quiet, is not for the next test
 
     return run
 

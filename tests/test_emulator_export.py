@@ -3,6 +3,7 @@
 import gzip
 import json
 import threading
+import time
 
 import httpx
 import pytest
@@ -415,4 +416,7 @@ def test_stopping_cuts_an_export_that_is_running(tmp_path):
         for _ in answer.iter_raw():
             pass
         answer.raise_for_status()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # a thread that was reading ends when it has been told
     assert before == threading.active_count()

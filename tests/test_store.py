@@ -5,6 +5,7 @@ import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from mixpanel.data.exceptions import (
@@ -18,6 +19,7 @@ from mixpanel.data.exceptions import (
 )
 from mixpanel.data.plan import Filters
 from mixpanel.data.store import Database
+from mixpanel.data.store.engine import quieten
 
 DAY = date(2026, 1, 1)
 
@@ -200,10 +202,14 @@ def test_pivot_says_what_it_needs(db):
 
 
 def test_a_time_with_a_zone_is_explained(db, monkeypatch):
-    """DuckDB needs a library for it."""
+    """Before version 2, DuckDB needs a library for it."""
     monkeypatch.setitem(sys.modules, "pytz", None)
-    with pytest.raises(SQLError, match="AT TIME ZONE 'UTC'"):
-        db.sql_rows("SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00'")
+    zoned = "SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00'"
+    if duckdb.__version__.startswith("1."):
+        with pytest.raises(SQLError, match="AT TIME ZONE 'UTC'"):
+            db.sql_rows(zoned)
+    else:
+        assert datetime(2026, 1, 1, tzinfo=UTC) == db.sql_scalar(zoned)
     query = "SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00' AT TIME ZONE 'UTC'"
     assert datetime(2026, 1, 1) == db.sql_scalar(query)
 
@@ -376,3 +382,19 @@ def test_dropping_is_all_or_nothing(db):
     assert ("b", ["a"]) == (caught.value.table_name, caught.value.available_tables)
     db.drop("A", "a")
     assert [] == db.tables()
+
+
+def test_a_notebook_that_can_show_no_bar_is_no_error():
+    """There DuckDB has its bar off, and refuses every setting of it."""
+
+    class Notebook:
+        def execute(self, sql):
+            assert not sql.startswith("SET"), "the required package 'ipywidgets' is missing"
+            return duckdb.execute("SELECT false")
+
+    quieten(Notebook())
+    with duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = true")
+        quieten(connection)
+        told = connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()
+        assert told == (False,)

@@ -32,12 +32,22 @@ def past(
     `flat` knows the columns of flat rows; None: rows are messages of the wire's shape.
     """
 
-    def compose(row: Any) -> Message | None:
-        told = mapping(row, "a message") if flat is None else flat.message(row)
+    def composed(told: Mapping[str, Any]) -> Message:
         message = composer.wire(identified(dated(told)))
         excess = route.excess(message)
         if excess:
             raise ValidationError([f"{excess:,} bytes larger than {composer.dialect.name} takes"])
+        return message
+
+    def compose(row: Any) -> Message | None:
+        told = mapping(row, "a message") if flat is None else flat.message(row)
+        if not row:
+            raise ValidationError(["the row is empty, or was no JSON"])
+        try:
+            message = composed(told)
+        except ValidationError as error:
+            error.record = dict(told)
+            raise
         return None if disabled else message
 
     return compose

@@ -128,8 +128,10 @@ class FlatRows:
 
     def _roles(self, names: tuple[str, ...]) -> dict[str, str]:
         found = self.looks_for(names)
-        first, self._first = self._first, False
-        if first:  # rows may have names of their own: only the first may say that all are wrong
+        first, self._first = self._first, self._first and not names
+        if (
+            first and names
+        ):  # rows may have names of their own: only the first may say that all are wrong
             self._refuse_missing(names, set(found.values()))
         return {column: COLUMNS[role][0] for column, role in found.items()}
 
@@ -142,6 +144,8 @@ class FlatRows:
             if role not in found and not (role == "event" and self._event is not None):
                 hint = "name it with columns={" + f"{role!r}: …" + "}"
                 hint += ", or give event=" if role == "event" else ""
+                hint += f"; in the shell --column {role}=…"
+                hint += " or --event" if role == "event" else ""
                 raise ConfigurationError(f"{self.kind} needs a column for {role}; {has}: {hint}")
 
 

@@ -1,15 +1,16 @@
 """Gather the commands of `mp`, and end them all in the same way."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mixpanel import __version__
-from mixpanel.cli import auth, demo, emulator, export, fetch, flags, importing, inspect, query
+from mixpanel.cli import auth, cdp, demo, emulator, export, fetch, flags, importing, inspect, query
 from mixpanel.cli._asked import ErrorFormat, asked, forget
 from mixpanel.cli._exit import ExitCode, as_dict, exit_code, one_line
 from mixpanel.cli._project import account_names
@@ -142,12 +143,42 @@ app.command("emulator", help=prose(emulator.emulator), epilog=emulator.EXAMPLE)(
 Command = tuple[str, Callable[..., None], str]  # its name, what it does, an example of it
 
 
+class Lazily(Mapping[str, Any]):
+    """Commands by name, each made when it is first asked for: one call needs one of them."""
+
+    def __init__(self, commands: Iterable[Command]) -> None:
+        self._makers = {
+            called: cache(partial(_made, called, command, shown))
+            for called, command, shown in commands
+        }
+
+    def __getitem__(self, called: str) -> Any:
+        return self._makers[called]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def _made(called: str, command: Callable[..., None], shown: str) -> Any:
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command(called, help=prose(command), epilog=shown)(command)
+    return typer.main.get_command(alone)
+
+
 def group(name: str, about: Callable[[], None], example: str, commands: Iterable[Command]) -> None:
     """Add a group of commands, such as `mp auth`; `about` lends it its docstring."""
-    inner = typer.Typer(no_args_is_help=True)
+    made = Lazily(commands)
+
+    class Group(TyperGroup):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            self.commands: Any = made
+
+    inner = typer.Typer(cls=Group, no_args_is_help=True)
     inner.callback(help=prose(about), epilog=example)(about)
-    for called, command, shown in commands:
-        inner.command(called, help=prose(command), epilog=shown)(command)
     app.add_typer(inner, name=name)
 
 
@@ -156,6 +187,7 @@ group("fetch", fetch.fetch, fetch.EXAMPLE, fetch.COMMANDS)
 group("query", query.query, query.EXAMPLE, query.COMMANDS)
 group("inspect", inspect.inspect, inspect.EXAMPLE, inspect.COMMANDS)
 group("export", export.export, export.EXAMPLE, export.COMMANDS)
+group("cdp", cdp.cdp, cdp.EXAMPLE, cdp.COMMANDS)
 group(
     "import", importing.imports, importing.EXAMPLE,
     [("events", importing.events, importing.EXAMPLES)],

@@ -3,22 +3,19 @@
 import asyncio
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._asked import asked
 from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._imports import failures, progress
 from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
-from mixpanel.cli._render import Format, as_json, counts, err, megabytes, out, pairs, say
+from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rich.progress import Progress, TaskID
+    from collections.abc import Callable
 
     from mixpanel.bulk import ImportProgress, ImportResult
     from mixpanel.data.store import Columns
@@ -34,7 +31,6 @@ mp import events orders.csv --event "Order Paid" --time-column paid_at --failed 
 mp import events events.parquet --dry-run
 """
 SHOWN = 5  # problems, and reasons, that a person gets to see
-COUNTABLE = 1_000_000_000  # bytes up to which counting the rows beforehand is no long wait
 
 
 def imports() -> None:
@@ -106,7 +102,7 @@ def events(
     from mixpanel.data.store import Columns
 
     columns = Columns(event_column, time_column, distinct_id_column, insert_id_column, event)
-    with _failures(failed, append=start_at > 0) as write:
+    with failures(failed, append=start_at > 0) as write:
         if dry_run:
             _check(file, columns, start_at, write, format)
             return
@@ -174,7 +170,7 @@ def _import(run: _Import, format: Format, **options: Any) -> None:  # noqa: A002
     from mixpanel.exceptions import MixpanelException
 
     try:
-        with _progress(run.file, run.start_at) as show:
+        with progress(run.file, run.start_at) as show:
             result = asyncio.run(run.run(show, options))
     except ImportInterrupted as stopped:
         _show(stopped.result, format)
@@ -221,66 +217,6 @@ def _show_reasons(reasons: Any) -> None:
         out().print(counts((count, reason) for reason, count in common[:SHOWN]))
         if len(common) > SHOWN:
             out().print(f"and for {len(common) - SHOWN:,} other reasons", style="dim")
-
-
-@contextmanager
-def _failures(file: Path | None, *, append: bool) -> "Iterator[Callable[[FailedRecord], None]]":
-    from mixpanel._json import dumps
-
-    if file is None:
-        yield lambda _: None
-        return
-    with file.open("ab" if append else "wb") as lines:
-
-        def write(failed: "FailedRecord") -> None:
-            line, _ = dumps(
-                {
-                    "position": failed.index,
-                    "message": failed.message,
-                    "field": failed.field,
-                    "insert_id": failed.insert_id,
-                    "record": failed.record,
-                }
-            )
-            lines.write(line + b"\n")
-
-        yield write
-
-
-@contextmanager
-def _progress(file: Path, start_at: int) -> "Iterator[Callable[[ImportProgress], None]]":
-    """Show a bar on a terminal, and nothing anywhere else."""
-    console = err()
-    if asked.silent or not console.is_terminal:
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[told]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(file.name, total=_total(file), completed=start_at, told="")
-        yield lambda progress: _advance(bar, task, progress)
-
-
-def _advance(bar: "Progress", task: "TaskID", progress: "ImportProgress") -> None:
-    rate = progress.imported / progress.seconds if progress.seconds else 0.0
-    told = f"{progress.imported:,} events  {megabytes(progress.bytes_sent)}  {rate:,.0f}/s"
-    if progress.failed:
-        told += f"  [red]{progress.failed:,} refused[/]"
-    bar.update(task, completed=progress.position, told=told)
-
-
-def _total(file: Path) -> int | None:
-    from mixpanel.data.store import count_rows
-
-    if not file.name.endswith((".parquet", ".pq")) and file.stat().st_size > COUNTABLE:
-        return None
-    return count_rows(file)
 
 
 # ---- checking -----------------------------------------------------------------------------------

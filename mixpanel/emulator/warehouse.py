@@ -12,6 +12,7 @@ import duckdb
 from pydantic_core import from_json
 
 from mixpanel._json import loads
+from mixpanel.data.store.engine import quieten
 from mixpanel.emulator.ingest import Event, json_text
 from mixpanel.emulator.profiles import Properties, Update, apply_update
 from mixpanel.emulator.tables import COPY, KEYS, LOAD, MODERNISE, SCHEMA, TABLES
@@ -265,6 +266,7 @@ class Warehouse:
     def _open(self) -> duckdb.DuckDBPyConnection:
         if self._connection is None:
             self._connection = duckdb.connect(self._path or ":memory:")
+            quieten(self._connection)
             _modernise(self._connection)
             self._connection.execute(SCHEMA)
             found = self._connection.execute("select coalesce(max(seq), 0) from events").fetchall()

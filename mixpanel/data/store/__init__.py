@@ -4,7 +4,7 @@
 """
 
 from mixpanel.data.store.database import Database
-from mixpanel.data.store.files import Columns, _milliseconds, count_rows, read_events
+from mixpanel.data.store.files import Columns, _milliseconds, count_rows, read_events, read_rows
 from mixpanel.data.store.load import Load
 from mixpanel.data.store.parts import Staged
 from mixpanel.data.store.profiles import ProfilesLoad
@@ -21,4 +21,5 @@ __all__ = [
     "_milliseconds",
     "count_rows",
     "read_events",
+    "read_rows",
 ]

@@ -149,12 +149,22 @@ def _close_doors(
         if not folders <= set(allowed):
             raise ConfigError(f"this database is open here already, with its parts in {allowed}")
         return
-    connection.execute("SET enable_progress_bar = false")
+    quieten(connection)
     if not external_access:
         listed = ", ".join(map(literal, sorted(folders)))
         connection.execute(f"SET allowed_directories = [{listed}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
+
+
+def quieten(connection: duckdb.DuckDBPyConnection) -> None:
+    """Turn off DuckDB's progress bar, which goes to stdout, among the data.
+
+    In a notebook without ipywidgets it is off, and DuckDB refuses every word about it.
+    """
+    shown = connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()
+    if shown == (True,):
+        connection.execute("SET enable_progress_bar = false")
 
 
 def _refuse(path: Path, error: Exception) -> NoReturn:

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._json import loads
 from mixpanel._validation import _INSERT_ID, BANNED_IDS
+from mixpanel.data.store.engine import quieten
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.messages import deterministic_id, wire_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
     from types import ModuleType
 
     import duckdb
 
-__all__ = ["Columns", "count_rows", "read_events"]
+__all__ = ["Columns", "count_rows", "read_events", "read_rows"]
 
 ROWS = 2000
 CONFIG = {
@@ -73,16 +74,27 @@ def read_events(path: Path, columns: Columns | None = None) -> Iterator[dict[str
 
     :raises ConfigurationError: for a file that cannot be read, and a column that is missing.
     """
-    duckdb = _duckdb()
     shape = _Shape(columns or Columns(), path.name)
+    for row in read_rows(path, shape.ids):
+        yield row if _kind(path) == "ndjson" and _is_wire(row) else shape.flat(row)
+
+
+def read_rows(path: Path, ids: Callable[[tuple[str, ...]], Iterable[str]]) -> Iterator[Any]:
+    """Read the rows of an NDJSON, CSV or Parquet file, compressed or not, one by one.
+
+    :param ids: told the names of the columns of a table, and returns which hold ids: those of a
+        CSV file stay text, as a number would lose the zeros in front of it. An object of NDJSON is
+        left as it is; a line that is no JSON comes as `{}`, so that positions hold.
+    :raises ConfigurationError: for a file that cannot be read.
+    """
+    duckdb = _duckdb()
     kind = _kind(path)
     try:
-        with duckdb.connect(config=CONFIG) as connection:
+        with _connected(duckdb) as connection:
             if kind == "ndjson":
-                rows = _objects(connection, path)
-                yield from (row if _is_wire(row) else shape.flat(row) for row in rows)
+                yield from _objects(connection, path)
             else:
-                yield from map(shape.flat, _table(connection, kind, path, shape))
+                yield from _table(connection, kind, path, ids)
     except duckdb.Error as error:
         raise ConfigurationError(f"{path.name}: {_first_line(error)}") from error
 
@@ -97,7 +109,7 @@ def count_rows(path: Path) -> int:
     source = "read_parquet(?)" if kind == "parquet" else "read_csv(?, all_varchar = true)"
     source = _json_source(path) if kind == "ndjson" else source
     try:
-        with duckdb.connect(config=CONFIG) as connection:
+        with _connected(duckdb) as connection:
             query = f"SELECT count(*) FROM {source}"  # noqa: S608 - no input of anybody's
             row = connection.execute(query, [_name(path)]).fetchone()
     except duckdb.Error as error:
@@ -114,6 +126,12 @@ def _duckdb() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigurationError("this needs: pip install 'mixpanel-async[data]'") from error
     return duckdb
+
+
+def _connected(library: ModuleType) -> duckdb.DuckDBPyConnection:
+    connection: duckdb.DuckDBPyConnection = library.connect(config=CONFIG)
+    quieten(connection)
+    return connection
 
 
 def _kind(path: Path) -> str:
@@ -149,18 +167,19 @@ def _objects(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Any]
 
 
 def _table(
-    connection: duckdb.DuckDBPyConnection, kind: str, path: Path, shape: _Shape
+    connection: duckdb.DuckDBPyConnection,
+    kind: str,
+    path: Path,
+    ids: Callable[[tuple[str, ...]], Iterable[str]],
 ) -> Iterator[dict[str, Any]]:
     source = "read_parquet($path)" if kind == "parquet" else "read_csv($path, sample_size = -1)"
     parameters: dict[str, Any] = {"path": _name(path)}
     described = connection.execute(f"DESCRIBE FROM {source}", parameters).fetchall()
     types = {row[0]: row[1] for row in described}
-    roles = shape.roles(tuple(types))
-    if kind == "csv":
-        # A sniffed number would lose the zeros in front of an id.
-        ids = {name: "VARCHAR" for name in (roles.distinct_id, roles.insert_id) if name}
-        source = "read_csv($path, sample_size = -1, types = $types)" if ids else source
-        parameters |= {"types": ids} if ids else {}
+    texts = dict.fromkeys(ids(tuple(types)), "VARCHAR")
+    if kind == "csv" and texts:
+        source = "read_csv($path, sample_size = -1, types = $types)"
+        parameters["types"] = texts
     chosen = ", ".join(_column(name, type_) for name, type_ in types.items())
     query = f"SELECT {chosen} FROM {source}"  # noqa: S608 - names are quoted
     for row in _each(connection.execute(query, parameters)):
@@ -208,6 +227,11 @@ class _Shape:
         self._file = file
         self._first = True
         self.roles = lru_cache(maxsize=1000)(self._roles)
+
+    def ids(self, names: tuple[str, ...]) -> list[str]:
+        """Return the columns that hold ids."""
+        roles = self.roles(names)
+        return [name for name in (roles.distinct_id, roles.insert_id) if name]
 
     def flat(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Make an event of a flat row."""

@@ -1,0 +1,71 @@
+"""Send one message at once, so that the server's own answer ends the command."""
+
+import re
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mixpanel.cli._cdp_options import Manner
+from mixpanel.cli._cdp_source import Source
+from mixpanel.cli._format import write
+from mixpanel.cli._render import confirm, say
+
+if TYPE_CHECKING:
+    from mixpanel.cdp import Message
+    from mixpanel.messages import Validation
+
+NAMES = re.compile(r"\b(?:[a-z]+_)+id\b")  # as errors of the library have them
+
+
+def send(source: Source, manner: Manner, compose: Callable[[Any], "Message"]) -> None:
+    """Send what `compose` makes with the source's composer, or show it in a dry run.
+
+    :raises typer.BadParameter: for what no server would keep.
+    :raises DeliveryError: when it did not arrive.
+    """
+    message = _composed(source, manner, compose)
+    excess = len(message.body) - source.room()
+    if manner.dry_run:
+        write(message.decoded(), manner.options)
+        say(f"a dry run: nothing was sent to {source.origin}", "dim")
+        if excess <= 0:
+            return
+    if excess > 0:
+        name = source.dialect.name
+        raise typer.BadParameter(f"the message is {excess:,} bytes larger than {name} takes")
+    with source.client(direct=True, validation="off") as client:
+        client.batch([message.decoded()])
+    told = {"kind": message.kind, "message_id": message.message_id, "sent_to": source.origin}
+    write(told, manner.options)
+
+
+def _composed(source: Source, manner: Manner, compose: Callable[[Any], "Message"]) -> "Message":
+    from mixpanel.exceptions import ValidationError
+
+    doubts: list[str] = []
+    validation: Validation = "raise" if manner.fail_on_warning else "warn"
+    try:
+        message = compose(source.composer(validation, lambda _kind, text: doubts.append(text)))
+    except ValidationError as error:
+        raise typer.BadParameter(
+            NAMES.sub(lambda name: name[0].replace("_", " "), str(error))
+        ) from error
+    for doubt in doubts:
+        say(f"warning: {doubt}", "yellow")
+    return message
+
+
+def sure(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone.
+
+    :raises typer.BadParameter: when there is nobody to ask.
+    :raises typer.Abort: when the answer is not yes.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is there to be asked: add --yes if it is meant")
+    if not confirm(question):
+        raise typer.Abort

@@ -1,0 +1,327 @@
+"""Send to Customer.io and Hightouch from the shell."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mixpanel.cli import _cdp_backfill, _cdp_check, _cdp_customerio
+from mixpanel.cli._cdp_many import Many, of_many, send_many
+from mixpanel.cli._cdp_options import (
+    AnonymousId,
+    Json,
+    Manner,
+    UserId,
+    json_option,
+    of_around,
+    of_manner,
+    sharing,
+)
+from mixpanel.cli._cdp_rows import MessagesFile, RowsFile, unwrapped
+from mixpanel.cli._cdp_single import send
+from mixpanel.cli._cdp_source import Source, of_source
+from mixpanel.cli._fetching import need
+
+EXAMPLE = 'Example: mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
+IDENTIFY = """Examples:
+
+mp cdp identify --user-id u-17 --traits '{"email": "ada@example.com", "plan": "team"}'
+
+mp cdp identify --file people.ndjson --failed failed.ndjson
+"""
+TRACK = """Examples:
+
+mp cdp track "Order Paid" --user-id u-17 --properties '{"amount": 12.5}'
+
+mp cdp track "Order Paid" --file orders.ndjson
+"""
+PAGE = "Example: mp cdp page Pricing --user-id u-17 --category Docs"
+SCREEN = "Example: mp cdp screen Home --anonymous-id a-4"
+GROUP = 'Example: mp cdp group acme --user-id u-17 --traits \'{"plan": "team"}\''
+ALIAS = "Example: mp cdp alias anonymous-4 u-17"
+BATCH = """Examples:
+
+mp cdp batch messages.ndjson --failed failed.ndjson
+
+jq -c '.[]' dump.json | mp cdp batch - --to hightouch
+"""
+REPLAY = """Examples:
+
+mp cdp replay failed.ndjson --failed still-failed.ndjson
+
+jq -c 'select(.record.event == "Order Paid")' failed.ndjson | mp cdp replay -
+"""
+
+Traits = Annotated[Json | None, json_option("What is known of them.")]
+PropertiesJson = Annotated[Json | None, json_option("What else is known of it.")]
+Category = Annotated[str | None, typer.Option(metavar="TEXT", help="Its category.")]
+
+
+def cdp() -> None:
+    """Send to Customer.io Data Pipelines and Hightouch Events: one message, or files of them.
+
+    Say whose source it is with --to, or MP_CDP_TO, and give its key, best in the environment:
+    MP_CUSTOMERIO_WRITE_KEY or MP_HIGHTOUCH_WRITE_KEY. One message is sent at once, and the server's
+    answer is how the command ends. A file goes in batches and in order, any number of messages.
+    """
+
+
+def _send(
+    kind: str,
+    fields: Mapping[str, Any],
+    source: Source,
+    manner: Manner,
+    file: Path | None,
+    many: Many,
+) -> None:
+    """Send one message of the fields, or one for each row of a file, which may lack some."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    if file is None:
+        need("--failed", many.failed, {"--file": None})
+        need("--start-at", many.start_at or None, {"--file": None})
+        send(source, manner, lambda composer: composer.wire({"type": kind, **given}))
+        return
+    if "messageId" in given:
+        raise typer.BadParameter("one --message-id is not for many: give each row its messageId")
+
+    def shape(row: Any) -> Mapping[str, Any]:
+        from mixpanel.exceptions import ValidationError
+        from mixpanel.messages import mapping
+
+        told = mapping(row, "a row")
+        if told.get("type", kind) != kind:
+            raise ValidationError([f"this is no {kind}, but {told['type']!r}: use mp cdp batch"])
+        under = {name: _under(told.get(name), value) for name, value in given.items()}
+        return {"type": kind, **told, **under}
+
+    send_many(source, manner, many, file, shape)
+
+
+def _under(own: Any, value: Any) -> Any:
+    """Return what a row has, or else what was given; of objects, name by name."""
+    if isinstance(own, Mapping) and isinstance(value, Mapping):
+        return {**value, **own}
+    return value if own is None else own
+
+
+def _wanted(what: str, value: str | None, file: Path | None) -> None:
+    if value is None and file is None:
+        raise typer.BadParameter(f"which {what}? or give --file")
+
+
+@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+def identify(
+    *,
+    user_id: UserId = None,
+    anonymous_id: AnonymousId = None,
+    traits: Traits = None,
+    file: RowsFile = None,
+    around: dict[str, Any],
+    many: Many,
+    manner: Manner,
+    source: Source,
+) -> None:
+    """Say who a person is, and what is known of them.
+
+    With --file, for each row: {"userId": …, "traits": {…}}; options stand in for what a row lacks.
+    """
+    fields = {"userId": user_id, "anonymousId": anonymous_id, "traits": traits, **around}
+    _send("identify", fields, source, manner, file, many)
+
+
+@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+def track(
+    event: Annotated[
+        str | None,
+        typer.Argument(metavar="EVENT", show_default=False, help="What they did."),
+    ] = None,
+    *,
+    user_id: UserId = None,
+    anonymous_id: AnonymousId = None,
+    properties: PropertiesJson = None,
+    group_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The group or object that it is about.")
+    ] = None,
+    schema_version: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The version of its contract, for Hightouch."),
+    ] = None,
+    file: RowsFile = None,
+    around: dict[str, Any],
+    many: Many,
+    manner: Manner,
+    source: Source,
+) -> None:
+    """Say that a person did something.
+
+    With --file, for each row: {"userId": …, "event": …, "properties": {…}}; EVENT and options stand
+    in for what a row lacks.
+    """
+    _wanted("EVENT", event, file)
+    fields = {
+        "userId": user_id, "anonymousId": anonymous_id, "event": event, "properties": properties,
+        "groupId": group_id, **around,
+    }  # fmt: skip
+    if schema_version is not None:
+        _place_version(fields, schema_version, source)
+    _send("track", fields, source, manner, file, many)
+
+
+def _place_version(fields: dict[str, Any], version: str, source: Source) -> None:
+    from mixpanel.cdp._semantic import place
+
+    where = source.dialect.schema_version
+    if where is None:
+        name = source.dialect.name
+        raise typer.BadParameter(f"{name} knows no contracts", param_hint="--schema-version")
+    place(fields, tuple(where.split(".")), version)
+
+
+@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+def page(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="The page's name.")
+    ] = None,
+    *,
+    user_id: UserId = None,
+    anonymous_id: AnonymousId = None,
+    category: Category = None,
+    properties: PropertiesJson = None,
+    file: RowsFile = None,
+    around: dict[str, Any],
+    many: Many,
+    manner: Manner,
+    source: Source,
+) -> None:
+    """Say that a person looked at a page.
+
+    With --file, for each row: {"userId": …, "name": …, "properties": {…}}; NAME and options stand
+    in for what a row lacks.
+    """
+    fields = {
+        "userId": user_id, "anonymousId": anonymous_id, "name": name, "category": category,
+        "properties": properties, **around,
+    }  # fmt: skip
+    _send("page", fields, source, manner, file, many)
+
+
+@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+def screen(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="The screen's name.")
+    ] = None,
+    *,
+    user_id: UserId = None,
+    anonymous_id: AnonymousId = None,
+    category: Category = None,
+    properties: PropertiesJson = None,
+    file: RowsFile = None,
+    around: dict[str, Any],
+    many: Many,
+    manner: Manner,
+    source: Source,
+) -> None:
+    """Say that a person looked at a screen of an app.
+
+    With --file, for each row: {"userId": …, "name": …, "properties": {…}}; NAME and options stand
+    in for what a row lacks.
+    """
+    fields = {
+        "userId": user_id, "anonymousId": anonymous_id, "name": name, "category": category,
+        "properties": properties, **around,
+    }  # fmt: skip
+    _send("screen", fields, source, manner, file, many)
+
+
+@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+def group(
+    group_id: Annotated[
+        str | None, typer.Argument(metavar="GROUP_ID", show_default=False, help="The group's id.")
+    ] = None,
+    *,
+    user_id: UserId = None,
+    anonymous_id: AnonymousId = None,
+    traits: Annotated[Json | None, json_option("What is known of the group.")] = None,
+    file: RowsFile = None,
+    around: dict[str, Any],
+    many: Many,
+    manner: Manner,
+    source: Source,
+) -> None:
+    """Say that a person belongs to a group, and what is known of the group.
+
+    Customer.io takes a group without a person too. With --file, for each row: {"userId": …,
+    "groupId": …, "traits": {…}}; GROUP_ID and options stand in for what a row lacks.
+    """
+    _wanted("GROUP_ID", group_id, file)
+    fields = {
+        "userId": user_id, "anonymousId": anonymous_id, "groupId": group_id, "traits": traits,
+        **around,
+    }  # fmt: skip
+    _send("group", fields, source, manner, file, many)
+
+
+@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+def alias(
+    previous_id: Annotated[
+        str | None,
+        typer.Argument(metavar="PREVIOUS_ID", show_default=False, help="Who is merged away."),
+    ] = None,
+    user_id: Annotated[
+        str | None, typer.Argument(metavar="USER_ID", show_default=False, help="Who stays.")
+    ] = None,
+    *,
+    file: RowsFile = None,
+    around: dict[str, Any],
+    many: Many,
+    manner: Manner,
+    source: Source,
+) -> None:
+    """Merge a person, by user or anonymous id, into another; there is no way back.
+
+    With --file, for each row: {"previousId": …, "userId": …}.
+    """
+    _wanted("PREVIOUS_ID and USER_ID", user_id, file)
+    fields = {"previousId": previous_id, "userId": user_id, **around}
+    _send("alias", fields, source, manner, file, many)
+
+
+@sharing(many=of_many, manner=of_manner, source=of_source)
+def batch(file: MessagesFile, *, many: Many, manner: Manner, source: Source) -> None:
+    """Send a file of messages of any kind, in order: {"type": "track", "userId": …}.
+
+    Id, time and context are added where they are missing. A message that has its timestamp, but no
+    messageId, gets an id made of its content: sending the file again makes no copies of it. Refused
+    messages do not hold up the others; the command then ends with 6. Memory is bounded.
+    """
+    send_many(source, manner, many, file)
+
+
+@sharing(many=of_many, manner=of_manner, source=of_source)
+def replay(file: MessagesFile, *, many: Many, manner: Manner, source: Source) -> None:
+    """Send again what was refused before, from a file that --failed wrote.
+
+    Messages keep their ids, so that what arrived the first time is not counted twice. Lines may
+    also be bare messages, as `batch` takes them.
+    """
+    send_many(source, manner, many, file, unwrapped)
+
+
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("identify", identify, IDENTIFY),
+    ("track", track, TRACK),
+    ("page", page, PAGE),
+    ("screen", screen, SCREEN),
+    ("group", group, GROUP),
+    ("alias", alias, ALIAS),
+    ("batch", batch, BATCH),
+    ("device", _cdp_customerio.device, _cdp_customerio.DEVICE),
+    ("object", _cdp_customerio.object_, _cdp_customerio.OBJECT),
+    ("suppress", _cdp_customerio.suppress, _cdp_customerio.SUPPRESS),
+    ("delete", _cdp_customerio.delete, _cdp_customerio.DELETE),
+    ("replay", replay, REPLAY),
+    ("backfill", _cdp_backfill.backfill, _cdp_backfill.EXAMPLE),
+    ("validate", _cdp_check.validate, _cdp_check.VALIDATE),
+    ("ping", _cdp_check.ping, _cdp_check.PING),
+)

@@ -1,0 +1,263 @@
+"""`mp cdp backfill`: files of the past, checked, sent, gone on with, and accounted for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from mixpanel.cli._checkpoint import Came, Checkpoint
+from mixpanel.cli._exit import ExitCode
+from mixpanel.cli.app import app
+from mixpanel.emulator import CustomerIORules, Emulator, Fault
+from tests.cdp_worlds import messages
+
+RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
+TABLE = (
+    "--kind", "track", "--event", "Order Paid",
+    "--column", "user_id=customer", "--column", "timestamp=paid_at",
+)  # fmt: skip
+
+
+def environment(emu, vendor="customerio"):
+    return {
+        f"MP_{vendor.upper()}_WRITE_KEY": "k",
+        "MP_CDP_BASE_URL": getattr(emu, f"{vendor}_url"),
+        "COLUMNS": "160",
+        "NO_COLOR": "1",
+    }
+
+
+@pytest.fixture
+def mp(emu):
+    """Run `mp cdp backfill` against the emulator, in this process."""
+
+    def run(*arguments, vendor="customerio", at=None):
+        runner = CliRunner(env=environment(at or emu, vendor))
+        return runner.invoke(app, ["cdp", "backfill", *map(str, arguments)])
+
+    return run
+
+
+def orders(path, count):
+    rows = "".join(f"{n:04},2024-01-31 12:00:{n % 60:02},{n}\n" for n in range(count))
+    path.write_text(f"customer,paid_at,amount\n{rows}")
+    return path
+
+
+def history(path, count, bad=()):
+    with path.open("w") as lines:
+        for n in range(count):
+            lines.write(
+                json.dumps(
+                    {
+                        "type": "track",
+                        "userId": f"u-{n}",
+                        "event": "Order Paid",
+                        "timestamp": None if n in bad else "2024-01-31T12:00:00Z",
+                        "properties": {"n": n},
+                    }
+                )
+                + "\n"
+            )
+    return path
+
+
+def numbers(emu, vendor="customerio"):
+    return sorted(one["properties"]["n"] for one in messages(emu, vendor, unique=True))
+
+
+@pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
+def test_a_table_arrives_with_its_times_and_ids(mp, emu, tmp_path, vendor):
+    """Zeros in front of an id stay; other columns are properties; nothing is left behind."""
+    result = mp(orders(tmp_path / "orders.csv", 250), *TABLE, vendor=vendor)
+    assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
+    told = json.loads(result.stdout)
+    assert (told["delivered"], told["refused"], told["requests"]) == (250, 0, 3)
+    first = min(messages(emu, vendor), key=lambda one: one["userId"])
+    assert ("0000", "Order Paid", {"amount": 0}, "2024-01-31T12:00:00.000Z") == (
+        first["userId"], first["event"], first["properties"], first["timestamp"],
+    )  # fmt: skip
+    assert os.listdir(tmp_path) == ["orders.csv"]  # noqa: PTH208
+
+
+def test_parquet_and_ndjson_do_the_same(mp, emu, tmp_path):
+    """As their names end; a type column makes wire messages of NDJSON."""
+    import duckdb
+
+    path = tmp_path / "people.parquet"
+    duckdb.sql(
+        "COPY (SELECT 'u-' || range AS \"User ID\", 'team' AS plan, NULL AS age FROM range(3)) "
+        f"TO '{path}'"
+    )
+    assert mp(path, "--kind", "identify").exit_code == ExitCode.OK
+    assert [("u-0", {"plan": "team"}), ("u-1", {"plan": "team"}), ("u-2", {"plan": "team"})] == [
+        (one["userId"], one["traits"]) for one in messages(emu)
+    ]
+    emu.clear()
+    assert mp(history(tmp_path / "h.ndjson", 3)).exit_code == ExitCode.OK
+    assert numbers(emu) == [0, 1, 2]
+
+
+def test_refused_rows_are_named_and_the_rest_arrives(mp, emu, tmp_path):
+    """By us or by the server; the file of them can be replayed once it is put right."""
+    path, failed = history(tmp_path / "h.ndjson", 250, bad={7}), tmp_path / "failed.ndjson"
+    with path.open("a") as lines:
+        lines.write("no json at all\n")
+    result = mp(path, "--failed", failed)
+    assert result.exit_code == ExitCode.PARTIAL
+    told = json.loads(result.stdout)
+    assert (told["delivered"], told["refused"]) == (249, 2)
+    refused = [json.loads(line) for line in failed.read_text().splitlines()]
+    assert {
+        7: "a message of the past needs its timestamp",
+        250: "the row is empty, or was no JSON",
+    } == {one["position"]: one["message"] for one in refused}
+    fixed = {**refused[0]["record"], "timestamp": "2024-01-31T12:00:00Z"}
+    failed.write_text(json.dumps({"position": 7, "record": fixed}) + "\n")
+    again = CliRunner(env=environment(emu)).invoke(app, ["cdp", "replay", str(failed)])
+    assert again.exit_code == ExitCode.OK
+    assert numbers(emu) == list(range(250))
+
+
+def test_a_dry_run_sends_nothing_and_shows_what_would_go(mp, emu, tmp_path):
+    """With the first message, to see whether the columns are what they should be."""
+    path = orders(tmp_path / "orders.csv", 3)
+    with path.open("a") as rows:
+        rows.write("0003,,4\n")
+    result = mp(path, *TABLE, "--dry-run")
+    assert result.exit_code == ExitCode.PARTIAL
+    told = json.loads(result.stdout)
+    assert (told["good"], told["bad"], told["example"]["userId"]) == (3, 1, "0000")
+    assert "orders.csv, row 3: a message of the past needs its timestamp" in result.stderr
+    assert "nothing was sent" in result.stderr
+    assert emu.requests() == []
+
+
+def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
+    """The account is that of all runs together; the checkpoint goes when all is done."""
+    path, failed = history(tmp_path / "h.ndjson", 1000, bad={5, 900}), tmp_path / "failed.ndjson"
+    emu.play(Fault.latency(0.0) * 4, Fault.status(401).forever())
+    stopped = mp(path, "--failed", failed, "--concurrency", 1)
+    assert stopped.exit_code == ExitCode.AUTHENTICATION
+    assert "it stopped at row 401: the same command goes on there" in stopped.stderr
+    emu.clear_faults()
+    result = mp(path, "--failed", failed, "--concurrency", 1)
+    assert "going on at row 401: 400 delivered and 1 refused before" in result.stderr
+    assert result.exit_code == ExitCode.PARTIAL
+    told = json.loads(result.stdout)
+    assert (told["delivered"], told["refused"], told["requests"]) == (998, 2, 6)
+    assert [5, 900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
+    assert numbers(emu) == [n for n in range(1000) if n not in {5, 900}]
+    assert not (tmp_path / "h.ndjson.backfill").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda path: history(path, 999), "the file has changed since"),
+        (lambda path: None, "with another columns, event, sent_to"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(mp, tmp_path, change, why):
+    """Going on there would skip what was never sent; --restart begins anew."""
+    path = orders(tmp_path / "orders.csv", 10)
+    job = {"to": "customerio", "sent_to": "x", "kind": "track", "event": "Other", "columns": {}}
+    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Came(5, 0))
+    change(path)
+    result = mp(path, *TABLE)
+    assert result.exit_code == ExitCode.USAGE
+    assert why in result.stderr
+    assert "--restart" in result.stderr
+
+
+def test_restart_begins_anew(mp, emu, tmp_path):
+    """Copies carry the same ids."""
+    path = history(tmp_path / "h.ndjson", 10)
+    (tmp_path / "h.ndjson.backfill").write_text("{not json")
+    assert mp(path).exit_code == ExitCode.USAGE
+    assert mp(path, "--restart").exit_code == ExitCode.OK
+    assert numbers(emu) == list(range(10))
+
+
+def test_a_killed_backfill_goes_on_and_makes_no_copies(emu, tmp_path):
+    """kill -9 in the middle; every message is there, each under one id."""
+    path = history(tmp_path / "h.ndjson", 20_000)
+    emu.play(Fault.latency(0.02).forever())
+    command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "2"]
+    whole = {**os.environ, **environment(emu)}
+    process = subprocess.Popen(command, env=whole, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "h.ndjson.backfill"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    position = json.loads(checkpoint.read_text())["position"]
+    emu.clear_faults()
+    done = subprocess.run(command, env=whole, capture_output=True, text=True, check=True)
+    assert f"going on at row {position:,}" in done.stderr
+    told = json.loads(done.stdout)
+    assert 0 < position < 20_000
+    assert (told["delivered"], told["refused"]) == (20_000, 0)
+    assert numbers(emu) == list(range(20_000))
+    assert len(messages(emu)) - 20_000 <= 20_000 - position
+    assert not checkpoint.exists()
+
+
+def test_ctrl_c_says_where_it_goes_on(emu, tmp_path):
+    """And ends with 130."""
+    path = history(tmp_path / "h.ndjson", 20_000)
+    emu.play(Fault.latency(0.05).forever())
+    command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "2"]
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment(emu)}, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "h.ndjson.backfill").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert "the same command goes on there" in said
+    assert (tmp_path / "h.ndjson.backfill").exists()
+
+
+def test_a_wrong_key_ends_with_2(mp, tmp_path):
+    """Strictly asked, Customer.io says so."""
+    with Emulator(customerio=CustomerIORules(keys={"good"})) as emu:
+        result = mp(history(tmp_path / "h.ndjson", 5), at=emu)
+    assert result.exit_code == ExitCode.AUTHENTICATION
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--column", "user_id"], "'user_id' must be as in user_id=customer"),
+        (["--column", "user_id=x"], "say which --kind they hold"),
+        (["--event", "x"], "say which --kind they hold"),
+        (["--kind", "track", "--column", "users=x"], "columns has no 'users' for track"),
+        (["--kind", "track", "--column", "user_id=x"], "there is no column 'x' for user_id"),
+        (["--kind", "group"], "in the shell --column group_id=…"),
+        (["--kind", "identify", "--event", "x"], "is for kind='track'"),
+    ],
+)
+def test_wrong_arguments_are_explained_before_anything_is_sent(mp, emu, tmp_path, arguments, why):
+    """Exit code 3."""
+    result = mp(orders(tmp_path / "orders.csv", 3), *arguments)
+    assert result.exit_code == ExitCode.USAGE
+    assert why in result.stderr
+    assert emu.requests() == []
+
+
+def test_what_is_read_is_never_written_over(mp, tmp_path):
+    """A slip of the hand would cost the file."""
+    path = history(tmp_path / "h.ndjson", 3)
+    result = mp(path, "--failed", path)
+    assert result.exit_code == ExitCode.USAGE
+    assert "write the refused to another file" in result.stderr
+    assert path.read_text().count("\n") == 3
