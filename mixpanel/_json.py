@@ -57,9 +57,6 @@ MOST_VALUES = 100_000
 # A longer integer is valid JSON, but a server that reads numbers as floats would refuse the batch.
 LARGEST_INT = 10**308
 
-_LITERALS = frozenset({bool, type(None)})
-_TEXT = frozenset({str})
-
 
 def utc_text(moment: datetime) -> str:
     """Write a date and time as Mixpanel reads it, in UTC and to the second."""
@@ -136,8 +133,9 @@ def plain_depth(value: dict[str, Any]) -> int:
 def _is_plain(each: Any, inner: list[Any]) -> bool:  # noqa: C901
     """Tell whether an object or list is plain but for those in it, which are added to `inner`."""
     if type(each) is dict:
-        if not _TEXT.issuperset(map(type, each)):
-            return False
+        for name in each:
+            if type(name) is not str:
+                return False
         each = each.values()
     for item in each:
         kind = type(item)
@@ -151,7 +149,7 @@ def _is_plain(each: Any, inner: list[Any]) -> bool:  # noqa: C901
                 return False
         elif kind is dict or kind is list:
             inner.append(item)
-        elif kind not in _LITERALS:
+        elif item is not None and kind is not bool:
             return False
     return True
 

@@ -15,6 +15,8 @@ PEERS = {
     "posthog": ["posthog==7.91.1"],
     "launchdarkly": ["launchdarkly-server-sdk==9.18.2"],
     "growthbook": ["growthbook==4.0.0"],
+    "htevents": ["events-sdk-python==0.0.4"],
+    "customerio": ["customerio-cdp-analytics==1.1.0"],
 }
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from uuid import UUID
 
 import anyio
 import pytest
@@ -68,12 +69,14 @@ def vendor(request):
 
 
 def test_the_six_calls_travel_in_one_batch(emu, world, vendor):
-    """In the order they were made."""
+    """In the order they were made, each with a random UUID for its id."""
     result, stats = visit(world, emu, vendor, *SIX)
     assert (6, True, 1) == (result.delivered, result.ok, stats.requests)
     kept = emu.cdp_messages(vendor)
     assert KINDS == [entry["message"]["type"] for entry in kept]
     assert {"batch"} == {entry["endpoint"] for entry in kept}
+    ids = {UUID(entry["message"]["messageId"]) for entry in kept}
+    assert (6, {4}) == (len(ids), {one.version for one in ids})
 
 
 def test_direct_sends_each_to_its_own_endpoint(emu, world, vendor):

@@ -140,6 +140,21 @@ def test_later_changes_are_not_seen_and_nothing_given_is_changed():
     assert {"locale": "de", "library": {"name": "theirs"}, "ip": "::1"} == sent(message)["context"]
 
 
+def test_the_default_context_is_as_it_was_when_it_was_given():
+    """What is lost of it on the way to JSON is noted with every message, as of any value."""
+    heard, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
+    told = composer(default_context=given, note=lambda *what: heard.append(what))
+    given["place"]["lat"] = 52.5
+    context = {
+        "library": LIBRARY, "place": {"lat": None}, "seen": "2026-01-31T00:00:00.000Z",
+    }  # fmt: skip
+    assert context == sent(told.track("u", "Paid"))["context"]
+    assert {**context, "ip": "::1"} == sent(told.track("u", "Paid", None, {"ip": "::1"}))["context"]
+    assert [("coerced", "a number was not finite")] * 2 == heard
+    with pytest.raises(ValidationError, match="not finite"):
+        composer(default_context={"x": float("inf")}, validation="raise").track("u", "Paid")
+
+
 # ---- ids ----------------------------------------------------------------------------------------
 
 
@@ -253,6 +268,16 @@ BERLIN = timezone(timedelta(hours=1))
 def test_timestamps_are_utc_to_the_millisecond(given, expected):
     """A naive datetime is UTC and never shifted, whatever the zone of the machine."""
     assert expected == sent(composer().track("u", "Paid", timestamp=given))["timestamp"]
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, 1.25, 1_764_000_000.1239, 1_764_000_000.9999999, 253_402_300_799.5, -0.25, -1.5]
+)
+def test_the_clock_is_said_as_the_calendar_has_it(seconds):
+    """Also where a fraction rounds up to the next second, and before 1970."""
+    clock = SegmentComposer(PLAIN, now=lambda: seconds, new_id=lambda: "ID", library=LIBRARY)
+    expected = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    assert expected.replace("+00:00", "Z") == sent(clock.track("u", "Paid"))["timestamp"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._json import loads
 from mixpanel.cdp._dialect import KINDS, Dialect, Kind
 from mixpanel.cdp._semantic import Needs, SemanticEvent, place
 from mixpanel.cdp._values import Moment, UserId, dumps, id_text, moment_text, now_text
@@ -110,7 +111,10 @@ class SegmentComposer:
         self._now = now
         self._new_id = new_id
         defaults = {} if default_context is None else mapping(default_context, "default_context")
-        self._context = {"library": dict(library), **defaults}
+        # Written once: most calls add nothing to it.
+        written, self._context_notes = dumps({"context": {"library": library, **defaults}})
+        self._context_end = b"," + written[1:]
+        self._context: dict[str, Any] = loads(written)["context"] or {}
         self._validation = validation
         self._advise = advise
         self._note = note
@@ -312,19 +316,26 @@ class SegmentComposer:
             **who,
             **own,
         }
-        around = self._context
-        if context:
-            around = {**around, **mapping(context, "context")}
-        if "context" in own:
-            around = _over(around, own["context"])
-        message["context"] = around
         if integrations is not None:
             message["integrations"] = dict(mapping(integrations, "integrations"))
         self.dialect.decorate(message)
-        body, notes = dumps(message)
+        if context or "context" in own:
+            message["context"] = self._around(context, own.get("context"))
+            body, notes = dumps(message)
+        else:
+            body, notes = dumps(message, own if integrations is None else None)
+            body = body[:-1] + self._context_end
+            message["context"] = self._context
+        notes += self._context_notes
         if self._validation != "off":
             self._complain(notes, message)
         return Message(kind, body, message["messageId"])
+
+    def _around(self, context: Properties | None, own: Properties | None) -> dict[str, Any]:
+        around = self._context
+        if context:
+            around = {**around, **mapping(context, "context")}
+        return around if own is None else _over(around, own)
 
     def _complain(self, notes: list[str], message: dict[str, Any]) -> None:
         advice = [] if self._advise is None else self._advise(message)

@@ -7,8 +7,10 @@ is taken to be UTC and never shifted.
 
 from __future__ import annotations
 
+import math
 import operator
 from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -24,9 +26,12 @@ UserId = str | int | UUID
 Moment = datetime | date | float | str
 
 
-def dumps(record: dict[str, Any]) -> tuple[bytes, list[str]]:
-    """Return a record as JSON in UTF-8, and a note for each value that lost something."""
-    body = dumps_plain(record) if plain_depth(record) else None
+def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[bytes, list[str]]:
+    """Return a record as JSON in UTF-8, and a note for each value that lost something.
+
+    :param given: that of the record which may be anything, when the rest is plain text.
+    """
+    body = dumps_plain(record) if plain_depth(record if given is None else given) else None
     notes: list[str] = []
     return (to_json(_ZonedWalk(notes).value(record, 0)) if body is None else body), notes
 
@@ -86,7 +91,8 @@ def moment_text(moment: Moment, what: str = "timestamp") -> str:
         elif isinstance(moment, date):
             return _zoned(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
         elif not isinstance(moment, bool):
-            return now_text(moment / 1000 if moment > MILLISECONDS else moment)
+            seconds = moment / 1000 if moment > MILLISECONDS else moment
+            return _zoned(datetime.fromtimestamp(seconds, UTC))
     except (TypeError, ValueError, OverflowError, OSError):
         pass
     known = "a datetime, ISO 8601 text, or seconds or milliseconds since 1970"
@@ -94,8 +100,18 @@ def moment_text(moment: Moment, what: str = "timestamp") -> str:
 
 
 def now_text(seconds: float) -> str:
-    """Return seconds since 1970 as `2026-01-31T12:00:00.000Z`."""
-    return _zoned(datetime.fromtimestamp(seconds, UTC))
+    """Return a clock's seconds since 1970 as `2026-01-31T12:00:00.000Z`."""
+    whole = math.floor(seconds)
+    micros = round((seconds - whole) * 1e6)
+    if micros == 1_000_000:
+        whole, micros = whole + 1, 0
+    return f"{_to_the_second(whole)}.{micros // 1000:03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(whole: int) -> str:
+    # Of the messages of one second, only the first asks the calendar.
+    return datetime.fromtimestamp(whole, UTC).isoformat()[: -len("+00:00")]
 
 
 def _zoned(moment: datetime) -> str:

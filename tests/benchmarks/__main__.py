@@ -55,7 +55,7 @@ def compared(row: Row, ours: Result, other: Result) -> str:
     ratio = ours.better_than(other)
     wanted = row.times.get(other.label)
     aim = f" (>= {wanted:g}x: {held(ratio >= wanted)})" if wanted else ""
-    return f"ours {ratio:.1f}x{aim}"
+    return f"ours {ratio:.{1 if ratio >= 2 else 2}f}x{aim}"
 
 
 def machine() -> dict[str, object]:

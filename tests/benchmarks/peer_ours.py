@@ -13,6 +13,7 @@ from workload import EVENT, calls, main, per_second
 from mixpanel import AsyncBufferedConsumer, AsyncMixpanel, BufferedConsumer, Consumer, Mixpanel
 
 if TYPE_CHECKING:
+    from mixpanel.cdp import HightouchOAuth
     from mixpanel.flags import SelectedVariant
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.types import RuleEngine
@@ -55,6 +56,43 @@ def buffered(url: str, count: int) -> dict[str, float]:
         return rate
 
     return {"per_second": asyncio.run(run())}
+
+
+def segment(url: str, count: int, vendor: str, *, oauth: bool = False) -> dict[str, float]:
+    """Do as `buffered` with the client of a customer data platform."""
+    from mixpanel.cdp import AsyncCustomerIO, AsyncHightouch
+
+    async def run() -> float:
+        access = {"oauth": authorized(url)} if oauth else {}
+        made_by = {"customerio": AsyncCustomerIO, "hightouch": AsyncHightouch}[vendor]
+        client = made_by("WRITE_KEY", base_url=url, when_full="wait", **access)
+        await client.track("warm", EVENT)
+        await client.flush()
+        made = calls(count)
+        started = time.perf_counter()
+        for who, what in made:
+            await client.track(who, EVENT, what)
+        await client.flush()
+        rate = per_second(count, started)
+        await client.aclose()
+        return rate
+
+    return {"per_second": asyncio.run(run())}
+
+
+def authorized(server: str) -> "HightouchOAuth":
+    """Return who asks the sink for tokens, with a key made for it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    from mixpanel.cdp import HightouchOAuth
+
+    pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return HightouchOAuth("CLIENT", pem.decode(), "KEY", server=server)
 
 
 def at_once(url: str, count: int) -> dict[str, float]:
@@ -209,7 +247,7 @@ def flags100(_url: str, count: int) -> dict[str, float]:
     return {"microseconds": microseconds_a_user(context, decide, count)}
 
 
-TASKS = [cost, buffered, at_once, sync_buffered, memory, lag, flag, flags100]
+TASKS = [cost, buffered, segment, at_once, sync_buffered, memory, lag, flag, flags100]
 
 if __name__ == "__main__":
     main({task.__name__: task for task in TASKS})

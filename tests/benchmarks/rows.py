@@ -83,6 +83,45 @@ def latency() -> Row:
     return Row("delivered, 50 ms away", how, results, times={"official": 50.0})
 
 
+def customerio() -> Row:
+    """Delivered events of the Customer.io clients."""
+    peer = Contestant("customerio-cdp-analytics", "customerio", "buffered", 15_000)
+    return beside_the_vendors("Customer.io", "customerio", peer)
+
+
+def hightouch() -> Row:
+    """Delivered events of the Hightouch clients."""
+    peer = Contestant("htevents", "htevents", "buffered", 15_000)
+    return beside_the_vendors("Hightouch", "hightouch", peer)
+
+
+def beside_the_vendors(name: str, vendor: str, peer: Contestant) -> Row:
+    # Whole batches, or the peer's flush would wait half a second for the last to fill.
+    assert peer.count % 100 == 0
+    ours = Contestant("ours", "ours", "segment", 60_000, {"vendor": vendor})
+    how = (
+        "as above; both as they come, in batches of 100, one request at a time; but ours waits "
+        "when its buffer is full, and the peer, which would drop, has a queue for everything"
+    )
+    results = compete([ours, peer], "per_second")
+    return Row(f"{name}, loopback", how, results, times={peer.label: 7.0})
+
+
+def oauth() -> Row:
+    """Delivered events of the Hightouch client with access tokens."""
+    plain = {"vendor": "hightouch"}
+    results = compete(
+        [
+            Contestant("with OAuth", "ours", "segment", 60_000, {**plain, "oauth": True}),
+            Contestant("without", "ours", "segment", 60_000, plain),
+        ],
+        "per_second",
+        rounds=9,
+    )
+    how = "ours with and without; the warm-up gets the token, which lasts for an hour"
+    return Row("Hightouch with OAuth", how, results, times={"without": 0.9})
+
+
 def at_once() -> Row:
     """Unbuffered calls of the sync Consumer."""
     results = compete(
@@ -247,6 +286,9 @@ ROWS: dict[str, Callable[..., Row]] = {
         cost,
         delivered,
         latency,
+        customerio,
+        hightouch,
+        oauth,
         at_once,
         sync_buffered,
         imports,

@@ -82,7 +82,10 @@ class Received:
 
 
 def events_in(head: bytes, body: bytes) -> int:
-    """Count the events of one request: a JSON list, PostHog's `batch`, or a form's `data`."""
+    """Count the events of one request: a JSON list, a form's `data`, or a `batch`.
+
+    PostHog and all that speak Segment's spec send the last.
+    """
     if b"content-encoding: gzip" in head:
         body = gzip.decompress(body)
     if b"application/x-www-form-urlencoded" in head:
@@ -100,6 +103,7 @@ def answer(body: bytes) -> bytes:
 
 TAKEN = answer(b'{"status":1,"error":null}')
 IMPORTED = answer(b'{"code":200,"status":"OK"}')
+GRANTED = answer(b'{"access_token":"a-token","token_type":"bearer","expires_in":3600}')
 
 
 class Connection(asyncio.Protocol):
@@ -133,6 +137,9 @@ class Connection(asyncio.Protocol):
     def _request(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"get /counts"):
             self._transport.write(answer(self._received.counts()))
+            return
+        if head.startswith(b"post /token"):
+            self._transport.write(GRANTED)
             return
         self._received.add(head, body)
         reply = IMPORTED if head.startswith(b"post /import") else TAKEN
