@@ -16,6 +16,7 @@ from contextlib import suppress
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
+import anyio
 from asgiref.sync import AsyncToSync, SyncToAsync
 
 from mixpanel import _exit, _loop
@@ -62,6 +63,9 @@ class _Home:
         _exit.afterwards(self.leave)
 
     def _live(self) -> None:
+        # On a loop of its own: what a first call does to this one is for the code below.
+        with _exit.loading, asyncio.Runner() as elsewhere:
+            elsewhere.run(_warm())
         asyncio.set_event_loop(self.loop)
         while True:
             try:
@@ -86,6 +90,11 @@ class _Home:
         self.thread.join(timeout=0.5)
         if not self.thread.is_alive():
             self.loop.close()
+
+
+async def _warm() -> None:
+    async with anyio.create_task_group():  # loads what anyio knows of asyncio
+        pass
 
 
 GATHERING = 0.5  # seconds in which exposures gather before they leave
@@ -243,7 +252,15 @@ class _Caller:
             task.get_loop().call_soon_threadsafe(task.cancel)
             self._ended.wait(TIDYING)
 
+    def end(self) -> None:
+        """Cancel the call as a whole, when a task of it was asked to stop by the caller."""
+        task = self._task
+        if self.stop is not None and task is not None and task is not asyncio.current_task():
+            task.cancel()
+
     def called(self, function: Callable[[], R]) -> R:
+        if self.stop is not None:
+            raise asyncio.CancelledError
         try:
             return function()
         except Exception:
@@ -269,7 +286,11 @@ async def at_caller(function: Callable[[], R]) -> R:
     caller = _caller.get()
     if caller is None:
         return function()
-    return await SyncToAsync(caller.called, thread_sensitive=True)(function)
+    try:
+        return await SyncToAsync(caller.called, thread_sensitive=True)(function)
+    except asyncio.CancelledError:
+        caller.end()
+        raise
 
 
 def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -280,7 +301,7 @@ def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kw
     caller = _Caller()
     token = _caller.set(caller)
     try:
-        return _run(caller.waited_for(call), *args, **kwargs)
+        result = _run(caller.waited_for(call), *args, **kwargs)
     except asyncio.CancelledError:
         if caller.stop is None:
             raise
@@ -290,6 +311,9 @@ def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kw
         raise
     finally:
         _caller.reset(token)
+    if caller.stop is not None:
+        raise caller.stop
+    return result
 
 
 def run_aside(call: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:

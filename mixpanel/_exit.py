@@ -12,6 +12,7 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
 
     from mixpanel._sender import Sender
 
-__all__ = ["afterwards", "everyone", "hold", "release"]
+__all__ = ["afterwards", "everyone", "hold", "loading", "release"]
 
 logger = logging.getLogger("mixpanel")
 
 PATIENCE = 2.0  # seconds, for all consumers together
+LOADING = 10.0  # seconds that a fork waits for modules that are being loaded
 
 everyone: weakref.WeakSet[Sender[Any]] = weakref.WeakSet()
 _holding: set[Sender[Any]] = set()  # keeps a forgotten consumer alive while it has messages
 _watched_by = 0
 _then: list[Callable[[], None]] = []
+
+# Held by a thread of ours while it loads modules. A child that was forked meanwhile would wait
+# for ever for the locks of modules that nobody goes on loading there.
+loading = threading.RLock()
+_held_back: list[bool] = []
 
 
 def hold(sender: Sender[Any]) -> None:
@@ -62,6 +69,9 @@ def afterwards(callback: Callable[[], None]) -> None:
 
 
 def _drain() -> None:
+    if _holding:
+        with loading:  # takes its time on a busy machine, which is not the server's
+            import mixpanel._wire  # noqa: F401
     end = time.monotonic() + PATIENCE
     while _holding:
         try:
@@ -74,11 +84,27 @@ def _drain() -> None:
         callback()
 
 
+def _before_fork() -> None:
+    _held_back.append(loading.acquire(timeout=LOADING))
+
+
+def _after_fork_in_parent() -> None:
+    if _held_back.pop():
+        loading.release()
+
+
 def _after_fork() -> None:
+    global loading
+    loading = threading.RLock()
+    _held_back.clear()
     _holding.clear()
     for sender in list(everyone):
         sender.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork,
+    )

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +88,15 @@ class FlushResult:
             return
         if self.errors:
             raise self.errors[-1]
-        dropped = sum(self.dropped.values())
-        raise DeliveryError(f"{self.rejected} rejected, {dropped} dropped, {self.pending} waiting")
+        dropped = f"{sum(self.dropped.values())} dropped"
+        if self.dropped:
+            dropped += f" ({', '.join(self._reasons())})"
+        raise DeliveryError(f"{self.rejected} rejected, {dropped}, {self.pending} waiting")
+
+    def _reasons(self) -> Iterator[str]:
+        several = len(self.dropped) > 1
+        for reason, count in sorted(self.dropped.items()):
+            yield f"{count} {reason}" if several else reason
 
 
 class Ledger:

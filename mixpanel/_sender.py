@@ -71,6 +71,7 @@ class Sender(Generic[R]):
         self._wake: anyio.Event | None = None
         self._blocking: BlockingWire | None = None
         self._flights: anyio.abc.TaskGroup | None = None
+        self._ending = False
         limits = buffer.limits
         self.wires = Wires(transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes)
         self.courier = Courier(
@@ -113,7 +114,7 @@ class Sender(Generic[R]):
         if here is None:
             return  # the next call from a loop, or the end of the process, takes it from here
         with self.buffer.lock:
-            if self._home is not home:
+            if self._home is not home or self._ending:
                 return
             self._home, self._wake, self._flights = here, None, None
         if home is not None:
@@ -133,7 +134,7 @@ class Sender(Generic[R]):
                 self._flights = flights
                 while self._home is home and home is not None:
                     self._wake = anyio.Event()
-                    while (batch := self.buffer.take()) is not None:
+                    while (batch := self._taken_at(home)) is not None:
                         flights.start_soon(self.courier.fly, batch)
                     pending = self.ledger.pending
                     with anyio.move_on_after(self.buffer.next_look() if pending else IDLE):
@@ -148,6 +149,10 @@ class Sender(Generic[R]):
             with self.buffer.lock:
                 if self._home is home:
                     self._home = None
+
+    def _taken_at(self, home: _loop.Loop) -> Batch | None:
+        with self.buffer.lock:
+            return self.buffer.take() if self._home is home else None
 
     def _settled(self) -> None:
         if not self.ledger.pending:
@@ -292,7 +297,8 @@ class Sender(Generic[R]):
         return self._blocking
 
     def _made_wire(self) -> BlockingWire:
-        from mixpanel._wire import BlockingWire
+        with _exit.loading:
+            from mixpanel._wire import BlockingWire
 
         return BlockingWire(self.wires.transport, answer_bytes=self.buffer.limits.answer_bytes)
 
@@ -315,9 +321,18 @@ class Sender(Generic[R]):
         """Send what is left from this thread until `end` on the monotonic clock."""
         if not self.ledger.pending:
             return
-        home, self._home = self._home, None
         with self.buffer.lock:
+            # A loop in another thread may still run: what it took now, nobody would wait for.
+            self._ending = True
+            home, self._home = self._home, None
             waiting = self.buffer.flying() and (home is None or home.is_running())
+        try:
+            self._drain(end, waiting=waiting)
+            self.buffer.give_up("exit")
+        finally:
+            self._ending = False
+
+    def _drain(self, end: float, *, waiting: bool) -> None:
         # Requests of a loop that still runs in another thread may be about to be answered.
         halfway = time.monotonic() + (end - time.monotonic()) / 2
         while waiting and self.buffer.flying() and time.monotonic() < halfway:
@@ -326,14 +341,18 @@ class Sender(Generic[R]):
         self.buffer.hurry()
         if self.wires.transport.client is not None:
             # Their client may be a mock, or know a proxy; going around it is not ours to decide.
-            self.buffer.give_up("exit")
             return
         self.courier.policy = HURRIED
         wire = self._blocking or self._made_wire()
-        while time.monotonic() < end and (batch := self.buffer.take(everything=True)):
-            self.courier.drive(batch, wire, until=end)
+        while time.monotonic() < end:
+            batch = self.buffer.take(everything=True)
+            if batch is not None:
+                self.courier.drive(batch, wire, until=end)
+            elif self.buffer.flying():  # a thread that flushes is just sending
+                time.sleep(POLL)
+            else:
+                break
         wire.close()
-        self.buffer.give_up("exit")
 
     def let_go(self) -> None:
         """Close the connections of calling threads."""
@@ -345,6 +364,7 @@ class Sender(Generic[R]):
         """Start afresh in a forked child: what the copy holds is the parent's to send."""
         _inherited.append(self._blocking)
         self._home = self._wake = self._flights = self._blocking = None
+        self._ending = False
         if self.route.gate is not None:
             self.route.gate.after_fork()
         self.buffer.clear()

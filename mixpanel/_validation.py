@@ -73,8 +73,10 @@ def event_problems(
     if distinct_id is None or distinct_id == "":
         if not properties.get("$user_id") and not properties.get("$device_id"):
             problems.append("distinct_id is missing: the event will belong to no user")
-    elif (distinct_id if type(distinct_id) is str else _text(distinct_id)).lower() in BANNED_IDS:
+    elif _is_banned(distinct_id):
         problems.append(f"distinct_id {distinct_id!r} is one that Mixpanel refuses")
+    if "$device_id" in properties or "$user_id" in properties:
+        _check_ids(properties, problems)
     if now is not None:
         _check_key(properties, now, problems, importing=importing)
     names = _names(properties) if flat is None else flat
@@ -84,6 +86,14 @@ def event_problems(
         for key, value in properties.items():
             _check_nesting(key, value, 1, problems)
     return problems
+
+
+def _check_ids(properties: Mapping[str, Any], problems: list[str]) -> None:
+    # What a distinct_id may not be, these may not either: it is made of them.
+    for key in ("$device_id", "$user_id"):
+        value = properties.get(key)
+        if value is not None and _is_banned(value):
+            problems.append(f"{key} {value!r} is one that Mixpanel refuses")
 
 
 def _check_key(
@@ -115,7 +125,7 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             value = update[key]
             if value is None or value == "":
                 problems.append(f"{key} is missing")
-            elif key == "$distinct_id" and _text(value).lower() in BANNED_IDS:
+            elif key == "$distinct_id" and _is_banned(value):
                 problems.append(f"{key} {value!r} is one that Mixpanel refuses")
     increments = update.get("$add")
     if isinstance(increments, dict):
@@ -129,6 +139,10 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
         for key, value in update.items():
             _check_nesting(key, value, 0, problems)
     return problems
+
+
+def _is_banned(value: object) -> bool:
+    return (value if type(value) is str else _text(value)).lower() in BANNED_IDS
 
 
 def _text(value: object) -> str:

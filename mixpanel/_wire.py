@@ -7,6 +7,7 @@ answers are not decompressed and are read up to a cap.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import ipaddress
 import socket
 import ssl

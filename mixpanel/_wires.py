@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from mixpanel import _loop
+from mixpanel import _exit, _loop
 from mixpanel._exchange import Failure
 from mixpanel.exceptions import ConfigurationError, TransportError
 
@@ -84,8 +84,12 @@ class Wires:
         # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
         async with attended.opening:
             if attended.wire is None:
-                attended.wire = await anyio.to_thread.run_sync(self._make)
+                attended.wire = await anyio.to_thread.run_sync(self._made)
             return attended.wire
+
+    def _made(self) -> Wire:
+        with _exit.loading:
+            return self._make()
 
     def _make(self) -> Wire:
         from mixpanel._wire import Wire

@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -27,7 +27,6 @@ from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
     FailedRecord,
-    MixpanelException,
     RateLimitError,
     ValidationError,
 )
@@ -132,7 +131,6 @@ class _Numbered:
     records: list[Record] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     first: int = 0
-    end: int = 0
     bytes: int = 0
 
 
@@ -159,7 +157,8 @@ class _Import:
         self.kept: list[FailedRecord] = []
         self.reasons: Counter[str] = Counter()
         self.open: dict[int, _Numbered] = {}  # by first position: what is not settled yet
-        self.read_to = start_at
+        self.filling: int | None = None  # the first position that is in no batch of these yet
+        self.read_to = self.good_to = start_at
         self.not_before = 0.0
         self.error: DeliveryError | None = None
         self.source_error: Exception | None = None
@@ -187,12 +186,12 @@ class _Import:
                 raise group.exceptions[0] from None
             raise
         await self._tell_failed()
-        error = self.error or self.source_error
-        if isinstance(error, MixpanelException) and not isinstance(error, DeliveryError):
+        error, result = self.error or self.source_error, self.result()
+        if isinstance(error, ConfigurationError) and self.read_to == self.start_at:
             raise error  # a source of ours that says what to set right, as a missing column
         if error is not None:
-            raise ImportInterrupted(error, self.result()) from error
-        return self.result()
+            raise ImportInterrupted(error, result) from error
+        return result
 
     async def _chunks(self, rows: Rows) -> AsyncGenerator[list[Any]]:
         """Read the source, a plain one by some hundred events where it is at home.
@@ -201,8 +200,11 @@ class _Import:
         """
         try:
             if isinstance(rows, AsyncIterable):
-                async for row in rows:
-                    yield [row]
+                async with AsyncExitStack() as stack:
+                    if hasattr(rows, "aclose"):
+                        stack.push_async_callback(rows.aclose)
+                    async for row in rows:
+                        yield [row]
                 return
             iterator = await _bridge.at_caller(lambda: iter(rows))
         except Exception as error:
@@ -221,7 +223,7 @@ class _Import:
             await anyio.lowlevel.checkpoint()  # a plain iterable must not starve the loop
 
     async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Numbered]:
-        batch = _Numbered(first=self.start_at, end=self.start_at)
+        batch = _Numbered()
         position = -1
         async for chunk in chunks:
             for row in chunk:
@@ -236,15 +238,24 @@ class _Import:
                         batch.bytes + size > self.batch_bytes
                         or len(batch.records) >= self.freight.batch_records
                     ):
+                        self.filling = position
                         yield batch
-                        batch = _Numbered(first=position, end=position)
+                        batch = _Numbered()
+                    if not batch.records:
+                        batch.first = self.filling = position
                     batch.records.append(record)
                     batch.positions.append(position)
                     batch.bytes += size
-                batch.end = position + 1
+                    self.good_to = position + 1
+            if self.read_to - self.good_to >= AT_ONCE:
+                self.good_to = self.read_to
+                await self._tell()  # as nothing is sent, nobody else would
             await self._tell_failed()
         if batch.records:
             yield batch
+        self.filling = None
+        if position + 1 < self.start_at and self.source_error is None:
+            raise ConfigurationError(f"start_at={self.start_at}: there are {position + 1} rows")
 
     def _composed(self, position: int, row: Any) -> Record | None:
         told = None
@@ -344,7 +355,8 @@ class _Import:
             self.untold.append(failed)
 
     def _position(self) -> int:
-        return min(self.open, default=self.read_to)
+        waiting = self.read_to if self.filling is None else self.filling
+        return min([*self.open, waiting])
 
     async def _tell(self) -> None:
         await self._tell_failed()
@@ -416,6 +428,11 @@ async def import_rows(
     on_failed: Callable[[FailedRecord], object] | None = None,
 ) -> ImportResult:
     """Import a stream of rows; `AsyncMixpanel.import_events` says more."""
+    if isinstance(rows, (str, bytes, Mapping)):
+        raise ConfigurationError(f"rows must be many mappings, not a {type(rows).__name__}")
+    for name, value in (("concurrency", concurrency), ("start_at", start_at)):
+        if not isinstance(value, int):
+            raise ConfigurationError(f"{name}={value!r} must be a whole number")
     if not 1 <= concurrency <= MOST_REQUESTS:
         raise ConfigurationError(
             f"concurrency={concurrency!r} must lie between 1 and {MOST_REQUESTS}"

@@ -57,7 +57,9 @@ class ConsumerOptions(TypedDict, total=False):
     - `when_full`: what happens to a message that finds the buffer full.
     - `repeat_ambiguous`: repeat even `$add` and its like after an answer in doubt.
     - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss; any
-      exception they raise is logged.
+      exception they raise is logged. What is given up after trying ("expired", "ambiguous") is told
+      to both. So that no dead letter is kept twice, take those of `on_drop`, and from `on_error`
+      the refused alone, with a `RejectedError` or `PayloadTooLargeError`.
     - `http_client`: an `httpx.AsyncClient` of your own, never closed by us.
     - `proxy`, `ssl_context`: for the client that we make.
     """

@@ -4,8 +4,16 @@
         pay_order("u-17", amount=12.5)
         mixpanel_events.assert_tracked("Order Paid", distinct_id="u-17", amount=12.5)
 
-pytest finds the fixture by itself once the package is installed. In any other framework, give a
-`MemoryConsumer` to the client. To test against the wire itself, see `mixpanel.emulator`.
+The clients of Customer.io and Hightouch, and fan-outs, are caught too:
+
+    def test_paying_is_told(mixpanel_events):
+        pay_order("u-17", amount=12.5)
+        mixpanel_events.assert_tracked_at("customerio", "Order Paid", user_id="u-17", amount=12.5)
+        assert mixpanel_events.hightouch[0]["type"] == "identify"
+
+pytest finds the fixture by itself once the package is installed. In any other framework, use
+`capture`, or give a `MemoryConsumer` to the client. To test against the wire itself, see
+`mixpanel.emulator`.
 """
 
 from __future__ import annotations
@@ -16,9 +24,8 @@ import sys
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from mixpanel.exceptions import ConfigurationError, MixpanelException
+from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,12 +33,20 @@ if TYPE_CHECKING:
     from mixpanel.flags.fixed import FixedFlags
     from mixpanel.flags.overrides import override_flags
 
-__all__ = ["FixedFlags", "MemoryConsumer", "assert_tracked", "capture", "override_flags"]
+__all__ = [
+    "Captured",
+    "FixedFlags",
+    "MemoryConsumer",
+    "assert_tracked",
+    "capture",
+    "override_flags",
+]
 
 ENDPOINTS = ("events", "people", "groups", "imports")
-ADDED = frozenset({"token", "time", "$insert_id", "mp_lib", "$lib_version", "distinct_id", "ip"})
+ADDED = frozenset(
+    {"token", "time", "$insert_id", "mp_lib", "$lib_version", "distinct_id", "ip", "userId"}
+)
 MOST_LISTED = 20
-GZIP = b"\x1f\x8b"
 
 Message = dict[str, Any]
 
@@ -65,7 +80,9 @@ class MemoryConsumer:
         if endpoint not in ENDPOINTS:
             raise MixpanelException(f"no endpoint {endpoint!r}: there are {', '.join(ENDPOINTS)}")
         decoded = json.loads(json_message)
-        messages = decoded if isinstance(decoded, list) else [decoded]
+        self._keep(endpoint, decoded if isinstance(decoded, list) else [decoded])
+
+    def _keep(self, endpoint: str, messages: list[Message]) -> None:
         with self._lock:
             self._kept += [(endpoint, message) for message in messages]
 
@@ -110,15 +127,48 @@ class MemoryConsumer:
         :raises AssertionError: showing what was tracked, and how the nearest event differs.
         """
         __tracebackhide__ = True
-        wanted = {name: _as_it_travels(value) for name, value in properties.items()}
         if distinct_id is not None:
-            wanted["distinct_id"] = str(distinct_id)
-        tracked = self.messages("events", "imports")
-        namesakes = [each for each in tracked if each.get("event") == event]
-        matching = [each for each in namesakes if not _differences(each, wanted)]
-        if len(matching) >= 1 if times is None else len(matching) == times:
-            return matching
-        raise AssertionError(_complaint(event, wanted, times, len(matching), namesakes, tracked))
+            properties["distinct_id"] = str(distinct_id)
+        return _matching(event, properties, times, self.messages("events", "imports"))
+
+
+class Captured(MemoryConsumer):
+    """What `capture` caught: of Mixpanel's clients, and of those of other platforms.
+
+    A message to a customer data platform is kept as it would travel in a batch, such as
+    `{"type": "track", "userId": …, "event": …, "properties": {…}}`; `messages("customerio")` and
+    `messages("hightouch")` return those, too.
+    """
+
+    @property
+    def customerio(self) -> list[Message]:
+        """Return the messages for Customer.io, in the order they were sent."""
+        return self.messages("customerio")
+
+    @property
+    def hightouch(self) -> list[Message]:
+        """Return the messages for Hightouch, in the order they were sent."""
+        return self.messages("hightouch")
+
+    def assert_tracked_at(
+        self,
+        vendor: str,
+        event: str,
+        /,
+        *,
+        times: int | None = None,
+        user_id: Any = None,
+        **properties: Any,
+    ) -> list[Message]:
+        """Do as `assert_tracked`, for "customerio" or "hightouch".
+
+        :raises AssertionError: showing what was tracked there, and how the nearest event differs.
+        """
+        __tracebackhide__ = True
+        if user_id is not None:
+            properties["userId"] = str(user_id)
+        tracked = [each for each in self.messages(vendor) if each["type"] == "track"]
+        return _matching(event, properties, times, tracked)
 
 
 def __getattr__(name: str) -> Any:
@@ -133,7 +183,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_active: list[MemoryConsumer] = []
+_active: list[Captured] = []
 
 
 def assert_tracked(
@@ -156,114 +206,49 @@ def assert_tracked(
 
 
 @contextmanager
-def capture() -> Iterator[MemoryConsumer]:
+def capture() -> Iterator[Captured]:
     """Keep what every client of this process tracks inside the block, whatever its consumer.
 
-    Nothing is sent; the clients' `stats()` count the messages as delivered. What asks the server
-    for an answer (lookup tables) is refused, and so are requests for flags: providers serve their
-    fallbacks, unless they ask an emulator on this machine. The pytest fixture `mixpanel_events` is
-    this block around a test.
+    Those of Customer.io and Hightouch are clients too, alone or in a fan-out. Nothing is sent; the
+    clients' `stats()` count the messages as delivered, and `on_delivery` is told so. What asks the
+    server for an answer (lookup tables) is refused, and so are requests for flags: providers serve
+    their fallbacks, unless they ask an emulator on this machine. The pytest fixture
+    `mixpanel_events` is this block around a test.
     """
-    from mixpanel._wires import Wires
-    from mixpanel.client import AsyncMixpanel, Mixpanel, _Client
+    from mixpanel._diverted import diverted
 
-    kept = MemoryConsumer()
-    send = Wires.send
-    swaps: list[tuple[type, str, Any]] = [
-        (AsyncMixpanel, "_deliver", lambda face, records: _keep_async(kept, face, records)),
-        (Mixpanel, "_deliver", lambda face, records: _keep_sync(kept, face, records)),
-        (_Client, "_enqueue", lambda face, record: _keep(kept, face, [record])),
-        (AsyncMixpanel, "_ours", lambda face, what: _import_into(kept, face, what)),
-        (Wires, "send", lambda wires, request, **how: _unless_flags(send, wires, request, **how)),
-    ]
-    before = [getattr(face, name) for face, name, _ in swaps]
-    for face, name, swap in swaps:
-        setattr(face, name, swap)
-    _active.append(kept)
-    try:
-        yield kept
-    finally:
-        _active.remove(kept)
-        for (face, name, _), original in zip(swaps, before, strict=True):
-            setattr(face, name, original)
+    kept = Captured()
+    with diverted(kept):
+        _active.append(kept)
+        try:
+            yield kept
+        finally:
+            _active.remove(kept)
 
 
 if "pytest" in sys.modules:
     import pytest
 
     @pytest.fixture
-    def mixpanel_events() -> Iterator[MemoryConsumer]:
-        """Capture what every Mixpanel client tracks during the test, instead of sending it."""
+    def mixpanel_events() -> Iterator[Captured]:
+        """Capture what every client tracks during the test, instead of sending it."""
         with capture() as kept:
             yield kept
 
 
-# ---- what a client does while captured ----------------------------------------------------------
-
-
-def _keep(kept: MemoryConsumer, face: Any, records: list[Any]) -> None:
-    if face._takes_none(len(records)):
-        return
-    for record in records:
-        kept.send(record.endpoint, record.body)
-    with face._ledger.lock:
-        face._ledger.accepted += len(records)
-        face._ledger.delivered += len(records)
-
-
-def _keep_async(kept: MemoryConsumer, face: Any, records: list[Any]) -> Any:
-    from mixpanel._accepting import done
-
-    _keep(kept, face, records)
-    return done()
-
-
-def _keep_sync(kept: MemoryConsumer, face: Any, records: list[Any]) -> None:
-    from mixpanel._bridge import refuse_in_async
-    from mixpanel._custom import Custom
-
-    if not isinstance(face._via, Custom):
-        refuse_in_async("Mixpanel.track")
-    _keep(kept, face, records)
-
-
-def _import_into(kept: MemoryConsumer, face: Any, what: str) -> Any:
-    from mixpanel._custom import Custom
-
-    if what != "import_events" or isinstance(face._via, Custom):
-        raise ConfigurationError(f"{what} is not captured: test it with mixpanel.emulator")
-    return face._via.route, _Wires(kept)
-
-
-async def _unless_flags(send: Any, wires: Any, request: Any, **how: Any) -> Any:
-    from mixpanel._exchange import Failure
-    from mixpanel.exceptions import TransportError
-    from mixpanel.settings import is_loopback
-
-    url = urlsplit(request.url)
-    if "/flags" not in url.path or is_loopback(url.hostname or ""):
-        return await send(wires, request, **how)
-    told = "flags are not fetched while events are captured: use FixedFlags or override_flags"
-    return Failure(TransportError(told), maybe_sent=False)
-
-
-class _Wires:
-    """Take the requests of an import, and answer that all is well."""
-
-    def __init__(self, kept: MemoryConsumer) -> None:
-        self._kept = kept
-
-    async def send(self, request: Any, **_: Any) -> Any:
-        import gzip
-
-        from mixpanel._exchange import Answer
-
-        content = request.content
-        self._kept.send("imports", gzip.decompress(content) if content[:2] == GZIP else content)
-        return Answer(200, {}, b'{"code": 200, "status": "OK"}')
-
-
 # ---- what a failed assertion says ---------------------------------------------------------------
+
+
+def _matching(
+    event: str, properties: Mapping[str, Any], times: int | None, tracked: list[Message]
+) -> list[Message]:
+    __tracebackhide__ = True
+    wanted = {name: _as_it_travels(value) for name, value in properties.items()}
+    namesakes = [each for each in tracked if each.get("event") == event]
+    matching = [each for each in namesakes if not _differences(each, wanted)]
+    if len(matching) >= 1 if times is None else len(matching) == times:
+        return matching
+    raise AssertionError(_complaint(event, wanted, times, len(matching), namesakes, tracked))
 
 
 def _as_it_travels(value: Any) -> Any:
@@ -275,12 +260,18 @@ def _as_it_travels(value: Any) -> Any:
 
 
 def _differences(message: Message, wanted: Mapping[str, Any]) -> dict[str, str]:
-    properties = message.get("properties", {})
+    properties = _properties(message)
     return {
         name: repr(properties[name]) if name in properties else "not there"
         for name, value in wanted.items()
         if name not in properties or value != properties[name]
     }
+
+
+def _properties(message: Message) -> dict[str, Any]:
+    """Return what an event says, and of whom: on other platforms that stands beside it."""
+    properties: dict[str, Any] = message.get("properties") or {}
+    return {**properties, "userId": message["userId"]} if "userId" in message else properties
 
 
 def _complaint(
@@ -315,8 +306,9 @@ def _complaint(
 
 
 def _line(message: Message) -> str:
-    properties = message.get("properties", {})
+    properties = _properties(message)
     shown = {name: value for name, value in properties.items() if name not in ADDED}
     text = json.dumps(shown, ensure_ascii=False)
     text = text if len(text) <= 100 else text[:99] + "…"
-    return f"{message.get('event')}  {properties.get('distinct_id', '')}  {text}"
+    who = properties.get("distinct_id", properties.get("userId", ""))
+    return f"{message.get('event')}  {who}  {text}"

@@ -1,6 +1,7 @@
 """A project with three days of orders, and `mp` pointed at it."""
 
 import json
+import signal
 import time
 from datetime import UTC, datetime
 
@@ -9,13 +10,14 @@ from typer.testing import CliRunner
 
 from mixpanel.cli._asked import forget
 from mixpanel.cli.app import app
-from mixpanel.emulator import Emulator
+from mixpanel.emulator import Emulator, Fault
 
 FIRST, LAST = "2026-01-01", "2026-01-03"
 DAYS = ("--from", FIRST, "--to", LAST)
 PER_DAY = 24
 NAMES = ("Order Paid", "Order Shipped", "Paid, late")
 HOUR = 3_600_000
+EXPORT = "/api/2.0/export"
 BEGAN = int(datetime(2026, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
 
@@ -100,3 +102,19 @@ def wait_until(true, seconds=20):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def nine_days(emu):
+    """Bring nine days into an emulator; who asks for one of the last four waits."""
+    fill(emu, days=9)
+    late = Fault.silence().forever()
+    emu.play(late, path=EXPORT, when=lambda request: request.query["from_date"] > "2026-01-05")
+
+
+def interrupt_after_five(emu, folder, running):
+    """Send Ctrl-C to a process that fetches nine days: with five in its database, four to come."""
+    wait_until(lambda: len(emu.requests(EXPORT)) == 9)
+    # It asks for four at a time, so five have arrived; their files go when they are loaded.
+    wait_until(lambda: not [*folder.rglob("*.gz"), *folder.rglob("*.ndjson")])
+    emu.clear_faults()
+    running.send_signal(signal.SIGINT)

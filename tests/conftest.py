@@ -3,16 +3,37 @@
 import contextlib
 import gc
 import os
+import signal
 import threading
 
 import pytest
+import trustme
 
 from mixpanel import _bridge
 from mixpanel.emulator import Emulator
 
 
+def pytest_configure():
+    """Take Ctrl-C back where whoever started us in the background had it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_finish():
     """Leave what importing made out of every later collection: it takes half a second to walk."""
+    _freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Leave out as well what each file left: modules loaded late, and what pytest remembers."""
+    done = yield
+    if nextitem is None or nextitem.path != item.path:
+        _freeze()
+    return done
+
+
+def _freeze():
     gc.collect()
     gc.freeze()
 
@@ -46,6 +67,16 @@ def emu():
     """Start a local Mixpanel."""
     with Emulator() as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_authority(tmp_path_factory):
+    """Trust one authority, not the machine's: to read those costs each client 30 ms."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from uuid import UUID
 import anyio
 import pytest
 
-from mixpanel import RejectedError, ValidationError
+from mixpanel import Limits, RejectedError, ValidationError
 from mixpanel.cdp import CustomerIO, Hightouch, HightouchOAuth
 from mixpanel.emulator import Emulator, Fault
 from tests.cdp_worlds import WORLDS, messages, visit
@@ -50,7 +50,7 @@ def made(emu, vendor, **options):
 
 def test_s2_closing_sends_the_whole_queue(emu, vendor):
     """Theirs stops after the batch at hand: 1 of 500 arrived."""
-    client = made(emu, vendor)
+    client = made(emu, vendor, limits=Limits(batch_records=100))
     for n in range(500):
         client.track("u", "Visit", {"n": n})
     client.close()

@@ -63,6 +63,22 @@ def test_the_origin_is_what_was_said_or_what_the_key_says(dialect, key, options,
     assert expected == dialect.origin(key, **options)
 
 
+@pytest.mark.parametrize("dialect", [CUSTOMERIO, PERMISSIVE, HIGHTOUCH])
+def test_the_environment_may_say_the_origin(dialect, monkeypatch):
+    """Above the region, below what the program says; each vendor has a variable of its own."""
+    name = "MP_HIGHTOUCH_BASE_URL" if dialect is HIGHTOUCH else "MP_CUSTOMERIO_BASE_URL"
+    monkeypatch.setenv(name, "http://127.0.0.1:1/x/")
+    assert "http://127.0.0.1:1/x" == dialect.origin(CLASSIC, region="eu")
+    assert "http://127.0.0.1:2" == dialect.origin(CLASSIC, base_url="http://127.0.0.1:2")
+    other = CUSTOMERIO if dialect is HIGHTOUCH else HIGHTOUCH
+    assert other.origin(CLASSIC) in other.hosts.values()
+    monkeypatch.setenv(name, "http://far.example")
+    with pytest.raises(ConfigurationError, match=f"{name}.*https"):
+        dialect.origin(CLASSIC)
+    monkeypatch.setenv(name, "")
+    assert dialect.origin(CLASSIC) in dialect.hosts.values()
+
+
 def test_an_unknown_region_or_unsafe_url_is_refused():
     """Where it is given, with what there is to choose from."""
     with pytest.raises(ConfigurationError, match="choose one of 'us', 'eu'"):

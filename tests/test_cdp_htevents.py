@@ -79,9 +79,10 @@ def test_the_write_key_has_to_be_set_first():
 def test_every_way_to_end_sends_all_that_waits(emu, ht, end):
     """`join` of the old library forgot the queue."""
     for n in range(500):
-        ht.track("u", "Visit", {"n": n})
+        ht.track("u", "Visit", {"n": n, "text": "x" * 2000})
     assert getattr(ht, end)().ok
     assert 500 == len(messages(emu))
+    assert len(emu.requests("/hightouch/v1/batch")) > 2
 
 
 def test_after_shutdown_settings_are_read_again(emu, ht):
@@ -197,7 +198,7 @@ def test_a_program_that_just_ends_loses_nothing(emu):
 from mixpanel.cdp import htevents
 htevents.write_key, htevents.host = "k", {emu.hightouch_url!r}
 for n in range(500):
-    htevents.track("u", "Visit", {{"n": n}})
+    htevents.track("u", "Visit", {{"n": n, "text": "x" * 2000}})
 """
     subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=30)
     assert 500 == len({m["messageId"] for m in messages(emu)}) == len(messages(emu))

@@ -316,6 +316,13 @@ def test_what_is_your_own_goes_along():
         (lambda: semantic.OrderCompleted(products=[{"price": "3"}]), "Product: price must be"),
         (lambda: semantic.OrderCompleted(products="p"), "products must be a list"),
         (lambda: semantic.DeviceCreatedOrUpdated(token="t"), "type is missing"),
+        (
+            lambda: semantic.DeviceCreatedOrUpdated(token="t", type="web"),
+            "DeviceCreatedOrUpdated: type must be one of 'android', 'ios', not 'web'$",
+        ),
+        (lambda: semantic.DeviceCreatedOrUpdated(token="t", type="w" * 99), "not 'w{39}$"),
+        (lambda: semantic.DeviceCreatedOrUpdated(token="t", type=3), "'ios', not int$"),
+        (lambda: semantic.DeviceCreatedOrUpdated(token=b"t", type="ios"), "text, not bytes$"),
         (lambda: semantic.DeviceCreatedOrUpdated(token="t", type="web"), "one of 'android', 'ios'"),
         (semantic.EmailOpened, "email_id is missing"),
         (lambda: semantic.ReportDeliveryEvent(delivery_id="d", metric="seen"), "must be one of"),

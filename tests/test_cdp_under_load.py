@@ -35,7 +35,7 @@ class Clock:
 def text(n):
     """Most are small; a stretch is as large as one may be, in letters of one, two, four bytes."""
     chosen = random.Random(n)
-    large = n in LARGE or chosen.random() < 0.01
+    large = n in LARGE or chosen.random() < 0.002
     return chosen.choice(("x", "é", "🎈")) * (7600 if large else 10)
 
 
@@ -99,11 +99,11 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
         firsts = list(dict.fromkeys(ids))
         assert [f"m-{n}" for n in range(count)] == firsts
         # Only where an answer was lost was anything sent again, under the same id.
-        assert len(ids) - len(firsts) <= afters * 100
+        assert len(ids) - len(firsts) <= afters * 1000
         assert len(emu.cdp_messages(vendor, unique=True)) == count
         assert max(entry["bytes"] for entry in kept) <= 32_000
         batches = [r for r in emu.requests(f"/{vendor}/v1/batch") if r.status == 200]
         assert 445_000 < max(len(request.body) for request in batches) <= 475_000
-        assert max(len(json.loads(request.body)["batch"]) for request in batches) == 100
+        assert max(len(json.loads(request.body)["batch"]) for request in batches) == 1000
         if vendor == "hightouch":
             assert 3 <= len(emu.requests("/hightouch/oauth/token")) <= 10

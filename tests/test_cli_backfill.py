@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +14,7 @@ from mixpanel.cli._exit import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault
 from tests.cdp_worlds import messages
+from tests.cli_data import wait_until
 
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
 TABLE = (
@@ -67,6 +67,10 @@ def history(path, count, bad=()):
     return path
 
 
+def came(checkpoint):
+    return json.loads(checkpoint.read_text())["position"] if checkpoint.exists() else 0
+
+
 def numbers(emu, vendor="customerio"):
     return sorted(one["properties"]["n"] for one in messages(emu, vendor, unique=True))
 
@@ -74,10 +78,10 @@ def numbers(emu, vendor="customerio"):
 @pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
 def test_a_table_arrives_with_its_times_and_ids(mp, emu, tmp_path, vendor):
     """Zeros in front of an id stay; other columns are properties; nothing is left behind."""
-    result = mp(orders(tmp_path / "orders.csv", 250), *TABLE, vendor=vendor)
+    result = mp(orders(tmp_path / "orders.csv", 2500), *TABLE, vendor=vendor)
     assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"], told["requests"]) == (250, 0, 3)
+    assert (told["delivered"], told["refused"], told["requests"]) == (2500, 0, 3)
     first = min(messages(emu, vendor), key=lambda one: one["userId"])
     assert ("0000", "Order Paid", {"amount": 0}, "2024-01-31T12:00:00.000Z") == (
         first["userId"], first["event"], first["properties"], first["timestamp"],
@@ -140,19 +144,19 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_go(mp, emu, tmp_path):
 
 def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
     """The account is that of all runs together; the checkpoint goes when all is done."""
-    path, failed = history(tmp_path / "h.ndjson", 1000, bad={5, 900}), tmp_path / "failed.ndjson"
-    emu.play(Fault.latency(0.0) * 4, Fault.status(401).forever())
+    path, failed = history(tmp_path / "h.ndjson", 4000, bad={5, 3900}), tmp_path / "failed.ndjson"
+    emu.play(Fault.latency(0.0) * 2, Fault.status(401).forever())
     stopped = mp(path, "--failed", failed, "--concurrency", 1)
     assert stopped.exit_code == ExitCode.AUTHENTICATION
-    assert "it stopped at row 401: the same command goes on there" in stopped.stderr
+    assert "it stopped at row 2,001: the same command goes on there" in stopped.stderr
     emu.clear_faults()
     result = mp(path, "--failed", failed, "--concurrency", 1)
-    assert "going on at row 401: 400 delivered and 1 refused before" in result.stderr
+    assert "going on at row 2,001: 2,000 delivered and 1 refused before" in result.stderr
     assert result.exit_code == ExitCode.PARTIAL
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"], told["requests"]) == (998, 2, 6)
-    assert [5, 900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
-    assert numbers(emu) == [n for n in range(1000) if n not in {5, 900}]
+    assert (told["delivered"], told["refused"], told["requests"]) == (3998, 2, 2)
+    assert [5, 3900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
+    assert numbers(emu) == [n for n in range(4000) if n not in {5, 3900}]
     assert not (tmp_path / "h.ndjson.backfill").exists()
 
 
@@ -186,45 +190,42 @@ def test_restart_begins_anew(mp, emu, tmp_path):
 
 def test_a_killed_backfill_goes_on_and_makes_no_copies(emu, tmp_path):
     """kill -9 in the middle; every message is there, each under one id."""
-    path = history(tmp_path / "h.ndjson", 20_000)
-    emu.play(Fault.latency(0.02).forever())
+    path = history(tmp_path / "h.ndjson", 10_000)
+    emu.play(Fault.latency(0.5).forever())
     command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "2"]
     whole = {**os.environ, **environment(emu)}
     process = subprocess.Popen(command, env=whole, stdout=subprocess.DEVNULL)
     checkpoint = tmp_path / "h.ndjson.backfill"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: came(checkpoint) > 0)
     process.kill()
     process.wait()
-    position = json.loads(checkpoint.read_text())["position"]
+    position = came(checkpoint)
     emu.clear_faults()
     done = subprocess.run(command, env=whole, capture_output=True, text=True, check=True)
     assert f"going on at row {position:,}" in done.stderr
     told = json.loads(done.stdout)
-    assert 0 < position < 20_000
-    assert (told["delivered"], told["refused"]) == (20_000, 0)
-    assert numbers(emu) == list(range(20_000))
-    assert len(messages(emu)) - 20_000 <= 20_000 - position
+    assert 0 < position < 10_000
+    assert (told["delivered"], told["refused"]) == (10_000, 0)
+    assert numbers(emu) == list(range(10_000))
+    assert len(messages(emu)) - 10_000 <= 10_000 - position
     assert not checkpoint.exists()
 
 
 def test_ctrl_c_says_where_it_goes_on(emu, tmp_path):
     """And ends with 130."""
-    path = history(tmp_path / "h.ndjson", 20_000)
-    emu.play(Fault.latency(0.05).forever())
+    path = history(tmp_path / "h.ndjson", 10_000)
+    emu.play(Fault.latency(0.5).forever())
     command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "2"]
     process = subprocess.Popen(
         command, env={**os.environ, **environment(emu)}, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "h.ndjson.backfill").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    checkpoint = tmp_path / "h.ndjson.backfill"
+    wait_until(lambda: came(checkpoint) > 0)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == ExitCode.INTERRUPTED
     assert "the same command goes on there" in said
-    assert (tmp_path / "h.ndjson.backfill").exists()
+    assert came(checkpoint) > 0
 
 
 def test_a_wrong_key_ends_with_2(mp, tmp_path):
@@ -261,3 +262,98 @@ def test_what_is_read_is_never_written_over(mp, tmp_path):
     assert result.exit_code == ExitCode.USAGE
     assert "write the refused to another file" in result.stderr
     assert path.read_text().count("\n") == 3
+
+
+def test_a_checkpoint_is_of_one_source(mp, tmp_path):
+    """What staging got, production did not."""
+    path = history(tmp_path / "h.ndjson", 5)
+    assert mp(path, "--to", "customerio", "--write-key", "staging-key", "--restart").exit_code == ExitCode.OK
+    job = {"to": "customerio", "source": "another", "sent_to": "x"}
+    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Came(3, 0))
+    result = mp(path)
+    assert result.exit_code == ExitCode.USAGE
+    assert "with another sent_to, source" in result.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--restart"]])
+def test_no_file_of_yours_is_taken_for_a_checkpoint(mp, tmp_path, more):
+    """Neither what is read, nor what is refused, nor any other."""
+    path, notes = history(tmp_path / "h.ndjson", 3), tmp_path / "notes.json"
+    notes.write_text('{"dear": "diary"}')
+    for place in (path, notes, tmp_path):
+        result = mp(path, "--checkpoint", place, *more)
+        assert result.exit_code == ExitCode.USAGE
+        assert "Traceback" not in result.stderr
+    failed = tmp_path / "failed.ndjson"
+    failed.write_text("{}\n")
+    assert mp(path, "--failed", failed, "--checkpoint", failed, *more).exit_code == ExitCode.USAGE
+    assert path.read_text().count("\n") == 3
+    assert notes.read_text() == '{"dear": "diary"}'
+
+
+@pytest.mark.parametrize(
+    "told",
+    ['"position": 5, "refused": 9', '"position": -5, "refused": 0', '"position": Infinity'],
+)
+def test_a_checkpoint_that_cannot_be_is_refused(mp, tmp_path, told):
+    """In a sentence."""
+    path = history(tmp_path / "h.ndjson", 3)
+    (tmp_path / "h.ndjson.backfill").write_text(f'{{"version": 1, {told}}}')
+    result = mp(path)
+    assert (result.exit_code, "Traceback" in result.stderr) == (ExitCode.USAGE, False)
+    assert "--restart" in result.stderr
+
+
+def test_refused_lines_are_on_the_disk_before_the_checkpoint(emu, tmp_path):
+    """kill -9 leaves no refusal that is counted and not written."""
+    path, failed = tmp_path / "h.ndjson", tmp_path / "failed.ndjson"
+    history(path, 20_000, bad=range(0, 20_000, 50))
+    emu.play(Fault.latency(0.05).forever())
+    command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "1", "--failed", str(failed)]
+    whole = {**os.environ, **environment(emu)}
+    process = subprocess.Popen(command, env=whole, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "h.ndjson.backfill"
+    wait_until(lambda: came(checkpoint) > 0)
+    process.kill()
+    process.wait()
+    kept = json.loads(checkpoint.read_text())
+    written = [json.loads(line)["position"] for line in failed.read_bytes().split(b"\n")[:-1]]
+    assert kept["refused"] == sum(one < kept["position"] for one in written)
+    emu.clear_faults()
+    subprocess.run(command, env=whole, capture_output=True, check=False)
+    lines = [json.loads(line)["position"] for line in failed.read_text().splitlines()]
+    assert list(range(0, 20_000, 50)) == sorted(lines)
+    assert numbers(emu) == [n for n in range(20_000) if n % 50]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
+def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path):
+    """In a sentence, and the checkpoint says where it goes on."""
+    path = history(tmp_path / "h.ndjson", 300, bad={250})
+    result = mp(path, "--failed", "/dev/full")
+    assert result.exit_code == ExitCode.ERROR
+    assert "--failed cannot be written: No space left on device" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_no_json_can_be_is_one_refused_row(mp, emu, tmp_path):
+    """Too deep, or a number too long: the rest goes on."""
+    path = history(tmp_path / "h.ndjson", 2)
+    with path.open("a") as lines:
+        lines.write("[" * 3000 + "]" * 3000 + "\n" + '{"n": ' + "9" * 5000 + "}\n")
+    history(tmp_path / "more.ndjson", 4)
+    with path.open("a") as lines:
+        lines.writelines((tmp_path / "more.ndjson").read_text().splitlines(keepends=True)[2:])
+    result = mp(path)
+    assert result.exit_code == ExitCode.PARTIAL
+    assert numbers(emu) == [0, 1, 2, 3]
+
+
+def test_roles_of_a_csv_are_read_as_they_stand(mp, emu, tmp_path):
+    """Dates of another country are refused rather than guessed; a name of digits is a name."""
+    path = tmp_path / "views.csv"
+    path.write_text("user_id,time,name\n007,2024-01-31,404\n008,1700000000,405\n009,01/02/2024,x\n")
+    result = mp(path, "--kind", "page")
+    assert result.exit_code == ExitCode.PARTIAL
+    told = {one["userId"]: (one["name"], one["timestamp"][:10]) for one in messages(emu)}
+    assert told == {"007": ("404", "2024-01-31"), "008": ("405", "2023-11-14")}

@@ -436,6 +436,29 @@ def test_hightouch_may_want_tokens(tmp_path):
         assert 1 == len(messages(emu))
 
 
+@pytest.mark.parametrize("option", ["client-id", "key-id", "key-file", "server", "scope"])
+def test_customerio_has_no_tokens(emu, option):
+    """What is typed is refused; what the environment has for Hightouch is no matter of its."""
+    mp = asking(emu, "customerio", MP_HIGHTOUCH_OAUTH_CLIENT_ID="c")
+    sent(mp(*TRACK))
+    told = mp(*TRACK, f"--oauth-{option}", __file__)
+    assert ExitCode.USAGE == told.exit_code
+    assert f"for --oauth-{option}: only Hightouch hands out access tokens" in told.stderr
+    assert 1 == len(messages(emu))
+
+
+def test_the_vendors_own_variable_says_where(emu, vendor):
+    """As for the clients; --base-url and MP_CDP_BASE_URL stand above it, as they are typed here."""
+    variable = f"MP_{vendor.upper()}_BASE_URL"
+    url = getattr(emu, f"{vendor}_url")
+    mp = asking(emu, vendor, MP_CDP_BASE_URL=None, **{variable: url})
+    sent(mp(*TRACK, "--region", "nowhere"))
+    assert None is json.loads(mp("ping").stdout)["region"]
+    mp = asking(emu, vendor, **{variable: "http://127.0.0.1:9"})
+    sent(mp(*TRACK))
+    assert 2 == len([one for one in messages(emu, vendor) if one.get("event") == TRACK[1]])
+
+
 # ---- what the server says -----------------------------------------------------------------------
 
 

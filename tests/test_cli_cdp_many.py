@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mixpanel.cdp import _rows
 from mixpanel.cli import _cdp_many
 from mixpanel.cli._cdp_rows import LONGEST, Reading
 from mixpanel.cli._exit import ExitCode
@@ -155,11 +156,13 @@ def test_what_has_a_time_may_be_sent_again(mp, emu, tmp_path):
 
 
 def test_many_are_sent_in_order_within_the_limits(mp, emu, tmp_path, monkeypatch):
-    """By the hundred, and never more under way than may be."""
+    """And never more under way than may be."""
     monkeypatch.setattr(_cdp_many, "WAITING", 150)
     told = mp("batch", written(tmp_path / "many.ndjson", visits(420)))
     assert 420 == json.loads(told.stdout)["delivered"]
     assert [f"u-{n}" for n in range(420)] == users(emu)
+    requests = emu.requests("/customerio/v1/batch")
+    assert max(len(json.loads(request.body)["batch"]) for request in requests) <= 150
 
 
 def test_nothing_is_nothing(mp, emu, tmp_path):
@@ -185,7 +188,21 @@ def test_a_missing_key_costs_nothing(mp, emu, tmp_path):
     env = {"MP_CUSTOMERIO_WRITE_KEY": None, "MP_CDP_TO": "customerio"}
     told = mp("batch", "-", "--failed", failed, given=json.dumps(SIX), **env)
     assert ExitCode.USAGE == told.exit_code
+    wrong = ["--base-url", "https://cdp.customer.io", "--write-key", "sk_eu_" + "0" * 32]
+    told = mp("batch", "-", "--failed", failed, *wrong, given=json.dumps(SIX))
+    assert (ExitCode.USAGE, True) == (told.exit_code, "region" in told.stderr)
     assert 1 == len(lines(failed.read_text()))
+
+
+def test_a_link_to_the_failed_stays_one(mp, tmp_path):
+    """Going on writes to the file that it names."""
+    file, failed = written(tmp_path / "m.ndjson", ["a", "b"]), tmp_path / "failed.ndjson"
+    link = tmp_path / "link"
+    link.symlink_to(failed)
+    mp("batch", file, "--failed", link)
+    mp("batch", file, "--failed", link, "--start-at", 1)
+    assert link.is_symlink()
+    assert [0, 1] == [one["position"] for one in lines(failed.read_text())]
 
 
 @pytest.mark.parametrize("command", ["batch", "replay", "validate"])
@@ -310,27 +327,30 @@ def test_a_table_shows_the_reasons(mp, tmp_path):
 def test_it_stops_and_says_where_to_go_on(emu, vendor, fault, code, tmp_path):
     """Nothing is lost, and nothing is sent twice."""
     mp = asking(emu, vendor)
-    file = written(tmp_path / "m.ndjson", visits(250))
+    large = [{**one, "properties": {"text": "x" * 4000}} for one in visits(250)]  # three requests
+    file = written(tmp_path / "m.ndjson", large)
     emu.play(fault.forever(), when=lambda request: b'"u-150"' in request.body)
     told = mp("batch", file, "--retries", 0)
     assert code == told.exit_code
     result = json.loads(told.stdout)
-    assert (100, 0, 100) == (result["delivered"], result["refused"], result["position"])
+    came = len(users(emu))
+    assert 0 < came <= 150
+    assert (came, 0, came) == (result["delivered"], result["refused"], result["position"])
     hint, error = told.stderr.splitlines()
-    assert hint.endswith("--start-at 100")
+    assert hint.endswith(f"--start-at {came}")
     assert error.startswith("mp: ")
     emu.clear_faults()
-    told = mp("batch", file, "--start-at", 100)
-    assert 150 == json.loads(told.stdout)["delivered"]
+    told = mp("batch", file, "--start-at", came)
+    assert 250 - came == json.loads(told.stdout)["delivered"]
     assert [f"u-{n}" for n in range(250)] == users(emu)
 
 
 def test_going_on_adds_to_the_failed(mp, tmp_path):
-    """The file of an earlier run is not lost."""
+    """What an earlier run wrote is not lost; what is tried again does not stand there twice."""
     file, failed = written(tmp_path / "m.ndjson", ["a", "b", "c"]), tmp_path / "failed.ndjson"
     mp("batch", file, "--failed", failed)
     mp("batch", file, "--failed", failed, "--start-at", 2)
-    assert [0, 1, 2, 2] == [one["position"] for one in lines(failed.read_text())]
+    assert [0, 1, 2] == [one["position"] for one in lines(failed.read_text())]
 
 
 @pytest.mark.parametrize(
@@ -362,7 +382,7 @@ def test_a_broken_gzip_ends_where_it_breaks(mp, emu, tmp_path):
 def test_ctrl_c_says_where_to_go_on(tmp_path):
     """What was under way is waited for."""
     file = written(tmp_path / "m.ndjson", visits(20_000))
-    with Emulator(latency=0.05) as emu:
+    with Emulator(latency=0.2) as emu:
         command = [*RUN, "cdp", "batch", str(file)]
         env = {**os.environ, **environment(emu)}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -378,6 +398,22 @@ def test_ctrl_c_says_where_to_go_on(tmp_path):
         position = int(err.rsplit("--start-at ", 1)[1])
         assert (position, position) == (json.loads(out)["position"], len(users(emu)))
         assert position < 20_000
+
+
+def test_a_message_that_ctrl_c_kept_back_is_not_passed_over(mp, emu, tmp_path, monkeypatch):
+    """Going on begins with the one that was being made."""
+    made = _rows.identified
+
+    def interrupted(told):
+        if told["userId"] == "u-2":
+            raise KeyboardInterrupt
+        return made(told)
+
+    monkeypatch.setattr(_rows, "identified", interrupted)
+    file = written(tmp_path / "m.ndjson", [{**each, "timestamp": 1e9} for each in visits(5)])
+    told = mp("batch", file)
+    assert "--start-at 2" in told.stderr
+    assert (2, ["u-0", "u-1"]) == (json.loads(told.stdout)["position"], users(emu))
 
 
 def test_progress_is_for_terminals(emu, tmp_path):

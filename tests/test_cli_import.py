@@ -98,7 +98,7 @@ def test_what_was_refused_is_counted_by_reason(mp, orders):
 
 
 def test_refused_events_go_to_a_file(mp, orders, tmp_path):
-    """Each with its position and reason; going on with an import adds to them."""
+    """Each with its position and reason; going on with an import leaves those before."""
     file = tmp_path / "failed.ndjson"
     mp(*orders, "--failed", file)
     lines = sorted(map(json.loads, file.read_text().splitlines()), key=lambda one: one["position"])
@@ -106,9 +106,48 @@ def test_refused_events_go_to_a_file(mp, orders, tmp_path):
     assert ("8", "properties.distinct_id") == (lines[0]["insert_id"], lines[0]["field"])
     assert "u3" == lines[1]["record"]["properties"]["distinct_id"]
     mp(*orders, "--failed", file, "--start-at", "2")
-    assert 3 == len(file.read_text().splitlines())
+    assert [1, 2] == [json.loads(line)["position"] for line in file.read_text().splitlines()]
     mp(*orders, "--failed", file)
     assert 2 == len(file.read_text().splitlines())
+
+
+def test_what_is_read_is_never_written_over(mp, emu, orders):
+    """A slip of the hand would cost the file; nor does a link deceive."""
+    file = orders[0]
+    before, link = file.read_text(), file.with_name("link.csv")
+    link.symlink_to(file)
+    for failed in (file, link):
+        for more in ([], ["--dry-run"]):
+            result = mp(*orders, "--failed", failed, *more)
+            assert ExitCode.USAGE == result.exit_code
+            assert "write the refused to another file" in " ".join(result.stderr.split())
+    assert (before, []) == (file.read_text(), emu.requests())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        ([], {"MP_TOKEN": None}),
+        (["--base-url", "http://far.example"], {}),
+        (["--time-column", "when"], {}),
+        (["--time-column", "when", "--dry-run"], {}),
+    ],
+)
+def test_a_wrong_argument_costs_nothing(mp, orders, tmp_path, arguments, env):
+    """The failed of an earlier run are not written over before there is something to write."""
+    failed = tmp_path / "failed.ndjson"
+    failed.write_text("{}\n")
+    assert mp(*orders, "--failed", failed, *arguments, **env).exit_code in (1, ExitCode.USAGE)
+    assert "{}\n" == failed.read_text()
+
+
+def test_where_the_failed_cannot_be_written_nothing_is_sent(mp, emu, orders, tmp_path):
+    """It is said in a line."""
+    result = mp(*orders, "--failed", tmp_path / "none" / "failed.ndjson")
+    assert ExitCode.USAGE == result.exit_code
+    assert "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [] == emu.requests()
 
 
 def test_an_import_goes_on_where_it_stopped(mp, emu):

@@ -1,7 +1,9 @@
 """The emulator as a thing to run and to read."""
 
+import gc
 import gzip
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import httpx
 import pytest
 
 from mixpanel.emulator import Emulator, serve
+from mixpanel.emulator.database import _memory
 
 NOW = 1_764_000_000
 
@@ -89,6 +92,49 @@ def test_it_answers_on_this_machine_only(host):
     """An address that others could reach is refused."""
     with pytest.raises(ValueError, match="loopback"):
         Emulator(host=host)
+
+
+def kept_in_memory():
+    gc.collect()
+    return _memory().execute("show databases").fetchall()
+
+
+def test_emulators_in_memory_keep_apart():
+    """They share one DuckDB, and leave nothing in it when they are let go of."""
+    before = kept_in_memory()
+    with Emulator(now=lambda: NOW) as one, Emulator(now=lambda: NOW) as other:
+        httpx.post(f"{one.url}/track", json=[event()])
+        httpx.post(f"{other.url}/track", json=[event(), event(insert_id="a-2")])
+        assert (1, 2) == (len(one.events()), len(other.events()))
+        one.clear()
+        assert (0, 2) == (len(one.events()), len(other.events()))
+        assert len(before) + 2 == len(kept_in_memory())
+    del one, other
+    assert before == kept_in_memory()
+
+
+PARENT = """
+import gc, os, sys
+from mixpanel.emulator import Emulator
+with Emulator() as emulator:
+    emulator.events()
+del emulator
+gc.collect()
+child = os.fork()
+if not child:
+    with Emulator() as emulator:
+        sys.exit(len(emulator.events()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_child_ends_well_when_its_parent_had_an_emulator():
+    """What is left of that one does not crash it, and it may have its own."""
+    told = subprocess.run(
+        [sys.executable, "-c", PARENT], check=True, capture_output=True, text=True, timeout=30
+    )
+    assert "0\n" == told.stdout
 
 
 def test_a_file_keeps_the_data(tmp_path):

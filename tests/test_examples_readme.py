@@ -45,7 +45,13 @@ def emu(monkeypatch, tmp_path):
     half["ruleset"]["rollout"][0]["rollout_percentage"] = 0.5
     with emulator.Emulator(flags=[beta, half]) as running:
         fill(running)
-        for name, value in {**environment(running.url, tmp_path), "HOME": str(tmp_path)}.items():
+        told = {
+            **environment(running.url, tmp_path),
+            "HOME": str(tmp_path),
+            "MP_CUSTOMERIO_BASE_URL": running.customerio_url,
+            "MP_HIGHTOUCH_BASE_URL": running.hightouch_url,
+        }
+        for name, value in told.items():
             monkeypatch.setenv(name, value)
         yield running
 

@@ -409,6 +409,9 @@ BAD = [
     (lambda mp: mp.track("NULL", "E"), "refuses"),
     (lambda mp: mp.track(0, "E"), "refuses"),
     (lambda mp: mp.track("00000000-0000-0000-0000-000000000000", "E"), "refuses"),
+    (lambda mp: mp.track(None, "E", device_id="anon"), r"\$device_id 'anon' .* refuses"),
+    (lambda mp: mp.track("u", "E", {"$device_id": "Undefined"}), r"\$device_id .* refuses"),
+    (lambda mp: mp.track(None, "E", device_id="d", user_id=-1), r"\$user_id -1 .* refuses"),
     (lambda mp: mp.track("u", "E", insert_id="a_b"), "insert_id"),
     (lambda mp: mp.track("u", "E", insert_id="x" * 37), "insert_id"),
     (lambda mp: mp.track("u", "E", {"$insert_id": 5}), "insert_id"),
@@ -437,6 +440,12 @@ def test_mode_raise_refuses_at_the_callers_line(mp, kept, call, words):
     with pytest.raises(ValidationError, match=words):
         call(mp)
     assert kept.calls == []
+
+
+def test_an_id_that_is_none_is_none(mp, kept):
+    """`None` is no text "none", which the server would refuse."""
+    mp.track("u", "E", {"$device_id": None, "$user_id": None})
+    assert len(kept.calls) == 1
 
 
 @pytest.mark.parametrize(("call", "words"), BAD)

@@ -390,10 +390,10 @@ def test_a_notebook_that_can_show_no_bar_is_no_error():
     class Notebook:
         def execute(self, sql):
             assert not sql.startswith("SET"), "the required package 'ipywidgets' is missing"
-            return duckdb.execute("SELECT false")
+            return connection.execute("SELECT false")
 
-    quieten(Notebook())
     with duckdb.connect() as connection:
+        quieten(Notebook())
         connection.execute("SET enable_progress_bar = true")
         quieten(connection)
         told = connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()

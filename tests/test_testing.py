@@ -20,6 +20,7 @@ from mixpanel import (
     MixpanelException,
     SyncInAsyncError,
 )
+from mixpanel.cdp import AsyncCustomerIO, CustomerIO, FanOut, Hightouch, HightouchOAuth, Sink
 from mixpanel.testing import MemoryConsumer, assert_tracked, capture
 
 pytest_plugins = ["pytester"]
@@ -251,6 +252,81 @@ def test_afterwards_clients_deliver_again():
     mp.track("u", "After")
     names = [[each["event"] for each in one.events] for one in (inner, outer, consumer)]
     assert [["Inner"], ["Outer"], ["After"]] == names
+
+
+# The capture of other platforms
+
+
+def test_clients_of_other_platforms_are_captured(mixpanel_events):
+    """Async and sync, in the background and direct: each message is found under its vendor."""
+    told = []
+
+    async def main():
+        async with AsyncCustomerIO("K", base_url=NOWHERE, on_delivery=told.append) as cio:
+            await cio.identify("u-17", {"plan": "team"})
+            await cio.track("u-17", "Order Paid", {"amount": Decimal("12.5")})
+            assert (2, True) == (cio.stats().delivered, cio.stats().balanced)
+
+    asyncio.run(main())
+    with Hightouch("K", base_url=NOWHERE, direct=True) as ht:
+        ht.batch([{"type": "track", "userId": 18, "event": "Order Paid"}] * 2)
+    assert ["identify", "track"] == [each["type"] for each in mixpanel_events.customerio]
+    assert ["delivered"] * 2 == [one.fate for one in told]
+    assert mixpanel_events.hightouch == mixpanel_events.messages("hightouch")
+    mixpanel_events.assert_tracked_at("customerio", "Order Paid", user_id="u-17", amount=12.5)
+    mixpanel_events.assert_tracked_at("hightouch", "Order Paid", user_id=18, times=2)
+    mixpanel_events.assert_tracked("Order Paid", times=0)
+
+
+def test_a_failure_shows_what_the_platform_got(mixpanel_events):
+    """Whose it was, and how the nearest event differs."""
+    Hightouch("K", base_url=NOWHERE).track("u-17", "Order Paid", {"amount": 3})
+    with pytest.raises(AssertionError) as failed:
+        mixpanel_events.assert_tracked_at("hightouch", "Order Paid", user_id="u-18", amount=3)
+    said = str(failed.value)
+    assert "userId: 'u-17', expected 'u-18'" in said
+    assert 'Order Paid  u-17  {"amount": 3}' in said
+    with pytest.raises(AssertionError, match="nothing was tracked"):
+        mixpanel_events.assert_tracked_at("customerio", "Order Paid")
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_fan_out_is_captured_sink_by_sink(mixpanel_events, direct):
+    """One call, three messages, none of which leaves."""
+    mp = Mixpanel("T", base_url=NOWHERE)
+    cio = CustomerIO("K", base_url=NOWHERE, direct=direct)
+    with FanOut(mixpanel=Sink(mp), customerio=Sink(cio)) as everywhere:
+        everywhere.track("u-17", "Order Paid", {"amount": 3})
+    mixpanel_events.assert_tracked("Order Paid", distinct_id="u-17", amount=3, times=1)
+    mixpanel_events.assert_tracked_at("customerio", "Order Paid", amount=3, times=1)
+
+
+def test_a_backfill_is_captured(mixpanel_events):
+    """Nobody is asked for a token, and the result says that the messages arrived."""
+    oauth = HightouchOAuth("id", lambda: "no key", "key-1")
+    rows = [{"type": "track", "userId": "u", "event": "Old", "timestamp": 1_700_000_000}, {}]
+    with Hightouch("K", base_url=NOWHERE, oauth=oauth) as ht:
+        result = ht.backfill(rows)
+    assert (1, 1) == (result.imported, result.failed)
+    mixpanel_events.assert_tracked_at("hightouch", "Old", user_id="u")
+
+
+def test_rules_of_other_platforms_clients_still_hold(mixpanel_events):
+    """Closed, disabled, too large, and sync-in-async behave as they do in production."""
+    CustomerIO("K", disabled=True, base_url=NOWHERE).track("u", "Unseen")
+    cio = CustomerIO("K", base_url=NOWHERE, direct=True)
+    with pytest.raises(mixpanel.PayloadTooLargeError):
+        cio.track("u", "Big", {"text": "x" * 40_000})
+
+    async def wrong():
+        cio.track("u", "Blocking")
+
+    with pytest.raises(SyncInAsyncError):
+        asyncio.run(wrong())
+    cio.close()
+    with pytest.raises(mixpanel.ClosedError):
+        cio.track("u", "Late")
+    assert [] == mixpanel_events.messages()
 
 
 # The plugin

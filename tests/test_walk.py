@@ -45,6 +45,19 @@ def alike(text):
     return text
 
 
+def answered(transcript, address, env, folder):
+    """Type the commands of a transcript, with the emulator at this address; return what is seen."""
+    script = "".join(
+        f"printf '%s\\n' {shlex.quote(shown)}\n{command}\n" for shown, command in typed(transcript)
+    )
+    done = subprocess.run(
+        ["sh", "-c", script.replace(ADDRESS, address)],
+        cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    return done.stdout.replace(address, ADDRESS)
+
+
 @pytest.fixture
 def env(tmp_path):
     """A newcomer's shell: a home without any file, no account, `mp` on its path."""
@@ -80,14 +93,13 @@ def test_the_walk_goes_as_the_readme_says(env, emulator, tmp_path):
     assert block("mp emulator --load") == told.replace(address, ADDRESS)
 
     transcript = block(f"export MP_BASE_URL={ADDRESS}")
-    script = "".join(
-        f"printf '%s\\n' {shlex.quote(shown)}\n{command}\n" for shown, command in typed(transcript)
-    )
-    done = subprocess.run(
-        ["sh", "-c", script.replace(ADDRESS, address)],
-        cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert alike(transcript) == alike(done.stdout.replace(address, ADDRESS))
+    assert alike(transcript) == alike(answered(transcript, address, env, tmp_path))
     assert 0o600 == (tmp_path / ".mp" / "config.toml").stat().st_mode & 0o777
     assert (tmp_path / "lake" / "day=2013-02-10").is_dir()
+
+
+def test_the_walk_through_customerio_goes_as_the_readme_says(env, emulator, tmp_path):
+    """A ping, an event, and a backfill of which a row is refused."""
+    address, _ = emulator
+    transcript = block("export MP_CUSTOMERIO_WRITE_KEY")
+    assert transcript == answered(transcript, address, env, tmp_path)

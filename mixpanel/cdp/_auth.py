@@ -32,6 +32,7 @@ from mixpanel.settings import checked_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import ModuleType
 
     from mixpanel.cdp._gate import Asking
 
@@ -70,6 +71,7 @@ class HightouchOAuth:
             if not isinstance(value, str) or not value.strip():
                 raise ConfigurationError(f"{name} is missing: OAuth needs it")
         object.__setattr__(self, "server", checked_origin(self.server, "server"))
+        _jwt()  # now, and not on a loop
         if not callable(self.private_key):
             self.signed(0.0)
 
@@ -78,12 +80,7 @@ class HightouchOAuth:
 
         :raises ConfigurationError: for a key that cannot sign; it is never shown.
         """
-        try:
-            import jwt
-        except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                "OAuth needs PyJWT: pip install 'mixpanel-async[hightouch]'"
-            ) from error
+        jwt = _jwt()
         claims = {
             "iss": self.client_id,
             "sub": self.client_id,
@@ -93,7 +90,7 @@ class HightouchOAuth:
             "jti": str(uuid.uuid4()),
         }
         try:
-            return jwt.encode(claims, self._pem(), algorithm="RS256", headers={"kid": self.key_id})
+            return str(jwt.encode(claims, self._pem(), "RS256", {"kid": self.key_id}))
         except Exception as error:
             # Not chained: the cause may hold the key.
             raise ConfigurationError(
@@ -106,6 +103,16 @@ class HightouchOAuth:
             return self.private_key.read_text()
         pem = self.private_key() if callable(self.private_key) else self.private_key
         return pem.replace("\\n", "\n")  # as environment variables often have it
+
+
+def _jwt() -> ModuleType:
+    try:
+        import jwt
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "OAuth needs PyJWT: pip install 'mixpanel-async[hightouch]'"
+        ) from error
+    return jwt
 
 
 class AccessTokens:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel._sender import Sender
+    from mixpanel._wires import Wires
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.cdp._dialect import Kind
     from mixpanel.cdp._messages import Message, SegmentComposer
@@ -80,10 +81,11 @@ class AsyncBackfill:
 
         >>> await cio.backfill(rows, kind="track", columns={"user_id": "who"})  # doctest: +SKIP
 
-        They go in batches of their own, several at once and in no order, beside what the client
-        sends otherwise; `stats()` does not count them, the result does.
+        They go in batches of their own, as large as `limits` let them be, several at once and in
+        no order, beside what the client sends otherwise; `stats()` does not count them, the result
+        does.
 
-        :param rows: an iterable or async iterable; only some hundreds are held at a time. Without
+        :param rows: an iterable or async iterable; it is read no faster than batches leave. Without
             `kind`, messages as `batch` takes them, `{"type": "track", "userId": …}`. What was done
             or seen needs its `timestamp`. A message without an id gets one made of its content:
             what is alike in everything counts once, and sending it again makes no copies.
@@ -105,14 +107,14 @@ class AsyncBackfill:
         if kind is None and (event is not None or columns is not None):
             raise ConfigurationError("event= and columns= are for flat rows: give their kind= too")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        # A batch of one would else go to the endpoint of its kind.
-        route = replace(self._route, direct=False)
+        route, wires = self._way()
+        limits = self._sender.buffer.limits  # those given, where they are below the vendor's
         freight = Freight(
             past(self._composer, route, flat, disabled=self._disabled),
             route,
-            self._sender.wires,
-            route.dialect.batch_items,
-            route.room,
+            wires,
+            limits.batch_records,
+            limits.batch_bytes - len("[]"),
             gzip=None if route.compress else False,
         )
         return await import_rows(
@@ -125,3 +127,7 @@ class AsyncBackfill:
             on_failed=on_failed,
             retry=retry,
         )
+
+    def _way(self) -> tuple[SegmentRoute, Wires]:
+        # A batch of one would else go to the endpoint of its kind.
+        return replace(self._route, direct=False), self._sender.wires

@@ -35,6 +35,7 @@ def _dialect(truth: dict[str, str]) -> Dialect:
         group_alone=True,
         email_identifies=True,
         actions=True,
+        base_url_variable="MP_CUSTOMERIO_BASE_URL",
         about_nobody=frozenset({"Report Delivery Event", "Report Content Event"}),
         authorize=authorize,
         region_of=region_of,

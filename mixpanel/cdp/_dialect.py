@@ -7,6 +7,7 @@ senders read it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -50,12 +51,15 @@ class Dialect:
     """One vendor's way of speaking the Segment spec.
 
     `hosts` are the origins by region, the first being the default. A message of more than
-    `item_bytes`, or a request of more than `batch_bytes`, is refused or dropped by the server;
+    `item_bytes`, or a request of more than `batch_bytes`, is refused or dropped by the server.
+    `batch_items` messages fit in a request: for that Customer.io and Hightouch document no limit
+    but the bytes, Segment 2,500.
     `rate` is how many requests it takes within so many seconds. `truth` holds the headers that
     make it answer for what it was sent. `group_alone` takes a group without a member,
     `email_identifies` an identify without ids when `traits.email` is there. `actions` tells that
     it acts on Customer.io's reserved events, and `about_nobody` names events that need no person.
     `schema_version` is where, from the top of a message, an event's version of its contract stands.
+    `base_url_variable` names the environment variable that may say another origin.
     """
 
     name: str
@@ -65,7 +69,7 @@ class Dialect:
     kinds: frozenset[Kind] = frozenset(KINDS)
     item_bytes: int = 32_000
     batch_bytes: int = 475_000
-    batch_items: int = 100
+    batch_items: int = 1000
     rate: tuple[int, float] | None = None
     truth: Mapping[str, str] = field(default_factory=dict)
     group_alone: bool = False
@@ -73,6 +77,7 @@ class Dialect:
     actions: bool = False
     about_nobody: frozenset[str] = frozenset()
     schema_version: str | None = None
+    base_url_variable: str | None = None
     authorize: Callable[[str], str] = basic
     region_of: Callable[[str], str | None] = no_region
     envelope: Callable[[str, str | None], tuple[bytes, bytes]] = enveloped
@@ -85,12 +90,18 @@ class Dialect:
     def origin(
         self, key: WriteKey, *, region: str | None = None, base_url: str | None = None
     ) -> str:
-        """Return where to send: `base_url`, else the host of the region, else that of the key.
+        """Return where to send: `base_url`, else what the environment says, else the region's host.
+
+        The environment stands above the region, so that it alone turns a program to the emulator
+        or a proxy. Without a region, that of the key counts.
 
         :raises ConfigurationError: for an unknown region, or a URL that is not safe to send to.
         """
         if base_url is not None:
             return checked_origin(base_url)
+        variable = self.base_url_variable
+        if variable is not None and os.environ.get(variable):
+            return checked_origin(os.environ[variable], variable)
         chosen = region or self.region_of(key.reveal()) or next(iter(self.hosts))
         if chosen not in self.hosts:
             known = ", ".join(map(repr, self.hosts))

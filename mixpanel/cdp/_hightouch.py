@@ -34,6 +34,7 @@ HIGHTOUCH = Dialect(
     name="Hightouch",
     hosts={region: f"https://{region}.hightouch-events.com" for region in REGIONS},
     schema_version="context.protocols.schemaVersion",
+    base_url_variable="MP_HIGHTOUCH_BASE_URL",
     envelope=envelope,
     decorate=decorate,
 )

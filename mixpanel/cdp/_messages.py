@@ -65,7 +65,13 @@ class Message(Record):
     __slots__ = ("kind", "message_id")
 
     def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
-        super().__init__("batch", body)
+        # As a record's own, written out: this is made for every call.
+        self.endpoint = "batch"
+        self.body = body
+        self.repeatable = True
+        self.auth = None
+        self.at = 0.0
+        self.seq = 0
         self.kind = kind
         self.message_id = message_id
 
@@ -134,7 +140,7 @@ class SegmentComposer:
         """Say who a person is, and what is known of them."""
         own: dict[str, Any] = {}
         if traits is not None:
-            own["traits"] = _object(traits, "traits")
+            own["traits"] = mapping(traits, "traits")
         needs: Needs = "either"
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
             email = own.get("traits", {}).get("email")
@@ -168,9 +174,9 @@ class SegmentComposer:
         :param schema_version: the version of the event's contract, where there are contracts.
         """
         alone = group_id is not None and self.dialect.group_alone
-        own: dict[str, Any] = {"event": _name(event)}
-        alone = alone or own["event"] in self.dialect.about_nobody
-        needs: Needs = "none" if alone else "either"
+        name = _name(event)
+        own: dict[str, Any] = {"event": name}
+        needs: Needs = "none" if alone or name in self.dialect.about_nobody else "either"
         if group_id is not None:
             own["groupId"] = id_text(group_id, "group_id")
         if isinstance(event, SemanticEvent):
@@ -179,7 +185,7 @@ class SegmentComposer:
             for path, value in event.placed(_object(properties, "properties")):
                 place(own, path, value)
         elif properties is not None:
-            own["properties"] = _object(properties, "properties")
+            own["properties"] = mapping(properties, "properties")
         if schema_version is not None:
             if self.dialect.schema_version is None:
                 raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
@@ -239,7 +245,7 @@ class SegmentComposer:
         """Say that a person belongs to a group, and what is known of the group."""
         own: dict[str, Any] = {"groupId": _needed(group_id, "group_id")}
         if traits is not None:
-            own["traits"] = _object(traits, "traits")
+            own["traits"] = mapping(traits, "traits")
         return self._sealed(
             "group", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
             needs="none" if self.dialect.group_alone else "either",
@@ -307,15 +313,13 @@ class SegmentComposer:
     ) -> Message:
         if kind not in self.dialect.kinds:
             raise ValidationError([f"{self.dialect.name} takes no {kind} messages"])
-        who = _who(kind, user_id, anonymous_id, needs)
-        given_id = id_text(message_id, "message_id")
-        message = {
+        message: dict[str, Any] = {
             "type": kind,
-            "messageId": self._new_id() if given_id is None else given_id,
+            "messageId": id_text(message_id, "message_id") or self._new_id(),
             "timestamp": now_text(self._now()) if timestamp is None else moment_text(timestamp),
-            **who,
-            **own,
         }
+        _say_who(message, user_id, anonymous_id, needs)
+        message |= own
         if integrations is not None:
             message["integrations"] = dict(mapping(integrations, "integrations"))
         self.dialect.decorate(message)
@@ -323,7 +327,8 @@ class SegmentComposer:
             message["context"] = self._around(context, own.get("context"))
             body, notes = dumps(message)
         else:
-            body, notes = dumps(message, own if integrations is None else None)
+            free = own.get("properties", own.get("traits", {}))  # the rest is text
+            body, notes = dumps(message, free if integrations is None else message)
             body = body[:-1] + self._context_end
             message["context"] = self._context
         notes += self._context_notes
@@ -352,26 +357,26 @@ class SegmentComposer:
 PLACEHOLDER = "no-person"
 
 
-def _who(
-    kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs
-) -> dict[str, str]:
-    who = {}
-    user, anonymous = id_text(user_id, "user_id"), id_text(anonymous_id, "anonymous_id")
+def _say_who(
+    message: dict[str, Any], user_id: UserId | None, anonymous_id: UserId | None, needs: Needs
+) -> None:
+    user = id_text(user_id, "user_id")
     if user is not None:
-        who["userId"] = user
-    if anonymous is not None:
-        who["anonymousId"] = anonymous
+        message["userId"] = user
+    if anonymous_id is not None:
+        message["anonymousId"] = id_text(anonymous_id, "anonymous_id")
+    elif user is None:
+        if needs == "either":
+            kind = message["type"]
+            raise ValidationError([f"{kind} needs a user_id or an anonymous_id: whom is it about?"])
+        if needs == "placeholder":
+            message["anonymousId"] = PLACEHOLDER
     if needs == "user" and user is None:
         raise ValidationError(["this event needs a user_id: an anonymous id is not enough"])
-    if needs == "either" and not who:
-        raise ValidationError([f"{kind} needs a user_id or an anonymous_id: whom is it about?"])
-    if needs == "placeholder" and not who:
-        who["anonymousId"] = PLACEHOLDER
-    return who
 
 
 def _name(event: Any) -> str:
-    if isinstance(event, SemanticEvent):
+    if type(event) is not str and isinstance(event, SemanticEvent):
         event = event.event_name
     if not isinstance(event, str):
         raise ValidationError([f"the event name must be text, not {type(event).__name__}"])

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from mixpanel._exchange import Answer, Judgement, Verdict, judge_status
+from mixpanel._json import loads
 from mixpanel._route import COMPRESSION, USER_AGENT, Request
-from mixpanel.cdp._dialect import reasons
+from mixpanel.cdp._dialect import basic, reasons
 from mixpanel.cdp._packing import SENT_AT, room
 from mixpanel.cdp._values import now_text
+from mixpanel.exceptions import ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ __all__ = ["SegmentRoute"]
 
 SECRET = 8  # characters; a shorter key, as in a test, may well be part of a word
 MOST_WORDS = 300  # characters of a server's reasons that an error repeats
+BLANK = b" \t\r\n\f\x00\xef\xbb\xbf\xfe\xff"  # white space, and the marks that open a Unicode text
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,23 @@ class SegmentRoute:
     def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
         """Return what a reply means: any 2xx is a success, whether or not it says anything.
 
-        All else means what it means everywhere; every message may be sent again, as the server
-        knows it by its `messageId`.
+        Unless it is a web page: then a captive portal or a proxy spoke. All else means what it
+        means everywhere; every message may be sent again, as the server knows it by its
+        `messageId`.
         """
+        endpoint = part[0].endpoint
         if isinstance(reply, Answer) and 200 <= reply.status < 300:
-            return Judgement(Verdict.DELIVERED)
-        return judge_status(reply, part[0].endpoint, self._text)
+            if not _is_page(reply):
+                return Judgement(Verdict.DELIVERED)
+            name = self.dialect.name
+            error = ServerError(
+                f"{name}: HTTP {reply.status}: a web page came back, as from a captive portal or "
+                f"a proxy: it is not from {name}",
+                endpoint=endpoint,
+                status=reply.status,
+            )
+            return Judgement(Verdict.RETRY, error)
+        return judge_status(reply, endpoint, self._text)
 
     def takes_gzip(self, endpoint: str) -> bool:  # noqa: ARG002
         """Tell whether bodies may be compressed."""
@@ -100,7 +114,26 @@ class SegmentRoute:
 
     def _text(self, reply: Answer) -> str:
         said, key = "; ".join(reasons(reply.body)), self.key.reveal()
-        if len(key) >= SECRET:
-            said = said.replace(key, "***")
+        access = None if self.gate is None else self.gate.access
+        token = None if access is None else access.token
+        for secret in (basic(key).partition(" ")[2], key, token or ""):
+            if len(secret) >= SECRET:
+                said = said.replace(secret, "***")
         said = said[:MOST_WORDS]
         return f"{self.dialect.name}: HTTP {reply.status}" + (f": {said}" if said else "")
+
+
+def _is_page(reply: Answer) -> bool:
+    """Tell whether an answer is HTML; frameworks call a bare "OK", or even JSON, that too."""
+    body = reply.body.lstrip(BLANK)
+    if body.startswith(b"<"):
+        return True
+    if "html" not in reply.headers.get("content-type", "").lower() or not body:
+        return False
+    if body.isascii() and b"<" not in body:
+        return False
+    try:
+        loads(body)
+    except (ValueError, RecursionError):
+        return True
+    return False

@@ -56,6 +56,7 @@ _NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
     "alias": ("previous_id", "user_id"),
 }
 _REST: Final[Mapping[Kind, str]] = {"identify": "traits", "group": "traits"}
+_SECONDS: Final = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, as 20260131
 _BETWEEN: Final = re.compile(r"[^a-z0-9]")
 
 
@@ -88,6 +89,9 @@ class FlatRows:
             known = ", ".join(_OF_KIND[kind])
             told = ", ".join(sorted(map(repr, strange)))
             raise ConfigurationError(f"columns has no {told} for {kind}; there are {known}")
+        named = [column for column in self._columns.values() if column]
+        if len(set(named)) < len(named):
+            raise ConfigurationError(f"columns={self._columns} gives one column two meanings")
         self._first = True
         self.roles = lru_cache(maxsize=1000)(self._roles)
 
@@ -102,9 +106,17 @@ class FlatRows:
         told: dict[str, Any] = {"type": self.kind}
         rest: dict[str, Any] = {}
         for name, value in given.items():
-            if not _is_empty(value):
-                where = roles.get(name)
-                (rest if where is None else told)[str(where or name)] = value
+            where = roles.get(name)
+            if _is_empty(value) or (where is not None and value == ""):
+                continue
+            if where is not None:
+                told[where] = _moment(value) if where == "timestamp" else value
+            elif name is None:
+                raise ValidationError(["the row has more cells than the table has columns"])
+            elif str(name) in rest:
+                raise ValidationError([f"two columns are named {str(name)!r}"])
+            else:
+                rest[str(name)] = value
         if self._event is not None:
             told["event"] = self._event
         if rest and self.kind == "alias":
@@ -116,13 +128,14 @@ class FlatRows:
 
     def looks_for(self, names: tuple[str, ...]) -> dict[str, str]:
         """Return which of these columns hold what: `{"customer": "user_id"}`."""
-        usual = {_BETWEEN.sub("", name.lower()): name for name in reversed(names)}
+        texts = [name for name in reversed(names) if isinstance(name, str)]
+        usual = {_BETWEEN.sub("", name.lower()): name for name in texts}
         found = {}
         for role in _OF_KIND[self.kind]:
             column = self._columns.get(role)
             if column is None:
                 column = next((usual[one] for one in COLUMNS[role][1] if one in usual), "")
-            if column in names and not (role == "event" and self._event is not None):
+            if column and column in names and not (role == "event" and self._event is not None):
                 found[column] = role
         return found
 
@@ -147,6 +160,11 @@ class FlatRows:
                 hint += f"; in the shell --column {role}=…"
                 hint += " or --event" if role == "event" else ""
                 raise ConfigurationError(f"{self.kind} needs a column for {role}; {has}: {hint}")
+
+
+def _moment(value: Any) -> Any:
+    """Return seconds that are written as text as a number; anything else as it is."""
+    return float(value) if isinstance(value, str) and _SECONDS.fullmatch(value.strip()) else value
 
 
 def _is_empty(value: Any) -> bool:

@@ -47,6 +47,7 @@ class Rule:
     what: str
     passes: Callable[[Any], bool]
     said: Callable[[Any], Any] = lambda value: value
+    shown: Callable[[Any], str] = lambda value: type(value).__name__
 
 
 def _many(passes: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -139,7 +140,11 @@ def _one_of(annotation: Any) -> Rule:
     options = [each for each in (annotation, *get_args(annotation)) if get_origin(each) is Literal]
     choices = frozenset(get_args(options[0]))
     known = ", ".join(map(repr, sorted(choices)))
-    return Rule(f"one of {known}", lambda value: isinstance(value, str) and value in choices)
+    return Rule(
+        f"one of {known}",
+        lambda value: isinstance(value, str) and value in choices,
+        shown=lambda value: f"{value!r:.40}" if isinstance(value, str) else type(value).__name__,
+    )
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -181,12 +186,12 @@ class Shape:
             elif field.rule.passes(value):
                 said[name] = field.rule.said(value)
             else:
-                problems.append(f"{name} must be {field.rule.what}, not {type(value).__name__}")
+                problems.append(f"{name} must be {field.rule.what}, not {field.rule.shown(value)}")
         if complete:
             problems += [
                 f"{name} is missing"
                 for name, field in cls.known.items()
-                if field.required and name not in said
+                if field.required and given.get(name) is None
             ]
             problems += [cls._strange(name) for name in given if name not in cls.known]
         if problems:

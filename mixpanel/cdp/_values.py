@@ -58,6 +58,8 @@ def id_text(value: object, what: str) -> str | None:
     """
     if value is None:
         return None
+    if type(value) is str and value and not value.isspace():
+        return value
     if isinstance(value, str):
         text = str.__str__(value)
         if text and not text.isspace():

@@ -50,7 +50,8 @@ P = ParamSpec("P")
 
 write_key: str | None = None
 host: str | None = None
-"""The origin of your region, such as `https://eu-west-1.hightouch-events.com`."""
+"""The origin of your region, such as `https://eu-west-1.hightouch-events.com`; without it that of
+`MP_HIGHTOUCH_BASE_URL`, else of the first region."""
 on_error: Callable[[Exception, list[dict[str, Any]]], object] | None = None
 """Told of each error that ended a message's way, with the messages it struck."""
 debug = False

@@ -1,5 +1,6 @@
 """Send a file of the past to Customer.io or Hightouch, and go on where it stopped."""
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ import typer
 
 from mixpanel.cli._cdp_options import sharing
 from mixpanel.cli._cdp_source import AGAIN, Source, of_source
-from mixpanel.cli._checkpoint import Came, Checkpoint, keep_settled
+from mixpanel.cli._checkpoint import SUFFIX, Came, Checkpoint
 from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._format import As, Jq, Options, write
-from mixpanel.cli._imports import failures, progress
+from mixpanel.cli._imports import apart, failures, progress
 from mixpanel.cli._render import say
+from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from mixpanel.bulk import ImportProgress, ImportResult
@@ -89,11 +91,8 @@ class _Rows:
 
         flat = self.flat()
 
-        def ids(names: tuple[str, ...]) -> list[str]:
-            roles = {} if flat is None else flat.looks_for(names)
-            return [column for column, role in roles.items() if role.endswith("_id")]
-
-        return read_rows(self.file, ids)
+        # As it stands: a guess would change an id, a name of digits, or a date of another country.
+        return read_rows(self.file, lambda names: flat.looks_for(names) if flat else ())
 
 
 @sharing(source=of_source)
@@ -164,18 +163,26 @@ def backfill(
     rows = _Rows(file, kind, event, dict(each.split("=", 1) for each in column or ()))
     if kind is None and (event is not None or column):
         raise typer.BadParameter("--event and --column are for tables: say which --kind they hold")
-    if failed is not None and failed.exists() and failed.samefile(file):
-        raise typer.BadParameter(f"{failed} is what is read: write the refused to another file")
+    place = checkpoint or file.with_name(f"{file.name}{SUFFIX}")
+    for written in (failed, place):
+        apart(written, file)
+    if failed is not None:
+        apart(place, failed)
     rows.flat()
     if dry_run:
-        with failures(failed, append=False) as refuse:
+        with failures(failed, 0) as refuse:
             _check(source, rows, refuse, options)
         return
-    source.key()
-    job = {"to": source.vendor.value, "sent_to": source.origin, **rows.job}
-    kept = Checkpoint(checkpoint or file.with_name(f"{file.name}.backfill"), file, job)
+    which = hashlib.sha256(source.key().reveal().encode()).hexdigest()[:12]
+    job = {
+        "to": source.vendor.value,
+        "source": which,
+        "sent_to": source.origin,
+        **rows.job,
+    }
+    kept = Checkpoint(place, file, job)
     if restart:
-        kept.done()
+        kept.discard()
     _send(source, rows, kept, failed, concurrency, options)
 
 
@@ -198,16 +205,18 @@ def _send(
             f"going on at row {came.position:,}: {came.delivered:,} delivered and "
             f"{came.refused:,} refused before"
         )
-        if failed is not None:
-            keep_settled(failed, came.position)
-    with failures(failed, append=came.position > 0) as refuse, source.client() as client:
+    kept.save(came)  # while nothing was sent, not being able to is no loss
+    with source.client() as client, failures(failed, came.position) as refuse:
         try:
             result = _sent(client, source, rows, concurrency, came, kept, refuse)
         except ImportInterrupted as stopped:
             came.reach(stopped.result.position)
             _stopped(kept, came)
             raise
-        except KeyboardInterrupt:
+        except _UnwritableError as stop:
+            _stopped(kept, came)
+            raise MixpanelException(str(stop)) from stop
+        except BaseException:
             _stopped(kept, came)
             raise
     came.reach(result.position)
@@ -229,15 +238,21 @@ def _sent(
     from mixpanel.settings import RetryPolicy
 
     def refused(one: "FailedRecord") -> None:
+        try:
+            refuse(one)
+        except OSError as error:
+            raise _UnwritableError(f"--failed cannot be written: {error.strerror}") from error
         came.refuse(one.index)
-        refuse(one)
 
     again = AGAIN if source.retries is None else source.retries
     with progress(rows.file, came.position, "messages") as show:
 
         def told(now: "ImportProgress") -> None:
             came.reach(now.position)
-            kept.keep(came)
+            try:
+                kept.keep(came)
+            except MixpanelException as error:
+                raise _UnwritableError(str(error)) from error
             show(now)
 
         return client.backfill(
@@ -251,8 +266,16 @@ def _sent(
         )
 
 
+class _UnwritableError(BaseException):
+    """A file of ours takes no more. No Exception: those of a callback do not stop a backfill."""
+
+
 def _stopped(kept: Checkpoint, came: Came) -> None:
-    kept.save(came)
+    if not came.position:
+        kept.done()
+        return
+    with suppress(MixpanelException):  # what stopped it is what there is to say
+        kept.save(came)
     say(f"it stopped at row {came.position:,}: the same command goes on there", "yellow")
 
 

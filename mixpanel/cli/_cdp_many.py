@@ -17,14 +17,15 @@ from mixpanel.cli._cdp_source import Source
 from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._format import write
+from mixpanel.cli._imports import apart, opened
 from mixpanel.cli._render import err, say
 
 if TYPE_CHECKING:
     from mixpanel.cdp import Delivery, Message, SegmentClient
     from mixpanel.messages import Validation
 
-WAITING = 500  # messages that are under way at the most
-ROOM = 64_000_000  # bytes, more than so many messages can have
+WAITING = 2000  # messages under way at the most: while one batch is sent, the next one fills
+ROOM = 64_000_000  # bytes, as many as so many messages can have
 SHOWN = 5  # reasons, and warnings, that a person gets to see
 DIFFERENT = 100  # reasons that are counted; a reason may name each value
 
@@ -46,7 +47,7 @@ def of_many(
         typer.Option(
             dir_okay=False, writable=True, metavar="FILE",
             help="Write each refused one here, with position, reason and record, for `replay`; "
-            "added to with --start-at.",
+            "with --start-at, those before stay there.",
         ),
     ] = None,
     start_at: Annotated[
@@ -98,13 +99,9 @@ def _failures(many: Many, reading: Reading) -> Iterator[Refuse]:
     if file is None:
         yield lambda *_: None
         return
-    if not reading.is_stdin and file.exists() and file.samefile(reading.path):
-        raise typer.BadParameter(f"{file} is what is read: write the refused to another file")
-    try:
-        lines = file.open("ab" if many.start_at else "wb")
-    except OSError as error:
-        raise typer.BadParameter(f"cannot write {file}: {error.strerror}") from error
-    with lines:
+    if not reading.is_stdin:
+        apart(file, reading.path)
+    with opened(file, many.start_at) as lines:
 
         def refused(position: int, reason: str, record: Any) -> None:
             line, _ = dumps({"position": position, "message": reason, "record": record})
@@ -136,7 +133,6 @@ class _Run:
         from mixpanel.exceptions import ValidationError
         from mixpanel.messages import mapping
 
-        self.tally.position = row.position + 1
         value, why = row.value, row.problem
         if why is None:
             try:
@@ -162,10 +158,14 @@ class _Run:
 
         for row in rows:
             message = self.composed(row)
-            if message is not None:
+            # Ctrl-C may come at any moment: what is open is tried again, what is not is settled.
+            if message is None:
+                self.tally.position = row.position + 1
+            else:
                 record = message.decoded()
                 self._open.setdefault(message.message_id, deque()).append((row.position, record))
                 self._waiting += 1
+                self.tally.position = row.position + 1
                 client.batch([record])
             self.settle()
             show()
@@ -233,7 +233,7 @@ def send_many(
     """
     reading = Reading(file)
     if not manner.dry_run:
-        source.key()  # before the failed of an earlier run are written over
+        source.client(disabled=True)  # what is wrong is said before the failed are written over
     with _failures(many, reading) as refuse:
         run = _Run(source, manner, shape, refuse)
         rows = reading.rows(many.start_at)

@@ -90,9 +90,8 @@ class Source:
     @property
     def said_region(self) -> str | None:
         """Return the region that messages go to; None when an address was given instead."""
-        if self.base_url is not None:
-            return None
-        return next(name for name, host in self.dialect.hosts.items() if host == self.origin)
+        hosts, origin = self.dialect.hosts, self.origin
+        return next((name for name, host in hosts.items() if host == origin), None)
 
     @property
     def is_strict(self) -> bool:
@@ -166,6 +165,7 @@ def _new_id() -> str:
 
 def of_source(
     *,
+    invoked: typer.Context,
     to: Annotated[
         Vendor | None,
         typer.Option(
@@ -193,7 +193,7 @@ def of_source(
         typer.Option(
             envvar="MP_CDP_BASE_URL", metavar="URL", rich_help_panel=PANEL,
             help="Go to this address instead, such as http://127.0.0.1:8650/customerio of "
-            "`mp emulator`.",
+            "`mp emulator`. [dim]\\[else: MP_CUSTOMERIO_BASE_URL, MP_HIGHTOUCH_BASE_URL][/]",
         ),
     ] = None,
     permissive: Annotated[
@@ -262,6 +262,8 @@ def of_source(
         write_key = os.environ.get(KEYS[vendor], "").strip() or None
     if permissive and vendor is Vendor.HIGHTOUCH:
         raise typer.BadParameter("only Customer.io can be --permissive: Hightouch always is")
+    if vendor is Vendor.CUSTOMERIO:
+        _refuse_oauth(invoked)
     oauth = {
         "--oauth-client-id": oauth_client_id, "--oauth-key-file": oauth_key_file,
         "--oauth-key-id": oauth_key_id,
@@ -297,6 +299,15 @@ def _inferred(write_key: str | None) -> Vendor:
     raise typer.BadParameter(
         f"whose source? {why}: add --to customerio or --to hightouch, or set MP_CDP_TO"
     )
+
+
+def _refuse_oauth(invoked: typer.Context) -> None:
+    """Refuse what is typed of OAuth, which Customer.io has not."""
+    for name in ("client_id", "key_id", "key_file", "server", "scope"):
+        source: Any = invoked.get_parameter_source(f"oauth_{name}")
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--oauth-{name.replace('_', '-')}"
+            raise typer.BadParameter("only Hightouch hands out access tokens", param_hint=option)
 
 
 def _oauth(needed: dict[str, Any], more: dict[str, str | None]) -> "HightouchOAuth | None":

@@ -13,6 +13,8 @@ from mixpanel.exceptions import ConfigurationError, MixpanelException
 
 OFTEN = 0.5  # seconds between two writes
 VERSION = 1
+SUFFIX = ".backfill"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -61,9 +63,11 @@ class Checkpoint:
             kept = json.loads(self.path.read_bytes())
             came = Came(int(kept["position"]), int(kept["refused"]))
             problem = self._problem(kept)
+            if not 0 <= came.refused <= came.position:
+                problem = "its numbers cannot be"
         except FileNotFoundError:
             return Came()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             problem = f"it cannot be read ({type(error).__name__})"
         if problem is not None:
             raise ConfigurationError(
@@ -114,14 +118,33 @@ class Checkpoint:
         """Forget it: there is nothing to go on with."""
         self.path.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Forget what an earlier run wrote, whatever it says.
+
+        :raises ConfigurationError: for a file that no backfill wrote.
+        """
+        try:
+            kept = json.loads(self.path.read_bytes())
+            ours = kept["version"] and kept["position"] is not None
+        except FileNotFoundError:
+            return
+        except UNREADABLE:
+            ours = self.path.suffix == SUFFIX and self.path.is_file()
+        if not ours:
+            raise ConfigurationError(
+                f"{self.path} is no checkpoint: give --checkpoint another place"
+            )
+        self.done()
+
 
 def keep_settled(failed: Path, position: int) -> None:
     """Leave out of a file of refusals what comes at this position or later: it is tried again.
 
     :raises MixpanelException: when it cannot be written.
     """
-    if not failed.exists():
+    if not failed.is_file():
         return
+    failed = failed.resolve()  # a link stays one
     beside = failed.with_name(f"{failed.name}.{os.getpid()}.new")
     try:
         with failed.open("rb") as before, beside.open("wb") as after:

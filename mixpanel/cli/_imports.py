@@ -1,10 +1,14 @@
 """What imports of files share: a bar while they go on, and a file of what was refused."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from mixpanel.cli._asked import asked
+from mixpanel.cli._checkpoint import keep_settled
 from mixpanel.cli._render import err, megabytes
 
 if TYPE_CHECKING:
@@ -18,15 +22,42 @@ if TYPE_CHECKING:
 COUNTABLE = 1_000_000_000  # bytes up to which counting the rows beforehand is no long wait
 
 
+def apart(failed: Path | None, file: Path) -> None:
+    """See to it that what is refused is not written over what is read.
+
+    :raises typer.BadParameter: when it would be.
+    """
+    same = False
+    with suppress(OSError):  # it is not there, or nobody may look: opening it says so
+        same = failed is not None and failed.samefile(file)
+    if same:
+        raise typer.BadParameter(f"{failed} is what is read: write the refused to another file")
+
+
+def opened(failed: Path, start_at: int) -> FileIO:
+    """Open a file for what is refused; of an earlier run what came before `start_at` stays there.
+
+    Every line is on its way to the disk when it was written: a checkpoint may follow at once.
+
+    :raises typer.BadParameter: when it cannot be written.
+    """
+    try:
+        if start_at:
+            keep_settled(failed, start_at)
+        return failed.open("ab" if start_at else "wb", buffering=0)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {failed}: {error.strerror}") from error
+
+
 @contextmanager
-def failures(file: Path | None, *, append: bool) -> "Iterator[Callable[[FailedRecord], None]]":
+def failures(file: Path | None, start_at: int) -> "Iterator[Callable[[FailedRecord], None]]":
     """Write each refused record to a file as it comes: a line of JSON with position and reason."""
     from mixpanel._json import dumps
 
     if file is None:
         yield lambda _: None
         return
-    with file.open("ab" if append else "wb") as lines:
+    with opened(file, start_at) as lines:
 
         def write(failed: "FailedRecord") -> None:
             line, _ = dumps(

@@ -4,21 +4,22 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._imports import failures, progress
+from mixpanel.cli._imports import apart, failures, progress
 from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from mixpanel import AsyncMixpanel
     from mixpanel.bulk import ImportProgress, ImportResult
-    from mixpanel.data.store import Columns
     from mixpanel.exceptions import FailedRecord
 
 EXAMPLE = "Example: mp import events events.ndjson"
@@ -78,7 +79,7 @@ def events(
         typer.Option(
             dir_okay=False, writable=True,
             help="Write each refused event here, with its position and the reason, as NDJSON; "
-            "added to with --start-at.",
+            "with --start-at, those before stay there.",
         ),
     ] = None,
     concurrency: Annotated[
@@ -99,27 +100,42 @@ def events(
     It needs the project's --token, or better a service account with the role Admin or Owner, from
     the environment only: MP_USERNAME, MP_SECRET and MP_PROJECT_ID.
     """
-    from mixpanel.data.store import Columns
+    from mixpanel.data.store import Columns, read_events
 
+    apart(failed, file)
     columns = Columns(event_column, time_column, distinct_id_column, insert_id_column, event)
-    with failures(failed, append=start_at > 0) as write:
-        if dry_run:
-            _check(file, columns, start_at, write, format)
-            return
-        credentials = account()
-        if credentials is None and not token:
-            raise typer.BadParameter(
-                f"give --token, or a service account in {', '.join(ACCOUNT)}", param_hint="--token"
-            )
-        _import(
-            _Import(file, columns, start_at, concurrency, write),
-            format,
-            # With a service account the token goes nowhere, but a client has one.
-            token=token or (credentials.project_id if credentials else ""),
-            credentials=credentials,
-            region=region.value,
-            base_url=base_url,
+    # What is wrong with any argument is said before the failed of an earlier run are written over.
+    rows = _begun(read_events(file, columns))
+    if dry_run:
+        with failures(failed, start_at) as write:
+            _check(file, rows, start_at, write, format)
+        return
+    credentials = account()
+    if credentials is None and not token:
+        raise typer.BadParameter(
+            f"give --token, or a service account in {', '.join(ACCOUNT)}", param_hint="--token"
         )
+    client = _client(
+        # With a service account the token goes nowhere, but a client has one.
+        token=token or (credentials.project_id if credentials else ""),
+        credentials=credentials,
+        region=region.value,
+        base_url=base_url,
+    )
+    with failures(failed, start_at) as write:
+        _import(_Import(file, rows, start_at, concurrency, write), client, format)
+
+
+def _begun(rows: "Iterator[dict[str, Any]]") -> "Iterator[dict[str, Any]]":
+    """Read the first row: before it, nobody knows whether the file can be read."""
+    return chain(list(islice(rows, 1)), rows)
+
+
+def _client(**options: Any) -> "AsyncMixpanel":
+    from mixpanel import AsyncMixpanel
+
+    # The server judges every record; to warn of the same things here would say them twice.
+    return AsyncMixpanel(validation="off", **options)
 
 
 # ---- importing ----------------------------------------------------------------------------------
@@ -131,13 +147,13 @@ class _Import:
     def __init__(
         self,
         file: Path,
-        columns: "Columns",
+        rows: "Iterator[dict[str, Any]]",
         start_at: int,
         concurrency: int,
         write: "Callable[[FailedRecord], None]",
     ) -> None:
         self.file = file
-        self.columns = columns
+        self.rows = rows
         self.start_at = start_at
         self.concurrency = concurrency
         self.write = write
@@ -145,19 +161,15 @@ class _Import:
         self.position = start_at
 
     async def run(
-        self, show: "Callable[[ImportProgress], None]", options: dict[str, Any]
+        self, show: "Callable[[ImportProgress], None]", client: "AsyncMixpanel"
     ) -> "ImportResult":
-        from mixpanel import AsyncMixpanel
-        from mixpanel.data.store import read_events
-
         def told(progress: "ImportProgress") -> None:
             self.imported, self.position = progress.imported, progress.position
             show(progress)
 
-        # The server judges every record; to warn of the same things here would say them twice.
-        async with AsyncMixpanel(validation="off", **options) as mp:
+        async with client as mp:
             return await mp.import_events(
-                read_events(self.file, self.columns),
+                self.rows,
                 concurrency=self.concurrency,
                 start_at=self.start_at,
                 on_progress=told,
@@ -165,13 +177,13 @@ class _Import:
             )
 
 
-def _import(run: _Import, format: Format, **options: Any) -> None:  # noqa: A002
+def _import(run: _Import, client: "AsyncMixpanel", format: Format) -> None:  # noqa: A002
     from mixpanel.bulk import ImportInterrupted
     from mixpanel.exceptions import MixpanelException
 
     try:
         with progress(run.file, run.start_at) as show:
-            result = asyncio.run(run.run(show, options))
+            result = asyncio.run(run.run(show, client))
     except ImportInterrupted as stopped:
         _show(stopped.result, format)
         _resume(run.file, stopped.result.position)
@@ -224,12 +236,11 @@ def _show_reasons(reasons: Any) -> None:
 
 def _check(
     file: Path,
-    columns: "Columns",
+    rows: "Iterator[dict[str, Any]]",
     start_at: int,
     write: "Callable[[FailedRecord], None]",
     format: Format,  # noqa: A002
 ) -> None:
-    from mixpanel.data.store import read_events
     from mixpanel.exceptions import FailedRecord, ValidationError
     from mixpanel.messages import Composer
 
@@ -237,7 +248,7 @@ def _check(
     names: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     first: list[FailedRecord] = []
-    for position, event in enumerate(read_events(file, columns)):
+    for position, event in enumerate(rows):
         if position < start_at:
             continue
         try:

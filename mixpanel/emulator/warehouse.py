@@ -12,10 +12,10 @@ import duckdb
 from pydantic_core import from_json
 
 from mixpanel._json import loads
-from mixpanel.data.store.engine import quieten
+from mixpanel.emulator.database import Database
 from mixpanel.emulator.ingest import Event, json_text
 from mixpanel.emulator.profiles import Properties, Update, apply_update
-from mixpanel.emulator.tables import COPY, KEYS, LOAD, MODERNISE, SCHEMA, TABLES
+from mixpanel.emulator.tables import COPY, KEYS, LOAD, TABLES
 
 # DuckDB takes whole columns gladly and single rows dearly, so what comes in waits here for company:
 # until somebody reads, or until there is this much.
@@ -47,7 +47,7 @@ class Warehouse:
     def __init__(self, path: str | Path | None = None) -> None:
         self._path = None if path is None else str(path)
         self._lock = threading.RLock()
-        self._connection: duckdb.DuckDBPyConnection | None = None
+        self._database: Database | None = None
         self._pending: list[tuple[Any, ...]] = []
         self._changed: dict[str, dict[Key, Profile]] = {table: {} for table in KEYS}
         self._aliases: dict[str, str] = {}
@@ -131,7 +131,7 @@ class Warehouse:
         :raises ValueError: when a line is no such event, or one that DuckDB cannot read.
         """
         with self._lock:
-            connection = self._open()
+            connection = self._open().connection
             self._settle()
             values = {"lines": lines, "seq": self._seq, "now": round(now * 1000)}
             connection.execute("begin")
@@ -256,32 +256,30 @@ class Warehouse:
         A database in memory stays, so that it can be read when the server has stopped.
         """
         with self._lock:
-            if self._connection is None:
+            if self._database is None:
                 return
             self._settle()
             if self._path is not None:
-                self._connection.close()
-                self._connection = None
+                self._database.close()
+                self._database = None
 
-    def _open(self) -> duckdb.DuckDBPyConnection:
-        if self._connection is None:
-            self._connection = duckdb.connect(self._path or ":memory:")
-            quieten(self._connection)
-            _modernise(self._connection)
-            self._connection.execute(SCHEMA)
-            found = self._connection.execute("select coalesce(max(seq), 0) from events").fetchall()
+    def _open(self) -> Database:
+        if self._database is None:
+            self._database = Database(self._path)
+            connection = self._database.connection
+            found = connection.execute("select coalesce(max(seq), 0) from events").fetchall()
             self._seq = found[0][0]
-            pairs = self._connection.execute("select alias, distinct_id from aliases").fetchall()
+            pairs = connection.execute("select alias, distinct_id from aliases").fetchall()
             self._aliases = dict(pairs)
-        return self._connection
+        return self._database
 
     def _run(self, sql: str, values: Sequence[Any] = ()) -> None:
         with self._lock:
-            self._open().execute(sql, values)
+            self._open().connection.execute(sql, values)
 
     def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         with self._lock:
-            connection = self._open()
+            connection = self._open().connection
             self._settle()
             return connection.execute(sql, values or {}).fetchall()
 
@@ -291,9 +289,9 @@ class Warehouse:
         :raises ValueError: in the words of DuckDB, when the values do not suit the SQL.
         """
         with self._lock:
-            connection = self._open()
+            database = self._open()
             self._settle()
-            cursor = connection.cursor()
+            cursor = database.cursor()
         with cursor:
             try:
                 return cursor.execute(sql, values).fetchall()
@@ -327,7 +325,7 @@ class Warehouse:
             width = len(KEYS[table])
             columns = f"{', '.join(KEYS[table])}, properties, last_seen"
             sql = f"select {columns} from {table} where {_among(table)}"  # noqa: S608
-            for row in self._open().execute(sql, _columns(asked)).fetchall():
+            for row in self._open().connection.execute(sql, _columns(asked)).fetchall():
                 known[row[:width]] = (from_json(row[width]), row[width + 1])
         return known
 
@@ -359,15 +357,6 @@ class Warehouse:
             changed = self._changed["profiles"]
             changed[(alias,)] = (None, None)
             changed[(root,)] = ({**properties, **(kept or {})}, seen)
-
-
-def _modernise(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring a file up to date that was written before events had a column `told`."""
-    ((columns,),) = connection.execute(
-        "select list(column_name) from duckdb_columns() where table_name = 'events'"
-    ).fetchall()
-    if columns and "told" not in columns:
-        connection.execute(MODERNISE)
 
 
 def _event(

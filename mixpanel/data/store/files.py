@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -162,7 +163,9 @@ def _objects(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Any]
     # Read as they stand: a schema over all lines would bend values and invent columns.
     query = f"SELECT json FROM {_json_source(path)}"  # noqa: S608 - no input of anybody's
     for (text,) in _each(connection.execute(query, [_name(path)])):
-        row = None if text is None else loads(text)
+        row = None
+        with suppress(ValueError, RecursionError):  # it has too many digits, or is too deep
+            row = None if text is None else loads(text)
         yield row if isinstance(row, dict) else {}
 
 
