@@ -27,7 +27,6 @@ _NOTHING: Final = object()
 _SIGNS: Final = {
     "==": "==", "===": "==", "!=": "!=", "!==": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 }  # fmt: skip
-_WRITTEN: Final = "written"
 _LONGEST: Final = 32  # operands of a chain that are written out
 
 
@@ -60,6 +59,11 @@ def compile_closures(rule: Any) -> Test:
         raise RuleError("a rule must be a JSON object with exactly one operator")
     if _depth(rule) > DEEPEST:
         raise RuleError(f"operations are nested more than {DEEPEST} deep")
+    name, operands = operands_of(rule)
+    if _written(rule) is not None:
+        return WrittenTest(_form("and", [rule], fold))
+    if name in {"and", "or"} and 0 < len(operands) <= _LONGEST:
+        return WrittenTest(_form(name, operands, fold))
     return _test(rule, fold)
 
 
@@ -134,6 +138,10 @@ def _chain(name: str, operands: list[Any], read: Read) -> Test:
         tests = [_test(operand, read) for operand in operands]
         every = all if name == "and" else any
         return lambda data: every(test(data) for test in tests)
+    return _form(name, operands, read).compiled()
+
+
+def _form(name: str, operands: list[Any], read: Read) -> "Written":
     parts: list[str] = []
     names: dict[str, Any] = {}
     any_name = True
@@ -144,11 +152,7 @@ def _chain(name: str, operands: list[Any], read: Read) -> Test:
         template, values = clause
         parts.append(template.format_map({value: f"{{{value}{at}}}" for value in values}))
         names |= {f"{value}{at}": found for value, found in values.items()}
-    template = f"({f' {name} '.join(parts)})"
-    source = template.format_map({name: name for name in names})
-    test: Test = eval(code(f"lambda data: {source}", "eval"), dict(names))  # noqa: S307
-    vars(test)[_WRITTEN] = Written(template, names, any_name)
-    return test
+    return Written(f"({f' {name} '.join(parts)})", names, any_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +166,42 @@ class Written:
     values: dict[str, Any]
     any_name: bool
 
-    @staticmethod
-    def of(test: Test, suffix: str) -> "Written":
-        """Return a test written out, or else a call of it, with names that end in `suffix`."""
-        form = vars(test).get(_WRITTEN) or Written("{test}(data)", {"test": test}, any_name=False)
+    def compiled(self) -> Test:
+        """Return it as a function."""
+        named = self.suffixed("")
+        test: Test = eval(code(f"lambda data: {named.source}", "eval"), dict(self.values))  # noqa: S307
+        return test
+
+    def suffixed(self, suffix: str) -> "Written":
+        """Return it with names that end in `suffix`, to stand beside others."""
         return Written(
-            form.source.format_map({name: f"{name}{suffix}" for name in form.values}),
-            {f"{name}{suffix}": value for name, value in form.values.items()},
-            form.any_name,
+            self.source.format_map({name: f"{name}{suffix}" for name in self.values}),
+            {f"{name}{suffix}": value for name, value in self.values.items()},
+            self.any_name,
         )
+
+
+class WrittenTest:
+    """A test that is written out where it is used, and compiled for itself if anybody calls it."""
+
+    __slots__ = ("_compiled", "written")
+
+    def __init__(self, written: Written) -> None:
+        self.written = written
+        self._compiled: Test | None = None
+
+    def __call__(self, data: Any) -> bool:
+        """Test properties."""
+        if self._compiled is None:
+            self._compiled = self.written.compiled()
+        return self._compiled(data)
+
+
+def written(test: Test, suffix: str) -> Written:
+    """Return a test written out, or else a call of it, with names that end in `suffix`."""
+    if isinstance(test, WrittenTest):
+        return test.written.suffixed(suffix)
+    return Written("{test}(data)", {"test": test}, any_name=False).suffixed(suffix)
 
 
 @lru_cache(maxsize=1024)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from mixpanel.flags._compiler import Written, code
+from mixpanel.flags._compiler import code, written
 from mixpanel.flags.rules import Engine, Predicate
 from mixpanel.flags.types import FallbackReason, SelectedVariant, VariantSource
 
@@ -127,7 +127,7 @@ def _part(at: int, branch: Branch, names: dict[str, Any]) -> str:
         outcome = f"return own(taken{at})" if branch.copies else f"return taken{at}"
     if branch.test is None:
         return _BRANCH.format(at=at, outcome=outcome)
-    test = Written.of(branch.test, f"_{at}")
+    test = written(branch.test, f"_{at}")
     names |= test.values
     folding = "" if test.any_name else _FOLDING
     return _RULED.format(
