@@ -169,7 +169,7 @@ class Written:
     def compiled(self) -> Test:
         """Return it as a function."""
         named = self.suffixed("")
-        test: Test = eval(code(f"lambda data: {named.source}", "eval"), dict(self.values))  # noqa: S307
+        test: Test = eval(_code(f"lambda data: {named.source}"), dict(self.values))  # noqa: S307
         return test
 
     def suffixed(self, suffix: str) -> "Written":
@@ -205,9 +205,9 @@ def written(test: Test, suffix: str) -> Written:
 
 
 @lru_cache(maxsize=1024)
-def code(source: str, mode: str) -> CodeType:
-    """Compile source, once for all rules, and for all flags, of the same form."""
-    return compile(source, "<flag>", mode)
+def _code(source: str) -> CodeType:
+    """Compile source, once for all rules of the same form."""
+    return compile(source, "<rule>", "eval")
 
 
 def _written(node: Any) -> tuple[str, dict[str, Any]] | None:

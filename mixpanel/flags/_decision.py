@@ -7,9 +7,11 @@ share their code; what a definition says only ever gets in as the value of a nam
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from textwrap import indent
 from typing import Any, Final
 
-from mixpanel.flags._compiler import code, written
+from mixpanel.flags._compiler import written
 from mixpanel.flags.rules import Engine, Predicate
 from mixpanel.flags.types import FallbackReason, SelectedVariant, VariantSource
 
@@ -100,9 +102,21 @@ def deciding(
         "failed": lambda index, error: fallback(rule_error(index, error)),
         "unreadable": lambda error: fallback(invalid_context(error)),
     }
-    exec(code(_source(bool(test_users), branches, names), "exec"), names)  # noqa: S102
-    decide: Decide = names["decide"]
+    source = _source(bool(test_users), branches, names)
+    # As variables of a closure, not globals: flags that share their code differ in them, and what
+    # Python remembers of a look-up is kept with the code.
+    decide: Decide = _maker(source, tuple(names))(**names)
     return decide
+
+
+@lru_cache(maxsize=1024)
+def _maker(source: str, names: tuple[str, ...]) -> Callable[..., Decide]:
+    """Return what makes the `decide` of this source from the values of its names."""
+    within = f"def make({', '.join(names)}):\n{indent(source, '    ')}    return decide\n"
+    made: dict[str, Any] = {}
+    exec(compile(within, "<flag>", "exec"), made)  # noqa: S102
+    make: Callable[..., Decide] = made["make"]
+    return make
 
 
 def _source(has_testers: bool, branches: Sequence[Branch], names: dict[str, Any]) -> str:  # noqa: FBT001

@@ -197,7 +197,7 @@ class FlagCompiler:
         states, mask = self._states, MASK
         variant = prefix + self._salt("variant")
         variant_power = variant.power
-        count = len(rollouts)
+        count, last = len(rollouts), rollouts[-1:]
         drawn = [
             (
                 rollout.threshold,
@@ -205,7 +205,7 @@ class FlagCompiler:
                 rollout.salt.power,
                 [(each,) for each in rollout.variants],
                 (rollout.variants[0],) if rollout.serves_one else None,
-                rollout.test is None and rollout.reason is None,
+                rollout.test is None and rollout.reason is None and rollout not in last,
             )
             for rollout in rollouts
         ]
