@@ -267,7 +267,10 @@ def test_what_is_read_is_never_written_over(mp, tmp_path):
 def test_a_checkpoint_is_of_one_source(mp, tmp_path):
     """What staging got, production did not."""
     path = history(tmp_path / "h.ndjson", 5)
-    assert mp(path, "--to", "customerio", "--write-key", "staging-key", "--restart").exit_code == ExitCode.OK
+    assert (
+        mp(path, "--to", "customerio", "--write-key", "staging-key", "--restart").exit_code
+        == ExitCode.OK
+    )
     job = {"to": "customerio", "source": "another", "sent_to": "x"}
     Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Came(3, 0))
     result = mp(path)
