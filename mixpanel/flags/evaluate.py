@@ -78,7 +78,8 @@ class Snapshot:
         asked = definitions if flag_keys is None else list(flag_keys)
         for key in asked:
             if key not in answers and key in definitions:
-                answers[key] = definitions[key].decide(context)
+                decide = definitions[key].decide  # looked up as a method it would cost twice
+                answers[key] = decide(context)
         known = (
             answers.items()
             if flag_keys is None
