@@ -10,14 +10,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
-from uuid import UUID
 
 from mixpanel import _context
-from mixpanel._accepting import ids
 from mixpanel.cdp._accounts import Account, SinkStats, reason
 from mixpanel.cdp._dialect import KINDS, Kind
 from mixpanel.cdp._fanout_verbs import CallOptions, FanOutVerbs, own
 from mixpanel.cdp._routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
+from mixpanel.cdp._segment import new_id
 from mixpanel.cdp._translation import ForMixpanel, ForSegment, Translator
 from mixpanel.cdp._values import UserId, id_text, moment_text, now_text
 from mixpanel.client import AsyncMixpanel, Mixpanel
@@ -145,9 +144,6 @@ class _FanOut(FanOutVerbs[Outcome]):
     def _now(self) -> float:
         return time.time()
 
-    def _new_id(self) -> str:
-        return str(UUID(int=ids.getrandbits(128), version=4))
-
     def _call(
         self, kind: Kind, user_id: UserId | None, options: CallOptions, said: Mapping[str, Any]
     ) -> Call:
@@ -170,7 +166,7 @@ class _FanOut(FanOutVerbs[Outcome]):
             said,
             user,
             anonymous,
-            id_text(options.get("message_id"), "message_id") or self._new_id(),
+            id_text(options.get("message_id"), "message_id") or new_id(),
             now_text(self._now()) if moment is None else moment_text(moment),
             own(context, "context"),
             Chosen() if integrations is None else chosen(integrations, self._known),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from uuid import UUID
 
 import typer
 
@@ -113,10 +112,10 @@ class Source:
         """Return what makes this vendor's messages; `note` hears what is doubtful or lossy."""
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
         from mixpanel.cdp._advice import advice
-        from mixpanel.cdp._segment import LIBRARY
+        from mixpanel.cdp._segment import LIBRARY, new_id
 
         options: dict[str, Any] = {
-            "now": time.time, "new_id": _new_id, "library": LIBRARY,
+            "now": time.time, "new_id": new_id, "library": LIBRARY,
             "validation": validation, "note": note,
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
@@ -155,12 +154,6 @@ class Source:
                 f"{what} Customer.io alone: Hightouch would keep it as any event and do nothing",
                 param_hint="--to",
             )
-
-
-def _new_id() -> str:
-    from mixpanel._accepting import ids
-
-    return str(UUID(int=ids.getrandbits(128), version=4))
 
 
 def of_source(
