@@ -9,6 +9,7 @@ also finds a property whose name is not casefolded; all else needs names that ar
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from sys import intern
 from types import CodeType
 from typing import Any, Final
 
@@ -219,16 +220,16 @@ def _written(node: Any) -> tuple[str, dict[str, Any]] | None:
     if len(operands) != 2 or _varies(operands[1]):
         return None
     key, constant = _plain_key(operands[0]), operands[1]
-    of_type = _of_type(name, constant)
-    if key is None or of_type is None:
+    test = _comparison(name, constant)
+    if key is None or test is None:
         return None
-    kinds, use = of_type
     values = {"key": key, "constant": constant, "other": _otherwise(name, key, constant)}
-    if "{texts}" in use:
-        texts = constant if isinstance(constant, list) else [constant]
-        values |= {"texts": frozenset(texts), "spellings": frozenset(_spellings(texts))}
-    found = "(kind := type(value := data.get({key})))"
-    return f"({use} if {found} {kinds} else {{other}}(value, data))", values
+    if "{texts}" in test:
+        values["texts"] = frozenset(constant)
+        values["spellings"] = frozenset(_spellings(constant))
+    elif "{spellings}" in test:
+        values["spellings"] = tuple(dict.fromkeys(_spellings([constant])))
+    return test, values
 
 
 def _otherwise(name: str, key: str, constant: Any) -> Callable[[Any, Any], Any]:
@@ -246,21 +247,27 @@ def _otherwise(name: str, key: str, constant: Any) -> Callable[[Any, Any], Any]:
     return decide
 
 
-def _of_type(name: str, constant: Any) -> tuple[str, str] | None:
-    """Return which types of a value may be compared with a constant as they are, and how."""
-    if name == "in":
-        if isinstance(constant, list) and all(isinstance(each, str) for each in constant):
-            return "is str", "(value in {spellings} or value.casefold() in {texts})"
-    elif name in _SIGNS:
-        if isinstance(constant, str):
-            if _SIGNS[name] == "==":
-                return "is str", "(value in {spellings} or value.casefold() in {texts})"
-            return "is str", f"value.casefold() {_SIGNS[name]} {{constant}}"
-        if isinstance(constant, bool):
-            return "is bool", f"value {_SIGNS[name]} {{constant}}"
-        if is_number(constant):
-            return "is int or kind is float", f"value {_SIGNS[name]} {{constant}}"
-    return None
+def _comparison(name: str, constant: Any) -> str | None:
+    """Return a template that compares a property with a constant, by the type that it has."""
+    found, sign = "type(value := data.get({key}))", _SIGNS.get(name)
+    if sign == "==" and isinstance(constant, str):
+        # Spellings in a tuple, not a set: a list, which has no hash, can be looked for as well.
+        folded = "value.casefold() == {constant} if type(value) is str else {other}(value, data)"
+        return f"((value := data.get({{key}})) in {{spellings}} or ({folded}))"
+    if name == "in" and isinstance(constant, list) and all(isinstance(x, str) for x in constant):
+        test, kinds = "value in {spellings} or value.casefold() in {texts}", "is str"
+    elif sign is None:
+        return None
+    elif isinstance(constant, str):
+        test, kinds = f"value.casefold() {sign} {{constant}}", "is str"
+    elif isinstance(constant, bool):
+        test, kinds = f"value {sign} {{constant}}", "is bool"
+    elif is_number(constant):
+        test, kinds = f"value {sign} {{constant}}", "is int or kind is float"
+        found = f"(kind := {found})"
+    else:
+        return None
+    return f"(({test}) if {found} {kinds} else {{other}}(value, data))"
 
 
 def _spellings(texts: list[str]) -> Iterator[str]:
@@ -268,7 +275,7 @@ def _spellings(texts: list[str]) -> Iterator[str]:
     for folded in texts:
         for spelled in (folded, folded.upper(), folded.title(), folded.capitalize()):
             if spelled.casefold() == folded:
-                yield spelled
+                yield intern(spelled)
 
 
 def _plain_key(node: Any) -> str | None:

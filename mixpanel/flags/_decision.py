@@ -49,18 +49,29 @@ _BRANCH: Final = """\
 """
 _RULED: Final = """\
         if taken{at} is not None:
-            if given is None:
-                given = context.get("custom_properties")
-                if type(given) is not dict and not isinstance(given, dict):
-                    given = nothing
-            data = given
-{folding}            try:
+{reading}            try:
                 if data and {test}:
                     {outcome}
             except Exception as error:
                 blocked = blocked or failed({index}, error)
 """
+_READING: Final = """\
+            data = context.get("custom_properties")
+            if type(data) is not dict and not isinstance(data, dict):
+                data = nothing
+"""
 _FOLDING: Final = """\
+            if not are_ready(data):
+                data = prepare(data)
+"""
+_READING_ONCE: Final = """\
+            if given is None:
+                given = context.get("custom_properties")
+                if type(given) is not dict and not isinstance(given, dict):
+                    given = nothing
+            data = given
+"""
+_FOLDING_ONCE: Final = """\
             if folded is None:
                 folded = given if are_ready(given) else prepare(given)
             data = folded
@@ -121,19 +132,21 @@ def _maker(source: str, names: tuple[str, ...]) -> Callable[..., Decide]:
 
 def _source(has_testers: bool, branches: Sequence[Branch], names: dict[str, Any]) -> str:  # noqa: FBT001
     """Return the source of `decide`, and add what it is about to `names`."""
-    parts = [_part(at, branch, names) for at, branch in enumerate(branches)]
-    ruled = any(branch.test is not None for branch in branches)
+    ruled = sum(branch.test is not None for branch in branches)
+    several = ruled > 1
+    parts = [_part(at, branch, names, several=several) for at, branch in enumerate(branches)]
     blockable = ruled or any(branch.blocking is not None for branch in branches)
     shares = _SHARES.format(taken=", ".join(f"taken{at}" for at in range(len(parts))))
     return _FLAG.format(
         testers=_TESTERS if has_testers else "",
         shares=shares if parts else "",
-        branches="".join([_BLOCKABLE * blockable, _UNREAD * ruled, *parts]),
+        branches="".join([_BLOCKABLE if blockable else "", _UNREAD * several, *parts]),
         otherwise="blocked or no_match" if blockable else "no_match",
     )
 
 
-def _part(at: int, branch: Branch, names: dict[str, Any]) -> str:
+def _part(at: int, branch: Branch, names: dict[str, Any], *, several: bool) -> str:
+    """Return the source of one branch; of `several` with rules the first reads the properties."""
     if branch.blocking is not None:
         names[f"blocking{at}"] = branch.blocking
         outcome = f"blocked = blocked or blocking{at}"
@@ -143,9 +156,13 @@ def _part(at: int, branch: Branch, names: dict[str, Any]) -> str:
         return _BRANCH.format(at=at, outcome=outcome)
     test = written(branch.test, f"_{at}")
     names |= test.values
-    folding = "" if test.any_name else _FOLDING
+    reading, folding = (_READING_ONCE, _FOLDING_ONCE) if several else (_READING, _FOLDING)
     return _RULED.format(
-        at=at, index=branch.index, folding=folding, test=test.source, outcome=outcome
+        at=at,
+        index=branch.index,
+        reading=reading if test.any_name else reading + folding,
+        test=test.source,
+        outcome=outcome,
     )
 
 

@@ -8,7 +8,9 @@ asyncio and trio, outlives event loops, and starts again in forked children.
 from __future__ import annotations
 
 import logging
+import os
 import time
+import weakref
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from math import inf
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.flags.compiled import Definition
     from mixpanel.flags.explain import Trace
     from mixpanel.flags.reporting import Tracker
 
@@ -85,6 +88,7 @@ class LocalFeatureFlagsProvider:
             answer_bytes=LARGEST_ANSWER,
         )
         self._definitions = Definitions()
+        self._at_hand: Mapping[str, Definition] = {}  # empty while a check must look further
         self._ready = False
         self._fetched_at: float | None = None  # epoch
         self._etag: str | None = None
@@ -104,6 +108,7 @@ class LocalFeatureFlagsProvider:
             failed=self._failed,
             repeat=config.enable_polling,
         )
+        _providers.add(self)
         self._begin()
 
     def _begin(self) -> None:
@@ -138,18 +143,14 @@ class LocalFeatureFlagsProvider:
         `custom_properties` for rules. Never raises, never waits. The exposure is reported once in
         a while for the same flag, variant and assignment value.
         """
-        if self._poller.orphaned:
-            self._poller.resume()
-        if overrides.used:
-            overridden = overrides.current()
-            if overridden is not None and flag_key in overridden:
-                return overridden[flag_key]
         began = time.perf_counter() if report_exposure else 0.0
-        definitions = self._definitions
-        definition = definitions.flags.get(flag_key)
-        if definition is None:
-            unknown = FLAG_NOT_FOUND if self._ready else NOT_READY
-            return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
+        try:
+            definition = self._at_hand[flag_key]
+        except KeyError:
+            found = self._look_further(flag_key, fallback_value)
+            if isinstance(found, SelectedVariant):
+                return found
+            definition = found
         decide = definition.decide  # looked up as a method it would cost twice
         selected = decide(context)
         if selected.fallback_reason is not None:
@@ -159,6 +160,31 @@ class LocalFeatureFlagsProvider:
             assignment = context.get(definition.context_key)
             self._reporter.automatic(flag_key, selected, context, assignment, latency)
         return selected
+
+    def _look_further(
+        self, flag_key: str, fallback_value: SelectedVariant
+    ) -> Definition | SelectedVariant:
+        """Find a flag that is not at hand: because of an override, after a fork, or it is unknown.
+
+        Together they would cost each check more than the look-up of a flag.
+        """
+        if self._poller.orphaned:
+            self._poller.resume()
+        overridden = overrides.current()
+        if overridden is not None and flag_key in overridden:
+            return overridden[flag_key]
+        self._have_at_hand()
+        definitions = self._definitions
+        definition = definitions.flags.get(flag_key)
+        if definition is not None:
+            return definition
+        unknown = FLAG_NOT_FOUND if self._ready else NOT_READY
+        return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
+
+    def _have_at_hand(self) -> None:
+        self._at_hand = self._definitions.flags
+        if overrides.used:  # asked afterwards: an override may begin meanwhile, in another thread
+            self._at_hand = {}
 
     def get_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
@@ -229,6 +255,7 @@ class LocalFeatureFlagsProvider:
 
     def _replace(self, parsed: Definitions, fetched_at: float | None) -> None:
         before, self._definitions = self._definitions, parsed
+        self._have_at_hand()
         self._fetched_at, self._ready, self._last_error = fetched_at, True, None
         changed = frozenset(
             key
@@ -410,3 +437,16 @@ def _interval(config: LocalFlagsConfig) -> float:
         f"polling_interval_in_seconds must be above 0, and it is {told!r}: "
         "to fetch only once, say enable_polling=False"
     )
+
+
+_providers: weakref.WeakSet[LocalFeatureFlagsProvider] = weakref.WeakSet()
+
+
+def _have_nothing_at_hand() -> None:
+    for provider in list(_providers):
+        provider._at_hand = {}
+
+
+overrides.when_overriding.append(_have_nothing_at_hand)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_have_nothing_at_hand)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel._context import during
 from mixpanel.flags.types import SelectedVariant, VariantSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["current", "override_flags"]
 
@@ -20,6 +20,8 @@ _overrides: ContextVar[Mapping[str, SelectedVariant] | None] = ContextVar(
 current = _overrides.get
 used = False
 """Whether anything was ever overridden in this process: if not, a check need not look."""
+when_overriding: Final[list[Callable[[], None]]] = []
+"""Called before something is overridden."""
 
 
 @contextmanager
@@ -31,6 +33,8 @@ def override_flags(values: Mapping[str, Any] | None = None, **more: Any) -> Iter
     """
     global used
     used = True
+    for tell in when_overriding:
+        tell()
     chosen = {**(values or {}), **more}
     variants = {key: as_variant(value) for key, value in chosen.items()}
     with during(_overrides, {**(_overrides.get() or {}), **variants}):
