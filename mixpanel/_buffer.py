@@ -123,11 +123,25 @@ class Buffer:
                 reason, gone = self._make_room(record, size)
                 if reason == "wait":
                     return None
-            if gone != (record,):
-                signal = self._append(record, size)
-            else:
+            if gone == (record,):
                 ledger.left_out(reason)
                 signal = False
+            else:
+                lane = self.lanes[record.endpoint]
+                ledger.pending += 1
+                record.seq = ledger.accepted = ledger.accepted + 1
+                record.at = self.clock()
+                queue, before, most = lane.queue, lane.bytes, lane.max_bytes
+                queue.append(record)
+                lane.bytes = before + size
+                self.bytes += size
+                waiting = len(queue)
+                # Once for each batch that is full: whoever looks takes all that is due.
+                signal = (
+                    waiting == 1
+                    or waiting % limits.batch_records == 0
+                    or (before + size) // most != before // most
+                )
         if gone:
             ledger.report_drop(reason, list(gone))
             self._tell(gone, "dropped", reason)
@@ -153,23 +167,6 @@ class Buffer:
         return QueueFullError(
             f"{what}{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
             f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
-        )
-
-    def _append(self, record: Record, size: int) -> bool:
-        ledger, lane = self.ledger, self.lanes[record.endpoint]
-        ledger.pending += 1
-        record.seq = ledger.accepted = ledger.accepted + 1
-        record.at = self.clock()
-        queue, before, most = lane.queue, lane.bytes, lane.max_bytes
-        queue.append(record)
-        lane.bytes = before + size
-        self.bytes += size
-        waiting = len(queue)
-        # Once for each batch that is full: whoever looks takes all that is due.
-        return (
-            waiting == 1
-            or waiting % self.limits.batch_records == 0
-            or (before + size) // most != before // most
         )
 
     def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:

@@ -38,6 +38,7 @@ def diverted(kept: Captured) -> Iterator[None]:
     swaps: list[tuple[type, str, Any]] = [
         (AsyncMixpanel, "_deliver", lambda face, records: _keep_async(kept, face, records)),
         (Mixpanel, "_deliver", lambda face, records: _keep_sync(kept, face, records)),
+        (AsyncMixpanel, "_deliver_one", lambda face, record: face._deliver([record])),
         (_Client, "_enqueue", lambda face, record: _keep(kept, face, [record])),
         (AsyncMixpanel, "_ours", lambda face, what: _import_into(kept, face, what)),
         (AsyncSegmentClient, "_deliver", lambda face, said: _keep_said_async(kept, face, said)),

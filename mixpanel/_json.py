@@ -139,17 +139,17 @@ def _is_plain(each: Any, inner: list[Any]) -> bool:  # noqa: C901
         each = each.values()
     for item in each:
         kind = type(item)
-        if kind is str:
+        if kind is str or item is None or kind is bool:
             continue
         if kind is float:
             if item - item != 0.0:  # infinite, or no number
                 return False
         elif kind is int:
-            if not -LARGEST_INT < item < LARGEST_INT:
+            if item >= LARGEST_INT or item <= -LARGEST_INT:
                 return False
         elif kind is dict or kind is list:
             inner.append(item)
-        elif item is not None and kind is not bool:
+        else:
             return False
     return True
 

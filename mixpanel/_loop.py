@@ -42,11 +42,9 @@ class Loop(Protocol):
 class _Asyncio:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.key = loop
+        self.is_running = loop.is_running  # asked for each message
         self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def is_running(self) -> bool:
-        return self.key.is_running()
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         if threading.get_ident() == self._thread and self.key.is_running():

@@ -34,6 +34,9 @@ class Profiles(Generic[Outcome]):
     def _deliver(self, records: list[Record]) -> Outcome:
         raise NotImplementedError
 
+    def _deliver_one(self, record: Record) -> Outcome:
+        return self._deliver([record])
+
     # ---- user profiles ----------------------------------------------------------------------
 
     def people_set(
@@ -239,7 +242,7 @@ class Profiles(Generic[Outcome]):
     # ---- the common end ---------------------------------------------------------------------
 
     def _one(self, record: Record | None) -> Outcome:
-        return self._deliver([] if record is None else [record])
+        return self._deliver([]) if record is None else self._deliver_one(record)
 
     def _deliver_all(self, records: Iterable[Record | None]) -> Outcome:
         return self._deliver([record for record in records if record is not None])

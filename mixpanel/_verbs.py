@@ -84,7 +84,7 @@ class Verbs(Profiles[Outcome]):
             user_id=user_id,
             endpoint=self._event_endpoint,
         )
-        return self._deliver([] if record is None else [record])
+        return self._deliver([]) if record is None else self._deliver_one(record)
 
     def track_batch(self, events: Iterable[Mapping[str, Any]]) -> Outcome:
         """Track many events that have the wire's shape, `{"event": …, "properties": {…}}`.

@@ -174,8 +174,7 @@ async def let_through(
 
 async def compressed_off_loop(route: AnyRoute, records: list[Record], *, compress: bool) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
-    size = sum([len(record.body) for record in records])
-    if not compress or size < IN_A_THREAD:
+    if not compress or sum([len(record.body) for record in records]) < IN_A_THREAD:
         return route.request(records, compress=compress)
     return await anyio.to_thread.run_sync(lambda: route.request(records, compress=True))
 

@@ -120,6 +120,10 @@ class _Client(Verbs[Outcome]):
         )
         self._ledger = self._via.ledger
         self._closed = False
+        # Who takes a message without any ado: of async clients, nearly always.
+        self._quick: Sender[Route] | None = None
+        if isinstance(self._via, Sender) and self._via.background and not self._disabled:
+            self._quick = self._via
         self._composer = Composer(
             token,
             now=lambda: self._now(),  # noqa: PLW0108
@@ -267,6 +271,14 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
                 return when_there_is_room(sender, records[at:])
             if signal and not sender.background:
                 return _filling(sender, records[at + 1 :])
+        return done() if self._ledger.accepted % TURN else turn()
+
+    def _deliver_one(self, record: Record) -> Coroutine[Any, Any, None]:
+        sender = self._quick
+        if sender is None or self._closed:
+            return self._deliver([record])
+        if sender.accept(record) is None:
+            return when_there_is_room(sender, [record])
         return done() if self._ledger.accepted % TURN else turn()
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:

@@ -54,7 +54,7 @@ class Record:
     """One message, ready to travel.
 
     `body` is its JSON; `repeatable` tells whether sending it twice does no harm; `auth` is what
-    `/import` is asked with when there is no service account. `at` and `seq` are for the buffer.
+    `/import` is asked with when there is no service account. `at` and `seq` are the buffer's.
     """
 
     __slots__ = ("at", "auth", "body", "endpoint", "repeatable", "seq")

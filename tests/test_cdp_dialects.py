@@ -153,7 +153,7 @@ RUDDERSTACK = Dialect(
     hosts={"yours": "https://you.dataplane.example"},
     item_bytes=32 * 1024,
     batch_bytes=4_000_000,
-    decorate=HIGHTOUCH.decorate,
+    moments=HIGHTOUCH.moments,
 )
 
 

@@ -98,12 +98,13 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
         ids = [entry["message"]["messageId"] for entry in kept]
         firsts = list(dict.fromkeys(ids))
         assert [f"m-{n}" for n in range(count)] == firsts
-        # Only where an answer was lost was anything sent again, under the same id.
-        assert len(ids) - len(firsts) <= afters * 1000
         assert len(emu.cdp_messages(vendor, unique=True)) == count
         assert max(entry["bytes"] for entry in kept) <= 32_000
         batches = [r for r in emu.requests(f"/{vendor}/v1/batch") if r.status == 200]
         assert 445_000 < max(len(request.body) for request in batches) <= 475_000
-        assert max(len(json.loads(request.body)["batch"]) for request in batches) == 1000
+        most = max(len(json.loads(request.body)["batch"]) for request in batches)
+        assert 1000 < most <= 2000
+        # Only where an answer was lost was anything sent again, under the same id.
+        assert len(ids) - len(firsts) <= afters * most
         if vendor == "hightouch":
             assert 3 <= len(emu.requests("/hightouch/oauth/token")) <= 10

@@ -81,7 +81,7 @@ def test_a_table_arrives_with_its_times_and_ids(mp, emu, tmp_path, vendor):
     result = mp(orders(tmp_path / "orders.csv", 2500), *TABLE, vendor=vendor)
     assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"], told["requests"]) == (2500, 0, 3)
+    assert (told["delivered"], told["refused"], told["requests"]) == (2500, 0, 2)
     first = min(messages(emu, vendor), key=lambda one: one["userId"])
     assert ("0000", "Order Paid", {"amount": 0}, "2024-01-31T12:00:00.000Z") == (
         first["userId"], first["event"], first["properties"], first["timestamp"],
@@ -145,7 +145,7 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_go(mp, emu, tmp_path):
 def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
     """The account is that of all runs together; the checkpoint goes when all is done."""
     path, failed = history(tmp_path / "h.ndjson", 4000, bad={5, 3900}), tmp_path / "failed.ndjson"
-    emu.play(Fault.latency(0.0) * 2, Fault.status(401).forever())
+    emu.play(Fault.latency(0.0), Fault.status(401).forever())
     stopped = mp(path, "--failed", failed, "--concurrency", 1)
     assert stopped.exit_code == ExitCode.AUTHENTICATION
     assert "it stopped at row 2,001: the same command goes on there" in stopped.stderr
@@ -154,7 +154,7 @@ def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
     assert "going on at row 2,001: 2,000 delivered and 1 refused before" in result.stderr
     assert result.exit_code == ExitCode.PARTIAL
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"], told["requests"]) == (3998, 2, 2)
+    assert (told["delivered"], told["refused"], told["requests"]) == (3998, 2, 1)
     assert [5, 3900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
     assert numbers(emu) == [n for n in range(4000) if n not in {5, 3900}]
     assert not (tmp_path / "h.ndjson.backfill").exists()

@@ -40,7 +40,6 @@ _ENDING: Final = re.compile(r"(?:ing|ed|es|(?<!s)s|d|e)$")
 SHORT = 5  # in words of fewer letters one more or less makes another word
 
 
-@lru_cache(maxsize=4096)
 def did_you_mean(name: str) -> str | None:
     """Return the semantic event that a name nearly is; None when it is one, or is far from any.
 
@@ -64,19 +63,29 @@ def did_you_mean(name: str) -> str | None:
 
 
 def advice(message: Mapping[str, Any]) -> list[str]:
-    """Return what is doubtful about a message, in sentences."""
+    """Return what is doubtful about a message, in sentences: only tracked ones have an event."""
     event = message.get("event")
-    if message.get("type") != "track" or not isinstance(event, str):
+    if event is None:
         return []
-    name = event.strip()
-    if name in EVENTS:
+    name, meant = _judged(event)
+    if name is not None:
         return [
             f"{name!r} lacks {' or '.join(map('.'.join, paths))}: use {EVENTS[name].__name__}"
             for paths in _NEEDED.get(name, ())
             if not any(_reaches(message, path) for path in paths)
         ]
-    meant = did_you_mean(name)
-    return [] if meant is None else [f"{name!r} is no semantic event: did you mean {meant!r}?"]
+    return (
+        []
+        if meant is None
+        else [f"{event.strip()!r} is no semantic event: did you mean {meant!r}?"]
+    )
+
+
+@lru_cache(maxsize=4096)
+def _judged(event: str) -> tuple[str | None, str | None]:
+    """Return the semantic event that this is, or else the one that is meant."""
+    name = event.strip()
+    return (name, None) if name in EVENTS else (None, did_you_mean(name))
 
 
 def _words(name: str) -> list[str]:

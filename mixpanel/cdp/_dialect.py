@@ -42,10 +42,6 @@ def no_region(_key: str) -> str | None:
     return None
 
 
-def unchanged(_message: dict[str, Any]) -> None:
-    """Leave a message as the spec has it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One vendor's way of speaking the Segment spec.
@@ -59,7 +55,8 @@ class Dialect:
     `email_identifies` an identify without ids when `traits.email` is there. `actions` tells that
     it acts on Customer.io's reserved events, and `about_nobody` names events that need no person.
     `schema_version` is where, from the top of a message, an event's version of its contract stands.
-    `base_url_variable` names the environment variable that may say another origin.
+    `base_url_variable` names the environment variable that may say another origin. A message says
+    when it happened under each of the names in `moments`.
     """
 
     name: str
@@ -69,7 +66,7 @@ class Dialect:
     kinds: frozenset[Kind] = frozenset(KINDS)
     item_bytes: int = 32_000
     batch_bytes: int = 475_000
-    batch_items: int = 1000
+    batch_items: int = 2500
     rate: tuple[int, float] | None = None
     truth: Mapping[str, str] = field(default_factory=dict)
     group_alone: bool = False
@@ -78,10 +75,10 @@ class Dialect:
     about_nobody: frozenset[str] = frozenset()
     schema_version: str | None = None
     base_url_variable: str | None = None
+    moments: tuple[str, ...] = ("timestamp",)
     authorize: Callable[[str], str] = basic
     region_of: Callable[[str], str | None] = no_region
     envelope: Callable[[str, str | None], tuple[bytes, bytes]] = enveloped
-    decorate: Callable[[dict[str, Any]], None] = unchanged
 
     def path(self, kind: Kind) -> str:
         """Return the path of the endpoint that takes one message of this kind."""

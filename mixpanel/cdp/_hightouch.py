@@ -6,8 +6,6 @@ the write key moves into the body.
 
 from __future__ import annotations
 
-from typing import Any
-
 from mixpanel.cdp._dialect import Dialect, enveloped
 from mixpanel.cdp._values import dumps
 
@@ -25,16 +23,11 @@ def envelope(sent_at: str, write_key: str | None) -> tuple[bytes, bytes]:
     return before, after[:-1] + b"," + told[1:]
 
 
-def decorate(message: dict[str, Any]) -> None:
-    """Say the timestamp under the documented name too."""
-    message["originalTimestamp"] = message["timestamp"]
-
-
 HIGHTOUCH = Dialect(
     name="Hightouch",
     hosts={region: f"https://{region}.hightouch-events.com" for region in REGIONS},
     schema_version="context.protocols.schemaVersion",
     base_url_variable="MP_HIGHTOUCH_BASE_URL",
+    moments=("timestamp", "originalTimestamp"),
     envelope=envelope,
-    decorate=decorate,
 )

@@ -8,12 +8,13 @@ changed.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._json import loads
 from mixpanel.cdp._dialect import KINDS, Dialect, Kind
 from mixpanel.cdp._semantic import Needs, SemanticEvent, place
-from mixpanel.cdp._values import Moment, UserId, dumps, id_text, moment_text, now_text
+from mixpanel.cdp._values import Moment, UserId, dumps, id_text, milliseconds_text, moment_text
 from mixpanel.exceptions import ConfigurationError, ValidationError
 from mixpanel.messages import Properties, Record, mapping
 
@@ -63,15 +64,11 @@ class Message(Record):
     """
 
     __slots__ = ("kind", "message_id")
+    endpoint, repeatable, auth = "batch", True, None
 
     def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
-        # As a record's own, written out: this is made for every call.
-        self.endpoint = "batch"
+        # What all have in common is the class's: this is made for every call.
         self.body = body
-        self.repeatable = True
-        self.auth = None
-        self.at = 0.0
-        self.seq = 0
         self.kind = kind
         self.message_id = message_id
 
@@ -114,6 +111,9 @@ class SegmentComposer:
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
         self.dialect = dialect
+        self._fronts = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
+        # Remembered, as many messages are of the same millisecond.
+        self._stamp_of = lru_cache(maxsize=4)(lambda at: self._stamp(milliseconds_text(at)))
         self._now = now
         self._new_id = new_id
         defaults = {} if default_context is None else mapping(default_context, "default_context")
@@ -138,18 +138,14 @@ class SegmentComposer:
         message_id: str | None = None,
     ) -> Message:
         """Say who a person is, and what is known of them."""
-        own: dict[str, Any] = {}
-        if traits is not None:
-            own["traits"] = mapping(traits, "traits")
-        needs: Needs = "either"
+        given = {} if traits is None else {"traits": mapping(traits, "traits")}
+        email = None
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
-            email = own.get("traits", {}).get("email")
-            if isinstance(email, str) and email:
-                own, needs, user_id, anonymous_id = {"userId": "", **own}, "none", None, None
-        return self._sealed(
-            "identify", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
-            needs=needs,
-        )  # fmt: skip
+            email = given.get("traits", {}).get("email")
+        by_email = isinstance(email, str) and email != ""
+        own = {"userId": ""} if by_email else _about("identify", user_id, anonymous_id)
+        own |= given
+        return self._sealed("identify", own, context, timestamp, integrations, message_id)
 
     def track(
         self,
@@ -175,13 +171,15 @@ class SegmentComposer:
         """
         alone = group_id is not None and self.dialect.group_alone
         name = _name(event)
-        own: dict[str, Any] = {"event": name}
         needs: Needs = "none" if alone or name in self.dialect.about_nobody else "either"
-        if group_id is not None:
-            own["groupId"] = id_text(group_id, "group_id")
         if isinstance(event, SemanticEvent):
             self._allow(event)
             needs = needs if event.needs == "either" else event.needs
+        own = _about("track", user_id, anonymous_id, needs)
+        own["event"] = name
+        if group_id is not None:
+            own["groupId"] = id_text(group_id, "group_id")
+        if isinstance(event, SemanticEvent):
             for path, value in event.placed(_object(properties, "properties")):
                 place(own, path, value)
         elif properties is not None:
@@ -190,10 +188,7 @@ class SegmentComposer:
             if self.dialect.schema_version is None:
                 raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
             place(own, tuple(self.dialect.schema_version.split(".")), schema_version)
-        return self._sealed(
-            "track", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
-            needs=needs,
-        )  # fmt: skip
+        return self._sealed("track", own, context, timestamp, integrations, message_id)
 
     def page(
         self,
@@ -208,10 +203,8 @@ class SegmentComposer:
         message_id: str | None = None,
     ) -> Message:
         """Say that a person looked at a page; `category` is sent as a property too."""
-        return self._sealed(
-            "page", _viewed(category, name, properties),
-            user_id, anonymous_id, context, timestamp, integrations, message_id,
-        )  # fmt: skip
+        own = _about("page", user_id, anonymous_id) | _viewed(category, name, properties)
+        return self._sealed("page", own, context, timestamp, integrations, message_id)
 
     def screen(
         self,
@@ -226,10 +219,8 @@ class SegmentComposer:
         message_id: str | None = None,
     ) -> Message:
         """Say that a person looked at a screen of an app; `category` is sent as a property too."""
-        return self._sealed(
-            "screen", _viewed(category, name, properties),
-            user_id, anonymous_id, context, timestamp, integrations, message_id,
-        )  # fmt: skip
+        own = _about("screen", user_id, anonymous_id) | _viewed(category, name, properties)
+        return self._sealed("screen", own, context, timestamp, integrations, message_id)
 
     def group(
         self,
@@ -243,13 +234,12 @@ class SegmentComposer:
         message_id: str | None = None,
     ) -> Message:
         """Say that a person belongs to a group, and what is known of the group."""
-        own: dict[str, Any] = {"groupId": _needed(group_id, "group_id")}
+        needs: Needs = "none" if self.dialect.group_alone else "either"
+        own = _about("group", user_id, anonymous_id, needs)
+        own["groupId"] = _needed(group_id, "group_id")
         if traits is not None:
             own["traits"] = mapping(traits, "traits")
-        return self._sealed(
-            "group", own, user_id, anonymous_id, context, timestamp, integrations, message_id,
-            needs="none" if self.dialect.group_alone else "either",
-        )  # fmt: skip
+        return self._sealed("group", own, context, timestamp, integrations, message_id)
 
     def alias(
         self,
@@ -264,9 +254,8 @@ class SegmentComposer:
         kept, gone = _needed(user_id, "user_id"), _needed(previous_id, "previous_id")
         if kept == gone:
             raise ValidationError(["previous_id and user_id are the same: nothing to merge"])
-        return self._sealed(
-            "alias", {"previousId": gone}, kept, None, context, timestamp, integrations, message_id
-        )
+        own = {"userId": kept, "previousId": gone}
+        return self._sealed("alias", own, context, timestamp, integrations, message_id)
 
     def wire(self, message: Mapping[str, Any]) -> Message:
         """Complete a message that already has the wire's shape, `{"type": "track", …}`.
@@ -302,39 +291,44 @@ class SegmentComposer:
         self,
         kind: Kind,
         own: dict[str, Any],
-        user_id: UserId | None,
-        anonymous_id: UserId | None,
         context: Properties | None,
         timestamp: Moment | None,
         integrations: Properties | None,
         message_id: str | None,
-        *,
-        needs: Needs = "either",
     ) -> Message:
-        if kind not in self.dialect.kinds:
+        """Write what every message carries around its `own`, which may be added to."""
+        front = self._fronts.get(kind)
+        if front is None:
             raise ValidationError([f"{self.dialect.name} takes no {kind} messages"])
-        message: dict[str, Any] = {
-            "type": kind,
-            "messageId": id_text(message_id, "message_id") or self._new_id(),
-            "timestamp": now_text(self._now()) if timestamp is None else moment_text(timestamp),
-        }
-        _say_who(message, user_id, anonymous_id, needs)
-        message |= own
-        if integrations is not None:
-            message["integrations"] = dict(mapping(integrations, "integrations"))
-        self.dialect.decorate(message)
-        if context or "context" in own:
-            message["context"] = self._around(context, own.get("context"))
-            body, notes = dumps(message)
+        if message_id is None:
+            told = self._new_id()
+            front = f'{front}"messageId":"{told}",'
         else:
-            free = own.get("properties", own.get("traits", {}))  # the rest is text
-            body, notes = dumps(message, free if integrations is None else message)
-            body = body[:-1] + self._context_end
-            message["context"] = self._context
+            own["messageId"] = told = _needed(message_id, "message_id")
+        if timestamp is None:
+            front += self._stamp_of(round(self._now() * 1e6) // 1000)
+        else:
+            front += self._stamp(moment_text(timestamp))
+        if integrations is not None:
+            own["integrations"] = dict(mapping(integrations, "integrations"))
+        if context or "context" in own:
+            own["context"] = self._around(context, own.get("context"))
+            rest, notes = dumps(own)
+            body = front.encode() + rest[1:]
+        else:
+            free = own.get("properties") or own.get("traits") or _NOTHING  # the rest is text
+            rest, notes = dumps(own, free if integrations is None else own)
+            body = front.encode() + rest[1:-1] + self._context_end
+            own["context"] = self._context
         notes += self._context_notes
         if self._validation != "off":
-            self._complain(notes, message)
-        return Message(kind, body, message["messageId"])
+            advice = [] if self._advise is None else self._advise(own)
+            if notes or advice:
+                self._complain(notes, advice)
+        return Message(kind, body, told)
+
+    def _stamp(self, moment: str) -> str:
+        return "".join([f'"{name}":"{moment}",' for name in self.dialect.moments])
 
     def _around(self, context: Properties | None, own: Properties | None) -> dict[str, Any]:
         around = self._context
@@ -342,10 +336,7 @@ class SegmentComposer:
             around = {**around, **mapping(context, "context")}
         return around if own is None else _over(around, own)
 
-    def _complain(self, notes: list[str], message: dict[str, Any]) -> None:
-        advice = [] if self._advise is None else self._advise(message)
-        if not notes and not advice:
-            return
+    def _complain(self, notes: list[str], advice: list[str]) -> None:
         if self._validation == "raise":
             raise ValidationError(advice + notes)
         for text in advice:
@@ -355,24 +346,27 @@ class SegmentComposer:
 
 
 PLACEHOLDER = "no-person"
+_NOTHING: dict[str, Any] = {}
 
 
-def _say_who(
-    message: dict[str, Any], user_id: UserId | None, anonymous_id: UserId | None, needs: Needs
-) -> None:
+def _about(
+    kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs = "either"
+) -> dict[str, Any]:
+    """Return how a message says whom it is about."""
+    about: dict[str, Any] = {}
     user = id_text(user_id, "user_id")
     if user is not None:
-        message["userId"] = user
+        about["userId"] = user
     if anonymous_id is not None:
-        message["anonymousId"] = id_text(anonymous_id, "anonymous_id")
+        about["anonymousId"] = id_text(anonymous_id, "anonymous_id")
     elif user is None:
         if needs == "either":
-            kind = message["type"]
             raise ValidationError([f"{kind} needs a user_id or an anonymous_id: whom is it about?"])
         if needs == "placeholder":
-            message["anonymousId"] = PLACEHOLDER
+            about["anonymousId"] = PLACEHOLDER
     if needs == "user" and user is None:
         raise ValidationError(["this event needs a user_id: an anonymous id is not enough"])
+    return about
 
 
 def _name(event: Any) -> str:

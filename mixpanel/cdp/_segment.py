@@ -7,6 +7,7 @@ sent by the same sender. What sets a vendor apart is its `Dialect`.
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -68,8 +69,6 @@ P = ParamSpec("P")
 logger = logging.getLogger("mixpanel")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
-VERSION_4 = 0x4000_8000 << 48  # version and variant of a random UUID
-RANDOM = (1 << 128) - 1 & ~(0xF000_C000 << 48)
 DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
@@ -86,9 +85,20 @@ OnDelivery = Callable[[Delivery], object]
 
 
 def new_id() -> str:
-    """Return a random UUID's text, in a third of the time that `uuid` takes."""
-    told = "%032x" % (ids.getrandbits(128) & RANDOM | VERSION_4)
-    return f"{told[:8]}-{told[8:12]}-{told[12:16]}-{told[16:20]}-{told[20:]}"
+    """Return a random UUID's text, of version 4, in a quarter of the time that `uuid` takes.
+
+    Its first 60 bits are drawn anew after 256 ids or so, the other 60 for each.
+    """
+    global _beginning
+    drawn = ids.getrandbits(60)
+    if not drawn & 0xFF or not _beginning:
+        first = f"{ids.getrandbits(60):015x}"
+        _beginning = f"{first[:8]}-{first[8:12]}-4{first[12:]}-a"
+    told = "%015x" % drawn  # noqa: UP031 - faster than an f-string
+    return f"{_beginning}{told[:3]}-{told[3:]}"
+
+
+_beginning = ""
 
 
 class SegmentOptions(TypedDict, total=False):
@@ -152,13 +162,29 @@ class Verb(Protocol[P]):
 
 
 def sent(compose: Callable[Concatenate[Any, P], Message]) -> Verb[P]:
-    """Make the verb that composes a message and delivers it; it keeps name, signature and docs."""
+    """Make the verb that composes a message and delivers it; it keeps name, signature and docs.
 
-    @functools.wraps(compose)
-    def verb(client: SegmentVerbs[Any], *args: P.args, **kwargs: P.kwargs) -> Any:
-        return client._deliver_one(compose(client._composer, *args, **kwargs))
-
-    return cast("Verb[P]", verb)
+    It is written out with its parameters: to pass on `*args` and `**kwargs` would cost each call
+    a tenth of what it takes to compose a message.
+    """
+    taken, given = ["client"], ["client._composer"]
+    _, *parameters = inspect.signature(compose).parameters.values()
+    for each in parameters:
+        if each.kind is each.KEYWORD_ONLY and "*" not in taken:
+            taken.append("*")
+        stars = "**" if each.kind is each.VAR_KEYWORD else ""
+        taken.append(stars + each.name)
+        named = each.kind is each.KEYWORD_ONLY
+        given.append(f"{each.name}={each.name}" if named else stars + each.name)
+    source = (
+        f"def verb({', '.join(taken)}):\n"
+        f"    return client._deliver_one(compose({', '.join(given)}))"
+    )
+    made: dict[str, Any] = {"compose": compose}
+    exec(compile(source, f"<{compose.__qualname__}>", "exec"), made)  # noqa: S102
+    verb = made["verb"]
+    verb.__defaults__, verb.__kwdefaults__ = compose.__defaults__, compose.__kwdefaults__
+    return cast("Verb[P]", functools.wraps(compose)(verb))
 
 
 class SegmentVerbs(Generic[Outcome]):
@@ -233,7 +259,6 @@ class _Client(SegmentVerbs[Outcome]):
         self._direct = bool(options.get("direct", False))
         self._disabled = bool(options.get("disabled", False))
         self._closed = False
-        self._is_plain = not (self._direct or self._disabled)
         self._on_delivery = options.get("on_delivery")
         checked_callback(self._on_delivery, "on_delivery")
         gate = None
@@ -248,6 +273,8 @@ class _Client(SegmentVerbs[Outcome]):
             self._direct,
             bool(options.get("gzip", False)),
         )
+        # Up to so many bytes a message goes straight into the buffer: what nearly all of them do.
+        self._quick = -1 if self._direct or self._disabled else self._route.largest
         self._ledger = Ledger(options.get("on_error"), options.get("on_drop"))
         self._sender = self._made_sender(options)
         self._composer = self._composes(
@@ -365,8 +392,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         return done() if self._ledger.accepted % TURN else turn()
 
     def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
-        if self._is_plain and not self._closed and len(message.body) <= self._route.largest:
-            # As below, for what nearly every call is.
+        if len(message.body) <= self._quick and not self._closed:
             if self._sender.accept(message) is None:
                 return when_there_is_room(self._sender, [message])
             return done() if self._ledger.accepted % TURN else turn()

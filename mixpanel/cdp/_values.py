@@ -7,7 +7,6 @@ is taken to be UTC and never shifted.
 
 from __future__ import annotations
 
-import math
 import operator
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -20,7 +19,7 @@ from mixpanel._json import _Walk, dumps_plain, plain_depth
 from mixpanel._validation import MILLISECONDS
 from mixpanel.exceptions import ValidationError
 
-__all__ = ["Moment", "UserId", "dumps", "id_text", "moment_text", "now_text"]
+__all__ = ["Moment", "UserId", "dumps", "id_text", "milliseconds_text", "moment_text", "now_text"]
 
 UserId = str | int | UUID
 Moment = datetime | date | float | str
@@ -31,9 +30,12 @@ def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[
 
     :param given: that of the record which may be anything, when the rest is plain text.
     """
-    body = dumps_plain(record) if plain_depth(record if given is None else given) else None
+    if plain_depth(record if given is None else given):
+        body = dumps_plain(record)
+        if body is not None:
+            return body, []
     notes: list[str] = []
-    return (to_json(_ZonedWalk(notes).value(record, 0)) if body is None else body), notes
+    return to_json(_ZonedWalk(notes).value(record, 0)), notes
 
 
 class _ZonedWalk(_Walk):
@@ -103,11 +105,13 @@ def moment_text(moment: Moment, what: str = "timestamp") -> str:
 
 def now_text(seconds: float) -> str:
     """Return a clock's seconds since 1970 as `2026-01-31T12:00:00.000Z`."""
-    whole = math.floor(seconds)
-    micros = round((seconds - whole) * 1e6)
-    if micros == 1_000_000:
-        whole, micros = whole + 1, 0
-    return f"{_to_the_second(whole)}.{micros // 1000:03d}Z"
+    return milliseconds_text(round(seconds * 1e6) // 1000)
+
+
+def milliseconds_text(since: int) -> str:
+    """Return whole milliseconds since 1970 as `2026-01-31T12:00:00.000Z`."""
+    whole, rest = divmod(since, 1000)
+    return f"{_to_the_second(whole)}.{rest:03d}Z"
 
 
 @lru_cache(maxsize=4)

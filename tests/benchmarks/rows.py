@@ -101,8 +101,8 @@ def beside_the_vendors(name: str, vendor: str, peer: Contestant) -> Row:
     ours = Contestant("ours", "ours", "segment", 60_000, {"vendor": vendor})
     how = (
         "as above; both as they come, one request at a time, the peer's of 100 messages, ours of "
-        "up to 1,000; ours waits when its buffer is full, and the peer, which would drop, has a "
-        "queue for everything"
+        "up to 475,000 bytes; ours waits when its buffer is full, and the peer, which would drop, "
+        "has a queue for everything"
     )
     results = compete([ours, peer], "per_second")
     return Row(f"{name}, loopback", how, results, times={peer.label: 7.0})
