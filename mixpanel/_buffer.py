@@ -243,18 +243,19 @@ class Buffer:
         return min(waits, default=None)
 
     def _pack(self, lane: Lane) -> list[Record]:
-        queue, room = lane.queue, lane.max_bytes - 1  # the brackets, less one comma
-        first, count, size = queue[0], 0, 0
-        auth, endpoint = first.auth, first.endpoint
+        queue = lane.queue
+        room = whole = lane.max_bytes - 1  # the brackets, less one comma
+        auth, endpoint, count = queue[0].auth, queue[0].endpoint, 0
         for record in islice(queue, self.limits.batch_records):
-            length = len(record.body)
-            room -= length + 1
-            other = record.auth is not auth and record.auth != auth
-            if count and (room < 0 or other or record.endpoint != endpoint):
-                break
+            left = room - len(record.body) - 1
+            # Whether they are the very same first: each message is looked at, nearly all are.
+            if left < 0 or record.auth is not auth or record.endpoint is not endpoint:
+                other = record.auth != auth or record.endpoint != endpoint
+                if count and (left < 0 or other):
+                    break
+            room = left
             count += 1
-            size += length
-        lane.bytes -= size
+        lane.bytes -= whole - room - count
         return [queue.popleft() for _ in range(count)]
 
     # ---- settling ---------------------------------------------------------------------------

@@ -135,7 +135,7 @@ class Courier:
 
     async def _send(self, batch: Batch, step: Send) -> Answer | Failure:
         request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
-        watch = not all(record.repeatable for record in step.records)
+        watch = False in [record.repeatable for record in step.records]
         self.ledger.requests += 1
         batch.sending = step.records
         reply = await self._wires.send(request, watch=watch)

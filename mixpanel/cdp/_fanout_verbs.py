@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
-from mixpanel.cdp._messages import _name, _needed, _viewed
+from mixpanel.cdp._messages import _needed, _told, _viewed
 from mixpanel.cdp._translation import rereadable
 from mixpanel.messages import Properties, mapping
 
@@ -72,7 +72,7 @@ class FanOutVerbs(Generic[Outcome]):
         :param event: its name, or one of `mixpanel.cdp.semantic`. Mixpanel gets all the fields of
             one as properties. Customer.io's actions go only to sinks that act on them.
         """
-        _name(event)
+        _told(event)
         told = own(properties, "properties")
         return self._everywhere("track", user_id, options, event=event, properties=told)
 

@@ -64,11 +64,13 @@ class Message(Record):
     """
 
     __slots__ = ("kind", "message_id")
-    endpoint, repeatable, auth = "batch", True, None
 
     def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
-        # What all have in common is the class's: this is made for every call.
+        # As a record's own, written out: this is made for every call.
+        self.endpoint = "batch"
         self.body = body
+        self.repeatable = True
+        self.auth = None
         self.kind = kind
         self.message_id = message_id
 
@@ -169,18 +171,22 @@ class SegmentComposer:
             alone, no person is needed then.
         :param schema_version: the version of the event's contract, where there are contracts.
         """
-        alone = group_id is not None and self.dialect.group_alone
-        name = _name(event)
-        needs: Needs = "none" if alone or name in self.dialect.about_nobody else "either"
-        if isinstance(event, SemanticEvent):
-            self._allow(event)
-            needs = needs if event.needs == "either" else event.needs
+        name, known = event, None
+        if type(name) is not str or not name or name.isspace():
+            name, known = _told(event)
+        needs: Needs = "either"
+        if known is not None:
+            self._allow(known)
+            needs = known.needs
+        if user_id is None and needs == "either":
+            alone = group_id is not None and self.dialect.group_alone
+            needs = "none" if alone or name in self.dialect.about_nobody else needs
         own = _about("track", user_id, anonymous_id, needs)
         own["event"] = name
         if group_id is not None:
             own["groupId"] = id_text(group_id, "group_id")
-        if isinstance(event, SemanticEvent):
-            for path, value in event.placed(_object(properties, "properties")):
+        if known is not None:
+            for path, value in known.placed(_object(properties, "properties")):
                 place(own, path, value)
         elif properties is not None:
             own["properties"] = mapping(properties, "properties")
@@ -319,10 +325,12 @@ class SegmentComposer:
             free = own.get("properties") or own.get("traits") or _NOTHING  # the rest is text
             rest, notes = dumps(own, free if integrations is None else own)
             body = front.encode() + rest[1:-1] + self._context_end
-            own["context"] = self._context
         notes += self._context_notes
         if self._validation != "off":
-            advice = [] if self._advise is None else self._advise(own)
+            advice: list[str] = []
+            if self._advise is not None:
+                own.setdefault("context", self._context)
+                advice = self._advise(own)
             if notes or advice:
                 self._complain(notes, advice)
         return Message(kind, body, told)
@@ -369,14 +377,15 @@ def _about(
     return about
 
 
-def _name(event: Any) -> str:
-    if type(event) is not str and isinstance(event, SemanticEvent):
-        event = event.event_name
-    if not isinstance(event, str):
-        raise ValidationError([f"the event name must be text, not {type(event).__name__}"])
-    if not event or event.isspace():
+def _told(event: Any) -> tuple[str, SemanticEvent | None]:
+    """Return an event's name, and the event itself when it is a semantic one."""
+    known = event if isinstance(event, SemanticEvent) else None
+    name = event if known is None else known.event_name
+    if not isinstance(name, str):
+        raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
+    if not name or name.isspace():
         raise ValidationError(["the event name is empty"])
-    return event
+    return name, known
 
 
 def _needed(given: UserId | None, what: str) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from itertools import count
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -53,7 +55,7 @@ from mixpanel.settings import Limits, RetryPolicy, WhenFull, checked_callback
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import httpx
 
@@ -85,20 +87,37 @@ OnDelivery = Callable[[Delivery], object]
 
 
 def new_id() -> str:
-    """Return a random UUID's text, of version 4, in a quarter of the time that `uuid` takes.
+    """Return a UUID's text, of version 4, in a fifth of the time that `uuid` takes.
 
-    Its first 60 bits are drawn anew after 256 ids or so, the other 60 for each.
+    Of its random bits the last 48 run through all that there are, in steps drawn for this process,
+    so that none comes twice; the others are drawn now and then.
     """
+    number = next(_numbers) & LAST
+    if not number & 0xFFF:
+        _draw()
+    return f"{_beginning}{number:012x}"
+
+
+LAST = (1 << 48) - 1
+_numbers: Iterator[int]
+_beginning: str
+
+
+def _draw() -> None:
     global _beginning
-    drawn = ids.getrandbits(60)
-    if not drawn & 0xFF or not _beginning:
-        first = f"{ids.getrandbits(60):015x}"
-        _beginning = f"{first[:8]}-{first[8:12]}-4{first[12:]}-a"
-    told = "%015x" % drawn  # noqa: UP031 - faster than an f-string
-    return f"{_beginning}{told[:3]}-{told[3:]}"
+    told = f"{ids.getrandbits(72):018x}"
+    _beginning = f"{told[:8]}-{told[8:12]}-4{told[12:15]}-a{told[15:]}-"
 
 
-_beginning = ""
+def _begin() -> None:
+    global _numbers
+    _numbers = count(ids.getrandbits(48), ids.getrandbits(48) | 1)
+    _draw()
+
+
+_begin()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin)
 
 
 class SegmentOptions(TypedDict, total=False):
