@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from mixpanel import _bridge
+from mixpanel.data import _budget
 from mixpanel.emulator import Emulator
 
 
@@ -67,6 +68,12 @@ def emu():
     """Start a local Mixpanel."""
     with Emulator() as emulator:
         yield emulator
+
+
+@pytest.fixture(autouse=True)
+def _own_budget():
+    """Forget who called where: an emulator may get the port of one that is gone."""
+    _budget._shared.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
