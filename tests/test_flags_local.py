@@ -27,7 +27,7 @@ from mixpanel import (
     SyncInAsyncError,
 )
 from mixpanel.emulator import Fault
-from mixpanel.flags import SelectedVariant
+from mixpanel.flags import SelectedVariant, overrides
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.overrides import override_flags
 from mixpanel.flags.snapshot import Lease
@@ -602,3 +602,48 @@ async def test_overrides_nest_and_stay_in_their_task(emu, anyio_backend):
                 tasks.start_soon(serve, n)
         assert flags.is_enabled("checkout", USER)
     assert seen == {n: [n, -n] for n in range(5)}
+
+
+class Interrupted(LocalFeatureFlagsProvider):
+    """Another thread does something just before this one writes down which flags are at hand."""
+
+    meanwhile = None
+
+    @property
+    def _at_hand(self):
+        return self.__dict__["flags at hand"]
+
+    @_at_hand.setter
+    def _at_hand(self, flags):
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        self.__dict__["flags at hand"] = flags
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    monkeypatch.setattr(overrides, "used", False)
+    config = LocalFlagsConfig(bootstrap={"flags": [flag(value="old")]}, offline=True)
+    with Interrupted("t", config, "1", lambda *_: None) as flags:
+        yield flags
+
+
+def test_new_definitions_are_seen_though_another_thread_still_had_the_old_ones(interrupted):
+    """Looking up a flag that is not there writes down what is: the definitions may change then."""
+    new = interrupted._parsed({"flags": [flag(value="new")]})
+    interrupted.meanwhile = lambda: interrupted._replace(new, None)
+    assert interrupted.get_variant_value("unknown", None, USER) is None
+    assert interrupted.get_variant_value("checkout", None, USER) == "new"
+
+
+def test_an_override_counts_though_definitions_came_in_meanwhile(interrupted):
+    """It holds in this thread only, from its first line on."""
+    new = interrupted._parsed({"flags": [flag(value="new")]})
+    with contextlib.ExitStack() as stack:
+        interrupted.meanwhile = lambda: stack.enter_context(override_flags(checkout="other"))
+        interrupted._replace(new, None)
+        assert interrupted.get_variant_value("checkout", None, USER) == "other"
+        interrupted._replace(interrupted._parsed({"flags": [flag(value="newer")]}), None)
+        assert interrupted.get_variant_value("checkout", None, USER) == "other"
+    assert interrupted.get_variant_value("checkout", None, USER) == "newer"

@@ -322,7 +322,7 @@ class SegmentComposer:
             rest, notes = dumps(own)
             body = front.encode() + rest[1:]
         else:
-            free = own.get("properties") or own.get("traits") or _NOTHING  # the rest is text
+            free = own.get("properties", own.get("traits", _NOTHING))  # the rest is text
             rest, notes = dumps(own, free if integrations is None else own)
             body = front.encode() + rest[1:-1] + self._context_end
         notes += self._context_notes

@@ -182,9 +182,16 @@ class LocalFeatureFlagsProvider:
         return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
 
     def _have_at_hand(self) -> None:
-        self._at_hand = self._definitions.flags
-        if overrides.used:  # asked afterwards: an override may begin meanwhile, in another thread
-            self._at_hand = {}
+        """Have the definitions' flags at hand, unless something was ever overridden.
+
+        Whoever writes last looks last: other threads may replace the definitions meanwhile, or
+        begin to override.
+        """
+        while True:
+            definitions, overridden = self._definitions, overrides.used
+            self._at_hand = {} if overridden else definitions.flags
+            if definitions is self._definitions and overridden is overrides.used:
+                return
 
     def get_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
