@@ -9,8 +9,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
 from pathlib import Path
 
 import httpx
@@ -196,7 +198,10 @@ webhooks_asgi.handle = handle
 
 @contextmanager
 def running(app, tmp_path):
-    """Run uvicorn as a reader would, on any port; yield its process, address and output so far."""
+    """Run uvicorn as a reader would, on any port; yield its process, address and output.
+
+    What waits is handled as soon as the server starts, so its output may begin with that.
+    """
     environment = {
         **os.environ,
         "CUSTOMERIO_SIGNING_KEY": KEY,
@@ -209,11 +214,19 @@ def running(app, tmp_path):
         command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
         text=True,
     ) as process:  # fmt: skip
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
         try:
-            lines = iter(process.stderr.readline, "")
-            url = next(found[0] for line in lines if (found := re.search(r"http://\S+\d", line)))
-            yield process, f"{url}/customerio", lines
+            early, url = [], None
+            for line in iter(process.stderr.readline, ""):
+                early.append(line)
+                url = re.search(r"http://\S+\d", line)
+                if url is not None:
+                    break
+            assert url is not None, early
+            yield process, f"{url[0]}/customerio", chain(early, iter(process.stderr.readline, ""))
         finally:
+            watchdog.cancel()
             process.kill()
 
 
