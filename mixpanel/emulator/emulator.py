@@ -315,12 +315,12 @@ def serve(
 
     `started` is called once it answers, to print its url. Takes the options of `Emulator`.
     """
-    with Emulator(port=port, db=db, **options) as emulator, _terminable():
+    until_interrupted = contextlib.suppress(KeyboardInterrupt)
+    with Emulator(port=port, db=db, **options) as emulator, _terminable(), until_interrupted:
         if started is not None:
             started(emulator)
-        with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+        while True:
+            time.sleep(3600)
 
 
 def _several(names: Collection[str] | None) -> Collection[str] | None:
