@@ -45,7 +45,6 @@ __all__ = [
     "DatetimeSerializer",
     "dumps",
     "dumps_plain",
-    "is_plain",
     "json_dumps",
     "loads",
     "plain_depth",
@@ -57,7 +56,6 @@ LONGEST_TEXT = 1024
 MOST_VALUES = 100_000
 # A longer integer is valid JSON, but a server that reads numbers as floats would refuse the batch.
 LARGEST_INT = 10**308
-NOT_WRITTEN = (PydanticSerializationError, ValueError)  # what lone surrogates in a text lead to
 
 
 def utc_text(moment: datetime) -> str:
@@ -100,7 +98,7 @@ def dumps_plain(record: dict[str, Any]) -> bytes | None:
     """Return a plain record as JSON; None when a text in it holds lone surrogates."""
     try:
         return to_json(record, inf_nan_mode="null")
-    except NOT_WRITTEN:
+    except (PydanticSerializationError, ValueError):
         return None
 
 
@@ -110,12 +108,6 @@ def loads(body: bytes | str) -> Any:
     :raises ValueError: when it is none.
     """
     return json.loads(body)
-
-
-def is_plain(value: dict[str, Any]) -> bool:
-    """Tell whether an object is plain, see `plain_depth`."""
-    inner: list[Any] = []
-    return _is_plain(value, inner) and (not inner or plain_depth(value) > 0)
 
 
 def plain_depth(value: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from mixpanel._json import NOT_WRITTEN, _Walk, is_plain
+from mixpanel._json import _Walk, dumps_plain, plain_depth
 from mixpanel._validation import MILLISECONDS
 from mixpanel.exceptions import ValidationError
 
@@ -30,11 +30,10 @@ def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[
 
     :param given: that of the record which may be anything, when the rest is plain text.
     """
-    if is_plain(record if given is None else given):
-        try:
-            return to_json(record, inf_nan_mode="null"), []
-        except NOT_WRITTEN:
-            pass
+    if plain_depth(record if given is None else given):
+        body = dumps_plain(record)
+        if body is not None:
+            return body, []
     notes: list[str] = []
     return to_json(_ZonedWalk(notes).value(record, 0)), notes
 
