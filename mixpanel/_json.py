@@ -117,9 +117,10 @@ def plain_depth(value: dict[str, Any]) -> int:
     and null by name.
     """
     inner: list[Any] = []
-    depth = 1 if _is_plain(value, inner) else 0
-    seen = 0
-    while inner and 0 < depth < DEEPEST:
+    if not _is_plain(value, inner):
+        return 0
+    depth, seen = 1, 0
+    while inner and depth < DEEPEST:
         level, inner = inner, []
         for each in level:
             # The same lists within lists, over and over, would take for ever.

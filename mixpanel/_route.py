@@ -13,6 +13,7 @@ from mixpanel._exchange import judge_answer
 from mixpanel._version import __version__
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
 from mixpanel.exceptions import ConfigurationError
+from mixpanel.messages import joined
 
 if TYPE_CHECKING:
     import ssl
@@ -188,7 +189,7 @@ class Route:
     def request(self, records: list[Record], *, compress: bool) -> Request:
         """Return the request that carries these records."""
         endpoint = records[0].endpoint
-        body = b"[" + b",".join([record.body for record in records]) + b"]"
+        body = joined(b"[", records, b"]")
         headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,

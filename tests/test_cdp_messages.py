@@ -359,7 +359,7 @@ def test_losses_are_noted_and_refused_in_mode_raise():
 def test_advice_is_noted_and_refused_in_mode_raise():
     """A doubtful name is sent, for it may be meant."""
     heard = []
-    options = {"advise": lambda message: [f"{message['event']}?"]}
+    options = {"advice": lambda _event: lambda message: [f"{message['event']}?"]}
     composer(note=lambda *what: heard.append(what), **options).track("u", "Pad")
     composer(note=lambda *what: heard.append(what), validation="off", **options).track("u", "Pad")
     assert [("doubtful", "Pad?")] == heard

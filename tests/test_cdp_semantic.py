@@ -196,7 +196,7 @@ def test_each_event_takes_the_types_of_the_reference_and_no_others(name):
             assert not field.rule.passes("3")
             assert not field.rule.passes(True)
         assert field.rule.passes(1.5) == (path in NUMBERS or (path == "position" and _loose(kind)))
-    message = sent(composer(validation="raise", advise=advice).track("u", kind(**given)))
+    message = sent(composer(validation="raise", advice=advice).track("u", kind(**given)))
     assert name == message["event"]
     for field in kind.known.values():
         for path in field.paths:
@@ -418,7 +418,7 @@ def test_a_name_of_its_own_is_left_alone(name):
 def test_advice_names_what_an_action_lacks():
     """Tracked by name, its fields may stand where nobody reads them."""
     heard = []
-    told = composer(advise=advice, note=lambda _kind, text: heard.append(text))
+    told = composer(advice=advice, note=lambda _kind, text: heard.append(text))
     told.track("u", "Device Deleted", {"device": {"token": "t"}})
     told.track("u", "Order Complete")
     told.track("u", "Order Completed")

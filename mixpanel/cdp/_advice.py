@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel.cdp.semantic import EVENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mixpanel.cdp._semantic import Path
 
-__all__ = ["advice", "did_you_mean"]
+__all__ = ["Advice", "advice", "did_you_mean"]
+
+Advice = Callable[[Mapping[str, Any]], list[str]]
 
 # Names of older pages and other libraries, in plain words.
 _FORMER: Final = {
@@ -62,30 +63,28 @@ def did_you_mean(name: str) -> str | None:
     return None
 
 
-def advice(message: Mapping[str, Any]) -> list[str]:
-    """Return what is doubtful about a message, in sentences: only tracked ones have an event."""
-    event = message.get("event")
-    if event is None:
-        return []
-    name, meant = _judged(event)
-    if name is not None:
-        return [
-            f"{name!r} lacks {' or '.join(map('.'.join, paths))}: use {EVENTS[name].__name__}"
-            for paths in _NEEDED.get(name, ())
-            if not any(_reaches(message, path) for path in paths)
-        ]
-    return (
-        []
-        if meant is None
-        else [f"{event.strip()!r} is no semantic event: did you mean {meant!r}?"]
-    )
-
-
 @lru_cache(maxsize=4096)
-def _judged(event: str) -> tuple[str | None, str | None]:
-    """Return the semantic event that this is, or else the one that is meant."""
+def advice(event: str | None) -> Advice | None:
+    """Return who says, in sentences, what is doubtful about a message of this event.
+
+    None when nobody would: it is the answer for most, so it is remembered by the event's name.
+    """
+    if event is None:  # only tracked messages have one
+        return None
     name = event.strip()
-    return (name, None) if name in EVENTS else (None, did_you_mean(name))
+    if name not in EVENTS:
+        meant = did_you_mean(event)
+        doubt = f"{name!r} is no semantic event: did you mean {meant!r}?"
+        return None if meant is None else lambda _message: [doubt]
+    needed = _NEEDED[name]
+    if not needed:
+        return None
+    use = EVENTS[name].__name__
+    return lambda message: [
+        f"{name!r} lacks {' or '.join(map('.'.join, paths))}: use {use}"
+        for paths in needed
+        if not any(_reaches(message, path) for path in paths)
+    ]
 
 
 def _words(name: str) -> list[str]:

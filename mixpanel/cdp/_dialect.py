@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from mixpanel._json import loads
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError
+from mixpanel.messages import joined
 from mixpanel.settings import checked_origin
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Dialect:
     def body(self, messages: list[Message], sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body of a batch request."""
         before, after = self.envelope(sent_at, write_key)
-        return before + b",".join([message.body for message in messages]) + after
+        return joined(before, messages, after)
 
     def alone(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body for the endpoint of one message's own kind."""

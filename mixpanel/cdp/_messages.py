@@ -21,6 +21,7 @@ from mixpanel.messages import Properties, Record, mapping
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mixpanel.cdp._advice import Advice
     from mixpanel.messages import Note, Validation
 
 __all__ = ["Message", "SegmentComposer"]
@@ -107,7 +108,7 @@ class SegmentComposer:
         library: Mapping[str, str],
         default_context: Properties | None = None,
         validation: Validation = "warn",
-        advise: Callable[[dict[str, Any]], list[str]] | None = None,
+        advice: Callable[[str | None], Advice | None] | None = None,
         note: Note = lambda _kind, _text: None,
     ) -> None:
         if validation not in ("off", "warn", "raise"):
@@ -124,7 +125,7 @@ class SegmentComposer:
         self._context_end = b"," + written[1:]
         self._context: dict[str, Any] = loads(written)["context"] or {}
         self._validation = validation
-        self._advise = advise
+        self._advice = None if validation == "off" else advice
         self._note = note
 
     # ---- the six kinds ----------------------------------------------------------------------
@@ -189,11 +190,11 @@ class SegmentComposer:
             for path, value in known.placed(_object(properties, "properties")):
                 place(own, path, value)
         elif properties is not None:
-            own["properties"] = mapping(properties, "properties")
+            if type(properties) is not dict:
+                properties = mapping(properties, "properties")
+            own["properties"] = properties
         if schema_version is not None:
-            if self.dialect.schema_version is None:
-                raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
-            place(own, tuple(self.dialect.schema_version.split(".")), schema_version)
+            self._tell_version(own, schema_version)
         return self._sealed("track", own, context, timestamp, integrations, message_id)
 
     def page(
@@ -293,6 +294,11 @@ class SegmentComposer:
             why = f"is an action of Customer.io: {name} would keep it as any event and do nothing"
             raise ValidationError([f"{event.event_name!r} {why}"])
 
+    def _tell_version(self, own: dict[str, Any], schema_version: str) -> None:
+        if self.dialect.schema_version is None:
+            raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
+        place(own, tuple(self.dialect.schema_version.split(".")), schema_version)
+
     def _sealed(
         self,
         kind: Kind,
@@ -322,17 +328,13 @@ class SegmentComposer:
             rest, notes = dumps(own)
             body = front.encode() + rest[1:]
         else:
-            free = own.get("properties", own.get("traits", _NOTHING))  # the rest is text
+            free = own.get("properties") or own.get("traits") or _NOTHING  # the rest is text
             rest, notes = dumps(own, free if integrations is None else own)
             body = front.encode() + rest[1:-1] + self._context_end
-        notes += self._context_notes
-        if self._validation != "off":
-            advice: list[str] = []
-            if self._advise is not None:
-                own.setdefault("context", self._context)
-                advice = self._advise(own)
-            if notes or advice:
-                self._complain(notes, advice)
+        advise = None if self._advice is None else self._advice(own.get("event"))
+        if advise is not None or notes or self._context_notes:
+            own.setdefault("context", self._context)
+            self._complain(notes + self._context_notes, [] if advise is None else advise(own))
         return Message(kind, body, told)
 
     def _stamp(self, moment: str) -> str:
@@ -344,10 +346,12 @@ class SegmentComposer:
             around = {**around, **mapping(context, "context")}
         return around if own is None else _over(around, own)
 
-    def _complain(self, notes: list[str], advice: list[str]) -> None:
-        if self._validation == "raise":
-            raise ValidationError(advice + notes)
-        for text in advice:
+    def _complain(self, notes: list[str], doubts: list[str]) -> None:
+        if self._validation == "raise" and (doubts or notes):
+            raise ValidationError(doubts + notes)
+        if self._validation == "off":
+            return
+        for text in doubts:
             self._note("doubtful", text)
         for text in notes:
             self._note("coerced", text)
@@ -361,10 +365,8 @@ def _about(
     kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs = "either"
 ) -> dict[str, Any]:
     """Return how a message says whom it is about."""
-    about: dict[str, Any] = {}
     user = id_text(user_id, "user_id")
-    if user is not None:
-        about["userId"] = user
+    about: dict[str, Any] = {} if user is None else {"userId": user}
     if anonymous_id is not None:
         about["anonymousId"] = id_text(anonymous_id, "anonymous_id")
     elif user is None:

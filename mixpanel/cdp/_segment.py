@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from mixpanel.cdp._advice import Advice
     from mixpanel.cdp._dialect import Dialect, Kind, WriteKey
     from mixpanel.cdp._gate import Access
     from mixpanel.messages import Properties, Record, Validation
@@ -262,7 +263,7 @@ class _Client(SegmentVerbs[Outcome]):
         dialect: Dialect,
         *,
         access: Access | None = None,
-        advise: Callable[[dict[str, Any]], list[str]] | None = None,
+        advice: Callable[[str | None], Advice | None] | None = None,
         **options: Unpack[SegmentOptions],
     ) -> None:
         unknown = options.keys() - SegmentOptions.__optional_keys__
@@ -303,7 +304,7 @@ class _Client(SegmentVerbs[Outcome]):
             library=LIBRARY,
             default_context=options.get("default_context"),
             validation=options.get("validation", "warn"),
-            advise=advise,
+            advice=advice,
             note=self._ledger.note,
         )
 

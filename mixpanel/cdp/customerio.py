@@ -57,7 +57,7 @@ class _CustomerIOVerbs(SegmentVerbs[Outcome]):
 
 def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
     dialect: Dialect = CUSTOMERIO if strict else PERMISSIVE
-    return {"dialect": dialect, "advise": advice}
+    return {"dialect": dialect, "advice": advice}
 
 
 class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):

@@ -120,7 +120,7 @@ class Source:
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
             return SegmentComposer(self.dialect, **options)
-        return CustomerIOComposer(self.dialect, advise=advice, **options)
+        return CustomerIOComposer(self.dialect, advice=advice, **options)
 
     def client(self, **options: Any) -> "SegmentClient":
         """Return a client of this source; `options` are those of `SegmentOptions`.
