@@ -38,7 +38,7 @@ from mixpanel.cdp import (
     WriteKey,
     semantic,
 )
-from mixpanel.cdp._segment import new_id
+from mixpanel.cdp._ids import new_id
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
 from tests.cdp_worlds import SWIFT, WORLDS, messages, visit

@@ -23,7 +23,7 @@ FLOORS = {
     "flags._comparisons flags._compiler flags._decision",
     1: "_wire cdp._auth data._budget _loop _exit _bridge data.credentials data.config "
     "data._private data.store flags.snapshot",
-    2: "_wires _courier _sender _accepting _custom consumers bulk lookup cdp._backfill "
+    2: "_wires _courier _sender _accepting _custom consumers bulk lookup cdp._backfill cdp._ids "
     "data.api data._receive data._work data.fetch data.profiles data.stream "
     "data._local data._verbs "
     "flags.poller flags.reporting "

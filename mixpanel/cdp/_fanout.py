@@ -15,8 +15,8 @@ from mixpanel import _context
 from mixpanel.cdp._accounts import Account, SinkStats, reason
 from mixpanel.cdp._dialect import KINDS, Kind
 from mixpanel.cdp._fanout_verbs import CallOptions, FanOutVerbs, own
+from mixpanel.cdp._ids import new_id
 from mixpanel.cdp._routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
-from mixpanel.cdp._segment import new_id
 from mixpanel.cdp._translation import ForMixpanel, ForSegment, Translator
 from mixpanel.cdp._values import UserId, id_text, moment_text, now_text
 from mixpanel.client import AsyncMixpanel, Mixpanel

@@ -9,11 +9,9 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from itertools import count
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -33,7 +31,7 @@ from typing import (
 )
 
 from mixpanel import _bridge
-from mixpanel._accepting import TURN, done, ids, turn, when_there_is_room
+from mixpanel._accepting import TURN, done, turn, when_there_is_room
 from mixpanel._buffer import Buffer
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._route import Transport
@@ -41,6 +39,7 @@ from mixpanel._sender import Sender
 from mixpanel._version import __version__
 from mixpanel.cdp._backfill import AsyncBackfill
 from mixpanel.cdp._gate import Pace, Turnstile
+from mixpanel.cdp._ids import new_id
 from mixpanel.cdp._messages import Message, SegmentComposer
 from mixpanel.cdp._route import SegmentRoute
 from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
@@ -55,7 +54,7 @@ from mixpanel.settings import Limits, RetryPolicy, WhenFull, checked_callback
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import httpx
 
@@ -85,40 +84,6 @@ class Delivery(NamedTuple):
 
 
 OnDelivery = Callable[[Delivery], object]
-
-
-def new_id() -> str:
-    """Return a UUID's text, of version 4, in a fifth of the time that `uuid` takes.
-
-    Of its random bits the last 48 run through all that there are, in steps drawn for this process,
-    so that none comes twice; the others are drawn now and then.
-    """
-    number = next(_numbers) & LAST
-    if not number & 0xFFF:
-        _draw()
-    return f"{_beginning}{number:012x}"
-
-
-LAST = (1 << 48) - 1
-_numbers: Iterator[int]
-_beginning: str
-
-
-def _draw() -> None:
-    global _beginning
-    told = f"{ids.getrandbits(72):018x}"
-    _beginning = f"{told[:8]}-{told[8:12]}-4{told[12:15]}-a{told[15:]}-"
-
-
-def _begin() -> None:
-    global _numbers
-    _numbers = count(ids.getrandbits(48), ids.getrandbits(48) | 1)
-    _draw()
-
-
-_begin()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin)
 
 
 class SegmentOptions(TypedDict, total=False):

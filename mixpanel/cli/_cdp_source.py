@@ -112,7 +112,8 @@ class Source:
         """Return what makes this vendor's messages; `note` hears what is doubtful or lossy."""
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
         from mixpanel.cdp._advice import advice
-        from mixpanel.cdp._segment import LIBRARY, new_id
+        from mixpanel.cdp._ids import new_id
+        from mixpanel.cdp._segment import LIBRARY
 
         options: dict[str, Any] = {
             "now": time.time, "new_id": new_id, "library": LIBRARY,
