@@ -1,9 +1,7 @@
-"""What fire-and-forget calls share: the ids of their messages, and what their callers await."""
+"""What the callers of fire-and-forget methods await."""
 
 from __future__ import annotations
 
-import os
-import random
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -13,13 +11,7 @@ if TYPE_CHECKING:
     from mixpanel._sender import Sender
     from mixpanel.messages import Record
 
-__all__ = ["TURN", "done", "ids", "turn", "when_there_is_room"]
-
-# Of our own, so that a program that seeds `random` does not repeat its ids; a third of the cost of
-# asking the system for each.
-ids = random.Random()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ids.seed)
+__all__ = ["TURN", "done", "turn", "when_there_is_room"]
 
 TURN = 128  # messages after which even a tight loop of tracks lets others run
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from uuid import RFC_4122, UUID
+from uuid import UUID
 
 import anyio
 import pytest
@@ -38,7 +38,6 @@ from mixpanel.cdp import (
     WriteKey,
     semantic,
 )
-from mixpanel.cdp._ids import new_id
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
 from tests.cdp_worlds import SWIFT, WORLDS, messages, visit
@@ -627,41 +626,3 @@ def test_an_outage_ends_in_a_counted_drop(emu, world, vendor):
     assert {"expired": 1} == result.dropped == stats.dropped
     assert [("dropped", "expired")] == [(one.fate, one.reason) for one in told]
     assert SWIFT.attempts is None
-
-
-# ---- ids ----------------------------------------------------------------------------------------
-
-
-def test_the_ids_of_messages_are_uuids_and_none_comes_twice():
-    """Whichever thread makes them: of two alike a server would keep one."""
-    made = []
-    threads = [
-        threading.Thread(target=lambda: made.extend([new_id() for _ in range(20_000)]))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(made) == len(set(made)) == 80_000
-    assert {(UUID(each).version, UUID(each).variant, str(UUID(each)) == each) for each in made} == {
-        (4, RFC_4122, True)
-    }
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_child_makes_other_ids():
-    """It begins as a copy of its parent."""
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.write(writer, "".join([new_id() for _ in range(100)]).encode())
-        os._exit(0)
-    os.close(writer)
-    ours = {new_id() for _ in range(100)}
-    with os.fdopen(reader) as pipe:
-        told = pipe.read()
-    os.waitpid(pid, 0)
-    theirs = {told[at : at + 36] for at in range(0, len(told), 36)}
-    assert len(ours) == len(theirs) == 100
-    assert not {each[:23] for each in ours} & {each[:23] for each in theirs}

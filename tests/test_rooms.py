@@ -16,14 +16,14 @@ FLOORS = {
     "cdp._gate cdp._rows cdp._routing cdp._translation cdp._accounts cdp._fanout_verbs "
     "flags.__init__ data.__init__ data.exceptions data._answers data._result data.results "
     "data.plan data.asked exceptions credentials settings messages _verbs _json _exchange "
-    "_buffer _ledger _context _profiles _validation _version _route "
+    "_buffer _ledger _context _profiles _validation _version _route _ids "
     "flags.types flags.rules flags.evaluate flags.exposure "
     "flags.compiled flags.definitions flags.diagnostics flags.explain flags.lint flags.declare "
     "flags.overrides flags.wire flags._hashing flags._values flags._operators "
     "flags._comparisons flags._compiler flags._decision",
     1: "_wire cdp._auth data._budget _loop _exit _bridge data.credentials data.config "
     "data._private data.store flags.snapshot",
-    2: "_wires _courier _sender _accepting _custom consumers bulk lookup cdp._backfill cdp._ids "
+    2: "_wires _courier _sender _accepting _custom consumers bulk lookup cdp._backfill "
     "data.api data._receive data._work data.fetch data.profiles data.stream "
     "data._local data._verbs "
     "flags.poller flags.reporting "

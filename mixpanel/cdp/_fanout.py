@@ -12,10 +12,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mixpanel import _context
+from mixpanel._ids import new_uuid
 from mixpanel.cdp._accounts import Account, SinkStats, reason
 from mixpanel.cdp._dialect import KINDS, Kind
 from mixpanel.cdp._fanout_verbs import CallOptions, FanOutVerbs, own
-from mixpanel.cdp._ids import new_id
 from mixpanel.cdp._routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
 from mixpanel.cdp._translation import ForMixpanel, ForSegment, Translator
 from mixpanel.cdp._values import UserId, id_text, moment_text, now_text
@@ -166,7 +166,7 @@ class _FanOut(FanOutVerbs[Outcome]):
             said,
             user,
             anonymous,
-            id_text(options.get("message_id"), "message_id") or new_id(),
+            id_text(options.get("message_id"), "message_id") or new_uuid(),
             now_text(self._now()) if moment is None else moment_text(moment),
             own(context, "context"),
             Chosen() if integrations is None else chosen(integrations, self._known),

@@ -33,13 +33,13 @@ from typing import (
 from mixpanel import _bridge
 from mixpanel._accepting import TURN, done, turn, when_there_is_room
 from mixpanel._buffer import Buffer
+from mixpanel._ids import new_uuid
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._route import Transport
 from mixpanel._sender import Sender
 from mixpanel._version import __version__
 from mixpanel.cdp._backfill import AsyncBackfill
 from mixpanel.cdp._gate import Pace, Turnstile
-from mixpanel.cdp._ids import new_id
 from mixpanel.cdp._messages import Message, SegmentComposer
 from mixpanel.cdp._route import SegmentRoute
 from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
@@ -265,7 +265,7 @@ class _Client(SegmentVerbs[Outcome]):
         self._composer = self._composes(
             dialect,
             now=time.time,
-            new_id=new_id,
+            new_id=new_uuid,
             library=LIBRARY,
             default_context=options.get("default_context"),
             validation=options.get("validation", "warn"),

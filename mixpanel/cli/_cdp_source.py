@@ -110,13 +110,13 @@ class Source:
         note: Callable[[str, str], None] = lambda _kind, _text: None,
     ) -> "SegmentComposer":
         """Return what makes this vendor's messages; `note` hears what is doubtful or lossy."""
+        from mixpanel._ids import new_uuid
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
         from mixpanel.cdp._advice import advice
-        from mixpanel.cdp._ids import new_id
         from mixpanel.cdp._segment import LIBRARY
 
         options: dict[str, Any] = {
-            "now": time.time, "new_id": new_id, "library": LIBRARY,
+            "now": time.time, "new_id": new_uuid, "library": LIBRARY,
             "validation": validation, "note": note,
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
