@@ -142,6 +142,21 @@ def test_without_the_emulator_it_says_what_to_install():
     assert "mp: the emulator needs: pip install 'mixpanel-async[emulator]'\n" == done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["flags", "--help"]])
+def test_a_result_that_cannot_be_written_is_one_line(arguments):
+    """As onto a full disk, which may say so only when the command is done."""
+    command = [sys.executable, "-c", RUN, *arguments]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert 1 == done.returncode
+    assert done.stderr.startswith("mp: ")
+    assert done.stderr.endswith("No space left on device\n")
+    assert 1 == done.stderr.count("\n")
+
+
 # mp emulator
 
 

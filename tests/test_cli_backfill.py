@@ -339,6 +339,26 @@ def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_a_table_without_rows_still_has_its_columns_checked(mp, tmp_path):
+    """A wrong name should not wait for the day when there are rows."""
+    path = tmp_path / "orders.csv"
+    path.write_text("customer,paid_at,amount\n")
+    assert mp(path, *TABLE).exit_code == ExitCode.OK
+    result = mp(path, "--kind", "track", "--event", "Order Paid")
+    assert result.exit_code == ExitCode.USAGE
+    assert "track needs a column for timestamp; the rows have 'customer'" in result.stderr
+
+
+def test_a_row_with_a_cell_too_many_stops_it_before_anything_is_sent(mp, emu, tmp_path):
+    """The other rows do not disappear behind it."""
+    path = orders(tmp_path / "orders.csv", 20)
+    path.write_text(path.read_text() + "0020,2024-01-31,20,more\n")
+    result = mp(path, "--kind", "identify", "--column", "user_id=customer")
+    assert result.exit_code == ExitCode.USAGE
+    assert "orders.csv: line 22 has 4 cells, the first has 3" in result.stderr
+    assert messages(emu, "customerio") == []
+
+
 def test_what_no_json_can_be_is_one_refused_row(mp, emu, tmp_path):
     """Too deep, or a number too long: the rest goes on."""
     path = history(tmp_path / "h.ndjson", 2)

@@ -230,6 +230,45 @@ def test_a_broken_file_is_an_error_of_one_line(write):
     assert "\n" not in str(failed.value)
 
 
+ROW = "A,1,u\n"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"event,time,user_id\n{ROW * 30}A,1,u,more\n", "line 32 has 4 cells, the first has 3"),
+        (f"event,time,user_id\n{ROW}A\n{ROW}", "line 3 has 1 cell, the first has 3"),
+        (f"event;time;user_id\n{ROW}", "line 2 has 1 cell, the first has 3"),
+        (f'event,time,user_id\n{ROW}A,1,"u\n{ROW}', "line 3: a quote is not closed"),
+        (f"\nevent,time,user_id\n{ROW}", "its first line is empty: it must name the columns"),
+        ("", "its first line is empty: it must name the columns"),
+    ],
+    ids=["long", "short", "other delimiter", "open quote", "blank first", "empty"],
+)
+def test_a_csv_that_does_not_fit_is_refused_whole(write, name, text, why):
+    """DuckDB would guess another form, in which rows disappear."""
+    with pytest.raises(ConfigurationError) as failed:
+        read(write(name, text))
+    assert f"{name}: {why}" == str(failed.value)
+
+
+def test_nothing_of_a_csv_is_a_comment_or_a_preamble(write):
+    """Nor is a quote anything but a double one: what looks like it is data."""
+    rows = "#1,1,u\n" + ROW + "'A,1,o'neil\n" + '"a ""b"", c",1,u\n'
+    events = read(write("a.csv", f"event,time,user_id\n{rows}"))
+    assert ["#1", "A", "'A", 'a "b", c'] == [event["event"] for event in events]
+    title = write("b.csv", f"Orders of May\nevent,time,user_id\n{ROW}")
+    with pytest.raises(ConfigurationError, match="it has 'Orders of May'"):
+        read(title)
+
+
+def test_a_value_may_be_longer_than_pythons_own_reader_takes(write):
+    """It is asked only why DuckDB failed."""
+    (event,) = read(write("a.csv", f"event,time,user_id,x\nA,1,u,{'x' * 200_000}\n"))
+    assert 200_000 == len(event["properties"]["x"])
+
+
 def test_a_name_is_not_a_pattern(write):
     """Brackets and stars in a file's name mean themselves."""
     path = write("a[1]*.csv", "event,time,user_id\nA,1,u\n")

@@ -139,13 +139,19 @@ class FlatRows:
                 found[column] = role
         return found
 
-    def _roles(self, names: tuple[str, ...]) -> dict[str, str]:
+    def checked(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Do as `looks_for`, for a table whose rows all have these columns.
+
+        :raises ConfigurationError: when a column is missing.
+        """
         found = self.looks_for(names)
+        self._refuse_missing(names, set(found.values()))
+        return found
+
+    def _roles(self, names: tuple[str, ...]) -> dict[str, str]:
+        # Rows may have names of their own: only the first may say that all are wrong.
         first, self._first = self._first, self._first and not names
-        if (
-            first and names
-        ):  # rows may have names of their own: only the first may say that all are wrong
-            self._refuse_missing(names, set(found.values()))
+        found = self.checked(names) if first and names else self.looks_for(names)
         return {column: COLUMNS[role][0] for column, role in found.items()}
 
     def _refuse_missing(self, names: tuple[str, ...], found: set[str]) -> None:

@@ -92,7 +92,7 @@ class _Rows:
         flat = self.flat()
 
         # As it stands: a guess would change an id, a name of digits, or a date of another country.
-        return read_rows(self.file, lambda names: flat.looks_for(names) if flat else ())
+        return read_rows(self.file, lambda names: flat.checked(names) if flat else ())
 
 
 @sharing(source=of_source)

@@ -1,5 +1,6 @@
 """Gather the commands of `mp`, and end them all in the same way."""
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,6 +55,13 @@ def _ended() -> Iterator[None]:
     except MixpanelException as error:
         _tell(as_dict(error) | {"message": str(error)})
         raise typer.Exit(exit_code(error)) from error
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # whoever read the result has gone: Typer ends it quietly
+            raise
+        about = f": {error.filename}" if error.filename else ""
+        told = {"code": "OS_ERROR", "message": f"{error.strerror or error}{about}", "details": {}}
+        _tell(told)
+        raise typer.Exit(ExitCode.ERROR) from error
     except ImportError as error:
         if "pip install" not in str(error):
             raise

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._json import loads
 from mixpanel._validation import _INSERT_ID, BANNED_IDS
+from mixpanel.data.store.delimited import FORM, checked, problem
 from mixpanel.data.store.engine import quieten
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.messages import deterministic_id, wire_time
@@ -83,10 +84,12 @@ def read_events(path: Path, columns: Columns | None = None) -> Iterator[dict[str
 def read_rows(path: Path, ids: Callable[[tuple[str, ...]], Iterable[str]]) -> Iterator[Any]:
     """Read the rows of an NDJSON, CSV or Parquet file, compressed or not, one by one.
 
+    An object of NDJSON is left as it is; a line that is no JSON comes as `{}`, so that positions
+    hold. The first line of a CSV file names its columns, and all others have as many cells.
+
     :param ids: told the names of the columns of a table, and returns which hold ids: those of a
-        CSV file stay text, as a number would lose the zeros in front of it. An object of NDJSON is
-        left as it is; a line that is no JSON comes as `{}`, so that positions hold.
-    :raises ConfigurationError: for a file that cannot be read.
+        CSV file stay text, as a number would lose the zeros in front of it.
+    :raises ConfigurationError: for a file that cannot be read, and whatever `ids` raises.
     """
     duckdb = _duckdb()
     kind = _kind(path)
@@ -97,7 +100,7 @@ def read_rows(path: Path, ids: Callable[[tuple[str, ...]], Iterable[str]]) -> It
             else:
                 yield from _table(connection, kind, path, ids)
     except duckdb.Error as error:
-        raise ConfigurationError(f"{path.name}: {_first_line(error)}") from error
+        raise _unreadable(path, error) from error
 
 
 def count_rows(path: Path) -> int:
@@ -107,14 +110,14 @@ def count_rows(path: Path) -> int:
     """
     duckdb = _duckdb()
     kind = _kind(path)
-    source = "read_parquet(?)" if kind == "parquet" else "read_csv(?, all_varchar = true)"
+    source = "read_parquet(?)" if kind == "parquet" else f"read_csv(?, {FORM}, all_varchar = true)"
     source = _json_source(path) if kind == "ndjson" else source
     try:
         with _connected(duckdb) as connection:
             query = f"SELECT count(*) FROM {source}"  # noqa: S608 - no input of anybody's
             row = connection.execute(query, [_name(path)]).fetchone()
     except duckdb.Error as error:
-        raise ConfigurationError(f"{path.name}: {_first_line(error)}") from error
+        raise _unreadable(path, error) from error
     return int(row[0]) if row else 0
 
 
@@ -175,13 +178,16 @@ def _table(
     path: Path,
     ids: Callable[[tuple[str, ...]], Iterable[str]],
 ) -> Iterator[dict[str, Any]]:
-    source = "read_parquet($path)" if kind == "parquet" else "read_csv($path, sample_size = -1)"
+    whole = f"read_csv($path, {FORM}, sample_size = -1"
+    source = "read_parquet($path)" if kind == "parquet" else f"{whole})"
     parameters: dict[str, Any] = {"path": _name(path)}
     described = connection.execute(f"DESCRIBE FROM {source}", parameters).fetchall()
     types = {row[0]: row[1] for row in described}
+    if kind == "csv":
+        checked(path, list(types))
     texts = dict.fromkeys(ids(tuple(types)), "VARCHAR")
     if kind == "csv" and texts:
-        source = "read_csv($path, sample_size = -1, types = $types)"
+        source = f"{whole}, types = $types)"
         parameters["types"] = texts
     chosen = ", ".join(_column(name, type_) for name, type_ in types.items())
     query = f"SELECT {chosen} FROM {source}"  # noqa: S608 - names are quoted
@@ -203,8 +209,10 @@ def _each(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
         yield from rows
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _unreadable(path: Path, error: Exception) -> ConfigurationError:
+    said = str(error)
+    why = problem(path, said) if _kind(path) == "csv" else said.strip().partition("\n")[0]
+    return ConfigurationError(f"{path.name}: {why}")
 
 
 # ---- flat rows to events ------------------------------------------------------------------------
