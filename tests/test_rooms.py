@@ -14,6 +14,7 @@ FLOORS = {
     0: "cdp.__init__ cdp.semantic cdp.webhooks cdp._values cdp._dialect cdp._customerio "
     "cdp._hightouch cdp._packing cdp._messages cdp._semantic cdp._advice cdp._people cdp._route "
     "cdp._gate cdp._rows cdp._routing cdp._translation cdp._accounts cdp._fanout_verbs "
+    "cdp._segment_options cdp._segment_verbs "
     "flags.__init__ data.__init__ data.exceptions data._answers data._result data.results "
     "data.plan data.asked exceptions credentials settings messages _verbs _json _exchange "
     "_buffer _ledger _context _profiles _validation _version _route _ids "

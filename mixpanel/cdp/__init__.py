@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mixpanel.cdp._messages import Message, SegmentComposer
     from mixpanel.cdp._packing import Packed, pack
     from mixpanel.cdp._people import CustomerIOComposer
-    from mixpanel.cdp._segment import AsyncSegmentClient, Delivery, SegmentClient
+    from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
+    from mixpanel.cdp._segment_options import Delivery
     from mixpanel.cdp._semantic import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
     from mixpanel.cdp.fanout import AsyncFanOut, FanOut
@@ -39,7 +40,8 @@ _ROOMS = {
     "_messages": ["Message", "SegmentComposer"],
     "_packing": ["Packed", "pack"],
     "_people": ["CustomerIOComposer"],
-    "_segment": ["AsyncSegmentClient", "Delivery", "SegmentClient"],
+    "_segment": ["AsyncSegmentClient", "SegmentClient"],
+    "_segment_options": ["Delivery"],
     "_semantic": ["SemanticEvent"],
     "customerio": ["AsyncCustomerIO", "CustomerIO"],
     "fanout": ["AsyncFanOut", "FanOut"],

@@ -6,216 +6,51 @@ sent by the same sender. What sets a vendor apart is its `Dialect`.
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    Literal,
-    NamedTuple,
-    ParamSpec,
-    Protocol,
-    Self,
-    TypedDict,
-    TypeVar,
-    Unpack,
-    cast,
-    get_args,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel import _bridge
 from mixpanel._accepting import TURN, done, turn, when_there_is_room
 from mixpanel._buffer import Buffer
 from mixpanel._ids import new_uuid
-from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._ledger import FlushResult, Ledger, Stats
 from mixpanel._route import Transport
 from mixpanel._sender import Sender
 from mixpanel._version import __version__
 from mixpanel.cdp._backfill import AsyncBackfill
 from mixpanel.cdp._gate import Pace, Turnstile
-from mixpanel.cdp._messages import Message, SegmentComposer
 from mixpanel.cdp._route import SegmentRoute
+from mixpanel.cdp._segment_options import Delivery, SegmentOptions
+from mixpanel.cdp._segment_verbs import SegmentVerbs
 from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
 from mixpanel.exceptions import (
     ClosedError,
     ConfigurationError,
     PayloadTooLargeError,
     QueueFullError,
-    ValidationError,
 )
 from mixpanel.settings import Limits, RetryPolicy, WhenFull, checked_callback
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Iterable, Mapping, Sequence
-
-    import httpx
+    from collections.abc import Sequence
 
     from mixpanel.cdp._advice import Advice
-    from mixpanel.cdp._dialect import Dialect, Kind, WriteKey
+    from mixpanel.cdp._dialect import Dialect, WriteKey
     from mixpanel.cdp._gate import Access
-    from mixpanel.messages import Properties, Record, Validation
+    from mixpanel.cdp._messages import Message
+    from mixpanel.messages import Record
 
-__all__ = ["AsyncSegmentClient", "Delivery", "SegmentClient", "SegmentOptions", "SegmentVerbs"]
+__all__ = ["AsyncSegmentClient", "SegmentClient"]
 
 Outcome = TypeVar("Outcome")
-P = ParamSpec("P")
 
 logger = logging.getLogger("mixpanel")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
 DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
-
-
-class Delivery(NamedTuple):
-    """What became of one message, and why when it is lost."""
-
-    message_id: str
-    kind: Kind
-    fate: Literal["delivered", "rejected", "dropped"]
-    reason: str = ""
-
-
-OnDelivery = Callable[[Delivery], object]
-
-
-class SegmentOptions(TypedDict, total=False):
-    """Keyword options of all clients.
-
-    - `region`: of the source; the wrong one is answered with 200 and keeps nothing.
-    - `base_url`: one origin for every call, such as the emulator or a proxy of your own; else
-      what `MP_CUSTOMERIO_BASE_URL` or `MP_HIGHTOUCH_BASE_URL` says, above the region.
-    - `direct`: send each message at once to the endpoint of its kind and raise what goes wrong,
-      instead of in the background and in batches.
-    - `in_order` (default): keep the order of calls, one request at a time, so that no `track`
-      overtakes the `identify` before it. Else as many as `limits.in_flight`.
-    - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered.
-    - `item_bytes`: how large one message may be, when the vendor has raised that for you.
-    - `when_full`: what happens to a message that finds the buffer full.
-    - `on_delivery(delivery)`: told what became of each message, once.
-    - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss. What
-      is given up after trying ("expired") is told to both. So that no dead letter is kept twice,
-      take those of `on_drop`, and from `on_error` the refused alone, with a `RejectedError` or
-      `PayloadTooLargeError`. Any exception that a callback raises is logged.
-    - `default_context`: stands under the `context` of every call.
-    - `validation`: "off", "warn" (default: count, log now and then, send all the same) or "raise".
-    - `disabled`: compose and check, but send nothing.
-    - `gzip`: compress bodies; a source that refuses them is asked without.
-    - `http_client`: an `httpx.AsyncClient` of your own, never closed by us.
-    - `proxy`, `ssl_context`: for the client that we make.
-    """
-
-    region: str | None
-    base_url: str | None
-    direct: bool
-    in_order: bool
-    limits: Limits | None
-    retry: RetryPolicy | None
-    item_bytes: int | None
-    when_full: WhenFull
-    on_delivery: OnDelivery | None
-    on_error: OnError | None
-    on_drop: OnDrop | None
-    default_context: Properties | None
-    validation: Validation
-    disabled: bool
-    gzip: bool
-    http_client: httpx.AsyncClient | None
-    proxy: str | None
-    ssl_context: ssl.SSLContext | None
-
-
-# ---- verbs --------------------------------------------------------------------------------------
-
-
-class Verb(Protocol[P]):
-    """A method that has the parameters of a composer's and the outcome of its client."""
-
-    @overload
-    def __get__(
-        self, client: SegmentVerbs[Outcome], owner: Any = None, /
-    ) -> Callable[P, Outcome]: ...
-    @overload
-    def __get__(self, client: None, owner: Any, /) -> Callable[Concatenate[Any, P], Any]: ...
-
-
-def sent(compose: Callable[Concatenate[Any, P], Message]) -> Verb[P]:
-    """Make the verb that composes a message and delivers it; it keeps name, signature and docs.
-
-    It is written out with its parameters: to pass on `*args` and `**kwargs` would cost each call
-    a tenth of what it takes to compose a message.
-    """
-    taken, given = ["client"], ["client._composer"]
-    _, *parameters = inspect.signature(compose).parameters.values()
-    for each in parameters:
-        if each.kind is each.KEYWORD_ONLY and "*" not in taken:
-            taken.append("*")
-        stars = "**" if each.kind is each.VAR_KEYWORD else ""
-        taken.append(stars + each.name)
-        named = each.kind is each.KEYWORD_ONLY
-        given.append(f"{each.name}={each.name}" if named else stars + each.name)
-    source = (
-        f"def verb({', '.join(taken)}):\n"
-        f"    return client._deliver_one(compose({', '.join(given)}))"
-    )
-    made: dict[str, Any] = {"compose": compose}
-    exec(compile(source, f"<{compose.__qualname__}>", "exec"), made)  # noqa: S102
-    verb = made["verb"]
-    verb.__defaults__, verb.__kwdefaults__ = compose.__defaults__, compose.__kwdefaults__
-    return cast("Verb[P]", functools.wraps(compose)(verb))
-
-
-class SegmentVerbs(Generic[Outcome]):
-    """Identify people and groups, and track what they do.
-
-    Every method takes its message at once: it is composed, checked and serialised before the call
-    returns, and later changes to the given dicts are not seen.
-
-    :raises ValidationError: for what no server would keep.
-    :raises QueueFullError: with `when_full="raise"`, when the buffer is full.
-    :raises ClosedError: after the client was closed.
-    :raises DeliveryError: only with `direct`.
-    """
-
-    _composes: type[SegmentComposer] = SegmentComposer
-    _composer: SegmentComposer
-
-    def _deliver(self, messages: list[Message]) -> Outcome:
-        raise NotImplementedError
-
-    def _deliver_one(self, message: Message) -> Outcome:
-        return self._deliver([message])
-
-    identify = sent(SegmentComposer.identify)
-    track = sent(SegmentComposer.track)
-    page = sent(SegmentComposer.page)
-    screen = sent(SegmentComposer.screen)
-    group = sent(SegmentComposer.group)
-    alias = sent(SegmentComposer.alias)
-
-    def batch(self, messages: Iterable[Mapping[str, Any]]) -> Outcome:
-        """Send many messages that have the wire's shape, `{"type": "track", "userId": …}`.
-
-        Id, time and context are added where they are missing. All are checked before the first is
-        sent. They keep their order, and may come in any number: requests are filled to the limits.
-
-        :raises ValidationError: when one is none, naming its index; then none is sent.
-        """
-        composed = []
-        for index, message in enumerate(messages):
-            try:
-                composed.append(self._composer.wire(message))
-            except ValidationError as error:
-                problems = [f"message {index}: {problem}" for problem in error.problems]
-                raise ValidationError(problems) from error
-        return self._deliver(composed)
 
 
 # ---- what both clients share --------------------------------------------------------------------

@@ -17,16 +17,12 @@ from mixpanel.cdp._advice import advice
 from mixpanel.cdp._customerio import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._dialect import WriteKey
 from mixpanel.cdp._people import CustomerIOComposer
-from mixpanel.cdp._segment import (
-    AsyncSegmentClient,
-    SegmentClient,
-    SegmentOptions,
-    SegmentVerbs,
-    sent,
-)
+from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
+from mixpanel.cdp._segment_verbs import SegmentVerbs, sent
 
 if TYPE_CHECKING:
     from mixpanel.cdp._dialect import Dialect
+    from mixpanel.cdp._segment_options import SegmentOptions
 
 __all__ = ["AsyncCustomerIO", "CustomerIO"]
 

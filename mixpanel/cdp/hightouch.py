@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Unpack
 
 from mixpanel.cdp._dialect import WriteKey
 from mixpanel.cdp._hightouch import HIGHTOUCH
-from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient, SegmentOptions
+from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
 
 if TYPE_CHECKING:
     from mixpanel.cdp._auth import AccessTokens, HightouchOAuth
+    from mixpanel.cdp._segment_options import SegmentOptions
 
 __all__ = ["AsyncHightouch", "Hightouch"]
 
