@@ -14,15 +14,26 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
+from mixpanel._exchange import (
+    Failure,
+    Halt,
+    Plain,
+    Send,
+    Settle,
+    Shrink,
+    Step,
+    Wait,
+    exchange,
+    onward,
+)
 from mixpanel._wires import Wires, compressed_off_loop, hold_back, let_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mixpanel._buffer import Batch, Buffer
-    from mixpanel._exchange import Answer, Failure, Steps
-    from mixpanel._route import AnyRoute
+    from mixpanel._exchange import Answer, Steps
+    from mixpanel._route import AnyRoute, Request
     from mixpanel._wire import BlockingWire
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import RetryPolicy
@@ -134,12 +145,13 @@ class Courier:
         return await let_through(self.route.gate, self._wires, lambda: self._send(batch, step))
 
     async def _send(self, batch: Batch, step: Send) -> Answer | Failure:
-        request = await compressed_off_loop(self.route, step.records, compress=step.gzip)
+        request = await compressed_off_loop(self.route, step)
         watch = False in [record.repeatable for record in step.records]
         self.ledger.requests += 1
         batch.sending = step.records
         reply = await self._wires.send(request, watch=watch)
         batch.sending = []
+        _told(request, step, reply)
         return reply
 
     def _attempt_blocking(
@@ -171,9 +183,10 @@ class Courier:
         self.ledger.requests += 1
         batch.sending = step.records
         end = self._deadline(until)
-        request = self.route.request(step.records, compress=step.gzip)
+        request = self.route.request(step)
         reply = wire.send(request, end=end)
         batch.sending = []
+        _told(request, step, reply)
         return reply
 
     def _is_worth_gzip(self, batch: Batch) -> bool:
@@ -210,6 +223,14 @@ class Courier:
             lane.halted = step.error
             lane.not_before = self.buffer.clock() + HALTED
             self.ledger.report(step.error, [])
+
+
+def _told(request: Request, step: Send, reply: Answer | Failure) -> None:
+    """Log an attempt, without anything that is in it."""
+    if logger.isEnabledFor(logging.DEBUG):
+        url, bytes_, count = request.url.partition("?")[0], len(request.content), len(step.records)
+        came = reply.error if isinstance(reply, Failure) else f"HTTP {reply.status}"
+        logger.debug("POST %s: %d message(s), %d bytes: %s", url, count, bytes_, came)
 
 
 def _rest(seconds: float, until: float) -> None:

@@ -80,6 +80,7 @@ class Failure:
 class Send:
     records: list[Record]
     gzip: bool
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def exchange(  # noqa: C901
         part = parts.pop()
         failures = odd_answers = 0
         while part:
-            reply = yield Send(part, compress)
+            reply = yield Send(part, compress, failures)
             assert reply is not None
             judged = judge(reply, part)
             error = judged.error
@@ -332,7 +333,8 @@ def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
 CONFIGURATION = frozenset(
     {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407, 410, 501, 505}
 )
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+# 460 is a load balancer's word for 408. Any 5xx but those above may be gone the next time.
+TRANSIENT = frozenset({408, 425, 429, 460})
 # RFC 9110 and 6585: these say that the request was not processed. After any other error of a
 # server or gateway nobody knows.
 UNPROCESSED = frozenset({408, 425, 429, 503})
@@ -376,7 +378,7 @@ def judge_status(
     if status in CONFIGURATION:
         refused = AuthenticationError if status in (401, 402, 403) else ServerError
         return Judgement(Verdict.FATAL, refused(said, **known))
-    if status in TRANSIENT or 520 <= status < 600:
+    if status in TRANSIENT or 500 <= status < 600:
         known["retry_after"] = retry_after(reply.headers)
         kind = RateLimitError if status == 429 else ServerError
         verdict = Verdict.RETRY if status in UNPROCESSED else Verdict.AMBIGUOUS

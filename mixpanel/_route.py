@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from mixpanel._exchange import Answer, Failure, Judgement
+    from mixpanel._exchange import Answer, Failure, Judgement, Send
     from mixpanel.credentials import Authority
     from mixpanel.messages import Record
     from mixpanel.settings import Endpoints
@@ -156,7 +156,7 @@ class AnyRoute(Protocol):
         """Return what each request has to pass; None lets all of them leave at once."""
         ...
 
-    def request(self, records: list[Record], *, compress: bool) -> Request:
+    def request(self, step: Send) -> Request:
         """Return the request that carries these records."""
         ...
 
@@ -186,23 +186,23 @@ class Route:
         """Let every request leave at once."""
         return
 
-    def request(self, records: list[Record], *, compress: bool) -> Request:
+    def request(self, step: Send) -> Request:
         """Return the request that carries these records."""
-        endpoint = records[0].endpoint
-        body = joined(b"[", records, b"]")
+        endpoint = step.records[0].endpoint
+        body = joined(b"[", step.records, b"]")
         headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
         }
-        if compress and self.takes_gzip(endpoint):
+        if step.gzip and self.takes_gzip(endpoint):
             body = gzip.compress(body, COMPRESSION, mtime=0)
             headers["Content-Encoding"] = "gzip"
         query = {"ip": "1" if self.geolocate else "0", "verbose": "1"}
         if endpoint != "events":
             query["strict"] = "1"
         if endpoint == "imports":
-            authorization = self.authorize(query, records[0].auth)
+            authorization = self.authorize(query, step.records[0].auth)
             if authorization is not None:
                 headers["Authorization"] = authorization
         return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)

@@ -20,10 +20,9 @@ from mixpanel.exceptions import ConfigurationError, TransportError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mixpanel._exchange import Answer
+    from mixpanel._exchange import Answer, Send
     from mixpanel._route import AnyRoute, Gate, Request, Transport
     from mixpanel._wire import Wire
-    from mixpanel.messages import Record
 
 __all__ = ["Wires", "compressed_off_loop", "hold_back", "let_through"]
 
@@ -172,11 +171,11 @@ async def let_through(
                 reply = await (send() if what is None else wires.send(what))
 
 
-async def compressed_off_loop(route: AnyRoute, records: list[Record], *, compress: bool) -> Request:
+async def compressed_off_loop(route: AnyRoute, step: Send) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
-    if not compress or sum([len(record.body) for record in records]) < IN_A_THREAD:
-        return route.request(records, compress=compress)
-    return await anyio.to_thread.run_sync(lambda: route.request(records, compress=True))
+    if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
+        return route.request(step)
+    return await anyio.to_thread.run_sync(route.request, step)
 
 
 class _Attended:

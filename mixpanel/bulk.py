@@ -306,7 +306,7 @@ class _Import:
         route, wires = self.freight.route, self.freight.wires
 
         async def send() -> Answer | Failure:
-            request = await compressed_off_loop(route, step.records, compress=step.gzip)
+            request = await compressed_off_loop(route, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
             return await wires.send(request)

@@ -24,7 +24,7 @@ from mixpanel import (
     SyncInAsyncError,
     ValidationError,
 )
-from mixpanel._exchange import Answer, Verdict
+from mixpanel._exchange import Answer, Send, Verdict
 from mixpanel.cdp import (
     AsyncCustomerIO,
     AsyncHightouch,
@@ -222,7 +222,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     route = SegmentRoute(HIGHTOUCH, "http://x", WriteKey("key"), lambda: 0.0, gate)
     client = Hightouch("key", oauth=None)
     message = client._composer.track("u", "e")
-    empty = len(route.request([message], compress=False).content) - len(message.body)
+    empty = len(route.request(Send([message], gzip=False)).content) - len(message.body)
     assert HIGHTOUCH.batch_bytes == empty + route.room
 
 
@@ -613,6 +613,16 @@ def test_nothing_prints_the_write_key(emu):
     ):
         client.track("u", "Visit")
     assert "hunter2" not in f"{client!r} {client._route!r} {caught.value}"
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_request_that_comes_again_says_how_often_it_came(emu, world, vendor, direct):
+    """So their side can tell a repetition from a twin."""
+    emu.play(Fault.status(503), Fault.status(510))
+    calls = [lambda c: c.track("u", "Visit")] * 2
+    visit(world, emu, vendor, *calls, direct=direct)
+    told = [one.headers.get("x-retry-count") for one in emu.requests()]
+    assert [None, "1", "2", *[None] * direct] == told
 
 
 def test_an_outage_ends_in_a_counted_drop(emu, world, vendor):

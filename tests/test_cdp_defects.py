@@ -6,6 +6,7 @@ forks of Segment's library share, C for Customer.io's, H for Hightouch's.
 
 import json
 import logging
+import re
 import socket
 import threading
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from importlib.metadata import distribution, packages_distributions
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -46,6 +48,15 @@ def made(emu, vendor, **options):
 
 
 # ---- S: both forks ------------------------------------------------------------------------------
+
+
+def test_s1_requests_at_once_leave_nothing_behind(emu, world, vendor):
+    """Of three threads theirs remembered one, and what the others had was lost."""
+    calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(500)]
+    few = Limits(batch_records=10, in_flight=4)
+    result, _ = visit(world, emu, vendor, *calls, in_order=False, limits=few)
+    assert 500 == result.delivered
+    assert list(range(500)) == sorted(m["properties"]["n"] for m in messages(emu))
 
 
 def test_s2_closing_sends_the_whole_queue(emu, vendor):
@@ -189,6 +200,16 @@ def test_c1_a_raising_on_error_does_not_end_sending(emu, world):
     assert 3 == result.delivered
 
 
+def test_c2_c5_nothing_of_another_package_comes_along():
+    """Theirs installs the top-level package of another, and pins what nobody needs any more."""
+    told = distribution("mixpanel-async")
+    needed = {re.match(r"[\w-]+", one)[0].lower() for one in told.requires or ()}
+    assert not needed & {"requests", "backoff", "monotonic", "python-dateutil"}
+    assert not {"customerio", "hightouch"} & {
+        name for name, owners in packages_distributions().items() if "mixpanel-async" in owners
+    }
+
+
 def test_c3_a_wrong_key_is_no_success(world):
     """Theirs said that all was uploaded."""
     from mixpanel.emulator import CustomerIORules
@@ -255,7 +276,8 @@ def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, world):
     assert (2, 2) == (len(messages(emu)), len(emu.requests("/hightouch/oauth/token")))
     emu.clear()
     emu.play(Fault.status(400), path="/hightouch/v1/batch")
-    visit(world, emu, "hightouch", *calls[:1], oauth=who)
+    visit(world, emu, "hightouch", *calls[:1] * 2, oauth=who, limits=Limits(batch_records=1))
+    assert 1 == len(messages(emu))
     assert 1 == len(emu.requests("/hightouch/oauth/token"))
 
 

@@ -171,14 +171,32 @@ def test_log_handler_and_debug_are_heeded(emu, ht):
             emu.play(Fault.status(400))
             ht.track("u", "Visit")
             ht.shutdown()
-        assert ["RejectedError: Hightouch: HTTP 400"] * 2 == [
-            record.getMessage()[:34] for record in records
-        ]
+        assert ["DEBUG", "ERROR"] * 2 == [record.levelname for record in records]
+        assert all("HTTP 400" in record.getMessage() for record in records)
         assert logging.DEBUG == logger.level
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
         ht.log_handler = None
+
+
+def test_debug_tells_on_stderr_of_each_request_and_of_nothing_in_it(emu):
+    """As theirs does, but without what people did, the key, and every line twice."""
+    program = f"""
+from mixpanel.cdp import htevents
+htevents.write_key, htevents.host, htevents.debug = "SECRET", "{emu.hightouch_url}", True
+for name in ("Visit", "Leave"):
+    htevents.track("u-17", name, {{"where": "home"}})
+    htevents.shutdown()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    lines = done.stderr.splitlines()
+    assert 2 == len(lines), done.stderr
+    for line in lines:
+        assert line.startswith(f"POST {emu.hightouch_url}/v1/batch: 1 message(s), ")
+        assert line.endswith(" bytes: HTTP 200")
 
 
 def test_calls_from_a_running_loop_do_not_block_it(emu, ht):

@@ -234,7 +234,7 @@ def test_retry_after_never_raises(text, date):
     assert seconds is None or seconds >= 0
 
 
-@pytest.mark.parametrize("status", [500, 502, 504, 520, 529])
+@pytest.mark.parametrize("status", [460, 500, 502, 504, 506, 507, 508, 510, 511, 520, 529, 599])
 def test_an_unsafe_update_is_not_repeated_after_a_server_error(status):
     """`$add` may have been applied; it is counted as ambiguous, `$set` goes again."""
     mixed = [

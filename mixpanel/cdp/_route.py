@@ -17,7 +17,7 @@ from mixpanel.exceptions import ServerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mixpanel._exchange import Failure
+    from mixpanel._exchange import Failure, Send
     from mixpanel.cdp._dialect import Dialect, WriteKey
     from mixpanel.cdp._gate import Turnstile
     from mixpanel.cdp._messages import Message
@@ -53,9 +53,9 @@ class SegmentRoute:
         object.__setattr__(self, "room", room(self.dialect, self._told_key))
         object.__setattr__(self, "largest", min(self.dialect.item_bytes, self.room))
 
-    def request(self, records: list[Record], *, compress: bool) -> Request:
-        """Return the request that carries these messages."""
-        messages = cast("list[Message]", records)
+    def request(self, step: Send) -> Request:
+        """Return the request that carries these messages; it says how often they came before."""
+        messages = cast("list[Message]", step.records)
         dialect, sent_at = self.dialect, now_text(self.now())
         if self.direct and len(messages) == 1:
             path = dialect.path(messages[0].kind)
@@ -69,7 +69,9 @@ class SegmentRoute:
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
         }
-        if compress:
+        if step.retries:
+            headers["X-Retry-Count"] = str(step.retries)
+        if step.gzip:
             body = gzip.compress(body, COMPRESSION, mtime=0)
             headers["Content-Encoding"] = "gzip"
         return Request("POST", self.origin + path, headers, body)

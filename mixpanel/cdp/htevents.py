@@ -55,6 +55,7 @@ host: str | None = None
 on_error: Callable[[Exception, list[dict[str, Any]]], object] | None = None
 """Told of each error that ended a message's way, with the messages it struck."""
 debug = False
+"""True: tell on stderr of each request, never what is in it; unless logging goes elsewhere."""
 send = True
 """False: check and count, but send nothing."""
 sync_mode = False
@@ -166,10 +167,12 @@ def _oauth() -> HightouchOAuth | None:
 
 def _set_up_logging() -> None:
     logger = logging.getLogger("mixpanel")
-    if debug:
-        logger.setLevel(logging.DEBUG)
     if log_handler is not None:
         logger.addHandler(log_handler)  # once, however often it is added
+    if debug:
+        logger.setLevel(logging.DEBUG)
+        if not logger.hasHandlers():
+            logger.addHandler(logging.StreamHandler())
 
 
 def _failed(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
