@@ -53,8 +53,9 @@ EXPORT_HOSTS: dict[Region, str] = {
 
 
 def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> str:
-    """Return an https URL without its trailing slash; plain http is taken for loopback only.
+    """Return an https URL in its usual form; plain http is taken for loopback only.
 
+    That is without a trailing slash, capitals in the host, and the port that goes without saying.
     A bare host means https. With `path`, the URL may go on to name one endpoint.
 
     :raises ConfigurationError: for any other scheme, user info, a query, a fragment, or a host
@@ -85,7 +86,9 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
         raise refuse("must use https: plain http is for loopback addresses only")
     if not path and parts.path.strip("/") and "://" not in text:
         raise refuse("must be a host name alone, or a full https URL")
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    usual = {"https": ":443", "http": ":80"}[parts.scheme]
+    netloc = parts.netloc.lower().removesuffix(usual).rstrip(":")
+    return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
 
 def checked_callback(callback: Any, name: str) -> None:

@@ -327,6 +327,9 @@ def test_a_key_of_another_region_is_refused():
     """The server would answer 200 and keep nothing."""
     with pytest.raises(ConfigurationError, match="for region 'eu'") as caught:
         AsyncCustomerIO(EU_KEY, region="us")
+    for written in ("https://CDP.customer.io", "https://cdp.customer.io:443", "cdp.customer.io"):
+        with pytest.raises(ConfigurationError, match="for region 'eu'"):
+            AsyncCustomerIO(EU_KEY, base_url=written)
     assert EU_KEY not in str(caught.value)
     assert "https://cdp-eu.customer.io" in repr(CustomerIO(EU_KEY))
     assert "https://cdp.customer.io" in repr(CustomerIO("classic"))
@@ -337,6 +340,37 @@ def test_prefixed_keys_are_bearers(emu, world):
     """And a newline from a mounted secret is taken off."""
     visit(world, emu, "customerio", SIX[0], key=f"{EU_KEY}\n")
     assert [EU_KEY] == [entry["key"] for entry in emu.cdp_messages()]
+
+
+def test_clients_of_one_source_share_its_rate():
+    """A second client of the same key does not double it."""
+    made = [CustomerIO(key, base_url="http://127.0.0.1:1") for key in ("k", "k", "other")]
+    one, same, other = [client._route.gate.pace for client in made]
+    assert one is same
+    assert one is not other
+
+
+def test_a_batch_may_share_context_and_integrations(emu, world, vendor):
+    """What a message says of its own stands above; the next message has nothing of it."""
+    rows = [
+        {"type": "track", "userId": "u", "event": "A", "context": {"ip": "::1"}},
+        {"type": "track", "userId": "u", "event": "B", "integrations": {"x": False}},
+    ]
+    shared = {"ip": "::2", "locale": "de"}
+    visit(world, emu, vendor, lambda c: c.batch(rows, shared, {"x": True, "y": True}))
+    first, second = messages(emu)
+    assert ("::1", "de") == (first["context"]["ip"], first["context"]["locale"])
+    assert ("::2", "de") == (second["context"]["ip"], second["context"]["locale"])
+    assert ({"x": True, "y": True}, {"x": False, "y": True}) == (
+        first["integrations"], second["integrations"],
+    )  # fmt: skip
+    assert {"ip": "::1"} == rows[0]["context"]
+
+
+def test_an_empty_batch_is_refused(emu, world, vendor):
+    """Whoever sends one has lost its messages before."""
+    with pytest.raises(ValidationError, match="the batch is empty"):
+        visit(world, emu, vendor, lambda c: c.batch(iter(())))
 
 
 def test_the_rate_limit_is_waited_for(world):
@@ -378,6 +412,43 @@ def test_hightouch_regions_and_contracts(emu, world):
     assert "https://eu-west-1.hightouch-events.com" in repr(Hightouch("k", region="eu-west-1"))
     with pytest.raises(ConfigurationError, match="choose one of"):
         AsyncHightouch("k", region="us")
+
+
+def test_hightouch_is_told_where_contracts_look_for_their_version(emu, world):
+    """A workspace may have chosen a property."""
+    call = lambda c: c.track("u", "Paid", schema_version="2")
+    visit(world, emu, "hightouch", call, version_at="properties.apiVersion")
+    assert {"apiVersion": "2"} == messages(emu)[0]["properties"]
+
+
+def test_an_action_of_customerio_is_doubtful_at_hightouch(emu, world):
+    """Tracked by its name it would be kept, and nobody be forgotten; the typed one is refused."""
+    call = lambda c: c.track("u", "User Suppressed")
+    _, stats = visit(world, emu, "hightouch", call)
+    assert {"doubtful": 1} == stats.warnings
+    with pytest.raises(ValidationError, match="is an action of Customer"):
+        visit(world, emu, "hightouch", call, validation="raise")
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        (lambda c: c.track(None, "User Deleted", anonymous_id="a"), "needs a userId"),
+        (lambda c: c.track("u", " User Suppressed ", anonymous_id="a"), None),
+        (
+            lambda c: c.track("u", "Report Delivery Event", {"deliveryId": "d", "metric": "seen"}),
+            "metric must be",
+        ),
+        (lambda c: c.track("u", "Object Deleted", {"objectId": [1]}), "objectId must be"),
+    ],
+)
+def test_an_action_tracked_by_its_name_is_checked_as_a_typed_one(emu, world, call, why):
+    """What Customer.io would take and not act upon is doubtful."""
+    _, stats = visit(world, emu, "customerio", call)
+    assert ({} if why is None else {"doubtful": 1}) == stats.warnings
+    if why is not None:
+        with pytest.raises(ValidationError, match=why):
+            visit(world, emu, "customerio", call, validation="raise")
 
 
 # ---- the seam -----------------------------------------------------------------------------------

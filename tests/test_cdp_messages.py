@@ -385,13 +385,30 @@ def test_schema_version_stands_where_the_contract_reads_it():
     assert context == sent(message)["context"]
 
 
-def test_schema_version_may_be_a_property():
-    """A workspace may configure another path."""
-    other = replace(HIGHTOUCH, schema_version="properties.apiVersion")
+@pytest.mark.parametrize("place", ["properties.apiVersion", "traits.apiVersion"])
+def test_schema_version_may_be_a_property_or_a_trait(place):
+    """A workspace may configure another path; every kind has the one or the other."""
+    told = composer(replace(HIGHTOUCH, schema_version=place))
     given = {"amount": 1}
-    message = composer(other).track("u", "Paid", given, schema_version="2")
-    assert {"amount": 1, "apiVersion": "2"} == sent(message)["properties"]
+    for message in (
+        told.track("u", "Paid", given, schema_version="2"),
+        told.page("u", None, "Docs", given, schema_version="2"),
+        told.screen("u", None, "Home", given, schema_version="2"),
+        told.identify("u", given, schema_version="2"),
+        told.group("u", "g", given, schema_version="2"),
+    ):
+        where = "traits" if message.kind in ("identify", "group") else "properties"
+        assert {"amount": 1, "apiVersion": "2"} == sent(message)[where]
     assert {"amount": 1} == given
+    with pytest.raises(ValidationError, match="no versions of contracts"):
+        composer(CUSTOMERIO).identify("u", schema_version="2")
+
+
+@pytest.mark.parametrize("place", ["", "context", "context.", "event.version", "apiVersion"])
+def test_a_version_has_its_place_in_a_message(place):
+    """Else no contract would find it."""
+    with pytest.raises(ConfigurationError, match="must be a place in a message"):
+        replace(HIGHTOUCH, schema_version=place)
 
 
 # ---- settings -----------------------------------------------------------------------------------

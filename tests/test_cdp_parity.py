@@ -35,8 +35,11 @@ THEIR_WORDS = {
     "The notebooks project: the client": (
         "{}",
         (
-            "RateLimit CustomerIOClient CustomerIOClient.get_auth_headers "
-            "CustomerIOClient.make_request CustomerIOClient.delete CustomerIOError "
+            "RateLimit RateLimit.reset_if_needed RateLimit.can_make_request "
+            "RateLimit.record_request CustomerIOClient CustomerIOClient.get_auth_headers "
+            "CustomerIOClient.make_request CustomerIOClient.identify CustomerIOClient.track "
+            "CustomerIOClient.page CustomerIOClient.screen CustomerIOClient.alias "
+            "CustomerIOClient.delete CustomerIOError "
             "AuthenticationError RateLimitError ValidationError NetworkError validate_email "
             "validate_user_id validate_event_name validate_batch_size validate_region"
         ),
@@ -83,15 +86,21 @@ THEIR_WORDS = {
         "{}",
         (
             "verify_signature parse_event get_event_type validate_webhook_headers "
-            "route_webhook_event get_event_handler save_to_delta CustomerIOWebhookManager "
-            "setup_databricks_webhook"
+            "route_webhook_event get_event_handler handle_event save_to_delta "
+            "CustomerIOWebhookManager CustomerIOWebhookManager.create_webhook "
+            "CustomerIOWebhookManager.list_webhooks CustomerIOWebhookManager.get_webhook "
+            "CustomerIOWebhookManager.update_webhook CustomerIOWebhookManager.delete_webhook "
+            "CustomerIOWebhookManager.test_webhook setup_databricks_webhook"
         ),
     ),
     "The notebooks project: the App API": (
         "{}",
         (
-            "AppAPIAuth send_transactional trigger_broadcast send_push search_customers "
-            "get_customer create_customer update_customer delete_customer "
+            "AppAPIAuth AppAPIAuth.get_headers AppAPIAuth.create_session "
+            "AppAPIAuth.get_rate_limit_delay send_transactional trigger_broadcast send_push "
+            "search_customers get_customer get_customer_activities get_customer_attributes "
+            "get_customer_messages get_customer_segments create_customer update_customer "
+            "delete_customer "
             "manage_customer_suppression"
         ),
     ),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel.cdp.semantic import EVENTS
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._semantic import Path
+    from mixpanel.cdp._semantic import Path, SemanticEvent
 
-__all__ = ["Advice", "advice", "did_you_mean"]
+__all__ = ["Advice", "advice", "did_you_mean", "elsewhere"]
 
 Advice = Callable[[Mapping[str, Any]], list[str]]
 
@@ -76,15 +76,38 @@ def advice(event: str | None) -> Advice | None:
         meant = did_you_mean(event)
         doubt = f"{name!r} is no semantic event: did you mean {meant!r}?"
         return None if meant is None else lambda _message: [doubt]
-    needed = _NEEDED[name]
-    if not needed:
+    kind = EVENTS[name]
+    return partial(_wrong, kind) if kind.action or _NEEDED[name] else None
+
+
+@lru_cache(maxsize=4096)
+def elsewhere(event: str | None) -> Advice | None:
+    """Do as `advice`, for a vendor to whom Customer.io's actions are events as any other."""
+    kind = None if event is None else EVENTS.get(event.strip())
+    if kind is None or not kind.action:
         return None
-    use = EVENTS[name].__name__
-    return lambda message: [
+    doubt = f"{kind.event_name!r} is an action of Customer.io: it is kept here, and does nothing"
+    return lambda _message: [doubt]
+
+
+def _wrong(kind: type[SemanticEvent], message: Mapping[str, Any]) -> list[str]:
+    """Say what keeps an event, tracked by its name, from doing what it is for."""
+    name, use = kind.event_name, kind.__name__
+    doubts = [
         f"{name!r} lacks {' or '.join(map('.'.join, paths))}: use {use}"
-        for paths in needed
-        if not any(_reaches(message, path) for path in paths)
+        for paths in _NEEDED[name]
+        if all(_at(message, path) is None for path in paths)
     ]
+    if kind.action:
+        if kind.needs == "user" and message.get("userId") is None:
+            doubts.append(f"{name!r} needs a userId: an anonymous id is not enough")
+        doubts += [
+            f"{name!r}: {'.'.join(path)} must be {field.rule.what}"
+            for field in kind.known.values()
+            for path in field.paths
+            if (value := _at(message, path)) is not None and not field.rule.passes(value)
+        ]
+    return doubts
 
 
 def _words(name: str) -> list[str]:
@@ -105,10 +128,10 @@ def _alike(one: str, other: str) -> bool:
     return swapped or mine[1:] == theirs[1:] or mine[1:] == theirs or mine == theirs[1:]
 
 
-def _reaches(message: Any, path: Path) -> bool:
+def _at(message: Any, path: Path) -> Any:
     for name in path:
         message = message.get(name) if isinstance(message, dict) else None
-    return message is not None
+    return message
 
 
 _KNOWN: Final = {name: _words(name) for name in EVENTS}

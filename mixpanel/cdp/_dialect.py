@@ -26,6 +26,7 @@ __all__ = ["Dialect", "Kind", "WriteKey", "basic", "enveloped", "reasons"]
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+PROPERTIES = ("properties", "traits")
 
 
 def basic(key: str) -> str:
@@ -55,7 +56,8 @@ class Dialect:
     make it answer for what it was sent. `group_alone` takes a group without a member,
     `email_identifies` an identify without ids when `traits.email` is there. `actions` tells that
     it acts on Customer.io's reserved events, and `about_nobody` names events that need no person.
-    `schema_version` is where, from the top of a message, an event's version of its contract stands.
+    `schema_version` is where, from the top of a message, the version of its contract stands:
+    "context.protocols.schemaVersion", "properties.apiVersion" (`traits` are meant as well).
     `base_url_variable` names the environment variable that may say another origin. A message says
     when it happened under each of the names in `moments`.
     """
@@ -80,6 +82,29 @@ class Dialect:
     authorize: Callable[[str], str] = basic
     region_of: Callable[[str], str | None] = no_region
     envelope: Callable[[str, str | None], tuple[bytes, bytes]] = enveloped
+
+    def __post_init__(self) -> None:
+        """Refuse a place that no message has.
+
+        :raises ConfigurationError: for a `schema_version` that is none.
+        """
+        if self.schema_version is None:
+            return
+        first, _, rest = self.schema_version.partition(".")
+        if first not in ("context", *PROPERTIES) or not all(rest.split(".")):
+            raise ConfigurationError(
+                f"schema_version={self.schema_version!r} must be a place in a message, such as "
+                "'context.protocols.schemaVersion' or 'properties.apiVersion'"
+            )
+
+    def version_path(self, kind: Kind) -> tuple[str, ...] | None:
+        """Return where a message of this kind has the version of its contract."""
+        if self.schema_version is None:
+            return None
+        first, *rest = self.schema_version.split(".")
+        if first in PROPERTIES:
+            first = "traits" if kind in ("identify", "group") else "properties"
+        return first, *rest
 
     def path(self, kind: Kind) -> str:
         """Return the path of the endpoint that takes one message of this kind."""

@@ -6,10 +6,12 @@ drive the same one.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
+from weakref import WeakValueDictionary
 
 from mixpanel._exchange import Answer, Failure
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     Passage = Generator[float | Request | None, Answer | Failure | None, Answer | Failure]
     Asking = Generator[float | Request | None, Answer | Failure | None, Failure | None]
 
-__all__ = ["Access", "Pace", "Turnstile"]
+__all__ = ["Access", "Pace", "Turnstile", "pace_of"]
 
 REFUSED = frozenset({401, 403})  # what a token that is no longer good is answered with
 
@@ -53,6 +55,29 @@ class Pace:
         """Start afresh: the lock may be held by a thread that the child does not have."""
         self._lock = threading.Lock()
         self._turns.clear()
+
+
+_paces: WeakValueDictionary[tuple[str, str, int, float], Pace] = WeakValueDictionary()
+_looking = threading.Lock()
+
+
+def pace_of(origin: str, key: str, requests: int, seconds: float) -> Pace:
+    """Return the pace of a source, which all clients of it in this process share."""
+    source = origin, key, requests, seconds
+    with _looking:
+        pace = _paces.get(source)
+        if pace is None:
+            pace = _paces[source] = Pace(requests, seconds)
+        return pace
+
+
+def _after_fork() -> None:
+    global _looking
+    _looking = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Access(Protocol):

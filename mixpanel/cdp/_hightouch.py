@@ -9,8 +9,9 @@ from __future__ import annotations
 from mixpanel.cdp._dialect import Dialect, enveloped
 from mixpanel.cdp._values import dumps
 
-__all__ = ["HIGHTOUCH"]
+__all__ = ["HIGHTOUCH", "VERSION"]
 
+VERSION = "context.protocols.schemaVersion"  # unless a contract says another place
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")
 
 
@@ -26,7 +27,7 @@ def envelope(sent_at: str, write_key: str | None) -> tuple[bytes, bytes]:
 HIGHTOUCH = Dialect(
     name="Hightouch",
     hosts={region: f"https://{region}.hightouch-events.com" for region in REGIONS},
-    schema_version="context.protocols.schemaVersion",
+    schema_version=VERSION,
     base_url_variable="MP_HIGHTOUCH_BASE_URL",
     moments=("timestamp", "originalTimestamp"),
     envelope=envelope,

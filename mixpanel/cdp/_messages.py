@@ -95,6 +95,7 @@ class SegmentComposer:
     :param integrations: which destinations to send it on to, by name; `"All": False` turns the
         rest off.
     :param message_id: the message's own id, when it has one already.
+    :param schema_version: the version of its contract, where there are contracts.
     :raises ValidationError: at once, for what no server would keep. In mode `validation="raise"`
         also for what loses something on the way to JSON, and for doubtful event names.
     """
@@ -139,6 +140,8 @@ class SegmentComposer:
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
+        *,
+        schema_version: str | None = None,
     ) -> Message:
         """Say who a person is, and what is known of them."""
         given = {} if traits is None else {"traits": mapping(traits, "traits")}
@@ -148,6 +151,8 @@ class SegmentComposer:
         by_email = isinstance(email, str) and email != ""
         own = {"userId": ""} if by_email else _about("identify", user_id, anonymous_id)
         own |= given
+        if schema_version is not None:
+            self._tell_version("identify", own, schema_version)
         return self._sealed("identify", own, context, timestamp, integrations, message_id)
 
     def track(
@@ -170,7 +175,6 @@ class SegmentComposer:
             belong; `properties` are then added to it.
         :param group_id: the group or object that it is about; where the dialect takes a group
             alone, no person is needed then.
-        :param schema_version: the version of the event's contract, where there are contracts.
         """
         name, known = event, None
         if type(name) is not str or not name or name.isspace():
@@ -194,7 +198,7 @@ class SegmentComposer:
                 properties = mapping(properties, "properties")
             own["properties"] = properties
         if schema_version is not None:
-            self._tell_version(own, schema_version)
+            self._tell_version("track", own, schema_version)
         return self._sealed("track", own, context, timestamp, integrations, message_id)
 
     def page(
@@ -208,9 +212,13 @@ class SegmentComposer:
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
+        *,
+        schema_version: str | None = None,
     ) -> Message:
         """Say that a person looked at a page; `category` is sent as a property too."""
         own = _about("page", user_id, anonymous_id) | _viewed(category, name, properties)
+        if schema_version is not None:
+            self._tell_version("page", own, schema_version)
         return self._sealed("page", own, context, timestamp, integrations, message_id)
 
     def screen(
@@ -224,9 +232,13 @@ class SegmentComposer:
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
+        *,
+        schema_version: str | None = None,
     ) -> Message:
         """Say that a person looked at a screen of an app; `category` is sent as a property too."""
         own = _about("screen", user_id, anonymous_id) | _viewed(category, name, properties)
+        if schema_version is not None:
+            self._tell_version("screen", own, schema_version)
         return self._sealed("screen", own, context, timestamp, integrations, message_id)
 
     def group(
@@ -239,6 +251,8 @@ class SegmentComposer:
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
+        *,
+        schema_version: str | None = None,
     ) -> Message:
         """Say that a person belongs to a group, and what is known of the group."""
         needs: Needs = "none" if self.dialect.group_alone else "either"
@@ -246,6 +260,8 @@ class SegmentComposer:
         own["groupId"] = _needed(group_id, "group_id")
         if traits is not None:
             own["traits"] = mapping(traits, "traits")
+        if schema_version is not None:
+            self._tell_version("group", own, schema_version)
         return self._sealed("group", own, context, timestamp, integrations, message_id)
 
     def alias(
@@ -294,10 +310,11 @@ class SegmentComposer:
             why = f"is an action of Customer.io: {name} would keep it as any event and do nothing"
             raise ValidationError([f"{event.event_name!r} {why}"])
 
-    def _tell_version(self, own: dict[str, Any], schema_version: str) -> None:
-        if self.dialect.schema_version is None:
+    def _tell_version(self, kind: Kind, own: dict[str, Any], schema_version: str) -> None:
+        path = self.dialect.version_path(kind)
+        if path is None:
             raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
-        place(own, tuple(self.dialect.schema_version.split(".")), schema_version)
+        place(own, path, schema_version)
 
     def _sealed(
         self,

@@ -21,7 +21,7 @@ from mixpanel._route import Transport
 from mixpanel._sender import Sender
 from mixpanel._version import __version__
 from mixpanel.cdp._backfill import AsyncBackfill
-from mixpanel.cdp._gate import Pace, Turnstile
+from mixpanel.cdp._gate import Turnstile, pace_of
 from mixpanel.cdp._route import SegmentRoute
 from mixpanel.cdp._segment_options import Delivery, SegmentOptions
 from mixpanel.cdp._segment_verbs import SegmentVerbs
@@ -83,7 +83,8 @@ class _Client(SegmentVerbs[Outcome]):
         checked_callback(self._on_delivery, "on_delivery")
         gate = None
         if access is not None or dialect.rate is not None:
-            gate = Turnstile(None if dialect.rate is None else Pace(*dialect.rate), access)
+            rate = dialect.rate
+            gate = Turnstile(rate and pace_of(origin, key.reveal(), *rate), access)
         self._route = SegmentRoute(
             dialect,
             origin,

@@ -18,6 +18,7 @@ from typing import (
 
 from mixpanel.cdp._messages import Message, SegmentComposer
 from mixpanel.exceptions import ValidationError
+from mixpanel.messages import Properties, mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -93,19 +94,38 @@ class SegmentVerbs(Generic[Outcome]):
     group = sent(SegmentComposer.group)
     alias = sent(SegmentComposer.alias)
 
-    def batch(self, messages: Iterable[Mapping[str, Any]]) -> Outcome:
+    def batch(
+        self,
+        messages: Iterable[Mapping[str, Any]],
+        context: Properties | None = None,
+        integrations: Properties | None = None,
+    ) -> Outcome:
         """Send many messages that have the wire's shape, `{"type": "track", "userId": …}`.
 
         Id, time and context are added where they are missing. All are checked before the first is
         sent. They keep their order, and may come in any number: requests are filled to the limits.
 
-        :raises ValidationError: when one is none, naming its index; then none is sent.
+        :param context: stands under that of each message, name by name; so do `integrations`.
+        :raises ValidationError: when one is none, naming its index, or when there are none at all;
+            then none is sent.
         """
+        given = {"context": context, "integrations": integrations}
+        shared = {name: mapping(value, name) for name, value in given.items() if value is not None}
         composed = []
         for index, message in enumerate(messages):
             try:
-                composed.append(self._composer.wire(message))
+                composed.append(self._composer.wire(_under(message, shared) if shared else message))
             except ValidationError as error:
                 problems = [f"message {index}: {problem}" for problem in error.problems]
                 raise ValidationError(problems) from error
+        if not composed:
+            raise ValidationError(["the batch is empty: there is nothing to send"])
         return self._deliver(composed)
+
+
+def _under(message: Mapping[str, Any], shared: Mapping[str, Properties]) -> dict[str, Any]:
+    own = mapping(message, "a message")
+    joined = {
+        name: {**below, **mapping(own.get(name) or {}, name)} for name, below in shared.items()
+    }
+    return {**own, **joined}

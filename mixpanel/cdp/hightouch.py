@@ -6,14 +6,16 @@ async with AsyncHightouch("WRITE_KEY", region="eu-west-1") as ht:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Unpack
 
+from mixpanel.cdp._advice import elsewhere
 from mixpanel.cdp._dialect import WriteKey
-from mixpanel.cdp._hightouch import HIGHTOUCH
+from mixpanel.cdp._hightouch import HIGHTOUCH, VERSION
 from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._auth import AccessTokens, HightouchOAuth
+    from mixpanel.cdp._auth import HightouchOAuth
     from mixpanel.cdp._segment_options import SegmentOptions
 
 __all__ = ["AsyncHightouch", "Hightouch"]
@@ -24,6 +26,8 @@ class AsyncHightouch(AsyncSegmentClient):
 
     :param write_key: of the source.
     :param oauth: who asks for access tokens, for sources that require them.
+    :param version_at: where your contracts look for their version, such as
+        "properties.apiVersion"; of identify and group these are the traits.
     """
 
     def __init__(
@@ -31,9 +35,10 @@ class AsyncHightouch(AsyncSegmentClient):
         write_key: str,
         *,
         oauth: HightouchOAuth | None = None,
+        version_at: str = VERSION,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        super().__init__(WriteKey(write_key), HIGHTOUCH, access=_access(oauth), **options)
+        super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
 
 
 class Hightouch(SegmentClient):
@@ -44,14 +49,16 @@ class Hightouch(SegmentClient):
         write_key: str,
         *,
         oauth: HightouchOAuth | None = None,
+        version_at: str = VERSION,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        super().__init__(WriteKey(write_key), HIGHTOUCH, access=_access(oauth), **options)
+        super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
 
 
-def _access(oauth: HightouchOAuth | None) -> AccessTokens | None:
+def _told(version_at: str, oauth: HightouchOAuth | None) -> dict[str, Any]:
+    dialect = HIGHTOUCH if version_at == VERSION else replace(HIGHTOUCH, schema_version=version_at)
     if oauth is None:
-        return None
+        return {"dialect": dialect, "advice": elsewhere}
     from mixpanel.cdp._auth import AccessTokens
 
-    return AccessTokens(oauth)
+    return {"dialect": dialect, "advice": elsewhere, "access": AccessTokens(oauth)}
