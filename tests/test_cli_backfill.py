@@ -339,6 +339,16 @@ def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("zone", ["Z", "+02:00", ""])
+def test_a_csv_may_say_its_times_with_a_zone(mp, emu, tmp_path, zone):
+    """As most do."""
+    path = tmp_path / "orders.csv"
+    path.write_text(f"user_id,timestamp,event\nu,2026-01-31T12:00:00{zone},Paid\n")
+    assert mp(path, "--kind", "track").exit_code == ExitCode.OK
+    (kept,) = messages(emu, "customerio")
+    assert f"2026-01-31T{'10' if '2' in zone else '12'}:00:00.000Z" == kept["timestamp"]
+
+
 def test_a_table_without_rows_still_has_its_columns_checked(mp, tmp_path):
     """A wrong name should not wait for the day when there are rows."""
     path = tmp_path / "orders.csv"

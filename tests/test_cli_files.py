@@ -263,6 +263,23 @@ def test_nothing_of_a_csv_is_a_comment_or_a_preamble(write):
         read(title)
 
 
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        ("f f", "f f"), ("T F", "T F"), ("No Yes", "No Yes"), ("0x1F 0x20", "0x1F 0x20"),
+        ("5e3 6e3", "5e3 6e3"), ("01234 99999", "01234 99999"), ("12:30 12:31", "12:30 12:31"),
+        ("+5 5", "+5 5"), ("1 x", "1 x"), ("true False", [True, False]), ("1 -20", [1, -20]),
+        ("12.50 -3", [12.5, -3.0]), ("1e-05 .5", [1e-05, 0.5]),
+    ],
+)  # fmt: skip
+def test_a_column_is_of_numbers_only_when_it_is_written_so(write, cells, values):
+    """A code, a postcode, a gender or a clock's time is not taken for something else."""
+    rows = "".join(f"A,1,u,{cell}\n" for cell in cells.split())
+    events = read(write("a.csv", f"event,time,user_id,x\n{rows}"))
+    expected = values.split() if isinstance(values, str) else values
+    assert expected == [event["properties"]["x"] for event in events]
+
+
 def test_a_value_may_be_longer_than_pythons_own_reader_takes(write):
     """It is asked only why DuckDB failed."""
     (event,) = read(write("a.csv", f"event,time,user_id,x\nA,1,u,{'x' * 200_000}\n"))

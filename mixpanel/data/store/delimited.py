@@ -9,32 +9,59 @@ from __future__ import annotations
 
 import csv
 import gzip
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["FORM", "checked", "problem"]
+    import duckdb
+
+__all__ = ["FORM", "checked", "misread", "problem"]
 
 FORM = "header = true, skip = 0, quote = '\"', comment = ''"
+WHOLE = r"-?(0|[1-9]\d*)"
+AS_WRITTEN = {
+    "BOOLEAN": r"(?i)true|false",
+    "BIGINT": WHOLE,
+    "HUGEINT": WHOLE,
+    "DOUBLE": rf"(?i){WHOLE}(\.\d+)?(e[+-]\d+)?|-?\.\d+|[+-]?(nan|inf|infinity)",
+    "TIME": r"\b\B",  # never: nothing but a moment has a time of its own
+}
 DELIMITERS = ",;\t|"
-NAMELESS = "column0"  # what DuckDB calls a column that nobody named
+LINE = 1 << 20  # characters of the first line that are looked at
 
 
 def checked(path: Path, names: list[str]) -> None:
     """Refuse a table without a first line, or whose lines have different numbers of cells.
 
-    DuckDB makes up a column for the one, and takes each line of the other for one cell.
+    DuckDB makes up columns for the one, and takes each line of the other for one cell.
 
     :raises ConfigurationError: with the line.
     """
-    if len(names) == 1 and (names == [NAMELESS] or any(each in names[0] for each in DELIMITERS)):
+    with _opened(path) as file:
+        first = file.readline(LINE) if file else "?"
+    if not first.strip():
+        raise ConfigurationError(f"{path.name}: its first line is empty: it must name the columns")
+    if len(names) == 1 and any(each in names[0] for each in DELIMITERS):
         misfit = _misfit(path)
         if misfit is not None:
             raise ConfigurationError(f"{path.name}: {misfit}")
+
+
+def misread(connection: duckdb.DuckDBPyConnection, name: str, types: Mapping[str, str]) -> set[str]:
+    """Return the columns to which DuckDB gave a type that their cells are not written as."""
+    asked = {column: AS_WRITTEN[type_] for column, type_ in types.items() if type_ in AS_WRITTEN}
+    if not asked:
+        return set()
+    quoted = ['"' + column.replace('"', '""') + '"' for column in asked]
+    checks = ", ".join(f"bool_and(regexp_full_match(trim({each}), ?))" for each in quoted)
+    query = f"SELECT {checks} FROM read_csv(?, {FORM}, all_varchar = true)"  # noqa: S608 - quoted
+    found = connection.execute(query, [*asked.values(), name]).fetchone() or ()
+    return {column for column, fits in zip(asked, found, strict=True) if fits is False}
 
 
 def problem(path: Path, said: str) -> str:
@@ -48,12 +75,22 @@ def problem(path: Path, said: str) -> str:
     return ": ".join(line for line in lines if not line.startswith("Original Line:"))
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str] | None]:
+    """Open the text of a file; None is for what only DuckDB can read."""
+    if path.suffix == ".zst":
+        yield None
+        return
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+        yield file
+
+
 def _misfit(path: Path) -> str | None:
     """Say which line has more or fewer cells than the first; None if all is well, or unreadable."""
-    with suppress(OSError, EOFError, UnicodeDecodeError):
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            delimiter = max(DELIMITERS, key=file.readline().count)
+    with suppress(OSError, EOFError), _opened(path) as file:
+        if file is not None:
+            delimiter = max(DELIMITERS, key=file.readline(LINE).count)
             file.seek(0)
             return _of_rows(csv.reader(file, delimiter=delimiter, strict=True))
     return None
@@ -63,8 +100,6 @@ def _of_rows(rows: Any) -> str | None:
     line = 0
     try:
         count = len(next(rows, []))
-        if not count:
-            return "its first line is empty: it must name the columns"
         line = rows.line_num
         for row in rows:
             if row and len(row) != count:

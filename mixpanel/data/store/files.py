@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._json import loads
 from mixpanel._validation import _INSERT_ID, BANNED_IDS
-from mixpanel.data.store.delimited import FORM, checked, problem
+from mixpanel.data.store.delimited import FORM, checked, misread, problem
 from mixpanel.data.store.engine import quieten
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.messages import deterministic_id, wire_time
@@ -88,7 +88,8 @@ def read_rows(path: Path, ids: Callable[[tuple[str, ...]], Iterable[str]]) -> It
     hold. The first line of a CSV file names its columns, and all others have as many cells.
 
     :param ids: told the names of the columns of a table, and returns which hold ids: those of a
-        CSV file stay text, as a number would lose the zeros in front of it.
+        CSV file stay text. Others are numbers or booleans if all of their cells are, and written
+        so that nobody could mean anything else: `0123`, `1e5`, `yes` and `12:30` are text.
     :raises ConfigurationError: for a file that cannot be read, and whatever `ids` raises.
     """
     duckdb = _duckdb()
@@ -185,10 +186,15 @@ def _table(
     types = {row[0]: row[1] for row in described}
     if kind == "csv":
         checked(path, list(types))
-    texts = dict.fromkeys(ids(tuple(types)), "VARCHAR")
+    texts = set(ids(tuple(types)))
+    if kind == "csv":
+        texts |= misread(
+            connection, _name(path), {k: v for k, v in types.items() if k not in texts}
+        )
     if kind == "csv" and texts:
         source = f"{whole}, types = $types)"
-        parameters["types"] = texts
+        parameters["types"] = dict.fromkeys(texts, "VARCHAR")
+        types |= parameters["types"]
     chosen = ", ".join(_column(name, type_) for name, type_ in types.items())
     query = f"SELECT {chosen} FROM {source}"  # noqa: S608 - names are quoted
     for row in _each(connection.execute(query, parameters)):
