@@ -1,5 +1,6 @@
 """`mp cdp backfill`: files of the past, checked, sent, gone on with, and accounted for."""
 
+import gzip
 import json
 import os
 import signal
@@ -240,6 +241,7 @@ def test_a_wrong_key_ends_with_2(mp, tmp_path):
     [
         (["--column", "user_id"], "'user_id' must be as in user_id=customer"),
         (["--column", "user_id=x"], "say which --kind they hold"),
+        (["--kind", "group", *["--column", "user_id=x"] * 2], "user_id is given two columns"),
         (["--event", "x"], "say which --kind they hold"),
         (["--kind", "track", "--column", "users=x"], "columns has no 'users' for track"),
         (["--kind", "track", "--column", "user_id=x"], "there is no column 'x' for user_id"),
@@ -288,8 +290,12 @@ def test_no_file_of_yours_is_taken_for_a_checkpoint(mp, tmp_path, more):
         assert result.exit_code == ExitCode.USAGE
         assert "Traceback" not in result.stderr
     failed = tmp_path / "failed.ndjson"
-    failed.write_text("{}\n")
-    assert mp(path, "--failed", failed, "--checkpoint", failed, *more).exit_code == ExitCode.USAGE
+    for _ in range(2):  # whether it is there or not
+        result = mp(
+            path, "--failed", failed, "--checkpoint", tmp_path / "." / "failed.ndjson", *more
+        )
+        assert result.exit_code == ExitCode.USAGE
+        failed.write_text("{}\n")
     assert path.read_text().count("\n") == 3
     assert notes.read_text() == '{"dear": "diary"}'
 
@@ -329,11 +335,61 @@ def test_refused_lines_are_on_the_disk_before_the_checkpoint(emu, tmp_path):
     assert numbers(emu) == [n for n in range(20_000) if n % 50]
 
 
+def test_of_two_at_once_the_second_is_refused(mp, emu, tmp_path):
+    """Else each would write over what the other keeps."""
+    path, failed = history(tmp_path / "h.ndjson", 9000, bad={5}), tmp_path / "failed.ndjson"
+    emu.play(Fault.latency(30.0).forever())
+    command = [*RUN, "cdp", "backfill", str(path), "--failed", str(failed)]
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment(emu)}, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: failed.exists() and failed.read_text())
+    for more in ([], ["--restart"]):
+        result = mp(path, "--failed", failed, *more)
+        assert result.exit_code == ExitCode.USAGE
+        assert "another backfill is going on with" in result.stderr
+    assert failed.read_text().count("\n") == 1
+    process.kill()
+    process.wait()
+    emu.clear_faults()
+    assert mp(path, "--failed", failed).exit_code == ExitCode.PARTIAL
+    assert ["failed.ndjson", "h.ndjson"] == sorted(one.name for one in tmp_path.iterdir())
+
+
+def test_what_failed_before_anything_was_sent_leaves_nothing_behind(mp, emu, tmp_path):
+    """The same command, put right, does not stumble over it."""
+    path = history(tmp_path / "h.ndjson", 3)
+    wrong = ["--write-key", "sk_eu_" + "0" * 32 + "_000000", "--region", "us", "--to", "customerio"]
+    for arguments in (wrong, ["--failed", tmp_path / "no" / "folder"]):
+        assert (
+            mp(path, *arguments, "--base-url", "https://cdp.customer.io").exit_code
+            == ExitCode.USAGE
+        )
+        assert ["h.ndjson"] == [one.name for one in tmp_path.iterdir()]
+    Checkpoint(tmp_path / "h.ndjson.backfill", path, {"to": "another"}).save(Came())
+    assert mp(path).exit_code == ExitCode.OK
+
+
+def test_the_reason_is_told_without_options_that_there_are_not(mp, emu, tmp_path):
+    """The checkpoint is where it goes on; `start_at` is of Python."""
+    path = history(tmp_path / "h.ndjson", 3)
+    emu.play(Fault.status(401).forever())
+    result = mp(path)
+    assert result.exit_code == ExitCode.AUTHENTICATION
+    assert result.stderr.startswith("mp: Customer.io: HTTP 401")
+    broken = tmp_path / "broken.ndjson.gz"
+    broken.write_bytes(gzip.compress(path.read_bytes() * 90_000)[:-2000])
+    result = mp(broken)
+    assert result.exit_code != ExitCode.OK
+    assert "start_at" not in result.stderr
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
-def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path):
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path, more):
     """In a sentence, and the checkpoint says where it goes on."""
     path = history(tmp_path / "h.ndjson", 300, bad={250})
-    result = mp(path, "--failed", "/dev/full")
+    result = mp(path, "--failed", "/dev/full", *more)
     assert result.exit_code == ExitCode.ERROR
     assert "--failed cannot be written: No space left on device" in result.stderr
     assert "Traceback" not in result.stderr

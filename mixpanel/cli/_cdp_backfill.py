@@ -51,9 +51,14 @@ class Kind(StrEnum):
 
 
 def _columns(named: list[str] | None) -> list[str] | None:
+    roles: list[str] = []
     for each in named or ():
-        if "=" not in each:
+        role, found, _ = each.partition("=")
+        if not found:
             raise typer.BadParameter(f"{each!r} must be as in user_id=customer")
+        if role in roles:
+            raise typer.BadParameter(f"{role} is given two columns")
+        roles.append(role)
     return named
 
 
@@ -171,7 +176,10 @@ def backfill(
     rows.flat()
     if dry_run:
         with failures(failed, 0) as refuse:
-            _check(source, rows, refuse, options)
+            try:
+                _check(source, rows, refuse, options)
+            except _UnwritableError as stop:
+                raise MixpanelException(str(stop)) from stop
         return
     which = hashlib.sha256(source.key().reveal().encode()).hexdigest()[:12]
     job = {
@@ -181,9 +189,9 @@ def backfill(
         **rows.job,
     }
     kept = Checkpoint(place, file, job)
-    if restart:
-        kept.discard()
-    _send(source, rows, kept, failed, concurrency, options)
+    with kept.alone():
+        came = kept.anew() if restart else kept.load()
+        _send(source, rows, kept, came, failed, concurrency, options)
 
 
 # ---- sending ------------------------------------------------------------------------------------
@@ -193,26 +201,27 @@ def _send(
     source: Source,
     rows: _Rows,
     kept: Checkpoint,
+    came: Came,
     failed: Path | None,
     concurrency: int,
     options: Options,
 ) -> None:
     from mixpanel.bulk import ImportInterrupted
 
-    came = kept.load()
     if came.position:
         say(
             f"going on at row {came.position:,}: {came.delivered:,} delivered and "
             f"{came.refused:,} refused before"
         )
-    kept.save(came)  # while nothing was sent, not being able to is no loss
     with source.client() as client, failures(failed, came.position) as refuse:
+        kept.save(came)  # while nothing was sent, not being able to is no loss
         try:
             result = _sent(client, source, rows, concurrency, came, kept, refuse)
         except ImportInterrupted as stopped:
             came.reach(stopped.result.position)
             _stopped(kept, came)
-            raise
+            why = stopped.__cause__
+            raise why if isinstance(why, MixpanelException) else _unreadable(rows, why) from stopped
         except _UnwritableError as stop:
             _stopped(kept, came)
             raise MixpanelException(str(stop)) from stop
@@ -238,10 +247,7 @@ def _sent(
     from mixpanel.settings import RetryPolicy
 
     def refused(one: "FailedRecord") -> None:
-        try:
-            refuse(one)
-        except OSError as error:
-            raise _UnwritableError(f"--failed cannot be written: {error.strerror}") from error
+        _written(refuse, one)
         came.refuse(one.index)
 
     again = AGAIN if source.retries is None else source.retries
@@ -268,6 +274,17 @@ def _sent(
 
 class _UnwritableError(BaseException):
     """A file of ours takes no more. No Exception: those of a callback do not stop a backfill."""
+
+
+def _written(refuse: Callable[["FailedRecord"], None], one: "FailedRecord") -> None:
+    try:
+        refuse(one)
+    except OSError as error:
+        raise _UnwritableError(f"--failed cannot be written: {error.strerror}") from error
+
+
+def _unreadable(rows: _Rows, why: BaseException | None) -> MixpanelException:
+    return MixpanelException(f"{rows.file} cannot be read on: {why}")
 
 
 def _stopped(kept: Checkpoint, came: Came) -> None:
@@ -309,7 +326,7 @@ def _check(
     def failed(one: "FailedRecord") -> None:
         reasons[one.message] += 1
         first.extend([one] if len(first) < SHOWN else [])
-        refuse(one)
+        _written(refuse, one)
 
     anybody = replace(source, write_key=source.write_key or "dry-run")
     with anybody.client(disabled=True) as client:

@@ -3,13 +3,20 @@
 import json
 import os
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mixpanel.exceptions import ConfigurationError, MixpanelException
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # on Windows, where two backfills of one file are not noticed
+    fcntl = None
 
 OFTEN = 0.5  # seconds between two writes
 VERSION = 1
@@ -62,7 +69,7 @@ class Checkpoint:
         try:
             kept = json.loads(self.path.read_bytes())
             came = Came(int(kept["position"]), int(kept["refused"]))
-            problem = self._problem(kept)
+            problem = self._problem(kept) if came.position else None  # else nothing was done yet
             if not 0 <= came.refused <= came.position:
                 problem = "its numbers cannot be"
         except FileNotFoundError:
@@ -109,17 +116,15 @@ class Checkpoint:
         except OSError as error:
             with suppress(OSError):
                 beside.unlink()
-            raise MixpanelException(
-                f"{self.path} cannot be written: {error.strerror}; --checkpoint names another place"
-            ) from error
+            raise self._unwritable(error) from error
         self._written = time.monotonic()
 
     def done(self) -> None:
         """Forget it: there is nothing to go on with."""
         self.path.unlink(missing_ok=True)
 
-    def discard(self) -> None:
-        """Forget what an earlier run wrote, whatever it says.
+    def anew(self) -> Came:
+        """Return the beginning, whatever an earlier run wrote; `save` writes over it.
 
         :raises ConfigurationError: for a file that no backfill wrote.
         """
@@ -127,14 +132,58 @@ class Checkpoint:
             kept = json.loads(self.path.read_bytes())
             ours = kept["version"] and kept["position"] is not None
         except FileNotFoundError:
-            return
+            return Came()
         except UNREADABLE:
             ours = self.path.suffix == SUFFIX and self.path.is_file()
         if not ours:
             raise ConfigurationError(
                 f"{self.path} is no checkpoint: give --checkpoint another place"
             )
-        self.done()
+        return Came()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process go on with the same file meanwhile.
+
+        :raises ConfigurationError: when one does.
+        """
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            held = _locked(lock)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if held is None:
+            raise ConfigurationError(
+                f"another backfill is going on with {self.path}: wait for it, or give --checkpoint "
+                "a place of its own"
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(held)
+
+    def _unwritable(self, error: OSError) -> MixpanelException:
+        return MixpanelException(
+            f"{self.path} cannot be written: {error.strerror}; --checkpoint names another place"
+        )
+
+
+def _locked(lock: Path) -> int | None:
+    """Return the descriptor of a lock file that is ours now; None when another has it."""
+    while True:
+        held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        if fcntl is None:
+            return held
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(held)
+            return None
+        with suppress(FileNotFoundError):
+            if lock.stat().st_ino == os.fstat(held).st_ino:
+                return held
+        os.close(held)  # whoever had it has just taken it away
 
 
 def keep_settled(failed: Path, position: int) -> None:

@@ -1,5 +1,6 @@
 """What imports of files share: a bar while they go on, and a file of what was refused."""
 
+import os
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -28,8 +29,9 @@ def apart(failed: Path | None, file: Path) -> None:
     :raises typer.BadParameter: when it would be.
     """
     same = False
-    with suppress(OSError):  # it is not there, or nobody may look: opening it says so
-        same = failed is not None and failed.samefile(file)
+    with suppress(OSError):  # nobody may look: opening it says so
+        same = failed is not None and failed.resolve() == file.resolve()
+        same = same or (failed is not None and failed.samefile(file))
     if same:
         raise typer.BadParameter(f"{failed} is what is read: write the refused to another file")
 
@@ -44,7 +46,10 @@ def opened(failed: Path, start_at: int) -> FileIO:
     try:
         if start_at:
             keep_settled(failed, start_at)
-        return failed.open("ab" if start_at else "wb", buffering=0)
+        fresh = 0 if start_at else os.O_TRUNC
+        return open(  # a path has no `opener`; appending, nobody writes over another
+            failed, "ab", buffering=0, opener=lambda name, how: os.open(name, how | fresh, 0o666)
+        )
     except OSError as error:
         raise typer.BadParameter(f"cannot write {failed}: {error.strerror}") from error
 
@@ -86,7 +91,7 @@ def progress(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[told]}"),
         TimeRemainingColumn(),
