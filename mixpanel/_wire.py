@@ -162,6 +162,7 @@ class Wire:
         return bytes(body[: self._answer_bytes])
 
 
+LONGEST = 86_400.0  # seconds; a socket takes no timeout of more than 24 days
 CLOSING = 0.1  # seconds that letting go of an answer may take
 KEEP_ALIVE = 4.0  # seconds; below the idle limit of common servers, so that none closes first
 
@@ -373,6 +374,7 @@ class BlockingWire:
 
     def send(self, request: Request, *, end: float) -> Answer | Failure:
         """Make one attempt until `end` on the monotonic clock."""
+        end = min(end, time.monotonic() + LONGEST)
         self._until.end, self._until.sent = end, False
         headers: dict[bytes | str, bytes | str] = {
             "Host": _parsed(request.url).netloc.decode("ascii"),

@@ -124,6 +124,13 @@ def test_a_full_queue_is_answered_with_false(emu, ht):
     assert [True, False, False] == answers
 
 
+def test_what_no_request_can_carry_is_answered_with_false(emu, ht):
+    """It was dropped, and told so, within the call."""
+    taken, message = ht.track("u", "Big", {"t": "x" * 40_000})
+    assert (False, "Big") == (taken, message["event"])
+    assert {"too_large": 1} == ht.default_client.stats().dropped
+
+
 def test_sync_mode_sends_at_once_and_retries(emu, ht):
     """Theirs tried once, and could not be shut down."""
     ht.sync_mode, ht.timeout = True, 5

@@ -1,6 +1,7 @@
 """The way to the server: proxies, names and addresses, all within one deadline."""
 
 import base64
+import math
 import socket
 import threading
 import time
@@ -169,5 +170,13 @@ def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
     wire = BlockingWire(Transport(), answer_bytes=1000)
     request = Request("GET", f"http://two.example:{port}/", {})
     reply = wire.send(request, end=time.monotonic() + 1.0)
+    wire.close()
+    assert isinstance(reply, Answer)
+
+
+def test_an_attempt_without_a_deadline_is_no_error(emu):
+    """A socket takes no endless timeout."""
+    wire = BlockingWire(Transport(), answer_bytes=1000)
+    reply = wire.send(Request("GET", f"{emu.url}/", {}), end=math.inf)
     wire.close()
     assert isinstance(reply, Answer)

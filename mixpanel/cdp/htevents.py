@@ -107,11 +107,12 @@ def _taken(
     def call(*args: P.args, **kwargs: P.kwargs) -> tuple[bool, dict[str, Any]]:
         client = default_client or _made_client()
         message = compose(client._composer, *args, **kwargs)
+        fits = not client._route.excess(message)
         try:
             client._deliver([message])
         except QueueFullError:
             return False, message.decoded()
-        return True, message.decoded()
+        return fits, message.decoded()
 
     own = inspect.signature(compose)
     parameters = list(own.parameters.values())[1:]

@@ -220,7 +220,8 @@ def verify(
         raise TypeError(f"body must be the raw bytes of the request, not {type(body).__name__}")
     keys = _keys(key)
     timestamp = _header(headers, "x-cio-timestamp")
-    signature = _header(headers, "x-cio-signature").removeprefix("v0=").lower().encode()
+    told = _header(headers, "x-cio-signature").removeprefix("v0=").lower()
+    signature = told.encode("utf-8", "replace")
     # Every key is tried, and each compared in full: the time it takes tells nothing.
     matches = [
         hmac.compare_digest(_digest(body, each, timestamp).encode(), signature) for each in keys
@@ -278,7 +279,10 @@ def parse(body: bytes) -> WebhookEvent:
 
 
 def _keys(key: Key | Sequence[Key]) -> list[bytes]:
-    given = [key] if isinstance(key, (str, Secret)) else list(key)
+    given = [key] if isinstance(key, (str, bytes, Secret)) else list(key)
+    for each in given:
+        if not isinstance(each, (str, Secret)):
+            raise ConfigurationError(f"the signing key must be text, not {type(each).__name__}")
     keys = [(each.reveal() if isinstance(each, Secret) else each).strip() for each in given]
     if not keys or not all(keys):
         raise ConfigurationError("the signing key is empty: it stands in the webhook's settings")
