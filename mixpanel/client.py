@@ -34,6 +34,7 @@ from mixpanel.exceptions import (
     QueueFullError,
 )
 from mixpanel.messages import BeforeSend, Composer, Properties, Validation
+from mixpanel.settings import check_options
 
 if TYPE_CHECKING:
     import json
@@ -95,9 +96,7 @@ class _Client(Verbs[Outcome]):
     ) -> None:
         if not isinstance(token, str) or not token.strip():
             raise ConfigurationError("token must be the project's token: Settings > Access Keys")
-        unknown = options.keys() - ClientOptions.__optional_keys__
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        check_options(type(self).__name__, options, ClientOptions.__optional_keys__)
         ours: dict[str, Any] = {k: v for k, v in options.items() if k in _CLIENT_ONLY}
         theirs: Any = {k: v for k, v in options.items() if k not in _CLIENT_ONLY}
         ingestion = ours.pop("ingestion", "track")
@@ -251,6 +250,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
     :param token: the project's token.
     :param consumer: who delivers; closing the client flushes it but leaves it open.
+    :param options: see `help(mixpanel.client.ClientOptions)`, and those of the consumer,
+        `help(mixpanel.consumers.ConsumerOptions)`, when none is given.
     :raises ConfigurationError: for settings that cannot work.
     """
 
@@ -391,6 +392,8 @@ class Mixpanel(_Client[None]):
     The default `Consumer` sends at once and raises what goes wrong. `BufferedConsumer` sends in
     batches; use the client as a context manager, or call `flush()`, to send the last of them.
 
+    :param options: see `help(mixpanel.client.ClientOptions)`, and those of the consumer,
+        `help(mixpanel.consumers.ConsumerOptions)`, when none is given.
     :raises SyncInAsyncError: on the thread of a running event loop; it blocks.
     :raises ConfigurationError: for settings that cannot work.
     """

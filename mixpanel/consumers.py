@@ -34,6 +34,7 @@ from mixpanel.settings import (
     Region,
     RetryPolicy,
     WhenFull,
+    check_options,
 )
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ class AnyConsumer:
         credentials: ServiceAccountCredentials | None = None,
         **options: Unpack[ConsumerOptions],
     ) -> None:
-        unknown = options.keys() - KNOWN_OPTIONS
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        check_options(type(self).__name__, options, KNOWN_OPTIONS)
         if not verify_cert:
             raise ConfigurationError(
                 "verify_cert=False is not offered: it gives your data to whoever stands between. "

@@ -6,10 +6,13 @@ import inspect
 import os
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from mixpanel.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
 
 __all__ = [
     "Endpoint",
@@ -89,6 +92,23 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
     usual = {"https": ":443", "http": ":80"}[parts.scheme]
     netloc = parts.netloc.lower().removesuffix(usual).rstrip(":")
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
+
+
+def check_options(owner: str, given: Iterable[str], known: Collection[str]) -> None:
+    """See to it that options exist.
+
+    :raises TypeError: naming those that do not, and what may have been meant.
+    """
+    strange = sorted(set(given) - set(known))
+    if strange:
+        from difflib import get_close_matches
+
+        near = {name: get_close_matches(name, known, 1) for name in strange}
+        told = [
+            f"{name!r}" + "".join(f" (did you mean {one!r}?)" for one in near[name])
+            for name in strange
+        ]
+        raise TypeError(f"{owner} has no option {', '.join(told)}")
 
 
 def checked_callback(callback: Any, name: str) -> None:

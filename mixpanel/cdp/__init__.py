@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mixpanel.cdp._packing import Packed, pack
     from mixpanel.cdp._people import CustomerIOComposer
     from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
-    from mixpanel.cdp._segment_options import Delivery
+    from mixpanel.cdp._segment_options import Delivery, SegmentOptions
     from mixpanel.cdp._semantic import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
     from mixpanel.cdp.fanout import AsyncFanOut, FanOut
@@ -41,7 +41,7 @@ _ROOMS = {
     "_packing": ["Packed", "pack"],
     "_people": ["CustomerIOComposer"],
     "_segment": ["AsyncSegmentClient", "SegmentClient"],
-    "_segment_options": ["Delivery"],
+    "_segment_options": ["Delivery", "SegmentOptions"],
     "_semantic": ["SemanticEvent"],
     "customerio": ["AsyncCustomerIO", "CustomerIO"],
     "fanout": ["AsyncFanOut", "FanOut"],
@@ -67,6 +67,7 @@ __all__ = [
     "Packed",
     "SegmentClient",
     "SegmentComposer",
+    "SegmentOptions",
     "SemanticEvent",
     "Sink",
     "SinkStats",

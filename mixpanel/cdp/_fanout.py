@@ -21,7 +21,7 @@ from mixpanel.cdp._translation import ForMixpanel, ForSegment, Translator
 from mixpanel.cdp._values import UserId, id_text, moment_text, now_text
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
-from mixpanel.settings import checked_callback
+from mixpanel.settings import check_options, checked_callback
 
 if TYPE_CHECKING:
     from mixpanel.messages import Record
@@ -149,9 +149,8 @@ class _FanOut(FanOutVerbs[Outcome]):
     ) -> Call:
         if self._closed:
             raise ClosedError("the fan-out is closed: nobody got this call")
-        unknown = options.keys() - CallOptions.__optional_keys__
-        if unknown:
-            raise TypeError(f"{kind} has no option {', '.join(sorted(unknown))}")
+        if options:
+            check_options(kind, options, CallOptions.__optional_keys__)
         user = id_text(user_id, "user_id")
         anonymous = id_text(options.get("anonymous_id"), "anonymous_id")
         scope = _context.current()

@@ -32,7 +32,7 @@ from mixpanel.exceptions import (
     PayloadTooLargeError,
     QueueFullError,
 )
-from mixpanel.settings import Limits, RetryPolicy, WhenFull, checked_callback
+from mixpanel.settings import Limits, RetryPolicy, WhenFull, check_options, checked_callback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,9 +66,7 @@ class _Client(SegmentVerbs[Outcome]):
         advice: Callable[[str | None], Advice | None] | None = None,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        unknown = options.keys() - SegmentOptions.__optional_keys__
-        if unknown:
-            raise TypeError(f"{type(self).__name__} has no option {', '.join(sorted(unknown))}")
+        check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
         item_bytes = options.get("item_bytes")
         if item_bytes is not None:
             dialect = replace(dialect, item_bytes=item_bytes)

@@ -59,8 +59,13 @@ def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
 class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
 
+    >>> async with AsyncCustomerIO("WRITE_KEY", region="eu") as cio:  # doctest: +SKIP
+    ...     await cio.identify("u-17", {"email": "ada@example.com"})
+    ...     await cio.track("u-17", "Order Paid", {"amount": 12.5})
+
     :param write_key: of the source; a prefixed one, as `sk_eu_…`, tells the region too.
     :param strict: have Customer.io answer for what it is sent; without, it answers 200 to all.
+    :param options: see `help(mixpanel.cdp.SegmentOptions)`.
     """
 
     def __init__(

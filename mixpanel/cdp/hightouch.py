@@ -24,10 +24,14 @@ __all__ = ["AsyncHightouch", "Hightouch"]
 class AsyncHightouch(AsyncSegmentClient):
     """Send to a Hightouch Events source from async code, on asyncio or trio.
 
+    >>> async with AsyncHightouch("WRITE_KEY", region="eu-west-1") as ht:  # doctest: +SKIP
+    ...     await ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
+
     :param write_key: of the source.
     :param oauth: who asks for access tokens, for sources that require them.
     :param version_at: where your contracts look for their version, such as
         "properties.apiVersion"; of identify and group these are the traits.
+    :param options: see `help(mixpanel.cdp.SegmentOptions)`.
     """
 
     def __init__(

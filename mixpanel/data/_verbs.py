@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
@@ -103,7 +104,16 @@ def _rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], AsyncIterator[Row]
                 for row in block:
                     yield row
 
+    _give(rows, "AsyncIterator[Row]")
     return cast("Callable[Concatenate[Any, P], AsyncIterator[Row]]", rows)
+
+
+def _give(rows: Any, what: str) -> None:
+    """Let help tell what a method gives, where what it wraps gives blocks."""
+    own = inspect.signature(rows)
+    self_, *parameters = own.parameters.values()
+    parameters.insert(0, self_.replace(annotation=own.empty))
+    rows.__signature__ = own.replace(parameters=parameters, return_annotation=what)
 
 
 def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row]]:
@@ -126,6 +136,7 @@ def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row
         finally:
             _bridge.run(done)
 
+    _give(rows, "Iterator[Row]")
     return cast("Callable[Concatenate[Any, P], Iterator[Row]]", rows)
 
 

@@ -64,6 +64,7 @@ class AsyncWorkspace(Verbs, Local):
     `MP_SECRET`, `MP_PROJECT_ID`, `MP_REGION`), else the default account of `mp auth`; `project_id`
     and `region` override theirs.
     The database is at `path`, by default `~/.mp/data/{project_id}.db`, and opened when first used.
+    `read_only` opens it so that several processes may at once, and nothing can be fetched into it.
     `base_url` leads every call elsewhere, as to an emulator. `external_access` lets SQL reach files
     and extensions. `on_wait` is told (seconds, why) when a spent budget of calls is waited for.
 
@@ -263,11 +264,13 @@ def _synced_static(call: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
 
 
 class Workspace(Local):
-    """Discover, fetch and query one Mixpanel project from sync code; see `AsyncWorkspace`.
+    """Discover, fetch and query one Mixpanel project from sync code.
 
     >>> with Workspace() as ws:  # doctest: +SKIP
     ...     ws.fetch_events("january", from_date="2026-01-01", to_date="2026-01-31")
     ...     ws.sql("SELECT event_name, count(*) FROM january GROUP BY ALL")
+
+    Its arguments, and what it raises, are those of `AsyncWorkspace`: see `help(AsyncWorkspace)`.
     """
 
     def __init__(
