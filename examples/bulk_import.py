@@ -1,9 +1,10 @@
 """Import a file of events of any age, and say what became of each.
 
-    MP_USERNAME=... MP_SECRET=... MP_PROJECT_ID=... python examples/bulk_import.py
+    MP_TOKEN=... MP_USERNAME=... MP_SECRET=... MP_PROJECT_ID=... python examples/bulk_import.py
 
-It uses a service account (Organization Settings > Service Accounts). The same from the shell:
-`mp import events examples/data/flights.ndjson`.
+It uses a service account (Organization Settings > Service Accounts). To try it without one, run
+`mp emulator` and set MP_BASE_URL=http://127.0.0.1:8650, and the others to anything. The same from
+the shell: `mp import events examples/data/flights.ndjson`.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any
 
 from mixpanel import AsyncMixpanel, ServiceAccountCredentials
 
+ACCOUNT = ("MP_TOKEN", "MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
 FLIGHTS = Path(__file__).parent / "data" / "flights.ndjson"
 
 
@@ -27,10 +29,11 @@ def events(file: Path) -> Iterator[dict[str, Any]]:
 
 async def main() -> None:
     """Import the file, and show what was refused."""
-    account = ServiceAccountCredentials(
-        os.environ["MP_USERNAME"], os.environ["MP_SECRET"], os.environ["MP_PROJECT_ID"]
-    )
-    async with AsyncMixpanel(os.environ.get("MP_TOKEN", "YOUR_TOKEN"), credentials=account) as mp:
+    if missing := [name for name in ACCOUNT if not os.environ.get(name)]:
+        sys.exit(f"it needs a project's token and a service account: set {', '.join(missing)}")
+    token, username, secret, project_id = (os.environ[name] for name in ACCOUNT)
+    account = ServiceAccountCredentials(username, secret, project_id)
+    async with AsyncMixpanel(token, credentials=account) as mp:
         result = await mp.import_events(
             events(FLIGHTS), on_progress=lambda done: print(f"{done.imported:,} imported …")
         )

@@ -46,4 +46,6 @@ async def main(first: str, last: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        sys.exit("usage: data_quickstart.py FIRST_DAY LAST_DAY, as in 2013-02-09 2013-02-10")
+    asyncio.run(main(*sys.argv[1:]))

@@ -4,6 +4,9 @@
     MP_TOKEN=... python examples/django_flags.py runserver --noreload
 
 Behind a WSGI server: `gunicorn --chdir examples django_flags`.
+
+To try it without an account, run `mp emulator --flags examples/data/flags.json` and set
+MP_BASE_URL=http://127.0.0.1:8650; then `curl -H 'X-User: u-17' http://127.0.0.1:8000/checkout`.
 """
 
 import os

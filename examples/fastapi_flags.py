@@ -2,6 +2,9 @@
 
 pip install fastapi uvicorn
 MP_TOKEN=... uvicorn fastapi_flags:app --app-dir examples
+
+To try it without an account, run `mp emulator --flags examples/data/flags.json` and set
+MP_BASE_URL=http://127.0.0.1:8650; then `curl -H 'X-User: u-17' http://127.0.0.1:8000/checkout`.
 """
 
 import os

@@ -49,4 +49,6 @@ def main(lake: str, first: str, last: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: lake.py LAKE_FOLDER FIRST_DAY LAST_DAY, as in lake 2026-01-01 2026-01-31")
     main(*sys.argv[1:])

@@ -3,8 +3,8 @@
     pip install 'mixpanel-async[openfeature]'
     MP_TOKEN=... python examples/openfeature_flags.py
 
-To try it without an account, save `{"flags": [...]}` in a file, run `mp emulator --flags FILE` and
-set MP_BASE_URL=http://127.0.0.1:8650.
+To try it without an account, run `mp emulator --flags examples/data/flags.json` and set
+MP_BASE_URL=http://127.0.0.1:8650; what is not defined there is an error, and False.
 """
 
 import asyncio
@@ -34,6 +34,8 @@ async def main() -> None:
             # Decided in this process; the `_async` method would await a remote answer if need be.
             seen = await flags.get_boolean_details_async("new-checkout", False, visitor)  # noqa: FBT003
             print(f"{visitor.targeting_key}: new checkout {seen.value}, because {seen.reason}")
+            if seen.error_code:
+                print(f"  {seen.error_code}: {seen.error_message}")
             flags.track("Order Paid", visitor, TrackingEventDetails(12.5, {"new": seen.value}))
         api.shutdown()
 

@@ -3,7 +3,8 @@
     pip install 'mixpanel-async[data]'
     python examples/sync_nightly.py shop.db lake 2026-01-01
 
-The last argument says where to begin the first time. In a crontab, an hour after midnight in UTC:
+The day says where to begin the first time; another after it is the last one, else it is yesterday.
+In a crontab, an hour after midnight in UTC:
 
     0 1 * * *  python sync_nightly.py shop.db lake 2026-01-01
 
@@ -49,4 +50,6 @@ def main(database: str, lake: str, first: str, last: str | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        sys.exit("usage: sync_nightly.py DATABASE LAKE_FOLDER FIRST_DAY [LAST_DAY]")
     main(*sys.argv[1:])

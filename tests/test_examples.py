@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,16 @@ def run(name, *arguments):
     return done.stdout
 
 
+def refused(name, *arguments):
+    """Run an example that ends at once, and return what it says."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (1, "") == (done.returncode, done.stdout)
+    return done.stderr
+
+
 def test_quickstart(emu):
     """Four events of one user, and a profile."""
     assert "5 delivered, 0 still waiting\n" == run("quickstart.py")
@@ -58,6 +69,20 @@ def test_bulk_import(emu):
     assert run("bulk_import.py").endswith("975 imported, 0 refused\n")
     assert 393 == len(emu.events("Flight Cancelled"))
     assert {"/import"} == {request.path for request in emu.requests()}
+
+
+def test_bulk_import_asks_for_its_account(monkeypatch):
+    """A sentence that names what is missing, not a traceback."""
+    for name in ("MP_TOKEN", "MP_USERNAME"):
+        monkeypatch.setenv(name, ACCOUNT[name])
+    asked = "it needs a project's token and a service account: set MP_SECRET, MP_PROJECT_ID\n"
+    assert asked == refused("bulk_import.py")
+
+
+@pytest.mark.parametrize("name", ["data_quickstart.py", "sync_nightly.py"])
+def test_without_arguments_it_says_how_to_run_it(name):
+    """A line of usage, not a traceback."""
+    assert re.fullmatch(rf"usage: {name} .*DAY.*\n", refused(name))
 
 
 FLIGHTS = EXAMPLES / "data" / "flights.ndjson"

@@ -4,7 +4,9 @@ import asyncio
 import importlib.util
 from pathlib import Path
 
-from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH
+import pytest
+
+from mixpanel.emulator import Fault
 from tests.cdp_worlds import messages
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "fanout.py"
@@ -15,14 +17,20 @@ hightouch: 81 calls, 12 taken, withheld: 40 routing, 28 sampling, 1 action
 """
 
 
-def test_each_sink_gets_its_own(emu, monkeypatch, capsys):
-    """One account a sink, and what each vendor has in the end."""
+@pytest.fixture
+def example(emu, monkeypatch):
+    """The example, with each vendor's address in the environment, as its README says."""
     monkeypatch.setenv("MP_BASE_URL", emu.url)
-    monkeypatch.setitem(CUSTOMERIO.hosts, "us", emu.customerio_url)
-    monkeypatch.setitem(HIGHTOUCH.hosts, "us-east-1", emu.hightouch_url)
+    monkeypatch.setenv("MP_CUSTOMERIO_BASE_URL", f"{emu.url}/customerio")
+    monkeypatch.setenv("MP_HIGHTOUCH_BASE_URL", f"{emu.url}/hightouch")
     spec = importlib.util.spec_from_file_location("fanout_example", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_sink_gets_its_own(emu, example, capsys):
+    """One account a sink, and what each vendor has in the end."""
     asyncio.run(example.main())
     assert PRINTED == capsys.readouterr().out
     assert (20, 20) == (len(emu.events("Report Opened")), len(emu.events("Order Completed")))
@@ -34,3 +42,12 @@ def test_each_sink_gets_its_own(emu, monkeypatch, capsys):
     assert [*agreed, ("u-7", "User Deleted")] == told
     sample = ["u-1", "u-3", "u-4", "u-6", "u-13", "u-16"]
     assert sample == [m["userId"] for m in messages(emu, "hightouch")][::2]
+
+
+def test_it_says_which_sink_lost_what(emu, example):
+    """One vendor refuses all; the others have theirs."""
+    emu.play(Fault.status(400).forever(), path="/customerio/v1/batch")
+    with pytest.raises(SystemExit, match=r"^customerio lost 7 of 7 messages: .*400"):
+        asyncio.run(example.main())
+    assert 20 == len(emu.profiles())
+    assert 12 == len(messages(emu, "hightouch"))

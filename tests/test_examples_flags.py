@@ -1,6 +1,7 @@
 """The examples of flags do what they say."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from wsgiref.util import setup_testing_defaults
@@ -63,3 +64,32 @@ def test_the_django_view(emu, example):
     assert module.mp.flush().ok
     assert len(emu.events("Checkout Opened")) == len(emu.events("$experiment_started")) == 1
     module.mp.close()
+
+
+DECIDED = """\
+u-17: new checkout True, because SPLIT
+u-18: new checkout False, because DEFAULT
+"""
+UNDEFINED = """\
+u-17: new checkout False, because ERROR
+  FLAG_NOT_FOUND: flag new-checkout not found
+"""
+
+
+def test_openfeature_says_why(emu, monkeypatch):
+    """With the flags that come along one visitor is in; without any, it says what is wrong."""
+    monkeypatch.setenv("MP_BASE_URL", emu.url)
+
+    def shown():
+        command = [sys.executable, "-W", "error", EXAMPLES / "openfeature_flags.py"]
+        return subprocess.check_output(command, text=True, timeout=60)
+
+    assert shown().startswith(UNDEFINED)
+    emu.set_flags(EXAMPLES / "data" / "flags.json")
+    assert DECIDED == shown()
+
+
+@pytest.mark.parametrize("name", ["openfeature_flags", "fastapi_flags", "django_flags"])
+def test_examples_of_flags_name_the_file(name):
+    """Whoever has no account can run them all the same."""
+    assert "mp emulator --flags examples/data/flags.json" in (EXAMPLES / f"{name}.py").read_text()
