@@ -277,6 +277,39 @@ def test_replay_keeps_the_ids(mp, emu, tmp_path):
     assert len(set(ids)) == 6
 
 
+def test_what_a_backfill_refused_is_of_the_past_when_it_comes_again(mp, emu, tmp_path):
+    """It is not dated today for want of a time; and twice is once."""
+    file = tmp_path / "orders.csv"
+    file.write_text("user_id,timestamp,event\nu-1,,Paid\nu-2,2026-01-31,Paid\n")
+    failed = tmp_path / "failed.ndjson"
+    told = mp("backfill", file, "--kind", "track", "--failed", failed)
+    assert ExitCode.PARTIAL == told.exit_code
+    for command in ("validate", "replay"):
+        again = mp(command, failed)
+        assert ExitCode.PARTIAL == again.exit_code
+        assert "a message of the past needs its timestamp" in again.stdout
+    failed.write_text(failed.read_text().replace('"userId"', '"timestamp":"2026-01-30","userId"'))
+    for _ in range(2):
+        assert ExitCode.OK == mp("replay", failed).exit_code
+    assert {"u-1": "2026-01-30T00:00:00.000Z", "u-2": "2026-01-31T00:00:00.000Z"} == {
+        message["userId"]: message["timestamp"] for message in messages(emu)
+    }
+    assert 2 == len(messages(emu, "customerio", unique=True))
+
+
+def test_of_two_with_one_id_each_has_its_own_fate(mp, tmp_path):
+    """The one that is too large is known as such before it is sent."""
+    small = {**SIX[1], "messageId": "X", "userId": "small"}
+    large = {**small, "userId": "large", "properties": {"text": "x" * 40_000}}
+    failed = tmp_path / "failed.ndjson"
+    told = mp("batch", written(tmp_path / "m.ndjson", [small, large]), "--failed", failed)
+    assert (1, 1) == (json.loads(told.stdout)["delivered"], json.loads(told.stdout)["refused"])
+    (line,) = lines(failed.read_text())
+    assert (1, "too large", "large") == (
+        line["position"], line["message"], line["record"]["userId"],
+    )  # fmt: skip
+
+
 def test_replay_never_writes_over_what_it_reads(mp, tmp_path):
     """The failed would be lost before they were read."""
     failed = written(tmp_path / "failed.ndjson", [{"record": SIX[0]}])
@@ -400,6 +433,40 @@ def test_ctrl_c_says_where_to_go_on(tmp_path):
         assert position < 20_000
 
 
+def test_a_second_ctrl_c_says_where_to_go_on_too(tmp_path):
+    """It waits no longer for what is under way."""
+    file = written(tmp_path / "m.ndjson", visits(5000))
+    with Emulator(latency=60.0) as emu:
+        command = [*RUN, "cdp", "batch", str(file)]
+        env = {**os.environ, **environment(emu)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=env, **pipes) as running:
+            watchdog = threading.Timer(30, running.kill)
+            watchdog.start()
+            wait_until(lambda: len(emu.requests()) > 0)
+            running.send_signal(signal.SIGINT)
+            assert "finishing what is under way" in running.stderr.readline()
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate()
+            watchdog.cancel()
+    assert ExitCode.INTERRUPTED == running.returncode
+    assert "Traceback" not in err
+    assert "--start-at 0" in err
+    assert 0 == json.loads(out)["position"]
+
+
+def test_a_closed_stdin_is_said(emu):
+    """As under cron."""
+    for arguments in (["batch", "-"], ["track", "E", "--user-id", "u", "--properties", "-"]):
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" <&-', "sh", *RUN, "cdp", *arguments],
+            env={**os.environ, **environment(emu)}, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert ExitCode.USAGE == done.returncode
+        assert "- is stdin, which is closed" in done.stderr
+
+
 def test_a_message_that_ctrl_c_kept_back_is_not_passed_over(mp, emu, tmp_path, monkeypatch):
     """Going on begins with the one that was being made."""
     made = _rows.identified
@@ -514,6 +581,17 @@ def test_a_line_without_an_end_fills_no_memory(tmp_path, end):
     assert "the line has more than 1,048,576 bytes" == rows[0].problem
     assert 100 == len(rows[0].value)
     assert [{"b": 2}] * (len(end) > 1) == [row.value for row in rows[1:]]
+
+
+def test_a_mark_before_the_first_line_changes_no_position(tmp_path):
+    """However long that line is."""
+    file = tmp_path / "rows"
+    for first in (b"{}", b'{"a": "' + b"x" * LONGEST + b'"}'):
+        for mark in (b"", b"\xef\xbb\xbf"):
+            file.write_bytes(mark + first + b'\n{"b": 2}\n')
+            one, two = read(file)
+            assert (0, len(first) > LONGEST) == (one[0], one[2])
+            assert (1, {"b": 2}, False) == two
 
 
 def test_an_array_is_read_in_pieces(tmp_path):

@@ -175,7 +175,7 @@ def backfill(
         apart(place, failed)
     rows.flat()
     if dry_run:
-        with failures(failed, 0) as refuse:
+        with failures(failed, 0, past=True) as refuse:
             try:
                 _check(source, rows, refuse, options)
             except _UnwritableError as stop:
@@ -213,7 +213,7 @@ def _send(
             f"going on at row {came.position:,}: {came.delivered:,} delivered and "
             f"{came.refused:,} refused before"
         )
-    with source.client() as client, failures(failed, came.position) as refuse:
+    with source.client() as client, failures(failed, came.position, past=True) as refuse:
         kept.save(came)  # while nothing was sent, not being able to is no loss
         try:
             result = _sent(client, source, rows, concurrency, came, kept, refuse)

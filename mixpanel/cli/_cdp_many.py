@@ -125,7 +125,7 @@ class _Run:
         self._open: dict[str, deque[tuple[int, dict[str, Any]]]] = {}
         self._waiting = 0
         validation: Validation = "raise" if manner.fail_on_warning else "warn"
-        self._composer = source.composer(validation, self.tally.note)
+        self._composer, self._room = source.composer(validation, self.tally.note), source.room()
         self._shape, self._identified, self._refuse = shape, identified, refuse
 
     def composed(self, row: Row) -> "Message | None":
@@ -141,7 +141,10 @@ class _Run:
                 if value.get("timestamp") or value.get("originalTimestamp"):
                     # So that what is sent again after an interruption makes no copies.
                     value = self._identified(value)
-                return self._composer.wire(value)
+                message = self._composer.wire(value)
+                if len(message.body) <= self._room:
+                    return message
+                value, why = message.decoded(), "too large"
             except ValidationError as error:
                 why = str(error)
         self.refuse(row.position, why, value)
@@ -179,7 +182,7 @@ class _Run:
         """Take in what became of messages meanwhile."""
         while self._told:
             told = self._told.popleft()
-            if told.fate == "dropped" and told.reason != "too_large":
+            if told.fate == "dropped":
                 continue  # it was not tried to the end: it stays open
             entries = self._open[told.message_id]
             position, record = entries.popleft()
@@ -189,7 +192,7 @@ class _Run:
             if told.fate == "delivered":
                 self.tally.delivered += 1
             else:
-                self.refuse(position, told.reason.replace("too_large", "too large"), record)
+                self.refuse(position, told.reason, record)
 
     def heard(self, error: Exception, _records: list[Any]) -> None:
         """Remember what is in the way; what is refused is told one by one."""
@@ -283,7 +286,11 @@ def _sent(
         client.flush(None)
     except KeyboardInterrupt as error:
         stopped = error
-    client.close()
+        say("finishing what is under way; once more to leave it")
+    try:
+        client.close()
+    except KeyboardInterrupt as error:
+        stopped = error
     run.settle()
     if run.is_open() and stopped is None:
         stopped = run.error or DeliveryError("not everything could be sent")
@@ -291,16 +298,10 @@ def _sent(
 
 
 def _show_all(run: _Run, source: Source, rows: Iterator[Row], manner: Manner) -> None:
-    room = source.room()
-
     def messages() -> Iterator[dict[str, Any]]:
         for row in rows:
             message = run.composed(row)
-            if message is None:
-                continue
-            if len(message.body) > room:
-                run.refuse(row.position, "too large", message.decoded())
-            else:
+            if message is not None:
                 run.tally.delivered += 1
                 yield message.decoded()
 

@@ -11,7 +11,6 @@ import functools
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mixpanel.cli._cdp_rows import standard_input
 from mixpanel.cli._format import As, Format, Jq, Options
 
 SECONDS = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, as 20260131
@@ -57,7 +57,7 @@ def sharing(**makers: Callable[..., Any]) -> Callable[[Callable[..., None]], Cal
 def json_object(text: str) -> dict[str, Any]:
     """Read an object from JSON, from `@FILE`, or from stdin when it is `-`."""
     if text == "-":
-        source, where = sys.stdin.buffer.read(), "stdin"
+        source, where = standard_input().read(), "stdin"
     elif text.startswith("@"):
         source, where = _content(Path(text[1:]).expanduser()), text[1:]
     else:

@@ -89,7 +89,11 @@ class Reading:
         position = 0
         try:
             with self._opened() as stream:
-                first = stream.readline(LONGEST).removeprefix(BOM)
+                first = stream.readline(len(BOM))
+                if first == BOM:
+                    first = stream.readline(LONGEST)
+                elif not first.endswith(b"\n"):
+                    first += stream.readline(LONGEST - len(first))
                 while first and first.isspace():
                     position += 1
                     first = stream.readline(LONGEST)
@@ -107,7 +111,7 @@ class Reading:
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
         if self.is_stdin:
-            yield sys.stdin.buffer
+            yield standard_input()
             return
         with self.path.open("rb") as raw:
             self._raw = raw
@@ -118,11 +122,32 @@ class Reading:
                 yield raw
 
 
+def standard_input() -> IO[bytes]:
+    """Return stdin as bytes.
+
+    :raises typer.BadParameter: when it was closed from the start.
+    """
+    if sys.stdin is None:
+        raise typer.BadParameter("- is stdin, which is closed")
+    return sys.stdin.buffer
+
+
 def unwrapped(value: Any) -> Any:
-    """Return the message in a line that `--failed` wrote; any other as it is."""
-    if isinstance(value, dict) and "record" in value and "type" not in value:
+    """Return the message in a line that `--failed` wrote; any other as it is.
+
+    One that a backfill refused is still of the past: it needs its timestamp, and its id is made of
+    its content.
+
+    :raises ValidationError: when it has no timestamp.
+    """
+    if not isinstance(value, dict) or "record" not in value or "type" in value:
+        return value
+    if not value.get("past"):
         return value["record"]
-    return value
+    from mixpanel.cdp._rows import dated, identified
+    from mixpanel.messages import mapping
+
+    return identified(dated(mapping(value["record"], "a message")))
 
 
 Found = Iterator[tuple[int, Any, str | None]]

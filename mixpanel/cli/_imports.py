@@ -55,7 +55,9 @@ def opened(failed: Path, start_at: int) -> FileIO:
 
 
 @contextmanager
-def failures(file: Path | None, start_at: int) -> "Iterator[Callable[[FailedRecord], None]]":
+def failures(
+    file: Path | None, start_at: int, **marks: bool
+) -> "Iterator[Callable[[FailedRecord], None]]":
     """Write each refused record to a file as it comes: a line of JSON with position and reason."""
     from mixpanel._json import dumps
 
@@ -72,6 +74,7 @@ def failures(file: Path | None, start_at: int) -> "Iterator[Callable[[FailedReco
                     "field": failed.field,
                     "insert_id": failed.insert_id,
                     "record": failed.record,
+                    **marks,
                 }
             )
             lines.write(line + b"\n")
