@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -412,20 +413,29 @@ def test_a_broken_gzip_ends_where_it_breaks(mp, emu, tmp_path):
     assert json.loads(told.stdout)["delivered"] == len(users(emu)) > 0
 
 
+@contextmanager
+def sending(emu, file):
+    """Run `mp cdp batch` in a process of its own, for half a minute at the most."""
+    command = [*RUN, "cdp", "batch", str(file)]
+    env = {**os.environ, **environment(emu)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=env, **pipes) as running:
+        watchdog = threading.Timer(30, running.kill)
+        watchdog.start()
+        try:
+            yield running
+        finally:
+            watchdog.cancel()
+
+
 def test_ctrl_c_says_where_to_go_on(tmp_path):
     """What was under way is waited for."""
     file = written(tmp_path / "m.ndjson", visits(20_000))
     with Emulator(latency=0.2) as emu:
-        command = [*RUN, "cdp", "batch", str(file)]
-        env = {**os.environ, **environment(emu)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=env, **pipes) as running:
-            watchdog = threading.Timer(30, running.kill)
-            watchdog.start()
+        with sending(emu, file) as running:
             wait_until(lambda: len(emu.requests()) > 2)
             running.send_signal(signal.SIGINT)
             out, err = running.communicate()
-            watchdog.cancel()
         assert ExitCode.INTERRUPTED == running.returncode
         assert "Traceback" not in err
         position = int(err.rsplit("--start-at ", 1)[1])
@@ -437,18 +447,12 @@ def test_a_second_ctrl_c_says_where_to_go_on_too(tmp_path):
     """It waits no longer for what is under way."""
     file = written(tmp_path / "m.ndjson", visits(5000))
     with Emulator(latency=60.0) as emu:
-        command = [*RUN, "cdp", "batch", str(file)]
-        env = {**os.environ, **environment(emu)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=env, **pipes) as running:
-            watchdog = threading.Timer(30, running.kill)
-            watchdog.start()
+        with sending(emu, file) as running:
             wait_until(lambda: len(emu.requests()) > 0)
             running.send_signal(signal.SIGINT)
             assert "finishing what is under way" in running.stderr.readline()
             running.send_signal(signal.SIGINT)
             out, err = running.communicate()
-            watchdog.cancel()
     assert ExitCode.INTERRUPTED == running.returncode
     assert "Traceback" not in err
     assert "--start-at 0" in err
