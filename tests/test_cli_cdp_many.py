@@ -446,13 +446,12 @@ def test_ctrl_c_says_where_to_go_on(tmp_path):
 def test_a_second_ctrl_c_says_where_to_go_on_too(tmp_path):
     """It waits no longer for what is under way."""
     file = written(tmp_path / "m.ndjson", visits(5000))
-    with Emulator(latency=60.0) as emu:
-        with sending(emu, file) as running:
-            wait_until(lambda: len(emu.requests()) > 0)
-            running.send_signal(signal.SIGINT)
-            assert "finishing what is under way" in running.stderr.readline()
-            running.send_signal(signal.SIGINT)
-            out, err = running.communicate()
+    with Emulator(latency=60.0) as emu, sending(emu, file) as running:
+        wait_until(lambda: len(emu.requests()) > 0)
+        running.send_signal(signal.SIGINT)
+        assert "finishing what is under way" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        out, err = running.communicate()
     assert ExitCode.INTERRUPTED == running.returncode
     assert "Traceback" not in err
     assert "--start-at 0" in err
