@@ -544,7 +544,7 @@ def test_a_write_key_may_stand_in_the_header_or_the_body(emulate):
     ("auth", "key"), [(("WRONG", ""), "KEY"), (("KEY", "x"), "KEY"), (None, "WRONG"), (None, None)]
 )
 def test_a_bad_write_key_is_401(emulate, auth, key):
-    """Hightouch has no permissive mode for keys."""
+    """Unless the mode is permissive."""
     emu = emulate(hightouch=HightouchRules(keys={"KEY"}))
     answer = hightouch(emu, "track", {**TRACK, "writeKey": key}, auth=auth)
     assert (401, "unauthorized") == (answer.status_code, answer.json()["code"])

@@ -9,7 +9,7 @@ extra: `pip install 'mixpanel-async[emulator]'`.
 try:
     from mixpanel.emulator.access import Limits
     from mixpanel.emulator.cdp_oauth import OAuthRules
-    from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
+    from mixpanel.emulator.cdp_rules import Contract, CustomerIORules, HightouchRules
     from mixpanel.emulator.emulator import Emulator, serve
     from mixpanel.emulator.faults import Fault
     from mixpanel.emulator.journal import RecordedRequest
@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     raise
 
 __all__ = [
+    "Contract",
     "CustomerIORules",
     "Emulator",
     "Fault",

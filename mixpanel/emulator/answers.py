@@ -8,7 +8,7 @@ Two shapes are not documented and chosen here: 413 and 429 on `/track`, `/engage
 from collections.abc import Sequence
 from hashlib import blake2b
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
@@ -16,6 +16,9 @@ from starlette.responses import PlainTextResponse, Response
 from mixpanel.emulator.ingest import Refusal
 
 PARTIAL = "some data points in the request failed validation"
+CLASSES = {2: "Successful", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
+
+ErrorShape = Literal["code", "error", "text"]
 
 
 class Json(Response):
@@ -71,11 +74,19 @@ def tagged(body: bytes, *, known: str) -> Response:
     return Response(body, media_type=Json.media_type, headers={"etag": tag})
 
 
+def phrase(status: int) -> str:
+    """Return the reason phrase of a status, that of its class (RFC 9110, 15) when it has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return CLASSES.get(status // 100, "Unknown")
+
+
 def refused(path: str, status: int, message: str) -> Response:
     """Refuse a whole request in the words of its endpoint's family."""
     if path == "/import" or path.startswith("/lookup-tables"):
-        phrase = "Request Entity Too Large" if status == 413 else HTTPStatus(status).phrase
-        return Json({"code": status, "error": message, "status": phrase}, status)
+        reason = "Request Entity Too Large" if status == 413 else phrase(status)
+        return Json({"code": status, "error": message, "status": reason}, status)
     if path == "/api/2.0/export":
         return PlainTextResponse(message, status)
     if path.startswith("/api/app/"):
@@ -86,9 +97,18 @@ def refused(path: str, status: int, message: str) -> Response:
     if path.startswith("/hightouch/oauth/"):
         return Json({"error": "invalid_request", "error_description": message}, status)
     if path.startswith("/hightouch/"):
-        code = HTTPStatus(status).phrase.lower().replace(" ", "_")
-        return Json({"code": code, "message": message}, status)
+        return refused_by_hightouch(status, message)
     return Json({"error": message, "status": "error"}, status)
+
+
+def refused_by_hightouch(status: int, message: str, shape: ErrorShape = "code") -> Response:
+    """Refuse a request to Hightouch in one of the shapes its SDKs can read."""
+    if shape == "text":
+        return PlainTextResponse(message, status)
+    code = phrase(status).lower().replace(" ", "_")
+    if shape == "error":
+        return Json({"error": code, "error_description": message}, status)
+    return Json({"code": code, "message": message}, status)
 
 
 def _partial(good: int, refusals: Sequence[Refusal], *, status: str | int) -> dict[str, Any]:

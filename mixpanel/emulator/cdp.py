@@ -2,10 +2,10 @@
 
 Customer.io without `X-Strict-Mode: 1` answers 200 to a bad key, to what it cannot read, to what is
 invalid or too large, and drops it; with it, 400 and 401. Hightouch drops invalid messages with 200
-and refuses the rest. A rate exceeded is 429 in all cases.
+and refuses the rest; its rules may be stricter, or permissive. A rate exceeded is always 429.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qsl
@@ -80,24 +80,21 @@ class CdpEndpoints:
         if key is None or rules.is_foreign(key):
             why = "write key is not known" if key is None else "write key is for another region"
             verdicts = [each._replace(why=why) for each in verdicts]
-        elif strict and any(each.why for each in verdicts):
-            kept = [] if rules.whole_batch else [each for each in verdicts if each.why is None]
-            self._add(recorded, rules, body, kept, key)
-            return _refused(verdicts, recorded, rules.oversize_status)
+        elif strict and (bad := {i: each for i, each in enumerate(verdicts) if each.why}):
+            self._add(recorded, rules, body, _spared(verdicts, rules), key)
+            status, errors = _refusal(bad, recorded, rules)
+            return answers.Json({"meta": {"errors": errors}}, status)
         self._add(recorded, rules, body, verdicts, key)
         return _accepted(rules)
 
     async def hightouch(self, request: Request) -> Response:
-        """POST /hightouch/v1/...: invalid messages are dropped, for the rest it answers truly."""
-        recorded, rules = _recorded(request), self._project.cdp.hightouch
-        self._count(rules)
-        body = self._read(recorded, rules)
-        key = self._hightouch_key(recorded, body, rules)
-        verdicts = _judged(body, request, rules)
-        for each in verdicts:
-            if each.oversize and each.why:
-                raise RefusedRequest(rules.oversize_status, each.why)
-        self._add(recorded, rules, body, verdicts, key)
+        """POST /hightouch/v1/...: what is wrong is refused, or dropped, as the mode has it."""
+        rules = self._project.cdp.hightouch
+        try:
+            self._count(rules)
+            self._take_hightouch(request, rules)
+        except RefusedRequest as refused:
+            return answers.refused_by_hightouch(refused.status, refused.message, rules.error_shape)
         return _accepted(rules)
 
     async def token(self, request: Request) -> Response:
@@ -115,6 +112,30 @@ class CdpEndpoints:
             told = {"error": refused.error, "error_description": refused.description}
             return answers.Json(told, refused.status, headers)
         return answers.Json(granted, headers=headers)
+
+    def _take_hightouch(self, request: Request, rules: HightouchRules) -> None:
+        recorded, permissive = _recorded(request), rules.mode == "permissive"
+        body, key = Body({}, []), None
+        verdicts = [Verdict(None, len(recorded.body))]
+        try:
+            body = self._read(recorded, rules)
+            verdicts = _judged(body, request, rules)
+            key = self._hightouch_key(recorded, body, rules)
+        except RefusedRequest as refused:
+            if not permissive:
+                raise
+            verdicts = [each._replace(why=refused.message) for each in verdicts]
+        if key is not None and rules.is_foreign(key):
+            why = "write key is for another region"
+            verdicts = [each._replace(why=why) for each in verdicts]
+        elif not permissive:
+            strict = rules.mode == "strict"
+            bad = {i: v for i, v in enumerate(verdicts) if v.why and (strict or v.oversize)}
+            if bad:
+                self._add(recorded, rules, body, _spared(verdicts, rules), key)
+                status, errors = _refusal(bad, recorded, rules)
+                raise RefusedRequest(status, "; ".join(errors))
+        self._add(recorded, rules, body, verdicts, key)
 
     def _count(self, rules: Rules) -> None:
         if not self._project.cdp.takes_request(rules, self._project.now()):
@@ -187,12 +208,19 @@ def _judged(body: Body, request: Request, rules: Rules) -> list[Verdict]:
     ]
 
 
-def _refused(verdicts: list[Verdict], recorded: RecordedRequest, oversize: int) -> Response:
-    """Refuse a strict request for its messages, all named."""
+def _spared(verdicts: list[Verdict], rules: Rules) -> list[Verdict]:
+    """Return the messages that are kept although others of their batch are refused."""
+    return [] if rules.whole_batch else [each for each in verdicts if each.why is None]
+
+
+def _refusal(
+    bad: Mapping[int, Verdict], recorded: RecordedRequest, rules: Rules
+) -> tuple[int, list[str]]:
+    """Return the status for bad messages, known by their index, and the reasons, all named."""
     where = "batch[{}]: " if _endpoint(recorded) == "batch" else ""
-    errors = [where.format(i) + each.why for i, each in enumerate(verdicts) if each.why]
-    too_large = all(each.oversize for each in verdicts if each.why)
-    return answers.Json({"meta": {"errors": errors}}, oversize if too_large else 400)
+    errors = [where.format(index) + str(each.why) for index, each in bad.items()]
+    too_large = all(each.oversize for each in bad.values())
+    return rules.oversize_status if too_large else 400, errors
 
 
 def _accepted(rules: Rules) -> Response:

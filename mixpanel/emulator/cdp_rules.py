@@ -13,10 +13,13 @@ from json import JSONDecoder
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from mixpanel.emulator.access import basic
+from mixpanel.emulator.answers import ErrorShape
 from mixpanel.emulator.cdp_oauth import OAuthRules, is_among
 from mixpanel.emulator.decode import RefusedRequest
 
 Vendor = Literal["customerio", "hightouch"]
+Mode = Literal["mixed", "strict", "permissive"]
+Region = Literal["us-east-1", "eu-west-1", "ap-south-1"]
 
 KINDS = ("identify", "track", "page", "screen", "group", "alias")
 ENDPOINTS = (*KINDS, "batch")
@@ -49,6 +52,8 @@ class SegmentRules:
     - `keys`: the write keys taken; None takes any that is not empty.
     - `item_bytes`, `batch_bytes`: what one message and one request may hold, uncompressed.
     - `rate`: requests, and in how many seconds; beyond it is 429. None sets no limit.
+    - `whole_batch`: whether one item that is refused takes its batch with it; else the others are
+      kept, and the answer is an error all the same. Neither is documented.
     - `success_status`, `empty_body`: how a good request is answered; 204 has no body anyway.
     """
 
@@ -58,6 +63,7 @@ class SegmentRules:
     item_bytes: int = 32_000
     batch_bytes: int = 500_000
     rate: tuple[int, float] | None = None
+    whole_batch: bool = True
     success_status: int = 200
     empty_body: bool = False
 
@@ -70,11 +76,8 @@ class SegmentRules:
 class CustomerIORules(SegmentRules):
     """How `emu.customerio_url` answers: strictly with `X-Strict-Mode: 1`, else 200 to anything.
 
-    The documented `rate` is (3000, 3). What is chosen, as it is not documented for strict mode:
-
-    - `oversize_status`: the answer to what is too large; 400 is the only documented one that fits.
-    - `whole_batch`: whether one bad item refuses its batch; else the good ones are kept, and the
-      answer is 400 all the same.
+    The documented `rate` is (3000, 3). Not documented for strict mode and chosen:
+    `oversize_status`, for what is too large; 400 is the only documented one that fits.
 
     With a `region`, prefixed keys of the other one get 200 and are dropped, even in strict mode.
     """
@@ -83,7 +86,6 @@ class CustomerIORules(SegmentRules):
 
     region: Literal["us", "eu"] | None = None
     oversize_status: int = 400
-    whole_batch: bool = True
 
     def key(self, authorization: str) -> str | None:
         """Return the write key of a request, or None when there is no good one.
@@ -106,18 +108,68 @@ class CustomerIORules(SegmentRules):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HightouchRules(SegmentRules):
-    """How `emu.hightouch_url` answers: 200 also to messages without ids, which it drops.
+class Contract:
+    """What one event has to look like, or Hightouch blocks it.
 
-    A bad key or token is 401, a token without the scope 403, an unreadable request 400. Not
-    documented and chosen: `oversize_status`, for a request in which anything is too large. `oauth`
-    are the rules of `emu.hightouch_oauth_url`.
+    - `versions`: the schema versions taken; None among them takes an event without one, None
+      instead of them any.
+    - `required`: the properties an event must have, be they null.
+    """
+
+    versions: Collection[str | None] | None = None
+    required: Collection[str] = ()
+
+    def violation(self, message: Mapping[str, Any], version_at: str) -> str | None:
+        """Return what an event lacks, None when it keeps the contract."""
+        version = _at(message, version_at)
+        known = (self.versions,) if isinstance(self.versions, str) else self.versions
+        if known is not None and not any(version == each for each in known):
+            return f"{version_at} is {version!r}, not one of its versions"
+        properties = message.get("properties") or {}
+        wanted = (self.required,) if isinstance(self.required, str) else self.required
+        missing = [f"properties.{name}" for name in wanted if name not in properties]
+        return f"{missing[0]} is required" if missing else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HightouchRules(SegmentRules):
+    """How `emu.hightouch_url` answers, by its `mode`; only a rate exceeded is 429 in all of them.
+
+    - "mixed": 200 to invalid messages, which it drops. A bad key or token is 401, a token without
+      the scope 403, an unreadable request 400, an oversize one `oversize_status`.
+    - "strict": the same, and 400 to invalid messages.
+    - "permissive": 200 to anything, and what is wrong with it is dropped.
+
+    Not documented and chosen: `oversize_status`, for a request in which anything is too large, and
+    `error_shape`, how it is refused: "code" is `{"code", "message"}`, "error" is
+    `{"error", "error_description"}`, "text" is plain text.
+
+    With a `region`, write keys of another one by `key_regions` get 200 and are dropped, in all
+    modes. `contracts`, by the exact names of events, make what violates them invalid; `version_at`
+    is where an event has its schema version. `oauth` are the rules of `emu.hightouch_oauth_url`.
     """
 
     vendor: ClassVar[Vendor] = "hightouch"
 
+    mode: Mode = "mixed"
+    region: Region | None = None
+    key_regions: Mapping[str, Region] = field(default_factory=dict)
+    contracts: Mapping[str, Contract] = field(default_factory=dict)
+    version_at: str = "context.protocols.schemaVersion"
     oversize_status: int = 413
+    error_shape: ErrorShape = "code"
     oauth: OAuthRules = field(default_factory=OAuthRules)
+
+    def is_foreign(self, key: str) -> bool:
+        """Say whether a key is known to be of another region than this host's."""
+        return bool(self.region) and self.key_regions.get(key, self.region) != self.region
+
+    def violation(self, message: Mapping[str, Any]) -> str | None:
+        """Return how an event violates its contract, None when it does not or has none."""
+        event = message.get("event", "") if message["type"] == "track" else ""
+        contract = self.contracts.get(event)
+        why = contract.violation(message, self.version_at) if contract else None
+        return f"contract of {event}: {why}" if why else None
 
 
 Rules = CustomerIORules | HightouchRules
@@ -184,6 +236,8 @@ def judge(item: Item, endpoint: str, fields: Mapping[str, Any], rules: Rules) ->
             if isinstance(above, dict) and (own is None or isinstance(own, dict)):
                 kept[name] = {**above, **(own or {})}
     why = _misshapen(kept) or _lacks_own(kept, kind, rules) or _lacks_id(kept, kind, rules)
+    if why is None and isinstance(rules, HightouchRules):
+        why = rules.violation(kept)
     if kind == "track" and why is None:
         kept["event"] = kept["event"].strip()
     return Verdict(kept, size, why)

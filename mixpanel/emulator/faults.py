@@ -6,7 +6,6 @@ import math
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from typing import Any, Literal
 
 from mixpanel.emulator import answers
@@ -15,6 +14,7 @@ from mixpanel.emulator.stage import Answer, Stage
 
 TERMINATED = b"export terminated early\n"
 OTHER_WORDS = ("/api/", "/customerio/", "/hightouch/")
+BODILESS = (204, 205, 304)
 FLIGHT = 0.05  # seconds for what was written to arrive, before a reset discards it
 PORTAL = (
     b"<!DOCTYPE html><html><head><title>Welcome to FreeWifi</title></head>"
@@ -53,8 +53,12 @@ class Fault:
 
         `body` may be bytes, a string, or anything JSON; without one the answer is an error in the
         words of the endpoint. `retry_after` becomes the `Retry-After` header; other `headers`, such
-        as `X-RateLimit-Reset`, are sent as they are.
+        as `X-RateLimit-Reset`, are sent as they are. 204, 205 and 304 have no body.
+
+        :raises ValueError: for a status that is none from 200 to 599.
         """
+        if not 200 <= code <= 599:
+            raise ValueError(f"a status is a number from 200 to 599, not {code}")
         extra = dict(headers or {})
 
         async def perform(stage: Stage) -> None:
@@ -218,7 +222,9 @@ async def _taken(stage: Stage, *, ingested: bool) -> Answer:
 
 
 def _error(code: int, body: Any, path: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    if body is None and path.startswith(OTHER_WORDS) and code not in (204, 304):
+    if code in BODILESS:
+        return [], b""
+    if body is None and path.startswith(OTHER_WORDS):
         answer = answers.refused(path, code, f"scripted answer {code}")
         kind = answer.headers["content-type"].encode()
         return [(b"content-type", kind)], bytes(answer.body)
@@ -226,18 +232,9 @@ def _error(code: int, body: Any, path: str) -> tuple[list[tuple[bytes, bytes]], 
         return [], body
     if isinstance(body, str):
         return [(b"content-type", b"text/plain; charset=utf-8")], body.encode()
-    if body is None and code in (204, 304):
-        return [], b""
     if body is None:
-        body = {"code": code, "error": f"scripted answer {code}", "status": _phrase(code)}
+        body = {"code": code, "error": f"scripted answer {code}", "status": answers.phrase(code)}
     return [(b"content-type", b"application/json")], json.dumps(body).encode()
-
-
-def _phrase(code: int) -> str:
-    try:
-        return HTTPStatus(code).phrase
-    except ValueError:
-        return "Unknown"
 
 
 @dataclass(slots=True)

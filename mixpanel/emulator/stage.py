@@ -8,11 +8,11 @@ import asyncio
 import os
 import socket
 import struct
-from http import HTTPStatus
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mixpanel.emulator.answers import phrase
 from mixpanel.emulator.journal import Journal, RecordedRequest
 
 REFUSED = 400
@@ -27,11 +27,10 @@ class Answer(NamedTuple):
 
     def raw(self, *, length: int | None = None) -> tuple[bytes, bytes]:
         """Write the answer as HTTP/1.1: its head, which may lie about the length, and its body."""
-        phrase = HTTPStatus(self.status).phrase.encode()
         kept = [each for each in self.headers if each[0].lower() != b"content-length"]
         size = len(self.body) if length is None else length
         kept += [(b"content-length", b"%d" % size), (b"connection", b"close")]
-        lines = [b"HTTP/1.1 %d %s" % (self.status, phrase)]
+        lines = [b"HTTP/1.1 %d %s" % (self.status, phrase(self.status).encode())]
         lines += [b"%s: %s" % header for header in kept]
         return b"\r\n".join(lines) + b"\r\n\r\n", self.body
 
