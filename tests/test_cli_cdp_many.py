@@ -124,6 +124,96 @@ def test_each_kind_takes_rows_of_its_own(emu, vendor, message, tmp_path):
         assert message.items() <= one.items()
 
 
+@pytest.mark.parametrize("shape", ["words", "lines", "array", "stdin"])
+def test_people_are_forgotten_by_the_file(mp, emu, tmp_path, shape):
+    """A list of ids is enough; an id of digits keeps its zeros."""
+    ids = ["u-1", "ada@example.com", "17", "007", "u-3"]
+    text = "".join(f"{each}\n" for each in ids)
+    if shape == "lines":
+        text = '"u-1"\n{"userId": "ada@example.com"}\n17\n"007"\n{"userId": "u-3"}\n'
+    if shape == "array":
+        text = '["u-1", "ada@example.com", 17, "007", {"userId": "u-3"}]'
+    file = tmp_path / "ids.txt"
+    file.write_text(text)
+    for command, event in (("suppress", "User Suppressed"), ("delete", "User Deleted")):
+        emu.clear()
+        where, given = ("-", text) if shape == "stdin" else (file, None)
+        told = mp(command, "--file", where, "--yes", given=given)
+        assert ExitCode.OK == told.exit_code, told.stderr
+        assert [(each, event) for each in ids] == [
+            (message["userId"], message["event"]) for message in messages(emu)
+        ]
+
+
+def test_nobody_is_forgotten_by_mistake(mp, emu, tmp_path):
+    """What may be a row of a table, or broken, is refused; whoever is asked has to say yes."""
+    rows = [
+        "u-1",
+        "u-2,Ada",
+        "u 3",
+        '{"userId": ',
+        '"u-4',
+        "null",
+        '{"user": "u-5"}',
+        "x" * LONGEST,
+    ]
+    file, failed = written(tmp_path / "ids.txt", rows), tmp_path / "failed.ndjson"
+    told = mp("suppress", "--file", file, "--yes", "--failed", failed)
+    assert ExitCode.PARTIAL == told.exit_code
+    assert ["u-1"] == users(emu)
+    assert [1, 2, 3, 4, 5, 6, 7] == [one["position"] for one in lines(failed.read_text())]
+    emu.clear()
+    for arguments, why in (
+        (["--file", file], "add --yes"),
+        (["--file", "-"], "stdin is what is read, so nobody can be asked: add --yes"),
+        (["-", "--yes"], "give --file -"),
+        (["u-1", "--file", file, "--yes"], "an id is for one"),
+        (["--yes"], "which USER_ID? or give --file"),
+        (["--file", file, "--yes", "--message-id", "x"], "one --message-id is not for many"),
+        (["u-1", "--yes", "--failed", failed], "--failed needs --file"),
+    ):
+        told = mp("suppress", *arguments, given="u-1\n")
+        assert (ExitCode.USAGE, True) == (told.exit_code, why in told.stderr), told.stderr
+    assert [] == emu.requests()
+    failed.write_text('{"position": 1, "message": "mended", "record": "u-2"}\n')
+    assert ExitCode.OK == mp("delete", "--file", failed, "--yes").exit_code
+    assert ["u-2"] == users(emu)
+
+
+def test_devices_and_objects_come_from_files(mp, emu, tmp_path):
+    """Options stand in for what a row lacks."""
+    devices = [
+        {"token": "T1", "userId": "u-1", "platform": "ios", "attributes": {"os": "18"}},
+        {"token": "T2", "userId": "u-2"},
+        {"token": "T3"},
+    ]
+    told = mp("device", "--file", written(tmp_path / "d", devices), "--platform", "android")
+    assert (ExitCode.PARTIAL, {"userId is missing": 1}) == (
+        told.exit_code, json.loads(told.stdout)["reasons"],
+    )  # fmt: skip
+    assert [{"token": "T1", "type": "ios", "os": "18"}, {"token": "T2", "type": "android"}] == [
+        message["context"]["device"] for message in messages(emu)
+    ]
+    emu.clear()
+    objects = [
+        {"objectId": "acme", "traits": {"plan": "team"}, "timestamp": "2026-01-31"},
+        {"objectId": "acme", "relate": "u-1", "relationship": {"role": "admin"}, "type": 3},
+        {"objectId": "acme", "unrelate": "u-2"},
+    ]
+    file = written(tmp_path / "o", objects)
+    assert ExitCode.OK == mp("object", "--file", file, "--type", "2").exit_code
+    first, second, third = messages(emu)
+    assert ("2026-01-31T00:00:00.000Z", {"plan": "team", "object_type_id": "2"}) == (
+        first["timestamp"], first["traits"],
+    )  # fmt: skip
+    assert {"object_type_id": "3", "relationshipAttributes": {"role": "admin"}} == second["traits"]
+    assert ("Relationship Deleted", "u-2") == (third["event"], third["userId"])
+    emu.clear()
+    told = mp("object", "--file", "-", "--delete", "--yes", "--dry-run", given="acme\n")
+    assert "Object Deleted" == json.loads(told.stdout)["event"]
+    assert [] == emu.requests()
+
+
 def test_options_stand_in_for_what_a_row_lacks(mp, emu, tmp_path):
     """The row's own goes before; objects are joined."""
     rows = [

@@ -16,6 +16,7 @@ from mixpanel.cli._cdp_rows import Reading, Row
 from mixpanel.cli._cdp_source import Source
 from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._fetching import need
 from mixpanel.cli._format import write
 from mixpanel.cli._imports import apart, opened
 from mixpanel.cli._render import err, say
@@ -222,19 +223,30 @@ class _Run:
         return bool(self._open)
 
 
+def alone(many: Many) -> None:
+    """Refuse the options of a file where there is none.
+
+    :raises typer.BadParameter: when there are some.
+    """
+    need("--failed", many.failed, {"--file": None})
+    need("--start-at", many.start_at or None, {"--file": None})
+
+
 def send_many(
     source: Source,
     manner: Manner,
     many: Many,
     file: Path,
     shape: Shape = lambda value: value,
+    *,
+    words: bool = False,
 ) -> None:
-    """Send the rows of a file, each as the message that `shape` makes of it.
+    """Send the rows of a file, each as the message that `shape` makes of it; see `Reading`.
 
     :raises typer.Exit: with 6 when some were refused.
     :raises DeliveryError: when it could not go on; how far it came is said before.
     """
-    reading = Reading(file)
+    reading = Reading(file, words=words)
     if not manner.dry_run:
         source.client(disabled=True)  # what is wrong is said before the failed are written over
     with _failures(many, reading) as refuse:

@@ -10,7 +10,7 @@ import re
 import sys
 import zlib
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from mixpanel.exceptions import MixpanelException
 LONGEST = 1 << 20  # bytes of a row; the largest message that anybody takes has a tenth of it
 BOM = b"\xef\xbb\xbf"
 SPACE = re.compile(r"[ \t\r\n]*")
+WORD = re.compile(r"""[^\s,;|"'{}\[\]]+""")  # anything else may be a row of a table, or broken JSON
 
 
 def _there(path: Path | None) -> Path | None:
@@ -61,10 +62,14 @@ class Row:
 
 
 class Reading:
-    """A file, or stdin when it is `-`, and how many bytes of it were read."""
+    """A file, or stdin when it is `-`, and how many bytes of it were read.
 
-    def __init__(self, path: Path) -> None:
+    With `words`, a line that is a single word, and no JSON, is that word.
+    """
+
+    def __init__(self, path: Path, *, words: bool = False) -> None:
         self.path = path
+        self._words = words
         self.is_stdin = str(path) == "-"
         self.name = "stdin" if self.is_stdin else path.name
         self._raw: IO[bytes] | None = None
@@ -98,7 +103,8 @@ class Reading:
                     position += 1
                     first = stream.readline(LONGEST)
                 is_array = first.lstrip().startswith(b"[")
-                found = _items(first, stream) if is_array else _lines(first, stream, position)
+                read = _parsed_or_word if self._words else _parsed
+                found = _items(first, stream) if is_array else _lines(first, stream, position, read)
                 for position, value, problem in found:
                     if position >= start_at:
                         where = f"[{position}]" if is_array else f":{position + 1}"
@@ -153,7 +159,9 @@ def unwrapped(value: Any) -> Any:
 Found = Iterator[tuple[int, Any, str | None]]
 
 
-def _lines(line: bytes, stream: IO[bytes], position: int) -> Found:
+def _lines(
+    line: bytes, stream: IO[bytes], position: int, read: Callable[[bytes], tuple[Any, str | None]]
+) -> Found:
     while line:
         if len(line) == LONGEST and not line.endswith(b"\n"):
             text = line[:100].decode("utf-8", "replace")
@@ -161,7 +169,7 @@ def _lines(line: bytes, stream: IO[bytes], position: int) -> Found:
                 line = stream.readline(LONGEST)
             yield position, text, f"the line has more than {LONGEST:,} bytes"
         elif not line.isspace():
-            yield (position, *_parsed(line))
+            yield (position, *read(line))
         position += 1
         line = stream.readline(LONGEST)
 
@@ -172,6 +180,13 @@ def _parsed(line: bytes) -> tuple[Any, str | None]:
     except (ValueError, RecursionError) as error:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
         return text, f"the line is no JSON: {_why(error)}"
+
+
+def _parsed_or_word(line: bytes) -> tuple[Any, str | None]:
+    value, problem = _parsed(line)
+    if problem is not None and WORD.fullmatch(word := str(value).strip()):
+        return word, None
+    return value, problem
 
 
 def _items(first: bytes, stream: IO[bytes]) -> Found:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mixpanel.cli import _cdp_backfill, _cdp_check, _cdp_customerio
-from mixpanel.cli._cdp_many import Many, of_many, send_many
+from mixpanel.cli._cdp_many import Many, alone, of_many, send_many
 from mixpanel.cli._cdp_options import (
     AnonymousId,
     Json,
@@ -21,7 +21,6 @@ from mixpanel.cli._cdp_options import (
 from mixpanel.cli._cdp_rows import MessagesFile, RowsFile, unwrapped
 from mixpanel.cli._cdp_single import send
 from mixpanel.cli._cdp_source import Source, of_source
-from mixpanel.cli._fetching import need
 
 EXAMPLE = 'Example: mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
 IDENTIFY = """Examples:
@@ -78,8 +77,7 @@ def _send(
     """Send one message of the fields, or one for each row of a file, which may lack some."""
     given = {name: value for name, value in fields.items() if value is not None}
     if file is None:
-        need("--failed", many.failed, {"--file": None})
-        need("--start-at", many.start_at or None, {"--file": None})
+        alone(many)
         send(source, manner, lambda composer: composer.wire({"type": kind, **given}))
         return
     if "messageId" in given:
