@@ -140,6 +140,30 @@ def test_a_version_of_a_contract_is_for_hightouch(emu):
 
 
 @pytest.mark.parametrize(
+    "kind", [("identify",), TRACK, ("page", "Docs"), ("screen", "Home"), ("group", "g")]
+)
+def test_contracts_may_look_for_their_version_elsewhere(emu, kind):
+    """In a property, or a trait."""
+    person = () if "--user-id" in kind else ("--user-id", "u")
+    version = ("--schema-version", "2", "--version-at", "properties.apiVersion")
+    sent(asking(emu, "hightouch")(*kind, *person, *version))
+    (message,) = messages(emu)
+    assert (
+        "2" == message["traits" if kind[0] in ("identify", "group") else "properties"]["apiVersion"]
+    )
+    refused = asking(emu, "hightouch")(*kind, *person, *version[:-1], "apiVersion")
+    assert ExitCode.USAGE == refused.exit_code
+    assert "must be a place in a message" in refused.stderr
+
+
+def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
+    """Nobody would be forgotten."""
+    told = asking(emu, "hightouch")("track", "User Deleted", "--user-id", "u")
+    assert ExitCode.OK == told.exit_code
+    assert "'User Deleted' is an action of Customer.io" in told.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "why"),
     [
         (["track", "Paid"], "track needs a user id or an anonymous id: whom is it about?"),

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,15 +51,20 @@ class Source:
     gzip: bool = False
     timeout: float = 10.0
     retries: int | None = None
+    version_at: str | None = None
 
     @property
     def dialect(self) -> "Dialect":
-        """Return the vendor's way of speaking the Segment spec."""
+        """Return the vendor's way of speaking the Segment spec.
+
+        :raises ConfigurationError: for a `version_at` that is no place in a message.
+        """
         from mixpanel.cdp import HIGHTOUCH
         from mixpanel.cdp._customerio import CUSTOMERIO, PERMISSIVE
 
         if self.vendor is Vendor.HIGHTOUCH:
-            return HIGHTOUCH
+            at = self.version_at
+            return HIGHTOUCH if at is None else replace(HIGHTOUCH, schema_version=at)
         return PERMISSIVE if self.permissive else CUSTOMERIO
 
     def key(self) -> "WriteKey":
@@ -112,7 +117,7 @@ class Source:
         """Return what makes this vendor's messages; `note` hears what is doubtful or lossy."""
         from mixpanel._ids import new_uuid
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
-        from mixpanel.cdp._advice import advice
+        from mixpanel.cdp._advice import advice, elsewhere
         from mixpanel.cdp._segment import LIBRARY
 
         options: dict[str, Any] = {
@@ -120,7 +125,7 @@ class Source:
             "validation": validation, "note": note,
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
-            return SegmentComposer(self.dialect, **options)
+            return SegmentComposer(self.dialect, advice=elsewhere, **options)
         return CustomerIOComposer(self.dialect, advice=advice, **options)
 
     def client(self, **options: Any) -> "SegmentClient":
@@ -145,6 +150,8 @@ class Source:
         }  # fmt: skip
         key = self.key().reveal()
         if self.vendor is Vendor.HIGHTOUCH:
+            if self.version_at is not None:
+                options["version_at"] = self.version_at
             return Hightouch(key, oauth=self.oauth, **options)
         return CustomerIO(key, strict=not self.permissive, **options)
 
@@ -232,6 +239,14 @@ def of_source(
             show_default="tracking_api:write", help="What the tokens are for.",
         ),
     ] = None,
+    version_at: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MP_HIGHTOUCH_VERSION_AT", metavar="PATH", rich_help_panel=PANEL,
+            show_default="context.protocols.schemaVersion",
+            help="Where contracts of Hightouch look for their version, as properties.apiVersion.",
+        ),
+    ] = None,
     gzip: Annotated[
         bool, typer.Option("--gzip", rich_help_panel=PANEL, help="Compress what is sent.")
     ] = False,
@@ -274,6 +289,7 @@ def of_source(
         gzip,
         timeout,
         retries,
+        version_at,
     )
 
 

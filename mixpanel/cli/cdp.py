@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from mixpanel.cli._cdp_options import (
 from mixpanel.cli._cdp_rows import MessagesFile, RowsFile, unwrapped
 from mixpanel.cli._cdp_single import send
 from mixpanel.cli._cdp_source import Source, of_source
+
+if TYPE_CHECKING:
+    from mixpanel.cdp._dialect import Kind
 
 EXAMPLE = 'Example: mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
 IDENTIFY = """Examples:
@@ -54,6 +57,9 @@ jq -c 'select(.record.event == "Order Paid")' failed.ndjson | mp cdp replay -
 
 Traits = Annotated[Json | None, json_option("What is known of them.")]
 PropertiesJson = Annotated[Json | None, json_option("What else is known of it.")]
+SchemaVersion = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="The version of its contract, for Hightouch.")
+]
 Category = Annotated[str | None, typer.Option(metavar="TEXT", help="Its category.")]
 
 
@@ -67,15 +73,18 @@ def cdp() -> None:
 
 
 def _send(
-    kind: str,
+    kind: "Kind",
     fields: Mapping[str, Any],
     source: Source,
     manner: Manner,
     file: Path | None,
     many: Many,
+    schema_version: str | None = None,
 ) -> None:
     """Send one message of the fields, or one for each row of a file, which may lack some."""
     given = {name: value for name, value in fields.items() if value is not None}
+    if schema_version is not None:
+        _place_version(kind, given, schema_version, source)
     if file is None:
         alone(many)
         send(source, manner, lambda composer: composer.wire({"type": kind, **given}))
@@ -96,6 +105,16 @@ def _send(
     send_many(source, manner, many, file, shape)
 
 
+def _place_version(kind: "Kind", fields: dict[str, Any], version: str, source: Source) -> None:
+    from mixpanel.cdp._semantic import place
+
+    path = source.dialect.version_path(kind)
+    if path is None:
+        name = source.dialect.name
+        raise typer.BadParameter(f"{name} knows no contracts", param_hint="--schema-version")
+    place(fields, path, version)
+
+
 def _under(own: Any, value: Any) -> Any:
     """Return what a row has, or else what was given; of objects, name by name."""
     if isinstance(own, Mapping) and isinstance(value, Mapping):
@@ -114,6 +133,7 @@ def identify(
     user_id: UserId = None,
     anonymous_id: AnonymousId = None,
     traits: Traits = None,
+    schema_version: SchemaVersion = None,
     file: RowsFile = None,
     around: dict[str, Any],
     many: Many,
@@ -125,7 +145,7 @@ def identify(
     With --file, for each row: {"userId": …, "traits": {…}}; options stand in for what a row lacks.
     """
     fields = {"userId": user_id, "anonymousId": anonymous_id, "traits": traits, **around}
-    _send("identify", fields, source, manner, file, many)
+    _send("identify", fields, source, manner, file, many, schema_version)
 
 
 @sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
@@ -141,10 +161,7 @@ def track(
     group_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The group or object that it is about.")
     ] = None,
-    schema_version: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="The version of its contract, for Hightouch."),
-    ] = None,
+    schema_version: SchemaVersion = None,
     file: RowsFile = None,
     around: dict[str, Any],
     many: Many,
@@ -161,19 +178,7 @@ def track(
         "userId": user_id, "anonymousId": anonymous_id, "event": event, "properties": properties,
         "groupId": group_id, **around,
     }  # fmt: skip
-    if schema_version is not None:
-        _place_version(fields, schema_version, source)
-    _send("track", fields, source, manner, file, many)
-
-
-def _place_version(fields: dict[str, Any], version: str, source: Source) -> None:
-    from mixpanel.cdp._semantic import place
-
-    where = source.dialect.schema_version
-    if where is None:
-        name = source.dialect.name
-        raise typer.BadParameter(f"{name} knows no contracts", param_hint="--schema-version")
-    place(fields, tuple(where.split(".")), version)
+    _send("track", fields, source, manner, file, many, schema_version)
 
 
 @sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
@@ -186,6 +191,7 @@ def page(
     anonymous_id: AnonymousId = None,
     category: Category = None,
     properties: PropertiesJson = None,
+    schema_version: SchemaVersion = None,
     file: RowsFile = None,
     around: dict[str, Any],
     many: Many,
@@ -201,7 +207,7 @@ def page(
         "userId": user_id, "anonymousId": anonymous_id, "name": name, "category": category,
         "properties": properties, **around,
     }  # fmt: skip
-    _send("page", fields, source, manner, file, many)
+    _send("page", fields, source, manner, file, many, schema_version)
 
 
 @sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
@@ -214,6 +220,7 @@ def screen(
     anonymous_id: AnonymousId = None,
     category: Category = None,
     properties: PropertiesJson = None,
+    schema_version: SchemaVersion = None,
     file: RowsFile = None,
     around: dict[str, Any],
     many: Many,
@@ -229,7 +236,7 @@ def screen(
         "userId": user_id, "anonymousId": anonymous_id, "name": name, "category": category,
         "properties": properties, **around,
     }  # fmt: skip
-    _send("screen", fields, source, manner, file, many)
+    _send("screen", fields, source, manner, file, many, schema_version)
 
 
 @sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
@@ -241,6 +248,7 @@ def group(
     user_id: UserId = None,
     anonymous_id: AnonymousId = None,
     traits: Annotated[Json | None, json_option("What is known of the group.")] = None,
+    schema_version: SchemaVersion = None,
     file: RowsFile = None,
     around: dict[str, Any],
     many: Many,
@@ -257,7 +265,7 @@ def group(
         "userId": user_id, "anonymousId": anonymous_id, "groupId": group_id, "traits": traits,
         **around,
     }  # fmt: skip
-    _send("group", fields, source, manner, file, many)
+    _send("group", fields, source, manner, file, many, schema_version)
 
 
 @sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
