@@ -1,6 +1,7 @@
 """The `mp` command as a whole: its help, its exit codes, what it loads, and `mp emulator`."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,32 @@ def test_every_command_is_documented(typed, command):
     assert f"{typed} " in f"{command.epilog} ", f"{typed} shows no example"
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{typed} does not explain {parameter.name}"
+
+
+@pytest.mark.parametrize("typed", [typed for typed, _ in commands()])
+def test_help_shows_a_word_for_each_value_and_none_for_a_flag(mp, typed):
+    """NAME, N or text|json; never <bool>, <str> or {key}, which no manual has."""
+    shown = mp(*typed.split()[1:], "--help").stdout
+    assert not re.search(r"<\w", shown)
+    assert re.search(r"--help +-h +Show this", shown)
+    (usage,) = re.findall(r"Usage: (.*)", shown)
+    assert "{" not in usage
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("inspect sample", "How many rows."),
+        ("fetch profiles", "One of several profiles; repeat the option."),
+        ("emulator", '{"flags": [...]} or a list'),
+        ("emulator", "MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio"),
+        ("emulator", "MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch"),
+    ],
+)
+def test_help_is_in_whole_words(mp, typed, words):
+    """Also for who has not read the code."""
+    shown = mp(*typed.split(), "--help").stdout
+    assert words in " ".join(shown.replace("│", " ").split())
 
 
 def test_help_is_what_one_gets_without_a_command(mp):
@@ -161,11 +188,14 @@ def test_a_result_that_cannot_be_written_is_one_line(arguments):
 
 
 def test_a_taken_port_is_one_line(mp):
-    """No traceback for what is not a bug."""
+    """No traceback for what is not a bug, and what to do about it."""
     with Emulator() as other:
         result = mp("emulator", "--port", str(other.port))
     assert (1, "") == (result.exit_code, result.stdout)
-    assert f"mp: cannot listen on port {other.port}: Address already in use\n" == result.stderr
+    assert (
+        f"mp: cannot listen on port {other.port}: Address already in use; "
+        "is another `mp emulator` running? Else take --port 0\n"
+    ) == result.stderr
 
 
 def test_a_database_that_cannot_be_opened_is_one_line(mp, tmp_path):
@@ -195,7 +225,9 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
         watchdog.cancel()
     assert (0, "") == (running.returncode, out)
     err = "".join(told) + err
-    assert f"MP_BASE_URL={url}" in err
+    assert f" MP_BASE_URL={url}." in err
+    assert f" MP_CUSTOMERIO_BASE_URL={url}/customerio\n" in err
+    assert f" MP_HIGHTOUCH_BASE_URL={url}/hightouch\n" in err
     assert "Traceback" not in err
     with Emulator(db=db) as again:
         assert 1 == len(again.events())

@@ -170,7 +170,7 @@ def test_switch_changes_the_default(two, path):
     assert "mp: there is no account 'nope'; there are: prod, staging\n" == result.stderr
 
 
-@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
+@pytest.mark.parametrize("answer", ["n\n", "\n"])
 def test_declined_nothing_is_removed(two, path, answer):
     """Exit code 1, and one word on stderr."""
     before = path.read_text()
@@ -180,17 +180,46 @@ def test_declined_nothing_is_removed(two, path, answer):
     assert before == path.read_text()
 
 
-def test_remove_asks_first(two, path):
+def test_who_cannot_be_asked_is_told_of_force(two, path):
+    """Nothing is removed."""
+    before = path.read_text()
+    result = two("auth", "remove", "prod", stdin="")
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert "nobody is there to be asked: add --force" in result.stderr
+    assert before == path.read_text()
+
+
+@pytest.mark.parametrize("option", ["--force", "--yes", "-y"])
+def test_remove_asks_first(two, path, option):
     """Unless forced; the next account takes the default's place."""
     result = two("auth", "remove", "prod", stdin="y\n")
     assert ExitCode.OK == result.exit_code
     assert result.stderr.endswith("removed prod; the default is staging\n")
-    assert "removed staging\n" == two("auth", "remove", "staging", "--force").stderr
+    assert "removed staging\n" == two("auth", "remove", "staging", option).stderr
     assert [] == Config(path).names()
     assert ExitCode.NOT_FOUND == two("auth", "remove", "prod").exit_code
 
 
 # Whose credentials
+
+
+def test_help_says_who_does_not_use_the_default(two):
+    """What writes, or is billed, takes an account that somebody named."""
+    told = " ".join(two("auth", "--help").stdout.split())
+    assert "`mp import` and `mp flags` never use the default" in told
+    for command in (["import", "events"], ["flags"]):
+        told = " ".join(two(*command, "--help").stdout.split())
+        assert "or mp --account NAME; the default account is not used" in told
+
+
+def test_the_default_account_neither_writes_nor_is_billed(two, tmp_path):
+    """Only an account that somebody named is."""
+    file = tmp_path / "events.ndjson"
+    file.write_text('{"event": "A", "time": 1767225600, "distinct_id": "u"}\n')
+    for command in (["import", "events", file], ["flags", "list"]):
+        result = two(*command, MP_TOKEN="", MP_BASE_URL="http://127.0.0.1:9")
+        assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+        assert "the default account is not used" in result.stderr.replace("\n", " ")
 
 
 def test_show_says_where_the_credentials_come_from(two):

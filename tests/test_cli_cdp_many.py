@@ -172,7 +172,7 @@ def test_nobody_is_forgotten_by_mistake(mp, emu, tmp_path):
         (["--file", file, "--yes", "--message-id", "x"], "one --message-id is not for many"),
         (["u-1", "--yes", "--failed", failed], "--failed needs --file"),
     ):
-        told = mp("suppress", *arguments, given="u-1\n")
+        told = mp("suppress", *arguments, given="")
         assert (ExitCode.USAGE, True) == (told.exit_code, why in told.stderr), told.stderr
     assert [] == emu.requests()
     failed.write_text('{"position": 1, "message": "mended", "record": "u-2"}\n')

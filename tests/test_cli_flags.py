@@ -94,6 +94,46 @@ def test_lint_reports_and_ends_with_6(tmp_path, file):
     assert {one["flag"] for one in problems} == {"odd"}
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list", "--file"),
+        ("eval", "checkout", "--context", USER, "--file"),
+        ("explain", "checkout", "--context", USER, "--file"),
+        ("lint",),
+    ],
+)
+def test_a_file_of_flags_is_an_object_or_a_list(tmp_path, command):
+    """Each command says the same of one file, and names it when it is neither."""
+    path = tmp_path / "flags.json"
+    path.write_text(json.dumps([flag()]))
+    assert mp("flags", *command, str(path)).returncode == 0
+    for neither in ("7", "{}", '{"flags": 7}'):
+        path.write_text(neither)
+        done = mp("flags", *command, str(path))
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr == f'mp: {path}: flags are {{"flags": [...]}} or a list\n'
+
+
+def test_eval_names_what_the_context_lacks(file):
+    """In words, and with the reason that the library has."""
+    done = mp("flags", "eval", "checkout", "--context", "{}", "--file", file)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        "no variant: the context lacks distinct_id, by which this flag is decided "
+        "(MISSING_CONTEXT_KEY)\n"
+    )
+
+
+def test_one_watched_flag_is_one_flag(emu):
+    """And two are flags."""
+    watch = ("flags", "watch", "--seconds", "0")
+    emu.set_flags([flag()])
+    assert mp(*watch, emu=emu).stderr == "1 flag; watching, Ctrl-C stops\n"
+    emu.set_flags([flag(), flag("fresh")])
+    assert mp(*watch, emu=emu).stderr == "2 flags; watching, Ctrl-C stops\n"
+
+
 def test_watch_shows_changes_as_they_happen(emu, defined):
     """New, changed, gone."""
     emu.set_flags(defined)
@@ -119,6 +159,8 @@ def test_watch_shows_changes_as_they_happen(emu, defined):
         (["eval", "x", "--context", "{"], 3, "no JSON"),
         (["eval", "x", "--context", "[]"], 3, "must be an object"),
         (["eval", "x", "--context", "@missing.json"], 3, "cannot read missing.json"),
+        (["list"], 3, "or mp --account NAME; the default account is not used"),
+        (["list", "--format", "table"], 3, "'--format': 'table' is not one of 'text', 'json'."),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, code, words):

@@ -197,7 +197,9 @@ def test_it_needs_a_token_or_an_account(mp):
     """Nothing is guessed."""
     result = mp(FLIGHTS, MP_TOKEN="")
     assert ExitCode.USAGE == result.exit_code
-    assert "MP_USERNAME" in result.stderr
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert "MP_USERNAME" in told
+    assert "or mp --account NAME; the default account is not used" in told
 
 
 def test_half_an_account_is_a_mistake(mp):

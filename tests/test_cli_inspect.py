@@ -177,12 +177,16 @@ def names(mp, db):
 
 
 def test_drop_asks_first(mp, copy):
-    """It says what would be lost; no answer is no."""
-    for answer in ("n\n", ""):
-        told = mp("inspect", "drop", "events", "--db", copy, given=answer)
-        assert ExitCode.ERROR == told.exit_code
-        assert "Drop events (72 rows) from " in told.stderr
-        assert told.stderr.endswith("Cancelled\n")
+    """It says what would be lost; without an answer it says how to go without the question."""
+    asked = "Drop events (72 rows) from "
+    told = mp("inspect", "drop", "events", "--db", copy, given="n\n")
+    assert ExitCode.ERROR == told.exit_code
+    assert asked in told.stderr
+    assert told.stderr.endswith("Cancelled\n")
+    nobody = mp("inspect", "drop", "events", "--db", copy, given="")
+    assert ExitCode.USAGE == nobody.exit_code
+    assert asked in nobody.stderr
+    assert "nobody is there to be asked: add --force if it is meant" in nobody.stderr
     assert ["events", "profiles"] == names(mp, copy)
     told = mp("inspect", "drop", "events", "--db", copy, given="y\n")
     assert ExitCode.OK == told.exit_code
@@ -191,11 +195,11 @@ def test_drop_asks_first(mp, copy):
 
 
 def test_drop_takes_all_or_none(mp, copy):
-    """A name that is wrong keeps the others safe; `--force` asks nothing."""
+    """A name that is wrong keeps the others safe; `--force`, or `--yes`, asks nothing."""
     wrong = mp("inspect", "drop", "events", "nope", "--force", "--db", copy)
     assert ExitCode.NOT_FOUND == wrong.exit_code
     assert ["events", "profiles"] == names(mp, copy)
-    both = mp("inspect", "drop", "events", "-t", "profiles", "--force", "--db", copy)
+    both = mp("inspect", "drop", "events", "-t", "profiles", "--yes", "--db", copy)
     assert ExitCode.OK == both.exit_code
     assert [] == names(mp, copy)
     assert ExitCode.USAGE == mp("inspect", "drop", "--force", "--db", copy).exit_code

@@ -81,6 +81,13 @@ def test_the_rejected_event_comes_with_its_reason(shown):
     assert "'undefined' is not allowed as an id" in unwrapped(shown)
 
 
+def test_the_end_says_where_mp_comes_from(shown):
+    """Who ran the demo through tox has no `mp` to type."""
+    end = unwrapped(shown.partition("Now yours:")[2])
+    assert "`mp` comes with pip install 'mixpanel-async[all]'" in end
+    assert "from a clone, python3 -m pip install '.[all]'" in end
+
+
 def test_the_real_events_are_found_in_a_checkout(tmp_path, monkeypatch):
     """And in an installed package, where they lie beside the commands."""
     assert 975 == len(demo.flights().read_text().splitlines())

@@ -234,7 +234,7 @@ def test_arrow_tables(db):
 def test_a_missing_library_is_named(db, monkeypatch, ask, module):
     """With the command that installs it."""
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=f"needs {module}: pip install"):
+    with pytest.raises(ConfigError, match=f"needs {module}: pip install .*; `sql_rows` does"):
         getattr(db, ask)("SELECT 1")
 
 

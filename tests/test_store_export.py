@@ -59,12 +59,25 @@ def test_parquet_has_a_folder_a_day(db, tmp_path):
     assert [] == list(db.parts.iterdir())
 
 
+@pytest.mark.parametrize("name", ["week.parquet", "Week.PARQUET"])
+def test_a_folder_is_not_named_like_a_file(db, tmp_path, name):
+    """A file a day needs a folder; whoever wants one file is told how."""
+    path = tmp_path / name
+    for where in (path, str(path), f"memory://bucket/{name}"):
+        with pytest.raises(
+            ConfigError, match=r"like a file: .*; partition_by=None writes one file"
+        ):
+            db.export_parquet("events", where, overwrite=True)
+    assert not path.exists()
+    assert [str(path)] == db.export_parquet("events", path, partition_by=None)
+
+
 def test_nothing_is_overwritten_unless_asked(db, tmp_path):
     """And then only what an export made."""
     lake = tmp_path / "lake"
     db.export_parquet("events", lake)
     before = sorted(lake.rglob("*.parquet"))
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match=r"there already: .*; overwrite=True replaces"):
         db.export_parquet("events", lake)
     assert before == sorted(lake.rglob("*.parquet"))
     db.export_parquet("events", lake, overwrite=True)

@@ -10,9 +10,10 @@ import typer
 from mixpanel.cli._cdp_many import Many, alone, of_many, send_many
 from mixpanel.cli._cdp_options import Json, Manner, json_option, of_around, of_manner, sharing
 from mixpanel.cli._cdp_rows import RowsFile, unwrapped
-from mixpanel.cli._cdp_single import send, sure
+from mixpanel.cli._cdp_single import send
 from mixpanel.cli._cdp_source import Source, of_source
 from mixpanel.cli._fetching import exclude, need
+from mixpanel.cli._render import sure
 
 if TYPE_CHECKING:
     from mixpanel.cdp import CustomerIOComposer, Message
@@ -268,7 +269,7 @@ def _argument(name: str, given: object) -> None:
 def _sure(question: str, file: Path | None, *, yes: bool, manner: Manner) -> None:
     if str(file) == "-" and not yes and not manner.dry_run:
         raise typer.BadParameter("stdin is what is read, so nobody can be asked: add --yes")
-    sure(question, yes=yes or manner.dry_run)
+    sure(question, force=yes or manner.dry_run, option="--yes")
 
 
 def _wanted(row: Mapping[str, Any], name: str) -> Any:

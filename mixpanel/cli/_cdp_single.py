@@ -1,7 +1,6 @@
 """Send one message at once, so that the server's own answer ends the command."""
 
 import re
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import typer
 from mixpanel.cli._cdp_options import Manner
 from mixpanel.cli._cdp_source import Source
 from mixpanel.cli._format import write
-from mixpanel.cli._render import confirm, say
+from mixpanel.cli._render import say
 
 if TYPE_CHECKING:
     from mixpanel.cdp import Message
@@ -55,17 +54,3 @@ def _composed(source: Source, manner: Manner, compose: Callable[[Any], "Message"
     for doubt in doubts:
         say(f"warning: {doubt}", "yellow")
     return message
-
-
-def sure(question: str, *, yes: bool) -> None:
-    """Ask before what cannot be undone.
-
-    :raises typer.BadParameter: when there is nobody to ask.
-    :raises typer.Abort: when the answer is not yes.
-    """
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("nobody is there to be asked: add --yes if it is meant")
-    if not confirm(question):
-        raise typer.Abort

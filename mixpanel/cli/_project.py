@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from mixpanel.credentials import ServiceAccountCredentials
 
 ACCOUNT = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
+WHOSE = (
+    f"a service account in {', '.join(ACCOUNT)}, or mp --account NAME; "
+    "the default account is not used"
+)
 
 
 class Region(StrEnum):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from getpass import getpass
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,8 @@ from mixpanel.cli._asked import asked
 
 BAR = "▇"
 SPARKS = "▁▂▃▄▅▆▇█"
+
+Force = Annotated[bool, typer.Option("--force", "--yes", "-y", help="Do not ask first.")]
 
 
 class Format(StrEnum):
@@ -63,7 +65,7 @@ def ask(question: str, *, hidden: bool = False) -> str:
         if hidden and sys.stdin.isatty():
             return getpass(prompt).strip()
         err().print(Text(prompt), end="", soft_wrap=True)  # input() would write to stdout
-        line = sys.stdin.readline()
+        line = "" if sys.stdin is None else sys.stdin.readline()
     except EOFError:
         line = ""
     if not (line and sys.stdin.isatty()):
@@ -76,6 +78,26 @@ def ask(question: str, *, hidden: bool = False) -> str:
 def confirm(question: str) -> bool:
     """Ask for a yes; anything else is a no."""
     return ask(f"{question} [y/N]").lower() in ("y", "yes")
+
+
+def sure(question: str, *, force: bool, option: str = "--force") -> None:
+    """Ask before what cannot be undone, unless the `option` was given.
+
+    :raises typer.BadParameter: when there is nobody to ask.
+    :raises typer.Abort: when the answer is not yes.
+    """
+    if force:
+        return
+    try:
+        answer = confirm(question)
+    except typer.Abort:
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise
+        raise typer.BadParameter(
+            f"nobody is there to be asked: add {option} if it is meant"
+        ) from None
+    if not answer:
+        raise typer.Abort
 
 
 def as_json(data: Mapping[str, Any]) -> None:

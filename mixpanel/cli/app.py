@@ -2,13 +2,14 @@
 
 import errno
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from mixpanel import __version__
 from mixpanel.cli import auth, cdp, demo, emulator, export, fetch, flags, importing, inspect, query
@@ -22,7 +23,46 @@ from mixpanel.exceptions import MixpanelException
 UsageError: Any = typer.BadParameter.__base__
 
 
-class Commands(TyperGroup):
+# What stands in help for a value of each type; some versions of Typer write <str>.
+WORDS = {"str": "TEXT", "int": "N", "float": "N", "file": "FILE", "Path": "FILE", "path": "PATH"}
+
+
+def _in_words(parameters: list[Any], ctx: Any) -> list[Any]:
+    """Let help show a word in capitals for each value, and nothing where there is none."""
+    for one in parameters:
+        if one.param_type_name == "argument":
+            one.metavar = one.metavar or one.name.upper()
+            one.display_type_rich = lambda **_: None  # its name says what it is
+        elif one.is_flag:
+            one.metavar = ""
+        elif one.metavar is None and hasattr(one, "display_type"):
+            kind = re.sub(r"^<(?:list\[)?|( range)?\]?>$", "", one.display_type(ctx))
+            one.metavar = WORDS.get(kind, kind)
+    return parameters
+
+
+class Single(TyperCommand):
+    """Show what a command takes as manuals do: FILE, not {FILE} <file>."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, for help and for reading what was typed."""
+        return _in_words(super().get_params(ctx), ctx)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the line of usage."""
+        pieces = super().collect_usage_pieces(ctx)
+        return [re.sub(r"[{}]", "", piece).replace("...]...", "...]") for piece in pieces]
+
+
+class Group(TyperGroup):
+    """Show what a group takes as its commands do."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, for help and for reading what was typed."""
+        return _in_words(super().get_params(ctx), ctx)
+
+
+class Commands(Group):
     """End every command with what went wrong, and the exit code that tells its kind."""
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
@@ -47,6 +87,7 @@ def _ended() -> Iterator[None]:
         _tell({"code": "CANCELLED", "message": "Cancelled", "details": {}}, start="")
         raise typer.Exit(ExitCode.ERROR) from None
     except UsageError as error:
+        error.message = error.message.removeprefix("Value error, ")  # pydantic's words
         if asked.errors is ErrorFormat.TEXT:
             error.exit_code = ExitCode.USAGE  # where click has 2
             raise
@@ -145,8 +186,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback(help=prose(mp), epilog="Example: mp demo")(mp)
-app.command("demo", help=prose(demo.demo), epilog=demo.EXAMPLE)(demo.demo)
-app.command("emulator", help=prose(emulator.emulator), epilog=emulator.EXAMPLE)(emulator.emulator)
+for _called, _command, _shown in (
+    ("demo", demo.demo, demo.EXAMPLE),
+    ("emulator", emulator.emulator, emulator.EXAMPLE),
+):
+    app.command(_called, cls=Single, help=prose(_command), epilog=_shown)(_command)
 
 Command = tuple[str, Callable[..., None], str]  # its name, what it does, an example of it
 
@@ -172,7 +216,7 @@ class Lazily(Mapping[str, Any]):
 
 def _made(called: str, command: Callable[..., None], shown: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(called, help=prose(command), epilog=shown)(command)
+    alone.command(called, cls=Single, help=prose(command), epilog=shown)(command)
     return typer.main.get_command(alone)
 
 
@@ -180,12 +224,12 @@ def group(name: str, about: Callable[[], None], example: str, commands: Iterable
     """Add a group of commands, such as `mp auth`; `about` lends it its docstring."""
     made = Lazily(commands)
 
-    class Group(TyperGroup):
+    class Lazy(Group):
         def __init__(self, **given: Any) -> None:
             super().__init__(**given)
             self.commands: Any = made
 
-    inner = typer.Typer(cls=Group, no_args_is_help=True)
+    inner = typer.Typer(cls=Lazy, no_args_is_help=True)
     inner.callback(help=prose(about), epilog=example)(about)
     app.add_typer(inner, name=name)
 

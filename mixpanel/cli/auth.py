@@ -12,7 +12,7 @@ import typer
 from mixpanel.cli._asked import asked
 from mixpanel.cli._format import As, Jq, Options, write
 from mixpanel.cli._project import Region, account_names
-from mixpanel.cli._render import ask, confirm, say
+from mixpanel.cli._render import Force, ask, say, sure
 
 if TYPE_CHECKING:
     from mixpanel.data.config import Config, Credentials
@@ -49,7 +49,8 @@ def auth() -> None:
     An account is a service account and a project, kept in ~/.mp/config.toml or the file that
     MP_CONFIG_PATH names, readable by you alone. A command uses the account of --account NAME, or
     else the one in the environment, MP_USERNAME, MP_SECRET, MP_PROJECT_ID and MP_REGION, or else
-    the default.
+    the default. `mp import` and `mp flags` never use the default: of the accounts kept here, only
+    one that --account names.
     """
 
 
@@ -119,19 +120,14 @@ def add(
     say(f"added {name}{', the default' if added.is_default else ''}", "green")
 
 
-def remove(
-    name: Name,
-    *,
-    force: Annotated[bool, typer.Option("--force", help="Do not ask first.")] = False,
-) -> None:
+def remove(name: Name, *, force: Force = False) -> None:
     """Forget an account; when it was the default, the next one takes its place."""
     from mixpanel.data.exceptions import AccountNotFoundError
 
     config = _config()
     if name not in config.names():
         raise AccountNotFoundError(name, config.names())
-    if not force and not confirm(f"Forget {name} and its secret?"):
-        raise typer.Abort
+    sure(f"Forget {name} and its secret?", force=force)
     config.remove_account(name)
     now = config.default()
     say(f"removed {name}" + (f"; the default is {now}" if now else ""), "green")

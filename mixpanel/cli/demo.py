@@ -143,6 +143,7 @@ async def _play(console: Console) -> None:
             await step.play(day)
     console.print(f"\nThat took {time.monotonic() - began:.1f} s. Now yours:", style="bold")
     console.print(Padding(pairs(NEXT), (0, 0, 1, 4)))
+    console.print(Padding(Text(INSTALL, "dim"), (0, 0, 1, 4)))
 
 
 NEXT = (
@@ -151,6 +152,9 @@ NEXT = (
     ("mp fetch events", "bring your project's events into DuckDB, then SQL"),
     ("examples/", "short programs to copy from"),
 )
+INSTALL = """\
+`mp` comes with pip install 'mixpanel-async[all]'
+or, from a clone, python3 -m pip install '.[all]'"""
 
 
 # ---- the steps ----------------------------------------------------------------------------------

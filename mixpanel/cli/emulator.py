@@ -1,5 +1,6 @@
 """Run a local Mixpanel from the shell."""
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,8 @@ def emulator(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Serve the feature flags in this JSON file, and follow it while you edit it.",
+            help='Serve the feature flags in this JSON file, {"flags": [...]} or a list, and '
+            "follow it while you edit it.",
         ),
     ] = None,
 ) -> None:
@@ -44,6 +46,10 @@ def emulator(
 
     It answers on this machine only, takes any token and any service account, and shows at its
     address in a browser what has arrived. The address is written to stdout.
+
+    Clients of Mixpanel go to it with MP_BASE_URL, those of Customer.io and Hightouch with
+    MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio and
+    MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch.
     """
     from mixpanel.emulator import serve
 
@@ -54,6 +60,8 @@ def emulator(
         typer.echo(running.url)
         kept = "in memory, gone when it stops" if db is None else f"in {db}"
         say(f"Send to it with MP_BASE_URL={running.url}. What comes is kept {kept}.", "dim")
+        say(f"Customer.io's clients: MP_CUSTOMERIO_BASE_URL={running.customerio_url}", "dim")
+        say(f"Hightouch's clients: MP_HIGHTOUCH_BASE_URL={running.hightouch_url}", "dim")
         if flags is not None:
             say(f"Feature flags come from {flags}, also while you edit it.", "dim")
         say("Ctrl-C stops it.", "dim")
@@ -66,4 +74,6 @@ def emulator(
         # DuckDB's own errors are of this kind too, but have no number.
         what = f"listen on port {port}" if error.errno else f"open {db}"
         why = error.strerror or str(error).partition("\n")[0]
+        if error.errno == errno.EADDRINUSE:
+            why += "; is another `mp emulator` running? Else take --port 0"
         raise MixpanelException(f"cannot {what}: {why}") from error

@@ -3,7 +3,8 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,8 @@ mp export parquet events lake --partition-by day
 
 mp export parquet events s3://bucket/lake --partition-by day --overwrite
 """
+# What errors of the library name -> how that is asked for here.
+ARGUMENTS = {"overwrite=True": "--overwrite", "partition_by=None": "leave out --partition-by"}
 CSV = """Examples:
 
 mp export csv events events.csv
@@ -65,7 +68,7 @@ def parquet(
 
     Days are those of event_time, in UTC. Properties are text in JSON.
     """
-    with opened(db) as database:
+    with _in_shell_words(), opened(db) as database:
         written = database.export_parquet(
             table,
             _expanded(path),
@@ -93,7 +96,7 @@ def csv(
 
     Text that a spreadsheet would run as a formula gets a ' in front.
     """
-    with opened(db) as database:
+    with _in_shell_words(), opened(db) as database:
         if path != "-":
             _tell(database.export_csv(table, _expanded(path), overwrite=overwrite), table, path)
             return
@@ -110,6 +113,19 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("parquet", parquet, PARQUET),
     ("csv", csv, CSV),
 )
+
+
+@contextmanager
+def _in_shell_words() -> Iterator[None]:
+    from mixpanel.data.exceptions import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        for argument, option in ARGUMENTS.items():
+            if argument in error.message:
+                error.add_note(f"in the shell: {option}")
+        raise
 
 
 def _expanded(path: str) -> str:

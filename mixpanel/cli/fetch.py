@@ -229,7 +229,9 @@ def profiles(
     ] = None,
     distinct_ids: Annotated[
         list[str] | None,
-        typer.Option(metavar="ID", show_default=False, help="Only this one; again for more."),
+        typer.Option(
+            metavar="ID", show_default=False, help="One of several profiles; repeat the option."
+        ),
     ] = None,
     group_id: Annotated[
         str | None,

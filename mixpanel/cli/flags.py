@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixpanel.cli._exit import ExitCode, exit_code
-from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
+from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, complain, out, say
 from mixpanel.exceptions import ConfigurationError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
-    from mixpanel.flags.types import FlagsConfig, SelectedVariant
+    from mixpanel.flags.types import FallbackReason, FlagsConfig, SelectedVariant
 
 EXAMPLE = 'Example: mp flags explain new-checkout --context \'{"distinct_id": "u-17"}\''
 LIST = "Example: mp flags list --file flags.json"
@@ -35,7 +35,11 @@ WATCH = "Example: mp flags watch --interval 10"
 
 File = Annotated[
     Path | None,
-    typer.Option(exists=True, dir_okay=False, help="Take the definitions from this JSON file."),
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help='Take the definitions from this JSON file, {"flags": [...]} or a list.',
+    ),
 ]
 ContextJson = Annotated[
     str, typer.Option("--context", help="Who asks, as JSON, or @FILE.", show_default=False)
@@ -47,8 +51,9 @@ def flags() -> None:
     """Look at feature flags: what is defined, who gets what and why, and what is wrong.
 
     Definitions come from a --file, or from Mixpanel: for that it needs the project's --token, or a
-    service account from the environment, MP_USERNAME, MP_SECRET and MP_PROJECT_ID. Mixpanel bills
-    each fetch as a flag request. Nothing here reports an exposure.
+    service account, from the environment, MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or
+    mp --account NAME; the default account is not used. Mixpanel bills each fetch as a flag
+    request. Nothing here reports an exposure.
     """
 
 
@@ -128,7 +133,7 @@ def evaluate(
         value = json.dumps(selected.variant_value, ensure_ascii=False)
         out().print(Text(f"{selected.variant_key} = {value}"))
     else:
-        say(f"no variant: {reason.kind}{f' ({reason.message})' if reason.message else ''}")
+        say(f"no variant: {_in_words(reason)}")
     if reason is not None and reason.kind == "FLAG_NOT_FOUND":
         raise typer.Exit(ExitCode.NOT_FOUND)
     if failed is not None:
@@ -156,7 +161,12 @@ def explain(
 def lint(
     file: Annotated[
         Path,
-        typer.Argument(exists=True, dir_okay=False, help="Definitions as JSON.", metavar="FILE"),
+        typer.Argument(
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+            help='Definitions as JSON, {"flags": [...]} or a list.',
+        ),
     ],
     *,
     format: Write = Format.TEXT,  # noqa: A002
@@ -169,7 +179,7 @@ def lint(
     """
     from mixpanel.flags.lint import lint as linted
 
-    found = linted(_read(file))
+    found = linted(_definitions(file))
     if format is Format.JSON:
         as_json(
             {
@@ -207,8 +217,9 @@ def watch(
     """Show changes of flags as they happen, until Ctrl-C."""
     end = None if seconds is None else time.monotonic() + seconds
     with _provider(token, region, base_url, None, interval=interval) as provider:
-        say(f"{len(provider.definitions.flags)} flags; watching, Ctrl-C stops", "dim")
         before = provider.definitions.flags
+        many = "1 flag" if len(before) == 1 else f"{len(before)} flags"
+        say(f"{many}; watching, Ctrl-C stops", "dim")
 
         def changed(keys: frozenset[str]) -> None:
             nonlocal before
@@ -242,7 +253,7 @@ def _provider(
     config = LocalFlagsConfig(enable_polling=False)
     credentials = None
     if file is not None:
-        config.bootstrap, config.offline = _read(file), True
+        config.bootstrap, config.offline = _definitions(file), True
     else:
         token, credentials = _point(config, token, region, base_url)
     if interval:
@@ -302,9 +313,7 @@ def _point(
         # With a service account the token says nothing more, but a provider has one.
         return token or credentials.project_id, credentials
     if not token:
-        raise ConfigurationError(
-            f"which project? give --token, a service account in {', '.join(ACCOUNT)}, or a --file"
-        )
+        raise ConfigurationError(f"which project? give a --file, --token, or {WHOSE}")
     return token, None
 
 
@@ -317,6 +326,20 @@ def _context(text: str) -> dict[str, Any]:
     if not isinstance(context, dict):
         raise ConfigurationError('--context must be an object, such as {"distinct_id": "u-17"}')
     return context
+
+
+def _in_words(reason: "FallbackReason") -> str:
+    if reason.kind == "MISSING_CONTEXT_KEY":
+        return f"the context lacks {reason.message}, by which this flag is decided ({reason.kind})"
+    return f"{reason.kind} ({reason.message})" if reason.message else reason.kind
+
+
+def _definitions(file: Path) -> dict[str, Any]:
+    found = _read(file)
+    payload = {"flags": found} if isinstance(found, list) else found
+    if not isinstance(payload, dict) or not isinstance(payload.get("flags"), list):
+        raise ConfigurationError(f'{file}: flags are {{"flags": [...]}} or a list')
+    return payload
 
 
 def _read(file: Path) -> Any:

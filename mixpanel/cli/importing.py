@@ -12,7 +12,7 @@ import typer
 
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._imports import apart, failures, progress
-from mixpanel.cli._project import ACCOUNT, Base, Region, Token, Where, Write, account
+from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def events(
     that are alike in everything count as one event, and importing a file twice makes no copies.
 
     It needs the project's --token, or better a service account with the role Admin or Owner, from
-    the environment only: MP_USERNAME, MP_SECRET and MP_PROJECT_ID.
+    the environment, MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or mp --account NAME; the default
+    account is not used.
     """
     from mixpanel.data.store import Columns, read_events
 
@@ -112,9 +113,7 @@ def events(
         return
     credentials = account()
     if credentials is None and not token:
-        raise typer.BadParameter(
-            f"give --token, or a service account in {', '.join(ACCOUNT)}", param_hint="--token"
-        )
+        raise typer.BadParameter(f"give --token, or {WHOSE}", param_hint="--token")
     client = _client(
         # With a service account the token goes nowhere, but a client has one.
         token=token or (credentials.project_id if credentials else ""),

@@ -10,7 +10,7 @@ import typer
 
 from mixpanel.cli._database import Account, Db, Shown, located, opened, short
 from mixpanel.cli._format import As, Format, Jq, Options, write
-from mixpanel.cli._render import say
+from mixpanel.cli._render import Force, say, sure
 
 if TYPE_CHECKING:
     from mixpanel.data.results import Result, TableInfo
@@ -45,7 +45,6 @@ Table = Annotated[
 TableOption = Annotated[
     str | None, typer.Option("--table", "-t", metavar="TABLE", help="The same as TABLE.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Do not ask first.")]
 
 
 def inspect() -> None:
@@ -128,7 +127,7 @@ def sample(
     table: Table = None,
     *,
     option: TableOption = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=MOST, help="So many.")] = 10,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=MOST, help="How many rows.")] = 10,
     _account: Account = None,
     db: Db = None,
     format: As = None,  # noqa: A002
@@ -378,5 +377,4 @@ def _sampled(database: "Database", table: str, rows: int) -> list[dict[str, Any]
 
 def _confirm(found: "list[TableInfo]", where: str, *, force: bool) -> None:
     wanted = ", ".join(f"{one.name} ({one.row_count:,} rows)" for one in found)
-    if not force and not typer.confirm(f"Drop {wanted} from {where}?", err=True):
-        raise typer.Abort
+    sure(f"Drop {wanted} from {where}?", force=force)

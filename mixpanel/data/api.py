@@ -276,7 +276,7 @@ class AsyncAPI:
             attempts += 1
             if isinstance(reply, Answer) and _answers.is_success(reply):
                 return reply, attempts
-            error = _answers.error_of(asked, reply)
+            error = _naming_once(_answers.error_of(asked, reply))
             if isinstance(error, RateLimitError):
                 continue  # the budget knows for how long
             if not _answers.is_worth_repeating(reply, idempotent=idempotent):
@@ -358,6 +358,13 @@ class AsyncAPI:
     def _budget_of(self, family: Family) -> Budget:
         budgets = {"query": self.query_budget, "export": self.export_budget}
         return budgets.get(family, self._app_budget)
+
+
+def _naming_once(error: APIError) -> APIError:
+    """Leave out the URL that a failed connection names: the error begins with it."""
+    error.message = error.message.replace(f" ({error.request_url})", "")
+    error.args = (error.message,)
+    return error
 
 
 def _family_of(path: str) -> Family:

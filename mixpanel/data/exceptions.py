@@ -274,8 +274,8 @@ class TableExistsError(MixpanelDataError):
     def __init__(self, table_name: str) -> None:
         self.table_name = table_name
         super().__init__(
-            f"there is a table {table_name!r} already: replace it, append to it, or choose "
-            "another name",
+            f"there is a table {table_name!r} already: a fetch replaces it with replace=True and "
+            "adds to it with append=True; or choose another name",
             details={"table_name": table_name},
         )
 

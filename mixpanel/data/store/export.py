@@ -56,6 +56,11 @@ def parquet(
                 f"{schema.table_name} cannot be partitioned by {partition_by!r}: only a table with "
                 "event_time, and by 'day'; partition_by=None writes one file"
             )
+        if str(path).lower().endswith(".parquet"):
+            raise ConfigError(
+                f"partition_by={partition_by!r} makes a folder, and {path} is named like a file: "
+                "choose the path of a folder; partition_by=None writes one file"
+            )
         columns.append("CAST(event_time AS DATE) AS day")
         options += f", PARTITION_BY (day), FILENAME_PATTERN 'part-{uuid4().hex}-{{i}}'"
     query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"  # noqa: S608
@@ -142,7 +147,7 @@ class _Local:
         if not path.exists() or (folder and path.is_dir() and not any(path.iterdir())):
             return
         if not overwrite:
-            raise ConfigError(f"{path} is there already: choose another path, or overwrite it")
+            raise _there_already(path)
         if path.is_dir() != folder:
             raise ConfigError(f"{path} is {'a folder' if path.is_dir() else 'no folder'}")
         if folder:
@@ -198,7 +203,7 @@ class _Remote:
     def check(self, *, folder: bool, overwrite: bool) -> None:
         self._old = self._files.find(self._root)
         if self._old and not overwrite:
-            raise ConfigError(f"{self._url} is there already: choose another path, or overwrite it")
+            raise _there_already(self._url)
         if folder:
             root = self._root.rstrip("/") + "/"
             _ours_alone(self._url, (each.removeprefix(root) for each in self._old))
@@ -217,6 +222,12 @@ class _Remote:
         for key in set(self._old) - set(written):
             self._files.rm_file(key)
         return [self._files.unstrip_protocol(key) for key in written]
+
+
+def _there_already(where: Path | str) -> ConfigError:
+    return ConfigError(
+        f"{where} is there already: choose another path; overwrite=True replaces what is there"
+    )
 
 
 def _ours_alone(where: str, inside: Iterable[str]) -> None:

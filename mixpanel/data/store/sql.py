@@ -141,4 +141,6 @@ def _needed(module: str, extra: str) -> None:
     try:
         __import__(module)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"this needs {module}: pip install 'mixpanel-async[{extra}]'") from error
+        raise ConfigError(
+            f"this needs {module}: pip install 'mixpanel-async[{extra}]'; `sql_rows` does without"
+        ) from error
