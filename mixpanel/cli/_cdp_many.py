@@ -298,8 +298,9 @@ def _sent(
         client.flush(None)
     except KeyboardInterrupt as error:
         stopped = error
-        say("finishing what is under way; once more to leave it")
     try:
+        if isinstance(stopped, KeyboardInterrupt):
+            say("finishing what is under way; once more to leave it")
         client.close()
     except KeyboardInterrupt as error:
         stopped = error
