@@ -275,7 +275,7 @@ def test_bootstrap_serves_before_and_without_any_fetch(emu, tmp_path):
             assert flags.are_flags_ready()
             assert flags.is_enabled("checkout", USER)
     assert polls(emu) == 0
-    for nonsense in (tmp_path / "missing.json", {"oops": 1}):
+    for nonsense in (tmp_path / "missing.json", {"oops": 1}, [flag()], 7):
         with pytest.raises(ConfigurationError):
             provider(emu, bootstrap=nonsense)
 

@@ -120,6 +120,11 @@ class LocalFeatureFlagsProvider:
                     bootstrap = loads(Path(bootstrap).read_bytes())
             except (OSError, ValueError) as error:
                 raise ConfigurationError(f"bootstrap: {error}") from error
+            except TypeError:
+                kind = type(bootstrap).__name__
+                raise ConfigurationError(
+                    f"bootstrap must be a dict or the path of a JSON file, not {kind}"
+                ) from None
             parsed = self._parsed(bootstrap)
             if parsed.problem is not None:
                 raise ConfigurationError(f"bootstrap: {parsed.problem}")

@@ -340,7 +340,8 @@ class Database(Opened):
         those of `event_time`. Returns what was written.
 
         :raises ConfigError: when there is something already, unless `overwrite`; without a column
-            `event_time` to take days from; when fsspec is not installed.
+            `event_time` to take days from; for a folder that is named like a file, `.parquet`; when
+            fsspec is not installed.
         """
         with self._asking() as cursor:
             return export.parquet(
