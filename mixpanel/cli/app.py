@@ -23,6 +23,7 @@ from mixpanel.exceptions import MixpanelException
 UsageError: Any = typer.BadParameter.__base__
 
 
+HELP = {"help_option_names": ["-h", "--help"]}
 # What stands in help for a value of each type; some versions of Typer write <str>.
 WORDS = {"str": "TEXT", "int": "N", "float": "N", "file": "FILE", "Path": "FILE", "path": "PATH"}
 
@@ -183,7 +184,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP,
 )
 app.callback(help=prose(mp), epilog="Example: mp demo")(mp)
 for _called, _command, _shown in (
@@ -216,7 +217,11 @@ class Lazily(Mapping[str, Any]):
 
 def _made(called: str, command: Callable[..., None], shown: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(called, cls=Single, help=prose(command), epilog=shown)(command)
+    # It remembers its option for help from the first time, which may be without the app around it.
+    made = alone.command(
+        called, cls=Single, help=prose(command), epilog=shown, context_settings=HELP
+    )
+    made(command)
     return typer.main.get_command(alone)
 
 
