@@ -9,9 +9,10 @@ import anyio.lowlevel
 
 if TYPE_CHECKING:
     from mixpanel._sender import Sender
+    from mixpanel.exceptions import QueueFullError
     from mixpanel.messages import Record
 
-__all__ = ["TURN", "done", "turn", "when_there_is_room"]
+__all__ = ["TURN", "done", "refused", "turn", "when_there_is_room"]
 
 TURN = 128  # messages after which even a tight loop of tracks lets others run
 
@@ -23,6 +24,15 @@ async def done() -> None:
 async def turn() -> None:
     """Be awaited, and give the sender and everybody else their turn."""
     await anyio.lowlevel.checkpoint()
+
+
+async def refused(error: QueueFullError) -> None:
+    """Give the sender its turn, then raise that the buffer was full.
+
+    A tight loop that goes on after this error would otherwise never let anything be sent.
+    """
+    await anyio.lowlevel.checkpoint()
+    raise error
 
 
 async def when_there_is_room(sender: Sender[Any], records: list[Record]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 import threading
 from contextlib import suppress
@@ -20,25 +19,29 @@ import anyio
 from asgiref.sync import AsyncToSync, SyncToAsync
 
 from mixpanel import _exit, _loop
+from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import QueueFullError, SyncInAsyncError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import Future
 
+    from mixpanel._ledger import FlushResult
     from mixpanel._sender import Sender
     from mixpanel.messages import Record
-
-logger = logging.getLogger("mixpanel")
 
 __all__ = [
     "accept",
     "at_caller",
+    "close",
     "deliver",
     "enqueue",
+    "flush",
     "home_loop",
     "in_async",
     "leave_home",
+    "on_home_thread",
     "refuse_in_async",
     "run",
     "run_aside",
@@ -64,7 +67,7 @@ class _Home:
 
     def _live(self) -> None:
         # On a loop of its own: what a first call does to this one is for the code below.
-        with _exit.loading, asyncio.Runner() as elsewhere:
+        with loading, asyncio.Runner() as elsewhere:
             elsewhere.run(_warm())
         asyncio.set_event_loop(self.loop)
         while True:
@@ -93,7 +96,8 @@ class _Home:
 
 
 async def _warm() -> None:
-    async with anyio.create_task_group():  # loads what anyio knows of asyncio
+    _loop.load_backend("asyncio")
+    async with anyio.create_task_group():
         pass
 
 
@@ -102,7 +106,8 @@ ROOM_TIMEOUT = 30.0  # seconds a sync caller waits for room with `when_full="wai
 TIDYING = 10.0  # seconds that a call may take to end after Ctrl-C; a second one waits no longer
 
 _home: _Home | None = None
-_starting = threading.Lock()
+_starting = threading.RLock()
+_when_started: list[Callable[[], object]] = []  # what signal handlers wanted meanwhile
 _inherited: list[_Home] = []  # a forked child has the objects, but not the thread
 
 
@@ -115,7 +120,37 @@ def home_loop() -> asyncio.AbstractEventLoop:
             if _home is None or _home.loop.is_closed():
                 _home = _Home()
             home = _home
+        while _when_started:
+            home.loop.call_soon_threadsafe(_when_started.pop())
     return home.loop
+
+
+def _is_starting_here() -> bool:
+    """Return True in a signal handler that interrupted this thread while it starts the loop."""
+    return bool(_starting._is_owned())  # type: ignore[attr-defined]
+
+
+def at_home(callback: Callable[[], object]) -> None:
+    """Run a callback on the home loop soon, without waiting: from any thread and signal handler."""
+    if _is_starting_here():
+        _when_started.append(callback)
+    else:
+        # In a context of its own: the caller's may say that the current library is trio.
+        Context().run(home_loop().call_soon_threadsafe, callback)
+
+
+def start_at_home(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Start an async function on the home loop soon; it must not raise."""
+
+    def start() -> None:
+        task = asyncio.ensure_future(call())
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
+
+    at_home(start)
+
+
+_tasks: set[asyncio.Task[Any]] = set()  # a loop alone does not keep its tasks alive
 
 
 def leave_home() -> None:
@@ -129,7 +164,9 @@ def leave_home() -> None:
 
 def _after_fork() -> None:
     global _home, _starting
-    _starting = threading.Lock()
+    _starting = threading.RLock()
+    _when_started.clear()
+    _tasks.clear()
     if _home is not None:
         _inherited.append(_home)
         _home = None
@@ -157,7 +194,7 @@ def soon(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
 
 
 def enqueue(sender: Sender[Any], record: Record) -> None:
-    """Give a record to any sender of ours without ever waiting: for exposures.
+    """Give a record to any sender of ours without ever waiting: for exposures, and on our own loop.
 
     What is due leaves from the home loop, within about a second.
 
@@ -165,22 +202,29 @@ def enqueue(sender: Sender[Any], record: Record) -> None:
     """
     signal = sender.accept(record)
     if signal is None:
-        raise QueueFullError("the buffer is full, and an exposure does not wait")
+        raise QueueFullError("the buffer is full, and this call must not wait for room")
     if not signal or (sender.background and sender.has_home):
         return
     if sender.background:
-        Context().run(home_loop().call_soon_threadsafe, sender.wake)
+        at_home(sender.wake)
     elif not sender.buffered:
-        submit(lambda: _flush_later(sender))
-    elif sender.buffer.is_due():
-        submit(sender.pump)
+        start_at_home(lambda: _flush_later(sender))
+    elif sender.buffer.due():
+        start_at_home(sender.pump)
 
 
 def deliver(sender: Sender[Any], records: list[Record]) -> None:
-    """Have records sent at once.
+    """Have records sent at once; where this thread must not wait, within about a second.
+
+    That is on the home loop, as in a callback, and in a signal handler or finalizer that has
+    interrupted the buffer's own code.
 
     :raises DeliveryError: when one did not arrive.
     """
+    if on_home_thread() or _must_not_wait(sender):
+        for record in records:
+            enqueue(sender, record)
+        return
     wire = sender.blocking_wire()
     if wire is None:
         run(sender.deliver, records)
@@ -194,12 +238,31 @@ async def _flush_later(sender: Sender[Any]) -> None:
         await sender.flush(ROOM_TIMEOUT)
 
 
-def refuse_in_async(name: str, instead: str = "") -> None:
-    """Refuse a blocking call on the thread of a running event loop.
+def on_home_thread() -> bool:
+    """Return True on the thread of the home loop: in a callback, a log handler or a finalizer."""
+    return _home is not None and threading.current_thread() is _home.thread
+
+
+def flush(sender: Sender[Any], timeout: float | None) -> FlushResult:
+    """Send everything accepted so far and return what became of it."""
+    return sender.unflushed() if _must_not_wait(sender) else run(sender.flush, timeout)
+
+
+def close(sender: Sender[Any], timeout: float | None) -> FlushResult:
+    """Flush and close; return what became of what was waiting."""
+    return sender.unflushed() if _must_not_wait(sender) else run(sender.aclose, timeout)
+
+
+def _must_not_wait(sender: Sender[Any]) -> bool:
+    return sender.is_interrupted or _is_starting_here()
+
+
+def refuse_in_async(name: str, instead: str = "", *, unless_ours: bool = False) -> None:
+    """Refuse a blocking call on the thread of a running event loop; perhaps not on the home loop.
 
     :raises SyncInAsyncError: naming what to use there.
     """
-    if _loop.is_running():
+    if _loop.is_running() and not (unless_ours and on_home_thread()):
         instead = instead or f"use Async{name.partition('.')[0]} and await it"
         raise SyncInAsyncError(
             f"{name} blocks, and an event loop runs in this thread: {instead}, "
@@ -323,7 +386,7 @@ def run_aside(call: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:
     """
     if not _loop.is_running():
         return run(call)
-    if _home is not None and threading.current_thread() is _home.thread:
+    if on_home_thread():
         refuse_in_async(name, "leave it to the code after the call")
     return submit(call).result()
 
@@ -347,8 +410,13 @@ _POINTERS = ("main_event_loop", "main_event_loop_pid", "task_context")
 def accept(sender: Sender[Any], record: Record) -> None:
     """Give a record to a buffered sender, and have sent what is due, or what makes room.
 
+    On the home loop, as in a callback, it never waits.
+
     :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.
     """
+    if on_home_thread():
+        enqueue(sender, record)
+        return
     signal = sender.accept(record)
     if signal is None:
         run(sender.flush, ROOM_TIMEOUT)
@@ -358,11 +426,11 @@ def accept(sender: Sender[Any], record: Record) -> None:
     if not signal and sender.buffer.limits.flush_after is None:
         return
     if not sender.background:
-        if sender.buffer.is_due():
+        if sender.buffer.due():
             wire = sender.blocking_wire()
             run(sender.pump) if wire is None else sender.pump_blocking(wire)
     elif not sender.has_home:
-        Context().run(home_loop().call_soon_threadsafe, sender.wake)
+        at_home(sender.wake)
 
 
 def synced(

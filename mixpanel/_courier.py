@@ -1,6 +1,8 @@
-"""Bring one batch to the server and close the books on it, from a loop or from a plain thread.
+"""Bring one batch to the server and count what became of it, from a loop or from a plain thread.
 
-The exchange says what to do next; the two drivers here, one async and one blocking, do it.
+The exchange says what to do next; the two drivers here, one async and one blocking, do it. Between
+an answer and its booking they run no code of the user's: what is to be logged or handed to a
+callback waits until all of the answer is counted.
 """
 
 from __future__ import annotations
@@ -9,11 +11,14 @@ import logging
 import math
 import random
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
+from mixpanel import _loop
+from mixpanel._buffer import Claim
 from mixpanel._exchange import (
     Failure,
     Halt,
@@ -26,10 +31,11 @@ from mixpanel._exchange import (
     exchange,
     onward,
 )
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._wires import Wires, compressed_off_loop, hold_back, let_through
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from mixpanel._buffer import Batch, Buffer
     from mixpanel._exchange import Answer, Steps
@@ -39,8 +45,6 @@ if TYPE_CHECKING:
     from mixpanel.settings import RetryPolicy
 
 __all__ = ["Courier"]
-
-logger = logging.getLogger("mixpanel")
 
 HALTED = 60.0  # seconds between attempts when only a human can help
 ONE_PACKET = 1024  # bytes that are not worth compressing
@@ -68,24 +72,81 @@ class Courier:
         self._landed = landed
         self._repeat_ambiguous = repeat_ambiguous
 
-    async def fly(self, batch: Batch, raised: list[DeliveryError] | None = None) -> None:
-        """Drive the exchange of one batch; however it ends, nothing stays unaccounted.
+    # ---- what is due ------------------------------------------------------------------------
+
+    async def send_due(self, take: Callable[[Claim], Batch | None] | None = None) -> bool:
+        """Take a batch that is due and send it; return False if there was none.
+
+        The batch is taken here, in the task that sends it, and given back however this ends.
+        """
+        claim = Claim(_loop.owner())
+        try:
+            batch = (take or self.buffer.take)(claim)
+            if batch is None:
+                return False
+            await self.send(batch)
+        finally:
+            self.land(claim)
+        return True
+
+    def send_due_blocking(
+        self, wire: BlockingWire, *, until: float = math.inf, everything: bool = False
+    ) -> bool:
+        """Do as `send_due`, in the calling thread."""
+        claim = Claim(_loop.owner())
+        try:
+            batch = self.buffer.take(claim, everything=everything)
+            if batch is None:
+                return False
+            self.send_blocking(batch, wire, until=until)
+        finally:
+            self.land(claim)
+        return True
+
+    def land(self, claim: Claim, raised: list[DeliveryError] | None = None) -> None:
+        """End the batch of a claim; for a caller who hears the errors, the rest is dropped."""
+        try:
+            self._land(claim, raised)
+        except BaseException:  # Ctrl-C just now: a batch that was not ended would never end
+            self._land(claim, raised)
+            raise
+
+    def _land(self, claim: Claim, raised: list[DeliveryError] | None) -> None:
+        batch = claim.batch
+        if batch is None or not batch.live:
+            return
+        if raised is not None:
+            records = batch.open
+            if self.buffer.settle(batch, records, "dropped", "raised"):
+                self.buffer.announce(records, "dropped", "raised", quiet=True)
+        self.buffer.land(batch)
+        self._landed()
+
+    # ---- one batch --------------------------------------------------------------------------
+
+    async def send(self, batch: Batch, raised: list[DeliveryError] | None = None) -> None:
+        """Drive the exchange of one batch; whoever took it has to `land` it afterwards.
 
         With `raised`, errors are collected there for the caller instead of being reported.
         """
-        with self._accounted(batch, raised) as (steps, carry_out):
-            step = onward(steps, None, carry_out)
+        sending = _Sending(self, batch, raised)
+        try:
+            step = sending.advance(None)
             while step is not None:
                 reply = None
                 if isinstance(step, Send):
                     # Another batch may have been told to wait; that holds for the whole lane.
                     await hold_back(lambda: batch.lane.not_before - self.buffer.clock())
-                    reply = await self._attempt(batch, step)
+                    reply = await self._attempt(batch, step, sending)
                 else:
                     await anyio.sleep(step.seconds)
-                step = onward(steps, reply, carry_out)
+                step = sending.advance(reply)
+        except Exception:
+            if raised is not None:
+                raise
+            sending.fail()
 
-    def drive(
+    def send_blocking(
         self,
         batch: Batch,
         wire: BlockingWire,
@@ -93,72 +154,67 @@ class Courier:
         raised: list[DeliveryError] | None = None,
         until: float = math.inf,
     ) -> None:
-        """Do as `fly`, blocking, and not beyond `until` on the monotonic clock."""
-        with self._accounted(batch, raised) as (steps, carry_out):
-            step = onward(steps, None, carry_out)
+        """Do as `send`, blocking, and not beyond `until` on the monotonic clock."""
+        sending = _Sending(self, batch, raised)
+        try:
+            step = sending.advance(None)
             while step is not None:
                 reply = None
                 if isinstance(step, Send):
                     _rest(batch.lane.not_before - self.buffer.clock(), until)
                     if time.monotonic() >= until:
                         break
-                    reply = self._attempt_blocking(batch, step, wire, until)
+                    reply = self._attempt_blocking(batch, step, wire, until, sending)
                 else:
                     _rest(step.seconds, until)
-                step = onward(steps, reply, carry_out)
-
-    @contextmanager
-    def _accounted(
-        self, batch: Batch, raised: list[DeliveryError] | None
-    ) -> Iterator[tuple[Steps, Callable[[Step], None]]]:
-        """Begin the exchange of a batch, and end it however the driver leaves."""
-        try:
-            yield self._exchange(batch), lambda step: self._carry_out(batch, step, raised)
-        except Exception:  # ours, not the network's: keep the messages and say it loudly
+                step = sending.advance(reply)
+        except Exception:
             if raised is not None:
                 raise
-            logger.exception("a batch could not be sent")
-            batch.lane.not_before = self.buffer.clock() + HALTED
-        finally:
-            self.land(batch, raised)
+            sending.fail()
 
-    def land(self, batch: Batch, raised: list[DeliveryError] | None) -> None:
-        """End a batch; for a caller who hears the errors, what is open counts as dropped."""
-        if raised is not None:
-            self.buffer.settle(batch, batch.open, "dropped", "raised", quiet=True)
-        self.buffer.land(batch)
-        self._landed()
-
-    def _exchange(self, batch: Batch) -> Steps:
+    def exchange(self, batch: Batch) -> Steps:
+        """Return the steps that bring a batch to the server."""
         lane = batch.lane
         return exchange(
             batch.records,
             policy=self.policy,
             clock=self.buffer.clock,
             random=random.random,
-            gzip=lane.gzip if self._is_worth_gzip(batch) else False,
+            gzip=lane.gzip if self.is_worth_gzip(batch) else False,
             repeat_ambiguous=self._repeat_ambiguous,
             judge=self.route.judge,
         )
 
-    async def _attempt(self, batch: Batch, step: Send) -> Answer | Failure:
-        return await let_through(self.route.gate, self._wires, lambda: self._send(batch, step))
+    def is_worth_gzip(self, batch: Batch) -> bool:
+        """Return True if a batch is large enough to gain by compression, and may be compressed."""
+        if not self.route.takes_gzip(batch.lane.endpoint):
+            return False
+        few = batch.records[:FEW]
+        return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET
 
-    async def _send(self, batch: Batch, step: Send) -> Answer | Failure:
+    # ---- one attempt ------------------------------------------------------------------------
+
+    async def _attempt(self, batch: Batch, step: Send, sending: _Sending) -> Answer | Failure:
+        return await let_through(
+            self.route.gate, self._wires, lambda: self._send(batch, step, sending)
+        )
+
+    async def _send(self, batch: Batch, step: Send, sending: _Sending) -> Answer | Failure:
         request = await compressed_off_loop(self.route, step)
         watch = False in [record.repeatable for record in step.records]
         self.ledger.requests += 1
         batch.sending = step.records
-        reply = await self._wires.send(request, watch=watch)
+        reply = await self._wires.attempt(request, watch=watch)
         batch.sending = []
-        _told(request, step, reply)
+        sending.came_back(request, step, reply)
         return reply
 
     def _attempt_blocking(
-        self, batch: Batch, step: Send, wire: BlockingWire, until: float
+        self, batch: Batch, step: Send, wire: BlockingWire, until: float, sending: _Sending
     ) -> Answer | Failure:
         if self.route.gate is None:
-            return self._send_blocking(batch, step, wire, until)
+            return self._send_blocking(batch, step, wire, until, sending)
         reply = None
         with closing(self.route.gate.passage()) as passage:
             while True:
@@ -170,7 +226,7 @@ class Courier:
                 if isinstance(what, float):
                     _rest(what, until)
                 elif what is None:
-                    reply = self._send_blocking(batch, step, wire, until)
+                    reply = self._send_blocking(batch, step, wire, until, sending)
                 else:
                     reply = wire.send(what, end=self._deadline(until))
 
@@ -178,7 +234,7 @@ class Courier:
         return min(until, time.monotonic() + self.buffer.limits.attempt)
 
     def _send_blocking(
-        self, batch: Batch, step: Send, wire: BlockingWire, until: float
+        self, batch: Batch, step: Send, wire: BlockingWire, until: float, sending: _Sending
     ) -> Answer | Failure:
         self.ledger.requests += 1
         batch.sending = step.records
@@ -186,33 +242,56 @@ class Courier:
         request = self.route.request(step)
         reply = wire.send(request, end=end)
         batch.sending = []
-        _told(request, step, reply)
+        sending.came_back(request, step, reply)
         return reply
 
-    def _is_worth_gzip(self, batch: Batch) -> bool:
-        if not self.route.takes_gzip(batch.lane.endpoint):
-            return False
-        few = batch.records[:FEW]
-        return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET
 
-    def _carry_out(  # noqa: C901 - a step each
-        self, batch: Batch, step: Step, raised: list[DeliveryError] | None = None
-    ) -> None:
-        lane = batch.lane
+class _Sending:
+    """The exchange of one batch: what it counts at once, and what is to be reported after that."""
+
+    def __init__(self, courier: Courier, batch: Batch, raised: list[DeliveryError] | None) -> None:
+        self._courier = courier
+        self._buffer = courier.buffer
+        self._ledger = courier.ledger
+        self._batch = batch
+        self._raised = raised
+        self._steps = courier.exchange(batch)
+        self._reports: list[Callable[[], object]] = []
+
+    def advance(self, reply: Answer | Failure | None) -> Send | Wait | None:
+        """Count what a reply means, then report it; return the next step that takes time."""
+        try:
+            return onward(self._steps, reply, self._carry_out)
+        finally:
+            reports, self._reports = self._reports, []
+            for report in reports:
+                report()
+            if reports:
+                self._buffer.notify()
+
+    def came_back(self, request: Request, step: Send, reply: Answer | Failure) -> None:
+        """Remember to log an attempt, without anything that is in it."""
+        if logger.isEnabledFor(logging.DEBUG):
+            url, bytes_ = request.url.partition("?")[0], len(request.content)
+            came = reply.error if isinstance(reply, Failure) else f"HTTP {reply.status}"
+            text = "POST %s: %d message(s), %d bytes: %s"
+            self._reports.append(partial(logger.debug, text, url, len(step.records), bytes_, came))
+
+    def fail(self) -> None:
+        """Handle an error of ours, not the network's: keep the messages and log it loudly."""
+        self._batch.lane.not_before = self._buffer.clock() + HALTED
+        logger.exception("a batch could not be sent")
+
+    def _carry_out(self, step: Step) -> None:
+        lane, buffer, reports = self._batch.lane, self._buffer, self._reports
+        raised = self._raised
         if isinstance(step, Settle):
-            if step.fate == "delivered":
-                lane.halted = None
-                if lane.gzip is None and self._is_worth_gzip(batch):
-                    lane.gzip = True
-            elif raised is not None and step.error is not None:
-                raised.append(step.error)
-            quiet = raised is not None
-            self.buffer.settle(batch, step.records, step.fate, step.reason, step.error, quiet=quiet)
+            self._settle(step)
         elif isinstance(step, Wait):
-            self.ledger.retried += 1
-            lane.not_before = max(lane.not_before, self.buffer.clock() + step.seconds)
+            self._ledger.retried += 1
+            lane.not_before = max(lane.not_before, buffer.clock() + step.seconds)
             if raised is None:
-                self.ledger.report(step.error, [])
+                reports.append(partial(self._ledger.report, step.error, []))
         elif isinstance(step, Shrink):
             lane.max_bytes = min(lane.max_bytes, step.max_bytes)
         elif isinstance(step, Plain):
@@ -221,16 +300,22 @@ class Courier:
             raised.append(step.error)
         elif isinstance(step, Halt):
             lane.halted = step.error
-            lane.not_before = self.buffer.clock() + HALTED
-            self.ledger.report(step.error, [])
+            lane.not_before = buffer.clock() + HALTED
+            reports.append(partial(self._ledger.report, step.error, []))
 
-
-def _told(request: Request, step: Send, reply: Answer | Failure) -> None:
-    """Log an attempt, without anything that is in it."""
-    if logger.isEnabledFor(logging.DEBUG):
-        url, bytes_, count = request.url.partition("?")[0], len(request.content), len(step.records)
-        came = reply.error if isinstance(reply, Failure) else f"HTTP {reply.status}"
-        logger.debug("POST %s: %d message(s), %d bytes: %s", url, count, bytes_, came)
+    def _settle(self, step: Settle) -> None:
+        batch, raised = self._batch, self._raised
+        settled = self._buffer.settle(batch, step.records, step.fate, step.reason)
+        if step.fate == "delivered":
+            batch.lane.halted = None
+            if batch.lane.gzip is None and self._courier.is_worth_gzip(batch):
+                batch.lane.gzip = True
+        elif raised is not None and step.error is not None:
+            raised.append(step.error)
+        if settled:
+            announce = self._buffer.announce
+            what = (step.records, step.fate, step.reason, step.error)
+            self._reports.append(partial(announce, *what, quiet=raised is not None))
 
 
 def _rest(seconds: float, until: float) -> None:

@@ -156,7 +156,7 @@ class Custom:
                 if delivered:
                     ledger.delivered += 1
                 else:
-                    ledger.dropped["raised"] += 1
+                    ledger.dropped["raised"] = ledger.dropped.get("raised", 0) + 1
 
 
 def _at_exit() -> None:

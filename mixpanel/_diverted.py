@@ -75,7 +75,7 @@ def _keep_async(kept: Captured, face: Any, records: list[Any]) -> Any:
 
 def _keep_sync(kept: Captured, face: Any, records: list[Any]) -> None:
     if not isinstance(face._via, Custom):
-        refuse_in_async("Mixpanel.track")
+        refuse_in_async("Mixpanel.track", unless_ours=True)
     _keep(kept, face, records)
 
 
@@ -106,7 +106,7 @@ def _keep_said_async(kept: Captured, face: Any, messages: list[Any]) -> Any:
 
 def _keep_said_sync(kept: Captured, face: Any, messages: list[Any]) -> None:
     if face._direct or face._sender.buffer.when_full == "wait":
-        refuse_in_async(type(face).__name__)
+        refuse_in_async(type(face).__name__, unless_ours=True)
     _keep_said(kept, face, messages)
 
 
@@ -131,7 +131,7 @@ class _Wires:
     def __init__(self, keep: Callable[[bytes], None]) -> None:
         self._keep = keep
 
-    async def send(self, request: Any, **_: Any) -> Any:
+    async def attempt(self, request: Any, **_: Any) -> Any:
         content = request.content
         self._keep(gzip.decompress(content) if content[:2] == GZIP else content)
         return Answer(200, {}, b'{"code": 200, "status": "OK"}')

@@ -9,35 +9,29 @@ finalizers. A process ended by an unhandled signal runs neither.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import sys
-import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
+
+from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.safe_logging import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mixpanel._sender import Sender
 
-__all__ = ["afterwards", "everyone", "hold", "loading", "release"]
-
-logger = logging.getLogger("mixpanel")
+__all__ = ["afterwards", "everyone", "hold", "release"]
 
 PATIENCE = 2.0  # seconds, for all consumers together
-LOADING = 10.0  # seconds that a fork waits for modules that are being loaded
 
 everyone: weakref.WeakSet[Sender[Any]] = weakref.WeakSet()
 _holding: set[Sender[Any]] = set()  # keeps a forgotten consumer alive while it has messages
 _watched_by = 0
+over = False  # whether the last drain is behind us
 _then: list[Callable[[], None]] = []
-
-# Held by a thread of ours while it loads modules. A child that was forked meanwhile would wait
-# for ever for the locks of modules that nobody goes on loading there.
-loading = threading.RLock()
-_held_back: list[bool] = []
 
 
 def hold(sender: Sender[Any]) -> None:
@@ -69,42 +63,35 @@ def afterwards(callback: Callable[[], None]) -> None:
 
 
 def _drain() -> None:
+    global over
     if _holding:
         with loading:  # takes its time on a busy machine, which is not the server's
             import mixpanel._wire  # noqa: F401
     end = time.monotonic() + PATIENCE
     while _holding:
-        try:
-            _holding.pop().last_drain(end)
-        except Exception:  # one consumer's trouble is not the next one's
-            logger.exception("the last messages of a consumer could not be sent")
+        _drain_one(_holding.pop(), end)
     for sender in list(everyone):
+        _drain_one(sender, end)  # nothing waits there, and nothing will be accepted
         sender.let_go()
+    over = True
     for callback in _then:
         callback()
 
 
-def _before_fork() -> None:
-    _held_back.append(loading.acquire(timeout=LOADING))
-
-
-def _after_fork_in_parent() -> None:
-    if _held_back.pop():
-        loading.release()
+def _drain_one(sender: Sender[Any], end: float) -> None:
+    try:
+        sender.last_drain(end)
+    except Exception:  # one consumer's trouble is not the next one's
+        logger.exception("the last messages of a consumer could not be sent")
 
 
 def _after_fork() -> None:
-    global loading
-    loading = threading.RLock()
-    _held_back.clear()
+    global over
+    over = False
     _holding.clear()
     for sender in list(everyone):
         sender.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
-        after_in_child=_after_fork,
-    )
+    os.register_at_fork(after_in_child=_after_fork)

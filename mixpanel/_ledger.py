@@ -6,19 +6,20 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import DeliveryError
 from mixpanel.settings import checked_callback
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from mixpanel.messages import Record
 
 __all__ = ["FlushResult", "Ledger", "OnDrop", "OnError", "Stats"]
-
-logger = logging.getLogger("mixpanel")
 
 OnError = Callable[["DeliveryError", list[dict[str, Any]]], object]
 OnDrop = Callable[[str, list[dict[str, Any]]], object]
@@ -108,7 +109,8 @@ class Ledger:
     def __init__(self, on_error: OnError | None = None, on_drop: OnDrop | None = None) -> None:
         checked_callback(on_error, "on_error")
         checked_callback(on_drop, "on_drop")
-        self.lock = threading.RLock()
+        self.lock: AbstractContextManager[Any] = threading.RLock()
+        self.deferred: Sequence[Record] = ()  # accepted, but not yet among the counts below
         self.on_error = on_error
         self.on_drop = on_drop
         self.recent: list[DeliveryError] = []
@@ -120,18 +122,24 @@ class Ledger:
         """Start from zero, as a forked child does."""
         self.accepted = self.delivered = self.rejected = 0
         self.pending = self.requests = self.retried = 0
-        self.dropped: Counter[str] = Counter()
+        self.dropped: dict[str, int] = {}
         self.warnings: Counter[str] = Counter()
 
     def stats(self) -> Stats:
         """Return the counts of this moment."""
+        # In a signal handler that interrupted a change of these counts, they are derived.
+        interrupted = self.lock._is_owned()  # type: ignore[attr-defined]
         with self.lock:
+            late, accepted = len(self.deferred), self.accepted
+            if interrupted:
+                settled = self.delivered + self.rejected + sum(self.dropped.values())
+                accepted = settled + self.pending
             return Stats(
-                self.accepted,
+                accepted + late,
                 self.delivered,
                 self.rejected,
-                dict(self.dropped),
-                self.pending,
+                {reason: count for reason, count in self.dropped.items() if count},
+                self.pending + late,
                 self.requests,
                 self.retried,
                 dict(self.warnings),
@@ -140,6 +148,7 @@ class Ledger:
     def left_out(self, reason: str, count: int = 1) -> None:
         """Count messages that never reach the buffer."""
         with self.lock:
+            self.dropped.setdefault(reason, 0)
             self.accepted += count
             self.dropped[reason] += count
 
@@ -152,7 +161,7 @@ class Ledger:
             self.warnings[kind] += 1
         self.say(logging.WARNING, f"{kind} message: {text}", key=kind)
 
-    def report(self, error: DeliveryError, records: list[Record]) -> None:
+    def report(self, error: DeliveryError, records: Sequence[Record]) -> None:
         """Hand an error and the messages it struck to `on_error`, or to the log without one."""
         with self.lock:
             self.recent = [*self.recent[-9:], error]
@@ -162,7 +171,7 @@ class Ledger:
         else:
             self._call(self.on_error, error, records)
 
-    def report_drop(self, reason: str, records: list[Record]) -> None:
+    def report_drop(self, reason: str, records: Sequence[Record]) -> None:
         """Hand dropped messages to `on_drop`, or say how many they were."""
         # A callback that tracks into a full buffer causes the next drop: that one is only said.
         telling = getattr(self._telling, "drop", False)
@@ -187,9 +196,13 @@ class Ledger:
         more = f" (and {unsaid} more like it)" if unsaid else ""
         logger.log(level, "%s%s", text, more)
 
-    def _call(self, callback: Callable[..., object], what: object, records: list[Record]) -> None:
+    def _call(
+        self, callback: Callable[..., object], what: object, records: Sequence[Record]
+    ) -> None:
         try:
             callback(what, [record.decoded() for record in records])
-        except (Exception, SystemExit):
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             # A callback is not ours; it must never stop the sender, nor the loop it runs in.
             logger.exception("a delivery callback failed")

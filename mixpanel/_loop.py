@@ -8,14 +8,37 @@ from __future__ import annotations
 
 import sys
 import threading
-from contextvars import Context
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import suppress
+from contextvars import Context, copy_context
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from mixpanel._runtime.import_lock import loading
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
-__all__ = ["Loop", "running"]
+__all__ = [
+    "Loop",
+    "TaskEndedError",
+    "in_own_task",
+    "is_running",
+    "load_backend",
+    "owner",
+    "running",
+]
+
+R = TypeVar("R")
+
+USED_NAMES = (  # of anyio, in this package
+    "CancelScope", "CapacityLimiter", "Event", "Lock", "Semaphore", "WouldBlock",
+    "create_task_group", "current_effective_deadline", "current_time",
+    "get_cancelled_exc_class", "lowlevel", "move_on_after", "sleep", "to_thread",
+)  # fmt: skip
+UNWINDING = 0.1  # seconds that a cancelled call may take to put things in order
 
 
 class Loop(Protocol):
@@ -34,8 +57,22 @@ class Loop(Protocol):
         """Run a callback in the loop; from its own thread at once. Quiet when the loop is gone."""
         ...
 
-    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a task; call it in the loop's own thread. The task must not raise."""
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Run a callback in the loop, if it still runs then; call it in the loop's own thread."""
+        ...
+
+    def spawn(
+        self,
+        run: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        context: Context | None = None,
+        ended: Callable[[], object] | None = None,
+    ) -> None:
+        """Start a task; call it in the loop's own thread. The task must not raise.
+
+        `ended` is called when it is over, also when it was cancelled before its first step: code
+        in the task itself does not run then.
+        """
         ...
 
 
@@ -55,11 +92,22 @@ class _Asyncio:
         except RuntimeError:  # closed
             return
 
-    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        self.key.call_later(seconds, callback)
+
+    def spawn(
+        self,
+        run: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        context: Context | None = None,
+        ended: Callable[[], object] | None = None,
+    ) -> None:
         # A context of its own: the sender outlives the request that happened to start it.
-        task = self.key.create_task(run(), context=Context())
+        task = self.key.create_task(run(), context=context or Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if ended is not None:
+            task.add_done_callback(lambda _: ended())
 
 
 def _nothing() -> None:
@@ -89,8 +137,46 @@ class _Trio:
         except self._gone:
             return
 
-    def spawn(self, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._lowlevel.spawn_system_task(run)
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        async def later() -> None:
+            await anyio.sleep(seconds)
+            callback()
+
+        self._lowlevel.spawn_system_task(later)
+
+    def spawn(
+        self,
+        run: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        context: Context | None = None,
+        ended: Callable[[], object] | None = None,
+    ) -> None:
+        async def whole() -> None:
+            try:
+                await run()
+            finally:
+                if ended is not None:
+                    ended()
+
+        self._lowlevel.spawn_system_task(whole, context=context)
+
+
+_loaded: set[str] = set()
+
+
+def load_backend(library: str) -> None:
+    """Import what anyio knows of a loop's library, while no fork can happen.
+
+    anyio does so at its first use in a loop, and newer versions import each of their names when it
+    is first used. A child that was forked during such an import would wait for it for ever.
+    """
+    if library not in _loaded:
+        with loading:
+            for name in USED_NAMES:
+                getattr(anyio, name)
+            with suppress(ImportError):  # anyio says itself what is missing
+                import_module(f"anyio._backends._{library}")
+        _loaded.add(library)
 
 
 def running() -> Loop | None:
@@ -99,16 +185,79 @@ def running() -> Loop | None:
     if asyncio is not None:
         loop = asyncio._get_running_loop()
         if loop is not None:
+            load_backend("asyncio")
             return _Asyncio(loop)
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)  # trio may be half imported by another thread
     if lowlevel is not None and lowlevel.in_trio_run():
+        load_backend("trio")
         return _Trio(trio)
     return None
 
 
+def owner() -> Callable[[], bool]:
+    """Return what tells whether this thread, or the loop that runs in it, is still alive."""
+    here = running()
+    return threading.current_thread().is_alive if here is None else here.is_running
+
+
+class TaskEndedError(RuntimeError):
+    """Somebody else cancelled the task that worked for us, as by cancelling all tasks."""
+
+
+class _Call(Generic[R]):
+    """One call in a task of its own: how to cancel it, and what it returned or raised."""
+
+    def __init__(self, call: Callable[[], Awaitable[R]]) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.result: list[R] = []
+        self.error: BaseException | None = None
+        self._call = call
+
+    async def run(self) -> None:
+        with self.scope:
+            try:
+                self.result.append(await self._call())
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:  # also SystemExit: it is the caller's, not the loop's
+                self.error = error
+
+
+async def in_own_task(call: Callable[[], Awaitable[R]]) -> R:
+    """Await a call in a task of our own, which the caller's cancellation ends by an anyio scope.
+
+    asyncio code cancels natively (`task.cancel()`), and may do so twice, as two nested timeouts
+    that end together. The second one would interrupt the cleanup of whatever was cancelled, and
+    httpcore would never give back its connection. Here it only ends the waiting.
+
+    :raises TaskEndedError: when somebody cancelled the task itself.
+    """
+    here = running()
+    assert here is not None
+    own = _Call(call)
+    here.spawn(own.run, context=copy_context(), ended=own.done.set)
+    try:
+        await own.done.wait()
+    except BaseException:
+        own.scope.cancel()
+        with anyio.move_on_after(UNWINDING, shield=True):
+            await own.done.wait()
+        raise
+    error = own.error
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del own, error  # the traceback holds this frame
+    if not own.result:
+        raise TaskEndedError("the task of this call was cancelled")
+    return own.result[0]
+
+
 def is_running() -> bool:
-    """Tell whether this thread is inside an event loop."""
+    """Return True if this thread is inside an event loop."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None and asyncio._get_running_loop() is not None:
         return True

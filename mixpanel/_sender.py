@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 from urllib.request import getproxies
 
@@ -13,16 +13,18 @@ import anyio
 
 from mixpanel import _exit, _loop
 from mixpanel._courier import Courier
+from mixpanel._ledger import FlushResult
 from mixpanel._route import AnyRoute
+from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._wires import Wires
-from mixpanel.exceptions import ClosedError, DeliveryError
+from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mixpanel._buffer import Batch, Buffer
-    from mixpanel._ledger import FlushResult
+    from mixpanel._buffer import Batch, Buffer, Claim
     from mixpanel._route import Transport
     from mixpanel._wire import BlockingWire
     from mixpanel.messages import Record
@@ -31,9 +33,8 @@ __all__ = ["Sender"]
 
 R = TypeVar("R", bound=AnyRoute)
 
-logger = logging.getLogger("mixpanel")
-
 IDLE = 5.0  # seconds without a message after which a background sender goes home
+AGAIN = 0.1  # seconds until the background task starts again after somebody cancelled it
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
 
@@ -70,7 +71,7 @@ class Sender(Generic[R]):
         self._home: _loop.Loop | None = None
         self._wake: anyio.Event | None = None
         self._blocking: BlockingWire | None = None
-        self._flights: anyio.abc.TaskGroup | None = None
+        self._flights: set[anyio.CancelScope] = set()
         self._ending = False
         limits = buffer.limits
         self.wires = Wires(transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes)
@@ -78,6 +79,8 @@ class Sender(Generic[R]):
             buffer, route, policy, self.wires, self._settled, repeat_ambiguous=repeat_ambiguous
         )
         _exit.everyone.add(self)
+        if _exit.over:
+            buffer.give_up("exit", shut="exit")
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -100,6 +103,22 @@ class Sender(Generic[R]):
         return signal
 
     @property
+    def is_interrupted(self) -> bool:
+        """Return True in a signal handler or finalizer that interrupted this buffer's own code.
+
+        A message is accepted there; anything that waits for the buffer would wait for ever.
+        """
+        return self.buffer.is_held_here()
+
+    def unflushed(self) -> FlushResult:
+        """Return what a flush can do where `is_interrupted`: nothing, which is logged."""
+        logger.warning(
+            "flush or close was called by a signal handler or finalizer that interrupted this very "
+            "client: nothing was sent; call it again, or leave it to the end of the process"
+        )
+        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+
+    @property
     def has_home(self) -> bool:
         """Tell whether a loop is there to send in the background."""
         return self._home is not None and self._home.is_running()
@@ -116,10 +135,10 @@ class Sender(Generic[R]):
         with self.buffer.lock:
             if self._home is not home or self._ending:
                 return
-            self._home, self._wake, self._flights = here, None, None
+            self._home, self._wake, self._flights = here, None, set()
         if home is not None:
-            self.buffer.reclaim()  # what a loop that is gone had in flight
-        here.spawn(self._run)
+            self.buffer.reclaim(dead_only=True)  # what a loop that is gone had in flight
+        here.spawn(lambda: self._run(here), ended=lambda: self._left(here))
 
     def _rouse(self) -> None:
         if self._wake is not None:
@@ -127,32 +146,53 @@ class Sender(Generic[R]):
 
     # ---- the background task ----------------------------------------------------------------
 
-    async def _run(self) -> None:
-        home = self._home
+    async def _run(self, home: _loop.Loop) -> None:
         try:
-            async with anyio.create_task_group() as flights:
-                self._flights = flights
-                while self._home is home and home is not None:
-                    self._wake = anyio.Event()
-                    while (batch := self._taken_at(home)) is not None:
-                        flights.start_soon(self.courier.fly, batch)
-                    pending = self.ledger.pending
-                    with anyio.move_on_after(self.buffer.next_look() if pending else IDLE):
-                        await self._wake.wait()
-                        continue
-                    with self.buffer.lock:
-                        if not self.ledger.pending and not pending and self._home is home:
-                            self._home = None
+            while self._home is home:
+                self._wake = anyio.Event()
+                # Each task takes its batch itself: one that is cancelled first takes none.
+                for _ in range(self.buffer.due()):
+                    home.spawn(lambda: self._send_due(home))
+                pending = self.ledger.pending
+                with anyio.move_on_after(self.buffer.next_look() if pending else IDLE):
+                    await self._wake.wait()
+                    continue
+                with self.buffer.lock:
+                    if not self.ledger.pending and not pending and self._home is home:
+                        self._home = None
         except Exception:
-            logger.exception("the sender failed; it starts again with the next message")
-        finally:
-            with self.buffer.lock:
-                if self._home is home:
-                    self._home = None
+            logger.exception("the background sender failed and will be restarted")
 
-    def _taken_at(self, home: _loop.Loop) -> Batch | None:
+    async def _send_due(self, home: _loop.Loop) -> None:
+        flights = self._flights
+        with anyio.CancelScope() as scope:
+            flights.add(scope)
+            try:
+                await self.courier.send_due(partial(self._taken_at, home))
+            finally:
+                flights.discard(scope)
+
+    def _cancel_flights(self) -> None:
+        for scope in tuple(self._flights):
+            scope.cancel()
+
+    def _left(self, home: _loop.Loop) -> None:
+        """Forget the loop whose task has ended, and start again there if messages wait."""
         with self.buffer.lock:
-            return self.buffer.take() if self._home is home else None
+            if self._home is not home:
+                return
+            self._home = self._wake = None
+        # Somebody cancelled it, as with all tasks of the loop. If that ends the loop as well, this
+        # never runs, and the next loop or the end of the process takes over.
+        if self.ledger.pending and not self._ending and home.is_running():
+            home.call_later(AGAIN, self._wake_if_needed)
+
+    def _wake_if_needed(self) -> None:
+        if self.ledger.pending and not self.has_home:
+            self.wake()
+
+    def _taken_at(self, home: _loop.Loop, claim: Claim) -> Batch | None:
+        return self.buffer.take(claim) if self._home is home else None
 
     def _settled(self) -> None:
         if not self.ledger.pending:
@@ -172,30 +212,42 @@ class Sender(Generic[R]):
         :raises DeliveryError: for the first batch that was not delivered as a whole; those after
             it are not tried and count as dropped.
         """
-        with self._directly(records) as (batches, raised):
-            for batch in batches:
-                await self.courier.fly(batch, raised)
+        if self.closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        try:
+            await _loop.in_own_task(lambda: self._deliver(records))
+        except _loop.TaskEndedError as error:
+            raise TransportError(str(error)) from error
+
+    async def _deliver(self, records: list[Record]) -> None:
+        with self._directly(records) as (claims, raised):
+            for claim in claims:
+                assert claim.batch is not None
+                await self.courier.send(claim.batch, raised)
                 if raised:
                     raise raised[0]
 
     @contextmanager
-    def _directly(self, records: list[Record]) -> Iterator[tuple[list[Batch], list[DeliveryError]]]:
+    def _directly(self, records: list[Record]) -> Iterator[tuple[list[Claim], list[DeliveryError]]]:
         """Count records that skip the queue; whatever is open at the end counts as dropped."""
         if self.closed:
             raise ClosedError("the client is closed: this message was not accepted")
-        batches = self.buffer.direct(records)
+        claims: list[Claim] = []
         try:
-            yield batches, []
+            self.buffer.direct(records, claims, _loop.owner())
+            yield claims, []
         finally:
-            for batch in batches:
-                self.courier.land(batch, [])
+            for claim in claims:
+                self.courier.land(claim, [])
 
     async def pump(self) -> None:
         """Send, here and now, every batch that is due."""
-        batch = self.buffer.take()
-        while batch is not None:
-            await self.courier.fly(batch)
-            batch = self.buffer.take()
+        with suppress(_loop.TaskEndedError):  # what it had taken has been given back
+            await _loop.in_own_task(self._pump)
+
+    async def _pump(self) -> None:
+        while await self.courier.send_due():
+            pass
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
         """Send everything accepted so far; return what became of it.
@@ -205,6 +257,7 @@ class Sender(Generic[R]):
         """
         before = self.buffer.snapshot()
         mark = self.buffer.mark()
+        _loop.running()  # loads what the next line needs, see there
         with anyio.move_on_after(timeout):
             if self.background:
                 self.wake()
@@ -235,8 +288,8 @@ class Sender(Generic[R]):
     async def _pump_up_to(self, mark: int) -> None:
         while self.buffer.waiting_for(mark):
             async with anyio.create_task_group() as flights:
-                while (batch := self.buffer.take()) is not None:
-                    flights.start_soon(self.courier.fly, batch)
+                for _ in range(self.buffer.due()):
+                    flights.start_soon(self.courier.send_due)
             if self.buffer.waiting_for(mark):
                 await anyio.sleep(min(self.buffer.next_look() or POLL, 0.25))
 
@@ -269,13 +322,12 @@ class Sender(Generic[R]):
             before = self.buffer.snapshot()
             await self.flush(timeout)
             home, self._home = self._home, None
-            flights, self._flights = self._flights, None
-            if home is not None and flights is not None:
-                home.call_soon(flights.cancel_scope.cancel)
+            if home is not None and self.buffer.flying():
+                home.call_soon(self._cancel_flights)
                 with anyio.move_on_after(LEAVING):
                     while self.buffer.flying():  # noqa: ASYNC110
                         await anyio.sleep(POLL)
-            self.buffer.give_up("closed")
+            self.buffer.give_up("closed", shut="closed")
             await self.wires.aclose()
             self.let_go()
         _exit.release(self)
@@ -297,40 +349,43 @@ class Sender(Generic[R]):
         return self._blocking
 
     def _made_wire(self) -> BlockingWire:
-        with _exit.loading:
+        with loading:
             from mixpanel._wire import BlockingWire
 
         return BlockingWire(self.wires.transport, answer_bytes=self.buffer.limits.answer_bytes)
 
     def deliver_blocking(self, records: list[Record], wire: BlockingWire) -> None:
         """Do as `deliver`, in the calling thread."""
-        with self._directly(records) as (batches, raised):
-            for batch in batches:
-                self.courier.drive(batch, wire, raised=raised)
+        with self._directly(records) as (claims, raised):
+            for claim in claims:
+                assert claim.batch is not None
+                self.courier.send_blocking(claim.batch, wire, raised=raised)
                 if raised:
                     raise raised[0]
 
     def pump_blocking(self, wire: BlockingWire) -> None:
         """Do as `pump`, in the calling thread."""
-        while (batch := self.buffer.take()) is not None:
-            self.courier.drive(batch, wire)
+        while self.courier.send_due_blocking(wire):
+            pass
 
     # ---- the end of the process -------------------------------------------------------------
 
     def last_drain(self, end: float) -> None:
-        """Send what is left from this thread until `end` on the monotonic clock."""
-        if not self.ledger.pending:
-            return
-        with self.buffer.lock:
-            # A loop in another thread may still run: what it took now, nobody would wait for.
-            self._ending = True
-            home, self._home = self._home, None
-            waiting = self.buffer.flying() and (home is None or home.is_running())
-        try:
-            self._drain(end, waiting=waiting)
-            self.buffer.give_up("exit")
-        finally:
-            self._ending = False
+        """Send what is left from this thread until `end` on the monotonic clock.
+
+        From then on nothing is accepted any more: what other threads still bring counts as dropped.
+        """
+        if self.ledger.pending or self.ledger.deferred:
+            with self.buffer.lock:
+                # A loop in another thread may still run: what it took now, nobody would wait for.
+                self._ending = True
+                home, self._home = self._home, None
+                waiting = self.buffer.flying() and (home is None or home.is_running())
+            try:
+                self._drain(end, waiting=waiting)
+            finally:
+                self._ending = False
+        self.buffer.give_up("exit", shut="exit")
 
     def _drain(self, end: float, *, waiting: bool) -> None:
         # Requests of a loop that still runs in another thread may be about to be answered.
@@ -345,13 +400,11 @@ class Sender(Generic[R]):
         self.courier.policy = HURRIED
         wire = self._blocking or self._made_wire()
         while time.monotonic() < end:
-            batch = self.buffer.take(everything=True)
-            if batch is not None:
-                self.courier.drive(batch, wire, until=end)
-            elif self.buffer.flying():  # a thread that flushes is just sending
-                time.sleep(POLL)
-            else:
+            if self.courier.send_due_blocking(wire, until=end, everything=True):
+                continue
+            if not self.buffer.flying():
                 break
+            time.sleep(POLL)  # a thread that flushes is just sending
         wire.close()
 
     def let_go(self) -> None:
@@ -363,7 +416,8 @@ class Sender(Generic[R]):
     def after_fork(self) -> None:
         """Start afresh in a forked child: what the copy holds is the parent's to send."""
         _inherited.append(self._blocking)
-        self._home = self._wake = self._flights = self._blocking = None
+        self._home = self._wake = self._blocking = None
+        self._flights = set()
         self._ending = False
         if self.route.gate is not None:
             self.route.gate.after_fork()

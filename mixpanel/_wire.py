@@ -43,7 +43,14 @@ NOT_SENT = (
     httpx.LocalProtocolError,
     httpx.InvalidURL,
 )
+# The deadline of the attempt stands above these. A free connection is there at once, unless lost.
+POOL_TIMEOUT = {"pool": 2.0}
+NO_TIMEOUT = httpx.Timeout(None, pool=2.0)
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+# Newer versions of anyio import a name when it is first used: here that is guarded against forks.
+for _name in dir(anyio):
+    with suppress(ImportError):
+        getattr(anyio, _name)
 
 
 @cache
@@ -77,11 +84,15 @@ class Wire:
         self._deadline = deadline
         self._answer_bytes = answer_bytes
         self._own = transport.client is None
+        self.in_flight = 0
+        self.is_exhausted = False  # no connection came free, though fewer were in use
         self._direct: httpx.AsyncHTTPTransport | None = None
         if transport.client is not None:
             self._client = transport.client
             return
-        limits = httpx.Limits(max_connections=transport.connections, keepalive_expiry=KEEP_ALIVE)
+        limits = httpx.Limits(
+            max_connections=transport.connections + 1, keepalive_expiry=KEEP_ALIVE
+        )
         tls = transport.ssl_context or _default_tls()
         if transport.proxy is None and not getproxies():
             self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
@@ -90,7 +101,7 @@ class Wire:
                 proxy=transport.proxy,
                 verify=tls,
                 transport=self._direct,
-                timeout=None,  # noqa: S113 - the deadline of the attempt stands above it
+                timeout=NO_TIMEOUT,
                 limits=limits,
             )
         except (ValueError, ImportError, httpx.InvalidURL):
@@ -104,8 +115,13 @@ class Wire:
         if self._own:
             await self._client.aclose()
 
-    async def send(self, request: Request, *, watch: bool = False) -> Answer | Failure:
-        """Make one attempt. With `watch`, find out whether a failed request had left at all."""
+    async def send(
+        self, request: Request, *, watch: bool = False, end: float | None = None
+    ) -> Answer | Failure:
+        """Make one attempt, until `end` on the loop's clock or for the usual time.
+
+        With `watch`, find out whether a failed request had left at all.
+        """
         sent = not watch
         extensions: dict[str, Any] = {}
         if watch:
@@ -116,7 +132,8 @@ class Wire:
 
             extensions["trace"] = trace
         error: TransportError
-        with anyio.move_on_after(self._deadline) as scope:
+        with anyio.CancelScope() as scope:
+            scope.deadline = anyio.current_time() + self._deadline if end is None else end
             try:
                 response = await self._answer(request, extensions)
                 try:
@@ -126,6 +143,7 @@ class Wire:
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
             except FAILURES as failure:
+                self.is_exhausted = self._own and isinstance(failure, httpx.PoolTimeout)
                 not_sent = isinstance(failure, NOT_SENT) or not sent
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = failure
@@ -141,6 +159,7 @@ class Wire:
             # takes a third of a small request's time.
             headers["Host"] = url.netloc.decode("ascii")
             headers["Content-Length"] = str(len(request.content))
+            extensions["timeout"] = POOL_TIMEOUT
             outgoing = httpx.Request(
                 request.method, url, headers=headers, stream=_Body(request.content),
                 extensions=extensions,
@@ -148,7 +167,7 @@ class Wire:
             return await self._direct.handle_async_request(outgoing)
         outgoing = self._client.build_request(
             request.method, url, headers=headers, content=request.content,
-            extensions=extensions, timeout=None,
+            extensions=extensions, timeout=NO_TIMEOUT if self._own else None,
         )  # fmt: skip
         outgoing.stream = _Body(request.content)
         return await self._client.send(outgoing, stream=True, auth=None, follow_redirects=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import sys
 import time
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from mixpanel import _exit, _loop
+from mixpanel import _loop
 from mixpanel._exchange import Failure
-from mixpanel.exceptions import ConfigurationError, TransportError
+from mixpanel._runtime.import_lock import loading
+from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Wires", "compressed_off_loop", "hold_back", "let_through"]
 
+LATER = 0.05  # seconds until a task that was cancelled with all others is started again
 IDLE = 5.0  # seconds without a request after which connections are closed
 CLOSING = 0.1  # seconds that closing may take
 IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
@@ -39,6 +42,10 @@ class Wires:
 
     Each set has an attendant, a task in that loop: it closes the connections when they have
     been idle, when the consumer is closed, and when the loop ends.
+
+    httpcore never gives back the connection of a request that is cancelled natively, nor that of
+    one that is cancelled while it waits for a free connection. So requests run in tasks that only
+    anyio scopes cancel, they wait for a connection here, and a set that lost one is replaced.
     """
 
     def __init__(self, transport: Transport, *, deadline: float, answer_bytes: int) -> None:
@@ -48,15 +55,48 @@ class Wires:
         self._open: dict[Any, _Attended] = {}
         _everyone.add(self)
 
-    async def send(self, request: Request, *, watch: bool = False) -> Answer | Failure:
-        """Make one attempt from the running loop."""
+    async def send(self, request: Request) -> Answer | Failure:
+        """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
+        return await self.protected(lambda: self.attempt(request))
+
+    async def attempt(self, request: Request, *, watch: bool = False) -> Answer | Failure:
+        """Make one attempt, from a task of ours that only an anyio scope cancels."""
+        try:
+            return await self._used(lambda wire, end: wire.send(request, watch=watch, end=end))
+        except ConfigurationError as error:  # of the environment, which may change any time
+            return Failure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+
+    async def protected(self, call: Callable[[], Awaitable[Answer | Failure]]) -> Answer | Failure:
+        """Await an attempt in a task of our own."""
+        try:
+            return await _loop.in_own_task(call)
+        except _loop.TaskEndedError as error:
+            return Failure(TransportError(str(error)), maybe_sent=True)
+
+    async def _used(
+        self, use: Callable[[Any, float | None], Awaitable[Answer | Failure]]
+    ) -> Answer | Failure:
+        """Use this loop's connections: when one of them is free, and again on new ones if lost."""
         attended = self._here()
         attended.busy += 1
         try:
-            wire = attended.wire or await self._opened(attended)
-            return await wire.send(request, watch=watch)
-        except ConfigurationError as error:  # of the environment, which may change any time
-            return Failure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+            waited = await attended.acquired(self._deadline or math.inf)
+            if waited is None:
+                text = f"no connection was free within {self._deadline:g} s"
+                return Failure(AttemptTimeoutError(text), maybe_sent=False)
+            try:
+                wire = attended.wire or await self._opened(attended)
+                # An attempt that had to wait has the rest of its time.
+                end = anyio.current_time() + self._deadline - waited if waited else None
+                reply = await attended.sent(wire, lambda: use(wire, end))
+                if wire.is_exhausted and attended.wire is wire:
+                    # Nobody here waits for its connections, and still none is free: they are lost.
+                    attended.replace(wire)
+                    wire = await self._opened(attended)
+                    reply = await attended.sent(wire, lambda: use(wire, end))
+                return reply
+            finally:
+                attended.free.release()
         finally:
             attended.busy -= 1
             attended.used = time.monotonic()
@@ -75,9 +115,16 @@ class Wires:
         attended = self._open.get(here.key)
         if attended is None:
             self._forget_dead()
-            attended = self._open[here.key] = _Attended(here)
-            here.spawn(lambda: self._attend(here.key, attended))
+            attended = self._open[here.key] = _Attended(here, self.transport.connections)
+            self._watch_over(attended)
         return attended
+
+    def _watch_over(self, attended: _Attended) -> None:
+        def again() -> None:
+            if not attended.began:  # cancelled before its first step, with all the loop's tasks
+                attended.loop.call_later(LATER, lambda: self._watch_over(attended))
+
+        attended.loop.spawn(lambda: self._attend(attended), ended=again)
 
     async def _opened(self, attended: _Attended) -> Wire:
         # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
@@ -87,7 +134,7 @@ class Wires:
             return attended.wire
 
     def _made(self) -> Wire:
-        with _exit.loading:
+        with loading:
             return self._make()
 
     def _make(self) -> Wire:
@@ -95,18 +142,21 @@ class Wires:
 
         return Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
 
-    async def _attend(self, key: Any, attended: _Attended) -> None:
+    async def _attend(self, attended: _Attended) -> None:
+        attended.began = True
         try:
             while attended.busy or (idle := time.monotonic() - attended.used) < IDLE:
                 with anyio.move_on_after(IDLE if attended.busy else IDLE - idle):
                     await attended.leave.wait()
                     break
+                await attended.close_replaced()
         finally:
-            if self._open.get(key) is attended:
-                del self._open[key]
+            if self._open.get(attended.loop.key) is attended:
+                del self._open[attended.loop.key]
             with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
                 if attended.wire is not None:
                     await attended.wire.aclose()
+                await attended.close_replaced(unused_only=False)
             attended.gone.set()
 
     async def aclose(self) -> None:
@@ -168,7 +218,7 @@ async def let_through(
             if isinstance(what, float):
                 await anyio.sleep(what)
             else:
-                reply = await (send() if what is None else wires.send(what))
+                reply = await (send() if what is None else wires.attempt(what))
 
 
 async def compressed_off_loop(route: AnyRoute, step: Send) -> Request:
@@ -181,11 +231,55 @@ async def compressed_off_loop(route: AnyRoute, step: Send) -> Request:
 class _Attended:
     """One loop's connections, and what their attendant goes by."""
 
-    def __init__(self, loop: _loop.Loop) -> None:
+    def __init__(self, loop: _loop.Loop, connections: int) -> None:
         self.loop = loop
         self.wire: Wire | None = None
         self.opening = anyio.Lock()
+        self.free = anyio.Semaphore(connections)
+        self.replaced: list[Wire] = []
         self.busy = 0
         self.used = time.monotonic()
+        self.began = False
         self.leave = anyio.Event()
         self.gone = anyio.Event()
+
+    async def acquired(self, timeout: float) -> float | None:
+        """Wait for a free connection; return the seconds that it took, or None: it took longer."""
+        try:
+            self.free.acquire_nowait()
+        except anyio.WouldBlock:
+            began, acquired = anyio.current_time(), False
+            with anyio.move_on_after(timeout):
+                await self.free.acquire()
+                acquired = True
+            return anyio.current_time() - began if acquired else None
+        return 0.0
+
+    async def sent(
+        self, wire: Wire, send: Callable[[], Awaitable[Answer | Failure]]
+    ) -> Answer | Failure:
+        """Make one attempt, and replace the connections if it is cancelled natively."""
+        wire.in_flight += 1
+        try:
+            return await send()
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() > -math.inf:  # no anyio scope did that
+                self.replace(wire)
+            raise
+        finally:
+            wire.in_flight -= 1
+
+    def replace(self, wire: Wire) -> None:
+        """Have the next request open new connections; close these when nobody uses them."""
+        if self.wire is wire:
+            self.wire = None
+        if wire not in self.replaced:
+            self.replaced.append(wire)
+
+    async def close_replaced(self, *, unused_only: bool = True) -> None:
+        """Close what was replaced."""
+        for wire in list(self.replaced):
+            if not (unused_only and wire.in_flight):
+                self.replaced.remove(wire)
+                with suppress(Exception):
+                    await wire.aclose()

@@ -6,7 +6,6 @@ events a second for a project. The width adapts: one more after each success, ha
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import Counter
@@ -22,6 +21,7 @@ import anyio.lowlevel
 
 from mixpanel import _bridge
 from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._wires import compressed_off_loop, hold_back, let_through
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from mixpanel.messages import Record
 
 __all__ = ["Freight", "ImportInterrupted", "ImportProgress", "ImportResult", "Rows", "import_rows"]
-
-logger = logging.getLogger("mixpanel")
 
 AT_ONCE = 500  # events of a plain iterable between which others have their turn
 MOST_REQUESTS = 32  # in flight: as many as there are connections
@@ -309,7 +307,7 @@ class _Import:
             request = await compressed_off_loop(route, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
-            return await wires.send(request)
+            return await wires.attempt(request)
 
         return await let_through(route.gate, wires, send)
 

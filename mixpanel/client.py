@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 from mixpanel import _bridge, bulk, lookup
-from mixpanel._accepting import TURN, done, turn, when_there_is_room
+from mixpanel._accepting import TURN, done, refused, turn, when_there_is_room
 from mixpanel._custom import Custom
 from mixpanel._ids import new_hex
 from mixpanel._json import DatetimeSerializer
@@ -279,9 +279,18 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         sender = self._quick
         if sender is None or self._closed:
             return self._deliver([record])
-        if sender.accept(record) is None:
-            return when_there_is_room(sender, [record])
+        try:
+            if sender.accept(record) is None:
+                return when_there_is_room(sender, [record])
+        except QueueFullError as error:
+            return refused(error)
         return done() if self._ledger.accepted % TURN else turn()
+
+    def _deliver_all(self, records: Iterable[Record | None]) -> Coroutine[Any, Any, None]:
+        try:
+            return super()._deliver_all(records)
+        except QueueFullError as error:
+            return refused(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.
@@ -408,7 +417,7 @@ class Mixpanel(_Client[None]):
         if isinstance(sender, Custom):
             sender.deliver_sync(records)
             return
-        _bridge.refuse_in_async("Mixpanel")
+        _bridge.refuse_in_async("Mixpanel", unless_ours=True)
         if not sender.buffered:
             _bridge.deliver(sender, records)
             return
@@ -424,7 +433,7 @@ class Mixpanel(_Client[None]):
         if isinstance(self._via, Custom):
             return self._via.flush_sync(timeout)
         _bridge.refuse_in_async("Mixpanel.flush")
-        return _bridge.run(self._via.flush, timeout)
+        return _bridge.flush(self._via, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
@@ -437,8 +446,8 @@ class Mixpanel(_Client[None]):
             if flags is not None:
                 flags.shutdown()
         self._closed = True
-        if self._owns_consumer:
-            return _bridge.run(self._via.aclose, timeout)
+        if self._owns_consumer and isinstance(self._via, Sender):
+            return _bridge.close(self._via, timeout)
         return self.flush(timeout)
 
     import_events = _bridge.synced(AsyncMixpanel.import_events)

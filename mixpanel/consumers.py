@@ -17,13 +17,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from mixpanel import _bridge
+from mixpanel._accepting import refused
 from mixpanel._buffer import Buffer
 from mixpanel._json import loads
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._route import Route, Transport
 from mixpanel._sender import Sender
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
-from mixpanel.exceptions import ConfigurationError, MixpanelException, ValidationError
+from mixpanel.exceptions import (
+    ConfigurationError,
+    MixpanelException,
+    QueueFullError,
+    ValidationError,
+)
 from mixpanel.messages import Record, is_repeatable
 from mixpanel.settings import (
     ENDPOINTS,
@@ -267,8 +273,11 @@ class AsyncBufferedConsumer(AnyConsumer):
     ) -> None:
         """Take one message that is already JSON."""
         record = record_of(endpoint, json_message, api_key, api_secret)
-        while self.accept(record) is None:
-            await self.room()
+        try:
+            while self.accept(record) is None:
+                await self.room()
+        except QueueFullError as error:
+            await refused(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
@@ -307,18 +316,18 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: when one did not arrive.
         """
-        _bridge.refuse_in_async(type(self).__name__)
+        _bridge.refuse_in_async(type(self).__name__, unless_ours=True)
         _bridge.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that wait; everything else was sent at once."""
         _bridge.refuse_in_async(type(self).__name__)
-        return _bridge.run(self._sender.flush, timeout)
+        return _bridge.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
         _bridge.refuse_in_async(type(self).__name__)
-        return _bridge.run(self._sender.aclose, timeout)
+        return _bridge.close(self._sender, timeout)
 
 
 class BufferedConsumer(Consumer):
@@ -375,7 +384,7 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        _bridge.refuse_in_async(type(self).__name__)
+        _bridge.refuse_in_async(type(self).__name__, unless_ours=True)
         _bridge.accept(self._sender, record)
 
     def send(

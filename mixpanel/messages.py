@@ -8,7 +8,6 @@ $insert_id) never changes, however often a batch is sent.
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel import _context
 from mixpanel._json import DatetimeSerializer, dumps, dumps_plain, loads, plain_depth
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._validation import event_problems, update_problems
 from mixpanel.credentials import ProjectToken
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -44,8 +44,6 @@ Validation = Literal["off", "warn", "raise"]
 BeforeSend = Callable[[str, dict[str, Any]], dict[str, Any] | None]
 Note = Callable[[str, str], None]
 Time = float | datetime
-
-logger = logging.getLogger("mixpanel")
 
 _NONE: Properties = {}
 UNREPEATABLE = ("$add", "$append", "$remove")

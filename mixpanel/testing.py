@@ -63,7 +63,7 @@ class MemoryConsumer:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kept: list[tuple[str, Message]] = []
 
     def send(

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mixpanel._buffer import Buffer
+from mixpanel._buffer import Buffer, Claim
 from mixpanel._ledger import Ledger
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import QueueFullError
@@ -31,6 +31,10 @@ def event(n=0, endpoint="events", size=0, **options):
     return Record(endpoint, b'{"n":%d%s}' % (n, b" " * size), **options)
 
 
+def take(buffer, **how):
+    return buffer.take(Claim(lambda: True), **how)
+
+
 def numbers(records):
     return [record.decoded()["n"] for record in records]
 
@@ -40,9 +44,9 @@ def test_a_batch_is_due_by_count():
     buffer = make(batch_records=3)
     buffer.put(event(0))
     buffer.put(event(1))
-    assert buffer.take() is None
+    assert take(buffer) is None
     buffer.put(event(2))
-    assert numbers(buffer.take().records) == [0, 1, 2]
+    assert numbers(take(buffer).records) == [0, 1, 2]
 
 
 def test_a_batch_is_due_by_bytes_and_packs_byte_exactly():
@@ -51,7 +55,7 @@ def test_a_batch_is_due_by_bytes_and_packs_byte_exactly():
     for n in range(30):
         buffer.put(event(n))
     sizes = []
-    while (batch := buffer.take(everything=True)) is not None:
+    while (batch := take(buffer, everything=True)) is not None:
         body = b"[" + b",".join(record.body for record in batch.records) + b"]"
         sizes.append(len(body))
         buffer.settle(batch, batch.records, "delivered")
@@ -66,10 +70,10 @@ def test_a_batch_is_due_by_age():
     buffer = make(clock=clock, flush_after=1.0)
     buffer.put(event())
     clock.now += 0.4
-    assert buffer.take() is None
+    assert take(buffer) is None
     assert buffer.next_look() == pytest.approx(0.6)
     clock.now += 0.6
-    assert buffer.take() is not None
+    assert take(buffer) is not None
 
 
 def test_a_record_larger_than_a_batch_travels_alone():
@@ -77,7 +81,7 @@ def test_a_record_larger_than_a_batch_travels_alone():
     buffer = make(batch_bytes=50)
     buffer.put(event(0, size=100))
     buffer.put(event(1))
-    assert numbers(buffer.take(everything=True).records) == [0]
+    assert numbers(take(buffer, everything=True).records) == [0]
 
 
 def test_profiles_have_one_request_in_flight_and_events_several():
@@ -86,7 +90,7 @@ def test_profiles_have_one_request_in_flight_and_events_several():
     for n in range(3):
         buffer.put(event(n))
         buffer.put(event(n, "people"))
-    taken = [buffer.take() for _ in range(4)]
+    taken = [take(buffer) for _ in range(4)]
     assert [batch and batch.lane.endpoint for batch in taken] == [
         "events",
         "events",
@@ -102,7 +106,7 @@ def test_records_with_an_api_secret_travel_apart():
     for n, auth in enumerate([None, secret, secret, None]):
         buffer.put(event(n, "imports", auth=auth))
     batches = []
-    while (batch := buffer.take(everything=True)) is not None:
+    while (batch := take(buffer, everything=True)) is not None:
         batches.append(numbers(batch.records))
         buffer.settle(batch, batch.records, "delivered")
         buffer.land(batch)
@@ -120,7 +124,7 @@ def test_a_full_buffer_drops_and_tells(bound, when_full, kept, dropped):
     buffer = make(when_full, on_drop=lambda why, gone: told.append((why, gone)), **bound)
     for n in (10, 11, 12):
         buffer.put(event(n))
-    assert numbers(buffer.take(everything=True).records) == kept
+    assert numbers(take(buffer, everything=True).records) == kept
     assert told == [("queue_full", [{"n": dropped[0]}])]
     assert buffer.ledger.stats().dropped == {"queue_full": 1}
     assert buffer.ledger.stats().balanced
@@ -150,10 +154,10 @@ def test_landing_puts_open_records_back_in_order():
     buffer = make(batch_records=4)
     for n in range(6):
         buffer.put(event(n))
-    batch = buffer.take()
+    batch = take(buffer)
     buffer.settle(batch, [batch.records[1]], "rejected")
     buffer.land(batch)
-    assert numbers(buffer.take(everything=True).records) == [0, 2, 3, 4]
+    assert numbers(take(buffer, everything=True).records) == [0, 2, 3, 4]
 
 
 def test_landing_an_unsafe_update_that_was_on_the_wire_leaves_it_in_doubt():
@@ -161,20 +165,20 @@ def test_landing_an_unsafe_update_that_was_on_the_wire_leaves_it_in_doubt():
     buffer = make()
     buffer.put(event(0, "people", repeatable=False))
     buffer.put(event(1, "people"))
-    batch = buffer.take(everything=True)
+    batch = take(buffer, everything=True)
     batch.sending = batch.records
     buffer.land(batch)
     assert buffer.ledger.stats().dropped == {"ambiguous": 1}
-    assert numbers(buffer.take(everything=True).records) == [1]
+    assert numbers(take(buffer, everything=True).records) == [1]
 
 
 def test_a_flight_of_a_loop_that_is_gone_settles_nothing_twice():
     """After `reclaim` the old owner's word no longer counts."""
     buffer = make()
     buffer.put(event())
-    lost = buffer.take(everything=True)
+    lost = take(buffer, everything=True)
     buffer.reclaim()
-    again = buffer.take(everything=True)
+    again = take(buffer, everything=True)
     buffer.settle(lost, lost.records, "delivered")
     assert buffer.ledger.delivered == 0
     buffer.settle(again, again.records, "delivered")
@@ -206,7 +210,7 @@ class Books(RuleBasedStateMachine):
 
     @rule(everything=st.booleans())
     def take(self, everything):
-        batch = self.buffer.take(everything=everything)
+        batch = take(self.buffer, everything=everything)
         if batch:
             self.flights.append(batch)
 

@@ -431,7 +431,7 @@ def test_fork_while_another_thread_loads_modules(emu):
         emu,
         """
         import os, signal, sys, threading, time
-        from mixpanel import _exit
+        from mixpanel._runtime.import_lock import loading as loading_lock
         from mixpanel.cdp import CustomerIO, Hightouch
 
         loading, unguarded = threading.Event(), []
@@ -439,7 +439,7 @@ def test_fork_while_another_thread_loads_modules(emu):
         class Watch:
             def find_spec(self, name, path=None, target=None):
                 if threading.current_thread() is not threading.main_thread():
-                    if not _exit.loading._is_owned():
+                    if not loading_lock.is_held_here():
                         unguarded.append(name)
                     if name == "httpcore":
                         loading.set()
@@ -469,6 +469,58 @@ def test_fork_while_another_thread_loads_modules(emu):
     for vendor in ("customerio", "hightouch"):
         visits = [entry["message"]["properties"]["n"] for entry in emu.cdp_messages(vendor)]
         assert ["child", "parent", "parent"] == sorted(visits)
+
+
+@needs_fork
+@pytest.mark.parametrize("consumer", ["AsyncBufferedConsumer", "AsyncConsumer"])
+def test_what_a_loop_in_another_thread_imports_late_is_guarded_against_forks(emu, consumer):
+    """A child forked while that thread sends its first event can use every module."""
+    out, err, _ = program(
+        emu,
+        f"""
+        import asyncio, os, signal, sys, threading, time
+        from mixpanel._runtime.import_lock import loading as loading_lock
+
+        async def nothing():
+            await asyncio.to_thread(int)
+            await asyncio.wait_for(asyncio.sleep(0), 1)
+
+        asyncio.run(nothing())
+        importing, unguarded = threading.Event(), []
+
+        class Watch:
+            def find_spec(self, name, path=None, target=None):
+                if threading.current_thread() is not threading.main_thread():
+                    if not loading_lock.is_held_here():
+                        unguarded.append(name)
+                    importing.set()
+                    time.sleep(0.01)
+
+        mp = AsyncMixpanel("t", {consumer}())
+        sys.meta_path.insert(0, Watch())
+
+        async def visit(n):
+            await mp.track("u", "Visit", {{"n": n}})
+            await mp.track("u", "Visit", {{"n": n}})
+            await mp.flush()
+
+        thread = threading.Thread(target=lambda: asyncio.run(visit(1)))
+        thread.start()
+        assert importing.wait(10)
+        pid = os.fork()
+        signal.alarm(20)
+        if pid == 0:
+            asyncio.run(visit(2))
+            asyncio.run(mp.consumer.aclose())
+            os._exit(0)
+        assert os.waitpid(pid, 0) == (pid, 0)
+        thread.join()
+        asyncio.run(mp.consumer.aclose())
+        print(*unguarded)
+        """,
+    )
+    assert ("\n", "") == (out, err)
+    assert [1, 1, 2, 2] == names(emu)
 
 
 # ---- the end of the process ---------------------------------------------------------------------

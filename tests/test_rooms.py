@@ -11,7 +11,7 @@ import mixpanel
 
 HOUSE = Path(mixpanel.__file__).parent
 FLOORS = {
-    0: "cdp.__init__ cdp.semantic cdp.webhooks cdp._values cdp._dialect cdp._customerio "
+    0: "_runtime cdp.__init__ cdp.semantic cdp.webhooks cdp._values cdp._dialect cdp._customerio "
     "cdp._hightouch cdp._packing cdp._messages cdp._semantic cdp._advice cdp._people cdp._route "
     "cdp._gate cdp._rows cdp._routing cdp._translation cdp._accounts cdp._fanout_verbs "
     "cdp._segment_options cdp._segment_verbs "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,14 +76,15 @@ class Account:
 
     def renew(self) -> None:
         """Start from zero, as a forked child does."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call while its own thread holds it
         self._taken = self._pending = 0
-        self._withheld: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        self._withheld: dict[str, int] = {}
+        self._refused: dict[str, int] = {}
 
     def withhold(self, why: str) -> None:
         """Count a call that is not for this sink."""
         with self._lock:
+            self._withheld.setdefault(why, 0)
             self._withheld[why] += 1
 
     def begin(self) -> None:
@@ -101,6 +101,7 @@ class Account:
     def refuse(self, why: str) -> None:
         """Count a call that was on its way and did not get there."""
         with self._lock:
+            self._refused.setdefault(why, 0)
             self._pending -= 1
             self._refused[why] += 1
 

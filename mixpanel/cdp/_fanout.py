@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mixpanel import _context
 from mixpanel._ids import new_uuid
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.cdp._accounts import Account, SinkStats, reason
 from mixpanel.cdp._dialect import KINDS, Kind
 from mixpanel.cdp._fanout_verbs import CallOptions, FanOutVerbs, own
@@ -30,8 +31,6 @@ __all__ = ["ConsentOf", "OnRefusal", "Outlet", "Sink"]
 
 Outcome = TypeVar("Outcome")
 Client_co = TypeVar("Client_co", covariant=True)
-
-logger = logging.getLogger("mixpanel")
 
 ConsentOf = Callable[[str | None], Consent]
 OnRefusal = Callable[[str, Exception], object]

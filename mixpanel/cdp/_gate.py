@@ -40,7 +40,7 @@ class Pace:
         self._seconds = seconds
         self._clock = clock
         self._turns: deque[float] = deque(maxlen=requests)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def turn(self) -> float:
         """Take a turn, and return the seconds until it comes."""
@@ -53,12 +53,12 @@ class Pace:
 
     def after_fork(self) -> None:
         """Start afresh: the lock may be held by a thread that the child does not have."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._turns.clear()
 
 
 _paces: WeakValueDictionary[tuple[str, str, int, float], Pace] = WeakValueDictionary()
-_looking = threading.Lock()
+_looking = threading.RLock()
 
 
 def pace_of(origin: str, key: str, requests: int, seconds: float) -> Pace:
@@ -73,7 +73,7 @@ def pace_of(origin: str, key: str, requests: int, seconds: float) -> Pace:
 
 def _after_fork() -> None:
     global _looking
-    _looking = threading.Lock()
+    _looking = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

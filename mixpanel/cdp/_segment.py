@@ -6,18 +6,18 @@ sent by the same sender. What sets a vendor apart is its `Dialect`.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel import _bridge
-from mixpanel._accepting import TURN, done, turn, when_there_is_room
+from mixpanel._accepting import TURN, done, refused, turn, when_there_is_room
 from mixpanel._buffer import Buffer
 from mixpanel._ids import new_uuid
 from mixpanel._ledger import FlushResult, Ledger, Stats
 from mixpanel._route import Transport
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._sender import Sender
 from mixpanel._version import __version__
 from mixpanel.cdp._backfill import AsyncBackfill
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncSegmentClient", "SegmentClient"]
 
 Outcome = TypeVar("Outcome")
-
-logger = logging.getLogger("mixpanel")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
 DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
@@ -212,10 +210,19 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
 
     def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
         if len(message.body) <= self._quick and not self._closed:
-            if self._sender.accept(message) is None:
-                return when_there_is_room(self._sender, [message])
+            try:
+                if self._sender.accept(message) is None:
+                    return when_there_is_room(self._sender, [message])
+            except QueueFullError as error:
+                return refused(error)
             return done() if self._ledger.accepted % TURN else turn()
         return self._deliver([message])
+
+    def _deliver_all(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
+        try:
+            return self._deliver(messages)
+        except QueueFullError as error:
+            return refused(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.
@@ -261,7 +268,7 @@ class SegmentClient(_Client[None]):
             return
         waits = self._direct or self._sender.buffer.when_full == "wait"
         if waits:
-            _bridge.refuse_in_async(type(self).__name__)
+            _bridge.refuse_in_async(type(self).__name__, unless_ours=True)
         if self._direct:
             _bridge.deliver(self._sender, records)
             return
@@ -277,13 +284,13 @@ class SegmentClient(_Client[None]):
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
         _bridge.refuse_in_async(f"{type(self).__name__}.flush")
-        return _bridge.run(self._sender.flush, timeout)
+        return _bridge.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting."""
         _bridge.refuse_in_async(f"{type(self).__name__}.close")
         self._closed = True
-        return _bridge.run(self._sender.aclose, timeout)
+        return _bridge.close(self._sender, timeout)
 
     backfill = _bridge.synced(AsyncBackfill.backfill)
 

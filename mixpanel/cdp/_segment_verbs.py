@@ -87,6 +87,9 @@ class SegmentVerbs(Generic[Outcome]):
     def _deliver_one(self, message: Message) -> Outcome:
         return self._deliver([message])
 
+    def _deliver_all(self, messages: list[Message]) -> Outcome:
+        return self._deliver(messages)
+
     identify = sent(SegmentComposer.identify)
     track = sent(SegmentComposer.track)
     page = sent(SegmentComposer.page)
@@ -120,7 +123,7 @@ class SegmentVerbs(Generic[Outcome]):
                 raise ValidationError(problems) from error
         if not composed:
             raise ValidationError(["the batch is empty: there is nothing to send"])
-        return self._deliver(composed)
+        return self._deliver_all(composed)
 
 
 def _under(message: Mapping[str, Any], shared: Mapping[str, Properties]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
 from mixpanel.cdp._messages import SegmentComposer
 from mixpanel.cdp.hightouch import Hightouch
@@ -76,7 +77,7 @@ oauth_scope = "tracking_api:write"
 
 default_client: Hightouch | None = None
 
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 def flush(timeout: float | None = 30.0) -> FlushResult | None:  # noqa: A001, RUF100
@@ -167,13 +168,13 @@ def _oauth() -> HightouchOAuth | None:
 
 
 def _set_up_logging() -> None:
-    logger = logging.getLogger("mixpanel")
+    standard = logging.getLogger("mixpanel")
     if log_handler is not None:
-        logger.addHandler(log_handler)  # once, however often it is added
+        standard.addHandler(log_handler)  # once, however often it is added
     if debug:
-        logger.setLevel(logging.DEBUG)
-        if not logger.hasHandlers():
-            logger.addHandler(logging.StreamHandler())
+        standard.setLevel(logging.DEBUG)
+        if not standard.hasHandlers():
+            standard.addHandler(logging.StreamHandler())
 
 
 def _failed(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
@@ -181,7 +182,7 @@ def _failed(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
         if messages:  # else it is going to be tried again
             on_error(error, messages)
         return
-    logging.getLogger("mixpanel").log(
+    logger.log(
         logging.ERROR if messages else logging.WARNING, "%s: %s", type(error).__name__, error
     )
 
@@ -193,7 +194,7 @@ def _dropped(reason: str, messages: list[dict[str, Any]]) -> None:
 
 def _after_fork() -> None:
     global _making
-    _making = threading.Lock()
+    _making = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

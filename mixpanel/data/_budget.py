@@ -8,7 +8,6 @@ programs spend shows as a 429: then everyone waits, and one call goes ahead to s
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import random
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from mixpanel import _loop
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import RateLimitError
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ PATIENCE = 65 * 60.0  # seconds: an hour's budget has come back by then
 WORTH_TELLING = 4.0  # seconds of waiting that pass without a word
 FIRST_REFUSED, LONGEST_REFUSED = 5.0, 600.0  # seconds to wait after a 429 that names none
 LONG_HOLD = 60.0  # seconds of waiting, asked for by the server, that mean an hour's budget is spent
-
-logger = logging.getLogger("mixpanel")
 
 
 # ---- the rules, pure ----------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
@@ -47,16 +47,16 @@ class LongWires(Wires):
         overall: float,
     ) -> Answer | Failure:
         """Make one attempt from the running loop; see `StreamingWire.receive`."""
-        attended = self._here()
-        attended.busy += 1
         try:
-            wire = cast("StreamingWire", attended.wire or await self._opened(attended))
-            return await wire.receive(request, into, first=first, idle=idle, overall=overall)
+            return await self.protected(
+                lambda: self._used(
+                    lambda wire, _: wire.receive(
+                        request, into, first=first, idle=idle, overall=overall
+                    )
+                )
+            )
         except ConfigurationError as error:  # the environment's proxy
             raise ConfigError(str(error)) from error
-        finally:
-            attended.busy -= 1
-            attended.used = time.monotonic()
 
 
 class Part:
@@ -67,7 +67,9 @@ class Part:
         self._path = path
         self._on_bytes = on_bytes
         self._file: int | None = None
-        self._made = False
+        self._made = self._discarded = False
+        # A cancelled caller may discard the file while a thread still writes the last piece.
+        self._lock = threading.Lock()
 
     def restart(self) -> None:
         if self.bytes:
@@ -87,6 +89,7 @@ class Part:
             self._close()
 
     def discard(self) -> None:
+        self._discarded = True
         with suppress(OSError):
             self._close()
         if self._made:
@@ -94,18 +97,22 @@ class Part:
                 self._path.unlink()
 
     def _write(self, piece: bytes) -> None:
-        if self._file is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-            self._file = os.open(self._path, flags, 0o600)
-            self._made = True
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[os.write(self._file, rest) :]
+        with self._lock:
+            if self._discarded:
+                return
+            if self._file is None:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+                self._file = os.open(self._path, flags, 0o600)
+                self._made = True
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
 
     def _close(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            os.close(file)
+        with self._lock:
+            file, self._file = self._file, None
+            if file is not None:
+                os.close(file)
 
     def _tell(self, count: int) -> None:
         if self._on_bytes is not None:

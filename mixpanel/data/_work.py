@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from mixpanel import settings
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.exceptions import ConfigurationError
 
@@ -28,8 +28,6 @@ __all__ = [
     "one_error",
     "terminal_line",
 ]
-
-logger = logging.getLogger("mixpanel")
 
 T = TypeVar("T")
 

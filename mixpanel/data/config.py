@@ -15,7 +15,6 @@ It may be edited by hand: comments and order stay as they are when an account is
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import stat
@@ -25,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._private import expanded, make_folder, others_may_read, turn, write
 from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from mixpanel.settings import Region
 
 __all__ = ["AccountInfo", "Config", "Credentials"]
-
-logger = logging.getLogger("mixpanel")
 
 USUAL = "~/.mp/config.toml"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")

@@ -65,7 +65,7 @@ class RecentExposures:
         self._limit = limit
         self._time_to_live = time_to_live
         self._reported: OrderedDict[tuple[str, str | None, str], float] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Return how many exposures are remembered."""

@@ -7,7 +7,6 @@ asyncio and trio, outlives event loops, and starts again in forked children.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 import weakref
@@ -23,6 +22,7 @@ from mixpanel import _bridge
 from mixpanel._exchange import Answer
 from mixpanel._json import loads
 from mixpanel._route import Transport
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._wires import Wires
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags import overrides
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     Listener = Callable[[frozenset[str]], object]
 
 __all__ = ["LocalFeatureFlagsProvider"]
-
-logger = logging.getLogger("mixpanel")
 
 NOT_READY = fallback(
     FallbackReason(

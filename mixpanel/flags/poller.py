@@ -7,7 +7,6 @@ in a forked child when the child first asks for a flag.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import threading
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = ["Poller"]
-
-logger = logging.getLogger("mixpanel")
 
 FIRST_RETRY = 1.0  # seconds, doubling, while there is nothing to serve yet
 MOST_BACKOFF = 8  # intervals between attempts while the server fails

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.flags.exposure import (
     EXPOSURE_EVENT,
     RecentExposures,
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Tracker = Callable[[Any, str, dict[str, Any]], object]
 
 __all__ = ["Reporter"]
-
-logger = logging.getLogger("mixpanel")
 
 
 class Reporter:

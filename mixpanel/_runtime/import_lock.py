@@ -1,0 +1,53 @@
+"""The lock that a fork waits for, so that no child inherits a module that is half imported.
+
+A child process has only the thread that forked. Where another thread was importing a module just
+then, that module's import lock stays held in the child for ever, and whoever imports it there
+hangs. Whatever this package imports late, in threads, it imports while holding `loading`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+__all__ = ["FORK_TIMEOUT", "loading"]
+
+FORK_TIMEOUT = 10.0  # seconds that a fork waits for modules that are being imported
+
+
+class _ImportLock:
+    """A reentrant lock, held across `os.fork` and new in the child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._acquired: list[bool] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(
+                before=self._before_fork,
+                after_in_parent=self._after_fork_in_parent,
+                after_in_child=self._after_fork_in_child,
+            )
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def is_held_here(self) -> bool:
+        """Return True if this thread holds the lock."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+
+    def _before_fork(self) -> None:
+        self._acquired.append(self._lock.acquire(timeout=FORK_TIMEOUT))
+
+    def _after_fork_in_parent(self) -> None:
+        if self._acquired.pop():
+            self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = threading.RLock()
+        self._acquired.clear()
+
+
+loading = _ImportLock()
