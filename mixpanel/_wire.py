@@ -28,7 +28,7 @@ from mixpanel._route import environment_proxy
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from mixpanel._route import Request, Transport
 
@@ -43,7 +43,14 @@ NOT_SENT = (
     httpx.LocalProtocolError,
     httpx.InvalidURL,
 )
-FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+FAILURES = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.StreamError,
+    OSError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+)
 
 
 @cache
@@ -77,6 +84,7 @@ class Wire:
         self._deadline = deadline
         self._answer_bytes = answer_bytes
         self._own = transport.client is None
+        self._failures = FAILURES if self._own else (Exception,)  # a caller's may raise anything
         self._direct: httpx.AsyncHTTPTransport | None = None
         if transport.client is not None:
             self._client = transport.client
@@ -106,33 +114,38 @@ class Wire:
 
     async def send(self, request: Request, *, watch: bool = False) -> Answer | Failure:
         """Make one attempt. With `watch`, find out whether a failed request had left at all."""
-        sent = not watch
-        extensions: dict[str, Any] = {}
-        if watch:
-
-            async def trace(event: str, _info: object) -> None:
-                nonlocal sent
-                sent = sent or event.endswith("send_request_headers.started")
-
-            extensions["trace"] = trace
+        seen = _Watch() if watch else None
+        extensions: dict[str, Any] = {} if seen is None else {"trace": seen}
         error: TransportError
+        if not self._own and self._client.is_closed:
+            error = TransportError("the http_client is closed: give one that is open")
+            return Failure(error, maybe_sent=False, hopeless=True)
         with anyio.move_on_after(self._deadline) as scope:
             try:
                 response = await self._answer(request, extensions)
                 try:
-                    body = await self._capped(response.aiter_raw())
+                    body = await self._capped(response)
                 finally:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except FAILURES as failure:
-                not_sent = isinstance(failure, NOT_SENT) or not sent
+            except self._failures as failure:
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = failure
-                return Failure(error, not not_sent, _is_hopeless(failure))
+                maybe_sent = self._may_be_sent(seen, failure)
+                return Failure(error, maybe_sent, _is_hopeless(failure))
         assert scope.cancelled_caught
         error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
-        return Failure(error, sent)
+        return Failure(error, self._may_be_sent(seen))
+
+    def _may_be_sent(self, seen: _Watch | None, failure: Exception | None = None) -> bool:
+        """Return True unless not a byte of a request can have left."""
+        if self._own:
+            return not isinstance(failure, NOT_SENT) and (seen is None or seen.sent)
+        # A caller's transport may try several times, or not say what it does.
+        if seen is not None and seen.heard:
+            return seen.sent
+        return not isinstance(failure, NOT_SENT)
 
     async def _answer(self, request: Request, extensions: dict[str, Any]) -> httpx.Response:
         headers, url = dict(request.headers), _parsed(request.url)
@@ -153,13 +166,81 @@ class Wire:
         outgoing.stream = _Body(request.content)
         return await self._client.send(outgoing, stream=True, auth=None, follow_redirects=False)
 
-    async def _capped(self, chunks: AsyncIterator[bytes]) -> bytes:
+    async def _capped(self, response: httpx.Response) -> bytes:
+        if response.is_stream_consumed:  # by a hook of the caller's client
+            return response.content[: self._answer_bytes]
         body = bytearray()
-        async for chunk in chunks:
+        # Not `aiter_raw`: it hands the connection back before its surplus was looked for.
+        async for chunk in _chunks(response):
             body += chunk
             if len(body) > self._answer_bytes:
                 break
+        else:
+            retire_if_surplus(response.stream)
         return bytes(body[: self._answer_bytes])
+
+
+def _chunks(response: httpx.Response) -> httpx.AsyncByteStream:
+    if not isinstance(response.stream, httpx.AsyncByteStream):
+        raise httpx.StreamError("the http_client answers with a stream that is not async")
+    return response.stream
+
+
+class SpokeFirst(httpcore.ConnectError):
+    """Bytes came on a connection, or its end, before a request was sent on it."""
+
+
+class _Watch:
+    """Follow what becomes of one request: whether any of its bytes may have left."""
+
+    heard = sent = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.heard = True
+        if event.endswith("send_request_headers.started"):
+            # Asking a proxy for a tunnel sends nothing of the request itself.
+            self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
+
+
+def retire_if_surplus(stream: object) -> None:
+    """Let a connection be closed, not reused, when more came on it than the whole answer.
+
+    HTTP/1.1 pairs answers with requests by their order alone, so the surplus would count as the
+    answer to the next request. What comes later, while the connection is idle, is noticed when it
+    is about to be reused. What cannot be excluded: a surplus that arrives together with the next
+    request's own answer, after that request was sent.
+    """
+    for _ in range(8):
+        if isinstance(stream, (httpcore.AsyncHTTP11Connection, httpcore.HTTP11Connection)):
+            break
+        for name in ("_stream", "_httpcore_stream", "_connection"):
+            inner = getattr(stream, name, None)
+            if inner is not None:
+                stream = inner
+                break
+        else:
+            return
+    else:
+        return
+    state = stream._h11_state
+    if state.trailing_data[0] or _has_read_ahead(stream._network_stream):
+        state.send_failed()  # the connection is closed with the answer: it ended in an error
+
+
+def _has_read_ahead(stream: httpcore.AsyncNetworkStream | httpcore.NetworkStream) -> bool:
+    """Return True if TLS has taken more off the socket than was read from it."""
+    tls = stream.get_extra_info("ssl_object")
+    if isinstance(tls, ssl.SSLSocket):
+        return tls.pending() > 0
+    if not isinstance(tls, ssl.SSLObject):
+        return False
+    try:
+        tls.read(1)  # whatever that is, the connection is not used again
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        return True
+    return True
 
 
 LONGEST = 86_400.0  # seconds; a socket takes no timeout of more than 24 days
@@ -179,6 +260,7 @@ def describe(failure: Exception) -> str:
         "WriteError": "the connection broke while sending",
         "RemoteProtocolError": "the server closed the connection or did not speak HTTP",
         "ProxyError": "the proxy refused",
+        "SpokeFirst": "the server sent something, or closed, before the request was sent",
     }
     text = names.get(type(failure).__name__, type(failure).__name__)
     if _is_refused_by_proxy(failure):
@@ -212,9 +294,13 @@ def _is_certificate(failure: BaseException) -> bool:
 
 
 class _Until(threading.local):
-    """When this thread's attempt ends, on the monotonic clock, and whether its request left."""
+    """When this thread's attempt ends, on the monotonic clock, and whether its request left.
+
+    `begin` is how the request begins, unlike what a proxy is asked before it.
+    """
 
     end = 0.0
+    begin = b""
     sent = False
 
 
@@ -235,9 +321,16 @@ class _UntilDeadline(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         held, self._held = self._held, b""
         if held:
-            self._until.sent = True
+            if self._has_unread():
+                raise SpokeFirst("it would count as the answer")
+            self._until.sent = self._until.sent or held.startswith(self._until.begin)
             self._stream.write(held, self._left())
         return self._stream.read(max_bytes, self._left())
+
+    def _has_unread(self) -> bool:
+        tls = self._stream.get_extra_info("ssl_object")
+        # Under TLS the socket is readable with what belongs to the handshake.
+        return tls is None and bool(self._stream.get_extra_info("is_readable"))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         self._held += buffer  # head and body leave together, before the first read
@@ -331,6 +424,7 @@ BLOCKING_FAILURES = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
+    OSError,
 )
 
 
@@ -376,6 +470,7 @@ class BlockingWire:
         """Make one attempt until `end` on the monotonic clock."""
         end = min(end, time.monotonic() + LONGEST)
         self._until.end, self._until.sent = end, False
+        self._until.begin = f"{request.method} ".encode()
         headers: dict[bytes | str, bytes | str] = {
             "Host": _parsed(request.url).netloc.decode("ascii"),
             "Content-Length": str(len(request.content)),
@@ -396,6 +491,8 @@ class BlockingWire:
                     body += chunk
                     if len(body) > self._answer_bytes:
                         break
+                else:
+                    retire_if_surplus(response.stream)
                 found = {
                     k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers
                 }
@@ -449,25 +546,16 @@ class StreamingWire(Wire):
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except FAILURES as failure:
-                not_sent = isinstance(failure, NOT_SENT) or not watch.sent
+            except self._failures as failure:
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = failure
-                return Failure(error, not not_sent, _is_hopeless(failure))
+                maybe_sent = self._may_be_sent(watch, failure)
+                return Failure(error, maybe_sent, _is_hopeless(failure))
         assert scope.cancelled_caught
         took = anyio.current_time() - began
         late = "no complete answer" if took >= overall else "nothing more came"
         error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
-        return Failure(error, watch.sent)
-
-
-class _Watch:
-    """Find out whether a request had left before it failed."""
-
-    sent = False
-
-    async def __call__(self, event: str, _info: object) -> None:
-        self.sent = self.sent or event.endswith("send_request_headers.started")
+        return Failure(error, self._may_be_sent(watch))
 
 
 class _Reading:
@@ -504,7 +592,7 @@ class _Reading:
         # A loop that is left half-way leaves httpx's nested generators open. So a read that shall
         # end early is cancelled where it waits, and ends from inside.
         with anyio.CancelScope() as stop:
-            async for chunk in self._response.aiter_raw():
+            async for chunk in _chunks(self._response):
                 now = anyio.current_time()
                 if now - pushed > min(1.0, self._idle / 8):
                     self._scope.deadline = min(self._end, now + self._idle)
@@ -521,6 +609,7 @@ class _Reading:
                     held, size = [], 0
                 if broken is not None or (most is not None and seen > most):
                     stop.cancel()
+            retire_if_surplus(self._response.stream)
             if held and broken is None:
                 await take(b"".join(held))
         if broken is not None:
