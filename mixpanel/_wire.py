@@ -55,7 +55,13 @@ FAILURES = (
 
 @cache
 def _default_tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # of `ssl` too
+        raise ConfigurationError(
+            f"cannot load the trusted certificates ({error.strerror or type(error).__name__}): "
+            "check SSL_CERT_FILE and SSL_CERT_DIR, or pass ssl_context="
+        ) from error
 
 
 class _Body(httpx.AsyncByteStream):
@@ -93,6 +99,8 @@ class Wire:
         tls = transport.ssl_context or _default_tls()
         if transport.proxy is None and not getproxies():
             self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
+            pool = self._direct._pool
+            pool._network_backend = _WaryNetwork(pool._network_backend)
         try:
             self._client = httpx.AsyncClient(
                 proxy=transport.proxy,
@@ -202,6 +210,51 @@ class _Watch:
             self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
 
 
+class _WaryNetwork(httpcore.AsyncNetworkBackend):
+    """Connect, and send nothing where the server has spoken first: it would count as the answer.
+
+    Only the first write of a connection is looked at; the pool looks after idle ones.
+    """
+
+    def __init__(self, network: httpcore.AsyncNetworkBackend) -> None:
+        self._network = network
+
+    async def connect_tcp(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+        stream: Any = await self._network.connect_tcp(*where, **how)
+        write = stream.write
+
+        async def first_write(buffer: bytes, timeout: float | None = None) -> None:
+            stream.write = write
+            if stream.get_extra_info("is_readable") or _queued(stream):
+                raise SpokeFirst("it would count as the answer")
+            await write(buffer, timeout)
+
+        start_tls = stream.start_tls
+
+        async def started_tls(*what: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+            try:
+                return await start_tls(*what, **how)  # type: ignore[no-any-return]
+            except BaseException:  # httpcore leaves the socket open when it is cancelled
+                with anyio.move_on_after(CLOSING, shield=True):
+                    await stream.aclose()
+                raise
+
+        stream.write, stream.start_tls = first_write, started_tls
+        return stream  # type: ignore[no-any-return]
+
+    async def connect_unix_socket(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+        return await self._network.connect_unix_socket(*where, **how)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._network.sleep(seconds)
+
+
+def _queued(stream: Any) -> bool:
+    """Return True if anyio has read what nobody has asked for: asyncio reads while it connects."""
+    protocol = getattr(getattr(stream, "_stream", None), "_protocol", None)
+    return bool(getattr(protocol, "read_queue", None))
+
+
 def retire_if_surplus(stream: object) -> None:
     """Let a connection be closed, not reused, when more came on it than the whole answer.
 
@@ -228,7 +281,9 @@ def retire_if_surplus(stream: object) -> None:
 
 
 def _has_read_ahead(stream: httpcore.AsyncNetworkStream | httpcore.NetworkStream) -> bool:
-    """Return True if TLS has taken more off the socket than was read from it."""
+    """Return True if anyio or TLS has taken more off the socket than was read from it."""
+    if _queued(stream):
+        return True
     tls = stream.get_extra_info("ssl_object")
     if isinstance(tls, ssl.SSLSocket):
         return tls.pending() > 0

@@ -1,17 +1,20 @@
 """Each answer belongs to the request it was given to, and each failure knows what had left."""
 
+import errno
 import socket
 import ssl
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import anyio
 import anyio.to_thread
+import httpcore
 import httpx
 import pytest
 import trustme
 
+from mixpanel import ConfigurationError, _wire
 from mixpanel._exchange import Answer, Failure
 from mixpanel._route import Request, Transport
 from mixpanel._wire import BlockingWire, StreamingWire, Wire
@@ -82,16 +85,14 @@ class Server:
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         for connection in self.sockets:
-            connection.close() if connection.fileno() < 0 else shut(connection)
+            shut(connection)
         for thread in self.threads:
             thread.join()
 
 
 def shut(connection):
-    try:
+    with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
     connection.close()
 
 
@@ -305,3 +306,274 @@ async def test_without_a_surplus_connections_are_reused(anyio_backend, authority
         with serving(**options) as server, blocking(transport) as send:
             assert bodies(*[send(get(server, n)) for n in range(3)]) == [b"/0", b"/1", b"/2"]
             assert len(server.sockets) == 1
+
+
+# ---- before the request -------------------------------------------------------------------------
+
+
+def test_an_answer_before_the_request_is_not_its_answer_blocking(monkeypatch):
+    """Nothing is sent where the server has spoken first."""
+    connect = httpcore.SyncBackend.connect_tcp
+
+    def slowly(self, *where, **how):
+        stream = connect(self, *where, **how)
+        time.sleep(0.03)
+        return stream
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", slowly)
+    with serving(greeting=SURPLUS) as server, blocking() as send:
+        reply = send(get(server, 1))
+    assert isinstance(reply, Failure)
+    assert not reply.maybe_sent
+    assert server.paths == []
+
+
+@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.anyio
+async def test_an_answer_before_the_request_is_not_its_answer(anyio_backend, watch, monkeypatch):
+    """Nor on a loop, where asyncio may have read it already."""
+    connect = httpcore.AnyIOBackend.connect_tcp
+    other = httpcore.TrioBackend.connect_tcp
+
+    async def slowly(self, *where, **how):
+        original = connect if isinstance(self, httpcore.AnyIOBackend) else other
+        stream = await original(self, *where, **how)
+        await anyio.sleep(0.03)
+        return stream
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", slowly)
+    monkeypatch.setattr(httpcore.TrioBackend, "connect_tcp", slowly)
+    with serving(greeting=SURPLUS) as server:
+        wire = Wire(Transport(), deadline=5, answer_bytes=1000)
+        reply = await wire.send(get(server, 1), watch=watch)
+        await wire.aclose()
+    assert isinstance(reply, Failure)
+    assert not reply.maybe_sent
+    assert server.paths == []
+
+
+# ---- what had left when it failed ---------------------------------------------------------------
+
+TUNNEL = b"HTTP/1.1 200 Connection established\r\n\r\n"
+
+
+@contextmanager
+def answering(*scripts):
+    """Answer each connection as its script says: bytes after what it reads, None to fall silent."""
+    done, sockets = threading.Event(), []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        for n in range(100):
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            sockets.append(connection)
+            connection.settimeout(5)
+            for part in scripts[min(n, len(scripts) - 1)]:
+                if part is None:
+                    done.wait(5)
+                elif not connection.recv(65536):
+                    break
+                else:
+                    connection.sendall(part)
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        done.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+UNSENT = pytest.mark.parametrize(
+    ("script", "proxied"),
+    [
+        ([], False),
+        ([None], False),
+        ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], False),
+        ([], True),
+        ([None], True),
+        ([b"HTTP/1.1 502 Bad Gateway\r\n\r\n"], True),
+        ([b"garbage\r\n\r\n"], True),
+        ([TUNNEL], True),
+        ([TUNNEL, None], True),
+        ([TUNNEL, b"this is not TLS\r\n\r\n"], True),
+    ],
+    ids=[
+        "closed", "silent handshake", "no TLS", "proxy closes", "silent proxy", "proxy refuses",
+        "proxy talks nonsense", "tunnel closes", "silent tunnel", "no TLS in the tunnel",
+    ],
+)  # fmt: skip
+
+
+def way(port, proxied):
+    if proxied:
+        return "https://127.0.0.1:9/engage", Transport(proxy=f"http://127.0.0.1:{port}")
+    return f"https://127.0.0.1:{port}/engage", Transport()
+
+
+@UNSENT
+def test_a_failure_before_the_first_byte_says_so_blocking(script, proxied):
+    """TLS and proxies are there before the request: it has not left when they fail."""
+    with answering(script) as port:
+        url, transport = way(port, proxied)
+        wire = BlockingWire(transport, answer_bytes=1000)
+        reply = wire.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.3)
+        wire.close()
+    assert isinstance(reply, Failure)
+    assert not reply.maybe_sent
+
+
+@UNSENT
+@pytest.mark.anyio
+async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, proxied):
+    """On a loop too, with a client of ours or the caller's."""
+    with answering(script) as port:
+        url, transport = way(port, proxied)
+        request = Request("POST", url, {}, b"[]")
+        wire = Wire(transport, deadline=0.3, answer_bytes=1000)
+        reply = await wire.send(request, watch=True)
+        await wire.aclose()
+        replies = [reply]
+        if script != [None] or proxied:  # there httpcore by itself leaves the socket open
+            async with httpx.AsyncClient(proxy=transport.proxy) as client:
+                wire = Wire(Transport(client=client), deadline=0.3, answer_bytes=1000)
+                replies.append(await wire.send(request, watch=True))
+    assert {(type(one), one.maybe_sent) for one in replies} == {(Failure, False)}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "too many open files"),
+        OSError(errno.EHOSTUNREACH, "no route"),
+        ConnectionRefusedError(),
+        socket.gaierror("unknown"),
+    ],
+    ids=lambda error: type(error).__name__ + str(error.errno or ""),
+)
+@pytest.mark.anyio
+async def test_without_a_connection_nothing_was_sent(anyio_backend, error, monkeypatch):
+    """No file left, no route, nobody there, no such name: it can be tried again."""
+
+    async def fails(*_args, **_options):
+        raise error
+
+    def fails_at_once(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(anyio, "connect_tcp", fails)
+    monkeypatch.setattr("trio.open_tcp_stream", fails)
+    monkeypatch.setattr(socket, "create_connection", fails_at_once)
+    request = Request("POST", "http://127.0.0.1:9/engage", {}, b"[]")
+    wire = Wire(Transport(), deadline=5, answer_bytes=1000)
+    replies = [await wire.send(request, watch=watch) for watch in (True, False)]
+    await wire.aclose()
+    with blocking() as send:
+        replies.append(send(request))
+    assert [(one.maybe_sent, one.hopeless) for one in replies] == [(False, False)] * 3
+
+
+def test_certificates_that_cannot_be_loaded_are_a_matter_of_settings(monkeypatch, tmp_path):
+    """Nothing was sent; the error names what to check."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    _wire._default_tls.cache_clear()
+    with blocking() as send:
+        reply = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
+    assert (reply.maybe_sent, reply.hopeless) == (False, True)
+    assert "SSL_CERT_FILE" in str(reply.error)
+    with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
+        Wire(Transport(), deadline=5, answer_bytes=1000)
+
+
+@pytest.mark.anyio
+async def test_a_failure_after_the_first_byte_says_so(anyio_backend):
+    """Also through a tunnel, and whoever's the client is."""
+    request = Request("POST", "http://127.0.0.1:{}/engage", {}, b"[]")
+    with answering([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]) as port:
+        request = Request("POST", f"http://127.0.0.1:{port}/engage", {}, b"[]")
+        wire = Wire(Transport(), deadline=5, answer_bytes=1000)
+        replies = [await wire.send(request, watch=watch) for watch in (True, False)]
+        await wire.aclose()
+        async with httpx.AsyncClient() as client:
+            wire = Wire(Transport(client=client), deadline=5, answer_bytes=1000)
+            replies.append(await wire.send(request, watch=True))
+        with blocking() as send:
+            replies.append(send(request))
+    assert [(isinstance(one, Failure), one.maybe_sent) for one in replies] == [(True, True)] * 4
+
+
+class Broken(httpx.AsyncBaseTransport):
+    """A transport of the caller's, which tries as often as there are errors, in its own way."""
+
+    def __init__(self, *errors, traced=False):
+        self.errors, self.traced = errors, traced
+
+    async def handle_async_request(self, request):
+        if self.traced:
+            trace = request.extensions["trace"]
+            await trace("connection.connect_tcp.started", {"request": request})
+            if self.traced == "sent":
+                await trace("http11.send_request_headers.started", {"request": request})
+        raise self.errors[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "traced", "maybe_sent"),
+    [
+        (httpx.ConnectError("refused"), False, False),
+        (httpx.ConnectTimeout("late"), False, False),
+        (httpx.PoolTimeout("none free"), False, False),
+        (httpx.ReadError("broke"), False, True),
+        (httpx.WriteError("broke"), False, True),
+        (httpx.RemoteProtocolError("closed"), False, True),
+        (OSError("broke"), False, True),
+        (RuntimeError("of the caller's own"), False, True),
+        (KeyError("of the caller's own"), False, True),
+        (httpx.ReadError("broke"), True, False),
+        (OSError("broke"), True, False),
+        (httpx.ConnectError("refused, at the second try"), "sent", True),
+        (httpx.PoolTimeout("none free, at the second try"), "sent", True),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_callers_transport_may_raise_anything(anyio_backend, error, traced, maybe_sent):
+    """Only what plainly happened before the request left counts as not sent."""
+    async with httpx.AsyncClient(transport=Broken(error, traced=traced)) as client:
+        wire = Wire(Transport(client=client), deadline=5, answer_bytes=1000)
+        reply = await wire.send(Request("POST", "http://localhost/engage", {}, b"[]"), watch=True)
+    assert isinstance(reply, Failure)
+    assert reply.maybe_sent is maybe_sent
+    assert reply.error.__cause__ is error
+
+
+@pytest.mark.anyio
+async def test_a_callers_client_that_is_closed_sends_nothing(anyio_backend):
+    """It is a matter of settings; the messages are kept."""
+    client = httpx.AsyncClient()
+    await client.aclose()
+    wire = Wire(Transport(client=client), deadline=5, answer_bytes=1000)
+    reply = await wire.send(Request("POST", "http://localhost:9/engage", {}, b"[]"))
+    assert (reply.maybe_sent, reply.hopeless) == (False, True)
+    assert "closed" in str(reply.error)
+
+
+@pytest.mark.anyio
+async def test_a_hook_that_reads_the_answer_takes_nothing_away(anyio_backend):
+    """A caller's client may log each body."""
+
+    async def read(response):
+        await response.aread()
+
+    with serving() as server:
+        async with httpx.AsyncClient(event_hooks={"response": [read]}) as client:
+            wire = Wire(Transport(client=client), deadline=5, answer_bytes=1000)
+            reply = await wire.send(get(server, 1))
+    assert isinstance(reply, Answer)
+    assert reply.body == b"/1"
