@@ -99,8 +99,9 @@ class Wire:
         tls = transport.ssl_context or _default_tls()
         if transport.proxy is None and not getproxies():
             self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
-            pool = self._direct._pool
-            pool._network_backend = _WaryNetwork(pool._network_backend)
+            pool: Any = getattr(self._direct, "_pool", None)  # httpx offers no other way in
+            if hasattr(pool, "_network_backend"):
+                pool._network_backend = _WaryNetwork(pool._network_backend)
         try:
             self._client = httpx.AsyncClient(
                 proxy=transport.proxy,
@@ -275,7 +276,9 @@ def retire_if_surplus(stream: object) -> None:
             return
     else:
         return
-    state = stream._h11_state
+    state: Any = getattr(stream, "_h11_state", None)  # httpcore offers no other way in
+    if state is None:
+        return
     if state.trailing_data[0] or _has_read_ahead(stream._network_stream):
         state.send_failed()  # the connection is closed with the answer: it ended in an error
 
@@ -338,9 +341,9 @@ def _is_certificate(failure: BaseException) -> bool:
             return False
         if isinstance(seen, ssl.SSLCertVerificationError):
             return True
-        text = str(seen)
-        if "CERTIFICATE_VERIFY_FAILED" in text:
-            return True
+        with suppress(Exception):  # of a caller's own, which has no text
+            if "CERTIFICATE_VERIFY_FAILED" in str(seen):
+                return True
         seen = seen.__cause__ or seen.__context__
     return False
 

@@ -37,9 +37,9 @@ class Server:
     With `together` the bytes of both leave at once, in one segment.
     """
 
-    def __init__(self, *, shape=whole, together=b"", greeting=b"", tls=None, mute=()):
+    def __init__(self, *, shape=whole, together=b"", greeting=b"", tls=None):
         self.shape, self.together, self.greeting, self.tls = shape, together, greeting, tls
-        self.mute = mute
+        self.greeted = threading.Event()
         self.paths, self.sockets, self.threads = [], [], []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -65,12 +65,11 @@ class Server:
         try:
             if self.greeting:
                 connection.sendall(self.greeting)
+                self.greeted.set()
             speak = Plain(connection) if self.tls is None else Tls(connection, self.tls)
             while head := speak.receive():
                 path = head.split(b" ")[1]
                 self.paths.append(path)
-                if path in self.mute:
-                    return
                 extra, self.together = self.together, b""
                 speak.send(self.shape(path), extra)
         except (OSError, ssl.SSLError):
@@ -206,6 +205,22 @@ def test_a_surplus_in_the_same_segment_is_not_the_next_answer_blocking(shape, ex
         assert len(server.sockets) == 2
 
 
+def without_body(_path):
+    return b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"
+
+
+@pytest.mark.anyio
+async def test_an_answer_without_a_body_has_no_surplus_either(anyio_backend):
+    """What follows a 204 is not its body, nor the next answer."""
+    with serving(shape=without_body, together=SURPLUS) as server:
+        wire = Wire(Transport(), deadline=5, answer_bytes=1000)
+        got = [await wire.send(get(server, n)) for n in (1, 2)]
+        await wire.aclose()
+    with serving(shape=without_body, together=SURPLUS) as server, blocking() as send:
+        got += [send(get(server, n)) for n in (1, 2)]
+    assert [(one.status, one.body) for one in got] == [(204, b"")] * 4
+
+
 @shapes()
 @extras()
 @pytest.mark.anyio
@@ -317,7 +332,7 @@ def test_an_answer_before_the_request_is_not_its_answer_blocking(monkeypatch):
 
     def slowly(self, *where, **how):
         stream = connect(self, *where, **how)
-        time.sleep(0.03)
+        assert server.greeted.wait(5)
         return stream
 
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", slowly)
@@ -338,7 +353,7 @@ async def test_an_answer_before_the_request_is_not_its_answer(anyio_backend, wat
     async def slowly(self, *where, **how):
         original = connect if isinstance(self, httpcore.AnyIOBackend) else other
         stream = await original(self, *where, **how)
-        await anyio.sleep(0.03)
+        await anyio.to_thread.run_sync(server.greeted.wait, 5)
         return stream
 
     monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", slowly)
@@ -509,6 +524,11 @@ async def test_a_failure_after_the_first_byte_says_so(anyio_backend):
     assert [(isinstance(one, Failure), one.maybe_sent) for one in replies] == [(True, True)] * 4
 
 
+class WordlessError(Exception):
+    def __str__(self):
+        raise ValueError
+
+
 class Broken(httpx.AsyncBaseTransport):
     """A transport of the caller's, which tries as often as there are errors, in its own way."""
 
@@ -536,6 +556,7 @@ class Broken(httpx.AsyncBaseTransport):
         (OSError("broke"), False, True),
         (RuntimeError("of the caller's own"), False, True),
         (KeyError("of the caller's own"), False, True),
+        (WordlessError(), False, True),
         (httpx.ReadError("broke"), True, False),
         (OSError("broke"), True, False),
         (httpx.ConnectError("refused, at the second try"), "sent", True),
