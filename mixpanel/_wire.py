@@ -369,6 +369,7 @@ class _UntilDeadline(httpcore.NetworkStream):
         self._stream = stream
         self._until = until
         self._held = b""
+        self._fresh = True
 
     def _left(self) -> float:
         left = self._until.end - time.monotonic()
@@ -379,8 +380,9 @@ class _UntilDeadline(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         held, self._held = self._held, b""
         if held:
-            if self._has_unread():
+            if self._fresh and self._has_unread():
                 raise SpokeFirst("it would count as the answer")
+            self._fresh = False  # the pool looks after idle connections
             self._until.sent = self._until.sent or held.startswith(self._until.begin)
             self._stream.write(held, self._left())
         return self._stream.read(max_bytes, self._left())

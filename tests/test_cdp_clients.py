@@ -11,6 +11,8 @@ from uuid import UUID
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixpanel import (
     AuthenticationError,
@@ -195,6 +197,37 @@ def test_a_success_that_says_that_something_failed_is_not_one(body, delivered):
     judged = client._route.judge(Answer(200, {}, json.dumps(body).encode()), part)
     assert judged.verdict is (Verdict.DELIVERED if delivered else Verdict.REJECTED)
     assert not judged.untouched
+
+
+said = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(0, 500)
+    | st.sampled_from(["error", "failed", "ok", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["success", "error", "errors", "meta", "status", "code", "message"]),
+            inner,
+        )
+    ),
+    max_leaves=8,
+).map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(100, 650),
+    st.dictionaries(st.sampled_from(["content-type", "retry-after", "date"]), st.text(max_size=9)),
+    said | st.binary(max_size=30),
+)
+def test_whatever_a_vendor_answers_has_one_meaning(status, headers, body):
+    """Only a 2xx delivers, anything else has its error, and nothing raises."""
+    client = Hightouch("k", base_url="http://127.0.0.1:1")
+    part = [client._composer.track("u", "Paid")]
+    judged = client._route.judge(Answer(status, headers, body), part)
+    assert (judged.error is None) is (judged.verdict is Verdict.DELIVERED)
+    assert judged.verdict is not Verdict.DELIVERED or 200 <= status < 300
 
 
 def test_a_partial_success_costs_only_the_message_it_is_about(emu, world, vendor):
