@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from contextlib import contextmanager, suppress
+from random import Random
 
 import anyio
 import anyio.to_thread
@@ -598,3 +599,37 @@ async def test_a_hook_that_reads_the_answer_takes_nothing_away(anyio_backend):
             reply = await wire.send(get(server, 1))
     assert isinstance(reply, Answer)
     assert reply.body == b"/1"
+
+
+# ---- anything at all ----------------------------------------------------------------------------
+
+PIECES = [
+    b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 200\r\n", b"HTTP/1.1 999 X\r\n", b"HTTP/1.1 101 S\r\n",
+    b"HTTP/1.1 100 C\r\n\r\n", b"HTTP/1.1 204 No\r\n\r\n", b"HTTP/2 200\r\n",
+    b"content-length: 12\r\n", b"content-length: -1\r\n", b"content-length: 99999999999999\r\n",
+    b"transfer-encoding: chunked\r\n", b"transfer-encoding: gzip, chunked\r\n",
+    b"retry-after: \xff\xfe\r\n", b"x\x00y: z\r\n", b"connection: close\r\n", b"\r\n", b"\r\n",
+    b'{"status":1}', b'c\r\n{"status":1}\r\n0\r\n\r\n', b"zz\r\n", b"\xff\xfe\x00",
+]  # fmt: skip
+
+
+def anything(seed):
+    """Return what 40 connections answer, before they are closed."""
+    random = Random(seed)
+    return [[b"".join(random.choices(PIECES, k=random.randint(1, 8)))] for _ in range(40)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.anyio
+async def test_whatever_bytes_come_an_attempt_ends_and_was_sent(anyio_backend, seed):
+    """As an answer, or as a failure after the request had left; nothing is raised."""
+    scripts = anything(seed)
+    with answering(*scripts) as port:
+        request = Request("POST", f"http://127.0.0.1:{port}/track", {}, b"[]")
+        wire = Wire(Transport(), deadline=5, answer_bytes=1000)
+        replies = [await wire.send(request, watch=True) for _ in range(20)]
+        await wire.aclose()
+        with blocking() as send:
+            replies += [send(request) for _ in range(20)]
+    assert all(isinstance(one, Answer) or one.maybe_sent for one in replies)
+    assert {type(one) for one in replies} == {Answer, Failure}
