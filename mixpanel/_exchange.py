@@ -11,6 +11,23 @@ carries out the steps:
     Halt(error)        only a human can help, or our patience ended: stop, keep what is open
 
 Each answer is one of five verdicts: delivered, rejected, retry, ambiguous, fatal.
+
+An update that is not safe to repeat (`$add`, `$append`, `$remove`) is sent again only when the
+attempt before provably changed nothing:
+
+| what happened | proven |
+|---|---|
+| no DNS answer, refused connection, TLS or proxy failure: any failure before the first byte | yes |
+| 429 or 503 with an error body of Mixpanel's own: JSON with its `error` and `status` | yes |
+| 413, or any other 4xx but 408, 425, 460, that neither counts nor lists records | yes |
+| 3xx | yes |
+| 408, 425, 460; 429 or 503 with any other body, as from a gateway | no |
+| any other 5xx | no |
+| the connection broke, or no answer came, after the first byte had left | no |
+| 2xx of an unknown shape, or whose counts contradict what was sent | no |
+
+What is not proven is *ambiguous*: such updates are dropped and counted as that, everything else
+(events, by their four-part key; `$set` and its like) is sent again.
 """
 
 from __future__ import annotations
@@ -149,8 +166,9 @@ class Verdict(Enum):
 class Judgement:
     """A verdict with its grounds.
 
-    `failed` holds the refused records by index, when the server names them; `untouched` tells
-    that the server provably applied nothing; `odd` that it was a success of no known shape.
+    `failed` holds the refused records by index, when the server names them. `untouched` is True
+    when the server provably applied nothing, `odd` when the answer had no known shape or
+    contradicted what was sent.
     """
 
     verdict: Verdict
@@ -200,6 +218,8 @@ def exchange(  # noqa: C901
                 break
             assert error is not None
             if judged.verdict is Verdict.FATAL:
+                if not (judged.untouched or repeat_ambiguous):
+                    yield from _without_unsafe(part, error)
                 yield Halt(error)
                 return
             if judged.verdict is Verdict.REJECTED:
@@ -227,23 +247,24 @@ def exchange(  # noqa: C901
                     break
                 if not part:
                     break
-            seconds = policy.wait(failures, error.retry_after, random())
-            left = part[0].at + policy.max_age - clock()
-            if error.retry_after is not None and seconds > left > 0:
-                if policy.attempts is not None:
-                    yield Halt(error)  # whoever waits for us cannot wait that long
-                    return
-                if left > 1.0:
-                    seconds = left - 0.5  # one more try before patience ends, instead of none
-            if seconds > left:
-                yield Settle(part, "dropped", "expired", error)
+            part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
+            if not part:
                 break
-            if policy.attempts is not None and failures >= policy.attempts:
-                yield Halt(error)
+            seconds = policy.wait(failures, error.retry_after, random())
+            left = max(record.at for record in part) + policy.max_age - clock()
+            if policy.attempts is not None and (
+                failures >= policy.attempts or (error.retry_after is not None and seconds > left)
+            ):
+                yield Halt(error)  # whoever waits for us has no time left
                 return
+            if seconds > left - TICK:
+                # None would live to see the next attempt: make one before their patience ends.
+                seconds = left - 0.5 if left > 0.99 else max(0.0, left)
             yield Wait(seconds, error)
+            part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
 
 
+TICK = 0.001  # seconds by which a clock and a sleep may differ
 Judge = Callable[[Answer | Failure, list["Record"]], Judgement]
 
 SUSPECTS = 16  # single refusals in the same words that make it a refusal of them all
@@ -297,6 +318,17 @@ def _without_unsafe(
     return [record for record in part if record.repeatable]
 
 
+def _without_expired(
+    part: list[Record], before: float, error: DeliveryError
+) -> Generator[Step, Answer | Failure | None, list[Record]]:
+    """Settle the records that were accepted at `before` or earlier, and return the others."""
+    expired = [record for record in part if record.at <= before]
+    if not expired:
+        return part
+    yield Settle(expired, "dropped", "expired", error)
+    return [record for record in part if record.at > before]
+
+
 def _settled(part: list[Record], judged: Judgement) -> Generator[Step, None, None]:
     if not judged.failed:
         yield Settle(part, "delivered")
@@ -330,29 +362,28 @@ def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
 
 # ---- judging ------------------------------------------------------------------------------------
 
-CONFIGURATION = frozenset(
-    {300, 301, 302, 303, 307, 308, 401, 402, 403, 404, 405, 407, 410, 501, 505}
-)
+CONFIGURATION = frozenset({*range(300, 400), 401, 402, 403, 404, 405, 407, 410, 501, 505})
 # 460 is a load balancer's word for 408. Any 5xx but those above may be gone the next time.
 TRANSIENT = frozenset({408, 425, 429, 460})
-# RFC 9110 and 6585: these say that the request was not processed. After any other error of a
-# server or gateway nobody knows.
-UNPROCESSED = frozenset({408, 425, 429, 503})
+# With an error of its own making Mixpanel says by these that it processed nothing. A gateway may
+# say 503 although the request had reached the server behind it.
+UNPROCESSED = frozenset({429, 503})
+COUNTS = ("num_records_imported", "num_good_events")
 
 
 def judge_answer(reply: Answer | Failure, part: list[Record]) -> Judgement:
-    """Return what a reply means for the records that were sent."""
-    endpoint = part[0].endpoint
-    if isinstance(reply, Answer):
-        data = _read(reply.body)
-        if 200 <= reply.status < 300:
-            return _judge_success(reply, data, part)
-        failed = _failed_records(data, part)
-        if failed and reply.status not in CONFIGURATION:
-            # A strict 400 is a partial success: the records it does not name were taken.
-            error = RejectedError(_text(endpoint, reply, data), **_known(endpoint, reply))
-            return Judgement(Verdict.DELIVERED, error, failed)
-    return judge_status(reply, endpoint)
+    """Return what a reply means for the records that were sent.
+
+    Delivered are only those of a documented success (200), and those that a strict 400 does not
+    list as failed, each if its counts agree with what was sent. In any other answer the status
+    decides, whatever the body says.
+    """
+    if not isinstance(reply, Answer) or not (200 <= reply.status < 300 or reply.status == 400):
+        return judge_status(reply, part[0].endpoint)
+    data = _read(reply.body)
+    if reply.status != 400:
+        return _judge_success(reply, data, part)
+    return _judge_refusal(reply, data, part)
 
 
 def judge_status(
@@ -367,23 +398,71 @@ def judge_status(
     if isinstance(reply, Failure):
         reply.error.endpoint = endpoint
         if reply.hopeless:
-            return Judgement(Verdict.FATAL, reply.error)
+            return Judgement(Verdict.FATAL, reply.error, untouched=not reply.maybe_sent)
         verdict = Verdict.AMBIGUOUS if reply.maybe_sent else Verdict.RETRY
         return Judgement(verdict, reply.error)
     status, known = reply.status, _known(endpoint, reply)
-    said = _text(endpoint, reply, _read(reply.body)) if text is None else text(reply)
+    data = _read(reply.body)
+    said = _text(endpoint, reply, data) if text is None else text(reply)
+    untouched = status < 500 and not _claims_some(data)
     if status == 413:
         too_large = PayloadTooLargeError(said, **known)
-        return Judgement(Verdict.REJECTED, too_large, untouched=True, too_large=True)
+        return Judgement(Verdict.REJECTED, too_large, untouched=untouched, too_large=True)
     if status in CONFIGURATION:
         refused = AuthenticationError if status in (401, 402, 403) else ServerError
-        return Judgement(Verdict.FATAL, refused(said, **known))
+        return Judgement(Verdict.FATAL, refused(said, **known), untouched=untouched)
     if status in TRANSIENT or 500 <= status < 600:
         known["retry_after"] = retry_after(reply.headers)
         kind = RateLimitError if status == 429 else ServerError
-        verdict = Verdict.RETRY if status in UNPROCESSED else Verdict.AMBIGUOUS
+        proven = status in UNPROCESSED and _is_error_of_mixpanel(status, data)
+        verdict = Verdict.RETRY if proven else Verdict.AMBIGUOUS
         return Judgement(verdict, kind(said, **known))
-    return Judgement(Verdict.REJECTED, RejectedError(said, **known), untouched=True)
+    if 400 <= status < 500:
+        return Judgement(Verdict.REJECTED, RejectedError(said, **known), untouched=untouched)
+    error = ServerError(f"{said}: not the status of an answer to this request", **known)
+    return Judgement(Verdict.AMBIGUOUS, error, odd=True)
+
+
+def _is_error_of_mixpanel(status: int, data: Any) -> bool:
+    """Return True if an error body has the shape of Mixpanel's, not that of a gateway.
+
+    `{"code": 429, "error": "…", "status": "Too Many Requests"}` of `/import`, and
+    `{"error": "…", "status": "error"}` or `{"error": "…", "status": 0}` of the others.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("error"), str) or not data["error"]:
+        return False
+    if _claims_some(data):
+        return False
+    code, state = data.get("code"), data.get("status")
+    if "code" in data:
+        own = type(code) is int and code == status
+        return own and (isinstance(state, str) or (type(state) is int and state == 0))
+    return state == "error" or (type(state) is int and state == 0)
+
+
+def _claims_some(data: Any) -> bool:
+    """Return True if an error's body counts records as taken, or lists some as failed."""
+    return isinstance(data, dict) and (_counts_some(data) or bool(data.get("failed_records")))
+
+
+def _counts_some(data: Any) -> bool:
+    return isinstance(data, dict) and any(data.get(name) not in (None, 0) for name in COUNTS)
+
+
+def _count(data: dict[str, Any], part: list[Record]) -> int | None:
+    """Return how many records an answer says were taken, without a count all that are not listed.
+
+    None stands for a count that is none, or two that contradict each other.
+    """
+    found = {
+        value if type(value) is int and value >= 0 else None
+        for value in [data[name] for name in COUNTS if name in data]
+    }
+    if len(found) > 1:
+        return None
+    if found:
+        return found.pop()
+    return len(part) - len(_failed_records(data, part) or ())
 
 
 def _known(endpoint: str, reply: Answer) -> dict[str, Any]:
@@ -398,27 +477,64 @@ def _text(endpoint: str, reply: Answer, data: Any) -> str:
     return f"{endpoint}: HTTP {reply.status}: {reason}"
 
 
+def _judge_refusal(reply: Answer, data: Any, part: list[Record]) -> Judgement:
+    if not isinstance(data, dict):
+        return judge_status(reply, part[0].endpoint)
+    known, text = _known(part[0].endpoint, reply), _text(part[0].endpoint, reply, data)
+    failed, count = _failed_records(data, part), _count(data, part)
+    rest = len(part) - len(failed or ())
+    if failed and count == rest and data.get("code", 400) == 400:
+        # A strict 400 is a partial success: the records it does not name were taken.
+        return Judgement(Verdict.DELIVERED, RejectedError(text, **known), failed)
+    if _counts_some(data) and count is not None and count >= rest:
+        return _odd(_contradiction(text, count, failed, part), known)
+    return judge_status(reply, part[0].endpoint)
+
+
 def _judge_success(reply: Answer, data: Any, part: list[Record]) -> Judgement:
     known, text = _known(part[0].endpoint, reply), _text(part[0].endpoint, reply, data)
-    failed = _failed_records(data, part)
-    if failed:
-        return Judgement(Verdict.DELIVERED, RejectedError(text, **known), failed)
-    state = data.get("status") if isinstance(data, dict) else data
-    if state in (1, "OK", "ok") and not isinstance(data, (list, bool)):
-        return Judgement(Verdict.DELIVERED)
-    if isinstance(data, dict) and state in (0, "error") and data.get("error"):
-        # Mixpanel's pages disagree whether 0 means "none was valid" or "not all were".
-        return Judgement(Verdict.REJECTED, RejectedError(text, **known))
-    if isinstance(data, dict) and data.get("code") == 200:
-        return Judgement(Verdict.DELIVERED)
-    if state == 0:
-        return Judgement(Verdict.REJECTED, RejectedError(f"{text}: no reason given", **known))
     if data is None:
         # A captive portal or a proxy spoke, not Mixpanel.
         error = ServerError(f"{text}: the answer is not from Mixpanel", **known)
         return Judgement(Verdict.AMBIGUOUS, error)
-    error = ServerError(f"{text}: the answer has no known shape", **known)
-    return Judgement(Verdict.AMBIGUOUS, error, odd=True)
+    if not isinstance(data, dict):
+        if type(data) is not int:
+            return _odd(f"{text}: the answer has no known shape", known)
+        data = {"status": data}
+    state, code, reason = data.get("status"), data.get("code", 200), data.get("error")
+    is_number = type(state) is int
+    failed, count = _failed_records(data, part), _count(data, part)
+    agrees = failed is not None and count == len(part) - len(failed)
+    if failed and agrees and reply.status == 200 and code in (200, 400):
+        return Judgement(Verdict.DELIVERED, RejectedError(text, **known), failed)
+    if reason and ((is_number and state == 0) or state == "error"):
+        # Mixpanel's pages disagree whether 0 means "none was valid" or "not all were".
+        return Judgement(Verdict.REJECTED, RejectedError(text, **known))
+    if is_number and state == 0 and "code" not in data:
+        return Judgement(Verdict.REJECTED, RejectedError(f"{text}: no reason given", **known))
+    good = state in ("OK", "ok") or (is_number and state in (0, 1))
+    good = good or ("status" not in data and "code" in data)
+    if not good or type(code) is not int or code != 200 or reason:
+        return _odd(f"{text}: the answer has no known shape", known)
+    if failed or not agrees:
+        return _odd(_contradiction(text, count, failed, part), known)
+    return Judgement(Verdict.DELIVERED)
+
+
+def _contradiction(
+    text: str, count: int | None, failed: Mapping[int, object] | None, part: list[Record]
+) -> str:
+    if failed is None:
+        return f"{text}: it lists failed records that were not sent"
+    taken = "an unreadable number" if count is None else f"{count:,}"
+    return (
+        f"{text}: it counts {taken} of {len(part):,} record(s) as taken, and lists "
+        f"{len(failed):,} as failed"
+    )
+
+
+def _odd(text: str, known: dict[str, Any]) -> Judgement:
+    return Judgement(Verdict.AMBIGUOUS, ServerError(text, **known), odd=True)
 
 
 def _read(body: bytes) -> Any:
@@ -428,17 +544,18 @@ def _read(body: bytes) -> Any:
         return None
 
 
-def _failed_records(data: Any, part: list[Record]) -> dict[int, FailedRecord]:
-    listed = data.get("failed_records") if isinstance(data, dict) else None
-    if not isinstance(listed, list):
+def _failed_records(data: dict[str, Any], part: list[Record]) -> dict[int, FailedRecord] | None:
+    """Return the records that an answer lists as failed; None when one of them was never sent."""
+    listed = data.get("failed_records")
+    if listed is None:
         return {}
+    if not isinstance(listed, list):
+        return None
     failed: dict[int, FailedRecord] = {}
     for entry in listed:
-        if not isinstance(entry, dict):
-            continue
-        index = entry.get("index")
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(part):
-            continue
+        index = entry.get("index") if isinstance(entry, dict) else None
+        if type(index) is not int or not 0 <= index < len(part):
+            return None
         # The guide spells it "$insert_id", the schema "insert_id".
         insert_id = entry.get("$insert_id", entry.get("insert_id"))
         failed[index] = FailedRecord(

@@ -35,8 +35,9 @@ class Stats:
     Always and exactly: `accepted == delivered + rejected + sum(dropped) + pending`.
 
     `rejected` were refused by the server for what they are. `dropped` counts by reason:
-    `queue_full`, `expired` (too old to go on trying), `ambiguous` (sent without a trustworthy
-    answer and not safe to repeat), `too_large`, `raised` (the error went to the caller), `closed`
+    `queue_full`, `expired` (each message older than `RetryPolicy.max_age`), `ambiguous` (sent
+    without a trustworthy answer, and either not safe to repeat or repeated once with the same
+    result), `too_large`, `raised` (the error went to the caller), `closed`
     (the client was closed first), `exit` (the process ended first), `before_send_error` (the hook
     failed), and by choice `sampled`, `before_send`, `disabled`. `requests`
     counts attempts, `retried` those that repeated one. `warnings` counts messages that broke a

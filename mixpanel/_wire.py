@@ -28,7 +28,7 @@ from mixpanel._route import environment_proxy
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from mixpanel._route import Request, Transport
 
@@ -46,7 +46,14 @@ NOT_SENT = (
 # The deadline of the attempt stands above these. A free connection is there at once, unless lost.
 POOL_TIMEOUT = {"pool": 2.0}
 NO_TIMEOUT = httpx.Timeout(None, pool=2.0)
-FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
+FAILURES = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.StreamError,
+    OSError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+)
 # Newer versions of anyio import a name when it is first used: here that is guarded against forks.
 for _name in dir(anyio):
     with suppress(ImportError):
@@ -55,7 +62,13 @@ for _name in dir(anyio):
 
 @cache
 def _default_tls() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # of `ssl` too
+        raise ConfigurationError(
+            f"cannot load the trusted certificates ({error.strerror or type(error).__name__}): "
+            "check SSL_CERT_FILE and SSL_CERT_DIR, or pass ssl_context="
+        ) from error
 
 
 class _Body(httpx.AsyncByteStream):
@@ -86,6 +99,7 @@ class Wire:
         self._own = transport.client is None
         self.in_flight = 0
         self.is_exhausted = False  # no connection came free, though fewer were in use
+        self._failures = FAILURES if self._own else (Exception,)  # a caller's may raise anything
         self._direct: httpx.AsyncHTTPTransport | None = None
         if transport.client is not None:
             self._client = transport.client
@@ -96,6 +110,9 @@ class Wire:
         tls = transport.ssl_context or _default_tls()
         if transport.proxy is None and not getproxies():
             self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
+            pool: Any = getattr(self._direct, "_pool", None)  # httpx offers no other way in
+            if hasattr(pool, "_network_backend"):
+                pool._network_backend = _WaryNetwork(pool._network_backend)
         try:
             self._client = httpx.AsyncClient(
                 proxy=transport.proxy,
@@ -122,35 +139,40 @@ class Wire:
 
         With `watch`, find out whether a failed request had left at all.
         """
-        sent = not watch
-        extensions: dict[str, Any] = {}
-        if watch:
-
-            async def trace(event: str, _info: object) -> None:
-                nonlocal sent
-                sent = sent or event.endswith("send_request_headers.started")
-
-            extensions["trace"] = trace
+        seen = _Watch() if watch else None
+        extensions: dict[str, Any] = {} if seen is None else {"trace": seen}
         error: TransportError
+        if not self._own and self._client.is_closed:
+            error = TransportError("the http_client is closed: give one that is open")
+            return Failure(error, maybe_sent=False, hopeless=True)
         with anyio.CancelScope() as scope:
             scope.deadline = anyio.current_time() + self._deadline if end is None else end
             try:
                 response = await self._answer(request, extensions)
                 try:
-                    body = await self._capped(response.aiter_raw())
+                    body = await self._capped(response)
                 finally:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except FAILURES as failure:
+            except self._failures as failure:
                 self.is_exhausted = self._own and isinstance(failure, httpx.PoolTimeout)
-                not_sent = isinstance(failure, NOT_SENT) or not sent
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = failure
-                return Failure(error, not not_sent, _is_hopeless(failure))
+                maybe_sent = self._may_be_sent(seen, failure)
+                return Failure(error, maybe_sent, _is_hopeless(failure))
         assert scope.cancelled_caught
         error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
-        return Failure(error, sent)
+        return Failure(error, self._may_be_sent(seen))
+
+    def _may_be_sent(self, seen: _Watch | None, failure: Exception | None = None) -> bool:
+        """Return True unless not a byte of a request can have left."""
+        if self._own:
+            return not isinstance(failure, NOT_SENT) and (seen is None or seen.sent)
+        # A caller's transport may try several times, or not say what it does.
+        if seen is not None and seen.heard:
+            return seen.sent
+        return not isinstance(failure, NOT_SENT)
 
     async def _answer(self, request: Request, extensions: dict[str, Any]) -> httpx.Response:
         headers, url = dict(request.headers), _parsed(request.url)
@@ -172,13 +194,130 @@ class Wire:
         outgoing.stream = _Body(request.content)
         return await self._client.send(outgoing, stream=True, auth=None, follow_redirects=False)
 
-    async def _capped(self, chunks: AsyncIterator[bytes]) -> bytes:
+    async def _capped(self, response: httpx.Response) -> bytes:
+        if response.is_stream_consumed:  # by a hook of the caller's client
+            return response.content[: self._answer_bytes]
         body = bytearray()
-        async for chunk in chunks:
+        # Not `aiter_raw`: it hands the connection back before its surplus was looked for.
+        async for chunk in _chunks(response):
             body += chunk
             if len(body) > self._answer_bytes:
                 break
+        else:
+            retire_if_surplus(response.stream)
         return bytes(body[: self._answer_bytes])
+
+
+def _chunks(response: httpx.Response) -> httpx.AsyncByteStream:
+    if not isinstance(response.stream, httpx.AsyncByteStream):
+        raise httpx.StreamError("the http_client answers with a stream that is not async")
+    return response.stream
+
+
+class SpokeFirst(httpcore.ConnectError):
+    """Bytes came on a connection, or its end, before a request was sent on it."""
+
+
+class _Watch:
+    """Follow what becomes of one request: whether any of its bytes may have left."""
+
+    heard = sent = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.heard = True
+        if event.endswith("send_request_headers.started"):
+            # Asking a proxy for a tunnel sends nothing of the request itself.
+            self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
+
+
+class _WaryNetwork(httpcore.AsyncNetworkBackend):
+    """Connect, and send nothing where the server has spoken first: it would count as the answer.
+
+    Only the first write of a connection is looked at; the pool looks after idle ones.
+    """
+
+    def __init__(self, network: httpcore.AsyncNetworkBackend) -> None:
+        self._network = network
+
+    async def connect_tcp(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+        stream: Any = await self._network.connect_tcp(*where, **how)
+        write = stream.write
+
+        async def first_write(buffer: bytes, timeout: float | None = None) -> None:
+            stream.write = write
+            if stream.get_extra_info("is_readable") or _queued(stream):
+                raise SpokeFirst("it would count as the answer")
+            await write(buffer, timeout)
+
+        start_tls = stream.start_tls
+
+        async def started_tls(*what: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+            try:
+                return await start_tls(*what, **how)  # type: ignore[no-any-return]
+            except BaseException:  # httpcore leaves the socket open when it is cancelled
+                with anyio.move_on_after(CLOSING, shield=True):
+                    await stream.aclose()
+                raise
+
+        stream.write, stream.start_tls = first_write, started_tls
+        return stream  # type: ignore[no-any-return]
+
+    async def connect_unix_socket(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
+        return await self._network.connect_unix_socket(*where, **how)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._network.sleep(seconds)
+
+
+def _queued(stream: Any) -> bool:
+    """Return True if anyio has read what nobody has asked for: asyncio reads while it connects."""
+    protocol = getattr(getattr(stream, "_stream", None), "_protocol", None)
+    return bool(getattr(protocol, "read_queue", None))
+
+
+def retire_if_surplus(stream: object) -> None:
+    """Let a connection be closed, not reused, when more came on it than the whole answer.
+
+    HTTP/1.1 pairs answers with requests by their order alone, so the surplus would count as the
+    answer to the next request. What comes later, while the connection is idle, is noticed when it
+    is about to be reused. What cannot be excluded: a surplus that arrives together with the next
+    request's own answer, after that request was sent.
+    """
+    for _ in range(8):
+        if isinstance(stream, (httpcore.AsyncHTTP11Connection, httpcore.HTTP11Connection)):
+            break
+        for name in ("_stream", "_httpcore_stream", "_connection"):
+            inner = getattr(stream, name, None)
+            if inner is not None:
+                stream = inner
+                break
+        else:
+            return
+    else:
+        return
+    state: Any = getattr(stream, "_h11_state", None)  # httpcore offers no other way in
+    if state is None:
+        return
+    if state.trailing_data[0] or _has_read_ahead(stream._network_stream):
+        state.send_failed()  # the connection is closed with the answer: it ended in an error
+
+
+def _has_read_ahead(stream: httpcore.AsyncNetworkStream | httpcore.NetworkStream) -> bool:
+    """Return True if anyio or TLS has taken more off the socket than was read from it."""
+    if _queued(stream):
+        return True
+    tls = stream.get_extra_info("ssl_object")
+    if isinstance(tls, ssl.SSLSocket):
+        return tls.pending() > 0
+    if not isinstance(tls, ssl.SSLObject):
+        return False
+    try:
+        tls.read(1)  # whatever that is, the connection is not used again
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        return True
+    return True
 
 
 LONGEST = 86_400.0  # seconds; a socket takes no timeout of more than 24 days
@@ -198,6 +337,7 @@ def describe(failure: Exception) -> str:
         "WriteError": "the connection broke while sending",
         "RemoteProtocolError": "the server closed the connection or did not speak HTTP",
         "ProxyError": "the proxy refused",
+        "SpokeFirst": "the server sent something, or closed, before the request was sent",
     }
     text = names.get(type(failure).__name__, type(failure).__name__)
     if _is_refused_by_proxy(failure):
@@ -220,9 +360,9 @@ def _is_certificate(failure: BaseException) -> bool:
             return False
         if isinstance(seen, ssl.SSLCertVerificationError):
             return True
-        text = str(seen)
-        if "CERTIFICATE_VERIFY_FAILED" in text:
-            return True
+        with suppress(Exception):  # of a caller's own, which has no text
+            if "CERTIFICATE_VERIFY_FAILED" in str(seen):
+                return True
         seen = seen.__cause__ or seen.__context__
     return False
 
@@ -231,9 +371,13 @@ def _is_certificate(failure: BaseException) -> bool:
 
 
 class _Until(threading.local):
-    """When this thread's attempt ends, on the monotonic clock, and whether its request left."""
+    """When this thread's attempt ends, on the monotonic clock, and whether its request left.
+
+    `begin` is how the request begins, unlike what a proxy is asked before it.
+    """
 
     end = 0.0
+    begin = b""
     sent = False
 
 
@@ -244,6 +388,7 @@ class _UntilDeadline(httpcore.NetworkStream):
         self._stream = stream
         self._until = until
         self._held = b""
+        self._fresh = True
 
     def _left(self) -> float:
         left = self._until.end - time.monotonic()
@@ -254,9 +399,17 @@ class _UntilDeadline(httpcore.NetworkStream):
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
         held, self._held = self._held, b""
         if held:
-            self._until.sent = True
+            if self._fresh and self._has_unread():
+                raise SpokeFirst("it would count as the answer")
+            self._fresh = False  # the pool looks after idle connections
+            self._until.sent = self._until.sent or held.startswith(self._until.begin)
             self._stream.write(held, self._left())
         return self._stream.read(max_bytes, self._left())
+
+    def _has_unread(self) -> bool:
+        tls = self._stream.get_extra_info("ssl_object")
+        # Under TLS the socket is readable with what belongs to the handshake.
+        return tls is None and bool(self._stream.get_extra_info("is_readable"))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
         self._held += buffer  # head and body leave together, before the first read
@@ -350,6 +503,7 @@ BLOCKING_FAILURES = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
+    OSError,
 )
 
 
@@ -395,6 +549,7 @@ class BlockingWire:
         """Make one attempt until `end` on the monotonic clock."""
         end = min(end, time.monotonic() + LONGEST)
         self._until.end, self._until.sent = end, False
+        self._until.begin = f"{request.method} ".encode()
         headers: dict[bytes | str, bytes | str] = {
             "Host": _parsed(request.url).netloc.decode("ascii"),
             "Content-Length": str(len(request.content)),
@@ -415,6 +570,8 @@ class BlockingWire:
                     body += chunk
                     if len(body) > self._answer_bytes:
                         break
+                else:
+                    retire_if_surplus(response.stream)
                 found = {
                     k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers
                 }
@@ -468,25 +625,16 @@ class StreamingWire(Wire):
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except FAILURES as failure:
-                not_sent = isinstance(failure, NOT_SENT) or not watch.sent
+            except self._failures as failure:
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = failure
-                return Failure(error, not not_sent, _is_hopeless(failure))
+                maybe_sent = self._may_be_sent(watch, failure)
+                return Failure(error, maybe_sent, _is_hopeless(failure))
         assert scope.cancelled_caught
         took = anyio.current_time() - began
         late = "no complete answer" if took >= overall else "nothing more came"
         error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
-        return Failure(error, watch.sent)
-
-
-class _Watch:
-    """Find out whether a request had left before it failed."""
-
-    sent = False
-
-    async def __call__(self, event: str, _info: object) -> None:
-        self.sent = self.sent or event.endswith("send_request_headers.started")
+        return Failure(error, self._may_be_sent(watch))
 
 
 class _Reading:
@@ -523,7 +671,7 @@ class _Reading:
         # A loop that is left half-way leaves httpx's nested generators open. So a read that shall
         # end early is cancelled where it waits, and ends from inside.
         with anyio.CancelScope() as stop:
-            async for chunk in self._response.aiter_raw():
+            async for chunk in _chunks(self._response):
                 now = anyio.current_time()
                 if now - pushed > min(1.0, self._idle / 8):
                     self._scope.deadline = min(self._end, now + self._idle)
@@ -540,6 +688,7 @@ class _Reading:
                     held, size = [], 0
                 if broken is not None or (most is not None and seen > most):
                     stop.cancel()
+            retire_if_surplus(self._response.stream)
             if held and broken is None:
                 await take(b"".join(held))
         if broken is not None:

@@ -62,7 +62,8 @@ class ConsumerOptions(TypedDict, total=False):
     - `geolocate`: let Mixpanel place users where the request comes from.
     - `limits`, `retry`: see `Limits` and `RetryPolicy`.
     - `when_full`: what happens to a message that finds the buffer full.
-    - `repeat_ambiguous`: repeat even `$add` and its like after an answer in doubt.
+    - `repeat_ambiguous`: repeat `$add`, `$append` and `$remove` even when they may have been
+      applied; without it, only after a proof that they were not (the README lists what is one).
     - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss; any
       exception they raise is logged. What is given up after trying ("expired", "ambiguous") is told
       to both. So that no dead letter is kept twice, take those of `on_drop`, and from `on_error`

@@ -15,7 +15,13 @@ import anyio
 from mixpanel._exchange import Answer, Verdict, judge_status
 from mixpanel._json import loads
 from mixpanel._route import USER_AGENT, Request
-from mixpanel.exceptions import ConfigurationError, DeliveryError, FailedRecord, RejectedError
+from mixpanel.exceptions import (
+    ConfigurationError,
+    DeliveryError,
+    FailedRecord,
+    RejectedError,
+    ServerError,
+)
 from mixpanel.settings import RetryPolicy
 
 if TYPE_CHECKING:
@@ -95,14 +101,42 @@ async def _ask(route: Route, wires: Wires, method: str, path: str, content: byte
     while True:
         reply = await wires.send(Request(method, url, headers, content))
         if isinstance(reply, Answer) and 200 <= reply.status < 300:
-            return loads(reply.body)
-        judged = judge_status(reply, NAME)
-        assert judged.error is not None
+            data = _read(reply.body)
+            if data is not None and not _admits_failure(data):
+                return data
+            error, hopeless = _not_a_success(reply, data), data is not None
+        else:
+            judged = judge_status(reply, NAME)
+            assert judged.error is not None
+            error = judged.error
+            hopeless = judged.verdict not in (Verdict.RETRY, Verdict.AMBIGUOUS)
         failures += 1
-        hopeless = judged.verdict not in (Verdict.RETRY, Verdict.AMBIGUOUS)
         if hopeless or failures >= (RETRY.attempts or 1):
-            raise _with_rows(judged.error, reply if isinstance(reply, Answer) else None)
-        await anyio.sleep(RETRY.wait(failures, judged.error.retry_after, random.random()))
+            raise _with_rows(error, reply if isinstance(reply, Answer) else None)
+        await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    try:
+        data = loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _admits_failure(data: dict[str, Any]) -> bool:
+    """Return True if the JSON of a success names an error or rows that were not taken."""
+    return bool(data.get("error") or data.get("failed_records")) or data.get("code", 200) != 200
+
+
+def _not_a_success(reply: Answer, data: dict[str, Any] | None) -> DeliveryError:
+    text = f"{NAME}: HTTP {reply.status}"
+    if data is None:
+        text += ": the answer is not from Mixpanel"
+        return ServerError(text, endpoint=NAME, status=reply.status)
+    reason = "".join(c for c in str(data.get("error") or "")[:200] if c.isprintable())
+    text += f": {reason or 'a success that says that something failed'}"
+    return RejectedError(text, endpoint=NAME, status=reply.status)
 
 
 def _with_rows(error: DeliveryError, answer: Answer | None) -> DeliveryError:

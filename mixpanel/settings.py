@@ -248,7 +248,9 @@ class RetryPolicy:
 
     The n-th wait (from 0) is drawn from U(0, min(`longest_wait`, `first_wait` * 2**n)): full
     jitter. A server's `Retry-After` is a floor, clamped to `longest_retry_after`. Trying ends
-    after `attempts` (None: no such bound) or when the message is `max_age` seconds old.
+    after `attempts` (None: no such bound), and for each message by itself when it is `max_age`
+    seconds old, whatever the age of others in its batch. A wait that none of them would outlive
+    is cut short for one more attempt.
     """
 
     attempts: int | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from uuid import UUID
 
 import anyio
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixpanel import (
     AuthenticationError,
@@ -168,6 +171,78 @@ def test_what_a_success_looks_like(content_type, body, delivered):
     part = [client._composer.track("u", "Paid")]
     verdict = client._route.judge(Answer(200, headers, body), part).verdict
     assert (Verdict.DELIVERED if delivered else Verdict.RETRY) is verdict
+
+
+@pytest.mark.parametrize(
+    ("body", "delivered"),
+    [
+        ({"success": True}, True),
+        ({"success": True, "errors": []}, True),
+        ({"errors": None, "meta": {}}, True),
+        ({"meta": {"error": ""}, "note": "no failure"}, True),
+        (["error"], True),
+        ({"success": False}, False),
+        ({"success": "false"}, False),
+        ({"success": True, "errors": [{"batch_index": 0, "reason": "invalid"}]}, False),
+        ({"error": "no such source"}, False),
+        ({"meta": {"errors": ["no"]}}, False),
+        ({"status": "error", "message": "no"}, False),
+        ({"failed_records": [{"index": 0}]}, False),
+    ],
+)
+def test_a_success_that_says_that_something_failed_is_not_one(body, delivered):
+    """However it says so: nothing counts as delivered that the server names as failed."""
+    client = Hightouch("k", base_url="http://127.0.0.1:1")
+    part = [client._composer.track("u", "Paid")]
+    judged = client._route.judge(Answer(200, {}, json.dumps(body).encode()), part)
+    assert judged.verdict is (Verdict.DELIVERED if delivered else Verdict.REJECTED)
+    assert not judged.untouched
+
+
+said = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(0, 500)
+    | st.sampled_from(["error", "failed", "ok", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["success", "error", "errors", "meta", "status", "code", "message"]),
+            inner,
+        )
+    ),
+    max_leaves=8,
+).map(lambda value: json.dumps(value).encode())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(100, 650),
+    st.dictionaries(st.sampled_from(["content-type", "retry-after", "date"]), st.text(max_size=9)),
+    said | st.binary(max_size=30),
+)
+def test_whatever_a_vendor_answers_has_one_meaning(status, headers, body):
+    """Only a 2xx delivers, anything else has its error, and nothing raises."""
+    client = Hightouch("k", base_url="http://127.0.0.1:1")
+    part = [client._composer.track("u", "Paid")]
+    judged = client._route.judge(Answer(status, headers, body), part)
+    assert (judged.error is None) is (judged.verdict is Verdict.DELIVERED)
+    assert judged.verdict is not Verdict.DELIVERED or 200 <= status < 300
+
+
+def test_a_partial_success_costs_only_the_message_it_is_about(emu, world, vendor):
+    """Smaller batches, which repeat message ids, show which one failed."""
+    calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(9)]
+    emu.play(
+        Fault.status(200, body={"success": False, "errors": [{"reason": "bad"}]}).forever(),
+        when=lambda request: b'"m4"' in request.body,
+    )
+    result, stats = visit(world, emu, vendor, *calls, on_error=lambda *_: None)
+    assert (8, 1) == (result.delivered, result.rejected)
+    assert stats.balanced
+    assert [f"m{n}" for n in range(9) if n != 4] == sorted(
+        {m["messageId"] for m in messages(emu, vendor)}
+    )
 
 
 def test_one_bad_message_does_not_cost_the_rest_of_its_batch(emu, world):

@@ -118,12 +118,38 @@ async def test_an_ambiguous_add_is_applied_once(emu, anyio_backend):
 
 @pytest.mark.anyio
 async def test_an_add_that_never_left_is_sent_again(emu, anyio_backend):
-    """429 and 503 say that nothing was processed."""
+    """A 429 or 503 of Mixpanel's own says that nothing was processed."""
     emu.play(Fault.status(429), Fault.status(503), path="/engage")
     mp = AsyncMixpanel("t", consumer(emu))
     await mp.people_increment("u", {"credits": 5})
     assert (await mp.flush()).ok
     assert emu.profiles()["u"]["credits"] == 5
+    await mp.consumer.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault.status(503, body="<html>503 Service Temporarily Unavailable</html>"),
+        Fault.status(429, body={"message": "too many requests"}),
+        Fault.status(408),
+    ],
+    ids=["503 of a gateway", "429 of a gateway", "408"],
+)
+async def test_an_add_is_not_repeated_after_a_refusal_that_proves_nothing(
+    emu, anyio_backend, fault
+):
+    """A gateway may lose the server behind it after that applied the update; `$set` goes again."""
+    emu.play(fault, path="/engage")
+    mp = AsyncMixpanel("t", consumer(emu))
+    await mp.people_increment("u", {"credits": 5})
+    await mp.people_set("u", {"plan": "team"})
+    result = await mp.flush()
+    assert result.dropped == {"ambiguous": 1}
+    assert result.delivered == 1
+    assert emu.profiles()["u"].get("credits") is None
+    assert mp.stats().balanced
     await mp.consumer.aclose()
 
 

@@ -7,6 +7,7 @@ from mixpanel import (
     ConfigurationError,
     Mixpanel,
     RejectedError,
+    RetryPolicy,
     ServerError,
     ServiceAccountCredentials,
 )
@@ -49,6 +50,35 @@ def test_rows_that_are_not_valid_are_named(mp):
     with pytest.raises(RejectedError) as raised:
         mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\nA1,Coffee\r\n")
     assert raised.value.failed_records
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"code": 200, "status": "OK", "failed_records": [{"index": 1, "message": "twice"}]},
+        {"code": 400, "error": "the rows are not valid", "status": 0},
+        {"code": 200, "status": "OK", "error": "not all rows were taken"},
+    ],
+)
+def test_a_success_that_says_that_something_failed_is_not_one(mp, emu, body):
+    """Whatever its status is: the caller learns why, and the table is not sent again."""
+    emu.play(Fault.status(200, body=body))
+    with pytest.raises(RejectedError) as raised:
+        mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
+    assert raised.value.status == 200
+    assert len(raised.value.failed_records) == len(body.get("failed_records", []))
+
+
+@pytest.mark.parametrize("body", ["<html>Welcome</html>", '{"code": 200', "", "[1]"])
+def test_an_answer_that_is_not_from_mixpanel_is_tried_again(mp, emu, body, monkeypatch):
+    """A captive portal replaces no table; when it stays, the error is typed."""
+    monkeypatch.setattr("mixpanel.lookup.RETRY", RetryPolicy(attempts=2, first_wait=0.01))
+    emu.play(Fault.status(200, body=body))
+    mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
+    assert emu.lookup_tables[ID]["rows"] == [{"sku": "A1", "name": "Tea"}]
+    emu.play(Fault.status(200, body=body) * 2)
+    with pytest.raises(ServerError, match="not from Mixpanel"):
+        mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
 
 
 def test_an_unknown_table_is_an_error(mp):

@@ -12,7 +12,7 @@ from mixpanel._route import COMPRESSION, USER_AGENT, Request
 from mixpanel.cdp._dialect import basic, reasons
 from mixpanel.cdp._packing import SENT_AT, room
 from mixpanel.cdp._values import now_text
-from mixpanel.exceptions import ServerError
+from mixpanel.exceptions import RejectedError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ __all__ = ["SegmentRoute"]
 
 SECRET = 8  # characters; a shorter key, as in a test, may well be part of a word
 MOST_WORDS = 300  # characters of a server's reasons that an error repeats
+FAILURE_WORDS = (b"error", b"fail", b"success")  # without any of these no JSON need be read
 BLANK = b" \t\r\n\f\x00\xef\xbb\xbf\xfe\xff"  # white space, and the marks that open a Unicode text
 
 
@@ -79,14 +80,20 @@ class SegmentRoute:
     def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
         """Return what a reply means: any 2xx is a success, whether or not it says anything.
 
-        Unless it is a web page: then a captive portal or a proxy spoke. All else means what it
-        means everywhere; every message may be sent again, as the server knows it by its
-        `messageId`.
+        Unless it is a web page: then a captive portal or a proxy spoke. And unless it says that
+        something failed, in whatever words: no vendor documents how it would name the messages of
+        a batch, so smaller batches show which they are. All else means what it means everywhere;
+        every message may be sent again, as the server knows it by its `messageId`.
         """
         endpoint = part[0].endpoint
         if isinstance(reply, Answer) and 200 <= reply.status < 300:
             if not _is_page(reply):
-                return Judgement(Verdict.DELIVERED)
+                if not _admits_failure(reply.body):
+                    return Judgement(Verdict.DELIVERED)
+                return Judgement(
+                    Verdict.REJECTED,
+                    RejectedError(self._text(reply), endpoint=endpoint, status=reply.status),
+                )
             name = self.dialect.name
             error = ServerError(
                 f"{name}: HTTP {reply.status}: a web page came back, as from a captive portal or "
@@ -139,3 +146,20 @@ def _is_page(reply: Answer) -> bool:
     except (ValueError, RecursionError):
         return True
     return False
+
+
+def _admits_failure(body: bytes) -> bool:
+    """Return True if the JSON of a success says that not all went well."""
+    if not any(word in body for word in FAILURE_WORDS):
+        return False
+    try:
+        data = loads(body)
+    except (ValueError, RecursionError):
+        return False  # text of any kind is a success
+    if not isinstance(data, dict):
+        return False
+    meta = data.get("meta")
+    told = [data, meta] if isinstance(meta, dict) else [data]
+    if any(each.get(name) for each in told for name in ("error", "errors", "failed_records")):
+        return True
+    return data.get("success") in (False, "false") or data.get("status") in ("error", "failed")
