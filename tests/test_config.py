@@ -437,7 +437,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path, monkeypatch, kind):
         path.mkdir()
     monkeypatch.setenv("MP_CONFIG_PATH", str(path))
     for ask in (Config().list_accounts, lambda: Config().add_account("prod", **PROD)):
-        with pytest.raises(ConfigError, match=f"cannot read {path}: it is no regular file"):
+        with pytest.raises(ConfigError, match=f"cannot read {path}: it is not a regular file"):
             ask()
 
 

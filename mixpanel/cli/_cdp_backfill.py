@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +18,7 @@ from mixpanel.cli._checkpoint import SUFFIX, Came, Checkpoint
 from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._format import As, Jq, Options, write
-from mixpanel.cli._imports import apart, failures, progress
+from mixpanel.cli._imports import FailedRows, apart, failed_rows, progress
 from mixpanel.cli._render import say
 from mixpanel.exceptions import MixpanelException
 
@@ -175,9 +175,9 @@ def backfill(
         apart(place, failed)
     rows.flat()
     if dry_run:
-        with failures(failed, 0, past=True) as refuse:
+        with failed_rows(failed, 0, past=True) as refused:
             try:
-                _check(source, rows, refuse, options)
+                _check(source, rows, refused, options)
             except _UnwritableError as stop:
                 raise MixpanelException(str(stop)) from stop
         return
@@ -213,10 +213,11 @@ def _send(
             f"going on at row {came.position:,}: {came.delivered:,} delivered and "
             f"{came.refused:,} refused before"
         )
-    with source.client() as client, failures(failed, came.position, past=True) as refuse:
+    with source.client() as client, failed_rows(failed, came.position, past=True) as refused:
+        kept.before_save = refused.sync
         kept.save(came)  # while nothing was sent, not being able to is no loss
         try:
-            result = _sent(client, source, rows, concurrency, came, kept, refuse)
+            result = _sent(client, source, rows, concurrency, came, kept, refused)
         except ImportInterrupted as stopped:
             came.reach(stopped.result.position)
             _stopped(kept, came)
@@ -242,12 +243,12 @@ def _sent(
     concurrency: int,
     came: Came,
     kept: Checkpoint,
-    refuse: "Callable[[FailedRecord], None]",
+    failed: FailedRows,
 ) -> "ImportResult":
     from mixpanel.settings import RetryPolicy
 
     def refused(one: "FailedRecord") -> None:
-        _written(refuse, one)
+        _written(failed, one)
         came.refuse(one.index)
 
     again = AGAIN if source.retries is None else source.retries
@@ -276,9 +277,9 @@ class _UnwritableError(BaseException):
     """A file of ours takes no more. No Exception: those of a callback do not stop a backfill."""
 
 
-def _written(refuse: Callable[["FailedRecord"], None], one: "FailedRecord") -> None:
+def _written(failed: FailedRows, one: "FailedRecord") -> None:
     try:
-        refuse(one)
+        failed.write_record(one)
     except OSError as error:
         raise _UnwritableError(f"--failed cannot be written: {error.strerror}") from error
 
@@ -316,7 +317,7 @@ def _show(result: "ImportResult", came: Came, source: Source, options: Options) 
 def _check(
     source: Source,
     rows: _Rows,
-    refuse: Callable[["FailedRecord"], None],
+    refused: FailedRows,
     options: Options,
 ) -> None:
     """Compose every row as it would be sent, and say what would come of it."""
@@ -326,7 +327,7 @@ def _check(
     def failed(one: "FailedRecord") -> None:
         reasons[one.message] += 1
         first.extend([one] if len(first) < SHOWN else [])
-        _written(refuse, one)
+        _written(refused, one)
 
     anybody = replace(source, write_key=source.write_key or "dry-run")
     with anybody.client(disabled=True) as client:

@@ -129,9 +129,9 @@ def _in_shell_words() -> Iterator[None]:
 
 
 def _expanded(path: str) -> str:
-    from mixpanel.data._private import expanded
+    from mixpanel.data._paths import expand_home
 
-    return str(expanded(path)) if path.startswith("~") else path
+    return str(expand_home(path)) if path.startswith("~") else path
 
 
 def _tell(written: list[str], table: str, path: str) -> None:

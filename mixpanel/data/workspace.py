@@ -18,7 +18,7 @@ import anyio.to_thread
 from mixpanel import _bridge
 from mixpanel._bridge import synced
 from mixpanel.data._local import Local
-from mixpanel.data._private import expanded
+from mixpanel.data._paths import expand_home
 from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
 from mixpanel.data._work import Underway, Writer, checked_callback
 from mixpanel.data.api import AsyncAPI
@@ -110,7 +110,7 @@ class AsyncWorkspace(Verbs, Local):
     @property
     def _path(self) -> Path | None:
         # Not before it is asked for: without a home there is still memory.
-        return None if self._where is None else expanded(self._where)
+        return None if self._where is None else expand_home(self._where)
 
     @classmethod
     @asynccontextmanager
@@ -147,7 +147,7 @@ class AsyncWorkspace(Verbs, Local):
         :raises FileNotFoundError: when it is not there.
         """
         workspace = cls.__new__(cls)
-        where = expanded(path)
+        where = expand_home(path)
         if not where.is_file():
             raise FileNotFoundError(f"there is no database {where}")
         workspace._set(None, where, read_only=read_only)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from mixpanel._runtime.private_files import make_folder
 from mixpanel.data.exceptions import ConfigError, SQLError
 from mixpanel.data.store import ledger
 from mixpanel.data.store.engine import (
@@ -22,7 +23,6 @@ from mixpanel.data.store.engine import (
     reader_folder,
     reported,
 )
-from mixpanel.data.store.folder import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -118,7 +118,7 @@ class Opened:
     def _prepare(self) -> None:
         if self.read_only:
             return
-        make_private(self.parts)
+        make_folder(self.parts)
         with reported():
             ledger.prepare(self._connection, datetime.now(UTC))
         keep_private(self.path)

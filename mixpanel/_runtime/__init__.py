@@ -1,0 +1,1 @@
+"""What the package needs of the operating system; it imports nothing else of the package."""
