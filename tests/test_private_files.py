@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,14 @@ def umask(request):
 # ---- reading ------------------------------------------------------------------------------------
 
 
+def make_device(path):
+    """Make one that reads as /dev/zero does."""
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("this container makes no devices")
+
+
 def planted(path, kind):
     """Put something at a path that is not an ordinary file of this user."""
     if kind == "fifo":
@@ -71,12 +80,9 @@ def planted(path, kind):
     elif kind == "dangling link":
         path.symlink_to(path.with_name("nowhere"))
     elif kind == "device":
-        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # as /dev/zero
+        make_device(path)
     elif kind == "socket":
-        import socket
-
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
+        os.mknod(path, stat.S_IFSOCK | 0o600)
     elif kind == "of another user":
         path.write_bytes(b"theirs")
         os.chown(path, NOBODY, NOBODY)
@@ -133,8 +139,8 @@ def test_the_open_descriptor_is_what_is_checked(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(checked_files.os, "lstat", lambda _: before)
     with pytest.raises(OSError, match=str(path)) as refused:
         read_checked(path, max_bytes=2000)
-    # Nobody listens at a socket, and a link is refused by the kernel.
-    assert refused.value.errno in (KINDS[kind], errno.ENXIO)
+    # Nobody listens at a socket, and a file system may know no devices.
+    assert refused.value.errno in (KINDS[kind], errno.ENXIO, errno.EACCES)
 
 
 def test_a_private_file_is_read_whole(tmp_path):
@@ -564,7 +570,7 @@ def test_no_descriptor_is_left_open(tmp_path):
     """Whether a file is taken or refused."""
     write(tmp_path / "file", b"1")
     planted(tmp_path / "bad", "writable by all")
-    before = len(os.listdir("/dev/fd"))
+    before = len(names(Path("/dev/fd")))
     for _ in range(20):
         read_checked(tmp_path / "file", max_bytes=10)
         with pytest.raises(UnsafeFileError):
@@ -578,4 +584,4 @@ def test_no_descriptor_is_left_open(tmp_path):
         assert not FileLock(tmp_path / "lock").acquire()
         lock.release()
         remove_abandoned(tmp_path / "file")
-    assert before == len(os.listdir("/dev/fd"))
+    assert before == len(names(Path("/dev/fd")))

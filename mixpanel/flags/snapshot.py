@@ -14,7 +14,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel._json import dumps, loads
 from mixpanel._runtime.checked_files import UnsafeFileError, open_checked, read_checked
@@ -23,6 +23,7 @@ from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 __all__ = ["LARGEST", "Saved", "SnapshotFile"]
 
@@ -84,16 +85,19 @@ class SnapshotFile:
 
     def touch(self) -> None:
         """Record that the file's definitions are still current."""
-        with contextlib.suppress(OSError), open_checked(self.path) as file:
+        with contextlib.suppress(OSError), self._opened() as file:
             os.utime(file.fileno() if os.utime in os.supports_fd else self.path)
 
     def touched(self) -> float | None:
         """Return when the file was last known to be current (epoch)."""
         try:
-            with open_checked(self.path) as file:
+            with self._opened() as file:
                 return os.fstat(file.fileno()).st_mtime
         except OSError:
             return None
+
+    def _opened(self) -> AbstractContextManager[IO[bytes]]:
+        return open_checked(self.path, max_bytes=LARGEST)
 
     def load(self, *, only_new: bool = False) -> Saved | None:
         """Return what the file holds; None without a usable file, or if it is what was seen last.
