@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import shutil
-import tempfile
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import anyio.to_thread
 
 from mixpanel import _bridge
 from mixpanel._bridge import synced
+from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._local import Local
 from mixpanel.data._paths import expand_home
 from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
@@ -388,11 +387,11 @@ def _credentials(
 
 @contextmanager
 def _temporary() -> Iterator[Path]:
-    folder, ours = Path(tempfile.mkdtemp(prefix="mixpanel-")), os.getpid()
+    folder, ours = make_temporary_folder(), os.getpid()
 
     def remove() -> None:
         if os.getpid() == ours:  # a forked child leaves it to its parent
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_temporary_folder(folder)
 
     atexit.register(remove)
     try:
