@@ -18,7 +18,7 @@ from mixpanel.cli._checkpoint import SUFFIX, Came, Checkpoint
 from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._format import As, Jq, Options, write
-from mixpanel.cli._imports import FailedRows, apart, failed_rows, progress
+from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows, progress
 from mixpanel.cli._render import say
 from mixpanel.exceptions import MixpanelException
 
@@ -176,10 +176,7 @@ def backfill(
     rows.flat()
     if dry_run:
         with failed_rows(failed, 0, past=True) as refused:
-            try:
-                _check(source, rows, refused, options)
-            except _UnwritableError as stop:
-                raise MixpanelException(str(stop)) from stop
+            _check(source, rows, refused, options)
         return
     which = hashlib.sha256(source.key().reveal().encode()).hexdigest()[:12]
     job = {
@@ -223,9 +220,6 @@ def _send(
             _stopped(kept, came)
             why = stopped.__cause__
             raise why if isinstance(why, MixpanelException) else _unreadable(rows, why) from stopped
-        except _UnwritableError as stop:
-            _stopped(kept, came)
-            raise MixpanelException(str(stop)) from stop
         except BaseException:
             _stopped(kept, came)
             raise
@@ -248,7 +242,7 @@ def _sent(
     from mixpanel.settings import RetryPolicy
 
     def refused(one: "FailedRecord") -> None:
-        _written(failed, one)
+        failed.write_record(one)
         came.refuse(one.index)
 
     again = AGAIN if source.retries is None else source.retries
@@ -259,7 +253,7 @@ def _sent(
             try:
                 kept.keep(came)
             except MixpanelException as error:
-                raise _UnwritableError(str(error)) from error
+                raise UnwritableError(str(error)) from error
             show(now)
 
         return client.backfill(
@@ -271,17 +265,6 @@ def _sent(
             on_failed=refused,
             retry=RetryPolicy(attempts=1 + again, first_wait=0.5, max_age=math.inf),
         )
-
-
-class _UnwritableError(BaseException):
-    """A file of ours takes no more. No Exception: those of a callback do not stop a backfill."""
-
-
-def _written(failed: FailedRows, one: "FailedRecord") -> None:
-    try:
-        failed.write_record(one)
-    except OSError as error:
-        raise _UnwritableError(f"--failed cannot be written: {error.strerror}") from error
 
 
 def _unreadable(rows: _Rows, why: BaseException | None) -> MixpanelException:
@@ -327,7 +310,7 @@ def _check(
     def failed(one: "FailedRecord") -> None:
         reasons[one.message] += 1
         first.extend([one] if len(first) < SHOWN else [])
-        _written(refused, one)
+        refused.write_record(one)
 
     anybody = replace(source, write_key=source.write_key or "dry-run")
     with anybody.client(disabled=True) as client:

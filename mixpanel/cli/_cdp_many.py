@@ -18,7 +18,7 @@ from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._fetching import need
 from mixpanel.cli._format import write
-from mixpanel.cli._imports import FailedRows, apart, failed_rows
+from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows
 from mixpanel.cli._render import err, say
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ class _Run:
 
     def refuse(self, position: int, why: str, record: Any) -> None:
         """Count one that is not kept, and write it down."""
-        self.tally.refuse(why)
         self._failed.write(position, why, record)
+        self.tally.refuse(why)
 
     def send(self, rows: Iterable[Row], client: "SegmentClient", show: Callable[[], None]) -> None:
         """Send rows while that goes well; leave in `error` why it does not."""
@@ -172,14 +172,15 @@ class _Run:
             if told.fate == "dropped":
                 continue  # it was not tried to the end: it stays open
             entries = self._open[told.message_id]
-            position, record = entries.popleft()
-            if not entries:
-                del self._open[told.message_id]
-            self._waiting -= 1
+            position, record = entries[0]
             if told.fate == "delivered":
                 self.tally.delivered += 1
             else:
-                self.refuse(position, told.reason, record)
+                self.refuse(position, told.reason, record)  # one that cannot be written stays open
+            entries.popleft()
+            if not entries:
+                del self._open[told.message_id]
+            self._waiting -= 1
 
     def heard(self, error: Exception, _records: list[Any]) -> None:
         """Remember what is in the way; what is refused is told one by one."""
@@ -279,7 +280,7 @@ def _sent(
     try:
         try:
             run.send(rows, client, show)
-        except Exception as error:  # of reading: what came before is sent all the same
+        except (Exception, UnwritableError) as error:  # what came before is sent all the same
             stopped = error
         client.flush(None)
     except KeyboardInterrupt as error:
@@ -290,7 +291,10 @@ def _sent(
         client.close()
     except KeyboardInterrupt as error:
         stopped = error
-    run.settle()
+    try:
+        run.settle()
+    except UnwritableError as error:
+        stopped = error
     if run.is_open() and stopped is None:
         stopped = run.error or DeliveryError("not everything could be sent")
     return stopped

@@ -19,6 +19,7 @@ from mixpanel._runtime.private_files import (
 )
 from mixpanel.cli._asked import asked
 from mixpanel.cli._render import err, megabytes
+from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +46,10 @@ def apart(failed: Path | None, file: Path) -> None:
         raise typer.BadParameter(f"{failed} is what is read: write the refused to another file")
 
 
+class UnwritableError(BaseException):
+    """A file of ours takes no more. No Exception: those of a callback do not stop an import."""
+
+
 class FailedRows:
     """A file of what was refused: a line of JSON for each, written as it comes.
 
@@ -59,7 +64,7 @@ class FailedRows:
     def write(self, position: int, message: str, record: "Any", **more: "Any") -> None:
         """Write a refused row with its position in the file and the reason.
 
-        :raises OSError: when it cannot be written.
+        :raises UnwritableError: when it cannot be written.
         """
         if self._lines is None:
             return
@@ -67,12 +72,15 @@ class FailedRows:
 
         row = {"position": position, "message": message, **more, "record": record, **self._marks}
         line, _ = dumps(row)
-        write_all(self._lines, line + b"\n")
+        try:
+            write_all(self._lines, line + b"\n")
+        except OSError as error:
+            raise UnwritableError(f"--failed cannot be written: {error.strerror}") from error
 
     def write_record(self, failed: "FailedRecord") -> None:
         """Write a record that an import reports.
 
-        :raises OSError: when it cannot be written.
+        :raises UnwritableError: when it cannot be written.
         """
         self.write(
             failed.index,
@@ -98,6 +106,7 @@ def failed_rows(file: Path | None, start_at: int, **marks: bool) -> "Iterator[Fa
     It is a new file, but for what comes before `start_at` in the one of an earlier run.
 
     :raises typer.BadParameter: when it cannot be written, or another run writes to it.
+    :raises MixpanelException: when it takes no more.
     """
     if file is None:
         yield FailedRows(None, marks)
@@ -107,7 +116,10 @@ def failed_rows(file: Path | None, start_at: int, **marks: bool) -> "Iterator[Fa
     except OSError as error:
         raise typer.BadParameter(f"cannot write {file}: {error.strerror}") from error
     with lines:
-        yield FailedRows(lines, marks)
+        try:
+            yield FailedRows(lines, marks)
+        except UnwritableError as stop:
+            raise MixpanelException(str(stop)) from stop
 
 
 def _opened(file: Path, start_at: int) -> FileIO:

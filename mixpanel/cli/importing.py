@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._imports import FailedRows, apart, failed_rows, progress
+from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows, progress
 from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say
 
@@ -190,7 +190,7 @@ def _import(run: _Import, client: "AsyncMixpanel", format: Format) -> None:  # n
         say(f"interrupted: {run.imported:,} events were imported", "yellow")
         _resume(run.file, run.position)
         raise
-    except MixpanelException:
+    except (MixpanelException, UnwritableError):
         if run.position > run.start_at:
             _resume(run.file, run.position)
         raise
