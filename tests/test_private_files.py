@@ -367,7 +367,7 @@ import sys
 from pathlib import Path
 from mixpanel._runtime.private_files import write
 def pieces():
-    yield b"secret"
+    yield b"secret" * 200_000
     print("in the middle", flush=True)
     sys.stdin.read()
     yield b" and more"
@@ -401,7 +401,8 @@ def test_what_a_killed_writer_leaves_is_removed_at_the_next_start(tmp_path, half
     process = halfway(path)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 2 == len(names(tmp_path))
+    left = next(one for one in tmp_path.iterdir() if one != path)
+    assert (b"secret" * 200_000, 0o600) == (left.read_bytes(), mode(left))
     remove_abandoned(path)
     assert (b"old", ["file"]) == (path.read_bytes(), names(tmp_path))
 
@@ -412,7 +413,7 @@ def test_a_writer_that_lives_keeps_its_temporary_file(tmp_path, halfway):
     process = halfway(path)
     remove_abandoned(path)
     process.communicate(b"")
-    assert (0, b"secret and more") == (process.returncode, path.read_bytes())
+    assert (0, b"secret" * 200_000 + b" and more") == (process.returncode, path.read_bytes())
 
 
 def test_only_abandoned_files_of_this_name_are_removed(tmp_path):

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 OTHERS = 0o077  # the permission bits of everybody but the owner
+BLOCK = 1 << 20  # bytes written at a time
 ATTEMPTS = 100  # at a name that nobody has, before it is somebody's attack
 LONGEST_NAME = 200  # bytes of a file's name that its temporary file repeats; systems allow 255
 
@@ -62,14 +63,26 @@ def create(path: Path, content: Iterable[bytes] = ()) -> FileIO:
     """
     _refuse_special(path)
     with _temporary(path) as (file, temporary):
-        for piece in content:
-            write_all(file, piece)
+        for block in _blocks(content):
+            write_all(file, block)
         os.fsync(file.fileno())
         if os.name == "nt":  # pragma: no cover - an open file cannot be renamed there
             file.close()
         temporary.replace(path)
     _sync(path.parent)
     return FileIO(path, "ab") if file.closed else file
+
+
+def _blocks(content: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes in larger pieces: a call for each line of many would take long."""
+    pieces, size = [], 0
+    for piece in content:
+        pieces.append(piece)
+        size += len(piece)
+        if size >= BLOCK:
+            yield b"".join(pieces)
+            pieces, size = [], 0
+    yield b"".join(pieces)
 
 
 def write_all(file: FileIO, piece: bytes) -> None:
