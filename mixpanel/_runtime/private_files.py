@@ -246,7 +246,10 @@ def restrict(path: Path, mode: int) -> None:
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         if _is_own_file(os.fstat(descriptor)):
-            os.chmod(f"/proc/self/fd/{descriptor}", mode)  # noqa: PTH101 - no path, a descriptor
+            try:
+                os.chmod(f"/proc/self/fd/{descriptor}", mode)  # noqa: PTH101 - a descriptor
+            except FileNotFoundError:  # no /proc here
+                path.chmod(mode)
     finally:
         os.close(descriptor)
 
