@@ -26,11 +26,11 @@ from mixpanel import (
     MixpanelException,
     SyncInAsyncError,
 )
+from mixpanel._runtime.file_lock import FileLock
 from mixpanel.emulator import Fault
 from mixpanel.flags import SelectedVariant, overrides
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.overrides import override_flags
-from mixpanel.flags.snapshot import Lease
 
 USER = {"distinct_id": "u-17"}
 NONE = SelectedVariant("fallback")
@@ -320,6 +320,7 @@ def test_a_snapshot_of_another_project_is_not_served(emu, tmp_path):
 WORKER = """
 import sys, time
 from mixpanel import LocalFlagsConfig
+from mixpanel._runtime.file_lock import FileLock
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 url, path, interval = sys.argv[1], sys.argv[2], float(sys.argv[3])
 config = LocalFlagsConfig(base_url=url, snapshot_path=path, share_polling=True,
@@ -329,7 +330,7 @@ flags.start_polling_for_definitions()
 assert flags.wait_until_ready(10)
 user = {"distinct_id": "u"}
 for line in sys.stdin:
-    leads = flags._lease is not None and flags._lease._file is not None
+    leads = flags._lease is not None and flags._lease.is_held
     print(flags.get_variant_value("checkout", None, user), leads, flush=True)
 """
 
@@ -368,7 +369,7 @@ class Forked:
                 flags.start_polling_for_definitions()
                 flags.wait_until_ready(10)
                 while theirs.recv():
-                    leads = flags._lease._file is not None
+                    leads = flags._lease.is_held
                     theirs.send((str(flags.get_variant_value("checkout", None, USER)), leads))
             finally:
                 os._exit(0)
@@ -423,13 +424,13 @@ def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path, kind):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_that_asks_nothing_does_not_keep_the_lease(tmp_path):
     """The lease is free again when its holder gives it back, whoever it has forked meanwhile."""
-    lease, other = Lease(tmp_path / "lease"), Lease(tmp_path / "lease")
+    lease, other = FileLock(tmp_path / "lease"), FileLock(tmp_path / "lease")
     assert lease.acquire()
     ours, theirs = multiprocessing.Pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            theirs.send(lease._file is None)
+            theirs.send(not lease.is_held)
             theirs.recv()
         finally:
             os._exit(0)

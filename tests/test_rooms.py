@@ -11,7 +11,8 @@ import mixpanel
 
 HOUSE = Path(mixpanel.__file__).parent
 FLOORS = {
-    0: "_runtime cdp.__init__ cdp.semantic cdp.webhooks cdp._values cdp._dialect cdp._customerio "
+    -1: "_runtime",
+    0: "cdp.__init__ cdp.semantic cdp.webhooks cdp._values cdp._dialect cdp._customerio "
     "cdp._hightouch cdp._packing cdp._messages cdp._semantic cdp._advice cdp._people cdp._route "
     "cdp._gate cdp._rows cdp._routing cdp._translation cdp._accounts cdp._fanout_verbs "
     "cdp._segment_options cdp._segment_verbs "
@@ -23,7 +24,7 @@ FLOORS = {
     "flags.overrides flags.wire flags._hashing flags._values flags._operators "
     "flags._comparisons flags._compiler flags._decision",
     1: "_wire cdp._auth data._budget _loop _exit _bridge data.credentials data.config "
-    "data._private data.store flags.snapshot",
+    "data._paths data.store flags.snapshot",
     2: "_wires _courier _sender _accepting _custom consumers bulk lookup cdp._backfill "
     "data.api data._receive data._work data.fetch data.profiles data.stream "
     "data._local data._verbs "

@@ -1,4 +1,4 @@
-"""What the process itself needs: logging that cannot raise, imports that a fork can wait for.
+"""What the package needs of the process and the operating system.
 
-Nothing here knows HTTP, records or delivery.
+Nothing here knows HTTP, records or delivery, and nothing imports the rest of the package.
 """

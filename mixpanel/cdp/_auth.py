@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from mixpanel._exchange import Answer, Failure, retry_after
 from mixpanel._json import loads
 from mixpanel._route import USER_AGENT, Request
+from mixpanel._runtime.checked_files import read_checked
 from mixpanel.cdp._dialect import reasons
 from mixpanel.exceptions import (
     AuthenticationError,
@@ -44,6 +45,7 @@ LIFETIME = 120.0  # seconds, when the server does not say; half of it passes bef
 SOON = 10.0  # seconds until a renewal that failed is tried again while the token is good
 FINAL = frozenset({400, 401, 403, 404, 415})
 SKEWED = ("Token is expired", "Token used before issued")
+MOST_KEY_BYTES = 1_000_000
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -91,6 +93,8 @@ class HightouchOAuth:
         }
         try:
             return str(jwt.encode(claims, self._pem(), "RS256", {"kid": self.key_id}))
+        except ConfigurationError:  # of the file
+            raise
         except Exception as error:
             # Not chained: the cause may hold the key.
             raise ConfigurationError(
@@ -100,9 +104,19 @@ class HightouchOAuth:
 
     def _pem(self) -> str:
         if isinstance(self.private_key, Path):
-            return self.private_key.read_text()
+            return _read_key(self.private_key)
         pem = self.private_key() if callable(self.private_key) else self.private_key
         return pem.replace("\\n", "\n")  # as environment variables often have it
+
+
+def _read_key(path: Path) -> str:
+    try:
+        # Mounted secrets are links, and may belong to whoever mounted them.
+        return read_checked(path.resolve(), max_bytes=MOST_KEY_BYTES, owned=False).decode()
+    except OSError as error:
+        raise ConfigurationError(f"private_key {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"private_key {path}: it is not PEM text") from None
 
 
 def _jwt() -> ModuleType:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +18,7 @@ from mixpanel.cli._checkpoint import SUFFIX, Came, Checkpoint
 from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._format import As, Jq, Options, write
-from mixpanel.cli._imports import apart, failures, progress
+from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows, progress
 from mixpanel.cli._render import say
 from mixpanel.exceptions import MixpanelException
 
@@ -175,11 +175,8 @@ def backfill(
         apart(place, failed)
     rows.flat()
     if dry_run:
-        with failures(failed, 0, past=True) as refuse:
-            try:
-                _check(source, rows, refuse, options)
-            except _UnwritableError as stop:
-                raise MixpanelException(str(stop)) from stop
+        with failed_rows(failed, 0, past=True) as refused:
+            _check(source, rows, refused, options)
         return
     which = hashlib.sha256(source.key().reveal().encode()).hexdigest()[:12]
     job = {
@@ -213,18 +210,16 @@ def _send(
             f"going on at row {came.position:,}: {came.delivered:,} delivered and "
             f"{came.refused:,} refused before"
         )
-    with source.client() as client, failures(failed, came.position, past=True) as refuse:
+    with source.client() as client, failed_rows(failed, came.position, past=True) as refused:
+        kept.before_save = refused.sync
         kept.save(came)  # while nothing was sent, not being able to is no loss
         try:
-            result = _sent(client, source, rows, concurrency, came, kept, refuse)
+            result = _sent(client, source, rows, concurrency, came, kept, refused)
         except ImportInterrupted as stopped:
             came.reach(stopped.result.position)
             _stopped(kept, came)
             why = stopped.__cause__
             raise why if isinstance(why, MixpanelException) else _unreadable(rows, why) from stopped
-        except _UnwritableError as stop:
-            _stopped(kept, came)
-            raise MixpanelException(str(stop)) from stop
         except BaseException:
             _stopped(kept, came)
             raise
@@ -242,12 +237,12 @@ def _sent(
     concurrency: int,
     came: Came,
     kept: Checkpoint,
-    refuse: "Callable[[FailedRecord], None]",
+    failed: FailedRows,
 ) -> "ImportResult":
     from mixpanel.settings import RetryPolicy
 
     def refused(one: "FailedRecord") -> None:
-        _written(refuse, one)
+        failed.write_record(one)
         came.refuse(one.index)
 
     again = AGAIN if source.retries is None else source.retries
@@ -258,7 +253,7 @@ def _sent(
             try:
                 kept.keep(came)
             except MixpanelException as error:
-                raise _UnwritableError(str(error)) from error
+                raise UnwritableError(str(error)) from error
             show(now)
 
         return client.backfill(
@@ -270,17 +265,6 @@ def _sent(
             on_failed=refused,
             retry=RetryPolicy(attempts=1 + again, first_wait=0.5, max_age=math.inf),
         )
-
-
-class _UnwritableError(BaseException):
-    """A file of ours takes no more. No Exception: those of a callback do not stop a backfill."""
-
-
-def _written(refuse: Callable[["FailedRecord"], None], one: "FailedRecord") -> None:
-    try:
-        refuse(one)
-    except OSError as error:
-        raise _UnwritableError(f"--failed cannot be written: {error.strerror}") from error
 
 
 def _unreadable(rows: _Rows, why: BaseException | None) -> MixpanelException:
@@ -316,7 +300,7 @@ def _show(result: "ImportResult", came: Came, source: Source, options: Options) 
 def _check(
     source: Source,
     rows: _Rows,
-    refuse: Callable[["FailedRecord"], None],
+    refused: FailedRows,
     options: Options,
 ) -> None:
     """Compose every row as it would be sent, and say what would come of it."""
@@ -326,7 +310,7 @@ def _check(
     def failed(one: "FailedRecord") -> None:
         reasons[one.message] += 1
         first.extend([one] if len(first) < SHOWN else [])
-        _written(refuse, one)
+        refused.write_record(one)
 
     anybody = replace(source, write_key=source.write_key or "dry-run")
     with anybody.client(disabled=True) as client:

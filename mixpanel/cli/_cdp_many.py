@@ -18,7 +18,7 @@ from mixpanel.cli._database import Shown
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._fetching import need
 from mixpanel.cli._format import write
-from mixpanel.cli._imports import apart, opened
+from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows
 from mixpanel.cli._render import err, say
 
 if TYPE_CHECKING:
@@ -88,27 +88,13 @@ def _count(texts: Counter[str], text: str) -> None:
     texts[text] += 1
 
 
-Refuse = Callable[[int, str, Any], None]
-
-
 @contextmanager
-def _failures(many: Many, reading: Reading) -> Iterator[Refuse]:
+def _failures(many: Many, reading: Reading) -> Iterator[FailedRows]:
     """Write what is refused to a file, as it comes."""
-    from mixpanel._json import dumps
-
-    file = many.failed
-    if file is None:
-        yield lambda *_: None
-        return
-    if not reading.is_stdin:
-        apart(file, reading.path)
-    with opened(file, many.start_at) as lines:
-
-        def refused(position: int, reason: str, record: Any) -> None:
-            line, _ = dumps({"position": position, "message": reason, "record": record})
-            lines.write(line + b"\n")
-
-        yield refused
+    if many.failed is not None and not reading.is_stdin:
+        apart(many.failed, reading.path)
+    with failed_rows(many.failed, many.start_at) as rows:
+        yield rows
 
 
 # ---- sending ------------------------------------------------------------------------------------
@@ -117,7 +103,7 @@ def _failures(many: Many, reading: Reading) -> Iterator[Refuse]:
 class _Run:
     """One run through a file; all of it happens in the calling thread, but for the sending."""
 
-    def __init__(self, source: Source, manner: Manner, shape: Shape, refuse: Refuse) -> None:
+    def __init__(self, source: Source, manner: Manner, shape: Shape, failed: FailedRows) -> None:
         from mixpanel.cdp._rows import identified
 
         self.tally = Tally()
@@ -127,7 +113,7 @@ class _Run:
         self._waiting = 0
         validation: Validation = "raise" if manner.fail_on_warning else "warn"
         self._composer, self._room = source.composer(validation, self.tally.note), source.room()
-        self._shape, self._identified, self._refuse = shape, identified, refuse
+        self._shape, self._identified, self._failed = shape, identified, failed
 
     def composed(self, row: Row) -> "Message | None":
         """Return the message of a row; None when it was refused."""
@@ -153,8 +139,8 @@ class _Run:
 
     def refuse(self, position: int, why: str, record: Any) -> None:
         """Count one that is not kept, and write it down."""
+        self._failed.write(position, why, record)
         self.tally.refuse(why)
-        self._refuse(position, why, record)
 
     def send(self, rows: Iterable[Row], client: "SegmentClient", show: Callable[[], None]) -> None:
         """Send rows while that goes well; leave in `error` why it does not."""
@@ -186,14 +172,15 @@ class _Run:
             if told.fate == "dropped":
                 continue  # it was not tried to the end: it stays open
             entries = self._open[told.message_id]
-            position, record = entries.popleft()
-            if not entries:
-                del self._open[told.message_id]
-            self._waiting -= 1
+            position, record = entries[0]
             if told.fate == "delivered":
                 self.tally.delivered += 1
             else:
-                self.refuse(position, told.reason, record)
+                self.refuse(position, told.reason, record)  # one that cannot be written stays open
+            entries.popleft()
+            if not entries:
+                del self._open[told.message_id]
+            self._waiting -= 1
 
     def heard(self, error: Exception, _records: list[Any]) -> None:
         """Remember what is in the way; what is refused is told one by one."""
@@ -249,8 +236,8 @@ def send_many(
     reading = Reading(file, words=words)
     if not manner.dry_run:
         source.client(disabled=True)  # what is wrong is said before the failed are written over
-    with _failures(many, reading) as refuse:
-        run = _Run(source, manner, shape, refuse)
+    with _failures(many, reading) as failed:
+        run = _Run(source, manner, shape, failed)
         rows = reading.rows(many.start_at)
         run.tally.position = many.start_at
         if manner.dry_run:
@@ -293,7 +280,7 @@ def _sent(
     try:
         try:
             run.send(rows, client, show)
-        except Exception as error:  # of reading: what came before is sent all the same
+        except (Exception, UnwritableError) as error:  # what came before is sent all the same
             stopped = error
         client.flush(None)
     except KeyboardInterrupt as error:
@@ -304,7 +291,10 @@ def _sent(
         client.close()
     except KeyboardInterrupt as error:
         stopped = error
-    run.settle()
+    try:
+        run.settle()
+    except UnwritableError as error:
+        stopped = error
     if run.is_open() and stopped is None:
         stopped = run.error or DeliveryError("not everything could be sent")
     return stopped

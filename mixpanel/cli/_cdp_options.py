@@ -18,9 +18,11 @@ from typing import Annotated, Any
 
 import typer
 
+from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._cdp_rows import standard_input
 from mixpanel.cli._format import As, Format, Jq, Options
 
+MOST_BYTES = 16_000_000  # of @FILE; a message has at most 500 KB
 SECONDS = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, as 20260131
 
 
@@ -96,7 +98,7 @@ def moment(text: str) -> str | float:
 
 def _content(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_at_most(path, MOST_BYTES)
     except OSError as error:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from error
 

@@ -1,25 +1,21 @@
 """Remember how far a backfill came, so that the same command goes on with the rest of its file."""
 
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from mixpanel._runtime.checked_files import UnsafeFileError, read_checked
+from mixpanel._runtime.file_lock import FileLock
+from mixpanel._runtime.private_files import remove_abandoned, write
 from mixpanel.exceptions import ConfigurationError, MixpanelException
-
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # on Windows, where two backfills of one file are not noticed
-    fcntl = None
 
 OFTEN = 0.5  # seconds between two writes
 VERSION = 1
+MOST_BYTES = 1_000_000
 SUFFIX = ".backfill"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
@@ -60,6 +56,8 @@ class Checkpoint:
         self._file = {"size": status.st_size, "modified": status.st_mtime_ns}
         self._job = dict(job)
         self._written = 0.0
+        # Called before each write: what the checkpoint counts must be on the disk before it is.
+        self.before_save: Callable[[], object] = lambda: None
 
     def load(self) -> Came:
         """Return how far earlier runs came; the beginning when there were none.
@@ -67,13 +65,15 @@ class Checkpoint:
         :raises ConfigurationError: when it is about another file or job, or cannot be read.
         """
         try:
-            kept = json.loads(self.path.read_bytes())
+            kept = self._read()
             came = Came(int(kept["position"]), int(kept["refused"]))
             problem = self._problem(kept) if came.position else None  # else nothing was done yet
             if not 0 <= came.refused <= came.position:
                 problem = "its numbers cannot be"
         except FileNotFoundError:
             return Came()
+        except OSError as error:
+            problem = f"it cannot be read: {error.strerror}"
         except UNREADABLE as error:
             problem = f"it cannot be read ({type(error).__name__})"
         if problem is not None:
@@ -82,6 +82,10 @@ class Checkpoint:
                 "to begin anew, or --checkpoint for a file of its own"
             )
         return came
+
+    def _read(self) -> Any:
+        # What somebody else wrote here would decide which rows are never sent.
+        return json.loads(read_checked(self.path, max_bytes=MOST_BYTES))
 
     def _problem(self, kept: Mapping[str, Any]) -> str | None:
         if kept["version"] != VERSION:
@@ -109,13 +113,10 @@ class Checkpoint:
             "position": came.position,
             "refused": came.refused,
         }
-        beside = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
         try:
-            beside.write_text(json.dumps(told))
-            beside.replace(self.path)
+            self.before_save()
+            write(self.path, json.dumps(told).encode())
         except OSError as error:
-            with suppress(OSError):
-                beside.unlink()
             raise self._unwritable(error) from error
         self._written = time.monotonic()
 
@@ -129,12 +130,14 @@ class Checkpoint:
         :raises ConfigurationError: for a file that no backfill wrote.
         """
         try:
-            kept = json.loads(self.path.read_bytes())
+            kept = self._read()
             ours = kept["version"] and kept["position"] is not None
         except FileNotFoundError:
             return Came()
+        except UnsafeFileError as error:
+            raise ConfigurationError(f"cannot read {self.path}: {error.strerror}") from error
         except UNREADABLE:
-            ours = self.path.suffix == SUFFIX and self.path.is_file()
+            ours = self.path.suffix == SUFFIX
         if not ours:
             raise ConfigurationError(
                 f"{self.path} is no checkpoint: give --checkpoint another place"
@@ -147,67 +150,22 @@ class Checkpoint:
 
         :raises ConfigurationError: when one does.
         """
-        lock = self.path.with_name(f".{self.path.name}.lock")
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), remove=True)
         try:
-            held = _locked(lock)
+            if not lock.acquire():
+                raise ConfigurationError(
+                    f"another backfill is going on with {self.path}: wait for it, or give "
+                    "--checkpoint a place of its own"
+                )
+            remove_abandoned(self.path)
         except OSError as error:
             raise self._unwritable(error) from error
-        if held is None:
-            raise ConfigurationError(
-                f"another backfill is going on with {self.path}: wait for it, or give --checkpoint "
-                "a place of its own"
-            )
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
-            os.close(held)
+            lock.release()
 
     def _unwritable(self, error: OSError) -> MixpanelException:
         return MixpanelException(
             f"{self.path} cannot be written: {error.strerror}; --checkpoint names another place"
         )
-
-
-def _locked(lock: Path) -> int | None:
-    """Return the descriptor of a lock file that is ours now; None when another has it."""
-    while True:
-        held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-        if fcntl is None:
-            return held
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(held)
-            return None
-        with suppress(FileNotFoundError):
-            if lock.stat().st_ino == os.fstat(held).st_ino:
-                return held
-        os.close(held)  # whoever had it has just taken it away
-
-
-def keep_settled(failed: Path, position: int) -> None:
-    """Leave out of a file of refusals what comes at this position or later: it is tried again.
-
-    :raises MixpanelException: when it cannot be written.
-    """
-    if not failed.is_file():
-        return
-    failed = failed.resolve()  # a link stays one
-    beside = failed.with_name(f"{failed.name}.{os.getpid()}.new")
-    try:
-        with failed.open("rb") as before, beside.open("wb") as after:
-            after.writelines(line for line in before if _position(line) < position)
-        beside.replace(failed)
-    except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
-        raise MixpanelException(f"{failed} cannot be written: {error.strerror}") from error
-
-
-def _position(line: bytes) -> int:
-    """Return whose line it is; of one that was cut off by the end of an earlier run, none."""
-    try:
-        return int(json.loads(line)["position"])
-    except (ValueError, KeyError, TypeError):
-        return 1 << 62

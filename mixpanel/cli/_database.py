@@ -60,10 +60,10 @@ def located(db: Path | None) -> "tuple[Path, Credentials | None]":
 
     :raises ConfigError: when neither a path nor an account says it.
     """
-    from mixpanel.data._private import expanded
+    from mixpanel.data._paths import expand_home
 
     if db is not None:
-        return expanded(db), None
+        return expand_home(db), None
     from mixpanel.data.config import Config
     from mixpanel.data.exceptions import AccountNotFoundError, ConfigError
     from mixpanel.data.workspace import DATA
@@ -75,7 +75,7 @@ def located(db: Path | None) -> "tuple[Path, Credentials | None]":
     except ConfigError as error:
         error.add_note("or say which database: --db PATH, or MP_DB")
         raise
-    return expanded(DATA / f"{found.project_id}.db"), found
+    return expand_home(DATA / f"{found.project_id}.db"), found
 
 
 @contextmanager

@@ -1,19 +1,29 @@
 """What imports of files share: a bar while they go on, and a file of what was refused."""
 
+import json
 import os
-from contextlib import contextmanager, suppress
+import stat
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from mixpanel._runtime.checked_files import follow_own_links, open_checked
+from mixpanel._runtime.private_files import (
+    create,
+    is_being_written,
+    remove_abandoned,
+    write_all,
+)
 from mixpanel.cli._asked import asked
-from mixpanel.cli._checkpoint import keep_settled
 from mixpanel.cli._render import err, megabytes
+from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
     from rich.progress import Progress, TaskID
 
@@ -36,50 +46,103 @@ def apart(failed: Path | None, file: Path) -> None:
         raise typer.BadParameter(f"{failed} is what is read: write the refused to another file")
 
 
-def opened(failed: Path, start_at: int) -> FileIO:
-    """Open a file for what is refused; of an earlier run what came before `start_at` stays there.
+class UnwritableError(BaseException):
+    """A file of ours takes no more. No Exception: those of a callback do not stop an import."""
 
-    Every line is on its way to the disk when it was written: a checkpoint may follow at once.
 
-    :raises typer.BadParameter: when it cannot be written.
+class FailedRows:
+    """A file of what was refused: a line of JSON for each, written as it comes.
+
+    Every line is with the system when `write` returns, so that a killed process loses none, and on
+    the disk when `sync` returns.
     """
-    try:
-        if start_at:
-            keep_settled(failed, start_at)
-        fresh = 0 if start_at else os.O_TRUNC
-        return open(  # a path has no `opener`; appending, nobody writes over another
-            failed, "ab", buffering=0, opener=lambda name, how: os.open(name, how | fresh, 0o666)
+
+    def __init__(self, lines: FileIO | None, marks: dict[str, bool]) -> None:
+        self._lines = lines
+        self._marks = marks
+
+    def write(self, position: int, message: str, record: "Any", **more: "Any") -> None:
+        """Write a refused row with its position in the file and the reason.
+
+        :raises UnwritableError: when it cannot be written.
+        """
+        if self._lines is None:
+            return
+        from mixpanel._json import dumps
+
+        row = {"position": position, "message": message, **more, "record": record, **self._marks}
+        line, _ = dumps(row)
+        try:
+            write_all(self._lines, line + b"\n")
+        except OSError as error:
+            raise UnwritableError(f"--failed cannot be written: {error.strerror}") from error
+
+    def write_record(self, failed: "FailedRecord") -> None:
+        """Write a record that an import reports.
+
+        :raises UnwritableError: when it cannot be written.
+        """
+        self.write(
+            failed.index,
+            failed.message,
+            failed.record,
+            field=failed.field,
+            insert_id=failed.insert_id,
         )
-    except OSError as error:
-        raise typer.BadParameter(f"cannot write {failed}: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Have all lines on the disk.
+
+        :raises OSError: when they cannot be.
+        """
+        if self._lines is not None and stat.S_ISREG(os.fstat(self._lines.fileno()).st_mode):
+            os.fsync(self._lines.fileno())
 
 
 @contextmanager
-def failures(
-    file: Path | None, start_at: int, **marks: bool
-) -> "Iterator[Callable[[FailedRecord], None]]":
-    """Write each refused record to a file as it comes: a line of JSON with position and reason."""
-    from mixpanel._json import dumps
+def failed_rows(file: Path | None, start_at: int, **marks: bool) -> "Iterator[FailedRows]":
+    """Open a file for what is refused, readable by its owner only; without one nothing is written.
 
+    It is a new file, but for what comes before `start_at` in the one of an earlier run.
+
+    :raises typer.BadParameter: when it cannot be written, or another run writes to it.
+    :raises MixpanelException: when it takes no more.
+    """
     if file is None:
-        yield lambda _: None
+        yield FailedRows(None, marks)
         return
-    with opened(file, start_at) as lines:
+    try:
+        lines = _opened(file, start_at)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {file}: {error.strerror}") from error
+    with lines:
+        try:
+            yield FailedRows(lines, marks)
+        except UnwritableError as stop:
+            raise MixpanelException(str(stop)) from stop
 
-        def write(failed: "FailedRecord") -> None:
-            line, _ = dumps(
-                {
-                    "position": failed.index,
-                    "message": failed.message,
-                    "field": failed.field,
-                    "insert_id": failed.insert_id,
-                    "record": failed.record,
-                    **marks,
-                }
-            )
-            lines.write(line + b"\n")
 
-        yield write
+def _opened(file: Path, start_at: int) -> FileIO:
+    if file.exists() and not file.is_file():  # a terminal, or >(a command)
+        return FileIO(os.open(file, os.O_WRONLY | os.O_APPEND), "ab")
+    file = follow_own_links(file)  # a link stays one
+    if is_being_written(file):
+        raise typer.BadParameter(f"another run writes to {file}: choose another file, or wait")
+    remove_abandoned(file)
+    with ExitStack() as stack:
+        before: Iterable[bytes] = ()
+        if start_at:
+            with suppress(FileNotFoundError):
+                before = stack.enter_context(open_checked(file))
+        return create(file, (line for line in before if _position(line) < start_at))
+
+
+def _position(line: bytes) -> int:
+    """Return whose line it is; of one that was cut off by the end of an earlier run, none."""
+    try:
+        return int(json.loads(line)["position"])
+    except (ValueError, KeyError, TypeError):
+        return 1 << 62
 
 
 @contextmanager

@@ -2,15 +2,14 @@
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mixpanel._runtime.temporary_folders import temporary_folder
 from mixpanel.cli._database import Account, Db, opened
 from mixpanel.cli._render import say
 
@@ -100,8 +99,8 @@ def csv(
         if path != "-":
             _tell(database.export_csv(table, _expanded(path), overwrite=overwrite), table, path)
             return
-        with tempfile.TemporaryDirectory(prefix="mixpanel-") as folder:
-            file = Path(folder, "table.csv")
+        with temporary_folder() as folder:
+            file = folder / "table.csv"
             database.export_csv(table, file)
             sys.stdout.flush()
             with file.open("rb") as lines:
@@ -129,9 +128,9 @@ def _in_shell_words() -> Iterator[None]:
 
 
 def _expanded(path: str) -> str:
-    from mixpanel.data._private import expanded
+    from mixpanel.data._paths import expand_home
 
-    return str(expanded(path)) if path.startswith("~") else path
+    return str(expand_home(path)) if path.startswith("~") else path
 
 
 def _tell(written: list[str], table: str, path: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._exit import ExitCode, exit_code
 from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, complain, out, say
@@ -31,6 +32,7 @@ EVALUATE = (
     '\'{"distinct_id": "u-17", "custom_properties": {"plan": "team"}}\''
 )
 LINT = "Example: mp flags lint flags.json"
+MOST_BYTES = 64 * 1024 * 1024  # of a file of definitions
 WATCH = "Example: mp flags watch --interval 10"
 
 File = Annotated[
@@ -351,7 +353,8 @@ def _read(file: Path) -> Any:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8-sig")
+        # A FIFO is fine here, what never ends is not.
+        return read_at_most(file, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"cannot read {file}: it is no UTF-8") from error
     except OSError as error:

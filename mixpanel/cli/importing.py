@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._imports import apart, failures, progress
+from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows, progress
 from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
 from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from mixpanel import AsyncMixpanel
     from mixpanel.bulk import ImportProgress, ImportResult
-    from mixpanel.exceptions import FailedRecord
 
 EXAMPLE = "Example: mp import events events.ndjson"
 EXAMPLES = """Examples:
@@ -108,8 +107,8 @@ def events(
     # What is wrong with any argument is said before the failed of an earlier run are written over.
     rows = _begun(read_events(file, columns))
     if dry_run:
-        with failures(failed, start_at) as write:
-            _check(file, rows, start_at, write, format)
+        with failed_rows(failed, start_at) as refused:
+            _check(file, rows, start_at, refused, format)
         return
     credentials = account()
     if credentials is None and not token:
@@ -121,8 +120,8 @@ def events(
         region=region.value,
         base_url=base_url,
     )
-    with failures(failed, start_at) as write:
-        _import(_Import(file, rows, start_at, concurrency, write), client, format)
+    with failed_rows(failed, start_at) as refused:
+        _import(_Import(file, rows, start_at, concurrency, refused), client, format)
 
 
 def _begun(rows: "Iterator[dict[str, Any]]") -> "Iterator[dict[str, Any]]":
@@ -149,13 +148,13 @@ class _Import:
         rows: "Iterator[dict[str, Any]]",
         start_at: int,
         concurrency: int,
-        write: "Callable[[FailedRecord], None]",
+        failed: FailedRows,
     ) -> None:
         self.file = file
         self.rows = rows
         self.start_at = start_at
         self.concurrency = concurrency
-        self.write = write
+        self.failed = failed
         self.imported = 0
         self.position = start_at
 
@@ -172,7 +171,7 @@ class _Import:
                 concurrency=self.concurrency,
                 start_at=self.start_at,
                 on_progress=told,
-                on_failed=self.write,
+                on_failed=self.failed.write_record,
             )
 
 
@@ -191,7 +190,7 @@ def _import(run: _Import, client: "AsyncMixpanel", format: Format) -> None:  # n
         say(f"interrupted: {run.imported:,} events were imported", "yellow")
         _resume(run.file, run.position)
         raise
-    except MixpanelException:
+    except (MixpanelException, UnwritableError):
         if run.position > run.start_at:
             _resume(run.file, run.position)
         raise
@@ -237,7 +236,7 @@ def _check(
     file: Path,
     rows: "Iterator[dict[str, Any]]",
     start_at: int,
-    write: "Callable[[FailedRecord], None]",
+    refused: FailedRows,
     format: Format,  # noqa: A002
 ) -> None:
     from mixpanel.exceptions import FailedRecord, ValidationError
@@ -257,7 +256,7 @@ def _check(
             failed = FailedRecord(position, str(error), record=event)
             reasons[failed.message] += 1
             first += [failed] if len(first) < SHOWN else []
-            write(failed)
+            refused.write_record(failed)
     good, bad = names.total(), reasons.total()
     if format is Format.JSON:
         problems = [{"position": one.index, "message": one.message} for one in first]

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
+from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._database import Account, Db, opened
 from mixpanel.cli._format import As, Format, Jq, Options, write
 from mixpanel.cli._render import say
 
+MOST_BYTES = 16_000_000  # of a query
 EXAMPLE = "Example: mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"
 SQL = """Examples:
 
@@ -98,9 +100,9 @@ def _text(query: str | None, file: Path | None) -> str:
     elif str(file) == "-":
         text = sys.stdin.read()
     else:
-        from mixpanel.data._private import expanded
+        from mixpanel.data._paths import expand_home
 
-        text = _read(expanded(file))
+        text = _read(expand_home(file))
     if text is None or not text.strip():
         raise typer.BadParameter("what is the query? Give it as QUERY, or with --file")
     return text
@@ -110,7 +112,7 @@ def _read(file: Path) -> str:
     from mixpanel.data.exceptions import MixpanelDataError
 
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_at_most(file, MOST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise typer.BadParameter(f"{file} is no text in UTF-8", param_hint="--file") from None
     except OSError as error:

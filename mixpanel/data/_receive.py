@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
+from mixpanel._runtime.private_files import create_over
 from mixpanel._wires import Wires
 from mixpanel.data._answers import MOST_BYTES
-from mixpanel.data._private import on_disk
+from mixpanel.data._paths import write_errors
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.exceptions import ConfigurationError
 
@@ -78,13 +79,13 @@ class Part:
         self.bytes = 0
 
     async def write(self, piece: bytes) -> None:
-        with on_disk(self._path):
+        with write_errors(self._path):
             await anyio.to_thread.run_sync(self._write, piece)
         self.bytes += len(piece)
         self._tell(len(piece))
 
     async def finish(self) -> None:
-        with on_disk(self._path):
+        with write_errors(self._path):
             await anyio.to_thread.run_sync(self._write, b"")  # an empty export is a file, too
             self._close()
 
@@ -101,8 +102,7 @@ class Part:
             if self._discarded:
                 return
             if self._file is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-                self._file = os.open(self._path, flags, 0o600)
+                self._file = create_over(self._path)
                 self._made = True
             rest = memoryview(piece)
             while rest:

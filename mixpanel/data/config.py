@@ -17,20 +17,28 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime.checked_files import follow_own_links, read_checked
+from mixpanel._runtime.file_lock import FileLock
+from mixpanel._runtime.private_files import (
+    close_to_others,
+    make_folder,
+    others_may_read,
+    remove_abandoned,
+    write,
+)
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.data._private import expanded, make_folder, others_may_read, turn, write
+from mixpanel.data._paths import expand_home
 from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+    from pathlib import Path
     from types import ModuleType
 
     from pydantic import SecretStr
@@ -40,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["AccountInfo", "Config", "Credentials"]
 
 USUAL = "~/.mp/config.toml"
+MOST_BYTES = 16_000_000  # of the file
+LOCK_TIMEOUT = 30.0  # seconds to wait for another process that changes the file
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
 _warned: set[Path] = set()
@@ -72,7 +82,7 @@ class Config:
 
         :raises ConfigError: when it is at home, and nobody knows where that is.
         """
-        return expanded(self._chosen)
+        return expand_home(self._chosen)
 
     def list_accounts(self) -> list[AccountInfo]:
         """Return all accounts in the order of the file.
@@ -264,9 +274,8 @@ class Config:
 
     def _contents(self) -> str:
         try:
-            if not stat.S_ISREG(self.path.stat().st_mode):  # to read a pipe would be to wait for it
-                raise ConfigError(f"cannot read {self.path}: it is no regular file")
-            raw = self.path.read_bytes()
+            # Who writes this file decides whose account is used.
+            raw = read_checked(follow_own_links(self.path), max_bytes=MOST_BYTES)
             self._warn_of_readers()
             return raw.decode("utf-8-sig")
         except FileNotFoundError:
@@ -302,18 +311,31 @@ class Config:
 
     def _change(self, change: Callable[[MutableMapping[str, Any]], None]) -> None:
         change(self._read())  # what is refused leaves no folder behind
-        # A link to a file elsewhere, as dotfiles often are, stays a link.
-        target = Path(os.path.realpath(self.path))
         try:
-            make_folder(target.parent, ours=self._is_usual())
-            with turn(target):
-                write(target, self._changed(self._contents(), change))
+            # A link to a file elsewhere, as dotfiles often are, stays a link.
+            target = follow_own_links(self.path)
+            make_folder(target.parent)
+            if self._is_usual():
+                close_to_others(self.path.parent)
+            lock = FileLock(target.with_name(f".{target.name}.lock"))
+            if not lock.acquire(LOCK_TIMEOUT):
+                raise ConfigError(
+                    f"cannot write {self.path}: another process has been changing it for "
+                    f"{LOCK_TIMEOUT:.0f} seconds; try again when it has ended"
+                )
+            try:
+                remove_abandoned(target)
+                write(target, self._changed(self._contents(), change).encode())
+            finally:
+                lock.release()
         except OSError as error:
-            raise ConfigError(f"cannot write {self.path}: {error.strerror}") from error
+            name = error.filename or self.path
+            where = "" if str(name) == str(self.path) else f" ({name})"
+            raise ConfigError(f"cannot write {self.path}: {error.strerror}{where}") from error
 
     def _is_usual(self) -> bool:
         try:
-            return self.path == expanded(USUAL)
+            return self.path == expand_home(USUAL)
         except ConfigError:
             return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from pydantic_core import PydanticSerializationError, to_json
 
-from mixpanel.data._private import on_disk
+from mixpanel._runtime.private_files import create_over
+from mixpanel.data._paths import write_errors
 from mixpanel.data._work import Progress, guarded, one_error
 from mixpanel.data.exceptions import ServerError
 from mixpanel.data.results import FetchResult, ProfileProgress
@@ -160,7 +162,7 @@ class _Stored:
 def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> _Stored:
     repaired = 0
     try:
-        with on_disk(path), path.open("wb") as file:
+        with write_errors(path), os.fdopen(create_over(path), "wb") as file:
             for profile in profiles:
                 line, changed = _line(profile)
                 repaired += changed

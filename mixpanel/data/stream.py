@@ -7,17 +7,15 @@ been handed out never comes again.
 from __future__ import annotations
 
 import gzip
-import shutil
-import tempfile
 import zlib
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
 from pydantic_core import from_json, to_json
 
+from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._work import one_error
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.plan import Chunk, Part, chunks
@@ -26,6 +24,7 @@ from mixpanel.data.store.parts import repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from pathlib import Path
 
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.asked import EventsAsked, ProfilesAsked
@@ -47,7 +46,7 @@ async def event_blocks(
     """Yield blocks of events, day by day, exactly `limit` of them if there are as many."""
     left = asked.filters.limit
     todo = chunks(asked.days, api.export_budget.remaining(), size=asked.chunk_days)
-    folder = Path(await anyio.to_thread.run_sync(tempfile.mkdtemp))
+    folder = await anyio.to_thread.run_sync(make_temporary_folder)
     try:
         at, round_ = 0, 0
         while at < len(todo):
@@ -63,7 +62,7 @@ async def event_blocks(
                 part.path.unlink()
             at, round_ = at + width, round_ + 1
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_temporary_folder(folder)
 
 
 async def _received(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import shutil
-import tempfile
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -17,8 +15,9 @@ import anyio.to_thread
 
 from mixpanel import _bridge
 from mixpanel._bridge import synced
+from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._local import Local
-from mixpanel.data._private import expanded
+from mixpanel.data._paths import expand_home
 from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
 from mixpanel.data._work import Underway, Writer, checked_callback
 from mixpanel.data.api import AsyncAPI
@@ -110,7 +109,7 @@ class AsyncWorkspace(Verbs, Local):
     @property
     def _path(self) -> Path | None:
         # Not before it is asked for: without a home there is still memory.
-        return None if self._where is None else expanded(self._where)
+        return None if self._where is None else expand_home(self._where)
 
     @classmethod
     @asynccontextmanager
@@ -147,7 +146,7 @@ class AsyncWorkspace(Verbs, Local):
         :raises FileNotFoundError: when it is not there.
         """
         workspace = cls.__new__(cls)
-        where = expanded(path)
+        where = expand_home(path)
         if not where.is_file():
             raise FileNotFoundError(f"there is no database {where}")
         workspace._set(None, where, read_only=read_only)
@@ -388,11 +387,11 @@ def _credentials(
 
 @contextmanager
 def _temporary() -> Iterator[Path]:
-    folder, ours = Path(tempfile.mkdtemp(prefix="mixpanel-")), os.getpid()
+    folder, ours = make_temporary_folder(), os.getpid()
 
     def remove() -> None:
         if os.getpid() == ours:  # a forked child leaves it to its parent
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_temporary_folder(folder)
 
     atexit.register(remove)
     try:

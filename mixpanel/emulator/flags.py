@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
+from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.emulator.decode import RefusedRequest
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ logger = logging.getLogger("mixpanel.emulator")
 FlagSource = Mapping[str, Any] | Sequence[Any] | str | Path
 """What flags come from: `{"flags": [...]}`, a list of flags, or the path of a JSON file."""
 
+MOST_BYTES = 64 * 1024 * 1024  # of a file of flags
 BOM = b"\xef\xbb\xbf"
 
 
@@ -125,7 +127,9 @@ def _rollouts(flag: Any) -> Iterator[dict[str, Any]]:
 
 def _read(file: Path) -> bytes:
     try:
-        return _written(from_json(file.read_bytes().removeprefix(BOM), allow_inf_nan=False))
+        return _written(
+            from_json(read_at_most(file, MOST_BYTES).removeprefix(BOM), allow_inf_nan=False)
+        )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 

@@ -12,6 +12,7 @@ import time
 import weakref
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +23,9 @@ from mixpanel import _bridge
 from mixpanel._exchange import Answer
 from mixpanel._json import loads
 from mixpanel._route import Transport
+from mixpanel._runtime.checked_files import read_checked
+from mixpanel._runtime.file_lock import FileLock
+from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._wires import Wires
 from mixpanel.exceptions import ConfigurationError
@@ -32,7 +36,7 @@ from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot
 from mixpanel.flags.explain import explain
 from mixpanel.flags.poller import Poller
 from mixpanel.flags.reporting import Reporter
-from mixpanel.flags.snapshot import Lease, Saved, SnapshotFile
+from mixpanel.flags.snapshot import LARGEST, Saved, SnapshotFile
 from mixpanel.flags.types import NOTHING, FallbackReason, LocalFlagsConfig, SelectedVariant
 from mixpanel.flags.wire import Asker, FlagsError, decoded
 
@@ -94,11 +98,14 @@ class LocalFeatureFlagsProvider:
         self._last_error: Exception | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._snapshot = SnapshotFile(config.snapshot_path, token) if config.snapshot_path else None
-        self._lease: Lease | None = None
+        self._lease: FileLock | None = None
+        self._lease_problem = False
         if config.share_polling:
             if self._snapshot is None:
                 raise ConfigurationError("share_polling=True needs a snapshot_path to share")
-            self._lease = Lease(f"{config.snapshot_path}.lease")
+            self._lease = FileLock(
+                self._snapshot.path.with_name(f"{self._snapshot.path.name}.lease")
+            )
         self._poller = Poller(
             self._refresh,
             _interval(config),
@@ -115,8 +122,12 @@ class LocalFeatureFlagsProvider:
         if bootstrap is not None:
             try:
                 if not isinstance(bootstrap, dict):
-                    bootstrap = loads(Path(bootstrap).read_bytes())
-            except (OSError, ValueError) as error:
+                    # It comes with the program, and may be its author's: as its code may.
+                    file = Path(bootstrap).resolve()
+                    bootstrap = loads(read_checked(file, max_bytes=LARGEST, owned=False))
+            except OSError as error:
+                raise ConfigurationError(f"bootstrap {bootstrap}: {error.strerror}") from error
+            except ValueError as error:
                 raise ConfigurationError(f"bootstrap: {error}") from error
             except TypeError:
                 kind = type(bootstrap).__name__
@@ -286,7 +297,7 @@ class LocalFeatureFlagsProvider:
         """
         if self._config.offline:
             return
-        if self._lease is not None and not self._lease.acquire():
+        if self._lease is not None and not self._leads(self._lease):
             await self._follow()
             return
         reply = await self._wires.send(self._asker.definitions(self._etag))
@@ -318,10 +329,26 @@ class LocalFeatureFlagsProvider:
         if self._empty_answers < 2:
             raise FlagsError(f"no flags where there were {had}: believed when it is said twice")
 
+    def _leads(self, lease: FileLock) -> bool:
+        """Return True if this process polls: it has the lease, or there cannot be one."""
+        try:
+            make_folder(lease.path.parent)
+            leads = lease.acquire()
+        except OSError as error:
+            if not self._lease_problem:
+                self._lease_problem = True
+                logger.warning(
+                    "polling cannot be shared, so this process polls for itself: %s: %s",
+                    error.filename, error.strerror,
+                )  # fmt: skip
+            return True
+        self._lease_problem = False
+        return leads
+
     async def _follow(self) -> None:
         """Take what the process that holds the lease has fetched."""
         assert self._snapshot is not None
-        saved = self._snapshot.load(only_new=True)
+        saved = await anyio.to_thread.run_sync(partial(self._snapshot.load, only_new=True))
         if saved is not None:
             parsed = self._parsed(saved.payload)
             if parsed.problem is None:

@@ -1,34 +1,33 @@
 """Keep the last good definitions on disk, and let several processes share one poller.
 
-The snapshot is replaced as a whole (written aside, then renamed), readable by its owner only. The
-lease is a lock on a file beside it: the kernel gives it back when its holder ends, however it ends.
+The snapshot is replaced as a whole, readable by its owner only. It decides what users see, so
+nothing is read that another user could have written. The lease is a lock on a file beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
-import tempfile
+import stat
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mixpanel._json import dumps, loads
+from mixpanel._runtime.checked_files import UnsafeFileError, open_checked, read_checked
+from mixpanel._runtime.private_files import make_folder, remove_abandoned, write
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows: each process polls for itself
-    fcntl = None
+__all__ = ["LARGEST", "Saved", "SnapshotFile"]
 
-__all__ = ["Lease", "Saved", "SnapshotFile"]
+logger = logging.getLogger("mixpanel")
 
 LARGEST = 64 * 1024 * 1024
 
@@ -45,22 +44,35 @@ class Saved:
 class SnapshotFile:
     """The last good definitions of one project in one file.
 
-    :raises ConfigurationError: when the path is that of a directory.
+    :raises ConfigurationError: when something else than a file is at the path.
     """
 
     def __init__(self, path: str | os.PathLike[str], token: str) -> None:
         self.path = Path(path)
-        if self.path.is_dir():
-            raise ConfigurationError(f"snapshot_path {self.path} is a directory: name a file in it")
+        self._check_kind()
         self._key = hashlib.sha256(token.encode()).hexdigest()[:16]
-        self._seen: tuple[int, int] | None = None
+        self._seen: bytes | None = None  # the digest of what was loaded last
+        self._problem: str | None = None  # that was warned of last
+        remove_abandoned(self.path)
+
+    def _check_kind(self) -> None:
+        try:
+            if self.path.is_dir():
+                problem = "is a directory: name a file in it"
+            elif stat.S_IFMT(os.lstat(self.path).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
+                problem = "is not a regular file: name one, or a path where nothing is yet"
+            else:
+                return
+        except OSError:  # not there yet, or not for us to see: reading it says why
+            return
+        raise ConfigurationError(f"snapshot_path {self.path} {problem}")
 
     def save(self, saved: Saved) -> None:
         """Replace the file; whoever reads meanwhile sees the old one or the new one.
 
         :raises OSError: when it cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(self.path.parent)
         body, _ = dumps(
             {
                 "project": self._key,
@@ -69,94 +81,59 @@ class SnapshotFile:
                 "payload": saved.payload,
             }
         )
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(body)
-            Path(name).replace(self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        write(self.path, body)
 
     def touch(self) -> None:
-        """Say that the file's definitions are still current."""
-        with contextlib.suppress(OSError):
-            os.utime(self.path)
+        """Record that the file's definitions are still current."""
+        with contextlib.suppress(OSError), self._opened() as file:
+            os.utime(file.fileno() if os.utime in os.supports_fd else self.path)
 
     def touched(self) -> float | None:
         """Return when the file was last known to be current (epoch)."""
         try:
-            return self.path.stat().st_mtime
+            with self._opened() as file:
+                return os.fstat(file.fileno()).st_mtime
         except OSError:
             return None
+
+    def _opened(self) -> AbstractContextManager[IO[bytes]]:
+        return open_checked(self.path, max_bytes=LARGEST)
 
     def load(self, *, only_new: bool = False) -> Saved | None:
-        """Return what the file holds; None without a usable file, or if it is the one seen last."""
-        try:
-            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        except OSError:
-            return None
-        try:
-            status = os.fstat(handle)
-            stamp = (status.st_ino, status.st_size)
-            if (only_new and stamp == self._seen) or status.st_size > LARGEST:
+        """Return what the file holds; None without a usable file, or if it is what was seen last.
+
+        Whether it is new, its content decides: time, size and inode may all be those of before.
+        """
+        with self._problems_logged():
+            body = read_checked(self.path, max_bytes=LARGEST)
+            digest = hashlib.blake2b(body).digest()
+            if only_new and digest == self._seen:
                 return None
-            with os.fdopen(handle, "rb", closefd=False) as file:
-                data = loads(file.read())
-            etag = data["etag"] if isinstance(data["etag"], str) else None
-            saved = Saved(data["payload"], etag, float(data["fetched_at"]))
-            mine = data["project"] == self._key
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
-            return None
-        finally:
-            os.close(handle)
-        self._seen = stamp
-        return saved if mine and 0 <= saved.fetched_at <= time.time() + 60 else None
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, OverflowError, RecursionError
+            ):
+                data = loads(body)
+                etag = data["etag"] if isinstance(data["etag"], str) else None
+                saved = Saved(data["payload"], etag, float(data["fetched_at"]))
+                mine = data["project"] == self._key
+                self._seen = digest
+                return saved if mine and 0 <= saved.fetched_at <= time.time() + 60 else None
+        return None
 
-
-class Lease:
-    """The right to poll for all processes that share a snapshot."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self._file: int | None = None
-        _leases.add(self)
-
-    def acquire(self) -> bool:
-        """Take the lease if nobody has it; tell whether it is ours."""
-        if fcntl is None:
-            return True
-        if self._file is not None:
-            return True
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    @contextlib.contextmanager
+    def _problems_logged(self) -> Iterator[None]:
+        """Pass over a file that cannot be read, and log once why it is not used."""
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return False
-        self._file = handle
-        return True
-
-    def release(self) -> None:
-        """Give the lease back."""
-        self._close()
-
-    def _close(self) -> None:
-        handle, self._file = self._file, None
-        if handle is not None:
-            os.close(handle)
-
-
-_leases: weakref.WeakSet[Lease] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """Close the child's copies: the lock lives as long as any copy of its file is open."""
-    for lease in list(_leases):
-        lease.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+            yield
+        except FileNotFoundError:
+            return
+        except UnsafeFileError as error:
+            problem = error.strerror
+        except OSError as error:
+            problem = f"it cannot be read: {error.strerror}"
+        else:
+            self._problem = None
+            return
+        if problem != self._problem:
+            self._problem = problem
+            logger.warning("the flag snapshot %s is not used: %s", self.path, problem)

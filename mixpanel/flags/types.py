@@ -216,9 +216,14 @@ class LocalFlagsConfig(FlagsConfig):
 
     - `enable_polling`: False fetches once.
     - `rule_engine`: "json-logic" decides rules as mixpanel-python 5.x does, bug for bug.
-    - `bootstrap`: definitions to start with, as a dict or the path of a JSON file.
+    - `bootstrap`: definitions to start with, as a dict or the path of a JSON file: a regular one of
+      at most 64 MiB that not everybody may write to.
     - `offline`: never fetch; needs a bootstrap or a snapshot to serve anything.
-    - `snapshot_path`: keep the last good definitions in this file (readable by its owner only).
+    - `snapshot_path`: keep the last good definitions in this file. It is written for its owner
+      only, and read only if it is a regular file of at most 64 MiB (not a link) that belongs to
+      this process's user or to root, and that nobody else may write to; else a warning says why,
+      and the next fetch puts a new file in its place. A folder, FIFO or device is refused with a
+      `ConfigurationError`.
     - `share_polling`: of all processes with the same `snapshot_path`, one polls for all. Mixpanel
       bills every poll.
     """

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
+from mixpanel._runtime.private_files import make_folder, restrict
 from mixpanel.data.exceptions import (
     ConfigError,
     DatabaseLockedError,
     DatabaseNotFoundError,
     MixpanelDataError,
 )
-from mixpanel.data.store.folder import make_private, scratch_name
+from mixpanel.data.store.folder import scratch_name
 from mixpanel.data.store.names import literal
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def connect(
     if path is not None and "?" in path.as_posix().removeprefix("//?/"):
         raise ConfigError(f"{path} has a ? in it, where DuckDB keeps no database")
     if path is not None and not read_only:
-        make_private(path.parent)
+        make_folder(path.parent)
     made = path is not None and not path.exists()
     config: dict[str, Any] = {
         "autoinstall_known_extensions": False,
@@ -75,7 +76,7 @@ def connect(
             str(path or MEMORY), read_only=read_only, config=config
         )
         if made and path is not None:
-            path.chmod(0o600)
+            restrict(path.resolve(), 0o600)
     except (library.Error, OSError) as error:
         _refuse(path or Path(MEMORY), error)
     try:
@@ -117,7 +118,7 @@ def keep_private(path: Path | None) -> None:
     """Let nobody read what waits to be written into a database but who may read the database."""
     if path is not None:
         with suppress(OSError):  # it comes and goes
-            path.with_name(path.name + ".wal").chmod(path.stat().st_mode & 0o777)
+            restrict(path.with_name(path.name + ".wal"), path.stat().st_mode & 0o777)
 
 
 def count(connection: duckdb.DuckDBPyConnection, source: str) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
+from mixpanel._runtime.private_files import make_folder
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store import catalog
-from mixpanel.data.store.folder import make_private, scratch_name
+from mixpanel.data.store.folder import scratch_name
 from mixpanel.data.store.names import literal, quoted
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _harmless(column: str) -> str:
 @contextmanager
 def _scratch(parts: Path, name: str) -> Iterator[Path]:
     folder = parts / scratch_name("export", uuid4().hex)
-    make_private(folder)
+    make_folder(folder)
     try:
         yield folder / name
     finally:

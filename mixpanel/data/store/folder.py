@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["GZIP", "PLAIN", "left_over", "make_private", "scratch_name", "sweep"]
+__all__ = ["GZIP", "PLAIN", "left_over", "scratch_name", "sweep"]
 
 GZIP, PLAIN = ".gz", ".ndjson"
 
@@ -29,14 +29,6 @@ _OURS = re.compile(
     re.ASCII,
 )
 _SCRATCH = re.compile(r"(?:spill|export)-(?P<pid>\d+)(?:-[0-9a-f]+)?", re.ASCII)
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder that only its owner enters, whatever the umask; one that is there stays."""
-    for path in reversed([folder, *folder.parents]):
-        if not path.exists():
-            path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(0o700)
 
 
 def scratch_name(use: str, *more: str) -> str:

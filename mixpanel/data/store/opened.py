@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -12,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from mixpanel._runtime.private_files import make_folder
+from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data.exceptions import ConfigError, SQLError
 from mixpanel.data.store import ledger
 from mixpanel.data.store.engine import (
@@ -22,7 +22,6 @@ from mixpanel.data.store.engine import (
     reader_folder,
     reported,
 )
-from mixpanel.data.store.folder import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -89,7 +88,7 @@ class Opened:
         if parts is not None:
             folder = Path(parts).expanduser().absolute()
         elif path is None:
-            folder = Path(tempfile.mkdtemp(prefix="mixpanel-"))
+            folder = make_temporary_folder()
         else:
             folder = reader_folder() if read_only else path.with_name(path.name + ".parts")
         with _DOOR:
@@ -103,7 +102,7 @@ class Opened:
                 )
             except BaseException:
                 if owned:
-                    shutil.rmtree(folder, ignore_errors=True)
+                    remove_temporary_folder(folder)
                 raise
             database = cls(
                 connection, path=path, parts=folder, read_only=read_only, owns_parts=owned
@@ -118,7 +117,7 @@ class Opened:
     def _prepare(self) -> None:
         if self.read_only:
             return
-        make_private(self.parts)
+        make_folder(self.parts)
         with reported():
             ledger.prepare(self._connection, datetime.now(UTC))
         keep_private(self.path)
@@ -140,7 +139,7 @@ class Opened:
             cursor.close()
         _folders[self.parts] -= 1
         if self._owns_parts:
-            shutil.rmtree(self.parts, ignore_errors=True)
+            remove_temporary_folder(self.parts)
         elif not _folders[self.parts]:
             with suppress(OSError):
                 self.parts.rmdir()

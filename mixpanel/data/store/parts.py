@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from pydantic_core import from_json
 
+from mixpanel._runtime.private_files import create_over
 from mixpanel.data.exceptions import TruncatedError
 
 if TYPE_CHECKING:
@@ -42,9 +44,7 @@ def repair_part(part: Part, target: Path) -> int:
     :raises TruncatedError: for a body that was cut, and a line that is no event.
     """
     repaired = 0
-    target.touch(mode=0o600)
-    target.chmod(0o600)
-    with target.open("wb") as out:
+    with os.fdopen(create_over(target), "wb") as out:
         for line in _lines(part):
             good = line if _is_event(line) else repair_line(line)
             if not good.strip():

@@ -1,0 +1,112 @@
+"""Make folders for one process, which no killed process leaves behind for good.
+
+Their maker holds a lock on the folder itself: one that nobody has locked is removed when the next
+process of the same user makes one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mixpanel._runtime.checked_files import open_flags
+from mixpanel._runtime.file_lock import fcntl, is_at, try_lock
+from mixpanel._runtime.private_files import make_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["make_temporary_folder", "remove_temporary_folder", "temporary_folder"]
+
+NAME = re.compile(r"mixpanel-[0-9a-f]{16}")
+ATTEMPTS = 100
+
+_locked: dict[Path, int] = {}
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that only its owner enters, and remove it at the end."""
+    folder = make_temporary_folder()
+    try:
+        yield folder
+    finally:
+        remove_temporary_folder(folder)
+
+
+def make_temporary_folder() -> Path:
+    """Make a folder that only its owner enters, and remove those of killed processes.
+
+    :raises OSError: when it cannot be made.
+    """
+    parent = Path(tempfile.gettempdir())
+    _remove_abandoned(parent)
+    for _ in range(ATTEMPTS):
+        folder = parent / f"mixpanel-{secrets.token_hex(8)}"
+        if os.path.lexists(folder):
+            continue
+        descriptor = -1
+        with suppress(FileNotFoundError):  # between its making and its lock: taken for abandoned
+            make_folder(folder)
+            if fcntl is None:
+                return folder
+            descriptor = os.open(folder, open_flags(os.O_RDONLY | os.O_DIRECTORY))
+            if _is_locked(descriptor) and is_at(descriptor, folder):
+                _locked[folder] = descriptor
+                return folder
+        if descriptor >= 0:
+            os.close(descriptor)
+    raise FileExistsError(f"no temporary folder in {parent} could be kept")
+
+
+def remove_temporary_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it; again does nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    descriptor = _locked.pop(folder, None)
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    if fcntl is None:  # without locks nobody knows whether a process still lives
+        return
+    with suppress(OSError):
+        for name in os.listdir(parent):  # noqa: PTH208 - names are all that is needed
+            if NAME.fullmatch(name):
+                with suppress(OSError):
+                    _remove_if_abandoned(parent / name)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    descriptor = os.open(folder, open_flags(os.O_RDONLY | os.O_DIRECTORY))
+    try:
+        status = os.fstat(descriptor)
+        ours = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == stat.S_IRWXU
+        if ours and try_lock(descriptor) and is_at(descriptor, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    try:
+        return try_lock(descriptor)
+    except OSError:  # a file system without locks, where nothing is taken for abandoned
+        return True
+
+
+def _after_fork() -> None:
+    """Close the child's copies: the lock lives as long as any copy is open."""
+    while _locked:
+        os.close(_locked.popitem()[1])
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
