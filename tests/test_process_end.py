@@ -155,7 +155,7 @@ ENDS = {
     "the program ends": ("run()", None, SENT),
     "`sys.exit()`": ("run(end=sys.exit)", None, SENT),
     "an unhandled exception": ("run(end=lambda: 1 / 0)", None, SENT),
-    "the program ends while daemon threads live": (
+    "the program ends while a daemon thread lives": (
         "threading.Thread(target=time.sleep, args=(20,), daemon=True).start(); run()",
         None,
         SENT,
@@ -167,7 +167,11 @@ ENDS = {
         signal.SIGTERM,
         SENT,
     ),
-    "SIGHUP": ("run(wait=True)", signal.SIGHUP, LOST),
+    "SIGHUP": (  # whoever started the tests may have had it ignored
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL); run(wait=True)",
+        signal.SIGHUP,
+        LOST,
+    ),
     "SIGKILL": ("run(wait=True)", signal.SIGKILL, LOST),
     "`os.abort()`, a crash of the interpreter": ("run(end=os.abort)", None, LOST),
     "`os._exit()`": ("run(end=lambda: os._exit(0))", None, LOST),
@@ -259,6 +263,7 @@ def started(emu, path, source):
     path.write_text(source, encoding="utf-8")
     return subprocess.Popen(
         [sys.executable, str(path)],
+        cwd=path.parent,
         env={**os.environ, "MP_BASE_URL": emu.url},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
