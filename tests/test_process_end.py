@@ -277,12 +277,23 @@ def arrived(emu):
     return sorted(event["properties"]["n"] for event in emu.events())
 
 
+@contextlib.contextmanager
+def running(emu, path, source):
+    """Run a program, and leave none of its processes behind."""
+    process = started(emu, path, source)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
 @pytest.mark.parametrize(("end", "face"), CASES)
 def test_the_end_of_a_process_sends_or_loses_what_the_buffer_holds(emu, tmp_path, end, face):
     """Whatever was flushed is there; the rest arrives as a whole, or not at all."""
     source, how, expected = ENDS[end]
-    process = started(emu, tmp_path / "program.py", BEGINNING + FACES[face] + source)
-    try:
+    with running(emu, tmp_path / "program.py", BEGINNING + FACES[face] + source) as process:
         if how is not None:
             until_all_is_accepted(process)
             if how is GO:
@@ -291,12 +302,38 @@ def test_the_end_of_a_process_sends_or_loses_what_the_buffer_holds(emu, tmp_path
             else:
                 process.send_signal(how)
         process.wait(timeout=30)
-        said = process.communicate()[1]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert arrived(emu) == expected, said
+        errors = process.communicate()[1]
+    assert arrived(emu) == expected, errors
+
+
+def test_a_killed_process_had_sent_each_full_batch_of_its_sync_buffer(emu, tmp_path):
+    """A `BufferedConsumer` loses less than a batch of 50 messages."""
+    source = """
+mp = Mixpanel("t", BufferedConsumer())
+for n in range(120):
+    mp.track("u", "Visit", {"n": n})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with running(emu, tmp_path / "program.py", BEGINNING + source) as process:
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    assert arrived(emu) == list(range(100))
+
+
+def test_a_killed_process_had_sent_what_was_in_its_async_buffer_for_a_second(emu, tmp_path):
+    """An `AsyncBufferedConsumer` sends by itself: nobody flushes here."""
+    source = """
+async def main():
+    mp = AsyncMixpanel("t")
+    for n in range(20):
+        await mp.track("u", "Visit", {"n": n})
+    await asyncio.sleep(20)
+
+asyncio.run(main())
+"""
+    with running(emu, tmp_path / "program.py", BEGINNING + source) as process:
+        emu.wait_for(20, timeout=15)
+        process.kill()
+    assert arrived(emu) == SENT
 
 
 def until_all_is_accepted(process):
