@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import stat
 import time
@@ -19,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 from mixpanel._json import dumps, loads
 from mixpanel._runtime.checked_files import UnsafeFileError, open_checked, read_checked
 from mixpanel._runtime.private_files import make_folder, remove_abandoned, write
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 __all__ = ["LARGEST", "Saved", "SnapshotFile"]
-
-logger = logging.getLogger("mixpanel")
 
 LARGEST = 64 * 1024 * 1024
 
