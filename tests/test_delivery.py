@@ -8,7 +8,9 @@ import gzip
 import itertools
 import json
 import logging
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -702,3 +704,47 @@ def test_at_any_moment_each_batch_in_flight_has_a_living_owner(emu, monkeypatch)
     assert watched
     asyncio.run(consumer.aclose())
     wait_until(lambda: not consumer._sender.buffer.flying())
+
+
+# ---- the end of the process ---------------------------------------------------------------------
+
+DAEMON = """
+import os, sys, threading, time
+from mixpanel import *
+
+def dropped(reason, messages):
+    for message in messages:
+        os.write(1, b"dropped %d %s\\n" % (message["properties"]["n"], reason.encode()))
+
+mp = Mixpanel("t", {consumer}(on_drop=dropped))
+numbers = iter(range(1_000_000))
+
+def work():
+    while True:
+        n = next(numbers)
+        mp.track("u", "Visit", {{"n": n}})
+        os.write(1, b"accepted %d\\n" % n)
+        time.sleep(0.0005)
+
+for _ in range(2):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
+def test_what_daemon_threads_track_at_the_exit_arrives_or_is_counted(emu, consumer):
+    """Each message whose call returned is at the server, or was handed to `on_drop`."""
+    done = subprocess.run(
+        [sys.executable, "-c", DAEMON.format(consumer=consumer)],
+        env={**os.environ, "MP_BASE_URL": emu.url},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    lines = [line.split() for line in done.stdout.decode().splitlines() if line.count(" ")]
+    accepted = {int(line[1]) for line in lines if line[0] == "accepted"}
+    dropped = {int(line[1]) for line in lines if line[0] == "dropped"}
+    assert len(accepted) > 50
+    assert not accepted - dropped - set(numbers(emu))
+    assert {"exit"} >= {line[2] for line in lines if line[0] == "dropped"}
