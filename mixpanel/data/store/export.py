@@ -1,10 +1,9 @@
-"""Write tables as files: into the folder that SQL may write to, then on to where they belong."""
+"""Write tables as files: into the folder that DuckDB may write to, then on to where they belong."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +11,11 @@ from uuid import uuid4
 
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store import catalog
-from mixpanel.data.store.folder import make_private, scratch_name
+from mixpanel.data.store.folder import scratch
 from mixpanel.data.store.names import literal, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from duckdb import DuckDBPyConnection
 
@@ -33,7 +32,7 @@ def parquet(
     connection: DuckDBPyConnection,
     table: str,
     path: Path | str,
-    parts: Path,
+    exchange: Path,
     *,
     own: Path | None,
     partition_by: Literal["day"] | None,
@@ -66,7 +65,8 @@ def parquet(
     query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"  # noqa: S608
     target = _target(path, storage_options, own)
     target.check(folder=partition_by is not None, overwrite=overwrite)
-    with _scratch(parts, "table.parquet" if partition_by is None else "table") as made:
+    with scratch(exchange) as folder:
+        made = folder / ("table.parquet" if partition_by is None else "table")
         connection.execute(f"COPY ({query}) TO {literal(str(made))} ({options})")
         if partition_by is not None:
             made.mkdir(exist_ok=True)  # a table without rows makes no folder
@@ -77,7 +77,7 @@ def csv(
     connection: DuckDBPyConnection,
     table: str,
     path: Path | str,
-    parts: Path,
+    exchange: Path,
     *,
     own: Path | None,
     overwrite: bool,
@@ -94,7 +94,8 @@ def csv(
     target = _target(path, storage_options, own)
     target.check(folder=False, overwrite=overwrite)
     name = "table.csv.gz" if str(path).endswith(".gz") else "table.csv"
-    with _scratch(parts, name) as made:
+    with scratch(exchange) as folder:
+        made = folder / name
         connection.execute(f"COPY ({query}) TO {literal(str(made))} (FORMAT csv, HEADER)")
         return target.take(made)
 
@@ -104,16 +105,6 @@ def _harmless(column: str) -> str:
     runs = f"regexp_matches({text}, {literal(_RUNS.pattern)})"
     runs += f" AND TRY_CAST({text} AS DOUBLE) IS NULL"
     return f"CASE WHEN {runs} THEN '''' || {text} ELSE {text} END"
-
-
-@contextmanager
-def _scratch(parts: Path, name: str) -> Iterator[Path]:
-    folder = parts / scratch_name("export", uuid4().hex)
-    make_private(folder)
-    try:
-        yield folder / name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- where it goes ------------------------------------------------------------------------------
