@@ -73,8 +73,8 @@ def repair_part(part: Part, source: Path, target: Path, aside: Path) -> Repair:
 
 
 def _repair(part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path) -> Repair:
-    body: Any = gzip.open(source) if part.gzip else source.open("rb")
-    lines = _Lines(part, files.enter_context(body))
+    opened: Any = gzip.open if part.gzip else open
+    lines = _Lines(part, files.enter_context(opened(source, "rb")))
     out = files.enter_context(private_file(target))
     kept: IO[bytes] | None = None
     repaired = good = unreadable = 0

@@ -37,22 +37,25 @@ SOURCES = {
     "TABLE_FUNCTION",
 }
 # Table functions that compute, or look into the catalog: they open no file and change nothing.
-HARMLESS = frozenset(
-    """range generate_series unnest repeat repeat_row summary json_each json_tree test_all_types
-    duckdb_columns duckdb_constraints duckdb_databases duckdb_dependencies duckdb_extensions
-    duckdb_functions duckdb_indexes duckdb_keywords duckdb_memory duckdb_optimizers duckdb_schemas
-    duckdb_sequences duckdb_settings duckdb_tables duckdb_triggers duckdb_types duckdb_variables
-    duckdb_views icu_calendar_names pg_timezone_names pragma_collations pragma_database_size
-    pragma_metadata_info pragma_platform pragma_show pragma_storage_info pragma_table_info
-    pragma_user_agent pragma_version""".split()
-)
+HARMLESS = {
+    "range", "generate_series", "unnest", "repeat", "repeat_row", "summary", "json_each",
+    "json_tree", "test_all_types", "icu_calendar_names", "pg_timezone_names",
+    "duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_dependencies",
+    "duckdb_extensions", "duckdb_functions", "duckdb_indexes", "duckdb_keywords",
+    "duckdb_memory", "duckdb_optimizers", "duckdb_schemas", "duckdb_sequences",
+    "duckdb_settings", "duckdb_tables", "duckdb_triggers", "duckdb_types", "duckdb_variables",
+    "duckdb_views",
+    "pragma_collations", "pragma_database_size", "pragma_metadata_info", "pragma_platform",
+    "pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_user_agent",
+    "pragma_version",
+}  # fmt: skip
 # With external access, readers of files too, but none that takes an address in memory.
 READERS = re.compile(
     r"(?!arrow_|pandas_|python_)(read_\w+|parquet_\w+|sniff_csv|glob|query|query_table|histogram"
     r"|histogram_values|\w+_scan)"
 )
-CHANGING = frozenset({"nextval", "setval", "write_log"})  # functions
-OPTIONS = frozenset({"analyze", "analyse", "format", "verbose"})  # of EXPLAIN, in parentheses
+CHANGING = {"nextval", "setval", "write_log"}  # functions
+OPTIONS = {"analyze", "analyse", "format", "verbose"}  # of EXPLAIN, in parentheses
 # What DuckDB takes for a space, but its tokenizer for a letter.
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f\u2060\u3000\ufeff]")
 WORD = re.compile(r'"(?:[^"]|"")*"|[^\W\d][\w$]*|.', re.DOTALL)
@@ -170,7 +173,7 @@ class _Check:
         if not isinstance(kind, str):
             return
         if node.get("class") == "FUNCTION":
-            self._check_function(node, CHANGING, depth)
+            self._check_function(node, depth)
         elif kind.endswith("_NODE") and kind not in QUERY_NODES:
             raise self._refused(kind.removesuffix("_NODE").removesuffix("_QUERY"))
         elif "class" not in node and "sample" in node and "alias" in node:
@@ -181,9 +184,9 @@ class _Check:
             elif kind == "BASE_TABLE" or (kind == "SHOW_REF" and node.get("show_type") == "SHOW"):
                 self._check_table(node, depth)
 
-    def _check_function(self, node: dict[str, Any], refused: frozenset[str], depth: int) -> None:
+    def _check_function(self, node: dict[str, Any], depth: int) -> None:
         name = node["function_name"].lower()
-        if name in refused:
+        if name in CHANGING:
             raise self._refused(f"{name}()")
         self._check_macro(name, depth)
 
