@@ -16,9 +16,9 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from mixpanel.data._private import on_disk
 from mixpanel.data._work import Progress, guarded, one_error
-from mixpanel.data.exceptions import ServerError
+from mixpanel.data.exceptions import ServerError, UnreadablePartError
 from mixpanel.data.results import FetchResult, ProfileProgress
-from mixpanel.data.store.parts import LONGEST, private_file, repair_line
+from mixpanel.data.store.parts import LONGEST, SURE_TO_FIT, private_file, repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -176,12 +176,21 @@ class _Stored:
 
 
 def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> _Stored:
+    try:
+        return _store_up_to(LONGEST, load, path, profiles)
+    except UnreadablePartError:  # long ones may need more memory than there is
+        return _store_up_to(SURE_TO_FIT, load, path, profiles)
+
+
+def _store_up_to(
+    longest: int, load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]
+) -> _Stored:
     repaired, too_long = 0, []
     try:
         with on_disk(path), private_file(path) as file:
             for profile in profiles:
                 line, changed = _line(profile)
-                if len(line) > LONGEST:  # DuckDB reads no longer ones
+                if len(line) > longest:
                     too_long.append(line)
                     continue
                 repaired += changed

@@ -14,7 +14,15 @@ from mixpanel.data.store import ledger, shape
 from mixpanel.data.store.engine import count, engine, is_content, reported, transaction
 from mixpanel.data.store.folder import exposed
 from mixpanel.data.store.ledger import Entry, Table
-from mixpanel.data.store.parts import Repair, Staged, repair_part, repair_text, unreadable
+from mixpanel.data.store.parts import (
+    LONGEST,
+    SURE_TO_FIT,
+    Repair,
+    Staged,
+    repair_part,
+    repair_text,
+    unreadable,
+)
 from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
@@ -166,17 +174,29 @@ class Load(Staging):
             if not is_content(error):
                 with reported():
                     raise
-        # One of them cannot be loaded whatever is done to it; the others can.
         staged: dict[int, Staged] = {}
+        as_sent = {source.number: source for source in sources}
         for source in good:
+            found = self._insert_alone(source, as_sent[source.number])
+            (staged if found.error is None else failed)[source.number] = found
+        return staged, failed
+
+    def _insert_alone(self, source: _Source, as_sent: _Source) -> Staged:
+        """Insert one part of those that failed together, at last without its longest lines."""
+        limits = [LONGEST, SURE_TO_FIT]
+        while True:
             try:
-                staged |= self._insert([source])
+                return self._insert([source])[source.number]
             except (engine().Error, _NoEventError) as error:
                 if not is_content(error):
                     with reported():
                         raise
-                failed[source.number] = Staged(error=unreadable(source.part, error))
-        return staged, failed
+                if not limits:
+                    return Staged(error=unreadable(source.part, error))
+            try:
+                source = self._rewritten(as_sent, limits.pop(0))
+            except TruncatedError as error:
+                return Staged(error=error)
 
     def _repaired(self, source: _Source) -> _Source:
         columns = "event: 'VARCHAR', properties: 'JSON'"
@@ -190,8 +210,11 @@ class Load(Staging):
                 return source
         except engine().Error:
             pass  # the reason to be here
+        return self._rewritten(source, LONGEST)
+
+    def _rewritten(self, source: _Source, longest: int) -> _Source:
         target = source.path.with_name(source.path.name + ".repaired")
-        repair = repair_part(source.part, source.path, target, self._unreadable)
+        repair = repair_part(source.part, source.path, target, self._unreadable, longest)
         return _Source(source.number, source.part, target, gzip=False, repair=repair)
 
     def _insert(self, sources: Sequence[_Source]) -> dict[int, Staged]:

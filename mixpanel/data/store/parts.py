@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LAST_WORDS = 200
 LONGEST = 16_000_000  # bytes of a line; DuckDB's limit is a little higher
+SURE_TO_FIT = 2_000_000  # what loads with little memory; Mixpanel takes events of up to 1 MB
 BOM = b"\xef\xbb\xbf"
 
 
@@ -54,10 +55,13 @@ class Repair:
     kept_in: Path | None = None
 
 
-def repair_part(part: Part, source: Path, target: Path, aside: Path) -> Repair:
+def repair_part(
+    part: Part, source: Path, target: Path, aside: Path, longest: int = LONGEST
+) -> Repair:
     """Write the lines of a part that DuckDB cannot read as it can, from `source` into `target`.
 
-    Lines that cannot be repaired go as they came into a file of the folder `aside`.
+    Lines that cannot be repaired, or have more than `longest` bytes, go as they came into a file of
+    the folder `aside`.
 
     :raises TruncatedError: when the last line is no event, or no line is one: the body was cut, or
         is something else than an export.
@@ -65,22 +69,24 @@ def repair_part(part: Part, source: Path, target: Path, aside: Path) -> Repair:
     kept_in = aside / f"{part.path.name.partition('.')[0]}.ndjson"
     try:
         with ExitStack() as files:
-            repair = _repair(part, files, source, target, kept_in)
+            repair = _repair(part, files, source, target, kept_in, longest)
     except BaseException:
         kept_in.unlink(missing_ok=True)
         raise
     return repair
 
 
-def _repair(part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path) -> Repair:
+def _repair(
+    part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path, longest: int
+) -> Repair:
     opened: Any = gzip.open if part.gzip else open
-    lines = _Lines(part, files.enter_context(opened(source, "rb")))
+    lines = _Lines(part, files.enter_context(opened(source, "rb")), longest)
     out = files.enter_context(private_file(target))
     kept: IO[bytes] | None = None
     repaired = good = unreadable = 0
     cut_at = first_cut = b""  # the last line, if it may be half a line; the first such line
     while line := lines.next():
-        mended, defect = _mended(line)
+        mended, defect = _mended(line, longest)
         if not mended.strip():
             continue
         if defect is None:
@@ -132,29 +138,30 @@ def private_file(path: Path) -> IO[bytes]:
 class _Lines:
     """Read the lines of a part one by one, and no more of a line than DuckDB would."""
 
-    def __init__(self, part: Part, body: IO[bytes]) -> None:
+    def __init__(self, part: Part, body: IO[bytes], longest: int) -> None:
         self._part, self._body = part, body
+        self._piece = longest + 1
         self._line = b""
         self._first = True
 
     def next(self) -> bytes:
         """Return the next line, or the beginning of one that is too long; b"" is the end."""
-        line = self._read(LONGEST + 1)
+        line = self._read()
         if self._first:
             line, self._first = line.removeprefix(BOM), False
         return line
 
     def rest_into(self, file: IO[bytes]) -> None:
         """Write what is left of a line that was too long."""
-        while not self._line.endswith(b"\n") and self._read(LONGEST + 1):
+        while not self._line.endswith(b"\n") and self._read():
             file.write(self._line)
         if not self._line.endswith(b"\n"):
             file.write(b"\n")
 
-    def _read(self, size: int) -> bytes:
+    def _read(self) -> bytes:
         before = self._line
         try:
-            self._line = self._body.readline(size)
+            self._line = self._body.readline(self._piece)
         except (EOFError, OSError, zlib.error) as error:
             raise truncated(self._part, before) from error
         return self._line
@@ -207,14 +214,14 @@ def _repair_escape(escape: re.Match[str]) -> str:
 # ---- what is wrong with a line ------------------------------------------------------------------
 
 NOT_JSON, NO_OBJECT, NO_EVENT = "not JSON", "not an object", "not an event"
-TOO_LONG, TOO_DEEP = "longer than 16 MB", "nested too deeply"
+TOO_LONG, TOO_DEEP = "too long", "nested too deeply"
 TWICE = "the same key twice"
 LOOKS_CUT = frozenset({NOT_JSON, NO_OBJECT, NO_EVENT})  # half a line, or a server's last words
 
 
-def _mended(line: bytes) -> tuple[bytes, str | None]:
+def _mended(line: bytes, longest: int) -> tuple[bytes, str | None]:
     """Return a line as DuckDB can read it, and what is wrong with it if that cannot be helped."""
-    if len(line) > LONGEST:
+    if len(line) > longest:
         return line, TOO_LONG
     defect = _defect(line)
     if defect is None:
@@ -231,12 +238,12 @@ def _defect(line: bytes) -> str | None:
         row = from_json(line, allow_inf_nan=False)
         twice = any(line.count(b'"%s"' % key.encode()) > 1 for key in KEYS) or b"\\u" in line
     except ValueError as error:
-        if "recursion limit" not in str(error):
-            return NOT_JSON
+        if not any(limit in str(error) for limit in ("recursion limit", "out of range")):
+            return NOT_JSON  # else it may be JSON, beyond what this parser takes
         row, twice = {}, True
     if twice:
         try:
-            row = json.loads(line, object_pairs_hook=_Object)
+            row = json.loads(line, object_pairs_hook=_Object, parse_int=len, parse_constant=_refuse)
         except RecursionError:
             return TOO_DEEP
         except ValueError:
@@ -248,6 +255,10 @@ def _defect(line: bytes) -> str | None:
     if all(row.get(key) is None for key in KEYS):
         return NO_EVENT
     return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
 
 
 KEYS = ("event", "properties")
