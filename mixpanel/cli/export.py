@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from mixpanel.cli._database import Account, Db, opened
-from mixpanel.cli._render import say
+from mixpanel.cli._render import say, visible
 
 EXAMPLE = "Example: mp export parquet events lake --partition-by day"
 PARQUET = """Examples:
@@ -104,8 +104,12 @@ def csv(
             file = Path(folder, "table.csv")
             database.export_csv(table, file)
             sys.stdout.flush()
-            with file.open("rb") as lines:
-                shutil.copyfileobj(lines, sys.stdout.buffer)
+            if sys.stdout.isatty():  # which would obey control characters
+                with file.open(encoding="utf-8", errors="replace", newline="\n") as text:
+                    sys.stdout.writelines(map(visible, text))
+            else:
+                with file.open("rb") as lines:
+                    shutil.copyfileobj(lines, sys.stdout.buffer)
             sys.stdout.flush()
 
 

@@ -1,6 +1,5 @@
 """Ask the local database."""
 
-import csv
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mixpanel.cli._database import Account, Db, opened
-from mixpanel.cli._format import As, Format, Jq, Options, write
+from mixpanel.cli._format import As, Format, Jq, Options, write, write_csv_line
 from mixpanel.cli._render import say
 
 EXAMPLE = "Example: mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"
@@ -80,7 +79,7 @@ def sql(
     columns = _apart(found.columns)
     rows = [dict(zip(columns, row, strict=True)) for row in found.rows]
     if not rows and options.written is Format.CSV:
-        csv.writer(sys.stdout, lineterminator="\n").writerow(columns)
+        write_csv_line(columns)
         return
     write(rows, options)
     if not rows and options.written is Format.TABLE:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
+from mixpanel._spreadsheets import guarded, guarded_sql
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store import catalog
 from mixpanel.data.store.folder import scratch
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 # The library that fsspec needs for a scheme.
 EXTRAS = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
 _OURS = re.compile(r"day=[^/]+/[^/]+\.parquet")
-# What a spreadsheet would run, also behind white space that it drops.
-_RUNS = re.compile(r"^([\t\r\n]|\s*[=+\-@])")
-_QUOTED = r"'\1"
-_TEXT = re.compile(r"(VARCHAR|JSON|BLOB)$|ENUM|UNION")
+# Types whose values no spreadsheet takes for a formula.
+_HARMLESS = re.compile(
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)|BIGNUM|BOOLEAN|UUID|DATE|TIME.*"
+)
 
 
 def parquet(
@@ -86,8 +87,8 @@ def csv(
     """Write a table as CSV, but not over the database `own`; see `Database.export_csv`."""
     schema = catalog.schema(connection, table)
     columns = ", ".join(
-        f"{_harmless(quoted(c.name)) if _TEXT.match(c.type) else quoted(c.name)} "
-        f"AS {quoted(_RUNS.sub(_QUOTED, c.name))}"
+        f"{quoted(c.name) if _HARMLESS.fullmatch(c.type) else guarded_sql(quoted(c.name))} "
+        f"AS {quoted(guarded(c.name))}"
         for c in schema.columns
     )
     query = f"SELECT {columns} FROM {quoted(schema.table_name)}"  # noqa: S608
@@ -98,13 +99,6 @@ def csv(
         made = folder / name
         connection.execute(f"COPY ({query}) TO {literal(str(made))} (FORMAT csv, HEADER)")
         return target.take(made)
-
-
-def _harmless(column: str) -> str:
-    text = f"CAST({column} AS VARCHAR)"
-    runs = f"regexp_matches({text}, {literal(_RUNS.pattern)})"
-    runs += f" AND TRY_CAST({text} AS DOUBLE) IS NULL"
-    return f"CASE WHEN {runs} THEN '''' || {text} ELSE {text} END"
 
 
 # ---- where it goes ------------------------------------------------------------------------------
