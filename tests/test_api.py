@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import gzip
+import hashlib
 import json
 import os
 import socket
@@ -377,7 +378,8 @@ async def test_an_export_is_saved_byte_for_byte(make, server, anyio_backend, tmp
     async with make() as api:
         got = await api.download(tmp_path / "part", DAY | {"event": ["a"]}, on_bytes=told.append)
         assert api.export_budget.remaining() == 59
-    assert got == Downloaded(tmp_path / "part", len(sent), gzip=packed, attempts=1)
+    digest = hashlib.sha256(sent).hexdigest()
+    assert got == Downloaded(tmp_path / "part", len(sent), packed, 1, digest)
     assert got.path.read_bytes() == sent
     assert got.path.stat().st_mode & 0o777 == 0o600
     assert sum(told) == len(sent)
@@ -408,7 +410,8 @@ async def test_a_broken_body_is_fetched_anew(make, server, clock, anyio_backend,
     ]
     async with make() as api:
         got = await api.download(tmp_path / "part", DAY, on_bytes=told.append)
-    assert got == Downloaded(tmp_path / "part", len(line), gzip=False, attempts=4)
+    digest = hashlib.sha256(line).hexdigest()
+    assert got == Downloaded(tmp_path / "part", len(line), False, 4, digest)
     assert got.path.read_bytes() == line
     assert sum(told) == len(line)
     assert min(told) < -500_000

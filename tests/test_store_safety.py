@@ -1,6 +1,7 @@
 """What a local database withstands: odd paths, odd files beside it, two at a time, other eyes."""
 
 import csv
+import hashlib
 import json
 import os
 import stat
@@ -253,14 +254,17 @@ def test_what_is_left_over_is_read_by_its_name(db):
     """Whole parts come with their days and age; what is broken or a folder is passed over."""
     load = begin(db, days=[DAY, NEXT])
     whole = left(db, f"{load.key}_{DAY}_{NEXT}.ndjson")
-    os.utime(db.parts / whole, (1000, 1000))
+    digest = hashlib.sha256((db.parts / whole).read_bytes()).hexdigest()
+    at = datetime.fromtimestamp(1000, UTC)
+    sent = Part(db.parts / whole, Chunk(DAY, NEXT), 1, gzip=False, received_at=at, digest=digest)
+    db.note_part(load, sent)
     left(db, f"{load.key}_{DAY}_{DAY}.partial")
     left(db, f"{load.key}_2026-13-01_2026-13-02.gz")
     strange = left(db, f"{load.key}_x.ndjson")
     (db.parts / f"{load.key}_{NEXT}_{NEXT}.gz").mkdir()
     [found] = db.left_over(load)
     assert (Chunk(DAY, NEXT), False) == (found.chunk, found.gzip)
-    assert datetime.fromtimestamp(1000, UTC) == found.received_at
+    assert at == found.received_at
     assert sorted([whole, strange, f"{load.key}_{NEXT}_{NEXT}.gz"]) == names(db)
 
 

@@ -149,6 +149,10 @@ def _summarize(result: "FetchResult", where: str) -> None:
     say(f"{result.rows:,} rows in {result.duration_seconds:.1f} s{copies}: {where}", "green")
     if result.repaired:
         say(f"{result.repaired:,} rows held what is no JSON, and were repaired", "yellow")
+    if result.unreadable:
+        files = " and ".join(result.unreadable_files[:3])
+        files += " …" if len(result.unreadable_files) > 3 else ""
+        say(f"{result.unreadable:,} lines cannot be loaded, and were kept in {files}", "yellow")
     if result.without_time:
         say(f"{result.without_time:,} rows have no time", "yellow")
 

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -16,15 +15,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from mixpanel.cli._render import out, plain
+from mixpanel._spreadsheets import guarded
+from mixpanel.cli._render import json_visible, out, plain, visible
 from mixpanel.exceptions import ConfigurationError
 
 INDENT = 2
 WIDEST = 1_000_000
 NAMES = ("name", "value", "event", "id")  # what stands for a whole object in plain output
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal might obey them
 
 
 class Format(StrEnum):
@@ -229,9 +226,18 @@ def _write_csv(data: Any) -> None:
     rows = [_row(one) for one in (data if isinstance(data, list) else [data])]
     columns = _columns(rows)
     if columns:
-        _print(",".join(map(_quoted, columns)))
+        write_csv_line(columns)
     for row in rows if columns else ():
-        _print(",".join(_quoted(row.get(name)) for name in columns) or '""')
+        write_csv_line([row.get(name) for name in columns])
+
+
+def write_csv_line(cells: Iterable[Any]) -> None:
+    """Write one line of CSV on stdout, guarded against spreadsheets.
+
+    In a file control characters stay: programs read them as data. A terminal would obey them.
+    """
+    line = ",".join(map(_quoted, cells)) or '""'
+    _print(visible(line) if sys.stdout.isatty() else line)
 
 
 def _write_plain(result: Any) -> None:
@@ -239,10 +245,10 @@ def _write_plain(result: Any) -> None:
         data = _data(result)
         if isinstance(data, Mapping) and not any(name in data for name in NAMES):
             for name, value in data.items():
-                _print(f"{name}={_cell(value)}")
+                _print(visible(f"{name}={_cell(value)}"))
             return
     for one in _each(result):
-        _print(_cell(_standing_for(one)))
+        _print(visible(_cell(_standing_for(one))))
 
 
 def _standing_for(one: Any) -> Any:
@@ -276,9 +282,7 @@ def _cell(value: Any, yes: str = "true", no: str = "false") -> str:
 
 def _quoted(value: Any) -> str:
     """Write a cell of CSV that no spreadsheet takes for a formula; numbers stay as they are."""
-    text = _cell(value)
-    if text.startswith(FORMULA) and not NUMBER.fullmatch(text):
-        text = f"'{text}"
+    text = _cell(value) if _is_number(value) else guarded(_cell(value))
     # The csv module leaves a bare carriage return as it is, and what follows begins a new row.
     if any(letter in text for letter in ',"\r\n'):
         return '"' + text.replace('"', '""') + '"'
@@ -298,12 +302,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _seen(text: str) -> str:
-    return _sayable(UNSEEN.sub(lambda found: repr(found[0])[1:-1], text))
+    return _sayable(visible(text))
 
 
 def _print_json(value: Any, indent: int | None = None) -> None:
     text = _json(value, indent)
-    print(text if _can_say(text) else _json(value, indent, ascii_only=True))
+    print(json_visible(text if _can_say(text) else _json(value, indent, ascii_only=True)))
 
 
 def _print(text: str) -> None:

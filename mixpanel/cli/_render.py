@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from mixpanel.cli._asked import asked
 
+UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 BAR = "▇"
 SPARKS = "▁▂▃▄▅▆▇█"
 
@@ -44,6 +46,14 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, no_color=plain() or None)
 
 
+def visible(text: str) -> str:
+    """Return text with control characters escaped: a terminal would obey some of them.
+
+    Line ends and tabs stay.
+    """
+    return UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+
+
 def say(text: str, style: str = "") -> None:
     """Tell the person at the terminal something, unless they asked for quiet."""
     if not asked.silent:
@@ -52,7 +62,7 @@ def say(text: str, style: str = "") -> None:
 
 def complain(text: str, style: str = "red") -> None:
     """Tell what went wrong, also to those who asked for quiet."""
-    err().print(Text(text, style), soft_wrap=True)
+    err().print(Text(visible(text), style), soft_wrap=True)
 
 
 def ask(question: str, *, hidden: bool = False) -> str:
@@ -100,9 +110,14 @@ def sure(question: str, *, force: bool, option: str = "--force") -> None:
         raise typer.Abort
 
 
+def json_visible(text: str) -> str:
+    """Return JSON with the control characters escaped that JSON allows in a string."""
+    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def as_json(data: Mapping[str, Any]) -> None:
     """Write data for machines: one JSON object on stdout."""
-    print(json.dumps(data, ensure_ascii=False, indent=2, default=str))
+    print(json_visible(json.dumps(data, ensure_ascii=False, indent=2, default=str)))
 
 
 def prose(function: Callable[..., object]) -> str:
@@ -117,7 +132,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(visible(value)))
     return table
 
 
@@ -127,7 +142,7 @@ def counts(rows: Iterable[tuple[int, str]]) -> Table:
     table.add_column(justify="right")
     table.add_column(overflow="fold")
     for count, what in rows:
-        table.add_row(f"{count:,}", Text(what))
+        table.add_row(f"{count:,}", Text(visible(what)))
     return table
 
 
@@ -141,7 +156,7 @@ def bars(rows: Iterable[tuple[str, int]], width: int = 32) -> Table:
     table.add_column(no_wrap=True)
     for name, count in rows:
         bar = BAR * max(1, round(width * count / most))
-        table.add_row(Text(name), f"{count:,}", Text(bar, "cyan"))
+        table.add_row(Text(visible(name)), f"{count:,}", Text(bar, "cyan"))
     return table
 
 

@@ -11,7 +11,7 @@ import typer
 
 from mixpanel._runtime.temporary_folders import temporary_folder
 from mixpanel.cli._database import Account, Db, opened
-from mixpanel.cli._render import say
+from mixpanel.cli._render import say, visible
 
 EXAMPLE = "Example: mp export parquet events lake --partition-by day"
 PARQUET = """Examples:
@@ -103,8 +103,12 @@ def csv(
             file = folder / "table.csv"
             database.export_csv(table, file)
             sys.stdout.flush()
-            with file.open("rb") as lines:
-                shutil.copyfileobj(lines, sys.stdout.buffer)
+            if sys.stdout.isatty():  # which would obey control characters
+                with file.open(encoding="utf-8", errors="replace", newline="\n") as text:
+                    sys.stdout.writelines(map(visible, text))
+            else:
+                with file.open("rb") as lines:
+                    shutil.copyfileobj(lines, sys.stdout.buffer)
             sys.stdout.flush()
 
 

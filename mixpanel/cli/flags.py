@@ -15,7 +15,7 @@ from rich.text import Text
 from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._exit import ExitCode, exit_code
 from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
-from mixpanel.cli._render import Format, as_json, complain, out, say
+from mixpanel.cli._render import Format, as_json, complain, out, say, visible
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ def list_(
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(
-            Text(row["key"]), Text(row["context"]), Text(", ".join(row["variants"])),
-            str(row["rollouts"]), Text(row["name"]),
+            Text(visible(row["key"])), Text(visible(row["context"])),
+            Text(visible(", ".join(row["variants"]))), str(row["rollouts"]),
+            Text(visible(row["name"])),
         )  # fmt: skip
     out().print(table if rows else "no flags")
     for one in found.diagnostics:
@@ -133,7 +134,7 @@ def evaluate(
         )
     elif reason is None:
         value = json.dumps(selected.variant_value, ensure_ascii=False)
-        out().print(Text(f"{selected.variant_key} = {value}"))
+        out().print(Text(visible(f"{selected.variant_key} = {value}")))
     else:
         say(f"no variant: {_in_words(reason)}")
     if reason is not None and reason.kind == "FLAG_NOT_FOUND":
@@ -157,7 +158,7 @@ def explain(
         if key not in provider.definitions.flags and key not in provider.definitions.unusable:
             complain(f"mp: there is no flag {key!r}")
             raise typer.Exit(ExitCode.NOT_FOUND)
-        out().print(Text(str(provider.explain(key, asked))), soft_wrap=True)
+        out().print(Text(visible(str(provider.explain(key, asked)))), soft_wrap=True)
 
 
 def lint(
@@ -198,7 +199,7 @@ def lint(
         )
     else:
         for one in found:
-            out().print(Text(str(one)), soft_wrap=True)
+            out().print(Text(visible(str(one))), soft_wrap=True)
         say(f"{len(found)} to look at" if found else "nothing to report", "dim")
     if found:
         raise typer.Exit(ExitCode.PARTIAL)
@@ -229,7 +230,7 @@ def watch(
             for key in sorted(keys):
                 what = "changed" if key in now and key in before else "new"
                 what = what if key in now else "gone"
-                out().print(Text(f"{time.strftime('%H:%M:%S')}  {what:<8}{key}"))
+                out().print(Text(visible(f"{time.strftime('%H:%M:%S')}  {what:<8}{key}")))
             before = now
 
         provider.add_listener(changed)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from mixpanel.cli._exit import ExitCode
 from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows, progress
 from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
-from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say
+from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -265,7 +266,8 @@ def _check(
         out().print(pairs([("good", f"{good:,}"), ("bad", f"{bad:,}")]))
         out().print(counts((count, name) for name, count in names.most_common(SHOWN)))
         for one in first:
-            out().print(f"{file.name}, event {one.index}: {one.message}", style="red")
+            text = visible(f"{file.name}, event {one.index}: {one.message}")
+            out().print(Text(text, "red"), soft_wrap=True)
     say("a dry run: nothing was sent", "dim")
     if bad:
         raise typer.Exit(ExitCode.PARTIAL)

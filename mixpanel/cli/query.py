@@ -1,6 +1,5 @@
 """Ask the local database."""
 
-import csv
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,7 +9,7 @@ import typer
 
 from mixpanel._runtime.checked_files import read_at_most
 from mixpanel.cli._database import Account, Db, opened
-from mixpanel.cli._format import As, Format, Jq, Options, write
+from mixpanel.cli._format import As, Format, Jq, Options, write, write_csv_line
 from mixpanel.cli._render import say
 
 MOST_BYTES = 16_000_000  # of a query
@@ -82,7 +81,7 @@ def sql(
     columns = _apart(found.columns)
     rows = [dict(zip(columns, row, strict=True)) for row in found.rows]
     if not rows and options.written is Format.CSV:
-        csv.writer(sys.stdout, lineterminator="\n").writerow(columns)
+        write_csv_line(columns)
         return
     write(rows, options)
     if not rows and options.written is Format.TABLE:

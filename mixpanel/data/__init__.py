@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         TableExistsError,
         TableNotFoundError,
         TruncatedError,
+        UnreadablePartError,
         UnsafeSQLError,
     )
     from mixpanel.data.results import (
@@ -83,6 +84,7 @@ _ROOMS = {
         "TableExistsError",
         "TableNotFoundError",
         "TruncatedError",
+        "UnreadablePartError",
         "UnsafeSQLError",
     ],
     "results": [
@@ -149,6 +151,7 @@ __all__ = [
     "TableSchema",
     "TableType",
     "TruncatedError",
+    "UnreadablePartError",
     "UnsafeSQLError",
     "Workspace",
     "WorkspaceInfo",

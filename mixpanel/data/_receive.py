@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from contextlib import suppress
@@ -69,14 +70,21 @@ class Part:
         self._on_bytes = on_bytes
         self._file: int | None = None
         self._made = self._discarded = False
+        self._digest = hashlib.sha256()
         # A cancelled caller may discard the file while a thread still writes the last piece.
         self._lock = threading.Lock()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the bytes so far: taken here, so that nobody reads the file for it."""
+        return self._digest.hexdigest()
 
     def restart(self) -> None:
         if self.bytes:
             self._tell(-self.bytes)
         self._close()
         self.bytes = 0
+        self._digest = hashlib.sha256()
 
     async def write(self, piece: bytes) -> None:
         with write_errors(self._path):
@@ -104,6 +112,7 @@ class Part:
             if self._file is None:
                 self._file = create_over(self._path)
                 self._made = True
+            self._digest.update(piece)
             rest = memoryview(piece)
             while rest:
                 rest = rest[os.write(self._file, rest) :]

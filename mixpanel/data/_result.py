@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -22,6 +23,7 @@ __all__ = ["Result", "Rows", "plain"]
 SHOWN = 10  # rows of a repr
 SHOWN_IN_NOTEBOOK = 50
 WIDEST = 40
+_UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # a terminal would obey them
 
 
 class Result:
@@ -118,6 +120,10 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
+def _escaped(found: re.Match[str]) -> str:
+    return " " if found[0] == "\n" else repr(found[0])[1:-1]
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
@@ -133,7 +139,7 @@ def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     cut = [
         [cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + "…" for cell in line]
-        for line in ([cell.replace("\n", " ") for cell in line] for line in cells)
+        for line in ([_UNSEEN.sub(_escaped, cell) for cell in line] for line in cells)
     ]
     widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
     return [

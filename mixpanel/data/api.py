@@ -49,12 +49,16 @@ OURS = frozenset({"authorization", "host", "content-length", "transfer-encoding"
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """An export in a file; with `gzip` its bytes are packed. `attempts` counts requests."""
+    """An export in a file; with `gzip` its bytes are packed.
+
+    `attempts` counts requests; `digest` is the SHA-256 of the file, in hexadecimal.
+    """
 
     path: Path
     bytes: int
     gzip: bool
     attempts: int
+    digest: str = ""
 
 
 class AsyncAPI:
@@ -254,7 +258,7 @@ class AsyncAPI:
             part.discard()
             raise
         packed = "gzip" in answer.headers.get("content-encoding", "").lower()
-        return Downloaded(path, part.bytes, packed, attempts)
+        return Downloaded(path, part.bytes, packed, attempts, part.digest)
 
     # ---- one request, until it is settled -------------------------------------------------------
 

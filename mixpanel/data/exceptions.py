@@ -14,7 +14,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 │   │   └── SQLError                       SQL_ERROR             a mistake in SQL run locally
 │   │       └── UnsafeSQLError             UNSAFE_SQL            a statement that was not asked for
 │   ├── ServerError                        SERVER_ERROR          5xx, or no answer at all
-│   └── TruncatedError                     EXPORT_TRUNCATED      200, but the body ended early
+│   ├── TruncatedError                     EXPORT_TRUNCATED      200, but the body ended early
+│   └── UnreadablePartError                EXPORT_UNREADABLE     200, but DuckDB cannot load it
 ├── EventNotFoundError                     EVENT_NOT_FOUND
 ├── TableExistsError                       TABLE_EXISTS
 ├── TableNotFoundError                     TABLE_NOT_FOUND
@@ -58,6 +59,7 @@ __all__ = [
     "TableExistsError",
     "TableNotFoundError",
     "TruncatedError",
+    "UnreadablePartError",
     "UnsafeSQLError",
 ]
 
@@ -246,6 +248,12 @@ class TruncatedError(APIError):
     def __init__(self, message: str, *, last_words: str = "", **known: Any) -> None:
         super().__init__(message, **known)
         self.last_words = last_words
+
+
+class UnreadablePartError(APIError):
+    """An export that came twice, and neither time could be loaded into the local database."""
+
+    default_code = "EXPORT_UNREADABLE"
 
 
 class EventNotFoundError(MixpanelDataError):

@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.to_thread
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._work import Progress, guarded, one_error
 from mixpanel.data.asked import EventsAsked
 from mixpanel.data.exceptions import (
@@ -25,6 +27,7 @@ from mixpanel.data.exceptions import (
     RateLimitError,
     ServerError,
     TruncatedError,
+    UnreadablePartError,
 )
 from mixpanel.data.plan import (
     SKEW,
@@ -152,7 +155,8 @@ class _Events:
         self.began = time.monotonic()
         self.days = self.days_done = self.rows = self.bytes = 0
         self.calls = self.downloads = self.batches = self.batches_done = 0
-        self.repaired = self.without_time = 0
+        self.repaired = self.without_time = self.unreadable = 0
+        self.unreadable_files: list[str] = []
         self.in_a_row = 0
         self.failed: list[tuple[Chunk, APIError]] = []
         self.downloading = anyio.Semaphore(asked.workers)
@@ -205,6 +209,8 @@ class _Events:
             merged=merged,
             repaired=self.repaired,
             without_time=self.without_time,
+            unreadable=self.unreadable,
+            unreadable_files=tuple(sorted(set(self.unreadable_files))),
             requests=self.calls,
             retried=self.calls - self.downloads,
             bytes=self.bytes,
@@ -251,7 +257,10 @@ class _Events:
             if staged.error is None:
                 self.in_a_row = 0
                 return self._landed(chunk, staged.rows, None)
+            again = isinstance(error, UnreadablePartError)
             error = staged.error
+            if again and isinstance(error, UnreadablePartError):
+                break  # once more is enough: it is the same each time
         assert error is not None
         return self._lost(chunk, error)
 
@@ -260,8 +269,17 @@ class _Events:
         got = await self.api.download(path, self.asked.params(chunk), on_bytes=self._arriving)
         self.calls += got.attempts
         self.downloads += 1
-        arrived = got.path.rename(path.with_suffix(GZIP if got.gzip else PLAIN))
-        return Part(arrived, chunk, got.bytes, got.gzip)
+        part = Part(
+            path.with_suffix(GZIP if got.gzip else PLAIN),
+            chunk,
+            got.bytes,
+            got.gzip,
+            digest=got.digest,
+        )
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.database.note_part, self.load, part)
+            got.path.rename(part.path)
+        return part
 
     def _arriving(self, count: int) -> None:
         self.bytes += count
@@ -272,7 +290,7 @@ class _Events:
     async def _load_left_over(self) -> set[date]:
         """Load what an interrupted fetch had received, but not loaded yet."""
         done: set[date] = set()
-        for part in self._left_over():
+        for part in await self.writer(self._left_over):
             staged = await self._staged(part)
             if staged.error is None:
                 done.update(part.chunk)
@@ -301,6 +319,15 @@ class _Events:
         assert arrived.staged is not None
         self.repaired += arrived.staged.repaired
         self.without_time += arrived.staged.without_time
+        self.unreadable += arrived.staged.unreadable
+        if arrived.staged.kept_in is not None:
+            self.unreadable_files.append(str(arrived.staged.kept_in))
+            logger.warning(
+                "%s lines of the export of %s cannot be read as events: they are kept in %s",
+                arrived.staged.unreadable,
+                part.chunk,
+                arrived.staged.kept_in,
+            )
         return arrived.staged
 
     async def _stage_what_arrives(self) -> None:

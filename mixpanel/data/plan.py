@@ -66,7 +66,7 @@ class Chunk:
 class Part:
     """A file with what one call returned, as it was sent: a line is one event or profile.
 
-    `received_at` is when, if not just now.
+    `received_at` is when, if not just now; `digest` the SHA-256 of the file, if it was taken.
     """
 
     path: Path
@@ -74,6 +74,7 @@ class Part:
     bytes: int
     gzip: bool
     received_at: datetime | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

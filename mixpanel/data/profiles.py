@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from pydantic_core import PydanticSerializationError, to_json
 
-from mixpanel._runtime.private_files import create_over
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._paths import write_errors
 from mixpanel.data._work import Progress, guarded, one_error
-from mixpanel.data.exceptions import ServerError
+from mixpanel.data.exceptions import ServerError, UnreadablePartError
 from mixpanel.data.results import FetchResult, ProfileProgress
-from mixpanel.data.store.parts import repair_line
+from mixpanel.data.store.parts import LONGEST, SURE_TO_FIT, private_file, repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -115,6 +114,8 @@ async def fetch_profiles(
     """Fetch profiles; `AsyncWorkspace.fetch_profiles` says more."""
     tell, tell_page = guarded(on_progress), guarded(on_page)
     began, rows, sent, calls, repaired = time.monotonic(), 0, 0, 0, 0
+    kept_in: list[str] = []
+    unreadable = 0
     load = await writer(
         lambda: database.begin_profiles(name, filters=asked.filters, mode=mode, mixed=mixed)
     )
@@ -127,6 +128,15 @@ async def fetch_profiles(
                 stored = await writer(partial(_store, load, path, page.profiles))
                 rows, sent, calls = rows + stored.rows, sent + stored.bytes, page.index + 1
                 repaired += stored.repaired
+                if stored.kept_in is not None:
+                    unreadable += stored.unreadable
+                    kept_in.append(str(stored.kept_in))
+                    logger.warning(
+                        "%s profiles of page %s cannot be loaded: they are kept in %s",
+                        stored.unreadable,
+                        page.index,
+                        stored.kept_in,
+                    )
                 if tell_page is not None:
                     tell_page(ProfileProgress(page.index, page.of, stored.rows, True, None, rows))  # noqa: FBT003
                 if tell is not None:
@@ -146,6 +156,8 @@ async def fetch_profiles(
         fetched_at=datetime.now(UTC),
         merged=loaded.merged,
         repaired=repaired,
+        unreadable=unreadable,
+        unreadable_files=tuple(kept_in),
         requests=calls,
         bytes=sent,
         chunks=calls,
@@ -157,18 +169,33 @@ class _Stored:
     rows: int
     bytes: int
     repaired: int
+    unreadable: int
+    kept_in: Path | None
 
 
 def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> _Stored:
-    repaired = 0
     try:
-        with write_errors(path), os.fdopen(create_over(path), "wb") as file:
+        return _store_up_to(LONGEST, load, path, profiles)
+    except UnreadablePartError:  # long ones may need more memory than there is
+        return _store_up_to(SURE_TO_FIT, load, path, profiles)
+
+
+def _store_up_to(
+    longest: int, load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]
+) -> _Stored:
+    repaired, too_long = 0, []
+    try:
+        with write_errors(path), private_file(path) as file:
             for profile in profiles:
                 line, changed = _line(profile)
+                if len(line) > longest:
+                    too_long.append(line)
+                    continue
                 repaired += changed
                 file.write(line + b"\n")
             size = file.tell()
-        return _Stored(load.stage(path).rows, size, repaired)
+        kept_in = load.set_aside(path.name, too_long) if too_long else None
+        return _Stored(load.stage(path).rows, size, repaired, len(too_long), kept_in)
     finally:
         path.unlink(missing_ok=True)
 

@@ -81,6 +81,7 @@ class FetchResult(Result):
 
     `rows` were written by this fetch, after `merged` copies of the same event were dropped;
     `repaired` rows held something that is no JSON, and `without_time` have no `event_time`.
+    `unreadable` lines could not be loaded; they are kept, as they came, in `unreadable_files`.
     `chunks` were fetched whole, in `requests` calls, of which `retried` were repeats; `bytes` came
     over the wire. What could not be fetched is in `failed_date_ranges` (first and last day) and
     `failed_page_indices`.
@@ -95,6 +96,8 @@ class FetchResult(Result):
     merged: int = 0
     repaired: int = 0
     without_time: int = 0
+    unreadable: int = 0
+    unreadable_files: tuple[str, ...] = ()
     requests: int = 0
     retried: int = 0
     bytes: int = 0

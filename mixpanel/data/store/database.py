@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
 from mixpanel.data.plan import zone
 from mixpanel.data.store import catalog, export, folder, inspect, ledger, sql
+from mixpanel.data.store.engine import reported
 from mixpanel.data.store.load import Load
 from mixpanel.data.store.names import quoted, table_name
 from mixpanel.data.store.opened import Opened
@@ -187,6 +191,10 @@ class Database(Opened):
             refuse_under_way(self._place, table_name(name))
         catalog.drop(cursor, names)
         folder.sweep(self.parts, *names)
+        folder.sweep(self.unreadable, *names)
+        if self.unreadable.is_dir():
+            with suppress(OSError):  # lines of other tables
+                self.unreadable.rmdir()
 
     def typed_view(self, table: str, name: str | None = None) -> str:
         """Make a view with a typed column for each property found, `<table>_typed`."""
@@ -231,9 +239,13 @@ class Database(Opened):
             mode=mode,
             days=chosen,
             database=self._place,
+            exchange=self._exchange,
+            unreadable=self.unreadable,
             time_in_ms=time_in_ms,
             now=now,
         )
+        with reported():
+            ledger.forget_parts(cursor, name, but=load.key)
         return self._begun(load, keep=load.key)
 
     def begin_profiles(
@@ -248,7 +260,16 @@ class Database(Opened):
         """Begin to load profiles; arguments and errors as for `begin_events`."""
         cursor = self._loader()
         name = self._checked(cursor, name, "profiles", mode, filters, mixed=mixed)
-        load = ProfilesLoad(cursor, name, filters=filters, mode=mode, database=self._place, now=now)
+        load = ProfilesLoad(
+            cursor,
+            name,
+            filters=filters,
+            mode=mode,
+            database=self._place,
+            exchange=self._exchange,
+            unreadable=self.unreadable,
+            now=now,
+        )
         return self._begun(load)
 
     def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:
@@ -257,8 +278,31 @@ class Database(Opened):
             self._checked(cursor, name, "events", mode, filters, mixed=mixed)
 
     def left_over(self, load: Load) -> list[Part]:
-        """Return the parts of a load that were received before, but not loaded."""
-        return folder.left_over(self.parts, load.key)
+        """Return the parts of a load that were received before, but not loaded.
+
+        One that is not, byte for byte, what was received is moved to the folder `unreadable`.
+        """
+        with self._asking() as cursor:
+            known = ledger.parts(cursor, load.key)
+        trusted = []
+        for part in folder.left_over(self.parts, load.key):
+            digest, at = known.get(part.path.name, ("", None))
+            if digest and digest == folder.digest(part.path):
+                trusted.append(replace(part, digest=digest, received_at=at))
+                continue
+            kept_in = folder.set_aside(part.path, self.unreadable)
+            logger.warning(
+                "%s is not as it was received: it was moved to %s, and %s is fetched again",
+                part.path.name,
+                kept_in,
+                part.chunk,
+            )
+        return trusted
+
+    def note_part(self, load: Load, part: Part) -> None:
+        """Note a part that was received whole, so that a later load trusts it."""
+        with self._asking() as cursor:
+            ledger.note_part(cursor, load.name, load.key, part, datetime.now(UTC))
 
     def _begun(self, load: L, keep: str = "") -> L:
         self._loads.add(load)
@@ -348,7 +392,7 @@ class Database(Opened):
                 cursor,
                 table,
                 path,
-                self.parts,
+                self._exchange,
                 own=self.path,
                 partition_by=partition_by,
                 overwrite=overwrite,
@@ -375,7 +419,7 @@ class Database(Opened):
                 cursor,
                 table,
                 path,
-                self.parts,
+                self._exchange,
                 own=self.path,
                 overwrite=overwrite,
                 storage_options=storage_options or {},

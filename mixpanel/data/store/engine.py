@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from contextlib import contextmanager, suppress
+from functools import cache
 from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY = ":memory:"
+OLDEST = (1, 4, 4)  # before that, /./../ leads out of the allowed folders
 # DuckDB counts its own buffers only: readers and Python come on top of it.
 MEMORY_LIMIT = "500MB"
 # Nobody else may know where a reader's files will be; all readers of this process share them.
@@ -38,19 +40,32 @@ _PID = re.compile(r"\(PID (\d+)\)")
 def engine() -> ModuleType:
     """Return DuckDB, loaded when first needed.
 
-    :raises ConfigError: when it is not installed.
+    :raises ConfigError: when it is not installed, or too old to confine SQL to the database.
     """
     try:
         import duckdb
     except ModuleNotFoundError as error:
         raise ConfigError("this needs: pip install 'mixpanel-async[data]'") from error
+    if _numbers(duckdb.__version__) < OLDEST:
+        raise ConfigError(
+            f"DuckDB {duckdb.__version__} is too old: its SQL can read any file of this machine. "
+            "Upgrade it: pip install 'duckdb>=1.4.4'"
+        )
     return duckdb
+
+
+@cache
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in re.findall(r"\d+", version)[:3])
 
 
 def connect(
     path: Path | None, *, read_only: bool, external_access: bool, parts: Path, memory_limit: str
-) -> duckdb.DuckDBPyConnection:
-    """Open a database of which SQL reaches no file but those in `parts`.
+) -> tuple[duckdb.DuckDBPyConnection, Path]:
+    """Open a database, and return it with the only folder through which it exchanges files.
+
+    That folder, inside `parts`, has a random name and holds a file only while it is loaded or
+    exported: DuckDB has one set of allowed folders for our statements and those of users.
 
     :raises DatabaseNotFoundError: when reading only, without a file.
     :raises DatabaseLockedError: when another process has it open.
@@ -80,11 +95,11 @@ def connect(
     except (library.Error, OSError) as error:
         _refuse(path or Path(MEMORY), error)
     try:
-        _close_doors(connection, external_access=external_access, parts=parts)
+        exchange = _confine(connection, external_access=external_access, parts=parts)
     except BaseException:
         connection.close()
         raise
-    return connection
+    return connection, exchange
 
 
 @contextmanager
@@ -94,6 +109,20 @@ def reported() -> Iterator[None]:
         yield
     except engine().Error as error:
         raise MixpanelDataError(f"the database says: {first_line(error)}") from error
+
+
+def is_content(error: Exception) -> bool:
+    """Return True if what is loaded is to blame for an error, and not the disk or the database."""
+    library = engine()
+    own = (
+        library.IOException,
+        library.FatalException,
+        library.ConnectionException,
+        library.TransactionException,
+        library.InterruptException,
+        library.PermissionException,
+    )
+    return not isinstance(error, own)
 
 
 @contextmanager
@@ -138,24 +167,25 @@ def reader_folder() -> Path:
     return Path(tempfile.gettempdir(), f"mixpanel-{os.getpid()}-{_SECRET}")
 
 
-def _close_doors(
-    connection: duckdb.DuckDBPyConnection, *, external_access: bool, parts: Path
-) -> None:
-    # A second connection of this process to the same file finds them closed already.
+def _confine(connection: duckdb.DuckDBPyConnection, *, external_access: bool, parts: Path) -> Path:
+    # A second connection of this process to the same file finds the settings locked already.
     query = "SELECT current_setting('lock_configuration'), current_setting('allowed_directories')"
     locked, allowed = connection.execute(query).fetchone() or (False, [])
-    # Files are named with their glob characters escaped, and DuckDB looks at names as they are.
-    folders = {f"{parts}{os.sep}", escape(f"{parts}{os.sep}")}
     if locked:
-        if not folders <= set(allowed):
-            raise ConfigError(f"this database is open here already, with its parts in {allowed}")
-        return
+        for folder in map(Path, allowed):
+            if folder.parent == parts and folder.name.startswith("load-"):
+                return folder
+        raise ConfigError(f"this database is open here already, with its parts in {allowed}")
     quieten(connection)
+    exchange = parts / scratch_name("load", uuid4().hex)
     if not external_access:
+        # Files are named with their glob characters escaped, and DuckDB looks at names as they are.
+        folders = {f"{exchange}{os.sep}", escape(f"{exchange}{os.sep}")}
         listed = ", ".join(map(literal, sorted(folders)))
         connection.execute(f"SET allowed_directories = [{listed}]")
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
+    return exchange
 
 
 def quieten(connection: duckdb.DuckDBPyConnection) -> None:

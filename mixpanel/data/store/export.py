@@ -1,40 +1,39 @@
-"""Write tables as files: into the folder that SQL may write to, then on to where they belong."""
+"""Write tables as files: into the folder that DuckDB may write to, then on to where they belong."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
-from mixpanel._runtime.private_files import make_folder
+from mixpanel._spreadsheets import guarded, guarded_sql
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.store import catalog
-from mixpanel.data.store.folder import scratch_name
+from mixpanel.data.store.folder import scratch
 from mixpanel.data.store.names import literal, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
     from duckdb import DuckDBPyConnection
 
 # The library that fsspec needs for a scheme.
 EXTRAS = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
 _OURS = re.compile(r"day=[^/]+/[^/]+\.parquet")
-# What a spreadsheet would run, also behind white space that it drops.
-_RUNS = re.compile(r"^([\t\r\n]|\s*[=+\-@])")
-_QUOTED = r"'\1"
-_TEXT = re.compile(r"(VARCHAR|JSON|BLOB)$|ENUM|UNION")
+# Types whose values no spreadsheet takes for a formula.
+_HARMLESS = re.compile(
+    r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)|BIGNUM|BOOLEAN|UUID|DATE|TIME.*"
+)
 
 
 def parquet(
     connection: DuckDBPyConnection,
     table: str,
     path: Path | str,
-    parts: Path,
+    exchange: Path,
     *,
     own: Path | None,
     partition_by: Literal["day"] | None,
@@ -67,7 +66,8 @@ def parquet(
     query = f"SELECT {', '.join(columns)} FROM {quoted(schema.table_name)}"  # noqa: S608
     target = _target(path, storage_options, own)
     target.check(folder=partition_by is not None, overwrite=overwrite)
-    with _scratch(parts, "table.parquet" if partition_by is None else "table") as made:
+    with scratch(exchange) as folder:
+        made = folder / ("table.parquet" if partition_by is None else "table")
         connection.execute(f"COPY ({query}) TO {literal(str(made))} ({options})")
         if partition_by is not None:
             made.mkdir(exist_ok=True)  # a table without rows makes no folder
@@ -78,7 +78,7 @@ def csv(
     connection: DuckDBPyConnection,
     table: str,
     path: Path | str,
-    parts: Path,
+    exchange: Path,
     *,
     own: Path | None,
     overwrite: bool,
@@ -87,34 +87,18 @@ def csv(
     """Write a table as CSV, but not over the database `own`; see `Database.export_csv`."""
     schema = catalog.schema(connection, table)
     columns = ", ".join(
-        f"{_harmless(quoted(c.name)) if _TEXT.match(c.type) else quoted(c.name)} "
-        f"AS {quoted(_RUNS.sub(_QUOTED, c.name))}"
+        f"{quoted(c.name) if _HARMLESS.fullmatch(c.type) else guarded_sql(quoted(c.name))} "
+        f"AS {quoted(guarded(c.name))}"
         for c in schema.columns
     )
     query = f"SELECT {columns} FROM {quoted(schema.table_name)}"  # noqa: S608
     target = _target(path, storage_options, own)
     target.check(folder=False, overwrite=overwrite)
     name = "table.csv.gz" if str(path).endswith(".gz") else "table.csv"
-    with _scratch(parts, name) as made:
+    with scratch(exchange) as folder:
+        made = folder / name
         connection.execute(f"COPY ({query}) TO {literal(str(made))} (FORMAT csv, HEADER)")
         return target.take(made)
-
-
-def _harmless(column: str) -> str:
-    text = f"CAST({column} AS VARCHAR)"
-    runs = f"regexp_matches({text}, {literal(_RUNS.pattern)})"
-    runs += f" AND TRY_CAST({text} AS DOUBLE) IS NULL"
-    return f"CASE WHEN {runs} THEN '''' || {text} ELSE {text} END"
-
-
-@contextmanager
-def _scratch(parts: Path, name: str) -> Iterator[Path]:
-    folder = parts / scratch_name("export", uuid4().hex)
-    make_folder(folder)
-    try:
-        yield folder / name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # ---- where it goes ------------------------------------------------------------------------------

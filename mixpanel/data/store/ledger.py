@@ -1,4 +1,7 @@
-"""The database's own two tables: what each table is, and which days of it were fetched and how."""
+"""The database's own tables: what each table is, and which days of it were fetched and how.
+
+`_parts` names the part files that were received whole: only what it knows by its digest is loaded.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from mixpanel.data.plan import Part
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _metadata (
     table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE, to_date DATE,
@@ -23,6 +28,10 @@ CREATE TABLE IF NOT EXISTS _metadata (
 CREATE TABLE IF NOT EXISTS _ledger (
     table_name VARCHAR, day DATE, from_date DATE, to_date DATE, filters VARCHAR, mode VARCHAR,
     state VARCHAR, rows BIGINT, bytes BIGINT, fetched_at TIMESTAMP, part BIGINT
+);
+CREATE TABLE IF NOT EXISTS _parts (
+    table_name VARCHAR, load_key VARCHAR, name VARCHAR, digest VARCHAR, bytes BIGINT,
+    received_at TIMESTAMP
 );
 """
 
@@ -59,7 +68,7 @@ class Entry:
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
-    """Create the two tables where they are missing."""
+    """Create the tables where they are missing."""
     connection.execute(SCHEMA)
     for column in ("project_timezone VARCHAR", "created_at TIMESTAMP"):
         connection.execute(f"ALTER TABLE _metadata ADD COLUMN IF NOT EXISTS {column}")
@@ -193,9 +202,36 @@ def register(connection: duckdb.DuckDBPyConnection, table: Table, row_count: int
 
 def strike(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Forget a table."""
-    for own in ("_metadata", "_ledger"):
+    for own in ("_metadata", "_ledger", "_parts"):
         if _columns(connection, own):
             connection.execute(f"DELETE FROM {own} WHERE table_name = ?", [name])  # noqa: S608
+
+
+# ---- part files --------------------------------------------------------------------------------
+
+
+def note_part(
+    connection: duckdb.DuckDBPyConnection, table: str, key: str, part: Part, now: datetime
+) -> None:
+    """Note that a part of a load was received whole."""
+    connection.execute(
+        "INSERT INTO _parts VALUES (?, ?, ?, ?, ?, ?)",
+        [table, key, part.path.name, part.digest, part.bytes, naive(part.received_at or now)],
+    )
+
+
+def parts(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, tuple[str, datetime]]:
+    """Return digest and time of the parts of a load by name, as they were received last."""
+    rows = connection.execute(
+        "SELECT name, digest, received_at FROM _parts WHERE load_key = ? ORDER BY received_at",
+        [key],
+    ).fetchall()
+    return {name: (digest, aware(at)) for name, digest, at in rows}
+
+
+def forget_parts(connection: duckdb.DuckDBPyConnection, table: str, *, but: str = "") -> None:
+    """Forget the parts of a table's loads, but those of one key."""
+    connection.execute("DELETE FROM _parts WHERE table_name = ? AND load_key <> ?", [table, but])
 
 
 # ---- times -----------------------------------------------------------------------------

@@ -6,19 +6,29 @@ What is loaded waits in a staging table, its days in the ledger, each committed 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.store import ledger, shape
-from mixpanel.data.store.engine import count, engine, reported, transaction
+from mixpanel.data.store.engine import count, engine, is_content, reported, transaction
+from mixpanel.data.store.folder import exposed
 from mixpanel.data.store.ledger import Entry, Table
-from mixpanel.data.store.parts import Staged, repair_part, repair_text
+from mixpanel.data.store.parts import (
+    LONGEST,
+    SURE_TO_FIT,
+    Repair,
+    Staged,
+    repair_part,
+    repair_text,
+    unreadable,
+)
 from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
     from datetime import date, datetime
+    from pathlib import Path
 
     from duckdb import DuckDBPyConnection
 
@@ -28,13 +38,18 @@ if TYPE_CHECKING:
 REPAIRED_AT_ONCE = 20_000
 
 
+AS_IT_CAME = Repair()
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A part, or what repairing it left, under its number in the staging table."""
 
     number: int
     part: Part
-    repaired: int | None = None  # None: as it came
+    path: Path  # where DuckDB reads it
+    gzip: bool
+    repair: Repair = AS_IT_CAME
 
 
 class _NoEventError(Exception):
@@ -57,10 +72,12 @@ class Load(Staging):
         mode: Mode,
         days: frozenset[date],
         database: Hashable,
+        exchange: Path,
+        unreadable: Path,
         time_in_ms: bool = True,
         now: datetime | None = None,
     ) -> None:
-        super().__init__(connection, name, filters, mode, now, database)
+        super().__init__(connection, name, filters, mode, now, database, exchange, unreadable)
         self.days = days
         self._timezone = filters.project_timezone
         self._in_ms = time_in_ms
@@ -118,7 +135,8 @@ class Load(Staging):
 
         Of copies of an event the one that was processed last is kept; events without `$insert_id`
         are never taken for copies. A line with half a character, NaN or bytes that are no text is
-        repaired. A part that was cut comes back with its `error` and nothing of it is kept; its
+        repaired; one that cannot be is set aside in a file and counted. A part that was cut, or
+        that DuckDB cannot load, comes back with its `error` and nothing of it is kept; its
         neighbours are.
 
         :raises MixpanelDataError: when the database cannot take them: a full disk, for instance.
@@ -126,12 +144,16 @@ class Load(Staging):
         self._hold()
         entries = self._entries()
         number = max((entry.part for entry in entries), default=0) + 1
-        sources = [_Source(number + n, part) for n, part in enumerate(parts)]
         failed: dict[int, Staged] = {}
-        try:
-            staged = self._insert(sources)
-        except (engine().Error, _NoEventError):
-            staged, failed = self._insert_repaired(sources)
+        with exposed(self._exchange, [part.path for part in parts]) as links:
+            sources = [
+                _Source(number + n, part, link, part.gzip)
+                for n, (part, link) in enumerate(zip(parts, links, strict=True))
+            ]
+            try:
+                staged = self._insert(sources)
+            except (engine().Error, _NoEventError):
+                staged, failed = self._insert_repaired(sources)
         self._merged += sum(one.merged for one in staged.values())
         found = staged | failed
         return [found[source.number] for source in sources]
@@ -141,38 +163,59 @@ class Load(Staging):
     ) -> tuple[dict[int, Staged], dict[int, Staged]]:
         good: list[_Source] = []
         failed: dict[int, Staged] = {}
+        for source in sources:
+            try:
+                good.append(self._repaired(source))
+            except TruncatedError as error:
+                failed[source.number] = Staged(error=error)
         try:
-            for source in sources:
-                try:
-                    good.append(self._repaired(source))
-                except TruncatedError as error:
-                    failed[source.number] = Staged(error=error)
-            with reported():
-                return self._insert(good), failed
-        finally:
-            for source in good:
-                if source.repaired is not None:
-                    source.part.path.unlink(missing_ok=True)
+            return self._insert(good), failed
+        except (engine().Error, _NoEventError) as error:
+            if not is_content(error):
+                with reported():
+                    raise
+        staged: dict[int, Staged] = {}
+        as_sent = {source.number: source for source in sources}
+        for source in good:
+            found = self._insert_alone(source, as_sent[source.number])
+            (staged if found.error is None else failed)[source.number] = found
+        return staged, failed
+
+    def _insert_alone(self, source: _Source, as_sent: _Source) -> Staged:
+        """Insert one part of those that failed together, at last without its longest lines."""
+        limits = [LONGEST, SURE_TO_FIT]
+        while True:
+            try:
+                return self._insert([source])[source.number]
+            except (engine().Error, _NoEventError) as error:
+                if not is_content(error):
+                    with reported():
+                        raise
+                if not limits:
+                    return Staged(error=unreadable(source.part, error))
+            try:
+                source = self._rewritten(as_sent, limits.pop(0))
+            except TruncatedError as error:
+                return Staged(error=error)
 
     def _repaired(self, source: _Source) -> _Source:
-        part = source.part
         columns = "event: 'VARCHAR', properties: 'JSON'"
         query = (
-            "SELECT count(*) FILTER (event IS NULL AND properties IS NULL) "  # noqa: S608
-            f"FROM {shape.reader([part.path], columns, gzip=part.gzip)}"
+            "SELECT count(*) FILTER (event IS NULL AND properties IS NULL), "  # noqa: S608
+            f"count({shape.bounded('properties')}) "
+            f"FROM {shape.reader([source.path], columns, gzip=source.gzip)}"
         )
         try:
-            if self._connection.execute(query).fetchone() == (0,):
+            if (self._connection.execute(query).fetchone() or (1,))[0] == 0:
                 return source
         except engine().Error:
             pass  # the reason to be here
-        target = part.path.with_name(part.path.name + ".repaired")
-        try:
-            repaired = repair_part(part, target)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        return replace(source, part=replace(part, path=target, gzip=False), repaired=repaired)
+        return self._rewritten(source, LONGEST)
+
+    def _rewritten(self, source: _Source, longest: int) -> _Source:
+        target = source.path.with_name(source.path.name + ".repaired")
+        repair = repair_part(source.part, source.path, target, self._unreadable, longest)
+        return _Source(source.number, source.part, target, gzip=False, repair=repair)
 
     def _insert(self, sources: Sequence[_Source]) -> dict[int, Staged]:
         if not sources:
@@ -180,8 +223,8 @@ class Load(Staging):
         days = {day for source in sources for day in source.part.chunk}
         with transaction(self._connection):
             self._unstage(days)
-            for gzip in {source.part.gzip for source in sources}:
-                paths = {s.part.path: s.number for s in sources if s.part.gzip == gzip}
+            for gzip in {source.gzip for source in sources}:
+                paths = {s.path: s.number for s in sources if s.gzip == gzip}
                 query = shape.events(
                     paths, gzip=gzip, time_in_ms=self._in_ms, timezone=self._timezone
                 )
@@ -270,8 +313,10 @@ class Load(Staging):
             number: Staged(
                 rows[number],
                 merged.get(number, 0),
-                (source.repaired or 0) + repaired.get(number, 0),
+                source.repair.repaired + repaired.get(number, 0),
                 timeless[number],
+                source.repair.unreadable,
+                source.repair.kept_in,
             )
             for number, source in by_number.items()
         }
@@ -306,6 +351,7 @@ class Load(Staging):
                 self._swap(known)
                 known = None
             ledger.settle(self._connection, self.name)
+            ledger.forget_parts(self._connection, self.name)
             self._register(known)
         self.stop()
         return Loaded(rows, self._merged, min(self.days), max(self.days))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -48,10 +49,12 @@ class Opened:
         *,
         path: Path | None,
         parts: Path,
+        exchange: Path,
         read_only: bool,
         owns_parts: bool,
     ) -> None:
         self.path, self.parts, self.read_only = path, parts, read_only
+        self._exchange = exchange  # the only folder that DuckDB reaches
         self._connection = connection
         self._owns_parts = owns_parts
         self._lock = threading.Lock()
@@ -74,8 +77,8 @@ class Opened:
     ) -> Self:
         """Open the database at `path`, made if it is not there; None is one in memory.
 
-        `parts` is the folder of part files, the only one that SQL may read and write: by default
-        beside the file, with `.parts` behind its name. `memory_limit` is what DuckDB may hold; what
+        `parts` is the folder of part files, by default beside the file, with `.parts` behind its
+        name; SQL reaches none of them. `memory_limit` is what DuckDB may hold; what
         needs more spills to disk.
 
         :raises DatabaseNotFoundError: when reading only, without a file.
@@ -93,7 +96,7 @@ class Opened:
             folder = reader_folder() if read_only else path.with_name(path.name + ".parts")
         with _DOOR:
             try:
-                connection = connect(
+                connection, exchange = connect(
                     path,
                     read_only=read_only,
                     external_access=external_access,
@@ -105,7 +108,12 @@ class Opened:
                     remove_temporary_folder(folder)
                 raise
             database = cls(
-                connection, path=path, parts=folder, read_only=read_only, owns_parts=owned
+                connection,
+                path=path,
+                parts=folder,
+                exchange=exchange,
+                read_only=read_only,
+                owns_parts=owned,
             )
             try:
                 database._prepare()
@@ -141,6 +149,7 @@ class Opened:
         if self._owns_parts:
             remove_temporary_folder(self.parts)
         elif not _folders[self.parts]:
+            shutil.rmtree(self._exchange, ignore_errors=True)
             with suppress(OSError):
                 self.parts.rmdir()
 
@@ -154,6 +163,13 @@ class Opened:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def unreadable(self) -> Path:
+        """Where lines of exports are kept that cannot be loaded; in memory they go at the end."""
+        if self.path is None:
+            return self.parts / "unreadable"
+        return self.path.with_name(self.path.name + ".unreadable")
 
     @property
     def connection(self) -> DuckDBPyConnection:

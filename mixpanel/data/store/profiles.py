@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime.private_files import make_folder
+from mixpanel.data.exceptions import MixpanelDataError, UnreadablePartError
 from mixpanel.data.plan import Chunk
 from mixpanel.data.store import ledger, shape
-from mixpanel.data.store.engine import count, reported, transaction
+from mixpanel.data.store.engine import count, first_line, is_content, reported, transaction
+from mixpanel.data.store.folder import exposed
 from mixpanel.data.store.ledger import Entry, Table
-from mixpanel.data.store.parts import Staged
+from mixpanel.data.store.parts import Staged, private_file
 from mixpanel.data.store.staging import Loaded, Staging
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
     from datetime import datetime
     from pathlib import Path
 
@@ -38,9 +41,11 @@ class ProfilesLoad(Staging):
         filters: Filters,
         mode: Mode,
         database: Hashable,
+        exchange: Path,
+        unreadable: Path,
         now: datetime | None = None,
     ) -> None:
-        super().__init__(connection, name, filters, mode, now, database)
+        super().__init__(connection, name, filters, mode, now, database, exchange, unreadable)
         self._pages = 0
         self._bytes = 0
         try:
@@ -54,18 +59,36 @@ class ProfilesLoad(Staging):
     def stage(self, *pages: Path, gzip: bool = False) -> Staged:
         """Load pages, later ones over earlier ones.
 
-        :raises MixpanelDataError: for a page that is no NDJSON; none of the pages is then kept.
+        :raises UnreadablePartError: for a page that is no NDJSON; none of the pages is then kept.
+        :raises MixpanelDataError: when the database cannot take them: a full disk, for instance.
         """
         self._hold()
-        numbers = {path: self._pages + n for n, path in enumerate(pages, 1)}
-        query = shape.profiles(numbers, gzip=gzip)
-        with reported(), transaction(self._connection):
-            before = count(self._connection, self._stage)
-            self._connection.execute(f"INSERT INTO {self._stage} {query}")
-            rows = count(self._connection, self._stage) - before
+        with exposed(self._exchange, pages) as links:
+            numbers = {link: self._pages + n for n, link in enumerate(links, 1)}
+            query = shape.profiles(numbers, gzip=gzip)
+            try:
+                with reported(), transaction(self._connection):
+                    before = count(self._connection, self._stage)
+                    self._connection.execute(f"INSERT INTO {self._stage} {query}")
+                    rows = count(self._connection, self._stage) - before
+            except MixpanelDataError as error:
+                cause = error.__cause__
+                if isinstance(cause, Exception) and is_content(cause):
+                    raise UnreadablePartError(
+                        f"a page of profiles cannot be loaded: {first_line(cause)}"
+                    ) from cause
+                raise
         self._pages += len(pages)
         self._bytes += sum(path.stat().st_size for path in pages)
         return Staged(rows)
+
+    def set_aside(self, name: str, lines: Iterable[bytes]) -> Path:
+        """Keep lines of a page that DuckDB cannot load in a file; return where."""
+        make_folder(self._unreadable)
+        path = self._unreadable / name
+        with private_file(path) as file:
+            file.writelines(line + b"\n" for line in lines)
+        return path
 
     def finish(self) -> Loaded:
         """Bring the profiles into the table, in one transaction.

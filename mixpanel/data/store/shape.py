@@ -21,6 +21,9 @@ PROFILES = "distinct_id VARCHAR, properties JSON, last_seen TIMESTAMP"
 KEY = "event_name, event_time, distinct_id, insert_id"
 HAS_ID = "(insert_id IS NOT NULL AND insert_id <> '')"
 
+# So many objects, in a text so long, may be nested in each other: a tenth of what is too much.
+DEEPEST, LONG = 10_000, 50_000
+
 # Milliseconds of the years 1 to 9999, which both DuckDB and Python can tell.
 FIRST_TIME, LAST_TIME = -62_135_596_800_000, 253_402_300_799_999
 
@@ -82,6 +85,15 @@ def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
     """  # noqa: S608 - paths are quoted
 
 
+def bounded(properties: str) -> str:
+    """Return a JSON column, or fail: DuckDB 1.4 crashes when it patches what nests very deep."""
+    deep = f"length(replace({properties}, '{{', '')) < length({properties}) - {DEEPEST}"
+    failure = "error('properties are nested too deeply')"
+    return (
+        f"CASE WHEN strlen({properties}) > {LONG} AND {deep} THEN {failure} ELSE {properties} END"
+    )
+
+
 def _without(*keys: str) -> str:
     patch = ", ".join(f'"{key}": null' for key in keys)
-    return f"json_merge_patch(properties, '{{{patch}}}')"
+    return f"json_merge_patch({bounded('properties')}, '{{{patch}}}')"

@@ -1,6 +1,6 @@
 """Run one statement of a user: by default one that only reads, in a transaction that cannot write.
 
-What a statement may reach besides is decided when the database is opened, see `engine`.
+Which statements run is decided in `statements`, which files DuckDB reaches in `engine`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
 from mixpanel.data.store.engine import engine
+from mixpanel.data.store.statements import checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ def _answered(
     run = run or connection.execute
     given = parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
     try:
-        statement = _only(query, write=write)
+        statement = checked(connection, query, write=write)
         if write:
             yield run(statement, given)
             return
@@ -95,42 +96,22 @@ def _answered(
             connection.execute("ROLLBACK")
     except duckdb.PermissionException as error:
         raise UnsafeSQLError(
-            f"{_said(error)}\nSQL reaches no files, extensions or other databases here; open the "
+            f"{_said(error)}\nSQL reaches no files, extensions or other databases here. Open the "
             "database with external_access=True to allow it"
         ) from error
     except UnicodeError as error:
         raise SQLError(f"this SQL holds half a character: {error}") from error
     except duckdb.Error as error:
         if "read-only mode" in str(error):
-            raise UnsafeSQLError(f"{_said(error)}\nto change data ask for write=True") from error
+            raise UnsafeSQLError(
+                f"{_said(error)}\nSQL is read-only by default. Pass write=True to modify data"
+            ) from error
         if "'pytz'" in str(error):
             raise SQLError(
                 "Python gets a time with a zone only with pytz: pip install pytz, or write "
                 "AT TIME ZONE 'UTC' behind it"
             ) from error
         raise SQLError(_said(error)) from error
-
-
-def _only(query: str, *, write: bool) -> Any:
-    duckdb = engine()
-    if not isinstance(query, str):
-        raise SQLError(f"SQL is text, not {query!r}")
-    query.encode()  # half a character
-    statements = duckdb.extract_statements(query)
-    if not statements:
-        raise SQLError("there is no statement in this SQL")
-    if len(statements) > 1:
-        raise UnsafeSQLError(f"one statement at a time, please: these are {len(statements)}")
-    kind = statements[0].type
-    if kind == duckdb.StatementType.MULTI and not write:
-        raise UnsafeSQLError("PIVOT needs its values named: PIVOT t ON plan IN ('free', 'pro') ...")
-    reading = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
-    if not write and kind not in reading:
-        raise UnsafeSQLError(
-            f"{kind.name} is not a question: only SELECT, WITH, FROM, DESCRIBE, SHOW, SUMMARIZE "
-            "and EXPLAIN are run; to change data ask for write=True"
-        )
-    return statements[0]
 
 
 def _said(error: Exception) -> str:

@@ -16,6 +16,7 @@ from mixpanel.data.store.names import quoted
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from datetime import date
+    from pathlib import Path
 
     from duckdb import DuckDBPyConnection
 
@@ -64,12 +65,15 @@ class Staging:
         mode: Mode,
         now: datetime | None,
         database: Hashable,
+        exchange: Path,
+        unreadable: Path,
     ) -> None:
         self.name, self.mode = name, mode
         self.key = f"{name}-{mode}-{filters.key()}"
         self._connection = connection
         self._filters = filters.to_json()
         self._now = now
+        self._exchange, self._unreadable = exchange, unreadable
         self._stage, self._table = quoted(STAGE + name), quoted(name)
         self._place = (database, name.lower())
         with _turn:

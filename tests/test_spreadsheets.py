@@ -1,0 +1,156 @@
+"""Text of a CSV file that a spreadsheet would run: guarded alike, whoever writes the file."""
+
+import csv
+import io
+import sys
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from mixpanel._spreadsheets import guarded, guarded_sql
+from mixpanel.cli import export as export_command
+from mixpanel.cli._format import Format, Options, write
+from mixpanel.cli._render import complain, pairs
+from mixpanel.cli.app import app
+from mixpanel.data.results import SQLResult
+from mixpanel.data.store import Database
+
+STARTS = "=+-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212"
+BEFORE = ["", " ", "\t", "\r", "\n", "\r\n\t", "\u00a0", "\u3000", "\u200b", "\ufeff", "\u202e"]
+RUNS = [before + start + "1+1" for start in STARTS for before in BEFORE]
+RUNS += ["\tx", "\rx", "\nx", "\x00=1", "-inf", "-1-1", "+a", "-\u0661", "=", "@"]
+SAFE = [
+    "",
+    "a",
+    "a=1",
+    "-5",
+    "+5",
+    "-.5e-3",
+    "1e5",
+    "'=1",
+    "a\t=1",
+    "(=1)",
+    "{}",
+    "[-1]",
+    "\x1b[0m",
+]
+ESCAPE = "\x1b]0;owned\x07\x9b31m\x7f"
+
+
+@pytest.fixture(scope="module")
+def connection():
+    """Connect to DuckDB."""
+    with duckdb.connect() as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("text", RUNS)
+def test_text_that_a_spreadsheet_runs_is_guarded(text):
+    """Fullwidth forms, and what stands behind white space or nothing to be seen, too."""
+    assert "'" + text == guarded(text)
+
+
+@pytest.mark.parametrize("text", SAFE)
+def test_other_text_and_numbers_stay(text):
+    """A guard on them would change data for nothing."""
+    assert text == guarded(text)
+
+
+@settings(deadline=None)
+@given(st.text(st.sampled_from(STARTS + "".join(BEFORE) + "a0.5e\x00'\u0661 "), max_size=6))
+def test_sql_guards_as_python_does(connection, text):
+    """Two languages of expressions, one meaning."""
+    query = f"SELECT {guarded_sql('$text')}"
+    assert guarded(text) == connection.execute(query, {"text": text}).fetchone()[0]
+
+
+def test_all_writers_of_csv_guard_alike(tmp_path, capsys):
+    """`export csv` of a table and `query --format csv` of its rows are the same cells."""
+    with Database.open(tmp_path / "a.db") as db:
+        db.sql_rows(
+            'CREATE TABLE t AS SELECT i, v AS "\uff1dv", -i AS n FROM (SELECT unnest(?) AS v, '
+            "unnest(range(len(?))) AS i)",
+            [[*RUNS, *SAFE]] * 2,
+            write=True,
+        )
+        [file] = db.export_csv("t", tmp_path / "t.csv")
+        found = db.sql_rows("FROM t ORDER BY i")
+    with Path(file).open(encoding="utf-8", newline="") as lines:
+        header, *exported = csv.reader(lines)
+    write([dict(zip(found.columns, row, strict=True)) for row in found], Options(Format.CSV))
+    told, *printed = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
+    assert ["i", "'\uff1dv", "n"] == header == told
+    assert printed == sorted(exported, key=lambda row: int(row[0]))
+    assert [guarded(text) for text in [*RUNS, *SAFE]] == [row[1] for row in printed]
+
+
+def test_columns_of_no_rows_are_guarded_too(tmp_path):
+    """As those of some."""
+    Database.open(tmp_path / "a.db").close()
+    query = 'SELECT 1 AS "=x" WHERE false'
+    command = ["query", "sql", "--db", str(tmp_path / "a.db"), "--format", "csv", query]
+    assert "'=x\n" == CliRunner().invoke(app, command).stdout
+
+
+# ---- control characters -------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what it gets."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_plain_output_holds_no_control_characters(capsys):
+    """Line ends and tabs alone; what is escaped can still be read."""
+    write([ESCAPE + "\n\t"], Options(Format.PLAIN))
+    write({"a": ESCAPE}, Options(Format.PLAIN))
+    told = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07\x9b31m\x7f" + "\n\t\n" in told
+    assert r"a=\x1b]0;owned\x07\x9b31m\x7f" + "\n" in told
+    assert not set(ESCAPE[:1] + "\x07\x9b\x7f") & set(told)
+
+
+def test_json_holds_no_control_characters(capsys):
+    """JSON allows some in strings; their escapes mean the same."""
+    for form in (Format.JSON, Format.JSONL):
+        write([ESCAPE], Options(form))
+        told = capsys.readouterr().out
+        assert not set("\x1b\x07\x9b\x7f") & set(told)
+        assert r"\u001b]0;owned\u0007\u009b31m\u007f" in told
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_csv_is_escaped_on_a_terminal_alone(monkeypatch, terminal):
+    """In a file the characters are data, which programs read."""
+    out = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    write([{"a": ESCAPE}], Options(Format.CSV))
+    assert terminal == (ESCAPE not in out.getvalue())
+    assert terminal == (r"\x1b]0;owned" in out.getvalue())
+
+
+def test_an_export_to_a_terminal_is_escaped(tmp_path, monkeypatch):
+    """As a query is."""
+    with Database.open(tmp_path / "a.db") as db:
+        db.sql_rows("CREATE TABLE t AS SELECT ? AS a", [ESCAPE], write=True)
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    export_command.csv("t", "-", db=tmp_path / "a.db")
+    assert "a\n" + r"\x1b]0;owned\x07\x9b31m\x7f" + "\n" == out.getvalue()
+
+
+def test_messages_and_reprs_hold_no_control_characters(capsys):
+    """What a server or a table says is shown, not obeyed."""
+    complain(ESCAPE)
+    assert r"\x1b]0;owned\x07\x9b31m\x7f" in capsys.readouterr().err
+    [cell] = pairs([("a", ESCAPE)]).columns[1].cells
+    assert r"\x1b]0;owned\x07\x9b31m\x7f" == str(cell)
+    assert "\x1b" not in repr(SQLResult(["a", "b"], [(ESCAPE, 1), (ESCAPE, 2)]))

@@ -1,0 +1,419 @@
+"""Which SQL of users runs: what reads, what changes tables, and nothing that reaches a file."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta
+
+import duckdb
+import pytest
+
+from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
+from mixpanel.data.plan import Chunk, Filters, Part
+from mixpanel.data.store import Database
+
+DAY = date(2026, 1, 1)
+SETUP = """
+CREATE TABLE t AS SELECT 1 AS i; CREATE TABLE w AS SELECT 1 AS "a b"; CREATE SEQUENCE s;
+CREATE TABLE "x.y/z" AS SELECT 1 AS i;
+CREATE VIEW good(a, b) AS SELECT i, i FROM t; CREATE MACRO goodm() AS TABLE FROM t;
+CREATE MACRO goods(x) AS x + 1;
+CREATE VIEW evil("as") AS SELECT a FROM '{parts}/p.csv'; CREATE VIEW evil2 AS FROM evil;
+CREATE MACRO evilm() AS TABLE FROM read_text('{parts}/p.csv');
+CREATE MACRO evils() AS (SELECT size FROM read_text('{parts}/p.csv'));
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make the database of somebody who put views and macros into it that read files."""
+    folder = tmp_path_factory.mktemp("made")
+    parts = folder / "a.db.parts"
+    parts.mkdir()
+    (parts / "p.csv").write_text("a,b\n1,2\n")
+    with duckdb.connect(str(folder / "a.db")) as connection:
+        connection.execute(SETUP.format(parts=parts))
+    with Database.open(folder / "a.db") as database:
+        yield database
+
+
+@pytest.fixture
+def db(tmp_path):
+    """Open a database on disk."""
+    with Database.open(tmp_path / "a.db") as database:
+        yield database
+
+
+def filled(query, db):
+    return query.format(parts=db.parts, file=db.path)
+
+
+def files(db):
+    return sorted((p.name, p.is_dir() or p.read_bytes()) for p in db.parts.rglob("*"))
+
+
+NOT_READING = [
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO '{parts}/x'",
+    "explain/**/analyze copy t to '{parts}/x'",
+    "EXPLAIN (ANALYZE) COPY t TO '{parts}/x'",
+    "EXPLAIN (FORMAT json, ANALYZE) COPY t TO '{parts}/x'",
+    "EXPLAIN (FORMAT json) COPY t TO '{parts}/x'",
+    "EXPLAIN COPY t TO '{parts}/x'",
+    "EXPLAIN\xa0ANALYZE\xa0COPY t TO '{parts}/x'",
+    "EXPLAIN ANALYZE INSERT INTO t VALUES (3)",
+    "EXPLAIN ANALYZE CREATE TABLE zz(i int)",
+    "EXPLAIN ANALYZE WITH x AS (DELETE FROM t RETURNING *) FROM x",
+    "WITH x AS (INSERT INTO t VALUES (2) RETURNING *) SELECT * FROM x",
+    "with x as (delete from t returning *) from x",
+    "with x as (update t set i=2 returning *) from x",
+    "MERGE INTO t USING (SELECT 1 i) s ON t.i=s.i WHEN MATCHED THEN DELETE",
+    "PREPARE p AS SELECT 1",
+    "EXECUTE p",
+    "CALL pragma_version()",
+    "PRAGMA version",
+    "PRAGMA json_execute_serialized_sql('x')",
+    "SET VARIABLE x = 1",
+    "RESET x",
+    "ATTACH '{parts}/a.db'",
+    "DETACH x",
+    "COPY t TO '{parts}/x'",
+    "COPY t FROM '{parts}/x'",
+    "EXPORT DATABASE '{parts}'",
+    "IMPORT DATABASE '{parts}'",
+    "INSTALL json",
+    "LOAD json",
+    "BEGIN",
+    "COMMIT",
+    "CHECKPOINT",
+    "VACUUM",
+    "ANALYZE",
+    "SELECT nextval('s')",
+    "SELECT write_log('x')",
+    "FROM query('select 1')",
+    "FROM query_table('t')",
+    "SELECT * FROM query_table('{parts}/p.csv')",
+    "FROM read_text('{parts}/p.csv')",
+    "FROM \"read_text\"('{parts}/p.csv')",
+    "FROM main.read_text('{parts}/p.csv')",
+    "FROM system.main.READ_TEXT('{parts}/p.csv')",
+    "FROM read_blob('{file}')",
+    "FROM read_blob('{file}.wal')",
+    "FROM read_csv('{parts}/p.csv')",
+    "FROM read_csv_auto('{parts}/p.csv')",
+    "FROM glob('{parts}/*')",
+    "FROM glob('*')",
+    "FROM sniff_csv('{parts}/p.csv')",
+    "FROM parquet_metadata('x')",
+    "FROM parquet_scan('x')",
+    "FROM '{parts}/p.csv'",
+    'FROM "{parts}/p.csv"',
+    'FROM "{parts}/p".csv',
+    "FROM '{parts}/*.csv'",
+    "FROM '{file}'",
+    "SELECT (SELECT content FROM read_text('{parts}/p.csv'))",
+    "SELECT * FROM t JOIN read_text('{parts}/p.csv') ON true",
+    "SELECT * FROM t, LATERAL (FROM read_text('{parts}/p.csv'))",
+    "WITH x AS (FROM read_text('{parts}/p.csv')) FROM x",
+    "WITH x AS MATERIALIZED (FROM read_text('{parts}/p.csv')) FROM x",
+    "DESCRIBE FROM '{parts}/p.csv'",
+    "DESCRIBE '{parts}/p.csv'",
+    "SUMMARIZE '{parts}/p.csv'",
+    "SHOW '{parts}/p.csv'",
+    "PIVOT '{parts}/p.csv' ON a IN (1)",
+    "UNPIVOT '{parts}/p.csv' ON a",
+    "TABLE '{parts}/p.csv'",
+    "EXPLAIN FROM '{parts}/p.csv'",
+    "EXPLAIN ANALYZE FROM read_text('{parts}/p.csv')",
+    "SELECT * FROM t WHERE i IN (SELECT size FROM read_text('{parts}/p.csv'))",
+    "SELECT * FROM t ORDER BY (SELECT size FROM read_text('{parts}/p.csv'))",
+    "SELECT list_transform([1], x -> (SELECT size FROM read_text('{parts}/p.csv')))",
+    "FROM t UNION ALL SELECT size FROM read_text('{parts}/p.csv')",
+    "FROM t LIMIT (SELECT size FROM read_text('{parts}/p.csv'))",
+    "VALUES ((SELECT size FROM read_text('{parts}/p.csv')))",
+    "SELECT 1; SELECT 2",
+    "FROM enable_logging()",
+    "FROM checkpoint()",
+    "FROM json_execute_serialized_sql('x')",
+    "FROM arrow_scan(1,2,3)",
+    "FROM pandas_scan(1)",
+    "FROM read_duckdb('{file}')",
+    "FROM duckdb_logs()",
+    "SELECT count(*) OVER (ORDER BY (SELECT size FROM read_text('{parts}/p.csv'))) FROM t",
+    "SELECT * FROM (DESCRIBE FROM '{parts}/p.csv')",
+    "FROM evil",
+    "FROM evilm()",
+    "SELECT evils()",
+    "FROM evil2",
+    "FROM histogram('{parts}/p.csv', a)",
+    "SELECT * FROM read_text\xa0('{parts}/p.csv')",
+    "FROM\u2003'{parts}/p.csv'",
+    "SELECT i FROM t QUALIFY (SELECT size FROM read_text('{parts}/p.csv'))",
+    "SELECT i FROM t GROUP BY ALL HAVING (SELECT size FROM read_text('{parts}/p.csv'))",
+    "FROM t TABLESAMPLE 10% (bernoulli) WHERE (SELECT size>0 FROM glob('*'))",
+]
+
+
+@pytest.mark.parametrize("query", NOT_READING)
+def test_sql_that_does_more_than_read_is_refused(made, query):
+    """By its tree, however it is spelled; no file is written, and no row changes."""
+    before = files(made)
+    with pytest.raises(SQLError):
+        made.sql_rows(filled(query, made))
+    assert before == files(made)
+    assert [(1,)] == made.sql_rows("FROM t").rows
+
+
+READING = [
+    "SELECT 1",
+    "FROM t",
+    "TABLE t",
+    "VALUES (1)",
+    "WITH x AS (SELECT 1) FROM x",
+    "with recursive r as (select 1 a union all select a+1 from r where a<3) from r",
+    "DESCRIBE t",
+    "DESCRIBE SELECT 1",
+    "SUMMARIZE t",
+    "SHOW TABLES",
+    "SHOW ALL TABLES",
+    "SHOW t",
+    "SHOW DATABASES",
+    "EXPLAIN SELECT 1",
+    "EXPLAIN ANALYZE FROM t",
+    "EXPLAIN (ANALYZE) FROM t",
+    "EXPLAIN (FORMAT json) SELECT 1",
+    "EXPLAIN (SELECT 1)",
+    "EXPLAIN ((SELECT 1))",
+    "PIVOT t ON i IN (1,2)",
+    "UNPIVOT t ON i",
+    "FROM range(3)",
+    "SELECT unnest([1,2])",
+    "FROM duckdb_tables()",
+    "FROM information_schema.tables",
+    "SELECT * FROM pg_catalog.pg_tables",
+    "FROM good",
+    "FROM goodm()",
+    "SELECT goods(1)",
+    "SELECT 'a/b.csv' , \"a b\" FROM w",
+    'FROM "x.y/z"',
+    "FROM main.t",
+    "FROM a.main.t",
+    "FROM a.t",
+    "(SELECT 1)",
+    "-- c\nSELECT 1 -- d",
+    "/* a /* b */ c */ SELECT 1",
+    "SELECT * FROM t WHERE i = $1",
+    "SELECT '\xe9' AS \"\xfc\"",
+    "FROM pragma_table_info('t')",
+    "SELECT extract(year from date '2020-01-01'), trim(both from ' x ')",
+    "SELECT struct_pack(a := 1).a",
+    "SELECT * EXCLUDE (i) FROM w, t",
+    "SELECT 1\xa0AS a",
+    "FROM _ledger",
+]
+
+
+@pytest.mark.parametrize("query", READING)
+def test_all_that_reads_runs(made, query):
+    """Queries in all their spellings, and what describes and explains them."""
+    assert made.sql_rows(query, [1] if "$1" in query else None).columns
+
+
+NOT_CHANGING_TABLES = [
+    "CREATE TABLE zz AS FROM read_text('{parts}/p.csv')",
+    "INSERT INTO t SELECT size FROM read_text('{parts}/p.csv')",
+    "CREATE VIEW zz AS FROM read_text('{parts}/p.csv')",
+    "CREATE MACRO zz() AS TABLE FROM read_text('{parts}/p.csv')",
+    "CREATE VIEW zz AS FROM '{parts}/p.csv'",
+    "CREATE TABLE zz AS FROM '{parts}/p.csv'",
+    'CREATE TABLE zz AS FROM "{parts}/p".csv',
+    "UPDATE t SET i=(SELECT size FROM \"read_blob\"\u2003/* x */('{parts}/p.csv'))",
+    "DELETE FROM t USING '{parts}/p.csv'",
+    "MERGE INTO t USING '{parts}/p.csv' s ON s.a=t.i WHEN MATCHED THEN DELETE",
+    "CREATE PERSISTENT SECRET s (TYPE s3)",
+    "CREATE SECRET (TYPE s3)",
+    "SET memory_limit='1GB'",
+    "CREATE TABLE zz AS SELECT * FROM query('select 1')",
+    "EXPLAIN ANALYZE CREATE TABLE zz AS FROM read_text('{parts}/p.csv')",
+]
+NOT_CHANGING_TABLES += [
+    query
+    for query in NOT_READING
+    if any(word in query for word in ("COPY", "read_", "glob", "TACH", "PORT", "PRAGMA", "/p.csv"))
+    or query.startswith(("PREPARE", "EXECUTE", "LOAD", "INSTALL", "FROM evil", "FROM query"))
+]
+
+
+@pytest.mark.parametrize("query", NOT_CHANGING_TABLES)
+def test_sql_that_writes_reaches_no_file(made, query):
+    """`write` is about tables: neither the parts, nor the database's own file, nor any other."""
+    before = files(made)
+    with pytest.raises(SQLError):
+        made.sql_rows(filled(query, made), write=True)
+    assert before == files(made)
+
+
+def test_sql_that_writes_changes_tables(db):
+    """And all else that belongs to a database, named as one likes."""
+    db.sql_rows("CREATE TABLE t (i INT)", write=True)
+    db.sql_rows("CREATE SEQUENCE s", write=True)
+    for query in CHANGING:
+        db.sql_rows(query, write=True)
+    assert ["query", "t"] == [table.name for table in db.tables()]
+
+
+CHANGING = [
+    "CREATE TABLE n1 AS SELECT 1 i",
+    "INSERT INTO n1 VALUES (2)",
+    "UPDATE n1 SET i=3",
+    "DELETE FROM n1",
+    "MERGE INTO n1 USING t ON t.i=n1.i WHEN NOT MATCHED THEN INSERT VALUES (1)",
+    "CREATE VIEW nv AS FROM n1",
+    "CREATE MACRO nm(x) AS x",
+    "ALTER TABLE n1 ADD COLUMN j int",
+    "CHECKPOINT",
+    "FORCE CHECKPOINT",
+    "VACUUM",
+    "ANALYZE",
+    "DROP VIEW nv",
+    "DROP TABLE n1",
+    "TRUNCATE t",
+    "COMMENT ON TABLE t IS 'x'",
+    "SELECT nextval('s')",
+    "CREATE TABLE query (i int)",
+    "INSERT INTO query (i) VALUES (1)",
+    "EXPLAIN ANALYZE INSERT INTO t VALUES (5)",
+    "PIVOT query ON i",
+    "CREATE INDEX ix ON t(i)",
+    "CREATE TYPE mood AS ENUM ('a')",
+    "CREATE SCHEMA sx",
+    "WITH x AS (SELECT 1) INSERT INTO t FROM x",
+]
+
+
+def test_explaining_a_copy_with_external_access_still_writes_nothing(tmp_path):
+    """Files may be read then, and written with write=True alone."""
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    copy = f"EXPLAIN ANALYZE COPY (SELECT 1) TO '{tmp_path / 'y.csv'}'"
+    with Database.open(tmp_path / "a.db", external_access=True) as db:
+        assert [(1,)] == db.sql_rows(f"FROM '{tmp_path / 'x.csv'}'").rows
+        for query in (copy, "FROM enable_logging(storage='file')", "FROM arrow_scan(1, 2, 3)"):
+            with pytest.raises(UnsafeSQLError, match="write=True"):
+                db.sql_rows(query)
+        assert not (tmp_path / "y.csv").exists()
+        db.sql_rows(copy, write=True)
+        assert (tmp_path / "y.csv").exists()
+
+
+def test_a_long_list_of_values_is_checked_too(db):
+    """A statement of some hundred thousand tokens is as good as a short one."""
+    listed = ", ".join(map(str, range(20_000)))
+    assert 20_000 == db.sql_scalar(f"SELECT count(*) FROM range(30000) WHERE range IN ({listed})")
+
+
+@pytest.mark.parametrize(("version", "fits"), [("1.4.3", False), ("1.4.4", True), ("1.10.0", True)])
+def test_a_duckdb_that_reads_any_file_is_refused(monkeypatch, version, fits):
+    """Whatever was installed beside this package."""
+    monkeypatch.setattr(duckdb, "__version__", version)
+    if fits:
+        Database.open().close()
+    else:
+        with pytest.raises(ConfigError, match=r"DuckDB 1\.4\.3 is too old: .*duckdb>=1\.4\.4"):
+            Database.open()
+
+
+# ---- part files ---------------------------------------------------------------------------------
+
+EVENT = {"event": "E", "properties": {"time": 1_767_225_600_000, "distinct_id": "u"}}
+
+
+def begun(db):
+    return db.begin_events("events", filters=Filters(), mode="new", days=[DAY])
+
+
+def received(db, load, content=None):
+    """Leave a part as a fetch does that was killed before it loaded it."""
+    path = db.parts / f"{load.key}_{DAY}_{DAY}.ndjson"
+    path.write_bytes(content or json.dumps(EVENT).encode() + b"\n")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    at = datetime.now(UTC) - timedelta(minutes=1)
+    part = Part(path, Chunk(DAY, DAY), path.stat().st_size, False, at, digest)
+    db.note_part(load, part)
+    return part
+
+
+def test_parts_are_out_of_reach_of_duckdb_itself(db):
+    """Of the connection too that is not checked: neither read nor written."""
+    path = received(db, begun(db)).path
+    for query in (
+        f"FROM read_text('{path}')",
+        f"FROM '{path}'",
+        f"FROM glob('{db.parts}/*')",
+        f"COPY (SELECT 1) TO '{path}'",
+        f"EXPLAIN ANALYZE COPY (SELECT 1) TO '{db.parts}/new.csv'",
+    ):
+        with pytest.raises(duckdb.PermissionException):
+            db.connection.execute(query)
+    assert [path.name] == [p.name for p in db.parts.iterdir()]
+
+
+def test_a_part_is_trusted_by_its_digest(db):
+    """One that was received is found again, with when that was."""
+    load = begun(db)
+    part = received(db, load)
+    assert [part] == db.left_over(load)
+    load.stage([part])
+    assert 1 == load.finish().rows
+    assert 0 == db.sql_scalar("SELECT count(*) FROM _parts")
+
+
+@pytest.mark.parametrize("how", ["changed", "forged"])
+def test_a_part_that_was_not_received_is_set_aside(db, caplog, how):
+    """It is kept where nothing is loaded from, and said."""
+    load = begun(db)
+    if how == "changed":
+        path = received(db, load).path
+        path.write_bytes(path.read_bytes().replace(b'"E"', b'"F"'))
+    else:
+        path = db.parts / f"{load.key}_{DAY}_{DAY}.ndjson"
+        path.write_text(json.dumps(EVENT))
+    content = path.read_bytes()
+    assert [] == db.left_over(load)
+    [kept] = db.unreadable.iterdir()
+    assert (content, False) == (kept.read_bytes(), path.exists())
+    assert f"is not as it was received: it was moved to {kept}" in caplog.text
+    load.finish()
+    db.drop("events")
+    assert not db.unreadable.exists()
+
+
+def test_two_handles_of_a_file_load_through_one_folder(db):
+    """The second finds the settings of the first locked, and uses what they allow."""
+    with Database.open(db.path) as other:
+        load = other.begin_events("others", filters=Filters(), mode="new", days=[DAY])
+        assert [None] == [one.error for one in load.stage([received(db, begun(db))])]
+        assert 1 == load.finish().rows
+    assert ["E"] == [row[0] for row in db.sql_rows("FROM others").rows]
+    assert [] == [path for path in db.parts.iterdir() if path.is_dir()]
+
+
+KILLED = """
+import os, sys
+from mixpanel.data.store import Database
+from mixpanel.data.store.folder import exposed
+db = Database.open(sys.argv[1])
+(db.parts / "x").touch()
+with exposed(db._exchange, [db.parts / "x"]):
+    print(len(list(db.parts.rglob("*"))), flush=True)
+    os._exit(0)
+"""
+
+
+def test_what_a_killed_process_was_loading_is_swept(tmp_path):
+    """The folder that its DuckDB reached goes; the part itself is where it was."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "a.db")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "4" == said.strip()
+    with Database.open(tmp_path / "a.db") as db:
+        begun(db)
+        assert ["x"] == [path.name for path in db.parts.rglob("*")]
