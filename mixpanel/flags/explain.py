@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from mixpanel.flags._budget import Budget, TooManyStepsError
 from mixpanel.flags._compiler import is_operation, names_read, operands_of, value_read
 from mixpanel.flags._decision import invalid_context, rule_error
 from mixpanel.flags._hashing import BUCKETS, bucket
@@ -143,8 +144,10 @@ def _trace(definition: Definition, selected: SelectedVariant, context: Context) 
 
 def _rollouts(definition: Definition, assignment: str, context: Context) -> Iterator[RolloutTrace]:
     properties = _prepared(definition, context)
+    # The rules of a check share one budget, so they do here; what only explains has its own.
+    check, clauses = Budget(), Budget()
     for index, rollout in enumerate(definition.rollouts):
-        trace = _rollout(definition, index, rollout, assignment, properties)
+        trace = _rollout(definition, index, rollout, assignment, properties, check, clauses)
         yield trace
         if trace.is_taken:
             return
@@ -156,15 +159,18 @@ def _rollout(
     rollout: CompiledRollout,
     assignment: str,
     properties: Properties,
+    check: Budget,
+    explaining: Budget,
 ) -> RolloutTrace:
     drawn = bucket(assignment, definition.rollout_salt(index))
     percentage, threshold = rollout.rollout.rollout_percentage, rollout.threshold
     if drawn >= threshold:
         return RolloutTrace(index, percentage, drawn, threshold)
-    clauses, met, reason = tuple(_clauses(definition, rollout, properties)), None, rollout.reason
+    clauses, met = tuple(_clauses(definition, rollout, properties, explaining)), None
+    reason = rollout.reason
     if rollout.test is not None:
         try:
-            met = bool(properties) and rollout.test(properties)
+            met = bool(properties) and check.run(rollout.test, properties)
         except Exception as error:
             met, reason = False, rule_error(index, error)
         else:
@@ -184,18 +190,21 @@ def _prepared(definition: Definition, context: Context) -> Properties:
 
 
 def _clauses(
-    definition: Definition, rollout: CompiledRollout, properties: Properties
+    definition: Definition, rollout: CompiledRollout, properties: Properties, budget: Budget
 ) -> Iterator[ClauseTrace]:
     rule = rollout.rollout.runtime_evaluation_rule
     legacy = rollout.rollout.runtime_evaluation_definition
+    if not rollout.size.values:
+        return  # without a rule, or with one that was refused because of its size
     if rule:
         for clause in _split(rule):
             names = names_read(fold_rule(clause))
             # A bare constant is no rule; `!!` of it is, and of anything else the same.
-            yield _clause(clause, {"!!": [clause]}, definition.engine.compile, names, properties)
+            asked = {"!!": [clause]}
+            yield _clause(clause, asked, definition.engine.compile, names, properties, budget)
     elif isinstance(legacy, dict):
         for name, text in legacy.items():
-            yield _clause({name: text}, {name: text}, compile_legacy, [name], properties)
+            yield _clause({name: text}, {name: text}, compile_legacy, [name], properties, budget)
 
 
 def _clause(
@@ -204,12 +213,15 @@ def _clause(
     compile_clause: Callable[[Any], Predicate],
     names: list[str],
     properties: Properties,
+    budget: Budget,
 ) -> ClauseTrace:
     result: bool | None = None
+    reads: list[tuple[str, Any]] = []
     with suppress(Exception):
-        result = bool(properties) and compile_clause(rule)(properties)
-    reads = tuple((name, value_read(properties, name)) for name in names)
-    return ClauseTrace(_json(shown), result, reads)
+        result = bool(properties) and budget.run(compile_clause(rule), properties)
+    with suppress(TooManyStepsError):
+        reads += [(name, budget.run(value_read, properties, name)) for name in names]
+    return ClauseTrace(_json(shown), result, tuple(reads))
 
 
 def _split(rule: Any) -> Iterator[Any]:

@@ -7,6 +7,7 @@ lease is a lock on a file beside it: the kernel gives it back when its holder en
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -43,13 +44,14 @@ class Saved:
 
 
 class SnapshotFile:
-    """The last good definitions of one project in one file.
+    """The last good definitions of one project in one file, of at most `largest` bytes.
 
     :raises ConfigurationError: when the path is that of a directory.
     """
 
-    def __init__(self, path: str | os.PathLike[str], token: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], token: str, largest: int = LARGEST) -> None:
         self.path = Path(path)
+        self._largest = largest
         if self.path.is_dir():
             raise ConfigurationError(f"snapshot_path {self.path} is a directory: name a file in it")
         self._key = hashlib.sha256(token.encode()).hexdigest()[:16]
@@ -69,6 +71,8 @@ class SnapshotFile:
                 "payload": saved.payload,
             }
         )
+        if len(body) > self._largest:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -100,7 +104,7 @@ class SnapshotFile:
         try:
             status = os.fstat(handle)
             stamp = (status.st_ino, status.st_size)
-            if (only_new and stamp == self._seen) or status.st_size > LARGEST:
+            if (only_new and stamp == self._seen) or status.st_size > self._largest:
                 return None
             with os.fdopen(handle, "rb", closefd=False) as file:
                 data = loads(file.read())
