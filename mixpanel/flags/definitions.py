@@ -1,5 +1,6 @@
 """Parse flag definitions, each flag by itself: a bad one harms no other, and is named."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -77,11 +78,10 @@ def parse_definitions(
             place = message if key is not None else f"flag number {position}: {message}"
             diagnostics.append(Diagnostic(kind, key, place))
             if key is not None and key not in flags:
-                if key in known:
-                    flags[key] = known[key]
-                else:
-                    unusable[key] = fallback(FallbackReason("PARSE_ERROR", message))
+                _set_aside(key, message, known, flags, unusable)
             continue
+        if definition is not known.get(definition.key):
+            time.sleep(0)  # hands the GIL to the event loops that wait for it
         total += definition.size
         try:
             check_total(total)
@@ -91,6 +91,20 @@ def parse_definitions(
         unusable.pop(definition.key, None)
     diagnostics += [found for definition in flags.values() for found in definition.diagnostics]
     return Definitions(flags, unusable, tuple(diagnostics), len(raws), None, compiler)
+
+
+def _set_aside(
+    key: str,
+    message: str,
+    known: Mapping[str, Definition],
+    flags: dict[str, Definition],
+    unusable: dict[str, SelectedVariant],
+) -> None:
+    """Keep a flag that cannot be used as it was before, or else its fallback."""
+    if key in known:
+        flags[key] = known[key]
+    else:
+        unusable[key] = fallback(FallbackReason("PARSE_ERROR", message))
 
 
 def _refused(problem: str, compiler: FlagCompiler, received: int = 0) -> Definitions:
