@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mixpanel.flags._budget import Budget, TooManyStepsError
+from mixpanel.flags._budget import Budget, TooManyStepsError, charge_parsing
 from mixpanel.flags._compiler import is_operation, names_read, operands_of, value_read
 from mixpanel.flags._decision import invalid_context, rule_error
 from mixpanel.flags._hashing import BUCKETS, bucket
@@ -16,6 +16,9 @@ from mixpanel.flags.definitions import Definitions
 from mixpanel.flags.evaluate import Context, evaluate_flag
 from mixpanel.flags.rules import Predicate, Properties, compile_legacy, fold_rule
 from mixpanel.flags.types import FallbackReason, SelectedVariant
+
+LONGEST_SHOWN: Final = 1000
+"""Characters of a value that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,8 @@ def _clauses(
         return  # without a rule, or with one that was refused because of its size
     if rule:
         for clause in _split(rule):
+            if budget.left < 0:
+                return  # the clauses so far have used it up; the rule itself has its own
             names = names_read(fold_rule(clause))
             # A bare constant is no rule; `!!` of it is, and of anything else the same.
             asked = {"!!": [clause]}
@@ -217,11 +222,18 @@ def _clause(
 ) -> ClauseTrace:
     result: bool | None = None
     reads: list[tuple[str, Any]] = []
+    with suppress(TooManyStepsError):
+        reads += [(name, budget.run(_read, properties, name)) for name in names]
     with suppress(Exception):
         result = bool(properties) and budget.run(compile_clause(rule), properties)
-    with suppress(TooManyStepsError):
-        reads += [(name, budget.run(value_read, properties, name)) for name in names]
     return ClauseTrace(_json(shown), result, tuple(reads))
+
+
+def _read(properties: Properties, name: str) -> Any:
+    value = value_read(properties, name)
+    if isinstance(value, str):
+        charge_parsing(value)
+    return value
 
 
 def _split(rule: Any) -> Iterator[Any]:
@@ -246,7 +258,8 @@ def _json(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        return repr(value)
+        shown = repr(value)
+        return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
     except Exception as error:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
