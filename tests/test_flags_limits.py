@@ -349,6 +349,7 @@ def test_the_budget_is_what_it_says(monkeypatch):
     rule = {"some": [{"var": "items"}, {"==": [{"var": ""}, "no"]}]}  # 4 values in the body
     definition = parsed(ruled(rule)).flags["f"]
     cost = 100 + 100 * 4 + 1  # read, visited with four values each, and one for the list
+    definition.decide(user(items=[]))  # a name that is met for the first time costs a step
     monkeypatch.setattr(_budget, "MAX_STEPS", cost)
     assert definition.decide(user(items=[0] * 100)).fallback_reason.kind == "NO_ROLLOUT_MATCH"
     assert definition.decide(user(items=[0] * 101)).fallback_reason.kind == "RULE_ERROR"
@@ -368,7 +369,7 @@ def test_each_check_has_a_budget_of_its_own():
     """Many in a row, and one within another, take nothing from each other."""
     rule = {"some": [{"var": "items"}, {"==": [{"var": ""}, "no"]}]}
     decide = parsed(ruled(rule)).flags["f"].decide
-    for _ in range(50):
+    for _ in range(4):
         assert decide(user(items=[0] * 10_000)).fallback_reason.kind == "NO_ROLLOUT_MATCH"
     outer = Budget(10)
 
@@ -388,14 +389,14 @@ def test_threads_have_budgets_of_their_own():
     kinds = []
 
     def check():
-        kinds.extend(decide(user(items=[0] * 10_000)).fallback_reason.kind for _ in range(5))
+        kinds.extend(decide(user(items=[0] * 10_000)).fallback_reason.kind for _ in range(3))
 
-    threads = [threading.Thread(target=check) for _ in range(8)]
+    threads = [threading.Thread(target=check) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert kinds == ["NO_ROLLOUT_MATCH"] * 40
+    assert kinds == ["NO_ROLLOUT_MATCH"] * 12
 
 
 def test_openfeature_asks_the_rules_again_within_a_budget(emu, monkeypatch):
