@@ -98,6 +98,7 @@ def test_help_shows_a_word_for_each_value_and_none_for_a_flag(mp, typed):
         ("inspect sample", "How many rows."),
         ("fetch profiles", "One of several profiles; repeat the option."),
         ("emulator", '{"flags": [...]} or a list'),
+        ("emulator", "Take requests from web pages of this origin"),
         ("emulator", "MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio"),
         ("emulator", "MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch"),
     ],
@@ -207,11 +208,19 @@ def test_a_database_that_cannot_be_opened_is_one_line(mp, tmp_path):
     assert 1 == result.stderr.count("\n")
 
 
+def test_an_origin_that_is_none_is_refused(mp):
+    """Before anything is opened."""
+    result = mp("emulator", "--port", "0", "--allow-origin", "localhost:3000")
+    assert ExitCode.USAGE == result.exit_code
+    assert "origins of pages, such as http://localhost:3000, not 'localhost:3000'" in result.stderr
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
     """Its address is all that stands on stdout; stopping it is no error; the data stays."""
     db = tmp_path / "shop.duckdb"
     command = [sys.executable, "-c", RUN, "emulator", "--port", "0", "--db", str(db)]
+    command += ["--allow-origin", "http://a.example", "--allow-origin", "http://localhost:3000"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env={**os.environ, "NO_COLOR": "1"}, **pipes) as running:
         watchdog = threading.Timer(30, running.kill)
@@ -219,6 +228,9 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
         url = running.stdout.readline().strip()
         event = {"event": "Signed Up", "properties": {"token": "T", "distinct_id": "u"}}
         assert 200 == httpx.post(f"{url}/track", json=[event]).status_code
+        for origin, status in (("http://localhost:3000", 200), ("http://b.example", 403)):
+            page = {"Origin": origin}
+            assert status == httpx.post(f"{url}/track", json=[], headers=page).status_code
         told = [*takewhile(lambda line: "stops it" not in line, running.stderr)]
         running.send_signal(how)
         out, err = running.communicate()

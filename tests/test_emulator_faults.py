@@ -36,7 +36,7 @@ def track(http, **options):
 
 
 def raw_request(body, length=None):
-    head = "POST /track HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = "POST /track HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {length or len(body)}\r\n\r\n{body}".encode()
 
 

@@ -10,7 +10,7 @@ from math import inf, nan
 import pytest
 
 from mixpanel.flags import _values, rules
-from mixpanel.flags._compiler import DEEPEST, RuleError
+from mixpanel.flags._limits import MAX_DEPTH, RuleError
 from mixpanel.flags.rules import RuleEngineError, compile_legacy, compile_rule
 
 YES, NO, RAISES, REFUSED = "match", "no match", "raises", "refused"
@@ -474,7 +474,7 @@ def test_a_chain_says_what_its_clauses_say(chain, count):
 def test_a_rule_nested_too_deep_is_refused():
     """A rule cannot exhaust the stack."""
     rule = True
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         rule = {"!": [rule]}
     assert outcome("default", rule, {"x": 1}) == YES
     assert outcome("default", {"!": [rule]}, {"x": 1}) == REFUSED

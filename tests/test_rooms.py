@@ -22,7 +22,7 @@ FLOORS = {
     "flags.types flags.rules flags.evaluate flags.exposure "
     "flags.compiled flags.definitions flags.diagnostics flags.explain flags.lint flags.declare "
     "flags.overrides flags.wire flags._hashing flags._values flags._operators "
-    "flags._comparisons flags._compiler flags._decision",
+    "flags._comparisons flags._compiler flags._decision flags._limits flags._budget",
     1: "_wire cdp._auth data._budget _loop _exit _bridge data.credentials data.config "
     "data._paths data.store flags.snapshot",
     2: "_wires _courier _sender _accepting _custom consumers bulk lookup cdp._backfill "

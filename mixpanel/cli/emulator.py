@@ -41,6 +41,14 @@ def emulator(
             "follow it while you edit it.",
         ),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Take requests from web pages of this origin, such as http://localhost:3000; may "
+            "be repeated. Those of other pages are refused.",
+        ),
+    ] = None,
 ) -> None:
     """Run a local Mixpanel until Ctrl-C.
 
@@ -67,7 +75,7 @@ def emulator(
         say("Ctrl-C stops it.", "dim")
 
     try:
-        serve(port, db, started=started, flags=flags)
+        serve(port, db, started=started, flags=flags, allow_origins=allow_origin or ())
     except ValueError as error:
         raise ConfigurationError(f"cannot serve {error}") from error
     except OSError as error:

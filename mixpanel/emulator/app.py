@@ -20,6 +20,15 @@ from mixpanel.emulator.decode import RefusedRequest
 from mixpanel.emulator.flags import read_context
 from mixpanel.emulator.ingest import Judgement, judge_events
 from mixpanel.emulator.journal import RecordedRequest
+from mixpanel.emulator.origins import (
+    PAGES,
+    Caller,
+    Guard,
+    Headers,
+    allowing,
+    preflight,
+    with_headers,
+)
 from mixpanel.emulator.page import render_page
 from mixpanel.emulator.profiles import judge_updates
 from mixpanel.emulator.project import Project
@@ -43,8 +52,8 @@ class _Sent:
         return default if told is None else told in ("1", "true")
 
 
-def build_app(project: Project) -> ASGIApp:
-    """Build the ASGI app that speaks for a project."""
+def build_app(project: Project, guard: Guard) -> ASGIApp:
+    """Build the ASGI app that speaks for a project, to those whom the guard lets in."""
     endpoints = Endpoints(project)
     routes = [
         Route("/", endpoints.page),
@@ -60,7 +69,7 @@ def build_app(project: Project) -> ASGIApp:
         *cdp_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
-    return Door(Starlette(routes=routes, exception_handlers=handlers), project)
+    return Door(Starlette(routes=routes, exception_handlers=handlers), project, guard)
 
 
 async def _refuse(request: Request, refused: RefusedRequest) -> Response:
@@ -75,13 +84,27 @@ async def _refuse_route(request: Request, error: HTTPException) -> Response:
 class Door:
     """Write down each request, and let the script's next fault have it if it is meant for it."""
 
-    def __init__(self, app: ASGIApp, project: Project) -> None:
+    def __init__(self, app: ASGIApp, project: Project, guard: Guard) -> None:
         self._app = app
         self._project = project
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take one request in."""
-        if scope["type"] != "http" or scope["path"] in ("/", "/favicon.ico"):
+        allowed: Headers = []
+        if scope["type"] == "http":
+            caller = Caller.of(scope)
+            refusal = self._guard.refusal(scope, caller)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+            if self._guard.is_foreign(caller):
+                allowed = allowing(caller.origins[0])
+                send = with_headers(send, allowed)
+                if caller.is_preflight:
+                    await preflight(caller)(scope, receive, send)
+                    return
+        if scope["type"] != "http" or scope["path"] in PAGES:
             await self._app(scope, receive, send)
             return
         project = self._project
@@ -106,6 +129,7 @@ class Door:
             journal=project.journal,
             limit=limit,
             latency=project.latency,
+            headers=allowed,
         )
         try:
             if project.script.asks_for_body(request.path):

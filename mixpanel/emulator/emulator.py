@@ -20,6 +20,7 @@ from mixpanel.emulator.faults import Fault
 from mixpanel.emulator.flags import FlagSource
 from mixpanel.emulator.journal import RecordedRequest
 from mixpanel.emulator.loader import load_file
+from mixpanel.emulator.origins import Guard, origin_of
 from mixpanel.emulator.profile_query import Profiles
 from mixpanel.emulator.project import MINUTE, Project
 from mixpanel.emulator.server import Server, listen
@@ -49,9 +50,12 @@ class Emulator:
     - `latency`: seconds each answer is kept back once the request is taken in.
     - `flags`: the feature flags to serve, as `set_flags` takes them.
     - `etag`: whether flag definitions carry an ETag, and 304 answers who has them already.
+    - `allow_origins`: the origins of web pages that may send here, such as `http://localhost:3000`.
+      Requests of other pages, and those to a name that is not a loopback one, are refused.
     - `customerio`, `hightouch`: the rules that `customerio_url` and `hightouch_url` answer by.
 
-    :raises ValueError: for a host that is not a loopback address, or flags that are none.
+    :raises ValueError: for a host that is not a loopback address, an origin that is none, or flags
+        that are none.
     :raises OSError: when the file of the flags cannot be read.
     """
 
@@ -74,11 +78,14 @@ class Emulator:
         latency: float = 0.0,
         flags: FlagSource | None = None,
         etag: bool = True,
+        allow_origins: Collection[str] = (),
         customerio: CustomerIORules | None = None,
         hightouch: HightouchRules | None = None,
     ) -> None:
         self.host = _loopback(host)
         self.port = port
+        origins = frozenset(map(origin_of, _several(allow_origins) or ()))
+        self._guard = Guard(self.host, origins)
         warehouse = Warehouse(db)
         self._project = Project(
             now=now,
@@ -133,7 +140,7 @@ class Emulator:
             listener.close()
             raise
         self.port = listener.getsockname()[1]
-        self._server = Server(build_app(self._project), listener)
+        self._server = Server(build_app(self._project, self._guard), listener)
 
     def stop(self) -> None:
         """Stop answering, cut what is still open, and let go of the database file."""

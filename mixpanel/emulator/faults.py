@@ -217,7 +217,7 @@ async def _taken(stage: Stage, *, ingested: bool) -> Answer:
     if ingested:
         return await stage.ingest()
     await stage.read()
-    headers = [(b"content-type", b"application/json")]
+    headers = [(b"content-type", b"application/json"), *stage.headers]
     return Answer(200, headers, b'{"status":1,"error":null}')
 
 

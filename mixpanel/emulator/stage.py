@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +37,10 @@ class Answer(NamedTuple):
 
 
 class Stage:
-    """One request, its connection, and the app that would answer it."""
+    """One request, its connection, and the app that would answer it.
+
+    `headers` are those that each answer has besides its own.
+    """
 
     def __init__(
         self,
@@ -49,8 +53,10 @@ class Stage:
         journal: Journal,
         limit: int,
         latency: float,
+        headers: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         self.request = request
+        self.headers = headers
         self._app = app
         self._scope = scope
         self._receive = receive
@@ -104,7 +110,7 @@ class Stage:
         await self._app(self._scope, self._receive, keep)
         start, *rest = messages
         body = b"".join(message.get("body", b"") for message in rest)
-        return Answer(start["status"], list(start["headers"]), body)
+        return Answer(start["status"], [*start["headers"], *self.headers], body)
 
     async def send(self, answer: Answer) -> None:
         """Send an answer after the usual latency."""

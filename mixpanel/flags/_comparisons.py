@@ -21,6 +21,7 @@ _SYMBOLS: Final[dict[str, Callable[[Any, Any], bool]]] = {
 }
 _OPERANDS: Final = 3
 _LONGEST_VERSION: Final = 256
+_LONGEST_MOMENT: Final = 256
 _NUMBER: Final = "(?:0|[1-9][0-9]*)"
 _IDENTIFIER: Final = f"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION: Final = re.compile(
@@ -89,6 +90,8 @@ def _version(text: str) -> Version | None:
 
 
 def _seconds_of_text(text: str) -> int | None:
+    if len(text) > _LONGEST_MOMENT:
+        return None
     found = _MOMENT.fullmatch(text.strip().upper())
     if found is None:
         return None

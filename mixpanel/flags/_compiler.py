@@ -13,6 +13,15 @@ from sys import intern
 from types import CodeType
 from typing import Any, Final
 
+from mixpanel.flags._budget import (
+    MAX_STEPS,
+    PLAIN_OPERATIONS,
+    Budget,
+    charge,
+    charge_parsing,
+    is_counting,
+)
+from mixpanel.flags._limits import ITERATING, MAX_DEPTH, RuleError
 from mixpanel.flags._operators import BOOLEAN, OPERATORS
 from mixpanel.flags._values import double, fold, is_array, is_number, text, truthy, under
 
@@ -21,18 +30,11 @@ Test = Callable[[Any], bool]
 Read = Callable[[Any], Any]
 Compile = Callable[[list[Any], Read], Closure]
 
-DEEPEST: Final = 64
-"""How many operations a rule may nest: far more than any rule has, far less than a stack holds."""
-
 _NOTHING: Final = object()
 _SIGNS: Final = {
     "==": "==", "===": "==", "!=": "!=", "!==": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
 }  # fmt: skip
 _LONGEST: Final = 32  # operands of a chain that are written out
-
-
-class RuleError(ValueError):
-    """Say why a rule cannot be compiled."""
 
 
 def _as_it_is(value: Any) -> Any:
@@ -58,8 +60,8 @@ def compile_closures(rule: Any) -> Test:
     """
     if not is_operation(rule):
         raise RuleError("a rule must be a JSON object with exactly one operator")
-    if _depth(rule) > DEEPEST:
-        raise RuleError(f"operations are nested more than {DEEPEST} deep")
+    if _depth(rule) > MAX_DEPTH:
+        raise RuleError(f"operations are nested more than {MAX_DEPTH} deep")
     name, operands = operands_of(rule)
     if _written(rule) is not None:
         return WrittenTest(_form("and", [rule], fold))
@@ -70,7 +72,7 @@ def compile_closures(rule: Any) -> Test:
 
 def _depth(rule: Any) -> int:
     depth, level = -1, [rule]
-    while level and depth <= DEEPEST:
+    while level and depth <= MAX_DEPTH:
         depth += 1
         level = [child for node in level for child in _children(node)]
     return depth
@@ -237,12 +239,19 @@ def _otherwise(name: str, key: str, constant: Any) -> Callable[[Any, Any], Any]:
     slow = BOOLEAN[name]
     absent = slow(None, constant)
 
+    def compare(value: Any) -> Any:
+        return slow(fold(value), constant)
+
     def decide(value: Any, data: Any) -> Any:
         if value is None:
             value = under(data, key)
             if value is None:
                 return absent
-        return slow(fold(value), constant)
+        # A list or dict is walked through: where nothing counts for the check as a whole, each
+        # comparison has its part of the budget.
+        if isinstance(value, list | tuple | dict) and not is_counting():
+            return Budget(MAX_STEPS // PLAIN_OPERATIONS).run(compare, value)
+        return compare(value)
 
     return decide
 
@@ -302,7 +311,11 @@ def _var(operands: list[Any], read: Read) -> Closure:
 
 
 def _path(name: Any) -> list[str]:
-    return [] if name is None or name == "" else text(name).split(".")
+    if name is None or name == "":
+        return []
+    written_out = text(name)
+    charge_parsing(written_out)
+    return written_out.split(".")
 
 
 def _look_up(data: Any, path: list[str], fallback: Closure, read: Read) -> Any:
@@ -350,6 +363,7 @@ def _missing_some(operands: list[Any], read: Read) -> Closure:
 
 
 def _absent(data: Any, names: Any, read: Read) -> list[Any]:
+    charge(len(names))
     found = ((name, _look_up(data, _path(name), lambda _: None, read)) for name in names)
     return [name for name, value in found if value is None or value == ""]
 
@@ -385,35 +399,53 @@ def _first(operands: list[Any], read: Read, *, wanted: bool) -> Closure:
     return first
 
 
-def _over(operands: list[Any], read: Read, finish: Callable[[list[Any], Test], Any]) -> Closure:
-    source, *logic = operands or [None]
-    items, test = _value(source, read), _test(logic[0] if logic else None, _as_it_is)
+def _weight(node: Any) -> int:
+    """Return the steps that evaluating a node takes, without those of iterations in it."""
+    if isinstance(node, list):
+        return 1 + (sum(map(_weight, node)) if any(map(_varies, node)) else 0)
+    if not is_operation(node):
+        return 1
+    name, operands = operands_of(node)
+    if name in ITERATING:  # what it does for each item, it is charged for by itself
+        operands = [*operands[:1], *operands[2:3]]
+    return 1 + sum(map(_weight, operands))
 
-    def over(data: Any) -> Any:
+
+def _items(source: Any, logic: Any, read: Read) -> Callable[[Any], Any]:
+    """Compile the list that an operator iterates, and charge for what it does with the items."""
+    items, weight = _value(source, read), _weight(logic)
+
+    def counted(data: Any) -> Any:
         found = items(data)
-        return finish(found if is_array(found) else [], test)
+        if not is_array(found):
+            return ()
+        charge(len(found) * weight + 1)
+        return found
 
-    return over
+    return counted
+
+
+def _over(operands: list[Any], read: Read, finish: Callable[[Any, Test], Any]) -> Closure:
+    source, *rest = operands or [None]
+    logic = rest[0] if rest else None
+    items, test = _items(source, logic, read), _test(logic, _as_it_is)
+    return lambda data: finish(items(data), test)
 
 
 def _map(operands: list[Any], read: Read) -> Closure:
     source, logic = [*operands, None, None][:2]
-    items, change = _value(source, read), _value(logic, _as_it_is)
-
-    def changed(data: Any) -> list[Any]:
-        found = items(data)
-        return [change(item) for item in found] if is_array(found) else []
-
-    return changed
+    items, change = _items(source, logic, read), _value(logic, _as_it_is)
+    return lambda data: [change(item) for item in items(data)]
 
 
 def _reduce(operands: list[Any], read: Read) -> Closure:
     source, logic, start = [*operands, None, None, None][:3]
-    items, initial, step = _value(source, read), _value(start, read), _value(logic, _as_it_is)
+    items, initial = _items(source, logic, read), _value(start, read)
+    step = _value(logic, _as_it_is)
 
     def reduced(data: Any) -> Any:
-        total, found = initial(data), items(data)
-        for item in found if is_array(found) else []:
+        total = initial(data)
+        for item in items(data):
             total = step({"current": item, "accumulator": total})
         return total
 
@@ -463,3 +495,8 @@ def _operations(rule: Any) -> Iterator[dict[str, Any]]:
 def value_read(properties: Any, name: str) -> Any:
     """Return what `var` reads under a name, None if there is nothing."""
     return _var([name], fold)(properties)
+
+
+def is_plain(test: Test) -> bool:
+    """Return True if a test consists of plain comparisons alone, which have no lists to walk."""
+    return isinstance(test, WrittenTest) and test.written.any_name

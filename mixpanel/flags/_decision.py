@@ -9,15 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from textwrap import indent
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from mixpanel.flags._compiler import written
-from mixpanel.flags.rules import Engine, Predicate
+from mixpanel.flags._budget import PLAIN_OPERATIONS, Budget, TooManyStepsError, charge
+from mixpanel.flags._compiler import is_plain, written
+from mixpanel.flags.rules import Engine, Predicate, Properties
 from mixpanel.flags.types import FallbackReason, SelectedVariant, VariantSource
 
 Decide = Callable[[Mapping[str, Any]], SelectedVariant]
 Taken = tuple[SelectedVariant | None, ...]
 """A user's variant in each branch; None where the user is not in the branch's share."""
+Part = Callable[[Properties, Taken, list[SelectedVariant]], SelectedVariant | None]
+Failed = Callable[[int, Exception], SelectedVariant]
 
 _FLAG: Final = """\
 def decide(context):
@@ -76,6 +79,23 @@ _FOLDING_ONCE: Final = """\
                 folded = given if are_ready(given) else prepare(given)
             data = folded
 """
+_PART: Final = """\
+def decide(data, taken, blocked):
+    {taken}, = taken
+{branches}    return None
+"""
+_PART_BRANCH: Final = """\
+    if taken{at} is not None:
+        {outcome}
+"""
+_PART_RULED: Final = """\
+    if taken{at} is not None:
+        try:
+            if data and {test}:
+                {outcome}
+        except Exception as error:
+            blocked.append(failed(index{at}, error))
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +110,13 @@ class Branch:
     test: Predicate | None
     blocking: SelectedVariant | None
     copies: bool
+    operations: int = 0
+
+
+MOST_WRITTEN: Final = 16
+"""Branches, at most, that are written out: with more of them Python would compile for seconds."""
+LONG_TEXT: Final = 4096
+"""Characters of a property's text from which on a flag of many operations is charged for it."""
 
 
 def deciding(
@@ -99,7 +126,11 @@ def deciding(
     shares: Mapping[str, Taken],
     engine: Engine,
 ) -> Decide:
-    """Return what decides a flag for a context; it never raises, whatever it is given."""
+    """Return what decides a flag for a context; it never raises, whatever it is given.
+
+    Few operations in plain comparisons are bounded as they stand; otherwise each check has a budget
+    of steps.
+    """
     names: dict[str, Any] = {
         "context_key": context_key,
         "missing_context": fallback(FallbackReason.missing_context_key(context_key)),
@@ -113,20 +144,119 @@ def deciding(
         "failed": lambda index, error: fallback(rule_error(index, error)),
         "unreadable": lambda error: fallback(invalid_context(error)),
     }
+    operations = sum(branch.operations for branch in branches)
+    if operations > PLAIN_OPERATIONS or len(branches) > MOST_WRITTEN:
+        return _budgeted(_in_parts(branches, names))
     source = _source(bool(test_users), branches, names)
     # As variables of a closure, not globals: flags that share their code differ in them, and what
     # Python remembers of a look-up is kept with the code.
     decide: Decide = _maker(source, tuple(names))(**names)
+    if all(branch.test is None or is_plain(branch.test) for branch in branches):
+        return decide
+    return _budgeted(decide)
+
+
+def _budgeted(decide: Decide) -> Decide:
+    return lambda context: Budget().run(decide, context)
+
+
+def _longest_text(properties: Properties) -> int:
+    return max([len(value) for value in properties.values() if type(value) is str], default=0)
+
+
+def _in_parts(branches: Sequence[Branch], names: Mapping[str, Any]) -> Decide:
+    """Return what decides as the whole template does, written out in parts of some branches.
+
+    The time that Python takes to compile a function grows faster than its length; parts of the same
+    form, moreover, share their code.
+    """
+    context_key, test_users, shares = names["context_key"], names["test_users"], names["shares"]
+    are_ready, prepare = names["are_ready"], names["prepare"]
+    choose = _choosing(branches, names["no_match"], names["failed"])
+
+    def properties(context: Mapping[str, Any]) -> Properties:
+        data = context.get("custom_properties")
+        if not isinstance(data, dict):
+            return {}
+        return data if are_ready(data) else cast("Properties", prepare(data))
+
+    def decide(context: Mapping[str, Any]) -> SelectedVariant:
+        try:
+            value = context.get(context_key)
+            if not value:
+                return cast("SelectedVariant", names["missing_context"])
+            tester = context.get("distinct_id") if test_users else None
+            if tester and (selected := test_users.get(tester)) is not None:
+                return own(selected)
+            return choose(properties(context), shares[value if type(value) is str else str(value)])
+        except Exception as error:
+            return cast("SelectedVariant", names["unreadable"](error))
+
     return decide
 
 
+def _choosing(
+    branches: Sequence[Branch], no_match: SelectedVariant, failed: Failed
+) -> Callable[[Properties, Taken], SelectedVariant]:
+    """Return what decides among a user's variants in all branches, a part of them at a time."""
+    cuts = [slice(at, at + MOST_WRITTEN) for at in range(0, len(branches), MOST_WRITTEN)]
+    parts = [
+        (
+            cut,
+            sum(branch.operations for branch in branches[cut]),
+            branches[cut][0].index,
+            _written_part(branches[cut], failed),
+        )
+        for cut in cuts
+    ]
+
+    def choose(data: Properties, taken: Taken) -> SelectedVariant:
+        blocked: list[SelectedVariant] = []
+        longest = _longest_text(data)
+        for cut, operations, index, part in parts:
+            try:
+                if longest > LONG_TEXT:  # each operation may casefold or search it
+                    charge(operations * longest >> 12)
+                found = part(data, taken[cut], blocked)
+                if found is not None:
+                    return found
+            except TooManyStepsError as error:
+                blocked.append(failed(index, error))
+        return blocked[0] if blocked else no_match
+
+    return choose
+
+
+def _written_part(branches: Sequence[Branch], failed: Failed) -> Part:
+    """Return a function that decides some of a flag's branches, or else says what blocks them."""
+    names: dict[str, Any] = {"own": own, "failed": failed}
+    written_out = []
+    for at, branch in enumerate(branches):
+        if branch.blocking is not None:
+            names[f"blocking{at}"] = branch.blocking
+            outcome = f"blocked.append(blocking{at})"
+        else:
+            outcome = f"return own(taken{at})" if branch.copies else f"return taken{at}"
+        if branch.test is None:
+            written_out.append(_PART_BRANCH.format(at=at, outcome=outcome))
+            continue
+        test = written(branch.test, f"_{at}")
+        names |= test.values
+        names[f"index{at}"] = branch.index  # not in the source, so that parts share their code
+        written_out.append(_PART_RULED.format(at=at, test=test.source, outcome=outcome))
+    taken = ", ".join(f"taken{at}" for at in range(len(branches)))
+    source = _PART.format(taken=taken, branches="".join(written_out))
+    part: Part = _maker(source, tuple(names))(**names)
+    return part
+
+
 @lru_cache(maxsize=1024)
-def _maker(source: str, names: tuple[str, ...]) -> Callable[..., Decide]:
+def _maker(source: str, names: tuple[str, ...]) -> Callable[..., Any]:
     """Return what makes the `decide` of this source from the values of its names."""
     within = f"def make({', '.join(names)}):\n{indent(source, '    ')}    return decide\n"
     made: dict[str, Any] = {}
     exec(compile(within, "<flag>", "exec"), made)  # noqa: S102
-    make: Callable[..., Decide] = made["make"]
+    make: Callable[..., Any] = made["make"]
     return make
 
 
@@ -176,7 +306,8 @@ def fallback(reason: FallbackReason) -> SelectedVariant:
 
 def rule_error(index: int, error: Exception) -> FallbackReason:
     """Return the reason for a rule that failed, without the values that it read."""
-    return FallbackReason("RULE_ERROR", f"rollout {index}: the rule raised {type(error).__name__}")
+    what = str(error) if isinstance(error, TooManyStepsError) else f"raised {type(error).__name__}"
+    return FallbackReason("RULE_ERROR", f"rollout {index}: the rule {what}")
 
 
 def invalid_context(error: Exception) -> FallbackReason:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from math import fmod, inf, isinf, isnan, nan
 from typing import Any, Final
 
+from mixpanel.flags._budget import charge, charge_text
 from mixpanel.flags._comparisons import datetime_compare, semver_compare
 from mixpanel.flags._values import (
     double,
@@ -58,8 +59,10 @@ def _at_least(a: Any = None, b: Any = None, *_: Any) -> bool:
 
 def _in(needle: Any = None, haystack: Any = None, *_: Any) -> bool:
     if isinstance(haystack, str):
+        charge_text(haystack)
         return needle is not None and text(needle) in haystack
     if isinstance(haystack, _COLLECTIONS):
+        charge(len(haystack))
         return any(strict_equal(needle, item) for item in haystack)
     return False
 
@@ -111,6 +114,7 @@ def _cat(*parts: Any) -> str:
 
 def _substr(source: Any = None, start: Any = 0, length: Any = _ABSENT, *_: Any) -> str:
     whole = text(source)
+    charge_text(whole)
     first = _position(start)
     rest = whole[max(len(whole) + first, 0) if first < 0 else first :]
     return rest if length is _ABSENT else rest[: _position(length)]
@@ -124,7 +128,11 @@ def _position(value: Any) -> int:
 def _merge(*values: Any) -> list[Any]:
     merged: list[Any] = []
     for value in values:
-        merged.extend(value) if is_array(value) else merged.append(value)
+        if is_array(value):
+            charge(len(value))
+            merged.extend(value)
+        else:
+            merged.append(value)
     return merged
 
 

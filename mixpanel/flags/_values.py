@@ -5,10 +5,13 @@ leans on. None stands for null and for missing. Nothing here raises on JSON valu
 """
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import isinf, isnan, nan
 from typing import Any, Final
+
+from mixpanel.flags._budget import charge, charge_parsing, charge_text
 
 _FLOAT: Final = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _DECIMAL: Final = re.compile(rf"[+-]?{_FLOAT}")
@@ -34,12 +37,19 @@ def fold(value: Any) -> Any:
     if isinstance(value, str):
         return value.casefold()
     if isinstance(value, dict):
+        _charge_folding(value, value.values())
         return {fold_key(key): fold(item) for key, item in value.items()}
     if isinstance(value, list):
+        _charge_folding(value, value)
         return [fold(item) for item in value]
     if isinstance(value, datetime) and value.utcoffset() is not None:
         return value.astimezone(UTC).isoformat().casefold()
     return float(value) if isinstance(value, Decimal) else value
+
+
+def _charge_folding(value: Any, items: Iterable[Any]) -> None:
+    charge(len(value))
+    charge(sum([len(item) for item in items if type(item) is str]) >> 8)
 
 
 def fold_key(key: Any) -> Any:
@@ -56,6 +66,7 @@ def fold_names(properties: dict[Any, Any]) -> dict[Any, Any]:
 
     Of names that fold alike the one that is casefolded already counts, else the last.
     """
+    charge(len(properties))
     ready = [name for name in properties if fold_key(name) == name]
     if len(ready_names) < _REMEMBERED_NAMES:
         ready_names.update(ready)
@@ -66,8 +77,11 @@ def fold_names(properties: dict[Any, Any]) -> dict[Any, Any]:
 
 def under(properties: dict[Any, Any], name: str) -> Any:
     """Return the property that a casefolded name reads, however it is written; None if none is."""
-    if name in properties or ready_names.issuperset(properties):
-        return properties.get(name)
+    if name in properties:
+        return properties[name]
+    charge(len(properties) >> 4)
+    if ready_names.issuperset(properties):
+        return None
     return fold_names(properties).get(name)
 
 
@@ -102,6 +116,7 @@ def number(value: Any) -> float:
 
 
 def _number_of_text(value: str) -> float:
+    charge_parsing(value)
     value = value.strip()
     if not value:
         return 0
@@ -117,7 +132,9 @@ def leading_number(value: Any) -> float:
     """Convert as `parseFloat(value)` does: "3px" is 3; null, true and "px" are NaN."""
     if is_number(value):
         return double(value)
-    found = _LEADING_NUMBER.match(text(value).lstrip())
+    written_out = text(value)
+    charge_parsing(written_out)
+    found = _LEADING_NUMBER.match(written_out.lstrip())
     return float(found[0]) if found else nan
 
 
@@ -147,7 +164,13 @@ def text(value: Any) -> str:
 
 def joined(values: Any, separator: str) -> str:
     """Join as `Array.join` does: null leaves a gap."""
-    return separator.join("" if value is None else text(value) for value in values)
+    charge(len(values))
+    parts = []
+    for value in values:
+        part = "" if value is None else text(value)
+        charge_text(part)  # before they are joined: each may be the same long text
+        parts.append(part)
+    return separator.join(parts)
 
 
 def _text_of_number(value: float) -> str:

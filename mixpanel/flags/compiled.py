@@ -6,14 +6,22 @@ bucket, compiled rules, ready-made results.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mixpanel.flags._compiler import RuleError
 from mixpanel.flags._decision import Branch, Decide, Taken, deciding, fallback, is_container
 from mixpanel.flags._hashing import BUCKETS, MASK, Recent, Salt, state_of
+from mixpanel.flags._limits import (
+    RuleError,
+    Size,
+    check_flag,
+    check_lengths,
+    legacy_size,
+    rule_size,
+)
 from mixpanel.flags.diagnostics import Diagnostic, DiagnosticKind
 from mixpanel.flags.rules import Engine, Predicate, compile_legacy
 from mixpanel.flags.types import (
@@ -44,6 +52,7 @@ class CompiledRollout:
     reason: FallbackReason | None
     override: SelectedVariant | None
     variants: tuple[SelectedVariant, ...]
+    size: Size
 
     @property
     def serves_one(self) -> bool:
@@ -70,6 +79,7 @@ class Definition:
     shares: Recent[str, Taken]
     decide: Decide
     diagnostics: tuple[Diagnostic, ...]
+    size: Size
 
     @property
     def variant_salt(self) -> str:
@@ -103,11 +113,12 @@ class FlagCompiler:
     def compile(self, raw: Any, previous: Definition | None = None) -> Definition:
         """Compile one flag, or return the previous definition if its text is the same.
 
-        :raises ValueError: the flag is malformed or has no variants.
+        :raises ValueError: the flag is malformed, beyond a limit or has no variants.
         """
         revision = blake2b(to_json(raw), digest_size=8).hexdigest()
         if previous is not None and previous.revision == revision:
             return previous
+        check_lengths(raw)
         flag = ExperimentationFlag.model_validate(raw)
         variants = sorted(flag.ruleset.variants, key=lambda variant: variant.key)
         if not variants:
@@ -115,6 +126,7 @@ class FlagCompiler:
         selected = tuple(_selected(flag, variant, is_qa_tester=None) for variant in variants)
         prefix = Salt(flag.key + (flag.hash_salt or ""))
         rollouts = tuple(self._rollouts(flag, prefix, variants, selected))
+        size = sum((rollout.size for rollout in rollouts), Size(rollouts=len(rollouts)))
         reachable = [index for index, rollout in enumerate(rollouts) if rollout.threshold]
         shares = Recent(
             self._remembered_users,
@@ -140,6 +152,7 @@ class FlagCompiler:
                 self.engine,
             ),
             diagnostics=tuple(_undecidable(flag, rollouts)),
+            size=size,
         )
 
     def _rollouts(
@@ -151,15 +164,25 @@ class FlagCompiler:
     ) -> Iterator[CompiledRollout]:
         """Compile the rollouts; without a hash_salt they share one salt, hence a user's bucket."""
         shared = prefix + self._salt("rollout")
+        named = _positions(variants)
+        # Most rollouts split their users alike, and what is alike is kept once.
+        served: dict[tuple[int | None, tuple[float, ...]], tuple[SelectedVariant, ...]] = {}
+        size = Size()
         for index, rollout in enumerate(flag.ruleset.rollout):
-            test, reason = self._test(rollout, index)
+            test, reason, rule = self._test(rollout, index)
+            size += rule
+            check_flag(size)
             override = rollout.variant_override
-            overridden = named_variant(variants, override.key if override is not None else None)
-            winners = (
-                [overridden] * BUCKETS
-                if overridden is not None
-                else winner_of_each_bucket(variants, rollout.variant_splits or {})
-            )
+            overridden = None if override is None else named.get(override.key.casefold())
+            splits = rollout.variant_splits or {}
+            alike = overridden, tuple(splits.get(each.key, each.split) for each in variants)
+            if alike not in served:
+                winners = (
+                    [overridden] * BUCKETS
+                    if overridden is not None
+                    else winner_of_each_bucket(variants, splits)
+                )
+                served[alike] = tuple(selected[winner] for winner in winners)
             yield CompiledRollout(
                 rollout=rollout,
                 salt=shared if flag.hash_salt is None else prefix + self._salt(str(index)),
@@ -167,24 +190,30 @@ class FlagCompiler:
                 test=test,
                 reason=reason,
                 override=None if overridden is None else selected[overridden],
-                variants=tuple(selected[winner] for winner in winners),
+                variants=served[alike],
+                size=rule,
             )
 
-    def _test(self, rollout: Rollout, index: int) -> tuple[Predicate | None, FallbackReason | None]:
+    def _test(
+        self, rollout: Rollout, index: int
+    ) -> tuple[Predicate | None, FallbackReason | None, Size]:
         test: Predicate | None = None
+        size = Size()
         try:
             if rollout.runtime_evaluation_rule:
+                size = rule_size(rollout.runtime_evaluation_rule)
                 test = self.engine.compile(rollout.runtime_evaluation_rule)
             elif rollout.runtime_evaluation_definition:
+                size = legacy_size(rollout.runtime_evaluation_definition)
                 test = compile_legacy(rollout.runtime_evaluation_definition)
         except (RuleError, RecursionError) as error:
-            return None, FallbackReason("RULE_ERROR", f"rollout {index}: {error}")
+            return None, FallbackReason("RULE_ERROR", f"rollout {index}: {error}"), size
         if rollout.cohort_hash:
-            return test, FallbackReason("COHORT_ROLLOUT", f"rollout {index}: for a cohort")
+            return test, FallbackReason("COHORT_ROLLOUT", f"rollout {index}: for a cohort"), size
         if rollout.runtime_event_rule:
             message = f"rollout {index}: depends on past events"
-            return test, FallbackReason("RUNTIME_EVENT_ROLLOUT", message)
-        return test, None
+            return test, FallbackReason("RUNTIME_EVENT_ROLLOUT", message), size
+        return test, None, size
 
     def _salt(self, suffix: str) -> Salt:
         return self._salts.setdefault(suffix, Salt(suffix))
@@ -198,12 +227,14 @@ class FlagCompiler:
         variant = prefix + self._salt("variant")
         variant_power = variant.power
         count, last = len(rollouts), rollouts[-1:]
+        served = {id(rollout.variants): rollout.variants for rollout in rollouts}
+        tuples = {key: [(each,) for each in variants] for key, variants in served.items()}
         drawn = [
             (
                 rollout.threshold,
                 rollout.salt,
                 rollout.salt.power,
-                [(each,) for each in rollout.variants],
+                tuples[id(rollout.variants)],
                 (rollout.variants[0],) if rollout.serves_one else None,
                 rollout.test is None and rollout.reason is None and rollout not in last,
             )
@@ -243,10 +274,12 @@ def _branch(index: int, rollout: CompiledRollout) -> Branch:
         index,
         rollout.test,
         None if rollout.reason is None else fallback(rollout.reason),
-        any(map(is_container, rollout.variants)),
+        any(map(is_container, {id(each): each for each in rollout.variants}.values())),
+        rollout.size.operations,
     )
 
 
+@lru_cache(maxsize=1024)
 def threshold_of(rollout_percentage: float) -> int:
     """Return how many of the hundred buckets a rollout takes, by the official comparison."""
     return sum(bucket / BUCKETS < rollout_percentage for bucket in range(BUCKETS))
@@ -270,12 +303,14 @@ def winner_of_each_bucket(variants: Sequence[Variant], splits: Mapping[str, floa
     return winners
 
 
-def named_variant(variants: Sequence[Variant], key: str | None) -> int | None:
+def named_variant(variants: Sequence[Variant], key: str) -> int | None:
     """Return the position of the first variant whose key is this one in another case, if any."""
-    if key is None:
-        return None
-    folded = key.casefold()
-    return next((i for i, found in enumerate(variants) if found.key.casefold() == folded), None)
+    return _positions(variants).get(key.casefold())
+
+
+def _positions(variants: Sequence[Variant]) -> dict[str, int]:
+    """Return the position of each casefolded key, of those alike the first."""
+    return {variants[at].key.casefold(): at for at in reversed(range(len(variants)))}
 
 
 def _selected(
@@ -295,12 +330,12 @@ def _test_users(
     flag: ExperimentationFlag, variants: Sequence[Variant]
 ) -> Mapping[str, SelectedVariant]:
     users = flag.ruleset.test.users if flag.ruleset.test is not None else {}
-    found = {user: named_variant(variants, key) for user, key in users.items()}
-    return {
-        user: _selected(flag, variants[position], is_qa_tester=True)
-        for user, position in found.items()
-        if position is not None
+    served = {
+        key: _selected(flag, variants[position], is_qa_tester=True)
+        for key, position in _positions(variants).items()
     }
+    found = ((user, key.casefold()) for user, key in users.items())
+    return {user: served[key] for user, key in found if key in served}
 
 
 _KINDS: Final[dict[str, DiagnosticKind]] = {

@@ -6,6 +6,7 @@ from typing import Literal
 DiagnosticKind = Literal[
     "payload",
     "malformed",
+    "too_large",
     "duplicate_key",
     "no_variants",
     "rule",

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic_core import to_json
 
+from mixpanel.flags._budget import Budget, TooManyStepsError, charge_parsing
 from mixpanel.flags._compiler import is_operation, names_read, operands_of, value_read
 from mixpanel.flags._decision import invalid_context, rule_error
 from mixpanel.flags._hashing import BUCKETS, bucket
@@ -15,6 +16,9 @@ from mixpanel.flags.definitions import Definitions
 from mixpanel.flags.evaluate import Context, evaluate_flag
 from mixpanel.flags.rules import Predicate, Properties, compile_legacy, fold_rule
 from mixpanel.flags.types import FallbackReason, SelectedVariant
+
+LONGEST_SHOWN: Final = 1000
+"""Characters of a value that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +147,10 @@ def _trace(definition: Definition, selected: SelectedVariant, context: Context) 
 
 def _rollouts(definition: Definition, assignment: str, context: Context) -> Iterator[RolloutTrace]:
     properties = _prepared(definition, context)
+    # The rules of a check share one budget, so they do here; what only explains has its own.
+    check, clauses = Budget(), Budget()
     for index, rollout in enumerate(definition.rollouts):
-        trace = _rollout(definition, index, rollout, assignment, properties)
+        trace = _rollout(definition, index, rollout, assignment, properties, check, clauses)
         yield trace
         if trace.is_taken:
             return
@@ -156,15 +162,18 @@ def _rollout(
     rollout: CompiledRollout,
     assignment: str,
     properties: Properties,
+    check: Budget,
+    explaining: Budget,
 ) -> RolloutTrace:
     drawn = bucket(assignment, definition.rollout_salt(index))
     percentage, threshold = rollout.rollout.rollout_percentage, rollout.threshold
     if drawn >= threshold:
         return RolloutTrace(index, percentage, drawn, threshold)
-    clauses, met, reason = tuple(_clauses(definition, rollout, properties)), None, rollout.reason
+    clauses, met = tuple(_clauses(definition, rollout, properties, explaining)), None
+    reason = rollout.reason
     if rollout.test is not None:
         try:
-            met = bool(properties) and rollout.test(properties)
+            met = bool(properties) and check.run(rollout.test, properties)
         except Exception as error:
             met, reason = False, rule_error(index, error)
         else:
@@ -184,18 +193,23 @@ def _prepared(definition: Definition, context: Context) -> Properties:
 
 
 def _clauses(
-    definition: Definition, rollout: CompiledRollout, properties: Properties
+    definition: Definition, rollout: CompiledRollout, properties: Properties, budget: Budget
 ) -> Iterator[ClauseTrace]:
     rule = rollout.rollout.runtime_evaluation_rule
     legacy = rollout.rollout.runtime_evaluation_definition
+    if not rollout.size.values:
+        return  # without a rule, or with one that was refused because of its size
     if rule:
         for clause in _split(rule):
+            if budget.left < 0:
+                return  # the clauses so far have used it up; the rule itself has its own
             names = names_read(fold_rule(clause))
             # A bare constant is no rule; `!!` of it is, and of anything else the same.
-            yield _clause(clause, {"!!": [clause]}, definition.engine.compile, names, properties)
+            asked = {"!!": [clause]}
+            yield _clause(clause, asked, definition.engine.compile, names, properties, budget)
     elif isinstance(legacy, dict):
         for name, text in legacy.items():
-            yield _clause({name: text}, {name: text}, compile_legacy, [name], properties)
+            yield _clause({name: text}, {name: text}, compile_legacy, [name], properties, budget)
 
 
 def _clause(
@@ -204,12 +218,22 @@ def _clause(
     compile_clause: Callable[[Any], Predicate],
     names: list[str],
     properties: Properties,
+    budget: Budget,
 ) -> ClauseTrace:
     result: bool | None = None
+    reads: list[tuple[str, Any]] = []
+    with suppress(TooManyStepsError):
+        reads += [(name, budget.run(_read, properties, name)) for name in names]
     with suppress(Exception):
-        result = bool(properties) and compile_clause(rule)(properties)
-    reads = tuple((name, value_read(properties, name)) for name in names)
-    return ClauseTrace(_json(shown), result, reads)
+        result = bool(properties) and budget.run(compile_clause(rule), properties)
+    return ClauseTrace(_json(shown), result, tuple(reads))
+
+
+def _read(properties: Properties, name: str) -> Any:
+    value = value_read(properties, name)
+    if isinstance(value, str):
+        charge_parsing(value)
+    return value
 
 
 def _split(rule: Any) -> Iterator[Any]:
@@ -234,7 +258,8 @@ def _json(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     try:
-        return repr(value)
+        shown = repr(value)
+        return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
     except Exception as error:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 

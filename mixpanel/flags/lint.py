@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mixpanel.flags._compiler import KNOWN_OPERATORS, operators_used
 from mixpanel.flags._hashing import BUCKETS
-from mixpanel.flags.compiled import CompiledRollout, Definition, named_variant
+from mixpanel.flags.compiled import CompiledRollout, Definition
 from mixpanel.flags.definitions import parse_definitions
 from mixpanel.flags.diagnostics import Diagnostic
 from mixpanel.flags.types import Rollout, RuleEngine, Variant
@@ -46,10 +46,11 @@ def _variants(definition: Definition) -> Iterator[Diagnostic]:
 
 def _test_users(definition: Definition) -> Iterator[Diagnostic]:
     test = definition.flag.ruleset.test
+    known = {variant.key.casefold() for variant in definition.flag.ruleset.variants}
     wrong = Counter(
         key
         for key in (test.users.values() if test is not None else ())
-        if named_variant(definition.flag.ruleset.variants, key) is None
+        if key.casefold() not in known
     )
     for key, count in wrong.items():
         message = f"{count} test user(s) should get variant {key!r}, which does not exist"

@@ -12,7 +12,6 @@ import time
 import weakref
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from functools import partial
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio.to_thread
 
 from mixpanel import _bridge
-from mixpanel._exchange import Answer
+from mixpanel._exchange import Answer, Failure
 from mixpanel._json import loads
 from mixpanel._route import Transport
 from mixpanel._runtime.checked_files import read_checked
@@ -36,7 +35,7 @@ from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot
 from mixpanel.flags.explain import explain
 from mixpanel.flags.poller import Poller
 from mixpanel.flags.reporting import Reporter
-from mixpanel.flags.snapshot import LARGEST, Saved, SnapshotFile
+from mixpanel.flags.snapshot import Saved, SnapshotFile
 from mixpanel.flags.types import NOTHING, FallbackReason, LocalFlagsConfig, SelectedVariant
 from mixpanel.flags.wire import Asker, FlagsError, decoded
 
@@ -59,7 +58,8 @@ NOT_READY = fallback(
         "no definitions yet: call start_polling_for_definitions(), or use the client in a `with`",
     )
 )
-LARGEST_ANSWER = 64 * 1024 * 1024
+SNAPSHOT_GROWTH = 2  # written anew, an answer may be longer: 1e9 becomes 1000000000.0
+SNAPSHOT_FIELDS = 4096  # project, ETag and time
 STOPPING = 1.0  # seconds that stopping may take
 
 
@@ -82,12 +82,13 @@ class LocalFeatureFlagsProvider:
         transport: Transport | None = None,
     ) -> None:
         self._config = config
+        self._most_bytes = _most_bytes(config)
         self._asker = Asker(token, config, version, credentials, origin)
         self._reporter = Reporter(tracker, config, "local")
         self._wires = Wires(
             transport or Transport(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=LARGEST_ANSWER,
+            answer_bytes=self._most_bytes + 1,
         )
         self._definitions = Definitions()
         self._at_hand: Mapping[str, Definition] = {}  # empty while a check must look further
@@ -97,7 +98,11 @@ class LocalFeatureFlagsProvider:
         self._empty_answers = 0
         self._last_error: Exception | None = None
         self._listeners: tuple[Listener, ...] = ()
-        self._snapshot = SnapshotFile(config.snapshot_path, token) if config.snapshot_path else None
+        self._snapshot: SnapshotFile | None = None
+        if config.snapshot_path:
+            self._snapshot = SnapshotFile(
+                config.snapshot_path, token, SNAPSHOT_GROWTH * self._most_bytes + SNAPSHOT_FIELDS
+            )
         self._lease: FileLock | None = None
         self._lease_problem = False
         if config.share_polling:
@@ -124,10 +129,10 @@ class LocalFeatureFlagsProvider:
                 if not isinstance(bootstrap, dict):
                     # It comes with the program, and may be its author's: as its code may.
                     file = Path(bootstrap).resolve()
-                    bootstrap = loads(read_checked(file, max_bytes=LARGEST, owned=False))
+                    bootstrap = loads(read_checked(file, max_bytes=self._most_bytes, owned=False))
             except OSError as error:
                 raise ConfigurationError(f"bootstrap {bootstrap}: {error.strerror}") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigurationError(f"bootstrap: {error}") from error
             except TypeError:
                 kind = type(bootstrap).__name__
@@ -306,14 +311,24 @@ class LocalFeatureFlagsProvider:
             if self._snapshot is not None:
                 await anyio.to_thread.run_sync(self._snapshot.touch)
             return
-        payload = decoded(reply)
-        parsed = self._parsed(payload)
+        # Away from the loop, which sends events as well: definitions may take seconds to compile.
+        payload, parsed = await anyio.to_thread.run_sync(
+            self._compiled, reply, abandon_on_cancel=True
+        )
         self._guard(parsed)
         self._replace(parsed, time.time())
         self._etag = reply.headers.get("etag") if isinstance(reply, Answer) else None
         if self._snapshot is not None:
             saved = Saved(payload, self._etag, time.time())
             await anyio.to_thread.run_sync(self._save, saved)
+
+    def _compiled(self, reply: Answer | Failure) -> tuple[Any, Definitions]:
+        """Return an answer, and the definitions in it.
+
+        :raises FlagsError: there are none.
+        """
+        payload = decoded(reply, self._most_bytes)
+        return payload, self._parsed(payload)
 
     def _guard(self, parsed: Definitions) -> None:
         """Refuse an answer that would wipe out good definitions by mistake."""
@@ -348,16 +363,23 @@ class LocalFeatureFlagsProvider:
     async def _follow(self) -> None:
         """Take what the process that holds the lease has fetched."""
         assert self._snapshot is not None
-        saved = await anyio.to_thread.run_sync(partial(self._snapshot.load, only_new=True))
-        if saved is not None:
-            parsed = self._parsed(saved.payload)
-            if parsed.problem is None:
-                self._replace(parsed, saved.fetched_at)
-                self._etag = saved.etag
+        new = await anyio.to_thread.run_sync(self._loaded, abandon_on_cancel=True)
+        if new is not None:
+            saved, parsed = new
+            if parsed.problem is not None:
+                raise FlagsError(f"snapshot: {parsed.problem}; the last good definitions stay")
+            self._replace(parsed, saved.fetched_at)
+            self._etag = saved.etag
         elif self._ready and (touched := self._snapshot.touched()) is not None:
             self._fetched_at = touched
         if not self._ready:
             raise FlagsError("waiting for the process that polls for all")
+
+    def _loaded(self) -> tuple[Saved, Definitions] | None:
+        """Return what is new in the snapshot, and the definitions in it."""
+        assert self._snapshot is not None
+        saved = self._snapshot.load(only_new=True)
+        return None if saved is None else (saved, self._parsed(saved.payload))
 
     def _save(self, saved: Saved) -> None:
         assert self._snapshot is not None
@@ -474,6 +496,19 @@ def _interval(config: LocalFlagsConfig) -> float:
         f"polling_interval_in_seconds must be above 0, and it is {told!r}: "
         "to fetch only once, say enable_polling=False"
     )
+
+
+def _most_bytes(config: LocalFlagsConfig) -> int:
+    """Return how many bytes definitions may have.
+
+    :raises ConfigurationError: when it is not a whole number above 0.
+    """
+    most = config.max_definitions_bytes
+    if isinstance(most, bool) or not isinstance(most, int) or most <= 0:
+        raise ConfigurationError(
+            f"max_definitions_bytes must be a whole number above 0, and it is {most!r}"
+        )
+    return most
 
 
 _providers: weakref.WeakSet[LocalFeatureFlagsProvider] = weakref.WeakSet()

@@ -9,12 +9,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.to_thread
 
 from mixpanel import _bridge, _loop
+from mixpanel._exchange import Answer, Failure
 from mixpanel._json import dumps
 from mixpanel._route import Transport
 from mixpanel._wires import Wires
 from mixpanel.flags import overrides
+from mixpanel.flags._limits import MAX_FLAGS
 from mixpanel.flags.reporting import Reporter
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
 from mixpanel.flags.wire import Asker, FlagsError, decoded
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteFeatureFlagsProvider"]
 
 LARGEST_ANSWER = 4 * 1024 * 1024
+DECODED_AT_ONCE = 128 * 1024  # bytes; more of them would hold up the loop
 
 Question = tuple[Any, str | None, bytes]
 Answered = tuple[dict[str, SelectedVariant], datetime, datetime, float]
@@ -66,7 +70,7 @@ class RemoteFeatureFlagsProvider:
         self._wires = Wires(
             transport or Transport(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=LARGEST_ANSWER,
+            answer_bytes=LARGEST_ANSWER + 1,
         )
         self._cache: OrderedDict[Question, tuple[float, Answered]] = OrderedDict()
         self._asking: dict[Question, _Asking] = {}
@@ -203,11 +207,10 @@ class RemoteFeatureFlagsProvider:
         started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
         reply = await self._wires.send(request)
         latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
-        data = decoded(reply)
-        flags = data.get("flags") if isinstance(data, dict) else None
-        if not isinstance(flags, dict):
-            raise FlagsError('HTTP 200: the answer has no "flags"')
-        variants = {key: made for key, raw in flags.items() if (made := _variant(raw)) is not None}
+        if isinstance(reply, Answer) and len(reply.body) > DECODED_AT_ONCE:
+            variants = await anyio.to_thread.run_sync(_variants, reply, abandon_on_cancel=True)
+        else:
+            variants = _variants(reply)
         return variants, started, completed, latency
 
     # ---- life -------------------------------------------------------------------------------
@@ -245,6 +248,20 @@ def _question(context: Mapping[str, Any], flag_key: str | None) -> Question:
 
 def _unsendable(error: Exception) -> FlagsError:
     return FlagsError(f"the context cannot be sent: {type(error).__name__}")
+
+
+def _variants(reply: Answer | Failure) -> dict[str, SelectedVariant]:
+    """Return the variants in an answer.
+
+    :raises FlagsError: there are none, or too many.
+    """
+    data = decoded(reply, LARGEST_ANSWER)
+    flags = data.get("flags") if isinstance(data, dict) else None
+    if not isinstance(flags, dict):
+        raise FlagsError('HTTP 200: the answer has no "flags"')
+    if len(flags) > MAX_FLAGS:
+        raise FlagsError(f"HTTP 200: {len(flags):,} flags: at most {MAX_FLAGS:,}")
+    return {key: made for key, raw in flags.items() if (made := _variant(raw)) is not None}
 
 
 def _variant(raw: Any) -> SelectedVariant | None:

@@ -13,6 +13,7 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagType, Reason
 
 from mixpanel.exceptions import SyncInAsyncError
 from mixpanel.flags import overrides
+from mixpanel.flags._budget import Budget
 from mixpanel.flags._decision import fallback
 from mixpanel.flags._hashing import BUCKETS
 from mixpanel.flags.hybrid import UNDECIDED, HybridFeatureFlagsProvider
@@ -178,7 +179,7 @@ class Resolver:
         known = self._reasons.get(flag_key)
         if known is None or known[0] is not definition:
             known = self._reasons[flag_key] = definition, reasons_of(definition)
-        return reason_for(definition, known[1], context, selected)
+        return Budget().run(reason_for, definition, known[1], context, selected)
 
     def _metadata(self, selected: SelectedVariant) -> FlagMetadata:
         reason = selected.fallback_reason

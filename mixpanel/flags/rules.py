@@ -6,6 +6,7 @@ know or cannot apply fails the whole rule. Either way a test takes properties th
 prepared, once for a user, and whatever it raises means no match.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,10 @@ from types import ModuleType
 from typing import Any, Final
 
 from mixpanel.exceptions import ConfigurationError
+from mixpanel.flags._budget import Budget, charge_items
 from mixpanel.flags._comparisons import datetime_compare, semver_compare
-from mixpanel.flags._compiler import RuleError, compile_closures
+from mixpanel.flags._compiler import compile_closures
+from mixpanel.flags._limits import RuleError
 from mixpanel.flags._values import fold_key, fold_names, ready_names
 from mixpanel.flags.types import RuleEngine
 
@@ -22,6 +25,8 @@ Properties = dict[Any, Any]
 Predicate = Callable[[Properties], bool]
 
 JSON_LOGIC_VERSION: Final = "0.7.0a0"
+LONGEST_FORMAT: Final = 1024  # characters of a text on the left of `%`
+_WIDE: Final = re.compile(r"[0-9]{4}|\*")
 
 
 class RuleEngineError(ConfigurationError):
@@ -63,7 +68,7 @@ def compile_rule(rule: Any, name: RuleEngine = "default") -> Predicate:
     """
     chosen = engine(name)
     test = chosen.compile(rule)
-    return lambda properties: test(chosen.prepare(properties))
+    return lambda properties: Budget().run(test, chosen.prepare(properties))
 
 
 def compile_legacy(definition: Any) -> Predicate:
@@ -145,6 +150,38 @@ def _load_json_logic() -> ModuleType:
         raise RuleEngineError("json_logic cannot be loaded")
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    operations = vars(module)["operations"]
-    operations |= {"semver_compare": semver_compare, "datetime_compare": datetime_compare}
+    names = vars(module)
+    operations = names["operations"]
+    operations |= {
+        "semver_compare": semver_compare,
+        "datetime_compare": datetime_compare,
+        "%": _limited_remainder(operations["%"]),
+    }
+    names["get_var"] = _counted_reads(names["get_var"])
     return module
+
+
+def _counted_reads(get_var: Callable[..., Any]) -> Callable[..., Any]:
+    """Charge for the values that a rule reads.
+
+    The package has no operator that iterates, so all that it does with them takes time in
+    proportion.
+    """
+
+    def counted(data: Any, *names: Any) -> Any:
+        found = get_var(data, *names)
+        charge_items(found)
+        return found
+
+    return counted
+
+
+def _limited_remainder(remainder: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse texts that Python's `%` would format to any width: "%1000000000d" takes a gigabyte."""
+
+    def limited(a: Any, b: Any) -> Any:
+        if isinstance(a, str) and (len(a) > LONGEST_FORMAT or _WIDE.search(a)):
+            raise RuleError("% on a text that formats to any width")
+        return remainder(a, b)
+
+    return limited

@@ -7,6 +7,7 @@ nothing is read that another user could have written. The lease is a lock on a f
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import stat
@@ -40,13 +41,14 @@ class Saved:
 
 
 class SnapshotFile:
-    """The last good definitions of one project in one file.
+    """The last good definitions of one project in one file, of at most `largest` bytes.
 
     :raises ConfigurationError: when something else than a file is at the path.
     """
 
-    def __init__(self, path: str | os.PathLike[str], token: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], token: str, largest: int = LARGEST) -> None:
         self.path = Path(path)
+        self._largest = largest
         self._check_kind()
         self._key = hashlib.sha256(token.encode()).hexdigest()[:16]
         self._seen: bytes | None = None  # the digest of what was loaded last
@@ -79,6 +81,8 @@ class SnapshotFile:
                 "payload": saved.payload,
             }
         )
+        if len(body) > self._largest:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         write(self.path, body)
 
     def touch(self) -> None:
@@ -95,7 +99,7 @@ class SnapshotFile:
             return None
 
     def _opened(self) -> AbstractContextManager[IO[bytes]]:
-        return open_checked(self.path, max_bytes=LARGEST)
+        return open_checked(self.path, max_bytes=self._largest)
 
     def load(self, *, only_new: bool = False) -> Saved | None:
         """Return what the file holds; None without a usable file, or if it is what was seen last.
@@ -103,7 +107,7 @@ class SnapshotFile:
         Whether it is new, its content decides: time, size and inode may all be those of before.
         """
         with self._problems_logged():
-            body = read_checked(self.path, max_bytes=LARGEST)
+            body = read_checked(self.path, max_bytes=self._largest)
             digest = hashlib.blake2b(body).digest()
             if only_new and digest == self._seen:
                 return None

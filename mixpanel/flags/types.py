@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from mixpanel.flags._limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
 
 RuleEngine = Literal["default", "json-logic"]
@@ -226,6 +227,8 @@ class LocalFlagsConfig(FlagsConfig):
       `ConfigurationError`.
     - `share_polling`: of all processes with the same `snapshot_path`, one polls for all. Mixpanel
       bills every poll.
+    - `max_definitions_bytes`: a larger answer or bootstrap file is refused, and the last good
+      definitions stay.
     """
 
     enable_polling: bool = True
@@ -235,6 +238,7 @@ class LocalFlagsConfig(FlagsConfig):
     offline: bool = field(default=False, kw_only=True)
     snapshot_path: str | PathLike[str] | None = field(default=None, kw_only=True)
     share_polling: bool = field(default=False, kw_only=True)
+    max_definitions_bytes: int = field(default=MAX_DEFINITIONS_BYTES, kw_only=True)
 
 
 @dataclass

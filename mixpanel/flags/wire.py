@@ -95,8 +95,8 @@ class Asker:
         return Request("GET", f"{self.origin}{path}?{urlencode(query)}", headers)
 
 
-def decoded(reply: Answer | Failure) -> Any:
-    """Return the JSON of a success.
+def decoded(reply: Answer | Failure, most: int) -> Any:
+    """Return the JSON of a success of at most so many bytes.
 
     :raises FlagsError: for anything else.
     """
@@ -109,6 +109,8 @@ def decoded(reply: Answer | Failure) -> Any:
         raise FlagsError(
             f"HTTP {reply.status}{_reason(reply)}", reply.status, retry_after(reply.headers)
         )
+    if len(reply.body) > most:
+        raise FlagsError(f"HTTP 200: the answer has more than {most:,} bytes", 200)
     try:
         return loads(reply.body)
     except (ValueError, RecursionError):

@@ -1,0 +1,100 @@
+"""Limit the work of a check: rules that iterate could otherwise take for ever.
+
+A step is one operation on one item of a list, or one item of a list that is read, copied, joined or
+searched. Texts cost a step for some hundred characters. Operations that a rule evaluates just once
+cost nothing here: `_limits` bounds their number when definitions load.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_STEPS: Final = 100_000
+"""Steps of one check: all rules of the flag together, some ten milliseconds."""
+
+PLAIN_OPERATIONS: Final = 64
+"""Rules of plain comparisons, no more than this in a flag, are not counted as a whole."""
+
+_LOWER: Final = 8  # what C does to a text (searching, copying) costs a step for 256 characters
+_PARSED: Final = 4  # a regular expression, or splitting, costs a step for 16
+
+
+class TooManyStepsError(Exception):
+    """A check has used up its budget of steps."""
+
+    def __init__(self) -> None:
+        super().__init__(f"takes more than {MAX_STEPS:,} steps: its lists are too long")
+
+
+class Budget:
+    """The steps that are left for one check."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.left = MAX_STEPS if steps is None else steps
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function within this budget.
+
+        Whatever interrupts a check and makes one of its own (a signal handler, a finalizer) runs
+        within its own budget, and this one is back in force afterwards.
+        """
+        outer, _current.budget = _current.budget, self
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _current.budget = outer
+
+
+class _Current(threading.local):
+    """The budget in force in this thread; without one nothing is counted."""
+
+    budget: Budget | None = None
+
+
+_current: Final = _Current()
+
+
+def charge(steps: int) -> None:
+    """Take steps from the budget in force.
+
+    :raises TooManyStepsError: fewer are left.
+    """
+    budget = _current.budget
+    if budget is not None:
+        budget.left -= steps
+        if budget.left < 0:
+            raise TooManyStepsError
+
+
+def charge_text(text: str) -> None:
+    """Take the steps for searching or copying a text."""
+    charge(len(text) >> _LOWER)
+
+
+def charge_parsing(text: str) -> None:
+    """Take the steps for parsing a text."""
+    charge(len(text) >> _PARSED)
+
+
+def charge_items(value: Any) -> None:
+    """Take the steps for walking through a value, lists and dicts in it included."""
+    if isinstance(value, str):
+        charge_text(value)
+    elif isinstance(value, list | tuple):
+        charge(len(value))
+        for item in value:
+            charge_items(item)
+    elif isinstance(value, dict):
+        charge(len(value))
+        for item in value.values():
+            charge_items(item)
+
+
+def is_counting() -> bool:
+    """Return True if a budget is in force."""
+    return _current.budget is not None
