@@ -60,11 +60,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: status, header values by lower-case name, and the (capped) body."""
+    """What came back: status, header values by lower-case name, and the (capped) body.
+
+    Its repr shows only the status: a body may hold an access token, or repeat what was sent.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from mixpanel import _bridge
 from mixpanel._buffer import Buffer
 from mixpanel._json import loads
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._redaction import conceal_arguments, conceals_arguments
 from mixpanel._route import Route, Transport
 from mixpanel._sender import Sender
 from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
@@ -82,6 +83,7 @@ class ConsumerOptions(TypedDict, total=False):
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
+@conceal_arguments
 class AnyConsumer:
     """What all four share: settings in, records through a sender, accounts out."""
 
@@ -151,6 +153,7 @@ class AnyConsumer:
         return f"<{type(self).__name__} to {self._sender.route.endpoints.origin}>"
 
 
+@conceals_arguments
 def record_of(
     endpoint: str, json_message: str | bytes, api_key: Any = None, api_secret: str | None = None
 ) -> Record:
@@ -193,7 +196,9 @@ class AsyncConsumer(AnyConsumer):
 
         :raises DeliveryError: when it did not arrive.
         """
-        await self.deliver([record_of(endpoint, json_message, api_key, api_secret)])
+        record = record_of(endpoint, json_message, api_key, api_secret)
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        await self.deliver([record])
 
     async def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, as few requests as they fit in.
@@ -211,6 +216,7 @@ class AsyncConsumer(AnyConsumer):
         return await self._sender.aclose(timeout)
 
 
+@conceal_arguments
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
@@ -267,6 +273,7 @@ class AsyncBufferedConsumer(AnyConsumer):
     ) -> None:
         """Take one message that is already JSON."""
         record = record_of(endpoint, json_message, api_key, api_secret)
+        del api_key, api_secret
         while self.accept(record) is None:
             await self.room()
 
@@ -300,7 +307,9 @@ class Consumer(AnyConsumer):
         :raises DeliveryError: when it did not arrive.
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        self.deliver([record_of(endpoint, json_message, api_key, api_secret)])
+        record = record_of(endpoint, json_message, api_key, api_secret)
+        del api_key, api_secret
+        self.deliver([record])
 
     def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, as few requests as they fit in.
@@ -321,6 +330,7 @@ class Consumer(AnyConsumer):
         return _bridge.run(self._sender.aclose, timeout)
 
 
+@conceal_arguments
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
@@ -386,7 +396,9 @@ class BufferedConsumer(Consumer):
         api_secret: str | None = None,
     ) -> None:
         """Take one message that is already JSON, and send the batch that it fills."""
-        self.accept(record_of(endpoint, json_message, api_key, api_secret))
+        record = record_of(endpoint, json_message, api_key, api_secret)
+        del api_key, api_secret
+        self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return what became of it."""

@@ -216,7 +216,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     from mixpanel.cdp._route import SegmentRoute
 
     class Token:
-        token = "t"
+        token = Secret("t")
 
     gate = Turnstile(None, Token()) if with_key else None
     route = SegmentRoute(HIGHTOUCH, "http://x", WriteKey("key"), lambda: 0.0, gate)

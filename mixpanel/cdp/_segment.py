@@ -17,6 +17,7 @@ from mixpanel._accepting import TURN, done, turn, when_there_is_room
 from mixpanel._buffer import Buffer
 from mixpanel._ids import new_uuid
 from mixpanel._ledger import FlushResult, Ledger, Stats
+from mixpanel._redaction import conceal_arguments
 from mixpanel._route import Transport
 from mixpanel._sender import Sender
 from mixpanel._version import __version__
@@ -56,6 +57,7 @@ DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 # ---- what both clients share --------------------------------------------------------------------
 
 
+@conceal_arguments
 class _Client(SegmentVerbs[Outcome]):
     def __init__(
         self,
@@ -82,7 +84,7 @@ class _Client(SegmentVerbs[Outcome]):
         gate = None
         if access is not None or dialect.rate is not None:
             rate = dialect.rate
-            gate = Turnstile(rate and pace_of(origin, key.reveal(), *rate), access)
+            gate = Turnstile(rate and pace_of(origin, key, *rate), access)
         self._route = SegmentRoute(
             dialect,
             origin,

@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._redaction import conceals_arguments
 from mixpanel.data._private import expanded, make_folder, others_may_read, turn, write
 from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
@@ -76,6 +77,7 @@ class Config:
         """
         return expanded(self._chosen)
 
+    @conceals_arguments
     def list_accounts(self) -> list[AccountInfo]:
         """Return all accounts in the order of the file.
 
@@ -91,10 +93,12 @@ class Config:
             for one in found
         ]
 
+    @conceals_arguments
     def names(self) -> list[str]:
         """Return the names of all accounts, of broken ones too."""
         return list(self._read().get("accounts", {}))
 
+    @conceals_arguments
     def default(self) -> str | None:
         """Return the name of the account that is used where none is named; an only one always is.
 
@@ -102,6 +106,7 @@ class Config:
         """
         return self._default(self._read())
 
+    @conceals_arguments
     def get_account(self, name: str) -> Credentials:
         """Return the credentials of one account.
 
@@ -110,6 +115,7 @@ class Config:
         """
         return self._account(self._read(), name)
 
+    @conceals_arguments
     def add_account(
         self,
         name: str,
@@ -150,6 +156,7 @@ class Config:
 
         self._change(add)
 
+    @conceals_arguments
     def remove_account(self, name: str) -> None:
         """Remove an account; when it was the default, the next one takes its place.
 
@@ -174,6 +181,7 @@ class Config:
 
         self._change(remove)
 
+    @conceals_arguments
     def set_default(self, name: str) -> None:
         """Use this account wherever none is named.
 
@@ -188,6 +196,7 @@ class Config:
 
         self._change(switch)
 
+    @conceals_arguments
     def resolve_credentials(
         self,
         account: str | None = None,

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from mixpanel._exchange import Answer, Failure
 from mixpanel._json import dumps, loads
 from mixpanel._route import USER_AGENT, Request
-from mixpanel.credentials import ProjectToken, ServiceAccountCredentials
+from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
 from mixpanel.exceptions import MixpanelException
 from mixpanel.settings import Endpoints
 
@@ -52,7 +52,7 @@ class Asker:
         credentials: ServiceAccountCredentials | None,
         origin: str | None,
     ) -> None:
-        self._token = token
+        self._token = checked_text(token, "token")
         self._version = version
         self._credentials = credentials
         told = config.api_host if config.api_host != DEFAULT_HOST else None
@@ -82,8 +82,8 @@ class Asker:
         if self._credentials is not None:
             authority = self._credentials
             query["project_id"] = self._credentials.project_id
-        headers = {
-            "Authorization": authority.authorization(),
+        headers: dict[str, str | Secret] = {
+            "Authorization": Secret(authority.authorization()),
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
