@@ -34,8 +34,8 @@ def without_frames(
     """Return an exception after dropping its traceback and those of all that led to it.
 
     `outer` is what the caller was already handling: it is theirs, and left alone. What quotes the
-    value it failed on leaves the chain, and so does a context that `from None` only hides. With
-    `keep_callers`, the frames of code that is neither ours nor an HTTP library's stay.
+    value it failed on leaves the chain. With `keep_callers`, the frames of code that is neither
+    ours nor an HTTP library's stay.
     """
     seen = {id(outer)}
     remaining: list[BaseException] = [error]
@@ -50,9 +50,7 @@ def without_frames(
         suppressed = one.__suppress_context__
         if one.__cause__ is not None and _quotes(one.__cause__):
             one.__cause__ = None
-        context = one.__context__
-        hidden = context is not None and (suppressed or _quotes(context))
-        if hidden and context is not outer and context is not one.__cause__:
+        if one.__context__ is not None and _quotes(one.__context__):
             one.__context__ = outer
         one.__suppress_context__ = suppressed
         remaining += [led for led in (one.__cause__, one.__context__) if led is not None]
@@ -88,6 +86,8 @@ def conceals_arguments(function: Function) -> Function:
             return function(*args, **kwargs)
         except Exception as error:
             failure = without_frames(error, outer)
+        if failure.__suppress_context__ and failure.__cause__ is None:
+            failure.__context__ = None  # `from None` only hides it
         del args, kwargs
         try:
             raise failure

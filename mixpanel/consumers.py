@@ -23,7 +23,7 @@ from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
 from mixpanel._redaction import conceal_arguments, conceals_arguments
 from mixpanel._route import Route, Transport
 from mixpanel._sender import Sender
-from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
+from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import ConfigurationError, MixpanelException, ValidationError
 from mixpanel.messages import Record, is_repeatable
 from mixpanel.settings import (
@@ -154,22 +154,25 @@ class AnyConsumer:
 
 
 @conceals_arguments
-def record_of(
-    endpoint: str, json_message: str | bytes, api_key: Any = None, api_secret: str | None = None
-) -> Record:
+def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
     """Make a record of what the official `send` takes; the key may come as (key, secret).
+
+    `authority` is a list of API key and secret, and empty afterwards: the caller need not keep
+    them in variables, which an error on the way would show.
 
     :raises MixpanelException: for an endpoint that does not exist.
     :raises ValidationError: for a message that is not a JSON object.
     """
-    if endpoint not in ENDPOINTS:
+    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)
         raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
-    if isinstance(api_key, tuple):
-        api_key, api_secret = api_key
-    auth = None if api_secret is None else ApiSecret(api_secret, api_key)
-    body = json_message.encode() if isinstance(json_message, str) else json_message
+    auth = api_secret_of(authority)
+    if not isinstance(json_message, (str, bytes)):
+        raise ValidationError(
+            [f"json_message must be JSON as text, not {type(json_message).__name__}"]
+        )
     try:
+        body = json_message.encode() if isinstance(json_message, str) else json_message
         message = loads(body)
     except (ValueError, RecursionError) as error:
         raise ValidationError([f"json_message is not JSON: {error}"]) from error
@@ -196,8 +199,9 @@ class AsyncConsumer(AnyConsumer):
 
         :raises DeliveryError: when it did not arrive.
         """
-        record = record_of(endpoint, json_message, api_key, api_secret)
+        authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
         await self.deliver([record])
 
     async def deliver(self, records: list[Record]) -> None:
@@ -272,8 +276,9 @@ class AsyncBufferedConsumer(AnyConsumer):
         api_secret: str | None = None,
     ) -> None:
         """Take one message that is already JSON."""
-        record = record_of(endpoint, json_message, api_key, api_secret)
-        del api_key, api_secret
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
         while self.accept(record) is None:
             await self.room()
 
@@ -307,8 +312,9 @@ class Consumer(AnyConsumer):
         :raises DeliveryError: when it did not arrive.
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        record = record_of(endpoint, json_message, api_key, api_secret)
-        del api_key, api_secret
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
         self.deliver([record])
 
     def deliver(self, records: list[Record]) -> None:
@@ -396,8 +402,9 @@ class BufferedConsumer(Consumer):
         api_secret: str | None = None,
     ) -> None:
         """Take one message that is already JSON, and send the batch that it fills."""
-        record = record_of(endpoint, json_message, api_key, api_secret)
-        del api_key, api_secret
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
         self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:

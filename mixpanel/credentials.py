@@ -10,7 +10,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mixpanel._redaction import conceal_arguments
+from mixpanel._redaction import conceal_arguments, conceals_arguments
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "ProjectToken",
     "Secret",
     "ServiceAccountCredentials",
+    "api_secret_of",
     "checked_text",
 ]
 
@@ -179,6 +180,21 @@ class ApiSecret:
 
     def __hash__(self) -> int:
         return hash(self._secret)
+
+
+@conceals_arguments
+def api_secret_of(authority: list[Any]) -> ApiSecret | None:
+    """Return what a list of API key and secret identifies, or `((key, secret), None)`; empty it.
+
+    None when there is no secret.
+    """
+    api_key, api_secret = authority
+    authority.clear()
+    if isinstance(api_key, tuple):
+        if len(api_key) != 2:
+            raise ConfigurationError("api_key must be a string, or a tuple of key and secret")
+        api_key, api_secret = api_key
+    return None if api_secret is None else ApiSecret(api_secret, api_key)
 
 
 class ProjectToken:

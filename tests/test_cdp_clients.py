@@ -38,6 +38,7 @@ from mixpanel.cdp import (
     WriteKey,
     semantic,
 )
+from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
 from tests.cdp_worlds import SWIFT, WORLDS, messages, visit

@@ -17,6 +17,7 @@ import anyio.to_thread
 
 from mixpanel import _bridge
 from mixpanel._bridge import synced
+from mixpanel._redaction import conceals_arguments
 from mixpanel.data._local import Local
 from mixpanel.data._private import expanded
 from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
@@ -367,6 +368,7 @@ class Workspace(Local):
         self.close()
 
 
+@conceals_arguments
 def _credentials(
     given: Credentials | ServiceAccountCredentials | None,
     account: str | None,

@@ -15,6 +15,7 @@ from mixpanel.settings import Endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import NoReturn
 
     from mixpanel.flags.types import FlagsConfig
 
@@ -61,6 +62,9 @@ class Asker:
                 region=config.region, api_host=told, base_url=config.base_url
             ).origin
         self.origin = origin
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what asks for flags is not pickled: it may hold credentials")
 
     def definitions(self, etag: str | None = None) -> Request:
         """Ask for all definitions, unless they are still those of `etag`."""
