@@ -131,7 +131,7 @@ def checked_proxy(text: str, name: str = "proxy") -> str:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"{shown} is not a URL") from None
-    if not text.isascii() or not text.isprintable():
+    if not text.isascii() or not text.isprintable() or "\\" in text:
         raise ConfigurationError(
             f"{shown} holds a character that no URL has: percent-encode user name and password, "
             "and write the host in ASCII (xn--...)"

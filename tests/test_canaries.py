@@ -16,6 +16,7 @@ import struct
 import threading
 import time
 import traceback
+import types
 
 import anyio
 import anyio.lowlevel
@@ -229,7 +230,7 @@ WAYS = {
 def is_ours(one):
     kind = type(one)
     return kind.__module__.partition(".")[0] == "mixpanel" and not isinstance(
-        one, PICKLED + (Secret,)
+        one, (*PICKLED, Secret)
     )
 
 
@@ -410,15 +411,8 @@ def meet(fault, connection):
 
 
 FAULTS = [
-    "refused",
-    "reset",
-    "half an answer",
-    "no HTTP",
-    "401",
-    "hangs",
-    "cancelled",
-    "broken TLS",
-]
+    "refused", "reset", "half an answer", "no HTTP", "401", "hangs", "cancelled", "broken TLS",
+]  # fmt: skip
 EVENT = '{"event":"E","properties":{"token":"T","time":1}}'
 
 
@@ -451,7 +445,7 @@ async def with_lookup_tables(url, proxy):
 async def with_an_import(url, proxy):
     mp = AsyncMixpanel("T", AsyncConsumer(credentials=account(), **options(url, proxy)))
     row = {"event": "E", "properties": {"time": 1_600_000_000, "distinct_id": "u"}}
-    await mp.import_events([row])
+    await mp.import_events([row], retry=PATIENCE)
 
 
 async def with_a_buffer(url, proxy):
@@ -593,6 +587,12 @@ def addressed(request):
     return place
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch):
+    """Repeat at once what is repeated."""
+    monkeypatch.setattr("mixpanel.lookup.RETRY", PATIENCE)
+
+
 @contextlib.contextmanager
 def faulty(fault):
     if fault == "refused":
@@ -611,7 +611,12 @@ def ends(error, fault):
     assert in_frames(error) == []
 
 
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(
+    ("backend", "addressed"),
+    [("asyncio", False), ("trio", False), ("asyncio", True)],
+    indirect=["addressed"],
+    ids=["asyncio", "trio", "through a proxy"],
+)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("face", ASYNC, ids=lambda face: face.__name__)
 def test_no_failure_carries_a_secret(face, fault, backend, addressed, logs):

@@ -56,10 +56,11 @@ class Asker:
         self._token = checked_text(token, "token")
         self._version = version
         self._credentials = credentials
-        told = config.api_host if config.api_host != DEFAULT_HOST else None
-        if told or config.region or config.base_url or origin is None:
+        api_host = None if config.api_host in (DEFAULT_HOST, "") else config.api_host
+        given = api_host, config.region, config.base_url
+        if origin is None or any(each is not None for each in given):
             origin = Endpoints.resolve(
-                region=config.region, api_host=told, base_url=config.base_url
+                region=config.region, api_host=api_host, base_url=config.base_url
             ).origin
         self.origin = origin
 
