@@ -266,7 +266,8 @@ def test_a_region_that_is_none_is_refused(region):
 
 @pytest.mark.parametrize(
     "address",
-    [{"host": "0.0.0.0"}, {"host": "☃"}, {"host": b"\x7f\x00\x00\x01"}, {"host": None}, {"port": -1},
+    [{"host": "0.0.0.0"}, {"host": "☃"},
+     {"host": b"\x7f\x00\x00\x01"}, {"host": None}, {"port": -1},
      {"port": 99999}, {"port": "80"}, {"port": None}, {"port": True}],
 )  # fmt: skip
 def test_an_address_that_the_emulator_cannot_have_is_refused(address):
