@@ -726,6 +726,22 @@ def test_a_header_that_http_does_not_take_is_not_quoted():
         assert in_frames(reply.error) == []
 
 
+@pytest.mark.parametrize("proxied_too", [False, True], ids=["direct", "through a proxy"])
+@pytest.mark.parametrize("face", [with_remote_flags, without_a_loop_remote_flags])
+def test_no_log_shows_a_token_or_a_context_from_a_url(face, proxied_too, logs):
+    """Flags are requested with both in the query, which httpx's client would log."""
+    with server("401") as port:
+        url, proxy = f"http://127.0.0.1:{port}", proxied(port) if proxied_too else None
+        with pytest.raises(MixpanelException):
+            if face is with_remote_flags:
+                anyio.run(face, url, proxy)
+            else:
+                face(url, proxy)
+    assert "send_request_headers" in logs()
+    assert "token=" not in logs()
+    assert "context=" not in logs()
+
+
 def test_the_command_line_shows_no_secret(tmp_path, logs):
     """Neither on stdout nor on stderr, whatever fails."""
     from mixpanel.cli.app import app
