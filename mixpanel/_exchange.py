@@ -51,6 +51,8 @@ from mixpanel.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from mixpanel._buffer import Fate
     from mixpanel.messages import Record
     from mixpanel.settings import RetryPolicy
@@ -77,11 +79,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: status, header values by lower-case name, and the (capped) body."""
+    """What came back: status, header values by lower-case name, and the (capped) body.
+
+    Its repr shows only the status: a body may hold an access token, or repeat what was sent. So
+    `pickle` refuses it.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an answer is not pickled: it may hold an access token")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,17 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from mixpanel._exchange import judge_answer
+from mixpanel._redaction import conceal_arguments, conceals_arguments
 from mixpanel._version import __version__
-from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
+from mixpanel.credentials import ApiSecret, Secret, ServiceAccountCredentials
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.messages import joined
+from mixpanel.settings import is_reachable
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Generator, Mapping
+    from typing import NoReturn
 
     import httpx
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnyRoute",
     "Gate",
+    "Proxy",
     "Request",
     "Route",
     "Transport",
@@ -42,27 +46,58 @@ COMPRESSION = 1  # level 6 takes three times as long for a tenth less
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request, ready to go; its repr shows neither body nor credentials."""
+    """One HTTP request, ready to go; its repr shows neither body nor credentials.
+
+    A header that identifies somebody is a `Secret`, which only the transport reveals. URL and body
+    may hold a token, so `pickle` refuses a request.
+    """
 
     method: str
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str | Secret]
     content: bytes = b""
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.url.partition('?')[0]} {len(self.content)} bytes>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a request is not pickled: it may hold credentials")
 
+
+class Proxy(Secret):
+    """The URL of a proxy; its repr shows no user name and no password.
+
+    :raises ConfigurationError: for what is none, or SOCKS without the package that speaks it.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, url: str, name: str = "proxy") -> None:
+        super().__init__(checked_proxy(url, name))
+
+    @property
+    def shown(self) -> str:
+        """Return the URL without user name and password."""
+        return without_password(self.reveal())
+
+    def __repr__(self) -> str:
+        return f"Proxy({self.shown!r})"
+
+    __str__ = __repr__
+
+
+@conceal_arguments
 @dataclass(frozen=True, slots=True)
 class Transport:
     """Say how to reach the network: a client of your own, or a proxy and a TLS context.
 
     `client` is used as it is and never closed; without one, httpx's environment variables
-    (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) are heeded.
+    (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) are heeded. `proxy` is given as a URL and kept
+    as a `Proxy`, which shows no password; `pickle` refuses a transport that has one.
     """
 
     client: httpx.AsyncClient | None = None
-    proxy: str | None = None
+    proxy: str | Proxy | None = None
     ssl_context: ssl.SSLContext | None = None
     connections: int = 32
 
@@ -71,12 +106,12 @@ class Transport:
 
         :raises ConfigurationError: without ever showing its password.
         """
-        if self.proxy is not None:
-            checked_proxy(self.proxy)
+        if self.proxy is not None and not isinstance(self.proxy, Proxy):
+            object.__setattr__(self, "proxy", Proxy(self.proxy))
 
     def __repr__(self) -> str:
         own = "" if self.client is None else " client=yours"
-        proxy = "" if self.proxy is None else f" proxy={without_password(self.proxy)!r}"
+        proxy = f" proxy={self.proxy.shown!r}" if isinstance(self.proxy, Proxy) else ""
         return f"<Transport{own}{proxy}>"
 
 
@@ -93,10 +128,15 @@ def checked_proxy(text: str, name: str = "proxy") -> str:
     shown = f"{name}={without_password(text)!r}"
     try:
         parts = urlsplit(text)
-        host, _port = parts.hostname, parts.port
+        host, port = parts.hostname, parts.port
     except ValueError:
         raise ConfigurationError(f"{shown} is not a URL") from None
-    if parts.scheme not in PROXY_SCHEMES or not host or any(c.isspace() for c in text):
+    if not text.isascii() or not text.isprintable() or "\\" in text:
+        raise ConfigurationError(
+            f"{shown} holds a character that no URL has: percent-encode user name and password, "
+            "and write the host in ASCII (xn--...)"
+        )
+    if parts.scheme not in PROXY_SCHEMES or not is_reachable(host) or port == 0 or " " in text:
         raise ConfigurationError(
             f"{shown} must be the URL of a proxy, such as 'http://proxy.example:3128'"
         )
@@ -114,7 +154,8 @@ def without_password(url: str) -> str:
     return f"{scheme}://***@{rest}" if found else f"***@{rest}"
 
 
-def environment_proxy(url: str) -> str | None:
+@conceals_arguments
+def environment_proxy(url: str) -> Proxy | None:
     """Return the proxy that `HTTPS_PROXY` and its like name for a URL, None for the direct way.
 
     :raises ConfigurationError: when it names something that cannot be one.
@@ -128,7 +169,7 @@ def environment_proxy(url: str) -> str | None:
         return None
     if "://" not in found:
         found = f"http://{found}"
-    return checked_proxy(found, f"{parts.scheme.upper()}_PROXY")
+    return Proxy(found, f"{parts.scheme.upper()}_PROXY")
 
 
 class Gate(Protocol):
@@ -190,7 +231,7 @@ class Route:
         """Return the request that carries these records."""
         endpoint = step.records[0].endpoint
         body = joined(b"[", step.records, b"]")
-        headers = {
+        headers: dict[str, str | Secret] = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
@@ -215,11 +256,14 @@ class Route:
         """Tell whether an endpoint's bodies may be compressed."""
         return endpoint in ("events", "imports")
 
-    def authorize(self, query: dict[str, str], auth: Authority | None = None) -> str | None:
+    def authorize(self, query: dict[str, str], auth: Authority | None = None) -> Secret | None:
         """Return the `Authorization` header, and add what the query needs with it."""
         if self.credentials is not None:
             query["project_id"] = self.credentials.project_id
-            return self.credentials.authorization()
+            return Secret(self.credentials.authorization())
         if isinstance(auth, ApiSecret) and auth.api_key:
             query["api_key"] = auth.api_key
-        return None if auth is None else auth.authorization()
+        return None if auth is None else Secret(auth.authorization())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a route is not pickled: it may hold credentials")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixpanel._profiles import Profiles
-from mixpanel.credentials import ApiSecret
+from mixpanel.credentials import api_secret_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -118,6 +118,9 @@ class Verbs(Profiles[Outcome]):
         that still use them (Mixpanel switches them off on 2027-03-03). For more than a handful of
         events use `import_events`.
         """
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        auth = api_secret_of(authority)
         return self._one(
             self._composer.past_event(
                 distinct_id,
@@ -127,7 +130,7 @@ class Verbs(Profiles[Outcome]):
                 meta,
                 insert_id=insert_id,
                 dedupe_key=dedupe_key,
-                auth=_api_secret(api_key, api_secret),
+                auth=auth,
             )
         )
 
@@ -160,7 +163,9 @@ class Verbs(Profiles[Outcome]):
     ) -> Outcome:
         """Merge two users for good. For projects on Original ID Merge; there is no way back."""
         pair = {"$distinct_ids": [distinct_id1, distinct_id2]}
-        auth = _api_secret(api_key, api_secret)
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        auth = api_secret_of(authority)
         return self._one(self._composer.identity("$merge", pair, meta, "imports", auth))
 
     # ---- super properties -------------------------------------------------------------------
@@ -173,7 +178,3 @@ class Verbs(Profiles[Outcome]):
         """Stop sending these super properties; names that are not registered are passed over."""
         kept = self._composer.super_properties.items()
         self._composer.super_properties = {k: v for k, v in kept if k not in names}
-
-
-def _api_secret(api_key: str | None, api_secret: str | None) -> ApiSecret | None:
-    return None if api_secret is None else ApiSecret(api_secret, api_key)

@@ -11,6 +11,7 @@ import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loo
 import ipaddress
 import socket
 import ssl
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -24,13 +25,15 @@ import httpcore
 import httpx
 
 from mixpanel._exchange import Answer, Failure
+from mixpanel._redaction import without_frames
 from mixpanel._route import environment_proxy
+from mixpanel.credentials import Secret
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-    from mixpanel._route import Request, Transport
+    from mixpanel._route import Proxy, Request, Transport
 
 __all__ = ["BlockingWire", "StreamingWire", "Wire"]
 
@@ -42,6 +45,7 @@ NOT_SENT = (
     httpx.UnsupportedProtocol,
     httpx.LocalProtocolError,
     httpx.InvalidURL,
+    UnicodeError,
 )
 # The deadline of the attempt stands above these. A free connection is there at once, unless lost.
 POOL_TIMEOUT = {"pool": 2.0}
@@ -51,6 +55,7 @@ FAILURES = (
     httpx.InvalidURL,
     httpx.StreamError,
     OSError,
+    UnicodeError,
     anyio.BrokenResourceError,
     anyio.ClosedResourceError,
 )
@@ -90,6 +95,13 @@ class _Body(httpx.AsyncByteStream):
 _parsed = lru_cache(maxsize=32)(httpx.URL)
 
 
+def _revealed(headers: Mapping[str, str | Secret]) -> list[tuple[str, str]]:
+    return [
+        (name, value.reveal() if isinstance(value, Secret) else value)
+        for name, value in headers.items()
+    ]
+
+
 class Wire:
     """Send requests on the event loop it was first used on."""
 
@@ -108,24 +120,29 @@ class Wire:
             max_connections=transport.connections + 1, keepalive_expiry=KEEP_ALIVE
         )
         tls = transport.ssl_context or _default_tls()
-        if transport.proxy is None and not getproxies():
-            self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits)
-            pool: Any = getattr(self._direct, "_pool", None)  # httpx offers no other way in
-            if hasattr(pool, "_network_backend"):
-                pool._network_backend = _WaryNetwork(pool._network_backend)
         try:
+            if transport.proxy is not None or not getproxies():
+                proxy = None if transport.proxy is None else _proxy_url(transport.proxy)
+                self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits, proxy=proxy)
+                pool: Any = getattr(self._direct, "_pool", None)  # httpx offers no other way in
+                if proxy is None and hasattr(pool, "_network_backend"):
+                    pool._network_backend = _WaryNetwork(pool._network_backend)
+                del proxy
             self._client = httpx.AsyncClient(
-                proxy=transport.proxy,
                 verify=tls,
                 transport=self._direct,
                 timeout=NO_TIMEOUT,
                 limits=limits,
             )
         except (ValueError, ImportError, httpx.InvalidURL):
-            # Not chained: the cause may hold the proxy's password.
+            # Not while the cause is handled: it would be the context, and may hold the password.
+            unusable = True
+        else:
+            unusable = False
+        if unusable:
             raise ConfigurationError(
                 "the proxy of HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is none that can be used"
-            ) from None
+            )
 
     async def aclose(self) -> None:
         """Close the connections, unless the client is the caller's own."""
@@ -145,6 +162,7 @@ class Wire:
         if not self._own and self._client.is_closed:
             error = TransportError("the http_client is closed: give one that is open")
             return Failure(error, maybe_sent=False, hopeless=True)
+        outer = sys.exception()
         with anyio.CancelScope() as scope:
             scope.deadline = anyio.current_time() + self._deadline if end is None else end
             try:
@@ -157,10 +175,11 @@ class Wire:
                 return Answer(response.status_code, response.headers, body)
             except self._failures as failure:
                 self.is_exhausted = self._own and isinstance(failure, httpx.PoolTimeout)
-                error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
-                error.__cause__ = failure
+                hopeless = _is_hopeless(failure)
                 maybe_sent = self._may_be_sent(seen, failure)
-                return Failure(error, maybe_sent, _is_hopeless(failure))
+                error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
+                error.__cause__ = _cause(failure, outer)
+                return Failure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
         error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
         return Failure(error, self._may_be_sent(seen))
@@ -175,12 +194,20 @@ class Wire:
         return not isinstance(failure, NOT_SENT)
 
     async def _answer(self, request: Request, extensions: dict[str, Any]) -> httpx.Response:
-        headers, url = dict(request.headers), _parsed(request.url)
+        outer = sys.exception()
+        try:
+            return await self._sent(request, extensions)
+        except BaseException as error:  # a cancellation comes this way, too
+            without_frames(error, outer, keep_callers=not self._own)
+            raise
+
+    async def _sent(self, request: Request, extensions: dict[str, Any]) -> httpx.Response:
+        headers, url = _revealed(request.headers), _parsed(request.url)
         if self._direct is not None:
             # Past httpx's client: merging headers, cookies and redirects that we have none of
-            # takes a third of a small request's time.
-            headers["Host"] = url.netloc.decode("ascii")
-            headers["Content-Length"] = str(len(request.content))
+            # takes a third of a small request's time, and it logs URLs, which may hold a token.
+            headers.append(("Host", url.netloc.decode("ascii")))
+            headers.append(("Content-Length", str(len(request.content))))
             extensions["timeout"] = POOL_TIMEOUT
             outgoing = httpx.Request(
                 request.method, url, headers=headers, stream=_Body(request.content),
@@ -325,6 +352,12 @@ CLOSING = 0.1  # seconds that letting go of an answer may take
 KEEP_ALIVE = 4.0  # seconds; below the idle limit of common servers, so that none closes first
 
 
+def _cause(failure: Exception, outer: BaseException | None) -> Exception | None:
+    """Return a failure as the cause of our error: without frames, and not if it quotes a header."""
+    kind = httpcore.LocalProtocolError, httpx.LocalProtocolError, UnicodeError
+    return None if isinstance(failure, kind) else without_frames(failure, outer)
+
+
 def describe(failure: Exception) -> str:
     """Name a transport failure in words that hold neither URL nor payload."""
     names = {
@@ -338,7 +371,10 @@ def describe(failure: Exception) -> str:
         "RemoteProtocolError": "the server closed the connection or did not speak HTTP",
         "ProxyError": "the proxy refused",
         "SpokeFirst": "the server sent something, or closed, before the request was sent",
+        "LocalProtocolError": "the URL or a header is not fit for HTTP",
     }
+    if isinstance(failure, UnicodeError):
+        return names["LocalProtocolError"]
     text = names.get(type(failure).__name__, type(failure).__name__)
     if _is_refused_by_proxy(failure):
         return "the proxy wants a user name and password, or others (407)"
@@ -346,6 +382,8 @@ def describe(failure: Exception) -> str:
 
 
 def _is_hopeless(failure: BaseException) -> bool:
+    if isinstance(failure, (UnicodeError, httpx.InvalidURL)):
+        return True
     return _is_certificate(failure) or _is_refused_by_proxy(failure)
 
 
@@ -488,12 +526,23 @@ def _resolved(host: str, port: int, end: float) -> list[str]:
     return found
 
 
-def _proxy(url: str | None) -> httpcore.Proxy | None:
-    if url is None:
+class _Masked(bytes):
+    """Bytes that a log of httpcore does not show: at DEBUG it shows what a SOCKS proxy is sent."""
+
+    def __repr__(self) -> str:
+        return "b'***'"
+
+
+def _proxy_url(proxy: Proxy | str) -> str:
+    return proxy if isinstance(proxy, str) else proxy.reveal()
+
+
+def _proxy(proxy: Proxy | str | None) -> httpcore.Proxy | None:
+    if proxy is None:
         return None
-    parts = urlsplit(url)
+    parts = urlsplit(_proxy_url(proxy))
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    auth = (user.encode(), password.encode()) if user or password else None
+    auth = (_Masked(user.encode()), _Masked(password.encode())) if user or password else None
     return httpcore.Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", auth=auth)
 
 
@@ -504,6 +553,8 @@ BLOCKING_FAILURES = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
     OSError,
+    httpx.InvalidURL,
+    UnicodeError,
 )
 
 
@@ -519,7 +570,7 @@ class BlockingWire:
         self._answer_bytes = answer_bytes
         self._until = _Until()
         self._transport = transport
-        self._pools: dict[str | None, httpcore.ConnectionPool] = {}  # by proxy
+        self._pools: dict[Proxy | str | None, httpcore.ConnectionPool] = {}  # by proxy
         self._chosen: dict[str, httpcore.ConnectionPool] = {}  # by URL without its query
 
     def _pool(self, url: str) -> httpcore.ConnectionPool:
@@ -550,39 +601,45 @@ class BlockingWire:
         end = min(end, time.monotonic() + LONGEST)
         self._until.end, self._until.sent = end, False
         self._until.begin = f"{request.method} ".encode()
-        headers: dict[bytes | str, bytes | str] = {
-            "Host": _parsed(request.url).netloc.decode("ascii"),
-            "Content-Length": str(len(request.content)),
-        }
-        headers.update(request.headers.items())
-        pool_wait = {"timeout": {"pool": max(0.0, end - time.monotonic())}}
+        outer = sys.exception()
         try:
             pool = self._pool(request.url.partition("?")[0])
         except ConfigurationError as unusable:
             return Failure(TransportError(str(unusable)), maybe_sent=False, hopeless=True)
         try:
-            with pool.stream(
-                request.method, request.url, headers=headers, content=request.content,
-                extensions=pool_wait,
-            ) as response:  # fmt: skip
-                body = bytearray()
-                for chunk in response.iter_stream():
-                    body += chunk
-                    if len(body) > self._answer_bytes:
-                        break
-                else:
-                    retire_if_surplus(response.stream)
-                found = {
-                    k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers
-                }
-                return Answer(response.status, found, bytes(body[: self._answer_bytes]))
+            return self._answer(pool, request, end)
         except BLOCKING_FAILURES as failure:
             kind = TransportError
             if isinstance(failure, httpcore.TimeoutException) and time.monotonic() >= end:
                 kind = AttemptTimeoutError
+            hopeless = _is_hopeless(failure)
             error = kind(f"{describe(failure)} ({request.url.partition('?')[0]})")
-            error.__cause__ = failure
-            return Failure(error, self._until.sent, _is_hopeless(failure))
+            error.__cause__ = _cause(failure, outer)
+            return Failure(error, self._until.sent, hopeless)
+        except BaseException as error:  # Ctrl-C comes this way, too
+            without_frames(error, outer)
+            raise
+
+    def _answer(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Answer:
+        headers: list[tuple[bytes | str, bytes | str]] = [
+            ("Host", _parsed(request.url).netloc.decode("ascii")),
+            ("Content-Length", str(len(request.content))),
+            *_revealed(request.headers),
+        ]
+        pool_wait = {"timeout": {"pool": max(0.0, end - time.monotonic())}}
+        with pool.stream(
+            request.method, request.url, headers=headers, content=request.content,
+            extensions=pool_wait,
+        ) as response:  # fmt: skip
+            body = bytearray()
+            for chunk in response.iter_stream():
+                body += chunk
+                if len(body) > self._answer_bytes:
+                    break
+            else:
+                retire_if_surplus(response.stream)
+            found = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
+            return Answer(response.status, found, bytes(body[: self._answer_bytes]))
 
 
 # ---- long answers -------------------------------------------------------------------------------
@@ -610,6 +667,7 @@ class StreamingWire(Wire):
         chunk within `idle` after the last, everything within `overall`. A body that ends before
         its announced end is a `Failure`; what taking a piece raises is raised here.
         """
+        outer = sys.exception()
         watch, began = _Watch(), anyio.current_time()
         error: TransportError
         with anyio.CancelScope(deadline=began + min(first, overall)) as scope:
@@ -626,10 +684,11 @@ class StreamingWire(Wire):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
             except self._failures as failure:
-                error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
-                error.__cause__ = failure
+                hopeless = _is_hopeless(failure)
                 maybe_sent = self._may_be_sent(watch, failure)
-                return Failure(error, maybe_sent, _is_hopeless(failure))
+                error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
+                error.__cause__ = _cause(failure, outer)
+                return Failure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
         took = anyio.current_time() - began
         late = "no complete answer" if took >= overall else "nothing more came"

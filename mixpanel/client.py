@@ -16,6 +16,7 @@ from mixpanel._custom import Custom
 from mixpanel._ids import new_hex
 from mixpanel._json import DatetimeSerializer
 from mixpanel._ledger import FlushResult, Ledger, Stats
+from mixpanel._redaction import conceal_arguments
 from mixpanel._sender import Sender
 from mixpanel._verbs import Verbs
 from mixpanel._version import __version__
@@ -27,6 +28,7 @@ from mixpanel.consumers import (
     Consumer,
     ConsumerOptions,
 )
+from mixpanel.credentials import checked_text
 from mixpanel.exceptions import (
     ClosedError,
     ConfigurationError,
@@ -81,6 +83,7 @@ class ClientOptions(ConsumerOptions, total=False):
     sample_weight: str
 
 
+@conceal_arguments
 class _Client(Verbs[Outcome]):
     """What both clients share: composing, and knowing their consumer."""
 
@@ -94,15 +97,16 @@ class _Client(Verbs[Outcome]):
         credentials: ServiceAccountCredentials | None = None,
         **options: Unpack[ClientOptions],
     ) -> None:
-        if not isinstance(token, str) or not token.strip():
-            raise ConfigurationError("token must be the project's token: Settings > Access Keys")
+        token = checked_text(
+            token, "token", what=": the project's stands in Settings > Access Keys"
+        )
         check_options(type(self).__name__, options, ClientOptions.__optional_keys__)
         ours: dict[str, Any] = {k: v for k, v in options.items() if k in _CLIENT_ONLY}
         theirs: Any = {k: v for k, v in options.items() if k not in _CLIENT_ONLY}
         ingestion = ours.pop("ingestion", "track")
         if ingestion not in ("track", "import"):
             raise ConfigurationError(f"ingestion={ingestion!r} must be 'track' or 'import'")
-        self._token = token = token.strip()
+        self._token = token
         self._event_endpoint = "imports" if ingestion == "import" else "events"
         self._disabled = bool(ours.pop("disabled", False))
         self._owns_consumer = consumer is None

@@ -21,9 +21,10 @@ from mixpanel._accepting import refused
 from mixpanel._buffer import Buffer
 from mixpanel._json import loads
 from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._redaction import conceal_arguments, conceals_arguments
 from mixpanel._route import Route, Transport
 from mixpanel._sender import Sender
-from mixpanel.credentials import ApiSecret, ServiceAccountCredentials
+from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
     ConfigurationError,
     MixpanelException,
@@ -89,6 +90,7 @@ class ConsumerOptions(TypedDict, total=False):
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
+@conceal_arguments
 class AnyConsumer:
     """What all four share: settings in, records through a sender, accounts out."""
 
@@ -158,22 +160,26 @@ class AnyConsumer:
         return f"<{type(self).__name__} to {self._sender.route.endpoints.origin}>"
 
 
-def record_of(
-    endpoint: str, json_message: str | bytes, api_key: Any = None, api_secret: str | None = None
-) -> Record:
+@conceals_arguments
+def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
     """Make a record of what the official `send` takes; the key may come as (key, secret).
+
+    `authority` is a list of API key and secret, and empty afterwards: the caller need not keep
+    them in variables, which an error on the way would show.
 
     :raises MixpanelException: for an endpoint that does not exist.
     :raises ValidationError: for a message that is not a JSON object.
     """
-    if endpoint not in ENDPOINTS:
+    if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)
         raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
-    if isinstance(api_key, tuple):
-        api_key, api_secret = api_key
-    auth = None if api_secret is None else ApiSecret(api_secret, api_key)
-    body = json_message.encode() if isinstance(json_message, str) else json_message
+    auth = api_secret_of(authority)
+    if not isinstance(json_message, (str, bytes)):
+        raise ValidationError(
+            [f"json_message must be JSON as text, not {type(json_message).__name__}"]
+        )
     try:
+        body = json_message.encode() if isinstance(json_message, str) else json_message
         message = loads(body)
     except (ValueError, RecursionError) as error:
         raise ValidationError([f"json_message is not JSON: {error}"]) from error
@@ -200,7 +206,10 @@ class AsyncConsumer(AnyConsumer):
 
         :raises DeliveryError: when it did not arrive.
         """
-        await self.deliver([record_of(endpoint, json_message, api_key, api_secret)])
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
+        await self.deliver([record])
 
     async def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, as few requests as they fit in.
@@ -218,6 +227,7 @@ class AsyncConsumer(AnyConsumer):
         return await self._sender.aclose(timeout)
 
 
+@conceal_arguments
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
@@ -273,7 +283,9 @@ class AsyncBufferedConsumer(AnyConsumer):
         api_secret: str | None = None,
     ) -> None:
         """Take one message that is already JSON."""
-        record = record_of(endpoint, json_message, api_key, api_secret)
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
         try:
             while self.accept(record) is None:
                 await self.room()
@@ -310,7 +322,10 @@ class Consumer(AnyConsumer):
         :raises DeliveryError: when it did not arrive.
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        self.deliver([record_of(endpoint, json_message, api_key, api_secret)])
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
+        self.deliver([record])
 
     def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, as few requests as they fit in.
@@ -331,6 +346,7 @@ class Consumer(AnyConsumer):
         return _bridge.close(self._sender, timeout)
 
 
+@conceal_arguments
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
@@ -396,7 +412,10 @@ class BufferedConsumer(Consumer):
         api_secret: str | None = None,
     ) -> None:
         """Take one message that is already JSON, and send the batch that it fills."""
-        self.accept(record_of(endpoint, json_message, api_key, api_secret))
+        authority = [api_key, api_secret]
+        del api_key, api_secret  # an error on the way shows the locals of this frame
+        record = record_of(endpoint, json_message, authority)
+        self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return what became of it."""

@@ -2,6 +2,7 @@
 
 MixpanelException
 ├── ConfigurationError (ValueError)      a host, region, credential or option that cannot work
+│   └── ConfigurationTypeError (TypeError)   a setting of the wrong type
 ├── ValidationError (ValueError)         a message that Mixpanel would refuse, in mode "raise"
 ├── QueueFullError                       the buffer is full and `when_full="raise"`
 ├── ClosedError (RuntimeError)           the client was used after it was closed
@@ -32,6 +33,7 @@ __all__ = [
     "AuthenticationError",
     "ClosedError",
     "ConfigurationError",
+    "ConfigurationTypeError",
     "DeliveryError",
     "FailedRecord",
     "MixpanelException",
@@ -67,6 +69,10 @@ class MixpanelException(Exception):  # noqa: N818
 
 class ConfigurationError(MixpanelException, ValueError):
     """A setting that cannot work; raised where it is given."""
+
+
+class ConfigurationTypeError(ConfigurationError, TypeError):
+    """A setting of the wrong type."""
 
 
 class ValidationError(MixpanelException, ValueError):

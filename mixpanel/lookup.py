@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from mixpanel._route import Route
     from mixpanel._wires import Wires
+    from mixpanel.credentials import Secret
 
 __all__ = ["LookupTable", "replace", "tables"]
 
@@ -59,7 +60,8 @@ async def replace(
     route: Route, wires: Wires, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
 ) -> None:
     """Replace one table by CSV or rows."""
-    if not table_id or "/" in table_id:
+    named = isinstance(table_id, str) and table_id.isprintable() and table_id.strip(". ")
+    if not named or "/" in table_id:
         raise ConfigurationError(f"table_id={table_id!r} is not the id of a lookup table")
     if not isinstance(rows, (str, bytes)):
         rows = as_csv(rows)
@@ -88,7 +90,7 @@ async def _ask(route: Route, wires: Wires, method: str, path: str, content: byte
     if route.credentials is None:
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}
-    headers = {
+    headers: dict[str, str | Secret] = {
         "Authorization": route.authorize(query) or "",
         "User-Agent": USER_AGENT,
         "Accept-Encoding": "identity",

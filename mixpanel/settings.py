@@ -7,9 +7,11 @@ import os
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal, get_args
+from unicodedata import category
 from urllib.parse import urlsplit
 
-from mixpanel.exceptions import ConfigurationError
+from mixpanel._redaction import conceals_arguments
+from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -30,6 +32,7 @@ Endpoint = Literal["events", "people", "groups", "imports"]
 Family = Literal["query", "export", "app"]
 WhenFull = Literal["drop_newest", "drop_oldest", "wait", "raise"]
 
+LONGEST_HOST, LONGEST_LABEL = 253, 63  # characters
 MOST_RECORDS = 2000  # in one request, of any kind
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 PATHS: dict[Endpoint, str] = {
@@ -55,42 +58,54 @@ EXPORT_HOSTS: dict[Region, str] = {
 }
 
 
+@conceals_arguments
 def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> str:
     """Return an https URL in its usual form; plain http is taken for loopback only.
 
-    That is without a trailing slash, capitals in the host, and the port that goes without saying.
-    A bare host means https. With `path`, the URL may go on to name one endpoint.
+    That is without a trailing slash, capitals in the host, and the port that goes without saying;
+    an international host name is in ASCII (`xn--...`). A bare host means https. With `path`, the
+    URL may go on to name one endpoint.
 
     :raises ConfigurationError: for any other scheme, user info, a query, a fragment, or a host
         that is not one.
     """
-
-    def refuse(why: str) -> ConfigurationError:
-        shown = "a URL with a user name or password" if "@" in text else repr(text)
-        return ConfigurationError(f"{name}={shown} {why}")
-
-    if any(c.isspace() or ord(c) < 0x20 or c == "\\" for c in text):
-        raise refuse("holds white space, a control character or a backslash")
+    if not isinstance(text, str):
+        raise ConfigurationTypeError(f"{name} must be a URL, not {type(text).__name__}")
+    shown = f"{name}=a URL with a user name or password" if "@" in text else f"{name}={text!r}"
+    if any(c.isspace() or not c.isprintable() or c == "\\" for c in text):
+        raise ConfigurationError(f"{shown} holds white space, a control character or a backslash")
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
-        host, _port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
         # What the parser stumbled over may be half a password.
-        raise refuse("is not a URL" if "@" in text else f"is not a URL: {error}") from None
-    if parts.scheme not in ("https", "http"):
-        raise refuse("must be an https URL")
-    if "@" in parts.netloc:
-        raise refuse("must not hold a user name or password: give credentials on their own")
-    if parts.query or parts.fragment or text.endswith(("?", "#")):
-        raise refuse("must not have a query or a fragment")
-    if not host or not _is_host(host):
-        raise refuse("has no valid host name")
-    if parts.scheme == "http" and not is_loopback(host):
-        raise refuse("must use https: plain http is for loopback addresses only")
-    if not path and parts.path.strip("/") and "://" not in text:
-        raise refuse("must be a host name alone, or a full https URL")
-    usual = {"https": ":443", "http": ":80"}[parts.scheme]
-    netloc = parts.netloc.lower().removesuffix(usual).rstrip(":")
+        why = "" if "@" in text else f": {error}"
+        raise ConfigurationError(f"{shown} is not a URL{why}") from None
+    ascii_host = _ascii_host(host, bracketed="[" in parts.netloc)
+    for wrong, why in (
+        (parts.scheme not in ("https", "http"), "must be an https URL"),
+        ("@" in parts.netloc, "must not hold a user name or password: give them on their own"),
+        (
+            bool(parts.query or parts.fragment) or text.endswith(("?", "#")),
+            "must not have a query or a fragment",
+        ),
+        (not ascii_host, "has no valid host name"),
+        (port == 0, "has port 0, which no server listens on"),
+        (not parts.path.isascii(), "must be ASCII after the host: percent-encode the path"),
+        (
+            parts.scheme == "http" and not is_loopback(host),
+            "must use https: plain http is for loopback addresses only",
+        ),
+        (
+            not path and bool(parts.path.strip("/")) and "://" not in text,
+            "must be a host name alone, or a full https URL",
+        ),
+    ):
+        if wrong:
+            raise ConfigurationError(f"{shown} {why}")
+    netloc = f"[{ascii_host}]" if ":" in host else str(ascii_host)
+    if port is not None and port != {"https": 443, "http": 80}[parts.scheme]:
+        netloc += f":{port}"
     return f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}"
 
 
@@ -137,22 +152,49 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _is_host(host: str) -> bool:
+def is_reachable(host: str | None) -> bool:
+    """Return True if a host, as of a proxy, is an address or a name that can be looked up."""
+    if not host or not host.isascii() or "%" in host or len(host) > LONGEST_HOST:
+        return False
+    labels = host.removesuffix(".").split(".")
+    return ":" in host or all(0 < len(label) <= LONGEST_LABEL for label in labels)
+
+
+def _ascii_host(host: str, *, bracketed: bool) -> str | None:
+    """Return a host as it is looked up; None for what is not one, or not safe to send to."""
+    if "%" in host:  # the zone of an address, or an encoded character
+        return None
     try:
         address = ip_address(host)
     except ValueError:
-        try:
-            ascii_host = host.encode("idna").decode("ascii")
-        except UnicodeError:
-            return False
-        labels = ascii_host.removesuffix(".").split(".")
-        named = all(
-            label and label.replace("-", "").isalnum() and label[0] != "-" and label[-1] != "-"
-            for label in labels
-        )
-        # "2130706433" and "0x7f.1" are addresses in disguise to some resolvers.
-        return named and not labels[-1].isdigit() and not labels[-1].startswith("0x")
-    return not (address.is_link_local or address.is_multicast or address.is_unspecified)
+        return None if bracketed else _ascii_name(host)
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return None
+    return host
+
+
+def _ascii_name(host: str) -> str | None:
+    try:
+        ascii_host = host.encode("idna").decode("ascii")
+        name = ascii_host.encode().decode("idna")
+    except UnicodeError:
+        return None
+    # What the mapping of IDNA 2003 changes, as "ß" to "ss", is another name to newer resolvers;
+    # symbols are none to them.
+    if not host.isascii() and name != host:
+        return None
+    labels, spelled = ascii_host.removesuffix(".").split("."), name.removesuffix(".").split(".")
+    if len(ascii_host) > LONGEST_HOST or not all(map(_is_label, labels + spelled)):
+        return None
+    # "2130706433" and "0x7f.1" are addresses in disguise to some resolvers.
+    disguised = labels[-1].isdigit() or labels[-1].startswith("0x")
+    return None if disguised else ascii_host
+
+
+def _is_label(label: str) -> bool:
+    if not 0 < len(label) <= LONGEST_LABEL or label[0] == "-" or label[-1] == "-":
+        return False
+    return all(c == "-" or c.isalnum() or category(c) in ("Mn", "Mc") for c in label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +226,7 @@ class Endpoints:
 
         :raises ConfigurationError: for an unknown region or a URL that is not safe to send to.
         """
-        if region is not None and region not in INGESTION_HOSTS:
+        if region is not None and not (isinstance(region, str) and region in INGESTION_HOSTS):
             known = ", ".join(map(repr, INGESTION_HOSTS))
             raise ConfigurationError(f"region={region!r} is unknown; choose one of {known}")
         environment = os.environ.get("MP_BASE_URL")
@@ -230,7 +272,7 @@ class Origins:
 
         :raises ConfigurationError: for an unknown region or a URL that is not safe to send to.
         """
-        if region not in QUERY_HOSTS:
+        if not isinstance(region, str) or region not in QUERY_HOSTS:
             known = ", ".join(map(repr, QUERY_HOSTS))
             raise ConfigurationError(f"region={region!r} is unknown; choose one of {known}")
         environment = os.environ.get("MP_BASE_URL")

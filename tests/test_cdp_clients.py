@@ -41,6 +41,7 @@ from mixpanel.cdp import (
     WriteKey,
     semantic,
 )
+from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
 from tests.cdp_worlds import SWIFT, WORLDS, messages, visit
@@ -291,7 +292,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     from mixpanel.cdp._route import SegmentRoute
 
     class Token:
-        token = "t"
+        token = Secret("t")
 
     gate = Turnstile(None, Token()) if with_key else None
     route = SegmentRoute(HIGHTOUCH, "http://x", WriteKey("key"), lambda: 0.0, gate)

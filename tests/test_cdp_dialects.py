@@ -11,6 +11,7 @@ from mixpanel import ConfigurationError
 from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer, WriteKey
 from mixpanel.cdp._customerio import PERMISSIVE
 from mixpanel.cdp._dialect import enveloped, reasons
+from mixpanel.credentials import Secret
 
 AT = "2026-01-31T12:00:00.000Z"
 CLASSIC, AMERICAN, EUROPEAN = WriteKey("abc"), WriteKey("sk_us_abc_1"), WriteKey("pk_eu_abc_1")
@@ -31,12 +32,12 @@ def basic(key):
         (CUSTOMERIO, EUROPEAN, None, "Bearer pk_eu_abc_1"),
         (HIGHTOUCH, CLASSIC, None, basic("abc")),
         (HIGHTOUCH, AMERICAN, None, basic("sk_us_abc_1")),
-        (HIGHTOUCH, CLASSIC, "token", "Bearer token"),
+        (HIGHTOUCH, CLASSIC, Secret("token"), "Bearer token"),
     ],
 )
 def test_each_key_authorises_in_its_way(dialect, key, token, expected):
     """Prefixed keys are bearers at Customer.io only; a token of OAuth goes before the key."""
-    assert expected == dialect.headers(key, token)["Authorization"]
+    assert expected == dialect.headers(key, token)["Authorization"].reveal()
 
 
 def test_customerio_is_strict_unless_told_otherwise():
@@ -166,7 +167,7 @@ def test_one_composer_speaks_every_dialect(dialect):
     assert ["track", "alias"] == [each["type"] for each in told["batch"]]
     assert AT == told["sentAt"]
     assert dialect.origin(CLASSIC).startswith("https://")
-    assert basic("abc") == dialect.headers(CLASSIC)["Authorization"]
+    assert basic("abc") == dialect.headers(CLASSIC)["Authorization"].reveal()
     assert "/v1/track" == dialect.path("track")
 
 

@@ -15,6 +15,7 @@ from mixpanel._route import Request
 from mixpanel.cdp import AsyncHightouch, HightouchOAuth
 from mixpanel.cdp._auth import AccessTokens
 from mixpanel.cdp._gate import Pace, Turnstile
+from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
 from mixpanel.exceptions import RateLimitError, ServerError, TransportError
 from tests.cdp_worlds import SWIFT, WORLDS, messages, visit
@@ -271,7 +272,7 @@ def test_a_token_is_renewed_at_half_its_life():
     assert ([], None) == drive(access.asked())
     clock.now += 2
     drive(access.asked(), granted("two", expires_in=100))
-    assert "two" == access.token
+    assert Secret("two") == access.token
 
 
 @pytest.mark.parametrize("lifetime", [None, "soon", -1, True, 0])
@@ -284,7 +285,7 @@ def test_a_lifetime_that_is_none_means_a_minute_until_renewal(lifetime):
     assert ([], None) == drive(access.asked())
     clock.now += 2
     drive(access.asked(), granted("two"))
-    assert "two" == access.token
+    assert Secret("two") == access.token
 
 
 def test_a_failed_renewal_does_no_harm_while_the_token_is_good():
@@ -294,7 +295,7 @@ def test_a_failed_renewal_does_no_harm_while_the_token_is_good():
     drive(access.asked(), granted("one", expires_in=100))
     clock.now += 60
     _, failure = drive(access.asked(), Answer(500, {}, b""))
-    assert (None, "one") == (failure, access.token)
+    assert (None, Secret("one")) == (failure, access.token)
     assert ([], None) == drive(access.asked())
     clock.now += 45
     _, failure = drive(access.asked(), Answer(500, {}, b""))

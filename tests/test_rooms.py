@@ -18,7 +18,7 @@ FLOORS = {
     "cdp._segment_options cdp._segment_verbs "
     "flags.__init__ data.__init__ data.exceptions data._answers data._result data.results "
     "data.plan data.asked exceptions credentials settings messages _verbs _json _exchange "
-    "_buffer _ledger _context _profiles _validation _version _route _ids _spreadsheets "
+    "_buffer _ledger _redaction _context _profiles _validation _version _route _ids _spreadsheets "
     "flags.types flags.rules flags.evaluate flags.exposure "
     "flags.compiled flags.definitions flags.diagnostics flags.explain flags.lint flags.declare "
     "flags.overrides flags.wire flags._hashing flags._values flags._operators "

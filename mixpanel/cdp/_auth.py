@@ -7,6 +7,7 @@ retry policy of the messages bounds it. The only room that knows PyJWT.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -18,12 +19,15 @@ from urllib.parse import urlencode
 
 from mixpanel._exchange import Answer, Failure, retry_after
 from mixpanel._json import loads
+from mixpanel._redaction import conceal_arguments
 from mixpanel._route import USER_AGENT, Request
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel.cdp._dialect import reasons
+from mixpanel.credentials import Secret, checked_text
 from mixpanel.exceptions import (
     AuthenticationError,
     ConfigurationError,
+    ConfigurationTypeError,
     DeliveryError,
     RateLimitError,
     ServerError,
@@ -46,12 +50,17 @@ SOON = 10.0  # seconds until a renewal that failed is tried again while the toke
 FINAL = frozenset({400, 401, 403, 404, 415})
 SKEWED = ("Token is expired", "Token used before issued")
 MOST_KEY_BYTES = 1_000_000
+TOKEN = re.compile(r"[!-~]+")  # what a header can hold
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
+@conceal_arguments
 @dataclass(frozen=True, slots=True)
 class HightouchOAuth:
     """Say who asks for access tokens. Needs the extra: `pip install 'mixpanel-async[hightouch]'`.
+
+    A key given as text is kept as a `Secret`. A pickle holds it in clear, for processes of your
+    own; nothing else shows it.
 
     :param private_key: an RSA key as PEM text, a `Path` to a file that holds it, or a function
         that returns it; file and function are read anew for each token, so that keys can rotate.
@@ -61,7 +70,7 @@ class HightouchOAuth:
     """
 
     client_id: str
-    private_key: str | Path | Callable[[], str] = field(repr=False)
+    private_key: str | Secret | Path | Callable[[], str] = field(repr=False)
     key_id: str
     server: str = "https://oauth2.hightouch.io"
     scope: str = "tracking_api:write"
@@ -72,10 +81,24 @@ class HightouchOAuth:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise ConfigurationError(f"{name} is missing: OAuth needs it")
+            object.__setattr__(self, name, checked_text(value, name))
+        if isinstance(self.private_key, str):
+            object.__setattr__(self, "private_key", Secret(self.private_key))
+        elif not isinstance(self.private_key, (Secret, Path)) and not callable(self.private_key):
+            raise ConfigurationTypeError(
+                "private_key must be PEM text, a Path, or a function that returns the text, not "
+                f"{type(self.private_key).__name__}"
+            )
         object.__setattr__(self, "server", checked_origin(self.server, "server"))
         _jwt()  # now, and not on a loop
         if not callable(self.private_key):
             self.signed(0.0)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        key = self.private_key.reveal() if isinstance(self.private_key, Secret) else (
+            self.private_key
+        )  # fmt: skip
+        return HightouchOAuth, (self.client_id, key, self.key_id, self.server, self.scope)
 
     def signed(self, now: float) -> str:
         """Return the assertion that a token is asked for with; `now` is the server's time.
@@ -96,17 +119,24 @@ class HightouchOAuth:
         except ConfigurationError:  # of the file
             raise
         except Exception as error:
-            # Not chained: the cause may hold the key.
-            raise ConfigurationError(
-                f"private_key cannot sign ({type(error).__name__}): give an RSA private key as "
-                "PEM text, the Path of such a file, or a function that returns it"
-            ) from None
+            kind = type(error).__name__
+        # Not while the cause is handled: it would be the context, and may hold the key.
+        raise ConfigurationError(
+            f"private_key cannot sign ({kind}): give an RSA private key as "
+            "PEM text, the Path of such a file, or a function that returns it"
+        )
 
     def _pem(self) -> str:
         if isinstance(self.private_key, Path):
             return _read_key(self.private_key)
-        pem = self.private_key() if callable(self.private_key) else self.private_key
-        return pem.replace("\\n", "\n")  # as environment variables often have it
+        if isinstance(self.private_key, Secret):
+            return _unfolded(self.private_key.reveal())
+        assert callable(self.private_key)
+        return _unfolded(self.private_key())
+
+
+def _unfolded(pem: str) -> str:
+    return pem.replace("\\n", "\n")  # as environment variables often have it
 
 
 def _read_key(path: Path) -> str:
@@ -146,7 +176,7 @@ class AccessTokens:
         self._oauth = oauth
         self._now = now
         self._clock = clock
-        self.token: str | None = None
+        self.token: Secret | None = None
         self._renew_at = self._expires_at = 0.0
         self._claimed_until = 0.0
         self._failed: tuple[float, Failure] | None = None
@@ -158,7 +188,7 @@ class AccessTokens:
         self._lock = threading.Lock()
         self._claimed_until = 0.0
 
-    def asked(self, stale: str | None = None) -> Asking:
+    def asked(self, stale: Secret | None = None) -> Asking:
         """See to it that there is a token other than `stale`, or return why there is none."""
         began = self._clock()
         while True:
@@ -183,7 +213,7 @@ class AccessTokens:
         self._failed = (self._clock(), failure)
         return failure
 
-    def _is_good(self, stale: str | None, now: float) -> bool:
+    def _is_good(self, stale: Secret | None, now: float) -> bool:
         return self.token not in (None, stale) and now < self._renew_at
 
     def _renewed(self) -> Asking:
@@ -235,14 +265,15 @@ class AccessTokens:
         except (ValueError, RecursionError):
             return False
         token = granted.get("access_token") if isinstance(granted, dict) else None
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        if not isinstance(token, str) or not TOKEN.fullmatch(token):
             return False
         lifetime = granted.get("expires_in")
         if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or lifetime <= 0:
             lifetime = LIFETIME
         now = self._clock()
-        self.token, self._renew_at, self._expires_at = token, now + lifetime / 2, now + lifetime
-        return bool(token)
+        self._renew_at, self._expires_at = now + lifetime / 2, now + lifetime
+        self.token = Secret(token)
+        return True
 
     def _refused(self, reply: Answer, why: str) -> Failure:
         status = reply.status

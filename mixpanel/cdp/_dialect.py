@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._json import loads
+from mixpanel._redaction import conceal_arguments
 from mixpanel.credentials import Secret, _basic
-from mixpanel.exceptions import ConfigurationError
+from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 from mixpanel.messages import joined
 from mixpanel.settings import checked_origin
 
@@ -126,7 +127,7 @@ class Dialect:
         if variable is not None and os.environ.get(variable):
             return checked_origin(os.environ[variable], variable)
         chosen = region or self.region_of(key.reveal()) or next(iter(self.hosts))
-        if chosen not in self.hosts:
+        if not isinstance(chosen, str) or chosen not in self.hosts:
             known = ", ".join(map(repr, self.hosts))
             raise ConfigurationError(f"region={chosen!r} is unknown; choose one of {known}")
         return self.hosts[chosen]
@@ -144,10 +145,15 @@ class Dialect:
             f"would answer 200 and keep nothing; give region={theirs!r}"
         )
 
-    def headers(self, key: WriteKey, token: str | None = None) -> dict[str, str]:
+    def headers(self, key: WriteKey, token: Secret | None = None) -> dict[str, str | Secret]:
         """Return the headers of a request; `token` is an OAuth access token to go with the key."""
-        authority = f"Bearer {token}" if token is not None else self.authorize(key.reveal())
-        return {"Authorization": authority, "Content-Type": "application/json", **self.truth}
+        return {
+            "Authorization": Secret(
+                self.authorize(key.reveal()) if token is None else f"Bearer {token.reveal()}"
+            ),
+            "Content-Type": "application/json",
+            **self.truth,
+        }
 
     def body(self, messages: list[Message], sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body of a batch request."""
@@ -160,6 +166,7 @@ class Dialect:
         return b"{" + after[len("],") : -1] + b"," + message.untyped
 
 
+@conceal_arguments
 class WriteKey(Secret):
     """The key of one source. White space around it, as from a mounted file, is taken off.
 
@@ -170,7 +177,7 @@ class WriteKey(Secret):
 
     def __init__(self, value: str) -> None:
         if not isinstance(value, str):
-            raise ConfigurationError(f"write_key must be text, not {type(value).__name__}")
+            raise ConfigurationTypeError(f"write_key must be text, not {type(value).__name__}")
         key = value.strip()
         if not key:
             raise ConfigurationError("write_key is empty: take it from your source's settings")

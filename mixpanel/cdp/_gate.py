@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from mixpanel._route import Request
+    from mixpanel.credentials import Secret
 
     Passage = Generator[float | Request | None, Answer | Failure | None, Answer | Failure]
     Asking = Generator[float | Request | None, Answer | Failure | None, Failure | None]
@@ -57,11 +58,11 @@ class Pace:
         self._turns.clear()
 
 
-_paces: WeakValueDictionary[tuple[str, str, int, float], Pace] = WeakValueDictionary()
+_paces: WeakValueDictionary[tuple[str, Secret, int, float], Pace] = WeakValueDictionary()
 _looking = threading.RLock()
 
 
-def pace_of(origin: str, key: str, requests: int, seconds: float) -> Pace:
+def pace_of(origin: str, key: Secret, requests: int, seconds: float) -> Pace:
     """Return the pace of a source, which all clients of it in this process share."""
     source = origin, key, requests, seconds
     with _looking:
@@ -84,11 +85,11 @@ class Access(Protocol):
     """Who hands out access tokens."""
 
     @property
-    def token(self) -> str | None:
+    def token(self) -> Secret | None:
         """Return the token to use now."""
         ...
 
-    def asked(self, stale: str | None = None) -> Asking:
+    def asked(self, stale: Secret | None = None) -> Asking:
         """See to it that there is a token other than `stale`, or return why there is none."""
         ...
 

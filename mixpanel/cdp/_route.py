@@ -16,6 +16,7 @@ from mixpanel.exceptions import RejectedError, ServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import NoReturn
 
     from mixpanel._exchange import Failure, Send
     from mixpanel.cdp._dialect import Dialect, WriteKey
@@ -104,6 +105,9 @@ class SegmentRoute:
             return Judgement(Verdict.RETRY, error)
         return judge_status(reply, endpoint, self._text)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a route is not pickled: it holds a write key")
+
     def takes_gzip(self, endpoint: str) -> bool:  # noqa: ARG002
         """Tell whether bodies may be compressed."""
         return self.compress
@@ -125,7 +129,7 @@ class SegmentRoute:
         said, key = "; ".join(reasons(reply.body)), self.key.reveal()
         access = None if self.gate is None else self.gate.access
         token = None if access is None else access.token
-        for secret in (basic(key).partition(" ")[2], key, token or ""):
+        for secret in (basic(key).partition(" ")[2], key, token.reveal() if token else ""):
             if len(secret) >= SECRET:
                 said = said.replace(secret, "***")
         said = said[:MOST_WORDS]

@@ -16,6 +16,7 @@ from mixpanel._accepting import TURN, done, refused, turn, when_there_is_room
 from mixpanel._buffer import Buffer
 from mixpanel._ids import new_uuid
 from mixpanel._ledger import FlushResult, Ledger, Stats
+from mixpanel._redaction import conceal_arguments
 from mixpanel._route import Transport
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._sender import Sender
@@ -54,6 +55,7 @@ DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 # ---- what both clients share --------------------------------------------------------------------
 
 
+@conceal_arguments
 class _Client(SegmentVerbs[Outcome]):
     def __init__(
         self,
@@ -80,7 +82,7 @@ class _Client(SegmentVerbs[Outcome]):
         gate = None
         if access is not None or dialect.rate is not None:
             rate = dialect.rate
-            gate = Turnstile(rate and pace_of(origin, key.reveal(), *rate), access)
+            gate = Turnstile(rate and pace_of(origin, key, *rate), access)
         self._route = SegmentRoute(
             dialect,
             origin,

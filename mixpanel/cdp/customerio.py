@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from mixpanel._redaction import conceal_arguments
 from mixpanel.cdp._advice import advice
 from mixpanel.cdp._customerio import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._dialect import WriteKey
@@ -56,6 +57,7 @@ def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
     return {"dialect": dialect, "advice": advice}
 
 
+@conceal_arguments
 class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
 
@@ -74,6 +76,7 @@ class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentC
         super().__init__(WriteKey(write_key), **_told(strict), **options)
 
 
+@conceal_arguments
 class CustomerIO(_CustomerIOVerbs[None], SegmentClient):
     """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
+from mixpanel._redaction import conceal_arguments
 from mixpanel.cdp._advice import elsewhere
 from mixpanel.cdp._dialect import WriteKey
 from mixpanel.cdp._hightouch import HIGHTOUCH, VERSION
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHightouch", "Hightouch"]
 
 
+@conceal_arguments
 class AsyncHightouch(AsyncSegmentClient):
     """Send to a Hightouch Events source from async code, on asyncio or trio.
 
@@ -45,6 +47,7 @@ class AsyncHightouch(AsyncSegmentClient):
         super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
 
 
+@conceal_arguments
 class Hightouch(SegmentClient):
     """Send to a Hightouch Events source from sync code; see `AsyncHightouch`."""
 

@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mixpanel._json import loads
+from mixpanel._redaction import conceals_arguments
 from mixpanel.credentials import Secret
-from mixpanel.exceptions import ConfigurationError, MixpanelException
+from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, MixpanelException
 
 __all__ = [
     "METRICS",
@@ -183,6 +184,7 @@ class DeliveryEvent(WebhookEvent):
         return _text(self.data, "failure_message")
 
 
+@conceals_arguments
 def receive(
     body: bytes,
     headers: Headers,
@@ -201,6 +203,7 @@ def receive(
     return parse(body)
 
 
+@conceals_arguments
 def verify(
     body: bytes,
     headers: Headers,
@@ -239,6 +242,7 @@ def verify(
         )
 
 
+@conceals_arguments
 def sign(body: bytes, key: Key, timestamp: int) -> dict[str, str]:
     """Return the headers that Customer.io would send with a body, for tests and emulators."""
     [secret] = _keys(key)
@@ -279,14 +283,18 @@ def parse(body: bytes) -> WebhookEvent:
 
 
 def _keys(key: Key | Sequence[Key]) -> list[bytes]:
-    given = [key] if isinstance(key, (str, bytes, Secret)) else list(key)
+    several = isinstance(key, Iterable) and not isinstance(key, (str, bytes))
+    given: list[Any] = list(key) if several else [key]  # type: ignore[arg-type]
     for each in given:
         if not isinstance(each, (str, Secret)):
-            raise ConfigurationError(f"the signing key must be text, not {type(each).__name__}")
+            raise ConfigurationTypeError(f"the signing key must be text, not {type(each).__name__}")
     keys = [(each.reveal() if isinstance(each, Secret) else each).strip() for each in given]
     if not keys or not all(keys):
         raise ConfigurationError("the signing key is empty: it stands in the webhook's settings")
-    return [each.encode() for each in keys]
+    try:
+        return [each.encode() for each in keys]
+    except UnicodeEncodeError:
+        raise ConfigurationError("the signing key holds a character that is no text") from None
 
 
 def _digest(body: bytes, key: bytes, timestamp: str) -> str:

@@ -312,7 +312,9 @@ def _check(
         first.extend([one] if len(first) < SHOWN else [])
         refused.write_record(one)
 
-    anybody = replace(source, write_key=source.write_key or "dry-run")
+    from mixpanel.credentials import Secret
+
+    anybody = replace(source, write_key=source.write_key or Secret("dry-run"))
     with anybody.client(disabled=True) as client:
         result = client.backfill(rows.read(), **rows.job, on_failed=failed)
         warnings = dict(client.stats().warnings)

@@ -15,6 +15,7 @@ from mixpanel.cli._cdp_options import text_or_file
 
 if TYPE_CHECKING:
     from mixpanel.cdp import Dialect, HightouchOAuth, SegmentClient, SegmentComposer, WriteKey
+    from mixpanel.credentials import Secret
     from mixpanel.messages import Validation
 
 PANEL = "Where to"
@@ -43,7 +44,7 @@ class Source:
     """
 
     vendor: Vendor
-    write_key: str | None = field(repr=False)
+    write_key: "Secret | None" = field(repr=False)
     region: str | None = None
     base_url: str | None = None
     permissive: bool = False
@@ -78,7 +79,7 @@ class Source:
         if self.write_key is None:
             name = KEYS[self.vendor]
             raise ConfigurationError(f"which source? give --write-key, or {name}")
-        return WriteKey(self.write_key)
+        return WriteKey(self.write_key.reveal())
 
     @property
     def origin(self) -> str:
@@ -106,7 +107,8 @@ class Source:
         """Return how many bytes a message may have, alone in the envelope of a batch."""
         from mixpanel.cdp._packing import room
 
-        key = self.write_key if self.oauth is not None else None
+        in_body = self.oauth is not None and self.write_key is not None
+        key = self.key().reveal() if in_body else None
         return min(self.dialect.item_bytes, room(self.dialect, key))
 
     def composer(
@@ -266,9 +268,11 @@ def of_source(
 
     :raises typer.BadParameter: when they leave open whose it is, or contradict themselves.
     """
+    from mixpanel.credentials import Secret
+
     vendor = to or _inferred(write_key)
-    if write_key is None:
-        write_key = os.environ.get(KEYS[vendor], "").strip() or None
+    write_key = write_key or os.environ.get(KEYS[vendor], "").strip()
+    key, write_key = Secret(write_key) if write_key else None, None
     if permissive and vendor is Vendor.HIGHTOUCH:
         raise typer.BadParameter("only Customer.io can be --permissive: Hightouch always is")
     if vendor is Vendor.CUSTOMERIO:
@@ -280,7 +284,7 @@ def of_source(
     more = {"server": oauth_server, "scope": oauth_scope}
     return Source(
         vendor,
-        write_key,
+        key,
         region,
         base_url,
         permissive,

@@ -33,6 +33,8 @@ from mixpanel.data.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mixpanel.credentials import Secret
+
 __all__ = [
     "Asked",
     "check_export",
@@ -69,7 +71,7 @@ class Asked:
     method: str
     url: str
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    authorization: str = field(default="", repr=False)
+    authorization: Secret | None = field(default=None, repr=False)
 
     def known(self, answer: Answer | None = None) -> dict[str, Any]:
         """Return what every error carries."""
@@ -86,7 +88,9 @@ class Asked:
 
     def without_secrets(self, text: str) -> str:
         """Take out the credentials, should a server or proxy have sent them back."""
-        sent = self.authorization.partition(" ")[2]
+        if self.authorization is None:
+            return text
+        sent = self.authorization.reveal().partition(" ")[2]
         try:
             secret = b64decode(sent).decode().partition(":")[2]
         except ValueError:

@@ -92,5 +92,8 @@ class Local:
         )
 
     def __repr__(self) -> str:
-        project = self.credentials.project_id if self.credentials else "no project"
-        return f"<{type(self).__name__} {project} at {self._core._where or 'memory'}>"
+        core = getattr(self, "_core", None)  # none yet, while it is being made
+        if core is None:
+            return f"<{type(self).__name__}>"
+        project = core._credentials.project_id if core._credentials else "no project"
+        return f"<{type(self).__name__} {project} at {core._where or 'memory'}>"

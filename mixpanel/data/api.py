@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random as _random
+import re
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
@@ -14,6 +15,7 @@ import anyio.to_thread
 
 from mixpanel._exchange import Answer, Failure, retry_after
 from mixpanel._route import USER_AGENT, Request, Transport
+from mixpanel.credentials import Secret
 from mixpanel.data import _answers, _budget
 from mixpanel.data._answers import Asked
 from mixpanel.data._receive import LongWires, Part
@@ -44,6 +46,7 @@ IDLE = 60.0  # seconds between two chunks of an export
 OVERALL = 3600.0  # seconds for one export
 IN_A_THREAD = 64 * 1024  # bytes above which reading JSON would be felt by the loop
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # of a header
 OURS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "cookie"})
 
 
@@ -348,16 +351,20 @@ class AsyncAPI:
         query = "&".join(filter(None, [query, urlencode(values)]))
         return f"{target}?{query}" if query else target
 
-    def _headers(self, extra: Mapping[str, str] | None) -> dict[str, str]:
-        headers = {"Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
+    def _headers(self, extra: Mapping[str, str] | None) -> dict[str, str | Secret]:
+        headers: dict[str, str | Secret] = {"Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
         for name, value in (extra or {}).items():
-            if name.lower() in OURS or not (name + value).isprintable():
-                raise ConfigError(f"the header {name[:40]!r} cannot be set here")
-            headers[name] = value
-        return headers | {"Authorization": self._credentials.authorization()}
+            if not isinstance(name, str) or name.lower() in OURS or not NAME.fullmatch(name):
+                raise ConfigError(f"the header {str(name)[:40]!r} cannot be set here")
+            if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
+                raise ConfigError(
+                    f"the value of the header {name[:40]!r} must be a string of printable ASCII"
+                )
+            headers[name] = value.strip()
+        return headers | {"Authorization": Secret(self._credentials.authorization())}
 
     def _asked(self, method: str, target: str, params: Mapping[str, Any]) -> Asked:
-        return Asked(method, target, dict(params), self._credentials.authorization())
+        return Asked(method, target, dict(params), Secret(self._credentials.authorization()))
 
     def _budget_of(self, family: Family) -> Budget:
         budgets = {"query": self.query_budget, "export": self.export_budget}

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._redaction import conceals_arguments
 from mixpanel._runtime.checked_files import follow_own_links, read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import (
@@ -84,6 +85,7 @@ class Config:
         """
         return expand_home(self._chosen)
 
+    @conceals_arguments
     def list_accounts(self) -> list[AccountInfo]:
         """Return all accounts in the order of the file.
 
@@ -99,10 +101,12 @@ class Config:
             for one in found
         ]
 
+    @conceals_arguments
     def names(self) -> list[str]:
         """Return the names of all accounts, of broken ones too."""
         return list(self._read().get("accounts", {}))
 
+    @conceals_arguments
     def default(self) -> str | None:
         """Return the name of the account that is used where none is named; an only one always is.
 
@@ -110,6 +114,7 @@ class Config:
         """
         return self._default(self._read())
 
+    @conceals_arguments
     def get_account(self, name: str) -> Credentials:
         """Return the credentials of one account.
 
@@ -118,6 +123,7 @@ class Config:
         """
         return self._account(self._read(), name)
 
+    @conceals_arguments
     def add_account(
         self,
         name: str,
@@ -158,6 +164,7 @@ class Config:
 
         self._change(add)
 
+    @conceals_arguments
     def remove_account(self, name: str) -> None:
         """Remove an account; when it was the default, the next one takes its place.
 
@@ -182,6 +189,7 @@ class Config:
 
         self._change(remove)
 
+    @conceals_arguments
     def set_default(self, name: str) -> None:
         """Use this account wherever none is named.
 
@@ -196,6 +204,7 @@ class Config:
 
         self._change(switch)
 
+    @conceals_arguments
     def resolve_credentials(
         self,
         account: str | None = None,

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
+from mixpanel._redaction import conceals_arguments
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.settings import Region
 
@@ -28,7 +29,8 @@ class Credentials(BaseModel):
 
     `source` says where they came from: `argument`, `account prod`, `environment` or
     `default account prod`, and which single field was given beside that. `account` is the name in
-    the file, None for credentials that are in none.
+    the file, None for credentials that are in none. A pickle holds the secret in clear, for
+    processes of your own; nothing else shows it.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -50,7 +52,7 @@ class Credentials(BaseModel):
             raise ValueError("must be text")  # noqa: TRY004 - pydantic takes no TypeError
         if not text.strip():
             raise ValueError("is empty")
-        if not text.isprintable():
+        if not text.strip().isprintable():
             raise ValueError("holds a character that is none of a name or secret")
         return text.strip()
 
@@ -82,6 +84,7 @@ class Credentials(BaseModel):
         return "Basic " + b64encode(pair.encode()).decode("ascii")
 
 
+@conceals_arguments
 def from_environment(given: dict[str, str | None]) -> Credentials | None:
     found = {field: os.environ.get(name, "").strip() for field, name in VARIABLES.items()}
     fields = {field: value for field, value in found.items() if value}
@@ -102,6 +105,7 @@ def source_of(origin: str, given: dict[str, str | None] | None) -> str:
     return ", ".join([origin, *(f"{field} as given" for field in given or ())])
 
 
+@conceals_arguments
 def checked(
     fields: dict[str, Any], where: str, *, source: str, account: str | None = None
 ) -> Credentials:

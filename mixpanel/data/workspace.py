@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from mixpanel import _bridge
 from mixpanel._bridge import synced
+from mixpanel._redaction import conceals_arguments
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._local import Local
 from mixpanel.data._paths import expand_home
@@ -366,6 +367,7 @@ class Workspace(Local):
         self.close()
 
 
+@conceals_arguments
 def _credentials(
     given: Credentials | ServiceAccountCredentials | None,
     account: str | None,

@@ -25,6 +25,7 @@ from mixpanel.emulator.profile_query import Profiles
 from mixpanel.emulator.project import MINUTE, Project
 from mixpanel.emulator.server import Server, listen
 from mixpanel.emulator.warehouse import Warehouse
+from mixpanel.exceptions import ConfigurationError
 
 
 class Emulator:
@@ -83,7 +84,7 @@ class Emulator:
         hightouch: HightouchRules | None = None,
     ) -> None:
         self.host = _loopback(host)
-        self.port = port
+        self.port = _checked_port(port)
         origins = frozenset(map(origin_of, _several(allow_origins) or ()))
         self._guard = Guard(self.host, origins)
         warehouse = Warehouse(db)
@@ -335,14 +336,20 @@ def _several(names: Collection[str] | None) -> Collection[str] | None:
     return {names} if isinstance(names, str) else names
 
 
+def _checked_port(port: int) -> int:
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+        raise ConfigurationError(f"port={port!r} must be a number from 0 (any free one) to 65535")
+    return port
+
+
 def _loopback(host: str) -> str:
     address = "127.0.0.1" if host == "localhost" else host
     try:
-        if ipaddress.ip_address(address).is_loopback:
+        if isinstance(address, str) and ipaddress.ip_address(address).is_loopback:
             return address
     except ValueError:
         pass
-    raise ValueError(f"the emulator answers on loopback addresses only, not on {host!r}")
+    raise ConfigurationError(f"the emulator answers on loopback addresses only, not on {host!r}")
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ from urllib.parse import urlencode
 from mixpanel._exchange import Answer, Failure
 from mixpanel._json import dumps, loads
 from mixpanel._route import USER_AGENT, Request
-from mixpanel.credentials import ProjectToken, ServiceAccountCredentials
+from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
 from mixpanel.exceptions import MixpanelException
 from mixpanel.settings import Endpoints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import NoReturn
 
     from mixpanel.flags.types import FlagsConfig
 
@@ -52,15 +53,19 @@ class Asker:
         credentials: ServiceAccountCredentials | None,
         origin: str | None,
     ) -> None:
-        self._token = token
+        self._token = checked_text(token, "token")
         self._version = version
         self._credentials = credentials
-        told = config.api_host if config.api_host != DEFAULT_HOST else None
-        if told or config.region or config.base_url or origin is None:
+        api_host = None if config.api_host in (DEFAULT_HOST, "") else config.api_host
+        given = api_host, config.region, config.base_url
+        if origin is None or any(each is not None for each in given):
             origin = Endpoints.resolve(
-                region=config.region, api_host=told, base_url=config.base_url
+                region=config.region, api_host=api_host, base_url=config.base_url
             ).origin
         self.origin = origin
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what asks for flags is not pickled: it may hold credentials")
 
     def definitions(self, etag: str | None = None) -> Request:
         """Ask for all definitions, unless they are still those of `etag`."""
@@ -82,8 +87,8 @@ class Asker:
         if self._credentials is not None:
             authority = self._credentials
             query["project_id"] = self._credentials.project_id
-        headers = {
-            "Authorization": authority.authorization(),
+        headers: dict[str, str | Secret] = {
+            "Authorization": Secret(authority.authorization()),
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
             "Accept-Encoding": "identity",
