@@ -1,7 +1,6 @@
 """Run the faults and print the matrix: `python -m tests.faults`, or with `--quick` a selection."""
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -12,17 +11,6 @@ from tests.faults import chaos, matrix
 from tests.faults.oracle import COLUMNS, Outcome
 
 CHUNK = 120
-PARALLEL = 12  # most of a scenario is waiting
-
-
-def _quiet():
-    logging.getLogger("mixpanel").addHandler(logging.NullHandler())
-    logging.getLogger("mixpanel").propagate = False
-
-
-def _run(scenarios):
-    _quiet()
-    return matrix.run(scenarios, parallel=PARALLEL)
 
 
 def _shown(text):
@@ -35,7 +23,7 @@ def _wire(scenarios, workers):
               range(max(1, len(scenarios) // CHUNK))]  # fmt: skip
     tried, outcomes = [], []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as processes:
-        running = {processes.submit(_run, chunk): chunk for chunk in chunks}
+        running = {processes.submit(matrix.run_quietly, chunk): chunk for chunk in chunks}
         for future in as_completed(running):
             tried += running[future]
             outcomes += future.result()
@@ -51,7 +39,7 @@ def main():
     parser.add_argument("--kind", help="only kinds of fault whose name holds this")
     parser.add_argument("--face", help="only clients whose name holds this")
     given = parser.parse_args()
-    _quiet()
+    matrix.quiet()
     began = time.monotonic()
     scenarios = matrix.everything()
     if given.kind or given.face:

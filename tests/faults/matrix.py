@@ -4,6 +4,7 @@ A scenario makes one client and one server that answers the first requests wrong
 out, the fault happens, and all must be accounted for. Then a fresh message must arrive.
 """
 
+import logging
 import random
 import threading
 import time
@@ -548,6 +549,18 @@ def run(scenarios, *, parallel=6, finished=lambda outcome: None, limit=600.0):
         for thread in threads:
             thread.join(0.5)
         return [outcomes[scenario] for scenario in scenarios]
+
+
+def quiet():
+    """Keep the client's log to itself."""
+    logging.getLogger("mixpanel").addHandler(logging.NullHandler())
+    logging.getLogger("mixpanel").propagate = False
+
+
+def run_quietly(scenarios):
+    """Run scenarios in a process of their own; most of a scenario is waiting."""
+    quiet()
+    return run(scenarios, parallel=12)
 
 
 def table(scenarios, outcomes):
