@@ -99,6 +99,11 @@ def drip(pieces):
     return act
 
 
+async def answer_slowly(connection, request):
+    await asyncio.sleep(connection.server.deadline / 3)
+    await connection.send(ok(request))
+
+
 async def answer_late(connection, request):
     await asyncio.sleep(connection.server.deadline * 1.5)
     await connection.send(ok(request))
@@ -204,6 +209,8 @@ kind("stall after request", stall)
 kind("stall after request, applied", stall, applied=True)
 kind("answer after the deadline", answer_late)
 kind("answer after the deadline, applied", answer_late, applied=True)
+
+kind("late but in time", answer_slowly, applied=True, ends=False)
 
 # ---- half an answer -----------------------------------------------------------------------------
 kind("cut in status line", says(b"HTTP/1.1 20"), applied=True)

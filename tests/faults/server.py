@@ -190,7 +190,7 @@ class Connection:
 
     def _messages(self, path, endpoint, body):
         if not endpoint:
-            self.server.record.followed += 1
+            self.server.record.followed += path.startswith("/elsewhere")
             return []
         try:
             found = json.loads(body)
@@ -214,6 +214,7 @@ class FaultServer:
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.open = 0  # connections right now
         self._stop = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fault-server", daemon=True)
@@ -259,6 +260,7 @@ class FaultServer:
         self._listener.close()
 
     async def _attend(self, connection):
+        self.open += 1
         try:
             while True:
                 if self.script and self.script[0].reads == "nothing":
@@ -275,10 +277,13 @@ class FaultServer:
                     request = await connection.request()
                     self.record.requests += 1
                     self.record.apply(request.endpoint, request.messages)
-                    await connection.send(ok(request) if request.endpoint else answer("200 OK"))
+                    await connection.send(
+                        ok(request) if request.endpoint else answer("200 OK", b'{"flags": {}}')
+                    )
         except PeerGoneError:
             pass
         finally:
+            self.open -= 1
             connection.close()
 
     async def _play(self, connection, kind):
