@@ -41,7 +41,7 @@ from mixpanel.flags import RemoteFlagsConfig
 from mixpanel.flags.types import SelectedVariant
 from tests.faults.kinds import KINDS
 from tests.faults.matrix import BACKENDS, BACKGROUND, CALLER
-from tests.faults.oracle import Account, Outcome, Watch, within
+from tests.faults.oracle import Account, Outcome, Watch
 from tests.faults.server import FaultServer
 
 SCENARIOS = {}
@@ -80,11 +80,17 @@ def run(name, function, *, small):
             function(world, small)
             if world.account.stats is not None:
                 world.account.finish()
+        except StuckError as error:
+            world.account.fault("stuck", str(error))
         except Exception as error:
             world.account.fault("wrong", f"{type(error).__name__}: {error}")
         outcome.merged(world.account, *world.rounds)
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+class StuckError(Exception):
+    """Something still waits, or does not arrive, though all is healthy: no more is tried."""
 
 
 class World:
@@ -130,19 +136,22 @@ class World:
             self.account.refused(marker)
             raise
 
-    def settled(self, seconds=15):
-        """Return whether nothing waits any more, without anybody flushing."""
-        return within(seconds, lambda: not self.account.stats().pending)
+    async def flushed(self, mp):
+        """Flush until nothing waits; a healthy server was never this slow."""
+        for _ in range(3):
+            await mp.flush(5)
+            if not mp.stats().pending:
+                return
+        raise StuckError(f"three flushes later: {mp.stats()}")
 
-    async def asettled(self, seconds=15):
-        with anyio.move_on_after(seconds):
-            while self.account.stats().pending:
-                await anyio.sleep(0.005)
-            return True
-        self.account.fault("stuck", f"not settled after {seconds} s: {self.account.stats()}")
-        return False
+    def flushed_sync(self, mp):
+        for _ in range(3):
+            mp.flush(5)
+            if not mp.stats().pending:
+                return
+        raise StuckError(f"three flushes later: {mp.stats()}")
 
-    async def probe(self, mp, seconds=15):
+    async def probe(self, mp, seconds=8):
         """See whether a fresh message arrives by itself."""
         marker = f"probe-{len(self.account.calls)}"
         await self.track(mp, marker)
@@ -150,7 +159,7 @@ class World:
             while not self.server.record.applied[marker]:
                 await anyio.sleep(0.005)
             return
-        self.account.fault("stuck", f"a fresh message does not arrive: {self.account.stats()}")
+        raise StuckError(f"a fresh message does not arrive: {self.account.stats()}")
 
     def check(self, column, *, holds, what):
         if not holds:
@@ -189,10 +198,7 @@ def loops_that_end(world, backend, small):
             anyio.run(visit, n, **BACKENDS[backend])
 
     async def end():
-        for _ in range(3):
-            if not (await mp.flush(20)).pending:
-                break
-        world.check("stuck", holds=not mp.stats().pending, what=f"after the flush: {mp.stats()}")
+        await world.flushed(mp)
         await world.probe(mp)
         await mp.consumer.aclose()
 
@@ -214,7 +220,7 @@ def loops_that_end_with_profiles(world, small):
         asyncio.run(visit(n))
 
     async def end():
-        await mp.flush(20)
+        await world.flushed(mp)
         await mp.consumer.aclose()
 
     asyncio.run(end())
@@ -238,7 +244,7 @@ def loops_in_threads(world, small):
     _together(work, range(4))
 
     async def end():
-        await mp.flush(20)
+        await world.flushed(mp)
         await world.probe(mp)
         await mp.consumer.aclose()
 
@@ -282,7 +288,7 @@ def sweeps(world, backend, small):
             if n % 10 == 9:
                 await world.probe(mp)
         await world.probe(mp)
-        await world.asettled()
+        await world.flushed(mp)
         await mp.consumer.aclose()
 
     anyio.run(main, **BACKENDS[backend])
@@ -309,7 +315,7 @@ def sweeps_under_faults(world, backend, small):
                     task.cancel()
         world.server.script.clear()
         await world.probe(mp)
-        await mp.flush(20)
+        await world.flushed(mp)
         await mp.consumer.aclose()
 
     anyio.run(main, **BACKENDS[backend])
@@ -411,7 +417,7 @@ def cancelled_flushes(world, backend, small):
             with anyio.move_on_after(chance.random() * 0.004):
                 await mp.flush()
         await world.track(mp, "probe")
-        world.check("stuck", holds=not (await mp.flush(20)).pending, what=f"{mp.stats()}")
+        await world.flushed(mp)
         await mp.consumer.aclose()
 
     anyio.run(main, **BACKENDS[backend])
@@ -434,9 +440,7 @@ def threads_track(world, face, small):
             world.track(mp, f"m-{thread}-{n}")
 
     _together(work, range(8))
-    for _ in range(10):
-        if not mp.flush(10).pending:
-            break
+    world.flushed_sync(mp)
     _bridge.run(mp.consumer._sender.aclose)
 
 
@@ -479,9 +483,7 @@ def signals(world, face, small):
     for failure in failures[:3]:
         world.account.fault("wrong", f"in a signal handler: {failure}")
     lanes_add_up(world, mp.consumer._sender)
-    for _ in range(5):
-        if not mp.flush(10).pending:
-            break
+    world.flushed_sync(mp)
     _bridge.run(mp.consumer._sender.aclose)
 
 
@@ -510,7 +512,7 @@ def full_buffers(world, when_full, small):
         world.check(
             "wrong", holds=n == refused + mp.stats().accepted, what=f"{n} calls, {mp.stats()}"
         )
-        await mp.flush(20)
+        await world.flushed(mp)
         await world.probe(mp)
         await mp.consumer.aclose()
 
@@ -637,9 +639,7 @@ def meddling(world, value, small):
     async def main():
         for n in range(40):
             await world.track(mp, f"m-{n}")
-        for _ in range(10):
-            if not (await mp.flush(10)).pending:
-                break
+        await world.flushed(mp)
         await world.probe(mp)
         act.left = 0
         await mp.flush(10)
@@ -648,9 +648,7 @@ def meddling(world, value, small):
     def sync_main():
         for n in range(40):
             world.track(mp, f"m-{n}")
-        for _ in range(10):
-            if not mp.flush(10).pending:
-                break
+        world.flushed_sync(mp)
         act.left = 0
         mp.flush(10)
         _bridge.run(mp.consumer._sender.aclose)
@@ -697,9 +695,7 @@ def finalizers(world, small):
     gc.collect()
     for failure in failures[:3]:
         world.account.fault("lost", f"in a finalizer: {failure}")
-    for _ in range(5):
-        if not mp.flush(10).pending:
-            break
+    world.flushed_sync(mp)
     mp.consumer.close()
 
 
@@ -717,10 +713,7 @@ def refusal_beside_delivery(world, backend, small):
         for n in range(20):
             await world.track(mp, f"m-{n}")
         await anyio.sleep(0.5)
-        for _ in range(3):
-            if not (await mp.flush(3)).pending:
-                break
-        world.check("stuck", holds=not mp.stats().pending, what=f"three flushes: {mp.stats()}")
+        await world.flushed(mp)
         await mp.consumer.aclose()
 
     anyio.run(main, **BACKENDS[backend])
