@@ -47,7 +47,7 @@ def main():
             one for one in scenarios
             if (given.kind or "") in one.kind and (given.face or "") in one.face
         ]  # fmt: skip
-    elif given.quick:
+    if given.quick:
         scenarios = matrix.pairs(scenarios)
     tried, outcomes = _wire(scenarios, given.workers)
     beyond: list[Outcome] = []
