@@ -166,18 +166,6 @@ class World:
             self.account.fault(column, what)
 
 
-def lanes_add_up(world, sender):
-    """The bytes that each lane and the buffer count are those of the records they hold."""
-    buffer = sender.buffer
-    with buffer.lock:
-        held = 0
-        for name, lane in buffer.lanes.items():
-            size = sum(len(record.body) for record in lane.queue)
-            held += size
-            world.check("wrong", holds=lane.bytes == size, what=f"{name}: {lane.bytes} != {size}")
-        world.check("wrong", holds=buffer.bytes >= held, what=f"buffer: {buffer.bytes} < {held}")
-
-
 # ---- loops --------------------------------------------------------------------------------------
 
 
@@ -300,7 +288,8 @@ def sweeps_under_faults(world, backend, small):
     chance = random.Random(5)
     harmless = [
         name for name, kind in KINDS.items()
-        if not name.startswith(("surplus", "stall", "1xx", "chunks", "4", "3", "200", "20"))
+        if not name.startswith(("surplus", "stall", "1xx", "chunks", "4", "3", "20"))
+        and name != "501"
         and not kind.lies
     ]  # fmt: skip
 
@@ -444,47 +433,72 @@ def threads_track(world, face, small):
     _bridge.run(mp.consumer._sender.aclose)
 
 
-@contextmanager
-def _ticking(handler, seconds):
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
+SIGNALS = """
+import signal, sys, time
+limits = Limits(attempt=5.0, flush_after=0.01, batch_records=40)
+consumer = {"BufferedConsumer": lambda: BufferedConsumer(40, limits=limits),
+            "AsyncBufferedConsumer": lambda: AsyncBufferedConsumer(limits=limits)}[sys.argv[1]]()
+mp = Mixpanel("t", consumer)
+handled = n = depth = 0
+failures = []
+
+def handler(*_):
+    global handled, depth
+    if depth == 3:
+        return
+    depth += 1
     try:
-        yield
+        mp.track("u", "Visit", {"m": f"s-{handled}"})
+        handled += 1
+    except Exception as error:
+        failures.append(f"{type(error).__name__}: {error}")
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        depth -= 1
+
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0007, 0.0007)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end and n < 20_000:
+    mp.track("u", "Visit", {"m": f"m-{n}"})
+    n += 1
+    if n % 500 == 0:
+        mp.flush(5)
+signal.setitimer(signal.ITIMER_REAL, 0)
+for failure in failures[:3]:
+    print("wrong", "in a signal handler:", failure)
+buffer = consumer._sender.buffer
+for name, lane in buffer.lanes.items():
+    with buffer.lock:
+        size = sum(len(record.body) for record in lane.queue)
+        if lane.bytes != size:
+            print("wrong", f"{name}: counts {lane.bytes} bytes, holds {size}")
+for _ in range(3):
+    if not mp.flush(10).pending:
+        break
+stats = mp.stats()
+# A handler that was interrupted between its message and its count may count it a moment later.
+if stats.delivered != stats.accepted or stats.accepted < n + handled:
+    print("lost", f"{n} and {handled} tracked: {stats}")
+print("tracked", n + handled)
+"""
 
 
 @on_each("a signal handler tracks", ["BufferedConsumer", "AsyncBufferedConsumer"])
 def signals(world, face, small):
-    """In the middle of any other `track`, of a batch being packed, of a flush."""
+    """In the middle of any other `track`, of a batch being packed or sent, of a flush."""
     if not hasattr(signal, "setitimer"):
         return
-    consumer = {"BufferedConsumer": BufferedConsumer}.get(face, AsyncBufferedConsumer)
-    mp = world.client(
-        Mixpanel, consumer, limits=Limits(attempt=2.0, flush_after=0.01, batch_records=40)
-    )
-    failures, handled = [], iter(range(10**9))
-
-    def handler(*_):
-        try:
-            world.track(mp, f"s-{next(handled)}")
-        except Exception as error:
-            failures.append(f"{type(error).__name__}: {error}")
-
-    end = time.monotonic() + (2 if small else 10)
-    n = 0
-    with _ticking(handler, 0.0007):
-        while time.monotonic() < end:
-            world.track(mp, f"m-{n}")
-            n += 1
-            if n % 500 == 0:
-                mp.flush(5)
-    for failure in failures[:3]:
-        world.account.fault("wrong", f"in a signal handler: {failure}")
-    lanes_add_up(world, mp.consumer._sender)
-    world.flushed_sync(mp)
-    _bridge.run(mp.consumer._sender.aclose)
+    out = _program(world, SIGNALS, face, 2 if small else 10, seconds=60)
+    *found, last = out.splitlines() or [""]
+    for line in found:
+        column, _, what = line.partition(" ")
+        world.account.fault(column, what)
+    arrived = len(world.server.record.applied)
+    if last != f"tracked {arrived}":
+        world.account.fault("lost", f"{last}, {arrived} arrived")
+    for marker in world.server.record.applied:
+        world.account.accepted(marker)
+    world.account.stats = lambda: _all_applied(world.account)
 
 
 # ---- full buffers -------------------------------------------------------------------------------

@@ -119,7 +119,8 @@ def surplus(gap, extra=ok):
         else:
             await connection.send(ok(request))
             await asyncio.sleep(gap)
-            await connection.send(more)
+            # To a client that has sent its next request by now, this looks like the answer to it.
+            connection.misleads = await connection.send_late(more)
         connection.swallow = True
 
     return act

@@ -276,7 +276,8 @@ class Play:
 
     def arrived(self, n):
         marker = self.marker(n)
-        return all(account.record.applied[marker] for account in (self.account, *self.others))
+        records = [account.record for account in (self.account, *self.others)]
+        return all(marker in record.applied or marker in record.lied for record in records)
 
     def check_flush(self, results):
         """Hold a flush's result against the statistics, when nothing else goes on."""

@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import gzip
 import json
+import math
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ OK = {
     "customerio": b'{"success": true}',
     "hightouch": b'{"success": true}',
 }
+CROSSING = 0.1  # seconds that bytes may take to reach whoever looks for them
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: close() sends RST
 
 
@@ -75,6 +78,7 @@ class Record:
     order: list = field(default_factory=list)  # markers as they were applied
     lied: set = field(default_factory=set)  # a success was answered, and nothing applied
     unsafe: set = field(default_factory=set)  # markers of `$add`, which must never come twice
+    crossing: bool = False  # an answer may look like that to a request: only the end is exact
     requests: int = 0
     connections: int = 0
     followed: int = 0  # redirects that were followed
@@ -129,6 +133,7 @@ class Connection:
         self.sock = sock
         self.held = bytearray()
         self.swallow = False  # whether the next request here is read and thrown away
+        self.misleads = 0.0  # until when a request may cross what was sent unasked
 
     async def more(self):
         try:
@@ -144,6 +149,14 @@ class Connection:
             await self.server.loop.sock_sendall(self.sock, data)
         except OSError:
             raise PeerGoneError from None
+
+    async def send_late(self, data):
+        """Send bytes that no request waits for; return until when a request may cross them."""
+        self.server.record.crossing = True
+        with contextlib.suppress(BlockingIOError):
+            self.held += self.sock.recv(65536)
+        await self.send(data)
+        return math.inf if self.held else time.monotonic() + CROSSING
 
     def close(self):
         self.sock.close()
@@ -269,7 +282,10 @@ class FaultServer:
                 if not connection.held:
                     await connection.more()
                 if connection.swallow:
-                    await connection.request()
+                    crossing = time.monotonic() < connection.misleads
+                    request = await connection.request()
+                    if crossing:
+                        self.record.lied.update(request.markers)
                     return
                 if self.script:
                     await self._play(connection, self.script.pop(0))

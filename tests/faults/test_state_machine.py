@@ -75,6 +75,7 @@ class Connections:
     """Stand where the client keeps its connections: answer as told, and remember what came."""
 
     def __init__(self):
+        self.transport = Transport()
         self.faults = deque()
         self.applied = Counter()
         self.order = []
@@ -93,6 +94,8 @@ class Connections:
             failed = {"failed_records": [{"index": 0, "message": "bad"}]}
             return Answer(400, {}, json.dumps({"code": 400, **failed}).encode())
         return self._reply(fault, len(messages))
+
+    attempt = send
 
     def _reply(self, fault, count):
         if fault in ("reset", "lost answer", "hang"):
