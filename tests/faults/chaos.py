@@ -434,13 +434,13 @@ def threads_track(world, face, small):
 
 
 SIGNALS = """
-import signal, sys, time
+import itertools, signal, sys, time
 limits = Limits(attempt=5.0, flush_after=0.01, batch_records=40)
 consumer = {"BufferedConsumer": lambda: BufferedConsumer(40, limits=limits),
             "AsyncBufferedConsumer": lambda: AsyncBufferedConsumer(limits=limits)}[sys.argv[1]]()
 mp = Mixpanel("t", consumer)
 handled = n = depth = 0
-failures = []
+numbers, failures = itertools.count(), []
 
 def handler(*_):
     global handled, depth
@@ -448,7 +448,7 @@ def handler(*_):
         return
     depth += 1
     try:
-        mp.track("u", "Visit", {"m": f"s-{handled}"})
+        mp.track("u", "Visit", {"m": f"s-{next(numbers)}"})
         handled += 1
     except Exception as error:
         failures.append(f"{type(error).__name__}: {error}")
@@ -476,7 +476,6 @@ for _ in range(3):
     if not mp.flush(10).pending:
         break
 stats = mp.stats()
-# A handler that was interrupted between its message and its count may count it a moment later.
 if stats.delivered != stats.accepted or stats.accepted < n + handled:
     print("lost", f"{n} and {handled} tracked: {stats}")
 print("tracked", n + handled)
@@ -653,18 +652,18 @@ def meddling(world, value, small):
     async def main():
         for n in range(40):
             await world.track(mp, f"m-{n}")
-        await world.flushed(mp)
-        await world.probe(mp)
-        act.left = 0
         await mp.flush(10)
+        await world.probe(mp)
+        act.left = 0  # with each line of the log a message more, nothing would ever be over
+        await world.flushed(mp)
         await mp.consumer.aclose()
 
     def sync_main():
         for n in range(40):
             world.track(mp, f"m-{n}")
-        world.flushed_sync(mp)
-        act.left = 0
         mp.flush(10)
+        act.left = 0
+        world.flushed_sync(mp)
         _bridge.run(mp.consumer._sender.aclose)
 
     with _logging(act if place == "log handler" else lambda: None):
