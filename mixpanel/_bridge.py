@@ -419,6 +419,8 @@ def accept(sender: Sender[Any], record: Record) -> None:
         return
     signal = sender.accept(record)
     if signal is None:
+        if _must_not_wait(sender):
+            raise QueueFullError("the buffer is full, and this call must not wait for room")
         run(sender.flush, ROOM_TIMEOUT)
         signal = sender.accept(record)
         if signal is None:
@@ -426,7 +428,8 @@ def accept(sender: Sender[Any], record: Record) -> None:
     if not signal and sender.buffer.limits.flush_after is None:
         return
     if not sender.background:
-        if sender.buffer.due():
+        # Inside a blocking send of this thread, that send takes what is due when it goes on.
+        if not sender.is_interrupted and sender.buffer.due():
             wire = sender.blocking_wire()
             run(sender.pump) if wire is None else sender.pump_blocking(wire)
     elif not sender.has_home:

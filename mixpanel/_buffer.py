@@ -113,7 +113,7 @@ def _locked(
             self._recount()
             raise
         finally:
-            if self._deferred and not self.is_held_here():
+            if self._deferred and not self._putting_deferred and not self.is_held_here():
                 self._put_deferred()
         return result
 
@@ -150,6 +150,7 @@ class Buffer:
     def clear(self) -> None:
         """Forget everything without settling it: what a forked child does with a copy."""
         self._deferred: deque[Record] = deque()
+        self._putting_deferred = False
         self.ledger.lock = self.lock = threading.RLock()
         self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self.ledger.deferred = self._deferred
@@ -212,7 +213,7 @@ class Buffer:
         except BaseException:
             self._recount()
             raise
-        if self._deferred:
+        if self._deferred and not self._putting_deferred:
             self._put_deferred()
         if gone:
             if gone[0] is record:
@@ -223,20 +224,32 @@ class Buffer:
 
     def _put_deferred(self) -> None:
         """Put what signal handlers and finalizers brought while this thread held the lock."""
-        while True:
-            try:
-                record = self._deferred.popleft()
-            except IndexError:
+        self._putting_deferred = True
+        try:
+            while self._deferred:
+                try:
+                    record = self._deferred.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                self._put_late(record)
+        finally:
+            self._putting_deferred = False
+
+    def _put_late(self, record: Record) -> None:
+        reason = "queue_full"
+        try:
+            if self.put(record) is not None:
                 return
-            try:
-                accepted = self.put(record) is not None
-            except QueueFullError:
-                accepted = False
-            except ClosedError:
-                accepted = True
-                self._leave_out([record], "closed")
-            if not accepted:  # nobody is there to wait, or to hear of it
-                self._leave_out([record], "queue_full")
+        except QueueFullError:
+            pass
+        except ClosedError:
+            reason = "closed"
+        except BaseException:  # of one more signal handler
+            if not record.seq:
+                self._deferred.appendleft(record)
+            raise
+        # Nobody is there to wait for room, or to hear of an error.
+        self._leave_out([record], reason)
 
     def _leave_out(self, records: list[Record], reason: str) -> None:
         self.ledger.left_out(reason, len(records))

@@ -202,10 +202,13 @@ class Courier:
 
     async def _send(self, batch: Batch, step: Send, sending: _Sending) -> Answer | Failure:
         request = await compressed_off_loop(self.route, step)
-        watch = False in [record.repeatable for record in step.records]
         self.ledger.requests += 1
-        batch.sending = step.records
-        reply = await self._wires.attempt(request, watch=watch)
+
+        def left() -> None:  # from here on, what is cut off may have been applied
+            batch.sending = step.records
+
+        unsafe = False in [record.repeatable for record in step.records]
+        reply = await self._wires.attempt(request, on_sent=left if unsafe else None)
         batch.sending = []
         sending.came_back(request, step, reply)
         return reply
@@ -236,11 +239,15 @@ class Courier:
     def _send_blocking(
         self, batch: Batch, step: Send, wire: BlockingWire, until: float, sending: _Sending
     ) -> Answer | Failure:
-        self.ledger.requests += 1
-        batch.sending = step.records
         end = self._deadline(until)
         request = self.route.request(step)
-        reply = wire.send(request, end=end)
+        self.ledger.requests += 1
+        batch.sending = step.records
+        try:
+            reply = wire.send(request, end=end)
+        finally:  # Ctrl-C comes this way, too
+            if not wire.has_sent:
+                batch.sending = []
         batch.sending = []
         sending.came_back(request, step, reply)
         return reply
@@ -307,7 +314,8 @@ class _Sending:
         batch, raised = self._batch, self._raised
         settled = self._buffer.settle(batch, step.records, step.fate, step.reason)
         if step.fate == "delivered":
-            batch.lane.halted = None
+            if batch.lane.halted is not None:
+                batch.lane.halted, batch.lane.not_before = None, 0.0
             if batch.lane.gzip is None and self._courier.is_worth_gzip(batch):
                 batch.lane.gzip = True
         elif raised is not None and step.error is not None:

@@ -31,6 +31,7 @@ everyone: weakref.WeakSet[Sender[Any]] = weakref.WeakSet()
 _holding: set[Sender[Any]] = set()  # keeps a forgotten consumer alive while it has messages
 _watched_by = 0
 over = False  # whether the last drain is behind us
+drain_end = 0.0  # on the monotonic clock: until when what other exit handlers track is sent
 _then: list[Callable[[], None]] = []
 
 
@@ -63,11 +64,11 @@ def afterwards(callback: Callable[[], None]) -> None:
 
 
 def _drain() -> None:
-    global over
+    global drain_end, over
     if _holding:
         with loading:  # takes its time on a busy machine, which is not the server's
             import mixpanel._wire  # noqa: F401
-    end = time.monotonic() + PATIENCE
+    end = drain_end = time.monotonic() + PATIENCE
     while _holding:
         _drain_one(_holding.pop(), end)
     for sender in list(everyone):

@@ -198,7 +198,15 @@ def running() -> Loop | None:
 def owner() -> Callable[[], bool]:
     """Return what tells whether this thread, or the loop that runs in it, is still alive."""
     here = running()
-    return threading.current_thread().is_alive if here is None else here.is_running
+    if here is not None:
+        return here.is_running
+    thread = threading.current_thread()
+    # At exit the main thread counts as ended, while `atexit` handlers still run in it.
+    return _always if thread is threading.main_thread() else thread.is_alive
+
+
+def _always() -> bool:
+    return True
 
 
 class TaskEndedError(RuntimeError):

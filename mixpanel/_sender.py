@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -66,12 +67,14 @@ class Sender(Generic[R]):
         self.ledger = buffer.ledger
         self.route = route
         self.closed = False
+        self._takes_nothing = False  # closed, or the process is past its last drain
         self.buffered = buffered
         self.background = background
         self._home: _loop.Loop | None = None
         self._wake: anyio.Event | None = None
         self._blocking: BlockingWire | None = None
         self._flights: set[anyio.CancelScope] = set()
+        self._sending_threads: set[int] = set()  # that are inside a blocking send
         self._ending = False
         limits = buffer.limits
         self.wires = Wires(transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes)
@@ -80,7 +83,7 @@ class Sender(Generic[R]):
         )
         _exit.everyone.add(self)
         if _exit.over:
-            buffer.give_up("exit", shut="exit")
+            self._end()
 
     # ---- in ---------------------------------------------------------------------------------
 
@@ -92,8 +95,8 @@ class Sender(Generic[R]):
         :raises ClosedError: after `aclose`.
         :raises QueueFullError: with `when_full="raise"`.
         """
-        if self.closed:
-            raise ClosedError("the client is closed: this message was not accepted")
+        if self._takes_nothing:
+            return self._accept_late(record)
         signal = self.buffer.put(record)
         if signal:
             _exit.hold(self)
@@ -102,19 +105,43 @@ class Sender(Generic[R]):
             self.wake()
         return signal
 
+    def _accept_late(self, record: Record) -> bool:
+        """Send a message of another `atexit` handler at once, while the time of the drain lasts."""
+        if self.closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        on_main = threading.current_thread() is threading.main_thread()
+        if on_main and time.monotonic() < _exit.drain_end and self.wires.transport.client is None:
+            claims: list[Claim] = []
+            wire = self._made_wire()
+            try:
+                self.buffer.direct([record], claims, _loop.owner())
+                for claim in claims:
+                    assert claim.batch is not None
+                    self.courier.send_blocking(claim.batch, wire, until=_exit.drain_end)
+            finally:
+                wire.close()
+                for claim in claims:
+                    self.courier.land(claim)
+                self.buffer.give_up("exit", shut="exit")
+        else:
+            self.buffer.put(record)  # counts it as dropped
+        return False
+
     @property
     def is_interrupted(self) -> bool:
-        """Return True in a signal handler or finalizer that interrupted this buffer's own code.
+        """Return True in a signal handler, finalizer or callback inside this client's own code.
 
-        A message is accepted there; anything that waits for the buffer would wait for ever.
+        A message is accepted there; anything that waits for the interrupted code would wait for
+        ever.
         """
-        return self.buffer.is_held_here()
+        return self.buffer.is_held_here() or threading.get_ident() in self._sending_threads
 
     def unflushed(self) -> FlushResult:
         """Return what a flush can do where `is_interrupted`: nothing, which is logged."""
         logger.warning(
-            "flush or close was called by a signal handler or finalizer that interrupted this very "
-            "client: nothing was sent; call it again, or leave it to the end of the process"
+            "flush or close was called inside this client's own code, by a signal handler, a "
+            "finalizer or a callback: nothing was sent; call it again later, or leave it to the "
+            "end of the process"
         )
         return FlushResult(0, 0, {}, self.ledger.stats().pending)
 
@@ -317,7 +344,7 @@ class Sender(Generic[R]):
         Returns within the timeout plus a quarter of a second, whatever the server does, and takes
         that time even when the surrounding scope is cancelled.
         """
-        self.closed = True
+        self.closed = self._takes_nothing = True
         with anyio.CancelScope(shield=True):
             before = self.buffer.snapshot()
             await self.flush(timeout)
@@ -356,17 +383,34 @@ class Sender(Generic[R]):
 
     def deliver_blocking(self, records: list[Record], wire: BlockingWire) -> None:
         """Do as `deliver`, in the calling thread."""
-        with self._directly(records) as (claims, raised):
+        with self._sending_here(), self._directly(records) as (claims, raised):
             for claim in claims:
                 assert claim.batch is not None
                 self.courier.send_blocking(claim.batch, wire, raised=raised)
                 if raised:
                     raise raised[0]
+        if _exit.over:
+            self.let_go()  # nobody comes after us to close it
 
     def pump_blocking(self, wire: BlockingWire) -> None:
         """Do as `pump`, in the calling thread."""
-        while self.courier.send_due_blocking(wire):
-            pass
+        with self._sending_here():
+            while self.courier.send_due_blocking(wire):
+                pass
+
+    @contextmanager
+    def _sending_here(self) -> Iterator[None]:
+        """Remember that this thread is inside a blocking send, for signal handlers and callbacks.
+
+        The libraries below hold locks that are not reentrant: a handler that sent as well could
+        wait for a lock of the code that it interrupted.
+        """
+        thread = threading.get_ident()
+        try:
+            self._sending_threads.add(thread)
+            yield
+        finally:
+            self._sending_threads.discard(thread)
 
     # ---- the end of the process -------------------------------------------------------------
 
@@ -385,6 +429,10 @@ class Sender(Generic[R]):
                 self._drain(end, waiting=waiting)
             finally:
                 self._ending = False
+        self._end()
+
+    def _end(self) -> None:
+        self._takes_nothing = True
         self.buffer.give_up("exit", shut="exit")
 
     def _drain(self, end: float, *, waiting: bool) -> None:
@@ -400,7 +448,9 @@ class Sender(Generic[R]):
         self.courier.policy = HURRIED
         wire = self._blocking or self._made_wire()
         while time.monotonic() < end:
-            if self.courier.send_due_blocking(wire, until=end, everything=True):
+            with self._sending_here():
+                sent = self.courier.send_due_blocking(wire, until=end, everything=True)
+            if sent:
                 continue
             if not self.buffer.flying():
                 break
@@ -418,6 +468,8 @@ class Sender(Generic[R]):
         _inherited.append(self._blocking)
         self._home = self._wake = self._blocking = None
         self._flights = set()
+        self._sending_threads = set()
+        self._takes_nothing = self.closed
         self._ending = False
         if self.route.gate is not None:
             self.route.gate.after_fork()

@@ -14,7 +14,7 @@ import ssl
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -31,7 +31,7 @@ from mixpanel.credentials import Secret
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from mixpanel._route import Proxy, Request, Transport
 
@@ -50,15 +50,6 @@ NOT_SENT = (
 # The deadline of the attempt stands above these. A free connection is there at once, unless lost.
 POOL_TIMEOUT = {"pool": 2.0}
 NO_TIMEOUT = httpx.Timeout(None, pool=2.0)
-FAILURES = (
-    httpx.HTTPError,
-    httpx.InvalidURL,
-    httpx.StreamError,
-    OSError,
-    UnicodeError,
-    anyio.BrokenResourceError,
-    anyio.ClosedResourceError,
-)
 # Newer versions of anyio import a name when it is first used: here that is guarded against forks.
 for _name in dir(anyio):
     with suppress(ImportError):
@@ -111,7 +102,6 @@ class Wire:
         self._own = transport.client is None
         self.in_flight = 0
         self.is_exhausted = False  # no connection came free, though fewer were in use
-        self._failures = FAILURES if self._own else (Exception,)  # a caller's may raise anything
         self._direct: httpx.AsyncHTTPTransport | None = None
         if transport.client is not None:
             self._client = transport.client
@@ -150,13 +140,21 @@ class Wire:
             await self._client.aclose()
 
     async def send(
-        self, request: Request, *, watch: bool = False, end: float | None = None
+        self,
+        request: Request,
+        *,
+        watch: bool = False,
+        on_sent: Callable[[], object] | None = None,
+        end: float | None = None,
     ) -> Answer | Failure:
         """Make one attempt, until `end` on the loop's clock or for the usual time.
 
-        With `watch`, find out whether a failed request had left at all.
+        With `watch`, find out whether a failed request had left at all. `on_sent` is called when
+        it leaves; with a client of the caller's at once, as that may not say when.
         """
-        seen = _Watch() if watch else None
+        seen = _Watch(on_sent) if watch or on_sent is not None else None
+        if on_sent is not None and not self._own:
+            on_sent()
         extensions: dict[str, Any] = {} if seen is None else {"trace": seen}
         error: TransportError
         if not self._own and self._client.is_closed:
@@ -173,12 +171,12 @@ class Wire:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except self._failures as failure:
+            except Exception as failure:  # libraries raise more than they document
                 self.is_exhausted = self._own and isinstance(failure, httpx.PoolTimeout)
                 hopeless = _is_hopeless(failure)
                 maybe_sent = self._may_be_sent(seen, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
-                error.__cause__ = _cause(failure, outer)
+                error.__cause__ = _cause(failure, outer, keep_callers=not self._own)
                 return Failure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
         error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
@@ -248,13 +246,17 @@ class SpokeFirst(httpcore.ConnectError):
 class _Watch:
     """Follow what becomes of one request: whether any of its bytes may have left."""
 
-    heard = sent = False
+    def __init__(self, on_sent: Callable[[], object] | None = None) -> None:
+        self.heard = self.sent = False
+        self._on_sent = on_sent
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.heard = True
         if event.endswith("send_request_headers.started"):
             # Asking a proxy for a tunnel sends nothing of the request itself.
             self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
+            if self.sent and self._on_sent is not None:
+                self._on_sent()
 
 
 class _WaryNetwork(httpcore.AsyncNetworkBackend):
@@ -352,10 +354,14 @@ CLOSING = 0.1  # seconds that letting go of an answer may take
 KEEP_ALIVE = 4.0  # seconds; below the idle limit of common servers, so that none closes first
 
 
-def _cause(failure: Exception, outer: BaseException | None) -> Exception | None:
+def _cause(
+    failure: Exception, outer: BaseException | None, *, keep_callers: bool = False
+) -> Exception | None:
     """Return a failure as the cause of our error: without frames, and not if it quotes a header."""
     kind = httpcore.LocalProtocolError, httpx.LocalProtocolError, UnicodeError
-    return None if isinstance(failure, kind) else without_frames(failure, outer)
+    if isinstance(failure, kind):
+        return None
+    return without_frames(failure, outer, keep_callers=keep_callers)
 
 
 def describe(failure: Exception) -> str:
@@ -591,6 +597,11 @@ class BlockingWire:
         self._chosen[url] = pool
         return pool
 
+    @property
+    def has_sent(self) -> bool:
+        """Return True if any byte of this thread's last request may have left."""
+        return self._until.sent
+
     def close(self) -> None:
         """Close the connections."""
         for pool in self._pools.values():
@@ -670,12 +681,14 @@ class StreamingWire(Wire):
         outer = sys.exception()
         watch, began = _Watch(), anyio.current_time()
         error: TransportError
+        theirs: list[Exception] = []  # what the code that takes the answer raised
         with anyio.CancelScope(deadline=began + min(first, overall)) as scope:
             try:
                 response = await self._answer(request, {"trace": watch})
                 try:
-                    take = into(Answer(response.status_code, response.headers, b""))
-                    reading = _Reading(response, scope, idle=idle, end=began + overall)
+                    with _noting(theirs):
+                        take = into(Answer(response.status_code, response.headers, b""))
+                    reading = _Reading(response, scope, theirs, idle=idle, end=began + overall)
                     success = 200 <= response.status_code < 300
                     cap = self._answer_bytes if success else ERROR_BYTES
                     body = await (reading.capped(cap) if take is None else reading.passed_on(take))
@@ -683,11 +696,13 @@ class StreamingWire(Wire):
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
                 return Answer(response.status_code, response.headers, body)
-            except self._failures as failure:
+            except Exception as failure:  # libraries raise more than they document
+                if failure in theirs:
+                    raise
                 hopeless = _is_hopeless(failure)
                 maybe_sent = self._may_be_sent(watch, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
-                error.__cause__ = _cause(failure, outer)
+                error.__cause__ = _cause(failure, outer, keep_callers=not self._own)
                 return Failure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
         took = anyio.current_time() - began
@@ -696,14 +711,31 @@ class StreamingWire(Wire):
         return Failure(error, self._may_be_sent(watch))
 
 
+@contextmanager
+def _noting(errors: list[Exception]) -> Iterator[None]:
+    """Add what is raised inside to a list."""
+    try:
+        yield
+    except Exception as error:
+        errors.append(error)
+        raise
+
+
 class _Reading:
     """Read one body, pushing the deadline ahead while bytes come."""
 
     def __init__(
-        self, response: httpx.Response, scope: anyio.CancelScope, *, idle: float, end: float
+        self,
+        response: httpx.Response,
+        scope: anyio.CancelScope,
+        theirs: list[Exception],
+        *,
+        idle: float,
+        end: float,
     ) -> None:
         self._response = response
         self._scope = scope
+        self._theirs = theirs
         self._idle = idle
         self._end = end
 
@@ -741,7 +773,8 @@ class _Reading:
                 size, seen = size + len(chunk), seen + len(chunk)
                 if size >= piece:
                     try:
-                        await take(b"".join(held))
+                        with _noting(self._theirs):
+                            await take(b"".join(held))
                     except Exception as error:
                         broken = error
                     held, size = [], 0
@@ -749,6 +782,7 @@ class _Reading:
                     stop.cancel()
             retire_if_surplus(self._response.stream)
             if held and broken is None:
-                await take(b"".join(held))
+                with _noting(self._theirs):
+                    await take(b"".join(held))
         if broken is not None:
             raise broken

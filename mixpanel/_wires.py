@@ -59,10 +59,15 @@ class Wires:
         """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
         return await self.protected(lambda: self.attempt(request))
 
-    async def attempt(self, request: Request, *, watch: bool = False) -> Answer | Failure:
-        """Make one attempt, from a task of ours that only an anyio scope cancels."""
+    async def attempt(
+        self, request: Request, *, on_sent: Callable[[], object] | None = None
+    ) -> Answer | Failure:
+        """Make one attempt, from a task of ours that only an anyio scope cancels.
+
+        With `on_sent`, which is called when the request leaves, a failure tells whether it did.
+        """
         try:
-            return await self._used(lambda wire, end: wire.send(request, watch=watch, end=end))
+            return await self._used(lambda wire, end: wire.send(request, on_sent=on_sent, end=end))
         except ConfigurationError as error:  # of the environment, which may change any time
             return Failure(TransportError(str(error)), maybe_sent=False, hopeless=True)
 

@@ -677,12 +677,14 @@ def test_what_fails_in_a_client_of_the_users_keeps_their_frames_alone(backend):
         transport = httpx.MockTransport(broken_by_them)
         async with httpx.AsyncClient(transport=transport) as client:
             consumer = AsyncConsumer(credentials=account(), http_client=client)
-            with pytest.raises(ZeroDivisionError) as caught:
+            with pytest.raises(mixpanel.TransportError) as caught:
                 await consumer.send("imports", EVENT)
             return caught.value
 
     error = anyio.run(attempt, backend=backend)
-    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    cause = error.__cause__
+    assert isinstance(cause, ZeroDivisionError)
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(cause.__traceback__)]
     assert "broken_by_them" in frames
     assert in_frames(error) == []
 

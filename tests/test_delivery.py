@@ -430,6 +430,8 @@ async def test_a_tight_loop_that_is_refused_lets_the_sender_work(emu, anyio_back
 class Wire:
     """Answers every request at once that all is well, and counts messages by id."""
 
+    has_sent = True
+
     def __init__(self):
         self.seen = []
 
@@ -748,3 +750,49 @@ def test_what_daemon_threads_track_at_the_exit_arrives_or_is_counted(emu, consum
     assert len(accepted) > 50
     assert not accepted - dropped - set(numbers(emu))
     assert {"exit"} >= {line[2] for line in lines if line[0] == "dropped"}
+
+
+LATE = """
+import atexit, os
+from mixpanel import *
+
+def dropped(reason, messages):
+    print("dropped", reason, len(messages), flush=True)
+
+def late():
+    for n in range(10, 13):
+        mp.track("u", "Visit", {{"n": n}})
+
+atexit.register(late)  # runs after the drain, which is registered later
+mp = Mixpanel("t", {consumer}(on_drop=dropped, base_url=os.environ["URL"]))
+mp.track("u", "Visit", {{"n": 1}})
+"""
+
+
+@pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer", "Consumer"])
+def test_what_other_exit_handlers_track_after_the_drain_is_sent_at_once(emu, consumer):
+    """Within the time of the drain."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.format(consumer=consumer)],
+        env={**os.environ, "URL": emu.url},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert (b"", b"") == (done.stdout, done.stderr)
+    assert numbers(emu) == [1, 10, 11, 12]
+
+
+@pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
+def test_what_cannot_be_sent_after_the_drain_is_counted(consumer):
+    """When the server does not answer."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.format(consumer=consumer)],
+        env={**os.environ, "URL": "http://127.0.0.1:9"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    counts = [line.split() for line in done.stdout.decode().splitlines()]
+    assert {"exit"} == {line[1] for line in counts}
+    assert 4 == sum(int(line[2]) for line in counts)

@@ -496,7 +496,7 @@ def test_a_bootstrap_beyond_a_limit_is_refused(tmp_path, emu, monkeypatch):
     whole = path.stat().st_size
     with provider(emu, bootstrap=path, max_definitions_bytes=whole) as flags:
         assert flags.is_enabled("checkout", USER)
-    with pytest.raises(ConfigurationError, match=f"more than {whole - 1} bytes"):
+    with pytest.raises(ConfigurationError, match=f"larger than {whole - 1} bytes"):
         provider(emu, bootstrap=path, max_definitions_bytes=whole - 1)
     monkeypatch.setattr("mixpanel.flags.definitions.MAX_FLAGS", 1)
     for bootstrap in (path, {"flags": [flag(), flag("b")]}):

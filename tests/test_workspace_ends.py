@@ -13,7 +13,6 @@ import anyio
 import pytest
 
 from mixpanel import Mixpanel, SyncInAsyncError
-from mixpanel.credentials import ServiceAccountCredentials
 from mixpanel.data import AsyncWorkspace, ConfigError, Credentials, Workspace, _receive
 from mixpanel.data.exceptions import MixpanelDataError
 from mixpanel.emulator import Emulator, Fault
@@ -145,11 +144,6 @@ def test_a_forked_child_leaves_the_folder_to_its_parent():
     [
         (ROBOT, {"region": "xx"}, "region must be one of us, eu, in"),
         (ROBOT, {"project_id": "4 2"}, "project_id must be the number of a project"),
-        (
-            ServiceAccountCredentials("ro:bot", "s3cret", "42"),
-            {},
-            "username must not hold a colon",
-        ),
     ],
 )
 def test_wrong_credentials_are_a_config_error(given, options, why):

@@ -262,7 +262,7 @@ def _provider(
     if interval:
         config.enable_polling, config.polling_interval_in_seconds = True, interval
     provider = LocalFeatureFlagsProvider(
-        token or "", config, __version__, lambda *_: None, credentials
+        token or "none: from a file", config, __version__, lambda *_: None, credentials
     )
     with provider:
         with _unlogged():

@@ -81,7 +81,7 @@ class Connections:
         self.applied = Counter()
         self.order = []
 
-    async def send(self, request, *, watch=False):
+    async def send(self, request, **_):
         messages = json.loads(request.content)
         fault = self.faults.popleft() if self.faults else "ok"
         await anyio.lowlevel.checkpoint()
