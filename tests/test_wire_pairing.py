@@ -458,9 +458,8 @@ async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, pr
         await wire.aclose()
         replies = [reply]
         if script != [None] or proxied:  # there httpcore by itself leaves the socket open
-            async with httpx.AsyncClient(
-                proxy=transport.proxy and transport.proxy.reveal()
-            ) as client:
+            proxy = None if transport.proxy is None else transport.proxy.reveal()
+            async with httpx.AsyncClient(proxy=proxy) as client:
                 wire = Wire(Transport(client=client), deadline=0.3, answer_bytes=1000)
                 replies.append(await wire.send(request, watch=True))
     assert {(type(one), one.maybe_sent) for one in replies} == {(Failure, False)}

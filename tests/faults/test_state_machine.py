@@ -81,10 +81,12 @@ class Connections:
         self.applied = Counter()
         self.order = []
 
-    async def send(self, request, **_):
+    async def attempt(self, request, on_sent=None):
         messages = json.loads(request.content)
         fault = self.faults.popleft() if self.faults else "ok"
         await anyio.lowlevel.checkpoint()
+        if on_sent is not None and fault != "not sent":
+            on_sent()
         if fault in ("ok", "late", "lost answer"):
             self._apply(messages)
         await anyio.sleep({"late": 3.0, "lost answer": 10.0}.get(fault, 0.01))
@@ -95,8 +97,6 @@ class Connections:
             failed = {"failed_records": [{"index": 0, "message": "bad"}]}
             return Answer(400, {}, json.dumps({"code": 400, **failed}).encode())
         return self._reply(fault, len(messages))
-
-    attempt = send
 
     def _reply(self, fault, count):
         if fault in ("reset", "lost answer", "hang"):
