@@ -27,6 +27,7 @@ import httpx
 from mixpanel._exchange import Answer, Failure
 from mixpanel._redaction import without_frames
 from mixpanel._route import environment_proxy
+from mixpanel._runtime.import_lock import loading
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
@@ -58,6 +59,13 @@ for _name in dir(anyio):
 
 @cache
 def _default_tls() -> ssl.SSLContext:
+    # OpenSSL has locks of its own: a child that is forked while they are held hangs at its first
+    # use, so a fork waits for this as it does for imports.
+    with loading:
+        return _made_tls()
+
+
+def _made_tls() -> ssl.SSLContext:
     try:
         return httpx.create_ssl_context()
     except OSError as error:  # of `ssl` too
