@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from mixpanel._ledger import FlushResult, Ledger
@@ -104,13 +105,16 @@ def _locked(
 
     @functools.wraps(method)
     def locked(self: Buffer, *args: P.args, **kwargs: P.kwargs) -> R:
+        outer = 0
         try:
             with self.lock:
+                outer, self._inside = self._inside, get_ident()
                 result = method(self, *args, **kwargs)
-        except QueueFullError:
-            raise
-        except BaseException:
-            self._recount()
+                self._inside = outer
+        except BaseException as error:
+            self._inside = outer
+            if not isinstance(error, QueueFullError):
+                self._recount()
             raise
         finally:
             if self._deferred and not self._putting_deferred and not self.is_held_here():
@@ -153,6 +157,7 @@ class Buffer:
         self._putting_deferred = False
         self.ledger.lock = self.lock = threading.RLock()
         self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self._inside = 0  # the thread that is changing the lanes, under the lock
         self.ledger.deferred = self._deferred
         self.ledger.clear()
         self.bytes = 0
@@ -189,8 +194,8 @@ class Buffer:
             with self.lock:
                 if ledger.pending >= self._most_records or self.bytes + size > limits.queue_bytes:
                     reason, gone = self._make_room(record, size)
-                if reason == "wait":
-                    return None
+                    if reason == "wait":
+                        return None
                 if not gone or gone[0] is not record:
                     lane = self.lanes[record.endpoint]
                     queue, most, batch_records = lane.queue, lane.max_bytes, limits.batch_records
@@ -294,6 +299,7 @@ class Buffer:
             f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
         )
 
+    @_locked
     def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
         """Return why and which messages must go: the new one, older ones, or none yet ("wait")."""
         limits = self.limits
@@ -333,7 +339,7 @@ class Buffer:
 
         None too for code that interrupted this very thread inside the buffer.
         """
-        if self.is_held_here():
+        if self._inside == get_ident():
             return None
         self.reclaim(dead_only=True)
         return self._take(claim, everything=everything)
@@ -360,7 +366,7 @@ class Buffer:
 
     def due(self) -> int:
         """Return how many batches may be taken now, at least."""
-        if self.is_held_here():
+        if self._inside == get_ident():
             return 0
         self.reclaim(dead_only=True)
         return self._due()
@@ -501,9 +507,10 @@ class Buffer:
         if doubtful:
             self.settle(batch, doubtful, "dropped", "ambiguous")
         lane, nothing = batch.lane, list[Any]()
-        queue = deque(batch.open)
-        queue.extend(lane.queue)
-        size = sum([len(record.body) for record in batch.open])
+        queue, size = lane.queue, 0
+        if batch.open:
+            queue = deque([*batch.open, *queue])
+            size = sum([len(record.body) for record in batch.open])
         flights = [one for one in lane.flights if one is not batch]
         lane.queue = queue
         lane.flights = flights
@@ -515,7 +522,7 @@ class Buffer:
     def reclaim(self, *, dead_only: bool = False) -> None:
         """Take back every batch in flight; with `dead_only`, those whose loop or thread is gone."""
         for lane in self.lanes.values():
-            for batch in lane.flights:
+            for batch in lane.flights:  # a list that is replaced, never changed
                 if not (dead_only and batch.owner_is_alive()):
                     self.land(batch)
 
@@ -628,6 +635,11 @@ class Buffer:
     def _tell(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
         if self._told is not None:
             self._told(records, fate, reason)
+
+    @property
+    def tells_all(self) -> bool:
+        """Return True if somebody wants to hear of deliveries, too."""
+        return self._told is not None
 
     def notify(self) -> None:
         """Wake whoever waits for room, or for messages to be settled."""

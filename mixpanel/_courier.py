@@ -273,7 +273,7 @@ class _Sending:
             reports, self._reports = self._reports, []
             for report in reports:
                 report()
-            if reports:
+            if self._buffer.watchers:
                 self._buffer.notify()
 
     def came_back(self, request: Request, step: Send, reply: Answer | Failure) -> None:
@@ -320,7 +320,7 @@ class _Sending:
                 batch.lane.gzip = True
         elif raised is not None and step.error is not None:
             raised.append(step.error)
-        if settled:
+        if settled and (step.fate != "delivered" or self._buffer.tells_all):
             announce = self._buffer.announce
             what = (step.records, step.fate, step.reason, step.error)
             self._reports.append(partial(announce, *what, quiet=raised is not None))
