@@ -9,14 +9,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mixpanel._accepting import done
-from mixpanel._bridge import refuse_in_async
-from mixpanel._custom import Custom
-from mixpanel._exchange import Answer, Failure
-from mixpanel._wires import Wires
-from mixpanel.cdp._backfill import AsyncBackfill
-from mixpanel.cdp._routing import plain
-from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
+from mixpanel._delivery.awaitables import done
+from mixpanel._delivery.custom_consumer import Custom
+from mixpanel._delivery.retry import Answer, Failure
+from mixpanel._http.connections import Wires
+from mixpanel._runtime.home_loop import refuse_in_async
+from mixpanel.cdp._fanout.routing import plain
+from mixpanel.cdp._segment.backfill import AsyncBackfill
+from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.client import AsyncMixpanel, Mixpanel, _Client
 from mixpanel.exceptions import ConfigurationError, TransportError
 from mixpanel.settings import is_loopback

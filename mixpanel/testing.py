@@ -252,7 +252,7 @@ def _matching(
 
 
 def _as_it_travels(value: Any) -> Any:
-    from mixpanel._json import dumps
+    from mixpanel._records.encoding import dumps
 
     body, notes = dumps({"value": value})
     # What JSON cannot say may still compare, such as unittest.mock.ANY.

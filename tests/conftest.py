@@ -9,8 +9,8 @@ import threading
 import pytest
 import trustme
 
-from mixpanel import _bridge
-from mixpanel.data import _budget
+from mixpanel._runtime import home_loop
+from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
 
 
@@ -73,7 +73,7 @@ def emu():
 @pytest.fixture(autouse=True)
 def _own_budget():
     """Forget who called where: an emulator may get the port of one that is gone."""
-    _budget._shared.clear()
+    rate_limits._shared.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,7 +99,7 @@ def _nothing_left_behind(request):
     before = set(threading.enumerate())
     yield
     with contextlib.suppress(RuntimeError):
-        _bridge.leave_home()
+        home_loop.leave_home()
     if SOCKETS & set(request.fixturenames):
         gc.collect()
     left = {t for t in threading.enumerate() if t not in before and not t.name.startswith(POOLS)}

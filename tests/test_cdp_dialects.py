@@ -9,8 +9,8 @@ import pytest
 import mixpanel.cdp
 from mixpanel import ConfigurationError
 from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer, WriteKey
-from mixpanel.cdp._customerio import PERMISSIVE
-from mixpanel.cdp._dialect import enveloped, reasons
+from mixpanel.cdp._customerio.dialect import PERMISSIVE
+from mixpanel.cdp._segment.dialect import enveloped, reasons
 from mixpanel.credentials import Secret
 
 AT = "2026-01-31T12:00:00.000Z"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel._exchange import (
+from mixpanel._delivery.retry import (
     Answer,
     Failure,
     Halt,
@@ -20,6 +20,7 @@ from mixpanel._exchange import (
     judge_answer,
     retry_after,
 )
+from mixpanel._records.record import Record
 from mixpanel.exceptions import (
     AmbiguousDeliveryError,
     AuthenticationError,
@@ -28,7 +29,6 @@ from mixpanel.exceptions import (
     RejectedError,
     TransportError,
 )
-from mixpanel.messages import Record
 from mixpanel.settings import RetryPolicy
 
 OK = Answer(200, {}, b'{"status":1,"error":null}')

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import (
     ConfigError,
     MixpanelDataError,
@@ -16,7 +17,6 @@ from mixpanel.data.exceptions import (
     TableNotFoundError,
     TruncatedError,
 )
-from mixpanel.data.plan import Chunk, Filters, Part
 from mixpanel.data.store import Database
 
 DAY = date(2026, 1, 1)
@@ -429,7 +429,7 @@ KILLED = """
 import os, signal, sys
 from datetime import date, timedelta
 from pathlib import Path
-from mixpanel.data.plan import Chunk, Filters, Part
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.store import Database, load
 db, when = Database.open(sys.argv[1]), sys.argv[2]
 days = [date(2026, 1, 1) + timedelta(days=n) for n in range(3)]

@@ -20,9 +20,9 @@ from mixpanel import (
     ServerError,
     TransportError,
 )
-from mixpanel._exchange import Answer, Failure
-from mixpanel._route import Request, Transport
-from mixpanel._wire import BlockingWire
+from mixpanel._delivery.retry import Answer, Failure
+from mixpanel._http.request import Request, Transport
+from mixpanel._http.transports import BlockingWire
 
 MESSAGE = '{"event":"E","properties":{"token":"t"}}'
 REAL_LOOKUP = socket.getaddrinfo

@@ -15,7 +15,7 @@ Source: Customer.io's Data Pipelines API reference, "Semantic Events".
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
-from mixpanel.cdp._semantic import (
+from mixpanel.cdp._segment.typed_events import (
     At,
     Flag,
     Id,

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from math import isclose
 from typing import Any, Final
 
-from mixpanel.flags._compiler import KNOWN_OPERATORS, operators_used
-from mixpanel.flags._hashing import BUCKETS
-from mixpanel.flags.compiled import CompiledRollout, Definition
-from mixpanel.flags.definitions import parse_definitions
+from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+from mixpanel.flags._evaluation.definitions import parse_definitions
+from mixpanel.flags._evaluation.hashing import BUCKETS
+from mixpanel.flags._rules.compiler import KNOWN_OPERATORS, operators_used
 from mixpanel.flags.diagnostics import Diagnostic
 from mixpanel.flags.types import Rollout, RuleEngine, Variant
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from mixpanel.flags._limits import MAX_DEFINITIONS_BYTES
+from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
 
 RuleEngine = Literal["default", "json-logic"]

@@ -19,8 +19,8 @@ from mixpanel.data.exceptions import (
     DatabaseNotFoundError,
     MixpanelDataError,
 )
-from mixpanel.data.store.folder import scratch_name
-from mixpanel.data.store.names import literal
+from mixpanel.data.store.part_files import scratch_name
+from mixpanel.data.store.quoting import literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
