@@ -19,8 +19,18 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from mixpanel._delivery.retry import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
+from mixpanel._delivery.retry import (
+    Halt,
+    Plain,
+    Settle,
+    Shrink,
+    Step,
+    Wait,
+    exchange,
+    onward,
+)
 from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.request import Send
 from mixpanel._runtime import home_loop
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import (
@@ -35,9 +45,12 @@ from mixpanel.settings import Limits, RetryPolicy, checked_callback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mixpanel._delivery.retry import Answer, Failure
     from mixpanel._http.connections import Wires
     from mixpanel._http.request import AnyRoute
+    from mixpanel._http.responses import (
+        Answer,
+        Failure,
+    )
     from mixpanel._records.record import Record
 
 __all__ = ["Freight", "ImportInterrupted", "ImportProgress", "ImportResult", "Rows", "import_rows"]

@@ -12,16 +12,20 @@ import anyio.lowlevel
 
 from mixpanel import bulk
 from mixpanel import lookup_tables as lookup
+from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
 from mixpanel._delivery.custom_consumer import Custom
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import FlushResult, Ledger, Stats
+from mixpanel._records.composer import (
+    Composer,
+)
 from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
 from mixpanel._records.methods import Verbs
-from mixpanel._records.record import BeforeSend, Composer, Properties, Validation
 from mixpanel._runtime import home_loop
 from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.consumers import (
     CLOSE_TIMEOUT,
@@ -45,8 +49,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from mixpanel._http.connections import Wires
-    from mixpanel._http.request import Route
-    from mixpanel._records.record import Record
+    from mixpanel._http.ingestion import (
+        Route,
+    )
+    from mixpanel._records.record import (
+        BeforeSend,
+        Properties,
+        Record,
+        Validation,
+    )
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.exceptions import FailedRecord
@@ -200,7 +211,7 @@ class _Client(Verbs[Outcome]):
         if isinstance(self._via, Custom):
             self._via.deliver_soon(record)
         else:
-            home_loop.enqueue(self._via, record)
+            sync_delivery.enqueue(self._via, record)
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -425,11 +436,11 @@ class Mixpanel(_Client[None]):
             return
         home_loop.refuse_in_async("Mixpanel", unless_ours=True)
         if not sender.buffered:
-            home_loop.deliver(sender, records)
+            sync_delivery.deliver(sender, records)
             return
         for at, record in enumerate(records):
             try:
-                home_loop.accept(sender, record)
+                sync_delivery.accept(sender, record)
             except QueueFullError as error:
                 error.accepted = at
                 raise
@@ -439,7 +450,7 @@ class Mixpanel(_Client[None]):
         if isinstance(self._via, Custom):
             return self._via.flush_sync(timeout)
         home_loop.refuse_in_async("Mixpanel.flush")
-        return home_loop.flush(self._via, timeout)
+        return sync_delivery.flush(self._via, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
@@ -453,12 +464,12 @@ class Mixpanel(_Client[None]):
                 flags.shutdown()
         self._closed = True
         if self._owns_consumer and isinstance(self._via, Sender):
-            return home_loop.close(self._via, timeout)
+            return sync_delivery.close(self._via, timeout)
         return self.flush(timeout)
 
-    import_events = home_loop.synced(AsyncMixpanel.import_events)
-    lookup_tables = home_loop.synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table = home_loop.synced(AsyncMixpanel.replace_lookup_table)
+    import_events = synced(AsyncMixpanel.import_events)
+    lookup_tables = synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table = synced(AsyncMixpanel.replace_lookup_table)
 
     @property
     def _core(self) -> AsyncMixpanel:

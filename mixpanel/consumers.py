@@ -16,11 +16,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
+from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import refused
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import FlushResult, Ledger, OnDrop, OnError, Stats
-from mixpanel._http.request import Route, Transport
+from mixpanel._http.ingestion import (
+    Route,
+)
+from mixpanel._http.proxies import (
+    Transport,
+)
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import home_loop
@@ -333,17 +339,17 @@ class Consumer(AnyConsumer):
         :raises DeliveryError: when one did not arrive.
         """
         home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
-        home_loop.deliver(self._sender, records)
+        sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that wait; everything else was sent at once."""
         home_loop.refuse_in_async(type(self).__name__)
-        return home_loop.flush(self._sender, timeout)
+        return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
         home_loop.refuse_in_async(type(self).__name__)
-        return home_loop.close(self._sender, timeout)
+        return sync_delivery.close(self._sender, timeout)
 
 
 @conceal_arguments
@@ -402,7 +408,7 @@ class BufferedConsumer(Consumer):
         :raises ClosedError: after `close`.
         """
         home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
-        home_loop.accept(self._sender, record)
+        sync_delivery.accept(self._sender, record)
 
     def send(
         self,

@@ -12,8 +12,12 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
-from mixpanel._delivery.retry import Answer, Verdict, judge_status
 from mixpanel._http.request import USER_AGENT, Request
+from mixpanel._http.responses import (
+    Answer,
+    Verdict,
+    judge_status,
+)
 from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mixpanel._http.connections import Wires
-    from mixpanel._http.request import Route
+    from mixpanel._http.ingestion import (
+        Route,
+    )
     from mixpanel.credentials import Secret
 
 __all__ = ["LookupTable", "replace", "tables"]

@@ -215,7 +215,7 @@ def capture() -> Iterator[Captured]:
     their fallbacks, unless they ask an emulator on this machine. The pytest fixture
     `mixpanel_events` is this block around a test.
     """
-    from mixpanel._diverted import diverted
+    from mixpanel._capture import diverted
 
     kept = Captured()
     with diverted(kept):

@@ -17,7 +17,9 @@ import anyio
 import pytest
 
 from mixpanel import AsyncMixpanel
-from mixpanel._http.request import Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
 from mixpanel._runtime import home_loop
 from mixpanel.data._api import download, rate_limits
 from mixpanel.data._api.rate_limits import Budget

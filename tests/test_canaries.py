@@ -38,8 +38,16 @@ from mixpanel import (
     RetryPolicy,
     ServiceAccountCredentials,
 )
-from mixpanel._delivery.retry import Answer
-from mixpanel._http.request import Proxy, Request, Transport
+from mixpanel._http.proxies import (
+    Proxy,
+    Transport,
+)
+from mixpanel._http.request import (
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+)
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
 from mixpanel.cdp._hightouch.oauth import AccessTokens
 from mixpanel.credentials import ApiSecret, Secret
@@ -153,7 +161,7 @@ def holders():
 
 
 def step_request(route, endpoint="imports"):
-    from mixpanel._delivery.retry import Send
+    from mixpanel._http.request import Send
     from mixpanel._records.record import Record
 
     if endpoint == "imports":
@@ -707,7 +715,12 @@ def test_a_header_that_http_does_not_take_is_not_quoted():
         pass
 
     request = Request("GET", "http://127.0.0.1:9/", {"Authorization": Lax(f"Bearer {TOKEN}\n")})
-    from mixpanel._http.transports import BlockingWire, Wire
+    from mixpanel._http.async_transport import (
+        Wire,
+    )
+    from mixpanel._http.sync_transport import (
+        BlockingWire,
+    )
 
     transport = Transport()
     with server("hangs") as port:

@@ -27,7 +27,11 @@ from mixpanel import (
     SyncInAsyncError,
     ValidationError,
 )
-from mixpanel._delivery.retry import Answer, Send, Verdict
+from mixpanel._http.request import Send
+from mixpanel._http.responses import (
+    Answer,
+    Verdict,
+)
 from mixpanel.cdp import (
     AsyncCustomerIO,
     AsyncHightouch,

@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mixpanel import AuthenticationError, ConfigurationError, Limits
-from mixpanel._delivery.retry import Answer, Failure
 from mixpanel._http.request import Request
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel.cdp import AsyncHightouch, HightouchOAuth
 from mixpanel.cdp._hightouch.oauth import AccessTokens
 from mixpanel.cdp._segment.rate_limit import Pace, Turnstile

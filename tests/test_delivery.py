@@ -31,8 +31,10 @@ from mixpanel import (
     QueueFullError,
     RetryPolicy,
 )
-from mixpanel._delivery.retry import Answer
 from mixpanel._delivery.sender import Sender
+from mixpanel._http.responses import (
+    Answer,
+)
 from mixpanel._runtime import event_loop, home_loop
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO
 from mixpanel.emulator import Fault

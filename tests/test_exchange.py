@@ -7,16 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel._delivery.retry import (
-    Answer,
-    Failure,
     Halt,
     Plain,
-    Send,
     Settle,
     Shrink,
-    Verdict,
     Wait,
     exchange,
+)
+from mixpanel._http.request import Send
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    Verdict,
     judge_answer,
     retry_after,
 )

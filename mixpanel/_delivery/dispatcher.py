@@ -19,10 +19,8 @@ import anyio
 
 from mixpanel._delivery.buffer import Claim
 from mixpanel._delivery.retry import (
-    Failure,
     Halt,
     Plain,
-    Send,
     Settle,
     Shrink,
     Step,
@@ -31,6 +29,10 @@ from mixpanel._delivery.retry import (
     onward,
 )
 from mixpanel._http.connections import Wires, compressed_off_loop, hold_back, let_through
+from mixpanel._http.request import Send
+from mixpanel._http.responses import (
+    Failure,
+)
 from mixpanel._runtime import event_loop
 from mixpanel._runtime.safe_logging import logger
 
@@ -38,9 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mixpanel._delivery.buffer import Batch, Buffer
-    from mixpanel._delivery.retry import Answer, Steps
+    from mixpanel._delivery.retry import (
+        Steps,
+    )
     from mixpanel._http.request import AnyRoute, Request
-    from mixpanel._http.transports import BlockingWire
+    from mixpanel._http.responses import (
+        Answer,
+    )
+    from mixpanel._http.sync_transport import (
+        BlockingWire,
+    )
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import RetryPolicy
 

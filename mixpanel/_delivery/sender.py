@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mixpanel._delivery.buffer import Batch, Buffer, Claim
-    from mixpanel._http.request import Transport
-    from mixpanel._http.transports import BlockingWire
+    from mixpanel._http.proxies import (
+        Transport,
+    )
+    from mixpanel._http.sync_transport import (
+        BlockingWire,
+    )
     from mixpanel._records.record import Record
 
 __all__ = ["Sender"]
@@ -381,7 +385,9 @@ class Sender(Generic[R]):
 
     def _made_wire(self) -> BlockingWire:
         with loading:
-            from mixpanel._http.transports import BlockingWire
+            from mixpanel._http.sync_transport import (
+                BlockingWire,
+            )
 
         return BlockingWire(self.wires.transport, answer_bytes=self.buffer.limits.answer_bytes)
 
@@ -417,6 +423,11 @@ class Sender(Generic[R]):
             self._sending_threads.discard(thread)
 
     # ---- the end of the process -------------------------------------------------------------
+
+    def prepare_drain(self) -> None:
+        """Import what the last drain needs."""
+        with loading:
+            import mixpanel._http.sync_transport  # noqa: F401
 
     def last_drain(self, end: float) -> None:
         """Send what is left from this thread until `end` on the monotonic clock.

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
-from mixpanel._delivery.retry import Failure
+from mixpanel._http.responses import (
+    Failure,
+)
 from mixpanel._runtime import event_loop
 from mixpanel._runtime.import_lock import loading
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
@@ -22,9 +24,19 @@ from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, Transpo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mixpanel._delivery.retry import Answer, Send
-    from mixpanel._http.request import AnyRoute, Gate, Request, Transport
-    from mixpanel._http.transports import Wire
+    from mixpanel._http.async_transport import Wire
+    from mixpanel._http.proxies import (
+        Transport,
+    )
+    from mixpanel._http.request import (
+        AnyRoute,
+        Gate,
+        Request,
+        Send,
+    )
+    from mixpanel._http.responses import (
+        Answer,
+    )
 
 __all__ = ["Wires", "compressed_off_loop", "hold_back", "let_through"]
 
@@ -108,7 +120,7 @@ class Wires:
 
     async def warm(self) -> None:
         """Load what the first request needs now, before anybody waits for the loop."""
-        first = "mixpanel._http.transports" not in sys.modules
+        first = "mixpanel._http.async_transport" not in sys.modules
         with suppress(Exception):  # the first request says what is wrong
             await self._opened(self._here())
         if first:
@@ -143,7 +155,7 @@ class Wires:
             return self._make()
 
     def _make(self) -> Wire:
-        from mixpanel._http.transports import Wire
+        from mixpanel._http.async_transport import Wire
 
         return Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
 

@@ -10,7 +10,14 @@ from mixpanel.exceptions import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mixpanel._records.record import Composer, Properties, Record, Time
+    from mixpanel._records.composer import (
+        Composer,
+    )
+    from mixpanel._records.record import (
+        Properties,
+        Record,
+        Time,
+    )
 
 __all__ = ["Profiles", "UpdateOptions"]
 

@@ -8,12 +8,11 @@ of a call that is pointed at the home loop. The only room that knows asgiref.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import threading
 from contextlib import suppress
 from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
 from asgiref.sync import AsyncToSync, SyncToAsync
@@ -21,23 +20,14 @@ from asgiref.sync import AsyncToSync, SyncToAsync
 from mixpanel._runtime import event_loop, shutdown
 from mixpanel._runtime.import_lock import loading
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.exceptions import QueueFullError, SyncInAsyncError
+from mixpanel.exceptions import SyncInAsyncError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
-    from mixpanel._delivery.sender import Sender
-    from mixpanel._delivery.stats import FlushResult
-    from mixpanel._records.record import Record
-
 __all__ = [
-    "accept",
     "at_caller",
-    "close",
-    "deliver",
-    "enqueue",
-    "flush",
     "home_loop",
     "in_async",
     "leave_home",
@@ -47,12 +37,10 @@ __all__ = [
     "run_aside",
     "soon",
     "submit",
-    "synced",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Core = TypeVar("Core")
 
 
 class _Home:
@@ -101,8 +89,6 @@ async def _warm() -> None:
         pass
 
 
-GATHERING = 0.5  # seconds in which exposures gather before they leave
-ROOM_TIMEOUT = 30.0  # seconds a sync caller waits for room with `when_full="wait"`
 TIDYING = 10.0  # seconds that a call may take to end after Ctrl-C; a second one waits no longer
 
 _home: _Home | None = None
@@ -193,68 +179,9 @@ def soon(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         submit(call)
 
 
-def enqueue(sender: Sender[Any], record: Record) -> None:
-    """Give a record to any sender of ours without ever waiting: for exposures, and on our own loop.
-
-    What is due leaves from the home loop, within about a second.
-
-    :raises QueueFullError: with `when_full="raise"`, or "wait" when there is no room.
-    """
-    signal = sender.accept(record)
-    if signal is None:
-        raise QueueFullError("the buffer is full, and this call must not wait for room")
-    if not signal or (sender.background and sender.has_home):
-        return
-    if sender.background:
-        at_home(sender.wake)
-    elif not sender.buffered:
-        start_at_home(lambda: _flush_later(sender))
-    elif sender.buffer.due():
-        start_at_home(sender.pump)
-
-
-def deliver(sender: Sender[Any], records: list[Record]) -> None:
-    """Have records sent at once; where this thread must not wait, within about a second.
-
-    That is on the home loop, as in a callback, and in a signal handler or finalizer that has
-    interrupted the buffer's own code.
-
-    :raises DeliveryError: when one did not arrive.
-    """
-    if on_home_thread() or _must_not_wait(sender):
-        for record in records:
-            enqueue(sender, record)
-        return
-    wire = sender.blocking_wire()
-    if wire is None:
-        run(sender.deliver, records)
-    else:
-        sender.deliver_blocking(records, wire)
-
-
-async def _flush_later(sender: Sender[Any]) -> None:
-    await asyncio.sleep(GATHERING)
-    if not sender.closed:
-        await sender.flush(ROOM_TIMEOUT)
-
-
 def on_home_thread() -> bool:
     """Return True on the thread of the home loop: in a callback, a log handler or a finalizer."""
     return _home is not None and threading.current_thread() is _home.thread
-
-
-def flush(sender: Sender[Any], timeout: float | None) -> FlushResult:
-    """Send everything accepted so far and return what became of it."""
-    return sender.unflushed() if _must_not_wait(sender) else run(sender.flush, timeout)
-
-
-def close(sender: Sender[Any], timeout: float | None) -> FlushResult:
-    """Flush and close; return what became of what was waiting."""
-    return sender.unflushed() if _must_not_wait(sender) else run(sender.aclose, timeout)
-
-
-def _must_not_wait(sender: Sender[Any]) -> bool:
-    return sender.is_interrupted or _is_starting_here()
 
 
 def refuse_in_async(name: str, instead: str = "", *, unless_ours: bool = False) -> None:
@@ -405,51 +332,3 @@ def _run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.k
 
 
 _POINTERS = ("main_event_loop", "main_event_loop_pid", "task_context")
-
-
-def accept(sender: Sender[Any], record: Record) -> None:
-    """Give a record to a buffered sender, and have sent what is due, or what makes room.
-
-    On the home loop, as in a callback, it never waits.
-
-    :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.
-    """
-    if on_home_thread():
-        enqueue(sender, record)
-        return
-    signal = sender.accept(record)
-    if signal is None:
-        if _must_not_wait(sender):
-            raise QueueFullError("the buffer is full, and this call must not wait for room")
-        run(sender.flush, ROOM_TIMEOUT)
-        signal = sender.accept(record)
-        if signal is None:
-            raise QueueFullError("the buffer is full, and flushing it made no room")
-    if not signal and sender.buffer.limits.flush_after is None:
-        return
-    if not sender.background:
-        # Inside a blocking send of this thread, that send takes what is due when it goes on.
-        if not sender.is_interrupted and sender.buffer.due():
-            wire = sender.blocking_wire()
-            run(sender.pump) if wire is None else sender.pump_blocking(wire)
-    elif not sender.has_home:
-        at_home(sender.wake)
-
-
-def synced(
-    method: Callable[Concatenate[Core, P], Awaitable[R]],
-) -> Callable[Concatenate[Any, P], R]:
-    """Make the sync twin of an async method, with its signature and documentation.
-
-    The face holds the core as `_core`; the twin runs the core's method on the home loop.
-    """
-
-    @functools.wraps(method)
-    def twin(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        same = self._core is self
-        instead = f"await {method.__name__}() instead" if same else ""
-        refuse_in_async(type(self).__name__, instead)
-        bound: Any = getattr(self._core, method.__name__)
-        return run(bound, *args, **kwargs)  # type: ignore[no-any-return]
-
-    return cast("Callable[Concatenate[Any, P], R]", twin)

@@ -13,29 +13,47 @@ import os
 import sys
 import time
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from mixpanel._runtime.import_lock import loading
 from mixpanel._runtime.safe_logging import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mixpanel._delivery.sender import Sender
-
-__all__ = ["afterwards", "everyone", "hold", "release"]
+__all__ = ["Drainable", "afterwards", "everyone", "hold", "release"]
 
 PATIENCE = 2.0  # seconds, for all consumers together
 
-everyone: weakref.WeakSet[Sender[Any]] = weakref.WeakSet()
-_holding: set[Sender[Any]] = set()  # keeps a forgotten consumer alive while it has messages
+
+class Drainable(Protocol):
+    """What holds messages that must leave before the process does."""
+
+    def prepare_drain(self) -> None:
+        """Import what the drain needs."""
+        ...
+
+    def last_drain(self, end: float) -> None:
+        """Send what is left until `end` on the monotonic clock, and accept nothing from then on."""
+        ...
+
+    def let_go(self) -> None:
+        """Close the connections of calling threads."""
+        ...
+
+    def after_fork(self) -> None:
+        """Start afresh in a forked child."""
+        ...
+
+
+everyone: weakref.WeakSet[Drainable] = weakref.WeakSet()
+_holding: set[Drainable] = set()  # keeps a forgotten consumer alive while it has messages
 _watched_by = 0
 over = False  # whether the last drain is behind us
 drain_end = 0.0  # on the monotonic clock: until when what other exit handlers track is sent
 _then: list[Callable[[], None]] = []
 
 
-def hold(sender: Sender[Any]) -> None:
+def hold(sender: Drainable) -> None:
     """Keep a sender that has messages, and see to it that they leave before the process does."""
     global _watched_by
     if sender in _holding:
@@ -53,7 +71,7 @@ def hold(sender: Sender[Any]) -> None:
         Finalize(None, _drain, exitpriority=10)
 
 
-def release(sender: Sender[Any]) -> None:
+def release(sender: Drainable) -> None:
     """Let go of a sender that has nothing left."""
     _holding.discard(sender)
 
@@ -65,9 +83,8 @@ def afterwards(callback: Callable[[], None]) -> None:
 
 def _drain() -> None:
     global drain_end, over
-    if _holding:
-        with loading:  # takes its time on a busy machine, which is not the server's
-            import mixpanel._http.transports  # noqa: F401
+    for sender in list(_holding)[:1]:
+        sender.prepare_drain()  # takes its time on a busy machine, which is not the server's
     end = drain_end = time.monotonic() + PATIENCE
     while _holding:
         _drain_one(_holding.pop(), end)
@@ -79,7 +96,7 @@ def _drain() -> None:
         callback()
 
 
-def _drain_one(sender: Sender[Any], end: float) -> None:
+def _drain_one(sender: Drainable, end: float) -> None:
     try:
         sender.last_drain(end)
     except Exception:  # one consumer's trouble is not the next one's

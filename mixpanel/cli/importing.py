@@ -255,7 +255,9 @@ def _check(
     refused: FailedRows,
     format: Format,  # noqa: A002
 ) -> None:
-    from mixpanel._records.record import Composer
+    from mixpanel._records.composer import (
+        Composer,
+    )
     from mixpanel.exceptions import FailedRecord, ValidationError
 
     composer = Composer("dry-run", now=time.time, new_id=str, library={}, validation="raise")

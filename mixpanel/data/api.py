@@ -13,8 +13,18 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import anyio
 import anyio.to_thread
 
-from mixpanel._delivery.retry import Answer, Failure, retry_after
-from mixpanel._http.request import USER_AGENT, Request, Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.request import (
+    USER_AGENT,
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    retry_after,
+)
 from mixpanel.credentials import Secret
 from mixpanel.data._api import rate_limits, responses
 from mixpanel.data._api.download import LongWires, Part

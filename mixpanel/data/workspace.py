@@ -14,8 +14,10 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._runtime import home_loop
-from mixpanel._runtime.home_loop import synced
 from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.sync_methods import (
+    synced,
+)
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._fetch.tasks import Underway, Writer, checked_callback
 from mixpanel.data._paths import expand_home

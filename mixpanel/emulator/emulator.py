@@ -27,6 +27,8 @@ from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Fault
 from mixpanel.exceptions import ConfigurationError
 
+__all__ = ["Emulator", "serve"]
+
 
 class Emulator:
     """A local server that speaks Mixpanel's ingestion, export, profile-query and flags wire.

@@ -12,6 +12,8 @@ from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.exchange import Answer, Stage
 from mixpanel.emulator._storage.request_log import RecordedRequest
 
+__all__ = ["Fault", "Script"]
+
 TERMINATED = b"export terminated early\n"
 OTHER_WORDS = ("/api/", "/customerio/", "/hightouch/")
 BODILESS = (204, 205, 304)

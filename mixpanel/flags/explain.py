@@ -17,6 +17,8 @@ from mixpanel.flags._rules.compiler import is_operation, names_read, operands_of
 from mixpanel.flags._rules.engines import Predicate, Properties, compile_legacy, fold_rule
 from mixpanel.flags.types import FallbackReason, SelectedVariant
 
+__all__ = ["ClauseTrace", "RolloutTrace", "Trace", "explain"]
+
 LONGEST_SHOWN: Final = 1000
 """Characters of a value that are shown."""
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+__all__ = ["Flag", "GivesValues"]
+
 T = TypeVar("T")
 
 

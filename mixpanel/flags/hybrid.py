@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel._runtime import home_loop
+from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags.types import SelectedVariant
 
 if TYPE_CHECKING:
@@ -68,6 +68,6 @@ class HybridFeatureFlagsProvider:
     def _core(self) -> HybridFeatureFlagsProvider:
         return self
 
-    get_variant = home_loop.synced(aget_variant)
-    get_variant_value = home_loop.synced(aget_variant_value)
-    is_enabled = home_loop.synced(ais_enabled)
+    get_variant = synced(aget_variant)
+    get_variant_value = synced(aget_variant_value)
+    is_enabled = synced(ais_enabled)

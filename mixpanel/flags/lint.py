@@ -12,6 +12,8 @@ from mixpanel.flags._rules.compiler import KNOWN_OPERATORS, operators_used
 from mixpanel.flags.diagnostics import Diagnostic
 from mixpanel.flags.types import Rollout, RuleEngine, Variant
 
+__all__ = ["lint"]
+
 DEFAULT_ONLY: Final = frozenset({"some", "all", "none", "filter", "map", "reduce", "substr"})
 """Operators that mixpanel 5.x, hence the json-logic engine, does not know."""
 

@@ -18,9 +18,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from mixpanel._delivery.retry import Answer, Failure
 from mixpanel._http.connections import Wires
-from mixpanel._http.request import Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel._records.encoding import loads
 from mixpanel._runtime import home_loop
 from mixpanel._runtime.checked_files import read_checked

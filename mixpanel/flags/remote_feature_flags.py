@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from mixpanel._delivery.retry import Answer, Failure
 from mixpanel._http.connections import Wires
-from mixpanel._http.request import Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel._records.encoding import dumps
 from mixpanel._runtime import event_loop, home_loop
+from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import Reporter
 from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
@@ -138,10 +144,10 @@ class RemoteFeatureFlagsProvider:
     def _core(self) -> RemoteFeatureFlagsProvider:
         return self
 
-    get_variant = home_loop.synced(aget_variant)
-    get_variant_value = home_loop.synced(aget_variant_value)
-    is_enabled = home_loop.synced(ais_enabled)
-    get_all_variants = home_loop.synced(aget_all_variants)
+    get_variant = synced(aget_variant)
+    get_variant_value = synced(aget_variant_value)
+    is_enabled = synced(ais_enabled)
+    get_all_variants = synced(aget_all_variants)
 
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]

@@ -17,6 +17,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
 
+__all__ = [
+    "NOTHING",
+    "ExperimentationFlag",
+    "ExperimentationFlags",
+    "FallbackKind",
+    "FallbackReason",
+    "FlagTestUsers",
+    "FlagsConfig",
+    "LocalFlagsConfig",
+    "RemoteFlagsConfig",
+    "Rollout",
+    "RuleEngine",
+    "RuleSet",
+    "SelectedVariant",
+    "Variant",
+    "VariantOverride",
+    "VariantSource",
+]
+
 RuleEngine = Literal["default", "json-logic"]
 
 FallbackKind = Literal[

@@ -22,10 +22,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mixpanel import DeliveryError, Limits, RetryPolicy, TransportError
 from mixpanel._delivery.buffer import Buffer
-from mixpanel._delivery.retry import Answer, Failure
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import Ledger
-from mixpanel._http.request import Route, Transport
+from mixpanel._http.ingestion import (
+    Route,
+)
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel._records.record import Record
 from mixpanel._runtime import shutdown
 from mixpanel.settings import Endpoints

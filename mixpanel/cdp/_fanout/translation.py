@@ -23,7 +23,13 @@ from mixpanel.exceptions import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mixpanel._records.record import Composer, Properties, Record
+    from mixpanel._records.composer import (
+        Composer,
+    )
+    from mixpanel._records.record import (
+        Properties,
+        Record,
+    )
     from mixpanel.cdp._fanout.routing import Call
     from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.settings import Endpoint

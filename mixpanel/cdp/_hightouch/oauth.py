@@ -17,8 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from mixpanel._delivery.retry import Answer, Failure, retry_after
 from mixpanel._http.request import USER_AGENT, Request
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    retry_after,
+)
 from mixpanel._records.encoding import loads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.redaction import conceal_arguments

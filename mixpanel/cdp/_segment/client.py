@@ -11,15 +11,19 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
 
+from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import FlushResult, Ledger, Stats
-from mixpanel._http.request import Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import home_loop
 from mixpanel._runtime.redaction import conceal_arguments
 from mixpanel._runtime.safe_logging import logger
+from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
 from mixpanel.cdp._segment.methods import SegmentVerbs
@@ -272,13 +276,13 @@ class SegmentClient(_Client[None]):
         if waits:
             home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
         if self._direct:
-            home_loop.deliver(self._sender, records)
+            sync_delivery.deliver(self._sender, records)
             return
         if len(messages) > 1:
             self._sender.buffer.ensure_room(records)
         for at, record in enumerate(records):
             try:
-                home_loop.accept(self._sender, record)
+                sync_delivery.accept(self._sender, record)
             except QueueFullError as error:
                 error.accepted = at
                 raise
@@ -286,15 +290,15 @@ class SegmentClient(_Client[None]):
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
         home_loop.refuse_in_async(f"{type(self).__name__}.flush")
-        return home_loop.flush(self._sender, timeout)
+        return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting."""
         home_loop.refuse_in_async(f"{type(self).__name__}.close")
         self._closed = True
-        return home_loop.close(self._sender, timeout)
+        return sync_delivery.close(self._sender, timeout)
 
-    backfill = home_loop.synced(AsyncBackfill.backfill)
+    backfill = synced(AsyncBackfill.backfill)
 
     @property
     def _core(self) -> AsyncSegmentClient:

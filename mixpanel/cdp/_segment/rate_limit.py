@@ -13,7 +13,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
-from mixpanel._delivery.retry import Answer, Failure
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -6,8 +6,19 @@ import gzip
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from mixpanel._delivery.retry import Answer, Judgement, Verdict, judge_status
-from mixpanel._http.request import COMPRESSION, USER_AGENT, Request
+from mixpanel._http.ingestion import (
+    COMPRESSION,
+)
+from mixpanel._http.request import (
+    USER_AGENT,
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Judgement,
+    Verdict,
+    judge_status,
+)
 from mixpanel._records.encoding import loads
 from mixpanel.cdp._segment.batching import SENT_AT, room
 from mixpanel.cdp._segment.dialect import basic, reasons
@@ -18,7 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import NoReturn
 
-    from mixpanel._delivery.retry import Failure, Send
+    from mixpanel._http.request import Send
+    from mixpanel._http.responses import (
+        Failure,
+    )
     from mixpanel._records.record import Record
     from mixpanel.cdp._segment.composer import Message
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey

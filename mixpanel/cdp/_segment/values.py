@@ -1,8 +1,8 @@
-"""Say values as the Segment spec has them: ids, moments, and JSON with whole timestamps.
+"""Write values as the Segment spec has them: ids, timestamps, and JSON with whole timestamps.
 
-JSON is written by the table of `mixpanel._records.encoding`, but for datetimes: a customer data platform keeps
-milliseconds and needs the zone, so they travel as `2026-01-31T12:00:00.000Z`. A naive datetime
-is taken to be UTC and never shifted.
+JSON is written by the table of `mixpanel._records.encoding`, but for datetimes: a customer data
+platform keeps milliseconds and needs the zone, so they travel as `2026-01-31T12:00:00.000Z`. A
+naive datetime is taken to be UTC and never shifted.
 """
 
 from __future__ import annotations

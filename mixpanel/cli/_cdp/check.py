@@ -95,7 +95,7 @@ def _answered(source: Source) -> tuple[int | None, str, float]:
 
     :raises DeliveryError: when the key is refused, or there is no answer.
     """
-    import mixpanel._http.transports  # noqa: F401 - loading it is not part of the way there
+    import mixpanel._http.async_transport  # noqa: F401 - loading it is not part of the way there
     from mixpanel.exceptions import RejectedError
 
     status, said = None, "it took an incomplete message"

@@ -21,9 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from mixpanel._delivery.retry import Answer, Failure
-    from mixpanel._http.request import Request, Transport
-    from mixpanel._http.transports import StreamingWire
+    from mixpanel._http.proxies import (
+        Transport,
+    )
+    from mixpanel._http.request import (
+        Request,
+    )
+    from mixpanel._http.responses import (
+        Answer,
+        Failure,
+    )
+    from mixpanel._http.streaming import (
+        StreamingWire,
+    )
 
 __all__ = ["LongWires", "Part"]
 
@@ -35,7 +45,9 @@ class LongWires(Wires):
         super().__init__(transport, deadline=0.0, answer_bytes=MOST_BYTES + 1)
 
     def _make(self) -> StreamingWire:
-        from mixpanel._http.transports import StreamingWire
+        from mixpanel._http.streaming import (
+            StreamingWire,
+        )
 
         return StreamingWire(self.transport, deadline=0.0, answer_bytes=self._answer_bytes)
 

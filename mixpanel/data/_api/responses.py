@@ -18,7 +18,11 @@ from base64 import b64decode
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._delivery.retry import Answer, Failure, retry_after
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    retry_after,
+)
 from mixpanel._records.encoding import loads
 from mixpanel.data.exceptions import (
     APIError,

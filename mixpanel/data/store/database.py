@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     )
     from mixpanel.data.store.staging import Mode
 
+__all__ = ["Database"]
+
 L = TypeVar("L", Load, ProfilesLoad)
 
 

@@ -28,6 +28,20 @@ if TYPE_CHECKING:
 
     import duckdb
 
+__all__ = [
+    "MEMORY_LIMIT",
+    "connect",
+    "count",
+    "engine",
+    "first_line",
+    "is_content",
+    "keep_private",
+    "quieten",
+    "reader_folder",
+    "reported",
+    "transaction",
+]
+
 MEMORY = ":memory:"
 OLDEST = (1, 4, 4)  # before that, /./../ leads out of the allowed folders
 # DuckDB counts its own buffers only: readers and Python come on top of it.

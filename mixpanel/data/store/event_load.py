@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Filters, Part
     from mixpanel.data.store.staging import Mode
 
+__all__ = ["Load"]
+
 REPAIRED_AT_ONCE = 20_000
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+__all__ = ["csv", "parquet"]
+
 # The library that fsspec needs for a scheme.
 EXTRAS = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
 _OURS = re.compile(r"day=[^/]+/[^/]+\.parquet")

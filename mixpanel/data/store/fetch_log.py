@@ -20,6 +20,26 @@ if TYPE_CHECKING:
 
     from mixpanel.data._fetch.plan import Part
 
+__all__ = [
+    "Entry",
+    "Table",
+    "aware",
+    "created_at",
+    "entries",
+    "find",
+    "forget",
+    "forget_parts",
+    "naive",
+    "note_part",
+    "parts",
+    "prepare",
+    "record",
+    "register",
+    "settle",
+    "strike",
+    "tables",
+]
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS _metadata (
     table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE, to_date DATE,

@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
     from mixpanel.data._fetch.plan import Part
 
+__all__ = [
+    "LONGEST",
+    "SURE_TO_FIT",
+    "Repair",
+    "Staged",
+    "private_file",
+    "repair_line",
+    "repair_part",
+    "repair_text",
+    "truncated",
+    "unreadable",
+]
+
 LAST_WORDS = 200
 LONGEST = 16_000_000  # bytes of a line; DuckDB's limit is a little higher
 SURE_TO_FIT = 2_000_000  # what loads with little memory; Mixpanel takes events of up to 1 MB

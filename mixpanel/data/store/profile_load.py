@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Filters
     from mixpanel.data.store.staging import Mode
 
+__all__ = ["ProfilesLoad"]
+
 
 class ProfilesLoad(Staging):
     """A load of profiles that has begun: `stage` its pages, then `finish`.

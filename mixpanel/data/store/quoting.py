@@ -7,6 +7,8 @@ from typing import Any
 
 from mixpanel.data.exceptions import ConfigError
 
+__all__ = ["literal", "pointer", "quoted", "table_name"]
+
 _TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*", re.ASCII)
 LONGEST = 128
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Filters
     from mixpanel.data.store.fetch_log import Table
 
+__all__ = ["STAGE", "Loaded", "Mode", "Staging", "refuse_under_way"]
+
 Mode = Literal["new", "replace", "append", "sync"]
 
 STAGE = "_stage_"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
+__all__ = ["column_stats", "event_breakdown", "property_keys", "summarize"]
+
 _NUMERIC = re.compile(
     r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL\(.*\)|UINTEGER|BIGNUM"
 )

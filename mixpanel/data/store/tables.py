@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mixpanel.data.results import TableType
 
+__all__ = ["canonical", "drop", "names", "of_kind", "resolve", "schema", "tables", "typed_view"]
+
 TYPED = "_typed"
 # What DuckDB finds in JSON -> what that is in a typed view; all else stays JSON.
 TYPES = {

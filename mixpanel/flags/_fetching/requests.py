@@ -6,8 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from mixpanel._delivery.retry import Answer, Failure
 from mixpanel._http.request import USER_AGENT, Request
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel._records.encoding import dumps, loads
 from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
 from mixpanel.exceptions import MixpanelException
@@ -109,7 +112,9 @@ def decoded(reply: Answer | Failure, most: int) -> Any:
         # Not chained: the cause of a transport error may hold the URL, and that the token.
         raise FlagsError(str(reply.error).partition(" (")[0]) from None
     if reply.status != 200:
-        from mixpanel._delivery.retry import retry_after
+        from mixpanel._http.responses import (
+            retry_after,
+        )
 
         raise FlagsError(
             f"HTTP {reply.status}{_reason(reply)}", reply.status, retry_after(reply.headers)

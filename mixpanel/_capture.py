@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 
 from mixpanel._delivery.awaitables import done
 from mixpanel._delivery.custom_consumer import Custom
-from mixpanel._delivery.retry import Answer, Failure
 from mixpanel._http.connections import Wires
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel._runtime.home_loop import refuse_in_async
 from mixpanel.cdp._fanout.routing import plain
 from mixpanel.cdp._segment.backfill import AsyncBackfill
