@@ -355,7 +355,10 @@ class FaultProxy:
 
     def _accept(self):
         while True:
-            client, _ = self._listener.accept()
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # the proxy was stopped just now
+                return
             if self._leaving:
                 client.close()
                 return
