@@ -24,6 +24,8 @@ from mixpanel._http.failures import (
     is_hopeless,
 )
 from mixpanel._http.kept_alive import (
+    CLOSING,
+    KEEP_ALIVE,
     _WaryNetwork,
     retire_if_surplus,
 )
@@ -246,10 +248,6 @@ class Watch:
             self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
             if self.sent and self._on_sent is not None:
                 self._on_sent()
-
-
-CLOSING = 0.1  # seconds that letting go of an answer may take
-KEEP_ALIVE = 4.0  # seconds; below the idle limit of common servers, so that none closes first
 
 
 # ---- without a loop -----------------------------------------------------------------------------

@@ -9,11 +9,10 @@ from typing import Any
 import anyio
 import httpcore
 
-from mixpanel._http.async_transport import (
-    CLOSING,
-)
+__all__ = ["CLOSING", "KEEP_ALIVE", "SpokeFirst", "retire_if_surplus"]
 
-__all__ = ["SpokeFirst", "retire_if_surplus"]
+CLOSING = 0.1  # seconds that letting go of an answer may take
+KEEP_ALIVE = 4.0  # seconds; below the idle limit of common servers, so that none closes first
 
 
 class SpokeFirst(httpcore.ConnectError):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import anyio
 
 from mixpanel._http.async_transport import (
-    CLOSING,
     Watch,
     Wire,
     chunks,
@@ -21,6 +20,7 @@ from mixpanel._http.failures import (
     is_hopeless,
 )
 from mixpanel._http.kept_alive import (
+    CLOSING,
     retire_if_surplus,
 )
 from mixpanel._http.responses import (

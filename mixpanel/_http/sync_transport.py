@@ -16,7 +16,6 @@ import httpcore
 import httpx
 
 from mixpanel._http.async_transport import (
-    KEEP_ALIVE,
     parsed_url,
     proxy_url,
     revealed,
@@ -27,6 +26,7 @@ from mixpanel._http.failures import (
     is_hopeless,
 )
 from mixpanel._http.kept_alive import (
+    KEEP_ALIVE,
     SpokeFirst,
     retire_if_surplus,
 )
