@@ -477,7 +477,7 @@ def interrupted(work, interrupt, at, *, anywhere=True):
 
     def begin(frame, _event, _arg):
         name = frame.f_code.co_filename
-        return each(frame, "call", None) if name.endswith(("_buffer.py", "_ledger.py")) else None
+        return each(frame, "call", None) if name.endswith(("buffer.py", "stats.py")) else None
 
     before = sys.gettrace()
     sys.settrace(begin)
