@@ -688,7 +688,7 @@ def is_proof(reply):
     return 300 <= reply.status < 500 and reply.status not in (408, 425, 460)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(replies, max_size=10),
     st.lists(st.booleans(), min_size=1, max_size=9),

@@ -178,7 +178,7 @@ def loops_that_end(world, backend, small):
     async def visit(n):
         await world.track(mp, f"m-{n}")
 
-    count = 1000 if backend == "asyncio" or not small else 200
+    count = 200 if small else 1000
     for n in range(count):
         if backend == "async_to_sync":
             async_to_sync(visit)(n)
@@ -795,7 +795,8 @@ def forks(world, face, small):
     if not hasattr(os, "fork"):
         return
     delays = [0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.08, 0.12]
-    for n, delay in enumerate(delays if small else delays * 4):
+    few = delays[::3]
+    for n, delay in enumerate(few if small else delays * 4):
         name = f"f{n}"
         for marker in [f"{name}-t{at}" for at in range(50)] + [
             f"{name}-{who}{at}" for who in "cp" for at in range(4)
@@ -845,7 +846,7 @@ time.sleep(0.3)
 @on_each("daemon threads track while the process ends", ["sync", "background"])
 def daemons(world, face, small):
     """What was accepted arrives, or is counted and reported; nothing is accepted after that."""
-    for n in range(4 if small else 20):
+    for n in range(2 if small else 20):
         before = len(world.server.record.applied)
         out = _program(world, DAEMONS, f"x{n}", face)
         arrived = len(world.server.record.applied) - before
