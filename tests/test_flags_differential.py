@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel.flags import explain, parse_definitions
-from mixpanel.flags._evaluation import evaluate
+from mixpanel.flags import evaluate, explain, parse_definitions
 from mixpanel.flags._evaluation.evaluate import evaluate_flag
 from mixpanel.flags._rules import engines
 from mixpanel.flags._rules.compiler import _value
