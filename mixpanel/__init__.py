@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from mixpanel._version import __version__
 
 if TYPE_CHECKING:
-    from mixpanel._context import context
-    from mixpanel._json import DatetimeSerializer, json_dumps
-    from mixpanel._ledger import FlushResult, Stats
+    from mixpanel._delivery.stats import FlushResult, Stats
+    from mixpanel._records.context import context
+    from mixpanel._records.encoding import DatetimeSerializer, json_dumps
     from mixpanel.client import AsyncMixpanel, Mixpanel
     from mixpanel.consumers import (
         AsyncBufferedConsumer,
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from mixpanel.settings import Limits, RetryPolicy
 
 _ROOMS = {
-    "_context": ["context"],
-    "_json": ["DatetimeSerializer", "json_dumps"],
-    "_ledger": ["FlushResult", "Stats"],
+    "_records.context": ["context"],
+    "_records.encoding": ["DatetimeSerializer", "json_dumps"],
+    "_delivery.stats": ["FlushResult", "Stats"],
     "client": ["AsyncMixpanel", "Mixpanel"],
     "consumers": ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"],
     "credentials": ["ServiceAccountCredentials"],

@@ -19,10 +19,20 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
-from mixpanel import _bridge
-from mixpanel._exchange import Halt, Plain, Send, Settle, Shrink, Step, Wait, exchange, onward
+from mixpanel._delivery.retry import (
+    Halt,
+    Plain,
+    Settle,
+    Shrink,
+    Step,
+    Wait,
+    exchange,
+    onward,
+)
+from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.request import Send
+from mixpanel._runtime import home_loop
 from mixpanel._runtime.safe_logging import logger
-from mixpanel._wires import compressed_off_loop, hold_back, let_through
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
@@ -35,10 +45,13 @@ from mixpanel.settings import Limits, RetryPolicy, checked_callback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mixpanel._exchange import Answer, Failure
-    from mixpanel._route import AnyRoute
-    from mixpanel._wires import Wires
-    from mixpanel.messages import Record
+    from mixpanel._http.connections import Wires
+    from mixpanel._http.request import AnyRoute
+    from mixpanel._http.responses import (
+        Answer,
+        Failure,
+    )
+    from mixpanel._records.record import Record
 
 __all__ = ["Freight", "ImportInterrupted", "ImportProgress", "ImportResult", "Rows", "import_rows"]
 
@@ -204,7 +217,7 @@ class _Import:
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await _bridge.at_caller(lambda: iter(rows))
+            iterator = await home_loop.at_caller(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
@@ -213,7 +226,7 @@ class _Import:
             chunk: list[Any] = []
             read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
             try:
-                await _bridge.at_caller(read)
+                await home_loop.at_caller(read)
                 more = len(chunk) == AT_ONCE
             except Exception as error:
                 self.source_error, more = error, False
@@ -384,7 +397,7 @@ class _Import:
                         self.callback_failed = True
                         logger.exception("a callback of the import failed")
 
-        await _bridge.at_caller(call_each)
+        await home_loop.at_caller(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(

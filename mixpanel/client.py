@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 import anyio
 import anyio.lowlevel
 
-from mixpanel import _bridge, bulk, lookup
-from mixpanel._accepting import TURN, done, refused, turn, when_there_is_room
-from mixpanel._custom import Custom
-from mixpanel._ids import new_hex
-from mixpanel._json import DatetimeSerializer
-from mixpanel._ledger import FlushResult, Ledger, Stats
-from mixpanel._redaction import conceal_arguments
-from mixpanel._sender import Sender
-from mixpanel._verbs import Verbs
+from mixpanel import bulk
+from mixpanel import lookup_tables as lookup
+from mixpanel._delivery import sync_delivery
+from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
+from mixpanel._delivery.custom_consumer import Custom
+from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.stats import FlushResult, Ledger, Stats
+from mixpanel._records.composer import (
+    Composer,
+)
+from mixpanel._records.encoding import DatetimeSerializer
+from mixpanel._records.ids import new_hex
+from mixpanel._records.methods import Verbs
+from mixpanel._runtime import home_loop
+from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.consumers import (
     CLOSE_TIMEOUT,
@@ -35,23 +42,29 @@ from mixpanel.exceptions import (
     MixpanelException,
     QueueFullError,
 )
-from mixpanel.messages import BeforeSend, Composer, Properties, Validation
 from mixpanel.settings import check_options
 
 if TYPE_CHECKING:
     import json
     from collections.abc import Callable, Iterable, Mapping
 
-    from mixpanel._route import Route
-    from mixpanel._wires import Wires
+    from mixpanel._http.connections import Wires
+    from mixpanel._http.ingestion import (
+        Route,
+    )
+    from mixpanel._records.record import (
+        BeforeSend,
+        Properties,
+        Record,
+        Validation,
+    )
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.exceptions import FailedRecord
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
-    from mixpanel.lookup import LookupTable
-    from mixpanel.messages import Record
+    from mixpanel.lookup_tables import LookupTable
     from mixpanel.settings import RetryPolicy
 
 __all__ = ["AsyncMixpanel", "ClientOptions", "Mixpanel"]
@@ -198,7 +211,7 @@ class _Client(Verbs[Outcome]):
         if isinstance(self._via, Custom):
             self._via.deliver_soon(record)
         else:
-            _bridge.enqueue(self._via, record)
+            sync_delivery.enqueue(self._via, record)
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -421,13 +434,13 @@ class Mixpanel(_Client[None]):
         if isinstance(sender, Custom):
             sender.deliver_sync(records)
             return
-        _bridge.refuse_in_async("Mixpanel", unless_ours=True)
+        home_loop.refuse_in_async("Mixpanel", unless_ours=True)
         if not sender.buffered:
-            _bridge.deliver(sender, records)
+            sync_delivery.deliver(sender, records)
             return
         for at, record in enumerate(records):
             try:
-                _bridge.accept(sender, record)
+                sync_delivery.accept(sender, record)
             except QueueFullError as error:
                 error.accepted = at
                 raise
@@ -436,8 +449,8 @@ class Mixpanel(_Client[None]):
         """Send everything accepted so far and return what became of it."""
         if isinstance(self._via, Custom):
             return self._via.flush_sync(timeout)
-        _bridge.refuse_in_async("Mixpanel.flush")
-        return _bridge.flush(self._via, timeout)
+        home_loop.refuse_in_async("Mixpanel.flush")
+        return sync_delivery.flush(self._via, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
@@ -445,18 +458,18 @@ class Mixpanel(_Client[None]):
         A consumer that was given to the client is flushed but stays open: it may serve others.
         """
         if not isinstance(self._via, Custom):
-            _bridge.refuse_in_async("Mixpanel.close")
+            home_loop.refuse_in_async("Mixpanel.close")
         for flags in (self._local_flags, self._remote_flags):
             if flags is not None:
                 flags.shutdown()
         self._closed = True
         if self._owns_consumer and isinstance(self._via, Sender):
-            return _bridge.close(self._via, timeout)
+            return sync_delivery.close(self._via, timeout)
         return self.flush(timeout)
 
-    import_events = _bridge.synced(AsyncMixpanel.import_events)
-    lookup_tables = _bridge.synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table = _bridge.synced(AsyncMixpanel.replace_lookup_table)
+    import_events = synced(AsyncMixpanel.import_events)
+    lookup_tables = synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table = synced(AsyncMixpanel.replace_lookup_table)
 
     @property
     def _core(self) -> AsyncMixpanel:

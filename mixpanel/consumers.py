@@ -16,14 +16,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
-from mixpanel import _bridge
-from mixpanel._accepting import refused
-from mixpanel._buffer import Buffer
-from mixpanel._json import loads
-from mixpanel._ledger import FlushResult, Ledger, OnDrop, OnError, Stats
-from mixpanel._redaction import conceal_arguments, conceals_arguments
-from mixpanel._route import Route, Transport
-from mixpanel._sender import Sender
+from mixpanel._delivery import sync_delivery
+from mixpanel._delivery.awaitables import refused
+from mixpanel._delivery.buffer import Buffer
+from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.stats import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._http.ingestion import (
+    Route,
+)
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._records.encoding import loads
+from mixpanel._records.record import Record, is_repeatable
+from mixpanel._runtime import home_loop
+from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -31,7 +38,6 @@ from mixpanel.exceptions import (
     QueueFullError,
     ValidationError,
 )
-from mixpanel.messages import Record, is_repeatable
 from mixpanel.settings import (
     ENDPOINTS,
     MOST_RECORDS,
@@ -332,18 +338,18 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: when one did not arrive.
         """
-        _bridge.refuse_in_async(type(self).__name__, unless_ours=True)
-        _bridge.deliver(self._sender, records)
+        home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that wait; everything else was sent at once."""
-        _bridge.refuse_in_async(type(self).__name__)
-        return _bridge.flush(self._sender, timeout)
+        home_loop.refuse_in_async(type(self).__name__)
+        return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
-        _bridge.refuse_in_async(type(self).__name__)
-        return _bridge.close(self._sender, timeout)
+        home_loop.refuse_in_async(type(self).__name__)
+        return sync_delivery.close(self._sender, timeout)
 
 
 @conceal_arguments
@@ -401,8 +407,8 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        _bridge.refuse_in_async(type(self).__name__, unless_ours=True)
-        _bridge.accept(self._sender, record)
+        home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        sync_delivery.accept(self._sender, record)
 
     def send(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mixpanel._redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:

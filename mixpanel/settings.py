@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from unicodedata import category
 from urllib.parse import urlsplit
 
-from mixpanel._redaction import conceals_arguments
+from mixpanel._runtime.redaction import conceals_arguments
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:

@@ -215,7 +215,7 @@ def capture() -> Iterator[Captured]:
     their fallbacks, unless they ask an emulator on this machine. The pytest fixture
     `mixpanel_events` is this block around a test.
     """
-    from mixpanel._diverted import diverted
+    from mixpanel._capture import diverted
 
     kept = Captured()
     with diverted(kept):
@@ -252,7 +252,7 @@ def _matching(
 
 
 def _as_it_travels(value: Any) -> Any:
-    from mixpanel._json import dumps
+    from mixpanel._records.encoding import dumps
 
     body, notes = dumps({"value": value})
     # What JSON cannot say may still compare, such as unittest.mock.ANY.

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 from typer.testing import CliRunner
 
-from mixpanel.cli._asked import forget
+from mixpanel.cli._options.global_options import forget
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator, Fault
 

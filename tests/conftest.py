@@ -5,12 +5,13 @@ import gc
 import os
 import signal
 import threading
+import time
 
 import pytest
 import trustme
 
-from mixpanel import _bridge
-from mixpanel.data import _budget
+from mixpanel._runtime import home_loop
+from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
 
 
@@ -73,7 +74,7 @@ def emu():
 @pytest.fixture(autouse=True)
 def _own_budget():
     """Forget who called where: an emulator may get the port of one that is gone."""
-    _budget._shared.clear()
+    rate_limits._shared.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,10 +100,17 @@ def _nothing_left_behind(request):
     before = set(threading.enumerate())
     yield
     with contextlib.suppress(RuntimeError):
-        _bridge.leave_home()
+        home_loop.leave_home()
     if SOCKETS & set(request.fixturenames):
         gc.collect()
-    left = {t for t in threading.enumerate() if t not in before and not t.name.startswith(POOLS)}
-    for thread in left:
-        thread.join(timeout=6)
-    assert not {t.name for t in left if t.is_alive()}
+    end = time.monotonic() + 6
+    while left := {t.name for t in set(threading.enumerate()) - before if not _is_idle(t)}:
+        if time.monotonic() > end:
+            break
+        time.sleep(0.01)
+    assert not left
+
+
+def _is_idle(thread):
+    # A worker of a pool has the name of its job while it works, and its pool's when it waits.
+    return not thread.is_alive() or thread.name.startswith(POOLS)

@@ -16,10 +16,13 @@ from urllib.parse import parse_qs, urlsplit
 import anyio
 import pytest
 
-from mixpanel import AsyncMixpanel, _bridge
-from mixpanel._route import Transport
-from mixpanel.data import _budget, _receive
-from mixpanel.data._budget import Budget
+from mixpanel import AsyncMixpanel
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._runtime import home_loop
+from mixpanel.data._api import download, rate_limits
+from mixpanel.data._api.rate_limits import Budget
 from mixpanel.data.api import AsyncAPI, Downloaded
 from mixpanel.data.config import Credentials
 from mixpanel.data.exceptions import (
@@ -143,7 +146,7 @@ def clock():
 @pytest.fixture(autouse=True)
 def _own_budgets():
     yield
-    _budget._shared.clear()
+    rate_limits._shared.clear()
 
 
 @pytest.fixture
@@ -202,7 +205,7 @@ async def test_two_runs_and_the_home_loop_may_share_an_api(make, server, anyio_b
     def elsewhere():
         for _ in range(2):
             asyncio.run(api.query("events"))
-        _bridge.run(api.check)
+        home_loop.run(api.check)
 
     await anyio.to_thread.run_sync(elsewhere)
     await api.aclose()
@@ -510,7 +513,7 @@ async def test_a_full_disk_is_the_callers_error(
     path = tmp_path / "part"
     async with make() as api:
         with monkeypatch.context() as broken:
-            broken.setattr(_receive, "os", SimpleNamespace(**vars(os) | {"write": fail}))
+            broken.setattr(download, "os", SimpleNamespace(**vars(os) | {"write": fail}))
             with pytest.raises(MixpanelDataError, match=why) as caught:
                 await api.download(path, DAY)
         assert (code, {"path": str(path)}) == (caught.value.code, caught.value.details)

@@ -8,7 +8,7 @@ import threading
 import pytest
 from asgiref.sync import SyncToAsync, async_to_sync
 
-from mixpanel import _bridge
+from mixpanel._runtime import home_loop
 from mixpanel.exceptions import SyncInAsyncError
 
 
@@ -18,14 +18,14 @@ async def where():
 
 def test_every_call_runs_on_the_one_home_loop():
     """Connections belong to one loop; so do all calls."""
-    (first, name), (second, _) = _bridge.run(where), _bridge.run(where)
+    (first, name), (second, _) = home_loop.run(where), home_loop.run(where)
     assert first is second
     assert name == "mixpanel-home"
 
 
 def test_asgiref_still_looks_where_we_point_it():
     """The pin: a release that moves these names is noticed here, not by users."""
-    loop = _bridge.home_loop()
+    loop = home_loop.home_loop()
     local = SyncToAsync.threadlocal
     import os
 
@@ -40,7 +40,7 @@ def test_asgiref_still_looks_where_we_point_it():
 @pytest.mark.parametrize("inner", [False, True])
 def test_what_ends_a_task_does_not_end_the_loop(stop, inner):
     """It reaches who waits, from a task of the call's own too, and the next call works."""
-    loop = _bridge.home_loop()
+    loop = home_loop.home_loop()
 
     async def fail():
         raise stop("enough")
@@ -49,24 +49,24 @@ def test_what_ends_a_task_does_not_end_the_loop(stop, inner):
         await (asyncio.gather(fail()) if inner else fail())
 
     with pytest.raises(stop, match="enough"):
-        _bridge.run(work)
+        home_loop.run(work)
     with pytest.raises(stop, match="enough"):
-        _bridge.submit(fail).result(10)
-    assert _bridge.run(where)[0] is loop
+        home_loop.submit(fail).result(10)
+    assert home_loop.run(where)[0] is loop
 
 
 def test_a_short_call_may_run_aside():
     """Another loop is held up for so long; our own would wait for itself."""
 
     async def outside():
-        return _bridge.run_aside(where, "Thing.close()")[0]
+        return home_loop.run_aside(where, "Thing.close()")[0]
 
     async def at_home():
-        _bridge.run_aside(where, "Thing.close()")
+        home_loop.run_aside(where, "Thing.close()")
 
-    assert asyncio.run(outside()) is _bridge.run_aside(where, "Thing.close()")[0]
+    assert asyncio.run(outside()) is home_loop.run_aside(where, "Thing.close()")[0]
     with pytest.raises(SyncInAsyncError, match="leave it to the code after the call"):
-        _bridge.run(at_home)
+        home_loop.run(at_home)
 
 
 def test_the_pointers_are_put_back():
@@ -74,7 +74,7 @@ def test_the_pointers_are_put_back():
     local = SyncToAsync.threadlocal
     local.main_event_loop = "theirs"
     try:
-        _bridge.run(where)
+        home_loop.run(where)
         assert local.main_event_loop == "theirs"
     finally:
         local.main_event_loop = None
@@ -90,10 +90,10 @@ def test_context_goes_in_and_errors_come_out():
         return variable.get()
 
     variable.set("set")
-    assert _bridge.run(read) == "set"
+    assert home_loop.run(read) == "set"
     variable.set("boom")
     with pytest.raises(KeyError):
-        _bridge.run(read)
+        home_loop.run(read)
 
 
 def test_many_threads_call_at_once():
@@ -105,7 +105,9 @@ def test_many_threads_call_at_once():
         await barrier.wait()
         return 1
 
-    threads = [threading.Thread(target=lambda: results.append(_bridge.run(meet))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: results.append(home_loop.run(meet))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -115,10 +117,10 @@ def test_many_threads_call_at_once():
 
 def test_home_is_made_anew_after_it_was_left():
     """Leaving ends the thread; the next call starts another."""
-    first, _ = _bridge.run(where)
-    _bridge.leave_home()
+    first, _ = home_loop.run(where)
+    home_loop.leave_home()
     assert first.is_closed()
-    second, _ = _bridge.run(where)
+    second, _ = home_loop.run(where)
     assert second is not first
 
 
@@ -126,7 +128,7 @@ def test_home_is_made_anew_after_it_was_left():
 async def test_blocking_a_running_loop_is_refused(anyio_backend):
     """On every backend, naming the class to use instead."""
     with pytest.raises(SyncInAsyncError, match="AsyncConsumer"):
-        _bridge.refuse_in_async("Consumer.flush")
+        home_loop.refuse_in_async("Consumer.flush")
 
 
 def test_who_is_interrupted_leaves_nothing_running():
@@ -142,7 +144,7 @@ def test_who_is_interrupted_leaves_nothing_running():
             ended.append("in order")
 
     with pytest.raises(KeyboardInterrupt):
-        _bridge.run(forever)
+        home_loop.run(forever)
     assert ended == ["in order"]
-    (loop, _), home = _bridge.run(where), _bridge.home_loop()
+    (loop, _), home = home_loop.run(where), home_loop.home_loop()
     assert loop is home

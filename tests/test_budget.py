@@ -10,8 +10,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.data import _budget
-from mixpanel.data._budget import Allowance, Budget
+from mixpanel.data._api import rate_limits
+from mixpanel.data._api.rate_limits import Allowance, Budget
 from mixpanel.data.exceptions import RateLimitError
 
 WINDOWS = (5, 60.0), (2, 1.0)
@@ -307,17 +307,17 @@ def test_loops_of_different_threads_and_kinds_share_one():
 
 def test_a_project_has_one_budget_in_a_process():
     """For each kind of call; a forked child remembers what was spent, but waits for nobody."""
-    one = _budget.shared("query", "https://a", "1")
-    assert one is _budget.shared("query", "https://a", "1")
-    assert one is not _budget.shared("query", "https://a", "2")
-    assert one is not _budget.shared("export", "https://a", "1")
+    one = rate_limits.shared("query", "https://a", "1")
+    assert one is rate_limits.shared("query", "https://a", "1")
+    assert one is not rate_limits.shared("query", "https://a", "2")
+    assert one is not rate_limits.shared("export", "https://a", "1")
 
     async def body():
         call = one.call()
         await call.__aenter__()
-        _budget._after_fork()
+        rate_limits._after_fork()
         assert one._allowance._free == 5
         assert one.remaining() == 59
 
     trio.run(body)
-    _budget._shared.clear()
+    rate_limits._shared.clear()

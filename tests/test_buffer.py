@@ -5,11 +5,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mixpanel._buffer import Buffer, Claim
-from mixpanel._ledger import Ledger
+from mixpanel._delivery.buffer import Buffer, Claim
+from mixpanel._delivery.stats import Ledger
+from mixpanel._records.record import Record
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import QueueFullError
-from mixpanel.messages import Record
 from mixpanel.settings import Limits
 
 

@@ -38,10 +38,18 @@ from mixpanel import (
     RetryPolicy,
     ServiceAccountCredentials,
 )
-from mixpanel._exchange import Answer
-from mixpanel._route import Proxy, Request, Transport
+from mixpanel._http.proxies import (
+    Proxy,
+    Transport,
+)
+from mixpanel._http.request import (
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+)
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
-from mixpanel.cdp._auth import AccessTokens
+from mixpanel.cdp._hightouch.oauth import AccessTokens
 from mixpanel.credentials import ApiSecret, Secret
 from mixpanel.data import AsyncWorkspace, Config, Credentials, Workspace
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
@@ -153,8 +161,8 @@ def holders():
 
 
 def step_request(route, endpoint="imports"):
-    from mixpanel._exchange import Send
-    from mixpanel.messages import Record
+    from mixpanel._http.request import Send
+    from mixpanel._records.record import Record
 
     if endpoint == "imports":
         records = [Record("imports", b"{}", auth=ApiSecret(API))]
@@ -590,7 +598,7 @@ def addressed(request):
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
     """Repeat at once what is repeated."""
-    monkeypatch.setattr("mixpanel.lookup.RETRY", PATIENCE)
+    monkeypatch.setattr("mixpanel.lookup_tables.RETRY", PATIENCE)
 
 
 @contextlib.contextmanager
@@ -707,7 +715,12 @@ def test_a_header_that_http_does_not_take_is_not_quoted():
         pass
 
     request = Request("GET", "http://127.0.0.1:9/", {"Authorization": Lax(f"Bearer {TOKEN}\n")})
-    from mixpanel._wire import BlockingWire, Wire
+    from mixpanel._http.async_transport import (
+        Wire,
+    )
+    from mixpanel._http.sync_transport import (
+        BlockingWire,
+    )
 
     transport = Transport()
     with server("hangs") as port:

@@ -27,7 +27,11 @@ from mixpanel import (
     SyncInAsyncError,
     ValidationError,
 )
-from mixpanel._exchange import Answer, Send, Verdict
+from mixpanel._http.request import Send
+from mixpanel._http.responses import (
+    Answer,
+    Verdict,
+)
 from mixpanel.cdp import (
     AsyncCustomerIO,
     AsyncHightouch,
@@ -43,7 +47,7 @@ from mixpanel.cdp import (
 )
 from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault
-from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules
+from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules
 from tests.cdp_worlds import SWIFT, WORLDS, messages, visit
 
 EU_KEY = "sk_eu_" + "0" * 32 + "_000000"
@@ -287,9 +291,9 @@ def test_batches_are_cut_at_the_vendors_limits(emu, world, vendor):
 @pytest.mark.parametrize("with_key", [False, True])
 def test_a_batch_is_full_to_the_last_byte(with_key):
     """The buffer's limit is the room between the brackets, and the brackets."""
-    from mixpanel.cdp._gate import Turnstile
-    from mixpanel.cdp._hightouch import HIGHTOUCH
-    from mixpanel.cdp._route import SegmentRoute
+    from mixpanel.cdp._hightouch.dialect import HIGHTOUCH
+    from mixpanel.cdp._segment.rate_limit import Turnstile
+    from mixpanel.cdp._segment.requests import SegmentRoute
 
     class Token:
         token = Secret("t")

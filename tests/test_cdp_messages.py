@@ -14,8 +14,8 @@ from uuid import UUID
 import pytest
 
 from mixpanel import ConfigurationError, ValidationError
-from mixpanel._buffer import Buffer
-from mixpanel._ledger import Ledger
+from mixpanel._delivery.buffer import Buffer
+from mixpanel._delivery.stats import Ledger
 from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer
 from mixpanel.settings import Limits
 
@@ -426,7 +426,7 @@ def test_importing_the_package_loads_nothing_heavy():
     """Nor a second room before it is asked for."""
     source = """
 import sys, mixpanel.cdp as cdp
-assert not {"httpx", "anyio", "asyncio", "mixpanel.messages"} & set(sys.modules)
+assert not {"httpx", "anyio", "asyncio", "mixpanel._records.record"} & set(sys.modules)
 assert sorted(cdp.__all__) == sorted(dir(cdp))
 for name in cdp.__all__:
     assert getattr(cdp, name) is not None

@@ -10,11 +10,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from mixpanel import AuthenticationError, ConfigurationError, Limits
-from mixpanel._exchange import Answer, Failure
-from mixpanel._route import Request
+from mixpanel._http.request import Request
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
 from mixpanel.cdp import AsyncHightouch, HightouchOAuth
-from mixpanel.cdp._auth import AccessTokens
-from mixpanel.cdp._gate import Pace, Turnstile
+from mixpanel.cdp._hightouch.oauth import AccessTokens
+from mixpanel.cdp._segment.rate_limit import Pace, Turnstile
 from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
 from mixpanel.exceptions import RateLimitError, ServerError, TransportError

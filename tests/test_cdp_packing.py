@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Message, pack
-from mixpanel.cdp._packing import SENT_AT, room
+from mixpanel.cdp._segment.batching import SENT_AT, room
 
 
 def message(size, number=0):

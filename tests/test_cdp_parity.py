@@ -10,7 +10,7 @@ import typer
 import mixpanel
 from mixpanel import cdp
 from mixpanel.cdp import htevents, semantic, webhooks
-from mixpanel.cdp._segment_options import SegmentOptions
+from mixpanel.cdp._segment.options import SegmentOptions
 from mixpanel.cli.app import app
 from tests.test_cdp_semantic import REFERENCE
 

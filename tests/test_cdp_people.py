@@ -6,7 +6,7 @@ import pytest
 
 from mixpanel import ValidationError
 from mixpanel.cdp import CUSTOMERIO, CustomerIOComposer
-from mixpanel.cdp._people import CHANNELS
+from mixpanel.cdp._customerio.composer import CHANNELS
 
 LIBRARY = {"name": "x"}
 CONTEXT = {"library": LIBRARY}

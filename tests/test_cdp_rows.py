@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mixpanel import ConfigurationError, ValidationError
-from mixpanel.cdp._rows import FlatRows, dated, identified
+from mixpanel.cdp._segment.rows import FlatRows, dated, identified
 
 AT = datetime(2024, 1, 31, 12, tzinfo=UTC)
 

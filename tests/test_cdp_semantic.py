@@ -18,7 +18,7 @@ from mixpanel.cdp import (
     did_you_mean,
     semantic,
 )
-from mixpanel.cdp._advice import advice
+from mixpanel.cdp._customerio.name_advice import advice
 from mixpanel.cdp.semantic import EVENTS, Product
 
 # The vendor's reference, event by event and written down on its own: fields are properties unless

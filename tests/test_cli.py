@@ -24,7 +24,7 @@ from mixpanel import (
     TransportError,
     ValidationError,
 )
-from mixpanel.cli._exit import ExitCode, exit_code
+from mixpanel.cli._output.exit_codes import ExitCode, exit_code
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mixpanel.cli import auth
-from mixpanel.cli._asked import ErrorFormat, asked, forget
-from mixpanel.cli._exit import ExitCode, as_dict, exit_code
+from mixpanel.cli._options.global_options import ErrorFormat, asked, forget
+from mixpanel.cli._output.exit_codes import ExitCode, as_dict, exit_code
 from mixpanel.cli.app import app
 from mixpanel.data import exceptions as data
 from mixpanel.data.config import Config

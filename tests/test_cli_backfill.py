@@ -10,8 +10,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from mixpanel.cli._checkpoint import Came, Checkpoint
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._cdp.checkpoint import Came, Checkpoint
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault
 from tests.cdp_worlds import messages

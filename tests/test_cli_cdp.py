@@ -10,7 +10,7 @@ import sys
 import pytest
 import typer
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
 from tests.cdp_worlds import messages

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mixpanel.cdp import _rows
-from mixpanel.cli import _cdp_many
-from mixpanel.cli._cdp_rows import LONGEST, Reading
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cdp._segment import rows as _rows
+from mixpanel.cli._cdp import send_file
+from mixpanel.cli._cdp.input import LONGEST, Reading
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.exceptions import MixpanelException
 from tests.cdp_worlds import messages
@@ -248,7 +248,7 @@ def test_what_has_a_time_may_be_sent_again(mp, emu, tmp_path):
 
 def test_many_are_sent_in_order_within_the_limits(mp, emu, tmp_path, monkeypatch):
     """And never more under way than may be."""
-    monkeypatch.setattr(_cdp_many, "WAITING", 150)
+    monkeypatch.setattr(send_file, "WAITING", 150)
     told = mp("batch", written(tmp_path / "many.ndjson", visits(420)))
     assert 420 == json.loads(told.stdout)["delivered"]
     assert [f"u-{n}" for n in range(420)] == users(emu)

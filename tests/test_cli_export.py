@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from tests.cli_data import fetched
 
 

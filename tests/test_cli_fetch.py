@@ -15,11 +15,11 @@ import pytest
 import typer
 from rich.console import Console
 
-from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._progress import Teller, _Bar, told
+from mixpanel.cli._output.exit_codes import ExitCode
+from mixpanel.cli._output.progress import Teller, _Bar, told
 from mixpanel.cli.app import app
 from mixpanel.data import Config, ConfigError
-from mixpanel.data._work import Progress
+from mixpanel.data._fetch.tasks import Progress
 from mixpanel.emulator import Emulator, Fault
 from tests.cli_data import (
     DAYS,
@@ -446,7 +446,7 @@ def test_a_mistake_flashes_no_bar(monkeypatch):
     """It begins to be drawn with the first thing to tell, after all checks."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True)
-    monkeypatch.setattr("mixpanel.cli._progress.err", lambda: terminal)
+    monkeypatch.setattr("mixpanel.cli._output.progress.err", lambda: terminal)
     with pytest.raises(ConfigError), told("events", "days"):
         raise ConfigError("no")
     assert screen.getvalue() == ""

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from tests.cli_data import FIRST, LAST, NAMES, fetched
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from tests.cli_data import fetched
 
 COUNTS = "SELECT event_name, count(*) AS n FROM events GROUP BY ALL ORDER BY ALL"

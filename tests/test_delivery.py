@@ -30,11 +30,12 @@ from mixpanel import (
     Mixpanel,
     QueueFullError,
     RetryPolicy,
-    _bridge,
-    _loop,
 )
-from mixpanel._exchange import Answer
-from mixpanel._sender import Sender
+from mixpanel._delivery.sender import Sender
+from mixpanel._http.responses import (
+    Answer,
+)
+from mixpanel._runtime import event_loop, home_loop
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO
 from mixpanel.emulator import Fault
 from mixpanel.flags import RemoteFlagsConfig
@@ -231,7 +232,7 @@ async def test_an_answer_that_came_is_counted_though_the_caller_is_cancelled(any
 
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as group:
-            group.start_soon(_loop.in_own_task, call)
+            group.start_soon(event_loop.in_own_task, call)
             await anyio.sleep(0.01)
             scope.cancel()
     assert [True] == done
@@ -247,9 +248,9 @@ async def test_a_call_in_its_own_task_hands_on_what_it_returns_and_raises(anyio_
     async def exits():
         raise SystemExit(3)
 
-    assert 7 == await _loop.in_own_task(gives)
+    assert 7 == await event_loop.in_own_task(gives)
     with pytest.raises(SystemExit):
-        await _loop.in_own_task(exits)
+        await event_loop.in_own_task(exits)
 
 
 # ---- what the application's own code does -------------------------------------------------------
@@ -344,10 +345,10 @@ def test_the_sync_client_works_on_our_own_thread(emu, kind):
         for n in range(60):
             mp.track("u", "Visit", {"n": n})
 
-    _bridge.run(at_home)
+    home_loop.run(at_home)
     mp.flush()
     assert numbers(emu) == list(range(60))
-    mp.consumer.close() if kind is not AsyncBufferedConsumer else _bridge.run(mp.consumer.aclose)
+    mp.consumer.close() if kind is not AsyncBufferedConsumer else home_loop.run(mp.consumer.aclose)
 
 
 def test_the_sync_cdp_client_works_on_our_own_thread(emu):
@@ -358,7 +359,7 @@ def test_the_sync_cdp_client_works_on_our_own_thread(emu):
         async def at_home(client=client):
             client.track("u", "Visit", {"n": 1})
 
-        _bridge.run(at_home)
+        home_loop.run(at_home)
         client.close()
         assert 1 == client.stats().delivered
 
@@ -379,7 +380,7 @@ def test_finalizers_that_run_on_our_own_thread_lose_nothing(emu):
 
     for n in range(200):
         Thing(n)
-    _bridge.run(collect)
+    home_loop.run(collect)
     mp.flush()
     mp.consumer.close()
     assert numbers(emu) == list(range(200))
@@ -476,7 +477,7 @@ def interrupted(work, interrupt, at, *, anywhere=True):
 
     def begin(frame, _event, _arg):
         name = frame.f_code.co_filename
-        return each(frame, "call", None) if name.endswith(("_buffer.py", "_ledger.py")) else None
+        return each(frame, "call", None) if name.endswith(("buffer.py", "stats.py")) else None
 
     before = sys.gettrace()
     sys.settrace(begin)
@@ -629,7 +630,7 @@ def test_a_real_signal_handler_tracks_while_the_program_tracks(emu, kind):
     assert 0 == result.pending
     assert 0 < handled
     assert numbers(emu) == [*range(-handled, 0), *range(4000)]
-    mp.consumer.close() if kind is BufferedConsumer else _bridge.run(mp.consumer.aclose)
+    mp.consumer.close() if kind is BufferedConsumer else home_loop.run(mp.consumer.aclose)
 
 
 @pytest.mark.parametrize("face", [Mixpanel, CustomerIO])

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from mixpanel.cli import demo
-from mixpanel.cli._render import bars, sparkline
+from mixpanel.cli._output.terminal import bars, sparkline
 
 
 @pytest.fixture(scope="module", params=[80, 120])

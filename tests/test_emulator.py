@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from mixpanel.emulator import Emulator, serve
-from mixpanel.emulator.database import _memory
+from mixpanel.emulator._storage.database import _memory
 
 NOW = 1_764_000_000
 

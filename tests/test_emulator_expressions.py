@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.emulator.expressions import (
+from mixpanel.emulator._rules.expressions import (
     ExpressionError,
     Names,
     Value,

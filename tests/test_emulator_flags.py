@@ -14,7 +14,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator, Fault, serve
 from mixpanel.flags import Snapshot, parse_definitions

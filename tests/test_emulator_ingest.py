@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.emulator.ingest import BANNED_IDS, judge_events
+from mixpanel.emulator._rules.events import BANNED_IDS, judge_events
 
 NOW = 1_764_000_000
 DAY = 24 * 3600

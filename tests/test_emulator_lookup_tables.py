@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel.emulator import Emulator
-from mixpanel.emulator.lookup_tables import read_table
+from mixpanel.emulator._rules.lookup_tables import read_table
 
 ACCOUNT = ("robot", "s3cret")
 PATH = "/lookup-tables/skus?project_id=42"

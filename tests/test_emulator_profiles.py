@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.emulator.profiles import OPERATIONS, Update, apply_update, judge_updates
+from mixpanel.emulator._rules.profiles import OPERATIONS, Update, apply_update, judge_updates
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 VALUES = SCALARS | st.lists(SCALARS, max_size=4)

@@ -6,20 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel._exchange import (
-    Answer,
-    Failure,
+from mixpanel._delivery.retry import (
     Halt,
     Plain,
-    Send,
     Settle,
     Shrink,
-    Verdict,
     Wait,
     exchange,
+)
+from mixpanel._http.request import Send
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    Verdict,
     judge_answer,
     retry_after,
 )
+from mixpanel._records.record import Record
 from mixpanel.exceptions import (
     AmbiguousDeliveryError,
     AuthenticationError,
@@ -28,7 +31,6 @@ from mixpanel.exceptions import (
     RejectedError,
     TransportError,
 )
-from mixpanel.messages import Record
 from mixpanel.settings import RetryPolicy
 
 OK = Answer(200, {}, b'{"status":1,"error":null}')
@@ -686,7 +688,7 @@ def is_proof(reply):
     return 300 <= reply.status < 500 and reply.status not in (408, 425, 460)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     st.lists(replies, max_size=10),
     st.lists(st.booleans(), min_size=1, max_size=9),

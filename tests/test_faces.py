@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 from mixpanel import AsyncMixpanel, Mixpanel
-from mixpanel._verbs import Verbs
+from mixpanel._records.methods import Verbs
 
 RENAMED = {"aclose": "close"}
 

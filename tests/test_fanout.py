@@ -14,6 +14,7 @@ from mixpanel import (
     ValidationError,
     context,
 )
+from mixpanel._records.record import deterministic_id
 from mixpanel.cdp import (
     AsyncFanOut,
     Dialect,
@@ -24,9 +25,8 @@ from mixpanel.cdp import (
     WriteKey,
     semantic,
 )
-from mixpanel.cdp._fanout_verbs import FanOutVerbs
-from mixpanel.cdp._routing import purposes
-from mixpanel.messages import deterministic_id
+from mixpanel.cdp._fanout.methods import FanOutVerbs
+from mixpanel.cdp._fanout.routing import purposes
 from mixpanel.testing import MemoryConsumer, capture
 from tests.cdp_worlds import WORLDS, messages
 from tests.fanout_worlds import NOWHERE, PAID, account, accounts, send, sinks

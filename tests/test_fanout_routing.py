@@ -4,8 +4,8 @@ import pytest
 
 from mixpanel import Mixpanel
 from mixpanel.cdp import FanOut, Hightouch, Sink, semantic
-from mixpanel.cdp._dialect import KINDS
-from mixpanel.cdp._routing import Call, Chosen, Terms, chosen, patterns
+from mixpanel.cdp._fanout.routing import Call, Chosen, Terms, chosen, patterns
+from mixpanel.cdp._segment.dialect import KINDS
 from mixpanel.testing import MemoryConsumer
 from tests.cdp_worlds import messages
 from tests.fanout_worlds import PAID, account, accounts, send, sinks

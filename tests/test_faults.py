@@ -31,9 +31,19 @@ from mixpanel import (
     TransportError,
     ValidationError,
 )
-from mixpanel._exchange import Answer, Failure
-from mixpanel._route import Request, Transport
-from mixpanel._wire import BlockingWire
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.request import (
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
+from mixpanel._http.sync_transport import (
+    BlockingWire,
+)
 from mixpanel.emulator import Fault
 
 QUICK = RetryPolicy(first_wait=0.02, longest_wait=0.05, longest_retry_after=0.2, max_age=20)

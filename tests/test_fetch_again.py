@@ -7,10 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from mixpanel.data import AsyncWorkspace, Workspace, fetch
-from mixpanel.data.asked import EventsAsked, ProfilesAsked
+from mixpanel.data import AsyncWorkspace, Workspace
+from mixpanel.data._fetch import events
+from mixpanel.data._fetch.plan import Chunk, Part
+from mixpanel.data._fetch.query import EventsAsked, ProfilesAsked
 from mixpanel.data.exceptions import ConfigError, TableExistsError
-from mixpanel.data.plan import Chunk, Part
 from mixpanel.emulator import Emulator
 
 EXPORT = "/api/2.0/export"
@@ -158,7 +159,7 @@ def fetched(ws, day, at, **filters):
 
 def to_sync(ws, lookback_days=0, **more):
     more = {"from_date": None, "to_date": DAY, **more}
-    return list(fetch.to_sync(ws.database, "events", lookback_days, **more).days)
+    return list(events.to_sync(ws.database, "events", lookback_days, **more).days)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +207,9 @@ def test_a_sync_can_be_planned(emu, ws):
     """What it would cost is known before it is spent; a table up to date costs nothing."""
     fetched(ws, DAY, datetime(2026, 2, 1, tzinfo=UTC))
     until = date(2026, 3, 31)
-    plan = fetch.plan_sync(ws._core.api, ws.database, "events", 0, None, until)
+    plan = events.plan_sync(ws._core.api, ws.database, "events", 0, None, until)
     assert (89, date(2026, 1, 2), until) == (plan.days, plan.from_date, plan.to_date)
-    nothing = fetch.plan_sync(ws._core.api, ws.database, "events", 0, None, DAY)
+    nothing = events.plan_sync(ws._core.api, ws.database, "events", 0, None, DAY)
     assert (0, 0, ()) == (nothing.days, nothing.calls, nothing.chunks)
     assert [] == emu.requests()
 

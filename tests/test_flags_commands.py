@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.emulator import Fault
 from tests.test_cli_flags import USER, mp
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixpanel.flags import evaluate, explain, parse_definitions, rules
-from mixpanel.flags._compiler import _value
-from mixpanel.flags._values import fold
-from mixpanel.flags.evaluate import evaluate_flag
+from mixpanel.flags import evaluate, explain, parse_definitions
+from mixpanel.flags._evaluation.evaluate import evaluate_flag
+from mixpanel.flags._rules import engines
+from mixpanel.flags._rules.compiler import _value
+from mixpanel.flags._rules.js_values import fold
 from tests import peers
 
 RAISED = "raised"
@@ -53,24 +54,24 @@ values = st.one_of(
 @cache
 def engine(name):
     """Return an engine, loaded once for all tests."""
-    return rules.engine(name)
+    return engines.engine(name)
 
 
 @cache
 def json_logic():
     """Return json-logic's own evaluation, with our two operators in it."""
-    return rules._load_json_logic().jsonLogic
+    return engines._load_json_logic().jsonLogic
 
 
 def ours(rule, data):
     """Return the value of a rule in the default engine."""
-    return _value(rules.fold_rule(rule), fold)(data)
+    return _value(engines.fold_rule(rule), fold)(data)
 
 
 def theirs(rule, data):
     """Return the value of a rule in json-logic, or that it raises."""
     try:
-        return json_logic()(rules.fold_rule(rule), rules.fold_like_mixpanel_5(data))
+        return json_logic()(engines.fold_rule(rule), engines.fold_like_mixpanel_5(data))
     except Exception:
         return RAISED
 

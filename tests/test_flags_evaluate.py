@@ -7,9 +7,9 @@ from types import MappingProxyType
 import pytest
 
 from mixpanel.flags import Snapshot, evaluate, explain, parse_definitions
-from mixpanel.flags._hashing import Recent, Salt, bucket, fnv1a, state_of
-from mixpanel.flags.compiled import threshold_of, winner_of_each_bucket
-from mixpanel.flags.evaluate import evaluate_flag
+from mixpanel.flags._evaluation.compiled_flag import threshold_of, winner_of_each_bucket
+from mixpanel.flags._evaluation.evaluate import evaluate_flag
+from mixpanel.flags._evaluation.hashing import Recent, Salt, bucket, fnv1a, state_of
 from mixpanel.flags.types import Variant
 
 VECTORS = [

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from mixpanel.flags.exposure import (
+from mixpanel.flags._exposures.exposure import (
     EXPOSURE_EVENT,
     RecentExposures,
     exposed_distinct_id,

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from mixpanel import ConfigurationError
 from mixpanel.emulator import Fault
-from mixpanel.flags import _budget, _decision, _limits, lint, parse_definitions
-from mixpanel.flags._budget import Budget
-from mixpanel.flags.evaluate import Snapshot
+from mixpanel.flags import lint, parse_definitions
+from mixpanel.flags._evaluation.evaluate import Snapshot
+from mixpanel.flags._rules import budget, codegen, limits
+from mixpanel.flags._rules.budget import Budget
 from mixpanel.flags.explain import explain
 from mixpanel.flags.openfeature import MixpanelProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
@@ -75,8 +76,8 @@ def iterated(count):
     ("rule", "limit", "name"),
     [
         (chained, 60, "MAX_OPERATIONS"),
-        (nested, _limits.MAX_DEPTH, "MAX_DEPTH"),
-        (iterated, _limits.MAX_ITERATION_DEPTH, "MAX_ITERATION_DEPTH"),
+        (nested, limits.MAX_DEPTH, "MAX_DEPTH"),
+        (iterated, limits.MAX_ITERATION_DEPTH, "MAX_ITERATION_DEPTH"),
         (lambda n: {"in": [{"var": "x"}, [""] * (n - 4)]}, 60, "MAX_VALUES"),
         (lambda n: {"==": [{"var": "x"}, "x" * n]}, 60, "MAX_TEXT"),
     ],
@@ -84,7 +85,7 @@ def iterated(count):
 )
 def test_a_rule_beyond_a_limit_disables_its_rollout_alone(monkeypatch, engine, rule, limit, name):
     """The rollout after it, and the flags beside it, are decided; the reason is named."""
-    monkeypatch.setattr(_limits, name, limit)
+    monkeypatch.setattr(limits, name, limit)
     good = {"==": [{"var": "x"}, 1]}
 
     inside = parsed(ruled(rule(limit), good), rule_engine=engine)
@@ -121,7 +122,7 @@ def legacy(count):
 
 def test_a_legacy_rule_beyond_the_limit_is_refused(monkeypatch):
     """Its entries count as operations."""
-    monkeypatch.setattr(_limits, "MAX_OPERATIONS", 5)
+    monkeypatch.setattr(limits, "MAX_OPERATIONS", 5)
     assert parsed(legacy(5)).diagnostics == ()
     (found,) = parsed(legacy(6)).diagnostics
     assert found.kind == "rule"
@@ -153,7 +154,7 @@ def test_a_legacy_rule_beyond_the_limit_is_refused(monkeypatch):
 def test_a_flag_beyond_a_limit_harms_no_other(monkeypatch, engine, make, name):
     """It falls back with the reason, or stays as it was; the flags beside it are decided."""
     limit = 20
-    monkeypatch.setattr(_limits, name, limit)
+    monkeypatch.setattr(limits, name, limit)
     good = ruled(HAS_X, key="good")
 
     inside = parsed(good, make(limit), rule_engine=engine)
@@ -186,7 +187,7 @@ def test_a_flag_beyond_a_limit_harms_no_other(monkeypatch, engine, make, name):
 )
 def test_definitions_beyond_a_limit_are_refused_as_a_whole(monkeypatch, flags, name):
     """Which of the flags to serve, and which not, nobody could say."""
-    for module in (_limits, sys.modules["mixpanel.flags.definitions"]):
+    for module in (limits, sys.modules["mixpanel.flags._evaluation.definitions"]):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, 8)
     assert parsed(*flags(8)).problem is None
@@ -252,8 +253,8 @@ def test_long_flags_are_decided_as_short_ones(monkeypatch, rules, properties, wh
     context = {"distinct_id": who, "custom_properties": properties or None}
     answers = []
     for most in (2, 100):
-        monkeypatch.setattr(_decision, "MOST_WRITTEN", most)
-        monkeypatch.setattr(_decision, "PLAIN_OPERATIONS", most)
+        monkeypatch.setattr(codegen, "MOST_WRITTEN", most)
+        monkeypatch.setattr(codegen, "PLAIN_OPERATIONS", most)
         answers.append(parsed(definition).flags["f"].decide(context))
     assert answers[0] == answers[1]
 
@@ -312,12 +313,12 @@ BIG = {"items": list(range(20_000)), "text": "1" * 1_000_000, "dots": "a." * 500
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_check_ends_after_a_bounded_number_of_steps(monkeypatch, name):
     """Whatever multiplies the work, it stops within the budget, and says so."""
-    monkeypatch.setattr(_budget, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(budget, "MAX_STEPS", 10_000)
     definitions = parsed(ruled(BOMBS[name], HAS_X), ruled(HAS_X, key="g"))
     assert definitions.diagnostics == ()
     decide = definitions.flags["f"].decide
     count, selected = steps(decide, user(**BIG))
-    assert count < 15 * _budget.MAX_STEPS
+    assert count < 15 * budget.MAX_STEPS
     assert selected.fallback_reason.kind == "RULE_ERROR"
     assert "takes more than 10,000 steps" in selected.fallback_reason.message
     assert "takes more than 10,000 steps" in str(explain(definitions, "f", user(**BIG)))
@@ -328,10 +329,10 @@ def test_a_check_ends_after_a_bounded_number_of_steps(monkeypatch, name):
 @pytest.mark.parametrize("name", ["reads", "copies", "plain, many"])
 def test_a_check_by_json_logic_is_bounded_as_well(monkeypatch, name):
     """It has no operator that iterates; what it reads is counted."""
-    monkeypatch.setattr(_budget, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(budget, "MAX_STEPS", 10_000)
     definitions = parsed(ruled(BOMBS[name]), rule_engine="json-logic")
     count, selected = steps(definitions.flags["f"].decide, user(**BIG))
-    assert count < 15 * _budget.MAX_STEPS
+    assert count < 15 * budget.MAX_STEPS
     assert "takes more than 10,000 steps" in selected.fallback_reason.message
 
 
@@ -350,7 +351,7 @@ def test_the_budget_is_what_it_says(monkeypatch):
     definition = parsed(ruled(rule)).flags["f"]
     cost = 100 + 100 * 4 + 1  # read, visited with four values each, and one for the list
     definition.decide(user(items=[]))  # a name that is met for the first time costs a step
-    monkeypatch.setattr(_budget, "MAX_STEPS", cost)
+    monkeypatch.setattr(budget, "MAX_STEPS", cost)
     assert definition.decide(user(items=[0] * 100)).fallback_reason.kind == "NO_ROLLOUT_MATCH"
     assert definition.decide(user(items=[0] * 101)).fallback_reason.kind == "RULE_ERROR"
 
@@ -359,7 +360,7 @@ def test_all_rollouts_of_a_check_share_one_budget(monkeypatch):
     """A thousand rules just inside it are not a thousand times the work."""
     rule = {"some": [{"var": "items"}, {"==": [{"var": ""}, "no"]}]}
     flags = parsed(ruled(*[rule] * 100)).flags
-    monkeypatch.setattr(_budget, "MAX_STEPS", 1000)
+    monkeypatch.setattr(budget, "MAX_STEPS", 1000)
     count, selected = steps(flags["f"].decide, user(items=[0] * 100))
     assert selected.fallback_reason.message.startswith("rollout 1: ")
     assert count < 15_000
@@ -375,11 +376,11 @@ def test_each_check_has_a_budget_of_its_own():
 
     def check():
         within = decide(user(items=[0] * 10_000)).fallback_reason.kind
-        _budget.charge(10)
+        budget.charge(10)
         return within
 
     assert outer.run(check) == "NO_ROLLOUT_MATCH"
-    assert not _budget.is_counting()
+    assert not budget.is_counting()
 
 
 def test_threads_have_budgets_of_their_own():
@@ -401,7 +402,7 @@ def test_threads_have_budgets_of_their_own():
 
 def test_openfeature_asks_the_rules_again_within_a_budget(emu, monkeypatch):
     """Its reason needs the rule once more; it costs no more than a check does."""
-    monkeypatch.setattr(_budget, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(budget, "MAX_STEPS", 10_000)
     from openfeature.evaluation_context import EvaluationContext
 
     bomb = {"or": [{"==": [{"var": "x"}, 1]}, BOMBS["map"]]}
@@ -412,7 +413,7 @@ def test_openfeature_asks_the_rules_again_within_a_budget(emu, monkeypatch):
         count, found = steps(
             resolver.resolve_boolean_details, "f", False, EvaluationContext("u", {"x": 2})
         )
-    assert count < 15 * _budget.MAX_STEPS
+    assert count < 15 * budget.MAX_STEPS
     assert (found.value, found.error_code.name) == (False, "PARSE_ERROR")
     assert "takes more than" in found.error_message
 
@@ -420,7 +421,7 @@ def test_openfeature_asks_the_rules_again_within_a_budget(emu, monkeypatch):
 LEAVES = st.sampled_from([0, 1, -1, 1e308, "a", "1", "", None, True, "a.b", "x" * 300, LITERAL])
 VARS = st.sampled_from(["", "x", "items", "text", "current", "accumulator", "a.b"])
 OPERATORS = st.sampled_from(
-    [*sorted(_limits.ITERATING)] * 3
+    [*sorted(limits.ITERATING)] * 3
     + ["merge", "cat", "in", "substr", "if", "and", "or", "==", "<", "+", "missing", "max", "!"]
 )
 RULES = st.recursive(
@@ -441,7 +442,7 @@ RULES = st.recursive(
 @given(st.lists(RULES, min_size=1, max_size=3), st.sampled_from(ENGINES))
 def test_no_rule_whatever_takes_more_than_its_steps(monkeypatch, rules, engine):
     """Hostile rules on large properties: the number of calls is bounded, and nothing raises."""
-    monkeypatch.setattr(_budget, "MAX_STEPS", 1_000)
+    monkeypatch.setattr(budget, "MAX_STEPS", 1_000)
     definition = parsed(ruled(*rules), rule_engine=engine).flags["f"]
     properties = {"items": list(range(300)), "text": "ab" * 5_000, "x": {"a": {"b": [1] * 300}}}
     count, selected = steps(definition.decide, user(**properties))
@@ -479,7 +480,7 @@ def test_an_answer_of_too_many_bytes_never_replaces_good_definitions(emu, caplog
 
 def test_an_answer_of_too_many_flags_never_replaces_good_definitions(emu, monkeypatch):
     """The reason is the last error."""
-    monkeypatch.setattr("mixpanel.flags.definitions.MAX_FLAGS", 3)
+    monkeypatch.setattr("mixpanel.flags._evaluation.definitions.MAX_FLAGS", 3)
     emu.set_flags([flag()])
     with provider(emu) as flags:
         flags.start_polling_for_definitions()
@@ -498,7 +499,7 @@ def test_a_bootstrap_beyond_a_limit_is_refused(tmp_path, emu, monkeypatch):
         assert flags.is_enabled("checkout", USER)
     with pytest.raises(ConfigurationError, match=f"larger than {whole - 1} bytes"):
         provider(emu, bootstrap=path, max_definitions_bytes=whole - 1)
-    monkeypatch.setattr("mixpanel.flags.definitions.MAX_FLAGS", 1)
+    monkeypatch.setattr("mixpanel.flags._evaluation.definitions.MAX_FLAGS", 1)
     for bootstrap in (path, {"flags": [flag(), flag("b")]}):
         path.write_text(json.dumps({"flags": [flag(), flag("b")]}))
         with pytest.raises(ConfigurationError, match="2 flags: at most 1"):
@@ -538,7 +539,7 @@ def test_followers_refuse_what_the_poller_would(emu, tmp_path, monkeypatch):
         saved = json.loads(path.read_text())
         leader.stop_polling_for_definitions()
         assert leader._lease.acquire()
-        monkeypatch.setattr("mixpanel.flags.definitions.MAX_FLAGS", 1)
+        monkeypatch.setattr("mixpanel.flags._evaluation.definitions.MAX_FLAGS", 1)
         saved["payload"] = {"flags": [flag(value=False), flag("b")]}
         path.write_text(json.dumps(saved))
         until(lambda: follower.last_error is not None)
@@ -623,9 +624,9 @@ def test_remote_answers_are_bounded(emu, count, length, reason):
 
 MEMORY = """
 import json, resource, sys
-from mixpanel._json import loads
+from mixpanel._records.encoding import loads
 from mixpanel.flags import parse_definitions
-from mixpanel.flags._limits import MAX_DEFINITIONS_BYTES
+from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 import mixpanel.flags.local_feature_flags
 
 megabyte = 2**20

@@ -180,7 +180,7 @@ def test_no_flags_at_all_is_believed_when_it_is_said_twice(emu):
 
 def test_a_first_fetch_that_fails_is_retried_soon(emu, monkeypatch):
     """Start returns, the definitions come when the server does."""
-    monkeypatch.setattr("mixpanel.flags.poller.FIRST_RETRY", 0.02)
+    monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.02)
     emu.set_flags([flag()])
     emu.play(Fault.status(503) * 2, path="/flags/definitions")
     with provider(emu, polling_interval_in_seconds=60) as flags:

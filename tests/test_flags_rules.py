@@ -9,9 +9,9 @@ from math import inf, nan
 
 import pytest
 
-from mixpanel.flags import _values, rules
-from mixpanel.flags._limits import MAX_DEPTH, RuleError
-from mixpanel.flags.rules import RuleEngineError, compile_legacy, compile_rule
+from mixpanel.flags._rules import engines, js_values
+from mixpanel.flags._rules.engines import RuleEngineError, compile_legacy, compile_rule
+from mixpanel.flags._rules.limits import MAX_DEPTH, RuleError
 
 YES, NO, RAISES, REFUSED = "match", "no match", "raises", "refused"
 X, Y = {"var": "x"}, {"var": "y"}
@@ -20,7 +20,7 @@ X, Y = {"var": "x"}, {"var": "y"}
 @cache
 def loaded(engine):
     """Return an engine, loaded once for all tests."""
-    return rules.engine(engine)
+    return engines.engine(engine)
 
 
 def outcome(engine, rule, properties):
@@ -485,10 +485,10 @@ def test_a_rule_nested_too_deep_is_refused():
 
 def test_names_are_kept_only_so_many(monkeypatch):
     """An application that invents names does not fill the memory, and its rules still work."""
-    monkeypatch.setattr(_values, "_REMEMBERED_NAMES", 10)
-    monkeypatch.setattr(rules, "ready_names", names := set())
-    monkeypatch.setattr(_values, "ready_names", names)
-    engine = rules.engine()
+    monkeypatch.setattr(js_values, "_REMEMBERED_NAMES", 10)
+    monkeypatch.setattr(engines, "ready_names", names := set())
+    monkeypatch.setattr(js_values, "ready_names", names)
+    engine = engines.engine()
     test = engine.compile({"==": [X, 1]})
 
     matched = [test(engine.prepare({f"name{i}": 0, "X": 1})) for i in range(50)]
@@ -506,7 +506,7 @@ def test_one_rule_can_be_tried_by_itself():
 def test_unknown_engine_is_an_error():
     """A mistyped engine name does not fall back to another engine."""
     with pytest.raises(RuleEngineError, match="json_logic"):
-        rules.engine("json_logic")
+        engines.engine("json_logic")
 
 
 def test_another_version_of_json_logic_is_an_error(monkeypatch):
@@ -514,7 +514,7 @@ def test_another_version_of_json_logic_is_an_error(monkeypatch):
     monkeypatch.setattr(metadata, "version", lambda _: "0.6.3")
 
     with pytest.raises(RuleEngineError, match=r"needs json-logic==0\.7\.0a0, which is 0\.6\.3"):
-        rules.engine("json-logic")
+        engines.engine("json-logic")
 
 
 def test_json_logic_not_installed_is_an_error(monkeypatch):
@@ -526,7 +526,7 @@ def test_json_logic_not_installed_is_an_error(monkeypatch):
     monkeypatch.setattr(metadata, "version", version)
 
     with pytest.raises(RuleEngineError, match="not installed"):
-        rules.engine("json-logic")
+        engines.engine("json-logic")
 
 
 def test_two_packages_with_the_same_module_are_an_error(monkeypatch):
@@ -535,7 +535,7 @@ def test_two_packages_with_the_same_module_are_an_error(monkeypatch):
     monkeypatch.setattr(metadata, "packages_distributions", lambda: owners)
 
     with pytest.raises(RuleEngineError, match="panzi-json-logic"):
-        rules.engine("json-logic")
+        engines.engine("json-logic")
 
 
 def test_json_logic_is_not_shared_with_the_application():

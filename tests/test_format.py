@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.cli._format import Format, Options, write
+from mixpanel.cli._output.format import Format, Options, write
 from mixpanel.exceptions import ConfigurationError
 
 ROWS = [

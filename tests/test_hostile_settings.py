@@ -18,7 +18,9 @@ from mixpanel import (
     ServiceAccountCredentials,
     ValidationError,
 )
-from mixpanel._route import Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
 from mixpanel.credentials import ApiSecret
 from mixpanel.data import Credentials, Workspace

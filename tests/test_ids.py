@@ -6,7 +6,7 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from mixpanel._ids import new_hex, new_uuid
+from mixpanel._records.ids import new_hex, new_uuid
 
 each_kind = pytest.mark.parametrize("new_id", [new_uuid, new_hex], ids=["uuid", "hex"])
 

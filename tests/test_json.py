@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixpanel import DatetimeSerializer, json_dumps
-from mixpanel._json import dumps, plain_depth
+from mixpanel._records.encoding import dumps, plain_depth
 
 
 class Plan(enum.Enum):

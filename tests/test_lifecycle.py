@@ -128,8 +128,8 @@ async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend)
 @pytest.mark.anyio
 async def test_an_idle_sender_goes_home_and_comes_back(emu, anyio_backend, monkeypatch):
     """A forgotten client keeps neither a task nor a connection; the next event wakes it."""
-    monkeypatch.setattr("mixpanel._sender.IDLE", 0.05)
-    monkeypatch.setattr("mixpanel._wires.IDLE", 0.05)
+    monkeypatch.setattr("mixpanel._delivery.sender.IDLE", 0.05)
+    monkeypatch.setattr("mixpanel._http.connections.IDLE", 0.05)
     consumer = AsyncBufferedConsumer(flush_after=0.01, base_url=emu.url)
     mp = AsyncMixpanel("t", consumer)
     for n in range(2):
@@ -600,7 +600,7 @@ def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
         emu,
         """
         import time
-        from mixpanel._sender import Sender
+        from mixpanel._delivery.sender import Sender
 
         made = Sender._made_wire
         Sender._made_wire = lambda sender: time.sleep(0.3) or made(sender)
@@ -662,9 +662,9 @@ def test_exit_is_never_held_up_and_says_what_was_lost(emu, fault):
         atexit.register(lambda: print(time.monotonic() - began < 2.5, mp.stats().balanced))
         mp.track("u", "Visit", {"n": 1})
         began = time.monotonic()
-        import mixpanel._exit
-        atexit.unregister(mixpanel._exit._drain)
-        atexit.register(mixpanel._exit._drain)
+        import mixpanel._runtime.shutdown
+        atexit.unregister(mixpanel._runtime.shutdown._drain)
+        atexit.register(mixpanel._runtime.shutdown._drain)
         """,
     )
     assert "exit 1" in out, (out, err)

@@ -72,7 +72,7 @@ def test_a_success_that_says_that_something_failed_is_not_one(mp, emu, body):
 @pytest.mark.parametrize("body", ["<html>Welcome</html>", '{"code": 200', "", "[1]"])
 def test_an_answer_that_is_not_from_mixpanel_is_tried_again(mp, emu, body, monkeypatch):
     """A captive portal replaces no table; when it stays, the error is typed."""
-    monkeypatch.setattr("mixpanel.lookup.RETRY", RetryPolicy(attempts=2, first_wait=0.01))
+    monkeypatch.setattr("mixpanel.lookup_tables.RETRY", RetryPolicy(attempts=2, first_wait=0.01))
     emu.play(Fault.status(200, body=body))
     mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
     assert emu.lookup_tables[ID]["rows"] == [{"sku": "A1", "name": "Tea"}]

@@ -13,7 +13,7 @@ import pytest
 
 import mixpanel
 from mixpanel import AsyncMixpanel, Mixpanel, ValidationError
-from mixpanel.messages import deterministic_id
+from mixpanel._records.record import deterministic_id
 from tests import peers
 
 NOW = 1_764_000_000.25

@@ -37,12 +37,12 @@ from mixpanel import (
     RemoteFlagsConfig,
 )
 from mixpanel.emulator import Fault
+from mixpanel.flags._openfeature import as_context
 from mixpanel.flags.hybrid import HybridFeatureFlagsProvider
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.openfeature import MixpanelProvider
 from mixpanel.flags.overrides import override_flags
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
-from mixpanel.flags.resolution import as_context
 from mixpanel.testing import MemoryConsumer
 from tests.test_flags_local import flag, until
 
@@ -202,7 +202,7 @@ def test_a_provider_that_is_not_ready_serves_defaults(emu):
 
 def test_refused_credentials_are_fatal_until_they_are_not(emu, monkeypatch):
     """Only a human can help; when one did, polling finds out."""
-    monkeypatch.setattr("mixpanel.flags.poller.FIRST_RETRY", 0.2)
+    monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.set_flags(FLAGS)
     repair = outage(emu, Fault.status(401))
     events = heard()
@@ -613,7 +613,7 @@ def test_without_polling_nothing_grows_stale(emu):
 
 def test_a_failed_start_recovers_by_itself(emu, monkeypatch):
     """ERROR and the default until the server answers, then READY."""
-    monkeypatch.setattr("mixpanel.flags.poller.FIRST_RETRY", 0.2)
+    monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.set_flags([flag()])
     repair = outage(emu, Fault.status(503))
     events = heard()
@@ -631,7 +631,7 @@ def test_a_failed_start_recovers_by_itself(emu, monkeypatch):
 
 def test_a_project_without_flags_is_ready_too(emu, monkeypatch):
     """Nothing changes, yet the definitions came."""
-    monkeypatch.setattr("mixpanel.flags.poller.FIRST_RETRY", 0.2)
+    monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.play(Fault.status(503), path="/flags/definitions")
     with pytest.raises(ProviderNotReadyError):
         api.set_provider_and_wait(MixpanelProvider(local(emu)))

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.data import plan
+from mixpanel.data._fetch import plan
+from mixpanel.data._fetch.plan import Chunk, Filters, as_day, chunks, days_of, ranges, today
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.plan import Chunk, Filters, as_day, chunks, days_of, ranges, today
 
 JANUARY = days_of(date(2026, 1, 1), date(2026, 1, 31))
 QUARTER = days_of(date(2026, 1, 1), date(2026, 3, 31))

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from mixpanel import ConfigurationError, LocalFlagsConfig
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel.cdp import HightouchOAuth
-from mixpanel.cli._exit import ExitCode
+from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.data.config import Config
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.emulator import Fault
+from mixpanel.flags._fetching.snapshot_file import Saved, SnapshotFile
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
-from mixpanel.flags.snapshot import Saved, SnapshotFile
 from tests.cli_data import wait_until
 from tests.test_private_files import make_device
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mixpanel._spreadsheets import guarded, guarded_sql
+from mixpanel._records.spreadsheets import guarded, guarded_sql
 from mixpanel.cli import export as export_command
-from mixpanel.cli._format import Format, Options, write
-from mixpanel.cli._render import complain, pairs
+from mixpanel.cli._output.format import Format, Options, write
+from mixpanel.cli._output.terminal import complain, pairs
 from mixpanel.cli.app import app
 from mixpanel.data.results import SQLResult
 from mixpanel.data.store import Database

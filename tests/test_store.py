@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from mixpanel.data._fetch.plan import Filters
 from mixpanel.data.exceptions import (
     ConfigError,
     DatabaseLockedError,
@@ -17,7 +18,6 @@ from mixpanel.data.exceptions import (
     TableNotFoundError,
     UnsafeSQLError,
 )
-from mixpanel.data.plan import Filters
 from mixpanel.data.store import Database
 from mixpanel.data.store.engine import quieten
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import ConfigError, UnsafeSQLError
-from mixpanel.data.plan import Chunk, Filters, Part
 from mixpanel.data.store import Database
 
 DAY = date(2026, 1, 1)

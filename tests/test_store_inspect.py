@@ -5,8 +5,8 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
-from mixpanel.data.plan import Chunk, Filters, Part
 from mixpanel.data.store import Database
 
 DAY = date(2026, 1, 1)

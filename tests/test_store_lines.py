@@ -10,9 +10,9 @@ import duckdb
 import pytest
 
 from mixpanel.data import Workspace
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import InterruptedFetchError, TruncatedError, UnreadablePartError
-from mixpanel.data.plan import Chunk, Filters, Part
-from mixpanel.data.store import Database, folder, parts
+from mixpanel.data.store import Database, part_files, parts
 from mixpanel.emulator import Emulator, Fault
 
 EXPORT = "/api/2.0/export"
@@ -230,7 +230,7 @@ def test_a_left_over_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkey
     path = ws.database.parts / f"{begun.key}_{DAY}_{DAY}.ndjson"
     path.write_bytes(b'{"event":"a","event":"b"}\n')
     at = datetime(2026, 1, 20, tzinfo=UTC)
-    digest = folder.digest(path)
+    digest = part_files.digest(path)
     ws.database.note_part(begun, Part(path, Chunk(DAY, DAY), 1, False, at, digest))
     begun.stop()
     monkeypatch.setattr(parts, "_defect", lambda line: None)
@@ -241,7 +241,7 @@ def test_a_left_over_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkey
 
 def test_a_profile_that_is_too_long_is_set_aside(emu, ws, monkeypatch):
     """It is counted and kept, and the others of its page are loaded."""
-    monkeypatch.setattr("mixpanel.data.profiles.LONGEST", 1000)
+    monkeypatch.setattr("mixpanel.data._fetch.profiles.LONGEST", 1000)
     people = [
         {"$distinct_id": name, "$properties": {"x": "y" * size}}
         for name, size in (("a", 1), ("b", 2000), ("c", 1))

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import (
     ConfigError,
     MixpanelDataError,
@@ -16,7 +17,6 @@ from mixpanel.data.exceptions import (
     TableNotFoundError,
     TruncatedError,
 )
-from mixpanel.data.plan import Chunk, Filters, Part
 from mixpanel.data.store import Database
 
 DAY = date(2026, 1, 1)
@@ -429,8 +429,8 @@ KILLED = """
 import os, signal, sys
 from datetime import date, timedelta
 from pathlib import Path
-from mixpanel.data.plan import Chunk, Filters, Part
-from mixpanel.data.store import Database, load
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
+from mixpanel.data.store import Database, event_load
 db, when = Database.open(sys.argv[1]), sys.argv[2]
 days = [date(2026, 1, 1) + timedelta(days=n) for n in range(3)]
 begun = db.begin_events("events", filters=Filters(), mode="replace", days=days)
@@ -439,7 +439,7 @@ for day in days:
         os.kill(os.getpid(), signal.SIGKILL)
     path = Path(sys.argv[1] + ".parts", f"{day}.ndjson")
     begun.stage([Part(path, Chunk(day, day), 1, False)])
-load.ledger.register = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+event_load.fetch_log.register = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 begun.finish()
 """
 

@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime, timedelta
 import duckdb
 import pytest
 
+from mixpanel.data._fetch.plan import Chunk, Filters, Part
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
-from mixpanel.data.plan import Chunk, Filters, Part
 from mixpanel.data.store import Database
 
 DAY = date(2026, 1, 1)
@@ -400,7 +400,7 @@ def test_two_handles_of_a_file_load_through_one_folder(db):
 KILLED = """
 import os, sys
 from mixpanel.data.store import Database
-from mixpanel.data.store.folder import exposed
+from mixpanel.data.store.part_files import exposed
 db = Database.open(sys.argv[1])
 (db.parts / "x").touch()
 with exposed(db._exchange, [db.parts / "x"]):

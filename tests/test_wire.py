@@ -20,9 +20,19 @@ from mixpanel import (
     ServerError,
     TransportError,
 )
-from mixpanel._exchange import Answer, Failure
-from mixpanel._route import Request, Transport
-from mixpanel._wire import BlockingWire
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.request import (
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
+from mixpanel._http.sync_transport import (
+    BlockingWire,
+)
 
 MESSAGE = '{"event":"E","properties":{"token":"t"}}'
 REAL_LOOKUP = socket.getaddrinfo

@@ -15,10 +15,27 @@ import httpx
 import pytest
 import trustme
 
-from mixpanel import ConfigurationError, _wire
-from mixpanel._exchange import Answer, Failure
-from mixpanel._route import Request, Transport
-from mixpanel._wire import BlockingWire, StreamingWire, Wire
+from mixpanel import ConfigurationError
+from mixpanel._http.async_transport import (
+    Wire,
+)
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.request import (
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
+from mixpanel._http.streaming import (
+    StreamingWire,
+)
+from mixpanel._http.sync_transport import (
+    BlockingWire,
+)
+from mixpanel._http.tls import default_tls
 
 SURPLUS = b'HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"surplus"'
 
@@ -500,7 +517,7 @@ async def test_without_a_connection_nothing_was_sent(anyio_backend, error, monke
 def test_certificates_that_cannot_be_loaded_are_a_matter_of_settings(monkeypatch, tmp_path):
     """Nothing was sent; the error names what to check."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    _wire._default_tls.cache_clear()
+    default_tls.cache_clear()
     with blocking() as send:
         reply = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
     assert (reply.maybe_sent, reply.hopeless) == (False, True)

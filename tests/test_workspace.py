@@ -131,7 +131,7 @@ def test_days_to_come_are_refused_before_any_call(emu):
 
 INTERRUPTED = """
 import asyncio, json, sys
-from mixpanel import _bridge
+from mixpanel._runtime import home_loop
 from mixpanel.data import Workspace
 
 nine = {"from_date": "2026-01-01", "to_date": "2026-01-09"}
@@ -139,7 +139,7 @@ with Workspace(path=sys.argv[1]) as ws:
     try:
         ws.fetch_events(**nine)
     except KeyboardInterrupt:
-        tasks = asyncio.all_tasks(_bridge.home_loop())
+        tasks = asyncio.all_tasks(home_loop.home_loop())
         still = [repr(one) for one in tasks if "attend" not in repr(one)]  # to open connections
     [left] = ws.tables()
     done = ws.fetch_events(**nine)

@@ -13,7 +13,8 @@ import anyio
 import pytest
 
 from mixpanel import Mixpanel, SyncInAsyncError
-from mixpanel.data import AsyncWorkspace, ConfigError, Credentials, Workspace, _receive
+from mixpanel.data import AsyncWorkspace, ConfigError, Credentials, Workspace
+from mixpanel.data._api import download
 from mixpanel.data.exceptions import MixpanelDataError
 from mixpanel.emulator import Emulator, Fault
 from tests.cli_data import FIRST, LAST, PER_DAY, fill, wait_until
@@ -103,7 +104,7 @@ def test_a_full_disk_is_one_error(shop, tmp_path, monkeypatch):
 
     with Workspace(path=tmp_path / "ws.db", credentials=ROBOT, base_url=shop.url) as ws:
         with monkeypatch.context() as full:
-            full.setattr(_receive, "os", SimpleNamespace(**vars(os) | {"write": fail}))
+            full.setattr(download, "os", SimpleNamespace(**vars(os) | {"write": fail}))
             with pytest.raises(MixpanelDataError, match="the disk is full: make room") as caught:
                 ws.fetch_events(**THREE)
         assert "DISK_FULL" == caught.value.code

@@ -12,37 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixpanel.cdp import htevents, semantic, webhooks
-    from mixpanel.cdp._accounts import SinkStats
-    from mixpanel.cdp._advice import did_you_mean
-    from mixpanel.cdp._auth import HightouchOAuth
-    from mixpanel.cdp._customerio import CUSTOMERIO
-    from mixpanel.cdp._dialect import Dialect, WriteKey
-    from mixpanel.cdp._fanout import Sink
-    from mixpanel.cdp._hightouch import HIGHTOUCH
-    from mixpanel.cdp._messages import Message, SegmentComposer
-    from mixpanel.cdp._packing import Packed, pack
-    from mixpanel.cdp._people import CustomerIOComposer
-    from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
-    from mixpanel.cdp._segment_options import Delivery, SegmentOptions
-    from mixpanel.cdp._semantic import SemanticEvent
+    from mixpanel.cdp._customerio.composer import CustomerIOComposer
+    from mixpanel.cdp._customerio.dialect import CUSTOMERIO
+    from mixpanel.cdp._customerio.name_advice import did_you_mean
+    from mixpanel.cdp._fanout.base import Sink
+    from mixpanel.cdp._fanout.stats import SinkStats
+    from mixpanel.cdp._hightouch.dialect import HIGHTOUCH
+    from mixpanel.cdp._hightouch.oauth import HightouchOAuth
+    from mixpanel.cdp._segment.batching import Packed, pack
+    from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
+    from mixpanel.cdp._segment.composer import Message, SegmentComposer
+    from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.options import Delivery, SegmentOptions
+    from mixpanel.cdp._segment.typed_events import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
     from mixpanel.cdp.fanout import AsyncFanOut, FanOut
     from mixpanel.cdp.hightouch import AsyncHightouch, Hightouch
 
 _ROOMS = {
-    "_accounts": ["SinkStats"],
-    "_advice": ["did_you_mean"],
-    "_auth": ["HightouchOAuth"],
-    "_customerio": ["CUSTOMERIO"],
-    "_dialect": ["Dialect", "WriteKey"],
-    "_fanout": ["Sink"],
-    "_hightouch": ["HIGHTOUCH"],
-    "_messages": ["Message", "SegmentComposer"],
-    "_packing": ["Packed", "pack"],
-    "_people": ["CustomerIOComposer"],
-    "_segment": ["AsyncSegmentClient", "SegmentClient"],
-    "_segment_options": ["Delivery", "SegmentOptions"],
-    "_semantic": ["SemanticEvent"],
+    "_fanout.stats": ["SinkStats"],
+    "_customerio.name_advice": ["did_you_mean"],
+    "_hightouch.oauth": ["HightouchOAuth"],
+    "_customerio.dialect": ["CUSTOMERIO"],
+    "_segment.dialect": ["Dialect", "WriteKey"],
+    "_fanout.base": ["Sink"],
+    "_hightouch.dialect": ["HIGHTOUCH"],
+    "_segment.composer": ["Message", "SegmentComposer"],
+    "_segment.batching": ["Packed", "pack"],
+    "_customerio.composer": ["CustomerIOComposer"],
+    "_segment.client": ["AsyncSegmentClient", "SegmentClient"],
+    "_segment.options": ["Delivery", "SegmentOptions"],
+    "_segment.typed_events": ["SemanticEvent"],
     "customerio": ["AsyncCustomerIO", "CustomerIO"],
     "fanout": ["AsyncFanOut", "FanOut"],
     "hightouch": ["AsyncHightouch", "Hightouch"],

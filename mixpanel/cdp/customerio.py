@@ -13,17 +13,17 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from mixpanel._redaction import conceal_arguments
-from mixpanel.cdp._advice import advice
-from mixpanel.cdp._customerio import CUSTOMERIO, PERMISSIVE
-from mixpanel.cdp._dialect import WriteKey
-from mixpanel.cdp._people import CustomerIOComposer
-from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
-from mixpanel.cdp._segment_verbs import SegmentVerbs, sent
+from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel.cdp._customerio.composer import CustomerIOComposer
+from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
+from mixpanel.cdp._customerio.name_advice import advice
+from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
+from mixpanel.cdp._segment.dialect import WriteKey
+from mixpanel.cdp._segment.methods import SegmentVerbs, sent
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._dialect import Dialect
-    from mixpanel.cdp._segment_options import SegmentOptions
+    from mixpanel.cdp._segment.dialect import Dialect
+    from mixpanel.cdp._segment.options import SegmentOptions
 
 __all__ = ["AsyncCustomerIO", "CustomerIO"]
 

@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel import _bridge
-from mixpanel._accepting import TURN, done, turn
-from mixpanel._custom import Custom
-from mixpanel.cdp._accounts import SinkStats
-from mixpanel.cdp._fanout import ConsentOf, OnRefusal, Outlet, Sink, _FanOut
-from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
+from mixpanel._delivery.awaitables import TURN, done, turn
+from mixpanel._delivery.custom_consumer import Custom
+from mixpanel._runtime import home_loop
+from mixpanel.cdp._fanout.base import ConsentOf, OnRefusal, Outlet, Sink, _FanOut
+from mixpanel.cdp._fanout.stats import SinkStats
+from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
 
 if TYPE_CHECKING:
-    from mixpanel._ledger import FlushResult
-    from mixpanel.cdp._dialect import Kind
-    from mixpanel.cdp._fanout_verbs import CallOptions
-    from mixpanel.cdp._values import UserId
-    from mixpanel.messages import Record
+    from mixpanel._delivery.stats import FlushResult
+    from mixpanel._records.record import Record
+    from mixpanel.cdp._fanout.methods import CallOptions
+    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.values import UserId
 
 __all__ = ["AsyncFanOut", "FanOut", "Sink", "SinkStats"]
 
@@ -186,7 +186,7 @@ class FanOut(_FanOut[None]):
         self, kind: Kind, user_id: UserId | None, options: CallOptions, **said: Any
     ) -> None:
         if self._may_wait:
-            _bridge.refuse_in_async("FanOut")
+            home_loop.refuse_in_async("FanOut")
         ready = self._ready(self._call(kind, user_id, options, said), options.get("consent"))
         for outlet, records in ready:
             with self._handing(outlet):
@@ -197,7 +197,7 @@ class FanOut(_FanOut[None]):
 
         What a consumer of your own raises is raised when all are done.
         """
-        _bridge.refuse_in_async("FanOut.flush")
+        home_loop.refuse_in_async("FanOut.flush")
         return self._from_all(lambda outlet: outlet.client.flush(timeout))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
@@ -205,7 +205,7 @@ class FanOut(_FanOut[None]):
 
         Sinks to `keep_open` are only flushed.
         """
-        _bridge.refuse_in_async("FanOut.close")
+        home_loop.refuse_in_async("FanOut.close")
         self._closed = True
 
         def end(outlet: Outlet) -> FlushResult:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from mixpanel._redaction import conceal_arguments
-from mixpanel.cdp._advice import elsewhere
-from mixpanel.cdp._dialect import WriteKey
-from mixpanel.cdp._hightouch import HIGHTOUCH, VERSION
-from mixpanel.cdp._segment import AsyncSegmentClient, SegmentClient
+from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel.cdp._customerio.name_advice import elsewhere
+from mixpanel.cdp._hightouch.dialect import HIGHTOUCH, VERSION
+from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
+from mixpanel.cdp._segment.dialect import WriteKey
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._auth import HightouchOAuth
-    from mixpanel.cdp._segment_options import SegmentOptions
+    from mixpanel.cdp._hightouch.oauth import HightouchOAuth
+    from mixpanel.cdp._segment.options import SegmentOptions
 
 __all__ = ["AsyncHightouch", "Hightouch"]
 
@@ -66,6 +66,6 @@ def _told(version_at: str, oauth: HightouchOAuth | None) -> dict[str, Any]:
     dialect = HIGHTOUCH if version_at == VERSION else replace(HIGHTOUCH, schema_version=version_at)
     if oauth is None:
         return {"dialect": dialect, "advice": elsewhere}
-    from mixpanel.cdp._auth import AccessTokens
+    from mixpanel.cdp._hightouch.oauth import AccessTokens
 
     return {"dialect": dialect, "advice": elsewhere, "access": AccessTokens(oauth)}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
-from mixpanel.cdp._messages import SegmentComposer
+from mixpanel.cdp._segment.composer import SegmentComposer
 from mixpanel.cdp.hightouch import Hightouch
 from mixpanel.exceptions import ConfigurationError, DeliveryError, QueueFullError
 from mixpanel.settings import Limits, RetryPolicy
@@ -30,9 +30,9 @@ from mixpanel.settings import Limits, RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mixpanel._ledger import FlushResult
-    from mixpanel.cdp._auth import HightouchOAuth
-    from mixpanel.cdp._messages import Message
+    from mixpanel._delivery.stats import FlushResult
+    from mixpanel.cdp._hightouch.oauth import HightouchOAuth
+    from mixpanel.cdp._segment.composer import Message
 
 __all__ = [
     "__version__",
@@ -160,7 +160,7 @@ def _made_client() -> Hightouch:
 def _oauth() -> HightouchOAuth | None:
     if not (oauth_client_id and oauth_client_key and oauth_key_id):
         return None
-    from mixpanel.cdp._auth import HightouchOAuth
+    from mixpanel.cdp._hightouch.oauth import HightouchOAuth
 
     return HightouchOAuth(
         oauth_client_id, oauth_client_key, oauth_key_id, oauth_auth_server, oauth_scope

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from mixpanel._json import loads
-from mixpanel._redaction import conceals_arguments
+from mixpanel._records.encoding import loads
+from mixpanel._runtime.redaction import conceals_arguments
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, MixpanelException
 

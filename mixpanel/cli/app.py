@@ -13,10 +13,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from mixpanel import __version__
 from mixpanel.cli import auth, cdp, demo, emulator, export, fetch, flags, importing, inspect, query
-from mixpanel.cli._asked import ErrorFormat, asked, forget
-from mixpanel.cli._exit import ExitCode, as_dict, exit_code, one_line
-from mixpanel.cli._project import account_names
-from mixpanel.cli._render import complain, err, prose
+from mixpanel.cli._options.global_options import ErrorFormat, asked, forget
+from mixpanel.cli._options.project import account_names
+from mixpanel.cli._output.exit_codes import ExitCode, as_dict, exit_code, one_line
+from mixpanel.cli._output.terminal import complain, err, prose
 from mixpanel.exceptions import MixpanelException
 
 # Typer may bring a click of its own, so this is the way to its class for wrong arguments.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixpanel.cli._asked import asked
-from mixpanel.cli._format import As, Jq, Options, write
-from mixpanel.cli._project import Region, account_names
-from mixpanel.cli._render import Force, ask, say, sure
+from mixpanel.cli._options.global_options import asked
+from mixpanel.cli._options.project import Region, account_names
+from mixpanel.cli._output.format import As, Jq, Options, write
+from mixpanel.cli._output.terminal import Force, ask, say, sure
 
 if TYPE_CHECKING:
     from mixpanel.data.config import Config, Credentials

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli import _cdp_backfill, _cdp_check, _cdp_customerio
-from mixpanel.cli._cdp_many import Many, alone, of_many, send_many
-from mixpanel.cli._cdp_options import (
+from mixpanel.cli._cdp import backfill, check, customerio
+from mixpanel.cli._cdp.input import MessagesFile, RowsFile, unwrapped
+from mixpanel.cli._cdp.options import (
     AnonymousId,
     Json,
     Manner,
@@ -18,12 +18,12 @@ from mixpanel.cli._cdp_options import (
     of_manner,
     sharing,
 )
-from mixpanel.cli._cdp_rows import MessagesFile, RowsFile, unwrapped
-from mixpanel.cli._cdp_single import send
-from mixpanel.cli._cdp_source import Source, of_source
+from mixpanel.cli._cdp.send_file import Many, alone, of_many, send_many
+from mixpanel.cli._cdp.send_one import send
+from mixpanel.cli._cdp.source import Source, of_source
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._dialect import Kind
+    from mixpanel.cdp._segment.dialect import Kind
 
 EXAMPLE = 'Example: mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
 IDENTIFY = """Examples:
@@ -93,8 +93,8 @@ def _send(
         raise typer.BadParameter("one --message-id is not for many: give each row its messageId")
 
     def shape(row: Any) -> Mapping[str, Any]:
+        from mixpanel._records.record import mapping
         from mixpanel.exceptions import ValidationError
-        from mixpanel.messages import mapping
 
         told = mapping(row, "a row")
         if told.get("type", kind) != kind:
@@ -106,7 +106,7 @@ def _send(
 
 
 def _place_version(kind: "Kind", fields: dict[str, Any], version: str, source: Source) -> None:
-    from mixpanel.cdp._semantic import place
+    from mixpanel.cdp._segment.typed_events import place
 
     path = source.dialect.version_path(kind)
     if path is None:
@@ -322,12 +322,12 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("group", group, GROUP),
     ("alias", alias, ALIAS),
     ("batch", batch, BATCH),
-    ("device", _cdp_customerio.device, _cdp_customerio.DEVICE),
-    ("object", _cdp_customerio.object_, _cdp_customerio.OBJECT),
-    ("suppress", _cdp_customerio.suppress, _cdp_customerio.SUPPRESS),
-    ("delete", _cdp_customerio.delete, _cdp_customerio.DELETE),
+    ("device", customerio.device, customerio.DEVICE),
+    ("object", customerio.object_, customerio.OBJECT),
+    ("suppress", customerio.suppress, customerio.SUPPRESS),
+    ("delete", customerio.delete, customerio.DELETE),
     ("replay", replay, REPLAY),
-    ("backfill", _cdp_backfill.backfill, _cdp_backfill.EXAMPLE),
-    ("validate", _cdp_check.validate, _cdp_check.VALIDATE),
-    ("ping", _cdp_check.ping, _cdp_check.PING),
+    ("backfill", backfill.backfill, backfill.EXAMPLE),
+    ("validate", check.validate, check.VALIDATE),
+    ("ping", check.ping, check.PING),
 )

@@ -17,14 +17,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mixpanel.cli._render import BAR, bars, megabytes, out, pairs, sparkline
+from mixpanel.cli._output.terminal import BAR, bars, megabytes, out, pairs, sparkline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mixpanel import AsyncMixpanel, DeliveryError, Mixpanel
     from mixpanel.bulk import ImportResult
-    from mixpanel.cli._shop import Shop
+    from mixpanel.cli._demo_shop import Shop
     from mixpanel.emulator import Emulator
 
 EXAMPLE = "Example: mp demo"
@@ -85,7 +85,7 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
         RetryPolicy,
         ServiceAccountCredentials,
     )
-    from mixpanel.cli._shop import TOKEN, Shop
+    from mixpanel.cli._demo_shop import TOKEN, Shop
     from mixpanel.emulator import Emulator
 
     refusals: list[str] = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixpanel.cli._render import say
+from mixpanel.cli._output.terminal import say
 from mixpanel.exceptions import ConfigurationError, MixpanelException
 
 if TYPE_CHECKING:

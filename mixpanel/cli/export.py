@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from mixpanel._runtime.temporary_folders import temporary_folder
-from mixpanel.cli._database import Account, Db, opened
-from mixpanel.cli._render import say, visible
+from mixpanel.cli._options.database import Account, Db, opened
+from mixpanel.cli._output.terminal import say, visible
 
 EXAMPLE = "Example: mp export parquet events lake --partition-by day"
 PARQUET = """Examples:

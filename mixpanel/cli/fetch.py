@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mixpanel.cli._database import Account, Db
-from mixpanel.cli._fetching import check, exclude, need, plan, run, stream
-from mixpanel.cli._format import As, Jq, Options
-from mixpanel.cli._project import Base
+from mixpanel.cli._options.database import Account, Db
+from mixpanel.cli._options.fetching import check, exclude, need, plan, run, stream
+from mixpanel.cli._options.project import Base
+from mixpanel.cli._output.format import As, Jq, Options
 
 EXAMPLE = "Example: mp fetch events --from 2026-01-01 --to 2026-03-31"
 EVENTS = """Examples:
@@ -43,7 +43,7 @@ LIMIT = 100_000
 
 def _day(context: typer.Context, parameter: Any, value: str | None) -> str | None:
     if value is not None and not context.resilient_parsing:
-        from mixpanel.data.plan import as_day
+        from mixpanel.data._fetch.plan import as_day
 
         as_day(value, parameter.opts[0])
     return value

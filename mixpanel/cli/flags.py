@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mixpanel._runtime.checked_files import read_at_most
-from mixpanel.cli._exit import ExitCode, exit_code
-from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
-from mixpanel.cli._render import Format, as_json, complain, out, say, visible
+from mixpanel.cli._options.project import WHOSE, Base, Region, Token, Where, Write, account
+from mixpanel.cli._output.exit_codes import ExitCode, exit_code
+from mixpanel.cli._output.terminal import Format, as_json, complain, out, say, visible
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -249,9 +249,9 @@ def _provider(
 ) -> "Iterator[LocalFeatureFlagsProvider]":
     """Open a provider that has its definitions, or say why it has none."""
     from mixpanel import __version__
+    from mixpanel.flags._fetching.requests import FlagsError
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig
-    from mixpanel.flags.wire import FlagsError
 
     config = LocalFlagsConfig(enable_polling=False)
     credentials = None

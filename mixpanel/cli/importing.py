@@ -11,10 +11,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from mixpanel.cli._exit import ExitCode
-from mixpanel.cli._imports import FailedRows, UnwritableError, apart, failed_rows, progress
-from mixpanel.cli._project import WHOSE, Base, Region, Token, Where, Write, account
-from mixpanel.cli._render import Format, as_json, counts, megabytes, out, pairs, say, visible
+from mixpanel.cli._options.project import WHOSE, Base, Region, Token, Where, Write, account
+from mixpanel.cli._output.exit_codes import ExitCode
+from mixpanel.cli._output.failed_rows import (
+    FailedRows,
+    UnwritableError,
+    apart,
+    failed_rows,
+    progress,
+)
+from mixpanel.cli._output.terminal import (
+    Format,
+    as_json,
+    counts,
+    megabytes,
+    out,
+    pairs,
+    say,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,8 +255,10 @@ def _check(
     refused: FailedRows,
     format: Format,  # noqa: A002
 ) -> None:
+    from mixpanel._records.composer import (
+        Composer,
+    )
     from mixpanel.exceptions import FailedRecord, ValidationError
-    from mixpanel.messages import Composer
 
     composer = Composer("dry-run", now=time.time, new_id=str, library={}, validation="raise")
     names: Counter[str] = Counter()

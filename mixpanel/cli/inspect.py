@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._database import Account, Db, Shown, located, opened, short
-from mixpanel.cli._format import As, Format, Jq, Options, write
-from mixpanel.cli._render import Force, say, sure
+from mixpanel.cli._options.database import Account, Db, Shown, located, opened, short
+from mixpanel.cli._output.format import As, Format, Jq, Options, write
+from mixpanel.cli._output.terminal import Force, say, sure
 
 if TYPE_CHECKING:
     from mixpanel.data.results import Result, TableInfo
@@ -350,7 +350,7 @@ def _one(what: str, argument: str | None, option: str | None) -> str:
 
 def _in_words(table: "TableInfo") -> dict[str, Any]:
     """Write what is known of a table the way people read it."""
-    from mixpanel.data.plan import Chunk
+    from mixpanel.data._fetch.plan import Chunk
 
     told = table.to_dict()
     days = ", ".join(str(Chunk(*gap)) for gap in table.gaps)

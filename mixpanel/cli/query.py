@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from mixpanel._runtime.checked_files import read_at_most
-from mixpanel.cli._database import Account, Db, opened
-from mixpanel.cli._format import As, Format, Jq, Options, write, write_csv_line
-from mixpanel.cli._render import say
+from mixpanel.cli._options.database import Account, Db, opened
+from mixpanel.cli._output.format import As, Format, Jq, Options, write, write_csv_line
+from mixpanel.cli._output.terminal import say
 
 MOST_BYTES = 16_000_000  # of a query
 EXAMPLE = "Example: mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"

@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mixpanel.data._work import Progress
+    from mixpanel.data._fetch.tasks import Progress
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.config import AccountInfo, Config
     from mixpanel.data.credentials import Credentials
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from mixpanel.data.workspace import AsyncWorkspace, Workspace
 
 _ROOMS = {
-    "_work": ["Progress"],
+    "_fetch.tasks": ["Progress"],
     "api": ["AsyncAPI"],
     "config": ["AccountInfo", "Config"],
     "credentials": ["Credentials"],

@@ -13,12 +13,22 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import anyio
 import anyio.to_thread
 
-from mixpanel._exchange import Answer, Failure, retry_after
-from mixpanel._route import USER_AGENT, Request, Transport
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.request import (
+    USER_AGENT,
+    Request,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    retry_after,
+)
 from mixpanel.credentials import Secret
-from mixpanel.data import _answers, _budget
-from mixpanel.data._answers import Asked
-from mixpanel.data._receive import LongWires, Part
+from mixpanel.data._api import rate_limits, responses
+from mixpanel.data._api.download import LongWires, Part
+from mixpanel.data._api.responses import Asked
 from mixpanel.data.exceptions import (
     APIError,
     AuthenticationError,
@@ -34,7 +44,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from mixpanel.data._budget import Budget, Call
+    from mixpanel.data._api.rate_limits import Budget, Call
     from mixpanel.data.config import Credentials
 
 __all__ = ["AsyncAPI", "Downloaded"]
@@ -86,7 +96,7 @@ class AsyncAPI:
         transport: Transport | None = None,
         on_wait: Callable[[float, str], object] | None = None,
         timeout: float = 120.0,
-        patience: float = _budget.PATIENCE,
+        patience: float = rate_limits.PATIENCE,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -97,9 +107,9 @@ class AsyncAPI:
         self.project_id = credentials.project_id
         self.region = credentials.region
         self.on_wait = on_wait
-        self.export_budget = _budget.shared("export", self._origins.export, self.project_id)
-        self.query_budget = _budget.shared("query", self._origins.query, self.project_id)
-        self._app_budget = _budget.shared("app", self._origins.app, self.project_id)
+        self.export_budget = rate_limits.shared("export", self._origins.export, self.project_id)
+        self.query_budget = rate_limits.shared("query", self._origins.query, self.project_id)
+        self._app_budget = rate_limits.shared("app", self._origins.app, self.project_id)
         self._credentials = credentials
         self._retry = retry or RETRY
         self._timeout = timeout
@@ -195,8 +205,8 @@ class AsyncAPI:
             asked, self._budget_of(family), attempt, idempotent=idempotent
         )
         if len(answer.body) < IN_A_THREAD:
-            return _answers.parsed(asked, answer)
-        return await anyio.to_thread.run_sync(_answers.parsed, asked, answer)
+            return responses.parsed(asked, answer)
+        return await anyio.to_thread.run_sync(responses.parsed, asked, answer)
 
     async def check(self) -> None:
         """Find out whether the credentials are accepted, at no cost to the budgets.
@@ -245,7 +255,7 @@ class AsyncAPI:
             part.restart()
 
             def into(head: Answer) -> Callable[[bytes], Awaitable[object]] | None:
-                if not _answers.is_export(head):
+                if not responses.is_export(head):
                     return None
                 call.accepted()
                 return part.write
@@ -255,7 +265,7 @@ class AsyncAPI:
 
         try:
             answer, attempts = await self._settle(asked, self.export_budget, attempt)
-            _answers.check_export(asked, answer)
+            responses.check_export(asked, answer)
             await part.finish()
         except BaseException:
             part.discard()
@@ -281,12 +291,12 @@ class AsyncAPI:
         while True:
             reply = await self._attempted(call, attempt, error)
             attempts += 1
-            if isinstance(reply, Answer) and _answers.is_success(reply):
+            if isinstance(reply, Answer) and responses.is_success(reply):
                 return reply, attempts
-            error = _naming_once(_answers.error_of(asked, reply))
+            error = _naming_once(responses.error_of(asked, reply))
             if isinstance(error, RateLimitError):
                 continue  # the budget knows for how long
-            if not _answers.is_worth_repeating(reply, idempotent=idempotent):
+            if not responses.is_worth_repeating(reply, idempotent=idempotent):
                 raise error
             failures += 1
             first_failed = first_failed or time.monotonic()
@@ -308,7 +318,7 @@ class AsyncAPI:
             async with call:
                 reply = await attempt(call)
                 if isinstance(reply, Answer):
-                    if _answers.is_rate_limit(reply):
+                    if responses.is_rate_limit(reply):
                         call.refused(retry_after(reply.headers))
                     else:
                         call.accepted()

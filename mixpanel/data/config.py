@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._redaction import conceals_arguments
 from mixpanel._runtime.checked_files import follow_own_links, read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import (
@@ -32,6 +31,7 @@ from mixpanel._runtime.private_files import (
     remove_abandoned,
     write,
 )
+from mixpanel._runtime.redaction import conceals_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._paths import expand_home
 from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of

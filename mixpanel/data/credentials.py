@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
-from mixpanel._redaction import conceals_arguments
+from mixpanel._runtime.redaction import conceals_arguments
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.settings import Region
 

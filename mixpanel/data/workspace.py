@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from mixpanel import _bridge
-from mixpanel._bridge import synced
-from mixpanel._redaction import conceals_arguments
+from mixpanel._runtime import home_loop
+from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.sync_methods import (
+    synced,
+)
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
-from mixpanel.data._local import Local
+from mixpanel.data._fetch.tasks import Underway, Writer, checked_callback
 from mixpanel.data._paths import expand_home
-from mixpanel.data._verbs import Verbs, stream_events, stream_profiles, synced_rows
-from mixpanel.data._work import Underway, Writer, checked_callback
+from mixpanel.data._workspace.local_methods import Local
+from mixpanel.data._workspace.remote_methods import (
+    Verbs,
+    stream_events,
+    stream_profiles,
+    synced_rows,
+)
 from mixpanel.data.api import AsyncAPI
 from mixpanel.data.config import Config
 from mixpanel.data.credentials import Credentials, checked
@@ -257,8 +264,8 @@ class AsyncWorkspace(Verbs, Local):
 def _synced_static(call: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     @functools.wraps(call)
     def twin(*args: P.args, **kwargs: P.kwargs) -> R:
-        _bridge.refuse_in_async(f"Workspace.{call.__name__}")
-        return _bridge.run(call, *args, **kwargs)
+        home_loop.refuse_in_async(f"Workspace.{call.__name__}")
+        return home_loop.run(call, *args, **kwargs)
 
     return twin
 
@@ -357,7 +364,7 @@ class Workspace(Local):
         """
         core = self._core
         if core._api is not None or core._underway:
-            _bridge.run_aside(core.aclose, "Workspace.close()")
+            home_loop.run_aside(core.aclose, "Workspace.close()")
         core._close()
 
     def __enter__(self) -> Self:

@@ -7,12 +7,12 @@ extra: `pip install 'mixpanel-async[emulator]'`.
 """
 
 try:
-    from mixpanel.emulator.access import Limits
-    from mixpanel.emulator.cdp_oauth import OAuthRules
-    from mixpanel.emulator.cdp_rules import Contract, CustomerIORules, HightouchRules
+    from mixpanel.emulator._rules.access import Limits
+    from mixpanel.emulator._rules.cdp import Contract, CustomerIORules, HightouchRules
+    from mixpanel.emulator._rules.oauth import OAuthRules
+    from mixpanel.emulator._storage.request_log import RecordedRequest
     from mixpanel.emulator.emulator import Emulator, serve
     from mixpanel.emulator.faults import Fault
-    from mixpanel.emulator.journal import RecordedRequest
 except ModuleNotFoundError as error:
     if error.name in ("duckdb", "starlette", "uvicorn"):
         raise ImportError("the emulator needs: pip install 'mixpanel-async[emulator]'") from error

@@ -12,20 +12,22 @@ from typing import Any, Self
 
 import anyio
 
-from mixpanel.emulator.access import Access, Budget, Limits, Window
-from mixpanel.emulator.app import build_app
-from mixpanel.emulator.cdp_inbox import Inbox
-from mixpanel.emulator.cdp_rules import CustomerIORules, HightouchRules, Vendor
+from mixpanel.emulator._rules.access import Access, Budget, Limits, Window
+from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
+from mixpanel.emulator._server.app import build_app
+from mixpanel.emulator._server.origins import Guard, origin_of
+from mixpanel.emulator._server.project import MINUTE, Project
+from mixpanel.emulator._server.server import Server, listen
+from mixpanel.emulator._storage.cdp_inbox import Inbox
+from mixpanel.emulator._storage.flags import FlagSource
+from mixpanel.emulator._storage.loader import load_file
+from mixpanel.emulator._storage.profile_query import Profiles
+from mixpanel.emulator._storage.request_log import RecordedRequest
+from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Fault
-from mixpanel.emulator.flags import FlagSource
-from mixpanel.emulator.journal import RecordedRequest
-from mixpanel.emulator.loader import load_file
-from mixpanel.emulator.origins import Guard, origin_of
-from mixpanel.emulator.profile_query import Profiles
-from mixpanel.emulator.project import MINUTE, Project
-from mixpanel.emulator.server import Server, listen
-from mixpanel.emulator.warehouse import Warehouse
 from mixpanel.exceptions import ConfigurationError
+
+__all__ = ["Emulator", "serve"]
 
 
 class Emulator:

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mixpanel.emulator import answers
-from mixpanel.emulator.journal import RecordedRequest
-from mixpanel.emulator.stage import Answer, Stage
+from mixpanel.emulator._server import responses
+from mixpanel.emulator._server.exchange import Answer, Stage
+from mixpanel.emulator._storage.request_log import RecordedRequest
+
+__all__ = ["Fault", "Script"]
 
 TERMINATED = b"export terminated early\n"
 OTHER_WORDS = ("/api/", "/customerio/", "/hightouch/")
@@ -225,7 +227,7 @@ def _error(code: int, body: Any, path: str) -> tuple[list[tuple[bytes, bytes]], 
     if code in BODILESS:
         return [], b""
     if body is None and path.startswith(OTHER_WORDS):
-        answer = answers.refused(path, code, f"scripted answer {code}")
+        answer = responses.refused(path, code, f"scripted answer {code}")
         kind = answer.headers["content-type"].encode()
         return [(b"content-type", kind)], bytes(answer.body)
     if isinstance(body, bytes):
@@ -233,7 +235,7 @@ def _error(code: int, body: Any, path: str) -> tuple[list[tuple[bytes, bytes]], 
     if isinstance(body, str):
         return [(b"content-type", b"text/plain; charset=utf-8")], body.encode()
     if body is None:
-        body = {"code": code, "error": f"scripted answer {code}", "status": answers.phrase(code)}
+        body = {"code": code, "error": f"scripted answer {code}", "status": responses.phrase(code)}
     return [(b"content-type", b"application/json")], json.dumps(body).encode()
 
 

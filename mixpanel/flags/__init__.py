@@ -1,10 +1,10 @@
 """Evaluate feature flags, locally in microseconds or remotely."""
 
-from mixpanel.flags.declare import Flag
-from mixpanel.flags.definitions import Definitions, parse_definitions
+from mixpanel.flags._evaluation.definitions import Definitions, parse_definitions
+from mixpanel.flags._evaluation.evaluate import Snapshot, evaluate
 from mixpanel.flags.diagnostics import Diagnostic
-from mixpanel.flags.evaluate import Snapshot, evaluate
 from mixpanel.flags.explain import Trace, explain
+from mixpanel.flags.flag import Flag
 from mixpanel.flags.lint import lint
 from mixpanel.flags.types import (
     ExperimentationFlag,

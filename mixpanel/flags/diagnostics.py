@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+__all__ = ["Diagnostic", "DiagnosticKind"]
+
 DiagnosticKind = Literal[
     "payload",
     "malformed",

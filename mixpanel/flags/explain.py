@@ -7,15 +7,17 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mixpanel.flags._budget import Budget, TooManyStepsError, charge_parsing
-from mixpanel.flags._compiler import is_operation, names_read, operands_of, value_read
-from mixpanel.flags._decision import invalid_context, rule_error
-from mixpanel.flags._hashing import BUCKETS, bucket
-from mixpanel.flags.compiled import CompiledRollout, Definition
-from mixpanel.flags.definitions import Definitions
-from mixpanel.flags.evaluate import Context, evaluate_flag
-from mixpanel.flags.rules import Predicate, Properties, compile_legacy, fold_rule
+from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+from mixpanel.flags._evaluation.definitions import Definitions
+from mixpanel.flags._evaluation.evaluate import Context, evaluate_flag
+from mixpanel.flags._evaluation.hashing import BUCKETS, bucket
+from mixpanel.flags._rules.budget import Budget, TooManyStepsError, charge_parsing
+from mixpanel.flags._rules.codegen import invalid_context, rule_error
+from mixpanel.flags._rules.compiler import is_operation, names_read, operands_of, value_read
+from mixpanel.flags._rules.engines import Predicate, Properties, compile_legacy, fold_rule
 from mixpanel.flags.types import FallbackReason, SelectedVariant
+
+__all__ = ["ClauseTrace", "RolloutTrace", "Trace", "explain"]
 
 LONGEST_SHOWN: Final = 1000
 """Characters of a value that are shown."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel import _bridge
+from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags.types import SelectedVariant
 
 if TYPE_CHECKING:
@@ -68,6 +68,6 @@ class HybridFeatureFlagsProvider:
     def _core(self) -> HybridFeatureFlagsProvider:
         return self
 
-    get_variant = _bridge.synced(aget_variant)
-    get_variant_value = _bridge.synced(aget_variant_value)
-    is_enabled = _bridge.synced(ais_enabled)
+    get_variant = synced(aget_variant)
+    get_variant_value = synced(aget_variant_value)
+    is_enabled = synced(ais_enabled)

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from math import isclose
 from typing import Any, Final
 
-from mixpanel.flags._compiler import KNOWN_OPERATORS, operators_used
-from mixpanel.flags._hashing import BUCKETS
-from mixpanel.flags.compiled import CompiledRollout, Definition
-from mixpanel.flags.definitions import parse_definitions
+from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+from mixpanel.flags._evaluation.definitions import parse_definitions
+from mixpanel.flags._evaluation.hashing import BUCKETS
+from mixpanel.flags._rules.compiler import KNOWN_OPERATORS, operators_used
 from mixpanel.flags.diagnostics import Diagnostic
 from mixpanel.flags.types import Rollout, RuleEngine, Variant
+
+__all__ = ["lint"]
 
 DEFAULT_ONLY: Final = frozenset({"some", "all", "none", "filter", "map", "reduce", "substr"})
 """Operators that mixpanel 5.x, hence the json-logic engine, does not know."""

@@ -18,35 +18,40 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from mixpanel import _bridge
-from mixpanel._exchange import Answer, Failure
-from mixpanel._json import loads
-from mixpanel._route import Transport
+from mixpanel._http.connections import Wires
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
+from mixpanel._records.encoding import loads
+from mixpanel._runtime import home_loop
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.safe_logging import logger
-from mixpanel._wires import Wires
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags import overrides
-from mixpanel.flags._decision import fallback
-from mixpanel.flags.definitions import Definitions, parse_definitions
-from mixpanel.flags.evaluate import FLAG_NOT_FOUND, Snapshot
+from mixpanel.flags._evaluation.definitions import Definitions, parse_definitions
+from mixpanel.flags._evaluation.evaluate import FLAG_NOT_FOUND, Snapshot
+from mixpanel.flags._exposures.reporter import Reporter
+from mixpanel.flags._fetching.poller import Poller
+from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
+from mixpanel.flags._fetching.snapshot_file import Saved, SnapshotFile
+from mixpanel.flags._rules.codegen import fallback
 from mixpanel.flags.explain import explain
-from mixpanel.flags.poller import Poller
-from mixpanel.flags.reporting import Reporter
-from mixpanel.flags.snapshot import Saved, SnapshotFile
 from mixpanel.flags.types import NOTHING, FallbackReason, LocalFlagsConfig, SelectedVariant
-from mixpanel.flags.wire import Asker, FlagsError, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.flags.compiled import Definition
+    from mixpanel.flags._evaluation.compiled_flag import Definition
+    from mixpanel.flags._exposures.reporter import Tracker
     from mixpanel.flags.explain import Trace
-    from mixpanel.flags.reporting import Tracker
 
     Listener = Callable[[frozenset[str]], object]
 
@@ -409,7 +414,7 @@ class LocalFeatureFlagsProvider:
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        _bridge.refuse_in_async(
+        home_loop.refuse_in_async(
             "start_polling_for_definitions", "await astart_polling_for_definitions() instead"
         )
         self._wait(self._poller.start(), self._patience)
@@ -435,7 +440,7 @@ class LocalFeatureFlagsProvider:
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        _bridge.refuse_in_async("wait_until_ready", "await await_until_ready() instead")
+        home_loop.refuse_in_async("wait_until_ready", "await await_until_ready() instead")
         end = None if timeout is None else time.monotonic() + timeout
         while not self._ready and (end is None or time.monotonic() < end):
             time.sleep(0.01)
@@ -451,7 +456,7 @@ class LocalFeatureFlagsProvider:
     def stop_polling_for_definitions(self) -> None:
         """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
         stopping = self._poller.stop()
-        if not _bridge.in_async():
+        if not home_loop.in_async():
             self._wait(stopping, STOPPING)
         if self._lease is not None:
             self._lease.release()
@@ -467,7 +472,7 @@ class LocalFeatureFlagsProvider:
     def shutdown(self) -> None:
         """Stop for good; callable from any thread, with or without a running loop."""
         self.stop_polling_for_definitions()
-        _bridge.soon(self._wires.aclose)
+        home_loop.soon(self._wires.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -480,7 +485,7 @@ class LocalFeatureFlagsProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self.astop_polling_for_definitions()
-        _bridge.soon(self._wires.aclose)
+        home_loop.soon(self._wires.aclose)
 
 
 def _interval(config: LocalFlagsConfig) -> float:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from mixpanel import _bridge
+from mixpanel._runtime import home_loop
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError
-from mixpanel.flags.poller import Poller
-from mixpanel.flags.wire import FlagsError
+from mixpanel.flags._fetching.poller import Poller
+from mixpanel.flags._fetching.requests import FlagsError
 
 try:
     from openfeature.event import ProviderEventDetails
@@ -26,7 +26,7 @@ try:
     from openfeature.flag_evaluation import FlagResolutionDetails, FlagType
     from openfeature.provider import AbstractProvider, Metadata, ProviderStatus
 
-    from mixpanel.flags.resolution import Flags, Resolver, as_context
+    from mixpanel.flags._openfeature import Flags, Resolver, as_context
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] == "openfeature":
         raise ImportError("this needs: pip install 'mixpanel-async[openfeature]'") from error
@@ -287,7 +287,7 @@ class MixpanelProvider(AbstractProvider):
             if tracking_event_details.value is not None:
                 properties["value"] = tracking_event_details.value
         distinct_id = as_context(evaluation_context).get("distinct_id")
-        if isinstance(self._client, Mixpanel) and not _bridge.in_async():
+        if isinstance(self._client, Mixpanel) and not home_loop.in_async():
             self._client.track(distinct_id, tracking_event_name, properties)
         else:
             self._client._track_exposure(distinct_id, tracking_event_name, properties)

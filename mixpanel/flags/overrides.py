@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel._context import during
+from mixpanel._records.context import during
 from mixpanel.flags.types import SelectedVariant, VariantSource
 
 if TYPE_CHECKING:

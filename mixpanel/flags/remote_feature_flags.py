@@ -11,20 +11,26 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from mixpanel import _bridge, _loop
-from mixpanel._exchange import Answer, Failure
-from mixpanel._json import dumps
-from mixpanel._route import Transport
-from mixpanel._wires import Wires
+from mixpanel._http.connections import Wires
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
+from mixpanel._records.encoding import dumps
+from mixpanel._runtime import event_loop, home_loop
+from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
-from mixpanel.flags._limits import MAX_FLAGS
-from mixpanel.flags.reporting import Reporter
+from mixpanel.flags._exposures.reporter import Reporter
+from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
+from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
-from mixpanel.flags.wire import Asker, FlagsError, decoded
 
 if TYPE_CHECKING:
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.flags.reporting import Tracker
+    from mixpanel.flags._exposures.reporter import Tracker
 
 __all__ = ["RemoteFeatureFlagsProvider"]
 
@@ -138,10 +144,10 @@ class RemoteFeatureFlagsProvider:
     def _core(self) -> RemoteFeatureFlagsProvider:
         return self
 
-    get_variant = _bridge.synced(aget_variant)
-    get_variant_value = _bridge.synced(aget_variant_value)
-    is_enabled = _bridge.synced(ais_enabled)
-    get_all_variants = _bridge.synced(aget_all_variants)
+    get_variant = synced(aget_variant)
+    get_variant_value = synced(aget_variant_value)
+    is_enabled = synced(ais_enabled)
+    get_all_variants = synced(aget_all_variants)
 
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
@@ -217,12 +223,12 @@ class RemoteFeatureFlagsProvider:
 
     def shutdown(self) -> None:
         """Close the connections; callable from any thread."""
-        _bridge.soon(self._wires.aclose)
+        home_loop.soon(self._wires.aclose)
 
     async def ashutdown(self) -> None:
         """Close the connections."""
         await self._wires.aclose()
-        _bridge.soon(self._wires.aclose)
+        home_loop.soon(self._wires.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -239,7 +245,7 @@ class RemoteFeatureFlagsProvider:
 
 def _question(context: Mapping[str, Any], flag_key: str | None) -> Question:
     """Name what is asked; the answer to another loop's question could not be awaited here."""
-    here = _loop.running()
+    here = event_loop.running()
     try:
         return here and here.key, flag_key, dumps(dict(context))[0]
     except Exception as error:

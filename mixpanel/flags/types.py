@@ -14,8 +14,27 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from mixpanel.flags._limits import MAX_DEFINITIONS_BYTES
+from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
+
+__all__ = [
+    "NOTHING",
+    "ExperimentationFlag",
+    "ExperimentationFlags",
+    "FallbackKind",
+    "FallbackReason",
+    "FlagTestUsers",
+    "FlagsConfig",
+    "LocalFlagsConfig",
+    "RemoteFlagsConfig",
+    "Rollout",
+    "RuleEngine",
+    "RuleSet",
+    "SelectedVariant",
+    "Variant",
+    "VariantOverride",
+    "VariantSource",
+]
 
 RuleEngine = Literal["default", "json-logic"]
 

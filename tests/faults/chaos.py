@@ -34,8 +34,8 @@ from mixpanel import (
     QueueFullError,
     Stats,
     SyncInAsyncError,
-    _bridge,
 )
+from mixpanel._runtime import home_loop
 from mixpanel.cdp import AsyncCustomerIO
 from mixpanel.flags import RemoteFlagsConfig
 from mixpanel.flags.types import SelectedVariant
@@ -178,7 +178,7 @@ def loops_that_end(world, backend, small):
     async def visit(n):
         await world.track(mp, f"m-{n}")
 
-    count = 1000 if backend == "asyncio" or not small else 200
+    count = 200 if small else 1000
     for n in range(count):
         if backend == "async_to_sync":
             async_to_sync(visit)(n)
@@ -430,7 +430,7 @@ def threads_track(world, face, small):
 
     _together(work, range(8))
     world.flushed_sync(mp)
-    _bridge.run(mp.consumer._sender.aclose)
+    home_loop.run(mp.consumer._sender.aclose)
 
 
 SIGNALS = """
@@ -556,7 +556,7 @@ def _track_while_closing(world):
     for thread in threads:
         thread.start()
     begun.wait(10)
-    _bridge.run(mp.consumer.aclose)
+    home_loop.run(mp.consumer.aclose)
     for thread in threads:
         thread.join(30)
 
@@ -664,7 +664,7 @@ def meddling(world, value, small):
         mp.flush(10)
         act.left = 0
         world.flushed_sync(mp)
-        _bridge.run(mp.consumer._sender.aclose)
+        home_loop.run(mp.consumer._sender.aclose)
 
     with _logging(act if place == "log handler" else lambda: None):
         if made is AsyncMixpanel:
@@ -704,7 +704,7 @@ def finalizers(world, small):
     for n in range(200):
         Forgotten(n)
         if n % 50 == 49:
-            _bridge.run(collect)
+            home_loop.run(collect)
     gc.collect()
     for failure in failures[:3]:
         world.account.fault("lost", f"in a finalizer: {failure}")
@@ -795,7 +795,8 @@ def forks(world, face, small):
     if not hasattr(os, "fork"):
         return
     delays = [0.0, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.08, 0.12]
-    for n, delay in enumerate(delays if small else delays * 4):
+    few = delays[::3]
+    for n, delay in enumerate(few if small else delays * 4):
         name = f"f{n}"
         for marker in [f"{name}-t{at}" for at in range(50)] + [
             f"{name}-{who}{at}" for who in "cp" for at in range(4)
@@ -845,7 +846,7 @@ time.sleep(0.3)
 @on_each("daemon threads track while the process ends", ["sync", "background"])
 def daemons(world, face, small):
     """What was accepted arrives, or is counted and reported; nothing is accepted after that."""
-    for n in range(4 if small else 20):
+    for n in range(2 if small else 20):
         before = len(world.server.record.applied)
         out = _program(world, DAEMONS, f"x{n}", face)
         arrived = len(world.server.record.applied) - before

@@ -484,9 +484,9 @@ def _close_sync(client):
     if isinstance(client, Mixpanel):
         consumer = client.consumer
         if isinstance(consumer, AsyncBufferedConsumer):
-            from mixpanel import _bridge
+            from mixpanel._runtime import home_loop
 
-            _bridge.run(consumer.aclose)
+            home_loop.run(consumer.aclose)
         else:
             consumer.close()
 

@@ -20,13 +20,22 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from mixpanel import DeliveryError, Limits, RetryPolicy, TransportError, _exit
-from mixpanel._buffer import Buffer
-from mixpanel._exchange import Answer, Failure
-from mixpanel._ledger import Ledger
-from mixpanel._route import Route, Transport
-from mixpanel._sender import Sender
-from mixpanel.messages import Record
+from mixpanel import DeliveryError, Limits, RetryPolicy, TransportError
+from mixpanel._delivery.buffer import Buffer
+from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.stats import Ledger
+from mixpanel._http.ingestion import (
+    Route,
+)
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+)
+from mixpanel._records.record import Record
+from mixpanel._runtime import shutdown
 from mixpanel.settings import Endpoints
 from tests.faults.oracle import REFUSALS
 
@@ -407,7 +416,7 @@ class Delivery(RuleBasedStateMachine):
             with suppress(asyncio.CancelledError):
                 self.loop.run(self.system.sender.aclose(0))
             self.loop.close()
-            _exit.release(self.system.sender)
+            shutdown.release(self.system.sender)
 
     async def _recover(self):
         for _ in range(3):

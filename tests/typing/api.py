@@ -15,7 +15,7 @@ from mixpanel import (
     context,
 )
 from mixpanel.bulk import ImportResult
-from mixpanel.lookup import LookupTable
+from mixpanel.lookup_tables import LookupTable
 
 
 async def async_face() -> None:

@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from mixpanel._runtime.safe_logging import logger
+from mixpanel.data._fetch.plan import zone
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
-from mixpanel.data.plan import zone
-from mixpanel.data.store import catalog, export, folder, inspect, ledger, sql
+from mixpanel.data.store import export, fetch_log, part_files, sql, statistics
+from mixpanel.data.store import tables as catalog
+from mixpanel.data.store.connection import Opened
 from mixpanel.data.store.engine import reported
-from mixpanel.data.store.load import Load
-from mixpanel.data.store.names import quoted, table_name
-from mixpanel.data.store.opened import Opened
-from mixpanel.data.store.profiles import ProfilesLoad
+from mixpanel.data.store.event_load import Load
+from mixpanel.data.store.profile_load import ProfilesLoad
+from mixpanel.data.store.quoting import quoted, table_name
 from mixpanel.data.store.staging import refuse_under_way
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-    from mixpanel.data.plan import Filters, Part
+    from mixpanel.data._fetch.plan import Filters, Part
     from mixpanel.data.results import (
         ColumnStatsResult,
         EventBreakdownResult,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         TableType,
     )
     from mixpanel.data.store.staging import Mode
+
+__all__ = ["Database"]
 
 L = TypeVar("L", Load, ProfilesLoad)
 
@@ -122,7 +125,7 @@ class Database(Opened):
     def created_at(self) -> datetime | None:
         """When this database was first opened for writing."""
         with self._asking() as cursor:
-            return ledger.created_at(cursor)
+            return fetch_log.created_at(cursor)
 
     def tables(self) -> list[TableInfo]:
         """Return all tables by name, views and interrupted loads among them."""
@@ -153,22 +156,22 @@ class Database(Opened):
     def summarize(self, table: str) -> SummaryResult:
         """Return what each column of a table holds."""
         with self._asking() as cursor:
-            return inspect.summarize(cursor, table)
+            return statistics.summarize(cursor, table)
 
     def event_breakdown(self, table: str) -> EventBreakdownResult:
         """Return how often each event is in a table, most frequent first."""
         with self._asking() as cursor:
-            return inspect.event_breakdown(cursor, table)
+            return statistics.event_breakdown(cursor, table)
 
     def property_keys(self, table: str, event: str | None = None) -> list[str]:
         """Return the names of all properties, sorted; those of one event when it is given."""
         with self._asking() as cursor:
-            return inspect.property_keys(cursor, table, event)
+            return statistics.property_keys(cursor, table, event)
 
     def column_stats(self, table: str, column: str, *, top_n: int = 10) -> ColumnStatsResult:
         """Return what a column holds, or a property: `properties->>'$.plan'`."""
         with self._asking() as cursor:
-            return inspect.column_stats(cursor, table, column, top_n)
+            return statistics.column_stats(cursor, table, column, top_n)
 
     # ---- changing -------------------------------------------------------------------------------
 
@@ -190,8 +193,8 @@ class Database(Opened):
         for name in names:
             refuse_under_way(self._place, table_name(name))
         catalog.drop(cursor, names)
-        folder.sweep(self.parts, *names)
-        folder.sweep(self.unreadable, *names)
+        part_files.sweep(self.parts, *names)
+        part_files.sweep(self.unreadable, *names)
         if self.unreadable.is_dir():
             with suppress(OSError):  # lines of other tables
                 self.unreadable.rmdir()
@@ -245,7 +248,7 @@ class Database(Opened):
             now=now,
         )
         with reported():
-            ledger.forget_parts(cursor, name, but=load.key)
+            fetch_log.forget_parts(cursor, name, but=load.key)
         return self._begun(load, keep=load.key)
 
     def begin_profiles(
@@ -283,14 +286,14 @@ class Database(Opened):
         One that is not, byte for byte, what was received is moved to the folder `unreadable`.
         """
         with self._asking() as cursor:
-            known = ledger.parts(cursor, load.key)
+            known = fetch_log.parts(cursor, load.key)
         trusted = []
-        for part in folder.left_over(self.parts, load.key):
+        for part in part_files.left_over(self.parts, load.key):
             digest, at = known.get(part.path.name, ("", None))
-            if digest and digest == folder.digest(part.path):
+            if digest and digest == part_files.digest(part.path):
                 trusted.append(replace(part, digest=digest, received_at=at))
                 continue
-            kept_in = folder.set_aside(part.path, self.unreadable)
+            kept_in = part_files.set_aside(part.path, self.unreadable)
             logger.warning(
                 "%s is not as it was received: it was moved to %s, and %s is fetched again",
                 part.path.name,
@@ -302,11 +305,11 @@ class Database(Opened):
     def note_part(self, load: Load, part: Part) -> None:
         """Note a part that was received whole, so that a later load trusts it."""
         with self._asking() as cursor:
-            ledger.note_part(cursor, load.name, load.key, part, datetime.now(UTC))
+            fetch_log.note_part(cursor, load.name, load.key, part, datetime.now(UTC))
 
     def _begun(self, load: L, keep: str = "") -> L:
         self._loads.add(load)
-        folder.sweep(self.parts, load.name, keep=keep)
+        part_files.sweep(self.parts, load.name, keep=keep)
         return load
 
     def staged_days(
@@ -315,7 +318,7 @@ class Database(Opened):
         """Return the days that a load of this name, filters and mode would find done."""
         moment = now or datetime.now(UTC)
         with self._asking() as cursor:
-            entries = ledger.entries(cursor, catalog.canonical(cursor, name), "staged")
+            entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "staged")
         return frozenset(
             entry.day
             for entry in entries
@@ -325,7 +328,7 @@ class Database(Opened):
     def fetched_days(self, name: str) -> dict[date, datetime]:
         """Return the days that are in a table, each with when it was last fetched."""
         with self._asking() as cursor:
-            entries = ledger.entries(cursor, catalog.canonical(cursor, name), "done")
+            entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         return {entry.day: entry.fetched_at for entry in entries}
 
     def _checked(
@@ -347,7 +350,7 @@ class Database(Opened):
             return name
         if mode == "new":
             raise TableExistsError(name)
-        known = ledger.find(cursor, name)
+        known = fetch_log.find(cursor, name)
         if known is None or known.type != type_:
             kind = "a table of your own" if known is None else f"a table of {known.type}"
             raise ConfigError(f"{name} is {kind}, not of {type_}: choose another name")
@@ -358,7 +361,7 @@ class Database(Opened):
                 f"{name} was fetched with project_timezone={known.project_timezone!r}, not "
                 f"{filters.project_timezone!r}: fetch with the same, or replace the table"
             )
-        before = {entry.filters for entry in ledger.entries(cursor, name, "done")}
+        before = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
         if before - {filters.to_json()} and not mixed:
             raise ConfigError(
                 f"{name} was fetched with other filters ({' and '.join(sorted(before))}): one "

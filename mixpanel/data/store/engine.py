@@ -19,14 +19,28 @@ from mixpanel.data.exceptions import (
     DatabaseNotFoundError,
     MixpanelDataError,
 )
-from mixpanel.data.store.folder import scratch_name
-from mixpanel.data.store.names import literal
+from mixpanel.data.store.part_files import scratch_name
+from mixpanel.data.store.quoting import literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
     import duckdb
+
+__all__ = [
+    "MEMORY_LIMIT",
+    "connect",
+    "count",
+    "engine",
+    "first_line",
+    "is_content",
+    "keep_private",
+    "quieten",
+    "reader_folder",
+    "reported",
+    "transaction",
+]
 
 MEMORY = ":memory:"
 OLDEST = (1, 4, 4)  # before that, /./../ leads out of the allowed folders

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
-from mixpanel._spreadsheets import guarded, guarded_sql
+from mixpanel._records.spreadsheets import guarded, guarded_sql
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.store import catalog
-from mixpanel.data.store.folder import scratch
-from mixpanel.data.store.names import literal, quoted
+from mixpanel.data.store import tables
+from mixpanel.data.store.part_files import scratch
+from mixpanel.data.store.quoting import literal, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from duckdb import DuckDBPyConnection
+
+__all__ = ["csv", "parquet"]
 
 # The library that fsspec needs for a scheme.
 EXTRAS = {"s3": " s3fs", "s3a": " s3fs", "gs": " gcsfs", "gcs": " gcsfs", "abfs": " adlfs"}
@@ -41,7 +43,7 @@ def parquet(
     storage_options: Mapping[str, Any],
 ) -> list[str]:
     """Write a table as Parquet, but not over the database `own`; see `Database.export_parquet`."""
-    schema = catalog.schema(connection, table)
+    schema = tables.schema(connection, table)
     # JSON is text to other engines: its annotation is not known to all of them.
     columns = [
         f"CAST({quoted(c.name)} AS VARCHAR) AS {quoted(c.name)}"
@@ -85,7 +87,7 @@ def csv(
     storage_options: Mapping[str, Any],
 ) -> list[str]:
     """Write a table as CSV, but not over the database `own`; see `Database.export_csv`."""
-    schema = catalog.schema(connection, table)
+    schema = tables.schema(connection, table)
     columns = ", ".join(
         f"{quoted(c.name) if _HARMLESS.fullmatch(c.type) else guarded_sql(quoted(c.name))} "
         f"AS {quoted(guarded(c.name))}"

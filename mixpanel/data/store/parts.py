@@ -20,7 +20,20 @@ from mixpanel.data.store.engine import first_line
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mixpanel.data.plan import Part
+    from mixpanel.data._fetch.plan import Part
+
+__all__ = [
+    "LONGEST",
+    "SURE_TO_FIT",
+    "Repair",
+    "Staged",
+    "private_file",
+    "repair_line",
+    "repair_part",
+    "repair_text",
+    "truncated",
+    "unreadable",
+]
 
 LAST_WORDS = 200
 LONGEST = 16_000_000  # bytes of a line; DuckDB's limit is a little higher

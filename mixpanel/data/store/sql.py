@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
+__all__ = ["arrow", "data_frame", "rows"]
+
 
 def rows(
     connection: DuckDBPyConnection,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
 from mixpanel.data.exceptions import ConfigError, TableExistsError
-from mixpanel.data.store import ledger
+from mixpanel.data.store import fetch_log
 from mixpanel.data.store.engine import reported, transaction
-from mixpanel.data.store.names import quoted
+from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from duckdb import DuckDBPyConnection
 
-    from mixpanel.data.plan import Filters
-    from mixpanel.data.store.ledger import Table
+    from mixpanel.data._fetch.plan import Filters
+    from mixpanel.data.store.fetch_log import Table
+
+__all__ = ["STAGE", "Loaded", "Mode", "Staging", "refuse_under_way"]
 
 Mode = Literal["new", "replace", "append", "sync"]
 
@@ -104,7 +106,7 @@ class Staging:
 
     def _discard(self) -> None:
         self._connection.execute(f"DROP TABLE IF EXISTS {self._stage}")
-        ledger.forget(self._connection, self.name, "staged")
+        fetch_log.forget(self._connection, self.name, "staged")
 
     def _swap(self, known: Table | None) -> None:
         # Somebody may have made a table of that name since this load began.
@@ -115,6 +117,6 @@ class Staging:
         ).fetchone()
         if taken and (known is None or self.mode == "new"):
             raise TableExistsError(self.name)
-        ledger.forget(self._connection, self.name, "done")
+        fetch_log.forget(self._connection, self.name, "done")
         self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
         self._connection.execute(f"ALTER TABLE {self._stage} RENAME TO {self._table}")

@@ -1,0 +1,647 @@
+"""Hold messages until they are settled: locked, bounded by count and bytes, one lane an endpoint.
+
+Any thread may put. Whoever takes a batch owns it until each of its records is settled or put
+back; the counts change together with the records, so they balance at every moment.
+
+Three things make that hold for code that is interrupted anywhere:
+
+- A batch is in its taker's `Claim` before it leaves the queue, and the taker gives back what its
+  claim holds in a `finally`. A task that is cancelled before its first step has taken nothing.
+- A batch also knows the loop or thread that sends it. When that has died, it is taken back.
+- A signal handler or finalizer may put a message while its own thread is inside a critical section
+  here. Such a message waits in `_deferred` until the lock is released. CPython runs handlers only
+  after calls and at jumps, so changes that belong together stand in lines without either; should an
+  exception strike there all the same, everything is counted anew from the records themselves.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
+
+from mixpanel._delivery.stats import FlushResult, Ledger
+from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from mixpanel._records.record import Record
+    from mixpanel.exceptions import DeliveryError
+    from mixpanel.settings import Limits, WhenFull
+
+__all__ = ["Batch", "Buffer", "Claim", "Lane"]
+
+Fate = Literal["delivered", "rejected", "dropped"]
+Told = Callable[["Sequence[Record]", Fate, str], object]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Claim:
+    """Who takes a batch: whether the loop or thread that will send it lives, and then the batch."""
+
+    __slots__ = ("batch", "owner_is_alive")
+
+    def __init__(self, owner_is_alive: Callable[[], bool]) -> None:
+        self.owner_is_alive = owner_is_alive
+        self.batch: Batch | None = None
+
+
+class Batch:
+    """Some records of one lane on their way; `sending` are those on the wire right now."""
+
+    __slots__ = ("lane", "live", "open", "owner_is_alive", "records", "sending")
+
+    def __init__(
+        self, lane: Lane, records: list[Record], owner_is_alive: Callable[[], bool]
+    ) -> None:
+        self.lane = lane
+        self.records = records
+        self.open = records
+        self.sending: list[Record] = []
+        self.owner_is_alive = owner_is_alive
+        self.live = False  # until it is among its lane's flights, and again when it has landed
+
+
+class Lane:
+    """The messages of one endpoint, in order.
+
+    `wide` requests may be in flight at once: 1 for profiles, so that an old `$set` that is sent
+    again never overtakes a newer one. `max_bytes` shrinks when the server says 413;
+    `not_before` holds the lane back after a failure, `halted` when only a human can help.
+    """
+
+    def __init__(self, endpoint: str, wide: int, max_bytes: int) -> None:
+        self.endpoint = endpoint
+        self.wide = wide
+        self.max_bytes = max_bytes
+        self.queue: deque[Record] = deque()
+        self.bytes = 0
+        self.flights: list[Batch] = []
+        self.not_before = 0.0
+        self.halted: DeliveryError | None = None
+        self.gzip: bool | None = None
+
+    def oldest_seq(self) -> int | None:
+        """Return the number of the oldest message that is not settled."""
+        heads = [batch.open[0].seq for batch in self.flights if batch.open]
+        if self.queue:
+            heads.append(self.queue[0].seq)
+        return min(heads, default=None)
+
+
+def _locked(
+    method: Callable[Concatenate[Buffer, P], R],
+) -> Callable[Concatenate[Buffer, P], R]:
+    """Run a method under the lock; see the top of this file for what comes before and after."""
+
+    @functools.wraps(method)
+    def locked(self: Buffer, *args: P.args, **kwargs: P.kwargs) -> R:
+        outer = 0
+        try:
+            with self.lock:
+                outer, self._inside = self._inside, get_ident()
+                result = method(self, *args, **kwargs)
+                self._inside = outer
+        except BaseException as error:
+            self._inside = outer
+            if not isinstance(error, QueueFullError):
+                self._recount()
+            raise
+        finally:
+            if self._deferred and not self._putting_deferred and not self.is_held_here():
+                self._put_deferred()
+        return result
+
+    return cast("Callable[Concatenate[Buffer, P], R]", locked)
+
+
+class Buffer:
+    """Keep a consumer's messages, lane by lane, within its limits.
+
+    `wide` names the lanes, and how many requests of each may be in flight; Mixpanel's without.
+    `told` hears the fate of every record that came here, once, and why when it is a loss.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        ledger: Ledger,
+        *,
+        when_full: WhenFull = "drop_newest",
+        clock: Callable[[], float] = time.monotonic,
+        wide: Mapping[str, int] | None = None,
+        told: Told | None = None,
+    ) -> None:
+        self.limits = limits
+        parallel = limits.in_flight
+        self._wide = wide or {"events": parallel, "imports": parallel, "people": 1, "groups": 1}
+        self.ledger = ledger
+        self._told = told
+        self.when_full = when_full
+        self.clock = clock
+        self.watchers: set[Callable[[], None]] = set()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything without settling it: what a forked child does with a copy."""
+        self._deferred: deque[Record] = deque()
+        self._putting_deferred = False
+        self.ledger.lock = self.lock = threading.RLock()
+        self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self._inside = 0  # the thread that is changing the lanes, under the lock
+        self.ledger.deferred = self._deferred
+        self.ledger.clear()
+        self.bytes = 0
+        self.shut: Literal["closed", "exit"] | None = None
+        self._most_records = self.limits.queue_records
+        self.flush_mark = 0
+        self.watchers.clear()
+        self.lanes = {
+            endpoint: Lane(endpoint, wide, self.limits.batch_bytes)
+            for endpoint, wide in self._wide.items()
+        }
+
+    # ---- in ---------------------------------------------------------------------------------
+
+    def put(self, record: Record) -> bool | None:
+        """Accept a record; return True if somebody should look for a batch that is due.
+
+        None means that the buffer is full and the mode is "wait". May be called anywhere: in any
+        thread, in a signal handler, in a finalizer.
+
+        :raises QueueFullError: when full and the mode is "raise".
+        :raises ClosedError: when the buffer was shut because its client was closed.
+        """
+        size = len(record.body)
+        ledger, limits = self.ledger, self.limits
+        if self.is_held_here():
+            # A signal handler or a finalizer interrupted this very thread inside the lock.
+            self._deferred.append(record)
+            return True
+        reason = ""
+        gone: tuple[Record, ...] = ()
+        signal = False
+        try:
+            with self.lock:
+                if ledger.pending >= self._most_records or self.bytes + size > limits.queue_bytes:
+                    reason, gone = self._make_room(record, size)
+                    if reason == "wait":
+                        return None
+                if not gone or gone[0] is not record:
+                    lane = self.lanes[record.endpoint]
+                    queue, most, batch_records = lane.queue, lane.max_bytes, limits.batch_records
+                    record.at = self.clock()
+                    waiting, before = len(queue) + 1, lane.bytes
+                    # From here to the append no call and no jump: see the top of this file.
+                    record.seq = ledger.accepted = ledger.accepted + 1
+                    ledger.pending += 1
+                    lane.bytes = before + size
+                    self.bytes += size
+                    queue.append(record)
+                    # Once for each batch that is full: whoever looks takes all that is due.
+                    signal = (
+                        waiting == 1
+                        or waiting % batch_records == 0
+                        or (before + size) // most != before // most
+                    )
+        except (QueueFullError, ClosedError):
+            raise
+        except BaseException:
+            self._recount()
+            raise
+        if self._deferred and not self._putting_deferred:
+            self._put_deferred()
+        if gone:
+            if gone[0] is record:
+                ledger.left_out(reason)
+            ledger.report_drop(reason, list(gone))
+            self._tell(gone, "dropped", reason)
+        return signal
+
+    def _put_deferred(self) -> None:
+        """Put what signal handlers and finalizers brought while this thread held the lock."""
+        self._putting_deferred = True
+        try:
+            while self._deferred:
+                try:
+                    record = self._deferred.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                self._put_late(record)
+        finally:
+            self._putting_deferred = False
+
+    def _put_late(self, record: Record) -> None:
+        reason = "queue_full"
+        try:
+            if self.put(record) is not None:
+                return
+        except QueueFullError:
+            pass
+        except ClosedError:
+            reason = "closed"
+        except BaseException:  # of one more signal handler
+            if not record.seq:
+                self._deferred.appendleft(record)
+            raise
+        # Nobody is there to wait for room, or to hear of an error.
+        self._leave_out([record], reason)
+
+    def _leave_out(self, records: list[Record], reason: str) -> None:
+        self.ledger.left_out(reason, len(records))
+        self.ledger.report_drop(reason, records)
+        self._tell(records, "dropped", reason)
+
+    def _recount(self) -> None:
+        """Count everything anew, after an exception that may have struck between two changes."""
+        with self.lock:
+            ledger, count, size = self.ledger, 0, 0
+            for lane in self.lanes.values():
+                for batch in lane.flights:
+                    batch.live = True
+                in_flight = [record for batch in lane.flights for record in batch.open]
+                taken = {id(record) for record in in_flight}
+                lane.queue = deque([record for record in lane.queue if id(record) not in taken])
+                lane.bytes = sum([len(record.body) for record in lane.queue])
+                count += len(lane.queue) + len(in_flight)
+                size += lane.bytes + sum([len(record.body) for record in in_flight])
+            settled = ledger.delivered + ledger.rejected + sum(ledger.dropped.values())
+            self.bytes, ledger.pending, ledger.accepted = size, count, settled + count
+
+    @_locked
+    def ensure_room(self, records: list[Record]) -> None:
+        """See to it that all of these fit, when the mode is "raise"; in any other, do nothing.
+
+        :raises QueueFullError: when they do not.
+        """
+        if self.when_full != "raise":
+            return
+        limits, size = self.limits, sum([len(record.body) for record in records])
+        if (
+            self.ledger.pending + len(records) > limits.queue_records
+            or self.bytes + size > limits.queue_bytes
+        ):
+            raise self._full(f"none of {len(records):,} was accepted: ")
+
+    def _full(self, what: str = "") -> QueueFullError:
+        limits, pending = self.limits, self.ledger.pending
+        return QueueFullError(
+            f"{what}{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
+            f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
+        )
+
+    @_locked
+    def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
+        """Return why and which messages must go: the new one, older ones, or none yet ("wait")."""
+        limits = self.limits
+        if self.shut == "closed":
+            raise ClosedError("the client is closed: this message was not accepted")
+        if self.shut is not None:
+            return self.shut, (record,)
+        if size > limits.queue_bytes:
+            return "too_large", (record,)
+        if self.when_full == "raise":
+            raise self._full()
+        if self.when_full == "wait":
+            return "wait", ()
+        if self.when_full == "drop_newest":
+            return "queue_full", (record,)
+        gone: list[Record] = []
+        while self.ledger.pending >= limits.queue_records or self.bytes + size > limits.queue_bytes:
+            heads = [lane for lane in self.lanes.values() if lane.queue]
+            if not heads:
+                break  # all of it is in flight; a few more than the limit may wait meanwhile
+            lane = min(heads, key=lambda lane: lane.queue[0].seq)
+            oldest = lane.queue[0]
+            gone.append(oldest)
+            length, dropped = len(oldest.body), self.ledger.dropped
+            dropped.setdefault("queue_full", 0)
+            lane.bytes -= length
+            self.bytes -= length
+            self.ledger.pending -= 1
+            dropped["queue_full"] += 1
+            lane.queue.popleft()
+        return "queue_full", tuple(gone)
+
+    # ---- out --------------------------------------------------------------------------------
+
+    def take(self, claim: Claim, *, everything: bool = False) -> Batch | None:
+        """Take the next batch that is due into a claim; with `everything`, whatever waits is due.
+
+        None too for code that interrupted this very thread inside the buffer.
+        """
+        if self._inside == get_ident():
+            return None
+        self.reclaim(dead_only=True)
+        return self._take(claim, everything=everything)
+
+    @_locked
+    def _take(self, claim: Claim, *, everything: bool) -> Batch | None:
+        now = self.clock()
+        for lane in self.lanes.values():
+            if self._is_due(lane, now, everything=everything):
+                return self._take_from(lane, claim)
+        return None
+
+    def _take_from(self, lane: Lane, claim: Claim) -> Batch:
+        records, size = self._pack(lane.queue, lane.max_bytes)
+        batch = Batch(lane, records, claim.owner_is_alive)
+        left = deque(islice(lane.queue, len(records), None))
+        flights = [*lane.flights, batch]
+        claim.batch = batch
+        lane.flights = flights
+        batch.live = True
+        lane.queue = left
+        lane.bytes -= size
+        return batch
+
+    def due(self) -> int:
+        """Return how many batches may be taken now, at least."""
+        if self._inside == get_ident():
+            return 0
+        self.reclaim(dead_only=True)
+        return self._due()
+
+    @_locked
+    def _due(self) -> int:
+        now, count = self.clock(), 0
+        limits = self.limits
+        for lane in self.lanes.values():
+            if self._is_due(lane, now, everything=False):
+                full = max(len(lane.queue) // limits.batch_records, lane.bytes // lane.max_bytes)
+                count += min(max(full, 1), lane.wide - len(lane.flights))
+        return count
+
+    def _is_due(self, lane: Lane, now: float, *, everything: bool) -> bool:
+        queue = lane.queue
+        if not queue or len(lane.flights) >= lane.wide or now < lane.not_before:
+            return False
+        if everything or queue[0].seq <= self.flush_mark:
+            return True
+        if len(queue) >= self.limits.batch_records or lane.bytes >= lane.max_bytes:
+            return True
+        age = self.limits.flush_after
+        return age is not None and now - queue[0].at >= age
+
+    @_locked
+    def next_look(self) -> float | None:
+        """Return the seconds until a lane becomes due by itself; None when none will."""
+        now = self.clock()
+        waits = []
+        for lane in self.lanes.values():
+            if not lane.queue or len(lane.flights) >= lane.wide:
+                continue
+            at = lane.not_before
+            if not (
+                lane.queue[0].seq <= self.flush_mark
+                or len(lane.queue) >= self.limits.batch_records
+                or lane.bytes >= lane.max_bytes
+            ):
+                if self.limits.flush_after is None:
+                    continue
+                at = max(at, lane.queue[0].at + self.limits.flush_after)
+            waits.append(max(0.0, at - now))
+        return min(waits, default=None)
+
+    def _pack(self, queue: Iterable[Record], most_bytes: int) -> tuple[list[Record], int]:
+        """Return the first records of a queue that fit one request, and the sum of their bytes."""
+        waiting = list(islice(queue, self.limits.batch_records))
+        first = waiting[0]
+        auth, endpoint, count = first.auth, first.endpoint, 0
+        room = whole = most_bytes - 1  # the brackets, less one comma
+        for record in waiting:
+            left = room - len(record.body) - 1
+            # Whether they are the very same first: each message is looked at, nearly all are.
+            if left < 0 or record.auth is not auth or record.endpoint is not endpoint:
+                other = record.auth != auth or record.endpoint != endpoint
+                if count and (left < 0 or other):
+                    break
+            room = left
+            count += 1
+        del waiting[count:]
+        return waiting, whole - room - count
+
+    # ---- settling ---------------------------------------------------------------------------
+
+    @_locked
+    def settle(
+        self,
+        batch: Batch,
+        records: list[Record],
+        fate: Fate,
+        reason: str = "",
+    ) -> bool:
+        """Count what became of some records of a batch; return False if it was taken away.
+
+        This runs no code of the user's; `announce` does, once everything is counted.
+        """
+        if not batch.live or not records:
+            return False
+        if records is batch.open or len(records) == len(batch.open):
+            left = []
+        else:
+            gone = {id(record) for record in records}
+            left = [record for record in batch.open if id(record) not in gone]
+        count, size = len(records), sum([len(record.body) for record in records])
+        ledger, dropped = self.ledger, self.ledger.dropped
+        if fate == "dropped":
+            dropped.setdefault(reason, 0)
+        batch.open = left
+        self.bytes -= size
+        ledger.pending -= count
+        if fate == "delivered":
+            ledger.delivered += count
+        elif fate == "rejected":
+            ledger.rejected += count
+        else:
+            dropped[reason] += count
+        return True
+
+    def announce(
+        self,
+        records: Sequence[Record],
+        fate: Fate,
+        reason: str = "",
+        error: DeliveryError | None = None,
+        *,
+        quiet: bool = False,
+    ) -> None:
+        """Report what became of settled records; `quiet` when the caller hears of it otherwise."""
+        if error is not None and not quiet:
+            self.ledger.report(error, records)
+        if fate == "dropped" and not quiet:
+            self.ledger.report_drop(reason, records)
+        self._tell(records, fate, reason or str(error or ""))
+
+    def land(self, batch: Batch) -> None:
+        """End a batch: what is still open goes back to the head of its lane, in order.
+
+        Records that were on the wire without an answer and are not safe to repeat are dropped as
+        ambiguous instead.
+        """
+        doubtful = self._land(batch)
+        if doubtful:
+            error = AmbiguousDeliveryError(
+                f"{len(doubtful)} update(s) were cut off while being sent; they may have been "
+                "applied and are not safe to repeat",
+                endpoint=batch.lane.endpoint,
+            )
+            self.announce(doubtful, "dropped", "ambiguous", error)
+        self.notify()
+
+    @_locked
+    def _land(self, batch: Batch) -> list[Record]:
+        if not batch.live:
+            return []
+        on_wire = {id(record) for record in batch.sending}
+        doubtful = [r for r in batch.open if not r.repeatable and id(r) in on_wire]
+        if doubtful:
+            self.settle(batch, doubtful, "dropped", "ambiguous")
+        lane, nothing = batch.lane, list[Any]()
+        queue, size = lane.queue, 0
+        if batch.open:
+            queue = deque([*batch.open, *queue])
+            size = sum([len(record.body) for record in batch.open])
+        flights = [one for one in lane.flights if one is not batch]
+        lane.queue = queue
+        lane.flights = flights
+        batch.live = False
+        lane.bytes += size
+        batch.open = batch.sending = nothing
+        return doubtful
+
+    def reclaim(self, *, dead_only: bool = False) -> None:
+        """Take back every batch in flight; with `dead_only`, those whose loop or thread is gone."""
+        for lane in self.lanes.values():
+            for batch in lane.flights:  # a list that is replaced, never changed
+                if not (dead_only and batch.owner_is_alive()):
+                    self.land(batch)
+
+    def give_up(self, reason: str, shut: Literal["closed", "exit"] | None = None) -> None:
+        """Drop everything that is still here, counted under one reason.
+
+        With `shut`, nothing is accepted from then on: "closed" refuses it, "exit" counts it as
+        dropped.
+        """
+        self.reclaim()
+        gone = self._give_up(reason, shut)
+        if gone:
+            self.announce(gone, "dropped", reason)
+        self.notify()
+
+    @_locked
+    def _give_up(self, reason: str, shut: Literal["closed", "exit"] | None) -> list[Record]:
+        gone = [record for lane in self.lanes.values() for record in lane.queue]
+        size, count = sum([len(record.body) for record in gone]), len(gone)
+        ledger, dropped = self.ledger, self.ledger.dropped
+        if gone:
+            dropped.setdefault(reason, 0)
+        if shut is not None:
+            self.shut, self._most_records = shut, -1
+        for lane in self.lanes.values():
+            lane.queue, lane.bytes = deque(), 0
+        if gone:
+            self.bytes -= size
+            ledger.pending -= count
+            dropped[reason] += count
+        return gone
+
+    @_locked
+    def direct(
+        self, records: list[Record], claims: list[Claim], owner_is_alive: Callable[[], bool]
+    ) -> None:
+        """Count records that skip the queue, and put them into claims as batches in flight."""
+        now = self.clock()
+        waiting = deque(records)
+        for record in records:
+            record.at = now
+        while waiting:
+            lane = self.lanes[waiting[0].endpoint]
+            packed, size = self._pack(waiting, lane.max_bytes)
+            waiting = deque(islice(waiting, len(packed), None))
+            claim, count, ledger = Claim(owner_is_alive), len(packed), self.ledger
+            claim.batch = batch = Batch(lane, packed, owner_is_alive)
+            for at, record in enumerate(packed, ledger.accepted + 1):
+                record.seq = at
+            flights = [*lane.flights, batch]
+            claims.append(claim)
+            ledger.accepted += count
+            ledger.pending += count
+            self.bytes += size
+            lane.flights = flights
+            batch.live = True
+
+    def flying(self) -> bool:
+        """Return True if any batch is in flight."""
+        return any(lane.flights for lane in self.lanes.values())
+
+    def hurry(self) -> None:
+        """Lift every pause: this is the last chance."""
+        for lane in self.lanes.values():
+            if lane.halted is None:
+                lane.not_before = 0.0
+
+    # ---- waiting ----------------------------------------------------------------------------
+
+    @_locked
+    def mark(self) -> int:
+        """Make everything accepted so far due, and return the number to wait for."""
+        self.flush_mark = self.ledger.accepted
+        for lane in self.lanes.values():
+            if lane.halted is not None:
+                lane.halted, lane.not_before = None, 0.0
+        return self.flush_mark
+
+    @_locked
+    def waiting_for(self, mark: int) -> bool:
+        """Tell whether messages up to `mark` are still open in lanes that are not halted."""
+        for lane in self.lanes.values():
+            oldest = lane.oldest_seq()
+            if oldest is not None and oldest <= mark and lane.halted is None:
+                return True
+        return False
+
+    @_locked
+    def result_since(self, before: tuple[int, int, dict[str, int]]) -> FlushResult:
+        """Return what was settled since `snapshot()` gave `before`."""
+        delivered, rejected, dropped = before
+        ledger = self.ledger
+        gone = {k: n - dropped.get(k, 0) for k, n in ledger.dropped.items()}
+        errors, ledger.recent = tuple(ledger.recent), []
+        return FlushResult(
+            ledger.delivered - delivered,
+            ledger.rejected - rejected,
+            {reason: count for reason, count in gone.items() if count},
+            ledger.pending,
+            errors,
+        )
+
+    @_locked
+    def snapshot(self) -> tuple[int, int, dict[str, int]]:
+        """Return the counts that `result_since` compares with."""
+        ledger = self.ledger
+        ledger.recent = []
+        return ledger.delivered, ledger.rejected, dict(ledger.dropped)
+
+    def _tell(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
+        if self._told is not None:
+            self._told(records, fate, reason)
+
+    @property
+    def tells_all(self) -> bool:
+        """Return True if somebody wants to hear of deliveries, too."""
+        return self._told is not None
+
+    def notify(self) -> None:
+        """Wake whoever waits for room, or for messages to be settled."""
+        for watcher in tuple(self.watchers):
+            watcher()

@@ -1,0 +1,191 @@
+"""Speak to a consumer that is not ours: any object with the official `send`.
+
+It is called exactly as the official client calls it: `send(endpoint, json_message)`, and for
+`/import` with a third positional `(api_key, api_secret)`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from concurrent.futures import wait
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+from anyio.lowlevel import RunVar
+
+from mixpanel._delivery.stats import FlushResult, Ledger
+from mixpanel._runtime import home_loop, shutdown
+from mixpanel.credentials import ApiSecret
+from mixpanel.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+    from mixpanel._records.record import Record
+
+__all__ = ["Custom"]
+
+POLL = 0.01
+
+_everyone: weakref.WeakSet[Custom] = weakref.WeakSet()
+
+
+class Custom:
+    """Deliver through somebody else's consumer, counting what became of it.
+
+    Async methods are awaited. Blocking ones run in a worker thread when the caller is async, one
+    call at a time, so the loop is not held up, nobody else waits for a thread, and the consumer
+    needs no lock.
+    """
+
+    def __init__(self, consumer: Any, ledger: Ledger) -> None:
+        if not callable(getattr(consumer, "send", None)):
+            raise ConfigurationError(
+                f"a consumer needs send(endpoint, json_message, api_key=None, api_secret=None); "
+                f"{type(consumer).__name__} has none"
+            )
+        self._consumer = consumer
+        self.ledger = ledger
+        self.renew()
+        _everyone.add(self)
+
+    def renew(self) -> None:
+        """Forget who is at it: in a forked child the threads are gone that would say so."""
+        self._lock = threading.Lock()  # between loops; within one, nobody waits in a thread
+        self._limiter = RunVar[anyio.CapacityLimiter]("mixpanel_custom")
+        self._soon: set[Future[None]] = set()
+
+    async def deliver(self, records: list[Record]) -> None:
+        """Hand over records from async code."""
+        for record in records:
+            with self._counted():
+                await self._call_async(self._consumer.send, *_arguments(record))
+
+    def deliver_sync(self, records: list[Record]) -> None:
+        """Hand over records from sync code."""
+        for record in records:
+            with self._counted():
+                self._call_sync(self._consumer.send, *_arguments(record))
+
+    def deliver_soon(self, record: Record) -> None:
+        """Hand over a record from the home loop, without waiting."""
+
+        async def later() -> None:
+            try:
+                await self.deliver([record])
+            except Exception as error:
+                self.ledger.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
+
+        atexit.unregister(_at_exit)  # again, to be called before the home loop is left
+        atexit.register(_at_exit)
+        future = home_loop.submit(later)
+        self._soon.add(future)
+        future.add_done_callback(self._soon.discard)
+
+    async def flush(self, timeout: float | None = None) -> FlushResult:
+        """Wait for what is under way, and flush the consumer if it knows how.
+
+        When the timeout passes, a blocking `flush` is left to itself in its thread.
+        """
+        with anyio.move_on_after(timeout) as scope:
+            while any(not future.done() for future in set(self._soon)):  # noqa: ASYNC110
+                await anyio.sleep(POLL)
+            flush = getattr(self._consumer, "flush", None)
+            if flush is not None:
+                await self._call_async(flush, leave=True)
+        if scope.cancelled_caught:
+            self.ledger.say(logging.WARNING, "the consumer did not flush in time", key="flush")
+        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+
+    aclose = flush
+
+    def flush_sync(self, timeout: float | None = None) -> FlushResult:
+        """Wait for what is under way, and flush the consumer in this thread if it knows how."""
+        wait(set(self._soon), timeout)
+        flush = getattr(self._consumer, "flush", None)
+        if flush is not None:
+            self._call_sync(flush)
+        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+
+    async def _call_async(self, method: Any, *arguments: Any, leave: bool = False) -> None:
+        if inspect.iscoroutinefunction(method):
+            await method(*arguments)
+            return
+
+        def one_at_a_time() -> Any:
+            with self._lock:
+                return method(*arguments)
+
+        limiter = self._limiter.get(None)
+        if limiter is None:
+            limiter = anyio.CapacityLimiter(1)
+            self._limiter.set(limiter)
+        result = await anyio.to_thread.run_sync(
+            one_at_a_time, limiter=limiter, abandon_on_cancel=leave
+        )
+        if inspect.isawaitable(result):
+            await result
+
+    def _call_sync(self, method: Any, *arguments: Any) -> None:
+        result = method(*arguments)
+        if inspect.isawaitable(result):
+            home_loop.run(_awaited, result)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        ledger = self.ledger
+        with ledger.lock:
+            ledger.accepted += 1
+            ledger.pending += 1
+        delivered = False
+        try:
+            yield
+            delivered = True
+        finally:
+            with ledger.lock:
+                ledger.pending -= 1
+                if delivered:
+                    ledger.delivered += 1
+                else:
+                    ledger.dropped["raised"] = ledger.dropped.get("raised", 0) + 1
+
+
+def _at_exit() -> None:
+    """Let what is under way arrive, as long as the last drain would take, or say what does not."""
+    end = time.monotonic() + shutdown.PATIENCE
+    for custom in list(_everyone):
+        late = wait(set(custom._soon), max(0.0, end - time.monotonic())).not_done
+        if late:
+            custom.ledger.say(logging.ERROR, f"{len(late)} message(s) dropped: exit", key="exit")
+
+
+def _after_fork() -> None:
+    for custom in list(_everyone):
+        custom.renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _arguments(record: Record) -> tuple[Any, ...]:
+    text = record.body.decode()
+    if record.endpoint != "imports":
+        return record.endpoint, text
+    auth = record.auth
+    if isinstance(auth, ApiSecret):
+        return record.endpoint, text, (auth.api_key, auth._secret.reveal())
+    return record.endpoint, text, (None, None)

@@ -1,0 +1,295 @@
+"""Send, judge, wait, send again: the flow of one batch, as a generator of steps.
+
+It does no I/O and reads no clock of its own, so every path is tested without a socket. A driver
+carries out the steps:
+
+    Send(records)      put them on the wire; answer with an `Answer` or a `Failure`
+    Wait(seconds)      hold the whole lane back that long
+    Settle(records, …) close the books on them
+    Shrink(max_bytes)  remember that the server takes no more in one request
+    Plain()            remember that the server takes no gzip
+    Halt(error)        only a human can help, or our patience ended: stop, keep what is open
+
+Each answer is one of five verdicts: delivered, rejected, retry, ambiguous, fatal.
+
+An update that is not safe to repeat (`$add`, `$append`, `$remove`) is sent again only when the
+attempt before provably changed nothing:
+
+| what happened | proven |
+|---|---|
+| no DNS answer, refused connection, TLS or proxy failure: any failure before the first byte | yes |
+| 429 or 503 with an error body of Mixpanel's own: JSON with its `error` and `status` | yes |
+| 413, or any other 4xx but 408, 425, 460, that neither counts nor lists records | yes |
+| 3xx | yes |
+| 408, 425, 460; 429 or 503 with any other body, as from a gateway | no |
+| any other 5xx | no |
+| the connection broke, or no answer came, after the first byte had left | no |
+| 2xx of an unknown shape, or whose counts contradict what was sent | no |
+
+What is not proven is *ambiguous*: such updates are dropped and counted as that, everything else
+(events, by their four-part key; `$set` and its like) is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mixpanel._http.request import Send
+from mixpanel._http.responses import (
+    Answer,
+    Failure,
+    Judge,
+    Judgement,
+    Verdict,
+    judge_answer,
+)
+from mixpanel.exceptions import (
+    AmbiguousDeliveryError,
+    DeliveryError,
+    FailedRecord,
+    RejectedError,
+)
+
+if TYPE_CHECKING:
+    from mixpanel._delivery.buffer import Fate
+    from mixpanel._records.record import Record
+    from mixpanel.settings import RetryPolicy
+
+__all__ = ["Halt", "Plain", "Settle", "Shrink", "Step", "Wait", "exchange", "onward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    seconds: float
+    error: DeliveryError
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    records: list[Record]
+    fate: Fate
+    reason: str = ""
+    error: DeliveryError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    error: DeliveryError
+
+
+Step = Send | Wait | Settle | Shrink | Plain | Halt
+Steps = Generator[Step, Answer | Failure | None, None]
+
+
+def onward(
+    steps: Steps, reply: Answer | Failure | None, carry_out: Callable[[Step], None]
+) -> Send | Wait | None:
+    """Carry out steps up to the next one that takes time; return that, or None at the end.
+
+    Of those, a `Send` is for the driver alone; a `Wait` is carried out, and waited by the driver.
+    """
+    try:
+        step = steps.send(reply)
+        while not isinstance(step, Send):
+            carry_out(step)
+            if isinstance(step, Wait):
+                break
+            step = next(steps)
+    except StopIteration:
+        return None
+    return step
+
+
+def exchange(  # noqa: C901
+    records: list[Record],
+    *,
+    policy: RetryPolicy,
+    clock: Callable[[], float],
+    random: Callable[[], float],
+    gzip: bool | None = False,
+    repeat_ambiguous: bool = False,
+    judge: Judge | None = None,
+) -> Steps:
+    """Bring records of one endpoint to the server, or say what became of each.
+
+    `gzip` None means: try it, and fall back when the very first answer is a refusal. `judge` says
+    what an answer means, for servers that do not speak as Mixpanel does.
+    """
+    judge = judge or judge_answer
+    parts = [records]
+    compress = gzip is not False
+    suspects = SUSPECTS
+    while parts:
+        part = parts.pop()
+        failures = odd_answers = 0
+        while part:
+            reply = yield Send(part, compress, failures)
+            assert reply is not None
+            judged = judge(reply, part)
+            error = judged.error
+            if compress and gzip is None:
+                refused = judged.verdict is Verdict.REJECTED and judged.untouched
+                if refused and not judged.too_large:
+                    compress = False
+                    yield Plain()
+                    continue
+                gzip = judged.verdict is Verdict.DELIVERED or None
+            if judged.verdict is Verdict.DELIVERED:
+                yield from _settled(part, judged)
+                break
+            assert error is not None
+            if judged.verdict is Verdict.FATAL:
+                if not (judged.untouched or repeat_ambiguous):
+                    yield from _without_unsafe(part, error)
+                yield Halt(error)
+                return
+            if judged.verdict is Verdict.REJECTED:
+                if judged.too_large and len(part) > 1:
+                    size = sum(len(record.body) + 1 for record in part) + 1
+                    yield Shrink(max(size // 2, 1024))
+                if not judged.untouched and len(part) > 1:
+                    part = yield from _without_unsafe(part, error)
+                if suspects and not judged.too_large and len(part) > 2 * suspects:
+                    part = yield from _interrogated(part, error, suspects, judge, gzip=compress)
+                    suspects = 0
+                if len(part) > 1:
+                    half = len(part) // 2
+                    parts.append(part[half:])
+                    parts.append(part[:half])
+                elif part:
+                    yield Settle(part, "rejected", error=_naming(error, part))
+                break
+            failures += 1
+            odd_answers += judged.odd
+            if judged.verdict is Verdict.AMBIGUOUS and not repeat_ambiguous:
+                part = yield from _without_unsafe(part, error)
+                if odd_answers > 1:
+                    yield Settle(part, "dropped", "ambiguous", error)
+                    break
+                if not part:
+                    break
+            part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
+            if not part:
+                break
+            seconds = policy.wait(failures, error.retry_after, random())
+            left = max(record.at for record in part) + policy.max_age - clock()
+            if policy.attempts is not None and (
+                failures >= policy.attempts or (error.retry_after is not None and seconds > left)
+            ):
+                yield Halt(error)  # whoever waits for us has no time left
+                return
+            if seconds > left - TICK:
+                # None would live to see the next attempt: make one before their patience ends.
+                seconds = left - 0.5 if left > 0.99 else max(0.0, left)
+            yield Wait(seconds, error)
+            part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
+
+
+TICK = 0.001  # seconds by which a clock and a sleep may differ
+
+SUSPECTS = 16  # single refusals in the same words that make it a refusal of them all
+ORDERED = frozenset({"people", "groups", "batch"})  # what may not be sent out of turn
+
+
+def _interrogated(
+    part: list[Record], error: DeliveryError, suspects: int, judge: Judge, *, gzip: bool
+) -> Generator[Step, Answer | Failure | None, list[Record]]:
+    """Settle a whole batch that is refused for what its records share, as a wrong token.
+
+    Records from all over the batch are sent alone, until one fares otherwise; if none does, so
+    stands it with the rest. Return what is left to be bisected.
+    """
+    if part[0].endpoint in ORDERED:
+        return part
+    asked = [part[at * (len(part) - 1) // (suspects - 1)] for at in range(suspects)]
+    left = part
+    for record in asked:
+        reply = yield Send([record], gzip)
+        assert reply is not None
+        judged = judge(reply, [record])
+        alike = judged.verdict is Verdict.REJECTED and str(judged.error) == str(error)
+        if judged.verdict is Verdict.DELIVERED:
+            yield from _settled([record], judged)
+        elif alike and judged.error is not None:
+            yield Settle([record], "rejected", error=_naming(judged.error, [record]))
+        else:
+            return left
+        left = [one for one in left if one is not record]
+        if not alike:
+            return left
+    yield Settle(left, "rejected", error=_naming(error, left))
+    return []
+
+
+def _without_unsafe(
+    part: list[Record], error: DeliveryError
+) -> Generator[Step, Answer | Failure | None, list[Record]]:
+    """Settle the records that must not be sent twice, and return the others."""
+    unsafe = [record for record in part if not record.repeatable]
+    if not unsafe:
+        return part
+    doubt = AmbiguousDeliveryError(
+        f"{error}; {len(unsafe)} update(s) may have been applied and are not safe to repeat",
+        endpoint=unsafe[0].endpoint,
+        status=error.status,
+    )
+    doubt.__cause__ = error
+    yield Settle(unsafe, "dropped", "ambiguous", doubt)
+    return [record for record in part if record.repeatable]
+
+
+def _without_expired(
+    part: list[Record], before: float, error: DeliveryError
+) -> Generator[Step, Answer | Failure | None, list[Record]]:
+    """Settle the records that were accepted at `before` or earlier, and return the others."""
+    expired = [record for record in part if record.at <= before]
+    if not expired:
+        return part
+    yield Settle(expired, "dropped", "expired", error)
+    return [record for record in part if record.at > before]
+
+
+def _settled(part: list[Record], judged: Judgement) -> Generator[Step, None, None]:
+    if not judged.failed:
+        yield Settle(part, "delivered")
+        return
+    good = [record for index, record in enumerate(part) if index not in judged.failed]
+    bad = [record for index, record in enumerate(part) if index in judged.failed]
+    if good:
+        yield Settle(good, "delivered")
+    failed = tuple(
+        FailedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
+        for at, one in sorted(judged.failed.items())
+    )
+    endpoint = part[0].endpoint
+    reasons = "; ".join(sorted({one.message for one in failed})[:3])
+    error = RejectedError(
+        f"{endpoint}: {len(bad)} of {len(part)} record(s) refused: {reasons}",
+        endpoint=endpoint,
+        status=judged.error.status if judged.error else 200,
+        failed_records=failed,
+    )
+    yield Settle(bad, "rejected", error=error)
+
+
+def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
+    """Name the records that an unspecific refusal was about."""
+    error.failed_records = tuple(
+        FailedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
+    )
+    return error
+
+
+# ---- judging ------------------------------------------------------------------------------------

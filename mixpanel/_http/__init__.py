@@ -1,0 +1,1 @@
+"""Requests, connections and transports: the only package that knows httpx and httpcore."""

@@ -1,0 +1,302 @@
+"""Keep one set of connections for each event loop, and close it in the loop it belongs to."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+import time
+import weakref
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from mixpanel._http.responses import (
+    Failure,
+)
+from mixpanel._runtime import event_loop
+from mixpanel._runtime.import_lock import loading
+from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mixpanel._http.async_transport import Wire
+    from mixpanel._http.proxies import (
+        Transport,
+    )
+    from mixpanel._http.request import (
+        AnyRoute,
+        Gate,
+        Request,
+        Send,
+    )
+    from mixpanel._http.responses import (
+        Answer,
+    )
+
+__all__ = ["Wires", "compressed_off_loop", "hold_back", "let_through"]
+
+LATER = 0.05  # seconds until a task that was cancelled with all others is started again
+IDLE = 5.0  # seconds without a request after which connections are closed
+CLOSING = 0.1  # seconds that closing may take
+IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
+
+_everyone: weakref.WeakSet[Wires] = weakref.WeakSet()
+_inherited: list[Any] = []  # what a forked child must neither use nor close
+
+
+class Wires:
+    """Send on the running loop's own connections.
+
+    Each set has an attendant, a task in that loop: it closes the connections when they have
+    been idle, when the consumer is closed, and when the loop ends.
+
+    httpcore never gives back the connection of a request that is cancelled natively, nor that of
+    one that is cancelled while it waits for a free connection. So requests run in tasks that only
+    anyio scopes cancel, they wait for a connection here, and a set that lost one is replaced.
+    """
+
+    def __init__(self, transport: Transport, *, deadline: float, answer_bytes: int) -> None:
+        self.transport = transport
+        self._deadline = deadline
+        self._answer_bytes = answer_bytes
+        self._open: dict[Any, _Attended] = {}
+        _everyone.add(self)
+
+    async def send(self, request: Request) -> Answer | Failure:
+        """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
+        return await self.protected(lambda: self.attempt(request))
+
+    async def attempt(
+        self, request: Request, *, on_sent: Callable[[], object] | None = None
+    ) -> Answer | Failure:
+        """Make one attempt, from a task of ours that only an anyio scope cancels.
+
+        With `on_sent`, which is called when the request leaves, a failure tells whether it did.
+        """
+        try:
+            return await self._used(lambda wire, end: wire.send(request, on_sent=on_sent, end=end))
+        except ConfigurationError as error:  # of the environment, which may change any time
+            return Failure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+
+    async def protected(self, call: Callable[[], Awaitable[Answer | Failure]]) -> Answer | Failure:
+        """Await an attempt in a task of our own."""
+        try:
+            return await event_loop.in_own_task(call)
+        except event_loop.TaskEndedError as error:
+            return Failure(TransportError(str(error)), maybe_sent=True)
+
+    async def _used(
+        self, use: Callable[[Any, float | None], Awaitable[Answer | Failure]]
+    ) -> Answer | Failure:
+        """Use this loop's connections: when one of them is free, and again on new ones if lost."""
+        attended = self._here()
+        attended.busy += 1
+        try:
+            waited = await attended.acquired(self._deadline or math.inf)
+            if waited is None:
+                text = f"no connection was free within {self._deadline:g} s"
+                return Failure(AttemptTimeoutError(text), maybe_sent=False)
+            try:
+                wire = attended.wire or await self._opened(attended)
+                # An attempt that had to wait has the rest of its time.
+                end = anyio.current_time() + self._deadline - waited if waited else None
+                reply = await attended.sent(wire, lambda: use(wire, end))
+                if wire.is_exhausted and attended.wire is wire:
+                    # Nobody here waits for its connections, and still none is free: they are lost.
+                    attended.replace(wire)
+                    wire = await self._opened(attended)
+                    reply = await attended.sent(wire, lambda: use(wire, end))
+                return reply
+            finally:
+                attended.free.release()
+        finally:
+            attended.busy -= 1
+            attended.used = time.monotonic()
+
+    async def warm(self) -> None:
+        """Load what the first request needs now, before anybody waits for the loop."""
+        first = "mixpanel._http.async_transport" not in sys.modules
+        with suppress(Exception):  # the first request says what is wrong
+            await self._opened(self._here())
+        if first:
+            gc.collect()  # else the modules just loaded are gone through while requests wait
+
+    def _here(self) -> _Attended:
+        here = event_loop.running()
+        assert here is not None
+        attended = self._open.get(here.key)
+        if attended is None:
+            self._forget_dead()
+            attended = self._open[here.key] = _Attended(here, self.transport.connections)
+            self._watch_over(attended)
+        return attended
+
+    def _watch_over(self, attended: _Attended) -> None:
+        def again() -> None:
+            if not attended.began:  # cancelled before its first step, with all the loop's tasks
+                attended.loop.call_later(LATER, lambda: self._watch_over(attended))
+
+        attended.loop.spawn(lambda: self._attend(attended), ended=again)
+
+    async def _opened(self, attended: _Attended) -> Wire:
+        # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
+        async with attended.opening:
+            if attended.wire is None:
+                attended.wire = await anyio.to_thread.run_sync(self._made)
+            return attended.wire
+
+    def _made(self) -> Wire:
+        with loading:
+            return self._make()
+
+    def _make(self) -> Wire:
+        from mixpanel._http.async_transport import Wire
+
+        return Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
+
+    async def _attend(self, attended: _Attended) -> None:
+        attended.began = True
+        try:
+            while attended.busy or (idle := time.monotonic() - attended.used) < IDLE:
+                with anyio.move_on_after(IDLE if attended.busy else IDLE - idle):
+                    await attended.leave.wait()
+                    break
+                await attended.close_replaced()
+        finally:
+            if self._open.get(attended.loop.key) is attended:
+                del self._open[attended.loop.key]
+            with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
+                if attended.wire is not None:
+                    await attended.wire.aclose()
+                await attended.close_replaced(unused_only=False)
+            attended.gone.set()
+
+    async def aclose(self) -> None:
+        """Close the connections of the running loop, and ask other loops to close theirs."""
+        here = event_loop.running()
+        for key, attended in list(self._open.items()):
+            if here is not None and key == here.key:
+                attended.leave.set()
+                with anyio.move_on_after(CLOSING):
+                    await attended.gone.wait()
+            else:
+                attended.used = 0.0
+
+    def _forget_dead(self) -> None:
+        """Let go of the connections of loops that are gone; collecting them closes the sockets."""
+        for key, attended in list(self._open.items()):
+            if not attended.loop.is_running():
+                self._open.pop(key, None)
+                attended.wire = None  # anyio holds on to tasks that never ended
+
+    def after_fork(self) -> None:
+        """Neither use nor close the parent's connections."""
+        _inherited.extend(self._open.values())
+        self._open = {}
+
+
+def _after_fork() -> None:
+    for wires in list(_everyone):
+        wires.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+async def hold_back(left: Callable[[], float]) -> None:
+    """Sleep until no seconds are `left`; others may lengthen the wait meanwhile."""
+    for _ in range(100):
+        seconds = left()
+        if seconds <= 0:
+            return
+        await anyio.sleep(seconds)
+
+
+async def let_through(
+    gate: Gate | None, wires: Wires, send: Callable[[], Awaitable[Answer | Failure]]
+) -> Answer | Failure:
+    """Make one attempt by `send`, with whatever the gate wants before and after it."""
+    if gate is None:
+        return await send()
+    reply = None
+    with closing(gate.passage()) as passage:
+        while True:
+            try:
+                what = passage.send(reply)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            reply = None
+            if isinstance(what, float):
+                await anyio.sleep(what)
+            else:
+                reply = await (send() if what is None else wires.attempt(what))
+
+
+async def compressed_off_loop(route: AnyRoute, step: Send) -> Request:
+    """Build a request; a large body is compressed in a thread, so the loop is never held up."""
+    if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
+        return route.request(step)
+    return await anyio.to_thread.run_sync(route.request, step)
+
+
+class _Attended:
+    """One loop's connections, and what their attendant goes by."""
+
+    def __init__(self, loop: event_loop.Loop, connections: int) -> None:
+        self.loop = loop
+        self.wire: Wire | None = None
+        self.opening = anyio.Lock()
+        self.free = anyio.Semaphore(connections)
+        self.replaced: list[Wire] = []
+        self.busy = 0
+        self.used = time.monotonic()
+        self.began = False
+        self.leave = anyio.Event()
+        self.gone = anyio.Event()
+
+    async def acquired(self, timeout: float) -> float | None:
+        """Wait for a free connection; return the seconds that it took, or None: it took longer."""
+        try:
+            self.free.acquire_nowait()
+        except anyio.WouldBlock:
+            began, acquired = anyio.current_time(), False
+            with anyio.move_on_after(timeout):
+                await self.free.acquire()
+                acquired = True
+            return anyio.current_time() - began if acquired else None
+        return 0.0
+
+    async def sent(
+        self, wire: Wire, send: Callable[[], Awaitable[Answer | Failure]]
+    ) -> Answer | Failure:
+        """Make one attempt, and replace the connections if it is cancelled natively."""
+        wire.in_flight += 1
+        try:
+            return await send()
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() > -math.inf:  # no anyio scope did that
+                self.replace(wire)
+            raise
+        finally:
+            wire.in_flight -= 1
+
+    def replace(self, wire: Wire) -> None:
+        """Have the next request open new connections; close these when nobody uses them."""
+        if self.wire is wire:
+            self.wire = None
+        if wire not in self.replaced:
+            self.replaced.append(wire)
+
+    async def close_replaced(self, *, unused_only: bool = True) -> None:
+        """Close what was replaced."""
+        for wire in list(self.replaced):
+            if not (unused_only and wire.in_flight):
+                self.replaced.remove(wire)
+                with suppress(Exception):
+                    await wire.aclose()

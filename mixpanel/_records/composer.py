@@ -1,0 +1,365 @@
+"""Compose calls into records: token, time, ids and properties, checked and serialised at once."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from mixpanel._records import context
+from mixpanel._records.encoding import DatetimeSerializer, dumps, dumps_plain, plain_depth
+from mixpanel._records.record import (
+    BeforeSend,
+    Note,
+    Properties,
+    Record,
+    Time,
+    Validation,
+    as_text,
+    deterministic_id,
+    is_repeatable,
+    mapping,
+    place_of,
+    wire_time,
+)
+from mixpanel._records.validation import event_problems, update_problems
+from mixpanel._runtime.safe_logging import logger
+from mixpanel.credentials import ProjectToken
+from mixpanel.exceptions import ConfigurationError, ValidationError
+from mixpanel.settings import checked_callback
+
+if TYPE_CHECKING:
+    import json
+
+    from mixpanel.credentials import Authority
+    from mixpanel.settings import Endpoint
+
+__all__ = ["Composer"]
+
+_NONE: Properties = {}
+
+
+DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key has it too"
+
+
+def _taken_apart(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
+    name = event.get("event") if isinstance(event, Mapping) else None
+    properties = event.get("properties") if isinstance(event, Mapping) else None
+    if not isinstance(name, str) or not isinstance(properties, Mapping):
+        raise ValidationError(['an event must look like {"event": name, "properties": {...}}'])
+    return name, properties, {k: v for k, v in event.items() if k not in ("event", "properties")}
+
+
+class Composer:
+    """Make records of calls; pure but for the clock and the ids that it is given."""
+
+    def __init__(
+        self,
+        token: str,
+        *,
+        now: Callable[[], float],
+        new_id: Callable[[], str],
+        library: Mapping[str, str],
+        serializer: type[json.JSONEncoder] = DatetimeSerializer,
+        validation: Validation = "warn",
+        super_properties: Properties | None = None,
+        before_send: BeforeSend | None = None,
+        sample_rate: float = 1.0,
+        sample_weight: str = "$sample_weight",
+        note: Note = lambda _kind, _text: None,
+    ) -> None:
+        if not 0.0 < sample_rate <= 1.0:
+            raise ConfigurationError(f"sample_rate={sample_rate!r} must lie in (0, 1]")
+        if validation not in ("off", "warn", "raise"):
+            raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
+        checked_callback(before_send, "before_send")
+        self.token = token
+        self._project = ProjectToken(token)
+        self.super_properties: dict[str, Any] = dict(super_properties or {})
+        self._now = now
+        self._new_id = new_id
+        self._library = dict(library)
+        # Without an address `/import` would place the user where this machine stands.
+        self._library_placeless = {"ip": 0, **library}
+        self._serializer = serializer
+        self._writes_plain = serializer is DatetimeSerializer
+        self._validation = validation
+        self._before_send = before_send
+        self._hooked = threading.local()
+        self._sample_rate = sample_rate
+        self._sample_weight = sample_weight
+        self._note = note
+
+    # ---- events -----------------------------------------------------------------------------
+
+    def event(  # noqa: C901
+        self,
+        distinct_id: str | None,
+        event_name: str,
+        properties: Properties | None = None,
+        meta: Properties | None = None,
+        *,
+        time: Time | None = None,
+        insert_id: str | None = None,
+        dedupe_key: str | None = None,
+        ip: str | int | None = None,
+        device_id: str | None = None,
+        user_id: str | None = None,
+        endpoint: Endpoint = "events",
+    ) -> Record | None:
+        """Compose a tracked event; None when sampling or `before_send` takes it out."""
+        scope = context.current()
+        if scope is not None:
+            distinct_id = scope.distinct_id if distinct_id is None else distinct_id
+            device_id = scope.device_id if device_id is None else device_id
+            user_id = scope.user_id if user_id is None else user_id
+        now = self._now()
+        new_id = as_text(insert_id, "insert_id") if insert_id else self._new_id()
+        own = {} if properties is None else dict(mapping(properties))
+        told: dict[str, Any] = {}
+        if device_id is not None:
+            told["$device_id"] = device_id
+        if user_id is not None:
+            told["$user_id"] = user_id
+        if ip is not None:
+            told["ip"] = ip
+        # One display: each `update` of its own would cost as much as all of it.
+        filled: dict[str, Any] = {
+            "token": self.token,
+            "distinct_id": distinct_id,
+            "time": now if time is None else wire_time(time),
+            "$insert_id": new_id,
+            **(self._library if endpoint == "events" else self._library_placeless),
+            **self.super_properties,
+            **(scope.properties if scope is not None else _NONE),
+            **told,
+            **own,
+        }
+        if "token" in own:
+            self._note("token", "properties override the client's token")
+        if dedupe_key is not None:
+            key = as_text(dedupe_key, "dedupe_key")
+            who = as_text(filled["distinct_id"], "distinct_id")
+            filled["$insert_id"] = deterministic_id(event_name, who, key)
+            if time is None and "time" not in own:
+                self._complain([], [DEDUPE_NEEDS_TIME])
+        if type(filled["distinct_id"]) is not str:
+            self._settle_identity(filled)
+        if self._sample_rate < 1.0 and not self._sampled(filled):
+            return None
+        record = {"event": event_name, "properties": filled}
+        if meta is not None:
+            record.update(mapping(meta, "meta"))
+        if filled["time"] is now and filled["$insert_id"] is new_id and insert_id is None:
+            # The common case: then there is nothing to check but what the caller gave.
+            ours = scope is None and not told and not self.super_properties
+            return self._sealed_event(endpoint, record, own=own if ours else filled)
+        if isinstance(filled["time"], datetime):
+            filled["time"] = wire_time(filled["time"])
+        return self._sealed_event(endpoint, record)
+
+    def past_event(
+        self,
+        distinct_id: str | None,
+        event_name: str,
+        timestamp: Time,
+        properties: Properties | None = None,
+        meta: Properties | None = None,
+        *,
+        insert_id: str | None = None,
+        dedupe_key: str | None = None,
+        auth: Authority | None = None,
+    ) -> Record | None:
+        """Compose an event for `/import`, as the official `import_data` does."""
+        if dedupe_key is not None:
+            key, who = as_text(dedupe_key, "dedupe_key"), as_text(distinct_id, "distinct_id")
+            insert_id = deterministic_id(event_name, who, key)
+        record = {
+            "event": event_name,
+            "properties": {
+                "token": self.token,
+                "distinct_id": distinct_id,
+                "time": wire_time(timestamp),
+                "$insert_id": as_text(insert_id, "insert_id") if insert_id else self._new_id(),
+                **self._library,
+                **mapping(properties or {}),
+            },
+            **mapping(meta or {}, "meta"),
+        }
+        self._settle_identity(record["properties"])
+        return self._sealed_event("imports", record, auth)
+
+    def wire_event(self, event: Mapping[str, Any], endpoint: Endpoint = "events") -> Record | None:
+        """Complete an event that already has the wire's shape, `{"event", "properties"}`.
+
+        :raises ValidationError: when it has no event name or no properties, in every mode.
+        """
+        name, properties, meta = _taken_apart(event)
+        return self.event(
+            properties.get("distinct_id"), name, properties, meta or None, endpoint=endpoint
+        )
+
+    def imported_event(self, event: Mapping[str, Any]) -> Record | None:
+        """Complete a historical event of the wire's shape, for a bulk import.
+
+        Nothing of the present is added: no super properties, no context. A missing `$insert_id`
+        is made of the event's own content, so that importing it again makes no copy.
+
+        :raises ValidationError: without a name, properties or a time, in every mode.
+        """
+        name, properties, meta = _taken_apart(event)
+        filled = {"ip": 0, **properties}
+        if filled.get("time") is None:
+            raise ValidationError(["an imported event needs its time"])
+        if isinstance(filled["time"], datetime):
+            filled["time"] = wire_time(filled["time"])
+        filled.setdefault("distinct_id", None)
+        self._settle_identity(filled)
+        if not filled.get("$insert_id"):
+            content, _ = dumps({"event": name, "properties": filled})
+            filled["$insert_id"] = hashlib.sha256(content).hexdigest()[:36]
+        return self._sealed_event("imports", {"event": name, "properties": filled, **(meta or {})})
+
+    def identity(
+        self, event_name: str, properties: dict[str, Any], meta: Properties | None,
+        endpoint: Endpoint = "events", auth: Authority | None = None,
+    ) -> Record | None:  # fmt: skip
+        """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
+        record = {"event": event_name, "properties": {**properties, "token": self.token}}
+        record.update(mapping(meta or {}, "meta"))
+        return self._sealed_event(endpoint, record, auth)
+
+    # ---- profiles and groups ----------------------------------------------------------------
+
+    def update(
+        self,
+        endpoint: Endpoint,
+        message: Mapping[str, Any],
+        meta: Properties | None = None,
+        *,
+        ip: str | int | None = None,
+        time: Time | None = None,
+        ignore_time: bool | None = None,
+        ignore_alias: bool | None = None,
+    ) -> Record | None:
+        """Compose a profile or group update."""
+        record: dict[str, Any] = {"$token": self.token, "$time": self._now()}
+        record.update(mapping(message, "an update"))
+        if ip is not None:
+            record["$ip"] = ip
+        if time is not None:
+            record["$time"] = wire_time(time)
+        if ignore_time is not None:
+            record["$ignore_time"] = ignore_time
+        if ignore_alias is not None:
+            record["$ignore_alias"] = ignore_alias
+        if meta is not None:
+            record.update(mapping(meta, "meta"))
+        changed = self._changed(endpoint, record)
+        if changed is None:
+            return None
+        body, notes = self._written(changed)
+        problems = [] if self._validation == "off" else update_problems(changed, len(body))
+        self._complain(notes, problems)
+        return Record(endpoint, body, repeatable=is_repeatable(changed))
+
+    # ---- the common end ---------------------------------------------------------------------
+
+    def _settle_identity(self, properties: dict[str, Any]) -> None:
+        distinct_id = properties["distinct_id"]
+        if distinct_id is None:
+            if "$device_id" in properties or "$user_id" in properties:
+                # Simplified ID Merge derives it; null would be taken as a user.
+                del properties["distinct_id"]
+            else:
+                properties["distinct_id"] = ""
+        else:
+            properties["distinct_id"] = as_text(distinct_id, "distinct_id")
+
+    def _sampled(self, properties: dict[str, Any]) -> bool:
+        # By user, not by event, so that funnels of those who are kept stay whole.
+        who = properties.get("distinct_id") or properties.get("$user_id")
+        who = who or properties.get("$device_id") or properties["$insert_id"]
+        if place_of(str(who)) >= self._sample_rate:
+            self._note("sampled", "")
+            return False
+        properties.setdefault(self._sample_weight, 1.0 / self._sample_rate)
+        return True
+
+    def _sealed_event(
+        self,
+        endpoint: Endpoint,
+        record: dict[str, Any],
+        auth: Authority | None = None,
+        *,
+        own: dict[str, Any] | None = None,
+    ) -> Record | None:
+        # `own` are the properties to check; when it is given, time and id are sound.
+        if self._before_send is not None:
+            changed = self._changed(endpoint, record)
+            if changed is None:
+                return None
+            record, own = changed, None
+        name, properties = record.get("event"), record.get("properties")
+        if type(name) is not str or type(properties) is not dict:
+            if not isinstance(name, str):
+                raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
+            record["properties"] = properties = dict(mapping(properties))
+        checked = properties if own is None else own
+        # Nearly every event is plain: then one look at its values is all that it takes.
+        depth = plain_depth(checked) if self._writes_plain and len(record) == 2 else 0
+        body = dumps_plain(record) if depth else None
+        notes: list[str] = []
+        if body is None:
+            body, notes = self._written(record)
+        importing = endpoint == "imports"
+        if self._validation != "off":
+            problems = event_problems(
+                name, properties, len(body), self._now() if own is None else None,
+                importing=importing, flat=checked if depth == 1 else None,
+            )  # fmt: skip
+            if problems or notes:
+                self._complain(notes, problems)
+        elif notes:
+            self._complain(notes, [])
+        if importing and auth is None:
+            auth = self._project
+        return Record(endpoint, body, auth=auth)
+
+    def _changed(self, endpoint: Endpoint, record: dict[str, Any]) -> dict[str, Any] | None:
+        # What the hook itself tracks goes without it, or it would never return.
+        if self._before_send is None or getattr(self._hooked, "running", False):
+            return record
+        self._hooked.running = True
+        try:
+            changed: object = self._before_send(endpoint, record)
+        except Exception:
+            # The hook may be there to keep private data in: what it failed on must not leave.
+            logger.exception("before_send failed; the message was dropped")
+            self._note("before_send_error", "")
+            return None
+        finally:
+            self._hooked.running = False
+        if isinstance(changed, dict):
+            return changed
+        if changed is not None:
+            logger.error("before_send must return a dict or None; the message was dropped")
+        self._note("before_send" if changed is None else "before_send_error", "")
+        return None
+
+    def _written(self, record: dict[str, Any]) -> tuple[bytes, list[str]]:
+        try:
+            return dumps(record, self._serializer)
+        except Exception as error:
+            # Only a serializer of the caller's own can fail.
+            raise ValidationError([f"the serializer refused the message: {error}"]) from error
+
+    def _complain(self, notes: list[str], problems: list[str]) -> None:
+        if self._validation == "raise" and (problems or notes):
+            raise ValidationError(notes + problems)
+        for problem in problems:
+            self._note("invalid", problem)
+        for lossy in notes:
+            self._note("coerced", lossy)

@@ -1,0 +1,293 @@
+"""The methods of user and group profiles, written once for both faces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
+
+from mixpanel._records.record import mapping
+from mixpanel.exceptions import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mixpanel._records.composer import (
+        Composer,
+    )
+    from mixpanel._records.record import (
+        Properties,
+        Record,
+        Time,
+    )
+
+__all__ = ["Profiles", "UpdateOptions"]
+
+Outcome = TypeVar("Outcome")
+
+
+class UpdateOptions(TypedDict, total=False):
+    """Options of every profile and group update."""
+
+    ip: str | int
+    time: Time
+    ignore_time: bool
+    ignore_alias: bool
+
+
+class Profiles(Generic[Outcome]):
+    """Update user profiles and group profiles."""
+
+    _composer: Composer
+
+    def _deliver(self, records: list[Record]) -> Outcome:
+        raise NotImplementedError
+
+    def _deliver_one(self, record: Record) -> Outcome:
+        return self._deliver([record])
+
+    # ---- user profiles ----------------------------------------------------------------------
+
+    def people_set(
+        self,
+        distinct_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Set properties of a user profile, making the profile if there is none.
+
+        All `people_*` methods take these options: `ip` (the user's address, for city and
+        country; 0 turns it off), `time`, `ignore_time=True` (do not move "Last Seen") and
+        `ignore_alias=True` (do not resolve an alias).
+        """
+        return self._person(distinct_id, "$set", _own(properties), meta, options)
+
+    def people_set_once(
+        self,
+        distinct_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Set properties that the profile does not have yet."""
+        return self._person(distinct_id, "$set_once", _own(properties), meta, options)
+
+    def people_increment(
+        self,
+        distinct_id: str,
+        properties: Mapping[str, float],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Add numbers to properties; a missing one counts as 0, a negative number subtracts.
+
+        Never repeated after an answer that is in doubt: see `AmbiguousDeliveryError`.
+        """
+        return self._person(distinct_id, "$add", _own(properties), meta, options)
+
+    def people_append(
+        self,
+        distinct_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Append a value to list properties. Never repeated after an answer that is in doubt."""
+        return self._person(distinct_id, "$append", _own(properties), meta, options)
+
+    def people_union(
+        self,
+        distinct_id: str,
+        properties: Mapping[str, Iterable[Any]],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Add values to list properties that do not hold them yet."""
+        return self._person(distinct_id, "$union", _own(properties), meta, options)
+
+    def people_remove(
+        self,
+        distinct_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Remove a value from list properties. Never repeated after an answer in doubt."""
+        return self._person(distinct_id, "$remove", _own(properties), meta, options)
+
+    def people_unset(
+        self,
+        distinct_id: str,
+        properties: Iterable[str],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Delete properties of a profile, given by name."""
+        return self._person(distinct_id, "$unset", _names(properties), meta, options)
+
+    def people_delete(
+        self, distinct_id: str, meta: Properties | None = None, **options: Unpack[UpdateOptions]
+    ) -> Outcome:
+        """Delete a user profile.
+
+        Give `ignore_alias=True` for a duplicate whose id is an alias, or the original goes.
+        """
+        return self._person(distinct_id, "$delete", "", meta, options)
+
+    def people_track_charge(
+        self,
+        distinct_id: str,
+        amount: float,
+        properties: Properties | None = None,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Record a charge in the profile's `$transactions`. Never repeated when in doubt."""
+        charge = {"$transactions": {**mapping(properties or {}), "$amount": amount}}
+        return self._person(distinct_id, "$append", charge, meta, options)
+
+    def people_clear_charges(
+        self, distinct_id: str, meta: Properties | None = None, **options: Unpack[UpdateOptions]
+    ) -> Outcome:
+        """Delete all charges of a profile."""
+        return self._person(distinct_id, "$unset", ["$transactions"], meta, options)
+
+    def people_update(
+        self,
+        message: Mapping[str, Any],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Send a profile update as it is; token and time are added where they are missing."""
+        return self._one(self._composer.update("people", message, meta, **options))
+
+    def people_batch(self, updates: Iterable[Mapping[str, Any]]) -> Outcome:
+        """Send many profile updates, each in the form that `people_update` takes."""
+        return self._deliver_all(self._composer.update("people", update) for update in updates)
+
+    # ---- group profiles ---------------------------------------------------------------------
+
+    def group_set(
+        self,
+        group_key: str,
+        group_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Set properties of a group profile, such as a company, making it if there is none."""
+        return self._group(group_key, group_id, "$set", _own(properties), meta, options)
+
+    def group_set_once(
+        self,
+        group_key: str,
+        group_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Set properties that the group profile does not have yet."""
+        return self._group(
+            group_key, group_id, "$set_once", dict(mapping(properties)), meta, options
+        )
+
+    def group_union(
+        self,
+        group_key: str,
+        group_id: str,
+        properties: Mapping[str, Iterable[Any]],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Add values to list properties that do not hold them yet."""
+        return self._group(group_key, group_id, "$union", _own(properties), meta, options)
+
+    def group_unset(
+        self,
+        group_key: str,
+        group_id: str,
+        properties: Iterable[str],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Delete properties of a group profile, given by name."""
+        return self._group(group_key, group_id, "$unset", _names(properties), meta, options)
+
+    def group_remove(
+        self,
+        group_key: str,
+        group_id: str,
+        properties: Properties,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Remove a value from list properties. Never repeated after an answer in doubt."""
+        return self._group(group_key, group_id, "$remove", _own(properties), meta, options)
+
+    def group_delete(
+        self,
+        group_key: str,
+        group_id: str,
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Delete a group profile."""
+        return self._group(group_key, group_id, "$delete", "", meta, options)
+
+    def group_update(
+        self,
+        message: Mapping[str, Any],
+        meta: Properties | None = None,
+        **options: Unpack[UpdateOptions],
+    ) -> Outcome:
+        """Send a group update as it is; token and time are added where they are missing."""
+        return self._one(self._composer.update("groups", message, meta, **options))
+
+    def group_batch(self, updates: Iterable[Mapping[str, Any]]) -> Outcome:
+        """Send many group updates, each in the form that `group_update` takes."""
+        return self._deliver_all(self._composer.update("groups", update) for update in updates)
+
+    # ---- the common end ---------------------------------------------------------------------
+
+    def _one(self, record: Record | None) -> Outcome:
+        return self._deliver([]) if record is None else self._deliver_one(record)
+
+    def _deliver_all(self, records: Iterable[Record | None]) -> Outcome:
+        return self._deliver([record for record in records if record is not None])
+
+    def _person(
+        self,
+        distinct_id: str,
+        operation: str,
+        value: Any,
+        meta: Properties | None,
+        options: UpdateOptions,
+    ) -> Outcome:
+        message = {"$distinct_id": distinct_id, operation: value}
+        return self._one(self._composer.update("people", message, meta, **options))
+
+    def _group(
+        self,
+        group_key: str,
+        group_id: str,
+        operation: str,
+        value: Any,
+        meta: Properties | None,
+        options: UpdateOptions,
+    ) -> Outcome:
+        message = {"$group_key": group_key, "$group_id": group_id, operation: value}
+        return self._one(self._composer.update("groups", message, meta, **options))
+
+
+def _own(properties: Properties) -> dict[str, Any]:
+    # A copy: `before_send` may change what it is given, and the caller's is not ours to change.
+    return dict(mapping(properties))
+
+
+def _names(names: Iterable[str]) -> list[str]:
+    # A lone string is a sequence of letters; nobody means that.
+    if isinstance(names, str):
+        return [names]
+    try:
+        return list(names)
+    except TypeError as error:
+        raise ValidationError([f"names must be a list of text: {error}"]) from error

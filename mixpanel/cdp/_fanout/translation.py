@@ -1,0 +1,285 @@
+"""Say one call as a sink's own client would: as a message of the Segment spec, or as Mixpanel's.
+
+What Mixpanel calls otherwise stands in the tables. Sources: Mixpanel's documentation, "Reserved
+Properties" and "Default Properties"; Segment's, "Common Fields" and "Traits".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mixpanel._records import context as _context
+from mixpanel._records.encoding import DEEPEST, MOST_VALUES, plain_depth
+from mixpanel._records.record import deterministic_id
+from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
+from mixpanel.cdp._fanout.routing import VIEWED
+from mixpanel.cdp._segment.typed_events import SemanticEvent, place
+from mixpanel.exceptions import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mixpanel._records.composer import (
+        Composer,
+    )
+    from mixpanel._records.record import (
+        Properties,
+        Record,
+    )
+    from mixpanel.cdp._fanout.routing import Call
+    from mixpanel.cdp._segment.composer import SegmentComposer
+    from mixpanel.settings import Endpoint
+
+__all__ = ["ForMixpanel", "ForSegment", "Translator", "rereadable"]
+
+NOBODY = "{} needs a user_id or an anonymous_id: whom is it about?"  # as a Segment client says it
+
+_TRAITS = {
+    "avatar": "$avatar",
+    "createdAt": "$created",
+    "created_at": "$created",
+    "email": "$email",
+    "firstName": "$first_name",
+    "first_name": "$first_name",
+    "lastName": "$last_name",
+    "last_name": "$last_name",
+    "name": "$name",
+    "phone": "$phone",
+}
+_CONTEXT = {
+    "app.build": "$app_build_number",
+    "app.version": "$app_version_string",
+    "campaign.content": "utm_content",
+    "campaign.medium": "utm_medium",
+    "campaign.name": "utm_campaign",
+    "campaign.source": "utm_source",
+    "campaign.term": "utm_term",
+    "device.manufacturer": "$manufacturer",
+    "device.model": "$model",
+    "ip": "ip",
+    "network.carrier": "$carrier",
+    "network.wifi": "$wifi",
+    "os.name": "$os",
+    "os.version": "$os_version",
+    "page.referrer": "$referrer",
+    "page.url": "$current_url",
+}
+_PATHS = [(tuple(path.split(".")), name) for path, name in _CONTEXT.items()]
+# As properties they would change whose event it is, and when: then it is not the same everywhere.
+_RESERVED = {
+    "token": "a sink of that project",
+    "distinct_id": "user_id",
+    "time": "timestamp",
+    "$insert_id": "message_id",
+    "$device_id": "anonymous_id",
+    "$user_id": "user_id",
+}
+
+
+class Translator(Protocol):
+    """Who knows a vendor's words."""
+
+    def lacks(self, call: Call) -> bool:
+        """Tell whether there are none for a call."""
+        ...
+
+    def records(self, call: Call) -> Sequence[Record]:
+        """Return what to deliver; nothing when the client's own sampling or hook took it out.
+
+        :raises ValidationError: for what this vendor would not keep.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForSegment:
+    """Compose for a client of the Segment spec."""
+
+    composer: SegmentComposer
+
+    def lacks(self, call: Call) -> bool:
+        """Tell whether the vendor takes no such messages."""
+        return call.kind not in self.composer.dialect.kinds
+
+    def records(self, call: Call) -> Sequence[Record]:
+        """Return the message."""
+        message: Record = getattr(self.composer, call.kind)(
+            user_id=call.user_id,
+            anonymous_id=call.anonymous_id,
+            context=call.context,
+            timestamp=call.timestamp,
+            integrations=call.chosen.passed_on,
+            message_id=call.message_id,
+            **call.said,
+        )
+        return [message]
+
+
+@dataclass(frozen=True, slots=True)
+class ForMixpanel:
+    """Compose for a Mixpanel client; `group_key` is what the project calls its groups by."""
+
+    composer: Composer
+    endpoint: Endpoint
+    group_key: str | None
+
+    def lacks(self, call: Call) -> bool:
+        """Tell whether there is nothing to say: profiles are of users, and of what is known."""
+        if call.kind == "identify":
+            if call.user_id is None:
+                return call.anonymous_id is not None  # nobody at all is an error
+            return not call.said["traits"]
+        if call.kind == "group":
+            return self.group_key is None or not (call.said["traits"] or call.user_id)
+        return False
+
+    def records(self, call: Call) -> Sequence[Record]:
+        """Return an event, or the updates of profiles."""
+        scope = _context.current()
+        if scope is None:
+            return self._made(call)
+        # All sinks were told the same already: let the context say no more who it is.
+        unnamed = replace(scope, distinct_id=None, device_id=None, user_id=None)
+        with _context.during(_context._scope, unnamed):
+            return self._made(call)
+
+    def _made(self, call: Call) -> list[Record]:
+        if call.kind == "identify":
+            made = [self._person(call, "$set", named(call.said["traits"] or {}))]
+        elif call.kind == "group":
+            made = self._group(call)
+        else:
+            made = [self._event(call, *_told(call))]
+        return [record for record in made if record is not None]
+
+    def _own(self, properties: dict[str, Any]) -> dict[str, Any]:
+        # A hook may change what lies inside, and that is every sink's.
+        return properties if self.composer._before_send is None else copied(properties)
+
+    def _event(self, call: Call, name: str, properties: dict[str, Any]) -> Record | None:
+        user, anonymous = call.user_id, call.anonymous_id
+        if user is None and anonymous is None:
+            raise ValidationError([NOBODY.format(call.kind)])
+        clashes = [each for each in _RESERVED if each in properties]
+        if clashes:
+            told = "the property {!r} is Mixpanel's own: rename it, or give {} instead"
+            raise ValidationError([told.format(each, _RESERVED[each]) for each in clashes])
+        return self.composer.event(
+            user,
+            name,
+            self._own({**around(call.context), **properties}),
+            time=datetime.fromisoformat(call.timestamp),
+            insert_id=insert_id(call, name),
+            device_id=anonymous,
+            user_id=None if anonymous is None else user,
+            endpoint=self.endpoint,
+        )
+
+    def _person(self, call: Call, operation: str, value: dict[str, Any]) -> Record | None:
+        if call.user_id is None:
+            raise ValidationError([NOBODY.format(call.kind)])
+        return self._update(call, "people", {"$distinct_id": call.user_id, operation: value})
+
+    def _group(self, call: Call) -> list[Record | None]:
+        key, group_id, traits = self.group_key, call.said["group_id"], call.said["traits"]
+        assert key is not None
+        made = []
+        if traits:
+            about = {"$group_key": key, "$group_id": group_id, "$set": named(traits)}
+            made.append(self._update(call, "groups", about))
+        if call.user_id is not None:
+            made.append(self._person(call, "$union", {key: [group_id]}))
+        return made
+
+    def _update(self, call: Call, endpoint: Endpoint, message: dict[str, Any]) -> Record | None:
+        return self.composer.update(
+            endpoint,
+            self._own(message),
+            ip=None if call.context is None else call.context.get("ip"),
+            time=datetime.fromisoformat(call.timestamp).timestamp(),
+        )
+
+
+def insert_id(call: Call, name: str) -> str:
+    """Return the id of the message, if Mixpanel takes it; else what `dedupe_key` makes of it."""
+    given = call.message_id
+    if _INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
+        return given
+    return deterministic_id(name, call.user_id or call.anonymous_id, given)
+
+
+def named(traits: Properties) -> dict[str, Any]:
+    """Return traits under the names that Mixpanel shows; a name given as Mixpanel's own wins."""
+    said = {_TRAITS.get(name, name): value for name, value in traits.items()}
+    return said | {name: traits[name] for name in _TRAITS.values() if name in traits}
+
+
+def around(context: Properties | None) -> dict[str, Any]:
+    """Return what Mixpanel knows of a message's `context`, as properties of the event."""
+    said: dict[str, Any] = {}
+    if context:
+        for path, name in _PATHS:
+            value: Any = context
+            for step in path:
+                value = value.get(step) if isinstance(value, Mapping) else None
+            if value is not None:
+                said[name] = value
+    return said
+
+
+def _told(call: Call) -> tuple[str, dict[str, Any]]:
+    said = call.said
+    properties = dict(said["properties"] or {})
+    event = said.get("event")
+    if event is None:
+        where = {name: said[name] for name in ("category", "name") if said[name] is not None}
+        return VIEWED[call.kind], where | properties
+    if not isinstance(event, SemanticEvent):
+        return event, properties
+    flat: dict[str, Any] = {}
+    for path, value in event.placed(properties):
+        if path[0] == "properties":
+            place(flat, path[1:], value)
+        else:
+            flat[path[-1]] = value
+    return event.event_name, flat
+
+
+# ---- what can be said more than once ------------------------------------------------------------
+
+
+def rereadable(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return properties that every sink reads alike: iterators, which give all once, as lists.
+
+    :raises ValidationError: for an iterator that fails.
+    """
+    return properties if plain_depth(properties) else copied(properties)
+
+
+def copied(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy, also of the objects and lists inside, as far as JSON would follow them."""
+    own: dict[str, Any] = _copied(properties, 0, {})
+    return own
+
+
+def _copied(value: Any, depth: int, seen: dict[int, Any]) -> Any:
+    if id(value) in seen:
+        return seen[id(value)]
+    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > DEEPEST:
+        return value
+    if isinstance(value, dict):
+        copy: Any = {}
+        seen[id(value)] = copy
+        copy.update((name, _copied(each, depth + 1, seen)) for name, each in value.items())
+        return copy
+    seen[id(value)] = copy = []
+    try:
+        items = list(islice(value, MOST_VALUES + 1)) if isinstance(value, Iterator) else value
+    except Exception as error:
+        raise ValidationError([f"a {type(value).__name__} could not be read: {error}"]) from error
+    copy.extend(_copied(each, depth + 1, seen) for each in items)
+    return copy

@@ -1,0 +1,1 @@
+"""What sets Hightouch apart: its dialect and its access tokens."""

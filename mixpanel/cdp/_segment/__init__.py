@@ -1,0 +1,1 @@
+"""The Segment spec: messages, clients and requests, whatever the vendor."""

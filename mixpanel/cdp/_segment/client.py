@@ -1,0 +1,314 @@
+"""Clients of the Segment spec: the six calls and `batch`, for async code and for sync code.
+
+Calls are composed when they are made, wait in the buffer that Mixpanel's messages wait in, and are
+sent by the same sender. What sets a vendor apart is its `Dialect`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
+
+from mixpanel._delivery import sync_delivery
+from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
+from mixpanel._delivery.buffer import Buffer
+from mixpanel._delivery.sender import Sender
+from mixpanel._delivery.stats import FlushResult, Ledger, Stats
+from mixpanel._http.proxies import (
+    Transport,
+)
+from mixpanel._records.ids import new_uuid
+from mixpanel._runtime import home_loop
+from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.safe_logging import logger
+from mixpanel._runtime.sync_methods import synced
+from mixpanel._version import __version__
+from mixpanel.cdp._segment.backfill import AsyncBackfill
+from mixpanel.cdp._segment.methods import SegmentVerbs
+from mixpanel.cdp._segment.options import Delivery, SegmentOptions
+from mixpanel.cdp._segment.rate_limit import Turnstile, pace_of
+from mixpanel.cdp._segment.requests import SegmentRoute
+from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
+from mixpanel.exceptions import (
+    ClosedError,
+    ConfigurationError,
+    PayloadTooLargeError,
+    QueueFullError,
+)
+from mixpanel.settings import Limits, RetryPolicy, WhenFull, check_options, checked_callback
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mixpanel._records.record import Record
+    from mixpanel.cdp._customerio.name_advice import Advice
+    from mixpanel.cdp._segment.composer import Message
+    from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.rate_limit import Access
+
+__all__ = ["AsyncSegmentClient", "SegmentClient"]
+
+Outcome = TypeVar("Outcome")
+
+LIBRARY = {"name": "mixpanel-async", "version": __version__}
+DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
+
+
+# ---- what both clients share --------------------------------------------------------------------
+
+
+@conceal_arguments
+class _Client(SegmentVerbs[Outcome]):
+    def __init__(
+        self,
+        key: WriteKey,
+        dialect: Dialect,
+        *,
+        access: Access | None = None,
+        advice: Callable[[str | None], Advice | None] | None = None,
+        **options: Unpack[SegmentOptions],
+    ) -> None:
+        check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
+        item_bytes = options.get("item_bytes")
+        if item_bytes is not None:
+            dialect = replace(dialect, item_bytes=item_bytes)
+        origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
+        warning = dialect.region_warning(key, origin)
+        if warning is not None:
+            raise ConfigurationError(warning)
+        self._direct = bool(options.get("direct", False))
+        self._disabled = bool(options.get("disabled", False))
+        self._closed = False
+        self._on_delivery = options.get("on_delivery")
+        checked_callback(self._on_delivery, "on_delivery")
+        gate = None
+        if access is not None or dialect.rate is not None:
+            rate = dialect.rate
+            gate = Turnstile(rate and pace_of(origin, key, *rate), access)
+        self._route = SegmentRoute(
+            dialect,
+            origin,
+            key,
+            time.time,
+            gate,
+            self._direct,
+            bool(options.get("gzip", False)),
+        )
+        # Up to so many bytes a message goes straight into the buffer: what nearly all of them do.
+        self._quick = -1 if self._direct or self._disabled else self._route.largest
+        self._ledger = Ledger(options.get("on_error"), options.get("on_drop"))
+        self._sender = self._made_sender(options)
+        self._composer = self._composes(
+            dialect,
+            now=time.time,
+            new_id=new_uuid,
+            library=LIBRARY,
+            default_context=options.get("default_context"),
+            validation=options.get("validation", "warn"),
+            advice=advice,
+            note=self._ledger.note,
+        )
+
+    def _made_sender(self, options: SegmentOptions) -> Sender[SegmentRoute]:
+        when_full = options.get("when_full", "drop_newest")
+        if when_full not in get_args(WhenFull):
+            known = ", ".join(map(repr, get_args(WhenFull)))
+            raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
+        given = options.get("limits") or Limits(flush_after=0.5)
+        dialect = self._route.dialect
+        limits = replace(
+            given,
+            batch_records=min(given.batch_records, dialect.batch_items),
+            # The buffer counts the brackets of a list, the room is what stands between them.
+            batch_bytes=min(given.batch_bytes, self._route.room + len("[]")),
+        )
+        parallel = 1 if options.get("in_order", True) else limits.in_flight
+        told = None if self._on_delivery is None else self._tell
+        return Sender(
+            Buffer(limits, self._ledger, when_full=when_full, wide={"batch": parallel}, told=told),
+            self._route,
+            options.get("retry") or (DIRECTLY if self._direct else RetryPolicy()),
+            Transport(options.get("http_client"), options.get("proxy"), options.get("ssl_context")),
+            buffered=not self._direct,
+            background=not self._direct,
+        )
+
+    def stats(self) -> Stats:
+        """Return what became of every message so far: nothing is lost in silence."""
+        return self._ledger.stats()
+
+    def _tell(self, records: Sequence[Record], fate: Any, reason: str) -> None:
+        assert self._on_delivery is not None
+        for message in cast("Sequence[Message]", records):
+            try:
+                self._on_delivery(Delivery(message.message_id, message.kind, fate, reason))
+            except (Exception, SystemExit):
+                # A callback is not ours; it must never stop the sender.
+                logger.exception("a delivery callback failed")
+
+    def _admitted(self, messages: list[Message]) -> list[Message]:
+        """Return the messages that may be sent, and account for the others.
+
+        :raises PayloadTooLargeError: with `direct`, for the first that is too large.
+        """
+        if self._closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        if self._disabled:
+            return self._left_out(messages, "disabled")
+        if not self._direct:
+            largest = max([len(message.body) for message in messages], default=0)
+            if largest <= self._route.largest:
+                return messages
+        oversize = [message for message in messages if self._route.excess(message)]
+        if not oversize:
+            return messages
+        self._left_out(oversize, "too_large")
+        if self._direct:
+            excess = self._route.excess(oversize[0])
+            raise PayloadTooLargeError(
+                f"{oversize[0]!r} is {excess:,} bytes larger than "
+                f"{self._route.dialect.name} takes: it was not sent",
+                endpoint="batch",
+            )
+        self._ledger.report_drop("too_large", list(oversize))
+        gone = {id(message) for message in oversize}
+        return [message for message in messages if id(message) not in gone]
+
+    def _left_out(self, messages: list[Message], reason: str) -> list[Message]:
+        self._ledger.left_out(reason, len(messages))
+        if self._on_delivery is not None:
+            self._tell(messages, "dropped", reason)
+        return []
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self._route.origin}>"
+
+
+# ---- the two faces ------------------------------------------------------------------------------
+
+
+class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
+    """Speak any dialect from async code, on asyncio or trio.
+
+    By default messages go to a buffer in a few microseconds and a background task sends them;
+    awaiting a call does no I/O. A message is accepted when the method is *called*. Delivery errors
+    go to `on_error`, `on_delivery` and `stats()`. Without `async with`, call `flush()` or
+    `aclose()` before the loop ends; what is left then leaves at interpreter exit.
+
+    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    """
+
+    def _deliver(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
+        records: list[Any] = self._admitted(messages)
+        if not records:
+            return done()
+        sender = self._sender
+        if self._direct:
+            return sender.deliver(records)
+        if len(records) > 1:
+            sender.buffer.ensure_room(records)
+        for at, record in enumerate(records):
+            if sender.accept(record) is None:
+                return when_there_is_room(sender, records[at:])
+        return done() if self._ledger.accepted % TURN else turn()
+
+    def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
+        if len(message.body) <= self._quick and not self._closed:
+            try:
+                if self._sender.accept(message) is None:
+                    return when_there_is_room(self._sender, [message])
+            except QueueFullError as error:
+                return refused(error)
+            return done() if self._ledger.accepted % TURN else turn()
+        return self._deliver([message])
+
+    def _deliver_all(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
+        try:
+            return self._deliver(messages)
+        except QueueFullError as error:
+            return refused(error)
+
+    async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it.
+
+        Ends early when `timeout` seconds have passed or when only a human can help, as with a
+        wrong write key; the rest is `pending` in the result.
+        """
+        return await self._sender.flush(timeout)
+
+    async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; return what became of what was waiting.
+
+        Returns within `timeout` seconds plus 0.25, whatever the server does, and takes that time
+        even when the surrounding scope is cancelled.
+        """
+        self._closed = True
+        return await self._sender.aclose(timeout)
+
+    async def __aenter__(self) -> Self:
+        await self._sender.wires.warm()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class SegmentClient(_Client[None]):
+    """Speak any dialect from sync code, on any number of threads.
+
+    Calls return in some microseconds, and the home loop of this process sends in the background.
+    Use it as a context manager, or call `flush()` or `close()`; what is left leaves at interpreter
+    exit.
+
+    :raises SyncInAsyncError: from `flush`, `close` and whatever else waits, on the thread of a
+        running event loop.
+    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    """
+
+    def _deliver(self, messages: list[Message]) -> None:
+        messages = self._admitted(messages)
+        records = cast("list[Record]", messages)
+        if not messages:
+            return
+        waits = self._direct or self._sender.buffer.when_full == "wait"
+        if waits:
+            home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        if self._direct:
+            sync_delivery.deliver(self._sender, records)
+            return
+        if len(messages) > 1:
+            self._sender.buffer.ensure_room(records)
+        for at, record in enumerate(records):
+            try:
+                sync_delivery.accept(self._sender, record)
+            except QueueFullError as error:
+                error.accepted = at
+                raise
+
+    def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
+        """Send everything accepted so far and return what became of it."""
+        home_loop.refuse_in_async(f"{type(self).__name__}.flush")
+        return sync_delivery.flush(self._sender, timeout)
+
+    def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
+        """Flush and close; return what became of what was waiting."""
+        home_loop.refuse_in_async(f"{type(self).__name__}.close")
+        self._closed = True
+        return sync_delivery.close(self._sender, timeout)
+
+    backfill = synced(AsyncBackfill.backfill)
+
+    @property
+    def _core(self) -> AsyncSegmentClient:
+        # The same queue, composer and route, for what awaits an answer.
+        core = AsyncSegmentClient.__new__(AsyncSegmentClient)
+        core.__dict__.update(self.__dict__)
+        return core
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

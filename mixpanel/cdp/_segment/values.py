@@ -1,0 +1,131 @@
+"""Write values as the Segment spec has them: ids, timestamps, and JSON with whole timestamps.
+
+JSON is written by the table of `mixpanel._records.encoding`, but for datetimes: a customer data
+platform keeps milliseconds and needs the zone, so they travel as `2026-01-31T12:00:00.000Z`. A
+naive datetime is taken to be UTC and never shifted.
+"""
+
+from __future__ import annotations
+
+import operator
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+
+from mixpanel._records.encoding import _Walk, dumps_plain, plain_depth
+from mixpanel._records.validation import MILLISECONDS
+from mixpanel.exceptions import ValidationError
+
+__all__ = ["Moment", "UserId", "dumps", "id_text", "milliseconds_text", "moment_text", "now_text"]
+
+UserId = str | int | UUID
+Moment = datetime | date | float | str
+
+
+def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[bytes, list[str]]:
+    """Return a record as JSON in UTF-8, and a note for each value that lost something.
+
+    :param given: that of the record which may be anything, when the rest is plain text.
+    """
+    if plain_depth(record if given is None else given):
+        body = dumps_plain(record)
+        if body is not None:
+            return body, []
+    notes: list[str] = []
+    return to_json(_ZonedWalk(notes).value(record, 0)), notes
+
+
+class _ZonedWalk(_Walk):
+    """Say datetimes with milliseconds and zone, and the rest as ever."""
+
+    def _rich(self, value: Any, depth: int) -> Any:
+        if isinstance(value, datetime):
+            if _is_no_time(value):
+                self.notes.append("a datetime was no time")
+                return None
+            return _zoned(value)
+        return super()._rich(value, depth)
+
+
+def id_text(value: object, what: str) -> str | None:
+    """Return an id as text; None when there is none.
+
+    Zero is an id. A float is not: `17.0` is what becomes of `17` in a column with a gap, and would
+    be another person.
+
+    :raises ValidationError: for empty text, and for what is neither text, whole number nor UUID.
+    """
+    if value is None:
+        return None
+    if type(value) is str and value and not value.isspace():
+        return value
+    if isinstance(value, str):
+        text = str.__str__(value)
+        if text and not text.isspace():
+            return text
+        raise ValidationError([f"{what} is empty: leave it out, or say who it is"])
+    if isinstance(value, UUID):
+        return str(value)
+    if not isinstance(value, bool):
+        try:
+            return str(operator.index(value))  # type: ignore[arg-type] # numpy's integers too
+        except (TypeError, ValueError):
+            pass
+    raise ValidationError(
+        [f"{what} must be text, a whole number or a UUID, not {type(value).__name__}"]
+    )
+
+
+def moment_text(moment: Moment, what: str = "timestamp") -> str:
+    """Return a moment as `2026-01-31T12:00:00.000Z`.
+
+    :param moment: a datetime (naive is UTC), a date (its first moment), ISO 8601 text, or a number
+        of seconds or milliseconds since 1970.
+    :raises ValidationError: for anything else.
+    """
+    try:
+        if isinstance(moment, str):
+            moment = datetime.fromisoformat(moment)
+        if isinstance(moment, datetime):
+            if not _is_no_time(moment):
+                return _zoned(moment)
+        elif isinstance(moment, date):
+            return _zoned(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
+        elif not isinstance(moment, bool):
+            seconds = moment / 1000 if moment > MILLISECONDS else moment
+            return _zoned(datetime.fromtimestamp(seconds, UTC))
+    except (TypeError, ValueError, OverflowError, OSError):
+        pass
+    known = "a datetime, ISO 8601 text, or seconds or milliseconds since 1970"
+    raise ValidationError([f"{what} must be {known}, not this {type(moment).__name__}"])
+
+
+def now_text(seconds: float) -> str:
+    """Return a clock's seconds since 1970 as `2026-01-31T12:00:00.000Z`."""
+    return milliseconds_text(round(seconds * 1e6) // 1000)
+
+
+def milliseconds_text(since: int) -> str:
+    """Return whole milliseconds since 1970 as `2026-01-31T12:00:00.000Z`."""
+    whole, rest = divmod(since, 1000)
+    return f"{_to_the_second(whole)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(whole: int) -> str:
+    # Of the messages of one second, only the first asks the calendar.
+    return datetime.fromtimestamp(whole, UTC).isoformat()[: -len("+00:00")]
+
+
+def _zoned(moment: datetime) -> str:
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+
+
+def _is_no_time(moment: datetime) -> bool:
+    """Tell whether this is pandas' NaT, a datetime by class that equals nothing."""
+    return moment != moment  # noqa: PLR0124

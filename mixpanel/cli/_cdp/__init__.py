@@ -1,0 +1,1 @@
+"""The commands of `mp cdp`, and what they share."""

@@ -1,0 +1,1 @@
+"""What commands print: formats, the terminal, progress, exit codes."""

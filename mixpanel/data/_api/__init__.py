@@ -1,0 +1,1 @@
+"""Mixpanel's reading APIs: requests, rate limits, downloads."""

@@ -1,0 +1,1 @@
+"""Fetches of events and profiles: plan, parts and progress."""

@@ -1,0 +1,1 @@
+"""Read files of rows: NDJSON, CSV and Parquet."""

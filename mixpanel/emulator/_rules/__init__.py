@@ -1,0 +1,1 @@
+"""The server's rules: what it accepts of each kind of message, and from whom."""

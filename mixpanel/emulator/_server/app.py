@@ -1,0 +1,333 @@
+"""Speak the wire of ingestion, flags and, in `api` and `cdp`, the rest: the emulator's ASGI app.
+
+`build_app` puts the endpoints behind a door that writes down every request and plays faults.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mixpanel.emulator._rules import decode, lookup_tables
+from mixpanel.emulator._rules.decode import RefusedRequest
+from mixpanel.emulator._rules.events import Judgement, judge_events
+from mixpanel.emulator._rules.profiles import judge_updates
+from mixpanel.emulator._server import responses
+from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
+from mixpanel.emulator._server.exchange import ClientLeft, Stage
+from mixpanel.emulator._server.origins import (
+    PAGES,
+    Caller,
+    Guard,
+    Headers,
+    allowing,
+    preflight,
+    with_headers,
+)
+from mixpanel.emulator._server.project import Project
+from mixpanel.emulator._server.read_api import read_routes
+from mixpanel.emulator._server.web_page import render_page
+from mixpanel.emulator._storage.flags import read_context
+from mixpanel.emulator._storage.request_log import RecordedRequest
+
+FORM_GROWTH = 3  # percent-encoding makes at most three bytes of one
+FORM_FIELDS = 1024
+
+
+@dataclass(slots=True)
+class _Sent:
+    """What a request to an ingestion endpoint says, once it is read."""
+
+    records: list[Any]
+    form: dict[str, str] | None
+    query: dict[str, str]
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Read a 0/1 parameter from the query, else from the form."""
+        told = self.query.get(name, (self.form or {}).get(name))
+        return default if told is None else told in ("1", "true")
+
+
+def build_app(project: Project, guard: Guard) -> ASGIApp:
+    """Build the ASGI app that speaks for a project, to those whom the guard lets in."""
+    endpoints = Endpoints(project)
+    routes = [
+        Route("/", endpoints.page),
+        Route("/track", endpoints.track, methods=["POST"]),
+        Route("/import", endpoints.import_, methods=["POST"]),
+        Route("/engage", endpoints.engage, methods=["POST"]),
+        Route("/groups", endpoints.groups, methods=["POST"]),
+        Route("/lookup-tables", endpoints.list_lookup_tables),
+        Route("/lookup-tables/{table_id}", endpoints.replace_lookup_table, methods=["PUT"]),
+        Route("/flags", endpoints.evaluate_flags),
+        Route("/flags/definitions", endpoints.flag_definitions),
+        *read_routes(project),
+        *cdp_routes(project),
+    ]
+    handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
+    return Door(Starlette(routes=routes, exception_handlers=handlers), project, guard)
+
+
+async def _refuse(request: Request, refused: RefusedRequest) -> Response:
+    return responses.refused(request.url.path, refused.status, refused.message)
+
+
+async def _refuse_route(request: Request, error: HTTPException) -> Response:
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    return responses.refused(request.url.path, error.status_code, message)
+
+
+class Door:
+    """Write down each request, and let the script's next fault have it if it is meant for it."""
+
+    def __init__(self, app: ASGIApp, project: Project, guard: Guard) -> None:
+        self._app = app
+        self._project = project
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take one request in."""
+        allowed: Headers = []
+        if scope["type"] == "http":
+            caller = Caller.of(scope)
+            refusal = self._guard.refusal(scope, caller)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+            if self._guard.is_foreign(caller):
+                allowed = allowing(caller.origins[0])
+                send = with_headers(send, allowed)
+                if caller.is_preflight:
+                    await preflight(caller)(scope, receive, send)
+                    return
+        if scope["type"] != "http" or scope["path"] in PAGES:
+            await self._app(scope, receive, send)
+            return
+        project = self._project
+        asked = Request(scope)
+        request = RecordedRequest(
+            method=asked.method,
+            path=scope["path"],
+            query=dict(asked.query_params),
+            headers=dict(asked.headers),
+            received_at=project.now(),
+        )
+        project.journal.add(request)
+        state = scope.setdefault("state", {})
+        state["recorded"] = request
+        limit = _wire_limit(project, request.path)
+        stage = Stage(
+            self._app,
+            scope,
+            receive,
+            send,
+            request=request,
+            journal=project.journal,
+            limit=limit,
+            latency=project.latency,
+            headers=allowed,
+        )
+        try:
+            if project.script.asks_for_body(request.path):
+                await stage.read()
+            fault = project.script.take(request)
+            if fault is None:
+                await stage.serve()
+            else:
+                state["refuse"] = fault.refused
+                await fault.perform(stage)
+        except ClientLeft:
+            return
+
+
+def _limit(project: Project, path: str) -> int:
+    """Return how many bytes an endpoint documents to take, uncompressed."""
+    if path.startswith("/lookup-tables"):
+        return lookup_tables.MAX_BYTES
+    return cdp_limit(project, path) or project.max_bytes
+
+
+def _wire_limit(project: Project, path: str) -> int:
+    return _limit(project, path) * FORM_GROWTH + FORM_FIELDS
+
+
+class Endpoints:
+    """The endpoints of one project."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    async def page(self, _: Request) -> Response:
+        """GET / for a person with a browser."""
+        project = self._project
+        flags = project.flags.served().flags
+        return HTMLResponse(render_page(project.warehouse, project.journal, flags, project.cdp))
+
+    async def track(self, request: Request) -> Response:
+        """POST /track: events by project token; one good record makes a good request."""
+        project, sent = self._project, self._read(request)
+        self._count(sent)
+        judgement = judge_events(
+            sent.records,
+            wire="track",
+            now=project.now(),
+            address=_address(request),
+            accepts=project.access.takes_token,
+            refuse=_refuse_by_fault(request),
+        )
+        _demand_a_token(judgement)
+        project.warehouse.add_aliases(judgement.aliases)
+        project.warehouse.add_events(judgement.accepted, now=project.now())
+        return _accepted(sent, judgement)
+
+    async def import_(self, request: Request) -> Response:
+        """POST /import: events by Basic credentials; answers for each record if `strict`."""
+        project, recorded = self._project, _recorded(request)
+        self._project.demand_credentials(recorded)
+        sent = self._read(request)
+        self._count(sent)
+        strict = sent.flag("strict", default=True)
+        judgement = judge_events(
+            sent.records,
+            wire="import",
+            now=project.now(),
+            strict=strict,
+            address=_address(request),
+            refuse=_refuse_by_fault(request),
+        )
+        project.warehouse.add_aliases(judgement.aliases)
+        project.warehouse.add_events(judgement.accepted, now=project.now())
+        form = sent.form is not None and sent.flag("verbose")
+        answer = responses.imported_form if form else responses.imported
+        return answer(judgement.good, judgement.refusals, strict=strict)
+
+    async def engage(self, request: Request) -> Response:
+        """POST /engage: updates of user profiles."""
+        return self._update(request, groups=False)
+
+    async def groups(self, request: Request) -> Response:
+        """POST /groups: updates of group profiles."""
+        return self._update(request, groups=True)
+
+    async def list_lookup_tables(self, request: Request) -> Response:
+        """GET /lookup-tables: ids and names."""
+        self._project.demand_credentials(_recorded(request), token=False)
+        tables = self._project.warehouse.lookup_tables()
+        results = [{"id": each, "name": table["name"]} for each, table in tables.items()]
+        return responses.Json({"code": 200, "status": "OK", "results": results})
+
+    async def replace_lookup_table(self, request: Request) -> Response:
+        """PUT /lookup-tables/{id}: a whole table as CSV."""
+        project, recorded = self._project, _recorded(request)
+        self._project.demand_credentials(recorded, token=False)
+        if not project.replacements.takes(1, project.now()):
+            raise RefusedRequest(429, "lookup tables take 100 replacements in 24 hours")
+        table_id = request.path_params["table_id"]
+        if table_id not in project.warehouse.lookup_tables():
+            raise RefusedRequest(404, f"lookup table {table_id} does not exist")
+        body = self._unzipped(recorded)
+        if len(body) > lookup_tables.MAX_BYTES:
+            raise decode.too_large(lookup_tables.MAX_BYTES)
+        try:
+            rows, failed = lookup_tables.read_table(body.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise RefusedRequest(400, f"CSV is not UTF-8: {error}") from error
+        if failed:
+            failures = [asdict(each) for each in failed]
+            answer = {"code": 400, "error": responses.PARTIAL, "status": "Bad Request"}
+            return responses.Json({**answer, "failed_records": failures}, 400)
+        project.warehouse.replace_lookup_table(table_id, rows)
+        return responses.Json({"code": 200, "status": "OK"})
+
+    async def flag_definitions(self, request: Request) -> Response:
+        """GET /flags/definitions: every flag, for SDKs that evaluate locally."""
+        project, recorded = self._project, _recorded(request)
+        self._project.demand_credentials(recorded, secret=False)
+        body = project.flags.served().body
+        if not project.etag:
+            return Response(body, media_type=responses.Json.media_type)
+        return responses.tagged(body, known=recorded.headers.get("if-none-match", ""))
+
+    async def evaluate_flags(self, request: Request) -> Response:
+        """GET /flags: the variants that one context is enrolled in."""
+        recorded = _recorded(request)
+        self._project.demand_credentials(recorded, secret=False)
+        context = read_context(recorded.query.get("context"))
+        chosen = self._project.flags.served().decide(context, recorded.query.get("flag_key"))
+        return responses.Json({"code": 200, "flags": chosen})
+
+    def _update(self, request: Request, *, groups: bool) -> Response:
+        project, recorded = self._project, _recorded(request)
+        if recorded.headers.get("content-encoding", "identity").lower() != "identity":
+            raise RefusedRequest(415, f"{recorded.path} does not take a Content-Encoding")
+        sent = self._read(request)
+        judgement = judge_updates(
+            sent.records,
+            groups=groups,
+            now=project.now(),
+            accepts=project.access.takes_token,
+            refuse=_refuse_by_fault(request),
+        )
+        _demand_a_token(judgement)
+        project.warehouse.apply(judgement.accepted, groups=groups)
+        return _accepted(sent, judgement)
+
+    def _read(self, request: Request) -> _Sent:
+        project, recorded = self._project, _recorded(request)
+        body = self._unzipped(recorded)
+        payload = decode.payload(body, recorded.headers.get("content-type", ""))
+        if len(payload.text) > project.max_bytes:
+            raise decode.too_large(project.max_bytes)
+        records = decode.records(payload)
+        if len(records) > project.max_records:
+            raise RefusedRequest(413, f"request exceeds max limit of {project.max_records} records")
+        return _Sent(records, payload.form, recorded.query)
+
+    def _unzipped(self, recorded: RecordedRequest) -> bytes:
+        room = _wire_limit(self._project, recorded.path)
+        encoding = recorded.headers.get("content-encoding", "")
+        body = decode.unzipped(recorded.body, encoding=encoding, room=room)
+        if len(body) > room:
+            raise decode.too_large(_limit(self._project, recorded.path))
+        return body
+
+    def _count(self, sent: _Sent) -> None:
+        project = self._project
+        if not project.rate.takes(len(sent.records), project.now()):
+            raise RefusedRequest(
+                429, "Project exceeded rate limits. Retry with exponential backoff."
+            )
+
+
+def _recorded(request: Request) -> RecordedRequest:
+    recorded: RecordedRequest = request.state.recorded
+    return recorded
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _refuse_by_fault(request: Request) -> dict[int, str] | None:
+    refuse: dict[int, str] | None = getattr(request.state, "refuse", None)
+    return refuse
+
+
+def _demand_a_token(judgement: Judgement[Any]) -> None:
+    if judgement.unauthorized and not judgement.good:
+        raise RefusedRequest(401, "Invalid or missing project token")
+
+
+def _accepted(sent: _Sent, judgement: Judgement[Any]) -> Response:
+    return responses.accepted(
+        judgement.good,
+        judgement.refusals,
+        strict=sent.flag("strict"),
+        verbose=sent.flag("verbose"),
+        empty=not sent.records,
+    )

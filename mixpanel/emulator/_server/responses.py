@@ -1,0 +1,130 @@
+"""Write the answers of the ingestion wire, in the shapes its endpoints document.
+
+Two shapes are not documented and chosen here: 413 and 429 on `/track`, `/engage` and `/groups`
+(like their 401), and what `strict=1` answers there (like `/import`, plus `status` as 1 or 0,
+`error` and `num_good_events`).
+"""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from http import HTTPStatus
+from typing import Any, Literal
+
+from pydantic_core import to_json
+from starlette.responses import PlainTextResponse, Response
+
+from mixpanel.emulator._rules.events import Refusal
+
+PARTIAL = "some data points in the request failed validation"
+CLASSES = {2: "Successful", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
+
+ErrorShape = Literal["code", "error", "text"]
+
+
+class Json(Response):
+    """A JSON answer, written compactly."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Write the content as JSON."""
+        return to_json(content)
+
+
+def imported(good: int, refusals: Sequence[Refusal], *, strict: bool) -> Response:
+    """Answer an `/import`: how many were stored and, if `strict`, which were not and why."""
+    if not strict or not refusals:
+        return Json({"code": 200, "num_records_imported": good, "status": "OK"})
+    return Json(_partial(good, refusals, status="Bad Request"), 400)
+
+
+def imported_form(good: int, refusals: Sequence[Refusal], *, strict: bool) -> Response:
+    """Answer a form-encoded `/import` with `verbose=1`: the official SDK reads `status`, 1 or 0."""
+    if not strict or not refusals:
+        return Json({"status": 1, "error": None})
+    return Json(_partial(good, refusals, status=0), 400)
+
+
+def accepted(
+    good: int, refusals: Sequence[Refusal], *, strict: bool, verbose: bool, empty: bool
+) -> Response:
+    """Answer `/track`, `/engage` and `/groups`: 1 if any record is good, else 0, with 200."""
+    status = 0 if empty or (refusals and not good) else 1
+    if strict:
+        body = {
+            "code": 400 if refusals else 200,
+            "error": PARTIAL if refusals else None,
+            "status": 0 if refusals else status,
+            "num_good_events": good,
+            "failed_records": [_failed(each) for each in refusals],
+        }
+        return Json(body, 400 if refusals else 200)
+    if verbose:
+        reason = refusals[0].message if refusals else "no data"
+        return Json({"status": status, "error": None if status else reason})
+    return PlainTextResponse(str(status))
+
+
+def tagged(body: bytes, *, known: str) -> Response:
+    """Answer JSON with its strong ETag, or 304 to a client that names it as `known`."""
+    tag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
+    tags = {each.strip().removeprefix("W/") for each in known.split(",")}
+    if tags & {tag, "*"}:
+        return Response(status_code=304, headers={"etag": tag})
+    return Response(body, media_type=Json.media_type, headers={"etag": tag})
+
+
+def phrase(status: int) -> str:
+    """Return the reason phrase of a status, that of its class (RFC 9110, 15) when it has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return CLASSES.get(status // 100, "Unknown")
+
+
+def refused(path: str, status: int, message: str) -> Response:
+    """Refuse a whole request in the words of its endpoint's family."""
+    if path == "/import" or path.startswith("/lookup-tables"):
+        reason = "Request Entity Too Large" if status == 413 else phrase(status)
+        return Json({"code": status, "error": message, "status": reason}, status)
+    if path == "/api/2.0/export":
+        return PlainTextResponse(message, status)
+    if path.startswith("/api/app/"):
+        return Json({"status": "error", "error": message}, status)
+    if path.startswith("/customerio/"):
+        meta = {"errors": [message]} if status == 400 else {"error": message}
+        return Json({"meta": meta}, status)
+    if path.startswith("/hightouch/oauth/"):
+        return Json({"error": "invalid_request", "error_description": message}, status)
+    if path.startswith("/hightouch/"):
+        return refused_by_hightouch(status, message)
+    return Json({"error": message, "status": "error"}, status)
+
+
+def refused_by_hightouch(status: int, message: str, shape: ErrorShape = "code") -> Response:
+    """Refuse a request to Hightouch in one of the shapes its SDKs can read."""
+    if shape == "text":
+        return PlainTextResponse(message, status)
+    code = phrase(status).lower().replace(" ", "_")
+    if shape == "error":
+        return Json({"error": code, "error_description": message}, status)
+    return Json({"code": code, "message": message}, status)
+
+
+def _partial(good: int, refusals: Sequence[Refusal], *, status: str | int) -> dict[str, Any]:
+    return {
+        "code": 400,
+        "error": PARTIAL,
+        "status": status,
+        "num_records_imported": good,
+        "failed_records": [_failed(each) for each in refusals],
+    }
+
+
+def _failed(refusal: Refusal) -> dict[str, Any]:
+    return {
+        "index": refusal.index,
+        "$insert_id": refusal.insert_id,
+        "field": refusal.field,
+        "message": refusal.message,
+    }

@@ -1,0 +1,1 @@
+"""What the emulator keeps: tables, requests, flags, exports."""

@@ -1,0 +1,381 @@
+"""Store what was ingested in DuckDB: events, profiles, groups, aliases and lookup tables.
+
+The only room of the emulator that knows DuckDB. Every method may be called from any thread.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+from pydantic_core import from_json
+
+from mixpanel._records.encoding import loads
+from mixpanel.emulator._rules.events import Event, json_text
+from mixpanel.emulator._rules.profiles import Properties, Update, apply_update
+from mixpanel.emulator._storage.database import Database
+from mixpanel.emulator._storage.tables import COPY, KEYS, LOAD, TABLES
+
+# DuckDB takes whole columns gladly and single rows dearly, so what comes in waits here for company:
+# until somebody reads, or until there is this much.
+PENDING = 5_000
+
+Key = tuple[str, ...]
+Profile = tuple[Properties | None, int | None]  # None: deleted; and when it was last seen
+
+
+class Copy(NamedTuple):
+    """One copy of an event as it is stored: an `Event`, and when it came.
+
+    What came without an id has None; `raw` are properties that no other parser would like.
+    """
+
+    event: str
+    time: int
+    distinct_id: str | None
+    insert_id: str | None
+    told: str
+    properties: str
+    raw: str | None
+    ingested_at: int
+
+
+class Warehouse:
+    """One project's data, in memory or in a DuckDB file that is kept."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self._path = None if path is None else str(path)
+        self._lock = threading.RLock()
+        self._database: Database | None = None
+        self._pending: list[tuple[Any, ...]] = []
+        self._changed: dict[str, dict[Key, Profile]] = {table: {} for table in KEYS}
+        self._aliases: dict[str, str] = {}
+        self._seq = 0
+        self.revision = 0  # changes with everything that is stored
+
+    # Events
+
+    def add_events(self, events: Iterable[Event], *, now: float) -> None:
+        """Store events, each copy of each of them."""
+        ingested_at = round(now * 1000)
+        self.add_copies(Copy(*event, None, ingested_at) for event in events)
+
+    def events(
+        self, name: str | None = None, *, distinct_id: str | None = None, raw: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return events in the order of their first arrival.
+
+        Of copies that share the four-part key the latest wins; `raw` returns every copy.
+        """
+        chosen = (
+            "select seq, event, distinct_id, insert_id, told,"
+            " coalesce(raw, properties::varchar) from events"
+            if raw
+            else "select min(seq) as seq, event, distinct_id, insert_id, arg_max(told, seq),"
+            " arg_max(coalesce(raw, properties::varchar), seq) from events"
+        )
+        rows = self._read(
+            chosen
+            + " where event = coalesce($name, event)"
+            + " and ($distinct_id::varchar is null or distinct_id = $distinct_id)"
+            + ("" if raw else f" group by {COPY}")
+            + " order by seq",
+            {"name": name, "distinct_id": distinct_id},
+        )
+        return [_event(*row[1:]) for row in rows]
+
+    def newest(self, limit: int) -> list[tuple[str, int, str, Properties]]:
+        """Return the newest event copies: name, time in milliseconds, distinct_id, properties."""
+        rows = self._read(
+            "select event, time, distinct_id, properties from events"
+            " order by seq desc limit $limit",
+            {"limit": limit},
+        )
+        return [(event, time, who, from_json(text)) for event, time, who, text in rows]
+
+    def count(self) -> int:
+        """Count the events, each four-part key once."""
+        rows = self._read(
+            f"select count(*) from (select distinct {COPY} from events)"  # noqa: S608
+        )
+        return int(rows[0][0])
+
+    def copies(self) -> int:
+        """Count the event copies ever stored: cheap, and never less than `count`."""
+        with self._lock:
+            self._open()
+            return self._seq
+
+    def counts(self) -> dict[str, int]:
+        """Count the rows of every table, event copies included."""
+        return {
+            table: self._read(f"select count(*) from {table}")[0][0]  # noqa: S608
+            for table in TABLES
+        }
+
+    def add_copies(self, copies: Iterable[Copy]) -> None:
+        """Store copies of events as they are, whatever their age."""
+        with self._lock:
+            self._open()
+            self.revision += 1
+            for copy in copies:
+                self._seq += 1
+                self._pending.append((self._seq, *copy))
+            if len(self._pending) >= PENDING:
+                self._settle()
+
+    def add_lines(self, lines: Sequence[str], *, now: float) -> None:
+        """Store exported events, each as its JSON text: all of them or none.
+
+        :raises ValueError: when a line is no such event, or one that DuckDB cannot read.
+        """
+        with self._lock:
+            connection = self._open().connection
+            self._settle()
+            values = {"lines": lines, "seq": self._seq, "now": round(now * 1000)}
+            connection.execute("begin")
+            stored = -1
+            try:
+                (stored,) = connection.execute(LOAD, values).fetchone() or (0,)
+            except duckdb.Error as error:
+                raise ValueError(str(error)) from error
+            finally:
+                connection.execute("commit" if stored == len(lines) else "rollback")
+            if stored != len(lines):
+                raise ValueError("a line holds no event")
+            self._seq += len(lines)
+            self.revision += 1
+
+    # Profiles
+
+    def apply(self, updates: Sequence[Update], *, groups: bool = False) -> None:
+        """Apply profile updates in their order."""
+        table = "groups" if groups else "profiles"
+        if not updates:
+            return
+        with self._lock:
+            self._open()
+            self.revision += 1
+            changed = self._changed[table]
+            keyed = [(self._owner(update), update) for update in updates]
+            profiles = self._profiles(table, {key for key, _ in keyed})
+            for key, update in keyed:
+                properties, seen = profiles.get(key, (None, None))
+                after = apply_update(properties or {}, update)
+                profiles[key] = (after, seen if update.seen is None else update.seen)
+            changed.update(profiles)
+            if len(changed) >= PENDING:
+                self._settle()
+
+    def profiles(self) -> dict[str, Properties]:
+        """Return every user profile by its distinct_id."""
+        rows = self._read("select distinct_id, properties from profiles order by rowid")
+        return {distinct_id: from_json(text) for distinct_id, text in rows}
+
+    def groups(self) -> dict[tuple[str, str], Properties]:
+        """Return every group profile by its (group_key, group_id)."""
+        rows = self._read("select group_key, group_id, properties from groups order by rowid")
+        return {(key, group_id): from_json(text) for key, group_id, text in rows}
+
+    # Identity
+
+    def add_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Remember which id stands for which user, and join their profiles.
+
+        An alias keeps the user it was first given. Where both profiles have a property, that of the
+        user wins over that of the alias (the live service does not document which).
+        """
+        with self._lock:
+            self._open()
+            self.revision += 1
+            for alias, distinct_id in aliases.items():
+                root = self.canonical(distinct_id)
+                if alias in self._aliases or alias == root:
+                    continue
+                self._aliases[alias] = root
+                self._run("insert into aliases values (?, ?)", [alias, root])
+                self._join(alias, root)
+
+    def canonical(self, distinct_id: str) -> str:
+        """Follow aliases to the id they stand for."""
+        with self._lock:
+            self._open()
+            while distinct_id in self._aliases:
+                distinct_id = self._aliases[distinct_id]
+            return distinct_id
+
+    # Lookup tables
+
+    def create_lookup_table(self, table_id: str, name: str) -> None:
+        """Create an empty lookup table, or rename one."""
+        with self._lock:
+            rows = self.lookup_tables().get(table_id, {}).get("rows", [])
+            self._run("delete from lookup_tables where id = ?", [table_id])
+            values = [table_id, name, json_text(rows)]
+            self._run("insert into lookup_tables values (?, ?, ?)", values)
+
+    def replace_lookup_table(self, table_id: str, rows: Sequence[Properties]) -> None:
+        """Replace all rows of a lookup table at once."""
+        values = [json_text(rows), table_id]
+        self._run("update lookup_tables set rows = ? where id = ?", values)
+
+    def lookup_tables(self) -> dict[str, dict[str, Any]]:
+        """Return every lookup table by its id: `{"name", "rows"}`."""
+        found = self._read("select id, name, rows from lookup_tables order by rowid")
+        return {table_id: {"name": name, "rows": from_json(rows)} for table_id, name, rows in found}
+
+    # The database
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._seq = 0
+            self.revision += 1
+            self._pending.clear()
+            self._aliases.clear()
+            for changed in self._changed.values():
+                changed.clear()
+            for table in TABLES:
+                self._run(f"delete from {table}")  # noqa: S608
+
+    def open(self) -> None:
+        """Open the database now.
+
+        :raises OSError: when the file is no database, or another process has it.
+        """
+        try:
+            with self._lock:
+                self._open()
+        except duckdb.IOException as error:
+            raise OSError(str(error)) from error
+
+    def close(self) -> None:
+        """Write everything and let go of the file; the next use opens it again.
+
+        A database in memory stays, so that it can be read when the server has stopped.
+        """
+        with self._lock:
+            if self._database is None:
+                return
+            self._settle()
+            if self._path is not None:
+                self._database.close()
+                self._database = None
+
+    def _open(self) -> Database:
+        if self._database is None:
+            self._database = Database(self._path)
+            connection = self._database.connection
+            found = connection.execute("select coalesce(max(seq), 0) from events").fetchall()
+            self._seq = found[0][0]
+            pairs = connection.execute("select alias, distinct_id from aliases").fetchall()
+            self._aliases = dict(pairs)
+        return self._database
+
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> None:
+        with self._lock:
+            self._open().connection.execute(sql, values)
+
+    def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        with self._lock:
+            connection = self._open().connection
+            self._settle()
+            return connection.execute(sql, values or {}).fetchall()
+
+    def query(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Read over all that was stored, beside other readers.
+
+        :raises ValueError: in the words of DuckDB, when the values do not suit the SQL.
+        """
+        with self._lock:
+            database = self._open()
+            self._settle()
+            cursor = database.cursor()
+        with cursor:
+            try:
+                return cursor.execute(sql, values).fetchall()
+            except duckdb.Error as error:
+                raise ValueError(str(error).partition(": ")[2].partition("\n")[0]) from error
+
+    def _settle(self) -> None:
+        for table in KEYS:
+            self._settle_profiles(table)
+        if not self._pending:
+            return
+        self._run(
+            "insert into events by name select unnest(?::bigint[]) as seq,"
+            " unnest(?::varchar[]) as event, unnest(?::bigint[]) as time,"
+            " unnest(?::varchar[]) as distinct_id, unnest(?::varchar[]) as insert_id,"
+            " unnest(?::varchar[]) as told, unnest(?::varchar[]) as properties,"
+            " unnest(?::varchar[]) as raw, unnest(?::bigint[]) as ingested_at",
+            _columns(self._pending),
+        )
+        self._pending.clear()
+
+    def _owner(self, update: Update) -> Key:
+        if len(update.key) > 1 or update.ignore_alias:
+            return update.key
+        return (self.canonical(update.key[0]),)
+
+    def _profiles(self, table: str, keys: Iterable[Key]) -> dict[Key, Profile]:
+        changed = self._changed[table]
+        known = {key: changed[key] for key in keys if key in changed}
+        if asked := [key for key in keys if key not in changed]:
+            width = len(KEYS[table])
+            columns = f"{', '.join(KEYS[table])}, properties, last_seen"
+            sql = f"select {columns} from {table} where {_among(table)}"  # noqa: S608
+            for row in self._open().connection.execute(sql, _columns(asked)).fetchall():
+                known[row[:width]] = (from_json(row[width]), row[width + 1])
+        return known
+
+    def _settle_profiles(self, table: str) -> None:
+        profiles = self._changed[table]
+        if not profiles:
+            return
+        kept = [
+            (*key, json_text(properties), seen)
+            for key, (properties, seen) in profiles.items()
+            if properties is not None
+        ]
+        self._run("begin")
+        self._run(f"delete from {table} where {_among(table)}", _columns(profiles))  # noqa: S608
+        if kept:
+            keys = "unnest(?::varchar[]), " * len(KEYS[table])
+            self._run(
+                f"insert into {table} select {keys} unnest(?::varchar[]), unnest(?::bigint[])",
+                _columns(kept),
+            )
+        self._run("commit")
+        profiles.clear()
+
+    def _join(self, alias: str, root: str) -> None:
+        found = self._profiles("profiles", [(alias,), (root,)])
+        properties, _ = found.get((alias,), (None, None))
+        kept, seen = found.get((root,), (None, None))
+        if properties is not None:
+            changed = self._changed["profiles"]
+            changed[(alias,)] = (None, None)
+            changed[(root,)] = ({**properties, **(kept or {})}, seen)
+
+
+def _event(
+    event: str, distinct_id: str | None, insert_id: str | None, told: str, rest: str
+) -> dict[str, Any]:
+    properties = {**from_json(told), "distinct_id": distinct_id, "$insert_id": insert_id}
+    present = {name: value for name, value in properties.items() if value is not None}
+    return {"event": event, "properties": {**present, **loads(rest)}}
+
+
+def _among(table: str) -> str:
+    columns = KEYS[table]
+    wanted = ", ".join(f"unnest(?::varchar[]) as {column}" for column in columns)
+    return f"exists (from (select {wanted}) as wanted where {_equal(table)})"
+
+
+def _equal(table: str) -> str:
+    return " and ".join(f"wanted.{column} = {table}.{column}" for column in KEYS[table])
+
+
+def _columns(rows: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]

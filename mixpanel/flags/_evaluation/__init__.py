@@ -1,0 +1,1 @@
+"""From a definition to a variant: hashing, compiled flags, the decision."""

@@ -1,0 +1,1 @@
+"""Exposures: which are new, and how they are reported."""

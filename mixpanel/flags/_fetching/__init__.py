@@ -1,0 +1,1 @@
+"""Definitions: how they are fetched, polled and kept in a file."""

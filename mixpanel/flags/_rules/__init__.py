@@ -1,0 +1,1 @@
+"""Rules: the two engines, their operators, and limits of their work."""

@@ -1,0 +1,187 @@
+"""Turn runtime rules into tests on a user's properties: one seam, two engines.
+
+`default` compiles a rule to closures (see `_compiler`). `json-logic` runs the package of that name
+and is bug-compatible with mixpanel 5.x: operands are all evaluated first, an operator it does not
+know or cannot apply fails the whole rule. Either way a test takes properties that its engine has
+prepared, once for a user, and whatever it raises means no match.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any, Final
+
+from mixpanel.exceptions import ConfigurationError
+from mixpanel.flags._rules.budget import Budget, charge_items
+from mixpanel.flags._rules.comparisons import datetime_compare, semver_compare
+from mixpanel.flags._rules.compiler import compile_closures
+from mixpanel.flags._rules.js_values import fold_key, fold_names, ready_names
+from mixpanel.flags._rules.limits import RuleError
+from mixpanel.flags.types import RuleEngine
+
+Properties = dict[Any, Any]
+Predicate = Callable[[Properties], bool]
+
+JSON_LOGIC_VERSION: Final = "0.7.0a0"
+LONGEST_FORMAT: Final = 1024  # characters of a text on the left of `%`
+_WIDE: Final = re.compile(r"[0-9]{4}|\*")
+
+
+class RuleEngineError(ConfigurationError):
+    """Say why a rule engine cannot be used here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Hold one way to decide rules: how to compile one, and how to prepare properties for it.
+
+    Properties whose names are all in `ready_names` need no preparing.
+    """
+
+    name: RuleEngine
+    compile: Callable[[Any], Predicate]
+    prepare: Callable[[Properties], Properties]
+    ready_names: set[Any] | frozenset[Any] = frozenset()
+
+
+def engine(name: RuleEngine = "default") -> Engine:
+    """Return a rule engine by name.
+
+    :raises RuleEngineError: there is no such engine, or it is json-logic and the package is not
+        installed, is another version or is mixed with one that overwrites its files.
+    """
+    if name == "default":
+        return Engine("default", _compile_default, fold_names, ready_names)
+    if name == "json-logic":
+        run = _load_json_logic().jsonLogic
+        return Engine("json-logic", partial(_compile_json_logic, run=run), fold_like_mixpanel_5)
+    raise RuleEngineError(f'unknown rule engine {name!r}: use "default" or "json-logic"')
+
+
+def compile_rule(rule: Any, name: RuleEngine = "default") -> Predicate:
+    """Compile one rule with a named engine into a test on properties as a user gives them.
+
+    :raises RuleError: the default engine cannot compile the rule.
+    :raises RuleEngineError: the engine cannot be used.
+    """
+    chosen = engine(name)
+    test = chosen.compile(rule)
+    return lambda properties: Budget().run(test, chosen.prepare(properties))
+
+
+def compile_legacy(definition: Any) -> Predicate:
+    """Compile the deprecated form of a rule, a dict of names and the texts they must equal.
+
+    A name is compared as it is written with casefolded names, so one in capitals never matches.
+
+    :raises RuleError: the definition is no JSON object.
+    """
+    if not isinstance(definition, dict):
+        raise RuleError("runtime_evaluation_definition must be a JSON object")
+    expected = {name: fold_rule(value) for name, value in definition.items()}
+
+    def test(properties: Properties) -> bool:
+        for name, value in expected.items():
+            actual = properties.get(name)
+            if not (isinstance(actual, str) and isinstance(value, str)):
+                return False
+            if actual.casefold() != value:
+                return False
+        return True
+
+    return test
+
+
+def fold_rule(node: Any) -> Any:
+    """Casefold the texts of a rule, hence also the names that `var` reads, and never its keys."""
+    if isinstance(node, str):
+        return node.casefold()
+    if isinstance(node, dict):
+        return {key: fold_rule(value) for key, value in node.items()}
+    return [fold_rule(item) for item in node] if isinstance(node, list) else node
+
+
+def fold_like_mixpanel_5(value: Any) -> Any:
+    """Casefold texts and keys through dicts and lists, and leave everything else as it is."""
+    if isinstance(value, str):
+        return value.casefold()
+    if isinstance(value, dict):
+        return {fold_key(key): fold_like_mixpanel_5(item) for key, item in value.items()}
+    return [fold_like_mixpanel_5(item) for item in value] if isinstance(value, list) else value
+
+
+def _compile_default(rule: Any) -> Predicate:
+    try:
+        return compile_closures(fold_rule(rule))
+    except RecursionError:
+        raise RuleError("operations are nested too deep") from None
+
+
+def _compile_json_logic(rule: Any, *, run: Callable[[Any, Any], Any]) -> Predicate:
+    folded = fold_rule(rule)
+    return lambda properties: bool(run(folded, properties))
+
+
+def _load_json_logic() -> ModuleType:
+    """Load a private copy of json_logic, whose table of operators is global to the module."""
+    from importlib import metadata, util
+
+    try:
+        version = metadata.version("json-logic")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    if version != JSON_LOGIC_VERSION:
+        raise RuleEngineError(
+            f'rule_engine="json-logic" needs json-logic=={JSON_LOGIC_VERSION}, which is {version}'
+        )
+    owners = set(metadata.packages_distributions().get("json_logic", ())) - {"json-logic"}
+    if owners:
+        raise RuleEngineError(
+            "the module json_logic belongs to more than one installed package: json-logic and "
+            f"{', '.join(sorted(owners))}; uninstall them and install json-logic again"
+        )
+    spec = util.find_spec("json_logic")
+    if spec is None or spec.origin is None or spec.loader is None:
+        raise RuleEngineError("json-logic is installed, but its module json_logic is not there")
+    spec = util.spec_from_file_location(f"{__name__}._json_logic", spec.origin)
+    if spec is None or spec.loader is None:
+        raise RuleEngineError("json_logic cannot be loaded")
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    names = vars(module)
+    operations = names["operations"]
+    operations |= {
+        "semver_compare": semver_compare,
+        "datetime_compare": datetime_compare,
+        "%": _limited_remainder(operations["%"]),
+    }
+    names["get_var"] = _counted_reads(names["get_var"])
+    return module
+
+
+def _counted_reads(get_var: Callable[..., Any]) -> Callable[..., Any]:
+    """Charge for the values that a rule reads.
+
+    The package has no operator that iterates, so all that it does with them takes time in
+    proportion.
+    """
+
+    def counted(data: Any, *names: Any) -> Any:
+        found = get_var(data, *names)
+        charge_items(found)
+        return found
+
+    return counted
+
+
+def _limited_remainder(remainder: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse texts that Python's `%` would format to any width: "%1000000000d" takes a gigabyte."""
+
+    def limited(a: Any, b: Any) -> Any:
+        if isinstance(a, str) and (len(a) > LONGEST_FORMAT or _WIDE.search(a)):
+            raise RuleError("% on a text that formats to any width")
+        return remainder(a, b)
+
+    return limited

@@ -1,0 +1,161 @@
+"""Lookup tables: list them, and replace one as a whole."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+import anyio
+
+from mixpanel._http.request import USER_AGENT, Request
+from mixpanel._http.responses import (
+    Answer,
+    Verdict,
+    judge_status,
+)
+from mixpanel._records.encoding import loads
+from mixpanel.exceptions import (
+    ConfigurationError,
+    DeliveryError,
+    FailedRecord,
+    RejectedError,
+    ServerError,
+)
+from mixpanel.settings import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mixpanel._http.connections import Wires
+    from mixpanel._http.ingestion import (
+        Route,
+    )
+    from mixpanel.credentials import Secret
+
+__all__ = ["LookupTable", "replace", "tables"]
+
+RETRY = RetryPolicy(attempts=5, first_wait=0.5)
+NAME = "lookup-tables"
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTable:
+    """A table that gives more columns to an id in your events; made in Mixpanel's web pages."""
+
+    id: str
+    name: str
+
+
+async def tables(route: Route, wires: Wires) -> list[LookupTable]:
+    """List the project's lookup tables."""
+    data = await _ask(route, wires, "GET", "")
+    results = data.get("results") if isinstance(data, dict) else None
+    return [
+        LookupTable(str(row.get("id", "")), str(row.get("name", "")))
+        for row in results or ()
+        if isinstance(row, dict)
+    ]
+
+
+async def replace(
+    route: Route, wires: Wires, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
+) -> None:
+    """Replace one table by CSV or rows."""
+    named = isinstance(table_id, str) and table_id.isprintable() and table_id.strip(". ")
+    if not named or "/" in table_id:
+        raise ConfigurationError(f"table_id={table_id!r} is not the id of a lookup table")
+    if not isinstance(rows, (str, bytes)):
+        rows = as_csv(rows)
+    content = rows.encode() if isinstance(rows, str) else rows
+    await _ask(route, wires, "PUT", f"/{quote(table_id, safe='')}", content)
+
+
+def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Write rows as Mixpanel reads them; the first row's keys are the columns."""
+    text = io.StringIO()
+    writer: csv.DictWriter[str] | None = None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\r\n")
+            writer.writeheader()
+        try:
+            writer.writerow(dict(row))
+        except ValueError as error:
+            raise ConfigurationError(f"the rows have unequal columns: {error}") from error
+    if writer is None:
+        raise ConfigurationError("a lookup table needs at least one row")
+    return text.getvalue()
+
+
+async def _ask(route: Route, wires: Wires, method: str, path: str, content: bytes = b"") -> Any:
+    if route.credentials is None:
+        raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
+    query: dict[str, str] = {}
+    headers: dict[str, str | Secret] = {
+        "Authorization": route.authorize(query) or "",
+        "User-Agent": USER_AGENT,
+        "Accept-Encoding": "identity",
+    }
+    if content:
+        headers |= {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
+        content = gzip.compress(content, mtime=0)
+    url = f"{route.endpoints.origin}/{NAME}{path}?{urlencode(query)}"
+    failures = 0
+    while True:
+        reply = await wires.send(Request(method, url, headers, content))
+        if isinstance(reply, Answer) and 200 <= reply.status < 300:
+            data = _read(reply.body)
+            if data is not None and not _admits_failure(data):
+                return data
+            error, hopeless = _not_a_success(reply, data), data is not None
+        else:
+            judged = judge_status(reply, NAME)
+            assert judged.error is not None
+            error = judged.error
+            hopeless = judged.verdict not in (Verdict.RETRY, Verdict.AMBIGUOUS)
+        failures += 1
+        if hopeless or failures >= (RETRY.attempts or 1):
+            raise _with_rows(error, reply if isinstance(reply, Answer) else None)
+        await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    try:
+        data = loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _admits_failure(data: dict[str, Any]) -> bool:
+    """Return True if the JSON of a success names an error or rows that were not taken."""
+    return bool(data.get("error") or data.get("failed_records")) or data.get("code", 200) != 200
+
+
+def _not_a_success(reply: Answer, data: dict[str, Any] | None) -> DeliveryError:
+    text = f"{NAME}: HTTP {reply.status}"
+    if data is None:
+        text += ": the answer is not from Mixpanel"
+        return ServerError(text, endpoint=NAME, status=reply.status)
+    reason = "".join(c for c in str(data.get("error") or "")[:200] if c.isprintable())
+    text += f": {reason or 'a success that says that something failed'}"
+    return RejectedError(text, endpoint=NAME, status=reply.status)
+
+
+def _with_rows(error: DeliveryError, answer: Answer | None) -> DeliveryError:
+    if answer is None or not isinstance(error, RejectedError):
+        return error
+    try:
+        listed = loads(answer.body).get("failed_records") or []
+        error.failed_records = tuple(
+            FailedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+            for row in listed
+        )
+    except (ValueError, AttributeError, TypeError):
+        return error
+    return error

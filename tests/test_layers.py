@@ -1,0 +1,184 @@
+"""The layers of the package: imports go down only, and each library has one door.
+
+The rules name folders. A new file obeys them by where it lies.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mixpanel
+
+PACKAGE = Path(mixpanel.__file__).parent
+LAYERS = [
+    "_version exceptions",
+    "_runtime",
+    "credentials settings",
+    "_records",
+    "_http",
+    "_delivery",
+    "flags data",
+    "bulk consumers lookup_tables",
+    "client __init__",
+    "cdp",
+    "emulator",
+    "testing _capture cli",
+]
+# A provider for OpenFeature may make a client of its own.
+ABOVE_THEIR_FOLDER = {"flags.openfeature": "client"}
+DOORS = {
+    "httpx": "_http testing",
+    "httpcore": "_http",
+    "asgiref": "_runtime",
+    "jwt": "cdp._hightouch",
+    "duckdb": "data.store data.readers emulator._storage",
+    "json_logic": "flags._rules",
+    "tomlkit": "data.config",
+    "jq": "cli",
+    "typer": "cli",
+    "rich": "cli",
+    "starlette": "emulator",
+    "uvicorn": "emulator",
+    "openfeature": "flags.openfeature flags._openfeature",
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
+
+
+def name_of(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path):
+    """Yield the modules that a file imports, those for type checkers too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "mixpanel":
+            yield from (f"mixpanel.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def level_of(name):
+    part = ABOVE_THEIR_FOLDER.get(name, name.partition(".")[0])
+    return LEVELS[part]
+
+
+def test_every_file_has_a_layer():
+    """A new folder or module of the root must be placed."""
+    assert not {name_of(path).partition(".")[0] for path in FILES} - set(LEVELS)
+
+
+def test_imports_go_down_only():
+    """Also those for type checkers, so that there is no cycle of any kind between layers."""
+    wrong = []
+    for path in FILES:
+        name = name_of(path)
+        for module in imports(path):
+            if module.startswith("mixpanel."):
+                part = module.split(".")[1]
+                if part in LEVELS and LEVELS[part] > level_of(name):
+                    wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
+def test_folders_of_one_layer_do_not_import_each_other():
+    """`flags` and `data` stand side by side."""
+    wrong = []
+    for path in FILES:
+        name = name_of(path)
+        mine = name.partition(".")[0]
+        for module in imports(path):
+            other = module.split(".")[1] if module.startswith("mixpanel.") else mine
+            both = {mine, other}
+            if both == {"flags", "data"}:
+                wrong.append(f"{name} imports {module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_each_library_has_one_door(library):
+    """Replacing one touches one folder."""
+    doors = DOORS[library].split()
+    for path in FILES:
+        name = name_of(path)
+        if any(module.partition(".")[0] == library for module in imports(path)):
+            inside = any(name == door or name.startswith(door + ".") for door in doors)
+            assert inside or _only_for_types(path, library), f"{name} imports {library}"
+
+
+def _only_for_types(path, library):
+    for node in ast.parse(path.read_text()).body:
+        guarded = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for one in ast.walk(node):
+            names = [alias.name for alias in one.names] if isinstance(one, ast.Import) else []
+            module = one.module or "" if isinstance(one, ast.ImportFrom) else ""
+            if library in {name.partition(".")[0] for name in [*names, module]} and not guarded:
+                return False
+    return True
+
+
+def test_private_modules_stay_private():
+    """What begins with an underscore is imported by the package and its tests alone."""
+    for name in mixpanel.__all__:
+        value = getattr(mixpanel, name)
+        assert not name.startswith("_") or name == "__version__", name
+        assert value is not None
+
+
+def test_the_root_holds_few_private_modules():
+    """What is private has a folder."""
+    assert len(list(PACKAGE.glob("_*.py"))) - 1 <= 3  # `__init__` aside
+
+
+def test_public_modules_name_what_they_offer():
+    """Each public module with code has `__all__`."""
+    for path in FILES:
+        name = name_of(path)
+        private = any(part.startswith("_") and part != "__init__" for part in name.split("."))
+        if private or name.startswith(("cli", "emulator")):
+            continue
+        body = ast.parse(path.read_text()).body
+        defines = any(isinstance(node, (ast.ClassDef, ast.FunctionDef)) for node in body)
+        named = any(
+            isinstance(target, ast.Name) and target.id == "__all__"
+            for node in body
+            if isinstance(node, (ast.Assign, ast.AnnAssign))
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        )
+        assert named or not defines, name
+
+
+def test_every_public_name_exists_once():
+    """`__all__`, the lazy table and the type checkers' imports agree."""
+    assert sorted(mixpanel.__all__) == mixpanel.__all__
+    for name in mixpanel.__all__:
+        assert getattr(mixpanel, name) is not None
+    assert set(mixpanel.__all__) - {"__version__"} == set(mixpanel._HOME)
+    with pytest.raises(AttributeError):
+        mixpanel.nonsense  # noqa: B018
+
+
+def test_importing_starts_nothing():
+    """No thread, no heavy module, no logger touched."""
+    source = """
+import logging, sys, threading
+before = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "root")}
+import mixpanel
+heavy = {"httpx", "httpcore", "duckdb", "typer", "rich", "json_logic", "starlette", "anyio",
+         "pydantic", "asgiref", "asyncio", "pytest"} & set(sys.modules)
+assert not heavy, heavy
+assert threading.active_count() == 1
+assert before == {name: logging.getLogger(name).level for name in before}
+assert not logging.getLogger("mixpanel").handlers
+from mixpanel import AsyncMixpanel, Mixpanel
+AsyncMixpanel("t"), Mixpanel("t")
+assert threading.active_count() == 1
+heavy = {"httpx", "duckdb", "typer", "rich", "json_logic", "trio"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)
