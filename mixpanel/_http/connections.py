@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 import time
-import weakref
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ import anyio.to_thread
 from mixpanel._http.responses import (
     TransportFailure,
 )
-from mixpanel._runtime import event_loop
+from mixpanel._runtime import event_loop, fork
 from mixpanel._runtime.import_lock import loading
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
@@ -45,7 +43,6 @@ IDLE = 5.0  # seconds without a request after which connections are closed
 CLOSING = 0.1  # seconds that closing may take
 IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
 
-_everyone: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close
 
 
@@ -65,7 +62,7 @@ class LoopConnections:
         self._deadline = deadline
         self._answer_bytes = answer_bytes
         self._open: dict[Any, _LoopConnection] = {}
-        _everyone.add(self)
+        fork.register_instance(fork.Order.LOOPS, self)
 
     async def send(self, request: Request) -> Response | TransportFailure:
         """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
@@ -204,15 +201,6 @@ class LoopConnections:
         """Neither use nor close the parent's connections."""
         _inherited.extend(self._open.values())
         self._open = {}
-
-
-def _after_fork() -> None:
-    for connections in list(_everyone):
-        connections.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 async def hold_back(left: Callable[[], float]) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import anyio
 from asgiref.sync import AsyncToSync, SyncToAsync
 
-from mixpanel._runtime import event_loop, shutdown
+from mixpanel._runtime import event_loop, fork, shutdown
 from mixpanel._runtime.import_lock import loading
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import SyncInAsyncError
@@ -158,8 +158,7 @@ def _after_fork() -> None:
         _home = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOOPS, after_in_child=_after_fork)
 
 
 def in_async() -> bool:

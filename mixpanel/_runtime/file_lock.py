@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-import weakref
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.checked_files import UnsafeFileError, check_status, open_flags
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class FileLock:
         self.path = path
         self._remove = remove
         self._descriptor: int | None = None
-        _locks.add(self)
+        fork.register_instance(fork.Order.LOCKS, self)
 
     @property
     def is_held(self) -> bool:
@@ -141,7 +141,7 @@ class FileLock:
             problem = "it has a second name, a hard link: remove it"
             raise UnsafeFileError(errno.EMLINK, problem, str(self.path))
 
-    def _forget(self) -> None:
+    def after_fork(self) -> None:
         """Close the copy of a forked child: the lock lives as long as any copy is open."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -152,15 +152,3 @@ def _restore_owner_rights(descriptor: int) -> None:
     """Undo what the umask took, which may be even the owner's rights."""
     if hasattr(os, "fchmod"):
         os.fchmod(descriptor, 0o600)
-
-
-_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for lock in list(_locks):
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

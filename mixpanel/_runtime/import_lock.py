@@ -7,8 +7,9 @@ hangs. Whatever this package imports late, in threads, it imports while holding 
 
 from __future__ import annotations
 
-import os
 import threading
+
+from mixpanel._runtime import fork
 
 __all__ = ["FORK_TIMEOUT", "loading"]
 
@@ -21,12 +22,12 @@ class _ImportLock:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._acquired: list[bool] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._before_fork,
-                after_in_parent=self._after_fork_in_parent,
-                after_in_child=self._after_fork_in_child,
-            )
+        fork.register(
+            fork.Order.LOCKS,
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
+        )
 
     def __enter__(self) -> None:
         self._lock.acquire()

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.checked_files import open_flags
 from mixpanel._runtime.file_lock import fcntl, is_at, try_lock
 from mixpanel._runtime.private_files import make_folder
@@ -108,5 +109,4 @@ def _after_fork() -> None:
         os.close(_locked.popitem()[1])
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)
