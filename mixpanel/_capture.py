@@ -82,7 +82,7 @@ def _keep_async(kept: Captured, face: Any, records: list[Any]) -> Any:
 
 def _keep_sync(kept: Captured, face: Any, records: list[Any]) -> None:
     if not isinstance(face._delivery, CustomConsumer):
-        refuse_in_async("Mixpanel.track", unless_ours=True)
+        refuse_in_async("Mixpanel.track", allow_background_loop=True)
     _keep(kept, face, records)
 
 
@@ -113,7 +113,7 @@ def _keep_said_async(kept: Captured, face: Any, messages: list[Any]) -> Any:
 
 def _keep_said_sync(kept: Captured, face: Any, messages: list[Any]) -> None:
     if face._direct or face._sender.buffer.when_full == "wait":
-        refuse_in_async(type(face).__name__, unless_ours=True)
+        refuse_in_async(type(face).__name__, allow_background_loop=True)
     _keep_said(kept, face, messages)
 
 
@@ -129,7 +129,7 @@ async def _unless_flags(send: Any, connections: Any, request: Any, **how: Any) -
     if "/flags" not in url.path or is_loopback(url.hostname or ""):
         return await send(connections, request, **how)
     told = "flags are not fetched while events are captured: use FixedFlags or override_flags"
-    return TransportFailure(TransportError(told), maybe_sent=False)
+    return TransportFailure(TransportError(told), may_have_been_sent=False)
 
 
 class _LoopConnections:

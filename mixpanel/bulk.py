@@ -29,7 +29,7 @@ from mixpanel._delivery.retry import (
     advance,
     exchange,
 )
-from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.safe_logging import logger
@@ -80,8 +80,8 @@ class ImportJob:
     compose: Callable[[Any], Record | None]
     api: Api
     connections: LoopConnections
-    batch_records: int = Limits().batch_records
-    batch_bytes: int = Limits().batch_bytes
+    max_batch_size: int = Limits().max_batch_size
+    batch_bytes: int = Limits().max_batch_bytes
     gzip: bool | None = True
 
 
@@ -224,7 +224,7 @@ class _Import:
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await background_loop.at_caller(lambda: iter(rows))
+            iterator = await background_loop.call_in_caller_thread(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
@@ -233,7 +233,7 @@ class _Import:
             chunk: list[Any] = []
             read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
             try:
-                await background_loop.at_caller(read)
+                await background_loop.call_in_caller_thread(read)
                 more = len(chunk) == AT_ONCE
             except Exception as error:
                 self.source_error, more = error, False
@@ -254,7 +254,7 @@ class _Import:
                     size = len(record.body) + 1
                     if batch.records and (
                         batch.bytes + size > self.batch_bytes
-                        or len(batch.records) >= self.job.batch_records
+                        or len(batch.records) >= self.job.max_batch_size
                     ):
                         self.batch_start = position
                         yield batch
@@ -309,7 +309,7 @@ class _Import:
         while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await hold_back(lambda: self.paused_until - time.monotonic())
+                await sleep_out(lambda: self.paused_until - time.monotonic())
                 reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
@@ -324,12 +324,12 @@ class _Import:
         api, connections = self.job.api, self.job.connections
 
         async def send() -> Response | TransportFailure:
-            request = await compressed_off_loop(api, step)
+            request = await build_request(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
             return await connections.attempt(request)
 
-        return await let_through(api.guard, connections, send)
+        return await send_guarded(api.guard, connections, send)
 
     def _apply(self, step: Step, position_of: dict[int, int]) -> None:
         if isinstance(step, Resolve):
@@ -404,7 +404,7 @@ class _Import:
                         self.callback_failed = True
                         logger.exception("a callback of the import failed")
 
-        await background_loop.at_caller(call_each)
+        await background_loop.call_in_caller_thread(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(

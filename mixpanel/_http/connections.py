@@ -16,7 +16,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._runtime import event_loop, fork
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
         Response,
     )
 
-__all__ = ["LoopConnections", "compressed_off_loop", "hold_back", "let_through"]
+__all__ = ["LoopConnections", "build_request", "send_guarded", "sleep_out"]
 
 LATER = 0.05  # seconds until a task that was cancelled with all others is started again
 IDLE = 5.0  # seconds without a request after which connections are closed
-CLOSING = 0.1  # seconds that closing may take
+CLOSE_TIMEOUT = 0.1  # seconds that closing may take
 IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
 
 _inherited: list[Any] = []  # what a forked child must neither use nor close
@@ -57,10 +57,12 @@ class LoopConnections:
     anyio scopes cancel, they wait for a connection here, and a set that lost one is replaced.
     """
 
-    def __init__(self, transport: TransportOptions, *, deadline: float, answer_bytes: int) -> None:
+    def __init__(
+        self, transport: TransportOptions, *, deadline: float, max_response_bytes: int
+    ) -> None:
         self.transport = transport
         self._deadline = deadline
-        self._answer_bytes = answer_bytes
+        self._answer_bytes = max_response_bytes
         self._open: dict[Any, _LoopConnection] = {}
         fork.register_instance(fork.Order.LOOPS, self)
 
@@ -80,7 +82,9 @@ class LoopConnections:
                 lambda transport, end: transport.send(request, on_sent=on_sent, end=end)
             )
         except ConfigurationError as error:  # of the environment, which may change any time
-            return TransportFailure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+            return TransportFailure(
+                TransportError(str(error)), may_have_been_sent=False, permanent=True
+            )
 
     async def protected(
         self, call: Callable[[], Awaitable[Response | TransportFailure]]
@@ -89,7 +93,7 @@ class LoopConnections:
         try:
             return await event_loop.in_own_task(call)
         except event_loop.TaskEndedError as error:
-            return TransportFailure(TransportError(str(error)), maybe_sent=True)
+            return TransportFailure(TransportError(str(error)), may_have_been_sent=True)
 
     async def _used(
         self, use: Callable[[Any, float | None], Awaitable[Response | TransportFailure]]
@@ -101,7 +105,7 @@ class LoopConnections:
             waited = await attended.acquired(self._deadline or math.inf)
             if waited is None:
                 text = f"no connection was free within {self._deadline:g} s"
-                return TransportFailure(AttemptTimeoutError(text), maybe_sent=False)
+                return TransportFailure(AttemptTimeoutError(text), may_have_been_sent=False)
             try:
                 transport = attended.transport or await self._opened(attended)
                 # An attempt that had to wait has the rest of its time.
@@ -152,14 +156,14 @@ class LoopConnections:
             return attended.transport
 
     def _made(self) -> AsyncTransport:
-        with loading:
+        with import_lock:
             return self._make()
 
     def _make(self) -> AsyncTransport:
         from mixpanel._http.async_transport import AsyncTransport
 
         return AsyncTransport(
-            self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes
+            self.transport, deadline=self._deadline, max_response_bytes=self._answer_bytes
         )
 
     async def _attend(self, attended: _LoopConnection) -> None:
@@ -173,7 +177,7 @@ class LoopConnections:
         finally:
             if self._open.get(attended.loop.key) is attended:
                 del self._open[attended.loop.key]
-            with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
+            with suppress(Exception), anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 if attended.transport is not None:
                     await attended.transport.aclose()
                 await attended.close_replaced(unused_only=False)
@@ -185,7 +189,7 @@ class LoopConnections:
         for key, attended in list(self._open.items()):
             if here is not None and key == here.key:
                 attended.leave.set()
-                with anyio.move_on_after(CLOSING):
+                with anyio.move_on_after(CLOSE_TIMEOUT):
                     await attended.gone.wait()
             else:
                 attended.used = 0.0
@@ -203,7 +207,7 @@ class LoopConnections:
         self._open = {}
 
 
-async def hold_back(left: Callable[[], float]) -> None:
+async def sleep_out(left: Callable[[], float]) -> None:
     """Sleep until no seconds are `left`; others may lengthen the wait meanwhile."""
     for _ in range(100):
         seconds = left()
@@ -212,7 +216,7 @@ async def hold_back(left: Callable[[], float]) -> None:
         await anyio.sleep(seconds)
 
 
-async def let_through(
+async def send_guarded(
     guard: RequestGuard | None,
     connections: LoopConnections,
     send: Callable[[], Awaitable[Response | TransportFailure]],
@@ -234,7 +238,7 @@ async def let_through(
                 reply = await (send() if what is None else connections.attempt(what))
 
 
-async def compressed_off_loop(api: Api, step: Send) -> Request:
+async def build_request(api: Api, step: Send) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
     if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
         return api.request(step)

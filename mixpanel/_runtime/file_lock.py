@@ -24,7 +24,7 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None
 
-__all__ = ["FileLock", "is_at", "try_lock"]
+__all__ = ["FileLock", "is_same_file", "try_lock"]
 
 RETRY_EVERY = 0.02  # seconds between two attempts of who waits
 TAKEN = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
@@ -46,7 +46,7 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def is_at(descriptor: int, path: Path) -> bool:
+def is_same_file(descriptor: int, path: Path) -> bool:
     """Return True if the open file is the one at the path, and not one that was there before."""
     try:
         there = os.lstat(path)
@@ -95,7 +95,7 @@ class FileLock:
         if descriptor is None:
             return
         try:
-            if self._remove and is_at(descriptor, self.path):
+            if self._remove and is_same_file(descriptor, self.path):
                 self.path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
@@ -107,7 +107,7 @@ class FileLock:
                 if not try_lock(descriptor):
                     return False
                 # A holder that removed the file leaves a lock on nothing: the new file is tried.
-                if is_at(descriptor, self.path):
+                if is_same_file(descriptor, self.path):
                     self._descriptor, descriptor = descriptor, -1
                     return True
             finally:

@@ -2,7 +2,7 @@
 
 A child process has only the thread that forked. Where another thread was importing a module just
 then, that module's import lock stays held in the child for ever, and whoever imports it there
-hangs. Whatever this package imports late, in threads, it imports while holding `loading`.
+hangs. Whatever this package imports late, in threads, it imports while holding `import_lock`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 
 from mixpanel._runtime import fork
 
-__all__ = ["FORK_TIMEOUT", "loading"]
+__all__ = ["FORK_TIMEOUT", "import_lock"]
 
 FORK_TIMEOUT = 10.0  # seconds that a fork waits for modules that are being imported
 
@@ -51,4 +51,4 @@ class _ImportLock:
         self._acquired.clear()
 
 
-loading = _ImportLock()
+import_lock = _ImportLock()

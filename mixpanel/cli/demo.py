@@ -100,7 +100,7 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
         background = AsyncBufferedConsumer(
             max_size=50,
             flush_after=0.1,
-            retry=RetryPolicy(first_wait=0.2, longest_wait=0.4),
+            retry=RetryPolicy(first_wait=0.2, max_wait=0.4),
             on_error=lambda _error, _messages: None,
             base_url=emulator.url,
         )

@@ -15,8 +15,8 @@ from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, 
 from tests.cdp.cdp_worlds import FACES, WORLDS, messages
 from tests.cdp.test_oauth import key_pair
 
-QUICK = RetryPolicy(first_wait=0.01, longest_wait=0.05, max_age=20.0)
-MANY = {"limits": Limits(batch_records=100)}  # requests, of few messages
+QUICK = RetryPolicy(first_wait=0.01, max_wait=0.05, max_age=20.0)
+MANY = {"limits": Limits(max_batch_size=100)}  # requests, of few messages
 AT = 1_700_000_000
 
 
@@ -65,9 +65,9 @@ def test_a_generator_arrives_whole_with_its_times(emu, world, vendor):
 @pytest.mark.parametrize(
     ("limits", "requests", "largest"),
     [
-        (Limits(batch_records=30), 4, 30),
-        (Limits(batch_records=2000), 1, 100),
-        (Limits(batch_bytes=1), 100, 1),
+        (Limits(max_batch_size=30), 4, 30),
+        (Limits(max_batch_size=2000), 1, 100),
+        (Limits(max_batch_bytes=1), 100, 1),
     ],
 )
 def test_the_clients_limits_bound_its_batches(emu, limits, requests, largest):
@@ -286,7 +286,7 @@ def test_position_never_passes_what_was_not_sent(emu):
     result_so_far = []
 
     async def go():
-        limits = Limits(batch_records=100)
+        limits = Limits(max_batch_size=100)
         async with AsyncCustomerIO("k", base_url=emu.customerio_url, limits=limits) as cio:
             return await cio.backfill(slow(), on_progress=result_so_far.append)
 

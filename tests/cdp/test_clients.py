@@ -201,7 +201,7 @@ def test_a_success_that_says_that_something_failed_is_not_one(body, delivered):
     part = [client._composer.track("u", "Paid")]
     judged = client._api.classify(Response(200, {}, json.dumps(body).encode()), part)
     assert judged.outcome is (ResponseOutcome.DELIVERED if delivered else ResponseOutcome.REJECTED)
-    assert not judged.untouched
+    assert not judged.not_processed
 
 
 said = st.recursive(
@@ -272,7 +272,7 @@ def test_order_is_kept_when_requests_fail(emu, world, vendor):
     """By default nothing overtakes: one request at a time."""
     emu.play(Fault.status(500), Fault.status(429), Fault.status(503))
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(350)]
-    result, _ = visit(world, emu, vendor, *calls, limits=Limits(batch_records=100))
+    result, _ = visit(world, emu, vendor, *calls, limits=Limits(max_batch_size=100))
     assert 350 == result.delivered
     assert list(range(350)) == [m["properties"]["n"] for m in messages(emu)]
 
@@ -281,7 +281,7 @@ def test_batches_are_cut_at_the_vendors_limits(emu, world, vendor):
     """475,000 bytes, envelope and commas counted, whatever is asked for."""
     calls = [lambda c, n=n: c.track("u", "V", {"t": "x" * 30_000, "n": n}) for n in range(40)]
     calls += [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(2000)]
-    limits = Limits(batch_records=2000, flush_after=5.0)
+    limits = Limits(max_batch_size=2000, flush_after=5.0)
     result, _ = visit(world, emu, vendor, *calls, limits=limits)
     requests = emu.requests(f"/{vendor}/v1/batch")
     assert 2040 == result.delivered
@@ -462,7 +462,7 @@ def test_the_rate_limit_is_waited_for(world):
         def calls(client):
             return [client.track("u", "Visit", {"n": n}) for n in range(7)]
 
-        options = {"base_url": emu.customerio_url, "limits": Limits(batch_records=1)}
+        options = {"base_url": emu.customerio_url, "limits": Limits(max_batch_size=1)}
         if world == "sync":
             with SegmentClient(WriteKey("k"), dialect, **options) as client:
                 calls(client)
@@ -596,7 +596,7 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
     told = []
     client = Hightouch(
         "k", base_url="http://127.0.0.1:9", when_full=when_full, on_delivery=told.append,
-        limits=Limits(queue_records=2, flush_after=None),
+        limits=Limits(max_queue_size=2, flush_after=None),
     )  # fmt: skip
     for name in ("a", "b"):
         client.track("u", "V", message_id=name)
@@ -615,7 +615,7 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
 def test_waiting_for_room_loses_nothing(emu, world, vendor):
     """The caller is slowed down instead."""
     calls = [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(50)]
-    limits = Limits(queue_records=7, batch_records=5)
+    limits = Limits(max_queue_size=7, max_batch_size=5)
     _, stats = visit(world, emu, vendor, *calls, when_full="wait", limits=limits)
     assert (50, 0) == (stats.delivered, stats.lost)
 
@@ -665,7 +665,7 @@ def test_one_client_serves_two_event_loops(emu):
 
 def test_many_threads_share_a_sync_client(emu):
     """Each message arrives once."""
-    limits = Limits(batch_records=100)
+    limits = Limits(max_batch_size=100)
     with Hightouch("k", base_url=emu.hightouch_url, limits=limits) as client:
 
         def work(thread):

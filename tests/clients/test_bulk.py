@@ -12,7 +12,7 @@ from mixpanel.bulk import AT_ONCE, ImportInterrupted
 from mixpanel.emulator import Fault
 
 TIME = 1_600_000_000
-QUICK = RetryPolicy(first_wait=0.02, longest_wait=0.05)
+QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05)
 
 
 def past(count, bad=()):

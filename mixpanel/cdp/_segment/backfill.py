@@ -113,8 +113,8 @@ class AsyncBackfill:
             past(self._composer, api, flat, disabled=self._disabled),
             api,
             connections,
-            limits.batch_records,
-            limits.batch_bytes - len("[]"),
+            limits.max_batch_size,
+            limits.max_batch_bytes - len("[]"),
             gzip=None if api.compress else False,
         )
         return await import_rows(

@@ -21,7 +21,7 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
@@ -59,7 +59,7 @@ DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 # ---- what both clients share --------------------------------------------------------------------
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
     def __init__(
         self,
@@ -120,11 +120,11 @@ class _Client(SegmentMethods[Outcome]):
         dialect = self._api.dialect
         limits = replace(
             given,
-            batch_records=min(given.batch_records, dialect.batch_items),
+            max_batch_size=min(given.max_batch_size, dialect.batch_items),
             # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._api.room + len("[]")),
+            max_batch_bytes=min(given.max_batch_bytes, self._api.room + len("[]")),
         )
-        parallel = 1 if options.get("in_order", True) else limits.in_flight
+        parallel = 1 if options.get("in_order", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._tell
         return Sender(
             Buffer(
@@ -282,7 +282,7 @@ class SegmentClient(_Client[None]):
             return
         waits = self._direct or self._sender.buffer.when_full == "wait"
         if waits:
-            background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         if self._direct:
             sync_delivery.deliver(self._sender, records)
             return

@@ -148,7 +148,8 @@ class Source:
         )
         options = {
             "region": self.region, "base_url": self.base_url, "gzip": self.gzip,
-            "limits": Limits(flush_after=0.5, attempt=self.timeout), "retry": policy, **options,
+            "limits": Limits(flush_after=0.5, request_timeout=self.timeout), "retry": policy,
+            **options,
         }  # fmt: skip
         key = self.key().reveal()
         if self.vendor is Vendor.HIGHTOUCH:
