@@ -608,7 +608,7 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
         lost = "c" if when_full == "drop_newest" else "a"
         assert [(lost, "dropped", "queue_full")] == [(d.message_id, d.fate, d.reason) for d in told]
     assert 2 == client.stats().pending
-    client._sender.buffer.give_up("test")
+    client._sender.buffer.drop_all("test")
     client.close(0)
 
 
