@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     )
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
@@ -348,9 +348,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         *,
         concurrency: int = 20,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
         """Import any number of events of any age, and say what became of each.
@@ -362,7 +362,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             the same when the source is read again, or a resumed import makes copies.
         :param concurrency: requests in flight at the most; it starts lower and adapts.
         :param start_at: skip so many events, to resume where `result.position` says.
-        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
+        :param keep_rejected: how many refusals the result holds; `on_rejected` is told of each.
         :raises ImportInterrupted: when it cannot go on; it holds the result so far.
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
@@ -372,9 +372,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             bulk.ImportJob(self._composer.imported_event, api, connections),
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
 
@@ -392,7 +392,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         The first column is the unique key of a row; at most 100 MB, and 100 times in 24 hours.
 
-        :raises RejectedError: when rows are not valid; `failed_records` names up to ten.
+        :raises RejectedError: when rows are not valid; `rejected_records` names up to ten.
         :raises ConfigurationError: for an id that is none, no rows, or rows of unequal columns.
         :raises DeliveryError: when the server does not answer or refuses otherwise.
         """

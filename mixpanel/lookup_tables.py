@@ -22,8 +22,8 @@ from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 from mixpanel.settings import RetryPolicy
@@ -157,8 +157,8 @@ def _with_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
         return error
     try:
         listed = loads(answer.body).get("failed_records") or []
-        error.failed_records = tuple(
-            FailedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+        error.rejected_records = tuple(
+            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
             for row in listed
         )
     except (ValueError, AttributeError, TypeError):

@@ -43,7 +43,7 @@ AGAIN = 0.1  # seconds until the background task starts again after somebody can
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
 
-HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
+HURRIED = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
 
 _inherited: list[SyncTransport | None] = []  # a forked child neither uses nor closes them
 
@@ -82,7 +82,7 @@ class Sender(Generic[R]):
         self._ending = False
         limits = buffer.limits
         self.connections = LoopConnections(
-            transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes
+            transport, deadline=limits.request_timeout, answer_bytes=limits.max_response_bytes
         )
         self.dispatcher = BatchDispatcher(
             buffer, api, policy, self.connections, self._settled, repeat_ambiguous=repeat_ambiguous
@@ -392,7 +392,7 @@ class Sender(Generic[R]):
             )
 
         return SyncTransport(
-            self.connections.transport, answer_bytes=self.buffer.limits.answer_bytes
+            self.connections.transport, answer_bytes=self.buffer.limits.max_response_bytes
         )
 
     def deliver_blocking(self, records: list[Record], transport: SyncTransport) -> None:

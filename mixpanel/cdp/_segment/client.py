@@ -71,9 +71,9 @@ class _Client(SegmentMethods[Outcome]):
         **options: Unpack[SegmentOptions],
     ) -> None:
         check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
-        item_bytes = options.get("item_bytes")
-        if item_bytes is not None:
-            dialect = replace(dialect, item_bytes=item_bytes)
+        max_message_bytes = options.get("max_message_bytes")
+        if max_message_bytes is not None:
+            dialect = replace(dialect, max_message_bytes=max_message_bytes)
         origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
         warning = dialect.region_warning(key, origin)
         if warning is not None:
@@ -120,11 +120,11 @@ class _Client(SegmentMethods[Outcome]):
         dialect = self._api.dialect
         limits = replace(
             given,
-            batch_records=min(given.batch_records, dialect.batch_items),
+            max_batch_size=min(given.max_batch_size, dialect.max_batch_size),
             # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._api.room + len("[]")),
+            max_batch_bytes=min(given.max_batch_bytes, self._api.room + len("[]")),
         )
-        parallel = 1 if options.get("in_order", True) else limits.in_flight
+        parallel = 1 if options.get("in_order", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._tell
         return Sender(
             Buffer(

@@ -67,7 +67,7 @@ class SegmentApi:
     def __post_init__(self) -> None:
         """Work out what a batch has room for, and how large one message may be."""
         object.__setattr__(self, "room", room(self.dialect, self._told_key))
-        object.__setattr__(self, "largest", min(self.dialect.item_bytes, self.room))
+        object.__setattr__(self, "largest", min(self.dialect.max_message_bytes, self.room))
 
     def request(self, step: Send) -> Request:
         """Return the request that carries these messages; it says how often they came before."""
