@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.retry import (
     DisableGzip,
     ReduceBatchBytes,
@@ -31,6 +32,7 @@ from mixpanel._delivery.retry import (
 )
 from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
 from mixpanel._http.request import Send
+from mixpanel._http.responses import Response
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import (
@@ -47,10 +49,7 @@ if TYPE_CHECKING:
 
     from mixpanel._http.connections import LoopConnections
     from mixpanel._http.request import Api
-    from mixpanel._http.responses import (
-        Response,
-        TransportFailure,
-    )
+    from mixpanel._http.responses import TransportFailure
     from mixpanel._records.record import Record
 
 __all__ = [
@@ -322,6 +321,11 @@ class _Import:
 
     async def _sent(self, step: Send) -> Response | TransportFailure:
         api, connections = self.job.api, self.job.connections
+        keep = capture.active
+        if keep is not None:
+            for record in step.records:
+                keep(api.captured_as(record.endpoint), record.body)
+            return Response(200, {}, b'{"code": 200, "status": "OK"}')
 
         async def send() -> Response | TransportFailure:
             request = await compressed_off_loop(api, step)

@@ -210,7 +210,7 @@ class _Client(TrackingMethods[Outcome]):
             self._enqueue(record)
 
     def _enqueue(self, record: Record) -> None:
-        """Take a message without ever waiting, whoever delivers; `testing.capture` diverts it."""
+        """Take a message without ever waiting, whoever delivers."""
         if self._takes_none(1):
             return
         if isinstance(self._delivery, CustomConsumer):

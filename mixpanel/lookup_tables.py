@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
     Response,
@@ -98,6 +99,10 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 async def _ask(
     api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
 ) -> Any:
+    if capture.active is not None:
+        raise ConfigurationError(
+            "lookup tables cannot be captured: test them with mixpanel.emulator"
+        )
     if api.credentials is None:
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}

@@ -649,6 +649,11 @@ class Buffer:
         stats.recent = []
         return stats.delivered, stats.rejected, dict(stats.dropped)
 
+    def count_captured(self, records: Sequence[Record]) -> None:
+        """Count messages that a test captured before they were queued, and report their outcome."""
+        self.stats.count_captured(len(records))
+        self._report_outcome(records, "delivered", "")
+
     def _report_outcome(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
         if self._on_outcome is not None:
             self._on_outcome(records, fate, reason)

@@ -126,6 +126,10 @@ class SegmentApi:
         """Tell whether bodies may be compressed."""
         return self.compress
 
+    def captured_as(self, endpoint: str) -> str:  # noqa: ARG002
+        """Return the vendor's name as `mixpanel.testing.capture` knows it, such as `customerio`."""
+        return "".join(filter(str.isalnum, self.dialect.name.casefold()))
+
     def excess(self, message: Message) -> int:
         """Return by how many bytes a message is too large to be sent; 0 when it fits."""
         size = len(message.body)
