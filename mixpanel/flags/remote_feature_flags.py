@@ -140,10 +140,6 @@ class RemoteFeatureFlagsProvider:
 
     # ---- sync -------------------------------------------------------------------------------
 
-    @property
-    def _core(self) -> RemoteFeatureFlagsProvider:
-        return self
-
     get_variant = synced(aget_variant)
     get_variant_value = synced(aget_variant_value)
     is_enabled = synced(ais_enabled)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel._delivery.sender import Sender
-    from mixpanel._http.connections import LoopConnections
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.cdp._segment.composer import Message, SegmentComposer
     from mixpanel.cdp._segment.dialect import Kind
@@ -107,12 +106,12 @@ class AsyncBackfill:
         if kind is None and (event is not None or columns is not None):
             raise ConfigurationError("event= and columns= are for flat rows: give their kind= too")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        api, connections = self._way()
+        api = replace(self._api, direct=False)  # else a batch of one went to its kind's endpoint
         limits = self._sender.buffer.limits  # those given, where they are below the vendor's
         job = ImportJob(
             past(self._composer, api, flat, disabled=self._disabled),
             api,
-            connections,
+            self._sender.connections,
             limits.max_batch_size,
             limits.max_batch_bytes - len("[]"),
             gzip=None if api.compress else False,
@@ -127,7 +126,3 @@ class AsyncBackfill:
             on_rejected=on_rejected,
             retry=retry,
         )
-
-    def _way(self) -> tuple[SegmentApi, LoopConnections]:
-        # A batch of one would else go to the endpoint of its kind.
-        return replace(self._api, direct=False), self._sender.connections
