@@ -130,7 +130,9 @@ class AnyConsumer:
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
         limits = options.get("limits") or self._limits
         if request_timeout is not None:
-            limits = replace(limits, attempt=checked_seconds(request_timeout, "request_timeout"))
+            limits = replace(
+                limits, request_timeout=checked_seconds(request_timeout, "request_timeout")
+            )
         endpoints = Endpoints.resolve(
             region=options.get("region"),
             api_host=api_host,
@@ -260,7 +262,7 @@ class AsyncBufferedConsumer(AnyConsumer):
     ) -> None:
         limits = options.get("limits") or Limits()
         if max_size is not None:
-            limits = replace(limits, batch_records=checked_size(max_size))
+            limits = replace(limits, max_batch_size=checked_size(max_size))
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
         options["limits"] = limits
@@ -384,7 +386,7 @@ class BufferedConsumer(Consumer):
         **options: Unpack[ConsumerOptions],
     ) -> None:
         limits = replace(
-            options.get("limits") or self._limits, batch_records=checked_size(max_size)
+            options.get("limits") or self._limits, max_batch_size=checked_size(max_size)
         )
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))

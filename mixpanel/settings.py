@@ -288,8 +288,8 @@ class Origins:
 class RetryPolicy:
     """Say how often and how long to try again.
 
-    The n-th wait (from 0) is drawn from U(0, min(`longest_wait`, `first_wait` * 2**n)): full
-    jitter. A server's `Retry-After` is a floor, clamped to `longest_retry_after`. Trying ends
+    The n-th wait (from 0) is drawn from U(0, min(`max_wait`, `first_wait` * 2**n)): full
+    jitter. A server's `Retry-After` is a floor, clamped to `max_retry_after`. Trying ends
     after `attempts` (None: no such bound), and for each message by itself when it is `max_age`
     seconds old, whatever the age of others in its batch. A wait that none of them would outlive
     is cut short for one more attempt.
@@ -297,8 +297,8 @@ class RetryPolicy:
 
     attempts: int | None = None
     first_wait: float = 2.0
-    longest_wait: float = 60.0
-    longest_retry_after: float = 300.0
+    max_wait: float = 60.0
+    max_retry_after: float = 300.0
     max_age: float = 300.0
 
     def __post_init__(self) -> None:
@@ -308,38 +308,39 @@ class RetryPolicy:
         """
         if self.attempts is not None and self.attempts < 1:
             raise ConfigurationError(f"attempts={self.attempts!r} must be at least 1, or None")
-        for name in ("first_wait", "longest_wait", "longest_retry_after", "max_age"):
+        for name in ("first_wait", "max_wait", "max_retry_after", "max_age"):
             if not getattr(self, name) >= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must not be negative")
 
     def wait(self, failures: int, retry_after: float | None, random: float) -> float:
         """Return the seconds to wait after so many failures (1 or more); `random` is in [0, 1)."""
-        jittered = random * min(self.longest_wait, self.first_wait * 2.0 ** min(failures - 1, 30))
+        jittered = random * min(self.max_wait, self.first_wait * 2.0 ** min(failures - 1, 30))
         if retry_after is None:
             return jittered
-        return max(jittered, min(retry_after, self.longest_retry_after))
+        return max(jittered, min(retry_after, self.max_retry_after))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bound one consumer.
+    """Set the bounds of one consumer.
 
-    `batch_records` and `batch_bytes` bound one request (Mixpanel takes 2,000 records; its pages
-    name both 10 MB and 2,097,152 bytes, so 1.9 MB suits either). `queue_records` and
-    `queue_bytes` bound what waits. `attempt` is the deadline in seconds of one request, from
-    connecting to the last byte of the answer; `answer_bytes` bounds that answer. `in_flight`
-    requests for events may be under way at once; for profiles it is always one. `flush_after` is
-    the age in seconds at which a batch leaves though it is not full; None: never by age.
+    `max_batch_size` (messages) and `max_batch_bytes` bound one request: Mixpanel takes 2,000
+    records, and its documentation names both 10 MB and 2,097,152 bytes, so 1.9 MB suits either.
+    `max_queue_size` and `max_queue_bytes` bound what waits in the buffer. `request_timeout` is the
+    time in seconds for one request, from connecting to the last byte of the response;
+    `max_response_bytes` bounds that response. Up to `concurrency` requests for events are in flight
+    at once; for profiles always one. `flush_after` is the age in seconds at which a batch is sent
+    although it is not full; None: never by age.
     """
 
-    batch_records: int = 2000
-    batch_bytes: int = 1_900_000
+    max_batch_size: int = 2000
+    max_batch_bytes: int = 1_900_000
     flush_after: float | None = 1.0
-    queue_records: int = 50_000
-    queue_bytes: int = 16 * 1024 * 1024
-    attempt: float = 10.0
-    answer_bytes: int = 256 * 1024
-    in_flight: int = 4
+    max_queue_size: int = 50_000
+    max_queue_bytes: int = 16 * 1024 * 1024
+    request_timeout: float = 10.0
+    max_response_bytes: int = 256 * 1024
+    concurrency: int = 4
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -350,5 +351,5 @@ class Limits:
             value = getattr(self, name)
             if (value is None and name != "flush_after") or (value is not None and not value > 0):
                 raise ConfigurationError(f"{name}={value!r} must be above 0")
-        if self.batch_records > MOST_RECORDS:
+        if self.max_batch_size > MOST_RECORDS:
             raise ConfigurationError(f"Mixpanel takes at most {MOST_RECORDS:,} records a request")

@@ -247,7 +247,7 @@ class BatchDispatcher:
                     reply = transport.send(what, end=self._deadline(until))
 
     def _deadline(self, until: float) -> float:
-        return min(until, time.monotonic() + self.buffer.limits.attempt)
+        return min(until, time.monotonic() + self.buffer.limits.request_timeout)
 
     def _send_blocking(
         self, batch: Batch, step: Send, transport: SyncTransport, until: float, sending: _Sending

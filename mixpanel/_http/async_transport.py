@@ -38,7 +38,7 @@ from mixpanel._http.tls import (
 )
 from mixpanel._runtime.redaction import without_frames
 from mixpanel.credentials import Secret
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -174,7 +174,7 @@ class AsyncTransport:
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._own)
                 return TransportFailure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
-        error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
+        error = RequestTimeoutError(f"no complete answer within {self._deadline:g} s")
         return TransportFailure(error, self._may_be_sent(seen))
 
     def _may_be_sent(self, seen: Watch | None, failure: Exception | None = None) -> bool:

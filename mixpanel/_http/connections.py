@@ -19,7 +19,7 @@ from mixpanel._http.responses import (
 )
 from mixpanel._runtime import event_loop
 from mixpanel._runtime.import_lock import loading
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,7 +104,7 @@ class LoopConnections:
             waited = await attended.acquired(self._deadline or math.inf)
             if waited is None:
                 text = f"no connection was free within {self._deadline:g} s"
-                return TransportFailure(AttemptTimeoutError(text), maybe_sent=False)
+                return TransportFailure(RequestTimeoutError(text), maybe_sent=False)
             try:
                 transport = attended.transport or await self._opened(attended)
                 # An attempt that had to wait has the rest of its time.

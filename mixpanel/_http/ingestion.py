@@ -81,6 +81,10 @@ class IngestionApi:
         """Tell whether an endpoint's bodies may be compressed."""
         return endpoint in ("events", "imports")
 
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
+        return endpoint
+
     def authorize(self, query: dict[str, str], auth: Authority | None = None) -> Secret | None:
         """Return the `Authorization` header, and add what the query needs with it."""
         if self.credentials is not None:

@@ -91,3 +91,7 @@ class Api(Protocol):
     def takes_gzip(self, endpoint: str) -> bool:
         """Tell whether an endpoint's bodies may be compressed."""
         ...
+
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
+        ...

@@ -12,10 +12,10 @@ from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     AuthenticationError,
     DeliveryError,
-    FailedRecord,
     PayloadTooLargeError,
     RateLimitError,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 
@@ -82,7 +82,7 @@ class Classification:
 
     outcome: ResponseOutcome
     error: DeliveryError | None = None
-    failed: dict[int, FailedRecord] = field(default_factory=dict)
+    failed: dict[int, RejectedRecord] = field(default_factory=dict)
     untouched: bool = False
     too_large: bool = False
     odd: bool = False
@@ -287,21 +287,21 @@ def _read(body: bytes) -> Any:
         return None
 
 
-def _failed_records(data: dict[str, Any], part: list[Record]) -> dict[int, FailedRecord] | None:
+def _failed_records(data: dict[str, Any], part: list[Record]) -> dict[int, RejectedRecord] | None:
     """Return the records that an answer lists as failed; None when one of them was never sent."""
     listed = data.get("failed_records")
     if listed is None:
         return {}
     if not isinstance(listed, list):
         return None
-    failed: dict[int, FailedRecord] = {}
+    failed: dict[int, RejectedRecord] = {}
     for entry in listed:
         index = entry.get("index") if isinstance(entry, dict) else None
         if type(index) is not int or not 0 <= index < len(part):
             return None
         # The guide spells it "$insert_id", the schema "insert_id".
         insert_id = entry.get("$insert_id", entry.get("insert_id"))
-        failed[index] = FailedRecord(
+        failed[index] = RejectedRecord(
             index,
             str(entry.get("message") or entry.get("error") or "refused")[:500],
             str(entry["field"]) if entry.get("field") else None,

@@ -27,7 +27,7 @@ from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
-from mixpanel.exceptions import AttemptTimeoutError, TransportError
+from mixpanel.exceptions import RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -94,7 +94,7 @@ class StreamingTransport(AsyncTransport):
         assert scope.cancelled_caught
         took = anyio.current_time() - began
         late = "no complete answer" if took >= overall else "nothing more came"
-        error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
+        error = RequestTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
         return TransportFailure(error, self._may_be_sent(watch))
 
 

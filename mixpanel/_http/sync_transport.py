@@ -41,7 +41,7 @@ from mixpanel._http.tls import (
     default_tls,
 )
 from mixpanel._runtime.redaction import without_frames
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     import ssl
@@ -264,7 +264,7 @@ class SyncTransport:
         except BLOCKING_FAILURES as failure:
             kind = TransportError
             if isinstance(failure, httpcore.TimeoutException) and time.monotonic() >= end:
-                kind = AttemptTimeoutError
+                kind = RequestTimeoutError
             hopeless = is_hopeless(failure)
             error = kind(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = as_cause(failure, outer)

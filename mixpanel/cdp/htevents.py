@@ -148,7 +148,9 @@ def _made_client() -> Hightouch:
                 direct=sync_mode,
                 disabled=not send,
                 gzip=gzip,
-                limits=Limits(flush_after=0.5, queue_records=max_queue_size, attempt=timeout),
+                limits=Limits(
+                    flush_after=0.5, max_queue_size=max_queue_size, request_timeout=timeout
+                ),
                 retry=RetryPolicy(attempts=max_retries + 1, first_wait=1.0) if sync_mode else None,
                 when_full="raise",
                 on_error=_failed,

@@ -38,7 +38,7 @@ from mixpanel.flags._evaluation.definitions import Definitions, parse_definition
 from mixpanel.flags._evaluation.evaluate import FLAG_NOT_FOUND, Snapshot
 from mixpanel.flags._exposures.reporter import Reporter
 from mixpanel.flags._fetching.poller import Poller
-from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
+from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded, send
 from mixpanel.flags._fetching.snapshot_file import Saved, SnapshotFile
 from mixpanel.flags._rules.codegen import fallback
 from mixpanel.flags.explain import explain
@@ -310,7 +310,7 @@ class LocalFeatureFlagsProvider:
         if self._lease is not None and not self._leads(self._lease):
             await self._follow()
             return
-        reply = await self._connections.send(self._asker.definitions(self._etag))
+        reply = await send(self._connections, self._asker.definitions(self._etag))
         if isinstance(reply, Response) and reply.status == 304 and self._ready:
             self._fetched_at = time.time()
             if self._snapshot is not None:

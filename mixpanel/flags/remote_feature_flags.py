@@ -24,7 +24,7 @@ from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import Reporter
-from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
+from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded, send
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
 
@@ -140,10 +140,6 @@ class RemoteFeatureFlagsProvider:
 
     # ---- sync -------------------------------------------------------------------------------
 
-    @property
-    def _core(self) -> RemoteFeatureFlagsProvider:
-        return self
-
     get_variant = synced(aget_variant)
     get_variant_value = synced(aget_variant_value)
     is_enabled = synced(ais_enabled)
@@ -211,7 +207,7 @@ class RemoteFeatureFlagsProvider:
         except Exception as error:
             raise _unsendable(error) from None
         started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
-        reply = await self._connections.send(request)
+        reply = await send(self._connections, request)
         latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
         if isinstance(reply, Response) and len(reply.body) > DECODED_AT_ONCE:
             variants = await anyio.to_thread.run_sync(_variants, reply, abandon_on_cancel=True)

@@ -70,7 +70,9 @@ def test_one_token_serves_all_requests(emu, world, direct):
     """It goes into the header, and the write key into the body."""
     who = oauth(emu.hightouch_oauth_url)
     calls = [TRACK] * 5
-    visit(world, emu, "hightouch", *calls, oauth=who, direct=direct, limits=Limits(batch_records=1))
+    visit(
+        world, emu, "hightouch", *calls, oauth=who, direct=direct, limits=Limits(max_batch_size=1)
+    )
     assert (5, 1) == (len(messages(emu)), asked(emu))
     request = emu.requests(f"/hightouch/v1/{'track' if direct else 'batch'}")[0]
     assert request.headers["authorization"].startswith("Bearer ")
@@ -146,7 +148,7 @@ def test_a_dead_authorization_server_costs_no_events_in_silence(emu, world):
     who = oauth(emu.hightouch_oauth_url)
     result, _ = visit(
         world, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None,
-        retry=type(SWIFT)(first_wait=0.05, longest_wait=0.05, max_age=0.3),
+        retry=type(SWIFT)(first_wait=0.05, max_wait=0.05, max_age=0.3),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped
     assert asked(emu) < 100
@@ -166,7 +168,7 @@ def test_parallel_requests_ask_for_one_token(emu):
     emu.play(Fault.latency(0.1), path=TOKEN_PATH)
 
     async def main():
-        limits = Limits(batch_records=1, in_flight=8)
+        limits = Limits(max_batch_size=1, concurrency=8)
         async with AsyncHightouch(
             "k", base_url=emu.hightouch_url, oauth=oauth(emu.hightouch_oauth_url), limits=limits,
             in_order=False,

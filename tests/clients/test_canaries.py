@@ -499,7 +499,7 @@ async def with_the_query_api(url, proxy):
 
 async def with_customerio(url, proxy):
     kept = options(url, proxy)
-    kept["limits"] = mixpanel.Limits(attempt=kept.pop("request_timeout"))
+    kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
     await AsyncCustomerIO(KEY, direct=True, **kept).track("u", "E")
 
 
@@ -507,7 +507,7 @@ async def with_oauth(url, proxy):
     from mixpanel.cdp import AsyncHightouch
 
     kept = options(url, proxy)
-    kept["limits"] = mixpanel.Limits(attempt=kept.pop("request_timeout"))
+    kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
     client = AsyncHightouch(KEY, oauth=oauth(url), direct=True, **kept)
     access = client._api.guard.access
     access._kept(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
@@ -553,7 +553,7 @@ def without_a_loop_remote_flags(url, proxy):
 
 def without_a_loop_customerio(url, proxy):
     kept = options(url, proxy)
-    kept["limits"] = mixpanel.Limits(attempt=kept.pop("request_timeout"))
+    kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
     CustomerIO(KEY, direct=True, **kept).track("u", "E")
 
 

@@ -154,12 +154,16 @@ class System:
 
     def _made(self):
         limits = Limits(
-            batch_records=3, flush_after=1.0, queue_records=500, attempt=10.0, in_flight=2
+            max_batch_size=3,
+            flush_after=1.0,
+            max_queue_size=500,
+            request_timeout=10.0,
+            concurrency=2,
         )
         sender = Sender(
             Buffer(limits, DeliveryStats(self._on_error, self._on_drop), clock=self.clock),
             IngestionApi(Endpoints.resolve(base_url="http://127.0.0.1:9")),
-            RetryPolicy(first_wait=0.5, longest_wait=5.0, max_age=10**6),
+            RetryPolicy(first_wait=0.5, max_wait=5.0, max_age=10**6),
             TransportOptions(),
             buffered=True,
             background=True,
