@@ -122,14 +122,14 @@ async def _ask(
             data = _read(reply.body)
             if data is not None and not _admits_failure(data):
                 return data
-            error, hopeless = _not_a_success(reply, data), data is not None
+            error, permanent = _not_a_success(reply, data), data is not None
         else:
             judged = classify_status(reply, NAME)
             assert judged.error is not None
             error = judged.error
-            hopeless = judged.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
+            permanent = judged.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
         failures += 1
-        if hopeless or failures >= (RETRY.attempts or 1):
+        if permanent or failures >= (RETRY.attempts or 1):
             raise _with_rows(error, reply if isinstance(reply, Response) else None)
         await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
 

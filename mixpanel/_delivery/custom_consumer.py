@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import os
 import threading
 import time
 import weakref
@@ -23,7 +22,7 @@ from anyio.lowlevel import RunVar
 
 from mixpanel._delivery import capture
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
-from mixpanel._runtime import background_loop, shutdown
+from mixpanel._runtime import background_loop, fork, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -189,8 +188,7 @@ def _after_fork() -> None:
         custom.renew()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)
 
 
 async def _awaited(result: Any) -> Any:

@@ -28,7 +28,7 @@ from mixpanel._delivery.retry import (
     advance,
     exchange,
 )
-from mixpanel._http.connections import LoopConnections, compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import LoopConnections, build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
     TransportFailure,
@@ -145,7 +145,7 @@ class BatchDispatcher:
                 reply = None
                 if isinstance(step, Send):
                     # Another batch may have been told to wait; that holds for the whole lane.
-                    await hold_back(lambda: batch.queue.paused_until - self.buffer.clock())
+                    await sleep_out(lambda: batch.queue.paused_until - self.buffer.clock())
                     reply = await self._attempt(batch, step, sending)
                 else:
                     await anyio.sleep(step.seconds)
@@ -207,14 +207,14 @@ class BatchDispatcher:
     async def _attempt(
         self, batch: Batch, step: Send, sending: _Sending
     ) -> Response | TransportFailure:
-        return await let_through(
+        return await send_guarded(
             self.api.guard, self._connections, lambda: self._send(batch, step, sending)
         )
 
     async def _send(
         self, batch: Batch, step: Send, sending: _Sending
     ) -> Response | TransportFailure:
-        request = await compressed_off_loop(self.api, step)
+        request = await build_request(self.api, step)
         self.stats.requests += 1
 
         def left() -> None:  # from here on, what is cut off may have been applied

@@ -149,7 +149,7 @@ def exchange(  # noqa: C901
             judged = classify(reply, part)
             error = judged.error
             if compress and gzip is None:
-                refused = judged.outcome is ResponseOutcome.REJECTED and judged.untouched
+                refused = judged.outcome is ResponseOutcome.REJECTED and judged.not_processed
                 if refused and not judged.too_large:
                     compress = False
                     yield DisableGzip()
@@ -160,7 +160,7 @@ def exchange(  # noqa: C901
                 break
             assert error is not None
             if judged.outcome is ResponseOutcome.FATAL:
-                if not (judged.untouched or repeat_ambiguous):
+                if not (judged.not_processed or repeat_ambiguous):
                     yield from _without_unsafe(part, error)
                 yield Stop(error)
                 return
@@ -168,7 +168,7 @@ def exchange(  # noqa: C901
                 if judged.too_large and len(part) > 1:
                     size = sum(len(record.body) + 1 for record in part) + 1
                     yield ReduceBatchBytes(max(size // 2, 1024))
-                if not judged.untouched and len(part) > 1:
+                if not judged.not_processed and len(part) > 1:
                     part = yield from _without_unsafe(part, error)
                 if suspects and not judged.too_large and len(part) > 2 * suspects:
                     part = yield from _probe_batch(part, error, suspects, classify, gzip=compress)
@@ -181,7 +181,7 @@ def exchange(  # noqa: C901
                     yield Resolve(part, "rejected", error=_naming(error, part))
                 break
             failures += 1
-            odd_answers += judged.odd
+            odd_answers += judged.unexpected
             if judged.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
                 part = yield from _without_unsafe(part, error)
                 if odd_answers > 1:

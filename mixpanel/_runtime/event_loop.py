@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 
 if TYPE_CHECKING:
     import asyncio
@@ -171,7 +171,7 @@ def load_backend(library: str) -> None:
     is first used. A child that was forked during such an import would wait for it for ever.
     """
     if library not in _loaded:
-        with loading:
+        with import_lock:
             for name in USED_NAMES:
                 getattr(anyio, name)
             with suppress(ImportError):  # anyio says itself what is missing

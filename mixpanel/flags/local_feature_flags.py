@@ -7,7 +7,6 @@ asyncio and trio, outlives event loops, and starts again in forked children.
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from concurrent.futures import CancelledError
@@ -27,7 +26,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._records.encoding import loads
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, event_loop, fork
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
@@ -93,7 +92,7 @@ class LocalFeatureFlagsProvider:
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=self._most_bytes + 1,
+            max_response_bytes=self._most_bytes + 1,
         )
         self._definitions = Definitions()
         self._at_hand: Mapping[str, Definition] = {}  # empty while a check must look further
@@ -456,7 +455,7 @@ class LocalFeatureFlagsProvider:
     def stop_polling_for_definitions(self) -> None:
         """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
         stopping = self._poller.stop()
-        if not background_loop.in_async():
+        if not event_loop.is_running():
             self._wait(stopping, STOPPING)
         if self._lease is not None:
             self._lease.release()
@@ -525,5 +524,4 @@ def _have_nothing_at_hand() -> None:
 
 
 overrides.when_overriding.append(_have_nothing_at_hand)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_have_nothing_at_hand)
+fork.register(fork.Order.CLIENTS, after_in_child=_have_nothing_at_hand)

@@ -76,7 +76,7 @@ class RemoteFeatureFlagsProvider:
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=LARGEST_ANSWER + 1,
+            max_response_bytes=LARGEST_ANSWER + 1,
         )
         self._cache: OrderedDict[Question, tuple[float, Answered]] = OrderedDict()
         self._asking: dict[Question, _Asking] = {}

@@ -7,15 +7,13 @@ in a forked child when the child first asks for a flag.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
-import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -54,7 +52,7 @@ class Poller:
         self._first: Future[None] = Future()
         self._stop: asyncio.Event | None = None
         self.orphaned = False
-        _pollers.add(self)
+        fork.register_instance(fork.Order.CLIENTS, self)
 
     @property
     def running(self) -> bool:
@@ -84,6 +82,12 @@ class Poller:
                 return None
             background_loop.soon(self._end)
             return live
+
+    def after_fork(self) -> None:
+        """Note that the parent's thread does not poll for this process."""
+        self._lock = threading.Lock()
+        if self._live is not None:
+            self.orphaned = True
 
     async def _end(self) -> None:
         if self._stop is not None:
@@ -130,17 +134,3 @@ class Poller:
         else:
             pause = self._interval * min(2 ** min(failures - 1, 30), MOST_BACKOFF)
         return max(pause * random.uniform(0.5, 1.0), min(asked or 0.0, 600.0))
-
-
-_pollers: weakref.WeakSet[Poller] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for poller in list(_pollers):
-        poller._lock = threading.Lock()
-        if poller._live is not None:
-            poller.orphaned = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -109,7 +109,7 @@ async def send(connections: LoopConnections, request: Request) -> Response | Tra
     """Send a request for flags; while a test captures events, to a server on this machine only."""
     if capture.active is not None and not is_loopback(urlsplit(request.url).hostname or ""):
         text = "flags are not fetched while events are captured: use FixedFlags or override_flags"
-        return TransportFailure(TransportError(text), maybe_sent=False)
+        return TransportFailure(TransportError(text), may_have_been_sent=False)
     return await connections.send(request)
 
 
