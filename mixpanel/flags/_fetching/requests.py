@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
-__all__ = ["Asker", "FlagsError"]
+__all__ = ["FlagsApi", "FlagsError"]
 
 DEFAULT_HOST = "api.mixpanel.com"
 
@@ -47,7 +47,7 @@ class FlagsError(MixpanelException):
         return FlagsError(str(self), self.status, self.retry_after)
 
 
-class Asker:
+class FlagsApi:
     """Make the requests of one project."""
 
     def __init__(
