@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
+import socket
 import ssl
+import threading
 from typing import Any
 
 import anyio
@@ -28,8 +30,14 @@ class _WaryNetwork(httpcore.AsyncNetworkBackend):
     def __init__(self, network: httpcore.AsyncNetworkBackend) -> None:
         self._network = network
 
-    async def connect_tcp(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
-        stream: Any = await self._network.connect_tcp(*where, **how)
+    async def connect_tcp(self, host: str, port: int, **how: Any) -> httpcore.AsyncNetworkStream:
+        try:
+            stream: Any = await self._network.connect_tcp(host, port, **how)
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+            # The interpreter is ending: asyncio gets no thread any more to look up the name.
+            stream = await self._connect_at_exit(host, port, **how)
         write = stream.write
 
         async def first_write(buffer: bytes, timeout: float | None = None) -> None:
@@ -50,6 +58,18 @@ class _WaryNetwork(httpcore.AsyncNetworkBackend):
 
         stream.write, stream.start_tls = first_write, started_tls
         return stream  # type: ignore[no-any-return]
+
+    async def _connect_at_exit(self, host: str, port: int, **how: Any) -> Any:
+        failure: Exception | None = None
+        try:
+            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                try:
+                    return await self._network.connect_tcp(str(address[0]), port, **how)
+                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                    failure = error
+        except (OSError, UnicodeError) as error:
+            failure = httpcore.ConnectError(str(error))
+        raise failure or httpcore.ConnectError(f"{host} has no address")
 
     async def connect_unix_socket(self, *where: Any, **how: Any) -> httpcore.AsyncNetworkStream:
         return await self._network.connect_unix_socket(*where, **how)

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from mixpanel._runtime.import_lock import loading
 
@@ -25,6 +26,7 @@ __all__ = [
     "Loop",
     "TaskEndedError",
     "in_own_task",
+    "in_worker_thread",
     "is_running",
     "load_backend",
     "owner",
@@ -262,6 +264,34 @@ async def in_own_task(call: Callable[[], Awaitable[R]]) -> R:
     if not own.result:
         raise TaskEndedError("the task of this call was cancelled")
     return own.result[0]
+
+
+async def in_worker_thread(
+    function: Callable[[], R],
+    *,
+    limiter: anyio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> R:
+    """Run a blocking function in a worker thread and return its result.
+
+    At the end of the interpreter no thread can start any more (Python 3.12 refuses them as soon as
+    the main thread has ended); what is still under way then runs here, on the loop.
+    """
+    started = False
+
+    def run() -> R:
+        nonlocal started
+        started = True
+        return function()
+
+    try:
+        return await anyio.to_thread.run_sync(
+            run, limiter=limiter, abandon_on_cancel=abandon_on_cancel
+        )
+    except RuntimeError:
+        if started or threading.main_thread().is_alive():
+            raise
+    return function()
 
 
 def is_running() -> bool:

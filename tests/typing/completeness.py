@@ -1,4 +1,4 @@
-"""Check with pyright that users see the types of what is public: `python -m tests.typing.completeness`."""
+"""Check that users see the types of what is public: `python -m tests.typing.completeness`."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ COMMAND = ["pyright", "--verifytypes", "mixpanel", "--ignoreexternal", "--output
 
 
 def main() -> int:
-    """Print the share of public names whose type is known, and what is not; return the exit code."""
+    """Print the share of public names with a known type, and the others; return the exit code."""
     done = subprocess.run(COMMAND, stdout=subprocess.PIPE, text=True, check=False)
     found = json.loads(done.stdout)["typeCompleteness"]
     for symbol in found["symbols"]:
