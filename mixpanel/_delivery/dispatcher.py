@@ -307,7 +307,7 @@ class _Sending:
         logger.exception("a batch could not be sent")
 
     def _apply(self, step: Step) -> None:
-        queue, buffer, reports = self._batch.queue, self._buffer, self._reports
+        queue, reports = self._batch.queue, self._reports
         raised = self._raised
         if isinstance(step, Resolve):
             self._settle(step)

@@ -30,14 +30,16 @@ class _WaryNetwork(httpcore.AsyncNetworkBackend):
     def __init__(self, network: httpcore.AsyncNetworkBackend) -> None:
         self._network = network
 
-    async def connect_tcp(self, host: str, port: int, **how: Any) -> httpcore.AsyncNetworkStream:
+    async def connect_tcp(
+        self, host: str, port: int, *how: Any, **more: Any
+    ) -> httpcore.AsyncNetworkStream:
         try:
-            stream: Any = await self._network.connect_tcp(host, port, **how)
+            stream: Any = await self._network.connect_tcp(host, port, *how, **more)
         except RuntimeError:
             if threading.main_thread().is_alive():
                 raise
             # The interpreter is ending: asyncio gets no thread any more to look up the name.
-            stream = await self._connect_at_exit(host, port, **how)
+            stream = await self._connect_at_exit(host, port, *how, **more)
         write = stream.write
 
         async def first_write(buffer: bytes, timeout: float | None = None) -> None:
@@ -59,12 +61,12 @@ class _WaryNetwork(httpcore.AsyncNetworkBackend):
         stream.write, stream.start_tls = first_write, started_tls
         return stream  # type: ignore[no-any-return]
 
-    async def _connect_at_exit(self, host: str, port: int, **how: Any) -> Any:
+    async def _connect_at_exit(self, host: str, port: int, *how: Any, **more: Any) -> Any:
         failure: Exception | None = None
         try:
             for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
                 try:
-                    return await self._network.connect_tcp(str(address[0]), port, **how)
+                    return await self._network.connect_tcp(str(address[0]), port, *how, **more)
                 except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                     failure = error
         except (OSError, UnicodeError) as error:

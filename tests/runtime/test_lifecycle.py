@@ -613,7 +613,7 @@ def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_interpreter_exit_delivers_what_the_home_loop_has_just_begun_to_send(emu, host):
-    """No thread can start by then, to load httpx or to look up a name; nothing is lost or logged."""
+    """No thread starts by then to load httpx or to look up a name; nothing is lost or logged."""
     _, err, _ = program(
         emu,
         """
