@@ -131,7 +131,7 @@ class _Trio:
         return True
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        if threading.get_ident() == self._thread and self._lowlevel.in_trio_run():
+        if threading.get_ident() == self._thread and _in_trio_run(self._lowlevel):
             callback()
             return
         try:
@@ -191,7 +191,7 @@ def running() -> Loop | None:
             return _Asyncio(loop)
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)  # trio may be half imported by another thread
-    if lowlevel is not None and lowlevel.in_trio_run():
+    if lowlevel is not None and _in_trio_run(lowlevel):
         load_backend("trio")
         return _Trio(trio)
     return None
@@ -301,4 +301,15 @@ def is_running() -> bool:
         return True
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)
-    return lowlevel is not None and bool(lowlevel.in_trio_run())
+    return lowlevel is not None and _in_trio_run(lowlevel)
+
+
+def _in_trio_run(lowlevel: Any) -> bool:
+    try:
+        return bool(lowlevel.in_trio_run())
+    except AttributeError:  # trio before 0.28, or one that another thread is just importing
+        token = getattr(lowlevel, "current_trio_token", None)
+    try:
+        return token is not None and bool(token())
+    except RuntimeError:
+        return False
