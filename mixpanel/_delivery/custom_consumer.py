@@ -17,12 +17,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from mixpanel._delivery import capture
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
-from mixpanel._runtime import background_loop, fork, shutdown
+from mixpanel._runtime import background_loop, event_loop, fork, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -144,7 +143,7 @@ class CustomConsumer:
         if limiter is None:
             limiter = anyio.CapacityLimiter(1)
             self._limiter.set(limiter)
-        result = await anyio.to_thread.run_sync(
+        result = await event_loop.in_worker_thread(
             one_at_a_time, limiter=limiter, abandon_on_cancel=leave
         )
         if inspect.isawaitable(result):

@@ -10,7 +10,6 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 from mixpanel._http.responses import (
     TransportFailure,
@@ -152,7 +151,7 @@ class LoopConnections:
         # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
         async with attended.opening:
             if attended.transport is None:
-                attended.transport = await anyio.to_thread.run_sync(self._made)
+                attended.transport = await event_loop.in_worker_thread(self._made)
             return attended.transport
 
     def _made(self) -> AsyncTransport:
@@ -242,7 +241,7 @@ async def build_request(api: Api, step: Send) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
     if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
         return api.request(step)
-    return await anyio.to_thread.run_sync(api.request, step)
+    return await event_loop.in_worker_thread(lambda: api.request(step))
 
 
 class _LoopConnection:
