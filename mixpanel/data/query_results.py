@@ -76,10 +76,10 @@ class QueryResult(Result):
     """
 
     timezone: str | None = None
-    computed_at: datetime | None = field(default=None, compare=False)
+    computed_at: datetime | None = field(default=None, compare=False, repr=False)
     sampling_factor: float = 1.0
     limit_hit: bool = False
-    sql: str | None = field(default=None, compare=False)
+    sql: str | None = field(default=None, compare=False, repr=False)
 
     def arrow(self) -> pa.Table:
         """Return the rows of `.df` as a pyarrow Table.
