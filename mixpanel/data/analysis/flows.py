@@ -107,7 +107,7 @@ def flows(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, (event,))
     return query
 
 

@@ -119,7 +119,7 @@ def funnel(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, tuple(step.event for step in known))
     return query
 
 

@@ -102,7 +102,7 @@ def _by_date(
             **about(period, query),
         )
 
-    query: Query[R] = Query(statement, scope.parameters, read)
+    query: Query[R] = Query(statement, scope.parameters, read, (event,))
     return query
 
 
@@ -164,7 +164,7 @@ def segmentation_numeric(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, (event,))
     return query
 
 

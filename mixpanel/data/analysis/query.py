@@ -23,12 +23,14 @@ _PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
 class Query(Generic[R]):
     """One report: run `statement` with `parameters` on DuckDB, and give the rows to `read`.
 
-    `sql` is the same statement with its parameters written in, to be shown or run by hand.
+    `events` are the names it looks for. `sql` is the same statement with its parameters written
+    in, to be shown or run by hand.
     """
 
     statement: str
     parameters: dict[str, Any]
     read: Callable[[Sequence[tuple[Any, ...]]], R] = field(compare=False, repr=False)
+    events: tuple[str, ...] = ()
 
     @property
     def sql(self) -> str:

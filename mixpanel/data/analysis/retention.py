@@ -130,7 +130,9 @@ def retention(
         every = groups.pop(None, None) or tuple(
             _cohort(day, 0, [0] * (interval_count + 1)) for day in dates
         )
-        names = sorted((name for name in groups if name), key=lambda name: (sizes[name], name))
+        names = sorted(
+            (name for name in groups if name is not None), key=lambda name: (sizes[name], name)
+        )
         return RetentionResult(
             None if compounded else born_event,
             return_event,
@@ -148,7 +150,8 @@ def retention(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    names = tuple(name for name in (born_event, return_event) if name is not None)
+    query = Query(statement, scope.parameters, read, names)
     return query
 
 
@@ -311,7 +314,9 @@ def frequency(
                 _accumulate(counts)
         every = found.pop(None, nothing)
         sizes = {name: sum(counts[0] for counts in dates.values()) for name, dates in found.items()}
-        names = sorted((name for name in found if name), key=lambda name: (-sizes[name], name))
+        names = sorted(
+            (name for name in found if name is not None), key=lambda name: (-sizes[name], name)
+        )
         return FrequencyResult(
             event,
             str(period.from_date),
@@ -325,7 +330,7 @@ def frequency(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, () if event is None else (event,))
     return query
 
 

@@ -95,7 +95,7 @@ def segmentation(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, (event,))
     return query
 
 
@@ -130,7 +130,7 @@ def event_counts(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, names)
     return query
 
 
@@ -180,7 +180,7 @@ def property_counts(
             **about(period, query),
         )
 
-    query = Query(statement, scope.parameters, read)
+    query = Query(statement, scope.parameters, read, (event,))
     return query
 
 
