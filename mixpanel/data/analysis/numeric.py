@@ -136,15 +136,16 @@ def segmentation_numeric(
         f"{MEASURES[type]} AS n\nFROM numbers, widths\nGROUP BY ALL\nORDER BY ALL",
         events=events,
         numbers=(
-            f"SELECT *, {period.bucket('time', unit)} AS bucket\n"  # noqa: S608
+            f"SELECT distinct_id, {period.bucket('time', unit)} AS bucket, number\n"  # noqa: S608
             f"FROM (SELECT *, {number} AS number FROM events){chosen}"
         ),
         spans=f"SELECT max(number) - min(number) AS span, {power} AS power\nFROM numbers",
         widths=(
-            "SELECT CASE WHEN span = 0 THEN 1.0 WHEN NOT isfinite(span) THEN 1e308 "
-            f"WHEN power * 2 >= span / {RANGES} THEN power * 2 "
-            f"WHEN power * 5 >= span / {RANGES} THEN power * 5 ELSE power * 10 END AS width\n"
-            "FROM spans"
+            "SELECT CASE WHEN span = 0 THEN 1.0 WHEN NOT isfinite(span) THEN 1e308\n"
+            + "".join(
+                f"    WHEN power * {n} >= span / {RANGES} THEN power * {n}\n" for n in (1, 2, 5)
+            )
+            + "    ELSE power * 10 END AS width\nFROM spans"
         ),
     )
 

@@ -51,7 +51,13 @@ class Period:
             raise ConfigError(f"from_date={first} is after to_date={last}: exchange them")
         if not date.min + ONE_DAY < first <= last < date.max - ONE_DAY:
             raise ConfigError(f"{first} to {last} is beyond what dates can express")
-        return cls(first, last, timezone or "UTC", zone(timezone) or UTC)
+        try:
+            found = zone(timezone)
+        except ConfigError:
+            raise ConfigError(
+                f"timezone={timezone!r} is not a timezone; write it as Europe/Oslo"
+            ) from None
+        return cls(first, last, timezone or "UTC", found or UTC)
 
     @property
     def start(self) -> datetime:

@@ -150,18 +150,16 @@ class Scope:
         :raises ConfigError: for an expression that cannot be read, saying where.
         """
         found = None if isinstance(on, Compiled) else property_in(expression(on, argument))
-        if found is None or found[0] not in self._names() or found[1] in COLUMNS:
+        of, name = found or ("", "")
+        names = self._names().get(of)
+        if names is None or names.json is None or name in names.columns:
             label = _label(self._compiled(on, argument).value)
             return f"SELECT *, {label} AS segment\nFROM {block(events)}"
-        of, name = found
         self._expressions += 1
         pointer = "/" + name.replace("~", "~0").replace("/", "~1")
         parameter = self.parameter(f"x{self._expressions}_", pointer)
-        json = self._names()[of].json
-        if json is None:
-            self._compiled(on, argument)  # refuses it
-        found_json = f"SELECT *, json_extract({json}, {parameter}) AS value\nFROM {block(events)}"
-        return f"SELECT *, {LABEL_OF_JSON} AS segment\nFROM {block(found_json)}"
+        values = f"SELECT *, json_extract({names.json}, {parameter}) AS value\nFROM {block(events)}"
+        return f"SELECT *, {LABEL_OF_JSON} AS segment\nFROM {block(values)}"
 
     # ---- expressions ----------------------------------------------------------------------------
 

@@ -286,7 +286,7 @@ def width_of(values):
     if span == 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(span / 10))
-    return next(power * n for n in (2, 5, 10) if power * n >= span / 10 or n == 10)
+    return next(power * n for n in (1, 2, 5, 10) if power * n >= span / 10 or n == 10)
 
 
 def paths(report, anchor, reverse, forward, window_ms, *, unique, collapse, hidden):
