@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
     Response,
@@ -22,8 +23,8 @@ from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 from mixpanel.settings import RetryPolicy
@@ -98,6 +99,10 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 async def _ask(
     api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
 ) -> Any:
+    if capture.active is not None:
+        raise ConfigurationError(
+            "lookup tables cannot be captured: test them with mixpanel.emulator"
+        )
     if api.credentials is None:
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}
@@ -157,8 +162,8 @@ def _with_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
         return error
     try:
         listed = loads(answer.body).get("failed_records") or []
-        error.failed_records = tuple(
-            FailedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+        error.rejected_records = tuple(
+            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
             for row in listed
         )
     except (ValueError, AttributeError, TypeError):

@@ -142,6 +142,9 @@ class Captured(MemoryConsumer):
     `messages("hightouch")` return those, too.
     """
 
+    def _keep_json(self, name: str, body: bytes) -> None:
+        self._keep(name, [json.loads(body)])
+
     @property
     def customerio(self) -> list[Message]:
         """Return the messages for Customer.io, in the order they were sent."""
@@ -205,10 +208,10 @@ def capture() -> Iterator[Captured]:
     their fallbacks, unless they ask an emulator on this machine. The pytest fixture
     `mixpanel_events` is this block around a test.
     """
-    from mixpanel._capture import diverted
+    from mixpanel._delivery.capture import capturing
 
     kept = Captured()
-    with diverted(kept):
+    with capturing(kept._keep_json):
         _active.append(kept)
         try:
             yield kept

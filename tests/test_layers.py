@@ -25,7 +25,7 @@ LAYERS = [
     "client __init__",
     "cdp",
     "emulator",
-    "testing _capture cli",
+    "testing cli",
 ]
 # A provider for OpenFeature may make a client of its own.
 ABOVE_THEIR_FOLDER = {"flags.openfeature": "client"}

@@ -167,7 +167,7 @@ class Buffer:
         self.stats.clear()
         self.bytes = 0
         self.shut: Literal["closed", "exit"] | None = None
-        self._most_records = self.limits.max_queue_size
+        self._max_queue_size = self.limits.max_queue_size
         self.flush_marker = 0
         self.watchers.clear()
         self.queues = {
@@ -198,7 +198,7 @@ class Buffer:
         try:
             with self.lock:
                 if (
-                    stats.pending >= self._most_records
+                    stats.pending >= self._max_queue_size
                     or self.bytes + size > limits.max_queue_bytes
                 ):
                     reason, gone = self._make_room(record, size)
@@ -563,7 +563,7 @@ class Buffer:
         if gone:
             dropped.setdefault(reason, 0)
         if shut is not None:
-            self.shut, self._most_records = shut, -1
+            self.shut, self._max_queue_size = shut, -1
         for queue in self.queues.values():
             queue.unsent, queue.bytes = deque(), 0
         if gone:
@@ -648,6 +648,11 @@ class Buffer:
         stats = self.stats
         stats.recent = []
         return stats.delivered, stats.rejected, dict(stats.dropped)
+
+    def count_captured(self, records: Sequence[Record]) -> None:
+        """Count messages that a test captured before they were queued, and report their outcome."""
+        self.stats.count_captured(len(records))
+        self._report_outcome(records, "delivered", "")
 
     def _report_outcome(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
         if self._on_outcome is not None:

@@ -48,8 +48,8 @@ from mixpanel._http.responses import (
 from mixpanel.exceptions import (
     AmbiguousDeliveryError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
 )
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def _settled(part: list[Record], judged: Classification) -> Generator[Step, None
     if good:
         yield Resolve(good, "delivered")
     failed = tuple(
-        FailedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
+        RejectedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
         for at, one in sorted(judged.failed.items())
     )
     endpoint = part[0].endpoint
@@ -288,15 +288,15 @@ def _settled(part: list[Record], judged: Classification) -> Generator[Step, None
         f"{endpoint}: {len(bad)} of {len(part)} record(s) refused: {reasons}",
         endpoint=endpoint,
         status=judged.error.status if judged.error else 200,
-        failed_records=failed,
+        rejected_records=failed,
     )
     yield Resolve(bad, "rejected", error=error)
 
 
 def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
     """Name the records that an unspecific refusal was about."""
-    error.failed_records = tuple(
-        FailedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
+    error.rejected_records = tuple(
+        RejectedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
     )
     return error
 

@@ -37,7 +37,7 @@ from mixpanel._http.tls import (
 )
 from mixpanel._runtime.redaction import strip_tracebacks
 from mixpanel.credentials import Secret
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -177,7 +177,7 @@ class AsyncTransport:
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._owns_client)
                 return TransportFailure(error, may_have_been_sent, permanent)
         assert scope.cancelled_caught
-        error = AttemptTimeoutError(f"no complete response within {self._deadline:g} s")
+        error = RequestTimeoutError(f"no complete response within {self._deadline:g} s")
         return TransportFailure(error, self._may_have_been_sent(trace))
 
     def _may_have_been_sent(

@@ -10,14 +10,13 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._runtime import event_loop, fork
 from mixpanel._runtime.import_lock import import_lock
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -106,7 +105,7 @@ class LoopConnections:
             waited = await pool.acquire(self._deadline or math.inf)
             if waited is None:
                 text = f"no connection was free within {self._deadline:g} s"
-                return TransportFailure(AttemptTimeoutError(text), may_have_been_sent=False)
+                return TransportFailure(RequestTimeoutError(text), may_have_been_sent=False)
             try:
                 transport = pool.transport or await self._open_transport(pool)
                 # The wait for a connection counts towards the attempt's deadline.
@@ -155,7 +154,7 @@ class LoopConnections:
         # In a thread: loading httpx and the trusted certificates takes a tenth of a second.
         async with pool.open_lock:
             if pool.transport is None:
-                pool.transport = await anyio.to_thread.run_sync(self._create_holding_import_lock)
+                pool.transport = await event_loop.in_worker_thread(self._create_holding_import_lock)
             return pool.transport
 
     def _create_holding_import_lock(self) -> AsyncTransport:
@@ -245,7 +244,7 @@ async def build_request(api: Api, step: Send) -> Request:
     """Return the request of a step; large bodies are compressed in a thread, not on the loop."""
     if not step.gzip or sum([len(record.body) for record in step.records]) < COMPRESS_IN_THREAD:
         return api.request(step)
-    return await anyio.to_thread.run_sync(api.request, step)
+    return await event_loop.in_worker_thread(lambda: api.request(step))
 
 
 class _LoopPool:

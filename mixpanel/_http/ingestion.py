@@ -83,6 +83,10 @@ class IngestionApi:
         """Return True if request bodies for an endpoint may be compressed."""
         return endpoint in ("events", "imports")
 
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
+        return endpoint
+
     def authorize(self, query: dict[str, str], auth: Authority | None = None) -> Secret | None:
         """Return the `Authorization` header, and add the query parameters that go with it."""
         if self.credentials is not None:

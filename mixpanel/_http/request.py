@@ -94,3 +94,7 @@ class Api(Protocol):
     def takes_gzip(self, endpoint: str) -> bool:
         """Return True if request bodies for an endpoint may be compressed."""
         ...
+
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
+        ...

@@ -7,7 +7,9 @@ than one whole response.
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 from typing import Any
 
 import anyio
@@ -38,8 +40,16 @@ class CheckedNetworkBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, network: httpcore.AsyncNetworkBackend) -> None:
         self._network = network
 
-    async def connect_tcp(self, *address: Any, **options: Any) -> httpcore.AsyncNetworkStream:
-        stream: Any = await self._network.connect_tcp(*address, **options)
+    async def connect_tcp(
+        self, host: str, port: int, *args: Any, **options: Any
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            stream: Any = await self._network.connect_tcp(host, port, *args, **options)
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+            # The interpreter is ending: asyncio can start no thread to look up the name.
+            stream = await self._connect_at_exit(host, port, *args, **options)
         write = stream.write
 
         async def first_write(buffer: bytes, timeout: float | None = None) -> None:
@@ -60,6 +70,18 @@ class CheckedNetworkBackend(httpcore.AsyncNetworkBackend):
 
         stream.write, stream.start_tls = first_write, close_on_failure
         return stream  # type: ignore[no-any-return]
+
+    async def _connect_at_exit(self, host: str, port: int, *args: Any, **options: Any) -> Any:
+        failure: Exception | None = None
+        try:
+            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                try:
+                    return await self._network.connect_tcp(str(address[0]), port, *args, **options)
+                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                    failure = error
+        except (OSError, UnicodeError) as error:
+            failure = httpcore.ConnectError(str(error))
+        raise failure or httpcore.ConnectError(f"{host} has no address")
 
     async def connect_unix_socket(
         self, *address: Any, **options: Any

@@ -12,10 +12,10 @@ from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     AuthenticationError,
     DeliveryError,
-    FailedRecord,
     PayloadTooLargeError,
     RateLimitError,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 
@@ -85,7 +85,7 @@ class Classification:
 
     outcome: ResponseOutcome
     error: DeliveryError | None = None
-    failed: dict[int, FailedRecord] = field(default_factory=dict)
+    failed: dict[int, RejectedRecord] = field(default_factory=dict)
     not_processed: bool = False
     too_large: bool = False
     unexpected: bool = False
@@ -299,21 +299,23 @@ def _parse_body(body: bytes) -> Any:
         return None
 
 
-def _failed_records(data: dict[str, Any], records: list[Record]) -> dict[int, FailedRecord] | None:
+def _failed_records(
+    data: dict[str, Any], records: list[Record]
+) -> dict[int, RejectedRecord] | None:
     """Return the records that a body lists as failed; None when one of them was never sent."""
     listed = data.get("failed_records")
     if listed is None:
         return {}
     if not isinstance(listed, list):
         return None
-    failed: dict[int, FailedRecord] = {}
+    failed: dict[int, RejectedRecord] = {}
     for entry in listed:
         index = entry.get("index") if isinstance(entry, dict) else None
         if type(index) is not int or not 0 <= index < len(records):
             return None
         # Mixpanel's guide spells it "$insert_id", its API schema "insert_id".
         insert_id = entry.get("$insert_id", entry.get("insert_id"))
-        failed[index] = FailedRecord(
+        failed[index] = RejectedRecord(
             index,
             str(entry.get("message") or entry.get("error") or "rejected")[:500],
             str(entry["field"]) if entry.get("field") else None,

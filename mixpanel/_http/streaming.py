@@ -26,7 +26,7 @@ from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
-from mixpanel.exceptions import AttemptTimeoutError, TransportError
+from mixpanel.exceptions import RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -103,7 +103,7 @@ class StreamingTransport(AsyncTransport):
             problem, seconds = "no complete response", total_timeout
         else:
             problem, seconds = "no more data", idle_timeout
-        error = AttemptTimeoutError(f"{problem} within {seconds:g} s")
+        error = RequestTimeoutError(f"{problem} within {seconds:g} s")
         return TransportFailure(error, self._may_have_been_sent(trace))
 
 

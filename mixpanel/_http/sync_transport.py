@@ -40,7 +40,7 @@ from mixpanel._http.tls import (
     default_tls_context,
 )
 from mixpanel._runtime.redaction import strip_tracebacks
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     import ssl
@@ -275,7 +275,7 @@ class SyncTransport:
         except FAILURES as failure:
             error_type = TransportError
             if isinstance(failure, httpcore.TimeoutException) and time.monotonic() >= end:
-                error_type = AttemptTimeoutError
+                error_type = RequestTimeoutError
             permanent = is_permanent(failure)
             error = error_type(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = as_cause(failure, outer)

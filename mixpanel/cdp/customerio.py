@@ -14,10 +14,11 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._customerio.composer import CustomerIOComposer
 from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._customerio.name_advice import advice
-from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
+from mixpanel.cdp._segment.client import ANNOTATED, AsyncSegmentClient, SegmentClient
 from mixpanel.cdp._segment.dialect import WriteKey
 from mixpanel.cdp._segment.methods import SegmentMethods, sent
 
@@ -58,6 +59,7 @@ def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
 
 
 @hide_init_arguments
+@returning(Coroutine[Any, Any, None], annotated=ANNOTATED)
 class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
 
@@ -77,6 +79,7 @@ class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentC
 
 
 @hide_init_arguments
+@returning(None, annotated=ANNOTATED)
 class CustomerIO(_CustomerIOVerbs[None], SegmentClient):
     """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
 

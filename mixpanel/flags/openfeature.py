@@ -225,7 +225,7 @@ class MixpanelProvider(AbstractProvider):
 
     def _is_stale(self) -> bool:
         assert self._local is not None
-        if self._watcher.orphaned:  # this is a forked child, and somebody asks for a flag
+        if self._watcher.stopped_by_fork:  # this is a forked child, and somebody asks for a flag
             self._watcher.resume()
         age = self._local.staleness
         if age is None:  # nothing was ever fetched, and nobody knows the age of a bootstrap

@@ -103,7 +103,7 @@ def test_direct_raises_what_the_server_says(emu, world):
     with pytest.raises(RejectedError) as caught:
         visit(world, emu, "customerio", SIX[0], direct=True)
     assert "Customer.io: HTTP 400: userId is odd" == str(caught.value)
-    assert (400, "u1") == (caught.value.status, caught.value.failed_records[0].record["userId"])
+    assert (400, "u1") == (caught.value.status, caught.value.rejected_records[0].record["userId"])
 
 
 def test_a_wrong_key_is_an_error_and_keeps_the_messages(world, vendor):
@@ -303,7 +303,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     client = Hightouch("key", oauth=None)
     message = client._composer.track("u", "e")
     empty = len(api.request(Send([message], gzip=False)).content) - len(message.body)
-    assert HIGHTOUCH.batch_bytes == empty + api.room
+    assert HIGHTOUCH.max_batch_bytes == empty + api.room
 
 
 def test_too_large_messages_go_to_on_drop_and_hold_nobody_up(emu, world, vendor):
@@ -330,10 +330,10 @@ def test_direct_refuses_what_is_too_large(emu, world, vendor):
 
 def test_a_raised_item_limit_is_heeded(world):
     """Hightouch raises it for some to 96 KB."""
-    with Emulator(hightouch=HightouchRules(item_bytes=96_000)) as emu:
+    with Emulator(hightouch=HightouchRules(max_message_bytes=96_000)) as emu:
         result, _ = visit(
             world, emu, "hightouch", lambda c: c.track("u", "Big", {"t": "x" * 33_000}),
-            item_bytes=96_000,
+            max_message_bytes=96_000,
         )  # fmt: skip
     assert (1, True) == (result.delivered, result.ok)
 
@@ -536,7 +536,7 @@ def test_an_action_tracked_by_its_name_is_checked_as_a_typed_one(emu, world, cal
 
 def test_any_dialect_of_the_spec_can_be_spoken(emu):
     """Segment's own is constants alone."""
-    segment = Dialect("Segment", {"us": "https://api.segment.io"}, batch_bytes=500_000)
+    segment = Dialect("Segment", {"us": "https://api.segment.io"}, max_batch_bytes=500_000)
     with SegmentClient(WriteKey("k"), segment, base_url=emu.hightouch_url) as client:
         client.track("u", "Visit", message_id="m")
     assert "m" == messages(emu)[0]["messageId"]
@@ -608,7 +608,7 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
         lost = "c" if when_full == "drop_newest" else "a"
         assert [(lost, "dropped", "queue_full")] == [(d.message_id, d.fate, d.reason) for d in told]
     assert 2 == client.stats().pending
-    client._sender.buffer.give_up("test")
+    client._sender.buffer.drop_all("test")
     client.close(0)
 
 
@@ -747,10 +747,11 @@ def test_the_faces_offer_the_same(asynchronous, synchronous, composer):
     renamed = {"aclose": "close"}
     assert {renamed.get(name, name) for name in public(asynchronous)} == public(synchronous)
     for name in public(composer) - {"wire", "dialect"}:
-        verb = getattr(asynchronous, name)
-        assert verb is getattr(synchronous, name)
-        assert inspect.signature(verb) == inspect.signature(getattr(composer, name))
-        assert verb.__doc__ == getattr(composer, name).__doc__
+        verb, theirs = getattr(asynchronous, name), getattr(composer, name)
+        assert verb.__code__ is getattr(synchronous, name).__code__
+        parameters = [inspect.signature(each).parameters for each in (verb, theirs)]
+        assert parameters[0] == parameters[1]
+        assert verb.__doc__ == theirs.__doc__
     for name in public(asynchronous):
         assert inspect.getdoc(getattr(asynchronous, name)), name
 

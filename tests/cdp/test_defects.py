@@ -358,7 +358,7 @@ def test_a_refused_message_is_named_to_a_direct_caller(emu, world, vendor):
     emu.play(Fault.status(400))
     with pytest.raises(RejectedError) as caught:
         visit(world, emu, vendor, lambda c: c.track("u", "Visit"), direct=True)
-    assert "Visit" == caught.value.failed_records[0].record["event"]
+    assert "Visit" == caught.value.rejected_records[0].record["event"]
 
 
 def test_cancelling_a_flush_loses_nothing(emu):

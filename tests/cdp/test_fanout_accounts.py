@@ -259,7 +259,7 @@ def test_every_account_balances_whatever_is_called(calls):
         assert all(each.balanced and each.client.balanced for each in stats.values())
         assert [0, 0, 0] == [each.pending for each in stats.values()]
         assert all(each.taken == each.client.accepted for each in list(stats.values())[1:])
-    made["full"].client._sender.buffer.give_up("test")
+    made["full"].client._sender.buffer.drop_all("test")
     everywhere.close(0)
 
 

@@ -16,7 +16,6 @@ from mixpanel import (
     AsyncBufferedConsumer,
     AsyncConsumer,
     AsyncMixpanel,
-    AttemptTimeoutError,
     AuthenticationError,
     BufferedConsumer,
     ConfigurationError,
@@ -26,6 +25,7 @@ from mixpanel import (
     Mixpanel,
     RateLimitError,
     RejectedError,
+    RequestTimeoutError,
     RetryPolicy,
     ServiceAccountCredentials,
     TransportError,
@@ -184,8 +184,8 @@ async def test_one_bad_event_among_ten(emu, anyio_backend, ingestion):
         assert (result.delivered, result.rejected) == (9, 1)
         [(error, gone)] = told
         assert isinstance(error, RejectedError)
-        assert error.failed_records[0].field
-        assert error.failed_records[0].record["properties"]["n"] == 4
+        assert error.rejected_records[0].field
+        assert error.rejected_records[0].record["properties"]["n"] == 4
         assert gone[0]["properties"]["n"] == 4
 
 
@@ -375,7 +375,7 @@ def test_credentials_beside_a_consumer_are_not_ignored():
         (Fault.status(401), AuthenticationError),
         (Fault.status(429, retry_after=3000), RateLimitError),
         (Fault.status(400), RejectedError),
-        (Fault.silence(), AttemptTimeoutError),
+        (Fault.silence(), RequestTimeoutError),
         (Fault.reset("before"), TransportError),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -408,7 +408,7 @@ async def test_the_error_of_one_event_is_raised_for_that_event_only(emu, anyio_b
             await mp.track("null" if n % 3 == 0 else "u", "Visit", {"n": n})
             outcomes[n] = "ok"
         except RejectedError as error:
-            outcomes[n] = error.failed_records[0].record["properties"]["n"]
+            outcomes[n] = error.rejected_records[0].record["properties"]["n"]
 
     async with anyio.create_task_group() as tasks:
         for n in range(12):

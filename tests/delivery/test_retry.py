@@ -135,11 +135,11 @@ def test_a_partial_success_maps_failures_to_their_records():
     assert run.settled == {"delivered": [0, 2, 4], "rejected": [1, 3]}
     error = run.of(Resolve)[1].error
     assert isinstance(error, RejectedError)
-    assert [(f.index, f.insert_id, f.field) for f in error.failed_records] == [
+    assert [(f.index, f.insert_id, f.field) for f in error.rejected_records] == [
         (1, "a", "properties.time"),
         (3, "b", None),
     ]
-    assert error.failed_records[0].record == {"n": 1}
+    assert error.rejected_records[0].record == {"n": 1}
     assert len(run.sent) == 1
 
 
@@ -173,7 +173,7 @@ def test_a_refusal_of_what_all_share_is_not_bisected(refusal):
     run = Run(records(2000), lambda *_: refusal)
     assert sorted(run.settled["rejected"]) == list(range(2000))
     assert len(run.sent) == 17
-    named = [one for step in run.of(Resolve) for one in step.error.failed_records]
+    named = [one for step in run.of(Resolve) for one in step.error.rejected_records]
     assert sorted(one.record["n"] for one in named) == list(range(2000))
     assert {one.message for one in named} == {f"events: HTTP {refusal.status}: token"}
 

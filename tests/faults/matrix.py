@@ -366,7 +366,7 @@ class Play:
         while (start := books.start_at) is not None:
             with books.noting():
                 books.note(await client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_failed=books.failed
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
                 ))  # fmt: skip
         books.check()
         await _close(client)
@@ -426,7 +426,7 @@ class Play:
         while (start := books.start_at) is not None:
             with books.noting():
                 books.note(client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_failed=books.failed
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
                 ))  # fmt: skip
         books.check()
         _close_sync(client)

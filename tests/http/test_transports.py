@@ -12,11 +12,11 @@ import pytest
 from mixpanel import (
     AsyncConsumer,
     AsyncMixpanel,
-    AttemptTimeoutError,
     BufferedConsumer,
     ConfigurationError,
     Consumer,
     Mixpanel,
+    RequestTimeoutError,
     ServerError,
     TransportError,
 )
@@ -140,7 +140,7 @@ def test_a_name_that_is_not_looked_up_in_time_ends_with_the_attempt(monkeypatch)
     answer.set()
     transport.close()
     assert isinstance(reply, TransportFailure)
-    assert isinstance(reply.error, AttemptTimeoutError)
+    assert isinstance(reply.error, RequestTimeoutError)
     assert not reply.may_have_been_sent
 
 

@@ -109,7 +109,7 @@ class Source:
 
         in_body = self.oauth is not None and self.write_key is not None
         key = self.key().reveal() if in_body else None
-        return min(self.dialect.item_bytes, room(self.dialect, key))
+        return min(self.dialect.max_message_bytes, room(self.dialect, key))
 
     def composer(
         self,

@@ -51,34 +51,34 @@ class Poller:
         self._live: Future[None] | None = None
         self._first: Future[None] = Future()
         self._stop: asyncio.Event | None = None
-        self.orphaned = False
+        self.stopped_by_fork = False
         fork.register_instance(fork.Order.CLIENTS, self)
 
     @property
     def running(self) -> bool:
         """Tell whether it is started, in this process."""
-        return self._live is not None and not self._live.done() and not self.orphaned
+        return self._live is not None and not self._live.done() and not self.stopped_by_fork
 
     def start(self) -> Future[None]:
         """Start unless it runs; the future is done when the first attempt is over."""
         with self._lock:
             if not self.running:
-                self.orphaned = False
+                self.stopped_by_fork = False
                 self._first = Future()
                 self._live = background_loop.submit(self._run)
             return self._first
 
     def resume(self) -> None:
         """Start again in a forked child, if the parent had started it."""
-        if self.orphaned:
+        if self.stopped_by_fork:
             self.start()
 
     def stop(self) -> Future[None] | None:
         """Stop; the future, if it ran here, is done when nothing runs any more."""
         with self._lock:
             live, self._live = self._live, None
-            if live is None or self.orphaned:
-                self.orphaned = False
+            if live is None or self.stopped_by_fork:
+                self.stopped_by_fork = False
                 return None
             background_loop.submit_if_running(self._end)
             return live
@@ -87,7 +87,7 @@ class Poller:
         """Note that the parent's thread does not poll for this process."""
         self._lock = threading.Lock()
         if self._live is not None:
-            self.orphaned = True
+            self.stopped_by_fork = True
 
     async def _end(self) -> None:
         if self._stop is not None:
