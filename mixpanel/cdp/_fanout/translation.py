@@ -13,9 +13,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._records import context as _context
-from mixpanel._records.encoding import DEEPEST, MOST_VALUES, plain_depth
+from mixpanel._records.encoding import MAX_DEPTH, MAX_VALUES, plain_depth
 from mixpanel._records.record import deterministic_id
-from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
+from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.cdp._fanout.routing import VIEWED
 from mixpanel.cdp._segment.typed_events import SemanticEvent, place
 from mixpanel.exceptions import ValidationError
@@ -144,7 +144,7 @@ class ForMixpanel:
             return self._made(call)
         # All sinks were told the same already: let the context say no more who it is.
         unnamed = replace(scope, distinct_id=None, device_id=None, user_id=None)
-        with _context.during(_context._scope, unnamed):
+        with _context.temporarily_set(_context._scope, unnamed):
             return self._made(call)
 
     def _made(self, call: Call) -> list[Record]:
@@ -207,7 +207,7 @@ class ForMixpanel:
 def insert_id(call: Call, name: str) -> str:
     """Return the id of the message, if Mixpanel takes it; else what `dedupe_key` makes of it."""
     given = call.message_id
-    if _INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
+    if INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
         return given
     return deterministic_id(name, call.user_id or call.anonymous_id, given)
 
@@ -269,7 +269,7 @@ def copied(properties: dict[str, Any]) -> dict[str, Any]:
 def _copied(value: Any, depth: int, seen: dict[int, Any]) -> Any:
     if id(value) in seen:
         return seen[id(value)]
-    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > DEEPEST:
+    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > MAX_DEPTH:
         return value
     if isinstance(value, dict):
         copy: Any = {}
@@ -278,7 +278,7 @@ def _copied(value: Any, depth: int, seen: dict[int, Any]) -> Any:
         return copy
     seen[id(value)] = copy = []
     try:
-        items = list(islice(value, MOST_VALUES + 1)) if isinstance(value, Iterator) else value
+        items = list(islice(value, MAX_VALUES + 1)) if isinstance(value, Iterator) else value
     except Exception as error:
         raise ValidationError([f"a {type(value).__name__} could not be read: {error}"]) from error
     copy.extend(_copied(each, depth + 1, seen) for each in items)

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from mixpanel._records.encoding import _Walk, dumps_plain, plain_depth
-from mixpanel._records.validation import MILLISECONDS
+from mixpanel._records.encoding import Converter, dumps_plain, plain_depth
+from mixpanel._records.validation import MILLISECONDS_FROM
 from mixpanel.exceptions import ValidationError
 
 __all__ = ["Moment", "UserId", "dumps", "id_text", "milliseconds_text", "moment_text", "now_text"]
@@ -38,16 +38,16 @@ def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[
     return to_json(_ZonedWalk(notes).value(record, 0)), notes
 
 
-class _ZonedWalk(_Walk):
+class _ZonedWalk(Converter):
     """Say datetimes with milliseconds and zone, and the rest as ever."""
 
-    def _rich(self, value: Any, depth: int) -> Any:
+    def _convert_object(self, value: Any, depth: int) -> Any:
         if isinstance(value, datetime):
             if _is_no_time(value):
                 self.notes.append("a datetime was no time")
                 return None
             return _zoned(value)
-        return super()._rich(value, depth)
+        return super()._convert_object(value, depth)
 
 
 def id_text(value: object, what: str) -> str | None:
@@ -95,7 +95,7 @@ def moment_text(moment: Moment, what: str = "timestamp") -> str:
         elif isinstance(moment, date):
             return _zoned(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
         elif not isinstance(moment, bool):
-            seconds = moment / 1000 if moment > MILLISECONDS else moment
+            seconds = moment / 1000 if moment > MILLISECONDS_FROM else moment
             return _zoned(datetime.fromtimestamp(seconds, UTC))
     except (TypeError, ValueError, OverflowError, OSError):
         pass
