@@ -264,7 +264,7 @@ def _variants(reply: Response | TransportFailure) -> dict[str, SelectedVariant]:
     if not isinstance(flags, dict):
         raise FlagsError('HTTP 200: the answer has no "flags"')
     if len(flags) > MAX_FLAGS:
-        raise FlagsError(f"HTTP 200: {len(flags):,} flags: at most {MAX_FLAGS:,}")
+        raise FlagsError(f"HTTP 200: {len(flags):,} flags (limit: {MAX_FLAGS:,})")
     return {key: made for key, raw in flags.items() if (made := _variant(raw)) is not None}
 
 
