@@ -471,7 +471,7 @@ class LocalFeatureFlagsProvider:
     def shutdown(self) -> None:
         """Stop for good; callable from any thread, with or without a running loop."""
         self.stop_polling_for_definitions()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -484,7 +484,7 @@ class LocalFeatureFlagsProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self.astop_polling_for_definitions()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
 
 def _interval(config: LocalFlagsConfig) -> float:

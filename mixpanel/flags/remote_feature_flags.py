@@ -221,12 +221,12 @@ class RemoteFeatureFlagsProvider:
 
     def shutdown(self) -> None:
         """Close the connections; callable from any thread."""
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     async def ashutdown(self) -> None:
         """Close the connections."""
         await self._connections.aclose()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -243,7 +243,7 @@ class RemoteFeatureFlagsProvider:
 
 def _question(context: Mapping[str, Any], flag_key: str | None) -> Question:
     """Name what is asked; the answer to another loop's question could not be awaited here."""
-    here = event_loop.running()
+    here = event_loop.running_loop()
     try:
         return here and here.key, flag_key, dumps(dict(context))[0]
     except Exception as error:

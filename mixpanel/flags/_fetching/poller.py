@@ -80,7 +80,7 @@ class Poller:
             if live is None or self.stopped_by_fork:
                 self.stopped_by_fork = False
                 return None
-            background_loop.soon(self._end)
+            background_loop.submit_if_running(self._end)
             return live
 
     def after_fork(self) -> None:
