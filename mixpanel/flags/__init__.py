@@ -1,12 +1,12 @@
 """Evaluate feature flags, locally in microseconds or on Mixpanel's servers.
 
-A client has the providers: `mp.local_flags` and `mp.remote_flags`. Their classes and errors are here
-to annotate with and to catch, beside functions that evaluate definitions without a client.
+A client has the providers, `mp.local_flags` and `mp.remote_flags`. Their classes and errors are
+here to annotate with and to catch, beside functions that evaluate definitions without a client.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
+from mixpanel._lazy import load_lazily
 from mixpanel.flags._evaluation.compiled_flag import CompiledFlag
 from mixpanel.flags._evaluation.definitions import Definitions, parse_definitions
 from mixpanel.flags._evaluation.evaluate import Snapshot, evaluate
@@ -31,7 +31,8 @@ from mixpanel.flags.types import (
     VariantSource,
 )
 
-if TYPE_CHECKING:
+# Imported on first use: they need the HTTP transports, evaluation alone does not.
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.flags._fetching.requests import FlagsError
     from mixpanel.flags.hybrid import HybridFeatureFlagsProvider
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
@@ -69,24 +70,3 @@ __all__ = [
     "lint",
     "parse_definitions",
 ]
-
-# Imported on first use (PEP 562): they need the HTTP transports, evaluation alone does not.
-_LAZY: Final = {
-    "FlagsError": "_fetching.requests",
-    "HybridFeatureFlagsProvider": "hybrid",
-    "LocalFeatureFlagsProvider": "local_feature_flags",
-    "RemoteFeatureFlagsProvider": "remote_feature_flags",
-}
-
-
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -8,7 +8,6 @@ children.
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from concurrent.futures import CancelledError
@@ -28,7 +27,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._records.encoding import loads
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, event_loop, fork
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
@@ -39,7 +38,7 @@ from mixpanel.flags._evaluation.definitions import Definitions, parse_definition
 from mixpanel.flags._evaluation.evaluate import FLAG_NOT_FOUND, Snapshot
 from mixpanel.flags._exposures.reporter import ExposureReporter
 from mixpanel.flags._fetching.poller import Poller
-from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response
+from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
 from mixpanel.flags._fetching.snapshot_file import SavedDefinitions, SnapshotFile
 from mixpanel.flags._results import fallback
 from mixpanel.flags.explain import explain
@@ -94,7 +93,7 @@ class LocalFeatureFlagsProvider:
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=self._max_definitions_bytes + 1,
+            max_response_bytes=self._max_definitions_bytes + 1,
         )
         self._definitions = Definitions()
         self._active_flags: Mapping[str, CompiledFlag] = {}  # see `_lookup_slow`
@@ -318,7 +317,7 @@ class LocalFeatureFlagsProvider:
         if self._lease is not None and not self._holds_lease(self._lease):
             await self._load_shared()
             return
-        response = await self._connections.send(self._api.definitions(self._etag))
+        response = await send(self._connections, self._api.definitions(self._etag))
         if isinstance(response, Response) and response.status == 304 and self._ready:
             self._fetched_at = time.time()
             if self._snapshot is not None:
@@ -471,7 +470,7 @@ class LocalFeatureFlagsProvider:
     def stop_polling_for_definitions(self) -> None:
         """Stop fetching; the definitions stay. Idempotent; takes a second at most."""
         stopping = self._poller.stop()
-        if not background_loop.in_async():
+        if not event_loop.is_running():
             self._wait(stopping, STOP_TIMEOUT)
         if self._lease is not None:
             self._lease.release()
@@ -540,5 +539,4 @@ def _clear_active_flags() -> None:
 
 
 overrides.before_override.append(_clear_active_flags)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_clear_active_flags)
+fork.register(fork.Order.CLIENTS, after_in_child=_clear_active_flags)

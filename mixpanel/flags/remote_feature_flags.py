@@ -24,7 +24,7 @@ from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import ExposureReporter
-from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response
+from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
 from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
@@ -77,7 +77,7 @@ class RemoteFeatureFlagsProvider:
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=MAX_RESPONSE_BYTES + 1,
+            max_response_bytes=MAX_RESPONSE_BYTES + 1,
         )
         self._cache: OrderedDict[CacheKey, tuple[float, Evaluation]] = OrderedDict()
         self._pending: dict[CacheKey, _PendingRequest] = {}
@@ -143,10 +143,6 @@ class RemoteFeatureFlagsProvider:
         self._reporter.report_explicit(flag_key, variant, context)
 
     # ---- sync -------------------------------------------------------------------------------
-
-    @property
-    def _core(self) -> RemoteFeatureFlagsProvider:
-        return self
 
     get_variant = synced(aget_variant)
     get_variant_value = synced(aget_variant_value)
@@ -216,7 +212,7 @@ class RemoteFeatureFlagsProvider:
             raise _encoding_error(error) from None
         # Naive local time, as the official SDK reports it.
         started, clock = datetime.now(), time.perf_counter()  # noqa: DTZ005
-        response = await self._connections.send(request)
+        response = await send(self._connections, request)
         latency, completed = time.perf_counter() - clock, datetime.now()  # noqa: DTZ005
         if isinstance(response, Response) and len(response.body) > INLINE_DECODE_BYTES:
             variants = await anyio.to_thread.run_sync(

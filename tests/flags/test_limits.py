@@ -509,7 +509,9 @@ def test_a_bootstrap_beyond_a_limit_is_refused(tmp_path, emu, monkeypatch):
 @pytest.mark.parametrize("most", [0, -1, 1.5, "8", True, None])
 def test_a_limit_of_bytes_is_a_whole_number(emu, most):
     """Above 0."""
-    with pytest.raises(ConfigurationError, match="max_definitions_bytes must be an integer above 0"):
+    with pytest.raises(
+        ConfigurationError, match="max_definitions_bytes must be an integer above 0"
+    ):
         provider(emu, max_definitions_bytes=most)
 
 

@@ -503,12 +503,21 @@ def test_unknown_engine_is_an_error():
         engines.engine("json_logic")
 
 
-def test_another_version_of_json_logic_is_an_error(monkeypatch):
-    """Only the release that mixpanel 5.x uses makes the same mistakes."""
-    monkeypatch.setattr(metadata, "version", lambda _: "0.6.3")
+@pytest.mark.parametrize("version", ["0.6.3", "0.6.10", "0.1"])
+def test_an_older_json_logic_is_an_error(monkeypatch, version):
+    """Older releases decide otherwise than those that mixpanel 5.x accepts."""
+    monkeypatch.setattr(metadata, "version", lambda _: version)
 
-    with pytest.raises(RuleEngineError, match=r"requires json-logic==0\.7\.0a0 \(found: 0\.6\.3\)"):
+    with pytest.raises(RuleEngineError, match=rf"requires json-logic>=0\.7\.0a0, but {version} is"):
         engines.engine("json-logic")
+
+
+@pytest.mark.parametrize("version", ["0.7.0a0", "0.7.0", "0.10.1", "1.0"])
+def test_a_later_json_logic_is_accepted(monkeypatch, version):
+    """What the official package accepts, its bug-compatible engine accepts too."""
+    monkeypatch.setattr(metadata, "version", lambda _: version)
+
+    assert engines.engine("json-logic").compile({"==": [1, 1]})({})
 
 
 def test_json_logic_not_installed_is_an_error(monkeypatch):
@@ -519,7 +528,7 @@ def test_json_logic_not_installed_is_an_error(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
 
-    with pytest.raises(RuleEngineError, match="not installed"):
+    with pytest.raises(RuleEngineError, match="no version is installed: run `pip install"):
         engines.engine("json-logic")
 
 

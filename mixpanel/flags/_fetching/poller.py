@@ -8,15 +8,13 @@ fork); the child resumes it when it first evaluates a flag.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
-import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -55,7 +53,7 @@ class Poller:
         self._first_attempt: Future[None] = Future()
         self._stop: asyncio.Event | None = None
         self.stopped_by_fork = False
-        _pollers.add(self)
+        fork.register_instance(fork.Order.CLIENTS, self)
 
     @property
     def running(self) -> bool:
@@ -85,6 +83,12 @@ class Poller:
                 return None
             background_loop.soon(self._set_stop)
             return future
+
+    def after_fork(self) -> None:
+        """Record that the parent's thread does not poll for this process."""
+        self._lock = threading.Lock()
+        if self._future is not None:
+            self.stopped_by_fork = True
 
     async def _set_stop(self) -> None:
         if self._stop is not None:
@@ -131,17 +135,3 @@ class Poller:
         else:
             pause = self._interval * min(2 ** min(failures - 1, 30), MAX_BACKOFF)
         return max(pause * random.uniform(0.5, 1.0), min(retry_after or 0.0, 600.0))
-
-
-_pollers: weakref.WeakSet[Poller] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for poller in list(_pollers):
-        poller._lock = threading.Lock()
-        if poller._future is not None:
-            poller.stopped_by_fork = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -1,11 +1,12 @@
-"""The requests to the flags API, and how their responses are decoded; does no I/O."""
+"""The requests to the flags API, and how their responses are decoded."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
     Response,
@@ -13,13 +14,14 @@ from mixpanel._http.responses import (
 )
 from mixpanel._records.encoding import dumps, loads
 from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
-from mixpanel.exceptions import MixpanelException
-from mixpanel.settings import Endpoints
+from mixpanel.exceptions import MixpanelException, TransportError
+from mixpanel.settings import Endpoints, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
+    from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
 __all__ = ["FlagsApi", "FlagsError"]
@@ -102,6 +104,14 @@ class FlagsApi:
             **extra_headers,
         }
         return Request("GET", f"{self.origin}{path}?{urlencode(query)}", headers)
+
+
+async def send(connections: LoopConnections, request: Request) -> Response | TransportFailure:
+    """Send a request for flags; while a test captures events, to a server on this machine only."""
+    if capture.active is not None and not is_loopback(urlsplit(request.url).hostname or ""):
+        text = "flags are not fetched while events are captured: use FixedFlags or override_flags"
+        return TransportFailure(TransportError(text), may_have_been_sent=False)
+    return await connections.send(request)
 
 
 def decode_response(response: Response | TransportFailure, max_bytes: int) -> Any:

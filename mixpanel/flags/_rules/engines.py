@@ -24,7 +24,7 @@ from mixpanel.flags.types import RuleEngine
 Properties = dict[Any, Any]
 Predicate = Callable[[Properties], bool]
 
-JSON_LOGIC_VERSION: Final = "0.7.0a0"
+JSON_LOGIC_MIN_VERSION: Final = (0, 7)  # as the official package requires it
 MAX_FORMAT_LENGTH: Final = 1024  # characters of a text on the left of `%`
 _WIDE_FORMAT: Final = re.compile(r"[0-9]{4}|\*")
 
@@ -50,7 +50,7 @@ def engine(name: RuleEngine = "default") -> Engine:
     """Return a rule engine by name.
 
     :raises RuleEngineError: there is no such engine, or it is json-logic and the package is not
-        installed, is another version or is mixed with one that overwrites its files.
+        installed, is older than 0.7 or is mixed with one that overwrites its files.
     """
     if name == "default":
         return Engine("default", _compile_default, fold_names, casefolded_names)
@@ -121,10 +121,11 @@ def _load_json_logic() -> ModuleType:
     try:
         version = metadata.version("json-logic")
     except metadata.PackageNotFoundError:
-        version = "not installed"
-    if version != JSON_LOGIC_VERSION:
+        version = ""
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < JSON_LOGIC_MIN_VERSION:
         raise RuleEngineError(
-            f'rule_engine="json-logic" requires json-logic=={JSON_LOGIC_VERSION} (found: {version})'
+            'rule_engine="json-logic" requires json-logic>=0.7.0a0, but '
+            f"{version or 'no version'} is installed: run `pip install 'json-logic>=0.7.0a0'`"
         )
     owners = set(metadata.packages_distributions().get("json_logic", ())) - {"json-logic"}
     if owners:
