@@ -333,7 +333,7 @@ def test_a_missing_targeting_key_is_named():
     assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
     assert "flag checkout requires a targeting key in the context" == nobody.error_message
     message = flags.get_boolean_details("by-company", False, USER).error_message
-    assert "flag by-company needs the attribute company_id in the context" == message
+    assert "flag by-company requires the attribute company_id in the context" == message
 
 
 def test_metadata_say_where_a_variant_comes_from(emu):
