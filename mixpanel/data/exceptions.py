@@ -4,7 +4,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 ├── ConfigError (ConfigurationError)       CONFIG_ERROR          an account or option
 │   ├── AccountNotFoundError               ACCOUNT_NOT_FOUND
 │   ├── AccountExistsError                 ACCOUNT_EXISTS
-│   └── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   ├── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   └── ExpressionError                    EXPRESSION_ERROR      a `where` or `on` that is invalid
 ├── APIError                               API_ERROR             an answer that is no success
 │   ├── AuthenticationError                AUTH_FAILED           401
 │   ├── PlanError                          PLAN_LIMIT            402: not in the project's plan
@@ -48,6 +49,7 @@ __all__ = [
     "DatabaseNotFoundError",
     "DateRangeTooLargeError",
     "EventNotFoundError",
+    "ExpressionError",
     "InterruptedFetchError",
     "JQLSyntaxError",
     "MixpanelDataError",
@@ -137,6 +139,18 @@ class DateRangeTooLargeError(ConfigError):
                 "max_days": max_days,
             },
         )
+
+
+class ExpressionError(ConfigError):
+    """A `where` or `on` that is invalid; `position` is the character, counted from 1, if known."""
+
+    default_code = "EXPRESSION_ERROR"
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        self.position = position
+        where = "" if position is None else f" (at character {position})"
+        details = {} if position is None else {"position": position}
+        super().__init__(message + where, details=details)
 
 
 # ---- what Mixpanel answered ----------------------------------------------------------------------
