@@ -36,7 +36,7 @@ from mixpanel import exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import date
+    from datetime import date, datetime
     from pathlib import Path
 
 __all__ = [
@@ -221,9 +221,33 @@ class PlanError(APIError, exceptions.AuthenticationError):
 
 
 class RateLimitError(APIError, exceptions.RateLimitError):
-    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known."""
+    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known.
+
+    `sent` is False for a call that was held back here, and so cost nothing. `next_slot_at` is when
+    the next call may start, aware and in UTC. `limit` calls are allowed in `window_seconds`, of
+    which `used` are known here. Each is None where it is not known.
+    """
 
     default_code = "RATE_LIMITED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        next_slot_at: datetime | None = None,
+        limit: int | None = None,
+        used: int | None = None,
+        window_seconds: int | None = None,
+        **known: Any,
+    ) -> None:
+        super().__init__(message, **known)
+        self.sent, self.next_slot_at = sent, next_slot_at
+        self.limit, self.used, self.window_seconds = limit, used, window_seconds
+        when = None if next_slot_at is None else next_slot_at.isoformat()
+        budget = {"next_slot_at": when, "limit": limit, "used": used}
+        budget["window_seconds"] = window_seconds
+        self.details |= {"sent": sent} | {k: v for k, v in budget.items() if v is not None}
 
 
 class QueryError(APIError):
