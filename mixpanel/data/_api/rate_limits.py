@@ -93,17 +93,17 @@ class Allowance:
             return math.inf
         if not counted:
             return max(now, self._crowded_until)
-        spent = self.spent(now)
+        spent = self.spent()
         return max(now, self._held_until, self._crowded_until, spent[0] if spent else now)
 
-    def spent(self, now: float = -math.inf) -> tuple[float, int, float] | None:
+    def spent(self) -> tuple[float, int, float] | None:
         """Return when the last of the full windows opens, and which one: calls and seconds."""
         full = [
             (self._starts[-calls].at + seconds, calls, seconds)
             for calls, seconds in self._windows
             if len(self._starts) >= calls
         ]
-        return max((each for each in full if each[0] > now), default=None)
+        return max(full, default=None)
 
     def start(self, now: float, *, counted: bool = True) -> Start:
         """Count one call."""
@@ -172,9 +172,9 @@ class Allowance:
                     for calls, seconds in self._windows
                 ]
 
-    def why(self, what: str, now: float = -math.inf) -> str:
+    def why(self, what: str) -> str:
         """Say what the next call waits for; `what` names calls in the plural."""
-        spent = self.spent(now)
+        spent = self.spent()
         if spent is None or spent[0] < self._held_until:
             return f"Mixpanel says that the project makes too many {what}"
         _, calls, seconds = spent
@@ -215,9 +215,10 @@ class Allowance:
         self._running, self._scout = {}, None
 
     def _prune(self, now: float) -> None:
-        oldest = now - self.longest[1]
-        if self._starts and self._starts[0].at <= oldest:
-            self._starts = [start for start in self._starts if start.at > oldest]
+        """Forget starts that no window looks back to; never so many that one could be exceeded."""
+        oldest, most = now - self.longest[1], max((calls for calls, _ in self._windows), default=0)
+        while len(self._starts) > most and self._starts[0].at <= oldest:
+            del self._starts[0]
 
 
 # ---- the queue ----------------------------------------------------------------------------------
@@ -319,7 +320,7 @@ class Budget:
                     )
                     if not first or opens == math.inf:
                         call.turn = _Turn()
-                    why = self._allowance.why(self.what, now)
+                    why = self._allowance.why(self.what)
                 if now < opens < math.inf:
                     self._check_patience(call, now, opens, why)
                 call.tell(expected - now, f"{why}: waiting {in_words(expected - now)}")
