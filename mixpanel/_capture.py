@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mixpanel._delivery.awaitables import done
-from mixpanel._delivery.custom_consumer import Custom
-from mixpanel._http.connections import Wires
+from mixpanel._delivery.custom_consumer import CustomConsumer
+from mixpanel._http.connections import LoopConnections
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
-from mixpanel._runtime.home_loop import refuse_in_async
+from mixpanel._runtime.background_loop import refuse_in_async
 from mixpanel.cdp._fanout.routing import plain
 from mixpanel.cdp._segment.backfill import AsyncBackfill
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
@@ -37,7 +37,7 @@ GZIP = b"\x1f\x8b"
 @contextmanager
 def diverted(kept: Captured) -> Iterator[None]:
     """Put into `kept`, inside the block, what clients of any kind would send."""
-    send = Wires.send
+    send = LoopConnections.send
     swaps: list[tuple[type, str, Any]] = [
         (AsyncMixpanel, "_deliver", lambda face, records: _keep_async(kept, face, records)),
         (Mixpanel, "_deliver", lambda face, records: _keep_sync(kept, face, records)),
@@ -49,7 +49,11 @@ def diverted(kept: Captured) -> Iterator[None]:
         (AsyncSegmentClient, "_deliver_one", lambda face, said: face._deliver([said])),
         (SegmentClient, "_deliver_one", lambda face, said: face._deliver([said])),
         (AsyncBackfill, "_way", lambda face: _backfill_into(kept, face)),
-        (Wires, "send", lambda wires, request, **how: _unless_flags(send, wires, request, **how)),
+        (
+            LoopConnections,
+            "send",
+            lambda connections, request, **how: _unless_flags(send, connections, request, **how),
+        ),
     ]
     before = [getattr(face, name) for face, name, _ in swaps]
     for face, name, swap in swaps:
@@ -66,9 +70,9 @@ def _keep(kept: Captured, face: Any, records: list[Any]) -> None:
         return
     for record in records:
         kept.send(record.endpoint, record.body)
-    with face._ledger.lock:
-        face._ledger.accepted += len(records)
-        face._ledger.delivered += len(records)
+    with face._stats.lock:
+        face._stats.accepted += len(records)
+        face._stats.delivered += len(records)
 
 
 def _keep_async(kept: Captured, face: Any, records: list[Any]) -> Any:
@@ -77,27 +81,27 @@ def _keep_async(kept: Captured, face: Any, records: list[Any]) -> Any:
 
 
 def _keep_sync(kept: Captured, face: Any, records: list[Any]) -> None:
-    if not isinstance(face._via, Custom):
+    if not isinstance(face._delivery, CustomConsumer):
         refuse_in_async("Mixpanel.track", unless_ours=True)
     _keep(kept, face, records)
 
 
 def _import_into(kept: Captured, face: Any, what: str) -> Any:
-    if what != "import_events" or isinstance(face._via, Custom):
+    if what != "import_events" or isinstance(face._delivery, CustomConsumer):
         raise ConfigurationError(f"{what} is not captured: test it with mixpanel.emulator")
-    return face._via.route, _Wires(lambda body: kept.send("imports", body))
+    return face._delivery.api, _LoopConnections(lambda body: kept.send("imports", body))
 
 
 def _vendor(face: Any) -> str:
-    return plain(face._route.dialect.name)
+    return plain(face._api.dialect.name)
 
 
 def _keep_said(kept: Captured, face: Any, messages: list[Any]) -> None:
     admitted = face._admitted(messages)
     kept._keep(_vendor(face), [json.loads(message.body) for message in admitted])
-    with face._ledger.lock:
-        face._ledger.accepted += len(admitted)
-        face._ledger.delivered += len(admitted)
+    with face._stats.lock:
+        face._stats.accepted += len(admitted)
+        face._stats.delivered += len(admitted)
     if face._on_delivery is not None:
         face._tell(admitted, "delivered", "")
 
@@ -116,19 +120,19 @@ def _keep_said_sync(kept: Captured, face: Any, messages: list[Any]) -> None:
 def _backfill_into(kept: Captured, face: Any) -> Any:
     vendor = _vendor(face)
     # Without a gate: nobody is asked for an access token.
-    route = replace(face._route, direct=False, gate=None)
-    return route, _Wires(lambda body: kept._keep(vendor, json.loads(body)["batch"]))
+    api = replace(face._api, direct=False, guard=None)
+    return api, _LoopConnections(lambda body: kept._keep(vendor, json.loads(body)["batch"]))
 
 
-async def _unless_flags(send: Any, wires: Any, request: Any, **how: Any) -> Any:
+async def _unless_flags(send: Any, connections: Any, request: Any, **how: Any) -> Any:
     url = urlsplit(request.url)
     if "/flags" not in url.path or is_loopback(url.hostname or ""):
-        return await send(wires, request, **how)
+        return await send(connections, request, **how)
     told = "flags are not fetched while events are captured: use FixedFlags or override_flags"
-    return Failure(TransportError(told), maybe_sent=False)
+    return TransportFailure(TransportError(told), maybe_sent=False)
 
 
-class _Wires:
+class _LoopConnections:
     """Take the requests of an import, and answer that all is well."""
 
     def __init__(self, keep: Callable[[bytes], None]) -> None:
@@ -137,4 +141,4 @@ class _Wires:
     async def attempt(self, request: Any, **_: Any) -> Any:
         content = request.content
         self._keep(gzip.decompress(content) if content[:2] == GZIP else content)
-        return Answer(200, {}, b'{"code": 200, "status": "OK"}')
+        return Response(200, {}, b'{"code": 200, "status": "OK"}')

@@ -20,18 +20,18 @@ import anyio
 import anyio.lowlevel
 
 from mixpanel._delivery.retry import (
-    Halt,
-    Plain,
-    Settle,
-    Shrink,
+    DisableGzip,
+    ReduceBatchBytes,
+    Resolve,
     Step,
+    Stop,
     Wait,
+    advance,
     exchange,
-    onward,
 )
 from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
 from mixpanel._http.request import Send
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -45,15 +45,22 @@ from mixpanel.settings import Limits, RetryPolicy, checked_callback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mixpanel._http.connections import Wires
-    from mixpanel._http.request import AnyRoute
+    from mixpanel._http.connections import LoopConnections
+    from mixpanel._http.request import Api
     from mixpanel._http.responses import (
-        Answer,
-        Failure,
+        Response,
+        TransportFailure,
     )
     from mixpanel._records.record import Record
 
-__all__ = ["Freight", "ImportInterrupted", "ImportProgress", "ImportResult", "Rows", "import_rows"]
+__all__ = [
+    "ImportInterrupted",
+    "ImportJob",
+    "ImportProgress",
+    "ImportResult",
+    "Rows",
+    "import_rows",
+]
 
 AT_ONCE = 500  # events of a plain iterable between which others have their turn
 MOST_REQUESTS = 32  # in flight: as many as there are connections
@@ -63,7 +70,7 @@ Rows = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Freight:
+class ImportJob:
     """What is imported: how a row becomes a record, where records go, how many go at once.
 
     `compose` raises `ValidationError` for a row that cannot go, and returns None for one that is
@@ -71,8 +78,8 @@ class Freight:
     """
 
     compose: Callable[[Any], Record | None]
-    route: AnyRoute
-    wires: Wires
+    api: Api
+    connections: LoopConnections
     batch_records: int = Limits().batch_records
     batch_bytes: int = Limits().batch_bytes
     gzip: bool | None = True
@@ -148,7 +155,7 @@ class _Numbered:
 class _Import:
     def __init__(
         self,
-        freight: Freight,
+        job: ImportJob,
         *,
         concurrency: int,
         retry: RetryPolicy,
@@ -157,9 +164,9 @@ class _Import:
         on_progress: Callable[[ImportProgress], object] | None,
         on_failed: Callable[[FailedRecord], object] | None,
     ) -> None:
-        self.freight = freight
-        self.batch_bytes, self.gzip = freight.batch_bytes, freight.gzip
-        self.most, self.wide = concurrency, min(4.0, concurrency)
+        self.job = job
+        self.batch_bytes, self.gzip = job.batch_bytes, job.gzip
+        self.most, self.max_in_flight = concurrency, min(4.0, concurrency)
         self.retry = retry
         self.start_at, self.keep_failed = start_at, keep_failed
         self.on_progress, self.on_failed = on_progress, on_failed
@@ -168,12 +175,12 @@ class _Import:
         self.kept: list[FailedRecord] = []
         self.reasons: Counter[str] = Counter()
         self.open: dict[int, _Numbered] = {}  # by first position: what is not settled yet
-        self.filling: int | None = None  # the first position that is in no batch of these yet
-        self.read_to = self.good_to = start_at
-        self.not_before = 0.0
+        self.batch_start: int | None = None  # the first position that is in no batch of these yet
+        self.read_to = self.valid_until = start_at
+        self.paused_until = 0.0
         self.error: DeliveryError | None = None
         self.source_error: Exception | None = None
-        self.untold: list[FailedRecord] = []
+        self.unreported: list[FailedRecord] = []
         self.callback_failed = False
         self.freed = anyio.Event()
 
@@ -182,16 +189,16 @@ class _Import:
             async with (
                 aclosing(self._chunks(rows)) as chunks,
                 aclosing(self._batches(chunks)) as batches,
-                anyio.create_task_group() as flights,
+                anyio.create_task_group() as in_flight,
             ):
                 async for batch in batches:
                     self.open[batch.first] = batch
-                    while len(self.open) > self.wide and self.error is None:
+                    while len(self.open) > self.max_in_flight and self.error is None:
                         self.freed = anyio.Event()
                         await self.freed.wait()
                     if self.error is not None:
                         break
-                    flights.start_soon(self._fly, batch)
+                    in_flight.start_soon(self._fly, batch)
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
@@ -217,7 +224,7 @@ class _Import:
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await home_loop.at_caller(lambda: iter(rows))
+            iterator = await background_loop.at_caller(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
@@ -226,7 +233,7 @@ class _Import:
             chunk: list[Any] = []
             read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
             try:
-                await home_loop.at_caller(read)
+                await background_loop.at_caller(read)
                 more = len(chunk) == AT_ONCE
             except Exception as error:
                 self.source_error, more = error, False
@@ -247,31 +254,31 @@ class _Import:
                     size = len(record.body) + 1
                     if batch.records and (
                         batch.bytes + size > self.batch_bytes
-                        or len(batch.records) >= self.freight.batch_records
+                        or len(batch.records) >= self.job.batch_records
                     ):
-                        self.filling = position
+                        self.batch_start = position
                         yield batch
                         batch = _Numbered()
                     if not batch.records:
-                        batch.first = self.filling = position
+                        batch.first = self.batch_start = position
                     batch.records.append(record)
                     batch.positions.append(position)
                     batch.bytes += size
-                    self.good_to = position + 1
-            if self.read_to - self.good_to >= AT_ONCE:
-                self.good_to = self.read_to
+                    self.valid_until = position + 1
+            if self.read_to - self.valid_until >= AT_ONCE:
+                self.valid_until = self.read_to
                 await self._tell()  # as nothing is sent, nobody else would
             await self._tell_failed()
         if batch.records:
             yield batch
-        self.filling = None
+        self.batch_start = None
         if position + 1 < self.start_at and self.source_error is None:
             raise ConfigurationError(f"start_at={self.start_at}: there are {position + 1} rows")
 
     def _composed(self, position: int, row: Any) -> Record | None:
         told = None
         try:
-            return self.freight.compose(row)
+            return self.job.compose(row)
         except ValidationError as error:
             why, told = str(error), error.record
         except ConfigurationError:
@@ -285,62 +292,62 @@ class _Import:
         position_of = dict(zip(map(id, batch.records), batch.positions, strict=True))
         now = time.monotonic()
         for record in batch.records:
-            record.at = now
+            record.enqueued_at = now
         steps = exchange(
             batch.records,
             policy=self.retry,
             clock=time.monotonic,
             random=random.random,
             gzip=self.gzip,
-            judge=self.freight.route.judge,
+            classify=self.job.api.classify,
         )
 
-        def carry_out(step: Step) -> None:
-            self._carry_out(step, position_of)
+        def apply(step: Step) -> None:
+            self._apply(step, position_of)
 
-        step = onward(steps, None, carry_out)
+        step = advance(steps, None, apply)
         while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await hold_back(lambda: self.not_before - time.monotonic())
+                await hold_back(lambda: self.paused_until - time.monotonic())
                 reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
-            step = onward(steps, reply, carry_out)
+            step = advance(steps, reply, apply)
         if self.error is None:
             del self.open[batch.first]
-            self.wide = min(self.most, self.wide + 1)
+            self.max_in_flight = min(self.most, self.max_in_flight + 1)
         self.freed.set()
         await self._tell()
 
-    async def _sent(self, step: Send) -> Answer | Failure:
-        route, wires = self.freight.route, self.freight.wires
+    async def _sent(self, step: Send) -> Response | TransportFailure:
+        api, connections = self.job.api, self.job.connections
 
-        async def send() -> Answer | Failure:
-            request = await compressed_off_loop(route, step)
+        async def send() -> Response | TransportFailure:
+            request = await compressed_off_loop(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
-            return await wires.attempt(request)
+            return await connections.attempt(request)
 
-        return await let_through(route.gate, wires, send)
+        return await let_through(api.guard, connections, send)
 
-    def _carry_out(self, step: Step, position_of: dict[int, int]) -> None:
-        if isinstance(step, Settle):
+    def _apply(self, step: Step, position_of: dict[int, int]) -> None:
+        if isinstance(step, Resolve):
             self._settle(step, position_of)
         elif isinstance(step, Wait):
             self.retried += 1
             if isinstance(step.error, RateLimitError):
-                self.wide = max(1.0, self.wide / 2)
-                self.not_before = max(self.not_before, time.monotonic() + step.seconds)
-        elif isinstance(step, Shrink):
+                self.max_in_flight = max(1.0, self.max_in_flight / 2)
+                self.paused_until = max(self.paused_until, time.monotonic() + step.seconds)
+        elif isinstance(step, ReduceBatchBytes):
             self.batch_bytes = min(self.batch_bytes, step.max_bytes)
-        elif isinstance(step, Halt):
+        elif isinstance(step, Stop):
             self.error = step.error
         else:
-            assert isinstance(step, Plain)
+            assert isinstance(step, DisableGzip)
             self.gzip = False
 
-    def _settle(self, step: Settle, position_of: dict[int, int]) -> None:
+    def _settle(self, step: Resolve, position_of: dict[int, int]) -> None:
         if step.fate == "delivered":
             self.imported += len(step.records)
             return
@@ -363,10 +370,10 @@ class _Import:
         if len(self.kept) < self.keep_failed:
             self.kept.append(failed)
         if self.on_failed is not None:
-            self.untold.append(failed)
+            self.unreported.append(failed)
 
     def _position(self) -> int:
-        waiting = self.read_to if self.filling is None else self.filling
+        waiting = self.read_to if self.batch_start is None else self.batch_start
         return min([*self.open, waiting])
 
     async def _tell(self) -> None:
@@ -383,9 +390,9 @@ class _Import:
             await self._call(self.on_progress, [now])
 
     async def _tell_failed(self) -> None:
-        if self.untold and self.on_failed is not None:
-            untold, self.untold = self.untold, []
-            await self._call(self.on_failed, untold)
+        if self.unreported and self.on_failed is not None:
+            unreported, self.unreported = self.unreported, []
+            await self._call(self.on_failed, unreported)
 
     async def _call(self, callback: Callable[[Any], object], told: list[Any]) -> None:
         def call_each() -> None:
@@ -397,7 +404,7 @@ class _Import:
                         self.callback_failed = True
                         logger.exception("a callback of the import failed")
 
-        await home_loop.at_caller(call_each)
+        await background_loop.at_caller(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(
@@ -429,7 +436,7 @@ def _described(event: Any) -> dict[str, Any]:
 
 async def import_rows(
     rows: Rows,
-    freight: Freight,
+    job: ImportJob,
     *,
     concurrency: int = 20,
     start_at: int = 0,
@@ -453,7 +460,7 @@ async def import_rows(
     checked_callback(on_progress, "on_progress")
     checked_callback(on_failed, "on_failed")
     return await _Import(
-        freight,
+        job,
         concurrency=concurrency,
         retry=retry or RetryPolicy(),
         start_at=start_at,

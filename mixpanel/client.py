@@ -13,17 +13,17 @@ import anyio.lowlevel
 from mixpanel import bulk
 from mixpanel import lookup_tables as lookup
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
-from mixpanel._delivery.custom_consumer import Custom
+from mixpanel._delivery.awaitables import YIELD_EVERY, done, enqueue_when_space, refused, turn
+from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._delivery.sender import Sender
-from mixpanel._delivery.stats import FlushResult, Ledger, Stats
+from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
     Composer,
 )
 from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
-from mixpanel._records.methods import Verbs
-from mixpanel._runtime import home_loop
+from mixpanel._records.methods import TrackingMethods
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import conceal_arguments
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     import json
     from collections.abc import Callable, Iterable, Mapping
 
-    from mixpanel._http.connections import Wires
+    from mixpanel._http.connections import LoopConnections
     from mixpanel._http.ingestion import (
-        Route,
+        IngestionApi,
     )
     from mixpanel._records.record import (
         BeforeSend,
@@ -97,7 +97,7 @@ class ClientOptions(ConsumerOptions, total=False):
 
 
 @conceal_arguments
-class _Client(Verbs[Outcome]):
+class _Client(TrackingMethods[Outcome]):
     """What both clients share: composing, and knowing their consumer."""
 
     def __init__(
@@ -132,22 +132,24 @@ class _Client(Verbs[Outcome]):
                 given = ", ".join(sorted(theirs))
                 raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
         self._consumer = consumer
-        self._via: Sender[Route] | Custom = (
-            consumer._sender if isinstance(consumer, AnyConsumer) else Custom(consumer, Ledger())
+        self._delivery: Sender[IngestionApi] | CustomConsumer = (
+            consumer._sender
+            if isinstance(consumer, AnyConsumer)
+            else CustomConsumer(consumer, DeliveryStats())
         )
-        self._ledger = self._via.ledger
+        self._stats = self._delivery.stats
         self._closed = False
         # Who takes a message without any ado: of async clients, nearly always.
-        self._quick: Sender[Route] | None = None
-        if isinstance(self._via, Sender) and self._via.background and not self._disabled:
-            self._quick = self._via
+        self._quick: Sender[IngestionApi] | None = None
+        if isinstance(self._delivery, Sender) and self._delivery.background and not self._disabled:
+            self._quick = self._delivery
         self._composer = Composer(
             token,
             now=lambda: self._now(),  # noqa: PLW0108
             new_id=lambda: self._make_insert_id(),  # noqa: PLW0108
             library={"mp_lib": "python", "$lib_version": __version__},
             serializer=serializer,
-            note=self._ledger.note,
+            note=self._stats.note,
             **ours,
         )
 
@@ -166,10 +168,13 @@ class _Client(Verbs[Outcome]):
         from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 
         ours: dict[str, Any] = {}
-        if isinstance(self._via, Sender):
-            route = self._via.route
-            credentials = credentials or route.credentials
-            ours = {"origin": route.endpoints.origin, "transport": self._via.wires.transport}
+        if isinstance(self._delivery, Sender):
+            api = self._delivery.api
+            credentials = credentials or api.credentials
+            ours = {
+                "origin": api.endpoints.origin,
+                "transport": self._delivery.connections.transport,
+            }
         told = (__version__, self._track_exposure, credentials)
         if local is not None:
             self._local_flags = LocalFeatureFlagsProvider(self._token, local, *told, **ours)
@@ -208,10 +213,10 @@ class _Client(Verbs[Outcome]):
         """Take a message without ever waiting, whoever delivers; `testing.capture` diverts it."""
         if self._takes_none(1):
             return
-        if isinstance(self._via, Custom):
-            self._via.deliver_soon(record)
+        if isinstance(self._delivery, CustomConsumer):
+            self._delivery.deliver_soon(record)
         else:
-            sync_delivery.enqueue(self._via, record)
+            sync_delivery.enqueue(self._delivery, record)
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -229,13 +234,13 @@ class _Client(Verbs[Outcome]):
 
     def stats(self) -> Stats:
         """Return what became of every message so far: nothing is lost in silence."""
-        return self._ledger.stats()
+        return self._stats.snapshot()
 
     def _takes_none(self, count: int) -> bool:
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
-            self._ledger.left_out("disabled", count)
+            self._stats.left_out("disabled", count)
         return self._disabled
 
     def __repr__(self) -> str:
@@ -246,7 +251,7 @@ class _Client(Verbs[Outcome]):
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
 
-async def _filling(sender: Sender[Any], records: list[Record]) -> None:
+async def _enqueue_rest(sender: Sender[Any], records: list[Record]) -> None:
     await sender.pump()
     for record in records:
         while sender.accept(record) is None:
@@ -278,8 +283,8 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
         if (self._closed or self._disabled) and self._takes_none(len(records)):
             return done()
-        sender = self._via
-        if isinstance(sender, Custom) or not sender.buffered:
+        sender = self._delivery
+        if isinstance(sender, CustomConsumer) or not sender.buffered:
             return sender.deliver(records)
         if len(records) > 1:
             sender.buffer.ensure_room(records)
@@ -287,10 +292,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         for at, record in enumerate(records):
             signal = accept(record)
             if signal is None:
-                return when_there_is_room(sender, records[at:])
+                return enqueue_when_space(sender, records[at:])
             if signal and not sender.background:
-                return _filling(sender, records[at + 1 :])
-        return done() if self._ledger.accepted % TURN else turn()
+                return _enqueue_rest(sender, records[at + 1 :])
+        return done() if self._stats.accepted % YIELD_EVERY else turn()
 
     def _deliver_one(self, record: Record) -> Coroutine[Any, Any, None]:
         sender = self._quick
@@ -298,10 +303,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             return self._deliver([record])
         try:
             if sender.accept(record) is None:
-                return when_there_is_room(sender, [record])
+                return enqueue_when_space(sender, [record])
         except QueueFullError as error:
             return refused(error)
-        return done() if self._ledger.accepted % TURN else turn()
+        return done() if self._stats.accepted % YIELD_EVERY else turn()
 
     def _deliver_all(self, records: Iterable[Record | None]) -> Coroutine[Any, Any, None]:
         try:
@@ -315,7 +320,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         Ends early when `timeout` seconds have passed or when only a human can help, as with
         wrong credentials; the rest is `pending` in the result.
         """
-        return await self._via.flush(timeout)
+        return await self._delivery.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
@@ -326,7 +331,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         """
         self._closed = True
         end = anyio.current_time() + (math.inf if timeout is None else timeout)
-        finish = self._via.aclose if self._owns_consumer else self._via.flush
+        finish = self._delivery.aclose if self._owns_consumer else self._delivery.flush
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(timeout):
                 if self._local_flags is not None:
@@ -361,10 +366,10 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises ImportInterrupted: when it cannot go on; it holds the result so far.
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
-        route, wires = self._ours("import_events")
+        api, connections = self._ours("import_events")
         return await bulk.import_rows(
             events,
-            bulk.Freight(self._composer.imported_event, route, wires),
+            bulk.ImportJob(self._composer.imported_event, api, connections),
             concurrency=concurrency,
             start_at=start_at,
             keep_failed=keep_failed,
@@ -393,14 +398,14 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         """
         await lookup.replace(*self._ours("replace_lookup_table"), table_id, rows)
 
-    def _ours(self, what: str) -> tuple[Route, Wires]:
-        if isinstance(self._via, Custom):
+    def _ours(self, what: str) -> tuple[IngestionApi, LoopConnections]:
+        if isinstance(self._delivery, CustomConsumer):
             raise ConfigurationError(f"{what} needs a consumer of this package")
-        return self._via.route, self._via.wires
+        return self._delivery.api, self._delivery.connections
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._via, Sender):
-            await self._via.wires.warm()
+        if isinstance(self._delivery, Sender):
+            await self._delivery.connections.warm()
         if self._local_flags is not None:
             await self._local_flags.astart_polling_for_definitions()
         return self
@@ -430,11 +435,11 @@ class Mixpanel(_Client[None]):
     def _deliver(self, records: list[Record]) -> None:
         if (self._closed or self._disabled) and self._takes_none(len(records)):
             return
-        sender = self._via
-        if isinstance(sender, Custom):
+        sender = self._delivery
+        if isinstance(sender, CustomConsumer):
             sender.deliver_sync(records)
             return
-        home_loop.refuse_in_async("Mixpanel", unless_ours=True)
+        background_loop.refuse_in_async("Mixpanel", unless_ours=True)
         if not sender.buffered:
             sync_delivery.deliver(sender, records)
             return
@@ -447,24 +452,24 @@ class Mixpanel(_Client[None]):
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
-        if isinstance(self._via, Custom):
-            return self._via.flush_sync(timeout)
-        home_loop.refuse_in_async("Mixpanel.flush")
-        return sync_delivery.flush(self._via, timeout)
+        if isinstance(self._delivery, CustomConsumer):
+            return self._delivery.flush_sync(timeout)
+        background_loop.refuse_in_async("Mixpanel.flush")
+        return sync_delivery.flush(self._delivery, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
 
         A consumer that was given to the client is flushed but stays open: it may serve others.
         """
-        if not isinstance(self._via, Custom):
-            home_loop.refuse_in_async("Mixpanel.close")
+        if not isinstance(self._delivery, CustomConsumer):
+            background_loop.refuse_in_async("Mixpanel.close")
         for flags in (self._local_flags, self._remote_flags):
             if flags is not None:
                 flags.shutdown()
         self._closed = True
-        if self._owns_consumer and isinstance(self._via, Sender):
-            return sync_delivery.close(self._via, timeout)
+        if self._owns_consumer and isinstance(self._delivery, Sender):
+            return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 
     import_events = synced(AsyncMixpanel.import_events)

@@ -20,16 +20,16 @@ from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import refused
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
-from mixpanel._delivery.stats import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
 from mixpanel._http.ingestion import (
-    Route,
+    IngestionApi,
 )
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import Record, is_repeatable
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
@@ -140,16 +140,18 @@ class AnyConsumer:
             import_url=import_url,
             groups_url=groups_url,
         )
-        ledger = Ledger(options.get("on_error"), options.get("on_drop"))
+        stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
         self._sender = Sender(
-            Buffer(limits, ledger, when_full=when_full),
-            Route(
+            Buffer(limits, stats, when_full=when_full),
+            IngestionApi(
                 endpoints,
                 credentials,
                 geolocate=options.get("geolocate", False),
             ),
             options.get("retry") or self._patience(retry_limit, retry_backoff_factor),
-            Transport(options.get("http_client"), options.get("proxy"), options.get("ssl_context")),
+            TransportOptions(
+                options.get("http_client"), options.get("proxy"), options.get("ssl_context")
+            ),
             buffered=self._buffered,
             background=self._background,
             repeat_ambiguous=options.get("repeat_ambiguous", False),
@@ -160,10 +162,10 @@ class AnyConsumer:
 
     def stats(self) -> Stats:
         """Return what became of every message so far."""
-        return self._sender.ledger.stats()
+        return self._sender.stats.snapshot()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._sender.route.endpoints.origin}>"
+        return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
 
 
 @conceals_arguments
@@ -277,9 +279,9 @@ class AsyncBufferedConsumer(AnyConsumer):
         """
         return self._sender.accept(record)
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until there is room in the buffer, or for a moment."""
-        await self._sender.room()
+        await self._sender.wait_for_space()
 
     async def send(
         self,
@@ -294,7 +296,7 @@ class AsyncBufferedConsumer(AnyConsumer):
         record = record_of(endpoint, json_message, authority)
         try:
             while self.accept(record) is None:
-                await self.room()
+                await self.wait_for_space()
         except QueueFullError as error:
             await refused(error)
 
@@ -338,17 +340,17 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: when one did not arrive.
         """
-        home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that wait; everything else was sent at once."""
-        home_loop.refuse_in_async(type(self).__name__)
+        background_loop.refuse_in_async(type(self).__name__)
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
-        home_loop.refuse_in_async(type(self).__name__)
+        background_loop.refuse_in_async(type(self).__name__)
         return sync_delivery.close(self._sender, timeout)
 
 
@@ -407,7 +409,7 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
         sync_delivery.accept(self._sender, record)
 
     def send(

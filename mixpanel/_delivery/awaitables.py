@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Record
     from mixpanel.exceptions import QueueFullError
 
-__all__ = ["TURN", "done", "refused", "turn", "when_there_is_room"]
+__all__ = ["YIELD_EVERY", "done", "enqueue_when_space", "refused", "turn"]
 
-TURN = 128  # messages after which even a tight loop of tracks lets others run
+YIELD_EVERY = 128  # messages after which even a tight loop of tracks lets others run
 
 
 async def done() -> None:
@@ -35,8 +35,8 @@ async def refused(error: QueueFullError) -> None:
     raise error
 
 
-async def when_there_is_room(sender: Sender[Any], records: list[Record]) -> None:
+async def enqueue_when_space(sender: Sender[Any], records: list[Record]) -> None:
     """Accept records as room is made for them."""
     for record in records:
         while sender.accept(record) is None:
-            await sender.room()
+            await sender.wait_for_space()

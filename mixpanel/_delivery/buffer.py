@@ -25,7 +25,7 @@ from itertools import islice
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
-from mixpanel._delivery.stats import FlushResult, Ledger
+from mixpanel._delivery.stats import DeliveryStats, FlushResult
 from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullError
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from mixpanel.exceptions import DeliveryError
     from mixpanel.settings import Limits, WhenFull
 
-__all__ = ["Batch", "Buffer", "Claim", "Lane"]
+__all__ = ["Batch", "Buffer", "Claim", "EndpointQueue"]
 
 Fate = Literal["delivered", "rejected", "dropped"]
-Told = Callable[["Sequence[Record]", Fate, str], object]
+OnOutcome = Callable[["Sequence[Record]", Fate, str], object]
 
 
 P = ParamSpec("P")
@@ -58,12 +58,12 @@ class Claim:
 class Batch:
     """Some records of one lane on their way; `sending` are those on the wire right now."""
 
-    __slots__ = ("lane", "live", "open", "owner_is_alive", "records", "sending")
+    __slots__ = ("live", "open", "owner_is_alive", "queue", "records", "sending")
 
     def __init__(
-        self, lane: Lane, records: list[Record], owner_is_alive: Callable[[], bool]
+        self, queue: EndpointQueue, records: list[Record], owner_is_alive: Callable[[], bool]
     ) -> None:
-        self.lane = lane
+        self.queue = queue
         self.records = records
         self.open = records
         self.sending: list[Record] = []
@@ -71,30 +71,30 @@ class Batch:
         self.live = False  # until it is among its lane's flights, and again when it has landed
 
 
-class Lane:
+class EndpointQueue:
     """The messages of one endpoint, in order.
 
     `wide` requests may be in flight at once: 1 for profiles, so that an old `$set` that is sent
     again never overtakes a newer one. `max_bytes` shrinks when the server says 413;
-    `not_before` holds the lane back after a failure, `halted` when only a human can help.
+    `paused_until` holds the lane back after a failure, `paused_by` when only a human can help.
     """
 
-    def __init__(self, endpoint: str, wide: int, max_bytes: int) -> None:
+    def __init__(self, endpoint: str, max_in_flight: int, max_bytes: int) -> None:
         self.endpoint = endpoint
-        self.wide = wide
+        self.max_in_flight = max_in_flight
         self.max_bytes = max_bytes
-        self.queue: deque[Record] = deque()
+        self.unsent: deque[Record] = deque()
         self.bytes = 0
-        self.flights: list[Batch] = []
-        self.not_before = 0.0
-        self.halted: DeliveryError | None = None
+        self.in_flight: list[Batch] = []
+        self.paused_until = 0.0
+        self.paused_by: DeliveryError | None = None
         self.gzip: bool | None = None
 
-    def oldest_seq(self) -> int | None:
+    def oldest_sequence(self) -> int | None:
         """Return the number of the oldest message that is not settled."""
-        heads = [batch.open[0].seq for batch in self.flights if batch.open]
-        if self.queue:
-            heads.append(self.queue[0].seq)
+        heads = [batch.open[0].sequence for batch in self.in_flight if batch.open]
+        if self.unsent:
+            heads.append(self.unsent[0].sequence)
         return min(heads, default=None)
 
 
@@ -134,18 +134,23 @@ class Buffer:
     def __init__(
         self,
         limits: Limits,
-        ledger: Ledger,
+        stats: DeliveryStats,
         *,
         when_full: WhenFull = "drop_newest",
         clock: Callable[[], float] = time.monotonic,
-        wide: Mapping[str, int] | None = None,
-        told: Told | None = None,
+        max_in_flight: Mapping[str, int] | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> None:
         self.limits = limits
         parallel = limits.in_flight
-        self._wide = wide or {"events": parallel, "imports": parallel, "people": 1, "groups": 1}
-        self.ledger = ledger
-        self._told = told
+        self._max_in_flight = max_in_flight or {
+            "events": parallel,
+            "imports": parallel,
+            "people": 1,
+            "groups": 1,
+        }
+        self.stats = stats
+        self._on_outcome = on_outcome
         self.when_full = when_full
         self.clock = clock
         self.watchers: set[Callable[[], None]] = set()
@@ -155,19 +160,19 @@ class Buffer:
         """Forget everything without settling it: what a forked child does with a copy."""
         self._deferred: deque[Record] = deque()
         self._putting_deferred = False
-        self.ledger.lock = self.lock = threading.RLock()
+        self.stats.lock = self.lock = threading.RLock()
         self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self._inside = 0  # the thread that is changing the lanes, under the lock
-        self.ledger.deferred = self._deferred
-        self.ledger.clear()
+        self.stats.deferred = self._deferred
+        self.stats.clear()
         self.bytes = 0
         self.shut: Literal["closed", "exit"] | None = None
         self._most_records = self.limits.queue_records
-        self.flush_mark = 0
+        self.flush_marker = 0
         self.watchers.clear()
-        self.lanes = {
-            endpoint: Lane(endpoint, wide, self.limits.batch_bytes)
-            for endpoint, wide in self._wide.items()
+        self.queues = {
+            endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.batch_bytes)
+            for endpoint, max_in_flight in self._max_in_flight.items()
         }
 
     # ---- in ---------------------------------------------------------------------------------
@@ -182,7 +187,7 @@ class Buffer:
         :raises ClosedError: when the buffer was shut because its client was closed.
         """
         size = len(record.body)
-        ledger, limits = self.ledger, self.limits
+        stats, limits = self.stats, self.limits
         if self.is_held_here():
             # A signal handler or a finalizer interrupted this very thread inside the lock.
             self._deferred.append(record)
@@ -192,21 +197,25 @@ class Buffer:
         signal = False
         try:
             with self.lock:
-                if ledger.pending >= self._most_records or self.bytes + size > limits.queue_bytes:
+                if stats.pending >= self._most_records or self.bytes + size > limits.queue_bytes:
                     reason, gone = self._make_room(record, size)
                     if reason == "wait":
                         return None
                 if not gone or gone[0] is not record:
-                    lane = self.lanes[record.endpoint]
-                    queue, most, batch_records = lane.queue, lane.max_bytes, limits.batch_records
-                    record.at = self.clock()
-                    waiting, before = len(queue) + 1, lane.bytes
+                    queue = self.queues[record.endpoint]
+                    unsent, most, batch_records = (
+                        queue.unsent,
+                        queue.max_bytes,
+                        limits.batch_records,
+                    )
+                    record.enqueued_at = self.clock()
+                    waiting, before = len(unsent) + 1, queue.bytes
                     # From here to the append no call and no jump: see the top of this file.
-                    record.seq = ledger.accepted = ledger.accepted + 1
-                    ledger.pending += 1
-                    lane.bytes = before + size
+                    record.sequence = stats.accepted = stats.accepted + 1
+                    stats.pending += 1
+                    queue.bytes = before + size
                     self.bytes += size
-                    queue.append(record)
+                    unsent.append(record)
                     # Once for each batch that is full: whoever looks takes all that is due.
                     signal = (
                         waiting == 1
@@ -222,9 +231,9 @@ class Buffer:
             self._put_deferred()
         if gone:
             if gone[0] is record:
-                ledger.left_out(reason)
-            ledger.report_drop(reason, list(gone))
-            self._tell(gone, "dropped", reason)
+                stats.left_out(reason)
+            stats.report_drop(reason, list(gone))
+            self._report_outcome(gone, "dropped", reason)
         return signal
 
     def _put_deferred(self) -> None:
@@ -250,32 +259,32 @@ class Buffer:
         except ClosedError:
             reason = "closed"
         except BaseException:  # of one more signal handler
-            if not record.seq:
+            if not record.sequence:
                 self._deferred.appendleft(record)
             raise
         # Nobody is there to wait for room, or to hear of an error.
         self._leave_out([record], reason)
 
     def _leave_out(self, records: list[Record], reason: str) -> None:
-        self.ledger.left_out(reason, len(records))
-        self.ledger.report_drop(reason, records)
-        self._tell(records, "dropped", reason)
+        self.stats.left_out(reason, len(records))
+        self.stats.report_drop(reason, records)
+        self._report_outcome(records, "dropped", reason)
 
     def _recount(self) -> None:
         """Count everything anew, after an exception that may have struck between two changes."""
         with self.lock:
-            ledger, count, size = self.ledger, 0, 0
-            for lane in self.lanes.values():
-                for batch in lane.flights:
+            stats, count, size = self.stats, 0, 0
+            for queue in self.queues.values():
+                for batch in queue.in_flight:
                     batch.live = True
-                in_flight = [record for batch in lane.flights for record in batch.open]
+                in_flight = [record for batch in queue.in_flight for record in batch.open]
                 taken = {id(record) for record in in_flight}
-                lane.queue = deque([record for record in lane.queue if id(record) not in taken])
-                lane.bytes = sum([len(record.body) for record in lane.queue])
-                count += len(lane.queue) + len(in_flight)
-                size += lane.bytes + sum([len(record.body) for record in in_flight])
-            settled = ledger.delivered + ledger.rejected + sum(ledger.dropped.values())
-            self.bytes, ledger.pending, ledger.accepted = size, count, settled + count
+                queue.unsent = deque([record for record in queue.unsent if id(record) not in taken])
+                queue.bytes = sum([len(record.body) for record in queue.unsent])
+                count += len(queue.unsent) + len(in_flight)
+                size += queue.bytes + sum([len(record.body) for record in in_flight])
+            settled = stats.delivered + stats.rejected + sum(stats.dropped.values())
+            self.bytes, stats.pending, stats.accepted = size, count, settled + count
 
     @_locked
     def ensure_room(self, records: list[Record]) -> None:
@@ -287,13 +296,13 @@ class Buffer:
             return
         limits, size = self.limits, sum([len(record.body) for record in records])
         if (
-            self.ledger.pending + len(records) > limits.queue_records
+            self.stats.pending + len(records) > limits.queue_records
             or self.bytes + size > limits.queue_bytes
         ):
             raise self._full(f"none of {len(records):,} was accepted: ")
 
     def _full(self, what: str = "") -> QueueFullError:
-        limits, pending = self.limits, self.ledger.pending
+        limits, pending = self.limits, self.stats.pending
         return QueueFullError(
             f"{what}{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
             f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
@@ -316,20 +325,20 @@ class Buffer:
         if self.when_full == "drop_newest":
             return "queue_full", (record,)
         gone: list[Record] = []
-        while self.ledger.pending >= limits.queue_records or self.bytes + size > limits.queue_bytes:
-            heads = [lane for lane in self.lanes.values() if lane.queue]
+        while self.stats.pending >= limits.queue_records or self.bytes + size > limits.queue_bytes:
+            heads = [queue for queue in self.queues.values() if queue.unsent]
             if not heads:
                 break  # all of it is in flight; a few more than the limit may wait meanwhile
-            lane = min(heads, key=lambda lane: lane.queue[0].seq)
-            oldest = lane.queue[0]
+            queue = min(heads, key=lambda queue: queue.unsent[0].sequence)
+            oldest = queue.unsent[0]
             gone.append(oldest)
-            length, dropped = len(oldest.body), self.ledger.dropped
+            length, dropped = len(oldest.body), self.stats.dropped
             dropped.setdefault("queue_full", 0)
-            lane.bytes -= length
+            queue.bytes -= length
             self.bytes -= length
-            self.ledger.pending -= 1
+            self.stats.pending -= 1
             dropped["queue_full"] += 1
-            lane.queue.popleft()
+            queue.unsent.popleft()
         return "queue_full", tuple(gone)
 
     # ---- out --------------------------------------------------------------------------------
@@ -347,21 +356,21 @@ class Buffer:
     @_locked
     def _take(self, claim: Claim, *, everything: bool) -> Batch | None:
         now = self.clock()
-        for lane in self.lanes.values():
-            if self._is_due(lane, now, everything=everything):
-                return self._take_from(lane, claim)
+        for queue in self.queues.values():
+            if self._is_due(queue, now, everything=everything):
+                return self._take_from(queue, claim)
         return None
 
-    def _take_from(self, lane: Lane, claim: Claim) -> Batch:
-        records, size = self._pack(lane.queue, lane.max_bytes)
-        batch = Batch(lane, records, claim.owner_is_alive)
-        left = deque(islice(lane.queue, len(records), None))
-        flights = [*lane.flights, batch]
+    def _take_from(self, queue: EndpointQueue, claim: Claim) -> Batch:
+        records, size = self._pack(queue.unsent, queue.max_bytes)
+        batch = Batch(queue, records, claim.owner_is_alive)
+        left = deque(islice(queue.unsent, len(records), None))
+        in_flight = [*queue.in_flight, batch]
         claim.batch = batch
-        lane.flights = flights
+        queue.in_flight = in_flight
         batch.live = True
-        lane.queue = left
-        lane.bytes -= size
+        queue.unsent = left
+        queue.bytes -= size
         return batch
 
     def due(self) -> int:
@@ -375,46 +384,48 @@ class Buffer:
     def _due(self) -> int:
         now, count = self.clock(), 0
         limits = self.limits
-        for lane in self.lanes.values():
-            if self._is_due(lane, now, everything=False):
-                full = max(len(lane.queue) // limits.batch_records, lane.bytes // lane.max_bytes)
-                count += min(max(full, 1), lane.wide - len(lane.flights))
+        for queue in self.queues.values():
+            if self._is_due(queue, now, everything=False):
+                full = max(
+                    len(queue.unsent) // limits.batch_records, queue.bytes // queue.max_bytes
+                )
+                count += min(max(full, 1), queue.max_in_flight - len(queue.in_flight))
         return count
 
-    def _is_due(self, lane: Lane, now: float, *, everything: bool) -> bool:
-        queue = lane.queue
-        if not queue or len(lane.flights) >= lane.wide or now < lane.not_before:
+    def _is_due(self, queue: EndpointQueue, now: float, *, everything: bool) -> bool:
+        unsent = queue.unsent
+        if not unsent or len(queue.in_flight) >= queue.max_in_flight or now < queue.paused_until:
             return False
-        if everything or queue[0].seq <= self.flush_mark:
+        if everything or unsent[0].sequence <= self.flush_marker:
             return True
-        if len(queue) >= self.limits.batch_records or lane.bytes >= lane.max_bytes:
+        if len(unsent) >= self.limits.batch_records or queue.bytes >= queue.max_bytes:
             return True
         age = self.limits.flush_after
-        return age is not None and now - queue[0].at >= age
+        return age is not None and now - unsent[0].enqueued_at >= age
 
     @_locked
     def next_look(self) -> float | None:
         """Return the seconds until a lane becomes due by itself; None when none will."""
         now = self.clock()
         waits = []
-        for lane in self.lanes.values():
-            if not lane.queue or len(lane.flights) >= lane.wide:
+        for queue in self.queues.values():
+            if not queue.unsent or len(queue.in_flight) >= queue.max_in_flight:
                 continue
-            at = lane.not_before
+            at = queue.paused_until
             if not (
-                lane.queue[0].seq <= self.flush_mark
-                or len(lane.queue) >= self.limits.batch_records
-                or lane.bytes >= lane.max_bytes
+                queue.unsent[0].sequence <= self.flush_marker
+                or len(queue.unsent) >= self.limits.batch_records
+                or queue.bytes >= queue.max_bytes
             ):
                 if self.limits.flush_after is None:
                     continue
-                at = max(at, lane.queue[0].at + self.limits.flush_after)
+                at = max(at, queue.unsent[0].enqueued_at + self.limits.flush_after)
             waits.append(max(0.0, at - now))
         return min(waits, default=None)
 
-    def _pack(self, queue: Iterable[Record], most_bytes: int) -> tuple[list[Record], int]:
+    def _pack(self, unsent: Iterable[Record], most_bytes: int) -> tuple[list[Record], int]:
         """Return the first records of a queue that fit one request, and the sum of their bytes."""
-        waiting = list(islice(queue, self.limits.batch_records))
+        waiting = list(islice(unsent, self.limits.batch_records))
         first = waiting[0]
         auth, endpoint, count = first.auth, first.endpoint, 0
         room = whole = most_bytes - 1  # the brackets, less one comma
@@ -452,16 +463,16 @@ class Buffer:
             gone = {id(record) for record in records}
             left = [record for record in batch.open if id(record) not in gone]
         count, size = len(records), sum([len(record.body) for record in records])
-        ledger, dropped = self.ledger, self.ledger.dropped
+        stats, dropped = self.stats, self.stats.dropped
         if fate == "dropped":
             dropped.setdefault(reason, 0)
         batch.open = left
         self.bytes -= size
-        ledger.pending -= count
+        stats.pending -= count
         if fate == "delivered":
-            ledger.delivered += count
+            stats.delivered += count
         elif fate == "rejected":
-            ledger.rejected += count
+            stats.rejected += count
         else:
             dropped[reason] += count
         return True
@@ -477,81 +488,81 @@ class Buffer:
     ) -> None:
         """Report what became of settled records; `quiet` when the caller hears of it otherwise."""
         if error is not None and not quiet:
-            self.ledger.report(error, records)
+            self.stats.report(error, records)
         if fate == "dropped" and not quiet:
-            self.ledger.report_drop(reason, records)
-        self._tell(records, fate, reason or str(error or ""))
+            self.stats.report_drop(reason, records)
+        self._report_outcome(records, fate, reason or str(error or ""))
 
-    def land(self, batch: Batch) -> None:
+    def finish(self, batch: Batch) -> None:
         """End a batch: what is still open goes back to the head of its lane, in order.
 
         Records that were on the wire without an answer and are not safe to repeat are dropped as
         ambiguous instead.
         """
-        doubtful = self._land(batch)
+        doubtful = self._finish(batch)
         if doubtful:
             error = AmbiguousDeliveryError(
                 f"{len(doubtful)} update(s) were cut off while being sent; they may have been "
                 "applied and are not safe to repeat",
-                endpoint=batch.lane.endpoint,
+                endpoint=batch.queue.endpoint,
             )
             self.announce(doubtful, "dropped", "ambiguous", error)
         self.notify()
 
     @_locked
-    def _land(self, batch: Batch) -> list[Record]:
+    def _finish(self, batch: Batch) -> list[Record]:
         if not batch.live:
             return []
         on_wire = {id(record) for record in batch.sending}
         doubtful = [r for r in batch.open if not r.repeatable and id(r) in on_wire]
         if doubtful:
             self.settle(batch, doubtful, "dropped", "ambiguous")
-        lane, nothing = batch.lane, list[Any]()
-        queue, size = lane.queue, 0
+        queue, nothing = batch.queue, list[Any]()
+        unsent, size = queue.unsent, 0
         if batch.open:
-            queue = deque([*batch.open, *queue])
+            unsent = deque([*batch.open, *unsent])
             size = sum([len(record.body) for record in batch.open])
-        flights = [one for one in lane.flights if one is not batch]
-        lane.queue = queue
-        lane.flights = flights
+        in_flight = [one for one in queue.in_flight if one is not batch]
+        queue.unsent = unsent
+        queue.in_flight = in_flight
         batch.live = False
-        lane.bytes += size
+        queue.bytes += size
         batch.open = batch.sending = nothing
         return doubtful
 
     def reclaim(self, *, dead_only: bool = False) -> None:
         """Take back every batch in flight; with `dead_only`, those whose loop or thread is gone."""
-        for lane in self.lanes.values():
-            for batch in lane.flights:  # a list that is replaced, never changed
+        for queue in self.queues.values():
+            for batch in queue.in_flight:  # a list that is replaced, never changed
                 if not (dead_only and batch.owner_is_alive()):
-                    self.land(batch)
+                    self.finish(batch)
 
-    def give_up(self, reason: str, shut: Literal["closed", "exit"] | None = None) -> None:
+    def drop_all(self, reason: str, shut: Literal["closed", "exit"] | None = None) -> None:
         """Drop everything that is still here, counted under one reason.
 
         With `shut`, nothing is accepted from then on: "closed" refuses it, "exit" counts it as
         dropped.
         """
         self.reclaim()
-        gone = self._give_up(reason, shut)
+        gone = self._drop_all(reason, shut)
         if gone:
             self.announce(gone, "dropped", reason)
         self.notify()
 
     @_locked
-    def _give_up(self, reason: str, shut: Literal["closed", "exit"] | None) -> list[Record]:
-        gone = [record for lane in self.lanes.values() for record in lane.queue]
+    def _drop_all(self, reason: str, shut: Literal["closed", "exit"] | None) -> list[Record]:
+        gone = [record for queue in self.queues.values() for record in queue.unsent]
         size, count = sum([len(record.body) for record in gone]), len(gone)
-        ledger, dropped = self.ledger, self.ledger.dropped
+        stats, dropped = self.stats, self.stats.dropped
         if gone:
             dropped.setdefault(reason, 0)
         if shut is not None:
             self.shut, self._most_records = shut, -1
-        for lane in self.lanes.values():
-            lane.queue, lane.bytes = deque(), 0
+        for queue in self.queues.values():
+            queue.unsent, queue.bytes = deque(), 0
         if gone:
             self.bytes -= size
-            ledger.pending -= count
+            stats.pending -= count
             dropped[reason] += count
         return gone
 
@@ -563,50 +574,50 @@ class Buffer:
         now = self.clock()
         waiting = deque(records)
         for record in records:
-            record.at = now
+            record.enqueued_at = now
         while waiting:
-            lane = self.lanes[waiting[0].endpoint]
-            packed, size = self._pack(waiting, lane.max_bytes)
+            queue = self.queues[waiting[0].endpoint]
+            packed, size = self._pack(waiting, queue.max_bytes)
             waiting = deque(islice(waiting, len(packed), None))
-            claim, count, ledger = Claim(owner_is_alive), len(packed), self.ledger
-            claim.batch = batch = Batch(lane, packed, owner_is_alive)
-            for at, record in enumerate(packed, ledger.accepted + 1):
-                record.seq = at
-            flights = [*lane.flights, batch]
+            claim, count, stats = Claim(owner_is_alive), len(packed), self.stats
+            claim.batch = batch = Batch(queue, packed, owner_is_alive)
+            for at, record in enumerate(packed, stats.accepted + 1):
+                record.sequence = at
+            in_flight = [*queue.in_flight, batch]
             claims.append(claim)
-            ledger.accepted += count
-            ledger.pending += count
+            stats.accepted += count
+            stats.pending += count
             self.bytes += size
-            lane.flights = flights
+            queue.in_flight = in_flight
             batch.live = True
 
-    def flying(self) -> bool:
+    def has_in_flight(self) -> bool:
         """Return True if any batch is in flight."""
-        return any(lane.flights for lane in self.lanes.values())
+        return any(queue.in_flight for queue in self.queues.values())
 
-    def hurry(self) -> None:
+    def clear_pauses(self) -> None:
         """Lift every pause: this is the last chance."""
-        for lane in self.lanes.values():
-            if lane.halted is None:
-                lane.not_before = 0.0
+        for queue in self.queues.values():
+            if queue.paused_by is None:
+                queue.paused_until = 0.0
 
     # ---- waiting ----------------------------------------------------------------------------
 
     @_locked
-    def mark(self) -> int:
+    def mark_for_flush(self) -> int:
         """Make everything accepted so far due, and return the number to wait for."""
-        self.flush_mark = self.ledger.accepted
-        for lane in self.lanes.values():
-            if lane.halted is not None:
-                lane.halted, lane.not_before = None, 0.0
-        return self.flush_mark
+        self.flush_marker = self.stats.accepted
+        for queue in self.queues.values():
+            if queue.paused_by is not None:
+                queue.paused_by, queue.paused_until = None, 0.0
+        return self.flush_marker
 
     @_locked
     def waiting_for(self, mark: int) -> bool:
         """Tell whether messages up to `mark` are still open in lanes that are not halted."""
-        for lane in self.lanes.values():
-            oldest = lane.oldest_seq()
-            if oldest is not None and oldest <= mark and lane.halted is None:
+        for queue in self.queues.values():
+            oldest = queue.oldest_sequence()
+            if oldest is not None and oldest <= mark and queue.paused_by is None:
                 return True
         return False
 
@@ -614,32 +625,32 @@ class Buffer:
     def result_since(self, before: tuple[int, int, dict[str, int]]) -> FlushResult:
         """Return what was settled since `snapshot()` gave `before`."""
         delivered, rejected, dropped = before
-        ledger = self.ledger
-        gone = {k: n - dropped.get(k, 0) for k, n in ledger.dropped.items()}
-        errors, ledger.recent = tuple(ledger.recent), []
+        stats = self.stats
+        gone = {k: n - dropped.get(k, 0) for k, n in stats.dropped.items()}
+        errors, stats.recent = tuple(stats.recent), []
         return FlushResult(
-            ledger.delivered - delivered,
-            ledger.rejected - rejected,
+            stats.delivered - delivered,
+            stats.rejected - rejected,
             {reason: count for reason, count in gone.items() if count},
-            ledger.pending,
+            stats.pending,
             errors,
         )
 
     @_locked
     def snapshot(self) -> tuple[int, int, dict[str, int]]:
         """Return the counts that `result_since` compares with."""
-        ledger = self.ledger
-        ledger.recent = []
-        return ledger.delivered, ledger.rejected, dict(ledger.dropped)
+        stats = self.stats
+        stats.recent = []
+        return stats.delivered, stats.rejected, dict(stats.dropped)
 
-    def _tell(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
-        if self._told is not None:
-            self._told(records, fate, reason)
+    def _report_outcome(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
+        if self._on_outcome is not None:
+            self._on_outcome(records, fate, reason)
 
     @property
-    def tells_all(self) -> bool:
+    def reports_deliveries(self) -> bool:
         """Return True if somebody wants to hear of deliveries, too."""
-        return self._told is not None
+        return self._on_outcome is not None
 
     def notify(self) -> None:
         """Wake whoever waits for room, or for messages to be settled."""

@@ -21,8 +21,8 @@ import anyio
 import anyio.to_thread
 from anyio.lowlevel import RunVar
 
-from mixpanel._delivery.stats import FlushResult, Ledger
-from mixpanel._runtime import home_loop, shutdown
+from mixpanel._delivery.stats import DeliveryStats, FlushResult
+from mixpanel._runtime import background_loop, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Record
 
-__all__ = ["Custom"]
+__all__ = ["CustomConsumer"]
 
 POLL = 0.01
 
-_everyone: weakref.WeakSet[Custom] = weakref.WeakSet()
+_everyone: weakref.WeakSet[CustomConsumer] = weakref.WeakSet()
 
 
-class Custom:
+class CustomConsumer:
     """Deliver through somebody else's consumer, counting what became of it.
 
     Async methods are awaited. Blocking ones run in a worker thread when the caller is async, one
@@ -47,14 +47,14 @@ class Custom:
     needs no lock.
     """
 
-    def __init__(self, consumer: Any, ledger: Ledger) -> None:
+    def __init__(self, consumer: Any, stats: DeliveryStats) -> None:
         if not callable(getattr(consumer, "send", None)):
             raise ConfigurationError(
                 f"a consumer needs send(endpoint, json_message, api_key=None, api_secret=None); "
                 f"{type(consumer).__name__} has none"
             )
         self._consumer = consumer
-        self.ledger = ledger
+        self.stats = stats
         self.renew()
         _everyone.add(self)
 
@@ -83,11 +83,11 @@ class Custom:
             try:
                 await self.deliver([record])
             except Exception as error:
-                self.ledger.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
+                self.stats.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
 
         atexit.unregister(_at_exit)  # again, to be called before the home loop is left
         atexit.register(_at_exit)
-        future = home_loop.submit(later)
+        future = background_loop.submit(later)
         self._soon.add(future)
         future.add_done_callback(self._soon.discard)
 
@@ -103,8 +103,8 @@ class Custom:
             if flush is not None:
                 await self._call_async(flush, leave=True)
         if scope.cancelled_caught:
-            self.ledger.say(logging.WARNING, "the consumer did not flush in time", key="flush")
-        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+            self.stats.say(logging.WARNING, "the consumer did not flush in time", key="flush")
+        return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
     aclose = flush
 
@@ -114,7 +114,7 @@ class Custom:
         flush = getattr(self._consumer, "flush", None)
         if flush is not None:
             self._call_sync(flush)
-        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+        return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
     async def _call_async(self, method: Any, *arguments: Any, leave: bool = False) -> None:
         if inspect.iscoroutinefunction(method):
@@ -138,34 +138,34 @@ class Custom:
     def _call_sync(self, method: Any, *arguments: Any) -> None:
         result = method(*arguments)
         if inspect.isawaitable(result):
-            home_loop.run(_awaited, result)
+            background_loop.run(_awaited, result)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        ledger = self.ledger
-        with ledger.lock:
-            ledger.accepted += 1
-            ledger.pending += 1
+        stats = self.stats
+        with stats.lock:
+            stats.accepted += 1
+            stats.pending += 1
         delivered = False
         try:
             yield
             delivered = True
         finally:
-            with ledger.lock:
-                ledger.pending -= 1
+            with stats.lock:
+                stats.pending -= 1
                 if delivered:
-                    ledger.delivered += 1
+                    stats.delivered += 1
                 else:
-                    ledger.dropped["raised"] = ledger.dropped.get("raised", 0) + 1
+                    stats.dropped["raised"] = stats.dropped.get("raised", 0) + 1
 
 
 def _at_exit() -> None:
     """Let what is under way arrive, as long as the last drain would take, or say what does not."""
-    end = time.monotonic() + shutdown.PATIENCE
+    end = time.monotonic() + shutdown.EXIT_TIMEOUT
     for custom in list(_everyone):
         late = wait(set(custom._soon), max(0.0, end - time.monotonic())).not_done
         if late:
-            custom.ledger.say(logging.ERROR, f"{len(late)} message(s) dropped: exit", key="exit")
+            custom.stats.say(logging.ERROR, f"{len(late)} message(s) dropped: exit", key="exit")
 
 
 def _after_fork() -> None:

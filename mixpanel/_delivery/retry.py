@@ -38,12 +38,12 @@ from typing import TYPE_CHECKING
 
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
-    Judge,
-    Judgement,
-    Verdict,
-    judge_answer,
+    Classification,
+    Classifier,
+    Response,
+    ResponseOutcome,
+    TransportFailure,
+    classify_response,
 )
 from mixpanel.exceptions import (
     AmbiguousDeliveryError,
@@ -57,7 +57,16 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Record
     from mixpanel.settings import RetryPolicy
 
-__all__ = ["Halt", "Plain", "Settle", "Shrink", "Step", "Wait", "exchange", "onward"]
+__all__ = [
+    "DisableGzip",
+    "ReduceBatchBytes",
+    "Resolve",
+    "Step",
+    "Stop",
+    "Wait",
+    "advance",
+    "exchange",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class Resolve:
     records: list[Record]
     fate: Fate
     reason: str = ""
@@ -75,26 +84,26 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
-class Shrink:
+class ReduceBatchBytes:
     max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class DisableGzip:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class Stop:
     error: DeliveryError
 
 
-Step = Send | Wait | Settle | Shrink | Plain | Halt
-Steps = Generator[Step, Answer | Failure | None, None]
+Step = Send | Wait | Resolve | ReduceBatchBytes | DisableGzip | Stop
+Steps = Generator[Step, Response | TransportFailure | None, None]
 
 
-def onward(
-    steps: Steps, reply: Answer | Failure | None, carry_out: Callable[[Step], None]
+def advance(
+    steps: Steps, reply: Response | TransportFailure | None, apply: Callable[[Step], None]
 ) -> Send | Wait | None:
     """Carry out steps up to the next one that takes time; return that, or None at the end.
 
@@ -103,7 +112,7 @@ def onward(
     try:
         step = steps.send(reply)
         while not isinstance(step, Send):
-            carry_out(step)
+            apply(step)
             if isinstance(step, Wait):
                 break
             step = next(steps)
@@ -120,63 +129,63 @@ def exchange(  # noqa: C901
     random: Callable[[], float],
     gzip: bool | None = False,
     repeat_ambiguous: bool = False,
-    judge: Judge | None = None,
+    classify: Classifier | None = None,
 ) -> Steps:
     """Bring records of one endpoint to the server, or say what became of each.
 
     `gzip` None means: try it, and fall back when the very first answer is a refusal. `judge` says
     what an answer means, for servers that do not speak as Mixpanel does.
     """
-    judge = judge or judge_answer
+    classify = classify or classify_response
     parts = [records]
     compress = gzip is not False
-    suspects = SUSPECTS
+    suspects = PROBE_SIZE
     while parts:
         part = parts.pop()
         failures = odd_answers = 0
         while part:
             reply = yield Send(part, compress, failures)
             assert reply is not None
-            judged = judge(reply, part)
+            judged = classify(reply, part)
             error = judged.error
             if compress and gzip is None:
-                refused = judged.verdict is Verdict.REJECTED and judged.untouched
+                refused = judged.outcome is ResponseOutcome.REJECTED and judged.untouched
                 if refused and not judged.too_large:
                     compress = False
-                    yield Plain()
+                    yield DisableGzip()
                     continue
-                gzip = judged.verdict is Verdict.DELIVERED or None
-            if judged.verdict is Verdict.DELIVERED:
+                gzip = judged.outcome is ResponseOutcome.DELIVERED or None
+            if judged.outcome is ResponseOutcome.DELIVERED:
                 yield from _settled(part, judged)
                 break
             assert error is not None
-            if judged.verdict is Verdict.FATAL:
+            if judged.outcome is ResponseOutcome.FATAL:
                 if not (judged.untouched or repeat_ambiguous):
                     yield from _without_unsafe(part, error)
-                yield Halt(error)
+                yield Stop(error)
                 return
-            if judged.verdict is Verdict.REJECTED:
+            if judged.outcome is ResponseOutcome.REJECTED:
                 if judged.too_large and len(part) > 1:
                     size = sum(len(record.body) + 1 for record in part) + 1
-                    yield Shrink(max(size // 2, 1024))
+                    yield ReduceBatchBytes(max(size // 2, 1024))
                 if not judged.untouched and len(part) > 1:
                     part = yield from _without_unsafe(part, error)
                 if suspects and not judged.too_large and len(part) > 2 * suspects:
-                    part = yield from _interrogated(part, error, suspects, judge, gzip=compress)
+                    part = yield from _probe_batch(part, error, suspects, classify, gzip=compress)
                     suspects = 0
                 if len(part) > 1:
                     half = len(part) // 2
                     parts.append(part[half:])
                     parts.append(part[:half])
                 elif part:
-                    yield Settle(part, "rejected", error=_naming(error, part))
+                    yield Resolve(part, "rejected", error=_naming(error, part))
                 break
             failures += 1
             odd_answers += judged.odd
-            if judged.verdict is Verdict.AMBIGUOUS and not repeat_ambiguous:
+            if judged.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
                 part = yield from _without_unsafe(part, error)
                 if odd_answers > 1:
-                    yield Settle(part, "dropped", "ambiguous", error)
+                    yield Resolve(part, "dropped", "ambiguous", error)
                     break
                 if not part:
                     break
@@ -184,11 +193,11 @@ def exchange(  # noqa: C901
             if not part:
                 break
             seconds = policy.wait(failures, error.retry_after, random())
-            left = max(record.at for record in part) + policy.max_age - clock()
+            left = max(record.enqueued_at for record in part) + policy.max_age - clock()
             if policy.attempts is not None and (
                 failures >= policy.attempts or (error.retry_after is not None and seconds > left)
             ):
-                yield Halt(error)  # whoever waits for us has no time left
+                yield Stop(error)  # whoever waits for us has no time left
                 return
             if seconds > left - TICK:
                 # None would live to see the next attempt: make one before their patience ends.
@@ -199,13 +208,13 @@ def exchange(  # noqa: C901
 
 TICK = 0.001  # seconds by which a clock and a sleep may differ
 
-SUSPECTS = 16  # single refusals in the same words that make it a refusal of them all
+PROBE_SIZE = 16  # single refusals in the same words that make it a refusal of them all
 ORDERED = frozenset({"people", "groups", "batch"})  # what may not be sent out of turn
 
 
-def _interrogated(
-    part: list[Record], error: DeliveryError, suspects: int, judge: Judge, *, gzip: bool
-) -> Generator[Step, Answer | Failure | None, list[Record]]:
+def _probe_batch(
+    part: list[Record], error: DeliveryError, suspects: int, classify: Classifier, *, gzip: bool
+) -> Generator[Step, Response | TransportFailure | None, list[Record]]:
     """Settle a whole batch that is refused for what its records share, as a wrong token.
 
     Records from all over the batch are sent alone, until one fares otherwise; if none does, so
@@ -218,24 +227,24 @@ def _interrogated(
     for record in asked:
         reply = yield Send([record], gzip)
         assert reply is not None
-        judged = judge(reply, [record])
-        alike = judged.verdict is Verdict.REJECTED and str(judged.error) == str(error)
-        if judged.verdict is Verdict.DELIVERED:
+        judged = classify(reply, [record])
+        alike = judged.outcome is ResponseOutcome.REJECTED and str(judged.error) == str(error)
+        if judged.outcome is ResponseOutcome.DELIVERED:
             yield from _settled([record], judged)
         elif alike and judged.error is not None:
-            yield Settle([record], "rejected", error=_naming(judged.error, [record]))
+            yield Resolve([record], "rejected", error=_naming(judged.error, [record]))
         else:
             return left
         left = [one for one in left if one is not record]
         if not alike:
             return left
-    yield Settle(left, "rejected", error=_naming(error, left))
+    yield Resolve(left, "rejected", error=_naming(error, left))
     return []
 
 
 def _without_unsafe(
     part: list[Record], error: DeliveryError
-) -> Generator[Step, Answer | Failure | None, list[Record]]:
+) -> Generator[Step, Response | TransportFailure | None, list[Record]]:
     """Settle the records that must not be sent twice, and return the others."""
     unsafe = [record for record in part if not record.repeatable]
     if not unsafe:
@@ -246,29 +255,29 @@ def _without_unsafe(
         status=error.status,
     )
     doubt.__cause__ = error
-    yield Settle(unsafe, "dropped", "ambiguous", doubt)
+    yield Resolve(unsafe, "dropped", "ambiguous", doubt)
     return [record for record in part if record.repeatable]
 
 
 def _without_expired(
     part: list[Record], before: float, error: DeliveryError
-) -> Generator[Step, Answer | Failure | None, list[Record]]:
+) -> Generator[Step, Response | TransportFailure | None, list[Record]]:
     """Settle the records that were accepted at `before` or earlier, and return the others."""
-    expired = [record for record in part if record.at <= before]
+    expired = [record for record in part if record.enqueued_at <= before]
     if not expired:
         return part
-    yield Settle(expired, "dropped", "expired", error)
-    return [record for record in part if record.at > before]
+    yield Resolve(expired, "dropped", "expired", error)
+    return [record for record in part if record.enqueued_at > before]
 
 
-def _settled(part: list[Record], judged: Judgement) -> Generator[Step, None, None]:
+def _settled(part: list[Record], judged: Classification) -> Generator[Step, None, None]:
     if not judged.failed:
-        yield Settle(part, "delivered")
+        yield Resolve(part, "delivered")
         return
     good = [record for index, record in enumerate(part) if index not in judged.failed]
     bad = [record for index, record in enumerate(part) if index in judged.failed]
     if good:
-        yield Settle(good, "delivered")
+        yield Resolve(good, "delivered")
     failed = tuple(
         FailedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
         for at, one in sorted(judged.failed.items())
@@ -281,7 +290,7 @@ def _settled(part: list[Record], judged: Judgement) -> Generator[Step, None, Non
         status=judged.error.status if judged.error else 200,
         failed_records=failed,
     )
-    yield Settle(bad, "rejected", error=error)
+    yield Resolve(bad, "rejected", error=error)
 
 
 def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:

@@ -12,10 +12,10 @@ from urllib.request import getproxies
 
 import anyio
 
-from mixpanel._delivery.dispatcher import Courier
+from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
-from mixpanel._http.connections import Wires
-from mixpanel._http.request import AnyRoute
+from mixpanel._http.connections import LoopConnections
+from mixpanel._http.request import Api
 from mixpanel._runtime import event_loop, shutdown
 from mixpanel._runtime.import_lock import loading
 from mixpanel._runtime.safe_logging import logger
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.buffer import Batch, Buffer, Claim
     from mixpanel._http.proxies import (
-        Transport,
+        TransportOptions,
     )
     from mixpanel._http.sync_transport import (
-        BlockingWire,
+        SyncTransport,
     )
     from mixpanel._records.record import Record
 
 __all__ = ["Sender"]
 
-R = TypeVar("R", bound=AnyRoute)
+R = TypeVar("R", bound=Api)
 
 IDLE = 5.0  # seconds without a message after which a background sender goes home
 AGAIN = 0.1  # seconds until the background task starts again after somebody cancelled it
@@ -45,7 +45,7 @@ POLL = 0.01
 
 HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
 
-_inherited: list[BlockingWire | None] = []  # a forked child neither uses nor closes them
+_inherited: list[SyncTransport | None] = []  # a forked child neither uses nor closes them
 
 
 class Sender(Generic[R]):
@@ -59,33 +59,35 @@ class Sender(Generic[R]):
     def __init__(
         self,
         buffer: Buffer,
-        route: R,
+        api: R,
         policy: RetryPolicy,
-        transport: Transport,
+        transport: TransportOptions,
         *,
         buffered: bool,
         background: bool,
         repeat_ambiguous: bool = False,
     ) -> None:
         self.buffer = buffer
-        self.ledger = buffer.ledger
-        self.route = route
+        self.stats = buffer.stats
+        self.api = api
         self.closed = False
         self._takes_nothing = False  # closed, or the process is past its last drain
         self.buffered = buffered
         self.background = background
         self._home: event_loop.Loop | None = None
         self._wake: anyio.Event | None = None
-        self._blocking: BlockingWire | None = None
-        self._flights: set[anyio.CancelScope] = set()
+        self._blocking: SyncTransport | None = None
+        self._send_scopes: set[anyio.CancelScope] = set()
         self._sending_threads: set[int] = set()  # that are inside a blocking send
         self._ending = False
         limits = buffer.limits
-        self.wires = Wires(transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes)
-        self.courier = Courier(
-            buffer, route, policy, self.wires, self._settled, repeat_ambiguous=repeat_ambiguous
+        self.connections = LoopConnections(
+            transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes
         )
-        shutdown.everyone.add(self)
+        self.dispatcher = BatchDispatcher(
+            buffer, api, policy, self.connections, self._settled, repeat_ambiguous=repeat_ambiguous
+        )
+        shutdown.senders.add(self)
         if shutdown.over:
             self._end()
 
@@ -103,7 +105,7 @@ class Sender(Generic[R]):
             return self._accept_late(record)
         signal = self.buffer.put(record)
         if signal:
-            shutdown.hold(self)
+            shutdown.register(self)
         home = self._home
         if self.background and (signal or home is None or not home.is_running()):
             self.wake()
@@ -117,20 +119,20 @@ class Sender(Generic[R]):
         if (
             on_main
             and time.monotonic() < shutdown.drain_end
-            and self.wires.transport.client is None
+            and self.connections.transport.client is None
         ):
             claims: list[Claim] = []
-            wire = self._made_wire()
+            transport = self._made_wire()
             try:
                 self.buffer.direct([record], claims, event_loop.owner())
                 for claim in claims:
                     assert claim.batch is not None
-                    self.courier.send_blocking(claim.batch, wire, until=shutdown.drain_end)
+                    self.dispatcher.send_blocking(claim.batch, transport, until=shutdown.drain_end)
             finally:
-                wire.close()
+                transport.close()
                 for claim in claims:
-                    self.courier.land(claim)
-                self.buffer.give_up("exit", shut="exit")
+                    self.dispatcher.finish(claim)
+                self.buffer.drop_all("exit", shut="exit")
         else:
             self.buffer.put(record)  # counts it as dropped
         return False
@@ -151,10 +153,10 @@ class Sender(Generic[R]):
             "finalizer or a callback: nothing was sent; call it again later, or leave it to the "
             "end of the process"
         )
-        return FlushResult(0, 0, {}, self.ledger.stats().pending)
+        return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
     @property
-    def has_home(self) -> bool:
+    def has_loop(self) -> bool:
         """Tell whether a loop is there to send in the background."""
         return self._home is not None and self._home.is_running()
 
@@ -170,7 +172,7 @@ class Sender(Generic[R]):
         with self.buffer.lock:
             if self._home is not home or self._ending:
                 return
-            self._home, self._wake, self._flights = here, None, set()
+            self._home, self._wake, self._send_scopes = here, None, set()
         if home is not None:
             self.buffer.reclaim(dead_only=True)  # what a loop that is gone had in flight
         here.spawn(lambda: self._run(here), ended=lambda: self._left(here))
@@ -188,27 +190,27 @@ class Sender(Generic[R]):
                 # Each task takes its batch itself: one that is cancelled first takes none.
                 for _ in range(self.buffer.due()):
                     home.spawn(lambda: self._send_due(home))
-                pending = self.ledger.pending
+                pending = self.stats.pending
                 with anyio.move_on_after(self.buffer.next_look() if pending else IDLE):
                     await self._wake.wait()
                     continue
                 with self.buffer.lock:
-                    if not self.ledger.pending and not pending and self._home is home:
+                    if not self.stats.pending and not pending and self._home is home:
                         self._home = None
         except Exception:
             logger.exception("the background sender failed and will be restarted")
 
     async def _send_due(self, home: event_loop.Loop) -> None:
-        flights = self._flights
+        in_flight = self._send_scopes
         with anyio.CancelScope() as scope:
-            flights.add(scope)
+            in_flight.add(scope)
             try:
-                await self.courier.send_due(partial(self._taken_at, home))
+                await self.dispatcher.send_due(partial(self._taken_at, home))
             finally:
-                flights.discard(scope)
+                in_flight.discard(scope)
 
-    def _cancel_flights(self) -> None:
-        for scope in tuple(self._flights):
+    def _cancel_sends(self) -> None:
+        for scope in tuple(self._send_scopes):
             scope.cancel()
 
     def _left(self, home: event_loop.Loop) -> None:
@@ -219,21 +221,21 @@ class Sender(Generic[R]):
             self._home = self._wake = None
         # Somebody cancelled it, as with all tasks of the loop. If that ends the loop as well, this
         # never runs, and the next loop or the end of the process takes over.
-        if self.ledger.pending and not self._ending and home.is_running():
+        if self.stats.pending and not self._ending and home.is_running():
             home.call_later(AGAIN, self._wake_if_needed)
 
     def _wake_if_needed(self) -> None:
-        if self.ledger.pending and not self.has_home:
+        if self.stats.pending and not self.has_loop:
             self.wake()
 
     def _taken_at(self, home: event_loop.Loop, claim: Claim) -> Batch | None:
         return self.buffer.take(claim) if self._home is home else None
 
     def _settled(self) -> None:
-        if not self.ledger.pending:
+        if not self.stats.pending:
             with self.buffer.lock:
-                if not self.ledger.pending:
-                    shutdown.release(self)
+                if not self.stats.pending:
+                    shutdown.unregister(self)
         if self.background:
             home = self._home
             if home is not None:
@@ -258,7 +260,7 @@ class Sender(Generic[R]):
         with self._directly(records) as (claims, raised):
             for claim in claims:
                 assert claim.batch is not None
-                await self.courier.send(claim.batch, raised)
+                await self.dispatcher.send(claim.batch, raised)
                 if raised:
                     raise raised[0]
 
@@ -273,7 +275,7 @@ class Sender(Generic[R]):
             yield claims, []
         finally:
             for claim in claims:
-                self.courier.land(claim, [])
+                self.dispatcher.finish(claim, [])
 
     async def pump(self) -> None:
         """Send, here and now, every batch that is due."""
@@ -281,7 +283,7 @@ class Sender(Generic[R]):
             await event_loop.in_own_task(self._pump)
 
     async def _pump(self) -> None:
-        while await self.courier.send_due():
+        while await self.dispatcher.send_due():
             pass
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
@@ -291,7 +293,7 @@ class Sender(Generic[R]):
         with wrong credentials: what still waits is `pending` in the result.
         """
         before = self.buffer.snapshot()
-        mark = self.buffer.mark()
+        mark = self.buffer.mark_for_flush()
         event_loop.running()  # loads what the next line needs, see there
         with anyio.move_on_after(timeout):
             if self.background:
@@ -322,13 +324,13 @@ class Sender(Generic[R]):
 
     async def _pump_up_to(self, mark: int) -> None:
         while self.buffer.waiting_for(mark):
-            async with anyio.create_task_group() as flights:
+            async with anyio.create_task_group() as in_flight:
                 for _ in range(self.buffer.due()):
-                    flights.start_soon(self.courier.send_due)
+                    in_flight.start_soon(self.dispatcher.send_due)
             if self.buffer.waiting_for(mark):
                 await anyio.sleep(min(self.buffer.next_look() or POLL, 0.25))
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until the buffer has room again."""
         here = event_loop.running()
         assert here is not None
@@ -338,7 +340,7 @@ class Sender(Generic[R]):
             here.call_soon(changed.set)
 
         self.buffer.watchers.add(rouse)
-        self.buffer.mark()
+        self.buffer.mark_for_flush()
         self.wake()
         try:
             with anyio.move_on_after(0.25):
@@ -357,55 +359,57 @@ class Sender(Generic[R]):
             before = self.buffer.snapshot()
             await self.flush(timeout)
             home, self._home = self._home, None
-            if home is not None and self.buffer.flying():
-                home.call_soon(self._cancel_flights)
+            if home is not None and self.buffer.has_in_flight():
+                home.call_soon(self._cancel_sends)
                 with anyio.move_on_after(LEAVING):
-                    while self.buffer.flying():  # noqa: ASYNC110
+                    while self.buffer.has_in_flight():  # noqa: ASYNC110
                         await anyio.sleep(POLL)
-            self.buffer.give_up("closed", shut="closed")
-            await self.wires.aclose()
-            self.let_go()
-        shutdown.release(self)
+            self.buffer.drop_all("closed", shut="closed")
+            await self.connections.aclose()
+            self.close_sync()
+        shutdown.unregister(self)
         return self.buffer.result_since(before)
 
     # ---- in the calling thread --------------------------------------------------------------
 
-    def blocking_wire(self) -> BlockingWire | None:
+    def sync_transport(self) -> SyncTransport | None:
         """Return connections for the calling thread; None when only a loop can send.
 
         So it is with an `http_client` of the caller's own, and behind a proxy: httpx knows how to
         speak to those.
         """
-        transport = self.wires.transport
+        transport = self.connections.transport
         if self._blocking is None and transport.client is None and transport.proxy is None:
             with self.buffer.lock:
                 if self._blocking is None and not getproxies():
                     self._blocking = self._made_wire()
         return self._blocking
 
-    def _made_wire(self) -> BlockingWire:
+    def _made_wire(self) -> SyncTransport:
         with loading:
             from mixpanel._http.sync_transport import (
-                BlockingWire,
+                SyncTransport,
             )
 
-        return BlockingWire(self.wires.transport, answer_bytes=self.buffer.limits.answer_bytes)
+        return SyncTransport(
+            self.connections.transport, answer_bytes=self.buffer.limits.answer_bytes
+        )
 
-    def deliver_blocking(self, records: list[Record], wire: BlockingWire) -> None:
+    def deliver_blocking(self, records: list[Record], transport: SyncTransport) -> None:
         """Do as `deliver`, in the calling thread."""
         with self._sending_here(), self._directly(records) as (claims, raised):
             for claim in claims:
                 assert claim.batch is not None
-                self.courier.send_blocking(claim.batch, wire, raised=raised)
+                self.dispatcher.send_blocking(claim.batch, transport, raised=raised)
                 if raised:
                     raise raised[0]
         if shutdown.over:
-            self.let_go()  # nobody comes after us to close it
+            self.close_sync()  # nobody comes after us to close it
 
-    def pump_blocking(self, wire: BlockingWire) -> None:
+    def pump_blocking(self, transport: SyncTransport) -> None:
         """Do as `pump`, in the calling thread."""
         with self._sending_here():
-            while self.courier.send_due_blocking(wire):
+            while self.dispatcher.send_due_blocking(transport):
                 pass
 
     @contextmanager
@@ -429,17 +433,17 @@ class Sender(Generic[R]):
         with loading:
             import mixpanel._http.sync_transport  # noqa: F401
 
-    def last_drain(self, end: float) -> None:
+    def drain_at_exit(self, end: float) -> None:
         """Send what is left from this thread until `end` on the monotonic clock.
 
         From then on nothing is accepted any more: what other threads still bring counts as dropped.
         """
-        if self.ledger.pending or self.ledger.deferred:
+        if self.stats.pending or self.stats.deferred:
             with self.buffer.lock:
                 # A loop in another thread may still run: what it took now, nobody would wait for.
                 self._ending = True
                 home, self._home = self._home, None
-                waiting = self.buffer.flying() and (home is None or home.is_running())
+                waiting = self.buffer.has_in_flight() and (home is None or home.is_running())
             try:
                 self._drain(end, waiting=waiting)
             finally:
@@ -448,31 +452,31 @@ class Sender(Generic[R]):
 
     def _end(self) -> None:
         self._takes_nothing = True
-        self.buffer.give_up("exit", shut="exit")
+        self.buffer.drop_all("exit", shut="exit")
 
     def _drain(self, end: float, *, waiting: bool) -> None:
         # Requests of a loop that still runs in another thread may be about to be answered.
         halfway = time.monotonic() + (end - time.monotonic()) / 2
-        while waiting and self.buffer.flying() and time.monotonic() < halfway:
+        while waiting and self.buffer.has_in_flight() and time.monotonic() < halfway:
             time.sleep(POLL)
         self.buffer.reclaim()
-        self.buffer.hurry()
-        if self.wires.transport.client is not None:
+        self.buffer.clear_pauses()
+        if self.connections.transport.client is not None:
             # Their client may be a mock, or know a proxy; going around it is not ours to decide.
             return
-        self.courier.policy = HURRIED
-        wire = self._blocking or self._made_wire()
+        self.dispatcher.policy = HURRIED
+        transport = self._blocking or self._made_wire()
         while time.monotonic() < end:
             with self._sending_here():
-                sent = self.courier.send_due_blocking(wire, until=end, everything=True)
+                sent = self.dispatcher.send_due_blocking(transport, until=end, everything=True)
             if sent:
                 continue
-            if not self.buffer.flying():
+            if not self.buffer.has_in_flight():
                 break
             time.sleep(POLL)  # a thread that flushes is just sending
-        wire.close()
+        transport.close()
 
-    def let_go(self) -> None:
+    def close_sync(self) -> None:
         """Close the connections of calling threads."""
         blocking, self._blocking = self._blocking, None
         if blocking is not None:
@@ -482,10 +486,10 @@ class Sender(Generic[R]):
         """Start afresh in a forked child: what the copy holds is the parent's to send."""
         _inherited.append(self._blocking)
         self._home = self._wake = self._blocking = None
-        self._flights = set()
+        self._send_scopes = set()
         self._sending_threads = set()
         self._takes_nothing = self.closed
         self._ending = False
-        if self.route.gate is not None:
-            self.route.gate.after_fork()
+        if self.api.guard is not None:
+            self.api.guard.after_fork()
         self.buffer.clear()

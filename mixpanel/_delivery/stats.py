@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Record
 
-__all__ = ["FlushResult", "Ledger", "OnDrop", "OnError", "Stats"]
+__all__ = ["DeliveryStats", "FlushResult", "OnDrop", "OnError", "Stats"]
 
 OnError = Callable[["DeliveryError", list[dict[str, Any]]], object]
 OnDrop = Callable[[str, list[dict[str, Any]]], object]
@@ -101,7 +101,7 @@ class FlushResult:
             yield f"{count} {reason}" if several else reason
 
 
-class Ledger:
+class DeliveryStats:
     """Keep the counts of one consumer and tell its owner about losses.
 
     `lock` is the buffer's too: a message is counted in the same breath as it moves.
@@ -126,7 +126,7 @@ class Ledger:
         self.dropped: dict[str, int] = {}
         self.warnings: Counter[str] = Counter()
 
-    def stats(self) -> Stats:
+    def snapshot(self) -> Stats:
         """Return the counts of this moment."""
         # In a signal handler that interrupted a change of these counts, they are derived.
         interrupted = self.lock._is_owned()  # type: ignore[attr-defined]

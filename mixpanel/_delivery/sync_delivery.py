@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._runtime.home_loop import (
+from mixpanel._runtime.background_loop import (
     _is_starting_here,
-    at_home,
-    on_home_thread,
+    call_on_background_loop,
+    on_background_thread,
     run,
-    start_at_home,
+    start_on_background_loop,
 )
 from mixpanel.exceptions import QueueFullError
 
@@ -37,14 +37,14 @@ def enqueue(sender: Sender[Any], record: Record) -> None:
     signal = sender.accept(record)
     if signal is None:
         raise QueueFullError("the buffer is full, and this call must not wait for room")
-    if not signal or (sender.background and sender.has_home):
+    if not signal or (sender.background and sender.has_loop):
         return
     if sender.background:
-        at_home(sender.wake)
+        call_on_background_loop(sender.wake)
     elif not sender.buffered:
-        start_at_home(lambda: _flush_later(sender))
+        start_on_background_loop(lambda: _flush_later(sender))
     elif sender.buffer.due():
-        start_at_home(sender.pump)
+        start_on_background_loop(sender.pump)
 
 
 def deliver(sender: Sender[Any], records: list[Record]) -> None:
@@ -55,15 +55,15 @@ def deliver(sender: Sender[Any], records: list[Record]) -> None:
 
     :raises DeliveryError: when one did not arrive.
     """
-    if on_home_thread() or _must_not_wait(sender):
+    if on_background_thread() or _must_not_wait(sender):
         for record in records:
             enqueue(sender, record)
         return
-    wire = sender.blocking_wire()
-    if wire is None:
+    transport = sender.sync_transport()
+    if transport is None:
         run(sender.deliver, records)
     else:
-        sender.deliver_blocking(records, wire)
+        sender.deliver_blocking(records, transport)
 
 
 async def _flush_later(sender: Sender[Any]) -> None:
@@ -93,7 +93,7 @@ def accept(sender: Sender[Any], record: Record) -> None:
 
     :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.
     """
-    if on_home_thread():
+    if on_background_thread():
         enqueue(sender, record)
         return
     signal = sender.accept(record)
@@ -109,7 +109,7 @@ def accept(sender: Sender[Any], record: Record) -> None:
     if not sender.background:
         # Inside a blocking send of this thread, that send takes what is due when it goes on.
         if not sender.is_interrupted and sender.buffer.due():
-            wire = sender.blocking_wire()
-            run(sender.pump) if wire is None else sender.pump_blocking(wire)
-    elif not sender.has_home:
-        at_home(sender.wake)
+            transport = sender.sync_transport()
+            run(sender.pump) if transport is None else sender.pump_blocking(transport)
+    elif not sender.has_loop:
+        call_on_background_loop(sender.wake)

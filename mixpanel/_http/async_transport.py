@@ -30,8 +30,8 @@ from mixpanel._http.kept_alive import (
     retire_if_surplus,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel._http.tls import (
     default_tls,
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
     from mixpanel._http.proxies import (
         Proxy,
-        Transport,
+        TransportOptions,
     )
     from mixpanel._http.request import (
         Request,
     )
 
-__all__ = ["Wire"]
+__all__ = ["AsyncTransport"]
 
 # The deadline of the attempt stands above these. A free connection is there at once, unless lost.
 POOL_TIMEOUT = {"pool": 2.0}
@@ -88,10 +88,10 @@ def revealed(headers: Mapping[str, str | Secret]) -> list[tuple[str, str]]:
     ]
 
 
-class Wire:
+class AsyncTransport:
     """Send requests on the event loop it was first used on."""
 
-    def __init__(self, transport: Transport, *, deadline: float, answer_bytes: int) -> None:
+    def __init__(self, transport: TransportOptions, *, deadline: float, answer_bytes: int) -> None:
         self._deadline = deadline
         self._answer_bytes = answer_bytes
         self._own = transport.client is None
@@ -141,7 +141,7 @@ class Wire:
         watch: bool = False,
         on_sent: Callable[[], object] | None = None,
         end: float | None = None,
-    ) -> Answer | Failure:
+    ) -> Response | TransportFailure:
         """Make one attempt, until `end` on the loop's clock or for the usual time.
 
         With `watch`, find out whether a failed request had left at all. `on_sent` is called when
@@ -154,7 +154,7 @@ class Wire:
         error: TransportError
         if not self._own and self._client.is_closed:
             error = TransportError("the http_client is closed: give one that is open")
-            return Failure(error, maybe_sent=False, hopeless=True)
+            return TransportFailure(error, maybe_sent=False, hopeless=True)
         outer = sys.exception()
         with anyio.CancelScope() as scope:
             scope.deadline = anyio.current_time() + self._deadline if end is None else end
@@ -165,17 +165,17 @@ class Wire:
                 finally:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
-                return Answer(response.status_code, response.headers, body)
+                return Response(response.status_code, response.headers, body)
             except Exception as failure:  # libraries raise more than they document
                 self.is_exhausted = self._own and isinstance(failure, httpx.PoolTimeout)
                 hopeless = is_hopeless(failure)
                 maybe_sent = self._may_be_sent(seen, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._own)
-                return Failure(error, maybe_sent, hopeless)
+                return TransportFailure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
         error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
-        return Failure(error, self._may_be_sent(seen))
+        return TransportFailure(error, self._may_be_sent(seen))
 
     def _may_be_sent(self, seen: Watch | None, failure: Exception | None = None) -> bool:
         """Return True unless not a byte of a request can have left."""

@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._http.responses import (
-    Failure,
+    TransportFailure,
 )
 from mixpanel._runtime import event_loop
 from mixpanel._runtime.import_lock import loading
@@ -24,32 +24,32 @@ from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, Transpo
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mixpanel._http.async_transport import Wire
+    from mixpanel._http.async_transport import AsyncTransport
     from mixpanel._http.proxies import (
-        Transport,
+        TransportOptions,
     )
     from mixpanel._http.request import (
-        AnyRoute,
-        Gate,
+        Api,
         Request,
+        RequestGuard,
         Send,
     )
     from mixpanel._http.responses import (
-        Answer,
+        Response,
     )
 
-__all__ = ["Wires", "compressed_off_loop", "hold_back", "let_through"]
+__all__ = ["LoopConnections", "compressed_off_loop", "hold_back", "let_through"]
 
 LATER = 0.05  # seconds until a task that was cancelled with all others is started again
 IDLE = 5.0  # seconds without a request after which connections are closed
 CLOSING = 0.1  # seconds that closing may take
 IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
 
-_everyone: weakref.WeakSet[Wires] = weakref.WeakSet()
+_everyone: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close
 
 
-class Wires:
+class LoopConnections:
     """Send on the running loop's own connections.
 
     Each set has an attendant, a task in that loop: it closes the connections when they have
@@ -60,39 +60,43 @@ class Wires:
     anyio scopes cancel, they wait for a connection here, and a set that lost one is replaced.
     """
 
-    def __init__(self, transport: Transport, *, deadline: float, answer_bytes: int) -> None:
+    def __init__(self, transport: TransportOptions, *, deadline: float, answer_bytes: int) -> None:
         self.transport = transport
         self._deadline = deadline
         self._answer_bytes = answer_bytes
-        self._open: dict[Any, _Attended] = {}
+        self._open: dict[Any, _LoopConnection] = {}
         _everyone.add(self)
 
-    async def send(self, request: Request) -> Answer | Failure:
+    async def send(self, request: Request) -> Response | TransportFailure:
         """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
         return await self.protected(lambda: self.attempt(request))
 
     async def attempt(
         self, request: Request, *, on_sent: Callable[[], object] | None = None
-    ) -> Answer | Failure:
+    ) -> Response | TransportFailure:
         """Make one attempt, from a task of ours that only an anyio scope cancels.
 
         With `on_sent`, which is called when the request leaves, a failure tells whether it did.
         """
         try:
-            return await self._used(lambda wire, end: wire.send(request, on_sent=on_sent, end=end))
+            return await self._used(
+                lambda transport, end: transport.send(request, on_sent=on_sent, end=end)
+            )
         except ConfigurationError as error:  # of the environment, which may change any time
-            return Failure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+            return TransportFailure(TransportError(str(error)), maybe_sent=False, hopeless=True)
 
-    async def protected(self, call: Callable[[], Awaitable[Answer | Failure]]) -> Answer | Failure:
+    async def protected(
+        self, call: Callable[[], Awaitable[Response | TransportFailure]]
+    ) -> Response | TransportFailure:
         """Await an attempt in a task of our own."""
         try:
             return await event_loop.in_own_task(call)
         except event_loop.TaskEndedError as error:
-            return Failure(TransportError(str(error)), maybe_sent=True)
+            return TransportFailure(TransportError(str(error)), maybe_sent=True)
 
     async def _used(
-        self, use: Callable[[Any, float | None], Awaitable[Answer | Failure]]
-    ) -> Answer | Failure:
+        self, use: Callable[[Any, float | None], Awaitable[Response | TransportFailure]]
+    ) -> Response | TransportFailure:
         """Use this loop's connections: when one of them is free, and again on new ones if lost."""
         attended = self._here()
         attended.busy += 1
@@ -100,17 +104,17 @@ class Wires:
             waited = await attended.acquired(self._deadline or math.inf)
             if waited is None:
                 text = f"no connection was free within {self._deadline:g} s"
-                return Failure(AttemptTimeoutError(text), maybe_sent=False)
+                return TransportFailure(AttemptTimeoutError(text), maybe_sent=False)
             try:
-                wire = attended.wire or await self._opened(attended)
+                transport = attended.transport or await self._opened(attended)
                 # An attempt that had to wait has the rest of its time.
                 end = anyio.current_time() + self._deadline - waited if waited else None
-                reply = await attended.sent(wire, lambda: use(wire, end))
-                if wire.is_exhausted and attended.wire is wire:
+                reply = await attended.sent(transport, lambda: use(transport, end))
+                if transport.is_exhausted and attended.transport is transport:
                     # Nobody here waits for its connections, and still none is free: they are lost.
-                    attended.replace(wire)
-                    wire = await self._opened(attended)
-                    reply = await attended.sent(wire, lambda: use(wire, end))
+                    attended.replace(transport)
+                    transport = await self._opened(attended)
+                    reply = await attended.sent(transport, lambda: use(transport, end))
                 return reply
             finally:
                 attended.free.release()
@@ -126,40 +130,42 @@ class Wires:
         if first:
             gc.collect()  # else the modules just loaded are gone through while requests wait
 
-    def _here(self) -> _Attended:
+    def _here(self) -> _LoopConnection:
         here = event_loop.running()
         assert here is not None
         attended = self._open.get(here.key)
         if attended is None:
             self._forget_dead()
-            attended = self._open[here.key] = _Attended(here, self.transport.connections)
+            attended = self._open[here.key] = _LoopConnection(here, self.transport.connections)
             self._watch_over(attended)
         return attended
 
-    def _watch_over(self, attended: _Attended) -> None:
+    def _watch_over(self, attended: _LoopConnection) -> None:
         def again() -> None:
             if not attended.began:  # cancelled before its first step, with all the loop's tasks
                 attended.loop.call_later(LATER, lambda: self._watch_over(attended))
 
         attended.loop.spawn(lambda: self._attend(attended), ended=again)
 
-    async def _opened(self, attended: _Attended) -> Wire:
+    async def _opened(self, attended: _LoopConnection) -> AsyncTransport:
         # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
         async with attended.opening:
-            if attended.wire is None:
-                attended.wire = await anyio.to_thread.run_sync(self._made)
-            return attended.wire
+            if attended.transport is None:
+                attended.transport = await anyio.to_thread.run_sync(self._made)
+            return attended.transport
 
-    def _made(self) -> Wire:
+    def _made(self) -> AsyncTransport:
         with loading:
             return self._make()
 
-    def _make(self) -> Wire:
-        from mixpanel._http.async_transport import Wire
+    def _make(self) -> AsyncTransport:
+        from mixpanel._http.async_transport import AsyncTransport
 
-        return Wire(self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes)
+        return AsyncTransport(
+            self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes
+        )
 
-    async def _attend(self, attended: _Attended) -> None:
+    async def _attend(self, attended: _LoopConnection) -> None:
         attended.began = True
         try:
             while attended.busy or (idle := time.monotonic() - attended.used) < IDLE:
@@ -171,8 +177,8 @@ class Wires:
             if self._open.get(attended.loop.key) is attended:
                 del self._open[attended.loop.key]
             with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
-                if attended.wire is not None:
-                    await attended.wire.aclose()
+                if attended.transport is not None:
+                    await attended.transport.aclose()
                 await attended.close_replaced(unused_only=False)
             attended.gone.set()
 
@@ -192,7 +198,7 @@ class Wires:
         for key, attended in list(self._open.items()):
             if not attended.loop.is_running():
                 self._open.pop(key, None)
-                attended.wire = None  # anyio holds on to tasks that never ended
+                attended.transport = None  # anyio holds on to tasks that never ended
 
     def after_fork(self) -> None:
         """Neither use nor close the parent's connections."""
@@ -201,8 +207,8 @@ class Wires:
 
 
 def _after_fork() -> None:
-    for wires in list(_everyone):
-        wires.after_fork()
+    for connections in list(_everyone):
+        connections.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -219,13 +225,15 @@ async def hold_back(left: Callable[[], float]) -> None:
 
 
 async def let_through(
-    gate: Gate | None, wires: Wires, send: Callable[[], Awaitable[Answer | Failure]]
-) -> Answer | Failure:
+    guard: RequestGuard | None,
+    connections: LoopConnections,
+    send: Callable[[], Awaitable[Response | TransportFailure]],
+) -> Response | TransportFailure:
     """Make one attempt by `send`, with whatever the gate wants before and after it."""
-    if gate is None:
+    if guard is None:
         return await send()
     reply = None
-    with closing(gate.passage()) as passage:
+    with closing(guard.run()) as passage:
         while True:
             try:
                 what = passage.send(reply)
@@ -235,25 +243,25 @@ async def let_through(
             if isinstance(what, float):
                 await anyio.sleep(what)
             else:
-                reply = await (send() if what is None else wires.attempt(what))
+                reply = await (send() if what is None else connections.attempt(what))
 
 
-async def compressed_off_loop(route: AnyRoute, step: Send) -> Request:
+async def compressed_off_loop(api: Api, step: Send) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
     if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
-        return route.request(step)
-    return await anyio.to_thread.run_sync(route.request, step)
+        return api.request(step)
+    return await anyio.to_thread.run_sync(api.request, step)
 
 
-class _Attended:
+class _LoopConnection:
     """One loop's connections, and what their attendant goes by."""
 
     def __init__(self, loop: event_loop.Loop, connections: int) -> None:
         self.loop = loop
-        self.wire: Wire | None = None
+        self.transport: AsyncTransport | None = None
         self.opening = anyio.Lock()
         self.free = anyio.Semaphore(connections)
-        self.replaced: list[Wire] = []
+        self.replaced: list[AsyncTransport] = []
         self.busy = 0
         self.used = time.monotonic()
         self.began = False
@@ -273,30 +281,30 @@ class _Attended:
         return 0.0
 
     async def sent(
-        self, wire: Wire, send: Callable[[], Awaitable[Answer | Failure]]
-    ) -> Answer | Failure:
+        self, transport: AsyncTransport, send: Callable[[], Awaitable[Response | TransportFailure]]
+    ) -> Response | TransportFailure:
         """Make one attempt, and replace the connections if it is cancelled natively."""
-        wire.in_flight += 1
+        transport.in_flight += 1
         try:
             return await send()
         except anyio.get_cancelled_exc_class():
             if anyio.current_effective_deadline() > -math.inf:  # no anyio scope did that
-                self.replace(wire)
+                self.replace(transport)
             raise
         finally:
-            wire.in_flight -= 1
+            transport.in_flight -= 1
 
-    def replace(self, wire: Wire) -> None:
+    def replace(self, transport: AsyncTransport) -> None:
         """Have the next request open new connections; close these when nobody uses them."""
-        if self.wire is wire:
-            self.wire = None
-        if wire not in self.replaced:
-            self.replaced.append(wire)
+        if self.transport is transport:
+            self.transport = None
+        if transport not in self.replaced:
+            self.replaced.append(transport)
 
     async def close_replaced(self, *, unused_only: bool = True) -> None:
         """Close what was replaced."""
-        for wire in list(self.replaced):
-            if not (unused_only and wire.in_flight):
-                self.replaced.remove(wire)
+        for transport in list(self.replaced):
+            if not (unused_only and transport.in_flight):
+                self.replaced.remove(transport)
                 with suppress(Exception):
-                    await wire.aclose()
+                    await transport.aclose()

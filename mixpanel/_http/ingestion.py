@@ -12,9 +12,9 @@ from mixpanel._http.request import (
     Request,
 )
 from mixpanel._http.responses import (
-    judge_answer,
+    classify_response,
 )
-from mixpanel._records.record import joined
+from mixpanel._records.record import join_bodies
 from mixpanel.credentials import ApiSecret, Secret, ServiceAccountCredentials
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from mixpanel._http.request import Send
     from mixpanel._http.responses import (
-        Answer,
-        Failure,
-        Judgement,
+        Classification,
+        Response,
+        TransportFailure,
     )
     from mixpanel._records.record import Record
     from mixpanel.credentials import Authority
     from mixpanel.settings import Endpoints
 
-__all__ = ["Route"]
+__all__ = ["IngestionApi"]
 
 COMPRESSION = 1  # level 6 takes three times as long for a tenth less
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class IngestionApi:
     """Turn records of one endpoint into a request.
 
     Events and imports take gzip; `/engage` and `/groups` do not. `geolocate` lets Mixpanel place
@@ -48,14 +48,14 @@ class Route:
     geolocate: bool = False
 
     @property
-    def gate(self) -> None:
+    def guard(self) -> None:
         """Let every request leave at once."""
         return
 
     def request(self, step: Send) -> Request:
         """Return the request that carries these records."""
         endpoint = step.records[0].endpoint
-        body = joined(b"[", step.records, b"]")
+        body = join_bodies(b"[", step.records, b"]")
         headers: dict[str, str | Secret] = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
@@ -73,9 +73,9 @@ class Route:
                 headers["Authorization"] = authorization
         return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)
 
-    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
+    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
         """Return what a reply means for the records that were sent."""
-        return judge_answer(reply, part)
+        return classify_response(reply, part)
 
     def takes_gzip(self, endpoint: str) -> bool:
         """Tell whether an endpoint's bodies may be compressed."""

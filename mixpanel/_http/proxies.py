@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["Proxy", "Transport", "checked_proxy", "environment_proxy"]
+__all__ = ["Proxy", "TransportOptions", "checked_proxy", "environment_proxy"]
 
 
 class Proxy(Secret):
@@ -46,7 +46,7 @@ class Proxy(Secret):
 
 @conceal_arguments
 @dataclass(frozen=True, slots=True)
-class Transport:
+class TransportOptions:
     """Say how to reach the network: a client of your own, or a proxy and a TLS context.
 
     `client` is used as it is and never closed; without one, httpx's environment variables

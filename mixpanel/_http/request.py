@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from mixpanel._http.responses import (
-        Answer,
-        Failure,
-        Judgement,
+        Classification,
+        Response,
+        TransportFailure,
     )
     from mixpanel._records.record import Record
     from mixpanel.credentials import Secret
 
-__all__ = ["AnyRoute", "Gate", "Request", "Send"]
+__all__ = ["Api", "Request", "RequestGuard", "Send"]
 
 USER_AGENT = f"mixpanel-async/{__version__}"
 
@@ -53,12 +53,14 @@ class Send:
     retries: int = 0
 
 
-class Gate(Protocol):
+class RequestGuard(Protocol):
     """What a request passes before it leaves: a rate limit, or who hands out access tokens."""
 
-    def passage(
+    def run(
         self,
-    ) -> Generator[float | Request | None, Answer | Failure | None, Answer | Failure]:
+    ) -> Generator[
+        float | Request | None, Response | TransportFailure | None, Response | TransportFailure
+    ]:
         """Yield seconds to wait, requests of its own to make, and None to send the request itself.
 
         Requests are answered with their reply. Return what stands as the reply to the attempt.
@@ -70,11 +72,11 @@ class Gate(Protocol):
         ...
 
 
-class AnyRoute(Protocol):
+class Api(Protocol):
     """How a sender speaks to one kind of server."""
 
     @property
-    def gate(self) -> Gate | None:
+    def guard(self) -> RequestGuard | None:
         """Return what each request has to pass; None lets all of them leave at once."""
         ...
 
@@ -82,7 +84,7 @@ class AnyRoute(Protocol):
         """Return the request that carries these records."""
         ...
 
-    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
+    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
         """Return what a reply means for the records that were sent."""
         ...
 

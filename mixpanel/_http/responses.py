@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Record
 
 __all__ = [
-    "Answer",
-    "Failure",
-    "Judge",
-    "Judgement",
-    "Verdict",
-    "judge_answer",
-    "judge_status",
+    "Classification",
+    "Classifier",
+    "Response",
+    "ResponseOutcome",
+    "TransportFailure",
+    "classify_response",
+    "classify_status",
     "retry_after",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What came back: status, header values by lower-case name, and the (capped) body.
 
     Its repr shows only the status: a body may hold an access token, or repeat what was sent. So
@@ -53,7 +53,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class TransportFailure:
     """Why nothing came back, and whether the server may have seen the request."""
 
     error: DeliveryError
@@ -61,7 +61,7 @@ class Failure:
     hopeless: bool = False
 
 
-class Verdict(Enum):
+class ResponseOutcome(Enum):
     """What an answer means for the records that were sent."""
 
     DELIVERED = "delivered"
@@ -72,7 +72,7 @@ class Verdict(Enum):
 
 
 @dataclass(slots=True)
-class Judgement:
+class Classification:
     """A verdict with its grounds.
 
     `failed` holds the refused records by index, when the server names them. `untouched` is True
@@ -80,7 +80,7 @@ class Judgement:
     contradicted what was sent.
     """
 
-    verdict: Verdict
+    outcome: ResponseOutcome
     error: DeliveryError | None = None
     failed: dict[int, FailedRecord] = field(default_factory=dict)
     untouched: bool = False
@@ -88,7 +88,7 @@ class Judgement:
     odd: bool = False
 
 
-Judge = Callable[[Answer | Failure, list["Record"]], Judgement]
+Classifier = Callable[[Response | TransportFailure, list["Record"]], Classification]
 
 
 CONFIGURATION = frozenset({*range(300, 400), 401, 402, 403, 404, 405, 407, 410, 501, 505})
@@ -106,56 +106,62 @@ UNPROCESSED = frozenset({429, 503})
 COUNTS = ("num_records_imported", "num_good_events")
 
 
-def judge_answer(reply: Answer | Failure, part: list[Record]) -> Judgement:
+def classify_response(reply: Response | TransportFailure, part: list[Record]) -> Classification:
     """Return what a reply means for the records that were sent.
 
     Delivered are only those of a documented success (200), and those that a strict 400 does not
     list as failed, each if its counts agree with what was sent. In any other answer the status
     decides, whatever the body says.
     """
-    if not isinstance(reply, Answer) or not (200 <= reply.status < 300 or reply.status == 400):
-        return judge_status(reply, part[0].endpoint)
+    if not isinstance(reply, Response) or not (200 <= reply.status < 300 or reply.status == 400):
+        return classify_status(reply, part[0].endpoint)
     data = _read(reply.body)
     if reply.status != 400:
         return _judge_success(reply, data, part)
     return _judge_refusal(reply, data, part)
 
 
-def judge_status(
-    reply: Answer | Failure,
+def classify_status(
+    reply: Response | TransportFailure,
     endpoint: str,
-    text: Callable[[Answer], str] | None = None,
-) -> Judgement:
+    text: Callable[[Response], str] | None = None,
+) -> Classification:
     """Return what a failure, or an answer that is not a success, means for the whole request.
 
     `text` says the answer in words, for servers that do not speak as Mixpanel does.
     """
-    if isinstance(reply, Failure):
+    if isinstance(reply, TransportFailure):
         reply.error.endpoint = endpoint
         if reply.hopeless:
-            return Judgement(Verdict.FATAL, reply.error, untouched=not reply.maybe_sent)
-        verdict = Verdict.AMBIGUOUS if reply.maybe_sent else Verdict.RETRY
-        return Judgement(verdict, reply.error)
+            return Classification(
+                ResponseOutcome.FATAL, reply.error, untouched=not reply.maybe_sent
+            )
+        outcome = ResponseOutcome.AMBIGUOUS if reply.maybe_sent else ResponseOutcome.RETRY
+        return Classification(outcome, reply.error)
     status, known = reply.status, _known(endpoint, reply)
     data = _read(reply.body)
     said = _text(endpoint, reply, data) if text is None else text(reply)
     untouched = status < 500 and not _claims_some(data)
     if status == 413:
         too_large = PayloadTooLargeError(said, **known)
-        return Judgement(Verdict.REJECTED, too_large, untouched=untouched, too_large=True)
+        return Classification(
+            ResponseOutcome.REJECTED, too_large, untouched=untouched, too_large=True
+        )
     if status in CONFIGURATION:
         refused = AuthenticationError if status in (401, 402, 403) else ServerError
-        return Judgement(Verdict.FATAL, refused(said, **known), untouched=untouched)
+        return Classification(ResponseOutcome.FATAL, refused(said, **known), untouched=untouched)
     if status in TRANSIENT or 500 <= status < 600:
         known["retry_after"] = retry_after(reply.headers)
         kind = RateLimitError if status == 429 else ServerError
         proven = status in UNPROCESSED and _is_error_of_mixpanel(status, data)
-        verdict = Verdict.RETRY if proven else Verdict.AMBIGUOUS
-        return Judgement(verdict, kind(said, **known))
+        outcome = ResponseOutcome.RETRY if proven else ResponseOutcome.AMBIGUOUS
+        return Classification(outcome, kind(said, **known))
     if 400 <= status < 500:
-        return Judgement(Verdict.REJECTED, RejectedError(said, **known), untouched=untouched)
+        return Classification(
+            ResponseOutcome.REJECTED, RejectedError(said, **known), untouched=untouched
+        )
     error = ServerError(f"{said}: not the status of an answer to this request", **known)
-    return Judgement(Verdict.AMBIGUOUS, error, odd=True)
+    return Classification(ResponseOutcome.AMBIGUOUS, error, odd=True)
 
 
 def _is_error_of_mixpanel(status: int, data: Any) -> bool:
@@ -200,11 +206,11 @@ def _count(data: dict[str, Any], part: list[Record]) -> int | None:
     return len(part) - len(_failed_records(data, part) or ())
 
 
-def _known(endpoint: str, reply: Answer) -> dict[str, Any]:
+def _known(endpoint: str, reply: Response) -> dict[str, Any]:
     return {"endpoint": endpoint, "status": reply.status}
 
 
-def _text(endpoint: str, reply: Answer, data: Any) -> str:
+def _text(endpoint: str, reply: Response, data: Any) -> str:
     reason = data.get("error") if isinstance(data, dict) else None
     if not isinstance(reason, str):
         return f"{endpoint}: HTTP {reply.status}"
@@ -212,26 +218,26 @@ def _text(endpoint: str, reply: Answer, data: Any) -> str:
     return f"{endpoint}: HTTP {reply.status}: {reason}"
 
 
-def _judge_refusal(reply: Answer, data: Any, part: list[Record]) -> Judgement:
+def _judge_refusal(reply: Response, data: Any, part: list[Record]) -> Classification:
     if not isinstance(data, dict):
-        return judge_status(reply, part[0].endpoint)
+        return classify_status(reply, part[0].endpoint)
     known, text = _known(part[0].endpoint, reply), _text(part[0].endpoint, reply, data)
     failed, count = _failed_records(data, part), _count(data, part)
     rest = len(part) - len(failed or ())
     if failed and count == rest and data.get("code", 400) == 400:
         # A strict 400 is a partial success: the records it does not name were taken.
-        return Judgement(Verdict.DELIVERED, RejectedError(text, **known), failed)
+        return Classification(ResponseOutcome.DELIVERED, RejectedError(text, **known), failed)
     if _counts_some(data) and count is not None and count >= rest:
         return _odd(_contradiction(text, count, failed, part), known)
-    return judge_status(reply, part[0].endpoint)
+    return classify_status(reply, part[0].endpoint)
 
 
-def _judge_success(reply: Answer, data: Any, part: list[Record]) -> Judgement:
+def _judge_success(reply: Response, data: Any, part: list[Record]) -> Classification:
     known, text = _known(part[0].endpoint, reply), _text(part[0].endpoint, reply, data)
     if data is None:
         # A captive portal or a proxy spoke, not Mixpanel.
         error = ServerError(f"{text}: the answer is not from Mixpanel", **known)
-        return Judgement(Verdict.AMBIGUOUS, error)
+        return Classification(ResponseOutcome.AMBIGUOUS, error)
     if not isinstance(data, dict):
         if type(data) is not int:
             return _odd(f"{text}: the answer has no known shape", known)
@@ -241,19 +247,21 @@ def _judge_success(reply: Answer, data: Any, part: list[Record]) -> Judgement:
     failed, count = _failed_records(data, part), _count(data, part)
     agrees = failed is not None and count == len(part) - len(failed)
     if failed and agrees and reply.status == 200 and code in (200, 400):
-        return Judgement(Verdict.DELIVERED, RejectedError(text, **known), failed)
+        return Classification(ResponseOutcome.DELIVERED, RejectedError(text, **known), failed)
     if reason and ((is_number and state == 0) or state == "error"):
         # Mixpanel's pages disagree whether 0 means "none was valid" or "not all were".
-        return Judgement(Verdict.REJECTED, RejectedError(text, **known))
+        return Classification(ResponseOutcome.REJECTED, RejectedError(text, **known))
     if is_number and state == 0 and "code" not in data:
-        return Judgement(Verdict.REJECTED, RejectedError(f"{text}: no reason given", **known))
+        return Classification(
+            ResponseOutcome.REJECTED, RejectedError(f"{text}: no reason given", **known)
+        )
     good = state in ("OK", "ok") or (is_number and state in (0, 1))
     good = good or ("status" not in data and "code" in data)
     if not good or type(code) is not int or code != 200 or reason:
         return _odd(f"{text}: the answer has no known shape", known)
     if failed or not agrees:
         return _odd(_contradiction(text, count, failed, part), known)
-    return Judgement(Verdict.DELIVERED)
+    return Classification(ResponseOutcome.DELIVERED)
 
 
 def _contradiction(
@@ -268,8 +276,8 @@ def _contradiction(
     )
 
 
-def _odd(text: str, known: dict[str, Any]) -> Judgement:
-    return Judgement(Verdict.AMBIGUOUS, ServerError(text, **known), odd=True)
+def _odd(text: str, known: dict[str, Any]) -> Classification:
+    return Classification(ResponseOutcome.AMBIGUOUS, ServerError(text, **known), odd=True)
 
 
 def _read(body: bytes) -> Any:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import anyio
 
 from mixpanel._http.async_transport import (
+    AsyncTransport,
     Watch,
-    Wire,
     chunks,
 )
 from mixpanel._http.failures import (
@@ -24,8 +24,8 @@ from mixpanel._http.kept_alive import (
     retire_if_surplus,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel.exceptions import AttemptTimeoutError, TransportError
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         Request,
     )
 
-__all__ = ["StreamingWire"]
+__all__ = ["StreamingTransport"]
 
 PIECE = 512 * 1024  # bytes that are handed on at once, as each may be a trip to another thread
 
@@ -46,18 +46,18 @@ PIECE = 512 * 1024  # bytes that are handed on at once, as each may be a trip to
 ERROR_BYTES = 64 * 1024  # that an answer which is no success may have
 
 
-class StreamingWire(Wire):
+class StreamingTransport(AsyncTransport):
     """Send requests whose answers may be longer than memory is large, or take an hour."""
 
     async def receive(
         self,
         request: Request,
-        into: Callable[[Answer], Callable[[bytes], Awaitable[object]] | None],
+        into: Callable[[Response], Callable[[bytes], Awaitable[object]] | None],
         *,
         first: float,
         idle: float,
         overall: float,
-    ) -> Answer | Failure:
+    ) -> Response | TransportFailure:
         """Make one attempt, and hand the body on in pieces while it comes.
 
         `into` gets status and headers. It returns what takes the pieces; or None, to have the
@@ -74,7 +74,7 @@ class StreamingWire(Wire):
                 response = await self._answer(request, {"trace": watch})
                 try:
                     with _noting(theirs):
-                        take = into(Answer(response.status_code, response.headers, b""))
+                        take = into(Response(response.status_code, response.headers, b""))
                     reading = _Reading(response, scope, theirs, idle=idle, end=began + overall)
                     success = 200 <= response.status_code < 300
                     cap = self._answer_bytes if success else ERROR_BYTES
@@ -82,7 +82,7 @@ class StreamingWire(Wire):
                 finally:
                     with anyio.move_on_after(CLOSING, shield=True):
                         await response.aclose()
-                return Answer(response.status_code, response.headers, body)
+                return Response(response.status_code, response.headers, body)
             except Exception as failure:  # libraries raise more than they document
                 if failure in theirs:
                     raise
@@ -90,12 +90,12 @@ class StreamingWire(Wire):
                 maybe_sent = self._may_be_sent(watch, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._own)
-                return Failure(error, maybe_sent, hopeless)
+                return TransportFailure(error, maybe_sent, hopeless)
         assert scope.cancelled_caught
         took = anyio.current_time() - began
         late = "no complete answer" if took >= overall else "nothing more came"
         error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
-        return Failure(error, self._may_be_sent(watch))
+        return TransportFailure(error, self._may_be_sent(watch))
 
 
 @contextmanager

@@ -34,8 +34,8 @@ from mixpanel._http.proxies import (
     environment_proxy,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel._http.tls import (
     default_tls,
@@ -49,13 +49,13 @@ if TYPE_CHECKING:
 
     from mixpanel._http.proxies import (
         Proxy,
-        Transport,
+        TransportOptions,
     )
     from mixpanel._http.request import (
         Request,
     )
 
-__all__ = ["BlockingWire"]
+__all__ = ["SyncTransport"]
 
 LONGEST = 86_400.0  # seconds; a socket takes no timeout of more than 24 days
 
@@ -206,7 +206,7 @@ BLOCKING_FAILURES = (
 )
 
 
-class BlockingWire:
+class SyncTransport:
     """Send from the calling thread, without an event loop: for sync callers, and at the end.
 
     At interpreter exit no loop can resolve a name and no thread can start; and a sync caller that
@@ -214,7 +214,7 @@ class BlockingWire:
     number of threads may share one.
     """
 
-    def __init__(self, transport: Transport, *, answer_bytes: int) -> None:
+    def __init__(self, transport: TransportOptions, *, answer_bytes: int) -> None:
         self._answer_bytes = answer_bytes
         self._until = _Until()
         self._transport = transport
@@ -249,7 +249,7 @@ class BlockingWire:
         for pool in self._pools.values():
             pool.close()
 
-    def send(self, request: Request, *, end: float) -> Answer | Failure:
+    def send(self, request: Request, *, end: float) -> Response | TransportFailure:
         """Make one attempt until `end` on the monotonic clock."""
         end = min(end, time.monotonic() + LONGEST)
         self._until.end, self._until.sent = end, False
@@ -258,7 +258,7 @@ class BlockingWire:
         try:
             pool = self._pool(request.url.partition("?")[0])
         except ConfigurationError as unusable:
-            return Failure(TransportError(str(unusable)), maybe_sent=False, hopeless=True)
+            return TransportFailure(TransportError(str(unusable)), maybe_sent=False, hopeless=True)
         try:
             return self._answer(pool, request, end)
         except BLOCKING_FAILURES as failure:
@@ -268,12 +268,12 @@ class BlockingWire:
             hopeless = is_hopeless(failure)
             error = kind(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = as_cause(failure, outer)
-            return Failure(error, self._until.sent, hopeless)
+            return TransportFailure(error, self._until.sent, hopeless)
         except BaseException as error:  # Ctrl-C comes this way, too
             without_frames(error, outer)
             raise
 
-    def _answer(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Answer:
+    def _answer(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Response:
         headers: list[tuple[bytes | str, bytes | str]] = [
             ("Host", parsed_url(request.url).netloc.decode("ascii")),
             ("Content-Length", str(len(request.content))),
@@ -292,4 +292,4 @@ class BlockingWire:
             else:
                 retire_if_surplus(response.stream)
             found = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
-            return Answer(response.status, found, bytes(body[: self._answer_bytes]))
+            return Response(response.status, found, bytes(body[: self._answer_bytes]))

@@ -21,8 +21,8 @@ from mixpanel._records.record import (
     deterministic_id,
     is_repeatable,
     mapping,
-    place_of,
-    wire_time,
+    sample_position,
+    to_api_time,
 )
 from mixpanel._records.validation import event_problems, update_problems
 from mixpanel._runtime.safe_logging import logger
@@ -129,7 +129,7 @@ class Composer:
         filled: dict[str, Any] = {
             "token": self.token,
             "distinct_id": distinct_id,
-            "time": now if time is None else wire_time(time),
+            "time": now if time is None else to_api_time(time),
             "$insert_id": new_id,
             **(self._library if endpoint == "events" else self._library_placeless),
             **self.super_properties,
@@ -157,7 +157,7 @@ class Composer:
             ours = scope is None and not told and not self.super_properties
             return self._sealed_event(endpoint, record, own=own if ours else filled)
         if isinstance(filled["time"], datetime):
-            filled["time"] = wire_time(filled["time"])
+            filled["time"] = to_api_time(filled["time"])
         return self._sealed_event(endpoint, record)
 
     def past_event(
@@ -181,7 +181,7 @@ class Composer:
             "properties": {
                 "token": self.token,
                 "distinct_id": distinct_id,
-                "time": wire_time(timestamp),
+                "time": to_api_time(timestamp),
                 "$insert_id": as_text(insert_id, "insert_id") if insert_id else self._new_id(),
                 **self._library,
                 **mapping(properties or {}),
@@ -214,7 +214,7 @@ class Composer:
         if filled.get("time") is None:
             raise ValidationError(["an imported event needs its time"])
         if isinstance(filled["time"], datetime):
-            filled["time"] = wire_time(filled["time"])
+            filled["time"] = to_api_time(filled["time"])
         filled.setdefault("distinct_id", None)
         self._settle_identity(filled)
         if not filled.get("$insert_id"):
@@ -250,7 +250,7 @@ class Composer:
         if ip is not None:
             record["$ip"] = ip
         if time is not None:
-            record["$time"] = wire_time(time)
+            record["$time"] = to_api_time(time)
         if ignore_time is not None:
             record["$ignore_time"] = ignore_time
         if ignore_alias is not None:
@@ -282,7 +282,7 @@ class Composer:
         # By user, not by event, so that funnels of those who are kept stay whole.
         who = properties.get("distinct_id") or properties.get("$user_id")
         who = who or properties.get("$device_id") or properties["$insert_id"]
-        if place_of(str(who)) >= self._sample_rate:
+        if sample_position(str(who)) >= self._sample_rate:
             self._note("sampled", "")
             return False
         properties.setdefault(self._sample_weight, 1.0 / self._sample_rate)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mixpanel._records.profile_methods import Profiles
+from mixpanel._records.profile_methods import ProfileMethods
 from mixpanel.credentials import api_secret_of
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Properties, Time
     from mixpanel.settings import Endpoint
 
-__all__ = ["Verbs"]
+__all__ = ["TrackingMethods"]
 
 Outcome = TypeVar("Outcome")
 
 
-class Verbs(Profiles[Outcome]):
+class TrackingMethods(ProfileMethods[Outcome]):
     """Track events, update profiles and groups, import, and link identities.
 
     Every method takes its message at once: it is composed, checked and serialised before the

@@ -20,9 +20,9 @@ from mixpanel._runtime.safe_logging import logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Drainable", "afterwards", "everyone", "hold", "release"]
+__all__ = ["Drainable", "on_shutdown", "register", "senders", "unregister"]
 
-PATIENCE = 2.0  # seconds, for all consumers together
+EXIT_TIMEOUT = 2.0  # seconds, for all consumers together
 
 
 class Drainable(Protocol):
@@ -32,11 +32,11 @@ class Drainable(Protocol):
         """Import what the drain needs."""
         ...
 
-    def last_drain(self, end: float) -> None:
+    def drain_at_exit(self, end: float) -> None:
         """Send what is left until `end` on the monotonic clock, and accept nothing from then on."""
         ...
 
-    def let_go(self) -> None:
+    def close_sync(self) -> None:
         """Close the connections of calling threads."""
         ...
 
@@ -45,20 +45,20 @@ class Drainable(Protocol):
         ...
 
 
-everyone: weakref.WeakSet[Drainable] = weakref.WeakSet()
-_holding: set[Drainable] = set()  # keeps a forgotten consumer alive while it has messages
+senders: weakref.WeakSet[Drainable] = weakref.WeakSet()
+_waiting: set[Drainable] = set()  # keeps a forgotten consumer alive while it has messages
 _watched_by = 0
 over = False  # whether the last drain is behind us
 drain_end = 0.0  # on the monotonic clock: until when what other exit handlers track is sent
 _then: list[Callable[[], None]] = []
 
 
-def hold(sender: Drainable) -> None:
+def register(sender: Drainable) -> None:
     """Keep a sender that has messages, and see to it that they leave before the process does."""
     global _watched_by
-    if sender in _holding:
+    if sender in _waiting:
         return
-    _holding.add(sender)
+    _waiting.add(sender)
     if _watched_by == os.getpid():
         return
     first = _watched_by == 0
@@ -71,26 +71,26 @@ def hold(sender: Drainable) -> None:
         Finalize(None, _drain, exitpriority=10)
 
 
-def release(sender: Drainable) -> None:
+def unregister(sender: Drainable) -> None:
     """Let go of a sender that has nothing left."""
-    _holding.discard(sender)
+    _waiting.discard(sender)
 
 
-def afterwards(callback: Callable[[], None]) -> None:
+def on_shutdown(callback: Callable[[], None]) -> None:
     """Run something once the last drain is over."""
     _then.append(callback)
 
 
 def _drain() -> None:
     global drain_end, over
-    for sender in list(_holding)[:1]:
+    for sender in list(_waiting)[:1]:
         sender.prepare_drain()  # takes its time on a busy machine, which is not the server's
-    end = drain_end = time.monotonic() + PATIENCE
-    while _holding:
-        _drain_one(_holding.pop(), end)
-    for sender in list(everyone):
+    end = drain_end = time.monotonic() + EXIT_TIMEOUT
+    while _waiting:
+        _drain_one(_waiting.pop(), end)
+    for sender in list(senders):
         _drain_one(sender, end)  # nothing waits there, and nothing will be accepted
-        sender.let_go()
+        sender.close_sync()
     over = True
     for callback in _then:
         callback()
@@ -98,7 +98,7 @@ def _drain() -> None:
 
 def _drain_one(sender: Drainable, end: float) -> None:
     try:
-        sender.last_drain(end)
+        sender.drain_at_exit(end)
     except Exception:  # one consumer's trouble is not the next one's
         logger.exception("the last messages of a consumer could not be sent")
 
@@ -106,8 +106,8 @@ def _drain_one(sender: Drainable, end: float) -> None:
 def _after_fork() -> None:
     global over
     over = False
-    _holding.clear()
-    for sender in list(everyone):
+    _waiting.clear()
+    for sender in list(senders):
         sender.after_fork()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Concatenate, TypeVar, cast
 
-from mixpanel._runtime.home_loop import (
+from mixpanel._runtime.background_loop import (
     P,
     R,
     refuse_in_async,

@@ -19,7 +19,7 @@ from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._customerio.name_advice import advice
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.cdp._segment.dialect import WriteKey
-from mixpanel.cdp._segment.methods import SegmentVerbs, sent
+from mixpanel.cdp._segment.methods import SegmentMethods, sent
 
 if TYPE_CHECKING:
     from mixpanel.cdp._segment.dialect import Dialect
@@ -30,7 +30,7 @@ __all__ = ["AsyncCustomerIO", "CustomerIO"]
 Outcome = TypeVar("Outcome")
 
 
-class _CustomerIOVerbs(SegmentVerbs[Outcome]):
+class _CustomerIOVerbs(SegmentMethods[Outcome]):
     """Customer.io's own verbs beside those of the spec; each takes the `Options` of any call."""
 
     _composes = CustomerIOComposer

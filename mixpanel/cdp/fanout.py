@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel._delivery.awaitables import TURN, done, turn
-from mixpanel._delivery.custom_consumer import Custom
-from mixpanel._runtime import home_loop
+from mixpanel._delivery.awaitables import YIELD_EVERY, done, turn
+from mixpanel._delivery.custom_consumer import CustomConsumer
+from mixpanel._runtime import background_loop
 from mixpanel.cdp._fanout.base import ConsentOf, OnRefusal, Outlet, Sink, _FanOut
 from mixpanel.cdp._fanout.stats import SinkStats
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
@@ -66,10 +66,10 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
     def _waits(client: Any) -> bool:
         if isinstance(client, AsyncSegmentClient):
             sender = client._sender
-        elif isinstance(client._via, Custom):
+        elif isinstance(client._delivery, CustomConsumer):
             return True
         else:
-            sender = client._via
+            sender = client._delivery
         return not sender.background or sender.buffer.when_full == "wait"
 
     def _everywhere(
@@ -87,7 +87,7 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         if waiting:
             return self._landing(waiting)
         self._calls += 1
-        return done() if self._calls % TURN else turn()
+        return done() if self._calls % YIELD_EVERY else turn()
 
     async def _landing(self, waiting: list[tuple[Outlet, list[Record]]]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -180,13 +180,13 @@ class FanOut(_FanOut[None]):
         if isinstance(client, SegmentClient):
             sender = client._sender
             return not sender.background or sender.buffer.when_full == "wait"
-        return not isinstance(client._via, Custom)
+        return not isinstance(client._delivery, CustomConsumer)
 
     def _everywhere(
         self, kind: Kind, user_id: UserId | None, options: CallOptions, **said: Any
     ) -> None:
         if self._may_wait:
-            home_loop.refuse_in_async("FanOut")
+            background_loop.refuse_in_async("FanOut")
         ready = self._ready(self._call(kind, user_id, options, said), options.get("consent"))
         for outlet, records in ready:
             with self._handing(outlet):
@@ -197,7 +197,7 @@ class FanOut(_FanOut[None]):
 
         What a consumer of your own raises is raised when all are done.
         """
-        home_loop.refuse_in_async("FanOut.flush")
+        background_loop.refuse_in_async("FanOut.flush")
         return self._from_all(lambda outlet: outlet.client.flush(timeout))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
@@ -205,7 +205,7 @@ class FanOut(_FanOut[None]):
 
         Sinks to `keep_open` are only flushed.
         """
-        home_loop.refuse_in_async("FanOut.close")
+        background_loop.refuse_in_async("FanOut.close")
         self._closed = True
 
         def end(outlet: Outlet) -> FlushResult:
@@ -250,7 +250,7 @@ class FanOut(_FanOut[None]):
 
 
 def _is_custom(client: Any) -> bool:
-    return isinstance(client, Mixpanel) and isinstance(client._via, Custom)
+    return isinstance(client, Mixpanel) and isinstance(client._delivery, CustomConsumer)
 
 
 def _raise_all(errors: list[Exception]) -> None:

@@ -108,7 +108,7 @@ def _taken(
     def call(*args: P.args, **kwargs: P.kwargs) -> tuple[bool, dict[str, Any]]:
         client = default_client or _made_client()
         message = compose(client._composer, *args, **kwargs)
-        fits = not client._route.excess(message)
+        fits = not client._api.excess(message)
         try:
             client._deliver([message])
         except QueueFullError:

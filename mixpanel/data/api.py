@@ -14,22 +14,22 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._http.request import (
     USER_AGENT,
     Request,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
     retry_after,
 )
 from mixpanel.credentials import Secret
 from mixpanel.data._api import rate_limits, responses
-from mixpanel.data._api.download import LongWires, Part
+from mixpanel.data._api.download import Part, StreamingConnections
 from mixpanel.data._api.quota import is_counted, quotas_in
-from mixpanel.data._api.responses import Asked
+from mixpanel.data._api.responses import RequestInfo
 from mixpanel.data.exceptions import (
     APIError,
     AuthenticationError,
@@ -96,7 +96,7 @@ class AsyncAPI:
         *,
         base_url: str | None = None,
         retry: RetryPolicy | None = None,
-        transport: Transport | None = None,
+        transport: TransportOptions | None = None,
         on_wait: Callable[[float, str], object] | None = None,
         timeout: float | None = None,
         patience: float = rate_limits.PATIENCE,
@@ -119,9 +119,9 @@ class AsyncAPI:
         self._patience = patience
         self._sleep = sleep
         self._random = random
-        transport = transport or Transport()
+        transport = transport or TransportOptions()
         connections = max(transport.connections, CONNECTIONS)
-        self._wires = LongWires(replace(transport, connections=connections))
+        self._connections = StreamingConnections(replace(transport, connections=connections))
         self._closed = False
 
     def __repr__(self) -> str:
@@ -136,7 +136,7 @@ class AsyncAPI:
     async def aclose(self) -> None:
         """Close the connections."""
         self._closed = True
-        await self._wires.aclose()
+        await self._connections.aclose()
 
     # ---- asking ---------------------------------------------------------------------------------
 
@@ -229,8 +229,8 @@ class AsyncAPI:
         seconds = timeout or self._timeout or DEADLINES[family]
         counted = family == "export" or is_counted(target, asked_for)
 
-        async def attempt(_call: Call) -> Answer | Failure:
-            return await self._wires.receive(
+        async def attempt(_call: Call) -> Response | TransportFailure:
+            return await self._connections.receive(
                 request, lambda _head: None, first=seconds, idle=seconds, overall=seconds
             )
 
@@ -285,17 +285,19 @@ class AsyncAPI:
         request = Request("GET", self._with_query(target, "", params, "export"), headers)
         part = Part(path, on_bytes)
 
-        async def attempt(call: Call) -> Answer | Failure:
+        async def attempt(call: Call) -> Response | TransportFailure:
             part.restart()
 
-            def into(head: Answer) -> Callable[[bytes], Awaitable[object]] | None:
+            def into(head: Response) -> Callable[[bytes], Awaitable[object]] | None:
                 if not responses.is_export(head):
                     return None
                 call.accepted()
                 return part.write
 
             first = max(self._timeout or 0.0, EXPORT_STARTS)
-            return await self._wires.receive(request, into, first=first, idle=idle, overall=overall)
+            return await self._connections.receive(
+                request, into, first=first, idle=idle, overall=overall
+            )
 
         try:
             answer, attempts = await self._settle(asked, self.export_budget, attempt)
@@ -311,13 +313,13 @@ class AsyncAPI:
 
     async def _settle(
         self,
-        asked: Asked,
+        asked: RequestInfo,
         budget: Budget,
-        attempt: Callable[[Call], Awaitable[Answer | Failure]],
+        attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
         *,
         idempotent: bool = True,
         counted: bool = True,
-    ) -> tuple[Answer, int]:
+    ) -> tuple[Response, int]:
         """Repeat an attempt until it succeeds; return its answer and the number of attempts."""
         call = budget.call(on_wait=self.on_wait, patience=self._patience, counted=counted)
         error: APIError | None = None
@@ -326,7 +328,7 @@ class AsyncAPI:
         while True:
             reply = await self._attempted(call, attempt, error)
             attempts += 1
-            if isinstance(reply, Answer) and responses.is_success(reply):
+            if isinstance(reply, Response) and responses.is_success(reply):
                 return reply, attempts
             error = _naming_once(responses.error_of(asked, reply))
             if isinstance(error, RateLimitError):
@@ -344,15 +346,15 @@ class AsyncAPI:
     async def _attempted(
         self,
         call: Call,
-        attempt: Callable[[Call], Awaitable[Answer | Failure]],
+        attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
         refused: APIError | None,
-    ) -> Answer | Failure:
+    ) -> Response | TransportFailure:
         if self._closed:
             raise ClosedError("the API was closed; make a new one")
         try:
             async with call:
                 reply = await attempt(call)
-                if isinstance(reply, Answer):
+                if isinstance(reply, Response):
                     quotas = quotas_in(reply.headers)
                     call.learn(quotas)
                     if responses.is_rate_limit(reply):
@@ -414,17 +416,17 @@ class AsyncAPI:
             headers[name] = value.strip()
         return headers | {"Authorization": Secret(self._credentials.authorization())}
 
-    def _asked(self, method: str, target: str, params: Mapping[str, Any]) -> Asked:
-        return Asked(method, target, dict(params), Secret(self._credentials.authorization()))
+    def _asked(self, method: str, target: str, params: Mapping[str, Any]) -> RequestInfo:
+        return RequestInfo(method, target, dict(params), Secret(self._credentials.authorization()))
 
     def _budget_of(self, family: Family) -> Budget:
         budgets = {"query": self.query_budget, "export": self.export_budget}
         return budgets.get(family, self._app_budget)
 
 
-def _is_free(reply: Answer | Failure) -> bool:
+def _is_free(reply: Response | TransportFailure) -> bool:
     """Return True if an attempt cost nothing, whatever the kind of call."""
-    return not reply.maybe_sent if isinstance(reply, Failure) else reply.status in (401, 402)
+    return not reply.maybe_sent if isinstance(reply, TransportFailure) else reply.status in (401, 402)
 
 
 def _naming_once(error: APIError) -> APIError:

@@ -279,13 +279,13 @@ class ServerError(APIError, exceptions.ServerError):
 
 
 class TruncatedError(APIError):
-    """An export ended before it was whole; `last_words` is what the server said at its end."""
+    """An export ended before it was whole; `tail` is what the server said at its end."""
 
     default_code = "EXPORT_TRUNCATED"
 
-    def __init__(self, message: str, *, last_words: str = "", **known: Any) -> None:
+    def __init__(self, message: str, *, tail: str = "", **known: Any) -> None:
         super().__init__(message, **known)
-        self.last_words = last_words
+        self.tail = tail
 
 
 class UnreadablePartError(APIError):

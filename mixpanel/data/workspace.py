@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 import anyio
 import anyio.to_thread
 
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import conceals_arguments
 from mixpanel._runtime.sync_methods import (
     synced,
 )
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
-from mixpanel.data._fetch.tasks import Underway, Writer, checked_callback
+from mixpanel.data._fetch.tasks import RunningFetches, Writer, checked_callback
 from mixpanel.data._paths import expand_home
 from mixpanel.data._workspace.local_methods import Local
 from mixpanel.data._workspace.remote_methods import (
-    Verbs,
+    RemoteMethods,
     stream_events,
     stream_profiles,
     synced_rows,
@@ -59,7 +59,7 @@ class API:
     query = synced(AsyncAPI.query)
 
 
-class AsyncWorkspace(Verbs, Local):
+class AsyncWorkspace(RemoteMethods, Local):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
@@ -111,7 +111,7 @@ class AsyncWorkspace(Verbs, Local):
         self._database: Database | None = None
         self._api: AsyncAPI | None = None
         self._writer = Writer()
-        self._underway = Underway()
+        self._underway = RunningFetches()
         self._closed = False
 
     @property
@@ -264,8 +264,8 @@ class AsyncWorkspace(Verbs, Local):
 def _synced_static(call: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
     @functools.wraps(call)
     def twin(*args: P.args, **kwargs: P.kwargs) -> R:
-        home_loop.refuse_in_async(f"Workspace.{call.__name__}")
-        return home_loop.run(call, *args, **kwargs)
+        background_loop.refuse_in_async(f"Workspace.{call.__name__}")
+        return background_loop.run(call, *args, **kwargs)
 
     return twin
 
@@ -364,7 +364,7 @@ class Workspace(Local):
         """
         core = self._core
         if core._api is not None or core._underway:
-            home_loop.run_aside(core.aclose, "Workspace.close()")
+            background_loop.run_anywhere(core.aclose, "Workspace.close()")
         core._close()
 
     def __enter__(self) -> Self:

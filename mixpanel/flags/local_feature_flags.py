@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio.to_thread
 
-from mixpanel._http.connections import Wires
+from mixpanel._http.connections import LoopConnections
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel._records.encoding import loads
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
@@ -84,14 +84,14 @@ class LocalFeatureFlagsProvider:
         credentials: ServiceAccountCredentials | None = None,
         *,
         origin: str | None = None,
-        transport: Transport | None = None,
+        transport: TransportOptions | None = None,
     ) -> None:
         self._config = config
         self._most_bytes = _most_bytes(config)
         self._asker = Asker(token, config, version, credentials, origin)
         self._reporter = Reporter(tracker, config, "local")
-        self._wires = Wires(
-            transport or Transport(),
+        self._connections = LoopConnections(
+            transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
             answer_bytes=self._most_bytes + 1,
         )
@@ -310,8 +310,8 @@ class LocalFeatureFlagsProvider:
         if self._lease is not None and not self._leads(self._lease):
             await self._follow()
             return
-        reply = await self._wires.send(self._asker.definitions(self._etag))
-        if isinstance(reply, Answer) and reply.status == 304 and self._ready:
+        reply = await self._connections.send(self._asker.definitions(self._etag))
+        if isinstance(reply, Response) and reply.status == 304 and self._ready:
             self._fetched_at = time.time()
             if self._snapshot is not None:
                 await anyio.to_thread.run_sync(self._snapshot.touch)
@@ -322,12 +322,12 @@ class LocalFeatureFlagsProvider:
         )
         self._guard(parsed)
         self._replace(parsed, time.time())
-        self._etag = reply.headers.get("etag") if isinstance(reply, Answer) else None
+        self._etag = reply.headers.get("etag") if isinstance(reply, Response) else None
         if self._snapshot is not None:
             saved = Saved(payload, self._etag, time.time())
             await anyio.to_thread.run_sync(self._save, saved)
 
-    def _compiled(self, reply: Answer | Failure) -> tuple[Any, Definitions]:
+    def _compiled(self, reply: Response | TransportFailure) -> tuple[Any, Definitions]:
         """Return an answer, and the definitions in it.
 
         :raises FlagsError: there are none.
@@ -414,7 +414,7 @@ class LocalFeatureFlagsProvider:
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        home_loop.refuse_in_async(
+        background_loop.refuse_in_async(
             "start_polling_for_definitions", "await astart_polling_for_definitions() instead"
         )
         self._wait(self._poller.start(), self._patience)
@@ -440,7 +440,7 @@ class LocalFeatureFlagsProvider:
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
-        home_loop.refuse_in_async("wait_until_ready", "await await_until_ready() instead")
+        background_loop.refuse_in_async("wait_until_ready", "await await_until_ready() instead")
         end = None if timeout is None else time.monotonic() + timeout
         while not self._ready and (end is None or time.monotonic() < end):
             time.sleep(0.01)
@@ -456,7 +456,7 @@ class LocalFeatureFlagsProvider:
     def stop_polling_for_definitions(self) -> None:
         """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
         stopping = self._poller.stop()
-        if not home_loop.in_async():
+        if not background_loop.in_async():
             self._wait(stopping, STOPPING)
         if self._lease is not None:
             self._lease.release()
@@ -472,7 +472,7 @@ class LocalFeatureFlagsProvider:
     def shutdown(self) -> None:
         """Stop for good; callable from any thread, with or without a running loop."""
         self.stop_polling_for_definitions()
-        home_loop.soon(self._wires.aclose)
+        background_loop.soon(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -485,7 +485,7 @@ class LocalFeatureFlagsProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self.astop_polling_for_definitions()
-        home_loop.soon(self._wires.aclose)
+        background_loop.soon(self._connections.aclose)
 
 
 def _interval(config: LocalFlagsConfig) -> float:

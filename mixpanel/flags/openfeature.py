@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._fetching.poller import Poller
@@ -287,7 +287,7 @@ class MixpanelProvider(AbstractProvider):
             if tracking_event_details.value is not None:
                 properties["value"] = tracking_event_details.value
         distinct_id = as_context(evaluation_context).get("distinct_id")
-        if isinstance(self._client, Mixpanel) and not home_loop.in_async():
+        if isinstance(self._client, Mixpanel) and not background_loop.in_async():
             self._client.track(distinct_id, tracking_event_name, properties)
         else:
             self._client._track_exposure(distinct_id, tracking_event_name, properties)

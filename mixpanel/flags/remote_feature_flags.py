@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 import anyio.to_thread
 
-from mixpanel._http.connections import Wires
+from mixpanel._http.connections import LoopConnections
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel._records.encoding import dumps
-from mixpanel._runtime import event_loop, home_loop
+from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import Reporter
@@ -68,13 +68,13 @@ class RemoteFeatureFlagsProvider:
         credentials: ServiceAccountCredentials | None = None,
         *,
         origin: str | None = None,
-        transport: Transport | None = None,
+        transport: TransportOptions | None = None,
     ) -> None:
         self._config = config
         self._asker = Asker(token, config, version, credentials, origin)
         self._reporter = Reporter(tracker, config, "remote")
-        self._wires = Wires(
-            transport or Transport(),
+        self._connections = LoopConnections(
+            transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
             answer_bytes=LARGEST_ANSWER + 1,
         )
@@ -211,9 +211,9 @@ class RemoteFeatureFlagsProvider:
         except Exception as error:
             raise _unsendable(error) from None
         started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
-        reply = await self._wires.send(request)
+        reply = await self._connections.send(request)
         latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
-        if isinstance(reply, Answer) and len(reply.body) > DECODED_AT_ONCE:
+        if isinstance(reply, Response) and len(reply.body) > DECODED_AT_ONCE:
             variants = await anyio.to_thread.run_sync(_variants, reply, abandon_on_cancel=True)
         else:
             variants = _variants(reply)
@@ -223,12 +223,12 @@ class RemoteFeatureFlagsProvider:
 
     def shutdown(self) -> None:
         """Close the connections; callable from any thread."""
-        home_loop.soon(self._wires.aclose)
+        background_loop.soon(self._connections.aclose)
 
     async def ashutdown(self) -> None:
         """Close the connections."""
-        await self._wires.aclose()
-        home_loop.soon(self._wires.aclose)
+        await self._connections.aclose()
+        background_loop.soon(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -256,7 +256,7 @@ def _unsendable(error: Exception) -> FlagsError:
     return FlagsError(f"the context cannot be sent: {type(error).__name__}")
 
 
-def _variants(reply: Answer | Failure) -> dict[str, SelectedVariant]:
+def _variants(reply: Response | TransportFailure) -> dict[str, SelectedVariant]:
     """Return the variants in an answer.
 
     :raises FlagsError: there are none, or too many.

@@ -35,7 +35,7 @@ from mixpanel import (
     Stats,
     SyncInAsyncError,
 )
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel.cdp import AsyncCustomerIO
 from mixpanel.flags import RemoteFlagsConfig
 from mixpanel.flags.types import SelectedVariant
@@ -430,7 +430,7 @@ def threads_track(world, face, small):
 
     _together(work, range(8))
     world.flushed_sync(mp)
-    home_loop.run(mp.consumer._sender.aclose)
+    background_loop.run(mp.consumer._sender.aclose)
 
 
 SIGNALS = """
@@ -556,7 +556,7 @@ def _track_while_closing(world):
     for thread in threads:
         thread.start()
     begun.wait(10)
-    home_loop.run(mp.consumer.aclose)
+    background_loop.run(mp.consumer.aclose)
     for thread in threads:
         thread.join(30)
 
@@ -664,7 +664,7 @@ def meddling(world, value, small):
         mp.flush(10)
         act.left = 0
         world.flushed_sync(mp)
-        home_loop.run(mp.consumer._sender.aclose)
+        background_loop.run(mp.consumer._sender.aclose)
 
     with _logging(act if place == "log handler" else lambda: None):
         if made is AsyncMixpanel:
@@ -704,7 +704,7 @@ def finalizers(world, small):
     for n in range(200):
         Forgotten(n)
         if n % 50 == 49:
-            home_loop.run(collect)
+            background_loop.run(collect)
     gc.collect()
     for failure in failures[:3]:
         world.account.fault("lost", f"in a finalizer: {failure}")

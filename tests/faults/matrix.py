@@ -484,9 +484,9 @@ def _close_sync(client):
     if isinstance(client, Mixpanel):
         consumer = client.consumer
         if isinstance(consumer, AsyncBufferedConsumer):
-            from mixpanel._runtime import home_loop
+            from mixpanel._runtime import background_loop
 
-            home_loop.run(consumer.aclose)
+            background_loop.run(consumer.aclose)
         else:
             consumer.close()
 

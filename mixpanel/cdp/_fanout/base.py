@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.cdp._fanout.methods import CallOptions, FanOutVerbs, own
+from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own
 from mixpanel.cdp._fanout.routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
 from mixpanel.cdp._fanout.stats import Account, SinkStats, reason
 from mixpanel.cdp._fanout.translation import ForMixpanel, ForSegment, Translator
@@ -80,7 +80,7 @@ class Outlet:
 _everyone: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
 
 
-class _FanOut(FanOutVerbs[Outcome]):
+class _FanOut(FanOutMethods[Outcome]):
     """What both faces share: composing for all, accounts, and knowing their sinks."""
 
     _kinds: tuple[type, ...]
@@ -228,7 +228,7 @@ class _FanOut(FanOutVerbs[Outcome]):
     def _tell(self, outlet: Outlet, error: Exception) -> None:
         if self._on_error is None:
             text = f"{outlet.name} did not take a call: {error}"
-            outlet.client._ledger.say(logging.ERROR, text, key=f"refused {reason(error)}")
+            outlet.client._stats.say(logging.ERROR, text, key=f"refused {reason(error)}")
             return
         try:
             self._on_error(outlet.name, error)

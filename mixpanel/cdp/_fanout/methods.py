@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mixpanel.cdp._segment.typed_events import SemanticEvent
     from mixpanel.cdp._segment.values import Moment, UserId
 
-__all__ = ["CallOptions", "FanOutVerbs", "own"]
+__all__ = ["CallOptions", "FanOutMethods", "own"]
 
 Outcome = TypeVar("Outcome")
 
@@ -44,7 +44,7 @@ class CallOptions(TypedDict, total=False):
     anonymous_id: UserId | None
 
 
-class FanOutVerbs(Generic[Outcome]):
+class FanOutMethods(Generic[Outcome]):
     """Say once what people do and who they are; each takes the `CallOptions`.
 
     Every call is composed for all sinks before it goes to any. One that names nobody is about

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel._records.record import mapping, place_of
+from mixpanel._records.record import mapping, sample_position
 from mixpanel.cdp._segment.dialect import KINDS, Kind
 from mixpanel.cdp._segment.typed_events import SemanticEvent
 from mixpanel.cdp.semantic import EVENTS
@@ -152,7 +152,7 @@ class Terms:
             return None
         if not self.needs <= consent:
             return "consent"
-        if self.sample < 1 and place_of(call.who) >= self.sample:
+        if self.sample < 1 and sample_position(call.who) >= self.sample:
             return "sampling"
         return None
 

@@ -19,8 +19,8 @@ from urllib.parse import urlencode
 
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
     retry_after,
 )
 from mixpanel._records.encoding import loads
@@ -183,7 +183,7 @@ class AccessTokens:
         self.token: Secret | None = None
         self._renew_at = self._expires_at = 0.0
         self._claimed_until = 0.0
-        self._failed: tuple[float, Failure] | None = None
+        self._failed: tuple[float, TransportFailure] | None = None
         self._skew = 0
         self._lock = threading.Lock()
 
@@ -228,16 +228,18 @@ class AccessTokens:
                 return _final(str(error), None)
             reply = yield request
             assert reply is not None
-            if isinstance(reply, Failure):
+            if isinstance(reply, TransportFailure):
                 text = f"Hightouch's authorization server: {reply.error}"
-                return Failure(TransportError(text), maybe_sent=False, hopeless=reply.hopeless)
+                return TransportFailure(
+                    TransportError(text), maybe_sent=False, hopeless=reply.hopeless
+                )
             self._observe(reply.headers)
             if 200 <= reply.status < 300 and self._kept(reply.body):
                 return None
             why = "; ".join(reasons(reply.body))[:300]
             if attempt or not why.endswith(SKEWED):
                 break
-        assert isinstance(reply, Answer)
+        assert isinstance(reply, Response)
         return self._refused(reply, why)
 
     def _request(self) -> Request:
@@ -279,7 +281,7 @@ class AccessTokens:
         self.token = Secret(token)
         return True
 
-    def _refused(self, reply: Answer, why: str) -> Failure:
+    def _refused(self, reply: Response, why: str) -> TransportFailure:
         status = reply.status
         text = f"Hightouch's authorization server: HTTP {status}" + (f": {why}" if why else "")
         if status in FINAL:
@@ -289,7 +291,7 @@ class AccessTokens:
             error = ServerError("Hightouch's authorization server sent no token", status=status)
         if status == 429:
             error = RateLimitError(text, status=status, retry_after=self._reset(reply.headers))
-        return Failure(error, maybe_sent=False)
+        return TransportFailure(error, maybe_sent=False)
 
     def _reset(self, headers: Mapping[str, str]) -> float:
         """Return the seconds until the server wants to be asked again: 5 unless it says."""
@@ -305,5 +307,7 @@ class AccessTokens:
         return wait if 0 < wait < 3600 else 5.0
 
 
-def _final(text: str, status: int | None) -> Failure:
-    return Failure(AuthenticationError(text, status=status), maybe_sent=False, hopeless=True)
+def _final(text: str, status: int | None) -> TransportFailure:
+    return TransportFailure(
+        AuthenticationError(text, status=status), maybe_sent=False, hopeless=True
+    )

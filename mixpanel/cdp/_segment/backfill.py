@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.record import mapping
-from mixpanel.bulk import Freight, import_rows
+from mixpanel.bulk import ImportJob, import_rows
 from mixpanel.cdp._segment.rows import FlatRows, dated, identified
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel._delivery.sender import Sender
-    from mixpanel._http.connections import Wires
+    from mixpanel._http.connections import LoopConnections
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.cdp._segment.composer import Message, SegmentComposer
     from mixpanel.cdp._segment.dialect import Kind
-    from mixpanel.cdp._segment.requests import SegmentRoute
+    from mixpanel.cdp._segment.requests import SegmentApi
     from mixpanel.exceptions import FailedRecord
     from mixpanel.settings import RetryPolicy
 
@@ -26,7 +26,7 @@ __all__ = ["AsyncBackfill", "past"]
 
 
 def past(
-    composer: SegmentComposer, route: SegmentRoute, flat: FlatRows | None, *, disabled: bool = False
+    composer: SegmentComposer, api: SegmentApi, flat: FlatRows | None, *, disabled: bool = False
 ) -> Callable[[Any], Message | None]:
     """Return what makes a message of the past of a row, or raises ValidationError.
 
@@ -35,7 +35,7 @@ def past(
 
     def composed(told: Mapping[str, Any]) -> Message:
         message = composer.wire(identified(dated(told)))
-        excess = route.excess(message)
+        excess = api.excess(message)
         if excess:
             raise ValidationError([f"{excess:,} bytes larger than {composer.dialect.name} takes"])
         return message
@@ -58,8 +58,8 @@ class AsyncBackfill:
     """Backfill a source."""
 
     _composer: SegmentComposer
-    _route: SegmentRoute
-    _sender: Sender[SegmentRoute]
+    _api: SegmentApi
+    _sender: Sender[SegmentApi]
     _closed: bool
     _disabled: bool
 
@@ -107,19 +107,19 @@ class AsyncBackfill:
         if kind is None and (event is not None or columns is not None):
             raise ConfigurationError("event= and columns= are for flat rows: give their kind= too")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        route, wires = self._way()
+        api, connections = self._way()
         limits = self._sender.buffer.limits  # those given, where they are below the vendor's
-        freight = Freight(
-            past(self._composer, route, flat, disabled=self._disabled),
-            route,
-            wires,
+        job = ImportJob(
+            past(self._composer, api, flat, disabled=self._disabled),
+            api,
+            connections,
             limits.batch_records,
             limits.batch_bytes - len("[]"),
-            gzip=None if route.compress else False,
+            gzip=None if api.compress else False,
         )
         return await import_rows(
             rows,
-            freight,
+            job,
             concurrency=concurrency,
             start_at=start_at,
             keep_failed=keep_failed,
@@ -128,6 +128,6 @@ class AsyncBackfill:
             retry=retry,
         )
 
-    def _way(self) -> tuple[SegmentRoute, Wires]:
+    def _way(self) -> tuple[SegmentApi, LoopConnections]:
         # A batch of one would else go to the endpoint of its kind.
-        return replace(self._route, direct=False), self._sender.wires
+        return replace(self._api, direct=False), self._sender.connections

@@ -12,24 +12,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
+from mixpanel._delivery.awaitables import YIELD_EVERY, done, enqueue_when_space, refused, turn
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
-from mixpanel._delivery.stats import FlushResult, Ledger, Stats
+from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._records.ids import new_uuid
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import conceal_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
-from mixpanel.cdp._segment.methods import SegmentVerbs
+from mixpanel.cdp._segment.methods import SegmentMethods
 from mixpanel.cdp._segment.options import Delivery, SegmentOptions
-from mixpanel.cdp._segment.rate_limit import Turnstile, pace_of
-from mixpanel.cdp._segment.requests import SegmentRoute
+from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, shared_rate_limiter
+from mixpanel.cdp._segment.requests import SegmentApi
 from mixpanel.consumers import CLOSE_TIMEOUT, FLUSH_TIMEOUT
 from mixpanel.exceptions import (
     ClosedError,
@@ -60,7 +60,7 @@ DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
 @conceal_arguments
-class _Client(SegmentVerbs[Outcome]):
+class _Client(SegmentMethods[Outcome]):
     def __init__(
         self,
         key: WriteKey,
@@ -83,22 +83,22 @@ class _Client(SegmentVerbs[Outcome]):
         self._closed = False
         self._on_delivery = options.get("on_delivery")
         checked_callback(self._on_delivery, "on_delivery")
-        gate = None
+        guard = None
         if access is not None or dialect.rate is not None:
             rate = dialect.rate
-            gate = Turnstile(rate and pace_of(origin, key, *rate), access)
-        self._route = SegmentRoute(
+            guard = RateLimitedAuth(rate and shared_rate_limiter(origin, key, *rate), access)
+        self._api = SegmentApi(
             dialect,
             origin,
             key,
             time.time,
-            gate,
+            guard,
             self._direct,
             bool(options.get("gzip", False)),
         )
         # Up to so many bytes a message goes straight into the buffer: what nearly all of them do.
-        self._quick = -1 if self._direct or self._disabled else self._route.largest
-        self._ledger = Ledger(options.get("on_error"), options.get("on_drop"))
+        self._quick = -1 if self._direct or self._disabled else self._api.largest
+        self._stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
         self._sender = self._made_sender(options)
         self._composer = self._composes(
             dialect,
@@ -108,36 +108,44 @@ class _Client(SegmentVerbs[Outcome]):
             default_context=options.get("default_context"),
             validation=options.get("validation", "warn"),
             advice=advice,
-            note=self._ledger.note,
+            note=self._stats.note,
         )
 
-    def _made_sender(self, options: SegmentOptions) -> Sender[SegmentRoute]:
+    def _made_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
         when_full = options.get("when_full", "drop_newest")
         if when_full not in get_args(WhenFull):
             known = ", ".join(map(repr, get_args(WhenFull)))
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
         given = options.get("limits") or Limits(flush_after=0.5)
-        dialect = self._route.dialect
+        dialect = self._api.dialect
         limits = replace(
             given,
             batch_records=min(given.batch_records, dialect.batch_items),
             # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._route.room + len("[]")),
+            batch_bytes=min(given.batch_bytes, self._api.room + len("[]")),
         )
         parallel = 1 if options.get("in_order", True) else limits.in_flight
-        told = None if self._on_delivery is None else self._tell
+        on_outcome = None if self._on_delivery is None else self._tell
         return Sender(
-            Buffer(limits, self._ledger, when_full=when_full, wide={"batch": parallel}, told=told),
-            self._route,
+            Buffer(
+                limits,
+                self._stats,
+                when_full=when_full,
+                max_in_flight={"batch": parallel},
+                on_outcome=on_outcome,
+            ),
+            self._api,
             options.get("retry") or (DIRECTLY if self._direct else RetryPolicy()),
-            Transport(options.get("http_client"), options.get("proxy"), options.get("ssl_context")),
+            TransportOptions(
+                options.get("http_client"), options.get("proxy"), options.get("ssl_context")
+            ),
             buffered=not self._direct,
             background=not self._direct,
         )
 
     def stats(self) -> Stats:
         """Return what became of every message so far: nothing is lost in silence."""
-        return self._ledger.stats()
+        return self._stats.snapshot()
 
     def _tell(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
@@ -159,31 +167,31 @@ class _Client(SegmentVerbs[Outcome]):
             return self._left_out(messages, "disabled")
         if not self._direct:
             largest = max([len(message.body) for message in messages], default=0)
-            if largest <= self._route.largest:
+            if largest <= self._api.largest:
                 return messages
-        oversize = [message for message in messages if self._route.excess(message)]
+        oversize = [message for message in messages if self._api.excess(message)]
         if not oversize:
             return messages
         self._left_out(oversize, "too_large")
         if self._direct:
-            excess = self._route.excess(oversize[0])
+            excess = self._api.excess(oversize[0])
             raise PayloadTooLargeError(
                 f"{oversize[0]!r} is {excess:,} bytes larger than "
-                f"{self._route.dialect.name} takes: it was not sent",
+                f"{self._api.dialect.name} takes: it was not sent",
                 endpoint="batch",
             )
-        self._ledger.report_drop("too_large", list(oversize))
+        self._stats.report_drop("too_large", list(oversize))
         gone = {id(message) for message in oversize}
         return [message for message in messages if id(message) not in gone]
 
     def _left_out(self, messages: list[Message], reason: str) -> list[Message]:
-        self._ledger.left_out(reason, len(messages))
+        self._stats.left_out(reason, len(messages))
         if self._on_delivery is not None:
             self._tell(messages, "dropped", reason)
         return []
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._route.origin}>"
+        return f"<{type(self).__name__} to {self._api.origin}>"
 
 
 # ---- the two faces ------------------------------------------------------------------------------
@@ -211,17 +219,17 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
             sender.buffer.ensure_room(records)
         for at, record in enumerate(records):
             if sender.accept(record) is None:
-                return when_there_is_room(sender, records[at:])
-        return done() if self._ledger.accepted % TURN else turn()
+                return enqueue_when_space(sender, records[at:])
+        return done() if self._stats.accepted % YIELD_EVERY else turn()
 
     def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
         if len(message.body) <= self._quick and not self._closed:
             try:
                 if self._sender.accept(message) is None:
-                    return when_there_is_room(self._sender, [message])
+                    return enqueue_when_space(self._sender, [message])
             except QueueFullError as error:
                 return refused(error)
-            return done() if self._ledger.accepted % TURN else turn()
+            return done() if self._stats.accepted % YIELD_EVERY else turn()
         return self._deliver([message])
 
     def _deliver_all(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
@@ -248,7 +256,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         return await self._sender.aclose(timeout)
 
     async def __aenter__(self) -> Self:
-        await self._sender.wires.warm()
+        await self._sender.connections.warm()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -274,7 +282,7 @@ class SegmentClient(_Client[None]):
             return
         waits = self._direct or self._sender.buffer.when_full == "wait"
         if waits:
-            home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+            background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
         if self._direct:
             sync_delivery.deliver(self._sender, records)
             return
@@ -289,12 +297,12 @@ class SegmentClient(_Client[None]):
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
-        home_loop.refuse_in_async(f"{type(self).__name__}.flush")
+        background_loop.refuse_in_async(f"{type(self).__name__}.flush")
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting."""
-        home_loop.refuse_in_async(f"{type(self).__name__}.close")
+        background_loop.refuse_in_async(f"{type(self).__name__}.close")
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 

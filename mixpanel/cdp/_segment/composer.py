@@ -442,9 +442,9 @@ def _viewed(
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one context over another; objects that both have are joined."""
-    joined = {**below, **above}
+    join_bodies = {**below, **above}
     for name, value in above.items():
         under = below.get(name)
         if isinstance(under, dict) and isinstance(value, dict):
-            joined[name] = {**under, **value}
-    return joined
+            join_bodies[name] = {**under, **value}
+    return join_bodies

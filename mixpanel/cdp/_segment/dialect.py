@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._records.encoding import loads
-from mixpanel._records.record import joined
+from mixpanel._records.record import join_bodies
 from mixpanel._runtime.redaction import conceal_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
@@ -158,7 +158,7 @@ class Dialect:
     def body(self, messages: list[Message], sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body of a batch request."""
         before, after = self.envelope(sent_at, write_key)
-        return joined(before, messages, after)
+        return join_bodies(before, messages, after)
 
     def alone(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body for the endpoint of one message's own kind."""
@@ -204,12 +204,12 @@ def reasons(body: bytes) -> list[str]:
         return _said(meta.get("errors") or meta.get("error"))
     if answer.get("errors"):
         return _said(answer["errors"])
-    joined = ": ".join(
+    join_bodies = ": ".join(
         str(answer[name])
         for name in ("code", "error", "message", "error_description")
         if isinstance(answer.get(name), (str, int))
     )
-    return _said(joined)
+    return _said(join_bodies)
 
 
 def _said(reason: Any) -> list[str]:

@@ -23,7 +23,7 @@ from mixpanel.exceptions import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["SegmentVerbs", "sent"]
+__all__ = ["SegmentMethods", "sent"]
 
 Outcome = TypeVar("Outcome")
 P = ParamSpec("P")
@@ -34,7 +34,7 @@ class Verb(Protocol[P]):
 
     @overload
     def __get__(
-        self, client: SegmentVerbs[Outcome], owner: Any = None, /
+        self, client: SegmentMethods[Outcome], owner: Any = None, /
     ) -> Callable[P, Outcome]: ...
     @overload
     def __get__(self, client: None, owner: Any, /) -> Callable[Concatenate[Any, P], Any]: ...
@@ -66,7 +66,7 @@ def sent(compose: Callable[Concatenate[Any, P], Message]) -> Verb[P]:
     return cast("Verb[P]", functools.wraps(compose)(verb))
 
 
-class SegmentVerbs(Generic[Outcome]):
+class SegmentMethods(Generic[Outcome]):
     """Identify people and groups, and track what they do.
 
     Every method takes its message at once: it is composed, checked and serialised before the call
@@ -128,7 +128,7 @@ class SegmentVerbs(Generic[Outcome]):
 
 def _under(message: Mapping[str, Any], shared: Mapping[str, Properties]) -> dict[str, Any]:
     own = mapping(message, "a message")
-    joined = {
+    join_bodies = {
         name: {**below, **mapping(own.get(name) or {}, name)} for name, below in shared.items()
     }
-    return {**own, **joined}
+    return {**own, **join_bodies}

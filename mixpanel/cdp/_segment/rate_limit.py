@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 from weakref import WeakValueDictionary
 
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 
 if TYPE_CHECKING:
@@ -24,15 +24,19 @@ if TYPE_CHECKING:
     from mixpanel._http.request import Request
     from mixpanel.credentials import Secret
 
-    Passage = Generator[float | Request | None, Answer | Failure | None, Answer | Failure]
-    Asking = Generator[float | Request | None, Answer | Failure | None, Failure | None]
+    Passage = Generator[
+        float | Request | None, Response | TransportFailure | None, Response | TransportFailure
+    ]
+    Asking = Generator[
+        float | Request | None, Response | TransportFailure | None, TransportFailure | None
+    ]
 
-__all__ = ["Access", "Pace", "Turnstile", "pace_of"]
+__all__ = ["Access", "RateLimitedAuth", "RateLimiter", "shared_rate_limiter"]
 
 REFUSED = frozenset({401, 403})  # what a token that is no longer good is answered with
 
 
-class Pace:
+class RateLimiter:
     """Let at most so many requests pass in any span of so many seconds; the rest wait their turn.
 
     Whoever asks has a place in the line from then on, so nobody is refused and nobody overtakes.
@@ -61,18 +65,18 @@ class Pace:
         self._turns.clear()
 
 
-_paces: WeakValueDictionary[tuple[str, Secret, int, float], Pace] = WeakValueDictionary()
+_paces: WeakValueDictionary[tuple[str, Secret, int, float], RateLimiter] = WeakValueDictionary()
 _looking = threading.RLock()
 
 
-def pace_of(origin: str, key: Secret, requests: int, seconds: float) -> Pace:
+def shared_rate_limiter(origin: str, key: Secret, requests: int, seconds: float) -> RateLimiter:
     """Return the pace of a source, which all clients of it in this process share."""
     source = origin, key, requests, seconds
     with _looking:
-        pace = _paces.get(source)
-        if pace is None:
-            pace = _paces[source] = Pace(requests, seconds)
-        return pace
+        rate_limiter = _paces.get(source)
+        if rate_limiter is None:
+            rate_limiter = _paces[source] = RateLimiter(requests, seconds)
+        return rate_limiter
 
 
 def _after_fork() -> None:
@@ -101,14 +105,14 @@ class Access(Protocol):
         ...
 
 
-class Turnstile:
+class RateLimitedAuth:
     """Let requests through at a pace and with a token, renewed once when it is refused."""
 
-    def __init__(self, pace: Pace | None, access: Access | None) -> None:
-        self.pace = pace
+    def __init__(self, rate_limiter: RateLimiter | None, access: Access | None) -> None:
+        self.rate_limiter = rate_limiter
         self.access = access
 
-    def passage(self) -> Passage:
+    def run(self) -> Passage:
         """Yield what has to happen for one attempt; see `Gate`."""
         used = None
         if self.access is not None:
@@ -117,7 +121,7 @@ class Turnstile:
                 return failure
             used = self.access.token
         reply = yield from self._sent()
-        if self.access is None or not isinstance(reply, Answer) or reply.status not in REFUSED:
+        if self.access is None or not isinstance(reply, Response) or reply.status not in REFUSED:
             return reply
         failure = yield from self.access.asked(stale=used)
         if failure is not None:
@@ -125,8 +129,8 @@ class Turnstile:
         return (yield from self._sent())
 
     def _sent(self) -> Passage:
-        if self.pace is not None:
-            seconds = self.pace.turn()
+        if self.rate_limiter is not None:
+            seconds = self.rate_limiter.turn()
             if seconds > 0:
                 yield seconds
         reply = yield None
@@ -135,6 +139,6 @@ class Turnstile:
 
     def after_fork(self) -> None:
         """Start afresh in a forked child."""
-        for each in (self.pace, self.access):
+        for each in (self.rate_limiter, self.access):
             if each is not None:
                 each.after_fork()

@@ -14,10 +14,10 @@ from mixpanel._http.request import (
     Request,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Judgement,
-    Verdict,
-    judge_status,
+    Classification,
+    Response,
+    ResponseOutcome,
+    classify_status,
 )
 from mixpanel._records.encoding import loads
 from mixpanel.cdp._segment.batching import SENT_AT, room
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 
     from mixpanel._http.request import Send
     from mixpanel._http.responses import (
-        Failure,
+        TransportFailure,
     )
     from mixpanel._records.record import Record
     from mixpanel.cdp._segment.composer import Message
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
-    from mixpanel.cdp._segment.rate_limit import Turnstile
+    from mixpanel.cdp._segment.rate_limit import RateLimitedAuth
 
-__all__ = ["SegmentRoute"]
+__all__ = ["SegmentApi"]
 
 SECRET = 8  # characters; a shorter key, as in a test, may well be part of a word
 MOST_WORDS = 300  # characters of a server's reasons that an error repeats
@@ -47,7 +47,7 @@ BLANK = b" \t\r\n\f\x00\xef\xbb\xbf\xfe\xff"  # white space, and the marks that 
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentRoute:
+class SegmentApi:
     """Bring the messages of one source to where its dialect says.
 
     With `direct`, a message that goes alone goes to its own endpoint; everything else goes to the
@@ -58,7 +58,7 @@ class SegmentRoute:
     origin: str
     key: WriteKey
     now: Callable[[], float]
-    gate: Turnstile | None = None
+    guard: RateLimitedAuth | None = None
     direct: bool = False
     compress: bool = False
     room: int = field(init=False)
@@ -79,7 +79,7 @@ class SegmentRoute:
         else:
             path = dialect.batch_path
             body = dialect.body(messages, sent_at, self._told_key)
-        access = None if self.gate is None else self.gate.access
+        access = None if self.guard is None else self.guard.access
         headers = {
             **dialect.headers(self.key, None if access is None else access.token),
             "User-Agent": USER_AGENT,
@@ -92,7 +92,7 @@ class SegmentRoute:
             headers["Content-Encoding"] = "gzip"
         return Request("POST", self.origin + path, headers, body)
 
-    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
+    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
         """Return what a reply means: any 2xx is a success, whether or not it says anything.
 
         Unless it is a web page: then a captive portal or a proxy spoke. And unless it says that
@@ -101,12 +101,12 @@ class SegmentRoute:
         every message may be sent again, as the server knows it by its `messageId`.
         """
         endpoint = part[0].endpoint
-        if isinstance(reply, Answer) and 200 <= reply.status < 300:
+        if isinstance(reply, Response) and 200 <= reply.status < 300:
             if not _is_page(reply):
                 if not _admits_failure(reply.body):
-                    return Judgement(Verdict.DELIVERED)
-                return Judgement(
-                    Verdict.REJECTED,
+                    return Classification(ResponseOutcome.DELIVERED)
+                return Classification(
+                    ResponseOutcome.REJECTED,
                     RejectedError(self._text(reply), endpoint=endpoint, status=reply.status),
                 )
             name = self.dialect.name
@@ -116,8 +116,8 @@ class SegmentRoute:
                 endpoint=endpoint,
                 status=reply.status,
             )
-            return Judgement(Verdict.RETRY, error)
-        return judge_status(reply, endpoint, self._text)
+            return Classification(ResponseOutcome.RETRY, error)
+        return classify_status(reply, endpoint, self._text)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a route is not pickled: it holds a write key")
@@ -136,12 +136,12 @@ class SegmentRoute:
     @property
     def _told_key(self) -> str | None:
         """The write key, where it stands in the body because the header holds a token."""
-        is_told = self.gate is not None and self.gate.access is not None
+        is_told = self.guard is not None and self.guard.access is not None
         return self.key.reveal() if is_told else None
 
-    def _text(self, reply: Answer) -> str:
+    def _text(self, reply: Response) -> str:
         said, key = "; ".join(reasons(reply.body)), self.key.reveal()
-        access = None if self.gate is None else self.gate.access
+        access = None if self.guard is None else self.guard.access
         token = None if access is None else access.token
         for secret in (basic(key).partition(" ")[2], key, token.reveal() if token else ""):
             if len(secret) >= SECRET:
@@ -150,7 +150,7 @@ class SegmentRoute:
         return f"{self.dialect.name}: HTTP {reply.status}" + (f": {said}" if said else "")
 
 
-def _is_page(reply: Answer) -> bool:
+def _is_page(reply: Response) -> bool:
     """Tell whether an answer is HTML; frameworks call a bare "OK", or even JSON, that too."""
     body = reply.body.lstrip(BLANK)
     if body.startswith(b"<"):

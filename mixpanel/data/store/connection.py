@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from mixpanel.data.store.staging import Staging
 
-__all__ = ["Opened"]
+__all__ = ["Connection"]
 
 # Handles of one file share its settings and its folder: they come and go one at a time.
 _DOOR = threading.Lock()
 _folders: Counter[Path] = Counter()  # how many handles use each
 
 
-class Opened:
+class Connection:
     """One DuckDB file that is open, or one in memory."""
 
     def __init__(

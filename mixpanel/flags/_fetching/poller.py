@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -67,7 +67,7 @@ class Poller:
             if not self.running:
                 self.orphaned = False
                 self._first = Future()
-                self._live = home_loop.submit(self._run)
+                self._live = background_loop.submit(self._run)
             return self._first
 
     def resume(self) -> None:
@@ -82,7 +82,7 @@ class Poller:
             if live is None or self.orphaned:
                 self.orphaned = False
                 return None
-            home_loop.soon(self._end)
+            background_loop.soon(self._end)
             return live
 
     async def _end(self) -> None:

@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel._records.encoding import dumps, loads
 from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
@@ -103,12 +103,12 @@ class Asker:
         return Request("GET", f"{self.origin}{path}?{urlencode(query)}", headers)
 
 
-def decoded(reply: Answer | Failure, most: int) -> Any:
+def decoded(reply: Response | TransportFailure, most: int) -> Any:
     """Return the JSON of a success of at most so many bytes.
 
     :raises FlagsError: for anything else.
     """
-    if isinstance(reply, Failure):
+    if isinstance(reply, TransportFailure):
         # Not chained: the cause of a transport error may hold the URL, and that the token.
         raise FlagsError(str(reply.error).partition(" (")[0]) from None
     if reply.status != 200:
@@ -127,7 +127,7 @@ def decoded(reply: Answer | Failure, most: int) -> Any:
         raise FlagsError("HTTP 200: the answer is not JSON", 200) from None
 
 
-def _reason(reply: Answer) -> str:
+def _reason(reply: Response) -> str:
     try:
         told = loads(reply.body)["error"]
     except (ValueError, RecursionError, KeyError, TypeError, IndexError):
