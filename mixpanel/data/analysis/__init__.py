@@ -1,0 +1,1 @@
+"""Mixpanel's reports as DuckDB SQL."""
