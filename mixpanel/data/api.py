@@ -426,7 +426,9 @@ class AsyncAPI:
 
 def _is_free(reply: Response | TransportFailure) -> bool:
     """Return True if an attempt cost nothing, whatever the kind of call."""
-    return not reply.maybe_sent if isinstance(reply, TransportFailure) else reply.status in (401, 402)
+    return (
+        not reply.maybe_sent if isinstance(reply, TransportFailure) else reply.status in (401, 402)
+    )
 
 
 def _naming_once(error: APIError) -> APIError:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixpanel.data.analysis.expressions import Names, compile_expression
 from mixpanel.data.exceptions import ConfigError, ExpressionError
 from mixpanel.data.expressions import (
     as_expression,
@@ -25,7 +26,6 @@ from mixpanel.data.expressions import (
     to_string,
     user_prop,
 )
-from mixpanel.emulator._rules.expressions import Names, compile_expression
 
 NAMES = {name: Names(json="p") for name in ("properties", "user", "event")}
 # What DuckDB and the language both know: any text but surrogates and NUL.
