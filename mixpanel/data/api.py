@@ -127,6 +127,11 @@ class AsyncAPI:
     def __repr__(self) -> str:
         return f"<AsyncAPI of project {self.project_id} in {self.region!r}>"
 
+    @property
+    def app_origin(self) -> str:
+        """The scheme and host of Mixpanel's web application and its app API."""
+        return self._origins.app
+
     async def __aenter__(self) -> Self:
         return self
 

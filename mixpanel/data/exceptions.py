@@ -18,6 +18,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 │   ├── TruncatedError                     EXPORT_TRUNCATED      200, but the body ended early
 │   └── UnreadablePartError                EXPORT_UNREADABLE     200, but DuckDB cannot load it
 ├── EventNotFoundError                     EVENT_NOT_FOUND
+├── PropertyNotFoundError                  PROPERTY_NOT_FOUND
+├── ReportNotFoundError                    REPORT_NOT_FOUND      a funnel or another saved report
 ├── TableExistsError                       TABLE_EXISTS
 ├── TableNotFoundError                     TABLE_NOT_FOUND
 ├── DatabaseLockedError                    DATABASE_LOCKED
@@ -51,11 +53,14 @@ __all__ = [
     "EventNotFoundError",
     "ExpressionError",
     "InterruptedFetchError",
+    "JQLDeprecationWarning",
     "JQLSyntaxError",
     "MixpanelDataError",
     "PlanError",
+    "PropertyNotFoundError",
     "QueryError",
     "RateLimitError",
+    "ReportNotFoundError",
     "SQLError",
     "ServerError",
     "TableExistsError",
@@ -307,6 +312,49 @@ class EventNotFoundError(MixpanelDataError):
             f"there is no event {event_name!r}{hint}",
             details={"event_name": event_name, "similar_events": self.similar_events},
         )
+
+
+class PropertyNotFoundError(MixpanelDataError):
+    """The event has no property of that name; `similar_properties` are what may be meant."""
+
+    default_code = "PROPERTY_NOT_FOUND"
+
+    def __init__(
+        self, property_name: str, event_name: str | None, similar_properties: Iterable[str] = ()
+    ) -> None:
+        self.property_name, self.event_name = property_name, event_name
+        self.similar_properties = list(similar_properties)
+        of = "" if event_name is None else f" of {event_name!r}"
+        names = ", ".join(self.similar_properties)
+        hint = f"; did you mean {names}?" if names else ""
+        super().__init__(
+            f"there is no property {property_name!r}{of}{hint}",
+            details={
+                "property_name": property_name,
+                "event_name": event_name,
+                "similar_properties": self.similar_properties,
+            },
+        )
+
+
+class ReportNotFoundError(MixpanelDataError):
+    """The project has no saved funnel or report of that number; `available` are those it has."""
+
+    default_code = "REPORT_NOT_FOUND"
+
+    def __init__(self, kind: str, report_id: int, available: Mapping[int, str]) -> None:
+        self.kind, self.report_id, self.available = kind, report_id, dict(available)
+        some = [f"{number} ({name})" for number, name in list(self.available.items())[:5]]
+        more = f" and {len(self.available) - 5} more" if len(self.available) > 5 else ""
+        hint = f"there are {', '.join(some)}{more}" if some else "the project has none"
+        super().__init__(
+            f"there is no {kind} {report_id}; {hint}",
+            details={"kind": kind, "report_id": report_id, "available": self.available},
+        )
+
+
+class JQLDeprecationWarning(DeprecationWarning):
+    """JQL is in maintenance mode at Mixpanel, and may be switched off."""
 
 
 # ---- the local database --------------------------------------------------------------------------

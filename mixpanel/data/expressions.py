@@ -43,6 +43,7 @@ __all__ = [
     "floor",
     "parse",
     "prop",
+    "raw",
     "round_",
     "to_boolean",
     "to_filters",
@@ -339,6 +340,16 @@ class Function(Expression):
         return f"{self.name}({self.argument})"
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Raw(Expression):
+    """Text that is sent as it is."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
 # ---- making them --------------------------------------------------------------------------------
 
 
@@ -400,6 +411,13 @@ def parse(text: str) -> Expression:
     from mixpanel.data._queries.expression_parser import parsed
 
     return parsed(text)
+
+
+def raw(text: str) -> Expression:
+    """Take expression text without checking it, for what `parse` does not know."""
+    if not isinstance(text, str) or not text.strip():
+        raise ExpressionError("raw takes the text of an expression")
+    return Raw(text)
 
 
 def to_filters(condition: Expression | str) -> list[dict[str, Any]]:

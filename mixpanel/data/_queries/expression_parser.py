@@ -154,9 +154,15 @@ class _Parser:
 
     def _comparison(self) -> Expression:
         left = self._terms()
-        if (operator := self._taken(*COMPARISONS)) is None:
+        negated = self._taken("not") is not None  # as in `not in`
+        operator = self._taken("in") if negated else self._taken(*COMPARISONS)
+        if operator is None:
+            if negated:
+                raise self._error("after a value, `not` needs `in`", self._peek())
             return left
         value: Expression = Operation(operator.text, left, self._terms())
+        if negated:
+            value = Not(value)
         if (again := self._taken(*COMPARISONS)) is not None:
             raise self._error("comparisons cannot be chained: join two of them with and", again)
         return value

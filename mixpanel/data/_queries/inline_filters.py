@@ -23,7 +23,7 @@ from mixpanel.data.expressions import (
     parse,
 )
 
-__all__ = ["any_or_all", "filters_of", "property_entry"]
+__all__ = ["any_or_all", "filters_of", "flow_filter", "property_entry", "step_filter"]
 
 Filter = dict[str, Any]
 RESOURCES = {"properties": "events", "event": "events", "user": "people"}
@@ -32,6 +32,13 @@ ORDER = {"<": "is less than", "<=": "is at most", ">": "is greater than", ">=": 
 OPPOSITE = {
     "==": "!=", "!=": "==", "in": "not in", "not in": "in",
     "contains": "does not contain", "does not contain": "contains",
+}  # fmt: skip
+# In steps of flows an operator says how the operand compares to the value, so dates are reversed.
+OF_STEPS = {
+    "equals": "==", "does not equal": "!=", "contains": "in", "does not contain": "not in",
+    "is set": "set", "is not set": "not set", "is greater than": ">", "is less than": "<",
+    "is at least": ">=", "is at most": "<=",
+    "was on": "==", "was not on": "!=", "was before": ">", "was since": "<",
 }  # fmt: skip
 ANYWAY = "use a classic query, as segmentation(), whose `where` takes any expression"
 
@@ -77,6 +84,36 @@ def property_entry(value: Expression | str) -> tuple[str, str]:
             f"inline queries take a property here, not {value}: name one, or {ANYWAY}"
         )
     return value.name, RESOURCES[value.source]
+
+
+def flow_filter(entry: Filter) -> Filter:
+    """Return a filter as flows have it for all their events."""
+    return {"propertyName": entry["value"]} | {k: v for k, v in entry.items() if k != "value"}
+
+
+def step_filter(entry: Filter) -> Filter:
+    """Return a filter as flows have it for one of their steps.
+
+    :raises ExpressionError: for a comparison that steps do not know.
+    """
+    kind, operator, operand = entry["filterType"], entry["filterOperator"], entry["filterValue"]
+    if operator in ("true", "false"):
+        comparison = {"operand": operator}
+    else:
+        if operator not in OF_STEPS:
+            raise ExpressionError(f"the steps of a flow do not know {operator!r}: use contains()")
+        if kind == "number":
+            operand = str(operand)
+        elif kind == "datetime":
+            operand = f"{operand[5:7]}/{operand[8:10]}/{operand[:4]}"
+        comparison = {"operator": OF_STEPS[operator], "operand": "" if operand is None else operand}
+    source = "user" if entry["resourceType"] == "people" else "properties"
+    return {
+        "property": {"name": entry["value"], "source": source, "type": kind},
+        "type": kind,
+        "selected_property_type": kind,
+        "filter": comparison,
+    }
 
 
 def _parts(part: Expression, *, negated: bool) -> tuple[list[tuple[Expression, bool]], str]:
