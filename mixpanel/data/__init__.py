@@ -1,15 +1,16 @@
 """Fetch a project's events and profiles once into DuckDB, then SQL; discover and query it live.
 
 Needs `pip install 'mixpanel-async[data]'`. Importing this package loads none of that: each name
-loads its room when it is first used.
+is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from mixpanel._lazy import load_lazily
+
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.data._fetch.tasks import (
         Progress,
     )
@@ -131,130 +132,6 @@ if TYPE_CHECKING:
         Workspace,
     )
 
-_ROOMS = {
-    "_fetch.tasks": [
-        "Progress",
-    ],
-    "api": [
-        "AsyncAPI",
-    ],
-    "config": [
-        "AccountInfo",
-        "Config",
-    ],
-    "credentials": [
-        "Credentials",
-    ],
-    "discovery": [
-        "BookmarkInfo",
-        "BookmarkType",
-        "EntityType",
-        "FunnelInfo",
-        "LexiconDefinition",
-        "LexiconMetadata",
-        "LexiconProperty",
-        "LexiconSchema",
-        "LimitedList",
-        "SavedCohort",
-        "TopEvent",
-    ],
-    "exceptions": [
-        "APIError",
-        "AccountExistsError",
-        "AccountNotFoundError",
-        "AuthenticationError",
-        "ConfigError",
-        "DatabaseLockedError",
-        "DatabaseNotFoundError",
-        "DateRangeTooLargeError",
-        "EventNotFoundError",
-        "ExpressionError",
-        "InterruptedFetchError",
-        "JQLDeprecationWarning",
-        "JQLSyntaxError",
-        "MixpanelDataError",
-        "PlanError",
-        "PropertyNotFoundError",
-        "QueryError",
-        "RateLimitError",
-        "ReportNotFoundError",
-        "SQLError",
-        "ServerError",
-        "TableExistsError",
-        "TableNotFoundError",
-        "TruncatedError",
-        "UnreadablePartError",
-        "UnsafeSQLError",
-    ],
-    "expressions": [
-        "Expression",
-        "prop",
-        "user_prop",
-    ],
-    "inline_queries": [
-        "Breakdown",
-        "Exclusion",
-        "Formula",
-        "Metric",
-        "Step",
-    ],
-    "query_results": [
-        "ActivityFeedResult",
-        "CohortInfo",
-        "CountType",
-        "EngageStatsResult",
-        "EventCountsResult",
-        "FlowEdge",
-        "FlowNode",
-        "FlowPath",
-        "FlowStep",
-        "FlowsResult",
-        "FrequencyResult",
-        "FunnelResult",
-        "FunnelStep",
-        "HourDayUnit",
-        "InsightsResult",
-        "JQLResult",
-        "NumericAverageResult",
-        "NumericBucketResult",
-        "NumericSumResult",
-        "PropertyCountsResult",
-        "QueryResult",
-        "RetentionResult",
-        "RetentionType",
-        "SavedReportResult",
-        "SavedReportType",
-        "SegmentationResult",
-        "SegmentationUnit",
-        "Series",
-        "TimeUnit",
-        "UserEvent",
-    ],
-    "results": [
-        "BatchProgress",
-        "ColumnInfo",
-        "ColumnStatsResult",
-        "ColumnSummary",
-        "EventBreakdownResult",
-        "EventStats",
-        "FetchPlan",
-        "FetchResult",
-        "ProfileProgress",
-        "Result",
-        "SQLResult",
-        "SummaryResult",
-        "TableInfo",
-        "TableSchema",
-        "TableType",
-        "WorkspaceInfo",
-    ],
-    "workspace": [
-        "AsyncWorkspace",
-        "Workspace",
-    ],
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
-
 __all__ = [
     "APIError",
     "AccountExistsError",
@@ -355,16 +232,3 @@ __all__ = [
     "prop",
     "user_prop",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    room = _HOME.get(name)
-    if room is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

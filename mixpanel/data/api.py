@@ -431,9 +431,9 @@ class AsyncAPI:
 
 def _is_free(reply: Response | TransportFailure) -> bool:
     """Return True if an attempt cost nothing, whatever the kind of call."""
-    return (
-        not reply.maybe_sent if isinstance(reply, TransportFailure) else reply.status in (401, 402)
-    )
+    if isinstance(reply, TransportFailure):
+        return not reply.may_have_been_sent
+    return reply.status in (401, 402)
 
 
 def _naming_once(error: APIError) -> APIError:

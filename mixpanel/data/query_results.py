@@ -77,10 +77,10 @@ class QueryResult(Result):
     """
 
     timezone: str | None = None
-    computed_at: datetime | None = field(default=None, compare=False)
+    computed_at: datetime | None = field(default=None, compare=False, repr=False)
     sampling_factor: float = 1.0
     limit_hit: bool = False
-    sql: str | None = field(default=None, compare=False)
+    sql: str | None = field(default=None, compare=False, repr=False)
 
     def see_in_mixpanel(self) -> str:
         """Return the address at which Mixpanel shows this report, for a browser.

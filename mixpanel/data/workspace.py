@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel._runtime.sync_methods import (
     synced,
 )
@@ -439,7 +439,7 @@ def _checked_wait(max_wait: float | None) -> float | None:
     return max_wait
 
 
-@conceals_arguments
+@hide_arguments
 def _credentials(
     given: Credentials | ServiceAccountCredentials | None,
     account: str | None,

@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import anyio
 
-from mixpanel._runtime import event_loop
+from mixpanel._runtime import event_loop, fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._api.quota import tripped
 from mixpanel.data.exceptions import RateLimitError
@@ -519,5 +519,4 @@ def _after_fork() -> None:
         budget._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime import fork
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
@@ -24,6 +26,7 @@ class Cache:
         self._clock = clock
         self._lock = threading.Lock()
         self._values: dict[Hashable, tuple[float, Any]] = {}
+        fork.register_instance(fork.Order.LOCKS, self)
 
     def get(self, key: Hashable, default: Any = None) -> Any:
         """Return the value of a key, or the default when there is none or it is too old."""
@@ -38,6 +41,10 @@ class Cache:
         """Keep a value from now on."""
         with self._lock:
             self._values[key] = self._clock() + self.lifetime, value
+
+    def after_fork(self) -> None:
+        """Renew the lock, which a thread of the parent may have held."""
+        self._lock = threading.Lock()
 
     def clear(self) -> None:
         """Forget all values."""

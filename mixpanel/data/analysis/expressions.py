@@ -127,12 +127,11 @@ def compile_condition(text: str, names: Mapping[str, Names], *, prefix: str = "x
 def property_in(text: str) -> tuple[str, str] | None:
     """Return `("properties", "plan")` for `properties["plan"]`, None for any other expression."""
     try:
-        node = ast.parse(_source(text), mode="eval").body
+        match ast.parse(_source(text), mode="eval").body:
+            case ast.Subscript(value=ast.Name(id=of), slice=ast.Constant(value=str(name))):
+                return of, _joined(name)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    match node:
-        case ast.Subscript(value=ast.Name(id=of), slice=ast.Constant(value=str(name))):
-            return of, name
+        pass
     return None
 
 
@@ -226,7 +225,7 @@ class _Compiler:
 
     def _text(self, value: str, node: ast.AST) -> str:
         try:
-            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+            return _joined(value)
         except UnicodeDecodeError as error:
             raise self._error("string holds half a surrogate pair", node) from error
 
@@ -325,6 +324,11 @@ class _Compiler:
             return _always(f"({' or '.join(parts)})" if parts else "false")
         text = self._value(right).text
         return Value(boolean=text and value.text and f"contains({text}, {value.text})")
+
+
+def _joined(text: str) -> str:
+    """Join surrogate pairs, as `\\ud83d\\ude00` makes them; one alone raises a ValueError."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _source(text: str) -> str:
