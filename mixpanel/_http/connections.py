@@ -167,8 +167,9 @@ class LoopConnections:
     async def _attend(self, attended: _LoopConnection) -> None:
         attended.began = True
         try:
-            while attended.busy or (idle := time.monotonic() - attended.used) < IDLE:
-                with anyio.move_on_after(IDLE if attended.busy else IDLE - idle):
+            left = IDLE
+            while attended.busy or (left := attended.used + IDLE - time.monotonic()) > 0:
+                with anyio.move_on_after(IDLE if attended.busy else left):
                     await attended.leave.wait()
                     break
                 await attended.close_replaced()
@@ -239,7 +240,7 @@ async def let_through(
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             reply = None
-            if isinstance(what, float):
+            if isinstance(what, float | int):
                 await anyio.sleep(what)
             else:
                 reply = await (send() if what is None else connections.attempt(what))

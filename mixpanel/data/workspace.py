@@ -99,6 +99,7 @@ class AsyncWorkspace(RemoteMethods, Local):
         self._base_url, self._on_wait = base_url, on_wait
         self._external_access = external_access
 
+    _core: AsyncWorkspace
     _base_url: str | None = None
     _on_wait: Callable[[float, str], object] | None = None
     _external_access = False
