@@ -241,7 +241,7 @@ class BatchDispatcher:
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 reply = None
-                if isinstance(what, float):
+                if isinstance(what, float | int):
                     _rest(what, until)
                 elif what is None:
                     reply = self._send_blocking(batch, step, transport, until, sending)

@@ -377,8 +377,8 @@ class Sender(Generic[R]):
         that time even when the surrounding scope is cancelled.
         """
         self.closed = self._takes_nothing = True
+        before = self.buffer.snapshot()
         with anyio.CancelScope(shield=True):
-            before = self.buffer.snapshot()
             await self.flush(timeout)
             home, self._home = self._home, None
             if home is not None and self.buffer.has_in_flight():
