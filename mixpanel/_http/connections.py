@@ -234,11 +234,11 @@ async def send_guarded(
                 step = steps.send(response)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            left = IDLE_TIMEOUT
-            while pool.in_use or (left := pool.last_used + IDLE_TIMEOUT - time.monotonic()) > 0:
-                with anyio.move_on_after(IDLE_TIMEOUT if pool.in_use else left):
-                    await pool.stop.wait()
-            response = await (send() if step is None else connections.attempt(step))
+            response = None
+            if isinstance(step, float | int):
+                await anyio.sleep(step)
+            else:
+                response = await (send() if step is None else connections.attempt(step))
 
 
 async def build_request(api: Api, step: Send) -> Request:
