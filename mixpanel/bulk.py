@@ -30,7 +30,7 @@ from mixpanel._delivery.retry import (
     advance,
     delivery_steps,
 )
-from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._http.responses import Response
 from mixpanel._runtime import background_loop
@@ -223,7 +223,7 @@ class _Import:
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await background_loop.at_caller(lambda: iter(rows))
+            iterator = await background_loop.call_in_caller_thread(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
@@ -232,7 +232,7 @@ class _Import:
             chunk: list[Any] = []
             read = partial(chunk.extend, islice(iterator, CHUNK_SIZE))  # keeps what came before
             try:
-                await background_loop.at_caller(read)
+                await background_loop.call_in_caller_thread(read)
                 more = len(chunk) == CHUNK_SIZE
             except Exception as error:
                 self.source_error, more = error, False
@@ -308,7 +308,7 @@ class _Import:
         while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await hold_back(lambda: self.paused_until - time.monotonic())
+                await sleep_out(lambda: self.paused_until - time.monotonic())
                 reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
@@ -328,12 +328,12 @@ class _Import:
             return Response(200, {}, b'{"code": 200, "status": "OK"}')
 
         async def send() -> Response | TransportFailure:
-            request = await compressed_off_loop(api, step)
+            request = await build_request(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
             return await connections.attempt(request)
 
-        return await let_through(api.guard, connections, send)
+        return await send_guarded(api.guard, connections, send)
 
     def _apply(self, step: Step, position_of: dict[int, int]) -> None:
         if isinstance(step, Resolve):
@@ -408,7 +408,7 @@ class _Import:
                         self.callback_failed = True
                         logger.exception("a callback of the import failed")
 
-        await background_loop.at_caller(call_each)
+        await background_loop.call_in_caller_thread(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(

@@ -29,7 +29,7 @@ from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
@@ -102,7 +102,7 @@ class ClientOptions(ConsumerOptions, total=False):
     sample_weight: str
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(TrackingMethods[Outcome]):
     """What both clients share: composing, and knowing their consumer."""
 
@@ -381,7 +381,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         api, connections = self._api_and_connections("import_events")
         return await bulk.import_rows(
             events,
-            bulk.ImportJob(self._composer.imported_event, api, connections),
+            bulk.ImportJob(self._composer.import_event, api, connections),
             concurrency=concurrency,
             start_at=start_at,
             keep_rejected=keep_rejected,
@@ -449,7 +449,7 @@ class Mixpanel(_Client[None]):
         if isinstance(sender, CustomConsumer):
             sender.deliver_sync(records)
             return
-        background_loop.refuse_in_async("Mixpanel", unless_ours=True)
+        background_loop.refuse_in_async("Mixpanel", allow_background_loop=True)
         if not sender.buffered:
             sync_delivery.deliver(sender, records)
             return

@@ -30,7 +30,7 @@ from mixpanel._http.proxies import (
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -40,7 +40,7 @@ from mixpanel.exceptions import (
 )
 from mixpanel.settings import (
     ENDPOINTS,
-    MOST_RECORDS,
+    MAX_RECORDS,
     Endpoint,
     Endpoints,
     Limits,
@@ -96,7 +96,7 @@ class ConsumerOptions(TypedDict, total=False):
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
-@conceal_arguments
+@hide_init_arguments
 class AnyConsumer:
     """What all four share: settings in, records through a sender, accounts out."""
 
@@ -170,7 +170,7 @@ class AnyConsumer:
         return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
 
 
-@conceals_arguments
+@hide_arguments
 def record_from_json(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
     """Make a record of what the official `send` takes; the key may come as (key, secret).
 
@@ -237,7 +237,7 @@ class AsyncConsumer(AnyConsumer):
         return await self._sender.aclose(timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
@@ -342,7 +342,7 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: when one did not arrive.
         """
-        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
@@ -356,7 +356,7 @@ class Consumer(AnyConsumer):
         return sync_delivery.close(self._sender, timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
@@ -411,7 +411,7 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.accept(self._sender, record)
 
     def send(
@@ -439,7 +439,7 @@ def checked_size(max_size: int) -> int:
     """
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise ConfigurationError(f"max_size={max_size!r} must be a whole number from 1 to 2000")
-    return min(max_size, MOST_RECORDS)
+    return min(max_size, MAX_RECORDS)
 
 
 def checked_seconds(seconds: float, name: str) -> float:

@@ -122,14 +122,14 @@ async def _request(
             data = _read_json(reply.body)
             if data is not None and not _reports_failure(data):
                 return data
-            error, is_final = _failure_in_success(reply, data), data is not None
+            error, permanent = _failure_in_success(reply, data), data is not None
         else:
             found = classify_status(reply, NAME)
             assert found.error is not None
             error = found.error
-            is_final = found.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
+            permanent = found.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
         failures += 1
-        if is_final or failures >= (RETRY.attempts or 1):
+        if permanent or failures >= (RETRY.attempts or 1):
             raise _with_rejected_rows(error, reply if isinstance(reply, Response) else None)
         await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
 

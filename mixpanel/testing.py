@@ -25,11 +25,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._lazy import load_lazily
 from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.flags.fixed import FixedFlags
     from mixpanel.flags.overrides import override_flags
 
@@ -172,18 +174,6 @@ class Captured(MemoryConsumer):
             properties["userId"] = str(user_id)
         tracked = [each for each in self.messages(vendor) if each["type"] == "track"]
         return _matching(event, properties, times, tracked)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "FixedFlags":
-        from mixpanel.flags.fixed import FixedFlags
-
-        return FixedFlags
-    if name == "override_flags":
-        from mixpanel.flags.overrides import override_flags
-
-        return override_flags
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 _active: list[Captured] = []

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import os
 import threading
 import time
 import weakref
@@ -18,12 +17,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 from anyio.lowlevel import RunVar
 
 from mixpanel._delivery import capture
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
-from mixpanel._runtime import background_loop, shutdown
+from mixpanel._runtime import background_loop, event_loop, fork, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -150,7 +148,7 @@ class CustomConsumer:
         if limiter is None:
             limiter = anyio.CapacityLimiter(1)
             self._limiter.set(limiter)
-        result = await anyio.to_thread.run_sync(
+        result = await event_loop.in_worker_thread(
             one_at_a_time, limiter=limiter, abandon_on_cancel=abandon
         )
         if inspect.isawaitable(result):
@@ -196,8 +194,7 @@ def _after_fork() -> None:
         adapter.reset()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)
 
 
 async def _awaited(result: Any) -> Any:

@@ -29,7 +29,7 @@ from mixpanel._delivery.retry import (
     advance,
     delivery_steps,
 )
-from mixpanel._http.connections import LoopConnections, compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import LoopConnections, build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
     TransportFailure,
@@ -151,7 +151,9 @@ class BatchDispatcher:
                 reply = None
                 if isinstance(step, Send):
                     # Another batch may have hit a rate limit: that pauses the whole queue.
-                    await hold_back(lambda: batch.queue.paused_until - self.buffer.clock())
+                    await sleep_out(lambda: batch.queue.paused_until - self.buffer.clock())
+                    if not batch.live:
+                        break  # reclaimed meanwhile: another task or thread sends its messages
                     reply = await self._attempt(batch, step, sending)
                 else:
                     await anyio.sleep(step.seconds)
@@ -177,7 +179,7 @@ class BatchDispatcher:
                 reply = None
                 if isinstance(step, Send):
                     _sleep(batch.queue.paused_until - self.buffer.clock(), until)
-                    if time.monotonic() >= until:
+                    if time.monotonic() >= until or not batch.live:
                         break
                     reply = self._attempt_blocking(batch, step, transport, until, sending)
                 else:
@@ -216,14 +218,14 @@ class BatchDispatcher:
     async def _attempt(
         self, batch: Batch, step: Send, sending: _BatchDelivery
     ) -> Response | TransportFailure:
-        return await let_through(
+        return await send_guarded(
             self.api.guard, self._connections, lambda: self._send(batch, step, sending)
         )
 
     async def _send(
         self, batch: Batch, step: Send, sending: _BatchDelivery
     ) -> Response | TransportFailure:
-        request = await compressed_off_loop(self.api, step)
+        request = await build_request(self.api, step)
         self.stats.requests += 1
 
         def mark_sending() -> None:  # from here on, a request that is cut off may have been applied
@@ -323,17 +325,17 @@ class _BatchDelivery:
 
     def fail(self) -> None:
         """Handle a bug of this package, not an error of the network: keep the batch and log it."""
-        self._batch.queue.paused_until = self._buffer.clock() + FATAL_PAUSE
+        self._pause(FATAL_PAUSE)
         logger.exception("a batch could not be sent; it is tried again in a minute")
 
     def _apply(self, step: Step) -> None:
-        queue, buffer, reports = self._batch.queue, self._buffer, self._reports
+        queue, reports = self._batch.queue, self._reports
         raised = self._raised
         if isinstance(step, Resolve):
             self._settle(step)
         elif isinstance(step, Wait):
             self._stats.retried += 1
-            queue.paused_until = max(queue.paused_until, buffer.clock() + step.seconds)
+            self._pause(step.seconds)
             if raised is None:
                 reports.append(partial(self._stats.report, step.error, []))
         elif isinstance(step, ReduceBatchBytes):
@@ -344,8 +346,14 @@ class _BatchDelivery:
             raised.append(step.error)  # `finish` drops what is left: the caller has the error
         elif isinstance(step, Stop):
             queue.paused_by = step.error
-            queue.paused_until = buffer.clock() + FATAL_PAUSE
+            self._pause(FATAL_PAUSE)
             reports.append(partial(self._stats.report, step.error, []))
+
+    def _pause(self, seconds: float) -> None:
+        """Pause the queue, unless the batch was reclaimed: its new owner decides then."""
+        if self._batch.live:
+            queue = self._batch.queue
+            queue.paused_until = max(queue.paused_until, self._buffer.clock() + seconds)
 
     def _settle(self, step: Resolve) -> None:
         batch, raised = self._batch, self._raised

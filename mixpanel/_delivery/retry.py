@@ -159,7 +159,7 @@ def delivery_steps(  # noqa: C901
             error = found.error
             if compress and gzip is None:
                 # Nobody knows yet whether this server takes gzip: a rejection may be about that.
-                refused = found.outcome is ResponseOutcome.REJECTED and found.untouched
+                refused = found.outcome is ResponseOutcome.REJECTED and found.not_processed
                 if refused and not found.too_large:
                     compress = False
                     yield DisableGzip()
@@ -170,7 +170,7 @@ def delivery_steps(  # noqa: C901
                 break
             assert error is not None
             if found.outcome is ResponseOutcome.FATAL:
-                if not (found.untouched or repeat_ambiguous):
+                if not (found.not_processed or repeat_ambiguous):
                     yield from _without_unrepeatable(part, error)
                 yield Stop(error)  # what is repeatable stays queued, until the settings are mended
                 return
@@ -180,7 +180,7 @@ def delivery_steps(  # noqa: C901
                     # The brackets and commas count: this is the size of the request's body.
                     size = sum(len(record.body) + 1 for record in part) + 1
                     yield ReduceBatchBytes(max(size // 2, 1024))
-                if not found.untouched and len(part) > 1:
+                if not found.not_processed and len(part) > 1:
                     # It may have applied some of them: halves are sent again, updates must not be.
                     part = yield from _without_unrepeatable(part, error)
                 if probes and not found.too_large and len(part) > 2 * probes:
@@ -196,7 +196,7 @@ def delivery_steps(  # noqa: C901
                     yield Resolve(part, "rejected", error=_with_records(error, part))
                 break
             failures += 1
-            odd_responses += found.odd
+            odd_responses += found.unexpected
             if found.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
                 part = yield from _without_unrepeatable(part, error)
                 if odd_responses > 1:

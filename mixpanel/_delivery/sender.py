@@ -18,7 +18,7 @@ from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
 from mixpanel._runtime import event_loop, shutdown
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
 from mixpanel.settings import RetryPolicy
@@ -85,7 +85,7 @@ class Sender(Generic[R]):
         self._draining = False  # the last drain at exit is in progress
         limits = buffer.limits
         self.connections = LoopConnections(
-            transport, deadline=limits.request_timeout, answer_bytes=limits.max_response_bytes
+            transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
         )
         self.dispatcher = BatchDispatcher(
             buffer,
@@ -415,13 +415,13 @@ class Sender(Generic[R]):
         return self._sync_transport
 
     def _make_transport(self) -> SyncTransport:
-        with loading:
+        with import_lock:
             from mixpanel._http.sync_transport import (
                 SyncTransport,
             )
 
         return SyncTransport(
-            self.connections.transport, answer_bytes=self.buffer.limits.max_response_bytes
+            self.connections.transport, max_response_bytes=self.buffer.limits.max_response_bytes
         )
 
     def deliver_blocking(self, records: list[Record], transport: SyncTransport) -> None:
@@ -459,7 +459,7 @@ class Sender(Generic[R]):
 
     def prepare_drain(self) -> None:
         """Import what the drain at exit needs; during `atexit` an import may fail."""
-        with loading:
+        with import_lock:
             import mixpanel._http.sync_transport  # noqa: F401
 
     def drain_at_exit(self, end: float) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._customerio.composer import CustomerIOComposer
 from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
@@ -58,7 +58,7 @@ def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
     return {"dialect": dialect, "advice": advice}
 
 
-@conceal_arguments
+@hide_init_arguments
 @returning(Coroutine[Any, Any, None], annotated=ANNOTATED)
 class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
@@ -78,7 +78,7 @@ class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentC
         super().__init__(WriteKey(write_key), **_told(strict), **options)
 
 
-@conceal_arguments
+@hide_init_arguments
 @returning(None, annotated=ANNOTATED)
 class CustomerIO(_CustomerIOVerbs[None], SegmentClient):
     """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""

@@ -16,10 +16,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.composer import SegmentComposer
@@ -199,5 +199,4 @@ def _after_fork() -> None:
     _making = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

@@ -268,7 +268,7 @@ def _check(
         if position < start_at:
             continue
         try:
-            composer.imported_event(event)
+            composer.import_event(event)
             names[event["event"]] += 1
         except ValidationError as error:
             failed = RejectedRecord(position, str(error), record=event)

@@ -201,7 +201,7 @@ def test_a_success_that_says_that_something_failed_is_not_one(body, delivered):
     part = [client._composer.track("u", "Paid")]
     judged = client._api.classify(Response(200, {}, json.dumps(body).encode()), part)
     assert judged.outcome is (ResponseOutcome.DELIVERED if delivered else ResponseOutcome.REJECTED)
-    assert not judged.untouched
+    assert not judged.not_processed
 
 
 said = st.recursive(

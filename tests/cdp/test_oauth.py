@@ -322,14 +322,14 @@ def test_rate_limits_of_the_authorization_server(headers, seconds):
     _, failure = drive(tokens().asked(), Response(429, headers, b""))
     assert isinstance(failure.error, RateLimitError)
     assert seconds == failure.error.retry_after
-    assert not failure.hopeless
+    assert not failure.permanent
 
 
 def test_the_corrected_clock_is_tried_once():
     """Not for ever, whatever the server says."""
     early = Response(400, {}, b'{"error":"invalid_request","error_description":"Token is expired"}')
     requests, failure = drive(tokens().asked(), early, early)
-    assert (2, True) == (len(requests), failure.hopeless)
+    assert (2, True) == (len(requests), failure.permanent)
 
 
 def test_those_who_wait_share_the_failure():
@@ -341,7 +341,7 @@ def test_those_who_wait_share_the_failure():
     assert isinstance(next(second), float)
     clock.now += 1
     with pytest.raises(StopIteration) as ended:
-        first.send(TransportFailure(TransportError("gone"), maybe_sent=False))
+        first.send(TransportFailure(TransportError("gone"), may_have_been_sent=False))
     with pytest.raises(StopIteration) as shared:
         next(second)
     assert ended.value.value is shared.value.value

@@ -76,7 +76,9 @@ def test_one_name_for_every_event():
 
 
 @pytest.mark.parametrize(
-    "empty", [None, math.nan, np.float64("nan"), pd.NaT, pd.NA, np.datetime64("NaT")], ids=repr
+    "empty",
+    [None, math.nan, np.float64("nan"), pd.NaT, pd.NA, np.datetime64("NaT", "ns")],
+    ids=repr,
 )
 def test_empty_cells_are_left_out(empty):
     """Whatever the library of the table says for nothing."""

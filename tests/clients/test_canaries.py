@@ -727,17 +727,17 @@ def test_a_header_that_http_does_not_take_is_not_quoted():
         request = dataclasses.replace(request, url=f"http://127.0.0.1:{port}/")
 
         async def attempt():
-            transport = AsyncTransport(options, deadline=5.0, answer_bytes=100)
+            transport = AsyncTransport(options, deadline=5.0, max_response_bytes=100)
             try:
                 return await transport.send(request)
             finally:
                 await transport.aclose()
 
-        blocking = SyncTransport(options, answer_bytes=100)
+        blocking = SyncTransport(options, max_response_bytes=100)
         replies = [anyio.run(attempt), blocking.send(request, end=time.monotonic() + 5)]
         blocking.close()
     for reply in replies:
-        assert "not fit for HTTP" in str(reply.error)
+        assert "not valid in HTTP" in str(reply.error)
         assert in_frames(reply.error) == []
 
 

@@ -544,7 +544,7 @@ def test_the_blocking_wire_reports_failures_like_any_attempt(emu, fault):
     """And goes on with the next request."""
     emu.play(fault)
     request = Request("POST", emu.url + "/track", {"Content-Type": "application/json"}, b"[]")
-    transport = SyncTransport(TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     assert isinstance(transport.send(request, end=time.monotonic() + 2), TransportFailure)
     assert isinstance(transport.send(request, end=time.monotonic() + 2), Response)
     transport.close()

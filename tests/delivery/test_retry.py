@@ -96,8 +96,8 @@ def script(*replies):
     return lambda attempt, _step: replies[attempt - 1] if attempt <= len(replies) else OK
 
 
-def broken(maybe_sent=True):
-    return TransportFailure(TransportError("broken"), maybe_sent)
+def broken(may_have_been_sent=True):
+    return TransportFailure(TransportError("broken"), may_have_been_sent)
 
 
 def test_a_success_settles_the_batch():
@@ -327,7 +327,7 @@ def test_a_refusal_that_counts_some_as_taken_proves_nothing(status, body):
 def test_transport_failures_know_whether_anything_was_sent():
     """Before the request left even `$add` is safe; after it, it is not."""
     unsafe = records(1, "people", repeatable=False)
-    assert Run(unsafe, script(broken(maybe_sent=False))).settled == {"delivered": [0]}
+    assert Run(unsafe, script(broken(may_have_been_sent=False))).settled == {"delivered": [0]}
     assert Run(unsafe, script(broken())).settled == {"dropped ambiguous": [0]}
     assert Run(records(1), script(broken(), broken())).settled == {"delivered": [0]}
     again = Run(unsafe, script(broken()), repeat_ambiguous=True)
@@ -685,7 +685,7 @@ def says_success(reply, sent):
 def is_proof(reply):
     """Return True if a reply proves that nothing was applied, worked out anew."""
     if isinstance(reply, TransportFailure):
-        return not reply.maybe_sent
+        return not reply.may_have_been_sent
     try:
         data = json.loads(reply.body)
     except (ValueError, RecursionError):

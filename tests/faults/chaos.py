@@ -467,11 +467,11 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 for failure in failures[:3]:
     print("wrong", "in a signal handler:", failure)
 buffer = consumer._sender.buffer
-for name, lane in buffer.lanes.items():
+for name, queue in buffer.queues.items():
     with buffer.lock:
-        size = sum(len(record.body) for record in lane.queue)
-        if lane.bytes != size:
-            print("wrong", f"{name}: counts {lane.bytes} bytes, holds {size}")
+        size = sum(len(record.body) for record in queue.unsent)
+        if queue.bytes != size:
+            print("wrong", f"{name}: counts {queue.bytes} bytes, holds {size}")
 for _ in range(3):
     if not mp.flush(10).pending:
         break

@@ -113,9 +113,9 @@ class Connections:
 
     def _reply(self, fault, count):
         if fault in ("reset", "lost answer", "hang"):
-            return TransportFailure(TransportError("broke"), maybe_sent=True)
+            return TransportFailure(TransportError("broke"), may_have_been_sent=True)
         if fault == "not sent":
-            return TransportFailure(TransportError("refused"), maybe_sent=False)
+            return TransportFailure(TransportError("refused"), may_have_been_sent=False)
         if fault in ("page", "odd"):
             return Response(200, {}, b"<html>" if fault == "page" else b'{"hello": 1}')
         if fault.isdigit():

@@ -27,7 +27,7 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
@@ -67,7 +67,7 @@ DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 # ---- what both clients share --------------------------------------------------------------------
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
     def __init__(
         self,
@@ -292,7 +292,7 @@ class SegmentClient(_Client[None]):
             return
         waits = self._direct or self._sender.buffer.when_full == "wait"
         if waits:
-            background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         if self._direct:
             sync_delivery.deliver(self._sender, records)
             return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import join_bodies
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 from mixpanel.settings import checked_origin
@@ -166,7 +166,7 @@ class Dialect:
         return b"{" + after[len("],") : -1] + b"," + message.untyped
 
 
-@conceal_arguments
+@hide_init_arguments
 class WriteKey(Secret):
     """The key of one source. White space around it, as from a mounted file, is taken off.
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
-__all__ = ["Asker", "FlagsError"]
+__all__ = ["FlagsApi", "FlagsError"]
 
 DEFAULT_HOST = "api.mixpanel.com"
 
@@ -47,7 +47,7 @@ class FlagsError(MixpanelException):
         return FlagsError(str(self), self.status, self.retry_after)
 
 
-class Asker:
+class FlagsApi:
     """Make the requests of one project."""
 
     def __init__(
@@ -109,7 +109,7 @@ async def send(connections: LoopConnections, request: Request) -> Response | Tra
     """Send a request for flags; while a test captures events, to a server on this machine only."""
     if capture.active is not None and not is_loopback(urlsplit(request.url).hostname or ""):
         text = "flags are not fetched while events are captured: use FixedFlags or override_flags"
-        return TransportFailure(TransportError(text), maybe_sent=False)
+        return TransportFailure(TransportError(text), may_have_been_sent=False)
     return await connections.send(request)
 
 
