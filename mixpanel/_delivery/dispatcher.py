@@ -90,7 +90,7 @@ class BatchDispatcher:
         The task that sends the batch also takes it, and gives back what is left however this ends:
         a task that is cancelled before its first step has taken nothing.
         """
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = (take or self.buffer.take)(claim)
             if batch is None:
@@ -104,7 +104,7 @@ class BatchDispatcher:
         self, transport: SyncTransport, *, until: float = math.inf, everything: bool = False
     ) -> bool:
         """Like `send_due`, in the calling thread."""
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = self.buffer.take(claim, everything=everything)
             if batch is None:
@@ -256,7 +256,7 @@ class BatchDispatcher:
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 reply = None
-                if isinstance(step_of_guard, float):
+                if isinstance(step_of_guard, float | int):
                     _sleep(step_of_guard, until)
                 elif step_of_guard is None:
                     reply = self._send_blocking(batch, step, transport, until, sending)

@@ -287,7 +287,7 @@ def _without_expired(
     return [record for record in part if record.enqueued_at > before]
 
 
-def _resolve_listed(part: list[Record], found: Classification) -> Generator[Step, None, None]:
+def _resolve_listed(part: list[Record], found: Classification) -> Steps:
     """Resolve a delivered batch: as delivered, but for the records that the response rejects."""
     if not found.failed:
         yield Resolve(part, "delivered")

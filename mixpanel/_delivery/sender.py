@@ -96,7 +96,7 @@ class Sender(Generic[R]):
             repeat_ambiguous=repeat_ambiguous,
         )
         shutdown.senders.add(self)
-        if shutdown.over:
+        if shutdown.is_over:
             self._discard()
 
     # ---- in ---------------------------------------------------------------------------------
@@ -144,16 +144,18 @@ class Sender(Generic[R]):
         on_main = threading.current_thread() is threading.main_thread()
         if (
             on_main
-            and time.monotonic() < shutdown.drain_end
+            and time.monotonic() < shutdown.drain_deadline
             and self.connections.transport.client is None
         ):
             claims: list[Claim] = []
             transport = self._make_transport()
             try:
-                self.buffer.claim_directly([record], claims, event_loop.owner())
+                self.buffer.claim_directly([record], claims, event_loop.alive_check())
                 for claim in claims:
                     assert claim.batch is not None
-                    self.dispatcher.send_blocking(claim.batch, transport, until=shutdown.drain_end)
+                    self.dispatcher.send_blocking(
+                        claim.batch, transport, until=shutdown.drain_deadline
+                    )
             finally:
                 transport.close()
                 for claim in claims:
@@ -192,7 +194,7 @@ class Sender(Generic[R]):
         if loop is not None and loop.is_running():
             loop.call_soon(self._notify_task)
             return
-        here = event_loop.running()
+        here = event_loop.running_loop()
         if here is None:
             return  # the next call from a loop starts it, or the drain at exit sends the messages
         with self.buffer.lock:
@@ -201,7 +203,7 @@ class Sender(Generic[R]):
             self._loop, self._wake, self._send_scopes = here, None, set()
         if loop is not None:
             self.buffer.reclaim(dead_only=True)  # what the previous loop had in flight
-        here.spawn(lambda: self._run(here), ended=lambda: self._task_ended(here))
+        here.spawn(lambda: self._run(here), on_done=lambda: self._task_ended(here))
 
     def _notify_task(self) -> None:
         if self._wake is not None:
@@ -301,7 +303,7 @@ class Sender(Generic[R]):
             raise ClosedError("the client is closed: this message was not accepted")
         claims: list[Claim] = []
         try:
-            self.buffer.claim_directly(records, claims, event_loop.owner())
+            self.buffer.claim_directly(records, claims, event_loop.alive_check())
             yield claims, []
         finally:
             for claim in claims:
@@ -324,7 +326,7 @@ class Sender(Generic[R]):
         """
         before = self.buffer.snapshot()
         mark = self.buffer.mark_for_flush()
-        event_loop.running()  # imports the backend that the next line needs
+        event_loop.running_loop()  # imports the backend that the next line needs
         with anyio.move_on_after(timeout):
             if self.background:
                 self.wake()
@@ -334,7 +336,7 @@ class Sender(Generic[R]):
         return self.buffer.result_since(before)
 
     async def _wait_up_to(self, mark: int) -> None:
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         while self.buffer.has_unsettled(mark):
             changed = anyio.Event()
@@ -362,7 +364,7 @@ class Sender(Generic[R]):
 
     async def wait_for_space(self) -> None:
         """Flush the buffer and wait until a batch is settled, or for a quarter of a second."""
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         changed = anyio.Event()
 
@@ -385,8 +387,8 @@ class Sender(Generic[R]):
         when the surrounding scope is cancelled.
         """
         self.closed = self._refuses_records = True
+        before = self.buffer.snapshot()
         with anyio.CancelScope(shield=True):
-            before = self.buffer.snapshot()
             await self.flush(timeout)
             loop, self._loop = self._loop, None
             if loop is not None and self.buffer.has_in_flight():
@@ -432,7 +434,7 @@ class Sender(Generic[R]):
                 self.dispatcher.send_blocking(claim.batch, transport, raised=raised)
                 if raised:
                     raise raised[0]
-        if shutdown.over:
+        if shutdown.is_over:
             self.close_sync()  # no later handler would close it
 
     def send_due_blocking(self, transport: SyncTransport) -> None:
