@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, turn
+from mixpanel._delivery.awaitables import YIELD_EVERY, already_done, yield_to_loop
 from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.signatures import returning
@@ -89,7 +89,7 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         if waiting:
             return self._landing(waiting)
         self._calls += 1
-        return done() if self._calls % YIELD_EVERY else turn()
+        return already_done() if self._calls % YIELD_EVERY else yield_to_loop()
 
     async def _landing(self, waiting: list[tuple[Outlet, list[Record]]]) -> None:
         async with anyio.create_task_group() as tasks:

@@ -224,7 +224,7 @@ class _FanOut(FanOutMethods[Outcome]):
     def _tell(self, outlet: Outlet, error: Exception) -> None:
         if self._on_error is None:
             text = f"{outlet.name} did not take a call: {error}"
-            outlet.client._stats.say(logging.ERROR, text, key=f"refused {reason(error)}")
+            outlet.client._stats.log_limited(logging.ERROR, text, key=f"refused {reason(error)}")
             return
         try:
             self._on_error(outlet.name, error)
