@@ -17,7 +17,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._runtime.background_loop import refuse_in_async
-from mixpanel.cdp._fanout.routing import plain
+from mixpanel.cdp._fanout.routing import normalize_name
 from mixpanel.cdp._segment.backfill import AsyncBackfill
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.client import AsyncMixpanel, Mixpanel, _Client
@@ -48,7 +48,7 @@ def diverted(kept: Captured) -> Iterator[None]:
         (SegmentClient, "_deliver", lambda face, said: _keep_said_sync(kept, face, said)),
         (AsyncSegmentClient, "_deliver_one", lambda face, said: face._deliver([said])),
         (SegmentClient, "_deliver_one", lambda face, said: face._deliver([said])),
-        (AsyncBackfill, "_way", lambda face: _backfill_into(kept, face)),
+        (AsyncBackfill, "_backfill_target", lambda face: _backfill_into(kept, face)),
         (
             LoopConnections,
             "send",
@@ -93,7 +93,7 @@ def _import_into(kept: Captured, face: Any, what: str) -> Any:
 
 
 def _vendor(face: Any) -> str:
-    return plain(face._api.dialect.name)
+    return normalize_name(face._api.dialect.name)
 
 
 def _keep_said(kept: Captured, face: Any, messages: list[Any]) -> None:
@@ -103,7 +103,7 @@ def _keep_said(kept: Captured, face: Any, messages: list[Any]) -> None:
         face._stats.accepted += len(admitted)
         face._stats.delivered += len(admitted)
     if face._on_delivery is not None:
-        face._tell(admitted, "delivered", "")
+        face._report_delivery(admitted, "delivered", "")
 
 
 def _keep_said_async(kept: Captured, face: Any, messages: list[Any]) -> Any:
@@ -112,7 +112,7 @@ def _keep_said_async(kept: Captured, face: Any, messages: list[Any]) -> Any:
 
 
 def _keep_said_sync(kept: Captured, face: Any, messages: list[Any]) -> None:
-    if face._direct or face._sender.buffer.when_full == "wait":
+    if face._send_immediately or face._sender.buffer.when_full == "wait":
         refuse_in_async(type(face).__name__, unless_ours=True)
     _keep_said(kept, face, messages)
 
@@ -120,7 +120,7 @@ def _keep_said_sync(kept: Captured, face: Any, messages: list[Any]) -> None:
 def _backfill_into(kept: Captured, face: Any) -> Any:
     vendor = _vendor(face)
     # Without a gate: nobody is asked for an access token.
-    api = replace(face._api, direct=False, guard=None)
+    api = replace(face._api, send_immediately=False, guard=None)
     return api, _LoopConnections(lambda body: kept._keep(vendor, json.loads(body)["batch"]))
 
 

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from mixpanel.cdp._fanout.stats import SinkStats
     from mixpanel.cdp._hightouch.dialect import HIGHTOUCH
     from mixpanel.cdp._hightouch.oauth import HightouchOAuth
-    from mixpanel.cdp._segment.batching import Packed, pack
     from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
-    from mixpanel.cdp._segment.composer import Message, SegmentComposer
+    from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.message import Message
     from mixpanel.cdp._segment.options import Delivery, SegmentOptions
     from mixpanel.cdp._segment.typed_events import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
@@ -37,8 +37,8 @@ _ROOMS = {
     "_segment.dialect": ["Dialect", "WriteKey"],
     "_fanout.base": ["Sink"],
     "_hightouch.dialect": ["HIGHTOUCH"],
-    "_segment.composer": ["Message", "SegmentComposer"],
-    "_segment.batching": ["Packed", "pack"],
+    "_segment.composer": ["SegmentComposer"],
+    "_segment.message": ["Message"],
     "_customerio.composer": ["CustomerIOComposer"],
     "_segment.client": ["AsyncSegmentClient", "SegmentClient"],
     "_segment.options": ["Delivery", "SegmentOptions"],
@@ -64,7 +64,6 @@ __all__ = [
     "Hightouch",
     "HightouchOAuth",
     "Message",
-    "Packed",
     "SegmentClient",
     "SegmentComposer",
     "SegmentOptions",
@@ -74,7 +73,6 @@ __all__ = [
     "WriteKey",
     "did_you_mean",
     "htevents",
-    "pack",
     "semantic",
     "webhooks",
 ]

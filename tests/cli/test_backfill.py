@@ -14,7 +14,7 @@ from mixpanel.cli._cdp.checkpoint import Came, Checkpoint
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault
-from tests.cdp.cdp_worlds import messages
+from tests.cdp.run_clients import messages
 from tests.cli.cli_data import wait_until
 
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]

@@ -19,7 +19,7 @@ from mixpanel.cli._cdp.input import LONGEST, Reading
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.exceptions import MixpanelException
-from tests.cdp.cdp_worlds import messages
+from tests.cdp.run_clients import messages
 from tests.cli.cli_data import lines, runner, wait_until
 from tests.cli.test_import import read_all
 
@@ -562,14 +562,14 @@ def test_a_closed_stdin_is_said(emu):
 
 def test_a_message_that_ctrl_c_kept_back_is_not_passed_over(mp, emu, tmp_path, monkeypatch):
     """Going on begins with the one that was being made."""
-    made = _rows.identified
+    made = _rows.with_message_id
 
     def interrupted(told):
         if told["userId"] == "u-2":
             raise KeyboardInterrupt
         return made(told)
 
-    monkeypatch.setattr(_rows, "identified", interrupted)
+    monkeypatch.setattr(_rows, "with_message_id", interrupted)
     file = written(tmp_path / "m.ndjson", [{**each, "timestamp": 1e9} for each in visits(5)])
     told = mp("batch", file)
     assert "--start-at 2" in told.stderr

@@ -14,12 +14,20 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own
-from mixpanel.cdp._fanout.routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
-from mixpanel.cdp._fanout.stats import Account, SinkStats, reason
-from mixpanel.cdp._fanout.translation import ForMixpanel, ForSegment, Translator
-from mixpanel.cdp._segment.dialect import KINDS, Kind
-from mixpanel.cdp._segment.values import UserId, id_text, moment_text, now_text
+from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own_copy
+from mixpanel.cdp._fanout.routing import (
+    Call,
+    Consent,
+    IntegrationSelection,
+    SinkRules,
+    normalize_name,
+    parse_consent,
+    parse_integrations,
+)
+from mixpanel.cdp._fanout.stats import SinkCounters, SinkStats, rejection_reason
+from mixpanel.cdp._fanout.translation import MixpanelTranslator, SegmentTranslator, Translator
+from mixpanel.cdp._segment.message import KINDS, Kind
+from mixpanel.cdp._segment.values import UserId, id_text, now_text, timestamp_text
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 from mixpanel.settings import check_options, checked_callback
@@ -27,13 +35,13 @@ from mixpanel.settings import check_options, checked_callback
 if TYPE_CHECKING:
     from mixpanel._records.record import Record
 
-__all__ = ["ConsentOf", "OnRefusal", "Outlet", "Sink"]
+__all__ = ["ConsentOf", "Destination", "OnSinkError", "Sink"]
 
 Outcome = TypeVar("Outcome")
 Client_co = TypeVar("Client_co", covariant=True)
 
 ConsentOf = Callable[[str | None], Consent]
-OnRefusal = Callable[[str, Exception], object]
+OnSinkError = Callable[[str, Exception], object]
 
 
 @dataclass(frozen=True)
@@ -65,31 +73,31 @@ class Sink(Generic[Client_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class Destination:
     """A sink at work: `waits` tells that handing it a message may take its time."""
 
     name: str
     client: Any
     translator: Translator
-    terms: Terms
-    account: Account
-    waits: bool
+    rules: SinkRules
+    counters: SinkCounters
+    may_block: bool
     keep_open: bool
 
 
-_everyone: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
+_instances: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
 
 
 class _FanOut(FanOutMethods[Outcome]):
     """What both faces share: composing for all, accounts, and knowing their sinks."""
 
-    _kinds: tuple[type, ...]
+    _client_types: tuple[type, ...]
 
     def __init__(
         self,
         sinks: Mapping[str, Sink[Any]],
         consent: ConsentOf | None,
-        on_error: OnRefusal | None,
+        on_error: OnSinkError | None,
     ) -> None:
         checked_callback(consent, "consent")
         checked_callback(on_error, "on_error")
@@ -97,24 +105,28 @@ class _FanOut(FanOutMethods[Outcome]):
             raise ConfigurationError(f"{type(self).__name__} needs a sink, as mixpanel=Sink(mp)")
         self._consent = consent
         self._on_error = on_error
-        self._outlets = [self._outlet(name, sink) for name, sink in sinks.items()]
-        if len({id(outlet.client) for outlet in self._outlets}) < len(self._outlets):
+        self._destinations = [self._destination(name, sink) for name, sink in sinks.items()]
+        if len({id(destination.client) for destination in self._destinations}) < len(
+            self._destinations
+        ):
             raise ConfigurationError("a client stands behind two sinks: it would say all twice")
-        self._asks = any(outlet.terms.needs for outlet in self._outlets)
-        self._known = frozenset(
-            name for each in self._outlets for name in (each.terms.name, each.terms.vendor)
+        self._needs_consent = any(
+            destination.rules.required_consent for destination in self._destinations
+        )
+        self._known_names = frozenset(
+            name for each in self._destinations for name in (each.rules.name, each.rules.vendor)
         )
         self._closed = False
         self._calls = 0
-        _everyone.add(self)
+        _instances.add(self)
 
-    def _outlet(self, name: str, sink: Sink[Any]) -> Outlet:
-        if not isinstance(sink, Sink) or not isinstance(sink.client, self._kinds):
+    def _destination(self, name: str, sink: Sink[Any]) -> Destination:
+        if not isinstance(sink, Sink) or not isinstance(sink.client, self._client_types):
             given = sink.client if isinstance(sink, Sink) else sink
-            known = " or ".join(kind.__name__ for kind in self._kinds)
+            known = " or ".join(kind.__name__ for kind in self._client_types)
             told = f"{type(self).__name__} takes Sink({known}), not {type(given).__name__}"
             raise ConfigurationError(f"{name}: {told}")
-        if plain(name) == "all":
+        if normalize_name(name) == "all":
             raise ConfigurationError(f"{name}: `integrations` means every sink by this name")
         client: Any = sink.client
         translator: Translator
@@ -122,29 +134,36 @@ class _FanOut(FanOutMethods[Outcome]):
             if sink.sample != 1:
                 told = "give the client sample_rate=, which weighs the events that are left"
                 raise ConfigurationError(f"{name}: {told}")
-            translator = ForMixpanel(client._composer, client._event_endpoint, sink.group_key)
-            vendor, acts = "Mixpanel", False
+            translator = MixpanelTranslator(
+                client._composer, client._event_endpoint, sink.group_key
+            )
+            vendor, supports_actions = "Mixpanel", False
         else:
             if sink.group_key is not None:
                 raise ConfigurationError(f"{name}: only Mixpanel has a group_key")
-            translator = ForSegment(client._composer)
-            vendor, acts = client._composer.dialect.name, client._composer.dialect.actions
-        terms = Terms.checked(
-            name, vendor, acts=acts, calls=sink.calls, events=sink.events,
+            translator = SegmentTranslator(client._composer)
+            vendor, supports_actions = (
+                client._composer.dialect.name,
+                client._composer.dialect.actions,
+            )
+        rules = SinkRules.from_options(
+            name, vendor, supports_actions=supports_actions, calls=sink.calls, events=sink.events,
             consent=sink.consent, sample=sink.sample,
         )  # fmt: skip
-        waits = self._waits(client)
-        return Outlet(name, client, translator, terms, Account(), waits, sink.keep_open)
+        may_block = self._may_block(client)
+        return Destination(
+            name, client, translator, rules, SinkCounters(), may_block, sink.keep_open
+        )
 
     @staticmethod
-    def _waits(client: Any) -> bool:
+    def _may_block(client: Any) -> bool:
         raise NotImplementedError
 
     def _now(self) -> float:
         return time.time()
 
-    def _call(
-        self, kind: Kind, user_id: UserId | None, options: CallOptions, said: Mapping[str, Any]
+    def _new_call(
+        self, kind: Kind, user_id: UserId | None, options: CallOptions, arguments: Mapping[str, Any]
     ) -> Call:
         if self._closed:
             raise ClosedError("the fan-out is closed: nobody got this call")
@@ -157,105 +176,111 @@ class _FanOut(FanOutMethods[Outcome]):
             named = scope.distinct_id if scope.user_id is None else scope.user_id
             user = id_text(named or None, "user_id")
             anonymous = id_text(scope.device_id or None, "anonymous_id")
-        moment, context = options.get("timestamp"), options.get("context")
+        timestamp, context = options.get("timestamp"), options.get("context")
         integrations = options.get("integrations")
         return Call(
             kind,
-            said,
+            arguments,
             user,
             anonymous,
             id_text(options.get("message_id"), "message_id") or new_uuid(),
-            now_text(self._now()) if moment is None else moment_text(moment),
-            own(context, "context"),
-            Chosen() if integrations is None else chosen(integrations, self._known),
+            now_text(self._now()) if timestamp is None else timestamp_text(timestamp),
+            own_copy(context, "context"),
+            IntegrationSelection()
+            if integrations is None
+            else parse_integrations(integrations, self._known_names),
         )
 
-    def _agreed(self, call: Call, consent: Consent | None) -> frozenset[str]:
+    def _consented(self, call: Call, consent: Consent | None) -> frozenset[str]:
         if consent is not None:
-            return purposes(consent)
-        if self._consent is None or not self._asks:
+            return parse_consent(consent)
+        if self._consent is None or not self._needs_consent:
             return frozenset()
         try:
-            return purposes(self._consent(call.user_id or call.anonymous_id))
+            return parse_consent(self._consent(call.user_id or call.anonymous_id))
         except Exception:
             # What nobody knows was not agreed to.
             logger.exception("the fan-out's consent function failed")
             return frozenset()
 
-    def _ready(self, call: Call, consent: Consent | None) -> list[tuple[Outlet, list[Record]]]:
+    def _compose_all(
+        self, call: Call, consent: Consent | None
+    ) -> list[tuple[Destination, list[Record]]]:
         """Compose a call for every sink that it is for, and account for the others.
 
         :raises ValidationError: when there are some, and none of them would take it.
         """
-        agreed = self._agreed(call, consent)
-        ready, refused, withheld = [], [], []
-        for outlet in self._outlets:
-            objection = outlet.terms.objection(call, agreed)
-            if objection is None and outlet.translator.lacks(call):
-                objection = "unsupported"
-            if objection is not None:
-                withheld.append((outlet, objection))
+        agreed = self._consented(call, consent)
+        ready, rejected, filtered = [], [], []
+        for destination in self._destinations:
+            filter_reason = destination.rules.filter_reason(call, agreed)
+            if filter_reason is None and destination.translator.is_unsupported(call):
+                filter_reason = "unsupported"
+            if filter_reason is not None:
+                filtered.append((destination, filter_reason))
                 continue
             try:
-                ready.append((outlet, list(outlet.translator.records(call))))
+                ready.append((destination, list(destination.translator.records(call))))
             except ValidationError as error:
-                refused.append((outlet, error))
-        if refused and not ready:
-            raise _joined(refused) from refused[0][1]
-        for outlet, objection in withheld:
-            outlet.account.withhold(objection)
-        for outlet, invalid in refused:
-            with self._handing(outlet):
+                rejected.append((destination, error))
+        if rejected and not ready:
+            raise _merged_error(rejected) from rejected[0][1]
+        for destination, filter_reason in filtered:
+            destination.counters.add_filtered(filter_reason)
+        for destination, invalid in rejected:
+            with self._counted(destination):
                 raise invalid
         return ready
 
     @contextmanager
-    def _handing(self, outlet: Outlet) -> Iterator[None]:
+    def _counted(self, destination: Destination) -> Iterator[None]:
         """Account for what is handed to a sink inside, whose errors are nobody else's."""
-        account = outlet.account
-        account.begin()
+        counters = destination.counters
+        counters.start()
         try:
             yield
         except Exception as error:
-            account.refuse(reason(error))
-            self._tell(outlet, error)
+            counters.add_rejected(rejection_reason(error))
+            self._report(destination, error)
         except BaseException:
-            account.refuse("interrupted")
+            counters.add_rejected("interrupted")
             raise
         else:
-            account.take()
+            counters.add_accepted()
 
-    def _tell(self, outlet: Outlet, error: Exception) -> None:
+    def _report(self, destination: Destination, error: Exception) -> None:
         if self._on_error is None:
-            text = f"{outlet.name} did not take a call: {error}"
-            outlet.client._stats.say(logging.ERROR, text, key=f"refused {reason(error)}")
+            text = f"{destination.name} did not take a call: {error}"
+            destination.client._stats.say(
+                logging.ERROR, text, key=f"refused {rejection_reason(error)}"
+            )
             return
         try:
-            self._on_error(outlet.name, error)
+            self._on_error(destination.name, error)
         except (Exception, SystemExit):
             # A callback is not ours; it must never keep a call from the other sinks.
             logger.exception("a fan-out's on_error failed")
 
     def stats(self) -> dict[str, SinkStats]:
         """Return what became of every call so far, by sink."""
-        return {each.name: each.account.stats(each.client.stats()) for each in self._outlets}
+        return {each.name: each.counters.stats(each.client.stats()) for each in self._destinations}
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {', '.join(each.name for each in self._outlets)}>"
+        return f"<{type(self).__name__} to {', '.join(each.name for each in self._destinations)}>"
 
 
-def _joined(refused: list[tuple[Outlet, ValidationError]]) -> ValidationError:
-    said: dict[str, list[str]] = {}
-    for outlet, error in refused:
+def _merged_error(rejected: list[tuple[Destination, ValidationError]]) -> ValidationError:
+    arguments: dict[str, list[str]] = {}
+    for destination, error in rejected:
         for problem in error.problems:
-            said.setdefault(problem, []).append(outlet.name)
-    return ValidationError([f"{problem} ({', '.join(by)})" for problem, by in said.items()])
+            arguments.setdefault(problem, []).append(destination.name)
+    return ValidationError([f"{problem} ({', '.join(by)})" for problem, by in arguments.items()])
 
 
 def _after_fork() -> None:
-    for fan_out in list(_everyone):
-        for outlet in fan_out._outlets:
-            outlet.account.renew()
+    for fan_out in list(_instances):
+        for destination in fan_out._destinations:
+            destination.counters.reset()
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 from mixpanel._records.record import Properties, mapping
-from mixpanel.cdp._fanout.translation import rereadable
-from mixpanel.cdp._segment.composer import _needed, _told, _viewed
+from mixpanel.cdp._fanout.translation import reusable
+from mixpanel.cdp._segment.composer import _event_name, _required_id, _view_fields
+from mixpanel.cdp._segment.signatures import resolve_outcome
 
 if TYPE_CHECKING:
     from mixpanel.cdp._fanout.routing import Consent
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
     from mixpanel.cdp._segment.typed_events import SemanticEvent
-    from mixpanel.cdp._segment.values import Moment, UserId
+    from mixpanel.cdp._segment.values import Timestamp, UserId
 
-__all__ = ["CallOptions", "FanOutMethods", "own"]
+__all__ = ["CallOptions", "FanOutMethods", "own_copy"]
 
 Outcome = TypeVar("Outcome")
 
@@ -38,7 +39,7 @@ class CallOptions(TypedDict, total=False):
 
     consent: Consent | None
     integrations: Properties | None
-    timestamp: Moment | None
+    timestamp: Timestamp | None
     message_id: str | None
     context: Properties | None
     anonymous_id: UserId | None
@@ -55,8 +56,12 @@ class FanOutMethods(Generic[Outcome]):
     :raises ClosedError: after the fan-out was closed.
     """
 
-    def _everywhere(
-        self, kind: Kind, user_id: UserId | None, options: CallOptions, **said: Any
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        resolve_outcome(cls)
+
+    def _fan_out(
+        self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any
     ) -> Outcome:
         raise NotImplementedError
 
@@ -72,9 +77,9 @@ class FanOutMethods(Generic[Outcome]):
         :param event: its name, or one of `mixpanel.cdp.semantic`. Mixpanel gets all the fields of
             one as properties. Customer.io's actions go only to sinks that act on them.
         """
-        _told(event)
-        told = own(properties, "properties")
-        return self._everywhere("track", user_id, options, event=event, properties=told)
+        _event_name(event)
+        own = own_copy(properties, "properties")
+        return self._fan_out("track", user_id, options, event=event, properties=own)
 
     def identify(
         self,
@@ -89,7 +94,7 @@ class FanOutMethods(Generic[Outcome]):
         `user_id`, and the two ids are linked by the first event that carries both (Simplified ID
         Merge; for Original ID Merge call the client's own `identify`).
         """
-        return self._everywhere("identify", user_id, options, traits=own(traits, "traits"))
+        return self._fan_out("identify", user_id, options, traits=own_copy(traits, "traits"))
 
     def group(
         self,
@@ -102,8 +107,11 @@ class FanOutMethods(Generic[Outcome]):
 
         Mixpanel sets the profile of the group, and adds it to the user's property `group_key`.
         """
-        said = {"group_id": _needed(group_id, "group_id"), "traits": own(traits, "traits")}
-        return self._everywhere("group", user_id, options, **said)
+        arguments = {
+            "group_id": _required_id(group_id, "group_id"),
+            "traits": own_copy(traits, "traits"),
+        }
+        return self._fan_out("group", user_id, options, **arguments)
 
     def page(
         self,
@@ -114,8 +122,8 @@ class FanOutMethods(Generic[Outcome]):
         **options: Unpack[CallOptions],
     ) -> Outcome:
         """Say that a person looked at a page: to Mixpanel, an event named "Page Viewed"."""
-        said = _view(category, name, properties)
-        return self._everywhere("page", user_id, options, **said)
+        arguments = _view_arguments(category, name, properties)
+        return self._fan_out("page", user_id, options, **arguments)
 
     def screen(
         self,
@@ -126,18 +134,20 @@ class FanOutMethods(Generic[Outcome]):
         **options: Unpack[CallOptions],
     ) -> Outcome:
         """Say that a person looked at a screen of an app: to Mixpanel, "Screen Viewed"."""
-        said = _view(category, name, properties)
-        return self._everywhere("screen", user_id, options, **said)
+        arguments = _view_arguments(category, name, properties)
+        return self._fan_out("screen", user_id, options, **arguments)
 
 
-def own(given: Properties | None, what: str) -> dict[str, Any] | None:
+def own_copy(given: Properties | None, what: str) -> dict[str, Any] | None:
     """Return a copy that can be read by every sink.
 
     :raises ValidationError: for what is no mapping.
     """
-    return None if given is None else rereadable(dict(mapping(given, what)))
+    return None if given is None else reusable(dict(mapping(given, what)))
 
 
-def _view(category: str | None, name: str | None, properties: Properties | None) -> dict[str, Any]:
-    _viewed(category, name, None)
-    return {"category": category, "name": name, "properties": own(properties, "properties")}
+def _view_arguments(
+    category: str | None, name: str | None, properties: Properties | None
+) -> dict[str, Any]:
+    _view_fields(category, name, None)
+    return {"category": category, "name": name, "properties": own_copy(properties, "properties")}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel._records.record import mapping, sample_position
-from mixpanel.cdp._segment.dialect import KINDS, Kind
+from mixpanel.cdp._segment.message import KINDS, Kind
 from mixpanel.cdp._segment.typed_events import SemanticEvent
 from mixpanel.cdp.semantic import EVENTS
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -19,15 +19,23 @@ from mixpanel.exceptions import ConfigurationError, ValidationError
 if TYPE_CHECKING:
     from mixpanel._records.record import Properties
 
-__all__ = ["Call", "Chosen", "Consent", "Terms", "chosen", "plain", "purposes"]
+__all__ = [
+    "Call",
+    "Consent",
+    "IntegrationSelection",
+    "SinkRules",
+    "normalize_name",
+    "parse_consent",
+    "parse_integrations",
+]
 
 Consent = str | Iterable[str] | Mapping[str, bool]
-Withheld = Literal["integrations", "routing", "action", "consent", "sampling", "unsupported"]
+FilterReason = Literal["integrations", "routing", "action", "consent", "sampling", "unsupported"]
 
-VIEWED = {"page": "Page Viewed", "screen": "Screen Viewed"}
+VIEW_EVENTS = {"page": "Page Viewed", "screen": "Screen Viewed"}
 ACTIONS = frozenset(name for name, event in EVENTS.items() if event.action)
 # To be forgotten takes no consent, and whoever is outside of a sample may have been inside once.
-FORGETTING = frozenset(
+DELETIONS = frozenset(
     [
         "User Deleted",
         "User Suppressed",
@@ -39,12 +47,12 @@ FORGETTING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class IntegrationSelection:
     """What a call's `integrations` say of the sinks, and what of it is meant for the vendors."""
 
     sinks: Mapping[str, bool] = field(default_factory=dict)
-    others: bool = True
-    passed_on: Properties | None = None
+    default: bool = True
+    for_vendors: Properties | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +66,19 @@ class Call:
     """
 
     kind: Kind
-    said: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     user_id: str | None
     anonymous_id: str | None
     message_id: str
     timestamp: str
     context: Properties | None = None
-    chosen: Chosen = field(default_factory=Chosen)
+    integrations: IntegrationSelection = field(default_factory=IntegrationSelection)
     event: str | None = field(init=False)
     is_action: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Work out what every sink asks."""
-        event = self.said.get("event", VIEWED.get(self.kind))
+        event = self.arguments.get("event", VIEW_EVENTS.get(self.kind))
         if isinstance(event, SemanticEvent):
             name, acted_on = event.event_name, event.action
         else:
@@ -79,14 +87,14 @@ class Call:
         object.__setattr__(self, "is_action", acted_on)
 
     @property
-    def forgets(self) -> bool:
+    def is_deletion(self) -> bool:
         """Tell whether this asks a vendor to forget something."""
-        return self.is_action and self.event in FORGETTING
+        return self.is_action and self.event in DELETIONS
 
     @property
-    def who(self) -> str:
+    def sampling_id(self) -> str:
         """Return whom a sample takes or leaves: a person, else the group, else this one message."""
-        group = self.said.get("group_id")
+        group = self.arguments.get("group_id")
         return self.user_id or self.anonymous_id or group or self.message_id
 
 
@@ -94,7 +102,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class SinkRules:
     """What one sink asks of a call before it gets it.
 
     `name` is its own, `vendor` that of its vendor: `integrations` may use either. `acts` tells
@@ -103,66 +111,76 @@ class Terms:
 
     name: str
     vendor: str
-    acts: bool
+    supports_actions: bool
     calls: frozenset[Kind]
-    wants: Callable[[str], bool]
-    needs: frozenset[str]
+    matches_event: Callable[[str], bool]
+    required_consent: frozenset[str]
     sample: float
 
     @classmethod
-    def checked(
+    def from_options(
         cls,
         name: str,
         vendor: str,
         *,
-        acts: bool,
+        supports_actions: bool,
         calls: Iterable[Kind],
         events: str | Iterable[str] | None,
         consent: str | Iterable[str] | None,
         sample: float,
-    ) -> Terms:
+    ) -> SinkRules:
         """Make the terms of what a user gave.
 
         :raises ConfigurationError: for what cannot be meant.
         """
-        kinds = _listed(calls, f"{name}: calls")
+        kinds = _as_set(calls, f"{name}: calls")
         if kinds - set(KINDS):
             known = ", ".join(map(repr, KINDS))
             raise ConfigurationError(f"{name}: calls must be some of {known}")
-        needs = frozenset() if consent is None else _listed(consent, f"{name}: consent")
+        required_consent = frozenset() if consent is None else _as_set(consent, f"{name}: consent")
         if isinstance(sample, bool) or not isinstance(sample, (int, float)) or not 0 < sample <= 1:
             raise ConfigurationError(f"{name}: sample={sample!r} must lie in (0, 1]")
-        wants = everything if events is None else patterns(_listed(events, f"{name}: events"))
+        matches_event = (
+            match_all if events is None else event_matcher(_as_set(events, f"{name}: events"))
+        )
         theirs = frozenset(kind for kind in KINDS if kind in kinds)
-        return cls(plain(name), plain(vendor), acts, theirs, wants, needs, sample)
+        return cls(
+            normalize_name(name),
+            normalize_name(vendor),
+            supports_actions,
+            theirs,
+            matches_event,
+            required_consent,
+            sample,
+        )
 
-    def objection(self, call: Call, consent: frozenset[str]) -> Withheld | None:
+    def filter_reason(self, call: Call, consent: frozenset[str]) -> FilterReason | None:
         """Return why this sink does not get a call; None when it does."""
-        sinks = call.chosen.sinks
-        if not sinks.get(self.name, sinks.get(self.vendor, call.chosen.others)):
+        sinks = call.integrations.sinks
+        if not sinks.get(self.name, sinks.get(self.vendor, call.integrations.default)):
             return "integrations"
         if call.kind not in self.calls:
             return "routing"
         if call.is_action:
-            if not self.acts:
+            if not self.supports_actions:
                 return "action"
-        elif call.event is not None and not self.wants(call.event):
+        elif call.event is not None and not self.matches_event(call.event):
             return "routing"
-        if call.forgets:
+        if call.is_deletion:
             return None
-        if not self.needs <= consent:
+        if not self.required_consent <= consent:
             return "consent"
-        if self.sample < 1 and sample_position(call.who) >= self.sample:
+        if self.sample < 1 and sample_position(call.sampling_id) >= self.sample:
             return "sampling"
         return None
 
 
-def everything(_event: str) -> bool:
+def match_all(_event: str) -> bool:
     """Want every event."""
     return True
 
 
-def patterns(given: Iterable[str]) -> Callable[[str], bool]:
+def event_matcher(given: Iterable[str]) -> Callable[[str], bool]:
     """Return what tells whether an event is wanted: `*` stands for anything, `!` before for "not".
 
     A "not" always wins. Where there is nothing but those, every other event is wanted.
@@ -178,7 +196,7 @@ def _matcher(given: list[str]) -> re.Pattern[str]:
     return re.compile("|".join(each) or r"(?!)", re.DOTALL)
 
 
-def _listed(given: str | Iterable[str], what: str) -> frozenset[str]:
+def _as_set(given: str | Iterable[str], what: str) -> frozenset[str]:
     # A lone string is a sequence of letters; nobody means that.
     try:
         listed = frozenset([given] if isinstance(given, str) else given)
@@ -192,12 +210,12 @@ def _listed(given: str | Iterable[str], what: str) -> frozenset[str]:
 # ---- what a call says ---------------------------------------------------------------------------
 
 
-def plain(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return a name as names are compared: `Customer.io` is `customerio`."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-def purposes(consent: Consent) -> frozenset[str]:
+def parse_consent(consent: Consent) -> frozenset[str]:
     """Return the purposes that a person agreed to: one, several, or those that are True.
 
     :raises ValidationError: for what is no such thing.
@@ -214,7 +232,7 @@ def purposes(consent: Consent) -> frozenset[str]:
     raise ValidationError([told])
 
 
-def chosen(integrations: Any, known: frozenset[str]) -> Chosen:
+def parse_integrations(integrations: Any, known: frozenset[str]) -> IntegrationSelection:
     """Read a call's `integrations`; `known` are the names that sinks go by.
 
     A sink's own name is for the fan-out alone. Other names are the vendors' to read, and "All"
@@ -226,7 +244,7 @@ def chosen(integrations: Any, known: frozenset[str]) -> Chosen:
     everybody: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for name, value in mapping(integrations, "integrations").items():
-        key = plain(str(name))
+        key = normalize_name(str(name))
         if key not in known and key != "all":
             rest[name] = value
             continue
@@ -236,5 +254,5 @@ def chosen(integrations: Any, known: frozenset[str]) -> Chosen:
             everybody[name] = value
         else:
             sinks[key] = value
-    others = all(everybody.values())
-    return Chosen(sinks, others, {**rest, **everybody} if rest else None)
+    default = all(everybody.values())
+    return IntegrationSelection(sinks, default, {**rest, **everybody} if rest else None)

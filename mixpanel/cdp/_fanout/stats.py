@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.stats import Stats
 
-__all__ = ["Account", "SinkStats", "reason"]
+__all__ = ["SinkCounters", "SinkStats", "rejection_reason"]
 
 _REASONS: list[tuple[type[Exception], str]] = [
     (ValidationError, "invalid"),
@@ -32,7 +32,7 @@ _REASONS: list[tuple[type[Exception], str]] = [
 ]
 
 
-def reason(error: Exception) -> str:
+def rejection_reason(error: Exception) -> str:
     """Return the word that an account keeps for an error."""
     return next((word for kind, word in _REASONS if isinstance(error, kind)), "failed")
 
@@ -54,61 +54,61 @@ class SinkStats:
     cancellation or Ctrl-C), `failed` (what a consumer of your own raised).
     """
 
-    offered: int
-    taken: int
-    withheld: Mapping[str, int]
-    refused: Mapping[str, int]
+    received: int
+    accepted: int
+    filtered: Mapping[str, int]
+    rejected: Mapping[str, int]
     pending: int
     client: Stats
 
     @property
     def balanced(self) -> bool:
         """Tell whether the account balances; it always does."""
-        left_out = sum(self.withheld.values()) + sum(self.refused.values())
-        return self.offered == self.taken + left_out + self.pending
+        not_sent = sum(self.filtered.values()) + sum(self.rejected.values())
+        return self.received == self.accepted + not_sent + self.pending
 
 
-class Account:
+class SinkCounters:
     """Keep the counts of one sink; from any thread."""
 
     def __init__(self) -> None:
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """Start from zero, as a forked child does."""
         self._lock = threading.RLock()  # a signal handler may call while its own thread holds it
-        self._taken = self._pending = 0
-        self._withheld: dict[str, int] = {}
-        self._refused: dict[str, int] = {}
+        self._accepted = self._pending = 0
+        self._filtered: dict[str, int] = {}
+        self._rejected: dict[str, int] = {}
 
-    def withhold(self, why: str) -> None:
+    def add_filtered(self, reason: str) -> None:
         """Count a call that is not for this sink."""
         with self._lock:
-            self._withheld.setdefault(why, 0)
-            self._withheld[why] += 1
+            self._filtered.setdefault(reason, 0)
+            self._filtered[reason] += 1
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Count a call that is on its way to the client."""
         with self._lock:
             self._pending += 1
 
-    def take(self) -> None:
+    def add_accepted(self) -> None:
         """Count a call that the client has taken."""
         with self._lock:
             self._pending -= 1
-            self._taken += 1
+            self._accepted += 1
 
-    def refuse(self, why: str) -> None:
+    def add_rejected(self, reason: str) -> None:
         """Count a call that was on its way and did not get there."""
         with self._lock:
-            self._refused.setdefault(why, 0)
+            self._rejected.setdefault(reason, 0)
             self._pending -= 1
-            self._refused[why] += 1
+            self._rejected[reason] += 1
 
     def stats(self, client: Stats) -> SinkStats:
         """Return the counts of this moment, beside those of the client."""
         with self._lock:
-            withheld, refused = dict(self._withheld), dict(self._refused)
-            left_out = sum(withheld.values()) + sum(refused.values())
-            offered = self._taken + left_out + self._pending
-            return SinkStats(offered, self._taken, withheld, refused, self._pending, client)
+            filtered, rejected = dict(self._filtered), dict(self._rejected)
+            not_sent = sum(filtered.values()) + sum(rejected.values())
+            received = self._accepted + not_sent + self._pending
+            return SinkStats(received, self._accepted, filtered, rejected, self._pending, client)

@@ -16,8 +16,8 @@ from mixpanel._records import context as _context
 from mixpanel._records.encoding import DEEPEST, MOST_VALUES, plain_depth
 from mixpanel._records.record import deterministic_id
 from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
-from mixpanel.cdp._fanout.routing import VIEWED
-from mixpanel.cdp._segment.typed_events import SemanticEvent, place
+from mixpanel.cdp._fanout.routing import VIEW_EVENTS
+from mixpanel.cdp._segment.typed_events import SemanticEvent, set_path
 from mixpanel.exceptions import ValidationError
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.settings import Endpoint
 
-__all__ = ["ForMixpanel", "ForSegment", "Translator", "rereadable"]
+__all__ = ["MixpanelTranslator", "SegmentTranslator", "Translator", "reusable"]
 
-NOBODY = "{} needs a user_id or an anonymous_id: whom is it about?"  # as a Segment client says it
+MISSING_ID = (
+    "{} needs a user_id or an anonymous_id: whom is it about?"  # as a Segment client says it
+)
 
 _TRAITS = {
     "avatar": "$avatar",
@@ -83,7 +85,7 @@ _RESERVED = {
 class Translator(Protocol):
     """Who knows a vendor's words."""
 
-    def lacks(self, call: Call) -> bool:
+    def is_unsupported(self, call: Call) -> bool:
         """Tell whether there are none for a call."""
         ...
 
@@ -96,12 +98,12 @@ class Translator(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ForSegment:
+class SegmentTranslator:
     """Compose for a client of the Segment spec."""
 
     composer: SegmentComposer
 
-    def lacks(self, call: Call) -> bool:
+    def is_unsupported(self, call: Call) -> bool:
         """Tell whether the vendor takes no such messages."""
         return call.kind not in self.composer.dialect.kinds
 
@@ -112,58 +114,58 @@ class ForSegment:
             anonymous_id=call.anonymous_id,
             context=call.context,
             timestamp=call.timestamp,
-            integrations=call.chosen.passed_on,
+            integrations=call.integrations.for_vendors,
             message_id=call.message_id,
-            **call.said,
+            **call.arguments,
         )
         return [message]
 
 
 @dataclass(frozen=True, slots=True)
-class ForMixpanel:
+class MixpanelTranslator:
     """Compose for a Mixpanel client; `group_key` is what the project calls its groups by."""
 
     composer: Composer
     endpoint: Endpoint
     group_key: str | None
 
-    def lacks(self, call: Call) -> bool:
+    def is_unsupported(self, call: Call) -> bool:
         """Tell whether there is nothing to say: profiles are of users, and of what is known."""
         if call.kind == "identify":
             if call.user_id is None:
                 return call.anonymous_id is not None  # nobody at all is an error
-            return not call.said["traits"]
+            return not call.arguments["traits"]
         if call.kind == "group":
-            return self.group_key is None or not (call.said["traits"] or call.user_id)
+            return self.group_key is None or not (call.arguments["traits"] or call.user_id)
         return False
 
     def records(self, call: Call) -> Sequence[Record]:
         """Return an event, or the updates of profiles."""
         scope = _context.current()
         if scope is None:
-            return self._made(call)
+            return self._compose(call)
         # All sinks were told the same already: let the context say no more who it is.
         unnamed = replace(scope, distinct_id=None, device_id=None, user_id=None)
         with _context.during(_context._scope, unnamed):
-            return self._made(call)
+            return self._compose(call)
 
-    def _made(self, call: Call) -> list[Record]:
+    def _compose(self, call: Call) -> list[Record]:
         if call.kind == "identify":
-            made = [self._person(call, "$set", named(call.said["traits"] or {}))]
+            made = [self._person(call, "$set", mixpanel_traits(call.arguments["traits"] or {}))]
         elif call.kind == "group":
             made = self._group(call)
         else:
-            made = [self._event(call, *_told(call))]
+            made = [self._event(call, *_event_of(call))]
         return [record for record in made if record is not None]
 
-    def _own(self, properties: dict[str, Any]) -> dict[str, Any]:
+    def _isolated(self, properties: dict[str, Any]) -> dict[str, Any]:
         # A hook may change what lies inside, and that is every sink's.
-        return properties if self.composer._before_send is None else copied(properties)
+        return properties if self.composer._before_send is None else deep_copy(properties)
 
     def _event(self, call: Call, name: str, properties: dict[str, Any]) -> Record | None:
         user, anonymous = call.user_id, call.anonymous_id
         if user is None and anonymous is None:
-            raise ValidationError([NOBODY.format(call.kind)])
+            raise ValidationError([MISSING_ID.format(call.kind)])
         clashes = [each for each in _RESERVED if each in properties]
         if clashes:
             told = "the property {!r} is Mixpanel's own: rename it, or give {} instead"
@@ -171,7 +173,7 @@ class ForMixpanel:
         return self.composer.event(
             user,
             name,
-            self._own({**around(call.context), **properties}),
+            self._isolated({**context_properties(call.context), **properties}),
             time=datetime.fromisoformat(call.timestamp),
             insert_id=insert_id(call, name),
             device_id=anonymous,
@@ -181,15 +183,15 @@ class ForMixpanel:
 
     def _person(self, call: Call, operation: str, value: dict[str, Any]) -> Record | None:
         if call.user_id is None:
-            raise ValidationError([NOBODY.format(call.kind)])
+            raise ValidationError([MISSING_ID.format(call.kind)])
         return self._update(call, "people", {"$distinct_id": call.user_id, operation: value})
 
     def _group(self, call: Call) -> list[Record | None]:
-        key, group_id, traits = self.group_key, call.said["group_id"], call.said["traits"]
+        key, group_id, traits = self.group_key, call.arguments["group_id"], call.arguments["traits"]
         assert key is not None
         made = []
         if traits:
-            about = {"$group_key": key, "$group_id": group_id, "$set": named(traits)}
+            about = {"$group_key": key, "$group_id": group_id, "$set": mixpanel_traits(traits)}
             made.append(self._update(call, "groups", about))
         if call.user_id is not None:
             made.append(self._person(call, "$union", {key: [group_id]}))
@@ -198,7 +200,7 @@ class ForMixpanel:
     def _update(self, call: Call, endpoint: Endpoint, message: dict[str, Any]) -> Record | None:
         return self.composer.update(
             endpoint,
-            self._own(message),
+            self._isolated(message),
             ip=None if call.context is None else call.context.get("ip"),
             time=datetime.fromisoformat(call.timestamp).timestamp(),
         )
@@ -212,38 +214,40 @@ def insert_id(call: Call, name: str) -> str:
     return deterministic_id(name, call.user_id or call.anonymous_id, given)
 
 
-def named(traits: Properties) -> dict[str, Any]:
+def mixpanel_traits(traits: Properties) -> dict[str, Any]:
     """Return traits under the names that Mixpanel shows; a name given as Mixpanel's own wins."""
-    said = {_TRAITS.get(name, name): value for name, value in traits.items()}
-    return said | {name: traits[name] for name in _TRAITS.values() if name in traits}
+    arguments = {_TRAITS.get(name, name): value for name, value in traits.items()}
+    return arguments | {name: traits[name] for name in _TRAITS.values() if name in traits}
 
 
-def around(context: Properties | None) -> dict[str, Any]:
+def context_properties(context: Properties | None) -> dict[str, Any]:
     """Return what Mixpanel knows of a message's `context`, as properties of the event."""
-    said: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
     if context:
         for path, name in _PATHS:
             value: Any = context
             for step in path:
                 value = value.get(step) if isinstance(value, Mapping) else None
             if value is not None:
-                said[name] = value
-    return said
+                arguments[name] = value
+    return arguments
 
 
-def _told(call: Call) -> tuple[str, dict[str, Any]]:
-    said = call.said
-    properties = dict(said["properties"] or {})
-    event = said.get("event")
+def _event_of(call: Call) -> tuple[str, dict[str, Any]]:
+    arguments = call.arguments
+    properties = dict(arguments["properties"] or {})
+    event = arguments.get("event")
     if event is None:
-        where = {name: said[name] for name in ("category", "name") if said[name] is not None}
-        return VIEWED[call.kind], where | properties
+        where = {
+            name: arguments[name] for name in ("category", "name") if arguments[name] is not None
+        }
+        return VIEW_EVENTS[call.kind], where | properties
     if not isinstance(event, SemanticEvent):
         return event, properties
     flat: dict[str, Any] = {}
-    for path, value in event.placed(properties):
+    for path, value in event.with_paths(properties):
         if path[0] == "properties":
-            place(flat, path[1:], value)
+            set_path(flat, path[1:], value)
         else:
             flat[path[-1]] = value
     return event.event_name, flat
@@ -252,21 +256,21 @@ def _told(call: Call) -> tuple[str, dict[str, Any]]:
 # ---- what can be said more than once ------------------------------------------------------------
 
 
-def rereadable(properties: dict[str, Any]) -> dict[str, Any]:
+def reusable(properties: dict[str, Any]) -> dict[str, Any]:
     """Return properties that every sink reads alike: iterators, which give all once, as lists.
 
     :raises ValidationError: for an iterator that fails.
     """
-    return properties if plain_depth(properties) else copied(properties)
+    return properties if plain_depth(properties) else deep_copy(properties)
 
 
-def copied(properties: dict[str, Any]) -> dict[str, Any]:
+def deep_copy(properties: dict[str, Any]) -> dict[str, Any]:
     """Return a copy, also of the objects and lists inside, as far as JSON would follow them."""
-    own: dict[str, Any] = _copied(properties, 0, {})
+    own: dict[str, Any] = _deep_copy(properties, 0, {})
     return own
 
 
-def _copied(value: Any, depth: int, seen: dict[int, Any]) -> Any:
+def _deep_copy(value: Any, depth: int, seen: dict[int, Any]) -> Any:
     if id(value) in seen:
         return seen[id(value)]
     if not isinstance(value, (dict, list, tuple, Iterator)) or depth > DEEPEST:
@@ -274,12 +278,12 @@ def _copied(value: Any, depth: int, seen: dict[int, Any]) -> Any:
     if isinstance(value, dict):
         copy: Any = {}
         seen[id(value)] = copy
-        copy.update((name, _copied(each, depth + 1, seen)) for name, each in value.items())
+        copy.update((name, _deep_copy(each, depth + 1, seen)) for name, each in value.items())
         return copy
     seen[id(value)] = copy = []
     try:
         items = list(islice(value, MOST_VALUES + 1)) if isinstance(value, Iterator) else value
     except Exception as error:
         raise ValidationError([f"a {type(value).__name__} could not be read: {error}"]) from error
-    copy.extend(_copied(each, depth + 1, seen) for each in items)
+    copy.extend(_deep_copy(each, depth + 1, seen) for each in items)
     return copy

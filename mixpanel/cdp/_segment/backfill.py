@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.record import mapping
 from mixpanel.bulk import ImportJob, import_rows
-from mixpanel.cdp._segment.rows import FlatRows, dated, identified
+from mixpanel.cdp._segment.rows import FlatRows, require_timestamp, with_message_id
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 
 if TYPE_CHECKING:
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from mixpanel._delivery.sender import Sender
     from mixpanel._http.connections import LoopConnections
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
-    from mixpanel.cdp._segment.composer import Message, SegmentComposer
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.composer import SegmentComposer
+    from mixpanel.cdp._segment.message import Kind, Message
     from mixpanel.cdp._segment.requests import SegmentApi
     from mixpanel.exceptions import FailedRecord
     from mixpanel.settings import RetryPolicy
 
-__all__ = ["AsyncBackfill", "past"]
+__all__ = ["AsyncBackfill", "past_message_composer"]
 
 
-def past(
+def past_message_composer(
     composer: SegmentComposer, api: SegmentApi, flat: FlatRows | None, *, disabled: bool = False
 ) -> Callable[[Any], Message | None]:
     """Return what makes a message of the past of a row, or raises ValidationError.
@@ -33,21 +33,23 @@ def past(
     `flat` knows the columns of flat rows; None: rows are messages of the wire's shape.
     """
 
-    def composed(told: Mapping[str, Any]) -> Message:
-        message = composer.wire(identified(dated(told)))
-        excess = api.excess(message)
-        if excess:
-            raise ValidationError([f"{excess:,} bytes larger than {composer.dialect.name} takes"])
+    def composed(message_fields: Mapping[str, Any]) -> Message:
+        message = composer.from_dict(with_message_id(require_timestamp(message_fields)))
+        excess_bytes = api.excess_bytes(message)
+        if excess_bytes:
+            raise ValidationError(
+                [f"{excess_bytes:,} bytes larger than {composer.dialect.name} takes"]
+            )
         return message
 
     def compose(row: Any) -> Message | None:
-        told = mapping(row, "a message") if flat is None else flat.message(row)
+        message_fields = mapping(row, "a message") if flat is None else flat.message(row)
         if not row:
             raise ValidationError(["the row is empty, or was no JSON"])
         try:
-            message = composed(told)
+            message = composed(message_fields)
         except ValidationError as error:
-            error.record = dict(told)
+            error.record = dict(message_fields)
             raise
         return None if disabled else message
 
@@ -107,10 +109,10 @@ class AsyncBackfill:
         if kind is None and (event is not None or columns is not None):
             raise ConfigurationError("event= and columns= are for flat rows: give their kind= too")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        api, connections = self._way()
+        api, connections = self._backfill_target()
         limits = self._sender.buffer.limits  # those given, where they are below the vendor's
         job = ImportJob(
-            past(self._composer, api, flat, disabled=self._disabled),
+            past_message_composer(self._composer, api, flat, disabled=self._disabled),
             api,
             connections,
             limits.batch_records,
@@ -128,6 +130,6 @@ class AsyncBackfill:
             retry=retry,
         )
 
-    def _way(self) -> tuple[SegmentApi, LoopConnections]:
+    def _backfill_target(self) -> tuple[SegmentApi, LoopConnections]:
         # A batch of one would else go to the endpoint of its kind.
-        return replace(self._api, direct=False), self._sender.connections
+        return replace(self._api, send_immediately=False), self._sender.connections

@@ -44,16 +44,16 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
-    from mixpanel.cdp._segment.composer import Message
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
-    from mixpanel.cdp._segment.rate_limit import Access
+    from mixpanel.cdp._segment.message import Message
+    from mixpanel.cdp._segment.rate_limit import TokenSource
 
 __all__ = ["AsyncSegmentClient", "SegmentClient"]
 
 Outcome = TypeVar("Outcome")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
-DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
+IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
 # ---- what both clients share --------------------------------------------------------------------
@@ -66,7 +66,7 @@ class _Client(SegmentMethods[Outcome]):
         key: WriteKey,
         dialect: Dialect,
         *,
-        access: Access | None = None,
+        token_source: TokenSource | None = None,
         advice: Callable[[str | None], Advice | None] | None = None,
         **options: Unpack[SegmentOptions],
     ) -> None:
@@ -78,28 +78,30 @@ class _Client(SegmentMethods[Outcome]):
         warning = dialect.region_warning(key, origin)
         if warning is not None:
             raise ConfigurationError(warning)
-        self._direct = bool(options.get("direct", False))
+        self._send_immediately = bool(options.get("send_immediately", False))
         self._disabled = bool(options.get("disabled", False))
         self._closed = False
         self._on_delivery = options.get("on_delivery")
         checked_callback(self._on_delivery, "on_delivery")
         guard = None
-        if access is not None or dialect.rate is not None:
+        if token_source is not None or dialect.rate is not None:
             rate = dialect.rate
-            guard = RateLimitedAuth(rate and shared_rate_limiter(origin, key, *rate), access)
+            guard = RateLimitedAuth(rate and shared_rate_limiter(origin, key, *rate), token_source)
         self._api = SegmentApi(
             dialect,
             origin,
             key,
             time.time,
             guard,
-            self._direct,
+            self._send_immediately,
             bool(options.get("gzip", False)),
         )
         # Up to so many bytes a message goes straight into the buffer: what nearly all of them do.
-        self._quick = -1 if self._direct or self._disabled else self._api.largest
+        self._fast_path_bytes = (
+            -1 if self._send_immediately or self._disabled else self._api.max_message_bytes
+        )
         self._stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
-        self._sender = self._made_sender(options)
+        self._sender = self._new_sender(options)
         self._composer = self._composes(
             dialect,
             now=time.time,
@@ -111,7 +113,7 @@ class _Client(SegmentMethods[Outcome]):
             note=self._stats.note,
         )
 
-    def _made_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
+    def _new_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
         when_full = options.get("when_full", "drop_newest")
         if when_full not in get_args(WhenFull):
             known = ", ".join(map(repr, get_args(WhenFull)))
@@ -122,10 +124,10 @@ class _Client(SegmentMethods[Outcome]):
             given,
             batch_records=min(given.batch_records, dialect.batch_items),
             # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._api.room + len("[]")),
+            batch_bytes=min(given.batch_bytes, self._api.capacity + len("[]")),
         )
-        parallel = 1 if options.get("in_order", True) else limits.in_flight
-        on_outcome = None if self._on_delivery is None else self._tell
+        parallel = 1 if options.get("ordered", True) else limits.in_flight
+        on_outcome = None if self._on_delivery is None else self._report_delivery
         return Sender(
             Buffer(
                 limits,
@@ -135,19 +137,19 @@ class _Client(SegmentMethods[Outcome]):
                 on_outcome=on_outcome,
             ),
             self._api,
-            options.get("retry") or (DIRECTLY if self._direct else RetryPolicy()),
+            options.get("retry") or (IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
-            buffered=not self._direct,
-            background=not self._direct,
+            buffered=not self._send_immediately,
+            background=not self._send_immediately,
         )
 
     def stats(self) -> Stats:
         """Return what became of every message so far: nothing is lost in silence."""
         return self._stats.snapshot()
 
-    def _tell(self, records: Sequence[Record], fate: Any, reason: str) -> None:
+    def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
         for message in cast("Sequence[Message]", records):
             try:
@@ -164,19 +166,19 @@ class _Client(SegmentMethods[Outcome]):
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
-            return self._left_out(messages, "disabled")
-        if not self._direct:
-            largest = max([len(message.body) for message in messages], default=0)
-            if largest <= self._api.largest:
+            return self._count_dropped(messages, "disabled")
+        if not self._send_immediately:
+            max_message_bytes = max([len(message.body) for message in messages], default=0)
+            if max_message_bytes <= self._api.max_message_bytes:
                 return messages
-        oversize = [message for message in messages if self._api.excess(message)]
+        oversize = [message for message in messages if self._api.excess_bytes(message)]
         if not oversize:
             return messages
-        self._left_out(oversize, "too_large")
-        if self._direct:
-            excess = self._api.excess(oversize[0])
+        self._count_dropped(oversize, "too_large")
+        if self._send_immediately:
+            excess_bytes = self._api.excess_bytes(oversize[0])
             raise PayloadTooLargeError(
-                f"{oversize[0]!r} is {excess:,} bytes larger than "
+                f"{oversize[0]!r} is {excess_bytes:,} bytes larger than "
                 f"{self._api.dialect.name} takes: it was not sent",
                 endpoint="batch",
             )
@@ -184,10 +186,10 @@ class _Client(SegmentMethods[Outcome]):
         gone = {id(message) for message in oversize}
         return [message for message in messages if id(message) not in gone]
 
-    def _left_out(self, messages: list[Message], reason: str) -> list[Message]:
+    def _count_dropped(self, messages: list[Message], reason: str) -> list[Message]:
         self._stats.left_out(reason, len(messages))
         if self._on_delivery is not None:
-            self._tell(messages, "dropped", reason)
+            self._report_delivery(messages, "dropped", reason)
         return []
 
     def __repr__(self) -> str:
@@ -213,7 +215,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         if not records:
             return done()
         sender = self._sender
-        if self._direct:
+        if self._send_immediately:
             return sender.deliver(records)
         if len(records) > 1:
             sender.buffer.ensure_room(records)
@@ -223,7 +225,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         return done() if self._stats.accepted % YIELD_EVERY else turn()
 
     def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
-        if len(message.body) <= self._quick and not self._closed:
+        if len(message.body) <= self._fast_path_bytes and not self._closed:
             try:
                 if self._sender.accept(message) is None:
                     return enqueue_when_space(self._sender, [message])
@@ -280,10 +282,10 @@ class SegmentClient(_Client[None]):
         records = cast("list[Record]", messages)
         if not messages:
             return
-        waits = self._direct or self._sender.buffer.when_full == "wait"
-        if waits:
+        may_block = self._send_immediately or self._sender.buffer.when_full == "wait"
+        if may_block:
             background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
-        if self._direct:
+        if self._send_immediately:
             sync_delivery.deliver(self._sender, records)
             return
         if len(messages) > 1:

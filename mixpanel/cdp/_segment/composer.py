@@ -12,16 +12,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.encoding import loads
-from mixpanel._records.record import Properties, Record, mapping
-from mixpanel.cdp._segment.dialect import KINDS, Dialect, Kind
-from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, place
+from mixpanel._records.record import Properties, mapping
+from mixpanel.cdp._segment.message import KINDS, Kind, Message
+from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, set_path
 from mixpanel.cdp._segment.values import (
-    Moment,
+    Timestamp,
     UserId,
     dumps,
     id_text,
     milliseconds_text,
-    moment_text,
+    timestamp_text,
 )
 from mixpanel.exceptions import ConfigurationError, ValidationError
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Note, Validation
     from mixpanel.cdp._customerio.name_advice import Advice
+    from mixpanel.cdp._segment.dialect import Dialect
 
-__all__ = ["Message", "SegmentComposer"]
+__all__ = ["SegmentComposer"]
 
 # What each kind may hold on the wire, and which argument it is.
 _SHARED = {
@@ -61,34 +62,7 @@ _POSITIONAL: dict[Kind, tuple[str, ...]] = {
     "group": ("user_id", "group_id"),
     "alias": ("previous_id", "user_id"),
 }
-_SERVERS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
-
-
-class Message(Record):
-    """One message of the spec, ready to travel: alone to its own endpoint, or in a batch.
-
-    `kind` is its type and `message_id` what the server knows a repetition by, so it may be sent
-    again freely. In a buffer it lies in a lane of its own, "batch".
-    """
-
-    __slots__ = ("kind", "message_id")
-
-    def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
-        # As a record's own, written out: this is made for every call.
-        self.endpoint = "batch"
-        self.body = body
-        self.repeatable = True
-        self.auth = None
-        self.kind = kind
-        self.message_id = message_id
-
-    @property
-    def untyped(self) -> bytes:
-        """Return the body without its beginning, the type: a direct endpoint's path says that."""
-        return self.body[len(f'{{"type":"{self.kind}",') :]
-
-    def __repr__(self) -> str:
-        return f"<Message {self.kind} {self.message_id} {len(self.body)} bytes>"
+_SERVER_FIELDS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
 
 
 class SegmentComposer:
@@ -122,9 +96,11 @@ class SegmentComposer:
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
         self.dialect = dialect
-        self._fronts = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
+        self._prefixes = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
         # Remembered, as many messages are of the same millisecond.
-        self._stamp_of = lru_cache(maxsize=4)(lambda at: self._stamp(milliseconds_text(at)))
+        self._cached_timestamps = lru_cache(maxsize=4)(
+            lambda at: self._timestamps(milliseconds_text(at))
+        )
         self._now = now
         self._new_id = new_id
         defaults = {} if default_context is None else mapping(default_context, "default_context")
@@ -143,7 +119,7 @@ class SegmentComposer:
         user_id: UserId | None = None,
         traits: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
@@ -156,11 +132,11 @@ class SegmentComposer:
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
             email = given.get("traits", {}).get("email")
         by_email = isinstance(email, str) and email != ""
-        own = {"userId": ""} if by_email else _about("identify", user_id, anonymous_id)
-        own |= given
+        fields = {"userId": ""} if by_email else _identity("identify", user_id, anonymous_id)
+        fields |= given
         if schema_version is not None:
-            self._tell_version("identify", own, schema_version)
-        return self._sealed("identify", own, context, timestamp, integrations, message_id)
+            self._set_version("identify", fields, schema_version)
+        return self._build("identify", fields, context, timestamp, integrations, message_id)
 
     def track(
         self,
@@ -168,7 +144,7 @@ class SegmentComposer:
         event: str | SemanticEvent,
         properties: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
@@ -185,28 +161,28 @@ class SegmentComposer:
         """
         name, known = event, None
         if type(name) is not str or not name or name.isspace():
-            name, known = _told(event)
+            name, known = _event_name(event)
         needs: Needs = "either"
         if known is not None:
-            self._allow(known)
+            self._check_action(known)
             needs = known.needs
         if user_id is None and needs == "either":
             alone = group_id is not None and self.dialect.group_alone
-            needs = "none" if alone or name in self.dialect.about_nobody else needs
-        own = _about("track", user_id, anonymous_id, needs)
-        own["event"] = name
+            needs = "none" if alone or name in self.dialect.no_user_events else needs
+        fields = _identity("track", user_id, anonymous_id, needs)
+        fields["event"] = name
         if group_id is not None:
-            own["groupId"] = id_text(group_id, "group_id")
+            fields["groupId"] = id_text(group_id, "group_id")
         if known is not None:
-            for path, value in known.placed(_object(properties, "properties")):
-                place(own, path, value)
+            for path, value in known.with_paths(_as_dict(properties, "properties")):
+                set_path(fields, path, value)
         elif properties is not None:
             if type(properties) is not dict:
                 properties = mapping(properties, "properties")
-            own["properties"] = properties
+            fields["properties"] = properties
         if schema_version is not None:
-            self._tell_version("track", own, schema_version)
-        return self._sealed("track", own, context, timestamp, integrations, message_id)
+            self._set_version("track", fields, schema_version)
+        return self._build("track", fields, context, timestamp, integrations, message_id)
 
     def page(
         self,
@@ -215,7 +191,7 @@ class SegmentComposer:
         name: str | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
@@ -223,10 +199,10 @@ class SegmentComposer:
         schema_version: str | None = None,
     ) -> Message:
         """Say that a person looked at a page; `category` is sent as a property too."""
-        own = _about("page", user_id, anonymous_id) | _viewed(category, name, properties)
+        fields = _identity("page", user_id, anonymous_id) | _view_fields(category, name, properties)
         if schema_version is not None:
-            self._tell_version("page", own, schema_version)
-        return self._sealed("page", own, context, timestamp, integrations, message_id)
+            self._set_version("page", fields, schema_version)
+        return self._build("page", fields, context, timestamp, integrations, message_id)
 
     def screen(
         self,
@@ -235,7 +211,7 @@ class SegmentComposer:
         name: str | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
@@ -243,10 +219,12 @@ class SegmentComposer:
         schema_version: str | None = None,
     ) -> Message:
         """Say that a person looked at a screen of an app; `category` is sent as a property too."""
-        own = _about("screen", user_id, anonymous_id) | _viewed(category, name, properties)
+        fields = _identity("screen", user_id, anonymous_id) | _view_fields(
+            category, name, properties
+        )
         if schema_version is not None:
-            self._tell_version("screen", own, schema_version)
-        return self._sealed("screen", own, context, timestamp, integrations, message_id)
+            self._set_version("screen", fields, schema_version)
+        return self._build("screen", fields, context, timestamp, integrations, message_id)
 
     def group(
         self,
@@ -254,7 +232,7 @@ class SegmentComposer:
         group_id: UserId,
         traits: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
@@ -263,31 +241,31 @@ class SegmentComposer:
     ) -> Message:
         """Say that a person belongs to a group, and what is known of the group."""
         needs: Needs = "none" if self.dialect.group_alone else "either"
-        own = _about("group", user_id, anonymous_id, needs)
-        own["groupId"] = _needed(group_id, "group_id")
+        fields = _identity("group", user_id, anonymous_id, needs)
+        fields["groupId"] = _required_id(group_id, "group_id")
         if traits is not None:
-            own["traits"] = mapping(traits, "traits")
+            fields["traits"] = mapping(traits, "traits")
         if schema_version is not None:
-            self._tell_version("group", own, schema_version)
-        return self._sealed("group", own, context, timestamp, integrations, message_id)
+            self._set_version("group", fields, schema_version)
+        return self._build("group", fields, context, timestamp, integrations, message_id)
 
     def alias(
         self,
         previous_id: UserId,
         user_id: UserId,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
     ) -> Message:
         """Merge the person `previous_id`, by user or anonymous id, into `user_id`, who stays."""
-        kept, gone = _needed(user_id, "user_id"), _needed(previous_id, "previous_id")
+        kept, gone = _required_id(user_id, "user_id"), _required_id(previous_id, "previous_id")
         if kept == gone:
             raise ValidationError(["previous_id and user_id are the same: nothing to merge"])
-        own = {"userId": kept, "previousId": gone}
-        return self._sealed("alias", own, context, timestamp, integrations, message_id)
+        fields = {"userId": kept, "previousId": gone}
+        return self._build("alias", fields, context, timestamp, integrations, message_id)
 
-    def wire(self, message: Mapping[str, Any]) -> Message:
+    def from_dict(self, message: Mapping[str, Any]) -> Message:
         """Complete a message that already has the wire's shape, `{"type": "track", …}`.
 
         `originalTimestamp` stands in for a missing `timestamp`; what servers add is left out.
@@ -299,9 +277,9 @@ class SegmentComposer:
             known = ", ".join(map(repr, KINDS))
             raise ValidationError([f"a message needs its type, one of {known}"])
         arguments = _ARGUMENTS[kind]
-        strange = [name for name in message if name not in arguments and name not in _SERVERS]
-        if strange:
-            raise ValidationError([f"{kind} messages have no {name!r}" for name in strange])
+        unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
+        if unknown:
+            raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
         given = dict.fromkeys(_POSITIONAL[kind])
         given |= {arguments[name]: message[name] for name in arguments if name in message}
         if given.get("timestamp") is None:
@@ -311,66 +289,70 @@ class SegmentComposer:
 
     # ---- the common end ---------------------------------------------------------------------
 
-    def _allow(self, event: SemanticEvent) -> None:
+    def _check_action(self, event: SemanticEvent) -> None:
         if event.action and not self.dialect.actions:
             name = self.dialect.name
             why = f"is an action of Customer.io: {name} would keep it as any event and do nothing"
             raise ValidationError([f"{event.event_name!r} {why}"])
 
-    def _tell_version(self, kind: Kind, own: dict[str, Any], schema_version: str) -> None:
+    def _set_version(self, kind: Kind, fields: dict[str, Any], schema_version: str) -> None:
         path = self.dialect.version_path(kind)
         if path is None:
             raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
-        place(own, path, schema_version)
+        set_path(fields, path, schema_version)
 
-    def _sealed(
+    def _build(
         self,
         kind: Kind,
-        own: dict[str, Any],
+        fields: dict[str, Any],
         context: Properties | None,
-        timestamp: Moment | None,
+        timestamp: Timestamp | None,
         integrations: Properties | None,
         message_id: str | None,
     ) -> Message:
         """Write what every message carries around its `own`, which may be added to."""
-        front = self._fronts.get(kind)
-        if front is None:
+        prefix = self._prefixes.get(kind)
+        if prefix is None:
             raise ValidationError([f"{self.dialect.name} takes no {kind} messages"])
         if message_id is None:
             told = self._new_id()
-            front = f'{front}"messageId":"{told}",'
+            prefix = f'{prefix}"messageId":"{told}",'
         else:
-            own["messageId"] = told = _needed(message_id, "message_id")
+            fields["messageId"] = told = _required_id(message_id, "message_id")
         if timestamp is None:
-            front += self._stamp_of(round(self._now() * 1e6) // 1000)
+            prefix += self._cached_timestamps(round(self._now() * 1e6) // 1000)
         else:
-            front += self._stamp(moment_text(timestamp))
+            prefix += self._timestamps(timestamp_text(timestamp))
         if integrations is not None:
-            own["integrations"] = dict(mapping(integrations, "integrations"))
-        if context or "context" in own:
-            own["context"] = self._around(context, own.get("context"))
-            rest, notes = dumps(own)
-            body = front.encode() + rest[1:]
+            fields["integrations"] = dict(mapping(integrations, "integrations"))
+        if context or "context" in fields:
+            fields["context"] = self._merged_context(context, fields.get("context"))
+            rest, notes = dumps(fields)
+            body = prefix.encode() + rest[1:]
         else:
-            free = own.get("properties") or own.get("traits") or _NOTHING  # the rest is text
-            rest, notes = dumps(own, free if integrations is None else own)
-            body = front.encode() + rest[1:-1] + self._context_end
-        advise = None if self._advice is None else self._advice(own.get("event"))
+            free = fields.get("properties") or fields.get("traits") or _EMPTY  # the rest is text
+            rest, notes = dumps(fields, free if integrations is None else fields)
+            body = prefix.encode() + rest[1:-1] + self._context_end
+        advise = None if self._advice is None else self._advice(fields.get("event"))
         if advise is not None or notes or self._context_notes:
-            own.setdefault("context", self._context)
-            self._complain(notes + self._context_notes, [] if advise is None else advise(own))
+            fields.setdefault("context", self._context)
+            self._report_problems(
+                notes + self._context_notes, [] if advise is None else advise(fields)
+            )
         return Message(kind, body, told)
 
-    def _stamp(self, moment: str) -> str:
-        return "".join([f'"{name}":"{moment}",' for name in self.dialect.moments])
+    def _timestamps(self, timestamp: str) -> str:
+        return "".join([f'"{name}":"{timestamp}",' for name in self.dialect.timestamp_fields])
 
-    def _around(self, context: Properties | None, own: Properties | None) -> dict[str, Any]:
+    def _merged_context(
+        self, context: Properties | None, fields: Properties | None
+    ) -> dict[str, Any]:
         around = self._context
         if context:
             around = {**around, **mapping(context, "context")}
-        return around if own is None else _over(around, own)
+        return around if fields is None else _merge_contexts(around, fields)
 
-    def _complain(self, notes: list[str], doubts: list[str]) -> None:
+    def _report_problems(self, notes: list[str], doubts: list[str]) -> None:
         if self._validation == "raise" and (doubts or notes):
             raise ValidationError(doubts + notes)
         if self._validation == "off":
@@ -382,10 +364,10 @@ class SegmentComposer:
 
 
 PLACEHOLDER = "no-person"
-_NOTHING: dict[str, Any] = {}
+_EMPTY: dict[str, Any] = {}
 
 
-def _about(
+def _identity(
     kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs = "either"
 ) -> dict[str, Any]:
     """Return how a message says whom it is about."""
@@ -403,7 +385,7 @@ def _about(
     return about
 
 
-def _told(event: Any) -> tuple[str, SemanticEvent | None]:
+def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
     """Return an event's name, and the event itself when it is a semantic one."""
     known = event if isinstance(event, SemanticEvent) else None
     name = event if known is None else known.event_name
@@ -414,18 +396,18 @@ def _told(event: Any) -> tuple[str, SemanticEvent | None]:
     return name, known
 
 
-def _needed(given: UserId | None, what: str) -> str:
+def _required_id(given: UserId | None, what: str) -> str:
     text = id_text(given, what)
     if text is None:
         raise ValidationError([f"{what} is missing"])
     return text
 
 
-def _object(given: Properties | None, what: str) -> dict[str, Any]:
+def _as_dict(given: Properties | None, what: str) -> dict[str, Any]:
     return {} if given is None else dict(mapping(given, what))
 
 
-def _viewed(
+def _view_fields(
     category: str | None, name: str | None, properties: Properties | None
 ) -> dict[str, Any]:
     told: dict[str, Any] = {}
@@ -434,17 +416,17 @@ def _viewed(
             if not isinstance(text, str):
                 raise ValidationError([f"{what} must be text, not {type(text).__name__}"])
             told[what] = text
-    own = _object(properties, "properties")
+    fields = _as_dict(properties, "properties")
     if "category" in told:
-        own.setdefault("category", category)
-    return {**told, **({"properties": own} if own else {})}
+        fields.setdefault("category", category)
+    return {**told, **({"properties": fields} if fields else {})}
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_contexts(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one context over another; objects that both have are joined."""
-    join_bodies = {**below, **above}
+    merged = {**below, **above}
     for name, value in above.items():
         under = below.get(name)
         if isinstance(under, dict) and isinstance(value, dict):
-            join_bodies[name] = {**under, **value}
-    return join_bodies
+            merged[name] = {**under, **value}
+    return merged

@@ -21,9 +21,9 @@ from mixpanel.settings import checked_origin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mixpanel.cdp._segment.composer import Message
+    from mixpanel.cdp._segment.message import Message
 
-__all__ = ["Dialect", "Kind", "WriteKey", "basic", "enveloped", "reasons"]
+__all__ = ["Dialect", "Kind", "WriteKey", "basic", "batch_envelope", "error_reasons"]
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -35,12 +35,12 @@ def basic(key: str) -> str:
     return _basic(key, "")
 
 
-def enveloped(sent_at: str, _write_key: str | None = None) -> tuple[bytes, bytes]:
+def batch_envelope(sent_at: str, _write_key: str | None = None) -> tuple[bytes, bytes]:
     """Return what stands before and after the items of a batch: `{"batch":[…],"sentAt":…}`."""
     return b'{"batch":[', f'],"sentAt":"{sent_at}"}}'.encode()
 
 
-def no_region(_key: str) -> str | None:
+def unknown_region(_key: str) -> str | None:
     """Say that a key does not tell its region."""
     return None
 
@@ -66,50 +66,50 @@ class Dialect:
     name: str
     hosts: Mapping[str, str]
     batch_path: str = "/v1/batch"
-    direct_path: str = "/v1/{kind}"
+    single_path: str = "/v1/{kind}"
     kinds: frozenset[Kind] = frozenset(KINDS)
     item_bytes: int = 32_000
     batch_bytes: int = 475_000
     batch_items: int = 2500
     rate: tuple[int, float] | None = None
-    truth: Mapping[str, str] = field(default_factory=dict)
+    strict_headers: Mapping[str, str] = field(default_factory=dict)
     group_alone: bool = False
     email_identifies: bool = False
     actions: bool = False
-    about_nobody: frozenset[str] = frozenset()
-    schema_version: str | None = None
+    no_user_events: frozenset[str] = frozenset()
+    schema_version_path: str | None = None
     base_url_variable: str | None = None
-    moments: tuple[str, ...] = ("timestamp",)
+    timestamp_fields: tuple[str, ...] = ("timestamp",)
     authorize: Callable[[str], str] = basic
-    region_of: Callable[[str], str | None] = no_region
-    envelope: Callable[[str, str | None], tuple[bytes, bytes]] = enveloped
+    region_of: Callable[[str], str | None] = unknown_region
+    envelope: Callable[[str, str | None], tuple[bytes, bytes]] = batch_envelope
 
     def __post_init__(self) -> None:
         """Refuse a place that no message has.
 
         :raises ConfigurationError: for a `schema_version` that is none.
         """
-        if self.schema_version is None:
+        if self.schema_version_path is None:
             return
-        first, _, rest = self.schema_version.partition(".")
+        first, _, rest = self.schema_version_path.partition(".")
         if first not in ("context", *PROPERTIES) or not all(rest.split(".")):
             raise ConfigurationError(
-                f"schema_version={self.schema_version!r} must be a place in a message, such as "
-                "'context.protocols.schemaVersion' or 'properties.apiVersion'"
+                f"schema_version_path={self.schema_version_path!r} must be a path in a message, "
+                "such as 'context.protocols.schemaVersion' or 'properties.apiVersion'"
             )
 
     def version_path(self, kind: Kind) -> tuple[str, ...] | None:
         """Return where a message of this kind has the version of its contract."""
-        if self.schema_version is None:
+        if self.schema_version_path is None:
             return None
-        first, *rest = self.schema_version.split(".")
+        first, *rest = self.schema_version_path.split(".")
         if first in PROPERTIES:
             first = "traits" if kind in ("identify", "group") else "properties"
         return first, *rest
 
     def path(self, kind: Kind) -> str:
         """Return the path of the endpoint that takes one message of this kind."""
-        return self.direct_path.format(kind=kind)
+        return self.single_path.format(kind=kind)
 
     def origin(
         self, key: WriteKey, *, region: str | None = None, base_url: str | None = None
@@ -152,18 +152,20 @@ class Dialect:
                 self.authorize(key.reveal()) if token is None else f"Bearer {token.reveal()}"
             ),
             "Content-Type": "application/json",
-            **self.truth,
+            **self.strict_headers,
         }
 
-    def body(self, messages: list[Message], sent_at: str, write_key: str | None = None) -> bytes:
+    def batch_body(
+        self, messages: list[Message], sent_at: str, write_key: str | None = None
+    ) -> bytes:
         """Return the body of a batch request."""
         before, after = self.envelope(sent_at, write_key)
         return join_bodies(before, messages, after)
 
-    def alone(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
+    def single_body(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
         """Return the body for the endpoint of one message's own kind."""
         _, after = self.envelope(sent_at, write_key)
-        return b"{" + after[len("],") : -1] + b"," + message.untyped
+        return b"{" + after[len("],") : -1] + b"," + message.body_without_type
 
 
 @conceal_arguments
@@ -186,7 +188,7 @@ class WriteKey(Secret):
         super().__init__(key)
 
 
-def reasons(body: bytes) -> list[str]:
+def error_reasons(batch_body: bytes) -> list[str]:
     """Return why a request was refused, from any of the shapes that these vendors answer with.
 
     `{"meta": {"errors": [...]}}`, `{"meta": {"error": …}}`, `{"errors": [{"reason", "field",
@@ -194,27 +196,27 @@ def reasons(body: bytes) -> list[str]:
     list for an empty body.
     """
     try:
-        answer = loads(body)
+        response = loads(batch_body)
     except (ValueError, RecursionError):
-        return _said(body.decode("utf-8", "replace"))
-    if not isinstance(answer, dict):
-        return _said(answer)
-    meta = answer.get("meta")
+        return _texts(batch_body.decode("utf-8", "replace"))
+    if not isinstance(response, dict):
+        return _texts(response)
+    meta = response.get("meta")
     if isinstance(meta, dict) and (meta.get("errors") or meta.get("error")):
-        return _said(meta.get("errors") or meta.get("error"))
-    if answer.get("errors"):
-        return _said(answer["errors"])
+        return _texts(meta.get("errors") or meta.get("error"))
+    if response.get("errors"):
+        return _texts(response["errors"])
     join_bodies = ": ".join(
-        str(answer[name])
+        str(response[name])
         for name in ("code", "error", "message", "error_description")
-        if isinstance(answer.get(name), (str, int))
+        if isinstance(response.get(name), (str, int))
     )
-    return _said(join_bodies)
+    return _texts(join_bodies)
 
 
-def _said(reason: Any) -> list[str]:
+def _texts(reason: Any) -> list[str]:
     if isinstance(reason, list):
-        return [text for each in reason[:100] for text in _said(each)]
+        return [text for each in reason[:100] for text in _texts(each)]
     if isinstance(reason, dict):
         parts = (reason.get(name) for name in ("field", "reason", "message"))
         reason = ": ".join(part for part in parts if isinstance(part, str) and part)

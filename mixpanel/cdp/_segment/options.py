@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.stats import OnDrop, OnError
     from mixpanel._records.record import Properties, Validation
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
     from mixpanel.settings import Limits, RetryPolicy, WhenFull
 
 __all__ = ["Delivery", "OnDelivery", "SegmentOptions"]
@@ -58,8 +58,8 @@ class SegmentOptions(TypedDict, total=False):
 
     region: str | None
     base_url: str | None
-    direct: bool
-    in_order: bool
+    send_immediately: bool
+    ordered: bool
     limits: Limits | None
     retry: RetryPolicy | None
     item_bytes: int | None

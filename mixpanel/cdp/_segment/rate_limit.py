@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from mixpanel._http.request import Request
     from mixpanel.credentials import Secret
 
-    Passage = Generator[
+    RequestFlow = Generator[
         float | Request | None, Response | TransportFailure | None, Response | TransportFailure
     ]
-    Asking = Generator[
+    TokenFlow = Generator[
         float | Request | None, Response | TransportFailure | None, TransportFailure | None
     ]
 
-__all__ = ["Access", "RateLimitedAuth", "RateLimiter", "shared_rate_limiter"]
+__all__ = ["RateLimitedAuth", "RateLimiter", "TokenSource", "shared_rate_limiter"]
 
-REFUSED = frozenset({401, 403})  # what a token that is no longer good is answered with
+UNAUTHORIZED = frozenset({401, 403})  # what a token that is no longer good is answered with
 
 
 class RateLimiter:
@@ -47,48 +47,48 @@ class RateLimiter:
     ) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._turns: deque[float] = deque(maxlen=requests)
+        self._reserved: deque[float] = deque(maxlen=requests)
         self._lock = threading.RLock()
 
-    def turn(self) -> float:
+    def reserve(self) -> float:
         """Take a turn, and return the seconds until it comes."""
         with self._lock:
             now = at = self._clock()
-            if len(self._turns) == self._turns.maxlen:
-                at = max(now, self._turns[0] + self._seconds)
-            self._turns.append(at)
+            if len(self._reserved) == self._reserved.maxlen:
+                at = max(now, self._reserved[0] + self._seconds)
+            self._reserved.append(at)
         return at - now
 
     def after_fork(self) -> None:
         """Start afresh: the lock may be held by a thread that the child does not have."""
         self._lock = threading.RLock()
-        self._turns.clear()
+        self._reserved.clear()
 
 
-_paces: WeakValueDictionary[tuple[str, Secret, int, float], RateLimiter] = WeakValueDictionary()
-_looking = threading.RLock()
+_limiters: WeakValueDictionary[tuple[str, Secret, int, float], RateLimiter] = WeakValueDictionary()
+_limiters_lock = threading.RLock()
 
 
 def shared_rate_limiter(origin: str, key: Secret, requests: int, seconds: float) -> RateLimiter:
     """Return the pace of a source, which all clients of it in this process share."""
     source = origin, key, requests, seconds
-    with _looking:
-        rate_limiter = _paces.get(source)
+    with _limiters_lock:
+        rate_limiter = _limiters.get(source)
         if rate_limiter is None:
-            rate_limiter = _paces[source] = RateLimiter(requests, seconds)
+            rate_limiter = _limiters[source] = RateLimiter(requests, seconds)
         return rate_limiter
 
 
 def _after_fork() -> None:
-    global _looking
-    _looking = threading.RLock()
+    global _limiters_lock
+    _limiters_lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Access(Protocol):
+class TokenSource(Protocol):
     """Who hands out access tokens."""
 
     @property
@@ -96,7 +96,7 @@ class Access(Protocol):
         """Return the token to use now."""
         ...
 
-    def asked(self, stale: Secret | None = None) -> Asking:
+    def ensure_token(self, stale: Secret | None = None) -> TokenFlow:
         """See to it that there is a token other than `stale`, or return why there is none."""
         ...
 
@@ -108,29 +108,33 @@ class Access(Protocol):
 class RateLimitedAuth:
     """Let requests through at a pace and with a token, renewed once when it is refused."""
 
-    def __init__(self, rate_limiter: RateLimiter | None, access: Access | None) -> None:
+    def __init__(self, rate_limiter: RateLimiter | None, token_source: TokenSource | None) -> None:
         self.rate_limiter = rate_limiter
-        self.access = access
+        self.token_source = token_source
 
-    def run(self) -> Passage:
+    def run(self) -> RequestFlow:
         """Yield what has to happen for one attempt; see `Gate`."""
-        used = None
-        if self.access is not None:
-            failure = yield from self.access.asked()
+        token = None
+        if self.token_source is not None:
+            failure = yield from self.token_source.ensure_token()
             if failure is not None:
                 return failure
-            used = self.access.token
-        reply = yield from self._sent()
-        if self.access is None or not isinstance(reply, Response) or reply.status not in REFUSED:
+            token = self.token_source.token
+        reply = yield from self._send()
+        if (
+            self.token_source is None
+            or not isinstance(reply, Response)
+            or reply.status not in UNAUTHORIZED
+        ):
             return reply
-        failure = yield from self.access.asked(stale=used)
+        failure = yield from self.token_source.ensure_token(stale=token)
         if failure is not None:
             return failure
-        return (yield from self._sent())
+        return (yield from self._send())
 
-    def _sent(self) -> Passage:
+    def _send(self) -> RequestFlow:
         if self.rate_limiter is not None:
-            seconds = self.rate_limiter.turn()
+            seconds = self.rate_limiter.reserve()
             if seconds > 0:
                 yield seconds
         reply = yield None
@@ -139,6 +143,6 @@ class RateLimitedAuth:
 
     def after_fork(self) -> None:
         """Start afresh in a forked child."""
-        for each in (self.rate_limiter, self.access):
+        for each in (self.rate_limiter, self.token_source):
             if each is not None:
                 each.after_fork()

@@ -12,16 +12,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel._records.record import mapping
-from mixpanel.cdp._segment.dialect import KINDS
+from mixpanel.cdp._segment.message import KINDS
 from mixpanel.cdp._segment.values import dumps
 from mixpanel.exceptions import ConfigurationError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
 
-__all__ = ["COLUMNS", "FlatRows", "dated", "identified"]
+__all__ = ["COLUMNS", "FlatRows", "require_timestamp", "with_message_id"]
 
 # What a column may hold, by the argument of the call: its name on the wire, and the usual names of
 # such columns, in small letters without anything between them.
@@ -38,16 +38,16 @@ COLUMNS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "name": ("name", ("name",)),
     "category": ("category", ("category",)),
 }
-_ANY: Final = ("user_id", "anonymous_id", "timestamp", "message_id", "context", "integrations")
-_OF_KIND: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "identify": _ANY,
-    "track": (*_ANY, "event", "group_id"),
-    "page": (*_ANY, "name", "category"),
-    "screen": (*_ANY, "name", "category"),
-    "group": (*_ANY, "group_id"),
-    "alias": (*(role for role in _ANY if role != "anonymous_id"), "previous_id"),
+_COMMON: Final = ("user_id", "anonymous_id", "timestamp", "message_id", "context", "integrations")
+_ROLES: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "identify": _COMMON,
+    "track": (*_COMMON, "event", "group_id"),
+    "page": (*_COMMON, "name", "category"),
+    "screen": (*_COMMON, "name", "category"),
+    "group": (*_COMMON, "group_id"),
+    "alias": (*(role for role in _COMMON if role != "anonymous_id"), "previous_id"),
 }
-_NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
+_REQUIRED: Final[Mapping[Kind, tuple[str, ...]]] = {
     "identify": (),
     "track": ("event", "timestamp"),
     "page": ("timestamp",),
@@ -55,9 +55,9 @@ _NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
     "group": ("group_id",),
     "alias": ("previous_id", "user_id"),
 }
-_REST: Final[Mapping[Kind, str]] = {"identify": "traits", "group": "traits"}
+_REST_FIELD: Final[Mapping[Kind, str]] = {"identify": "traits", "group": "traits"}
 _SECONDS: Final = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, as 20260131
-_BETWEEN: Final = re.compile(r"[^a-z0-9]")
+_SEPARATORS: Final = re.compile(r"[^a-z0-9]")
 
 
 class FlatRows:
@@ -84,16 +84,16 @@ class FlatRows:
         self.kind: Kind = kind
         self._event = event
         self._columns = dict(mapping(columns or {}, "columns"))
-        strange = self._columns.keys() - _OF_KIND[kind]
-        if strange:
-            known = ", ".join(_OF_KIND[kind])
-            told = ", ".join(sorted(map(repr, strange)))
-            raise ConfigurationError(f"columns has no {told} for {kind}; there are {known}")
+        unknown = self._columns.keys() - _ROLES[kind]
+        if unknown:
+            known = ", ".join(_ROLES[kind])
+            message = ", ".join(sorted(map(repr, unknown)))
+            raise ConfigurationError(f"columns has no {message} for {kind}; there are {known}")
         named = [column for column in self._columns.values() if column]
         if len(set(named)) < len(named):
             raise ConfigurationError(f"columns={self._columns} gives one column two meanings")
         self._first = True
-        self.roles = lru_cache(maxsize=1000)(self._roles)
+        self.column_fields = lru_cache(maxsize=1000)(self._column_fields)
 
     def message(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row as a message of the wire's shape; empty cells are left out.
@@ -101,16 +101,16 @@ class FlatRows:
         :raises ConfigurationError: from the first row, when a column is missing.
         :raises ValidationError: for a row that is none, or that has more than this kind holds.
         """
-        given = mapping(row, "a row")
-        roles = self.roles(tuple(given))
-        told: dict[str, Any] = {"type": self.kind}
+        cells = mapping(row, "a row")
+        column_fields = self.column_fields(tuple(cells))
+        message: dict[str, Any] = {"type": self.kind}
         rest: dict[str, Any] = {}
-        for name, value in given.items():
-            where = roles.get(name)
+        for name, value in cells.items():
+            where = column_fields.get(name)
             if _is_empty(value) or (where is not None and value == ""):
                 continue
             if where is not None:
-                told[where] = _moment(value) if where == "timestamp" else value
+                message[where] = _numeric_timestamp(value) if where == "timestamp" else value
             elif name is None:
                 raise ValidationError(["the row has more cells than the table has columns"])
             elif str(name) in rest:
@@ -118,20 +118,20 @@ class FlatRows:
             else:
                 rest[str(name)] = value
         if self._event is not None:
-            told["event"] = self._event
+            message["event"] = self._event
         if rest and self.kind == "alias":
             names = ", ".join(map(repr, rest))
             raise ValidationError([f"an alias has no properties, so {names} has no place in it"])
         if rest:
-            told[_REST.get(self.kind, "properties")] = rest
-        return told
+            message[_REST_FIELD.get(self.kind, "properties")] = rest
+        return message
 
-    def looks_for(self, names: tuple[str, ...]) -> dict[str, str]:
+    def match_columns(self, names: tuple[str, ...]) -> dict[str, str]:
         """Return which of these columns hold what: `{"customer": "user_id"}`."""
         texts = [name for name in reversed(names) if isinstance(name, str)]
-        usual = {_BETWEEN.sub("", name.lower()): name for name in texts}
+        usual = {_SEPARATORS.sub("", name.lower()): name for name in texts}
         found = {}
-        for role in _OF_KIND[self.kind]:
+        for role in _ROLES[self.kind]:
             column = self._columns.get(role)
             if column is None:
                 column = next((usual[one] for one in COLUMNS[role][1] if one in usual), "")
@@ -139,27 +139,27 @@ class FlatRows:
                 found[column] = role
         return found
 
-    def checked(self, names: tuple[str, ...]) -> dict[str, str]:
+    def require_columns(self, names: tuple[str, ...]) -> dict[str, str]:
         """Do as `looks_for`, for a table whose rows all have these columns.
 
         :raises ConfigurationError: when a column is missing.
         """
-        found = self.looks_for(names)
-        self._refuse_missing(names, set(found.values()))
+        found = self.match_columns(names)
+        self._require_columns(names, set(found.values()))
         return found
 
-    def _roles(self, names: tuple[str, ...]) -> dict[str, str]:
+    def _column_fields(self, names: tuple[str, ...]) -> dict[str, str]:
         # Rows may have names of their own: only the first may say that all are wrong.
         first, self._first = self._first, self._first and not names
-        found = self.checked(names) if first and names else self.looks_for(names)
+        found = self.require_columns(names) if first and names else self.match_columns(names)
         return {column: COLUMNS[role][0] for column, role in found.items()}
 
-    def _refuse_missing(self, names: tuple[str, ...], found: set[str]) -> None:
+    def _require_columns(self, names: tuple[str, ...], found: set[str]) -> None:
         has = f"the rows have {', '.join(map(repr, names)) or 'none'}"
         for role, column in self._columns.items():
             if column and column not in names:
                 raise ConfigurationError(f"there is no column {column!r} for {role}; {has}")
-        for role in _NEEDED[self.kind]:
+        for role in _REQUIRED[self.kind]:
             if role not in found and not (role == "event" and self._event is not None):
                 hint = "name it with columns={" + f"{role!r}: …" + "}"
                 hint += ", or give event=" if role == "event" else ""
@@ -168,7 +168,7 @@ class FlatRows:
                 raise ConfigurationError(f"{self.kind} needs a column for {role}; {has}: {hint}")
 
 
-def _moment(value: Any) -> Any:
+def _numeric_timestamp(value: Any) -> Any:
     """Return seconds that are written as text as a number; anything else as it is."""
     return float(value) if isinstance(value, str) and _SECONDS.fullmatch(value.strip()) else value
 
@@ -183,7 +183,7 @@ def _is_empty(value: Any) -> bool:
         return type(value).__name__ == "NAType"
 
 
-def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_message_id(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a message with an id made of its content, if it has none of its own."""
     if message.get("messageId") is not None:
         return message
@@ -191,7 +191,7 @@ def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**message, "messageId": hashlib.sha256(content).hexdigest()[:36]}
 
 
-def dated(message: Mapping[str, Any]) -> Mapping[str, Any]:
+def require_timestamp(message: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a message that says when it happened.
 
     :raises ValidationError: for what was done or seen at no time: it would be dated today.

@@ -19,10 +19,18 @@ from mixpanel._records.encoding import _Walk, dumps_plain, plain_depth
 from mixpanel._records.validation import MILLISECONDS
 from mixpanel.exceptions import ValidationError
 
-__all__ = ["Moment", "UserId", "dumps", "id_text", "milliseconds_text", "moment_text", "now_text"]
+__all__ = [
+    "Timestamp",
+    "UserId",
+    "dumps",
+    "id_text",
+    "milliseconds_text",
+    "now_text",
+    "timestamp_text",
+]
 
 UserId = str | int | UUID
-Moment = datetime | date | float | str
+Timestamp = datetime | date | float | str
 
 
 def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[bytes, list[str]]:
@@ -35,18 +43,18 @@ def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[
         if body is not None:
             return body, []
     notes: list[str] = []
-    return to_json(_ZonedWalk(notes).value(record, 0)), notes
+    return to_json(_UtcWalk(notes).value(record, 0)), notes
 
 
-class _ZonedWalk(_Walk):
+class _UtcWalk(_Walk):
     """Say datetimes with milliseconds and zone, and the rest as ever."""
 
     def _rich(self, value: Any, depth: int) -> Any:
         if isinstance(value, datetime):
-            if _is_no_time(value):
+            if _is_nat(value):
                 self.notes.append("a datetime was no time")
                 return None
-            return _zoned(value)
+            return _format_utc(value)
         return super()._rich(value, depth)
 
 
@@ -79,7 +87,7 @@ def id_text(value: object, what: str) -> str | None:
     )
 
 
-def moment_text(moment: Moment, what: str = "timestamp") -> str:
+def timestamp_text(timestamp: Timestamp, what: str = "timestamp") -> str:
     """Return a moment as `2026-01-31T12:00:00.000Z`.
 
     :param moment: a datetime (naive is UTC), a date (its first moment), ISO 8601 text, or a number
@@ -87,20 +95,20 @@ def moment_text(moment: Moment, what: str = "timestamp") -> str:
     :raises ValidationError: for anything else.
     """
     try:
-        if isinstance(moment, str):
-            moment = datetime.fromisoformat(moment)
-        if isinstance(moment, datetime):
-            if not _is_no_time(moment):
-                return _zoned(moment)
-        elif isinstance(moment, date):
-            return _zoned(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
-        elif not isinstance(moment, bool):
-            seconds = moment / 1000 if moment > MILLISECONDS else moment
-            return _zoned(datetime.fromtimestamp(seconds, UTC))
+        if isinstance(timestamp, str):
+            timestamp = datetime.fromisoformat(timestamp)
+        if isinstance(timestamp, datetime):
+            if not _is_nat(timestamp):
+                return _format_utc(timestamp)
+        elif isinstance(timestamp, date):
+            return _format_utc(datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=UTC))
+        elif not isinstance(timestamp, bool):
+            seconds = timestamp / 1000 if timestamp > MILLISECONDS else timestamp
+            return _format_utc(datetime.fromtimestamp(seconds, UTC))
     except (TypeError, ValueError, OverflowError, OSError):
         pass
     known = "a datetime, ISO 8601 text, or seconds or milliseconds since 1970"
-    raise ValidationError([f"{what} must be {known}, not this {type(moment).__name__}"])
+    raise ValidationError([f"{what} must be {known}, not this {type(timestamp).__name__}"])
 
 
 def now_text(seconds: float) -> str:
@@ -108,24 +116,24 @@ def now_text(seconds: float) -> str:
     return milliseconds_text(round(seconds * 1e6) // 1000)
 
 
-def milliseconds_text(since: int) -> str:
+def milliseconds_text(milliseconds: int) -> str:
     """Return whole milliseconds since 1970 as `2026-01-31T12:00:00.000Z`."""
-    whole, rest = divmod(since, 1000)
-    return f"{_to_the_second(whole)}.{rest:03d}Z"
+    whole, rest = divmod(milliseconds, 1000)
+    return f"{_format_second(whole)}.{rest:03d}Z"
 
 
 @lru_cache(maxsize=4)
-def _to_the_second(whole: int) -> str:
+def _format_second(whole: int) -> str:
     # Of the messages of one second, only the first asks the calendar.
     return datetime.fromtimestamp(whole, UTC).isoformat()[: -len("+00:00")]
 
 
-def _zoned(moment: datetime) -> str:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+def _format_utc(timestamp: datetime) -> str:
+    if timestamp.tzinfo is None:
+        timestamp = timestamp.replace(tzinfo=UTC)
+    return f"{timestamp.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
-def _is_no_time(moment: datetime) -> bool:
+def _is_nat(timestamp: datetime) -> bool:
     """Tell whether this is pandas' NaT, a datetime by class that equals nothing."""
-    return moment != moment  # noqa: PLR0124
+    return timestamp != timestamp  # noqa: PLR0124
