@@ -1,13 +1,13 @@
-"""One call, several sinks: `AsyncFanOut`, and `FanOut`, the same for sync code.
+"""Send one call to several destinations: `AsyncFanOut`, and `FanOut` for sync code.
 
     async with AsyncFanOut(
         mixpanel=Sink(AsyncMixpanel("TOKEN"), group_key="company"),
         customerio=Sink(AsyncCustomerIO("KEY"), events=["Order *"], consent="marketing"),
         hightouch=Sink(AsyncHightouch("KEY"), sample=0.1),
-    ) as everywhere:
-        await everywhere.track("u-17", "Order Paid", {"amount": 12.5}, consent={"marketing"})
+    ) as fan_out:
+        await fan_out.track("u-17", "Order Paid", {"amount": 12.5}, consent={"marketing"})
 
-Every sink says the same: one person, one moment, one id of the message.
+Every sink receives the same person, timestamp and message id.
 """
 
 from __future__ import annotations
@@ -40,15 +40,16 @@ __all__ = ["AsyncFanOut", "FanOut", "Sink", "SinkStats"]
 class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
     """Send each call to several async clients, on asyncio or trio.
 
-    A sink that sends in the background has accepted its message when the method is *called*. One
-    that sends at once, or waits for room, is served when the call is awaited, which takes as long
-    as the slowest of them. `async with` enters the clients, and flushes and closes them.
+    A client that sends in the background accepts its message when the method is *called*. Clients
+    that send immediately, or wait for space in their buffer, get it when the call is awaited, all
+    of them concurrently. `async with` enters the clients, and flushes and closes them at the end.
 
-    :param consent: told whom a call is about (user id, else anonymous id), returns the purposes
-        agreed to, for calls that do not say. It must not wait; when it fails, nothing is agreed to.
-    :param on_error: `on_error(sink, error)` is told what one sink alone did not take.
-    :param sinks: by the name that `integrations` and `stats()` have for each.
-    :raises ConfigurationError: for what cannot be meant, such as a sync client.
+    :param consent: `consent(person_id)` returns the purposes that a person agreed to; it is called
+        for calls without a `consent` of their own, with the user id, else the anonymous id. It must
+        not block. If it raises, the person counts as not having agreed to anything.
+    :param on_error: `on_error(sink, error)` is called when a single sink rejects a call.
+    :param sinks: the sinks; the names are used in `integrations` and `stats()`.
+    :raises ConfigurationError: for an invalid sink, such as one with a sync client.
     """
 
     _client_types = (AsyncMixpanel, AsyncSegmentClient)
@@ -84,7 +85,8 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
                 waiting.append((destination, records))
                 continue
             with self._counted(destination):
-                # Accepted by the call itself; what one would await is the turn given below.
+                # Calling `_deliver` accepts the records. Awaiting it would only yield to the event
+                # loop, which happens once for all sinks below.
                 destination.client._deliver(records).close()
         if waiting:
             return self._deliver_waiting(waiting)
@@ -102,30 +104,29 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
             await destination.client._deliver(records)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> dict[str, FlushResult]:
-        """Send everything accepted so far, to all sinks at once; return what became of it by sink.
+        """Send everything accepted so far, to all sinks concurrently; return the results by sink.
 
-        What a consumer of your own raises is raised when all are done.
+        Errors of your own consumers are raised after all sinks have finished.
         """
         return await self._call_all(lambda destination: destination.client.flush(timeout))
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
-        """Flush and close all sinks at once; return what became of what was waiting, by sink.
+        """Flush and close all sinks concurrently; return the results by sink.
 
-        Returns within `timeout` seconds plus 0.25, whatever the servers do, and takes that time
-        even when the surrounding scope is cancelled. Sinks to `keep_open` are only flushed.
+        Returns within `timeout` seconds plus 0.25, whatever the servers do, also when the
+        surrounding scope is cancelled. Sinks with `keep_open` are only flushed.
         """
         self._closed = True
 
         def close_one(destination: Destination) -> Coroutine[Any, Any, FlushResult]:
-            finish = (
-                destination.client.flush if destination.keep_open else destination.client.aclose
-            )
-            ended: Coroutine[Any, Any, FlushResult] = finish(timeout)
-            return ended
+            client = destination.client
+            finish = client.flush if destination.keep_open else client.aclose
+            result: Coroutine[Any, Any, FlushResult] = finish(timeout)
+            return result
 
         with anyio.CancelScope(shield=True):
             results = await self._call_all(close_one)
-        return results  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
+        return results  # noqa: RET504 - mypy assumes that a scope may suppress exceptions
 
     async def _call_all(
         self, call: Callable[[Destination], Coroutine[Any, Any, FlushResult]]
@@ -162,9 +163,12 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
 class FanOut(_FanOut[None]):
     """Send each call to several sync clients, one after the other; see `AsyncFanOut`.
 
-    :raises SyncInAsyncError: on the thread of a running event loop, when a sink may wait, and from
-        `flush` and `close`.
-    :raises ConfigurationError: for what cannot be meant, such as an async client.
+    >>> with FanOut(hightouch=Sink(Hightouch("KEY"))) as fan_out:  # doctest: +SKIP
+    ...     fan_out.track("u-17", "Order Paid", {"amount": 12.5})
+
+    :raises SyncInAsyncError: from `flush` and `close` on the thread of a running event loop, and
+        from the calls if a sink may block.
+    :raises ConfigurationError: for an invalid sink, such as one with an async client.
     """
 
     _client_types = (Mixpanel, SegmentClient)
@@ -199,17 +203,17 @@ class FanOut(_FanOut[None]):
                 destination.client._deliver(records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> dict[str, FlushResult]:
-        """Send everything accepted so far, to all sinks at once; return what became of it by sink.
+        """Send everything accepted so far, to all sinks concurrently; return the results by sink.
 
-        What a consumer of your own raises is raised when all are done.
+        Errors of your own consumers are raised after all sinks have finished.
         """
         background_loop.refuse_in_async("FanOut.flush")
         return self._call_all(lambda destination: destination.client.flush(timeout))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
-        """Flush and close all sinks at once; return what became of what was waiting, by sink.
+        """Flush and close all sinks concurrently; return the results by sink.
 
-        Sinks to `keep_open` are only flushed.
+        Sinks with `keep_open` are only flushed.
         """
         background_loop.refuse_in_async("FanOut.close")
         self._closed = True
@@ -237,7 +241,8 @@ class FanOut(_FanOut[None]):
                     threads.submit(collect, destination)
             for destination in self._destinations:
                 if _is_custom(destination.client):
-                    collect(destination)  # here: many a consumer works in no other thread
+                    # On this thread: consumers are often bound to one, such as sqlite3's.
+                    collect(destination)
         _raise_all(errors)
         return {destination.name: results[destination.name] for destination in self._destinations}
 

@@ -214,7 +214,7 @@ def test_what_is_no_id_is_refused(bad):
         (lambda c: c.track("u", "Paid", integrations=["All"]), "integrations must be a mapping"),
         (lambda c: c.track("u", "Paid", message_id=""), "message_id is empty"),
         (lambda c: c.page("u", 5), "category must be text"),
-        (lambda c: c.track("u", "Paid", schema_version="1"), "no versions of contracts"),
+        (lambda c: c.track("u", "Paid", schema_version="1"), "does not support schema_version"),
         (lambda c: c.from_dict({}), "needs its type"),
         (lambda c: c.from_dict("x"), "a message must be a mapping"),
         (lambda c: c.from_dict({"type": "track", "userId": "u"}), "event name must be text"),
@@ -238,7 +238,7 @@ def test_hightouch_wants_a_person_where_customerio_does_not():
         lambda c: c.identify(traits={"email": "x@y.example"}),
         lambda c: c.track(None, "Renamed", group_id="acme"),
     ):
-        with pytest.raises(ValidationError, match="whom is it about"):
+        with pytest.raises(ValidationError, match="requires a user_id or an anonymous_id"):
             call(composer(HIGHTOUCH))
 
 
@@ -403,7 +403,7 @@ def test_schema_version_may_be_a_property_or_a_trait(path):
         where = "traits" if message.kind in ("identify", "group") else "properties"
         assert {"amount": 1, "apiVersion": "2"} == sent(message)[where]
     assert {"amount": 1} == given
-    with pytest.raises(ValidationError, match="no versions of contracts"):
+    with pytest.raises(ValidationError, match="does not support schema_version"):
         composer(CUSTOMERIO).identify("u", schema_version="2")
 
 

@@ -237,7 +237,7 @@ def test_each_event_knows_whom_it_needs(name, kind):
             composer().track(None, event, anonymous_id="a")
     else:
         assert "a" == sent(composer().track(None, event, anonymous_id="a"))["anonymousId"]
-        with pytest.raises(ValidationError, match="whom is it about"):
+        with pytest.raises(ValidationError, match="requires a user_id or an anonymous_id"):
             composer().track(None, event)
 
 

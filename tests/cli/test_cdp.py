@@ -166,7 +166,7 @@ def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["track", "Paid"], "track needs a user id or an anonymous id: whom is it about?"),
+        (["track", "Paid"], "track requires a user id or an anonymous id"),
         (["track", "--user-id", "u"], "which EVENT? or give --file"),
         (["track", " ", "--user-id", "u"], "the event name is empty"),
         (["group", "--user-id", "u"], "which GROUP_ID? or give --file"),

@@ -319,7 +319,7 @@ ODD = [
 ]
 WHY = {
     1: "the line is no JSON: Expecting value: line 1 column 1 (char 0)",
-    2: "track needs a user_id or an anonymous_id: whom is it about?",
+    2: "track requires a user_id or an anonymous_id",
     3: "this is no track, but 'page': use mp cdp batch",
     4: "a row must be a mapping of names to values, not list",
     5: "too large",
@@ -378,7 +378,7 @@ def test_what_a_backfill_refused_is_of_the_past_when_it_comes_again(mp, emu, tmp
     for command in ("validate", "replay"):
         again = mp(command, failed)
         assert ExitCode.PARTIAL == again.exit_code
-        assert "a message of the past needs its timestamp" in again.stdout
+        assert "a message in a backfill needs a timestamp" in again.stdout
     failed.write_text(failed.read_text().replace('"userId"', '"timestamp":"2026-01-30","userId"'))
     for _ in range(2):
         assert ExitCode.OK == mp("replay", failed).exit_code

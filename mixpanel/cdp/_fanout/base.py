@@ -1,4 +1,4 @@
-"""What both faces of a fan-out share: its sinks, what each of them gets, and the accounts."""
+"""What `AsyncFanOut` and `FanOut` share: sinks, their rules, and composing calls for them."""
 
 from __future__ import annotations
 
@@ -46,20 +46,21 @@ OnSinkError = Callable[[str, Exception], object]
 
 @dataclass(frozen=True)
 class Sink(Generic[Client_co]):
-    """A client, and what it is to get.
+    """A client, and the rules for which calls it receives.
 
-    - `events`: names of the events it gets, where `*` stands for anything: `["Order *"]`. Those
-      with a `!` before it never gets: `["!Order Viewed"]`. Pages are events named "Page Viewed",
-      screens "Screen Viewed"; people and groups are no events.
-    - `calls`: the kinds of call it gets, such as `["track", "identify"]`; all without.
-    - `consent`: the purpose, or all the purposes, that a person must have agreed to. Without
-      their word it gets nothing, but for actions that make it forget; tell an opt-out to the client
-      itself, as by `cio.unsubscribe`.
-    - `sample`: which share of the people it gets, wholly or not at all, in (0, 1]: by user id, else
-      by anonymous id, in every process alike. For Mixpanel give the client its `sample_rate`, which
-      takes the same people and weighs their events.
-    - `group_key`: what Mixpanel calls your groups by, such as "company"; it gets none without.
-    - `keep_open`: it serves others too: leaving the fan-out flushes it, and does not close it.
+    - `events`: patterns of event names, where `*` matches anything: `["Order *"]`. A pattern after
+      `!` excludes events: `["!Order Viewed"]`. A page counts as the event "Page Viewed" and a
+      screen as "Screen Viewed"; `identify` and `group` are not filtered by `events`.
+    - `calls`: the kinds of call, such as `["track", "identify"]`. Default: all.
+    - `consent`: one or more purposes; a person must have agreed to all of them. Without consent the
+      sink receives nothing but deletions. Send an opt-out to the client itself, for example with
+      `cio.unsubscribe`.
+    - `sample`: the share of people in (0, 1], chosen by user id, else anonymous id. All calls about
+      a person are in the sample or none, and every process chooses the same people. For Mixpanel
+      set `sample_rate` on the client, which chooses the same people and weights their events.
+    - `group_key`: the key of your groups at Mixpanel, such as "company". Without it, Mixpanel
+      receives no groups.
+    - `keep_open`: flush the client when the fan-out closes, but leave it open for other uses.
     """
 
     client: Client_co
@@ -74,7 +75,11 @@ class Sink(Generic[Client_co]):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A sink at work: `waits` tells that handing it a message may take its time."""
+    """A sink in use.
+
+    `may_block` is True if delivering to the client may take time: it sends immediately, or waits
+    for space in its buffer.
+    """
 
     name: str
     client: Any
@@ -89,7 +94,7 @@ _instances: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
 
 
 class _FanOut(FanOutMethods[Outcome]):
-    """What both faces share: composing for all, accounts, and knowing their sinks."""
+    """Sinks and counters, and the composing of a call for every sink."""
 
     _client_types: tuple[type, ...]
 
@@ -102,17 +107,18 @@ class _FanOut(FanOutMethods[Outcome]):
         checked_callback(consent, "consent")
         checked_callback(on_error, "on_error")
         if not sinks:
-            raise ConfigurationError(f"{type(self).__name__} needs a sink, as mixpanel=Sink(mp)")
+            raise ConfigurationError(
+                f"{type(self).__name__} has no sinks; pass at least one, such as mixpanel=Sink(mp)"
+            )
         self._consent = consent
         self._on_error = on_error
         self._destinations = [self._destination(name, sink) for name, sink in sinks.items()]
-        if len({id(destination.client) for destination in self._destinations}) < len(
-            self._destinations
-        ):
-            raise ConfigurationError("a client stands behind two sinks: it would say all twice")
-        self._needs_consent = any(
-            destination.rules.required_consent for destination in self._destinations
-        )
+        if len({id(each.client) for each in self._destinations}) < len(self._destinations):
+            raise ConfigurationError(
+                "two sinks use the same client, so every message would be sent twice; "
+                "give each sink a client of its own"
+            )
+        self._needs_consent = any(each.rules.required_consent for each in self._destinations)
         self._known_names = frozenset(
             name for each in self._destinations for name in (each.rules.name, each.rules.vendor)
         )
@@ -124,35 +130,37 @@ class _FanOut(FanOutMethods[Outcome]):
         if not isinstance(sink, Sink) or not isinstance(sink.client, self._client_types):
             given = sink.client if isinstance(sink, Sink) else sink
             known = " or ".join(kind.__name__ for kind in self._client_types)
-            told = f"{type(self).__name__} takes Sink({known}), not {type(given).__name__}"
-            raise ConfigurationError(f"{name}: {told}")
+            raise ConfigurationError(
+                f"{name}: {type(self).__name__} takes Sink({known}), not {type(given).__name__}"
+            )
         if normalize_name(name) == "all":
-            raise ConfigurationError(f"{name}: `integrations` means every sink by this name")
+            raise ConfigurationError(
+                f"{name}: reserved name, which means every sink in `integrations`; choose another"
+            )
         client: Any = sink.client
         translator: Translator
         if isinstance(client, (AsyncMixpanel, Mixpanel)):
             if sink.sample != 1:
-                told = "give the client sample_rate=, which weighs the events that are left"
-                raise ConfigurationError(f"{name}: {told}")
+                raise ConfigurationError(
+                    f"{name}: sample= is not supported for Mixpanel; pass sample_rate= to its "
+                    "client, which weights the remaining events"
+                )
             translator = MixpanelTranslator(
                 client._composer, client._event_endpoint, sink.group_key
             )
             vendor, supports_actions = "Mixpanel", False
         else:
             if sink.group_key is not None:
-                raise ConfigurationError(f"{name}: only Mixpanel has a group_key")
+                raise ConfigurationError(f"{name}: only a Mixpanel sink takes group_key=")
             translator = SegmentTranslator(client._composer)
-            vendor, supports_actions = (
-                client._composer.dialect.name,
-                client._composer.dialect.actions,
-            )
+            dialect = client._composer.dialect
+            vendor, supports_actions = dialect.name, dialect.actions
         rules = SinkRules.from_options(
             name, vendor, supports_actions=supports_actions, calls=sink.calls, events=sink.events,
             consent=sink.consent, sample=sink.sample,
         )  # fmt: skip
-        may_block = self._may_block(client)
         return Destination(
-            name, client, translator, rules, SinkCounters(), may_block, sink.keep_open
+            name, client, translator, rules, SinkCounters(), self._may_block(client), sink.keep_open
         )
 
     @staticmethod
@@ -166,12 +174,14 @@ class _FanOut(FanOutMethods[Outcome]):
         self, kind: Kind, user_id: UserId | None, options: CallOptions, arguments: Mapping[str, Any]
     ) -> Call:
         if self._closed:
-            raise ClosedError("the fan-out is closed: nobody got this call")
+            raise ClosedError("the fan-out is closed: this call was sent to no sink")
         if options:
             check_options(kind, options, CallOptions.__optional_keys__)
         user = id_text(user_id, "user_id")
         anonymous = id_text(options.get("anonymous_id"), "anonymous_id")
         scope = _context.current()
+        # The ids of a `mixpanel.context` are used together or not at all: a call with an id of its
+        # own is about that person alone.
         if scope is not None and user is None and anonymous is None:
             named = scope.distinct_id if scope.user_id is None else scope.user_id
             user = id_text(named or None, "user_id")
@@ -199,16 +209,19 @@ class _FanOut(FanOutMethods[Outcome]):
         try:
             return parse_consent(self._consent(call.user_id or call.anonymous_id))
         except Exception:
-            # What nobody knows was not agreed to.
+            # Unknown consent counts as none.
             logger.exception("the fan-out's consent function failed")
             return frozenset()
 
     def _compose_all(
         self, call: Call, consent: Consent | None
     ) -> list[tuple[Destination, list[Record]]]:
-        """Compose a call for every sink that it is for, and account for the others.
+        """Compose a call for every sink that receives it, and count it for the others.
 
-        :raises ValidationError: when there are some, and none of them would take it.
+        All records are composed before the first is delivered, so that a call that no sink accepts
+        raises without having been sent anywhere, and is not counted.
+
+        :raises ValidationError: when the call is invalid for every sink that it was meant for.
         """
         agreed = self._consented(call, consent)
         ready, rejected, filtered = [], [], []
@@ -234,7 +247,7 @@ class _FanOut(FanOutMethods[Outcome]):
 
     @contextmanager
     def _counted(self, destination: Destination) -> Iterator[None]:
-        """Account for what is handed to a sink inside, whose errors are nobody else's."""
+        """Count the delivery to a sink in this block, and keep its errors from the other sinks."""
         counters = destination.counters
         counters.start()
         try:
@@ -250,19 +263,19 @@ class _FanOut(FanOutMethods[Outcome]):
 
     def _report(self, destination: Destination, error: Exception) -> None:
         if self._on_error is None:
-            text = f"{destination.name} did not take a call: {error}"
+            text = f"{destination.name} rejected a call: {error}"
             destination.client._stats.say(
-                logging.ERROR, text, key=f"refused {rejection_reason(error)}"
+                logging.ERROR, text, key=f"rejected {rejection_reason(error)}"
             )
             return
         try:
             self._on_error(destination.name, error)
         except (Exception, SystemExit):
-            # A callback is not ours; it must never keep a call from the other sinks.
-            logger.exception("a fan-out's on_error failed")
+            # An error in the user's callback must not keep the call from the other sinks.
+            logger.exception("the fan-out's on_error callback failed")
 
     def stats(self) -> dict[str, SinkStats]:
-        """Return what became of every call so far, by sink."""
+        """Return the counts of all calls so far, by sink."""
         return {each.name: each.counters.stats(each.client.stats()) for each in self._destinations}
 
     def __repr__(self) -> str:
@@ -270,11 +283,11 @@ class _FanOut(FanOutMethods[Outcome]):
 
 
 def _merged_error(rejected: list[tuple[Destination, ValidationError]]) -> ValidationError:
-    arguments: dict[str, list[str]] = {}
+    sinks: dict[str, list[str]] = {}
     for destination, error in rejected:
         for problem in error.problems:
-            arguments.setdefault(problem, []).append(destination.name)
-    return ValidationError([f"{problem} ({', '.join(by)})" for problem, by in arguments.items()])
+            sinks.setdefault(problem, []).append(destination.name)
+    return ValidationError([f"{problem} ({', '.join(names)})" for problem, names in sinks.items()])
 
 
 def _after_fork() -> None:

@@ -1,4 +1,4 @@
-"""The calls of a fan-out, documented once for both faces, and what each takes by name."""
+"""The calls of a fan-out and their options, shared by `AsyncFanOut` and `FanOut`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ Outcome = TypeVar("Outcome")
 
 
 class CallOptions(TypedDict, total=False):
-    """What every call takes by name.
+    """Keyword options of every call.
 
     - `consent`: the purposes that the person agreed to, `{"marketing"}` or `{"marketing": True}`.
-      Without it the fan-out's `consent` is asked; what nobody knows was not agreed to.
-    - `integrations`: sinks to leave out, by their own or their vendor's name, `{"Hightouch":
-      False}`; with `"All": False`, all are but those that are True. Names of no sink are passed on
-      to the vendors, and "All" with them.
-    - `timestamp`: when it happened, if not now: a datetime (naive is UTC), a date, ISO 8601 text,
+      Default: the result of the fan-out's `consent` function, else none.
+    - `integrations`: turns sinks off by their own or their vendor's name, `{"Hightouch": False}`.
+      `"All": False` turns off all but those that are True. Names of no sink are passed to the
+      vendors, together with "All".
+    - `timestamp`: when it happened. Default: now. A datetime (naive is UTC), a date, ISO 8601 text,
       or seconds or milliseconds since 1970.
-    - `message_id`: its id, when it has one. Mixpanel takes 36 letters, digits and hyphens; of
-      another it gets what `dedupe_key` would make of it.
-    - `context`: of the spec. Mixpanel gets what it has a name for: `ip`, app, campaign, device,
-      network, os, page.
-    - `anonymous_id`: who it was before we knew: Mixpanel's `$device_id`.
+    - `message_id`: the id by which servers de-duplicate. Default: a new one. Mixpanel accepts up to
+      36 letters, digits and hyphens; any other id is hashed for it, as `dedupe_key` is.
+    - `context`: the `context` of the Segment spec. Mixpanel receives the parts that it has
+      properties for: `ip`, app, campaign, device, network, os, page.
+    - `anonymous_id`: the id from before login; Mixpanel's `$device_id`.
     """
 
     consent: Consent | None
@@ -46,13 +46,14 @@ class CallOptions(TypedDict, total=False):
 
 
 class FanOutMethods(Generic[Outcome]):
-    """Say once what people do and who they are; each takes the `CallOptions`.
+    """Track events and identify people in all sinks; every call takes the `CallOptions`.
 
-    Every call is composed for all sinks before it goes to any. One that names nobody is about
-    whom `mixpanel.context` says; its properties are Mixpanel's alone, as super properties are.
+    A call is composed for all sinks before it is sent to any. A call without ids is about the
+    person of the current `mixpanel.context`; the properties of that context, like super properties,
+    go to Mixpanel only.
 
-    :raises ValidationError: at once, and nobody gets it, for what no sink that it is for would
-        take. What only some refuse goes to the others, and is told to `on_error`.
+    :raises ValidationError: if no sink would accept the call; it is sent to none then. A call that
+        only some sinks reject is sent to the others and reported to `on_error`.
     :raises ClosedError: after the fan-out was closed.
     """
 
@@ -72,14 +73,14 @@ class FanOutMethods(Generic[Outcome]):
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person did something.
+        """Track an event.
 
-        :param event: its name, or one of `mixpanel.cdp.semantic`. Mixpanel gets all the fields of
-            one as properties. Customer.io's actions go only to sinks that act on them.
+        :param event: its name, or an event of `mixpanel.cdp.semantic`, whose fields Mixpanel
+            receives as properties. Customer.io's actions go only to sinks that support them.
         """
         _event_name(event)
-        own = own_copy(properties, "properties")
-        return self._fan_out("track", user_id, options, event=event, properties=own)
+        copied = own_copy(properties, "properties")
+        return self._fan_out("track", user_id, options, event=event, properties=copied)
 
     def identify(
         self,
@@ -87,12 +88,12 @@ class FanOutMethods(Generic[Outcome]):
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say who a person is, and what is known of them.
+        """Set the traits of a person.
 
-        Mixpanel sets the profile of the user, `email`, `phone`, `avatar`, `name`, `firstName`,
-        `lastName` and `createdAt` under its own names. There, nothing is kept of people without
-        `user_id`, and the two ids are linked by the first event that carries both (Simplified ID
-        Merge; for Original ID Merge call the client's own `identify`).
+        At Mixpanel this sets the user's profile; `email`, `phone`, `avatar`, `name`, `firstName`,
+        `lastName` and `createdAt` become its reserved properties. Mixpanel stores no profile
+        without a `user_id`, and links the two ids on the first event that carries both (Simplified
+        ID Merge; for Original ID Merge call `identify` on the client itself).
         """
         return self._fan_out("identify", user_id, options, traits=own_copy(traits, "traits"))
 
@@ -103,9 +104,10 @@ class FanOutMethods(Generic[Outcome]):
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person belongs to a group, and what is known of the group.
+        """Add a person to a group, and set the traits of the group.
 
-        Mixpanel sets the profile of the group, and adds it to the user's property `group_key`.
+        At Mixpanel this sets the group's profile and adds the group to the user's property that is
+        named by the sink's `group_key`.
         """
         arguments = {
             "group_id": _required_id(group_id, "group_id"),
@@ -121,7 +123,7 @@ class FanOutMethods(Generic[Outcome]):
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person looked at a page: to Mixpanel, an event named "Page Viewed"."""
+        """Track a page view; Mixpanel receives an event named "Page Viewed"."""
         arguments = _view_arguments(category, name, properties)
         return self._fan_out("page", user_id, options, **arguments)
 
@@ -133,15 +135,15 @@ class FanOutMethods(Generic[Outcome]):
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person looked at a screen of an app: to Mixpanel, "Screen Viewed"."""
+        """Track the view of an app's screen; Mixpanel receives an event named "Screen Viewed"."""
         arguments = _view_arguments(category, name, properties)
         return self._fan_out("screen", user_id, options, **arguments)
 
 
 def own_copy(given: Properties | None, what: str) -> dict[str, Any] | None:
-    """Return a copy that can be read by every sink.
+    """Return a copy of a mapping that every sink can read; iterators inside become lists.
 
-    :raises ValidationError: for what is no mapping.
+    :raises ValidationError: if it is not a mapping.
     """
     return None if given is None else reusable(dict(mapping(given, what)))
 

@@ -1,7 +1,7 @@
-"""Say one call as a sink's own client would: as a message of the Segment spec, or as Mixpanel's.
+"""Translate one call for each vendor: to a message of the Segment spec, or to Mixpanel's records.
 
-What Mixpanel calls otherwise stands in the tables. Sources: Mixpanel's documentation, "Reserved
-Properties" and "Default Properties"; Segment's, "Common Fields" and "Traits".
+The tables map the names of the Segment spec to Mixpanel's. Sources: Mixpanel's documentation,
+"Reserved Properties" and "Default Properties"; Segment's, "Common Fields" and "Traits".
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mixpanel._records.encoding import DEEPEST, MOST_VALUES, plain_depth
 from mixpanel._records.record import deterministic_id
 from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
 from mixpanel.cdp._fanout.routing import VIEW_EVENTS
+from mixpanel.cdp._segment.composer import MISSING_ID
 from mixpanel.cdp._segment.typed_events import SemanticEvent, set_path
 from mixpanel.exceptions import ValidationError
 
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from mixpanel.settings import Endpoint
 
 __all__ = ["MixpanelTranslator", "SegmentTranslator", "Translator", "reusable"]
-
-MISSING_ID = (
-    "{} needs a user_id or an anonymous_id: whom is it about?"  # as a Segment client says it
-)
 
 _TRAITS = {
     "avatar": "$avatar",
@@ -71,7 +68,8 @@ _CONTEXT = {
     "page.url": "$current_url",
 }
 _PATHS = [(tuple(path.split(".")), name) for path, name in _CONTEXT.items()]
-# As properties they would change whose event it is, and when: then it is not the same everywhere.
+# As properties these would override the person or the time at Mixpanel, but not at other sinks.
+# The value is what to use instead.
 _RESERVED = {
     "token": "a sink of that project",
     "distinct_id": "user_id",
@@ -83,28 +81,28 @@ _RESERVED = {
 
 
 class Translator(Protocol):
-    """Who knows a vendor's words."""
+    """What composes the records of one vendor."""
 
     def is_unsupported(self, call: Call) -> bool:
-        """Tell whether there are none for a call."""
+        """Return True if the vendor has no such message."""
         ...
 
     def records(self, call: Call) -> Sequence[Record]:
-        """Return what to deliver; nothing when the client's own sampling or hook took it out.
+        """Return the records to deliver; none if the client samples or hooks the call out.
 
-        :raises ValidationError: for what this vendor would not keep.
+        :raises ValidationError: for a call that this vendor would not accept.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentTranslator:
-    """Compose for a client of the Segment spec."""
+    """Compose messages for a client of the Segment spec."""
 
     composer: SegmentComposer
 
     def is_unsupported(self, call: Call) -> bool:
-        """Tell whether the vendor takes no such messages."""
+        """Return True if the vendor does not accept this kind of message."""
         return call.kind not in self.composer.dialect.kinds
 
     def records(self, call: Call) -> Sequence[Record]:
@@ -123,17 +121,17 @@ class SegmentTranslator:
 
 @dataclass(frozen=True, slots=True)
 class MixpanelTranslator:
-    """Compose for a Mixpanel client; `group_key` is what the project calls its groups by."""
+    """Compose records for a Mixpanel client; `group_key` is the key of the project's groups."""
 
     composer: Composer
     endpoint: Endpoint
     group_key: str | None
 
     def is_unsupported(self, call: Call) -> bool:
-        """Tell whether there is nothing to say: profiles are of users, and of what is known."""
+        """Return True for a profile without a user id or traits, and a group without a key."""
         if call.kind == "identify":
             if call.user_id is None:
-                return call.anonymous_id is not None  # nobody at all is an error
+                return call.anonymous_id is not None  # without any id, it is an error instead
             return not call.arguments["traits"]
         if call.kind == "group":
             return self.group_key is None or not (call.arguments["traits"] or call.user_id)
@@ -144,22 +142,23 @@ class MixpanelTranslator:
         scope = _context.current()
         if scope is None:
             return self._compose(call)
-        # All sinks were told the same already: let the context say no more who it is.
-        unnamed = replace(scope, distinct_id=None, device_id=None, user_id=None)
-        with _context.during(_context._scope, unnamed):
+        # The call has its final ids, the same for every sink: hide those of the context, which the
+        # composer would add, and keep its properties.
+        without_ids = replace(scope, distinct_id=None, device_id=None, user_id=None)
+        with _context.during(_context._scope, without_ids):
             return self._compose(call)
 
     def _compose(self, call: Call) -> list[Record]:
         if call.kind == "identify":
-            made = [self._person(call, "$set", mixpanel_traits(call.arguments["traits"] or {}))]
+            records = [self._person(call, "$set", mixpanel_traits(call.arguments["traits"] or {}))]
         elif call.kind == "group":
-            made = self._group(call)
+            records = self._group(call)
         else:
-            made = [self._event(call, *_event_of(call))]
-        return [record for record in made if record is not None]
+            records = [self._event(call, *_event_of(call))]
+        return [record for record in records if record is not None]
 
     def _isolated(self, properties: dict[str, Any]) -> dict[str, Any]:
-        # A hook may change what lies inside, and that is every sink's.
+        # A `before_send` hook may change nested values, which all sinks share.
         return properties if self.composer._before_send is None else deep_copy(properties)
 
     def _event(self, call: Call, name: str, properties: dict[str, Any]) -> Record | None:
@@ -168,8 +167,8 @@ class MixpanelTranslator:
             raise ValidationError([MISSING_ID.format(call.kind)])
         clashes = [each for each in _RESERVED if each in properties]
         if clashes:
-            told = "the property {!r} is Mixpanel's own: rename it, or give {} instead"
-            raise ValidationError([told.format(each, _RESERVED[each]) for each in clashes])
+            problem = "the property {!r} is reserved at Mixpanel: rename it, or use {} instead"
+            raise ValidationError([problem.format(each, _RESERVED[each]) for each in clashes])
         return self.composer.event(
             user,
             name,
@@ -189,13 +188,13 @@ class MixpanelTranslator:
     def _group(self, call: Call) -> list[Record | None]:
         key, group_id, traits = self.group_key, call.arguments["group_id"], call.arguments["traits"]
         assert key is not None
-        made = []
+        records = []
         if traits:
-            about = {"$group_key": key, "$group_id": group_id, "$set": mixpanel_traits(traits)}
-            made.append(self._update(call, "groups", about))
+            update = {"$group_key": key, "$group_id": group_id, "$set": mixpanel_traits(traits)}
+            records.append(self._update(call, "groups", update))
         if call.user_id is not None:
-            made.append(self._person(call, "$union", {key: [group_id]}))
-        return made
+            records.append(self._person(call, "$union", {key: [group_id]}))
+        return records
 
     def _update(self, call: Call, endpoint: Endpoint, message: dict[str, Any]) -> Record | None:
         return self.composer.update(
@@ -207,7 +206,7 @@ class MixpanelTranslator:
 
 
 def insert_id(call: Call, name: str) -> str:
-    """Return the id of the message, if Mixpanel takes it; else what `dedupe_key` makes of it."""
+    """Return the message id if Mixpanel accepts it, else a hash of it, as for `dedupe_key`."""
     given = call.message_id
     if _INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
         return given
@@ -215,22 +214,22 @@ def insert_id(call: Call, name: str) -> str:
 
 
 def mixpanel_traits(traits: Properties) -> dict[str, Any]:
-    """Return traits under the names that Mixpanel shows; a name given as Mixpanel's own wins."""
-    arguments = {_TRAITS.get(name, name): value for name, value in traits.items()}
-    return arguments | {name: traits[name] for name in _TRAITS.values() if name in traits}
+    """Return traits under Mixpanel's names; one that already has such a name takes precedence."""
+    translated = {_TRAITS.get(name, name): value for name, value in traits.items()}
+    return translated | {name: traits[name] for name in _TRAITS.values() if name in traits}
 
 
 def context_properties(context: Properties | None) -> dict[str, Any]:
-    """Return what Mixpanel knows of a message's `context`, as properties of the event."""
-    arguments: dict[str, Any] = {}
+    """Return the parts of a message's `context` that are default properties of Mixpanel."""
+    properties: dict[str, Any] = {}
     if context:
         for path, name in _PATHS:
             value: Any = context
             for step in path:
                 value = value.get(step) if isinstance(value, Mapping) else None
             if value is not None:
-                arguments[name] = value
-    return arguments
+                properties[name] = value
+    return properties
 
 
 def _event_of(call: Call) -> tuple[str, dict[str, Any]]:
@@ -238,10 +237,8 @@ def _event_of(call: Call) -> tuple[str, dict[str, Any]]:
     properties = dict(arguments["properties"] or {})
     event = arguments.get("event")
     if event is None:
-        where = {
-            name: arguments[name] for name in ("category", "name") if arguments[name] is not None
-        }
-        return VIEW_EVENTS[call.kind], where | properties
+        given = (name for name in ("category", "name") if arguments[name] is not None)
+        return VIEW_EVENTS[call.kind], {name: arguments[name] for name in given} | properties
     if not isinstance(event, SemanticEvent):
         return event, properties
     flat: dict[str, Any] = {}
@@ -253,21 +250,21 @@ def _event_of(call: Call) -> tuple[str, dict[str, Any]]:
     return event.event_name, flat
 
 
-# ---- what can be said more than once ------------------------------------------------------------
+# ---- values that every sink can read ------------------------------------------------------------
 
 
 def reusable(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return properties that every sink reads alike: iterators, which give all once, as lists.
+    """Return properties that can be read more than once: with lists in place of iterators.
 
-    :raises ValidationError: for an iterator that fails.
+    :raises ValidationError: for an iterator that raises.
     """
     return properties if plain_depth(properties) else deep_copy(properties)
 
 
 def deep_copy(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy, also of the objects and lists inside, as far as JSON would follow them."""
-    own: dict[str, Any] = _deep_copy(properties, 0, {})
-    return own
+    """Return a copy that shares no dict or list, down to the depth that is written as JSON."""
+    copy: dict[str, Any] = _deep_copy(properties, 0, {})
+    return copy
 
 
 def _deep_copy(value: Any, depth: int, seen: dict[int, Any]) -> Any:

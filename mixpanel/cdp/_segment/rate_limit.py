@@ -1,7 +1,7 @@
-"""What a request to a customer data platform passes first: a pace, and an access token.
+"""The rate limit and the access token of a request to a customer data platform.
 
-The flow is a generator of steps, as an exchange is: it does no I/O, so a loop and a plain thread
-drive the same one.
+The flow is a generator of steps, like a delivery with retries: it does no I/O itself, so async code
+and blocking code run the same one.
 """
 
 from __future__ import annotations
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RateLimitedAuth", "RateLimiter", "TokenSource", "shared_rate_limiter"]
 
-UNAUTHORIZED = frozenset({401, 403})  # what a token that is no longer good is answered with
+UNAUTHORIZED = frozenset({401, 403})  # the responses to an access token that is no longer valid
 
 
 class RateLimiter:
-    """Let at most so many requests pass in any span of so many seconds; the rest wait their turn.
+    """A limit of `requests` in any window of `seconds`.
 
-    Whoever asks has a place in the line from then on, so nobody is refused and nobody overtakes.
+    A request reserves its slot when it asks for it, so requests run in the order of their
+    reservations and none is rejected.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class RateLimiter:
         self._lock = threading.RLock()
 
     def reserve(self) -> float:
-        """Take a turn, and return the seconds until it comes."""
+        """Reserve a slot, and return the seconds until it begins."""
         with self._lock:
             now = at = self._clock()
             if len(self._reserved) == self._reserved.maxlen:
@@ -60,7 +61,7 @@ class RateLimiter:
         return at - now
 
     def after_fork(self) -> None:
-        """Start afresh: the lock may be held by a thread that the child does not have."""
+        """Start from zero: the lock may be held by a thread that the child does not have."""
         self._lock = threading.RLock()
         self._reserved.clear()
 
@@ -70,7 +71,7 @@ _limiters_lock = threading.RLock()
 
 
 def shared_rate_limiter(origin: str, key: Secret, requests: int, seconds: float) -> RateLimiter:
-    """Return the pace of a source, which all clients of it in this process share."""
+    """Return the rate limiter of a source, which all its clients in this process share."""
     source = origin, key, requests, seconds
     with _limiters_lock:
         rate_limiter = _limiters.get(source)
@@ -89,31 +90,31 @@ if hasattr(os, "register_at_fork"):
 
 
 class TokenSource(Protocol):
-    """Who hands out access tokens."""
+    """A source of access tokens."""
 
     @property
     def token(self) -> Secret | None:
-        """Return the token to use now."""
+        """Return the current token; None before the first one."""
         ...
 
     def ensure_token(self, stale: Secret | None = None) -> TokenFlow:
-        """See to it that there is a token other than `stale`, or return why there is none."""
+        """Obtain a token other than `stale`; return the failure if that is impossible."""
         ...
 
     def after_fork(self) -> None:
-        """Start afresh in a forked child."""
+        """Reset what a forked child must not inherit."""
         ...
 
 
 class RateLimitedAuth:
-    """Let requests through at a pace and with a token, renewed once when it is refused."""
+    """Run requests within the rate limit and with a token, renewed once if the server rejects it."""
 
     def __init__(self, rate_limiter: RateLimiter | None, token_source: TokenSource | None) -> None:
         self.rate_limiter = rate_limiter
         self.token_source = token_source
 
     def run(self) -> RequestFlow:
-        """Yield what has to happen for one attempt; see `Gate`."""
+        """Yield the steps of one attempt; see `RequestGuard`."""
         token = None
         if self.token_source is not None:
             failure = yield from self.token_source.ensure_token()
@@ -142,7 +143,7 @@ class RateLimitedAuth:
         return reply
 
     def after_fork(self) -> None:
-        """Start afresh in a forked child."""
+        """Reset what a forked child must not inherit."""
         for each in (self.rate_limiter, self.token_source):
             if each is not None:
                 each.after_fork()

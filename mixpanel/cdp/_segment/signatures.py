@@ -12,7 +12,7 @@ OUTCOME = "Outcome"  # the annotation of a method that is shared by async and sy
 
 
 def resolve_outcome(cls: type) -> None:
-    """Give a class copies of its shared methods, annotated with what they return there.
+    """Give a class its own copies of the shared methods, annotated with their return type.
 
     `class CustomerIO(SegmentMethods[None])` states that the methods return None, but they are
     defined once and annotated with the type variable `Outcome`. Type checkers resolve it;

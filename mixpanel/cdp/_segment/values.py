@@ -1,8 +1,8 @@
-"""Write values as the Segment spec has them: ids, timestamps, and JSON with whole timestamps.
+"""Convert values for the Segment spec: ids, timestamps, and JSON.
 
-JSON is written by the table of `mixpanel._records.encoding`, but for datetimes: a customer data
-platform keeps milliseconds and needs the zone, so they travel as `2026-01-31T12:00:00.000Z`. A
-naive datetime is taken to be UTC and never shifted.
+JSON is encoded as in `mixpanel._records.encoding`, except for datetimes: customer data platforms
+keep milliseconds and need the time zone, so they are sent as `2026-01-31T12:00:00.000Z`. A naive
+datetime is taken as UTC.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ Timestamp = datetime | date | float | str
 
 
 def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[bytes, list[str]]:
-    """Return a record as JSON in UTF-8, and a note for each value that lost something.
+    """Return a record as JSON in UTF-8, and a note for each value that was converted with a loss.
 
-    :param given: that of the record which may be anything, when the rest is plain text.
+    :param given: the part of the record that may hold arbitrary values, if the rest is known to be
+        text; only this part is inspected then.
     """
     if plain_depth(record if given is None else given):
         body = dumps_plain(record)
@@ -47,24 +48,24 @@ def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[
 
 
 class _UtcWalk(_Walk):
-    """Say datetimes with milliseconds and zone, and the rest as ever."""
+    """Encode datetimes in UTC with milliseconds, and other values as usual."""
 
     def _rich(self, value: Any, depth: int) -> Any:
         if isinstance(value, datetime):
             if _is_nat(value):
-                self.notes.append("a datetime was no time")
+                self.notes.append("a datetime was NaT and became null")
                 return None
             return _format_utc(value)
         return super()._rich(value, depth)
 
 
 def id_text(value: object, what: str) -> str | None:
-    """Return an id as text; None when there is none.
+    """Return an id as text; None for None.
 
-    Zero is an id. A float is not: `17.0` is what becomes of `17` in a column with a gap, and would
-    be another person.
+    Zero is an id. A float is not: in a column with missing values `17` becomes `17.0`, which would
+    be the id of another person.
 
-    :raises ValidationError: for empty text, and for what is neither text, whole number nor UUID.
+    :raises ValidationError: for empty text, and for anything but text, whole numbers and UUIDs.
     """
     if value is None:
         return None
@@ -74,12 +75,12 @@ def id_text(value: object, what: str) -> str | None:
         text = str.__str__(value)
         if text and not text.isspace():
             return text
-        raise ValidationError([f"{what} is empty: leave it out, or say who it is"])
+        raise ValidationError([f"{what} is empty: pass an id, or leave it out"])
     if isinstance(value, UUID):
         return str(value)
     if not isinstance(value, bool):
         try:
-            return str(operator.index(value))  # type: ignore[arg-type] # numpy's integers too
+            return str(operator.index(value))  # type: ignore[arg-type] # accepts numpy's integers
         except (TypeError, ValueError):
             pass
     raise ValidationError(
@@ -88,9 +89,9 @@ def id_text(value: object, what: str) -> str | None:
 
 
 def timestamp_text(timestamp: Timestamp, what: str = "timestamp") -> str:
-    """Return a moment as `2026-01-31T12:00:00.000Z`.
+    """Return a timestamp as `2026-01-31T12:00:00.000Z`.
 
-    :param moment: a datetime (naive is UTC), a date (its first moment), ISO 8601 text, or a number
+    :param timestamp: a datetime (naive is UTC), a date (midnight UTC), ISO 8601 text, or a number
         of seconds or milliseconds since 1970.
     :raises ValidationError: for anything else.
     """
@@ -124,7 +125,7 @@ def milliseconds_text(milliseconds: int) -> str:
 
 @lru_cache(maxsize=4)
 def _format_second(whole: int) -> str:
-    # Of the messages of one second, only the first asks the calendar.
+    # Cached because formatting takes longer than the rest, and many messages share a second.
     return datetime.fromtimestamp(whole, UTC).isoformat()[: -len("+00:00")]
 
 
@@ -135,5 +136,5 @@ def _format_utc(timestamp: datetime) -> str:
 
 
 def _is_nat(timestamp: datetime) -> bool:
-    """Tell whether this is pandas' NaT, a datetime by class that equals nothing."""
+    """Return True for pandas' NaT, an instance of datetime that is not equal to itself."""
     return timestamp != timestamp  # noqa: PLR0124
