@@ -28,7 +28,7 @@ from mixpanel._delivery.retry import (
     advance,
     exchange,
 )
-from mixpanel._http.connections import LoopConnections, compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import LoopConnections, build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
     TransportFailure,
@@ -145,7 +145,9 @@ class BatchDispatcher:
                 reply = None
                 if isinstance(step, Send):
                     # Another batch may have been told to wait; that holds for the whole lane.
-                    await hold_back(lambda: batch.queue.paused_until - self.buffer.clock())
+                    await sleep_out(lambda: batch.queue.paused_until - self.buffer.clock())
+                    if not batch.live:
+                        break  # taken back meanwhile: another task or thread sends its messages
                     reply = await self._attempt(batch, step, sending)
                 else:
                     await anyio.sleep(step.seconds)
@@ -171,7 +173,7 @@ class BatchDispatcher:
                 reply = None
                 if isinstance(step, Send):
                     _rest(batch.queue.paused_until - self.buffer.clock(), until)
-                    if time.monotonic() >= until:
+                    if time.monotonic() >= until or not batch.live:
                         break
                     reply = self._attempt_blocking(batch, step, transport, until, sending)
                 else:
@@ -207,14 +209,14 @@ class BatchDispatcher:
     async def _attempt(
         self, batch: Batch, step: Send, sending: _Sending
     ) -> Response | TransportFailure:
-        return await let_through(
+        return await send_guarded(
             self.api.guard, self._connections, lambda: self._send(batch, step, sending)
         )
 
     async def _send(
         self, batch: Batch, step: Send, sending: _Sending
     ) -> Response | TransportFailure:
-        request = await compressed_off_loop(self.api, step)
+        request = await build_request(self.api, step)
         self.stats.requests += 1
 
         def left() -> None:  # from here on, what is cut off may have been applied
@@ -247,7 +249,7 @@ class BatchDispatcher:
                     reply = transport.send(what, end=self._deadline(until))
 
     def _deadline(self, until: float) -> float:
-        return min(until, time.monotonic() + self.buffer.limits.attempt)
+        return min(until, time.monotonic() + self.buffer.limits.request_timeout)
 
     def _send_blocking(
         self, batch: Batch, step: Send, transport: SyncTransport, until: float, sending: _Sending
@@ -301,17 +303,17 @@ class _Sending:
 
     def fail(self) -> None:
         """Handle an error of ours, not the network's: keep the messages and log it loudly."""
-        self._batch.queue.paused_until = self._buffer.clock() + PAUSE
+        self._pause(PAUSE)
         logger.exception("a batch could not be sent")
 
     def _apply(self, step: Step) -> None:
-        queue, buffer, reports = self._batch.queue, self._buffer, self._reports
+        queue, reports = self._batch.queue, self._reports
         raised = self._raised
         if isinstance(step, Resolve):
             self._settle(step)
         elif isinstance(step, Wait):
             self._stats.retried += 1
-            queue.paused_until = max(queue.paused_until, buffer.clock() + step.seconds)
+            self._pause(step.seconds)
             if raised is None:
                 reports.append(partial(self._stats.report, step.error, []))
         elif isinstance(step, ReduceBatchBytes):
@@ -322,8 +324,14 @@ class _Sending:
             raised.append(step.error)
         elif isinstance(step, Stop):
             queue.paused_by = step.error
-            queue.paused_until = buffer.clock() + PAUSE
+            self._pause(PAUSE)
             reports.append(partial(self._stats.report, step.error, []))
+
+    def _pause(self, seconds: float) -> None:
+        """Hold the queue back, unless the batch was taken back: whoever has it now knows better."""
+        if self._batch.live:
+            queue = self._batch.queue
+            queue.paused_until = max(queue.paused_until, self._buffer.clock() + seconds)
 
     def _settle(self, step: Resolve) -> None:
         batch, raised = self._batch, self._raised

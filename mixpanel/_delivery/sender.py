@@ -12,12 +12,13 @@ from urllib.request import getproxies
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
 from mixpanel._runtime import event_loop, shutdown
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
 from mixpanel.settings import RetryPolicy
@@ -43,7 +44,7 @@ AGAIN = 0.1  # seconds until the background task starts again after somebody can
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
 
-HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
+HURRIED = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
 
 _inherited: list[SyncTransport | None] = []  # a forked child neither uses nor closes them
 
@@ -82,7 +83,7 @@ class Sender(Generic[R]):
         self._ending = False
         limits = buffer.limits
         self.connections = LoopConnections(
-            transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes
+            transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
         )
         self.dispatcher = BatchDispatcher(
             buffer, api, policy, self.connections, self._settled, repeat_ambiguous=repeat_ambiguous
@@ -103,6 +104,8 @@ class Sender(Generic[R]):
         """
         if self._takes_nothing:
             return self._accept_late(record)
+        if capture.active is not None and self.captures([record]):
+            return False
         signal = self.buffer.put(record)
         if signal:
             shutdown.register(self)
@@ -110,6 +113,21 @@ class Sender(Generic[R]):
         if self.background and (signal or home is None or not home.is_running()):
             self.wake()
         return signal
+
+    def captures(self, records: list[Record]) -> bool:
+        """Give messages to the capture of a test, if there is one; return True if it took them.
+
+        :raises ClosedError: after `aclose`.
+        """
+        keep = capture.active
+        if keep is None:
+            return False
+        if self.closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        for record in records:
+            keep(self.api.captured_as(record.endpoint), record.body)
+        self.buffer.count_captured(records)
+        return True
 
     def _accept_late(self, record: Record) -> bool:
         """Send a message of another `atexit` handler at once, while the time of the drain lasts."""
@@ -249,6 +267,8 @@ class Sender(Generic[R]):
         :raises DeliveryError: for the first batch that was not delivered as a whole; those after
             it are not tried and count as dropped.
         """
+        if self.captures(records):
+            return
         if self.closed:
             raise ClosedError("the client is closed: this message was not accepted")
         try:
@@ -386,13 +406,13 @@ class Sender(Generic[R]):
         return self._blocking
 
     def _made_wire(self) -> SyncTransport:
-        with loading:
+        with import_lock:
             from mixpanel._http.sync_transport import (
                 SyncTransport,
             )
 
         return SyncTransport(
-            self.connections.transport, answer_bytes=self.buffer.limits.answer_bytes
+            self.connections.transport, max_response_bytes=self.buffer.limits.max_response_bytes
         )
 
     def deliver_blocking(self, records: list[Record], transport: SyncTransport) -> None:
@@ -430,7 +450,7 @@ class Sender(Generic[R]):
 
     def prepare_drain(self) -> None:
         """Import what the last drain needs."""
-        with loading:
+        with import_lock:
             import mixpanel._http.sync_transport  # noqa: F401
 
     def drain_at_exit(self, end: float) -> None:

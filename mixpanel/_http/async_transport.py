@@ -7,7 +7,6 @@ answers are not decompressed and are read up to a cap.
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -21,12 +20,12 @@ from mixpanel._http.failures import (
     NOT_SENT,
     as_cause,
     describe,
-    is_hopeless,
+    is_permanent,
 )
-from mixpanel._http.kept_alive import (
-    CLOSING,
+from mixpanel._http.response_pairing import (
+    CLOSE_TIMEOUT,
     KEEP_ALIVE,
-    _WaryNetwork,
+    CheckedNetworkBackend,
     retire_if_surplus,
 )
 from mixpanel._http.responses import (
@@ -34,11 +33,11 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._http.tls import (
-    default_tls,
+    default_tls_context,
 )
-from mixpanel._runtime.redaction import without_frames
+from mixpanel._runtime.redaction import strip_tracebacks
 from mixpanel.credentials import Secret
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,10 +77,10 @@ class _Body(httpx.AsyncByteStream):
         return content
 
 
-parsed_url = lru_cache(maxsize=32)(httpx.URL)
+parse_url = lru_cache(maxsize=32)(httpx.URL)
 
 
-def revealed(headers: Mapping[str, str | Secret]) -> list[tuple[str, str]]:
+def reveal_headers(headers: Mapping[str, str | Secret]) -> list[tuple[str, str]]:
     return [
         (name, value.reveal() if isinstance(value, Secret) else value)
         for name, value in headers.items()
@@ -91,9 +90,11 @@ def revealed(headers: Mapping[str, str | Secret]) -> list[tuple[str, str]]:
 class AsyncTransport:
     """Send requests on the event loop it was first used on."""
 
-    def __init__(self, transport: TransportOptions, *, deadline: float, answer_bytes: int) -> None:
+    def __init__(
+        self, transport: TransportOptions, *, deadline: float, max_response_bytes: int
+    ) -> None:
         self._deadline = deadline
-        self._answer_bytes = answer_bytes
+        self._answer_bytes = max_response_bytes
         self._own = transport.client is None
         self.in_flight = 0
         self.is_exhausted = False  # no connection came free, though fewer were in use
@@ -104,14 +105,14 @@ class AsyncTransport:
         limits = httpx.Limits(
             max_connections=transport.connections + 1, keepalive_expiry=KEEP_ALIVE
         )
-        tls = transport.ssl_context or default_tls()
+        tls = transport.ssl_context or default_tls_context()
         try:
             if transport.proxy is not None or not getproxies():
-                proxy = None if transport.proxy is None else proxy_url(transport.proxy)
+                proxy = None if transport.proxy is None else reveal_proxy_url(transport.proxy)
                 self._direct = httpx.AsyncHTTPTransport(verify=tls, limits=limits, proxy=proxy)
                 pool: Any = getattr(self._direct, "_pool", None)  # httpx offers no other way in
                 if proxy is None and hasattr(pool, "_network_backend"):
-                    pool._network_backend = _WaryNetwork(pool._network_backend)
+                    pool._network_backend = CheckedNetworkBackend(pool._network_backend)
                 del proxy
             self._client = httpx.AsyncClient(
                 verify=tls,
@@ -147,14 +148,14 @@ class AsyncTransport:
         With `watch`, find out whether a failed request had left at all. `on_sent` is called when
         it leaves; with a client of the caller's at once, as that may not say when.
         """
-        seen = Watch(on_sent) if watch or on_sent is not None else None
+        seen = SendTrace(on_sent) if watch or on_sent is not None else None
         if on_sent is not None and not self._own:
             on_sent()
         extensions: dict[str, Any] = {} if seen is None else {"trace": seen}
         error: TransportError
         if not self._own and self._client.is_closed:
             error = TransportError("the http_client is closed: give one that is open")
-            return TransportFailure(error, maybe_sent=False, hopeless=True)
+            return TransportFailure(error, may_have_been_sent=False, permanent=True)
         outer = sys.exception()
         with anyio.CancelScope() as scope:
             scope.deadline = anyio.current_time() + self._deadline if end is None else end
@@ -163,26 +164,26 @@ class AsyncTransport:
                 try:
                     body = await self._capped(response)
                 finally:
-                    with anyio.move_on_after(CLOSING, shield=True):
+                    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                         await response.aclose()
                 return Response(response.status_code, response.headers, body)
             except Exception as failure:  # libraries raise more than they document
                 self.is_exhausted = self._own and isinstance(failure, httpx.PoolTimeout)
-                hopeless = is_hopeless(failure)
-                maybe_sent = self._may_be_sent(seen, failure)
+                permanent = is_permanent(failure)
+                may_have_been_sent = self._may_be_sent(seen, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._own)
-                return TransportFailure(error, maybe_sent, hopeless)
+                return TransportFailure(error, may_have_been_sent, permanent)
         assert scope.cancelled_caught
-        error = AttemptTimeoutError(f"no complete answer within {self._deadline:g} s")
+        error = RequestTimeoutError(f"no complete answer within {self._deadline:g} s")
         return TransportFailure(error, self._may_be_sent(seen))
 
-    def _may_be_sent(self, seen: Watch | None, failure: Exception | None = None) -> bool:
+    def _may_be_sent(self, seen: SendTrace | None, failure: Exception | None = None) -> bool:
         """Return True unless not a byte of a request can have left."""
         if self._own:
             return not isinstance(failure, NOT_SENT) and (seen is None or seen.sent)
         # A caller's transport may try several times, or not say what it does.
-        if seen is not None and seen.heard:
+        if seen is not None and seen.is_traced:
             return seen.sent
         return not isinstance(failure, NOT_SENT)
 
@@ -191,11 +192,11 @@ class AsyncTransport:
         try:
             return await self._sent(request, extensions)
         except BaseException as error:  # a cancellation comes this way, too
-            without_frames(error, outer, keep_callers=not self._own)
+            strip_tracebacks(error, outer, keep_callers=not self._own)
             raise
 
     async def _sent(self, request: Request, extensions: dict[str, Any]) -> httpx.Response:
-        headers, url = revealed(request.headers), parsed_url(request.url)
+        headers, url = reveal_headers(request.headers), parse_url(request.url)
         if self._direct is not None:
             # Past httpx's client: merging headers, cookies and redirects that we have none of
             # takes a third of a small request's time, and it logs URLs, which may hold a token.
@@ -219,7 +220,7 @@ class AsyncTransport:
             return response.content[: self._answer_bytes]
         body = bytearray()
         # Not `aiter_raw`: it hands the connection back before its surplus was looked for.
-        async for chunk in chunks(response):
+        async for chunk in raw_stream(response):
             body += chunk
             if len(body) > self._answer_bytes:
                 break
@@ -228,21 +229,21 @@ class AsyncTransport:
         return bytes(body[: self._answer_bytes])
 
 
-def chunks(response: httpx.Response) -> httpx.AsyncByteStream:
+def raw_stream(response: httpx.Response) -> httpx.AsyncByteStream:
     if not isinstance(response.stream, httpx.AsyncByteStream):
         raise httpx.StreamError("the http_client answers with a stream that is not async")
     return response.stream
 
 
-class Watch:
+class SendTrace:
     """Follow what becomes of one request: whether any of its bytes may have left."""
 
     def __init__(self, on_sent: Callable[[], object] | None = None) -> None:
-        self.heard = self.sent = False
+        self.is_traced = self.sent = False
         self._on_sent = on_sent
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        self.heard = True
+        self.is_traced = True
         if event.endswith("send_request_headers.started"):
             # Asking a proxy for a tunnel sends nothing of the request itself.
             self.sent = self.sent or getattr(info.get("request"), "method", b"") != b"CONNECT"
@@ -253,7 +254,7 @@ class Watch:
 # ---- without a loop -----------------------------------------------------------------------------
 
 
-def proxy_url(proxy: Proxy | str) -> str:
+def reveal_proxy_url(proxy: Proxy | str) -> str:
     return proxy if isinstance(proxy, str) else proxy.reveal()
 
 

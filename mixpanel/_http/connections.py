@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 import time
-import weakref
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 from mixpanel._http.responses import (
     TransportFailure,
 )
-from mixpanel._runtime import event_loop
-from mixpanel._runtime.import_lock import loading
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel._runtime import event_loop, fork
+from mixpanel._runtime.import_lock import import_lock
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,14 +35,13 @@ if TYPE_CHECKING:
         Response,
     )
 
-__all__ = ["LoopConnections", "compressed_off_loop", "hold_back", "let_through"]
+__all__ = ["LoopConnections", "build_request", "send_guarded", "sleep_out"]
 
 LATER = 0.05  # seconds until a task that was cancelled with all others is started again
 IDLE = 5.0  # seconds without a request after which connections are closed
-CLOSING = 0.1  # seconds that closing may take
+CLOSE_TIMEOUT = 0.1  # seconds that closing may take
 IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
 
-_everyone: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
 _inherited: list[Any] = []  # what a forked child must neither use nor close
 
 
@@ -60,12 +56,14 @@ class LoopConnections:
     anyio scopes cancel, they wait for a connection here, and a set that lost one is replaced.
     """
 
-    def __init__(self, transport: TransportOptions, *, deadline: float, answer_bytes: int) -> None:
+    def __init__(
+        self, transport: TransportOptions, *, deadline: float, max_response_bytes: int
+    ) -> None:
         self.transport = transport
         self._deadline = deadline
-        self._answer_bytes = answer_bytes
+        self._answer_bytes = max_response_bytes
         self._open: dict[Any, _LoopConnection] = {}
-        _everyone.add(self)
+        fork.register_instance(fork.Order.LOOPS, self)
 
     async def send(self, request: Request) -> Response | TransportFailure:
         """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
@@ -83,7 +81,9 @@ class LoopConnections:
                 lambda transport, end: transport.send(request, on_sent=on_sent, end=end)
             )
         except ConfigurationError as error:  # of the environment, which may change any time
-            return TransportFailure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+            return TransportFailure(
+                TransportError(str(error)), may_have_been_sent=False, permanent=True
+            )
 
     async def protected(
         self, call: Callable[[], Awaitable[Response | TransportFailure]]
@@ -92,7 +92,7 @@ class LoopConnections:
         try:
             return await event_loop.in_own_task(call)
         except event_loop.TaskEndedError as error:
-            return TransportFailure(TransportError(str(error)), maybe_sent=True)
+            return TransportFailure(TransportError(str(error)), may_have_been_sent=True)
 
     async def _used(
         self, use: Callable[[Any, float | None], Awaitable[Response | TransportFailure]]
@@ -104,7 +104,7 @@ class LoopConnections:
             waited = await attended.acquired(self._deadline or math.inf)
             if waited is None:
                 text = f"no connection was free within {self._deadline:g} s"
-                return TransportFailure(AttemptTimeoutError(text), maybe_sent=False)
+                return TransportFailure(RequestTimeoutError(text), may_have_been_sent=False)
             try:
                 transport = attended.transport or await self._opened(attended)
                 # An attempt that had to wait has the rest of its time.
@@ -151,18 +151,18 @@ class LoopConnections:
         # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
         async with attended.opening:
             if attended.transport is None:
-                attended.transport = await anyio.to_thread.run_sync(self._made)
+                attended.transport = await event_loop.in_worker_thread(self._made)
             return attended.transport
 
     def _made(self) -> AsyncTransport:
-        with loading:
+        with import_lock:
             return self._make()
 
     def _make(self) -> AsyncTransport:
         from mixpanel._http.async_transport import AsyncTransport
 
         return AsyncTransport(
-            self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes
+            self.transport, deadline=self._deadline, max_response_bytes=self._answer_bytes
         )
 
     async def _attend(self, attended: _LoopConnection) -> None:
@@ -176,7 +176,7 @@ class LoopConnections:
         finally:
             if self._open.get(attended.loop.key) is attended:
                 del self._open[attended.loop.key]
-            with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
+            with suppress(Exception), anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 if attended.transport is not None:
                     await attended.transport.aclose()
                 await attended.close_replaced(unused_only=False)
@@ -188,7 +188,7 @@ class LoopConnections:
         for key, attended in list(self._open.items()):
             if here is not None and key == here.key:
                 attended.leave.set()
-                with anyio.move_on_after(CLOSING):
+                with anyio.move_on_after(CLOSE_TIMEOUT):
                     await attended.gone.wait()
             else:
                 attended.used = 0.0
@@ -206,16 +206,7 @@ class LoopConnections:
         self._open = {}
 
 
-def _after_fork() -> None:
-    for connections in list(_everyone):
-        connections.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-async def hold_back(left: Callable[[], float]) -> None:
+async def sleep_out(left: Callable[[], float]) -> None:
     """Sleep until no seconds are `left`; others may lengthen the wait meanwhile."""
     for _ in range(100):
         seconds = left()
@@ -224,7 +215,7 @@ async def hold_back(left: Callable[[], float]) -> None:
         await anyio.sleep(seconds)
 
 
-async def let_through(
+async def send_guarded(
     guard: RequestGuard | None,
     connections: LoopConnections,
     send: Callable[[], Awaitable[Response | TransportFailure]],
@@ -246,11 +237,11 @@ async def let_through(
                 reply = await (send() if what is None else connections.attempt(what))
 
 
-async def compressed_off_loop(api: Api, step: Send) -> Request:
+async def build_request(api: Api, step: Send) -> Request:
     """Build a request; a large body is compressed in a thread, so the loop is never held up."""
     if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
         return api.request(step)
-    return await anyio.to_thread.run_sync(api.request, step)
+    return await event_loop.in_worker_thread(lambda: api.request(step))
 
 
 class _LoopConnection:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,23 +10,23 @@ import anyio
 
 from mixpanel._http.async_transport import (
     AsyncTransport,
-    Watch,
-    chunks,
+    SendTrace,
+    raw_stream,
 )
 from mixpanel._http.failures import (
     as_cause,
     describe,
-    is_hopeless,
+    is_permanent,
 )
-from mixpanel._http.kept_alive import (
-    CLOSING,
+from mixpanel._http.response_pairing import (
+    CLOSE_TIMEOUT,
     retire_if_surplus,
 )
 from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
-from mixpanel.exceptions import AttemptTimeoutError, TransportError
+from mixpanel.exceptions import RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -66,7 +65,7 @@ class StreamingTransport(AsyncTransport):
         its announced end is a `Failure`; what taking a piece raises is raised here.
         """
         outer = sys.exception()
-        watch, began = Watch(), anyio.current_time()
+        watch, began = SendTrace(), anyio.current_time()
         error: TransportError
         theirs: list[Exception] = []  # what the code that takes the answer raised
         with anyio.CancelScope(deadline=began + min(first, overall)) as scope:
@@ -80,21 +79,21 @@ class StreamingTransport(AsyncTransport):
                     cap = self._answer_bytes if success else ERROR_BYTES
                     body = await (reading.capped(cap) if take is None else reading.passed_on(take))
                 finally:
-                    with anyio.move_on_after(CLOSING, shield=True):
+                    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                         await response.aclose()
                 return Response(response.status_code, response.headers, body)
             except Exception as failure:  # libraries raise more than they document
                 if failure in theirs:
                     raise
-                hopeless = is_hopeless(failure)
-                maybe_sent = self._may_be_sent(watch, failure)
+                permanent = is_permanent(failure)
+                may_have_been_sent = self._may_be_sent(watch, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
                 error.__cause__ = as_cause(failure, outer, keep_callers=not self._own)
-                return TransportFailure(error, maybe_sent, hopeless)
+                return TransportFailure(error, may_have_been_sent, permanent)
         assert scope.cancelled_caught
         took = anyio.current_time() - began
         late = "no complete answer" if took >= overall else "nothing more came"
-        error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
+        error = RequestTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
         return TransportFailure(error, self._may_be_sent(watch))
 
 
@@ -149,7 +148,7 @@ class _Reading:
         # A loop that is left half-way leaves httpx's nested generators open. So a read that shall
         # end early is cancelled where it waits, and ends from inside.
         with anyio.CancelScope() as stop:
-            async for chunk in chunks(self._response):
+            async for chunk in raw_stream(self._response):
                 now = anyio.current_time()
                 if now - pushed > min(1.0, self._idle / 8):
                     self._scope.deadline = min(self._end, now + self._idle)

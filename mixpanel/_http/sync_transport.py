@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import ipaddress
 import socket
 import sys
@@ -16,32 +15,32 @@ import httpcore
 import httpx
 
 from mixpanel._http.async_transport import (
-    parsed_url,
-    proxy_url,
-    revealed,
+    parse_url,
+    reveal_headers,
+    reveal_proxy_url,
 )
 from mixpanel._http.failures import (
     as_cause,
     describe,
-    is_hopeless,
-)
-from mixpanel._http.kept_alive import (
-    KEEP_ALIVE,
-    SpokeFirst,
-    retire_if_surplus,
+    is_permanent,
 )
 from mixpanel._http.proxies import (
-    environment_proxy,
+    proxy_from_environment,
+)
+from mixpanel._http.response_pairing import (
+    KEEP_ALIVE,
+    UnsolicitedDataError,
+    retire_if_surplus,
 )
 from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
 from mixpanel._http.tls import (
-    default_tls,
+    default_tls_context,
 )
-from mixpanel._runtime.redaction import without_frames
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel._runtime.redaction import strip_tracebacks
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     import ssl
@@ -90,7 +89,7 @@ class _UntilDeadline(httpcore.NetworkStream):
         held, self._held = self._held, b""
         if held:
             if self._fresh and self._has_unread():
-                raise SpokeFirst("it would count as the answer")
+                raise UnsolicitedDataError("it would count as the answer")
             self._fresh = False  # the pool looks after idle connections
             self._until.sent = self._until.sent or held.startswith(self._until.begin)
             self._stream.write(held, self._left())
@@ -188,7 +187,7 @@ class _Masked(bytes):
 def _proxy(proxy: Proxy | str | None) -> httpcore.Proxy | None:
     if proxy is None:
         return None
-    parts = urlsplit(proxy_url(proxy))
+    parts = urlsplit(reveal_proxy_url(proxy))
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     auth = (_Masked(user.encode()), _Masked(password.encode())) if user or password else None
     return httpcore.Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", auth=auth)
@@ -214,8 +213,8 @@ class SyncTransport:
     number of threads may share one.
     """
 
-    def __init__(self, transport: TransportOptions, *, answer_bytes: int) -> None:
-        self._answer_bytes = answer_bytes
+    def __init__(self, transport: TransportOptions, *, max_response_bytes: int) -> None:
+        self._answer_bytes = max_response_bytes
         self._until = _Until()
         self._transport = transport
         self._pools: dict[Proxy | str | None, httpcore.ConnectionPool] = {}  # by proxy
@@ -225,11 +224,11 @@ class SyncTransport:
         chosen = self._chosen.get(url)
         if chosen is not None:
             return chosen
-        proxy = self._transport.proxy or environment_proxy(url)
+        proxy = self._transport.proxy or proxy_from_environment(url)
         pool = self._pools.get(proxy)
         if pool is None:
             new = httpcore.ConnectionPool(
-                ssl_context=self._transport.ssl_context or default_tls(),
+                ssl_context=self._transport.ssl_context or default_tls_context(),
                 proxy=_proxy(proxy),
                 max_connections=self._transport.connections,
                 keepalive_expiry=KEEP_ALIVE,
@@ -258,26 +257,28 @@ class SyncTransport:
         try:
             pool = self._pool(request.url.partition("?")[0])
         except ConfigurationError as unusable:
-            return TransportFailure(TransportError(str(unusable)), maybe_sent=False, hopeless=True)
+            return TransportFailure(
+                TransportError(str(unusable)), may_have_been_sent=False, permanent=True
+            )
         try:
             return self._answer(pool, request, end)
         except BLOCKING_FAILURES as failure:
             kind = TransportError
             if isinstance(failure, httpcore.TimeoutException) and time.monotonic() >= end:
-                kind = AttemptTimeoutError
-            hopeless = is_hopeless(failure)
+                kind = RequestTimeoutError
+            permanent = is_permanent(failure)
             error = kind(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = as_cause(failure, outer)
-            return TransportFailure(error, self._until.sent, hopeless)
+            return TransportFailure(error, self._until.sent, permanent)
         except BaseException as error:  # Ctrl-C comes this way, too
-            without_frames(error, outer)
+            strip_tracebacks(error, outer)
             raise
 
     def _answer(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Response:
         headers: list[tuple[bytes | str, bytes | str]] = [
-            ("Host", parsed_url(request.url).netloc.decode("ascii")),
+            ("Host", parse_url(request.url).netloc.decode("ascii")),
             ("Content-Length", str(len(request.content))),
-            *revealed(request.headers),
+            *reveal_headers(request.headers),
         ]
         pool_wait = {"timeout": {"pool": max(0.0, end - time.monotonic())}}
         with pool.stream(

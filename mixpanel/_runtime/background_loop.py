@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import anyio
 from asgiref.sync import AsyncToSync, SyncToAsync
 
-from mixpanel._runtime import event_loop, shutdown
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime import event_loop, fork, shutdown
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import SyncInAsyncError
 
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 __all__ = [
-    "at_caller",
     "background_loop",
-    "in_async",
+    "call_in_caller_thread",
     "on_background_thread",
     "refuse_in_async",
     "run",
@@ -55,7 +54,7 @@ class _Home:
 
     def _live(self) -> None:
         # On a loop of its own: what a first call does to this one is for the code below.
-        with loading, asyncio.Runner() as elsewhere:
+        with import_lock, asyncio.Runner() as elsewhere:
             elsewhere.run(_warm())
         asyncio.set_event_loop(self.loop)
         while True:
@@ -158,13 +157,7 @@ def _after_fork() -> None:
         _home = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def in_async() -> bool:
-    """Tell whether an event loop runs in this thread."""
-    return event_loop.is_running()
+fork.register(fork.Order.LOOPS, after_in_child=_after_fork)
 
 
 def submit(call: Callable[[], Coroutine[Any, Any, R]]) -> Future[R]:
@@ -184,12 +177,12 @@ def on_background_thread() -> bool:
     return _home is not None and threading.current_thread() is _home.thread
 
 
-def refuse_in_async(name: str, instead: str = "", *, unless_ours: bool = False) -> None:
+def refuse_in_async(name: str, instead: str = "", *, allow_background_loop: bool = False) -> None:
     """Refuse a blocking call on the thread of a running event loop; perhaps not on the home loop.
 
     :raises SyncInAsyncError: naming what to use there.
     """
-    if event_loop.is_running() and not (unless_ours and on_background_thread()):
+    if event_loop.is_running() and not (allow_background_loop and on_background_thread()):
         instead = instead or f"use Async{name.partition('.')[0]} and await it"
         raise SyncInAsyncError(
             f"{name} blocks, and an event loop runs in this thread: {instead}, "
@@ -267,7 +260,7 @@ class _Caller:
 _caller: ContextVar[_Caller | None] = ContextVar("mixpanel_caller", default=None)
 
 
-async def at_caller(function: Callable[[], R]) -> R:
+async def call_in_caller_thread(function: Callable[[], R]) -> R:
     """Call a function of the caller's own in the caller's thread.
 
     For an async caller that is here; for a sync one it is the thread that waits in `run`: many an

@@ -14,8 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
+import anyio.to_thread
 
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,6 +26,7 @@ __all__ = [
     "Loop",
     "TaskEndedError",
     "in_own_task",
+    "in_worker_thread",
     "is_running",
     "load_backend",
     "owner",
@@ -129,7 +131,7 @@ class _Trio:
         return True
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        if threading.get_ident() == self._thread and self._lowlevel.in_trio_run():
+        if threading.get_ident() == self._thread and _in_trio_run(self._lowlevel):
             callback()
             return
         try:
@@ -171,7 +173,7 @@ def load_backend(library: str) -> None:
     is first used. A child that was forked during such an import would wait for it for ever.
     """
     if library not in _loaded:
-        with loading:
+        with import_lock:
             for name in USED_NAMES:
                 getattr(anyio, name)
             with suppress(ImportError):  # anyio says itself what is missing
@@ -189,7 +191,7 @@ def running() -> Loop | None:
             return _Asyncio(loop)
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)  # trio may be half imported by another thread
-    if lowlevel is not None and lowlevel.in_trio_run():
+    if lowlevel is not None and _in_trio_run(lowlevel):
         load_backend("trio")
         return _Trio(trio)
     return None
@@ -264,6 +266,34 @@ async def in_own_task(call: Callable[[], Awaitable[R]]) -> R:
     return own.result[0]
 
 
+async def in_worker_thread(
+    function: Callable[[], R],
+    *,
+    limiter: anyio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> R:
+    """Run a blocking function in a worker thread and return its result.
+
+    At the end of the interpreter no thread can start any more (Python 3.12 refuses them as soon as
+    the main thread has ended); what is still under way then runs here, on the loop.
+    """
+    started = False
+
+    def run() -> R:
+        nonlocal started
+        started = True
+        return function()
+
+    try:
+        return await anyio.to_thread.run_sync(
+            run, limiter=limiter, abandon_on_cancel=abandon_on_cancel
+        )
+    except RuntimeError:
+        if started or threading.main_thread().is_alive():
+            raise
+    return function()
+
+
 def is_running() -> bool:
     """Return True if this thread is inside an event loop."""
     asyncio = sys.modules.get("asyncio")
@@ -271,4 +301,15 @@ def is_running() -> bool:
         return True
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)
-    return lowlevel is not None and bool(lowlevel.in_trio_run())
+    return lowlevel is not None and _in_trio_run(lowlevel)
+
+
+def _in_trio_run(lowlevel: Any) -> bool:
+    try:
+        return bool(lowlevel.in_trio_run())
+    except AttributeError:  # trio before 0.28, or one that another thread is just importing
+        token = getattr(lowlevel, "current_trio_token", None)
+    try:
+        return token is not None and bool(token())
+    except RuntimeError:
+        return False

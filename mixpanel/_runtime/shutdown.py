@@ -15,6 +15,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 
 if TYPE_CHECKING:
@@ -111,5 +112,4 @@ def _after_fork() -> None:
         sender.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)

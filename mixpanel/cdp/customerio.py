@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._customerio.composer import CustomerIOComposer
 from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._customerio.name_advice import advice
@@ -57,7 +58,8 @@ def _client_options(strict: bool) -> dict[str, Any]:  # noqa: FBT001
     return {"dialect": dialect, "advice": advice}
 
 
-@conceal_arguments
+@hide_init_arguments
+@returning(Coroutine[Any, Any, None])
 class AsyncCustomerIO(_CustomerIOMethods[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
 
@@ -76,7 +78,8 @@ class AsyncCustomerIO(_CustomerIOMethods[Coroutine[Any, Any, None]], AsyncSegmen
         super().__init__(WriteKey(write_key), **_client_options(strict), **options)
 
 
-@conceal_arguments
+@hide_init_arguments
+@returning(None)
 class CustomerIO(_CustomerIOMethods[None], SegmentClient):
     """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
 

@@ -1,15 +1,16 @@
 """Fetch a project's events and profiles once into DuckDB, then SQL; discover and query it live.
 
 Needs `pip install 'mixpanel-async[data]'`. Importing this package loads none of that: each name
-loads its room when it is first used.
+is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from mixpanel._lazy import load_lazily
+
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.data._fetch.tasks import Progress
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.config import AccountInfo, Config
@@ -58,57 +59,6 @@ if TYPE_CHECKING:
     )
     from mixpanel.data.workspace import AsyncWorkspace, Workspace
 
-_ROOMS = {
-    "_fetch.tasks": ["Progress"],
-    "api": ["AsyncAPI"],
-    "config": ["AccountInfo", "Config"],
-    "credentials": ["Credentials"],
-    "exceptions": [
-        "APIError",
-        "AccountExistsError",
-        "AccountNotFoundError",
-        "AuthenticationError",
-        "ConfigError",
-        "DatabaseLockedError",
-        "DatabaseNotFoundError",
-        "DateRangeTooLargeError",
-        "EventNotFoundError",
-        "InterruptedFetchError",
-        "JQLSyntaxError",
-        "MixpanelDataError",
-        "PlanError",
-        "QueryError",
-        "RateLimitError",
-        "SQLError",
-        "ServerError",
-        "TableExistsError",
-        "TableNotFoundError",
-        "TruncatedError",
-        "UnreadablePartError",
-        "UnsafeSQLError",
-    ],
-    "results": [
-        "BatchProgress",
-        "ColumnInfo",
-        "ColumnStatsResult",
-        "ColumnSummary",
-        "EventBreakdownResult",
-        "EventStats",
-        "FetchPlan",
-        "FetchResult",
-        "ProfileProgress",
-        "Result",
-        "SQLResult",
-        "SummaryResult",
-        "TableInfo",
-        "TableSchema",
-        "TableType",
-        "WorkspaceInfo",
-    ],
-    "workspace": ["AsyncWorkspace", "Workspace"],
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
-
 __all__ = [
     "APIError",
     "AccountExistsError",
@@ -156,16 +106,3 @@ __all__ = [
     "Workspace",
     "WorkspaceInfo",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    room = _HOME.get(name)
-    if room is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -174,7 +174,7 @@ class APIError(MixpanelDataError):
         # What the errors of sending carry.
         self.endpoint: str | None = request_url
         self.status: int | None = status_code or None
-        self.failed_records: tuple[exceptions.FailedRecord, ...] = ()
+        self.rejected_records: tuple[exceptions.RejectedRecord, ...] = ()
         known = {
             "status_code": status_code,
             "request_method": request_method,

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel._runtime.sync_methods import (
     synced,
 )
@@ -374,7 +374,7 @@ class Workspace(Local):
         self.close()
 
 
-@conceals_arguments
+@hide_arguments
 def _credentials(
     given: Credentials | ServiceAccountCredentials | None,
     account: str | None,

@@ -14,13 +14,13 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagType, Reason
 from mixpanel.exceptions import SyncInAsyncError
 from mixpanel.flags import overrides
 from mixpanel.flags._evaluation.hashing import BUCKETS
+from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.budget import Budget
-from mixpanel.flags._rules.codegen import fallback
 from mixpanel.flags.hybrid import UNDECIDED, HybridFeatureFlagsProvider
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 from mixpanel.flags.types import (
-    NOTHING,
+    NO_FALLBACK,
     FallbackKind,
     FallbackReason,
     SelectedVariant,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from openfeature.evaluation_context import EvaluationContext
     from openfeature.flag_evaluation import FlagMetadata
 
-    from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+    from mixpanel.flags._evaluation.compiled_flag import CompiledFlag, CompiledRollout
     from mixpanel.flags._rules.engines import Predicate
 
 __all__ = ["Flags", "Resolver", "as_context"]
@@ -84,7 +84,7 @@ class Resolver:
             self.local = flags
         else:
             self.remote = flags
-        self._reasons: dict[str, tuple[Definition, tuple[Reason, ...]]] = {}
+        self._reasons: dict[str, tuple[CompiledFlag, tuple[Reason, ...]]] = {}
 
     def resolve(
         self, kind: FlagType, flag_key: str, default: Value, given: EvaluationContext | None
@@ -94,7 +94,7 @@ class Resolver:
         selected = self._known(flag_key, context)
         if selected is None:
             try:
-                selected = self._flags.get_variant(flag_key, NOTHING, context, False)  # noqa: FBT003
+                selected = self._flags.get_variant(flag_key, NO_FALLBACK, context, False)  # noqa: FBT003
             except SyncInAsyncError:
                 selected = fallback(FallbackReason.backend_error(IN_A_LOOP))
         return self._details(kind, flag_key, default, context, selected, began)
@@ -107,7 +107,7 @@ class Resolver:
         selected = self._known(flag_key, context)
         if selected is None:
             assert not isinstance(self._flags, LocalFeatureFlagsProvider)
-            selected = await self._flags.aget_variant(flag_key, NOTHING, context, False)  # noqa: FBT003
+            selected = await self._flags.aget_variant(flag_key, NO_FALLBACK, context, False)  # noqa: FBT003
         return self._details(kind, flag_key, default, context, selected, began)
 
     def _known(self, flag_key: str, context: Context) -> SelectedVariant | None:
@@ -118,7 +118,7 @@ class Resolver:
         if self.local is None:
             known = bool(context.get("distinct_id"))
             return None if known else fallback(FallbackReason.missing_context_key("distinct_id"))
-        selected = self.local.get_variant(flag_key, NOTHING, context, report_exposure=False)
+        selected = self.local.get_variant(flag_key, NO_FALLBACK, context, report_exposure=False)
         reason = selected.fallback_reason
         if self.remote is not None and reason is not None and reason.kind in UNDECIDED:
             return None
@@ -173,13 +173,13 @@ class Resolver:
             return Reason.TARGETING_MATCH
         if self._is_stale():
             return Reason.STALE
-        definition = self.local.definitions.flags.get(flag_key)
-        if definition is None:
+        flag = self.local.definitions.flags.get(flag_key)
+        if flag is None:
             return Reason.UNKNOWN
         known = self._reasons.get(flag_key)
-        if known is None or known[0] is not definition:
-            known = self._reasons[flag_key] = definition, reasons_of(definition)
-        return Budget().run(reason_for, definition, known[1], context, selected)
+        if known is None or known[0] is not flag:
+            known = self._reasons[flag_key] = flag, reasons_of(flag)
+        return Budget().run(reason_for, flag, known[1], context, selected)
 
     def _metadata(self, selected: SelectedVariant) -> FlagMetadata:
         reason = selected.fallback_reason
@@ -202,27 +202,27 @@ class Resolver:
         if self.remote is not None and selected.variant_source == VariantSource.REMOTE:
             who, completed = context.get("distinct_id"), datetime.now()  # noqa: DTZ005 - officially
             started = completed - timedelta(seconds=latency)
-            report = self.remote._reporter.automatic
+            report = self.remote._reporter.report_evaluation
             report(flag_key, selected, context, who, latency, started, completed)
         elif self.local is not None:
-            definition = self.local.definitions.flags.get(flag_key)
-            who = context.get("distinct_id" if definition is None else definition.context_key)
-            self.local._reporter.automatic(flag_key, selected, context, who, latency)
+            flag = self.local.definitions.flags.get(flag_key)
+            who = context.get("distinct_id" if flag is None else flag.context_key)
+            self.local._reporter.report_evaluation(flag_key, selected, context, who, latency)
 
 
 # ---- why ----------------------------------------------------------------------------------------
 
 
-def reasons_of(definition: Definition) -> tuple[Reason, ...]:
+def reasons_of(flag: CompiledFlag) -> tuple[Reason, ...]:
     """Return for each rollout why a user that it takes gets its variant.
 
     A rule that was met is TARGETING_MATCH. Without a rule it is SPLIT where the user's bucket
     mattered, DEFAULT where rules or test users were passed over before, and STATIC where every
     user gets the same.
     """
-    split, targeted = False, bool(definition.test_users)
+    split, targeted = False, bool(flag.test_users)
     reasons = []
-    for rollout in definition.rollouts:
+    for rollout in flag.rollouts:
         if rollout.test is not None or rollout.reason is not None:
             targeted = targeted or rollout.threshold > 0
             reasons.append(Reason.TARGETING_MATCH)
@@ -233,7 +233,7 @@ def reasons_of(definition: Definition) -> tuple[Reason, ...]:
 
 
 def reason_for(
-    definition: Definition,
+    flag: CompiledFlag,
     reasons: tuple[Reason, ...],
     context: Context,
     selected: SelectedVariant,
@@ -241,27 +241,27 @@ def reason_for(
     """Return why the context's user got this variant; UNKNOWN if by another definition."""
     if selected.is_qa_tester:
         return Reason.TARGETING_MATCH
-    assignment = str(context.get(definition.context_key))
-    for index, chosen in zip(definition.reachable, definition.shares[assignment], strict=True):
-        rollout = definition.rollouts[index]
+    assignment = str(context.get(flag.context_key))
+    for index, chosen in zip(flag.reachable, flag.assignments[assignment], strict=True):
+        rollout = flag.rollouts[index]
         if chosen is None or rollout.reason is not None:
             continue
         # Rollouts may give the same variant for different reasons, so the rules are asked again.
         if chosen.variant_key == selected.variant_key and (
-            rollout.test is None or _is_met(rollout.test, definition, context)
+            rollout.test is None or _is_met(rollout.test, flag, context)
         ):
             return reasons[index]
     return Reason.UNKNOWN
 
 
 def _is_for_everyone(rollout: CompiledRollout) -> bool:
-    return rollout.threshold >= BUCKETS and rollout.serves_one
+    return rollout.threshold >= BUCKETS and rollout.has_one_variant
 
 
-def _is_met(test: Predicate, definition: Definition, context: Context) -> bool:
+def _is_met(test: Predicate, flag: CompiledFlag, context: Context) -> bool:
     properties = context.get("custom_properties")
     try:
-        return bool(properties) and bool(test(definition.engine.prepare(properties or {})))
+        return bool(properties) and bool(test(flag.engine.prepare(properties or {})))
     except Exception:
         return False
 

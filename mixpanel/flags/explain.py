@@ -7,14 +7,15 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+from mixpanel.flags._evaluation.compiled_flag import CompiledFlag, CompiledRollout
 from mixpanel.flags._evaluation.definitions import Definitions
 from mixpanel.flags._evaluation.evaluate import Context, evaluate_flag
 from mixpanel.flags._evaluation.hashing import BUCKETS, bucket
+from mixpanel.flags._results import invalid_context, rule_error
 from mixpanel.flags._rules.budget import Budget, TooManyStepsError, charge_parsing
-from mixpanel.flags._rules.codegen import invalid_context, rule_error
-from mixpanel.flags._rules.compiler import is_operation, names_read, operands_of, value_read
+from mixpanel.flags._rules.compiler import value_read
 from mixpanel.flags._rules.engines import Predicate, Properties, compile_legacy, fold_rule
+from mixpanel.flags._rules.syntax import is_operation, names_read, operands_of
 from mixpanel.flags.types import FallbackReason, SelectedVariant
 
 __all__ = ["ClauseTrace", "RolloutTrace", "Trace", "explain"]
@@ -120,46 +121,46 @@ class Trace:
 def explain(definitions: Definitions, flag_key: str, context: Context) -> Trace:
     """Return the trace of evaluating a flag for a context. It never raises either."""
     selected = evaluate_flag(definitions, flag_key, context)
-    definition = definitions.flags.get(flag_key)
-    if definition is None:
+    flag = definitions.flags.get(flag_key)
+    if flag is None:
         return Trace(flag_key, selected)
     try:
-        return _trace(definition, selected, context)
+        return _trace(flag, selected, context)
     except Exception as error:
-        return Trace(flag_key, selected, definition.context_key, notes=(_said(error),))
+        return Trace(flag_key, selected, flag.context_key, notes=(_said(error),))
 
 
-def _trace(definition: Definition, selected: SelectedVariant, context: Context) -> Trace:
-    key = definition.context_key
+def _trace(flag: CompiledFlag, selected: SelectedVariant, context: Context) -> Trace:
+    key = flag.context_key
     value = context.get(key)
     if not value:
-        return Trace(definition.key, selected, key)
+        return Trace(flag.key, selected, key)
     assignment = str(value)
     tested = selected.is_qa_tester is True
     return Trace(
-        flag_key=definition.key,
+        flag_key=flag.key,
         selected=selected,
         context_key=key,
         assignment=assignment,
-        variant_bucket=bucket(assignment, definition.variant_salt),
-        rollouts=() if tested else tuple(_rollouts(definition, assignment, context)),
+        variant_bucket=bucket(assignment, flag.variant_salt),
+        rollouts=() if tested else tuple(_rollouts(flag, assignment, context)),
         notes=tuple(_notes(key, value)),
     )
 
 
-def _rollouts(definition: Definition, assignment: str, context: Context) -> Iterator[RolloutTrace]:
-    properties = _prepared(definition, context)
+def _rollouts(flag: CompiledFlag, assignment: str, context: Context) -> Iterator[RolloutTrace]:
+    properties = _prepared(flag, context)
     # The rules of a check share one budget, so they do here; what only explains has its own.
     check, clauses = Budget(), Budget()
-    for index, rollout in enumerate(definition.rollouts):
-        trace = _rollout(definition, index, rollout, assignment, properties, check, clauses)
+    for index, rollout in enumerate(flag.rollouts):
+        trace = _rollout(flag, index, rollout, assignment, properties, check, clauses)
         yield trace
         if trace.is_taken:
             return
 
 
 def _rollout(
-    definition: Definition,
+    flag: CompiledFlag,
     index: int,
     rollout: CompiledRollout,
     assignment: str,
@@ -167,11 +168,11 @@ def _rollout(
     check: Budget,
     explaining: Budget,
 ) -> RolloutTrace:
-    drawn = bucket(assignment, definition.rollout_salt(index))
+    drawn = bucket(assignment, flag.rollout_salt(index))
     percentage, threshold = rollout.rollout.rollout_percentage, rollout.threshold
     if drawn >= threshold:
         return RolloutTrace(index, percentage, drawn, threshold)
-    clauses, met = tuple(_clauses(definition, rollout, properties, explaining)), None
+    clauses, met = tuple(_clauses(flag, rollout, properties, explaining)), None
     reason = rollout.reason
     if rollout.test is not None:
         try:
@@ -182,20 +183,20 @@ def _rollout(
             reason = reason if met else None
     variant = None
     if reason is None and met is not False:
-        chosen = bucket(assignment, definition.variant_salt)
+        chosen = bucket(assignment, flag.variant_salt)
         variant = rollout.variants[chosen].variant_key
     return RolloutTrace(index, percentage, drawn, threshold, met, clauses, reason, variant)
 
 
-def _prepared(definition: Definition, context: Context) -> Properties:
+def _prepared(flag: CompiledFlag, context: Context) -> Properties:
     properties = context.get("custom_properties")
     if not isinstance(properties, dict) or not properties:
         return {}
-    return definition.engine.prepare(properties)
+    return flag.engine.prepare(properties)
 
 
 def _clauses(
-    definition: Definition, rollout: CompiledRollout, properties: Properties, budget: Budget
+    flag: CompiledFlag, rollout: CompiledRollout, properties: Properties, budget: Budget
 ) -> Iterator[ClauseTrace]:
     rule = rollout.rollout.runtime_evaluation_rule
     legacy = rollout.rollout.runtime_evaluation_definition
@@ -208,7 +209,7 @@ def _clauses(
             names = names_read(fold_rule(clause))
             # A bare constant is no rule; `!!` of it is, and of anything else the same.
             asked = {"!!": [clause]}
-            yield _clause(clause, asked, definition.engine.compile, names, properties, budget)
+            yield _clause(clause, asked, flag.engine.compile, names, properties, budget)
     elif isinstance(legacy, dict):
         for name, text in legacy.items():
             yield _clause({name: text}, {name: text}, compile_legacy, [name], properties, budget)

@@ -50,7 +50,7 @@ class FixedFlags:
                 variant_source=VariantSource.FALLBACK,
                 fallback_reason=FallbackReason.flag_not_found(),
             )
-            return unknown.or_fallback(fallback_value)
+            return unknown.with_fallback(fallback_value)
         if report_exposure:
             self.track_exposure_event(flag_key, selected, context)
         return selected

@@ -64,10 +64,6 @@ class HybridFeatureFlagsProvider:
         """Tell whether the flag's value is exactly true for the context's user."""
         return await self.aget_variant_value(flag_key, None, context) is True
 
-    @property
-    def _core(self) -> HybridFeatureFlagsProvider:
-        return self
-
     get_variant = synced(aget_variant)
     get_variant_value = synced(aget_variant_value)
     is_enabled = synced(ais_enabled)

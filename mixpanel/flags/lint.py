@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from math import isclose
 from typing import Any, Final
 
-from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+from mixpanel.flags._evaluation.compiled_flag import CompiledFlag, CompiledRollout
 from mixpanel.flags._evaluation.definitions import parse_definitions
 from mixpanel.flags._evaluation.hashing import BUCKETS
-from mixpanel.flags._rules.compiler import KNOWN_OPERATORS, operators_used
+from mixpanel.flags._rules.compiler import KNOWN_OPERATORS
+from mixpanel.flags._rules.syntax import operators_used
 from mixpanel.flags.diagnostics import Diagnostic
 from mixpanel.flags.types import Rollout, RuleEngine, Variant
 
@@ -28,27 +29,27 @@ def lint(payload: Any, *, rule_engine: RuleEngine = "default") -> list[Diagnosti
     """
     definitions = parse_definitions(payload, rule_engine=rule_engine)
     found = list(definitions.diagnostics)
-    for definition in definitions.flags.values():
-        found += _variants(definition)
-        found += _test_users(definition)
-        for index, rollout in enumerate(definition.rollouts):
-            found += _rollout(definition, index, rollout)
-            found += _operators(definition, index, rollout)
-        found += _unreachable(definition)
+    for flag in definitions.flags.values():
+        found += _variants(flag)
+        found += _test_users(flag)
+        for index, rollout in enumerate(flag.rollouts):
+            found += _rollout(flag, index, rollout)
+            found += _operators(flag, index, rollout)
+        found += _unreachable(flag)
     return found
 
 
-def _variants(definition: Definition) -> Iterator[Diagnostic]:
-    keys = Counter(variant.key.casefold() for variant in definition.flag.ruleset.variants)
+def _variants(flag: CompiledFlag) -> Iterator[Diagnostic]:
+    keys = Counter(variant.key.casefold() for variant in flag.definition.ruleset.variants)
     for key, count in keys.items():
         if count > 1:
             message = f"{count} variants are called {key!r} but for capitals: one hides the others"
-            yield Diagnostic("override", definition.key, message)
+            yield Diagnostic("override", flag.key, message)
 
 
-def _test_users(definition: Definition) -> Iterator[Diagnostic]:
-    test = definition.flag.ruleset.test
-    known = {variant.key.casefold() for variant in definition.flag.ruleset.variants}
+def _test_users(flag: CompiledFlag) -> Iterator[Diagnostic]:
+    test = flag.definition.ruleset.test
+    known = {variant.key.casefold() for variant in flag.definition.ruleset.variants}
     wrong = Counter(
         key
         for key in (test.users.values() if test is not None else ())
@@ -56,12 +57,12 @@ def _test_users(definition: Definition) -> Iterator[Diagnostic]:
     )
     for key, count in wrong.items():
         message = f"{count} test user(s) should get variant {key!r}, which does not exist"
-        yield Diagnostic("test_user", definition.key, message)
+        yield Diagnostic("test_user", flag.key, message)
 
 
-def _rollout(definition: Definition, index: int, compiled: CompiledRollout) -> Iterator[Diagnostic]:
-    rollout, variants = compiled.rollout, definition.flag.ruleset.variants
-    key = definition.key
+def _rollout(flag: CompiledFlag, index: int, compiled: CompiledRollout) -> Iterator[Diagnostic]:
+    rollout, variants = compiled.rollout, flag.definition.ruleset.variants
+    key = flag.key
     percentage = rollout.rollout_percentage
     if not 0 <= percentage <= 1:
         message = f"rollout_percentage is {percentage:.6g}, which is not within 0 and 1"
@@ -102,37 +103,35 @@ def _legacy(key: str, index: int, legacy: dict[str, Any]) -> Iterator[Diagnostic
             yield Diagnostic("legacy_key", key, message, index)
 
 
-def _operators(
-    definition: Definition, index: int, compiled: CompiledRollout
-) -> Iterator[Diagnostic]:
+def _operators(flag: CompiledFlag, index: int, compiled: CompiledRollout) -> Iterator[Diagnostic]:
     used = set(operators_used(compiled.rollout.runtime_evaluation_rule))
-    json_logic = definition.engine.name == "json-logic"
+    json_logic = flag.engine.name == "json-logic"
     for name in sorted(used & DEFAULT_ONLY):
         known = "this rule never matches" if json_logic else "the json-logic engine does not"
         message = f"only the default engine knows the operator {name!r}: {known}"
-        yield Diagnostic("default_only", definition.key, message, index)
+        yield Diagnostic("default_only", flag.key, message, index)
     if json_logic:
         for name in sorted(used - KNOWN_OPERATORS - JSON_LOGIC_ONLY):
-            yield Diagnostic("rule", definition.key, f"unknown operator {name!r}", index)
+            yield Diagnostic("rule", flag.key, f"unknown operator {name!r}", index)
     for name in sorted(used & JSON_LOGIC_ONLY):
         message = f"only the json-logic engine knows the operator {name!r}"
-        yield Diagnostic("json_logic_only", definition.key, message, index)
+        yield Diagnostic("json_logic_only", flag.key, message, index)
 
 
-def _unreachable(definition: Definition) -> Iterator[Diagnostic]:
+def _unreachable(flag: CompiledFlag) -> Iterator[Diagnostic]:
     """Find rollouts whose whole share an earlier one has taken without a condition.
 
     Without a hash_salt a user has the same bucket in every rollout of a flag, so there an earlier
     share of 30 % takes everyone whom a later one of 20 % could take.
     """
-    shared = definition.flag.hash_salt is None
-    taken = 0
-    for index, compiled in enumerate(definition.rollouts):
+    shared = flag.definition.hash_salt is None
+    assigned = 0
+    for index, compiled in enumerate(flag.rollouts):
         if compiled.threshold == 0:
             message = "its share is 0 %: nobody reaches it"
-            yield Diagnostic("unreachable", definition.key, message, index)
-        elif taken >= (compiled.threshold if shared else BUCKETS):
+            yield Diagnostic("unreachable", flag.key, message, index)
+        elif assigned >= (compiled.threshold if shared else BUCKETS):
             message = "an earlier rollout without a condition takes all of its users"
-            yield Diagnostic("unreachable", definition.key, message, index)
+            yield Diagnostic("unreachable", flag.key, message, index)
         if compiled.test is None and compiled.reason is None:
-            taken = max(taken, compiled.threshold)
+            assigned = max(assigned, compiled.threshold)

@@ -7,7 +7,6 @@ asyncio and trio, outlives event loops, and starts again in forked children.
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from concurrent.futures import CancelledError
@@ -27,7 +26,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._records.encoding import loads
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, event_loop, fork
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
@@ -36,20 +35,20 @@ from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags import overrides
 from mixpanel.flags._evaluation.definitions import Definitions, parse_definitions
 from mixpanel.flags._evaluation.evaluate import FLAG_NOT_FOUND, Snapshot
-from mixpanel.flags._exposures.reporter import Reporter
+from mixpanel.flags._exposures.reporter import ExposureReporter
 from mixpanel.flags._fetching.poller import Poller
-from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
-from mixpanel.flags._fetching.snapshot_file import Saved, SnapshotFile
-from mixpanel.flags._rules.codegen import fallback
+from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decoded, send
+from mixpanel.flags._fetching.snapshot_file import SavedDefinitions, SnapshotFile
+from mixpanel.flags._results import fallback
 from mixpanel.flags.explain import explain
-from mixpanel.flags.types import NOTHING, FallbackReason, LocalFlagsConfig, SelectedVariant
+from mixpanel.flags.types import NO_FALLBACK, FallbackReason, LocalFlagsConfig, SelectedVariant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.flags._evaluation.compiled_flag import Definition
+    from mixpanel.flags._evaluation.compiled_flag import CompiledFlag
     from mixpanel.flags._exposures.reporter import Tracker
     from mixpanel.flags.explain import Trace
 
@@ -88,15 +87,15 @@ class LocalFeatureFlagsProvider:
     ) -> None:
         self._config = config
         self._most_bytes = _most_bytes(config)
-        self._asker = Asker(token, config, version, credentials, origin)
-        self._reporter = Reporter(tracker, config, "local")
+        self._api = FlagsApi(token, config, version, credentials, origin)
+        self._reporter = ExposureReporter(tracker, config, "local")
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=self._most_bytes + 1,
+            max_response_bytes=self._most_bytes + 1,
         )
         self._definitions = Definitions()
-        self._at_hand: Mapping[str, Definition] = {}  # empty while a check must look further
+        self._active_flags: Mapping[str, CompiledFlag] = {}  # empty while a check must look further
         self._ready = False
         self._fetched_at: float | None = None  # epoch
         self._etag: str | None = None
@@ -169,43 +168,43 @@ class LocalFeatureFlagsProvider:
         """
         began = time.perf_counter() if report_exposure else 0.0
         try:
-            definition = self._at_hand[flag_key]
+            flag = self._active_flags[flag_key]
         except KeyError:
-            found = self._look_further(flag_key, fallback_value)
+            found = self._lookup_slow(flag_key, fallback_value)
             if isinstance(found, SelectedVariant):
                 return found
-            definition = found
-        decide = definition.decide  # looked up as a method it would cost twice
+            flag = found
+        decide = flag.decide  # looked up as a method it would cost twice
         selected = decide(context)
         if selected.fallback_reason is not None:
-            return selected.or_fallback(fallback_value)
+            return selected.with_fallback(fallback_value)
         if report_exposure:
             latency = time.perf_counter() - began
-            assignment = context.get(definition.context_key)
-            self._reporter.automatic(flag_key, selected, context, assignment, latency)
+            assignment = context.get(flag.context_key)
+            self._reporter.report_evaluation(flag_key, selected, context, assignment, latency)
         return selected
 
-    def _look_further(
+    def _lookup_slow(
         self, flag_key: str, fallback_value: SelectedVariant
-    ) -> Definition | SelectedVariant:
+    ) -> CompiledFlag | SelectedVariant:
         """Find a flag that is not at hand: because of an override, after a fork, or it is unknown.
 
         Together they would cost each check more than the look-up of a flag.
         """
-        if self._poller.orphaned:
+        if self._poller.stopped_by_fork:
             self._poller.resume()
         overridden = overrides.current()
         if overridden is not None and flag_key in overridden:
             return overridden[flag_key]
-        self._have_at_hand()
+        self._set_active_flags()
         definitions = self._definitions
-        definition = definitions.flags.get(flag_key)
-        if definition is not None:
-            return definition
+        flag = definitions.flags.get(flag_key)
+        if flag is not None:
+            return flag
         unknown = FLAG_NOT_FOUND if self._ready else NOT_READY
-        return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
+        return definitions.unusable.get(flag_key, unknown).with_fallback(fallback_value)
 
-    def _have_at_hand(self) -> None:
+    def _set_active_flags(self) -> None:
         """Have the definitions' flags at hand, unless something was ever overridden.
 
         Whoever writes last looks last: other threads may replace the definitions meanwhile, or
@@ -213,7 +212,7 @@ class LocalFeatureFlagsProvider:
         """
         while True:
             definitions, overridden = self._definitions, overrides.used
-            self._at_hand = {} if overridden else definitions.flags
+            self._active_flags = {} if overridden else definitions.flags
             if definitions is self._definitions and overridden is overrides.used:
                 return
 
@@ -221,7 +220,7 @@ class LocalFeatureFlagsProvider:
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
     ) -> Any:
         """Return the value of the variant that the context's user gets, or the fallback."""
-        selected = self.get_variant(flag_key, NOTHING, context)
+        selected = self.get_variant(flag_key, NO_FALLBACK, context)
         return fallback_value if selected.fallback_reason is not None else selected.variant_value
 
     def is_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
@@ -237,7 +236,7 @@ class LocalFeatureFlagsProvider:
 
         Checks on it report no exposures; `track_exposure_event` does, where one is shown.
         """
-        if self._poller.orphaned:
+        if self._poller.stopped_by_fork:
             self._poller.resume()
         return Snapshot(self._definitions, context, overrides.current())
 
@@ -249,7 +248,7 @@ class LocalFeatureFlagsProvider:
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
         """Report that the user was exposed to a variant; not de-duplicated, never raises."""
-        self._reporter.manual(flag_key, variant, context)
+        self._reporter.report_explicit(flag_key, variant, context)
 
     # ---- definitions ------------------------------------------------------------------------
 
@@ -286,7 +285,7 @@ class LocalFeatureFlagsProvider:
 
     def _replace(self, parsed: Definitions, fetched_at: float | None) -> None:
         before, self._definitions = self._definitions, parsed
-        self._have_at_hand()
+        self._set_active_flags()
         self._fetched_at, self._ready, self._last_error = fetched_at, True, None
         changed = frozenset(
             key
@@ -310,7 +309,7 @@ class LocalFeatureFlagsProvider:
         if self._lease is not None and not self._leads(self._lease):
             await self._follow()
             return
-        reply = await self._connections.send(self._asker.definitions(self._etag))
+        reply = await send(self._connections, self._api.definitions(self._etag))
         if isinstance(reply, Response) and reply.status == 304 and self._ready:
             self._fetched_at = time.time()
             if self._snapshot is not None:
@@ -324,7 +323,7 @@ class LocalFeatureFlagsProvider:
         self._replace(parsed, time.time())
         self._etag = reply.headers.get("etag") if isinstance(reply, Response) else None
         if self._snapshot is not None:
-            saved = Saved(payload, self._etag, time.time())
+            saved = SavedDefinitions(payload, self._etag, time.time())
             await anyio.to_thread.run_sync(self._save, saved)
 
     def _compiled(self, reply: Response | TransportFailure) -> tuple[Any, Definitions]:
@@ -380,13 +379,13 @@ class LocalFeatureFlagsProvider:
         if not self._ready:
             raise FlagsError("waiting for the process that polls for all")
 
-    def _loaded(self) -> tuple[Saved, Definitions] | None:
+    def _loaded(self) -> tuple[SavedDefinitions, Definitions] | None:
         """Return what is new in the snapshot, and the definitions in it."""
         assert self._snapshot is not None
         saved = self._snapshot.load(only_new=True)
         return None if saved is None else (saved, self._parsed(saved.payload))
 
-    def _save(self, saved: Saved) -> None:
+    def _save(self, saved: SavedDefinitions) -> None:
         assert self._snapshot is not None
         try:
             self._snapshot.save(saved)
@@ -456,7 +455,7 @@ class LocalFeatureFlagsProvider:
     def stop_polling_for_definitions(self) -> None:
         """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
         stopping = self._poller.stop()
-        if not background_loop.in_async():
+        if not event_loop.is_running():
             self._wait(stopping, STOPPING)
         if self._lease is not None:
             self._lease.release()
@@ -519,11 +518,10 @@ def _most_bytes(config: LocalFlagsConfig) -> int:
 _providers: weakref.WeakSet[LocalFeatureFlagsProvider] = weakref.WeakSet()
 
 
-def _have_nothing_at_hand() -> None:
+def _clear_active_flags() -> None:
     for provider in list(_providers):
-        provider._at_hand = {}
+        provider._active_flags = {}
 
 
-overrides.when_overriding.append(_have_nothing_at_hand)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_have_nothing_at_hand)
+overrides.before_override.append(_clear_active_flags)
+fork.register(fork.Order.CLIENTS, after_in_child=_clear_active_flags)

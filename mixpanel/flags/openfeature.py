@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import event_loop
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._fetching.poller import Poller
@@ -225,7 +225,7 @@ class MixpanelProvider(AbstractProvider):
 
     def _is_stale(self) -> bool:
         assert self._local is not None
-        if self._watcher.orphaned:  # this is a forked child, and somebody asks for a flag
+        if self._watcher.stopped_by_fork:  # this is a forked child, and somebody asks for a flag
             self._watcher.resume()
         age = self._local.staleness
         if age is None:  # nothing was ever fetched, and nobody knows the age of a bootstrap
@@ -287,7 +287,7 @@ class MixpanelProvider(AbstractProvider):
             if tracking_event_details.value is not None:
                 properties["value"] = tracking_event_details.value
         distinct_id = as_context(evaluation_context).get("distinct_id")
-        if isinstance(self._client, Mixpanel) and not background_loop.in_async():
+        if isinstance(self._client, Mixpanel) and not event_loop.is_running():
             self._client.track(distinct_id, tracking_event_name, properties)
         else:
             self._client._track_exposure(distinct_id, tracking_event_name, properties)

@@ -20,7 +20,7 @@ _overrides: ContextVar[Mapping[str, SelectedVariant] | None] = ContextVar(
 current = _overrides.get
 used = False
 """Whether anything was ever overridden in this process: if not, a check need not look."""
-when_overriding: Final[list[Callable[[], None]]] = []
+before_override: Final[list[Callable[[], None]]] = []
 """Called before something is overridden."""
 
 
@@ -33,7 +33,7 @@ def override_flags(values: Mapping[str, Any] | None = None, **more: Any) -> Iter
     """
     global used
     used = True
-    for tell in when_overriding:
+    for tell in before_override:
         tell()
     chosen = {**(values or {}), **more}
     variants = {key: as_variant(value) for key, value in chosen.items()}

@@ -23,8 +23,8 @@ from mixpanel._records.encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
-from mixpanel.flags._exposures.reporter import Reporter
-from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
+from mixpanel.flags._exposures.reporter import ExposureReporter
+from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decoded, send
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
 
@@ -71,12 +71,12 @@ class RemoteFeatureFlagsProvider:
         transport: TransportOptions | None = None,
     ) -> None:
         self._config = config
-        self._asker = Asker(token, config, version, credentials, origin)
-        self._reporter = Reporter(tracker, config, "remote")
+        self._api = FlagsApi(token, config, version, credentials, origin)
+        self._reporter = ExposureReporter(tracker, config, "remote")
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=LARGEST_ANSWER + 1,
+            max_response_bytes=LARGEST_ANSWER + 1,
         )
         self._cache: OrderedDict[Question, tuple[float, Answered]] = OrderedDict()
         self._asking: dict[Question, _Asking] = {}
@@ -108,7 +108,9 @@ class RemoteFeatureFlagsProvider:
             return _fallback(fallback_value, FallbackReason.flag_not_found())
         if reportExposure:
             who = context.get("distinct_id")
-            self._reporter.automatic(flag_key, selected, context, who, latency, started, completed)
+            self._reporter.report_evaluation(
+                flag_key, selected, context, who, latency, started, completed
+            )
         return selected
 
     async def aget_variant_value(
@@ -136,13 +138,9 @@ class RemoteFeatureFlagsProvider:
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
         """Report that the user was exposed to a variant; enqueued, never raises."""
-        self._reporter.manual(flag_key, variant, context)
+        self._reporter.report_explicit(flag_key, variant, context)
 
     # ---- sync -------------------------------------------------------------------------------
-
-    @property
-    def _core(self) -> RemoteFeatureFlagsProvider:
-        return self
 
     get_variant = synced(aget_variant)
     get_variant_value = synced(aget_variant_value)
@@ -153,7 +151,7 @@ class RemoteFeatureFlagsProvider:
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
         """Report that the user was exposed to a variant; enqueued, never raises."""
-        self._reporter.manual(flag_key, variant, context)
+        self._reporter.report_explicit(flag_key, variant, context)
 
     @property
     def last_error(self) -> Exception | None:
@@ -207,11 +205,11 @@ class RemoteFeatureFlagsProvider:
 
     async def _ask(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
         try:
-            request = self._asker.evaluation(context, flag_key)
+            request = self._api.evaluation(context, flag_key)
         except Exception as error:
             raise _unsendable(error) from None
         started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
-        reply = await self._connections.send(request)
+        reply = await send(self._connections, request)
         latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
         if isinstance(reply, Response) and len(reply.body) > DECODED_AT_ONCE:
             variants = await anyio.to_thread.run_sync(_variants, reply, abandon_on_cancel=True)
@@ -291,4 +289,4 @@ def _variant(raw: Any) -> SelectedVariant | None:
 
 def _fallback(fallback: SelectedVariant, reason: FallbackReason) -> SelectedVariant:
     failed = SelectedVariant(None, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
-    return failed.or_fallback(fallback)
+    return failed.with_fallback(fallback)

@@ -18,7 +18,7 @@ from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
 
 __all__ = [
-    "NOTHING",
+    "NO_FALLBACK",
     "ExperimentationFlag",
     "ExperimentationFlags",
     "FallbackKind",
@@ -108,9 +108,9 @@ class SelectedVariant:
     variant_source: str | None = None
     fallback_reason: FallbackReason | None = None
 
-    def or_fallback(self, fallback: "SelectedVariant | Any") -> "SelectedVariant":
+    def with_fallback(self, fallback: "SelectedVariant | Any") -> "SelectedVariant":
         """Return this variant if a rollout chose it, else the fallback with this one's reason."""
-        if self.variant_source != VariantSource.FALLBACK or fallback is NOTHING:
+        if self.variant_source != VariantSource.FALLBACK or fallback is NO_FALLBACK:
             return self
         if not isinstance(fallback, SelectedVariant):
             fallback = SelectedVariant(
@@ -132,7 +132,7 @@ _set_value, _set_key, _set_experiment, _set_active, _set_tester, _set_source, _s
     getattr(SelectedVariant, each.name).__set__ for each in fields(SelectedVariant)
 )
 
-NOTHING: Final = SelectedVariant(None)
+NO_FALLBACK: Final = SelectedVariant(None)
 """A fallback without a value: `or_fallback` has nothing to copy from it."""
 
 

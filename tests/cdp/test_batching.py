@@ -37,7 +37,7 @@ def batches(client, messages):
 @pytest.mark.parametrize("write_key", [None, 'k"ü'])
 def test_a_batch_at_capacity_has_exactly_the_largest_allowed_body(write_key):
     """A write key in the envelope leaves less capacity for messages."""
-    dialect = replace(HIGHTOUCH, batch_bytes=1000)
+    dialect = replace(HIGHTOUCH, max_batch_bytes=1000)
     capacity = batch_capacity(dialect, write_key)
     full = [message(100), message(capacity - 101)]
     assert 1000 == len(dialect.batch_body(full, SENT_AT, write_key))
@@ -46,7 +46,7 @@ def test_a_batch_at_capacity_has_exactly_the_largest_allowed_body(write_key):
 @pytest.mark.parametrize(("spare", "expected"), [(0, 1), (-1, 2)])
 def test_a_client_fills_a_batch_to_the_last_byte(spare, expected):
     """One byte more starts another batch."""
-    dialect = replace(CUSTOMERIO, batch_bytes=1000)
+    dialect = replace(CUSTOMERIO, max_batch_bytes=1000)
     second = message(batch_capacity(dialect) - 101 - spare)
     client = SegmentClient(WriteKey("k"), dialect)
     assert expected == len(batches(client, [message(100), second]))
@@ -60,7 +60,7 @@ def test_a_client_fills_a_batch_to_the_last_byte(spare, expected):
 )
 def test_every_message_is_in_one_batch_in_order_within_all_limits(sizes, limit, items):
     """A batch ends only where the next message would exceed a limit."""
-    dialect = replace(CUSTOMERIO, batch_bytes=limit, batch_items=items)
+    dialect = replace(CUSTOMERIO, max_batch_bytes=limit, max_batch_size=items)
     client = SegmentClient(WriteKey("k"), dialect)
     messages = [message(size, number) for number, size in enumerate(sizes)]
     found = batches(client, messages)

@@ -127,7 +127,7 @@ def test_a_verb_takes_the_options_of_any_call(cio):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda c: c.suppress_person(None), "needs a user_id"),
+        (lambda c: c.suppress_person(None), "requires a user_id"),
         (lambda c: c.delete_person(""), "user_id is empty"),
         (lambda c: c.unsubscribe(None), "user_id is missing"),
         (lambda c: c.relate(None, "acme"), "user_id is missing"),

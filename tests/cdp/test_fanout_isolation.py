@@ -47,7 +47,7 @@ def test_a_call_that_one_sink_refuses_goes_to_the_others(emu, runtime):
     assert ["group", "track"] == [m["type"] for m in messages(emu, "customerio")]
     assert ["hightouch", "mixpanel"] == [name for name, _ in told]
     assert all(isinstance(error, ValidationError) for _, error in told)
-    assert "give timestamp instead" in str(told[1][1])
+    assert "use timestamp instead" in str(told[1][1])
     expected = {"mixpanel": {"accepted": 1, "invalid": 1}, "customerio": {"accepted": 2},
                 "hightouch": {"accepted": 1, "invalid": 1}}  # fmt: skip
     assert expected == all_counts(stats)
@@ -122,7 +122,7 @@ def test_a_failing_direct_sink_is_that_sinks_refusal(emu, runtime, caplog):
         assert {"accepted": 1} == counts(stats["customerio"]) == counts(stats["mixpanel"])
     ((name, error),) = told
     assert ("hightouch", ServerError) == (name, type(error))
-    assert "hightouch did not take a call: Hightouch: HTTP 500" in caplog.text
+    assert "hightouch rejected a call: Hightouch: HTTP 500" in caplog.text
     assert (2, 2) == (len(emu.events()), len(messages(emu, "customerio")))
 
 
@@ -132,7 +132,7 @@ def test_full_and_closed_clients_refuse_for_themselves(emu, runtime):
     def broken(*_):
         raise RuntimeError("mine")
 
-    full = {"when_full": "raise", "limits": Limits(queue_records=1, flush_after=None)}
+    full = {"when_full": "raise", "limits": Limits(max_queue_size=1, flush_after=None)}
     made = sinks(runtime, emu, options={"customerio": full})
     client = made["hightouch"].client
     if runtime == "sync":
@@ -240,7 +240,7 @@ CALLS = st.one_of(
 @given(st.lists(CALLS, max_size=12))
 def test_every_account_balances_whatever_is_called(calls):
     """`offered` is what did not raise, and lies in one drawer each; so do the clients' books."""
-    full = {"when_full": "raise", "limits": Limits(queue_records=2, flush_after=None)}
+    full = {"when_full": "raise", "limits": Limits(max_queue_size=2, flush_after=None)}
     made = {
         "mixpanel": Sink(Mixpanel("T", MemoryConsumer(), sample_rate=0.5)),
         "full": Sink(CustomerIO("k", base_url=UNREACHABLE, **full), consent="marketing"),

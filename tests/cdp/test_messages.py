@@ -215,7 +215,7 @@ def test_what_is_no_id_is_refused(bad):
         (lambda c: c.track("u", "Paid", message_id=""), "message_id is empty"),
         (lambda c: c.page("u", 5), "category must be text"),
         (lambda c: c.track("u", "Paid", schema_version="1"), "does not support schema_version"),
-        (lambda c: c.from_dict({}), "needs its type"),
+        (lambda c: c.from_dict({}), "type must be one of"),
         (lambda c: c.from_dict("x"), "a message must be a mapping"),
         (lambda c: c.from_dict({"type": "track", "userId": "u"}), "event name must be text"),
         (
@@ -245,7 +245,7 @@ def test_hightouch_wants_a_person_where_customerio_does_not():
 def test_a_dialect_may_lack_a_kind():
     """Then the call says so, instead of the server in silence."""
     only = replace(PLAIN, kinds=frozenset({"track"}))
-    with pytest.raises(ValidationError, match="Plain takes no alias"):
+    with pytest.raises(ValidationError, match="Plain does not support alias"):
         composer(only).alias("a", "b")
 
 
@@ -430,7 +430,7 @@ def test_importing_the_package_loads_nothing_heavy():
     source = """
 import sys, mixpanel.cdp as cdp
 assert not {"httpx", "anyio", "asyncio", "mixpanel._records.record"} & set(sys.modules)
-assert sorted(cdp.__all__) == sorted(dir(cdp))
+assert set(cdp.__all__) <= set(dir(cdp))
 for name in cdp.__all__:
     assert getattr(cdp, name) is not None
 assert not {"httpx", "jwt"} & set(sys.modules)

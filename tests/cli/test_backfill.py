@@ -243,7 +243,7 @@ def test_a_wrong_key_ends_with_2(mp, tmp_path):
         (["--column", "user_id=x"], "say which --kind they hold"),
         (["--kind", "group", *["--column", "user_id=x"] * 2], "user_id is given two columns"),
         (["--event", "x"], "say which --kind they hold"),
-        (["--kind", "track", "--column", "users=x"], "columns has no 'users' for track"),
+        (["--kind", "track", "--column", "users=x"], "columns has unknown keys 'users' for track"),
         (["--kind", "track", "--column", "user_id=x"], "there is no column 'x' for user_id"),
         (["--kind", "group"], "in the shell --column group_id=…"),
         (["--kind", "identify", "--event", "x"], "is for kind='track'"),

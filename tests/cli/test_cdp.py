@@ -418,7 +418,7 @@ def test_a_key_of_another_region_is_refused():
     """The server would answer 200 and keep nothing."""
     told = for_env({})(*TRACK, "--write-key", EU_KEY, "--region", "us")
     assert ExitCode.USAGE == told.exit_code
-    assert "this write key is for region 'eu'" in told.stderr
+    assert "the write key belongs to region 'eu'" in told.stderr
     assert EU_KEY not in told.output
 
 

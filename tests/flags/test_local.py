@@ -578,10 +578,10 @@ def test_the_clients_region_holds_for_flags_too(monkeypatch):
     """Unless the configuration names another."""
     config = LocalFlagsConfig(offline=True)
     mp = Mixpanel("t", region="eu", local_flags_config=config)
-    assert mp.local_flags._asker.origin == "https://api-eu.mixpanel.com"
+    assert mp.local_flags._api.origin == "https://api-eu.mixpanel.com"
     config = LocalFlagsConfig(offline=True, api_host="https://flags.example")
     mp = Mixpanel("t", region="eu", local_flags_config=config)
-    assert mp.local_flags._asker.origin == "https://flags.example"
+    assert mp.local_flags._api.origin == "https://flags.example"
 
 
 # ---- overrides ----------------------------------------------------------------------------------
@@ -615,11 +615,11 @@ class Interrupted(LocalFeatureFlagsProvider):
     meanwhile = None
 
     @property
-    def _at_hand(self):
+    def _active_flags(self):
         return self.__dict__["flags at hand"]
 
-    @_at_hand.setter
-    def _at_hand(self, flags):
+    @_active_flags.setter
+    def _active_flags(self, flags):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()

@@ -611,6 +611,23 @@ def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
     assert names(emu) == [1]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_interpreter_exit_delivers_what_the_home_loop_has_just_begun_to_send(emu, host):
+    """No thread starts by then to load httpx or to look up a name; nothing is lost or logged."""
+    _, err, _ = program(
+        emu,
+        """
+        import os
+        mp = Mixpanel("t", AsyncBufferedConsumer(5, base_url=os.environ["URL"], flush_after=60))
+        for n in range(22):
+            mp.track("u", "Visit", {"n": n})
+        """,
+        env={"URL": emu.url.replace("127.0.0.1", host)},
+    )
+    assert "" == err
+    assert names(emu) == list(range(22))
+
+
 def test_sys_exit_in_a_thread_does_no_harm(emu):
     """A thread that exits takes only itself along."""
     program(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own_copy
 from mixpanel.cdp._fanout.routing import (
@@ -90,9 +89,6 @@ class Destination:
     keep_open: bool
 
 
-_instances: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
-
-
 class _FanOut(FanOutMethods[Outcome]):
     """Sinks and counters, and the composing of a call for every sink."""
 
@@ -124,7 +120,7 @@ class _FanOut(FanOutMethods[Outcome]):
         )
         self._closed = False
         self._calls = 0
-        _instances.add(self)
+        fork.register_instance(fork.Order.CLIENTS, self)
 
     def _destination(self, name: str, sink: Sink[Any]) -> Destination:
         if not isinstance(sink, Sink) or not isinstance(sink.client, self._client_types):
@@ -278,6 +274,11 @@ class _FanOut(FanOutMethods[Outcome]):
         """Return the counts of all calls so far, by sink."""
         return {each.name: each.counters.stats(each.client.stats()) for each in self._destinations}
 
+    def after_fork(self) -> None:
+        """Count from zero in a forked child."""
+        for destination in self._destinations:
+            destination.counters.reset()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {', '.join(each.name for each in self._destinations)}>"
 
@@ -288,13 +289,3 @@ def _merged_error(rejected: list[tuple[Destination, ValidationError]]) -> Valida
         for problem in error.problems:
             sinks.setdefault(problem, []).append(destination.name)
     return ValidationError([f"{problem} ({', '.join(names)})" for problem, names in sinks.items()])
-
-
-def _after_fork() -> None:
-    for fan_out in list(_instances):
-        for destination in fan_out._destinations:
-            destination.counters.reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 from mixpanel._records.record import Properties, mapping
 from mixpanel.cdp._fanout.translation import reusable
 from mixpanel.cdp._segment.composer import _event_name, _required_id, _view_fields
-from mixpanel.cdp._segment.signatures import resolve_outcome
 
 if TYPE_CHECKING:
     from mixpanel.cdp._fanout.routing import Consent
@@ -56,10 +55,6 @@ class FanOutMethods(Generic[Outcome]):
         only some sinks reject is sent to the others and reported to `on_error`.
     :raises ClosedError: after the fan-out was closed.
     """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        resolve_outcome(cls)
 
     def _fan_out(
         self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any

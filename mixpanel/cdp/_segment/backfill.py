@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel._delivery.sender import Sender
-    from mixpanel._http.connections import LoopConnections
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.cdp._segment.message import Kind, Message
     from mixpanel.cdp._segment.requests import SegmentApi
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.settings import RetryPolicy
 
 __all__ = ["AsyncBackfill", "past_message_composer"]
@@ -75,9 +74,9 @@ class AsyncBackfill:
         columns: Mapping[str, str] | None = None,
         concurrency: int = 8,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
         """Send any number of past messages and return the result.
@@ -100,7 +99,8 @@ class AsyncBackfill:
             messages.
         :param concurrency: the most requests in flight; it starts lower and adapts.
         :param start_at: the number of rows to skip, to resume at `result.position`.
-        :param keep_failed: the most rejected rows to keep in the result; `on_failed` gets each one.
+        :param keep_rejected: the most rejected rows to keep in the result; `on_rejected` is called
+            for each one.
         :raises ImportInterrupted: if it cannot continue; the error holds the result so far.
         :raises ConfigurationError: for a missing column, or a `concurrency` not in 1 to 32.
         """
@@ -109,14 +109,15 @@ class AsyncBackfill:
         if kind is None and (event is not None or columns is not None):
             raise ConfigurationError("event= and columns= are for flat rows: pass kind= as well")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        api, connections = self._backfill_target()
+        # Otherwise a batch of one message would go to the endpoint for single messages.
+        api = replace(self._api, send_immediately=False)
         limits = self._sender.buffer.limits  # the user's limits, lowered to those of the vendor
         job = ImportJob(
             past_message_composer(self._composer, api, flat, disabled=self._disabled),
             api,
-            connections,
-            limits.batch_records,
-            limits.batch_bytes - len("[]"),
+            self._sender.connections,
+            limits.max_batch_size,
+            limits.max_batch_bytes - len("[]"),
             gzip=None if api.compress else False,
         )
         return await import_rows(
@@ -124,12 +125,8 @@ class AsyncBackfill:
             job,
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
-
-    def _backfill_target(self) -> tuple[SegmentApi, LoopConnections]:
-        # Otherwise a batch of one message would go to the endpoint for single messages.
-        return replace(self._api, send_immediately=False), self._sender.connections

@@ -18,4 +18,4 @@ def batch_capacity(dialect: Dialect, write_key: str | None = None) -> int:
     :param write_key: given when the key is sent in the body, which then has less capacity.
     """
     before, after = dialect.envelope(SENT_AT, write_key)
-    return dialect.batch_bytes - len(before) - len(after)
+    return dialect.max_batch_bytes - len(before) - len(after)

@@ -1,7 +1,7 @@
 """Clients of the Segment spec: the six calls and `batch`, for async code and for sync code.
 
-Calls are composed when they are made, wait in the buffer that Mixpanel's messages wait in, and are
-sent by the same sender. What sets a vendor apart is its `Dialect`.
+Messages are composed when a method is called, and delivered by the same buffer and sender as those
+of a Mixpanel client. The differences between vendors are in their `Dialect`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
+from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
@@ -56,10 +57,10 @@ LIBRARY = {"name": "mixpanel-async", "version": __version__}
 IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
-# ---- what both clients share --------------------------------------------------------------------
+# ---- shared by both clients ---------------------------------------------------------------------
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
     def __init__(
         self,
@@ -71,9 +72,9 @@ class _Client(SegmentMethods[Outcome]):
         **options: Unpack[SegmentOptions],
     ) -> None:
         check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
-        item_bytes = options.get("item_bytes")
-        if item_bytes is not None:
-            dialect = replace(dialect, item_bytes=item_bytes)
+        max_message_bytes = options.get("max_message_bytes")
+        if max_message_bytes is not None:
+            dialect = replace(dialect, max_message_bytes=max_message_bytes)
         origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
         warning = dialect.region_warning(key, origin)
         if warning is not None:
@@ -96,7 +97,7 @@ class _Client(SegmentMethods[Outcome]):
             self._send_immediately,
             bool(options.get("gzip", False)),
         )
-        # Up to so many bytes a message goes straight into the buffer: what nearly all of them do.
+        # A message up to this size skips the checks of `_admitted`, which nearly all of them do.
         self._fast_path_bytes = (
             -1 if self._send_immediately or self._disabled else self._api.max_message_bytes
         )
@@ -122,11 +123,11 @@ class _Client(SegmentMethods[Outcome]):
         dialect = self._api.dialect
         limits = replace(
             given,
-            batch_records=min(given.batch_records, dialect.batch_items),
-            # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._api.capacity + len("[]")),
+            max_batch_size=min(given.max_batch_size, dialect.max_batch_size),
+            # The buffer's limit includes the brackets of a list, the capacity does not.
+            max_batch_bytes=min(given.max_batch_bytes, self._api.capacity + len("[]")),
         )
-        parallel = 1 if options.get("ordered", True) else limits.in_flight
+        parallel = 1 if options.get("ordered", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._report_delivery
         return Sender(
             Buffer(
@@ -146,7 +147,7 @@ class _Client(SegmentMethods[Outcome]):
         )
 
     def stats(self) -> Stats:
-        """Return what became of every message so far: nothing is lost in silence."""
+        """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
         return self._stats.snapshot()
 
     def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
@@ -155,21 +156,21 @@ class _Client(SegmentMethods[Outcome]):
             try:
                 self._on_delivery(Delivery(message.message_id, message.kind, fate, reason))
             except (Exception, SystemExit):
-                # A callback is not ours; it must never stop the sender.
-                logger.exception("a delivery callback failed")
+                # An error in the user's callback must not stop the sender.
+                logger.exception("the on_delivery callback failed")
 
     def _admitted(self, messages: list[Message]) -> list[Message]:
-        """Return the messages that may be sent, and account for the others.
+        """Return the messages that may be sent, and count the others as dropped.
 
-        :raises PayloadTooLargeError: with `direct`, for the first that is too large.
+        :raises PayloadTooLargeError: with `send_immediately`, for the first that is too large.
         """
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
             return self._count_dropped(messages, "disabled")
         if not self._send_immediately:
-            max_message_bytes = max([len(message.body) for message in messages], default=0)
-            if max_message_bytes <= self._api.max_message_bytes:
+            largest = max([len(message.body) for message in messages], default=0)
+            if largest <= self._api.max_message_bytes:
                 return messages
         oversize = [message for message in messages if self._api.excess_bytes(message)]
         if not oversize:
@@ -183,8 +184,8 @@ class _Client(SegmentMethods[Outcome]):
                 endpoint="batch",
             )
         self._stats.report_drop("too_large", list(oversize))
-        gone = {id(message) for message in oversize}
-        return [message for message in messages if id(message) not in gone]
+        dropped = {id(message) for message in oversize}
+        return [message for message in messages if id(message) not in dropped]
 
     def _count_dropped(self, messages: list[Message], reason: str) -> list[Message]:
         self._stats.left_out(reason, len(messages))
@@ -196,18 +197,19 @@ class _Client(SegmentMethods[Outcome]):
         return f"<{type(self).__name__} to {self._api.origin}>"
 
 
-# ---- the two faces ------------------------------------------------------------------------------
+# ---- the async and the sync client --------------------------------------------------------------
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
-    """Speak any dialect from async code, on asyncio or trio.
+    """Send to a source of any dialect from async code, on asyncio or trio.
 
-    By default messages go to a buffer in a few microseconds and a background task sends them;
-    awaiting a call does no I/O. A message is accepted when the method is *called*. Delivery errors
-    go to `on_error`, `on_delivery` and `stats()`. Without `async with`, call `flush()` or
-    `aclose()` before the loop ends; what is left then leaves at interpreter exit.
+    By default messages are buffered within microseconds and sent by a background task; awaiting a
+    call does no I/O. A message is accepted when the method is *called*. Delivery errors are
+    reported to `on_error`, `on_delivery` and `stats()`. Without `async with`, call `flush()` or
+    `aclose()` before the event loop ends; messages that are left then are sent at interpreter exit.
 
-    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    :raises ConfigurationError: for invalid settings, such as a key of another region.
     """
 
     def _deliver(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
@@ -241,18 +243,18 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
             return refused(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it.
+        """Send everything accepted so far and return the result.
 
-        Ends early when `timeout` seconds have passed or when only a human can help, as with a
-        wrong write key; the rest is `pending` in the result.
+        Ends early after `timeout` seconds, or at an error that retries cannot fix, such as a wrong
+        write key; the rest is `pending` in the result.
         """
         return await self._sender.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; return what became of what was waiting.
+        """Flush and close; return the result for the messages that were pending.
 
-        Returns within `timeout` seconds plus 0.25, whatever the server does, and takes that time
-        even when the surrounding scope is cancelled.
+        Returns within `timeout` seconds plus 0.25, whatever the server does, also when the
+        surrounding scope is cancelled.
         """
         self._closed = True
         return await self._sender.aclose(timeout)
@@ -265,16 +267,17 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         await self.aclose()
 
 
+@returning(None)
 class SegmentClient(_Client[None]):
-    """Speak any dialect from sync code, on any number of threads.
+    """Send to a source of any dialect from sync code, on any number of threads.
 
-    Calls return in some microseconds, and the home loop of this process sends in the background.
-    Use it as a context manager, or call `flush()` or `close()`; what is left leaves at interpreter
-    exit.
+    Calls return within microseconds; the background event loop of this process sends the messages.
+    Use the client as a context manager, or call `flush()` or `close()`; messages that are left are
+    sent at interpreter exit.
 
-    :raises SyncInAsyncError: from `flush`, `close` and whatever else waits, on the thread of a
-        running event loop.
-    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    :raises SyncInAsyncError: from `flush`, `close` and any call that would block, on the thread of
+        a running event loop.
+    :raises ConfigurationError: for invalid settings, such as a key of another region.
     """
 
     def _deliver(self, messages: list[Message]) -> None:
@@ -284,7 +287,7 @@ class SegmentClient(_Client[None]):
             return
         may_block = self._send_immediately or self._sender.buffer.when_full == "wait"
         if may_block:
-            background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         if self._send_immediately:
             sync_delivery.deliver(self._sender, records)
             return
@@ -298,24 +301,17 @@ class SegmentClient(_Client[None]):
                 raise
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it."""
+        """Send everything accepted so far and return the result."""
         background_loop.refuse_in_async(f"{type(self).__name__}.flush")
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; return what became of what was waiting."""
+        """Flush and close; return the result for the messages that were pending."""
         background_loop.refuse_in_async(f"{type(self).__name__}.close")
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 
     backfill = synced(AsyncBackfill.backfill)
-
-    @property
-    def _core(self) -> AsyncSegmentClient:
-        # The same queue, composer and route, for what awaits an answer.
-        core = AsyncSegmentClient.__new__(AsyncSegmentClient)
-        core.__dict__.update(self.__dict__)
-        return core
 
     def __enter__(self) -> Self:
         return self

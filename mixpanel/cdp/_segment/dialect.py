@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import join_bodies
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 from mixpanel.settings import checked_origin
@@ -50,9 +50,9 @@ class Dialect:
     """One vendor's variant of the Segment spec.
 
     - `hosts`: origins by region; the first is the default.
-    - `item_bytes`, `batch_bytes`: the largest message and the largest request; the server rejects
-      or drops what is larger.
-    - `batch_items`: the most messages in a request. Customer.io and Hightouch document no such
+    - `max_message_bytes`, `max_batch_bytes`: the largest message and the largest request; the
+      server rejects or drops what is larger.
+    - `max_batch_size`: the most messages in a request. Customer.io and Hightouch document no such
       limit, Segment documents 2,500.
     - `rate`: the number of requests allowed within so many seconds.
     - `strict_headers`: headers that make the server report invalid messages.
@@ -72,9 +72,9 @@ class Dialect:
     batch_path: str = "/v1/batch"
     single_path: str = "/v1/{kind}"
     kinds: frozenset[Kind] = frozenset(KINDS)
-    item_bytes: int = 32_000
-    batch_bytes: int = 475_000
-    batch_items: int = 2500
+    max_message_bytes: int = 32_000
+    max_batch_bytes: int = 475_000
+    max_batch_size: int = 2500
     rate: tuple[int, float] | None = None
     strict_headers: Mapping[str, str] = field(default_factory=dict)
     group_alone: bool = False
@@ -173,7 +173,7 @@ class Dialect:
         return b"{" + after[len("],") : -1] + b"," + message.body_without_type
 
 
-@conceal_arguments
+@hide_init_arguments
 class WriteKey(Secret):
     """The write key of one source, stripped of white space such as a mounted file's last newline.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -18,7 +17,6 @@ from typing import (
 
 from mixpanel._records.record import Properties, mapping
 from mixpanel.cdp._segment.composer import SegmentComposer
-from mixpanel.cdp._segment.signatures import OUTCOME, resolve_outcome
 from mixpanel.exceptions import ValidationError
 
 if TYPE_CHECKING:
@@ -53,9 +51,7 @@ def send_method(compose: Callable[Concatenate[Any, P], Message]) -> Method[P]:
     def method(client: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
         return client._deliver_one(compose(client._composer, *args, **kwargs))
 
-    method.__signature__ = inspect.signature(compose).replace(  # type: ignore[attr-defined]
-        return_annotation=OUTCOME
-    )
+    method.__annotations__ = {**compose.__annotations__, "return": "Outcome"}  # for `returning`
     return cast("Method[P]", method)
 
 
@@ -73,10 +69,6 @@ class SegmentMethods(Generic[Outcome]):
 
     _composes: type[SegmentComposer] = SegmentComposer
     _composer: SegmentComposer
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        resolve_outcome(cls)
 
     def _deliver(self, messages: list[Message]) -> Outcome:
         raise NotImplementedError

@@ -40,9 +40,9 @@ class SegmentOptions(TypedDict, total=False):
     - `send_immediately`: send each message at once to the endpoint of its kind and raise errors,
       instead of sending batches in the background.
     - `ordered`: send one request at a time (default), so that no `track` arrives before the
-      `identify` that precedes it. If False, send up to `limits.in_flight` requests at a time.
+      `identify` that precedes it. If False, send up to `limits.concurrency` requests at a time.
     - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered.
-    - `item_bytes`: the largest message, if the vendor has raised this limit for you.
+    - `max_message_bytes`: the largest message, if the vendor has raised this limit for you.
     - `when_full`: what to do with a message when the buffer is full.
     - `on_delivery(delivery)`: called once for each message with its outcome.
     - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and each
@@ -63,7 +63,7 @@ class SegmentOptions(TypedDict, total=False):
     ordered: bool
     limits: Limits | None
     retry: RetryPolicy | None
-    item_bytes: int | None
+    max_message_bytes: int | None
     when_full: WhenFull
     on_delivery: OnDelivery | None
     on_error: OnError | None

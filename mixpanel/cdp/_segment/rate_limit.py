@@ -6,7 +6,6 @@ and blocking code run the same one.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
+from mixpanel._runtime import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -85,8 +85,7 @@ def _after_fork() -> None:
     _limiters_lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)
 
 
 class TokenSource(Protocol):
@@ -107,7 +106,7 @@ class TokenSource(Protocol):
 
 
 class RateLimitedAuth:
-    """Run requests within the rate limit and with a token, renewed once if the server rejects it."""
+    """Run requests within the rate limit and with a token, renewed once if it is rejected."""
 
     def __init__(self, rate_limiter: RateLimiter | None, token_source: TokenSource | None) -> None:
         self.rate_limiter = rate_limiter

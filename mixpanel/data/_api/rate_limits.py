@@ -9,7 +9,6 @@ programs spend shows as a 429: then everyone waits, and one call goes ahead to s
 from __future__ import annotations
 
 import math
-import os
 import random
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel._runtime import event_loop
+from mixpanel._runtime import event_loop, fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data.exceptions import RateLimitError
 
@@ -353,5 +352,4 @@ def _after_fork() -> None:
         budget._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)

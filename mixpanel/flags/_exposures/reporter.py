@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     Tracker = Callable[[Any, str, dict[str, Any]], object]
 
-__all__ = ["Reporter"]
+__all__ = ["ExposureReporter"]
 
 
-class Reporter:
+class ExposureReporter:
     """Hand exposures to a tracker, `tracker(distinct_id, event_name, properties)`.
 
     The tracker of a client only enqueues. One of your own that blocks belongs on
@@ -45,7 +45,7 @@ class Reporter:
             )
         self._logged = -3600.0
 
-    def automatic(
+    def report_evaluation(
         self,
         flag_key: str,
         variant: SelectedVariant,
@@ -68,7 +68,9 @@ class Reporter:
         except Exception as error:
             self._failed(error)
 
-    def manual(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
+    def report_explicit(
+        self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
+    ) -> None:
         """Report an exposure because the caller says so, however often."""
         try:
             self._send(flag_key, variant, context)

@@ -7,15 +7,13 @@ in a forked child when the child first asks for a flag.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
-import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -53,37 +51,43 @@ class Poller:
         self._live: Future[None] | None = None
         self._first: Future[None] = Future()
         self._stop: asyncio.Event | None = None
-        self.orphaned = False
-        _pollers.add(self)
+        self.stopped_by_fork = False
+        fork.register_instance(fork.Order.CLIENTS, self)
 
     @property
     def running(self) -> bool:
         """Tell whether it is started, in this process."""
-        return self._live is not None and not self._live.done() and not self.orphaned
+        return self._live is not None and not self._live.done() and not self.stopped_by_fork
 
     def start(self) -> Future[None]:
         """Start unless it runs; the future is done when the first attempt is over."""
         with self._lock:
             if not self.running:
-                self.orphaned = False
+                self.stopped_by_fork = False
                 self._first = Future()
                 self._live = background_loop.submit(self._run)
             return self._first
 
     def resume(self) -> None:
         """Start again in a forked child, if the parent had started it."""
-        if self.orphaned:
+        if self.stopped_by_fork:
             self.start()
 
     def stop(self) -> Future[None] | None:
         """Stop; the future, if it ran here, is done when nothing runs any more."""
         with self._lock:
             live, self._live = self._live, None
-            if live is None or self.orphaned:
-                self.orphaned = False
+            if live is None or self.stopped_by_fork:
+                self.stopped_by_fork = False
                 return None
             background_loop.soon(self._end)
             return live
+
+    def after_fork(self) -> None:
+        """Note that the parent's thread does not poll for this process."""
+        self._lock = threading.Lock()
+        if self._live is not None:
+            self.stopped_by_fork = True
 
     async def _end(self) -> None:
         if self._stop is not None:
@@ -130,17 +134,3 @@ class Poller:
         else:
             pause = self._interval * min(2 ** min(failures - 1, 30), MOST_BACKOFF)
         return max(pause * random.uniform(0.5, 1.0), min(asked or 0.0, 600.0))
-
-
-_pollers: weakref.WeakSet[Poller] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for poller in list(_pollers):
-        poller._lock = threading.Lock()
-        if poller._live is not None:
-            poller.orphaned = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

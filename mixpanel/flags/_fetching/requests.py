@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
     Response,
@@ -13,16 +14,17 @@ from mixpanel._http.responses import (
 )
 from mixpanel._records.encoding import dumps, loads
 from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
-from mixpanel.exceptions import MixpanelException
-from mixpanel.settings import Endpoints
+from mixpanel.exceptions import MixpanelException, TransportError
+from mixpanel.settings import Endpoints, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import NoReturn
 
+    from mixpanel._http.connections import LoopConnections
     from mixpanel.flags.types import FlagsConfig
 
-__all__ = ["Asker", "FlagsError"]
+__all__ = ["FlagsApi", "FlagsError"]
 
 DEFAULT_HOST = "api.mixpanel.com"
 
@@ -45,7 +47,7 @@ class FlagsError(MixpanelException):
         return FlagsError(str(self), self.status, self.retry_after)
 
 
-class Asker:
+class FlagsApi:
     """Make the requests of one project."""
 
     def __init__(
@@ -101,6 +103,14 @@ class Asker:
             **more,
         }
         return Request("GET", f"{self.origin}{path}?{urlencode(query)}", headers)
+
+
+async def send(connections: LoopConnections, request: Request) -> Response | TransportFailure:
+    """Send a request for flags; while a test captures events, to a server on this machine only."""
+    if capture.active is not None and not is_loopback(urlsplit(request.url).hostname or ""):
+        text = "flags are not fetched while events are captured: use FixedFlags or override_flags"
+        return TransportFailure(TransportError(text), may_have_been_sent=False)
+    return await connections.send(request)
 
 
 def decoded(reply: Response | TransportFailure, most: int) -> Any:

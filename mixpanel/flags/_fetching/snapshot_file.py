@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["LARGEST", "Saved", "SnapshotFile"]
+__all__ = ["LARGEST", "SavedDefinitions", "SnapshotFile"]
 
 LARGEST = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
+class SavedDefinitions:
     """What a snapshot holds: the decoded answer, its ETag, and when it was fetched (epoch)."""
 
     payload: Any
@@ -67,7 +67,7 @@ class SnapshotFile:
             return
         raise ConfigurationError(f"snapshot_path {self.path} {problem}")
 
-    def save(self, saved: Saved) -> None:
+    def save(self, saved: SavedDefinitions) -> None:
         """Replace the file; whoever reads meanwhile sees the old one or the new one.
 
         :raises OSError: when it cannot be written.
@@ -101,7 +101,7 @@ class SnapshotFile:
     def _opened(self) -> AbstractContextManager[IO[bytes]]:
         return open_checked(self.path, max_bytes=self._largest)
 
-    def load(self, *, only_new: bool = False) -> Saved | None:
+    def load(self, *, only_new: bool = False) -> SavedDefinitions | None:
         """Return what the file holds; None without a usable file, or if it is what was seen last.
 
         Whether it is new, its content decides: time, size and inode may all be those of before.
@@ -116,7 +116,7 @@ class SnapshotFile:
             ):
                 data = loads(body)
                 etag = data["etag"] if isinstance(data["etag"], str) else None
-                saved = Saved(data["payload"], etag, float(data["fetched_at"]))
+                saved = SavedDefinitions(data["payload"], etag, float(data["fetched_at"]))
                 mine = data["project"] == self._key
                 self._seen = digest
                 return saved if mine and 0 <= saved.fetched_at <= time.time() + 60 else None
