@@ -169,7 +169,7 @@ def remote_flags(emu):
 
 
 def direct_cdp(emu):
-    client = AsyncCustomerIO("k", direct=True, base_url=emu.customerio_url)
+    client = AsyncCustomerIO("k", send_immediately=True, base_url=emu.customerio_url)
     return lambda: client.track("u", "Visit", {"n": 1}), client
 
 
@@ -355,8 +355,8 @@ def test_the_sync_client_works_on_our_own_thread(emu, kind):
 
 def test_the_sync_cdp_client_works_on_our_own_thread(emu):
     """Direct or buffered."""
-    for direct in (True, False):
-        client = CustomerIO("k", direct=direct, base_url=emu.customerio_url)
+    for send_immediately in (True, False):
+        client = CustomerIO("k", send_immediately=send_immediately, base_url=emu.customerio_url)
 
         async def call_on_background_loop(client=client):
             client.track("u", "Visit", {"n": 1})
