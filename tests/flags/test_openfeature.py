@@ -1,4 +1,4 @@
-"""OpenFeature: the specification's scenarios, both faces, events, life and tracking."""
+"""OpenFeature: the specification's scenarios, sync and async, events, lifecycle, tracking."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ READY, ERROR, STALE, CHANGED = (
 
 @pytest.fixture(autouse=True)
 def _own_openfeature(monkeypatch):
-    """Give each test an OpenFeature of its own, event handlers' threads included."""
+    """Give each test an OpenFeature API of its own, including the event handlers' threads."""
     with ThreadPoolExecutor(4, "openfeature-event-handler") as executor:
         monkeypatch.setattr(_event_support, "_event_executor", executor)
         yield
@@ -98,7 +98,7 @@ def client(provider):
 
 
 def heard():
-    """Note every event from now on, as (name, keys of flags)."""
+    """Record every event from now on, as (name, keys of flags)."""
     events = []
 
     def note(name, details):
@@ -112,14 +112,14 @@ def heard():
 
 
 def outage(emu, fault):
-    """Let the definitions fail, until what is returned is called."""
+    """Make requests for definitions fail until the returned function is called."""
     down = [True]
     emu.play(fault.forever(), path="/flags/definitions", when=lambda _request: bool(down))
     return down.clear
 
 
 def ruled(rule, key="checkout"):
-    """A flag that is on for whom the rule is met, and off for everyone else."""
+    """Return a flag that is on for users who match the rule, and off for everyone else."""
     return {
         "key": key,
         "context": "distinct_id",
@@ -168,8 +168,8 @@ def asked(scenario):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s['promise']}: {s['flag']}")
-def test_scenario(scenario):
-    """Value, variant, reason and error code are what the specification's own tests expect."""
+def test_scenarios_of_the_specification_in_sync_code(scenario):
+    """Value, variant, reason and error code are those of the specification's own tests."""
     flags = client(MixpanelProvider(local()))
     check(scenario, getattr(flags, f"get_{scenario['type']}_details")(*asked(scenario)))
     value = getattr(flags, f"get_{scenario['type']}_value")(*asked(scenario))
@@ -177,8 +177,8 @@ def test_scenario(scenario):
 
 
 @pytest.mark.anyio
-async def test_every_scenario_in_async_code(anyio_backend):
-    """The async methods say the same."""
+async def test_scenarios_of_the_specification_in_async_code(anyio_backend):
+    """The async methods return the same."""
     flags = client(MixpanelProvider(local()))
     for scenario in SCENARIOS:
         resolve = getattr(flags, f"get_{scenario['type']}_details_async")
@@ -192,7 +192,7 @@ def everything_is(code, *, flags):
 
 
 def test_a_provider_that_is_not_ready_serves_defaults(emu):
-    """While the first definitions are on their way."""
+    """While the first definitions are being fetched."""
     emu.play(Fault.silence().forever(), path="/flags/definitions")
     api.set_provider(MixpanelProvider(local(emu)))
     flags = api.get_client()
@@ -200,8 +200,8 @@ def test_a_provider_that_is_not_ready_serves_defaults(emu):
     everything_is("PROVIDER_NOT_READY", flags=flags)
 
 
-def test_refused_credentials_are_fatal_until_they_are_not(emu, monkeypatch):
-    """Only a human can help; when one did, polling finds out."""
+def test_rejected_credentials_are_fatal_until_they_are_accepted(emu, monkeypatch):
+    """Only a human can fix them; polling notices when that happened."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.set_flags(FLAGS)
     repair = outage(emu, Fault.status(401))
@@ -229,8 +229,8 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-def test_values_are_of_the_type_asked_for(kind):
-    """No bool is a number, no 1.0 an integer; only an integer serves as a float."""
+def test_values_have_the_requested_type(kind):
+    """A bool is not a number, 1.0 not an integer; only an integer is accepted as a float."""
     values = [*(value for values in ACCEPTED.values() for value in values), None]
     provider = serving(*(flag(f"f{n}", value) for n, value in enumerate(values)))
     flags = client(provider)
@@ -246,7 +246,7 @@ def test_values_are_of_the_type_asked_for(kind):
             assert details.variant is None
 
 
-def test_an_integer_that_no_float_can_hold_is_a_mismatch():
+def test_an_integer_too_large_for_a_float_is_a_type_mismatch():
     """Rather than an exception."""
     details = client(serving(flag(value=10**400))).get_float_details("checkout", 0.5, USER)
     assert (0.5, "TYPE_MISMATCH") == (details.value, details.error_code)
@@ -293,7 +293,7 @@ REASONS = {
 
 @pytest.mark.parametrize("case", REASONS)
 def test_the_reason_is_that_of_the_rollout(case):
-    """STATIC only where nothing about a user could change the answer."""
+    """STATIC only where nothing about a user could change the result."""
     definition, reason = REASONS[case]
     teams = EvaluationContext("u-17", {"plan": "team"})
     details = client(serving(definition)).get_string_details("checkout", "-", teams)
@@ -314,8 +314,8 @@ MISSES = {
 
 
 @pytest.mark.parametrize("kind", MISSES)
-def test_a_fallback_says_why(kind):
-    """By error code, reason and metadata; the default is served and nothing is reported."""
+def test_a_fallback_has_a_reason(kind):
+    """As error code, reason and metadata; the default is served and nothing is reported."""
     definition, code, reason = MISSES[kind]
     told = []
     details = client(serving(definition, told=told)).get_string_details("checkout", "-", USER)
@@ -327,7 +327,7 @@ def test_a_fallback_says_why(kind):
 
 
 def test_a_missing_targeting_key_is_named():
-    """Or the attribute that a flag by group needs."""
+    """Or the attribute that a flag by group requires."""
     flags = client(serving(flag(), flag("by-company", context="company_id")))
     nobody = flags.get_boolean_details("checkout", False)
     assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
@@ -336,8 +336,8 @@ def test_a_missing_targeting_key_is_named():
     assert "flag by-company requires the attribute company_id in the context" == message
 
 
-def test_metadata_say_where_a_variant_comes_from(emu):
-    """The experiment, whether a tester asked, and how old the definitions are."""
+def test_metadata_has_the_source_of_a_variant(emu):
+    """The experiment, whether the user is a tester, and the age of the definitions."""
     ruleset = {**flag()["ruleset"], "test": {"users": {"tester": "on"}}}
     emu.set_flags([flag(experiment_id="e-1", is_experiment_active=True, ruleset=ruleset)])
     flags = client(MixpanelProvider(local(emu)))
@@ -352,8 +352,8 @@ def test_metadata_say_where_a_variant_comes_from(emu):
 # ---- context ------------------------------------------------------------------------------------
 
 
-def test_a_context_is_mapped_without_a_change():
-    """The targeting key is the distinct_id, attributes are properties, scalars stand beside too."""
+def test_a_context_is_mapped_without_changing_values():
+    """Targeting key to distinct_id, attributes to properties, scalars also to the context."""
     now = datetime.now(UTC)
     attributes = {"plan": "team", "seats": 5.0, "age": 5, "ok": True, "since": now, "tags": ["a"]}
     context = as_context(EvaluationContext("u-17", attributes))
@@ -367,7 +367,7 @@ def test_a_context_is_mapped_without_a_change():
 
 
 def test_mixpanels_own_form_of_a_context_keeps_its_meaning():
-    """For code that filled in `distinct_id` and `custom_properties` by itself."""
+    """For code that sets `distinct_id` and `custom_properties` itself."""
     own = {"distinct_id": "u", "company_id": "c", "custom_properties": {"plan": "team"}}
     context = as_context(EvaluationContext(None, own))
     assert ("u", "c") == (context["distinct_id"], context["company_id"])
@@ -377,7 +377,7 @@ def test_mixpanels_own_form_of_a_context_keeps_its_meaning():
 
 
 def test_a_flag_is_assigned_by_the_attribute_it_names():
-    """A float keeps its text: 5.0 and 5 are different companies, as for every SDK of ours."""
+    """A float keeps its text: 5.0 and 5 are different companies, as in all of Mixpanel's SDKs."""
     definition = {**rolled(EVERYONE, split=0.5), "context": "company_id"}
     provider = serving(definition)
     flags = client(provider)
@@ -422,7 +422,7 @@ class Noting(Hook):
 
 @pytest.mark.anyio
 async def test_hooks_see_details_and_may_add_to_the_context(anyio_backend):
-    """Before, after and finally; of an error, error and finally; sync and async."""
+    """Before, after and finally; for an error, error and finally; sync and async."""
     flags = client(serving(ruled({"==": [{"var": "plan"}, "team"]})))
     for face in ("sync", "async"):
         hook = Noting()
@@ -446,8 +446,8 @@ async def test_hooks_see_details_and_may_add_to_the_context(anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_remote_answers_are_awaited(emu, anyio_backend):
-    """Without blocking the loop; the exposure says remote, with its times."""
+async def test_remote_evaluations_are_awaited(emu, anyio_backend):
+    """Without blocking the loop; the exposure is remote and has the request's times."""
     emu.set_flags([flag(), flag("text", "blue")])
     told = []
     async with remote(emu, told) as source:
@@ -486,8 +486,8 @@ async def test_remote_answers_are_awaited(emu, anyio_backend):
     assert properties["Variant fetch latency (ms)"] >= 200
 
 
-def test_remote_answers_in_sync_code(emu):
-    """The context travels as it is: 5.0 stays 5.0."""
+def test_remote_evaluations_in_sync_code(emu):
+    """The context is sent unchanged: 5.0 stays 5.0."""
     emu.set_flags([flag()])
     with remote(emu) as source:
         flags = client(MixpanelProvider(source))
@@ -499,7 +499,7 @@ def test_remote_answers_in_sync_code(emu):
 
 @pytest.mark.anyio
 async def test_a_sync_call_that_would_block_the_loop_is_an_error(emu, anyio_backend):
-    """With a word on what to do; local decisions are fine everywhere."""
+    """The error names what to do instead; local evaluation works everywhere."""
     emu.set_flags([flag(), cohort()], cohorts={"c": ["u-17"]})
     told = []
     source = HybridFeatureFlagsProvider(local(emu, told), remote(emu, told))
@@ -516,8 +516,8 @@ async def test_a_sync_call_that_would_block_the_loop_is_an_error(emu, anyio_back
     assert ["local", "remote"] == [p["Flag evaluation mode"] for _, _, p in told]
 
 
-def test_hybrid_in_sync_code(emu):
-    """Asks where it may wait; when nobody answers, the local reason stays."""
+def test_a_hybrid_provider_in_sync_code(emu):
+    """It sends requests where it may wait; if one fails, the local reason stays."""
     emu.set_flags([cohort()], cohorts={"c": ["u-17"]})
     with local(emu) as here, remote(emu) as there:
         flags = client(MixpanelProvider(HybridFeatureFlagsProvider(here, there)))
@@ -530,8 +530,8 @@ def test_hybrid_in_sync_code(emu):
 # ---- exposures and overrides --------------------------------------------------------------------
 
 
-def test_an_exposure_is_reported_of_what_was_served():
-    """Once in a while, by the flag's own assignment value; not of a wrong type."""
+def test_an_exposure_is_reported_for_a_served_value():
+    """Once per time to live, by the flag's assignment value; not for a value of a wrong type."""
     told = []
     flags = client(serving(flag(), flag("by-company", context="company_id"), told=told))
     flags.get_string_value("checkout", "-", USER)
@@ -546,7 +546,7 @@ def test_an_exposure_is_reported_of_what_was_served():
 
 @pytest.mark.anyio
 async def test_overrides_are_served_even_before_ready(emu, anyio_backend):
-    """They are the same for everyone, and no exposure."""
+    """They are the same for everyone, and report no exposure."""
     told = []
     for source in (local(emu, told), remote(emu, told)):
         provider = MixpanelProvider(source)
@@ -560,8 +560,8 @@ async def test_overrides_are_served_even_before_ready(emu, anyio_backend):
 # ---- events -------------------------------------------------------------------------------------
 
 
-def test_ready_and_changes_are_told(emu):
-    """READY once the definitions are there, then the keys of each change."""
+def test_ready_and_changes_are_emitted(emu):
+    """READY once there are definitions, then the keys of each change."""
     emu.set_flags([flag("a"), flag("b")])
     events = heard()
     api.set_provider(MixpanelProvider(local(emu)))
@@ -573,8 +573,8 @@ def test_ready_and_changes_are_told(emu):
     assert ProviderStatus.READY is api.get_client().get_provider_status()
 
 
-def test_stale_definitions_are_told_and_serve_on(emu):
-    """After five intervals without news; READY when there is some."""
+def test_stale_definitions_are_emitted_and_still_served(emu):
+    """STALE after five intervals without a fetch, READY after the next one."""
     emu.set_flags([flag()])
     events = heard()
     flags = client(MixpanelProvider(local(emu)))
@@ -591,8 +591,8 @@ def test_stale_definitions_are_told_and_serve_on(emu):
     assert ["READY", "STALE", "READY"] == [name for name, _ in events]
 
 
-def test_a_bootstrap_that_is_never_confirmed_grows_stale(emu):
-    """It serves at once, but nobody knows its age."""
+def test_a_bootstrap_that_is_never_confirmed_becomes_stale(emu):
+    """It is served immediately, but its age is unknown."""
     emu.play(Fault.status(500).forever(), path="/flags/definitions")
     source = local(emu, bootstrap={"flags": [flag()]})
     flags = client(MixpanelProvider(source))
@@ -601,8 +601,8 @@ def test_a_bootstrap_that_is_never_confirmed_grows_stale(emu):
     assert flags.get_boolean_value("checkout", False, USER)
 
 
-def test_without_polling_nothing_grows_stale(emu):
-    """Who fetches once on purpose wants no warnings."""
+def test_without_polling_nothing_becomes_stale(emu):
+    """Fetching only once is a choice, and emits no warnings."""
     emu.set_flags([flag()])
     config = {"enable_polling": False, "polling_interval_in_seconds": 0.01}
     for source in (local(emu, **config), local(polling_interval_in_seconds=0.01)):
@@ -612,7 +612,7 @@ def test_without_polling_nothing_grows_stale(emu):
 
 
 def test_a_failed_start_recovers_by_itself(emu, monkeypatch):
-    """ERROR and the default until the server answers, then READY."""
+    """ERROR and the default until the server responds, then READY."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.set_flags([flag()])
     repair = outage(emu, Fault.status(503))
@@ -629,8 +629,8 @@ def test_a_failed_start_recovers_by_itself(emu, monkeypatch):
     until(lambda: {"ERROR", "READY", "CONFIGURATION_CHANGED"} <= set(dict(events)))
 
 
-def test_a_project_without_flags_is_ready_too(emu, monkeypatch):
-    """Nothing changes, yet the definitions came."""
+def test_a_project_without_flags_becomes_ready(emu, monkeypatch):
+    """No flag changes, yet the definitions have arrived."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.play(Fault.status(503), path="/flags/definitions")
     with pytest.raises(ProviderNotReadyError):
@@ -648,8 +648,8 @@ def polls(emu):
     return len(emu.requests("/flags/definitions"))
 
 
-def test_initialize_and_shutdown_may_come_again_and_again(emu):
-    """Also without OpenFeature around, and polling ends with the last."""
+def test_initialize_and_shutdown_may_be_repeated(emu):
+    """Also without the OpenFeature API; polling ends with the last shutdown."""
     emu.set_flags([flag()])
     provider = MixpanelProvider(local(emu))
     provider.shutdown()
@@ -667,7 +667,7 @@ def test_initialize_and_shutdown_may_come_again_and_again(emu):
 
 
 def test_shutting_down_ends_the_wait_for_the_first_definitions(emu):
-    """A replaced provider does not hang about."""
+    """A replaced provider does not keep waiting."""
     emu.play(Fault.silence().forever(), path="/flags/definitions")
     provider, raised = MixpanelProvider(local(emu)), []
 
@@ -689,8 +689,8 @@ def test_shutting_down_ends_the_wait_for_the_first_definitions(emu):
 
 
 @pytest.mark.anyio
-async def test_it_starts_and_stops_inside_a_running_loop(emu, anyio_backend):
-    """OpenFeature has no async start; waiting there is short, and stopping does not wait."""
+async def test_a_provider_starts_and_stops_inside_a_running_loop(emu, anyio_backend):
+    """OpenFeature has no async start; its wait is short, and stopping does not wait."""
     emu.set_flags([flag()])
     flags = client(MixpanelProvider(local(emu)))
     assert await flags.get_boolean_value_async("checkout", False, USER)
@@ -707,7 +707,7 @@ def test_one_provider_serves_several_event_loops(emu):
         assert flags.get_boolean_value("checkout", False, USER)
 
 
-def test_polling_that_others_started_goes_on(emu):
+def test_polling_started_by_the_client_continues(emu):
     """The client's own `with` started it, and will stop it."""
     emu.set_flags([flag()])
     config = LocalFlagsConfig(polling_interval_in_seconds=0.05)
@@ -719,8 +719,8 @@ def test_polling_that_others_started_goes_on(emu):
     assert not mp.local_flags._poller.running
 
 
-def test_a_replaced_provider_falls_silent(emu):
-    """It is shut down in the background, and its events with it."""
+def test_a_replaced_provider_emits_no_more_events(emu):
+    """OpenFeature shuts it down in the background."""
     emu.set_flags([flag()])
     provider = MixpanelProvider(local(emu))
     client(provider)
@@ -734,7 +734,7 @@ def test_a_replaced_provider_falls_silent(emu):
 
 
 def test_followers_of_a_shared_poll_wait_for_their_leader(emu, tmp_path):
-    """The process that holds the lease may be a moment behind."""
+    """The process that holds the lease may need a little longer."""
     shared = {"snapshot_path": tmp_path / "flags.json", "share_polling": True}
     emu.set_flags([flag()])
     emu.play(Fault.latency(0.3), path="/flags/definitions")
@@ -745,7 +745,7 @@ def test_followers_of_a_shared_poll_wait_for_their_leader(emu, tmp_path):
         assert client(MixpanelProvider(follower)).get_boolean_value("checkout", False, USER)
 
 
-def test_providers_are_equal_to_themselves_alone():
+def test_providers_are_equal_only_to_themselves():
     """OpenFeature keeps them in dicts and sets; one may serve several domains."""
     source = local()
     one, other = MixpanelProvider(source), MixpanelProvider(source)
@@ -758,7 +758,7 @@ def test_providers_are_equal_to_themselves_alone():
         assert api.get_client(domain).get_boolean_value("boolean-flag", False, USER)
 
 
-def test_many_threads_and_loops_at_once(emu):
+def test_many_threads_and_loops_use_one_provider_at_once(emu):
     """While flags change and the provider stops and starts."""
     emu.set_flags([flag(value=1)])
     provider = MixpanelProvider(local(emu, polling_interval_in_seconds=0.02))
@@ -792,8 +792,8 @@ def test_many_threads_and_loops_at_once(emu):
 # ---- clients and tracking -----------------------------------------------------------------------
 
 
-def test_a_client_lends_its_local_flags_else_its_remote_ones(emu):
-    """And one without flags is refused."""
+def test_a_clients_local_flags_take_precedence_over_its_remote_ones(emu):
+    """And a client without flags is rejected."""
     both = Mixpanel(
         "t",
         base_url=emu.url,
@@ -813,7 +813,7 @@ OFFLINE = LocalFlagsConfig(offline=True, bootstrap=FLAGS)
 
 @pytest.mark.parametrize("kind", ["at once", "buffered", "memory"])
 def test_tracking_goes_through_the_client(emu, kind):
-    """For the targeting key's user, whoever delivers."""
+    """For the user with the targeting key, with every consumer."""
     consumer = {
         "at once": None, "buffered": BufferedConsumer(base_url=emu.url), "memory": MemoryConsumer(),
     }[kind]  # fmt: skip
@@ -830,7 +830,7 @@ def test_tracking_goes_through_the_client(emu, kind):
 
 @pytest.mark.anyio
 async def test_tracking_in_a_loop_never_blocks_it(emu, anyio_backend):
-    """Not even with the sync client, and it leaves by itself."""
+    """Not even with the sync client; the event is sent in the background."""
     mp = Mixpanel("t", base_url=emu.url, local_flags_config=OFFLINE)
     async with AsyncMixpanel("t", base_url=emu.url, local_flags_config=OFFLINE) as amp:
         api.set_provider_and_wait(MixpanelProvider(mp), "sync")
@@ -855,7 +855,7 @@ def test_an_event_without_a_name_is_an_error(emu):
 
 
 def test_tracking_without_a_client_does_nothing():
-    """A flags provider alone has nobody to track with."""
+    """A flags provider alone cannot track."""
     told = []
     client(serving(flag(), told=told)).track("Order Paid", USER, DETAILS)
     assert not told
@@ -864,8 +864,8 @@ def test_tracking_without_a_client_does_nothing():
 # ---- example ------------------------------------------------------------------------------------
 
 
-def test_example(emu, monkeypatch):
-    """Runs as a reader would run it: exposures and orders arrive."""
+def test_the_openfeature_example_runs(emu, monkeypatch):
+    """As a reader would run it: exposures and orders arrive."""
     emu.set_flags([ruled({"==": [{"var": "plan"}, "team"]}, "new-checkout")])
     monkeypatch.setenv("MP_BASE_URL", emu.url)
     monkeypatch.setenv("MP_TOKEN", "T")
