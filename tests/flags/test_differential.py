@@ -255,11 +255,11 @@ properties = st.fixed_dictionaries(
 @given(rule=whole_rules, data=properties)
 def test_typed_rules_agree(rule, data):
     """A rule that compares values of the same type has the same result in both engines."""
-    answers = [
+    results = [
         each.compile(rule)(each.prepare(data)) for each in map(engine, ("default", "json-logic"))
     ]
 
-    assert answers[0] == answers[1]
+    assert results[0] == results[1]
 
 
 class Wild:
@@ -362,12 +362,12 @@ def test_ten_thousand_random_definitions_raise_nothing(rule_engine):
         definitions = parse_definitions(
             {"flags": [flag]}, rule_engine=rule_engine, previous=definitions
         )
-        answer = evaluate_flag(definitions, f"f{i}", context)
+        result = evaluate_flag(definitions, f"f{i}", context)
 
-        assert (answer.fallback_reason is None) == (answer.variant_source == "local")
-        decided.add(answer.fallback_reason.kind if answer.fallback_reason else "chosen")
+        assert (result.fallback_reason is None) == (result.variant_source == "local")
+        decided.add(result.fallback_reason.kind if result.fallback_reason else "chosen")
         if i % 20 == 0:
-            assert answer == explain(definitions, f"f{i}", context).selected
+            assert result == explain(definitions, f"f{i}", context).selected
     expected = {"chosen", "NO_ROLLOUT_MATCH", "MISSING_CONTEXT_KEY", "FLAG_NOT_FOUND"}
     assert expected | {"PARSE_ERROR", "RULE_ERROR"} <= decided
 
@@ -416,26 +416,26 @@ def test_json_logic_engine_agrees_with_the_official_sdk():
     if not official.exists():
         pytest.skip("the official SDK is not installed: python -m tests.peers official")
     wild = Wild(13)
-    asked = [(wild.flag("f"), [wild.context() for _ in range(3)]) for _ in range(3000)]
+    cases = [(wild.flag("f"), [wild.context() for _ in range(3)]) for _ in range(3000)]
 
     # Isolated, or it would import our mixpanel from the working directory.
     command = [official, "-I", "-c", OFFICIAL]
-    ran = subprocess.run(command, input=json.dumps(asked).encode(), stdout=-1, check=True)
+    ran = subprocess.run(command, input=json.dumps(cases).encode(), stdout=-1, check=True)
 
     expected = iter(json.loads(ran.stdout))
     definitions, kinds, raised = None, set(), set()
-    for flag, contexts in asked:
+    for flag, contexts in cases:
         definitions = parse_definitions(
             {"flags": [flag]}, rule_engine="json-logic", previous=definitions
         )
         for context in contexts:
             key, value, experiment, reason = next(expected)
-            answer = evaluate(definitions.flags["f"], context)
-            kind = answer.fallback_reason and answer.fallback_reason.kind
+            result = evaluate(definitions.flags["f"], context)
+            kind = result.fallback_reason and result.fallback_reason.kind
             if key == "raised":
                 raised.add(value)
                 continue
-            mine = [answer.variant_key, answer.variant_value, answer.experiment_id]
+            mine = [result.variant_key, result.variant_value, result.experiment_id]
             kind = "NO_ROLLOUT_MATCH" if kind == "RULE_ERROR" else kind
             assert [key, value, experiment, reason] == [*mine, kind], (flag, context)
             kinds.add(kind)

@@ -53,8 +53,8 @@ def compiled(definition, **options):
 
 def selected(definition, context, **options):
     """Return the variant key that a context gets, or the kind of fallback."""
-    answer = evaluate(compiled(definition, **options), context)
-    return answer.variant_key or answer.fallback_reason.kind
+    result = evaluate(compiled(definition, **options), context)
+    return result.variant_key or result.fallback_reason.kind
 
 
 def user(distinct_id="u1", **properties):
@@ -210,10 +210,10 @@ def test_the_first_rollout_that_includes_a_user_decides():
 
 def test_a_user_in_no_rollout_gets_a_reason():
     """A user whom no rollout includes gets the fallback; its reason has no message."""
-    answer = evaluate(compiled(flag({"rollout_percentage": 0.0})), user())
+    result = evaluate(compiled(flag({"rollout_percentage": 0.0})), user())
 
-    assert (answer.variant_value, answer.variant_source) == (None, "fallback")
-    assert (answer.fallback_reason.kind, answer.fallback_reason.message) == (
+    assert (result.variant_value, result.variant_source) == (None, "fallback")
+    assert (result.fallback_reason.kind, result.fallback_reason.message) == (
         "NO_ROLLOUT_MATCH",
         None,
     )
@@ -223,9 +223,9 @@ def test_a_user_in_no_rollout_gets_a_reason():
 @pytest.mark.parametrize("value", [None, "", 0, 0.0, False, [], {}])
 def test_a_falsy_assignment_value_counts_as_missing(value):
     """As in the official SDK, 0 and False count as missing, even for test users."""
-    answer = evaluate(compiled(flag(EVERYONE, test={"": "a"})), {"distinct_id": value})
+    result = evaluate(compiled(flag(EVERYONE, test={"": "a"})), {"distinct_id": value})
 
-    assert (answer.fallback_reason.kind, answer.fallback_reason.message) == (
+    assert (result.fallback_reason.kind, result.fallback_reason.message) == (
         "MISSING_CONTEXT_KEY",
         "distinct_id",
     )
@@ -252,9 +252,9 @@ def test_test_users_get_their_variant_first():
     """A test user gets the named variant, in any case, whatever the rollouts are."""
     definition = compiled(flag({"rollout_percentage": 0.0}, test={"u1": "B", "u2": "nope"}))
 
-    answer = evaluate(definition, user("u1"))
+    result = evaluate(definition, user("u1"))
 
-    assert (answer.variant_key, answer.variant_value, answer.is_qa_tester) == ("b", "B", True)
+    assert (result.variant_key, result.variant_value, result.is_qa_tester) == ("b", "B", True)
     assert evaluate(definition, user("U1")).variant_key is None
     assert evaluate(definition, user("u2")).fallback_reason.kind == "NO_ROLLOUT_MATCH"
 
@@ -271,9 +271,9 @@ def test_test_users_are_identified_by_distinct_id():
 
 def test_an_override_gives_everyone_its_variant():
     """An override ignores case, and does not mark users as testers."""
-    answer = evaluate(compiled(flag(everyone("B"))), user())
+    result = evaluate(compiled(flag(everyone("B"))), user())
 
-    assert (answer.variant_key, answer.is_qa_tester) == ("b", None)
+    assert (result.variant_key, result.is_qa_tester) == ("b", None)
 
 
 def test_an_unknown_override_is_ignored():
@@ -284,12 +284,12 @@ def test_an_unknown_override_is_ignored():
 
 def test_a_selected_variant_has_the_experiment():
     """Exposures need the experiment of the flag."""
-    answer = evaluate(
+    result = evaluate(
         compiled(flag(everyone("a"), experiment_id="e1", is_experiment_active=True)), user()
     )
 
-    assert (answer.experiment_id, answer.is_experiment_active) == ("e1", True)
-    assert (answer.variant_source, answer.fallback_reason) == ("local", None)
+    assert (result.experiment_id, result.is_experiment_active) == ("e1", True)
+    assert (result.variant_source, result.fallback_reason) == ("local", None)
 
 
 @pytest.mark.parametrize("engine", ["default", "json-logic"])
@@ -363,10 +363,10 @@ def test_a_bad_rule_affects_only_its_rollout():
     """An invalid rule never matches; it is the reason if no other rollout serves a variant."""
     bad = everyone("a", runtime_evaluation_rule={"nope": [1]})
 
-    answer = evaluate(compiled(flag(bad)), user(plan="pro"))
+    result = evaluate(compiled(flag(bad)), user(plan="pro"))
 
-    assert answer.fallback_reason.kind == "RULE_ERROR"
-    assert answer.fallback_reason.message == "rollout 0: unknown operator 'nope'"
+    assert result.fallback_reason.kind == "RULE_ERROR"
+    assert result.fallback_reason.message == "rollout 0: unknown operator 'nope'"
     assert selected(flag(bad, everyone("b")), user()) == "b"
 
 
@@ -374,10 +374,10 @@ def test_a_failing_rule_is_a_reason_without_values():
     """The reason names the exception, but not the values that the rule read."""
     failing = everyone("a", runtime_evaluation_rule={"<": [{"var": "secret"}, 5]})
 
-    answer = evaluate(compiled(flag(failing), rule_engine="json-logic"), user(secret="hunter2"))
+    result = evaluate(compiled(flag(failing), rule_engine="json-logic"), user(secret="hunter2"))
 
-    assert answer.fallback_reason.kind == "RULE_ERROR"
-    assert answer.fallback_reason.message == "rollout 0: the rule raised ValueError"
+    assert result.fallback_reason.kind == "RULE_ERROR"
+    assert result.fallback_reason.message == "rollout 0: the rule raised ValueError"
     decided = flag(failing, everyone("b"))
     assert selected(decided, user(secret="hunter2"), rule_engine="json-logic") == "b"
 
@@ -438,11 +438,11 @@ def test_no_context_makes_evaluation_raise(engine, context):
         rule_engine=engine,
     )
 
-    answer = evaluate_flag(definitions, "f", context)
+    result = evaluate_flag(definitions, "f", context)
 
-    assert answer.variant_key == "a" or answer.fallback_reason is not None
+    assert result.variant_key == "a" or result.fallback_reason is not None
     assert str(explain(definitions, "f", context))
-    assert Snapshot(definitions, context).get_variant("f").variant_key == answer.variant_key
+    assert Snapshot(definitions, context).get_variant("f").variant_key == result.variant_key
 
 
 def test_an_invalid_context_is_a_reason():
@@ -460,9 +460,9 @@ def test_any_mapping_is_a_context():
 
 def test_an_unknown_flag_is_a_reason():
     """A flag without a definition is not an error."""
-    answer = evaluate_flag(parse_definitions({"flags": []}), "f", user())
+    result = evaluate_flag(parse_definitions({"flags": []}), "f", user())
 
-    assert (answer.variant_value, answer.fallback_reason.kind) == (None, "FLAG_NOT_FOUND")
+    assert (result.variant_value, result.fallback_reason.kind) == (None, "FLAG_NOT_FOUND")
 
 
 def test_a_malformed_flag_affects_no_other():
@@ -587,11 +587,11 @@ def test_the_cache_of_users_is_bounded():
 
 def test_a_bounded_cache_computes_each_value_once():
     """Until it is full: then it starts again."""
-    asked = []
-    recent = BoundedCache(2, lambda key: asked.append(key) or key)
+    computed = []
+    recent = BoundedCache(2, lambda key: computed.append(key) or key)
 
     assert [recent[key] for key in (1, 1, 2, 1, 3, 1)] == [1, 1, 2, 1, 3, 1]
-    assert asked == [1, 2, 3, 1]
+    assert computed == [1, 2, 3, 1]
 
 
 def test_threads_get_the_same_variants():
@@ -599,10 +599,10 @@ def test_threads_get_the_same_variants():
     definition = compiled(flag({"rollout_percentage": 0.7}, hash_salt="s"), remembered_users=3)
     users = [user(f"u{i}") for i in range(300)]
     expected = [evaluate(definition, each) for each in users]
-    answers, interval = [], sys.getswitchinterval()
+    results, interval = [], sys.getswitchinterval()
 
     def check():
-        answers.append([evaluate(definition, each) for each in users])
+        results.append([evaluate(definition, each) for each in users])
 
     threads = [threading.Thread(target=check) for _ in range(8)]
     sys.setswitchinterval(1e-5)
@@ -614,7 +614,7 @@ def test_threads_get_the_same_variants():
     finally:
         sys.setswitchinterval(interval)
 
-    assert answers == [expected] * 8
+    assert results == [expected] * 8
 
 
 def test_sticky_variants_are_not_sticky_and_have_a_diagnostic():
@@ -636,9 +636,9 @@ def test_a_snapshot_evaluates_as_each_flag_does():
     chosen = snapshot.get_all()
 
     assert chosen == {
-        key: answer
+        key: result
         for key in definitions.flags
-        if (answer := evaluate_flag(definitions, key, user())).fallback_reason is None
+        if (result := evaluate_flag(definitions, key, user())).fallback_reason is None
     }
     assert 0 < len(chosen) < 20
     assert snapshot.get_variant("f0").fallback_reason.kind == "NO_ROLLOUT_MATCH"

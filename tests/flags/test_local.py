@@ -48,9 +48,11 @@ def flag(key="checkout", value=True, **more):
     }
 
 
-def provider(emu, told=None, **config):
+def provider(emu, exposures=None, **config):
     config.setdefault("polling_interval_in_seconds", 0.1)
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     return LocalFeatureFlagsProvider("t", LocalFlagsConfig(base_url=emu.url, **config), "1", track)
 
 
@@ -96,19 +98,19 @@ async def test_the_async_methods_do_the_same(emu, anyio_backend):
 
 def test_a_change_is_fetched_and_listeners_are_called(emu):
     """Listeners get the keys that changed, and only those."""
-    told = []
+    changes = []
     emu.set_flags([flag("a"), flag("b")])
     with provider(emu) as flags:
         flags.start_polling_for_definitions()
-        remove = flags.add_listener(lambda keys: told.append(set(keys)))
+        remove = flags.add_listener(lambda keys: changes.append(set(keys)))
         flags.add_listener(lambda _keys: 1 / 0)
         emu.set_flags([flag("a", value=False), flag("b"), flag("c")])
-        until(lambda: told)
+        until(lambda: changes)
         assert not flags.is_enabled("a", USER)
         remove()
         emu.set_flags([])
         until(lambda: not flags.get_all_variants(USER))
-    assert told == [{"a", "c"}]
+    assert changes == [{"a", "c"}]
 
 
 def test_an_etag_saves_the_response_body(emu):
@@ -492,25 +494,25 @@ def test_sharing_requires_a_snapshot_path(emu):
 
 def test_an_exposure_is_reported_once_per_time_to_live(emu):
     """By flag, variant and assignment value; manual reports are always sent."""
-    told = []
-    with provider(emu, told, bootstrap={"flags": [flag()]}, offline=True) as flags:
+    exposures = []
+    with provider(emu, exposures, bootstrap={"flags": [flag()]}, offline=True) as flags:
         for _ in range(5):
             flags.get_variant("checkout", NONE, USER)
         flags.get_variant("checkout", NONE, {"distinct_id": "other"})
         flags.get_variant("checkout", NONE, {"distinct_id": "third"}, report_exposure=False)
         flags.get_variant("missing", NONE, USER)
-        assert [who for who, _, _ in told] == ["u-17", "other"]
+        assert [distinct_id for distinct_id, _, _ in exposures] == ["u-17", "other"]
         variant = flags.get_variant("checkout", NONE, USER)
         flags.track_exposure_event("checkout", variant, USER)
         flags.track_exposure_event("checkout", variant, USER)
-    assert len(told) == 4
-    _who, event, properties = told[0]
+    assert len(exposures) == 4
+    _distinct_id, event, properties = exposures[0]
     assert event == "$experiment_started"
     assert properties["Experiment name"] == "checkout"
     assert properties["Variant name"] == "on"
     assert properties["Flag evaluation mode"] == "local"
     assert "Variant fetch latency (ms)" in properties
-    assert "Variant fetch latency (ms)" not in told[-1][2]
+    assert "Variant fetch latency (ms)" not in exposures[-1][2]
 
 
 def test_an_error_of_the_tracker_does_not_reach_the_evaluation(emu):

@@ -71,25 +71,29 @@ def _own_openfeature(monkeypatch):
         api.shutdown()
 
 
-def local(emu=None, told=None, **config):
+def local(emu=None, exposures=None, **config):
     """Local flags: offline from a bootstrap, or polling the emulator."""
     if emu is None:
         config = {"bootstrap": FLAGS, "offline": True, **config}
     else:
         config = {"base_url": emu.url, "polling_interval_in_seconds": 0.1, **config}
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     return LocalFeatureFlagsProvider("t", LocalFlagsConfig(**config), "1", track)
 
 
-def remote(emu, told=None, **config):
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+def remote(emu, exposures=None, **config):
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     config = RemoteFlagsConfig(base_url=emu.url, **config)
     return RemoteFeatureFlagsProvider("t", config, "1", track)
 
 
-def serving(*flags, told=None):
+def serving(*flags, exposures=None):
     """A provider of these flags, offline."""
-    return MixpanelProvider(local(told=told, bootstrap={"flags": list(flags)}))
+    return MixpanelProvider(local(exposures=exposures, bootstrap={"flags": list(flags)}))
 
 
 def client(provider):
@@ -106,7 +110,7 @@ def heard():
 
     for event in (READY, ERROR, STALE, CHANGED):
         api.add_handler(event, partial(note, event.name.removeprefix("PROVIDER_")))
-    until(lambda: events)  # a provider that is ready already says so at once
+    until(lambda: events)  # a provider that is already ready emits READY immediately
     events.clear()
     return events
 
@@ -162,7 +166,7 @@ def check(scenario, details):
     assert scenario.get("message", "") in (details.error_message or "")
 
 
-def asked(scenario):
+def arguments_of(scenario):
     context = EvaluationContext("u-17", scenario.get("attributes", {}))
     return scenario["flag"], scenario["default"], context
 
@@ -171,8 +175,8 @@ def asked(scenario):
 def test_scenarios_of_the_specification_in_sync_code(scenario):
     """Value, variant, reason and error code are those of the specification's own tests."""
     flags = client(MixpanelProvider(local()))
-    check(scenario, getattr(flags, f"get_{scenario['type']}_details")(*asked(scenario)))
-    value = getattr(flags, f"get_{scenario['type']}_value")(*asked(scenario))
+    check(scenario, getattr(flags, f"get_{scenario['type']}_details")(*arguments_of(scenario)))
+    value = getattr(flags, f"get_{scenario['type']}_value")(*arguments_of(scenario))
     assert scenario["value"] == value
 
 
@@ -182,7 +186,7 @@ async def test_scenarios_of_the_specification_in_async_code(anyio_backend):
     flags = client(MixpanelProvider(local()))
     for scenario in SCENARIOS:
         resolve = getattr(flags, f"get_{scenario['type']}_details_async")
-        check(scenario, await resolve(*asked(scenario)))
+        check(scenario, await resolve(*arguments_of(scenario)))
 
 
 def everything_is(code, *, flags):
@@ -278,7 +282,7 @@ TESTERS = {"users": {"u-17": "b"}}
 
 REASONS = {
     "everyone gets the same": (rolled(EVERYONE), "STATIC"),
-    "everyone but nobody": (rolled({"rollout_percentage": 0.0}, EVERYONE), "STATIC"),
+    "everyone, of 0 %": (rolled({"rollout_percentage": 0.0}, EVERYONE), "STATIC"),
     "variants are split": (rolled(EVERYONE, split=0.5), "SPLIT"),
     "a share takes part": (rolled({"rollout_percentage": 0.99}), "SPLIT"),
     "the rest after a share": (rolled({"rollout_percentage": 0.01}, EVERYONE), "SPLIT"),
@@ -317,21 +321,23 @@ MISSES = {
 def test_a_fallback_has_a_reason(kind):
     """As error code, reason and metadata; the default is served and nothing is reported."""
     definition, code, reason = MISSES[kind]
-    told = []
-    details = client(serving(definition, told=told)).get_string_details("checkout", "-", USER)
+    exposures = []
+    details = client(serving(definition, exposures=exposures)).get_string_details(
+        "checkout", "-", USER
+    )
     assert ("-", code, reason, None) == (
         details.value, details.error_code, details.reason, details.variant,
     )  # fmt: skip
     assert {"variant_source": "fallback", "fallback_reason": kind} == details.flag_metadata
-    assert not told
+    assert not exposures
 
 
 def test_a_missing_targeting_key_is_named():
     """Or the attribute that a flag by group requires."""
     flags = client(serving(flag(), flag("by-company", context="company_id")))
-    nobody = flags.get_boolean_details("checkout", False)
-    assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
-    assert "flag checkout requires a targeting key in the context" == nobody.error_message
+    unknown = flags.get_boolean_details("checkout", False)
+    assert ErrorCode.TARGETING_KEY_MISSING == unknown.error_code
+    assert "flag checkout requires a targeting key in the context" == unknown.error_message
     message = flags.get_boolean_details("by-company", False, USER).error_message
     assert "flag by-company requires the attribute company_id in the context" == message
 
@@ -449,8 +455,8 @@ async def test_hooks_see_details_and_may_add_to_the_context(anyio_backend):
 async def test_remote_evaluations_are_awaited(emu, anyio_backend):
     """Without blocking the loop; the exposure is remote and has the request's times."""
     emu.set_flags([flag(), flag("text", "blue")])
-    told = []
-    async with remote(emu, told) as source:
+    exposures = []
+    async with remote(emu, exposures) as source:
         flags = client(MixpanelProvider(source))
         emu.play(Fault.latency(0.2), path="/flags")
         ticks = []
@@ -474,14 +480,15 @@ async def test_remote_evaluations_are_awaited(emu, anyio_backend):
         missing = await flags.get_string_details_async("missing", "-", USER)
         assert (ErrorCode.FLAG_NOT_FOUND, "ERROR") == (missing.error_code, missing.reason)
         seen = len(emu.requests("/flags"))
-        nobody = await flags.get_boolean_details_async("checkout", False)
-        assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
+        unknown = await flags.get_boolean_details_async("checkout", False)
+        assert ErrorCode.TARGETING_KEY_MISSING == unknown.error_code
         assert seen == len(emu.requests("/flags"))
         emu.play(Fault.status(503), path="/flags")
         failed = await flags.get_boolean_details_async("checkout", False, USER)
         assert (ErrorCode.GENERAL, "ERROR") == (failed.error_code, failed.reason)
-    [(who, _event, properties)] = told  # not for the wrong type, which nobody saw
-    assert ("u-17", "remote") == (who, properties["Flag evaluation mode"])
+    # None for the value of a wrong type, which was not served.
+    [(distinct_id, _event, properties)] = exposures
+    assert ("u-17", "remote") == (distinct_id, properties["Flag evaluation mode"])
     assert "Variant fetch start time" in properties
     assert properties["Variant fetch latency (ms)"] >= 200
 
@@ -501,8 +508,8 @@ def test_remote_evaluations_in_sync_code(emu):
 async def test_a_sync_call_that_would_block_the_loop_is_an_error(emu, anyio_backend):
     """The error names what to do instead; local evaluation works everywhere."""
     emu.set_flags([flag(), cohort()], cohorts={"c": ["u-17"]})
-    told = []
-    source = HybridFeatureFlagsProvider(local(emu, told), remote(emu, told))
+    exposures = []
+    source = HybridFeatureFlagsProvider(local(emu, exposures), remote(emu, exposures))
     async with source._local, source._remote:
         await source._local.astart_polling_for_definitions()
         flags = client(MixpanelProvider(source))
@@ -513,7 +520,7 @@ async def test_a_sync_call_that_would_block_the_loop_is_an_error(emu, anyio_back
         assert "await the _async method" in details.error_message
         details = await flags.get_boolean_details_async("cohort", False, USER)
         assert (True, "remote") == (details.value, details.flag_metadata["variant_source"])
-    assert ["local", "remote"] == [p["Flag evaluation mode"] for _, _, p in told]
+    assert ["local", "remote"] == [p["Flag evaluation mode"] for _, _, p in exposures]
 
 
 def test_a_hybrid_provider_in_sync_code(emu):
@@ -532,29 +539,29 @@ def test_a_hybrid_provider_in_sync_code(emu):
 
 def test_an_exposure_is_reported_for_a_served_value():
     """Once per time to live, by the flag's assignment value; not for a value of a wrong type."""
-    told = []
-    flags = client(serving(flag(), flag("by-company", context="company_id"), told=told))
+    exposures = []
+    flags = client(serving(flag(), flag("by-company", context="company_id"), exposures=exposures))
     flags.get_string_value("checkout", "-", USER)
-    assert not told
+    assert not exposures
     for company in ("acme", "acme", "globex"):
         context = EvaluationContext("u-17", {"company_id": company})
         flags.get_boolean_value("checkout", False, context)
         flags.get_boolean_value("by-company", False, context)
-    assert ["checkout", "by-company", "by-company"] == [p["Experiment name"] for *_, p in told]
-    assert "local" == told[0][2]["Flag evaluation mode"]
+    assert ["checkout", "by-company", "by-company"] == [p["Experiment name"] for *_, p in exposures]
+    assert "local" == exposures[0][2]["Flag evaluation mode"]
 
 
 @pytest.mark.anyio
 async def test_overrides_are_served_even_before_ready(emu, anyio_backend):
     """They are the same for everyone, and report no exposure."""
-    told = []
-    for source in (local(emu, told), remote(emu, told)):
+    exposures = []
+    for source in (local(emu, exposures), remote(emu, exposures)):
         provider = MixpanelProvider(source)
         with override_flags(checkout=True):
             details = provider.resolve_boolean_details("checkout", False)
             assert (True, Reason.STATIC) == (details.value, details.reason)
             assert details == await provider.resolve_boolean_details_async("checkout", False)
-    assert not told
+    assert not exposures
 
 
 # ---- events -------------------------------------------------------------------------------------
@@ -856,9 +863,9 @@ def test_an_event_without_a_name_is_an_error(emu):
 
 def test_tracking_without_a_client_does_nothing():
     """A flags provider alone cannot track."""
-    told = []
-    client(serving(flag(), told=told)).track("Order Paid", USER, DETAILS)
-    assert not told
+    exposures = []
+    client(serving(flag(), exposures=exposures)).track("Order Paid", USER, DETAILS)
+    assert not exposures
 
 
 # ---- example ------------------------------------------------------------------------------------
@@ -877,5 +884,7 @@ def test_the_openfeature_example_runs(emu, monkeypatch):
     expected = "u-17: new checkout True, because TARGETING_MATCH\n"
     assert expected + "u-18: new checkout False, because DEFAULT\n" == done.stdout
     paid = {e["properties"]["distinct_id"]: e["properties"] for e in emu.events("Order Paid")}
-    assert {"u-17": True, "u-18": False} == {who: found["new"] for who, found in paid.items()}
+    assert {"u-17": True, "u-18": False} == {
+        distinct_id: found["new"] for distinct_id, found in paid.items()
+    }
     assert 2 == len(emu.events("$experiment_started"))

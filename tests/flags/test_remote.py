@@ -23,8 +23,10 @@ USER = {"distinct_id": "u-17", "custom_properties": {"ü": "€ & ="}}
 NONE = SelectedVariant("fallback")
 
 
-def provider(emu, told=None, token="t", credentials=None, **config):
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+def provider(emu, exposures=None, token="t", credentials=None, **config):
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     config = RemoteFlagsConfig(base_url=emu.url, **config)
     return RemoteFeatureFlagsProvider(token, config, "1", track, credentials)
 
@@ -33,8 +35,8 @@ def provider(emu, told=None, token="t", credentials=None, **config):
 async def test_remote_flags_evaluate_one_or_all_flags(emu, anyio_backend):
     """One flag, its value, whether it is on, and all of them."""
     emu.set_flags([flag(), flag("text", value="blue")])
-    told = []
-    async with provider(emu, told) as flags:
+    exposures = []
+    async with provider(emu, exposures) as flags:
         variant = await flags.aget_variant("checkout", NONE, USER)
         assert (variant.variant_key, variant.variant_value) == ("on", True)
         assert variant.variant_source == "remote"
@@ -44,14 +46,14 @@ async def test_remote_flags_evaluate_one_or_all_flags(emu, anyio_backend):
         missing = await flags.aget_variant("missing", NONE, USER)
         assert missing.fallback_reason.kind == "FLAG_NOT_FOUND"
         await flags.atrack_exposure_event("checkout", variant, USER)
-    assert [properties["Experiment name"] for _, _, properties in told] == [
+    assert [properties["Experiment name"] for _, _, properties in exposures] == [
         "checkout",
         "text",
         "checkout",
     ]
-    assert told[0][2]["Flag evaluation mode"] == "remote"
-    assert "Variant fetch start time" in told[0][2]
-    assert "$experiment_id" not in told[0][2]
+    assert exposures[0][2]["Flag evaluation mode"] == "remote"
+    assert "Variant fetch start time" in exposures[0][2]
+    assert "$experiment_id" not in exposures[0][2]
 
 
 def test_the_sync_methods_do_the_same(emu):
@@ -112,10 +114,10 @@ def test_a_failure_is_a_fallback_with_a_reason(emu, fault):
 
 def test_a_malformed_flag_in_a_remote_response_affects_no_other(emu):
     """Tolerant parsing; `code` may be missing."""
-    answer = {
+    result = {
         "flags": {"good": {"variant_key": "a", "variant_value": 1, "is_qa_tester": "?"}, "bad": 7}
     }
-    emu.play(Fault.status(200, body=answer).forever(), path="/flags")
+    emu.play(Fault.status(200, body=result).forever(), path="/flags")
     with provider(emu) as flags:
         assert flags.get_variant("good", NONE, USER).is_qa_tester is None
         assert flags.get_variant("bad", NONE, USER).fallback_reason.kind == "FLAG_NOT_FOUND"
