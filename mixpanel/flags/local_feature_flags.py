@@ -486,7 +486,7 @@ class LocalFeatureFlagsProvider:
     def shutdown(self) -> None:
         """Stop polling and close the connections; may be called from any thread."""
         self.stop_polling_for_definitions()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -499,7 +499,7 @@ class LocalFeatureFlagsProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self.astop_polling_for_definitions()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
 
 def _interval(config: LocalFlagsConfig) -> float:

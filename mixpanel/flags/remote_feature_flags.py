@@ -226,12 +226,12 @@ class RemoteFeatureFlagsProvider:
 
     def shutdown(self) -> None:
         """Close the connections; may be called from any thread."""
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     async def ashutdown(self) -> None:
         """Close the connections."""
         await self._connections.aclose()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -248,7 +248,7 @@ class RemoteFeatureFlagsProvider:
 
 def _cache_key(context: Mapping[str, Any], flag_key: str | None) -> CacheKey:
     """Return the cache key. It includes the loop: requests cannot be shared between event loops."""
-    loop = event_loop.running()
+    loop = event_loop.running_loop()
     try:
         return loop and loop.key, flag_key, dumps(dict(context))[0]
     except Exception as error:

@@ -36,7 +36,7 @@ class ExposureReporter:
     ) -> None:
         self._tracker = tracker
         self._executor: Executor | None = config.exposure_executor
-        self._mode = mode
+        self._mode: Literal["local", "remote"] = mode
         self._recent: RecentExposures | None = None
         if config.exposure_time_to_live > 0:
             self._recent = RecentExposures(

@@ -81,7 +81,7 @@ class Poller:
             if future is None or self.stopped_by_fork:
                 self.stopped_by_fork = False
                 return None
-            background_loop.soon(self._set_stop)
+            background_loop.submit_if_running(self._set_stop)
             return future
 
     def after_fork(self) -> None:
