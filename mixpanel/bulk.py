@@ -218,8 +218,9 @@ class _Import:
         try:
             if isinstance(rows, AsyncIterable):
                 async with AsyncExitStack() as stack:
-                    if hasattr(rows, "aclose"):
-                        stack.push_async_callback(rows.aclose)
+                    close = getattr(rows, "aclose", None)
+                    if close is not None:
+                        stack.push_async_callback(close)
                     async for row in rows:
                         yield [row]
                 return

@@ -337,6 +337,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         flushed but stays open: it may serve others.
         """
         self._closed = True
+        result = FlushResult(0, 0, {}, 0)
         end = anyio.current_time() + (math.inf if timeout is None else timeout)
         finish = self._delivery.aclose if self._owns_consumer else self._delivery.flush
         with anyio.CancelScope(shield=True):
@@ -347,7 +348,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
                     await self._remote_flags.ashutdown()
             left = None if timeout is None else max(0.0, end - anyio.current_time())
             result = await finish(left)
-        return result  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
+        return result  # noqa: RET504 - to type checkers a scope may swallow what leaves it
 
     async def import_events(
         self,

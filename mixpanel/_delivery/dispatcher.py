@@ -88,7 +88,7 @@ class BatchDispatcher:
 
         The batch is taken here, in the task that sends it, and given back however this ends.
         """
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = (take or self.buffer.take)(claim)
             if batch is None:
@@ -102,7 +102,7 @@ class BatchDispatcher:
         self, transport: SyncTransport, *, until: float = math.inf, everything: bool = False
     ) -> bool:
         """Do as `send_due`, in the calling thread."""
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = self.buffer.take(claim, everything=everything)
             if batch is None:
@@ -241,7 +241,7 @@ class BatchDispatcher:
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 reply = None
-                if isinstance(what, float):
+                if isinstance(what, float | int):
                     _rest(what, until)
                 elif what is None:
                     reply = self._send_blocking(batch, step, transport, until, sending)

@@ -270,7 +270,7 @@ def _without_expired(
     return [record for record in part if record.enqueued_at > before]
 
 
-def _settled(part: list[Record], judged: Classification) -> Generator[Step, None, None]:
+def _settled(part: list[Record], judged: Classification) -> Steps:
     if not judged.failed:
         yield Resolve(part, "delivered")
         return

@@ -89,7 +89,7 @@ class Sender(Generic[R]):
             buffer, api, policy, self.connections, self._settled, repeat_ambiguous=repeat_ambiguous
         )
         shutdown.senders.add(self)
-        if shutdown.over:
+        if shutdown.is_over:
             self._end()
 
     # ---- in ---------------------------------------------------------------------------------
@@ -136,16 +136,18 @@ class Sender(Generic[R]):
         on_main = threading.current_thread() is threading.main_thread()
         if (
             on_main
-            and time.monotonic() < shutdown.drain_end
+            and time.monotonic() < shutdown.drain_deadline
             and self.connections.transport.client is None
         ):
             claims: list[Claim] = []
             transport = self._made_wire()
             try:
-                self.buffer.direct([record], claims, event_loop.owner())
+                self.buffer.direct([record], claims, event_loop.alive_check())
                 for claim in claims:
                     assert claim.batch is not None
-                    self.dispatcher.send_blocking(claim.batch, transport, until=shutdown.drain_end)
+                    self.dispatcher.send_blocking(
+                        claim.batch, transport, until=shutdown.drain_deadline
+                    )
             finally:
                 transport.close()
                 for claim in claims:
@@ -184,7 +186,7 @@ class Sender(Generic[R]):
         if home is not None and home.is_running():
             home.call_soon(self._rouse)
             return
-        here = event_loop.running()
+        here = event_loop.running_loop()
         if here is None:
             return  # the next call from a loop, or the end of the process, takes it from here
         with self.buffer.lock:
@@ -193,7 +195,7 @@ class Sender(Generic[R]):
             self._home, self._wake, self._send_scopes = here, None, set()
         if home is not None:
             self.buffer.reclaim(dead_only=True)  # what a loop that is gone had in flight
-        here.spawn(lambda: self._run(here), ended=lambda: self._left(here))
+        here.spawn(lambda: self._run(here), on_done=lambda: self._left(here))
 
     def _rouse(self) -> None:
         if self._wake is not None:
@@ -291,7 +293,7 @@ class Sender(Generic[R]):
             raise ClosedError("the client is closed: this message was not accepted")
         claims: list[Claim] = []
         try:
-            self.buffer.direct(records, claims, event_loop.owner())
+            self.buffer.direct(records, claims, event_loop.alive_check())
             yield claims, []
         finally:
             for claim in claims:
@@ -314,7 +316,7 @@ class Sender(Generic[R]):
         """
         before = self.buffer.snapshot()
         mark = self.buffer.mark_for_flush()
-        event_loop.running()  # loads what the next line needs, see there
+        event_loop.running_loop()  # loads what the next line needs, see there
         with anyio.move_on_after(timeout):
             if self.background:
                 self.wake()
@@ -324,7 +326,7 @@ class Sender(Generic[R]):
         return self.buffer.result_since(before)
 
     async def _settled_up_to(self, mark: int) -> None:
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         while self.buffer.waiting_for(mark):
             changed = anyio.Event()
@@ -352,7 +354,7 @@ class Sender(Generic[R]):
 
     async def wait_for_space(self) -> None:
         """Wait until the buffer has room again."""
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         changed = anyio.Event()
 
@@ -375,8 +377,8 @@ class Sender(Generic[R]):
         that time even when the surrounding scope is cancelled.
         """
         self.closed = self._takes_nothing = True
+        before = self.buffer.snapshot()
         with anyio.CancelScope(shield=True):
-            before = self.buffer.snapshot()
             await self.flush(timeout)
             home, self._home = self._home, None
             if home is not None and self.buffer.has_in_flight():
@@ -423,7 +425,7 @@ class Sender(Generic[R]):
                 self.dispatcher.send_blocking(claim.batch, transport, raised=raised)
                 if raised:
                     raise raised[0]
-        if shutdown.over:
+        if shutdown.is_over:
             self.close_sync()  # nobody comes after us to close it
 
     def pump_blocking(self, transport: SyncTransport) -> None:

@@ -121,9 +121,10 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
             ended: Coroutine[Any, Any, FlushResult] = finish(timeout)
             return ended
 
+        results: dict[str, FlushResult] = {}
         with anyio.CancelScope(shield=True):
             results = await self._from_all(end)
-        return results  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
+        return results  # noqa: RET504 - to type checkers a scope may swallow what leaves it
 
     async def _from_all(
         self, ask: Callable[[Outlet], Coroutine[Any, Any, FlushResult]]

@@ -303,7 +303,7 @@ def _digest(body: bytes, key: bytes, timestamp: str) -> str:
 
 
 def _header(headers: Headers, name: str) -> str:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     for theirs, value in pairs:
         if _plain(theirs).lower() == name:
             return _plain(value).strip()

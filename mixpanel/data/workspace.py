@@ -112,6 +112,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, InlineQueries, Local):
         self._workspace_id = identifier(given, "workspace_id") if given else None
         self._max_wait = _checked_wait(max_wait)
 
+    _core: AsyncWorkspace
     _base_url: str | None = None
     _on_wait: Callable[[float, str], object] | None = None
     _external_access = False

@@ -659,7 +659,7 @@ def test_a_flush_inside_the_interrupted_buffer_returns_instead_of_waiting_for_ev
 @pytest.mark.anyio
 async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu, anyio_backend):
     """Taken back while its sender waits for the next attempt, it is sent once, by the next."""
-    retry = RetryPolicy(first_wait=0.2, longest_wait=0.2, max_age=20)
+    retry = RetryPolicy(first_wait=0.2, max_wait=0.2, max_age=20)
     mp = AsyncMixpanel("t", AsyncBufferedConsumer(max_size=1, base_url=emu.url, retry=retry))
     emu.play(Fault.status(503))
     await mp.track("u", "Visit", {"n": 1})

@@ -726,11 +726,11 @@ def test_explain_goes_rollout_by_rollout():
         [
             "flag 'f': variant 'b' = 'B'",
             f"  distinct_id = 'user123', variant bucket {trace.variant_bucket} of 100",
-            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not in its share",
-            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule not met",
+            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not included",
+            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule does not match",
             """      true   {"==":[{"var":"plan"},"pro"]}  with plan = 'pro'""",
             """      false  {">=":[{"var":"age"},18]}  with age = 17""",
-            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule not met",
+            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule does not match",
             """      false  {"plan":"max"}  with plan = 'pro'""",
             f"  rollout 3 (1): bucket {trace.rollouts[3].bucket} < 100, taken, variant 'b'",
         ]
@@ -746,7 +746,7 @@ def test_explain_names_what_cannot_be_decided():
 
     assert trace.selected.variant_key == "b"
     assert trace.undecided.kind == "COHORT_ROLLOUT"
-    assert "cannot be decided here: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
+    assert "cannot be decided locally: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
     plain = parse_definitions({"flags": [flag(everyone("b"), cohort)]})
     assert explain(plain, "f", user()).undecided is None
 
@@ -768,7 +768,7 @@ def test_explain_notes_what_other_languages_write_otherwise():
     trace = explain(definitions, "f", {"distinct_id": 1.0})
 
     assert str(trace).endswith(
-        "note: distinct_id is hashed as '1.0'; SDKs in other languages may write it otherwise"
+        "note: distinct_id is hashed as '1.0'; other SDKs may format it differently"
     )
 
 

@@ -509,7 +509,9 @@ def test_a_bootstrap_beyond_a_limit_is_refused(tmp_path, emu, monkeypatch):
 @pytest.mark.parametrize("most", [0, -1, 1.5, "8", True, None])
 def test_a_limit_of_bytes_is_a_whole_number(emu, most):
     """Above 0."""
-    with pytest.raises(ConfigurationError, match="max_definitions_bytes must be a whole number"):
+    with pytest.raises(
+        ConfigurationError, match="max_definitions_bytes must be an integer above 0"
+    ):
         provider(emu, max_definitions_bytes=most)
 
 
@@ -605,7 +607,7 @@ def remote(emu):
         (1, 200_000, None),
         (5_000, 1, None),
         (5_001, 1, "5,001 flags (limit: 5,000)"),
-        (1, 4 * 1024 * 1024, "the answer has more than 4,194,304 bytes"),
+        (1, 4 * 1024 * 1024, "the response has more than 4,194,304 bytes"),
     ],
 )
 def test_remote_answers_are_bounded(emu, count, length, reason):

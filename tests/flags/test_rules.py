@@ -508,7 +508,7 @@ def test_an_older_json_logic_is_an_error(monkeypatch, version):
     """Older releases decide otherwise than those that mixpanel 5.x accepts."""
     monkeypatch.setattr(metadata, "version", lambda _: version)
 
-    with pytest.raises(RuleEngineError, match=rf"needs json-logic>=0\.7\.0a0, and {version} is"):
+    with pytest.raises(RuleEngineError, match=rf"requires json-logic>=0\.7\.0a0, but {version} is"):
         engines.engine("json-logic")
 
 

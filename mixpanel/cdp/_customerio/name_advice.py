@@ -35,7 +35,7 @@ _FORMER: Final = {
     "video completed": "Video Playback Completed",
     "video seek": "Video Playback Seek Started",
 }
-_LONG: Final = {"app": "application"}
+_LONG: Final[dict[str, str]] = {"app": "application"}
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _ENDING: Final = re.compile(r"(?:ing|ed|es|(?<!s)s|d|e)$")
 SHORT = 5  # in words of fewer letters one more or less makes another word
@@ -111,7 +111,7 @@ def _wrong(kind: type[SemanticEvent], message: Mapping[str, Any]) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    words = [word.lower() for word in _WORD.findall(name)]
+    words: list[str] = [word.lower() for word in _WORD.findall(name)]
     return [_LONG.get(word, word) for word in words]
 
 

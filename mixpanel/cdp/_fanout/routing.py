@@ -133,7 +133,7 @@ class Terms:
         if isinstance(sample, bool) or not isinstance(sample, (int, float)) or not 0 < sample <= 1:
             raise ConfigurationError(f"{name}: sample={sample!r} must lie in (0, 1]")
         wants = everything if events is None else patterns(_listed(events, f"{name}: events"))
-        theirs = frozenset(kind for kind in KINDS if kind in kinds)
+        theirs: frozenset[Kind] = frozenset(kind for kind in KINDS if kind in kinds)
         return cls(plain(name), plain(vendor), acts, theirs, wants, needs, sample)
 
     def objection(self, call: Call, consent: frozenset[str]) -> Withheld | None:

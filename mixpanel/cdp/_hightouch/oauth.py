@@ -221,7 +221,8 @@ class AccessTokens:
         return self.token not in (None, stale) and now < self._renew_at
 
     def _renewed(self) -> Asking:
-        for attempt in range(2):
+        skewed = False
+        while True:
             try:
                 request = self._request()
             except ConfigurationError as error:
@@ -237,10 +238,9 @@ class AccessTokens:
             if 200 <= reply.status < 300 and self._kept(reply.body):
                 return None
             why = "; ".join(reasons(reply.body))[:300]
-            if attempt or not why.endswith(SKEWED):
-                break
-        assert isinstance(reply, Response)
-        return self._refused(reply, why)
+            if skewed or not why.endswith(SKEWED):
+                return self._refused(reply, why)
+            skewed = True  # once more, by the server's clock
 
     def _request(self) -> Request:
         form = {

@@ -79,7 +79,7 @@ class Message(Record):
         self.body = body
         self.repeatable = True
         self.auth = None
-        self.kind = kind
+        self.kind: Kind = kind
         self.message_id = message_id
 
     @property

@@ -462,7 +462,7 @@ class _Turn:
     """Wait, in one event loop, for a word from any thread."""
 
     def __init__(self) -> None:
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         self._loop = here
         self._event = anyio.Event()
