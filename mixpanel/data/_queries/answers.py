@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mixpanel.data.query_results import QueryResult, SavedReportType
 
 
+INSIGHTS_HEADERS = frozenset({"$metric", "$event"})
 FlowCount = Literal["unique", "total", "session"]
 
 
@@ -209,13 +210,15 @@ def saved_report(
     )
 
 
-def kind_of_report(answer: Any) -> SavedReportType:
-    """Return what a normalised report is, by its headers."""
+def kind_of_report(answer: Any, kind: str) -> SavedReportType:
+    """Return what a normalised report is: by its headers, else by the type it was saved as."""
     headers = answer.get("headers") if isinstance(answer, dict) else None
     named = set(headers) if isinstance(headers, list) else set()
-    if "$funnel" in named:
+    if "$funnel" in named or (kind == "funnels" and not named & INSIGHTS_HEADERS):
         return "funnel"
-    return "retention" if "$retention" in named else "insights"
+    if "$retention" in named or (kind == "retention" and not named & INSIGHTS_HEADERS):
+        return "retention"
+    return "insights"
 
 
 def flows(

@@ -421,9 +421,7 @@ class LiveQueries(Asking):
         if request.path == "retention" and "series" not in answer:
             report = cohort_answers.retention(answer, {}, segment=None, timezone=timezone)
             return answers.saved_report(answer, number, "retention", report)
-        named = answers.kind_of_report(answer)
-        if named == "insights" and kind in ("funnels", "retention"):
-            named = "funnel" if kind == "funnels" else "retention"
+        named = answers.kind_of_report(answer, kind)
         if named == "funnel":
             report = funnel_answers.inline_funnel(answer, funnel_id=number, timezone=timezone)
         elif named == "retention":
