@@ -41,7 +41,8 @@ class Proxy(Secret):
     def __repr__(self) -> str:
         return f"Proxy({self.shown!r})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
 
 @conceal_arguments

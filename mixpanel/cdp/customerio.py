@@ -11,7 +11,7 @@ unless it is asked to be strict: so strict is the default here.
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from mixpanel._runtime.redaction import conceal_arguments
 from mixpanel.cdp._customerio.composer import CustomerIOComposer
@@ -35,21 +35,21 @@ class _CustomerIOVerbs(SegmentMethods[Outcome]):
 
     _composes = CustomerIOComposer
 
-    unsubscribe = sent(CustomerIOComposer.unsubscribe)
-    resubscribe = sent(CustomerIOComposer.resubscribe)
-    prefer = sent(CustomerIOComposer.prefer)
-    delete_person = sent(CustomerIOComposer.delete_person)
-    suppress_person = sent(CustomerIOComposer.suppress_person)
-    unsuppress_person = sent(CustomerIOComposer.unsuppress_person)
-    merge = sent(CustomerIOComposer.merge)
-    register_device = sent(CustomerIOComposer.register_device)
-    delete_device = sent(CustomerIOComposer.delete_device)
-    set_object = sent(CustomerIOComposer.set_object)
-    relate = sent(CustomerIOComposer.relate)
-    unrelate = sent(CustomerIOComposer.unrelate)
-    delete_object = sent(CustomerIOComposer.delete_object)
-    report_delivery = sent(CustomerIOComposer.report_delivery)
-    report_content = sent(CustomerIOComposer.report_content)
+    unsubscribe: Final = sent(CustomerIOComposer.unsubscribe)
+    resubscribe: Final = sent(CustomerIOComposer.resubscribe)
+    prefer: Final = sent(CustomerIOComposer.prefer)
+    delete_person: Final = sent(CustomerIOComposer.delete_person)
+    suppress_person: Final = sent(CustomerIOComposer.suppress_person)
+    unsuppress_person: Final = sent(CustomerIOComposer.unsuppress_person)
+    merge: Final = sent(CustomerIOComposer.merge)
+    register_device: Final = sent(CustomerIOComposer.register_device)
+    delete_device: Final = sent(CustomerIOComposer.delete_device)
+    set_object: Final = sent(CustomerIOComposer.set_object)
+    relate: Final = sent(CustomerIOComposer.relate)
+    unrelate: Final = sent(CustomerIOComposer.unrelate)
+    delete_object: Final = sent(CustomerIOComposer.delete_object)
+    report_delivery: Final = sent(CustomerIOComposer.report_delivery)
+    report_content: Final = sent(CustomerIOComposer.report_content)
 
 
 def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001

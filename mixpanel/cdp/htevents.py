@@ -18,7 +18,7 @@ import inspect
 import logging
 import os
 import threading
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
@@ -123,12 +123,12 @@ def _taken(
     return call
 
 
-identify = _taken(SegmentComposer.identify)
-track = _taken(SegmentComposer.track)
-page = _taken(SegmentComposer.page)
-screen = _taken(SegmentComposer.screen)
-group = _taken(SegmentComposer.group)
-alias = _taken(SegmentComposer.alias)
+identify: Final = _taken(SegmentComposer.identify)
+track: Final = _taken(SegmentComposer.track)
+page: Final = _taken(SegmentComposer.page)
+screen: Final = _taken(SegmentComposer.screen)
+group: Final = _taken(SegmentComposer.group)
+alias: Final = _taken(SegmentComposer.alias)
 
 
 # ---- the client behind them ---------------------------------------------------------------------

@@ -68,6 +68,6 @@ class HybridFeatureFlagsProvider:
     def _core(self) -> HybridFeatureFlagsProvider:
         return self
 
-    get_variant = synced(aget_variant)
-    get_variant_value = synced(aget_variant_value)
-    is_enabled = synced(ais_enabled)
+    get_variant: Final = synced(aget_variant)
+    get_variant_value: Final = synced(aget_variant_value)
+    is_enabled: Final = synced(ais_enabled)

@@ -27,9 +27,9 @@ try:
     from openfeature.provider import AbstractProvider, Metadata, ProviderStatus
 
     from mixpanel.flags._openfeature import Flags, Resolver, as_context
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == "openfeature":
-        raise ImportError("this needs: pip install 'mixpanel-async[openfeature]'") from error
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] == "openfeature":
+        raise ImportError("this needs: pip install 'mixpanel-async[openfeature]'") from _error
     raise
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ __all__ = ["current", "override_flags"]
 _overrides: ContextVar[Mapping[str, SelectedVariant] | None] = ContextVar(
     "mixpanel_flag_overrides", default=None
 )
-current = _overrides.get
-used = False
+current: Final[Callable[[], Mapping[str, SelectedVariant] | None]] = _overrides.get
+used: bool = False
 """Whether anything was ever overridden in this process: if not, a check need not look."""
 when_overriding: Final[list[Callable[[], None]]] = []
 """Called before something is overridden."""

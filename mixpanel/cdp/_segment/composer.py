@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Note, Validation
     from mixpanel.cdp._customerio.name_advice import Advice
+    from mixpanel.credentials import Authority
 
 __all__ = ["Message", "SegmentComposer"]
 
@@ -78,9 +79,9 @@ class Message(Record):
         self.endpoint = "batch"
         self.body = body
         self.repeatable = True
-        self.auth = None
+        self.auth: Authority | None = None
         self.kind: Kind = kind
-        self.message_id = message_id
+        self.message_id: str = message_id
 
     @property
     def untyped(self) -> bytes:

@@ -8,6 +8,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
+    Final,
     Generic,
     ParamSpec,
     Protocol,
@@ -90,12 +91,12 @@ class SegmentMethods(Generic[Outcome]):
     def _deliver_all(self, messages: list[Message]) -> Outcome:
         return self._deliver(messages)
 
-    identify = sent(SegmentComposer.identify)
-    track = sent(SegmentComposer.track)
-    page = sent(SegmentComposer.page)
-    screen = sent(SegmentComposer.screen)
-    group = sent(SegmentComposer.group)
-    alias = sent(SegmentComposer.alias)
+    identify: Final = sent(SegmentComposer.identify)
+    track: Final = sent(SegmentComposer.track)
+    page: Final = sent(SegmentComposer.page)
+    screen: Final = sent(SegmentComposer.screen)
+    group: Final = sent(SegmentComposer.group)
+    alias: Final = sent(SegmentComposer.alias)
 
     def batch(
         self,
