@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.retry import (
     DisableGzip,
     ReduceBatchBytes,
@@ -29,15 +30,16 @@ from mixpanel._delivery.retry import (
     advance,
     exchange,
 )
-from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
+from mixpanel._http.responses import Response
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RateLimitError,
+    RejectedRecord,
     ValidationError,
 )
 from mixpanel.settings import Limits, RetryPolicy, checked_callback
@@ -47,10 +49,7 @@ if TYPE_CHECKING:
 
     from mixpanel._http.connections import LoopConnections
     from mixpanel._http.request import Api
-    from mixpanel._http.responses import (
-        Response,
-        TransportFailure,
-    )
+    from mixpanel._http.responses import TransportFailure
     from mixpanel._records.record import Record
 
 __all__ = [
@@ -80,8 +79,8 @@ class ImportJob:
     compose: Callable[[Any], Record | None]
     api: Api
     connections: LoopConnections
-    batch_records: int = Limits().batch_records
-    batch_bytes: int = Limits().batch_bytes
+    max_batch_size: int = Limits().max_batch_size
+    max_batch_bytes: int = Limits().max_batch_bytes
     gzip: bool | None = True
 
 
@@ -91,7 +90,7 @@ class ImportProgress:
 
     position: int
     imported: int
-    failed: int
+    rejected: int
     bytes_sent: int
     in_flight: int
     seconds: float
@@ -101,13 +100,13 @@ class ImportProgress:
 class ImportResult:
     """Say what became of an import.
 
-    `failed_records` holds the first refusals, with positions counted from the start of the
+    `rejected_records` holds the first ones, with positions counted from the start of the
     stream; `reasons` counts them all. `position` is where to resume.
     """
 
     imported: int
-    failed: int
-    failed_records: tuple[FailedRecord, ...]
+    rejected: int
+    rejected_records: tuple[RejectedRecord, ...]
     reasons: Mapping[str, int]
     position: int
     requests: int
@@ -118,7 +117,7 @@ class ImportResult:
     @property
     def ok(self) -> bool:
         """Tell whether every row was imported."""
-        return self.failed == 0
+        return self.rejected == 0
 
 
 class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to the import
@@ -160,19 +159,19 @@ class _Import:
         concurrency: int,
         retry: RetryPolicy,
         start_at: int,
-        keep_failed: int,
+        keep_rejected: int,
         on_progress: Callable[[ImportProgress], object] | None,
-        on_failed: Callable[[FailedRecord], object] | None,
+        on_rejected: Callable[[RejectedRecord], object] | None,
     ) -> None:
         self.job = job
-        self.batch_bytes, self.gzip = job.batch_bytes, job.gzip
+        self.max_batch_bytes, self.gzip = job.max_batch_bytes, job.gzip
         self.most, self.max_in_flight = concurrency, min(4.0, concurrency)
         self.retry = retry
-        self.start_at, self.keep_failed = start_at, keep_failed
-        self.on_progress, self.on_failed = on_progress, on_failed
+        self.start_at, self.keep_rejected = start_at, keep_rejected
+        self.on_progress, self.on_rejected = on_progress, on_rejected
         self.began = time.monotonic()
-        self.imported = self.failed = self.requests = self.retried = self.bytes_sent = 0
-        self.kept: list[FailedRecord] = []
+        self.imported = self.rejected = self.requests = self.retried = self.bytes_sent = 0
+        self.kept: list[RejectedRecord] = []
         self.reasons: Counter[str] = Counter()
         self.open: dict[int, _Numbered] = {}  # by first position: what is not settled yet
         self.batch_start: int | None = None  # the first position that is in no batch of these yet
@@ -180,7 +179,7 @@ class _Import:
         self.paused_until = 0.0
         self.error: DeliveryError | None = None
         self.source_error: Exception | None = None
-        self.unreported: list[FailedRecord] = []
+        self.unreported: list[RejectedRecord] = []
         self.callback_failed = False
         self.freed = anyio.Event()
 
@@ -203,7 +202,7 @@ class _Import:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
-        await self._tell_failed()
+        await self._report_rejected()
         error, result = self.error or self.source_error, self.result()
         if isinstance(error, ConfigurationError) and self.read_to == self.start_at:
             raise error  # a source of ours that says what to set right, as a missing column
@@ -225,7 +224,7 @@ class _Import:
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await background_loop.at_caller(lambda: iter(rows))
+            iterator = await background_loop.call_in_caller_thread(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
@@ -234,7 +233,7 @@ class _Import:
             chunk: list[Any] = []
             read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
             try:
-                await background_loop.at_caller(read)
+                await background_loop.call_in_caller_thread(read)
                 more = len(chunk) == AT_ONCE
             except Exception as error:
                 self.source_error, more = error, False
@@ -254,8 +253,8 @@ class _Import:
                 if record is not None:
                     size = len(record.body) + 1
                     if batch.records and (
-                        batch.bytes + size > self.batch_bytes
-                        or len(batch.records) >= self.job.batch_records
+                        batch.bytes + size > self.max_batch_bytes
+                        or len(batch.records) >= self.job.max_batch_size
                     ):
                         self.batch_start = position
                         yield batch
@@ -269,7 +268,7 @@ class _Import:
             if self.read_to - self.valid_until >= AT_ONCE:
                 self.valid_until = self.read_to
                 await self._tell()  # as nothing is sent, nobody else would
-            await self._tell_failed()
+            await self._report_rejected()
         if batch.records:
             yield batch
         self.batch_start = None
@@ -286,7 +285,7 @@ class _Import:
             raise  # it is about all rows
         except Exception as error:  # a value that cannot even be written or compared
             why = f"the record cannot be written: {_said(error)}"
-        self._refused(FailedRecord(position, why, record=told or _described(row)))
+        self._reject(RejectedRecord(position, why, record=told or _described(row)))
         return None
 
     async def _fly(self, batch: _Numbered) -> None:
@@ -310,7 +309,7 @@ class _Import:
         while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await hold_back(lambda: self.paused_until - time.monotonic())
+                await sleep_out(lambda: self.paused_until - time.monotonic())
                 reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
@@ -323,14 +322,19 @@ class _Import:
 
     async def _sent(self, step: Send) -> Response | TransportFailure:
         api, connections = self.job.api, self.job.connections
+        keep = capture.active
+        if keep is not None:
+            for record in step.records:
+                keep(api.captured_as(record.endpoint), record.body)
+            return Response(200, {}, b'{"code": 200, "status": "OK"}')
 
         async def send() -> Response | TransportFailure:
-            request = await compressed_off_loop(api, step)
+            request = await build_request(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
             return await connections.attempt(request)
 
-        return await let_through(api.guard, connections, send)
+        return await send_guarded(api.guard, connections, send)
 
     def _apply(self, step: Step, position_of: dict[int, int]) -> None:
         if isinstance(step, Resolve):
@@ -341,7 +345,7 @@ class _Import:
                 self.max_in_flight = max(1.0, self.max_in_flight / 2)
                 self.paused_until = max(self.paused_until, time.monotonic() + step.seconds)
         elif isinstance(step, ReduceBatchBytes):
-            self.batch_bytes = min(self.batch_bytes, step.max_bytes)
+            self.max_batch_bytes = min(self.max_batch_bytes, step.max_bytes)
         elif isinstance(step, Stop):
             self.error = step.error
         else:
@@ -356,44 +360,44 @@ class _Import:
             # Only patience ends here: nothing says the rest would fare better.
             self.error = step.error
             return
-        why = {one.index: one for one in step.error.failed_records} if step.error else {}
+        why = {one.index: one for one in step.error.rejected_records} if step.error else {}
         for (_, one), record in zip(sorted(why.items()), step.records, strict=False):
-            self._refused(
-                FailedRecord(
+            self._reject(
+                RejectedRecord(
                     position_of[id(record)], one.message, one.field, one.insert_id, one.record
                 )
             )
 
-    def _refused(self, failed: FailedRecord) -> None:
-        self.failed += 1
-        known = failed.message in self.reasons or len(self.reasons) < MOST_REASONS
-        self.reasons[failed.message if known else "other reasons"] += 1
-        if len(self.kept) < self.keep_failed:
-            self.kept.append(failed)
-        if self.on_failed is not None:
-            self.unreported.append(failed)
+    def _reject(self, rejected: RejectedRecord) -> None:
+        self.rejected += 1
+        known = rejected.message in self.reasons or len(self.reasons) < MOST_REASONS
+        self.reasons[rejected.message if known else "other reasons"] += 1
+        if len(self.kept) < self.keep_rejected:
+            self.kept.append(rejected)
+        if self.on_rejected is not None:
+            self.unreported.append(rejected)
 
     def _position(self) -> int:
         waiting = self.read_to if self.batch_start is None else self.batch_start
         return min([*self.open, waiting])
 
     async def _tell(self) -> None:
-        await self._tell_failed()
+        await self._report_rejected()
         if self.on_progress is not None:
             now = ImportProgress(
                 self._position(),
                 self.imported,
-                self.failed,
+                self.rejected,
                 self.bytes_sent,
                 len(self.open),
                 time.monotonic() - self.began,
             )
             await self._call(self.on_progress, [now])
 
-    async def _tell_failed(self) -> None:
-        if self.unreported and self.on_failed is not None:
+    async def _report_rejected(self) -> None:
+        if self.unreported and self.on_rejected is not None:
             unreported, self.unreported = self.unreported, []
-            await self._call(self.on_failed, unreported)
+            await self._call(self.on_rejected, unreported)
 
     async def _call(self, callback: Callable[[Any], object], told: list[Any]) -> None:
         def call_each() -> None:
@@ -405,12 +409,12 @@ class _Import:
                         self.callback_failed = True
                         logger.exception("a callback of the import failed")
 
-        await background_loop.at_caller(call_each)
+        await background_loop.call_in_caller_thread(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(
             self.imported,
-            self.failed,
+            self.rejected,
             tuple(sorted(self.kept, key=lambda one: one.index)),
             dict(self.reasons),
             self._position(),
@@ -441,10 +445,10 @@ async def import_rows(
     *,
     concurrency: int = 20,
     start_at: int = 0,
-    keep_failed: int = 1000,
+    keep_rejected: int = 1000,
     retry: RetryPolicy | None = None,
     on_progress: Callable[[ImportProgress], object] | None = None,
-    on_failed: Callable[[FailedRecord], object] | None = None,
+    on_rejected: Callable[[RejectedRecord], object] | None = None,
 ) -> ImportResult:
     """Import a stream of rows; `AsyncMixpanel.import_events` says more."""
     if isinstance(rows, (str, bytes, Mapping)):
@@ -459,13 +463,13 @@ async def import_rows(
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")
     checked_callback(on_progress, "on_progress")
-    checked_callback(on_failed, "on_failed")
+    checked_callback(on_rejected, "on_rejected")
     return await _Import(
         job,
         concurrency=concurrency,
         retry=retry or RetryPolicy(),
         start_at=start_at,
-        keep_failed=keep_failed,
+        keep_rejected=keep_rejected,
         on_progress=on_progress,
-        on_failed=on_failed,
+        on_rejected=on_rejected,
     ).run(rows)

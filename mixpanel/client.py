@@ -24,7 +24,8 @@ from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.consumers import (
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     )
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
@@ -96,7 +97,7 @@ class ClientOptions(ConsumerOptions, total=False):
     sample_weight: str
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(TrackingMethods[Outcome]):
     """What both clients share: composing, and knowing their consumer."""
 
@@ -210,13 +211,18 @@ class _Client(TrackingMethods[Outcome]):
             self._enqueue(record)
 
     def _enqueue(self, record: Record) -> None:
-        """Take a message without ever waiting, whoever delivers; `testing.capture` diverts it."""
+        """Take a message without ever waiting, whoever delivers."""
         if self._takes_none(1):
             return
         if isinstance(self._delivery, CustomConsumer):
             self._delivery.deliver_soon(record)
         else:
             sync_delivery.enqueue(self._delivery, record)
+
+    def _api_and_connections(self, method: str) -> tuple[IngestionApi, LoopConnections]:
+        if isinstance(self._delivery, CustomConsumer):
+            raise ConfigurationError(f"{method}() needs a consumer of this package")
+        return self._delivery.api, self._delivery.connections
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -259,6 +265,7 @@ async def _enqueue_rest(sender: Sender[Any], records: list[Record]) -> None:
         await sender.pump()
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     """Track events and update profiles from async code, on asyncio or trio.
 
@@ -349,9 +356,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         *,
         concurrency: int = 20,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
         """Import any number of events of any age, and say what became of each.
@@ -363,19 +370,19 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             the same when the source is read again, or a resumed import makes copies.
         :param concurrency: requests in flight at the most; it starts lower and adapts.
         :param start_at: skip so many events, to resume where `result.position` says.
-        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
+        :param keep_rejected: how many refusals the result holds; `on_rejected` is told of each.
         :raises ImportInterrupted: when it cannot go on; it holds the result so far.
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
-        api, connections = self._ours("import_events")
+        api, connections = self._api_and_connections("import_events")
         return await bulk.import_rows(
             events,
-            bulk.ImportJob(self._composer.imported_event, api, connections),
+            bulk.ImportJob(self._composer.import_event, api, connections),
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
 
@@ -384,7 +391,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         :raises DeliveryError: when the server does not answer or refuses; it needs `credentials`.
         """
-        return await lookup.tables(*self._ours("lookup_tables"))
+        return await lookup.tables(*self._api_and_connections("lookup_tables"))
 
     async def replace_lookup_table(
         self, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
@@ -393,16 +400,11 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         The first column is the unique key of a row; at most 100 MB, and 100 times in 24 hours.
 
-        :raises RejectedError: when rows are not valid; `failed_records` names up to ten.
+        :raises RejectedError: when rows are not valid; `rejected_records` names up to ten.
         :raises ConfigurationError: for an id that is none, no rows, or rows of unequal columns.
         :raises DeliveryError: when the server does not answer or refuses otherwise.
         """
-        await lookup.replace(*self._ours("replace_lookup_table"), table_id, rows)
-
-    def _ours(self, what: str) -> tuple[IngestionApi, LoopConnections]:
-        if isinstance(self._delivery, CustomConsumer):
-            raise ConfigurationError(f"{what} needs a consumer of this package")
-        return self._delivery.api, self._delivery.connections
+        await lookup.replace(*self._api_and_connections("replace_lookup_table"), table_id, rows)
 
     async def __aenter__(self) -> Self:
         if isinstance(self._delivery, Sender):
@@ -415,6 +417,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         await self.aclose()
 
 
+@returning(None)
 class Mixpanel(_Client[None]):
     """Track events and update profiles from sync code; a drop-in for the official client.
 
@@ -440,7 +443,7 @@ class Mixpanel(_Client[None]):
         if isinstance(sender, CustomConsumer):
             sender.deliver_sync(records)
             return
-        background_loop.refuse_in_async("Mixpanel", unless_ours=True)
+        background_loop.refuse_in_async("Mixpanel", allow_background_loop=True)
         if not sender.buffered:
             sync_delivery.deliver(sender, records)
             return
@@ -476,13 +479,6 @@ class Mixpanel(_Client[None]):
     import_events: Final = synced(AsyncMixpanel.import_events)
     lookup_tables: Final = synced(AsyncMixpanel.lookup_tables)
     replace_lookup_table: Final = synced(AsyncMixpanel.replace_lookup_table)
-
-    @property
-    def _core(self) -> AsyncMixpanel:
-        # The same consumer, composer and books, for the methods that await an answer.
-        core = AsyncMixpanel.__new__(AsyncMixpanel)
-        core.__dict__.update(self.__dict__)
-        return core
 
     def __enter__(self) -> Self:
         if self._local_flags is not None:

@@ -30,7 +30,7 @@ from mixpanel._http.proxies import (
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -40,7 +40,7 @@ from mixpanel.exceptions import (
 )
 from mixpanel.settings import (
     ENDPOINTS,
-    MOST_RECORDS,
+    MAX_RECORDS,
     Endpoint,
     Endpoints,
     Limits,
@@ -96,7 +96,7 @@ class ConsumerOptions(TypedDict, total=False):
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
-@conceal_arguments
+@hide_init_arguments
 class AnyConsumer:
     """What all four share: settings in, records through a sender, accounts out."""
 
@@ -130,7 +130,9 @@ class AnyConsumer:
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
         limits = options.get("limits") or self._limits
         if request_timeout is not None:
-            limits = replace(limits, attempt=checked_seconds(request_timeout, "request_timeout"))
+            limits = replace(
+                limits, request_timeout=checked_seconds(request_timeout, "request_timeout")
+            )
         endpoints = Endpoints.resolve(
             region=options.get("region"),
             api_host=api_host,
@@ -168,7 +170,7 @@ class AnyConsumer:
         return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
 
 
-@conceals_arguments
+@hide_arguments
 def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
     """Make a record of what the official `send` takes; the key may come as (key, secret).
 
@@ -235,7 +237,7 @@ class AsyncConsumer(AnyConsumer):
         return await self._sender.aclose(timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
@@ -260,7 +262,7 @@ class AsyncBufferedConsumer(AnyConsumer):
     ) -> None:
         limits = options.get("limits") or Limits()
         if max_size is not None:
-            limits = replace(limits, batch_records=checked_size(max_size))
+            limits = replace(limits, max_batch_size=checked_size(max_size))
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
         options["limits"] = limits
@@ -340,7 +342,7 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: when one did not arrive.
         """
-        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
@@ -354,7 +356,7 @@ class Consumer(AnyConsumer):
         return sync_delivery.close(self._sender, timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
@@ -384,7 +386,7 @@ class BufferedConsumer(Consumer):
         **options: Unpack[ConsumerOptions],
     ) -> None:
         limits = replace(
-            options.get("limits") or self._limits, batch_records=checked_size(max_size)
+            options.get("limits") or self._limits, max_batch_size=checked_size(max_size)
         )
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
@@ -409,7 +411,7 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.accept(self._sender, record)
 
     def send(
@@ -437,7 +439,7 @@ def checked_size(max_size: int) -> int:
     """
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise ConfigurationError(f"max_size={max_size!r} must be a whole number from 1 to 2000")
-    return min(max_size, MOST_RECORDS)
+    return min(max_size, MAX_RECORDS)
 
 
 def checked_seconds(seconds: float, name: str) -> float:

@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
     Response,
@@ -22,8 +23,8 @@ from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 from mixpanel.settings import RetryPolicy
@@ -98,6 +99,10 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 async def _ask(
     api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
 ) -> Any:
+    if capture.active is not None:
+        raise ConfigurationError(
+            "lookup tables cannot be captured: test them with mixpanel.emulator"
+        )
     if api.credentials is None:
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}
@@ -117,14 +122,14 @@ async def _ask(
             data = _read(reply.body)
             if data is not None and not _admits_failure(data):
                 return data
-            error, hopeless = _not_a_success(reply, data), data is not None
+            error, permanent = _not_a_success(reply, data), data is not None
         else:
             judged = classify_status(reply, NAME)
             assert judged.error is not None
             error = judged.error
-            hopeless = judged.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
+            permanent = judged.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
         failures += 1
-        if hopeless or failures >= (RETRY.attempts or 1):
+        if permanent or failures >= (RETRY.attempts or 1):
             raise _with_rows(error, reply if isinstance(reply, Response) else None)
         await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
 
@@ -157,8 +162,8 @@ def _with_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
         return error
     try:
         listed = loads(answer.body).get("failed_records") or []
-        error.failed_records = tuple(
-            FailedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+        error.rejected_records = tuple(
+            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
             for row in listed
         )
     except (ValueError, AttributeError, TypeError):

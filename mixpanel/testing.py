@@ -25,11 +25,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._lazy import load_lazily
 from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.flags.fixed import FixedFlags
     from mixpanel.flags.overrides import override_flags
 
@@ -140,6 +142,9 @@ class Captured(MemoryConsumer):
     `messages("hightouch")` return those, too.
     """
 
+    def _keep_json(self, name: str, body: bytes) -> None:
+        self._keep(name, [json.loads(body)])
+
     @property
     def customerio(self) -> list[Message]:
         """Return the messages for Customer.io, in the order they were sent."""
@@ -169,18 +174,6 @@ class Captured(MemoryConsumer):
             properties["userId"] = str(user_id)
         tracked = [each for each in self.messages(vendor) if each["type"] == "track"]
         return _matching(event, properties, times, tracked)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "FixedFlags":
-        from mixpanel.flags.fixed import FixedFlags
-
-        return FixedFlags
-    if name == "override_flags":
-        from mixpanel.flags.overrides import override_flags
-
-        return override_flags
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 _active: list[Captured] = []
@@ -215,10 +208,10 @@ def capture() -> Iterator[Captured]:
     their fallbacks, unless they ask an emulator on this machine. The pytest fixture
     `mixpanel_events` is this block around a test.
     """
-    from mixpanel._capture import diverted
+    from mixpanel._delivery.capture import capturing
 
     kept = Captured()
-    with diverted(kept):
+    with capturing(kept._keep_json):
         _active.append(kept)
         try:
             yield kept

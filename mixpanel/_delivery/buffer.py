@@ -142,7 +142,7 @@ class Buffer:
         on_outcome: OnOutcome | None = None,
     ) -> None:
         self.limits = limits
-        parallel = limits.in_flight
+        parallel = limits.concurrency
         self._max_in_flight = max_in_flight or {
             "events": parallel,
             "imports": parallel,
@@ -167,11 +167,11 @@ class Buffer:
         self.stats.clear()
         self.bytes = 0
         self.shut: Literal["closed", "exit"] | None = None
-        self._most_records = self.limits.queue_records
+        self._max_queue_size = self.limits.max_queue_size
         self.flush_marker = 0
         self.watchers.clear()
         self.queues = {
-            endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.batch_bytes)
+            endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.max_batch_bytes)
             for endpoint, max_in_flight in self._max_in_flight.items()
         }
 
@@ -197,16 +197,19 @@ class Buffer:
         signal = False
         try:
             with self.lock:
-                if stats.pending >= self._most_records or self.bytes + size > limits.queue_bytes:
+                if (
+                    stats.pending >= self._max_queue_size
+                    or self.bytes + size > limits.max_queue_bytes
+                ):
                     reason, gone = self._make_room(record, size)
                     if reason == "wait":
                         return None
                 if not gone or gone[0] is not record:
                     queue = self.queues[record.endpoint]
-                    unsent, most, batch_records = (
+                    unsent, most, max_batch_size = (
                         queue.unsent,
                         queue.max_bytes,
-                        limits.batch_records,
+                        limits.max_batch_size,
                     )
                     record.enqueued_at = self.clock()
                     waiting, before = len(unsent) + 1, queue.bytes
@@ -219,7 +222,7 @@ class Buffer:
                     # Once for each batch that is full: whoever looks takes all that is due.
                     signal = (
                         waiting == 1
-                        or waiting % batch_records == 0
+                        or waiting % max_batch_size == 0
                         or (before + size) // most != before // most
                     )
         except (QueueFullError, ClosedError):
@@ -296,8 +299,8 @@ class Buffer:
             return
         limits, size = self.limits, sum([len(record.body) for record in records])
         if (
-            self.stats.pending + len(records) > limits.queue_records
-            or self.bytes + size > limits.queue_bytes
+            self.stats.pending + len(records) > limits.max_queue_size
+            or self.bytes + size > limits.max_queue_bytes
         ):
             raise self._full(f"none of {len(records):,} was accepted: ")
 
@@ -305,7 +308,7 @@ class Buffer:
         limits, pending = self.limits, self.stats.pending
         return QueueFullError(
             f"{what}{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
-            f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
+            f"{limits.max_queue_size:,} messages and {limits.max_queue_bytes:,} bytes"
         )
 
     @_locked
@@ -316,7 +319,7 @@ class Buffer:
             raise ClosedError("the client is closed: this message was not accepted")
         if self.shut is not None:
             return self.shut, (record,)
-        if size > limits.queue_bytes:
+        if size > limits.max_queue_bytes:
             return "too_large", (record,)
         if self.when_full == "raise":
             raise self._full()
@@ -325,7 +328,10 @@ class Buffer:
         if self.when_full == "drop_newest":
             return "queue_full", (record,)
         gone: list[Record] = []
-        while self.stats.pending >= limits.queue_records or self.bytes + size > limits.queue_bytes:
+        while (
+            self.stats.pending >= limits.max_queue_size
+            or self.bytes + size > limits.max_queue_bytes
+        ):
             heads = [queue for queue in self.queues.values() if queue.unsent]
             if not heads:
                 break  # all of it is in flight; a few more than the limit may wait meanwhile
@@ -387,7 +393,7 @@ class Buffer:
         for queue in self.queues.values():
             if self._is_due(queue, now, everything=False):
                 full = max(
-                    len(queue.unsent) // limits.batch_records, queue.bytes // queue.max_bytes
+                    len(queue.unsent) // limits.max_batch_size, queue.bytes // queue.max_bytes
                 )
                 count += min(max(full, 1), queue.max_in_flight - len(queue.in_flight))
         return count
@@ -398,7 +404,7 @@ class Buffer:
             return False
         if everything or unsent[0].sequence <= self.flush_marker:
             return True
-        if len(unsent) >= self.limits.batch_records or queue.bytes >= queue.max_bytes:
+        if len(unsent) >= self.limits.max_batch_size or queue.bytes >= queue.max_bytes:
             return True
         age = self.limits.flush_after
         return age is not None and now - unsent[0].enqueued_at >= age
@@ -414,7 +420,7 @@ class Buffer:
             at = queue.paused_until
             if not (
                 queue.unsent[0].sequence <= self.flush_marker
-                or len(queue.unsent) >= self.limits.batch_records
+                or len(queue.unsent) >= self.limits.max_batch_size
                 or queue.bytes >= queue.max_bytes
             ):
                 if self.limits.flush_after is None:
@@ -425,7 +431,7 @@ class Buffer:
 
     def _pack(self, unsent: Iterable[Record], most_bytes: int) -> tuple[list[Record], int]:
         """Return the first records of a queue that fit one request, and the sum of their bytes."""
-        waiting = list(islice(unsent, self.limits.batch_records))
+        waiting = list(islice(unsent, self.limits.max_batch_size))
         first = waiting[0]
         auth, endpoint, count = first.auth, first.endpoint, 0
         room = whole = most_bytes - 1  # the brackets, less one comma
@@ -557,7 +563,7 @@ class Buffer:
         if gone:
             dropped.setdefault(reason, 0)
         if shut is not None:
-            self.shut, self._most_records = shut, -1
+            self.shut, self._max_queue_size = shut, -1
         for queue in self.queues.values():
             queue.unsent, queue.bytes = deque(), 0
         if gone:
@@ -642,6 +648,11 @@ class Buffer:
         stats = self.stats
         stats.recent = []
         return stats.delivered, stats.rejected, dict(stats.dropped)
+
+    def count_captured(self, records: Sequence[Record]) -> None:
+        """Count messages that a test captured before they were queued, and report their outcome."""
+        self.stats.count_captured(len(records))
+        self._report_outcome(records, "delivered", "")
 
     def _report_outcome(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
         if self._on_outcome is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import os
 import threading
 import time
 import weakref
@@ -20,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.lowlevel import RunVar
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
-from mixpanel._runtime import background_loop, event_loop, shutdown
+from mixpanel._runtime import background_loop, event_loop, fork, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -65,18 +65,24 @@ class CustomConsumer:
 
     async def deliver(self, records: list[Record]) -> None:
         """Hand over records from async code."""
+        if self._captures(records):
+            return
         for record in records:
             with self._counted():
                 await self._call_async(self._consumer.send, *_arguments(record))
 
     def deliver_sync(self, records: list[Record]) -> None:
         """Hand over records from sync code."""
+        if self._captures(records):
+            return
         for record in records:
             with self._counted():
                 self._call_sync(self._consumer.send, *_arguments(record))
 
     def deliver_soon(self, record: Record) -> None:
         """Hand over a record from the home loop, without waiting."""
+        if self._captures([record]):
+            return
 
         async def later() -> None:
             try:
@@ -89,6 +95,15 @@ class CustomConsumer:
         future = background_loop.submit(later)
         self._soon.add(future)
         future.add_done_callback(self._soon.discard)
+
+    def _captures(self, records: list[Record]) -> bool:
+        keep = capture.active
+        if keep is None:
+            return False
+        for record in records:
+            keep(record.endpoint, record.body)
+        self.stats.count_captured(len(records))
+        return True
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
         """Wait for what is under way, and flush the consumer if it knows how.
@@ -172,8 +187,7 @@ def _after_fork() -> None:
         custom.renew()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)
 
 
 async def _awaited(result: Any) -> Any:

@@ -28,7 +28,7 @@ from mixpanel._delivery.retry import (
     advance,
     exchange,
 )
-from mixpanel._http.connections import LoopConnections, compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import LoopConnections, build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
     TransportFailure,
@@ -88,7 +88,7 @@ class BatchDispatcher:
 
         The batch is taken here, in the task that sends it, and given back however this ends.
         """
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = (take or self.buffer.take)(claim)
             if batch is None:
@@ -102,7 +102,7 @@ class BatchDispatcher:
         self, transport: SyncTransport, *, until: float = math.inf, everything: bool = False
     ) -> bool:
         """Do as `send_due`, in the calling thread."""
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = self.buffer.take(claim, everything=everything)
             if batch is None:
@@ -145,9 +145,9 @@ class BatchDispatcher:
                 reply = None
                 if isinstance(step, Send):
                     # Another batch may have been told to wait; that holds for the whole lane.
-                    await hold_back(lambda: batch.queue.paused_until - self.buffer.clock())
+                    await sleep_out(lambda: batch.queue.paused_until - self.buffer.clock())
                     if not batch.live:
-                        break  # taken back meanwhile: somebody else sends its messages
+                        break  # taken back meanwhile: another task or thread sends its messages
                     reply = await self._attempt(batch, step, sending)
                 else:
                     await anyio.sleep(step.seconds)
@@ -209,14 +209,14 @@ class BatchDispatcher:
     async def _attempt(
         self, batch: Batch, step: Send, sending: _Sending
     ) -> Response | TransportFailure:
-        return await let_through(
+        return await send_guarded(
             self.api.guard, self._connections, lambda: self._send(batch, step, sending)
         )
 
     async def _send(
         self, batch: Batch, step: Send, sending: _Sending
     ) -> Response | TransportFailure:
-        request = await compressed_off_loop(self.api, step)
+        request = await build_request(self.api, step)
         self.stats.requests += 1
 
         def left() -> None:  # from here on, what is cut off may have been applied
@@ -249,7 +249,7 @@ class BatchDispatcher:
                     reply = transport.send(what, end=self._deadline(until))
 
     def _deadline(self, until: float) -> float:
-        return min(until, time.monotonic() + self.buffer.limits.attempt)
+        return min(until, time.monotonic() + self.buffer.limits.request_timeout)
 
     def _send_blocking(
         self, batch: Batch, step: Send, transport: SyncTransport, until: float, sending: _Sending

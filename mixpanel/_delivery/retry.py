@@ -48,8 +48,8 @@ from mixpanel._http.responses import (
 from mixpanel.exceptions import (
     AmbiguousDeliveryError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
 )
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def exchange(  # noqa: C901
             judged = classify(reply, part)
             error = judged.error
             if compress and gzip is None:
-                refused = judged.outcome is ResponseOutcome.REJECTED and judged.untouched
+                refused = judged.outcome is ResponseOutcome.REJECTED and judged.not_processed
                 if refused and not judged.too_large:
                     compress = False
                     yield DisableGzip()
@@ -160,7 +160,7 @@ def exchange(  # noqa: C901
                 break
             assert error is not None
             if judged.outcome is ResponseOutcome.FATAL:
-                if not (judged.untouched or repeat_ambiguous):
+                if not (judged.not_processed or repeat_ambiguous):
                     yield from _without_unsafe(part, error)
                 yield Stop(error)
                 return
@@ -168,7 +168,7 @@ def exchange(  # noqa: C901
                 if judged.too_large and len(part) > 1:
                     size = sum(len(record.body) + 1 for record in part) + 1
                     yield ReduceBatchBytes(max(size // 2, 1024))
-                if not judged.untouched and len(part) > 1:
+                if not judged.not_processed and len(part) > 1:
                     part = yield from _without_unsafe(part, error)
                 if suspects and not judged.too_large and len(part) > 2 * suspects:
                     part = yield from _probe_batch(part, error, suspects, classify, gzip=compress)
@@ -181,7 +181,7 @@ def exchange(  # noqa: C901
                     yield Resolve(part, "rejected", error=_naming(error, part))
                 break
             failures += 1
-            odd_answers += judged.odd
+            odd_answers += judged.unexpected
             if judged.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
                 part = yield from _without_unsafe(part, error)
                 if odd_answers > 1:
@@ -279,7 +279,7 @@ def _settled(part: list[Record], judged: Classification) -> Steps:
     if good:
         yield Resolve(good, "delivered")
     failed = tuple(
-        FailedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
+        RejectedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
         for at, one in sorted(judged.failed.items())
     )
     endpoint = part[0].endpoint
@@ -288,15 +288,15 @@ def _settled(part: list[Record], judged: Classification) -> Steps:
         f"{endpoint}: {len(bad)} of {len(part)} record(s) refused: {reasons}",
         endpoint=endpoint,
         status=judged.error.status if judged.error else 200,
-        failed_records=failed,
+        rejected_records=failed,
     )
     yield Resolve(bad, "rejected", error=error)
 
 
 def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
     """Name the records that an unspecific refusal was about."""
-    error.failed_records = tuple(
-        FailedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
+    error.rejected_records = tuple(
+        RejectedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
     )
     return error
 

@@ -12,12 +12,13 @@ from urllib.request import getproxies
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
 from mixpanel._runtime import event_loop, shutdown
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
 from mixpanel.settings import RetryPolicy
@@ -43,7 +44,7 @@ AGAIN = 0.1  # seconds until the background task starts again after somebody can
 LEAVING = 0.1  # seconds that cancelled requests may take to unwind
 POLL = 0.01
 
-HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
+HURRIED = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
 
 _inherited: list[SyncTransport | None] = []  # a forked child neither uses nor closes them
 
@@ -82,13 +83,13 @@ class Sender(Generic[R]):
         self._ending = False
         limits = buffer.limits
         self.connections = LoopConnections(
-            transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes
+            transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
         )
         self.dispatcher = BatchDispatcher(
             buffer, api, policy, self.connections, self._settled, repeat_ambiguous=repeat_ambiguous
         )
         shutdown.senders.add(self)
-        if shutdown.over:
+        if shutdown.is_over:
             self._end()
 
     # ---- in ---------------------------------------------------------------------------------
@@ -103,6 +104,8 @@ class Sender(Generic[R]):
         """
         if self._takes_nothing:
             return self._accept_late(record)
+        if capture.active is not None and self.captures([record]):
+            return False
         signal = self.buffer.put(record)
         if signal:
             shutdown.register(self)
@@ -111,6 +114,21 @@ class Sender(Generic[R]):
             self.wake()
         return signal
 
+    def captures(self, records: list[Record]) -> bool:
+        """Give messages to the capture of a test, if there is one; return True if it took them.
+
+        :raises ClosedError: after `aclose`.
+        """
+        keep = capture.active
+        if keep is None:
+            return False
+        if self.closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        for record in records:
+            keep(self.api.captured_as(record.endpoint), record.body)
+        self.buffer.count_captured(records)
+        return True
+
     def _accept_late(self, record: Record) -> bool:
         """Send a message of another `atexit` handler at once, while the time of the drain lasts."""
         if self.closed:
@@ -118,16 +136,18 @@ class Sender(Generic[R]):
         on_main = threading.current_thread() is threading.main_thread()
         if (
             on_main
-            and time.monotonic() < shutdown.drain_end
+            and time.monotonic() < shutdown.drain_deadline
             and self.connections.transport.client is None
         ):
             claims: list[Claim] = []
             transport = self._made_wire()
             try:
-                self.buffer.direct([record], claims, event_loop.owner())
+                self.buffer.direct([record], claims, event_loop.alive_check())
                 for claim in claims:
                     assert claim.batch is not None
-                    self.dispatcher.send_blocking(claim.batch, transport, until=shutdown.drain_end)
+                    self.dispatcher.send_blocking(
+                        claim.batch, transport, until=shutdown.drain_deadline
+                    )
             finally:
                 transport.close()
                 for claim in claims:
@@ -166,7 +186,7 @@ class Sender(Generic[R]):
         if home is not None and home.is_running():
             home.call_soon(self._rouse)
             return
-        here = event_loop.running()
+        here = event_loop.running_loop()
         if here is None:
             return  # the next call from a loop, or the end of the process, takes it from here
         with self.buffer.lock:
@@ -175,7 +195,7 @@ class Sender(Generic[R]):
             self._home, self._wake, self._send_scopes = here, None, set()
         if home is not None:
             self.buffer.reclaim(dead_only=True)  # what a loop that is gone had in flight
-        here.spawn(lambda: self._run(here), ended=lambda: self._left(here))
+        here.spawn(lambda: self._run(here), on_done=lambda: self._left(here))
 
     def _rouse(self) -> None:
         if self._wake is not None:
@@ -249,6 +269,8 @@ class Sender(Generic[R]):
         :raises DeliveryError: for the first batch that was not delivered as a whole; those after
             it are not tried and count as dropped.
         """
+        if self.captures(records):
+            return
         if self.closed:
             raise ClosedError("the client is closed: this message was not accepted")
         try:
@@ -271,7 +293,7 @@ class Sender(Generic[R]):
             raise ClosedError("the client is closed: this message was not accepted")
         claims: list[Claim] = []
         try:
-            self.buffer.direct(records, claims, event_loop.owner())
+            self.buffer.direct(records, claims, event_loop.alive_check())
             yield claims, []
         finally:
             for claim in claims:
@@ -294,7 +316,7 @@ class Sender(Generic[R]):
         """
         before = self.buffer.snapshot()
         mark = self.buffer.mark_for_flush()
-        event_loop.running()  # loads what the next line needs, see there
+        event_loop.running_loop()  # loads what the next line needs, see there
         with anyio.move_on_after(timeout):
             if self.background:
                 self.wake()
@@ -304,7 +326,7 @@ class Sender(Generic[R]):
         return self.buffer.result_since(before)
 
     async def _settled_up_to(self, mark: int) -> None:
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         while self.buffer.waiting_for(mark):
             changed = anyio.Event()
@@ -332,7 +354,7 @@ class Sender(Generic[R]):
 
     async def wait_for_space(self) -> None:
         """Wait until the buffer has room again."""
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         changed = anyio.Event()
 
@@ -386,13 +408,13 @@ class Sender(Generic[R]):
         return self._blocking
 
     def _made_wire(self) -> SyncTransport:
-        with loading:
+        with import_lock:
             from mixpanel._http.sync_transport import (
                 SyncTransport,
             )
 
         return SyncTransport(
-            self.connections.transport, answer_bytes=self.buffer.limits.answer_bytes
+            self.connections.transport, max_response_bytes=self.buffer.limits.max_response_bytes
         )
 
     def deliver_blocking(self, records: list[Record], transport: SyncTransport) -> None:
@@ -403,7 +425,7 @@ class Sender(Generic[R]):
                 self.dispatcher.send_blocking(claim.batch, transport, raised=raised)
                 if raised:
                     raise raised[0]
-        if shutdown.over:
+        if shutdown.is_over:
             self.close_sync()  # nobody comes after us to close it
 
     def pump_blocking(self, transport: SyncTransport) -> None:
@@ -430,7 +452,7 @@ class Sender(Generic[R]):
 
     def prepare_drain(self) -> None:
         """Import what the last drain needs."""
-        with loading:
+        with import_lock:
             import mixpanel._http.sync_transport  # noqa: F401
 
     def drain_at_exit(self, end: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._delivery import capture
 from mixpanel._runtime.background_loop import (
     _is_starting_here,
     call_on_background_loop,
@@ -55,6 +56,8 @@ def deliver(sender: Sender[Any], records: list[Record]) -> None:
 
     :raises DeliveryError: when one did not arrive.
     """
+    if sender.captures(records):
+        return
     if on_background_thread() or _must_not_wait(sender):
         for record in records:
             enqueue(sender, record)
@@ -93,6 +96,8 @@ def accept(sender: Sender[Any], record: Record) -> None:
 
     :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.
     """
+    if capture.active is not None and sender.captures([record]):
+        return
     if on_background_thread():
         enqueue(sender, record)
         return

@@ -96,7 +96,7 @@ class TrackingMethods(ProfileMethods[Outcome]):
             buffer that sends when it is full may have taken some, `error.accepted`.
         """
         return self._deliver_all(
-            self._composer.wire_event(event, self._event_endpoint) for event in events
+            self._composer.complete_event(event, self._event_endpoint) for event in events
         )
 
     def import_data(
@@ -122,7 +122,7 @@ class TrackingMethods(ProfileMethods[Outcome]):
         del api_key, api_secret  # an error on the way shows the locals of this frame
         auth = api_secret_of(authority)
         return self._one(
-            self._composer.past_event(
+            self._composer.import_data_event(
                 distinct_id,
                 event_name,
                 timestamp,

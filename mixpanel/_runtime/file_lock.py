@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-import weakref
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.checked_files import UnsafeFileError, check_status, open_flags
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None
 
-__all__ = ["FileLock", "is_at", "try_lock"]
+__all__ = ["FileLock", "is_same_file", "try_lock"]
 
 RETRY_EVERY = 0.02  # seconds between two attempts of who waits
 TAKEN = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
@@ -46,7 +46,7 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
-def is_at(descriptor: int, path: Path) -> bool:
+def is_same_file(descriptor: int, path: Path) -> bool:
     """Return True if the open file is the one at the path, and not one that was there before."""
     try:
         there = os.lstat(path)
@@ -66,7 +66,7 @@ class FileLock:
         self.path = path
         self._remove = remove
         self._descriptor: int | None = None
-        _locks.add(self)
+        fork.register_instance(fork.Order.LOCKS, self)
 
     @property
     def is_held(self) -> bool:
@@ -95,7 +95,7 @@ class FileLock:
         if descriptor is None:
             return
         try:
-            if self._remove and is_at(descriptor, self.path):
+            if self._remove and is_same_file(descriptor, self.path):
                 self.path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
@@ -107,7 +107,7 @@ class FileLock:
                 if not try_lock(descriptor):
                     return False
                 # A holder that removed the file leaves a lock on nothing: the new file is tried.
-                if is_at(descriptor, self.path):
+                if is_same_file(descriptor, self.path):
                     self._descriptor, descriptor = descriptor, -1
                     return True
             finally:
@@ -141,7 +141,7 @@ class FileLock:
             problem = "it has a second name, a hard link: remove it"
             raise UnsafeFileError(errno.EMLINK, problem, str(self.path))
 
-    def _forget(self) -> None:
+    def after_fork(self) -> None:
         """Close the copy of a forked child: the lock lives as long as any copy is open."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
@@ -152,15 +152,3 @@ def _restore_owner_rights(descriptor: int) -> None:
     """Undo what the umask took, which may be even the owner's rights."""
     if hasattr(os, "fchmod"):
         os.fchmod(descriptor, 0o600)
-
-
-_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for lock in list(_locks):
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

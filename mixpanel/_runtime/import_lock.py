@@ -2,15 +2,16 @@
 
 A child process has only the thread that forked. Where another thread was importing a module just
 then, that module's import lock stays held in the child for ever, and whoever imports it there
-hangs. Whatever this package imports late, in threads, it imports while holding `loading`.
+hangs. Whatever this package imports late, in threads, it imports while holding `import_lock`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 
-__all__ = ["FORK_TIMEOUT", "loading"]
+from mixpanel._runtime import fork
+
+__all__ = ["FORK_TIMEOUT", "import_lock"]
 
 FORK_TIMEOUT = 10.0  # seconds that a fork waits for modules that are being imported
 
@@ -21,12 +22,12 @@ class _ImportLock:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._acquired: list[bool] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._before_fork,
-                after_in_parent=self._after_fork_in_parent,
-                after_in_child=self._after_fork_in_child,
-            )
+        fork.register(
+            fork.Order.LOCKS,
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
+        )
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -50,4 +51,4 @@ class _ImportLock:
         self._acquired.clear()
 
 
-loading = _ImportLock()
+import_lock = _ImportLock()

@@ -17,7 +17,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from mixpanel._runtime.checked_files import check_status, open_flags
-from mixpanel._runtime.file_lock import fcntl, is_at, try_lock
+from mixpanel._runtime.file_lock import fcntl, is_same_file, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "close_to_others",
     "create",
-    "create_over",
+    "create_replacing",
     "is_being_written",
     "make_folder",
     "others_may_read",
@@ -95,7 +95,7 @@ def write_all(file: FileIO, piece: bytes) -> None:
         rest = rest[file.write(rest) or 0 :]
 
 
-def create_over(path: Path) -> int:
+def create_replacing(path: Path) -> int:
     """Make an empty file in place of what is at the path, and return its open descriptor.
 
     For files that are checked when they are read, and need not be whole.
@@ -143,7 +143,12 @@ def _remove_if_abandoned(temporary: Path) -> None:
     try:
         status = os.fstat(descriptor)
         ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        if ours and status.st_nlink == 1 and try_lock(descriptor) and is_at(descriptor, temporary):
+        if (
+            ours
+            and status.st_nlink == 1
+            and try_lock(descriptor)
+            and is_same_file(descriptor, temporary)
+        ):
             temporary.unlink()
     finally:
         os.close(descriptor)
@@ -185,7 +190,7 @@ def _begin(path: Path) -> tuple[FileIO, Path]:
             if hasattr(os, "fchmod"):
                 os.fchmod(descriptor, 0o600)  # the umask may have taken even the owner's rights
             # Between its making and its lock, somebody may have taken it for abandoned.
-            if _is_locked(descriptor) and is_at(descriptor, temporary):
+            if _is_locked(descriptor) and is_same_file(descriptor, temporary):
                 return file, temporary
         except BaseException:
             file.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["conceal_arguments", "conceals_arguments", "without_frames"]
+__all__ = ["hide_arguments", "hide_init_arguments", "strip_tracebacks"]
 
 Raised = TypeVar("Raised", bound=BaseException)
 Class = TypeVar("Class", bound=type)
@@ -28,7 +28,7 @@ LIBRARIES = frozenset({
 QUOTING = frozenset({"LocalProtocolError"})  # its text repeats the header that it refuses
 
 
-def without_frames(
+def strip_tracebacks(
     error: Raised, outer: BaseException | None = None, *, keep_callers: bool = False
 ) -> Raised:
     """Return an exception after dropping its traceback and those of all that led to it.
@@ -76,7 +76,7 @@ def _callers(traceback: TracebackType | None) -> TracebackType | None:
     return rebuilt
 
 
-def conceals_arguments(function: Function) -> Function:
+def hide_arguments(function: Function) -> Function:
     """Make a function whose failures leave no frame that holds its arguments."""
 
     @wraps(function)
@@ -85,7 +85,7 @@ def conceals_arguments(function: Function) -> Function:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            failure = without_frames(error, outer)
+            failure = strip_tracebacks(error, outer)
         if failure.__suppress_context__ and failure.__cause__ is None:
             failure.__context__ = None  # `from None` only hides it
         del args, kwargs
@@ -97,7 +97,7 @@ def conceals_arguments(function: Function) -> Function:
     return concealed  # type: ignore[return-value]
 
 
-def conceal_arguments(owner: Class) -> Class:
+def hide_init_arguments(owner: Class) -> Class:
     """Make the failures of a class's constructor leave no frame that holds its arguments."""
-    type.__setattr__(owner, "__init__", conceals_arguments(owner.__init__))  # type: ignore[misc]
+    type.__setattr__(owner, "__init__", hide_arguments(owner.__init__))  # type: ignore[misc]
     return owner

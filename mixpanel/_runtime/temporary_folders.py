@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.checked_files import open_flags
-from mixpanel._runtime.file_lock import fcntl, is_at, try_lock
+from mixpanel._runtime.file_lock import fcntl, is_same_file, try_lock
 from mixpanel._runtime.private_files import make_folder
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def make_temporary_folder() -> Path:
             if fcntl is None:
                 return folder
             descriptor = os.open(folder, open_flags(os.O_RDONLY | os.O_DIRECTORY))
-            if _is_locked(descriptor) and is_at(descriptor, folder):
+            if _is_locked(descriptor) and is_same_file(descriptor, folder):
                 _locked[folder] = descriptor
                 return folder
         if descriptor >= 0:
@@ -89,7 +90,7 @@ def _remove_if_abandoned(folder: Path) -> None:
     try:
         status = os.fstat(descriptor)
         ours = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == stat.S_IRWXU
-        if ours and try_lock(descriptor) and is_at(descriptor, folder):
+        if ours and try_lock(descriptor) and is_same_file(descriptor, folder):
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)
@@ -108,5 +109,4 @@ def _after_fork() -> None:
         os.close(_locked.popitem()[1])
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._customerio.composer import CustomerIOComposer
 from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._customerio.name_advice import advice
-from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
+from mixpanel.cdp._segment.client import ANNOTATED, AsyncSegmentClient, SegmentClient
 from mixpanel.cdp._segment.dialect import WriteKey
 from mixpanel.cdp._segment.methods import SegmentMethods, sent
 
@@ -57,7 +58,8 @@ def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
     return {"dialect": dialect, "advice": advice}
 
 
-@conceal_arguments
+@hide_init_arguments
+@returning(Coroutine[Any, Any, None], annotated=ANNOTATED)
 class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
 
@@ -76,7 +78,8 @@ class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentC
         super().__init__(WriteKey(write_key), **_told(strict), **options)
 
 
-@conceal_arguments
+@hide_init_arguments
+@returning(None, annotated=ANNOTATED)
 class CustomerIO(_CustomerIOVerbs[None], SegmentClient):
     """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
 

@@ -21,6 +21,7 @@ import anyio
 from mixpanel._delivery.awaitables import YIELD_EVERY, done, turn
 from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._runtime import background_loop
+from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._fanout.base import ConsentOf, OnRefusal, Outlet, Sink, _FanOut
 from mixpanel.cdp._fanout.stats import SinkStats
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncFanOut", "FanOut", "Sink", "SinkStats"]
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
     """Send each call to several async clients, on asyncio or trio.
 
@@ -156,6 +158,7 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         await self.aclose()
 
 
+@returning(None)
 class FanOut(_FanOut[None]):
     """Send each call to several sync clients, one after the other; see `AsyncFanOut`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.cdp._customerio.name_advice import elsewhere
 from mixpanel.cdp._hightouch.dialect import HIGHTOUCH, VERSION
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHightouch", "Hightouch"]
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncHightouch(AsyncSegmentClient):
     """Send to a Hightouch Events source from async code, on asyncio or trio.
 
@@ -47,7 +47,7 @@ class AsyncHightouch(AsyncSegmentClient):
         super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
 
 
-@conceal_arguments
+@hide_init_arguments
 class Hightouch(SegmentClient):
     """Send to a Hightouch Events source from sync code; see `AsyncHightouch`."""
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.composer import SegmentComposer
@@ -148,7 +148,9 @@ def _made_client() -> Hightouch:
                 direct=sync_mode,
                 disabled=not send,
                 gzip=gzip,
-                limits=Limits(flush_after=0.5, queue_records=max_queue_size, attempt=timeout),
+                limits=Limits(
+                    flush_after=0.5, max_queue_size=max_queue_size, request_timeout=timeout
+                ),
                 retry=RetryPolicy(attempts=max_retries + 1, first_wait=1.0) if sync_mode else None,
                 when_full="raise",
                 on_error=_failed,
@@ -197,5 +199,4 @@ def _after_fork() -> None:
     _making = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mixpanel._records.encoding import loads
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, MixpanelException
 
@@ -184,7 +184,7 @@ class DeliveryEvent(WebhookEvent):
         return _text(self.data, "failure_message")
 
 
-@conceals_arguments
+@hide_arguments
 def receive(
     body: bytes,
     headers: Headers,
@@ -203,7 +203,7 @@ def receive(
     return parse(body)
 
 
-@conceals_arguments
+@hide_arguments
 def verify(
     body: bytes,
     headers: Headers,
@@ -242,7 +242,7 @@ def verify(
         )
 
 
-@conceals_arguments
+@hide_arguments
 def sign(body: bytes, key: Key, timestamp: int) -> dict[str, str]:
     """Return the headers that Customer.io would send with a body, for tests and emulators."""
     [secret] = _keys(key)

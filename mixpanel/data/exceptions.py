@@ -4,7 +4,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 ├── ConfigError (ConfigurationError)       CONFIG_ERROR          an account or option
 │   ├── AccountNotFoundError               ACCOUNT_NOT_FOUND
 │   ├── AccountExistsError                 ACCOUNT_EXISTS
-│   └── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   ├── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   └── ExpressionError                    EXPRESSION_ERROR      a `where` or `on` that is invalid
 ├── APIError                               API_ERROR             an answer that is no success
 │   ├── AuthenticationError                AUTH_FAILED           401
 │   ├── PlanError                          PLAN_LIMIT            402: not in the project's plan
@@ -17,6 +18,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 │   ├── TruncatedError                     EXPORT_TRUNCATED      200, but the body ended early
 │   └── UnreadablePartError                EXPORT_UNREADABLE     200, but DuckDB cannot load it
 ├── EventNotFoundError                     EVENT_NOT_FOUND
+├── PropertyNotFoundError                  PROPERTY_NOT_FOUND
+├── ReportNotFoundError                    REPORT_NOT_FOUND      a funnel or another saved report
 ├── TableExistsError                       TABLE_EXISTS
 ├── TableNotFoundError                     TABLE_NOT_FOUND
 ├── DatabaseLockedError                    DATABASE_LOCKED
@@ -35,7 +38,7 @@ from mixpanel import exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import date
+    from datetime import date, datetime
     from pathlib import Path
 
 __all__ = [
@@ -48,12 +51,16 @@ __all__ = [
     "DatabaseNotFoundError",
     "DateRangeTooLargeError",
     "EventNotFoundError",
+    "ExpressionError",
     "InterruptedFetchError",
+    "JQLDeprecationWarning",
     "JQLSyntaxError",
     "MixpanelDataError",
     "PlanError",
+    "PropertyNotFoundError",
     "QueryError",
     "RateLimitError",
+    "ReportNotFoundError",
     "SQLError",
     "ServerError",
     "TableExistsError",
@@ -141,6 +148,18 @@ class DateRangeTooLargeError(ConfigError):
         )
 
 
+class ExpressionError(ConfigError):
+    """A `where` or `on` that is invalid; `position` is the character, counted from 1, if known."""
+
+    default_code = "EXPRESSION_ERROR"
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        self.position = position
+        where = "" if position is None else f" (at character {position})"
+        details = {} if position is None else {"position": position}
+        super().__init__(message + where, details=details)
+
+
 # ---- what Mixpanel answered ----------------------------------------------------------------------
 
 
@@ -176,7 +195,7 @@ class APIError(MixpanelDataError):
         # What the errors of sending carry.
         self.endpoint: str | None = request_url
         self.status: int | None = status_code or None
-        self.failed_records: tuple[exceptions.FailedRecord, ...] = ()
+        self.rejected_records: tuple[exceptions.RejectedRecord, ...] = ()
         known: dict[str, Any] = {
             "status_code": status_code,
             "request_method": request_method,
@@ -210,9 +229,33 @@ class PlanError(APIError, exceptions.AuthenticationError):
 
 
 class RateLimitError(APIError, exceptions.RateLimitError):
-    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known."""
+    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known.
+
+    `sent` is False for a call that was held back here, and so cost nothing. `next_slot_at` is when
+    the next call may start, aware and in UTC. `limit` calls are allowed in `window_seconds`, of
+    which `used` are known here. Each is None where it is not known.
+    """
 
     default_code = "RATE_LIMITED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        next_slot_at: datetime | None = None,
+        limit: int | None = None,
+        used: int | None = None,
+        window_seconds: int | None = None,
+        **known: Any,
+    ) -> None:
+        super().__init__(message, **known)
+        self.sent, self.next_slot_at = sent, next_slot_at
+        self.limit, self.used, self.window_seconds = limit, used, window_seconds
+        when = None if next_slot_at is None else next_slot_at.isoformat()
+        budget = {"next_slot_at": when, "limit": limit, "used": used}
+        budget["window_seconds"] = window_seconds
+        self.details |= {"sent": sent} | {k: v for k, v in budget.items() if v is not None}
 
 
 class QueryError(APIError):
@@ -272,6 +315,49 @@ class EventNotFoundError(MixpanelDataError):
             f"there is no event {event_name!r}{hint}",
             details={"event_name": event_name, "similar_events": self.similar_events},
         )
+
+
+class PropertyNotFoundError(MixpanelDataError):
+    """The event has no property of that name; `similar_properties` are what may be meant."""
+
+    default_code = "PROPERTY_NOT_FOUND"
+
+    def __init__(
+        self, property_name: str, event_name: str | None, similar_properties: Iterable[str] = ()
+    ) -> None:
+        self.property_name, self.event_name = property_name, event_name
+        self.similar_properties = list(similar_properties)
+        of = "" if event_name is None else f" of {event_name!r}"
+        names = ", ".join(self.similar_properties)
+        hint = f"; did you mean {names}?" if names else ""
+        super().__init__(
+            f"there is no property {property_name!r}{of}{hint}",
+            details={
+                "property_name": property_name,
+                "event_name": event_name,
+                "similar_properties": self.similar_properties,
+            },
+        )
+
+
+class ReportNotFoundError(MixpanelDataError):
+    """The project has no saved funnel or report of that number; `available` are those it has."""
+
+    default_code = "REPORT_NOT_FOUND"
+
+    def __init__(self, kind: str, report_id: int, available: Mapping[int, str]) -> None:
+        self.kind, self.report_id, self.available = kind, report_id, dict(available)
+        some = [f"{number} ({name})" for number, name in list(self.available.items())[:5]]
+        more = f" and {len(self.available) - 5} more" if len(self.available) > 5 else ""
+        hint = f"there are {', '.join(some)}{more}" if some else "the project has none"
+        super().__init__(
+            f"there is no {kind} {report_id}; {hint}",
+            details={"kind": kind, "report_id": report_id, "available": self.available},
+        )
+
+
+class JQLDeprecationWarning(DeprecationWarning):
+    """JQL is in maintenance mode at Mixpanel, and may be switched off."""
 
 
 # ---- the local database --------------------------------------------------------------------------

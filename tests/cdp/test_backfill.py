@@ -15,8 +15,8 @@ from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, 
 from tests.cdp.cdp_worlds import FACES, WORLDS, messages
 from tests.cdp.test_oauth import key_pair
 
-QUICK = RetryPolicy(first_wait=0.01, longest_wait=0.05, max_age=20.0)
-MANY = {"limits": Limits(batch_records=100)}  # requests, of few messages
+QUICK = RetryPolicy(first_wait=0.01, max_wait=0.05, max_age=20.0)
+MANY = {"limits": Limits(max_batch_size=100)}  # requests, of few messages
 AT = 1_700_000_000
 
 
@@ -56,7 +56,7 @@ def numbers(emu, vendor):
 def test_a_generator_arrives_whole_with_its_times(emu, world, vendor):
     """In batches as large as the dialect's; the timestamps are those of the rows."""
     result = backfilled(world, emu, vendor, past(2001))
-    assert (result.imported, result.failed, result.position) == (2001, 0, 2001)
+    assert (result.imported, result.rejected, result.position) == (2001, 0, 2001)
     assert (result.ok, result.requests) == (True, 2)
     assert numbers(emu, vendor) == list(range(2001))
     assert {one["timestamp"][:10] for one in messages(emu, vendor)} == {"2023-11-14"}
@@ -65,9 +65,9 @@ def test_a_generator_arrives_whole_with_its_times(emu, world, vendor):
 @pytest.mark.parametrize(
     ("limits", "requests", "largest"),
     [
-        (Limits(batch_records=30), 4, 30),
-        (Limits(batch_records=2000), 1, 100),
-        (Limits(batch_bytes=1), 100, 1),
+        (Limits(max_batch_size=30), 4, 30),
+        (Limits(max_batch_size=2000), 1, 100),
+        (Limits(max_batch_bytes=1), 100, 1),
     ],
 )
 def test_the_clients_limits_bound_its_batches(emu, limits, requests, largest):
@@ -112,15 +112,15 @@ def test_a_refused_row_is_named_and_the_rest_arrives(emu):
         yield "no row at all"
 
     told = []
-    result = backfilled("asyncio", emu, "customerio", rows(), on_failed=told.append)
-    assert (result.imported, result.failed, result.position) == (120, 4, 124)
-    by_position = {one.index: one.message for one in result.failed_records}
+    result = backfilled("asyncio", emu, "customerio", rows(), on_rejected=told.append)
+    assert (result.imported, result.rejected, result.position) == (120, 4, 124)
+    by_position = {one.index: one.message for one in result.rejected_records}
     assert "needs its timestamp" in by_position[120]
     assert "needs its type" in by_position[121]
     assert "bytes larger than Customer.io takes" in by_position[122]
     assert "must be a mapping" in by_position[123]
-    assert tuple(told) == result.failed_records
-    assert result.failed_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
+    assert tuple(told) == result.rejected_records
+    assert result.rejected_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
 
 
 def test_a_strict_refusal_is_narrowed_down_to_its_row(emu):
@@ -130,8 +130,8 @@ def test_a_strict_refusal_is_narrowed_down_to_its_row(emu):
     del rows[77]["userId"]
     rows[77] |= {"event": "User Deleted", "anonymousId": "a"}  # only the server finds fault with it
     result = backfilled("asyncio", emu, "customerio", rows, options={"validation": "off"})
-    assert (result.imported, result.failed) == (299, 1)
-    [refused] = result.failed_records
+    assert (result.imported, result.rejected) == (299, 1)
+    [refused] = result.rejected_records
     assert refused.index == 77
     assert "userId is required by User Deleted" in refused.message
     assert refused.record["event"] == "User Deleted"
@@ -263,12 +263,12 @@ def test_a_closed_client_refuses(emu):
 def test_a_disabled_client_checks_and_sends_nothing(emu):
     """As for any other call."""
     result = backfilled("asyncio", emu, "customerio", past(10), options={"disabled": True})
-    assert (result.imported, result.failed, emu.requests()) == (0, 0, [])
+    assert (result.imported, result.rejected, emu.requests()) == (0, 0, [])
 
 
 def test_the_sync_face_keeps_help_and_parameters():
-    """Said once, in the async method."""
-    assert CustomerIO.backfill.__doc__ == AsyncCustomerIO.backfill.__doc__
+    """They are those of the async method, whose example awaits."""
+    assert CustomerIO.backfill.__doc__ == AsyncCustomerIO.backfill.__doc__.replace("await ", "")
     assert partial(CustomerIO.backfill).func.__wrapped__ is AsyncCustomerIO.backfill
 
 
@@ -286,7 +286,7 @@ def test_position_never_passes_what_was_not_sent(emu):
     result_so_far = []
 
     async def go():
-        limits = Limits(batch_records=100)
+        limits = Limits(max_batch_size=100)
         async with AsyncCustomerIO("k", base_url=emu.customerio_url, limits=limits) as cio:
             return await cio.backfill(slow(), on_progress=result_so_far.append)
 
@@ -302,7 +302,7 @@ def test_an_interrupt_in_a_callback_ends_it(emu):
     rows = [{**row, "event": "" if n % 3 == 0 else "E"} for n, row in enumerate(past(1000))]
     with CustomerIO("k", base_url=emu.customerio_url) as cio:
         for stop in (KeyboardInterrupt, SystemExit):
-            for name in ("on_progress", "on_failed"):
+            for name in ("on_progress", "on_rejected"):
                 told = []
 
                 def callback(one, stop=stop, told=told):
@@ -349,7 +349,7 @@ def test_progress_is_told_while_every_row_is_refused(emu):
     seen = []
     rows = [{"type": "track", "userId": "u"}] * 3000
     result = backfilled("asyncio", emu, "customerio", rows, on_progress=seen.append)
-    assert (result.failed, result.position) == (3000, 3000)
+    assert (result.rejected, result.position) == (3000, 3000)
     assert len(seen) >= 5
 
 

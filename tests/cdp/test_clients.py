@@ -103,7 +103,7 @@ def test_direct_raises_what_the_server_says(emu, world):
     with pytest.raises(RejectedError) as caught:
         visit(world, emu, "customerio", SIX[0], direct=True)
     assert "Customer.io: HTTP 400: userId is odd" == str(caught.value)
-    assert (400, "u1") == (caught.value.status, caught.value.failed_records[0].record["userId"])
+    assert (400, "u1") == (caught.value.status, caught.value.rejected_records[0].record["userId"])
 
 
 def test_a_wrong_key_is_an_error_and_keeps_the_messages(world, vendor):
@@ -201,7 +201,7 @@ def test_a_success_that_says_that_something_failed_is_not_one(body, delivered):
     part = [client._composer.track("u", "Paid")]
     judged = client._api.classify(Response(200, {}, json.dumps(body).encode()), part)
     assert judged.outcome is (ResponseOutcome.DELIVERED if delivered else ResponseOutcome.REJECTED)
-    assert not judged.untouched
+    assert not judged.not_processed
 
 
 said = st.recursive(
@@ -272,7 +272,7 @@ def test_order_is_kept_when_requests_fail(emu, world, vendor):
     """By default nothing overtakes: one request at a time."""
     emu.play(Fault.status(500), Fault.status(429), Fault.status(503))
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(350)]
-    result, _ = visit(world, emu, vendor, *calls, limits=Limits(batch_records=100))
+    result, _ = visit(world, emu, vendor, *calls, limits=Limits(max_batch_size=100))
     assert 350 == result.delivered
     assert list(range(350)) == [m["properties"]["n"] for m in messages(emu)]
 
@@ -281,7 +281,7 @@ def test_batches_are_cut_at_the_vendors_limits(emu, world, vendor):
     """475,000 bytes, envelope and commas counted, whatever is asked for."""
     calls = [lambda c, n=n: c.track("u", "V", {"t": "x" * 30_000, "n": n}) for n in range(40)]
     calls += [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(2000)]
-    limits = Limits(batch_records=2000, flush_after=5.0)
+    limits = Limits(max_batch_size=2000, flush_after=5.0)
     result, _ = visit(world, emu, vendor, *calls, limits=limits)
     requests = emu.requests(f"/{vendor}/v1/batch")
     assert 2040 == result.delivered
@@ -303,7 +303,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     client = Hightouch("key", oauth=None)
     message = client._composer.track("u", "e")
     empty = len(api.request(Send([message], gzip=False)).content) - len(message.body)
-    assert HIGHTOUCH.batch_bytes == empty + api.room
+    assert HIGHTOUCH.max_batch_bytes == empty + api.room
 
 
 def test_too_large_messages_go_to_on_drop_and_hold_nobody_up(emu, world, vendor):
@@ -330,10 +330,10 @@ def test_direct_refuses_what_is_too_large(emu, world, vendor):
 
 def test_a_raised_item_limit_is_heeded(world):
     """Hightouch raises it for some to 96 KB."""
-    with Emulator(hightouch=HightouchRules(item_bytes=96_000)) as emu:
+    with Emulator(hightouch=HightouchRules(max_message_bytes=96_000)) as emu:
         result, _ = visit(
             world, emu, "hightouch", lambda c: c.track("u", "Big", {"t": "x" * 33_000}),
-            item_bytes=96_000,
+            max_message_bytes=96_000,
         )  # fmt: skip
     assert (1, True) == (result.delivered, result.ok)
 
@@ -462,7 +462,7 @@ def test_the_rate_limit_is_waited_for(world):
         def calls(client):
             return [client.track("u", "Visit", {"n": n}) for n in range(7)]
 
-        options = {"base_url": emu.customerio_url, "limits": Limits(batch_records=1)}
+        options = {"base_url": emu.customerio_url, "limits": Limits(max_batch_size=1)}
         if world == "sync":
             with SegmentClient(WriteKey("k"), dialect, **options) as client:
                 calls(client)
@@ -536,7 +536,7 @@ def test_an_action_tracked_by_its_name_is_checked_as_a_typed_one(emu, world, cal
 
 def test_any_dialect_of_the_spec_can_be_spoken(emu):
     """Segment's own is constants alone."""
-    segment = Dialect("Segment", {"us": "https://api.segment.io"}, batch_bytes=500_000)
+    segment = Dialect("Segment", {"us": "https://api.segment.io"}, max_batch_bytes=500_000)
     with SegmentClient(WriteKey("k"), segment, base_url=emu.hightouch_url) as client:
         client.track("u", "Visit", message_id="m")
     assert "m" == messages(emu)[0]["messageId"]
@@ -596,7 +596,7 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
     told = []
     client = Hightouch(
         "k", base_url="http://127.0.0.1:9", when_full=when_full, on_delivery=told.append,
-        limits=Limits(queue_records=2, flush_after=None),
+        limits=Limits(max_queue_size=2, flush_after=None),
     )  # fmt: skip
     for name in ("a", "b"):
         client.track("u", "V", message_id=name)
@@ -608,14 +608,14 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
         lost = "c" if when_full == "drop_newest" else "a"
         assert [(lost, "dropped", "queue_full")] == [(d.message_id, d.fate, d.reason) for d in told]
     assert 2 == client.stats().pending
-    client._sender.buffer.give_up("test")
+    client._sender.buffer.drop_all("test")
     client.close(0)
 
 
 def test_waiting_for_room_loses_nothing(emu, world, vendor):
     """The caller is slowed down instead."""
     calls = [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(50)]
-    limits = Limits(queue_records=7, batch_records=5)
+    limits = Limits(max_queue_size=7, max_batch_size=5)
     _, stats = visit(world, emu, vendor, *calls, when_full="wait", limits=limits)
     assert (50, 0) == (stats.delivered, stats.lost)
 
@@ -665,7 +665,7 @@ def test_one_client_serves_two_event_loops(emu):
 
 def test_many_threads_share_a_sync_client(emu):
     """Each message arrives once."""
-    limits = Limits(batch_records=100)
+    limits = Limits(max_batch_size=100)
     with Hightouch("k", base_url=emu.hightouch_url, limits=limits) as client:
 
         def work(thread):
@@ -747,10 +747,11 @@ def test_the_faces_offer_the_same(asynchronous, synchronous, composer):
     renamed = {"aclose": "close"}
     assert {renamed.get(name, name) for name in public(asynchronous)} == public(synchronous)
     for name in public(composer) - {"wire", "dialect"}:
-        verb = getattr(asynchronous, name)
-        assert verb is getattr(synchronous, name)
-        assert inspect.signature(verb) == inspect.signature(getattr(composer, name))
-        assert verb.__doc__ == getattr(composer, name).__doc__
+        verb, theirs = getattr(asynchronous, name), getattr(composer, name)
+        assert verb.__code__ is getattr(synchronous, name).__code__
+        parameters = [inspect.signature(each).parameters for each in (verb, theirs)]
+        assert parameters[0] == parameters[1]
+        assert verb.__doc__ == theirs.__doc__
     for name in public(asynchronous):
         assert inspect.getdoc(getattr(asynchronous, name)), name
 

@@ -53,7 +53,7 @@ def made(emu, vendor, **options):
 def test_s1_requests_at_once_leave_nothing_behind(emu, world, vendor):
     """Of three threads theirs remembered one, and what the others had was lost."""
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(500)]
-    few = Limits(batch_records=10, in_flight=4)
+    few = Limits(max_batch_size=10, concurrency=4)
     result, _ = visit(world, emu, vendor, *calls, in_order=False, limits=few)
     assert 500 == result.delivered
     assert list(range(500)) == sorted(m["properties"]["n"] for m in messages(emu))
@@ -61,7 +61,7 @@ def test_s1_requests_at_once_leave_nothing_behind(emu, world, vendor):
 
 def test_s2_closing_sends_the_whole_queue(emu, vendor):
     """Theirs stops after the batch at hand: 1 of 500 arrived."""
-    client = made(emu, vendor, limits=Limits(batch_records=100))
+    client = made(emu, vendor, limits=Limits(max_batch_size=100))
     for n in range(500):
         client.track("u", "Visit", {"n": n})
     client.close()
@@ -276,7 +276,7 @@ def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, world):
     assert (2, 2) == (len(messages(emu)), len(emu.requests("/hightouch/oauth/token")))
     emu.clear()
     emu.play(Fault.status(400), path="/hightouch/v1/batch")
-    visit(world, emu, "hightouch", *calls[:1] * 2, oauth=who, limits=Limits(batch_records=1))
+    visit(world, emu, "hightouch", *calls[:1] * 2, oauth=who, limits=Limits(max_batch_size=1))
     assert 1 == len(messages(emu))
     assert 1 == len(emu.requests("/hightouch/oauth/token"))
 
@@ -358,7 +358,7 @@ def test_a_refused_message_is_named_to_a_direct_caller(emu, world, vendor):
     emu.play(Fault.status(400))
     with pytest.raises(RejectedError) as caught:
         visit(world, emu, vendor, lambda c: c.track("u", "Visit"), direct=True)
-    assert "Visit" == caught.value.failed_records[0].record["event"]
+    assert "Visit" == caught.value.rejected_records[0].record["event"]
 
 
 def test_cancelling_a_flush_loses_nothing(emu):

@@ -146,14 +146,14 @@ SEGMENT = Dialect(
     name="Segment",
     hosts={"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"},
     batch_path="/v1/batch",
-    batch_bytes=500_000,
+    max_batch_bytes=500_000,
     envelope=HIGHTOUCH.envelope,
 )
 RUDDERSTACK = Dialect(
     name="RudderStack",
     hosts={"yours": "https://you.dataplane.example"},
-    item_bytes=32 * 1024,
-    batch_bytes=4_000_000,
+    max_message_bytes=32 * 1024,
+    max_batch_bytes=4_000_000,
     moments=HIGHTOUCH.moments,
 )
 

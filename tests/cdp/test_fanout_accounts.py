@@ -132,7 +132,7 @@ def test_full_and_closed_clients_refuse_for_themselves(emu, world):
     def broken(*_):
         raise RuntimeError("mine")
 
-    full = {"when_full": "raise", "limits": Limits(queue_records=1, flush_after=None)}
+    full = {"when_full": "raise", "limits": Limits(max_queue_size=1, flush_after=None)}
     made = sinks(world, emu, options={"customerio": full})
     client = made["hightouch"].client
     if world == "sync":
@@ -240,7 +240,7 @@ CALLS = st.one_of(
 @given(st.lists(CALLS, max_size=12))
 def test_every_account_balances_whatever_is_called(calls):
     """`offered` is what did not raise, and lies in one drawer each; so do the clients' books."""
-    full = {"when_full": "raise", "limits": Limits(queue_records=2, flush_after=None)}
+    full = {"when_full": "raise", "limits": Limits(max_queue_size=2, flush_after=None)}
     made = {
         "mixpanel": Sink(Mixpanel("T", MemoryConsumer(), sample_rate=0.5)),
         "full": Sink(CustomerIO("k", base_url=NOWHERE, **full), consent="marketing"),
@@ -259,7 +259,7 @@ def test_every_account_balances_whatever_is_called(calls):
         assert all(each.balanced and each.client.balanced for each in stats.values())
         assert [0, 0, 0] == [each.pending for each in stats.values()]
         assert all(each.taken == each.client.accepted for each in list(stats.values())[1:])
-    made["full"].client._sender.buffer.give_up("test")
+    made["full"].client._sender.buffer.drop_all("test")
     everywhere.close(0)
 
 

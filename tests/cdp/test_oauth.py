@@ -70,7 +70,9 @@ def test_one_token_serves_all_requests(emu, world, direct):
     """It goes into the header, and the write key into the body."""
     who = oauth(emu.hightouch_oauth_url)
     calls = [TRACK] * 5
-    visit(world, emu, "hightouch", *calls, oauth=who, direct=direct, limits=Limits(batch_records=1))
+    visit(
+        world, emu, "hightouch", *calls, oauth=who, direct=direct, limits=Limits(max_batch_size=1)
+    )
     assert (5, 1) == (len(messages(emu)), asked(emu))
     request = emu.requests(f"/hightouch/v1/{'track' if direct else 'batch'}")[0]
     assert request.headers["authorization"].startswith("Bearer ")
@@ -146,7 +148,7 @@ def test_a_dead_authorization_server_costs_no_events_in_silence(emu, world):
     who = oauth(emu.hightouch_oauth_url)
     result, _ = visit(
         world, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None,
-        retry=type(SWIFT)(first_wait=0.05, longest_wait=0.05, max_age=0.3),
+        retry=type(SWIFT)(first_wait=0.05, max_wait=0.05, max_age=0.3),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped
     assert asked(emu) < 100
@@ -166,7 +168,7 @@ def test_parallel_requests_ask_for_one_token(emu):
     emu.play(Fault.latency(0.1), path=TOKEN_PATH)
 
     async def main():
-        limits = Limits(batch_records=1, in_flight=8)
+        limits = Limits(max_batch_size=1, concurrency=8)
         async with AsyncHightouch(
             "k", base_url=emu.hightouch_url, oauth=oauth(emu.hightouch_oauth_url), limits=limits,
             in_order=False,
@@ -320,14 +322,14 @@ def test_rate_limits_of_the_authorization_server(headers, seconds):
     _, failure = drive(tokens().asked(), Response(429, headers, b""))
     assert isinstance(failure.error, RateLimitError)
     assert seconds == failure.error.retry_after
-    assert not failure.hopeless
+    assert not failure.permanent
 
 
 def test_the_corrected_clock_is_tried_once():
     """Not for ever, whatever the server says."""
     early = Response(400, {}, b'{"error":"invalid_request","error_description":"Token is expired"}')
     requests, failure = drive(tokens().asked(), early, early)
-    assert (2, True) == (len(requests), failure.hopeless)
+    assert (2, True) == (len(requests), failure.permanent)
 
 
 def test_those_who_wait_share_the_failure():
@@ -339,7 +341,7 @@ def test_those_who_wait_share_the_failure():
     assert isinstance(next(second), float)
     clock.now += 1
     with pytest.raises(StopIteration) as ended:
-        first.send(TransportFailure(TransportError("gone"), maybe_sent=False))
+        first.send(TransportFailure(TransportError("gone"), may_have_been_sent=False))
     with pytest.raises(StopIteration) as shared:
         next(second)
     assert ended.value.value is shared.value.value

@@ -25,7 +25,7 @@ def body(batch, dialect, write_key=None):
 @pytest.mark.parametrize("write_key", [None, 'k"ü'])
 def test_a_batch_may_fill_the_limit_to_the_byte_and_not_one_more(write_key):
     """With the write key in the envelope there is less room."""
-    dialect = replace(HIGHTOUCH, batch_bytes=1000)
+    dialect = replace(HIGHTOUCH, max_batch_bytes=1000)
     most = room(dialect, write_key)
     just = [message(100), message(most - 101)]
     [batch] = pack(just, dialect, write_key).batches
@@ -41,7 +41,9 @@ def test_a_batch_may_fill_the_limit_to_the_byte_and_not_one_more(write_key):
 )
 def test_every_message_is_packed_once_in_order_within_all_limits(sizes, limit, items, largest):
     """Or set aside, when no request could carry it."""
-    dialect = replace(CUSTOMERIO, batch_bytes=limit, batch_items=items, item_bytes=largest)
+    dialect = replace(
+        CUSTOMERIO, max_batch_bytes=limit, max_batch_size=items, max_message_bytes=largest
+    )
     given_ = [message(size, number) for number, size in enumerate(sizes)]
     packed = pack(given_, dialect)
     inside = [each for batch in packed.batches for each in batch]

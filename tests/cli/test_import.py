@@ -90,10 +90,10 @@ def test_what_was_refused_is_counted_by_reason(mp, orders):
     """A person sees why, a machine gets all of it."""
     said = mp(*orders).stdout
     assert "imported  1" in said
-    assert "refused   2" in said
+    assert "rejected  2" in said
     assert "1  an imported event needs its time" in said
     told = json.loads(mp(*orders, "--format", "json").stdout)
-    assert (1, 2, 3) == (told["imported"], told["failed"], told["position"])
+    assert (1, 2, 3) == (told["imported"], told["rejected"], told["position"])
     assert 2 == len(told["reasons"])
 
 

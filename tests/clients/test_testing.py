@@ -206,7 +206,7 @@ def test_a_bulk_import_is_captured(mixpanel_events):
     mp = Mixpanel("T", base_url=NOWHERE)
     row = {"event": "Old", "properties": {"time": 1_700_000_000, "distinct_id": "u"}}
     result = mp.import_events([row, {"event": "No time", "properties": {}}])
-    assert (1, 1) == (result.imported, result.failed)
+    assert (1, 1) == (result.imported, result.rejected)
     mixpanel_events.assert_tracked("Old", distinct_id="u")
     mp.close()
 
@@ -307,7 +307,7 @@ def test_a_backfill_is_captured(mixpanel_events):
     rows = [{"type": "track", "userId": "u", "event": "Old", "timestamp": 1_700_000_000}, {}]
     with Hightouch("K", base_url=NOWHERE, oauth=oauth) as ht:
         result = ht.backfill(rows)
-    assert (1, 1) == (result.imported, result.failed)
+    assert (1, 1) == (result.imported, result.rejected)
     mixpanel_events.assert_tracked_at("hightouch", "Old", user_id="u")
 
 

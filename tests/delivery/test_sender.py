@@ -41,7 +41,7 @@ from mixpanel.emulator import Fault
 from mixpanel.flags import RemoteFlagsConfig
 from tests.cli.cli_data import wait_until
 
-QUICK = RetryPolicy(first_wait=0.02, longest_wait=0.05, max_age=20)
+QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05, max_age=20)
 
 
 def numbers(emu):
@@ -395,7 +395,7 @@ def test_finalizers_that_run_on_our_own_thread_lose_nothing(emu):
 @pytest.mark.parametrize("face", ["track", "send", "cdp"])
 async def test_a_tight_loop_that_is_refused_lets_the_sender_work(emu, anyio_backend, face):
     """With `when_full="raise"` and no other await, most of the messages get through."""
-    limits = Limits(queue_records=100, batch_records=50)
+    limits = Limits(max_queue_size=100, max_batch_size=50)
     if face == "cdp":
         client = AsyncCustomerIO("k", limits=limits, when_full="raise", base_url=emu.customerio_url)
 
@@ -538,7 +538,7 @@ def record(mp, n):
 def made(kind):
     full = kind in ("full", "drop_oldest")
     consumer = BufferedConsumer(
-        limits=Limits(flush_after=None, queue_records=3 if full else 1000),
+        limits=Limits(flush_after=None, max_queue_size=3 if full else 1000),
         when_full="drop_oldest" if kind == "drop_oldest" else "drop_newest",
         on_drop=lambda *_: None,
     )
@@ -612,7 +612,7 @@ def test_a_signal_handler_may_raise_at_any_point(kind, error):
 @pytest.mark.parametrize("kind", [BufferedConsumer, AsyncBufferedConsumer])
 def test_a_real_signal_handler_tracks_while_the_program_tracks(emu, kind):
     """Thousands of each at the same time: all arrive."""
-    mp = Mixpanel("t", kind(base_url=emu.url, limits=Limits(queue_records=200_000)))
+    mp = Mixpanel("t", kind(base_url=emu.url, limits=Limits(max_queue_size=200_000)))
     handled = 0
 
     def handler(*_):
@@ -659,7 +659,7 @@ def test_a_flush_inside_the_interrupted_buffer_returns_instead_of_waiting_for_ev
 @pytest.mark.anyio
 async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu, anyio_backend):
     """Taken back while its sender waits for the next attempt, it is sent once, by the next."""
-    retry = RetryPolicy(first_wait=0.2, longest_wait=0.2, max_age=20)
+    retry = RetryPolicy(first_wait=0.2, max_wait=0.2, max_age=20)
     mp = AsyncMixpanel("t", AsyncBufferedConsumer(max_size=1, base_url=emu.url, retry=retry))
     emu.play(Fault.status(503))
     await mp.track("u", "Visit", {"n": 1})

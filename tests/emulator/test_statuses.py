@@ -109,7 +109,7 @@ def test_the_clients_see_the_status(emu, vendor, status):
 @pytest.mark.parametrize("status", UNNAMED)
 def test_rules_may_choose_an_unnamed_status(status):
     """For what is too large."""
-    rules = {"batch_bytes": 10, "oversize_status": status}
+    rules = {"max_batch_bytes": 10, "oversize_status": status}
     options = {"customerio": CustomerIORules(**rules), "hightouch": HightouchRules(**rules)}
     with Emulator(now=lambda: NOW, **options) as emu:
         for url in (emu.customerio_url, emu.hightouch_url):

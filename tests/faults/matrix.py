@@ -48,7 +48,7 @@ DEADLINE = 0.3  # seconds of one attempt
 PATIENT = 20.0  # seconds within which all must be settled, and a fresh message arrive
 TIMES = 2  # how many requests meet the fault
 BATCH = 10
-SWIFT = {"first_wait": 0.01, "longest_wait": 0.05, "longest_retry_after": 0.1, "max_age": 60.0}
+SWIFT = {"first_wait": 0.01, "max_wait": 0.05, "max_retry_after": 0.1, "max_age": 60.0}
 BACKGROUND = RetryPolicy(**SWIFT)
 CALLER = RetryPolicy(attempts=6, **SWIFT)
 ACCOUNT = ServiceAccountCredentials("user", "secret", "42")
@@ -173,7 +173,7 @@ class Play:
 
     def options(self, account, *, direct=False):
         return {
-            "limits": Limits(attempt=DEADLINE, flush_after=0.02, batch_records=BATCH),
+            "limits": Limits(request_timeout=DEADLINE, flush_after=0.02, max_batch_size=BATCH),
             "retry": CALLER if direct or self.scenario.runtime == "threads" else BACKGROUND,
             "on_error": account.on_error,
             "on_drop": account.on_drop,
@@ -185,7 +185,7 @@ class Play:
         """Make a client of Mixpanel's, and note where its statistics are."""
         options = self.options(account, direct=self.direct)
         if face in ("BufferedConsumer", "Consumer"):
-            limits = Limits(attempt=DEADLINE, flush_after=None)
+            limits = Limits(request_timeout=DEADLINE, flush_after=None)
             options |= {"limits": limits}
         sized = {"max_size": BATCH} if face == "BufferedConsumer" else {}
         if face == "AsyncBufferedConsumer":
@@ -366,7 +366,7 @@ class Play:
         while (start := books.start_at) is not None:
             with books.noting():
                 books.note(await client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_failed=books.failed
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
                 ))  # fmt: skip
         books.check()
         await _close(client)
@@ -426,7 +426,7 @@ class Play:
         while (start := books.start_at) is not None:
             with books.noting():
                 books.note(client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_failed=books.failed
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
                 ))  # fmt: skip
         books.check()
         _close_sync(client)

@@ -1,5 +1,6 @@
 """Evaluation follows the official algorithm to the bucket, and never raises."""
 
+import doctest
 import sys
 import threading
 from types import MappingProxyType
@@ -7,9 +8,10 @@ from types import MappingProxyType
 import pytest
 
 from mixpanel.flags import Snapshot, evaluate, explain, parse_definitions
-from mixpanel.flags._evaluation.compiled_flag import threshold_of, winner_of_each_bucket
+from mixpanel.flags._evaluation import hashing
+from mixpanel.flags._evaluation.compiled_flag import threshold_of, variant_of_each_bucket
 from mixpanel.flags._evaluation.evaluate import evaluate_flag
-from mixpanel.flags._evaluation.hashing import Recent, Salt, bucket, fnv1a, state_of
+from mixpanel.flags._evaluation.hashing import BoundedCache, Salt, bucket, fnv1a, state_of
 from mixpanel.flags.types import Variant
 
 VECTORS = [
@@ -65,6 +67,12 @@ def user_in(wanted, salt):
     return next(name for i in range(10_000) if bucket(name := f"u{i}", salt) == wanted)
 
 
+def test_the_worked_example_of_hashing_is_right():
+    """The figures in the docstring of the module are those that its functions return."""
+    results = doctest.testmod(hashing)
+    assert (results.failed, results.attempted > 5) == (0, True)
+
+
 @pytest.mark.parametrize(("value", "salt", "hashed", "expected"), VECTORS)
 def test_hash_vectors(value, salt, hashed, expected):
     """The bucket of a value under a salt is the same in every SDK."""
@@ -114,7 +122,7 @@ def test_splits_are_added_up_as_doubles():
     splits = {"a": 0.01, "b": 0.05, "c": 0.94}
     variants = [Variant(key=key, split=split) for key, split in splits.items()]
 
-    winners = winner_of_each_bucket(variants, {})
+    winners = variant_of_each_bucket(variants, {})
 
     assert winners[:8] == [0, 1, 1, 1, 1, 1, 1, 2]
 
@@ -126,7 +134,7 @@ def test_as_many_splits_deviate_as_are_known_to():
         for b in range(1, 100 - a):
             variants = [Variant(key="a", split=a / 100), Variant(key="b", split=b / 100)]
             third = Variant(key="c", split=1.0)
-            winners = winner_of_each_bucket([*variants, third], {})
+            winners = variant_of_each_bucket([*variants, third], {})
             off += winners.count(2) != 100 - a - b
 
     assert off == 706
@@ -136,8 +144,8 @@ def test_the_last_variant_takes_what_splits_leave_over():
     """Splits that sum to less than one leave nobody without a variant."""
     variants = [Variant(key="a", split=0.1), Variant(key="b", split=0.1)]
 
-    assert winner_of_each_bucket(variants, {}).count(1) == 90
-    assert winner_of_each_bucket(variants, {"a": 0.0, "b": 0.0}) == [1] * 100
+    assert variant_of_each_bucket(variants, {}).count(1) == 90
+    assert variant_of_each_bucket(variants, {"a": 0.0, "b": 0.0}) == [1] * 100
 
 
 def test_splits_of_a_rollout_replace_those_of_the_variants():
@@ -475,7 +483,7 @@ def test_a_flag_without_variants_has_nothing_to_serve():
 
     reason = evaluate_flag(definitions, "f", user()).fallback_reason
 
-    assert (reason.kind, reason.message) == ("PARSE_ERROR", "no variants: nothing to serve")
+    assert (reason.kind, reason.message) == ("PARSE_ERROR", "the flag has no variants")
 
 
 def test_diagnostics_do_not_repeat_what_is_in_a_flag():
@@ -574,13 +582,13 @@ def test_users_are_remembered_only_so_many():
     after = [evaluate(definition, user(f"u{i}")).variant_key for i in range(100)]
 
     assert before == after
-    assert len(definition.shares) <= 10
+    assert len(definition.assignments) <= 10
 
 
 def test_recent_answers_are_computed_once():
     """What is remembered is not asked for again, until there are too many."""
     asked = []
-    recent = Recent(2, lambda key: asked.append(key) or key)
+    recent = BoundedCache(2, lambda key: asked.append(key) or key)
 
     assert [recent[key] for key in (1, 1, 2, 1, 3, 1)] == [1, 1, 2, 1, 3, 1]
     assert asked == [1, 2, 3, 1]
@@ -718,11 +726,11 @@ def test_explain_goes_rollout_by_rollout():
         [
             "flag 'f': variant 'b' = 'B'",
             f"  distinct_id = 'user123', variant bucket {trace.variant_bucket} of 100",
-            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not in its share",
-            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule not met",
+            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not included",
+            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule does not match",
             """      true   {"==":[{"var":"plan"},"pro"]}  with plan = 'pro'""",
             """      false  {">=":[{"var":"age"},18]}  with age = 17""",
-            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule not met",
+            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule does not match",
             """      false  {"plan":"max"}  with plan = 'pro'""",
             f"  rollout 3 (1): bucket {trace.rollouts[3].bucket} < 100, taken, variant 'b'",
         ]
@@ -738,7 +746,7 @@ def test_explain_names_what_cannot_be_decided():
 
     assert trace.selected.variant_key == "b"
     assert trace.undecided.kind == "COHORT_ROLLOUT"
-    assert "cannot be decided here: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
+    assert "cannot be decided locally: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
     plain = parse_definitions({"flags": [flag(everyone("b"), cohort)]})
     assert explain(plain, "f", user()).undecided is None
 
@@ -760,7 +768,7 @@ def test_explain_notes_what_other_languages_write_otherwise():
     trace = explain(definitions, "f", {"distinct_id": 1.0})
 
     assert str(trace).endswith(
-        "note: distinct_id is hashed as '1.0'; SDKs in other languages may write it otherwise"
+        "note: distinct_id is hashed as '1.0'; other SDKs may format it differently"
     )
 
 

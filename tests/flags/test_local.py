@@ -578,10 +578,10 @@ def test_the_clients_region_holds_for_flags_too(monkeypatch):
     """Unless the configuration names another."""
     config = LocalFlagsConfig(offline=True)
     mp = Mixpanel("t", region="eu", local_flags_config=config)
-    assert mp.local_flags._asker.origin == "https://api-eu.mixpanel.com"
+    assert mp.local_flags._api.origin == "https://api-eu.mixpanel.com"
     config = LocalFlagsConfig(offline=True, api_host="https://flags.example")
     mp = Mixpanel("t", region="eu", local_flags_config=config)
-    assert mp.local_flags._asker.origin == "https://flags.example"
+    assert mp.local_flags._api.origin == "https://flags.example"
 
 
 # ---- overrides ----------------------------------------------------------------------------------
@@ -615,11 +615,11 @@ class Interrupted(LocalFeatureFlagsProvider):
     meanwhile = None
 
     @property
-    def _at_hand(self):
+    def _active_flags(self):
         return self.__dict__["flags at hand"]
 
-    @_at_hand.setter
-    def _at_hand(self, flags):
+    @_active_flags.setter
+    def _active_flags(self, flags):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
@@ -628,7 +628,7 @@ class Interrupted(LocalFeatureFlagsProvider):
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    monkeypatch.setattr(overrides, "used", False)
+    monkeypatch.setattr(overrides, "ever_used", False)
     config = LocalFlagsConfig(bootstrap={"flags": [flag(value="old")]}, offline=True)
     with Interrupted("t", config, "1", lambda *_: None) as flags:
         yield flags
@@ -636,7 +636,7 @@ def interrupted(monkeypatch):
 
 def test_new_definitions_are_seen_though_another_thread_still_had_the_old_ones(interrupted):
     """Looking up a flag that is not there writes down what is: the definitions may change then."""
-    new = interrupted._parsed({"flags": [flag(value="new")]})
+    new = interrupted._parse({"flags": [flag(value="new")]})
     interrupted.meanwhile = lambda: interrupted._replace(new, None)
     assert interrupted.get_variant_value("unknown", None, USER) is None
     assert interrupted.get_variant_value("checkout", None, USER) == "new"
@@ -644,11 +644,11 @@ def test_new_definitions_are_seen_though_another_thread_still_had_the_old_ones(i
 
 def test_an_override_counts_though_definitions_came_in_meanwhile(interrupted):
     """It holds in this thread only, from its first line on."""
-    new = interrupted._parsed({"flags": [flag(value="new")]})
+    new = interrupted._parse({"flags": [flag(value="new")]})
     with contextlib.ExitStack() as stack:
         interrupted.meanwhile = lambda: stack.enter_context(override_flags(checkout="other"))
         interrupted._replace(new, None)
         assert interrupted.get_variant_value("checkout", None, USER) == "other"
-        interrupted._replace(interrupted._parsed({"flags": [flag(value="newer")]}), None)
+        interrupted._replace(interrupted._parse({"flags": [flag(value="newer")]}), None)
         assert interrupted.get_variant_value("checkout", None, USER) == "other"
     assert interrupted.get_variant_value("checkout", None, USER) == "newer"

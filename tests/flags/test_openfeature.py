@@ -331,9 +331,9 @@ def test_a_missing_targeting_key_is_named():
     flags = client(serving(flag(), flag("by-company", context="company_id")))
     nobody = flags.get_boolean_details("checkout", False)
     assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
-    assert "flag checkout needs a targeting key in the context" == nobody.error_message
+    assert "flag checkout requires a targeting key in the context" == nobody.error_message
     message = flags.get_boolean_details("by-company", False, USER).error_message
-    assert "flag by-company needs the attribute company_id in the context" == message
+    assert "flag by-company requires the attribute company_id in the context" == message
 
 
 def test_metadata_say_where_a_variant_comes_from(emu):
@@ -684,7 +684,7 @@ def test_shutting_down_ends_the_wait_for_the_first_definitions(emu):
     provider.shutdown()
     thread.join(5)
     assert time.monotonic() - began < 2
-    assert ["shut down before there were flag definitions"] == raised
+    assert ["the provider was shut down before it had flag definitions"] == raised
     assert not provider._local._listeners
 
 
@@ -728,7 +728,7 @@ def test_a_replaced_provider_falls_silent(emu):
     until(lambda: not provider._local._poller.running)
     events = heard()
     provider._changed(frozenset({"checkout"}))
-    provider._look()
+    provider._emit_status()
     time.sleep(0.1)
     assert not events
 

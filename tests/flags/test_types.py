@@ -134,7 +134,7 @@ def test_fallback_keeps_what_the_caller_gave():
     reason = FallbackReason.flag_not_found()
     nothing = SelectedVariant(None, variant_source="fallback", fallback_reason=reason)
 
-    served = nothing.or_fallback(SelectedVariant("mine", "k", "e", True, False))
+    served = nothing.with_fallback(SelectedVariant("mine", "k", "e", True, False))
 
     assert served == SelectedVariant("mine", "k", "e", True, False, "fallback", reason)
 
@@ -143,7 +143,7 @@ def test_chosen_variant_needs_no_fallback():
     """A variant that a rollout chose is served as it is."""
     chosen = SelectedVariant("v", "k", variant_source=VariantSource.LOCAL)
 
-    assert chosen is chosen.or_fallback(SelectedVariant("mine"))
+    assert chosen is chosen.with_fallback(SelectedVariant("mine"))
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own
 from mixpanel.cdp._fanout.routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
@@ -77,9 +76,6 @@ class Outlet:
     keep_open: bool
 
 
-_everyone: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
-
-
 class _FanOut(FanOutMethods[Outcome]):
     """What both faces share: composing for all, accounts, and knowing their sinks."""
 
@@ -106,7 +102,7 @@ class _FanOut(FanOutMethods[Outcome]):
         )
         self._closed = False
         self._calls = 0
-        _everyone.add(self)
+        fork.register_instance(fork.Order.CLIENTS, self)
 
     def _outlet(self, name: str, sink: Sink[Any]) -> Outlet:
         if not isinstance(sink, Sink) or not isinstance(sink.client, self._kinds):
@@ -240,6 +236,11 @@ class _FanOut(FanOutMethods[Outcome]):
         """Return what became of every call so far, by sink."""
         return {each.name: each.account.stats(each.client.stats()) for each in self._outlets}
 
+    def after_fork(self) -> None:
+        """Count from zero in a forked child."""
+        for outlet in self._outlets:
+            outlet.account.renew()
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {', '.join(each.name for each in self._outlets)}>"
 
@@ -250,13 +251,3 @@ def _joined(refused: list[tuple[Outlet, ValidationError]]) -> ValidationError:
         for problem in error.problems:
             said.setdefault(problem, []).append(outlet.name)
     return ValidationError([f"{problem} ({', '.join(by)})" for problem, by in said.items()])
-
-
-def _after_fork() -> None:
-    for fan_out in list(_everyone):
-        for outlet in fan_out._outlets:
-            outlet.account.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -25,7 +25,7 @@ from mixpanel._http.responses import (
 )
 from mixpanel._records.encoding import loads
 from mixpanel._runtime.checked_files import read_checked
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.cdp._segment.dialect import reasons
 from mixpanel.credentials import Secret, checked_text
 from mixpanel.exceptions import (
@@ -58,7 +58,7 @@ TOKEN = re.compile(r"[!-~]+")  # what a header can hold
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-@conceal_arguments
+@hide_init_arguments
 @dataclass(frozen=True, slots=True)
 class HightouchOAuth:
     """Say who asks for access tokens. Needs the extra: `pip install 'mixpanel-async[hightouch]'`.
@@ -232,7 +232,7 @@ class AccessTokens:
             if isinstance(reply, TransportFailure):
                 text = f"Hightouch's authorization server: {reply.error}"
                 return TransportFailure(
-                    TransportError(text), maybe_sent=False, hopeless=reply.hopeless
+                    TransportError(text), may_have_been_sent=False, permanent=reply.permanent
                 )
             self._observe(reply.headers)
             if 200 <= reply.status < 300 and self._kept(reply.body):
@@ -291,7 +291,7 @@ class AccessTokens:
             error = ServerError("Hightouch's authorization server sent no token", status=status)
         if status == 429:
             error = RateLimitError(text, status=status, retry_after=self._reset(reply.headers))
-        return TransportFailure(error, maybe_sent=False)
+        return TransportFailure(error, may_have_been_sent=False)
 
     def _reset(self, headers: Mapping[str, str]) -> float:
         """Return the seconds until the server wants to be asked again: 5 unless it says."""
@@ -309,5 +309,5 @@ class AccessTokens:
 
 def _final(text: str, status: int | None) -> TransportFailure:
     return TransportFailure(
-        AuthenticationError(text, status=status), maybe_sent=False, hopeless=True
+        AuthenticationError(text, status=status), may_have_been_sent=False, permanent=True
     )

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel._delivery.sender import Sender
-    from mixpanel._http.connections import LoopConnections
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.cdp._segment.composer import Message, SegmentComposer
     from mixpanel.cdp._segment.dialect import Kind
     from mixpanel.cdp._segment.requests import SegmentApi
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.settings import RetryPolicy
 
 __all__ = ["AsyncBackfill", "past"]
@@ -72,9 +71,9 @@ class AsyncBackfill:
         columns: Mapping[str, str] | None = None,
         concurrency: int = 8,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
         """Send any number of messages of the past, and say what became of each.
@@ -98,7 +97,7 @@ class AsyncBackfill:
             traits.
         :param concurrency: requests in flight at the most; it starts lower and adapts.
         :param start_at: skip so many rows, to resume where `result.position` says.
-        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
+        :param keep_rejected: how many refusals the result holds; `on_rejected` is told of each.
         :raises ImportInterrupted: when it cannot go on; it holds the result so far.
         :raises ConfigurationError: for a column that is missing, or `concurrency` not in 1 to 32.
         """
@@ -107,14 +106,14 @@ class AsyncBackfill:
         if kind is None and (event is not None or columns is not None):
             raise ConfigurationError("event= and columns= are for flat rows: give their kind= too")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        api, connections = self._way()
+        api = replace(self._api, direct=False)  # else a batch of one went to its kind's endpoint
         limits = self._sender.buffer.limits  # those given, where they are below the vendor's
         job = ImportJob(
             past(self._composer, api, flat, disabled=self._disabled),
             api,
-            connections,
-            limits.batch_records,
-            limits.batch_bytes - len("[]"),
+            self._sender.connections,
+            limits.max_batch_size,
+            limits.max_batch_bytes - len("[]"),
             gzip=None if api.compress else False,
         )
         return await import_rows(
@@ -122,12 +121,8 @@ class AsyncBackfill:
             job,
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
-
-    def _way(self) -> tuple[SegmentApi, LoopConnections]:
-        # A batch of one would else go to the endpoint of its kind.
-        return replace(self._api, direct=False), self._sender.connections

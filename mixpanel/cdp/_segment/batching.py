@@ -25,20 +25,20 @@ class Packed(NamedTuple):
 def room(dialect: Dialect, write_key: str | None = None) -> int:
     """Return how many bytes a batch has for its items and the commas between them."""
     before, after = dialect.envelope(SENT_AT, write_key)
-    return dialect.batch_bytes - len(before) - len(after)
+    return dialect.max_batch_bytes - len(before) - len(after)
 
 
 def pack(messages: Iterable[Message], dialect: Dialect, write_key: str | None = None) -> Packed:
     """Pack messages into as few batches as their order allows.
 
-    A batch holds at most `batch_items` messages, and its whole body, envelope and commas
-    included, at most `batch_bytes` bytes. What is larger than `item_bytes` is set aside: sent, it
-    would be dropped behind a 200, or have its whole batch refused.
+    A batch holds at most `max_batch_size` messages, and its whole body, envelope and commas
+    included, at most `max_batch_bytes` bytes. What is larger than `max_message_bytes` is set aside:
+    sent, it would be dropped behind a 200, or have its whole batch refused.
 
     :param write_key: given where it stands in the body, which then has less room.
     """
     most = room(dialect, write_key)
-    largest = min(dialect.item_bytes, most)
+    largest = min(dialect.max_message_bytes, most)
     packed = Packed([], [])
     batch: list[Message] = []
     left = most
@@ -47,7 +47,7 @@ def pack(messages: Iterable[Message], dialect: Dialect, write_key: str | None = 
         if size > largest:
             packed.oversize.append(message)
             continue
-        if not batch or len(batch) == dialect.batch_items or size + 1 > left:
+        if not batch or len(batch) == dialect.max_batch_size or size + 1 > left:
             batch, left = [message], most - size
             packed.batches.append(batch)
         else:

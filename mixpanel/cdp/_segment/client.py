@@ -21,8 +21,9 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
+from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
@@ -53,13 +54,14 @@ __all__ = ["AsyncSegmentClient", "SegmentClient"]
 Outcome = TypeVar("Outcome")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
+ANNOTATED = ("Outcome", "Message")  # a method made by `sent` has its composer's annotations
 DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
 # ---- what both clients share --------------------------------------------------------------------
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
     def __init__(
         self,
@@ -71,9 +73,9 @@ class _Client(SegmentMethods[Outcome]):
         **options: Unpack[SegmentOptions],
     ) -> None:
         check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
-        item_bytes = options.get("item_bytes")
-        if item_bytes is not None:
-            dialect = replace(dialect, item_bytes=item_bytes)
+        max_message_bytes = options.get("max_message_bytes")
+        if max_message_bytes is not None:
+            dialect = replace(dialect, max_message_bytes=max_message_bytes)
         origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
         warning = dialect.region_warning(key, origin)
         if warning is not None:
@@ -120,11 +122,11 @@ class _Client(SegmentMethods[Outcome]):
         dialect = self._api.dialect
         limits = replace(
             given,
-            batch_records=min(given.batch_records, dialect.batch_items),
+            max_batch_size=min(given.max_batch_size, dialect.max_batch_size),
             # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._api.room + len("[]")),
+            max_batch_bytes=min(given.max_batch_bytes, self._api.room + len("[]")),
         )
-        parallel = 1 if options.get("in_order", True) else limits.in_flight
+        parallel = 1 if options.get("in_order", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._tell
         return Sender(
             Buffer(
@@ -197,6 +199,7 @@ class _Client(SegmentMethods[Outcome]):
 # ---- the two faces ------------------------------------------------------------------------------
 
 
+@returning(Coroutine[Any, Any, None], annotated=ANNOTATED)
 class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
     """Speak any dialect from async code, on asyncio or trio.
 
@@ -263,6 +266,7 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         await self.aclose()
 
 
+@returning(None, annotated=ANNOTATED)
 class SegmentClient(_Client[None]):
     """Speak any dialect from sync code, on any number of threads.
 
@@ -282,7 +286,7 @@ class SegmentClient(_Client[None]):
             return
         waits = self._direct or self._sender.buffer.when_full == "wait"
         if waits:
-            background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         if self._direct:
             sync_delivery.deliver(self._sender, records)
             return
@@ -307,13 +311,6 @@ class SegmentClient(_Client[None]):
         return sync_delivery.close(self._sender, timeout)
 
     backfill: Final = synced(AsyncBackfill.backfill)
-
-    @property
-    def _core(self) -> AsyncSegmentClient:
-        # The same queue, composer and route, for what awaits an answer.
-        core = AsyncSegmentClient.__new__(AsyncSegmentClient)
-        core.__dict__.update(self.__dict__)
-        return core
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import join_bodies
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 from mixpanel.settings import checked_origin
@@ -50,9 +50,9 @@ class Dialect:
     """One vendor's way of speaking the Segment spec.
 
     `hosts` are the origins by region, the first being the default. A message of more than
-    `item_bytes`, or a request of more than `batch_bytes`, is refused or dropped by the server.
-    `batch_items` messages fit in a request: for that Customer.io and Hightouch document no limit
-    but the bytes, Segment 2,500.
+    `max_message_bytes`, or a request of more than `max_batch_bytes`, is refused or dropped by the
+    server. `max_batch_size` messages fit in a request: for that Customer.io and Hightouch document
+    no limit but the bytes, Segment 2,500.
     `rate` is how many requests it takes within so many seconds. `truth` holds the headers that
     make it answer for what it was sent. `group_alone` takes a group without a member,
     `email_identifies` an identify without ids when `traits.email` is there. `actions` tells that
@@ -68,9 +68,9 @@ class Dialect:
     batch_path: str = "/v1/batch"
     direct_path: str = "/v1/{kind}"
     kinds: frozenset[Kind] = frozenset(KINDS)
-    item_bytes: int = 32_000
-    batch_bytes: int = 475_000
-    batch_items: int = 2500
+    max_message_bytes: int = 32_000
+    max_batch_bytes: int = 475_000
+    max_batch_size: int = 2500
     rate: tuple[int, float] | None = None
     truth: Mapping[str, str] = field(default_factory=dict)
     group_alone: bool = False
@@ -166,7 +166,7 @@ class Dialect:
         return b"{" + after[len("],") : -1] + b"," + message.untyped
 
 
-@conceal_arguments
+@hide_init_arguments
 class WriteKey(Secret):
     """The key of one source. White space around it, as from a mounted file, is taken off.
 

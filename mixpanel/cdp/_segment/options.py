@@ -39,9 +39,9 @@ class SegmentOptions(TypedDict, total=False):
     - `direct`: send each message at once to the endpoint of its kind and raise what goes wrong,
       instead of in the background and in batches.
     - `in_order` (default): keep the order of calls, one request at a time, so that no `track`
-      overtakes the `identify` before it. Else as many as `limits.in_flight`.
+      overtakes the `identify` before it. Else as many as `limits.concurrency`.
     - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered.
-    - `item_bytes`: how large one message may be, when the vendor has raised that for you.
+    - `max_message_bytes`: how large one message may be, when the vendor has raised that for you.
     - `when_full`: what happens to a message that finds the buffer full.
     - `on_delivery(delivery)`: told what became of each message, once.
     - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss. What
@@ -62,7 +62,7 @@ class SegmentOptions(TypedDict, total=False):
     in_order: bool
     limits: Limits | None
     retry: RetryPolicy | None
-    item_bytes: int | None
+    max_message_bytes: int | None
     when_full: WhenFull
     on_delivery: OnDelivery | None
     on_error: OnError | None

@@ -6,7 +6,6 @@ drive the same one.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
+from mixpanel._runtime import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -84,8 +84,7 @@ def _after_fork() -> None:
     _looking = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)
 
 
 class Access(Protocol):

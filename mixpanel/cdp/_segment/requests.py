@@ -67,7 +67,7 @@ class SegmentApi:
     def __post_init__(self) -> None:
         """Work out what a batch has room for, and how large one message may be."""
         object.__setattr__(self, "room", room(self.dialect, self._told_key))
-        object.__setattr__(self, "largest", min(self.dialect.item_bytes, self.room))
+        object.__setattr__(self, "largest", min(self.dialect.max_message_bytes, self.room))
 
     def request(self, step: Send) -> Request:
         """Return the request that carries these messages; it says how often they came before."""
@@ -125,6 +125,10 @@ class SegmentApi:
     def takes_gzip(self, endpoint: str) -> bool:  # noqa: ARG002
         """Tell whether bodies may be compressed."""
         return self.compress
+
+    def captured_as(self, endpoint: str) -> str:  # noqa: ARG002
+        """Return the vendor's name as `mixpanel.testing.capture` knows it, such as `customerio`."""
+        return "".join(filter(str.isalnum, self.dialect.name.casefold()))
 
     def excess(self, message: Message) -> int:
         """Return by how many bytes a message is too large to be sent; 0 when it fits."""

@@ -194,7 +194,10 @@ class _Run:
         from mixpanel.settings import Limits
 
         limits = Limits(
-            flush_after=0.5, attempt=timeout, queue_records=2 * WAITING, queue_bytes=ROOM
+            flush_after=0.5,
+            request_timeout=timeout,
+            max_queue_size=2 * WAITING,
+            max_queue_bytes=ROOM,
         )
         return {
             "on_delivery": self._told.append, "on_error": self.heard,

@@ -109,7 +109,7 @@ class Source:
 
         in_body = self.oauth is not None and self.write_key is not None
         key = self.key().reveal() if in_body else None
-        return min(self.dialect.item_bytes, room(self.dialect, key))
+        return min(self.dialect.max_message_bytes, room(self.dialect, key))
 
     def composer(
         self,
@@ -148,7 +148,8 @@ class Source:
         )
         options = {
             "region": self.region, "base_url": self.base_url, "gzip": self.gzip,
-            "limits": Limits(flush_after=0.5, attempt=self.timeout), "retry": policy, **options,
+            "limits": Limits(flush_after=0.5, request_timeout=self.timeout), "retry": policy,
+            **options,
         }  # fmt: skip
         key = self.key().reveal()
         if self.vendor is Vendor.HIGHTOUCH:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
+from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.results import WorkspaceInfo
 from mixpanel.data.store import Database
 
@@ -60,6 +61,11 @@ class Local:
         :raises ConfigError: when it is at home, and nobody knows where that is.
         """
         return self._core._path
+
+    @property
+    def local(self) -> LocalAnalysis:
+        """Mixpanel's reports over a table that was fetched: see `help(LocalAnalysis)`."""
+        return LocalAnalysis(self.database)
 
     sql: Final = _local(Database.sql_df)
     sql_scalar: Final = _local(Database.sql_scalar)

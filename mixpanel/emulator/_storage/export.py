@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 from starlette.responses import Response, StreamingResponse
 
-from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._rules.expressions import (
+from mixpanel.data.analysis.expressions import (
     Compiled,
     ExpressionError,
     Names,
     Value,
     compile_condition,
 )
+from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._storage.warehouse import Warehouse
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
@@ -39,7 +39,7 @@ USERS = """
 left join owners on owners.alias = e.distinct_id
 left join profiles on profiles.distinct_id = coalesce(owners.distinct_id, e.distinct_id)
 """
-SECONDS = Value(number="(e.time / 1000)", told="true", moment=True)
+SECONDS = Value(number="(e.time / 1000)", set_when="true", is_time=True)
 WHO = Value(text="e.distinct_id")
 NAMES = {
     "properties": Names(
@@ -50,10 +50,10 @@ NAMES = {
             "distinct_id": WHO,
             "$distinct_id": WHO,
             "$insert_id": Value(text="e.insert_id"),
-            "mp_processing_time_ms": Value(number="e.ingested_at::double", told="true"),
+            "mp_processing_time_ms": Value(number="e.ingested_at::double", set_when="true"),
         },
     ),
-    "event": Names(columns={"$time": SECONDS, "$name": Value(text="e.event", told="true")}),
+    "event": Names(columns={"$time": SECONDS, "$name": Value(text="e.event", set_when="true")}),
     "user": Names(
         "profiles.properties",
         {"$distinct_id": Value(text="profiles.distinct_id")},

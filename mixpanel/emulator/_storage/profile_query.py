@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl
 
 from pydantic_core import from_json
 
+from mixpanel.data.analysis.expressions import Names, Value
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._rules.expressions import Names, Value
 from mixpanel.emulator._storage.export import NAMES as EVENT_NAMES
 from mixpanel.emulator._storage.export import USERS, read_where
 from mixpanel.emulator._storage.warehouse import Warehouse
@@ -240,7 +240,7 @@ def _behaviors(
         joined = " or ".join(chosen) or "true"
         part = f"b{index}"
         joins.append(COUNT.format(users=USERS, low=low, high=high, chosen=joined, name=part))
-        counts[name] = Value(number=f"coalesce({part}.n, 0)::double", told="true")
+        counts[name] = Value(number=f"coalesce({part}.n, 0)::double", set_when="true")
     return counts, joins
 
 
