@@ -38,7 +38,7 @@ from mixpanel.data.exceptions import (
     RateLimitError,
 )
 from mixpanel.exceptions import ClosedError, ConfigurationError
-from mixpanel.settings import Family, Origins, RetryPolicy
+from mixpanel.settings import Family, Origins, Region, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -108,7 +108,7 @@ class AsyncAPI:
         except ConfigurationError as error:
             raise ConfigError(str(error)) from None
         self.project_id: str = credentials.project_id
-        self.region = credentials.region
+        self.region: Region = credentials.region
         self.on_wait = on_wait
         origins, project = self._origins, self.project_id
         budget = rate_limits.shared
