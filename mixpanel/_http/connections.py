@@ -171,8 +171,9 @@ class LoopConnections:
     async def _close_when_idle(self, pool: _LoopPool) -> None:
         pool.has_started = True
         try:
-            while pool.in_use or (idle := time.monotonic() - pool.last_used) < IDLE_TIMEOUT:
-                with anyio.move_on_after(IDLE_TIMEOUT if pool.in_use else IDLE_TIMEOUT - idle):
+            left = IDLE_TIMEOUT
+            while pool.in_use or (left := pool.last_used + IDLE_TIMEOUT - time.monotonic()) > 0:
+                with anyio.move_on_after(IDLE_TIMEOUT if pool.in_use else left):
                     await pool.stop.wait()
                     break
                 await pool.close_retired()
@@ -234,7 +235,7 @@ async def send_guarded(
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             response = None
-            if isinstance(step, float):
+            if isinstance(step, float | int):
                 await anyio.sleep(step)
             else:
                 response = await (send() if step is None else connections.attempt(step))
