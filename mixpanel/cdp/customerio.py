@@ -11,7 +11,7 @@ drops the message. The clients send `X-Strict-Mode`, which makes it report these
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.signatures import returning
@@ -36,21 +36,21 @@ class _CustomerIOMethods(SegmentMethods[Outcome]):
 
     _composes = CustomerIOComposer
 
-    unsubscribe = send_method(CustomerIOComposer.unsubscribe)
-    resubscribe = send_method(CustomerIOComposer.resubscribe)
-    set_preferences = send_method(CustomerIOComposer.set_preferences)
-    delete_person = send_method(CustomerIOComposer.delete_person)
-    suppress_person = send_method(CustomerIOComposer.suppress_person)
-    unsuppress_person = send_method(CustomerIOComposer.unsuppress_person)
-    merge = send_method(CustomerIOComposer.merge)
-    register_device = send_method(CustomerIOComposer.register_device)
-    delete_device = send_method(CustomerIOComposer.delete_device)
-    set_object = send_method(CustomerIOComposer.set_object)
-    relate = send_method(CustomerIOComposer.relate)
-    unrelate = send_method(CustomerIOComposer.unrelate)
-    delete_object = send_method(CustomerIOComposer.delete_object)
-    report_delivery = send_method(CustomerIOComposer.report_delivery)
-    report_content = send_method(CustomerIOComposer.report_content)
+    unsubscribe: Final = send_method(CustomerIOComposer.unsubscribe)
+    resubscribe: Final = send_method(CustomerIOComposer.resubscribe)
+    set_preferences: Final = send_method(CustomerIOComposer.set_preferences)
+    delete_person: Final = send_method(CustomerIOComposer.delete_person)
+    suppress_person: Final = send_method(CustomerIOComposer.suppress_person)
+    unsuppress_person: Final = send_method(CustomerIOComposer.unsuppress_person)
+    merge: Final = send_method(CustomerIOComposer.merge)
+    register_device: Final = send_method(CustomerIOComposer.register_device)
+    delete_device: Final = send_method(CustomerIOComposer.delete_device)
+    set_object: Final = send_method(CustomerIOComposer.set_object)
+    relate: Final = send_method(CustomerIOComposer.relate)
+    unrelate: Final = send_method(CustomerIOComposer.unrelate)
+    delete_object: Final = send_method(CustomerIOComposer.delete_object)
+    report_delivery: Final = send_method(CustomerIOComposer.report_delivery)
+    report_content: Final = send_method(CustomerIOComposer.report_content)
 
 
 def _client_options(strict: bool) -> dict[str, Any]:  # noqa: FBT001

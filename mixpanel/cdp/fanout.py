@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, turn
+from mixpanel._delivery.awaitables import YIELD_EVERY, already_done, yield_to_loop
 from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.signatures import returning
@@ -93,7 +93,7 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         if waiting:
             return self._deliver_waiting(waiting)
         self._calls += 1
-        return done() if self._calls % YIELD_EVERY else turn()
+        return already_done() if self._calls % YIELD_EVERY else yield_to_loop()
 
     async def _deliver_waiting(self, waiting: list[tuple[Destination, list[Record]]]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -126,6 +126,7 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
             result: Coroutine[Any, Any, FlushResult] = finish(timeout)
             return result
 
+        results: dict[str, FlushResult] = {}
         with anyio.CancelScope(shield=True):
             results = await self._call_all(close_one)
         return results  # noqa: RET504 - mypy assumes that a scope may suppress exceptions

@@ -17,7 +17,7 @@ import functools
 import inspect
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
 from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
@@ -126,12 +126,12 @@ def _module_function(
     return call
 
 
-identify = _module_function(SegmentComposer.identify)
-track = _module_function(SegmentComposer.track)
-page = _module_function(SegmentComposer.page)
-screen = _module_function(SegmentComposer.screen)
-group = _module_function(SegmentComposer.group)
-alias = _module_function(SegmentComposer.alias)
+identify: Final = _module_function(SegmentComposer.identify)
+track: Final = _module_function(SegmentComposer.track)
+page: Final = _module_function(SegmentComposer.page)
+screen: Final = _module_function(SegmentComposer.screen)
+group: Final = _module_function(SegmentComposer.group)
+alias: Final = _module_function(SegmentComposer.alias)
 
 
 # ---- the shared client --------------------------------------------------------------------------

@@ -304,7 +304,7 @@ def _digest(body: bytes, key: bytes, timestamp: str) -> str:
 
 
 def _header(headers: Headers, name: str) -> str:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     for header, value in pairs:
         if _decode(header).lower() == name:
             return _decode(value).strip()

@@ -221,8 +221,8 @@ class Config:
         :raises AccountNotFoundError: when there is no account of that name.
         :raises ConfigError: when there are no credentials, or only a part of them.
         """
-        given = {"project_id": project_id, "region": region}
-        given = {name: value for name, value in given.items() if value is not None}
+        both = {"project_id": project_id, "region": region}
+        given: dict[str, str | None] = {k: v for k, v in both.items() if v is not None}
         if account is not None:
             return self._account(self._read(), account, given)
         return from_environment(given) or self._from_default(given)
@@ -352,10 +352,11 @@ class Config:
         tomlkit = _tomlkit()
         wanted = self._parsed(text)
         change(wanted)
+        changed = ""
         try:
             document = tomlkit.parse(text)
             change(document)
-            changed: str = tomlkit.dumps(document)
+            changed = tomlkit.dumps(document)
             same = tomllib.loads(changed) == wanted
         except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, RecursionError):
             same = False

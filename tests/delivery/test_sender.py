@@ -496,7 +496,7 @@ def checked(sender):
     total = 0
     for queue in buffer.queues.values():
         assert queue.bytes == sum(len(record.body) for record in queue.unsent)
-        in_flight = [record for batch in queue.in_flight for record in batch.open]
+        in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
         total += len(queue.unsent) + len(in_flight)
     assert total + len(stats.deferred) == stats.snapshot().pending
     assert is_balanced(stats.snapshot())
@@ -659,7 +659,7 @@ def test_a_flush_inside_the_interrupted_buffer_returns_instead_of_waiting_for_ev
 @pytest.mark.anyio
 async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu, anyio_backend):
     """Taken back while its sender waits for the next attempt, it is sent once, by the next."""
-    retry = RetryPolicy(first_wait=0.2, longest_wait=0.2, max_age=20)
+    retry = RetryPolicy(first_wait=0.2, max_wait=0.2, max_age=20)
     mp = AsyncMixpanel("t", AsyncBufferedConsumer(max_size=1, base_url=emu.url, retry=retry))
     emu.play(Fault.status(503))
     await mp.track("u", "Visit", {"n": 1})
@@ -680,7 +680,7 @@ async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu,
 def test_at_any_moment_each_batch_in_flight_has_a_living_owner(emu, monkeypatch):
     """Watched at every step, while loops end, tasks are cancelled and threads track."""
     watched = []
-    take, finish = Sender._taken_at, Sender._left
+    take, finish = Sender._take_in, Sender._task_ended
 
     def look(sender):
         for queue in list(sender.buffer.queues.values()):
@@ -698,8 +698,8 @@ def test_at_any_moment_each_batch_in_flight_has_a_living_owner(emu, monkeypatch)
         sender.buffer.reclaim(dead_only=True)
         look(sender)
 
-    monkeypatch.setattr(Sender, "_taken_at", taken)
-    monkeypatch.setattr(Sender, "_left", left)
+    monkeypatch.setattr(Sender, "_take_in", taken)
+    monkeypatch.setattr(Sender, "_task_ended", left)
     consumer = AsyncBufferedConsumer(max_size=3, base_url=emu.url, retry=QUICK)
     mp = AsyncMixpanel("t", consumer)
 

@@ -322,7 +322,9 @@ async def test_long_answers_leave_no_surplus(anyio_backend):
     with serving(together=SURPLUS) as server:
         transport = StreamingTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [
-            await transport.receive(get(server, n), lambda _: None, first=5, idle=5, overall=5)
+            await transport.receive(
+                get(server, n), lambda _: None, headers_timeout=5, idle_timeout=5, total_timeout=5
+            )
             for n in (1, 2, 3)
         ]
         await transport.aclose()
@@ -368,9 +370,11 @@ def test_an_answer_before_the_request_is_not_its_answer_blocking(monkeypatch):
     assert server.paths == []
 
 
-@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.parametrize("detect_sent", [True, False])
 @pytest.mark.anyio
-async def test_an_answer_before_the_request_is_not_its_answer(anyio_backend, watch, monkeypatch):
+async def test_an_answer_before_the_request_is_not_its_answer(
+    anyio_backend, detect_sent, monkeypatch
+):
     """Nor on a loop, where asyncio may have read it already."""
     connect = httpcore.AnyIOBackend.connect_tcp
     other = httpcore.TrioBackend.connect_tcp
@@ -385,7 +389,7 @@ async def test_an_answer_before_the_request_is_not_its_answer(anyio_backend, wat
     monkeypatch.setattr(httpcore.TrioBackend, "connect_tcp", slowly)
     with serving(greeting=SURPLUS) as server:
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-        reply = await transport.send(get(server, 1), watch=watch)
+        reply = await transport.send(get(server, 1), detect_sent=detect_sent)
         await transport.aclose()
     assert isinstance(reply, TransportFailure)
     assert not reply.may_have_been_sent
@@ -478,7 +482,7 @@ async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, pr
         url, options = way(port, proxied)
         request = Request("POST", url, {}, b"[]")
         transport = AsyncTransport(options, deadline=0.3, max_response_bytes=1000)
-        reply = await transport.send(request, watch=True)
+        reply = await transport.send(request, detect_sent=True)
         await transport.aclose()
         replies = [reply]
         if script != [None] or proxied:  # there httpcore by itself leaves the socket open
@@ -487,7 +491,7 @@ async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, pr
                 transport = AsyncTransport(
                     TransportOptions(client=client), deadline=0.3, max_response_bytes=1000
                 )
-                replies.append(await transport.send(request, watch=True))
+                replies.append(await transport.send(request, detect_sent=True))
     assert {(type(one), one.may_have_been_sent) for one in replies} == {(TransportFailure, False)}
 
 
@@ -516,7 +520,9 @@ async def test_without_a_connection_nothing_was_sent(anyio_backend, error, monke
     monkeypatch.setattr(socket, "create_connection", fails_at_once)
     request = Request("POST", "http://127.0.0.1:9/engage", {}, b"[]")
     transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-    replies = [await transport.send(request, watch=watch) for watch in (True, False)]
+    replies = [
+        await transport.send(request, detect_sent=detect_sent) for detect_sent in (True, False)
+    ]
     await transport.aclose()
     with blocking() as send:
         replies.append(send(request))
@@ -542,13 +548,15 @@ async def test_a_failure_after_the_first_byte_says_so(anyio_backend):
     with answering([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]) as port:
         request = Request("POST", f"http://127.0.0.1:{port}/engage", {}, b"[]")
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-        replies = [await transport.send(request, watch=watch) for watch in (True, False)]
+        replies = [
+            await transport.send(request, detect_sent=detect_sent) for detect_sent in (True, False)
+        ]
         await transport.aclose()
         async with httpx.AsyncClient() as client:
             transport = AsyncTransport(
                 TransportOptions(client=client), deadline=5, max_response_bytes=1000
             )
-            replies.append(await transport.send(request, watch=True))
+            replies.append(await transport.send(request, detect_sent=True))
         with blocking() as send:
             replies.append(send(request))
     assert [(isinstance(one, TransportFailure), one.may_have_been_sent) for one in replies] == [
@@ -605,7 +613,7 @@ async def test_a_callers_transport_may_raise_anything(
             TransportOptions(client=client), deadline=5, max_response_bytes=1000
         )
         reply = await transport.send(
-            Request("POST", "http://localhost/engage", {}, b"[]"), watch=True
+            Request("POST", "http://localhost/engage", {}, b"[]"), detect_sent=True
         )
     assert isinstance(reply, TransportFailure)
     assert reply.may_have_been_sent is may_have_been_sent
@@ -666,7 +674,7 @@ async def test_whatever_bytes_come_an_attempt_ends_and_was_sent(anyio_backend, s
     with answering(*scripts) as port:
         request = Request("POST", f"http://127.0.0.1:{port}/track", {}, b"[]")
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-        replies = [await transport.send(request, watch=True) for _ in range(20)]
+        replies = [await transport.send(request, detect_sent=True) for _ in range(20)]
         await transport.aclose()
         with blocking() as send:
             replies += [send(request) for _ in range(20)]

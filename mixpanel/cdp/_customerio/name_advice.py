@@ -38,7 +38,7 @@ _FORMER_NAMES: Final = {
     "video completed": "Video Playback Completed",
     "video seek": "Video Playback Seek Started",
 }
-_ABBREVIATIONS: Final = {"app": "application"}
+_ABBREVIATIONS: Final[dict[str, str]] = {"app": "application"}
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _SUFFIX: Final = re.compile(r"(?:ing|ed|es|(?<!s)s|d|e)$")
 SHORT_WORD = 5  # in words of fewer letters a different letter usually makes a different word
@@ -114,7 +114,7 @@ def _problems(kind: type[SemanticEvent], message: Mapping[str, Any]) -> list[str
 
 
 def _words(name: str) -> list[str]:
-    words = [word.lower() for word in _WORD.findall(name)]
+    words: list[str] = [word.lower() for word in _WORD.findall(name)]
     return [_ABBREVIATIONS.get(word, word) for word in words]
 
 

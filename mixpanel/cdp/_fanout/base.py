@@ -260,7 +260,7 @@ class _FanOut(FanOutMethods[Outcome]):
     def _report(self, destination: Destination, error: Exception) -> None:
         if self._on_error is None:
             text = f"{destination.name} rejected a call: {error}"
-            destination.client._stats.say(
+            destination.client._stats.log_limited(
                 logging.ERROR, text, key=f"rejected {rejection_reason(error)}"
             )
             return

@@ -149,7 +149,7 @@ class SinkRules:
         matches_event = (
             match_all if events is None else event_matcher(_as_set(events, f"{name}: events"))
         )
-        theirs = frozenset(kind for kind in KINDS if kind in kinds)
+        theirs: frozenset[Kind] = frozenset(kind for kind in KINDS if kind in kinds)
         return cls(
             normalize_name(name),
             normalize_name(vendor),

@@ -227,7 +227,8 @@ class AccessTokens:
         return self.token not in (None, stale) and now < self._renew_at
 
     def _renew(self) -> TokenFlow:
-        for attempt in range(2):
+        skewed = False
+        while True:
             try:
                 request = self._request()
             except ConfigurationError as error:
@@ -243,10 +244,9 @@ class AccessTokens:
             if 200 <= reply.status < 300 and self._store(reply.body):
                 return None
             why = "; ".join(error_reasons(reply.body))[:300]
-            if attempt or not why.endswith(CLOCK_SKEW_ERRORS):
-                break
-        assert isinstance(reply, Response)
-        return self._failure(reply, why)
+            if skewed or not why.endswith(CLOCK_SKEW_ERRORS):
+                return self._failure(reply, why)
+            skewed = True  # retry once with the clock of the server
 
     def _request(self) -> Request:
         form = {

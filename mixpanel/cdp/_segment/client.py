@@ -9,10 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, enqueue_when_space, refused, turn
+from mixpanel._delivery.awaitables import (
+    YIELD_EVERY,
+    already_done,
+    enqueue_when_space,
+    raise_after_yield,
+    yield_to_loop,
+)
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
@@ -188,7 +194,7 @@ class _Client(SegmentMethods[Outcome]):
         return [message for message in messages if id(message) not in dropped]
 
     def _count_dropped(self, messages: list[Message], reason: str) -> list[Message]:
-        self._stats.left_out(reason, len(messages))
+        self._stats.count_dropped(reason, len(messages))
         if self._on_delivery is not None:
             self._report_delivery(messages, "dropped", reason)
         return []
@@ -215,16 +221,16 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
     def _deliver(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
         records: list[Any] = self._admitted(messages)
         if not records:
-            return done()
+            return already_done()
         sender = self._sender
         if self._send_immediately:
             return sender.deliver(records)
         if len(records) > 1:
-            sender.buffer.ensure_room(records)
+            sender.buffer.ensure_space(records)
         for at, record in enumerate(records):
             if sender.accept(record) is None:
                 return enqueue_when_space(sender, records[at:])
-        return done() if self._stats.accepted % YIELD_EVERY else turn()
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
         if len(message.body) <= self._fast_path_bytes and not self._closed:
@@ -232,15 +238,15 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
                 if self._sender.accept(message) is None:
                     return enqueue_when_space(self._sender, [message])
             except QueueFullError as error:
-                return refused(error)
-            return done() if self._stats.accepted % YIELD_EVERY else turn()
+                return raise_after_yield(error)
+            return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
         return self._deliver([message])
 
     def _deliver_all(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
         try:
             return self._deliver(messages)
         except QueueFullError as error:
-            return refused(error)
+            return raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return the result.
@@ -292,7 +298,7 @@ class SegmentClient(_Client[None]):
             sync_delivery.deliver(self._sender, records)
             return
         if len(messages) > 1:
-            self._sender.buffer.ensure_room(records)
+            self._sender.buffer.ensure_space(records)
         for at, record in enumerate(records):
             try:
                 sync_delivery.accept(self._sender, record)
@@ -311,7 +317,7 @@ class SegmentClient(_Client[None]):
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 
-    backfill = synced(AsyncBackfill.backfill)
+    backfill: Final = synced(AsyncBackfill.backfill)
 
     def __enter__(self) -> Self:
         return self

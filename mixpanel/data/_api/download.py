@@ -44,13 +44,13 @@ class StreamingConnections(LoopConnections):
     def __init__(self, transport: TransportOptions) -> None:
         super().__init__(transport, deadline=0.0, max_response_bytes=MOST_BYTES + 1)
 
-    def _make(self) -> StreamingTransport:
+    def _create_transport(self) -> StreamingTransport:
         from mixpanel._http.streaming import (
             StreamingTransport,
         )
 
         return StreamingTransport(
-            self.transport, deadline=0.0, max_response_bytes=self._answer_bytes
+            self.transport, deadline=0.0, max_response_bytes=self._max_response_bytes
         )
 
     async def receive(
@@ -64,10 +64,14 @@ class StreamingConnections(LoopConnections):
     ) -> Response | TransportFailure:
         """Make one attempt from the running loop; see `StreamingTransport.receive`."""
         try:
-            return await self.protected(
-                lambda: self._used(
-                    lambda wire, _: wire.receive(
-                        request, into, first=first, idle=idle, overall=overall
+            return await self.send_in_own_task(
+                lambda: self._with_transport(
+                    lambda transport, _: transport.receive(
+                        request,
+                        into,
+                        headers_timeout=first,
+                        idle_timeout=idle,
+                        total_timeout=overall,
                     )
                 )
             )

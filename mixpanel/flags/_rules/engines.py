@@ -124,7 +124,7 @@ def _load_json_logic() -> ModuleType:
         version = ""
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < JSON_LOGIC_MIN_VERSION:
         raise RuleEngineError(
-            'rule_engine="json-logic" needs json-logic>=0.7.0a0, and '
+            'rule_engine="json-logic" requires json-logic>=0.7.0a0, but '
             f"{version or 'no version'} is installed: run `pip install 'json-logic>=0.7.0a0'`"
         )
     owners = set(metadata.packages_distributions().get("json_logic", ())) - {"json-logic"}
