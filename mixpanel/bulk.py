@@ -28,7 +28,7 @@ from mixpanel._delivery.retry import (
     Stop,
     Wait,
     advance,
-    exchange,
+    delivery_steps,
 )
 from mixpanel._http.connections import build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
@@ -61,9 +61,9 @@ __all__ = [
     "import_rows",
 ]
 
-AT_ONCE = 500  # events of a plain iterable between which others have their turn
-MOST_REQUESTS = 32  # in flight: as many as there are connections
-MOST_REASONS = 100  # different ones that are counted; a message may name each value
+CHUNK_SIZE = 500  # events of a plain iterable between which others have their turn
+MAX_CONCURRENCY = 32  # in flight: as many as there are connections
+MAX_REASONS = 100  # different ones that are counted; a message may name each value
 
 Rows = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
@@ -130,7 +130,7 @@ class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to
 
     def __init__(self, error: Exception, result: ImportResult) -> None:
         known = error if isinstance(error, DeliveryError) else None
-        why = str(known) if known else f"reading the records failed: {_said(error)}"
+        why = str(known) if known else f"reading the records failed: {_describe_error(error)}"
         super().__init__(
             f"the import stopped after {result.imported:,} records, resume with "
             f"start_at={result.position}: {why}",
@@ -142,7 +142,7 @@ class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to
 
 
 @dataclass(slots=True)
-class _Numbered:
+class _Batch:
     """Some records of the stream, with their positions in it."""
 
     records: list[Record] = field(default_factory=list)
@@ -165,15 +165,15 @@ class _Import:
     ) -> None:
         self.job = job
         self.max_batch_bytes, self.gzip = job.max_batch_bytes, job.gzip
-        self.most, self.max_in_flight = concurrency, min(4.0, concurrency)
+        self.max_concurrency, self.max_in_flight = concurrency, min(4.0, concurrency)
         self.retry = retry
         self.start_at, self.keep_rejected = start_at, keep_rejected
         self.on_progress, self.on_rejected = on_progress, on_rejected
         self.began = time.monotonic()
         self.imported = self.rejected = self.requests = self.retried = self.bytes_sent = 0
-        self.kept: list[RejectedRecord] = []
+        self.rejected_records: list[RejectedRecord] = []
         self.reasons: Counter[str] = Counter()
-        self.open: dict[int, _Numbered] = {}  # by first position: what is not settled yet
+        self.open: dict[int, _Batch] = {}  # by first position: what is not settled yet
         self.batch_start: int | None = None  # the first position that is in no batch of these yet
         self.read_to = self.valid_until = start_at
         self.paused_until = 0.0
@@ -181,7 +181,7 @@ class _Import:
         self.source_error: Exception | None = None
         self.unreported: list[RejectedRecord] = []
         self.callback_failed = False
-        self.freed = anyio.Event()
+        self.slot_freed = anyio.Event()
 
     async def run(self, rows: Rows) -> ImportResult:
         try:
@@ -193,11 +193,11 @@ class _Import:
                 async for batch in batches:
                     self.open[batch.first] = batch
                     while len(self.open) > self.max_in_flight and self.error is None:
-                        self.freed = anyio.Event()
-                        await self.freed.wait()
+                        self.slot_freed = anyio.Event()
+                        await self.slot_freed.wait()
                     if self.error is not None:
                         break
-                    in_flight.start_soon(self._fly, batch)
+                    in_flight.start_soon(self._send_batch, batch)
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
@@ -231,17 +231,17 @@ class _Import:
         more = True
         while more:
             chunk: list[Any] = []
-            read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
+            read = partial(chunk.extend, islice(iterator, CHUNK_SIZE))  # keeps what came before
             try:
                 await background_loop.call_in_caller_thread(read)
-                more = len(chunk) == AT_ONCE
+                more = len(chunk) == CHUNK_SIZE
             except Exception as error:
                 self.source_error, more = error, False
             yield chunk
             await anyio.lowlevel.checkpoint()  # a plain iterable must not starve the loop
 
-    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Numbered]:
-        batch = _Numbered()
+    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Batch]:
+        batch = _Batch()
         position = -1
         async for chunk in chunks:
             for row in chunk:
@@ -258,16 +258,16 @@ class _Import:
                     ):
                         self.batch_start = position
                         yield batch
-                        batch = _Numbered()
+                        batch = _Batch()
                     if not batch.records:
                         batch.first = self.batch_start = position
                     batch.records.append(record)
                     batch.positions.append(position)
                     batch.bytes += size
                     self.valid_until = position + 1
-            if self.read_to - self.valid_until >= AT_ONCE:
+            if self.read_to - self.valid_until >= CHUNK_SIZE:
                 self.valid_until = self.read_to
-                await self._tell()  # as nothing is sent, nobody else would
+                await self._report_progress()  # as nothing is sent, nobody else would
             await self._report_rejected()
         if batch.records:
             yield batch
@@ -284,16 +284,16 @@ class _Import:
         except ConfigurationError:
             raise  # it is about all rows
         except Exception as error:  # a value that cannot even be written or compared
-            why = f"the record cannot be written: {_said(error)}"
-        self._reject(RejectedRecord(position, why, record=told or _described(row)))
+            why = f"the record cannot be written: {_describe_error(error)}"
+        self._reject(RejectedRecord(position, why, record=told or _describe_row(row)))
         return None
 
-    async def _fly(self, batch: _Numbered) -> None:
+    async def _send_batch(self, batch: _Batch) -> None:
         position_of = dict(zip(map(id, batch.records), batch.positions, strict=True))
         now = time.monotonic()
         for record in batch.records:
             record.enqueued_at = now
-        steps = exchange(
+        steps = delivery_steps(
             batch.records,
             policy=self.retry,
             clock=time.monotonic,
@@ -316,9 +316,9 @@ class _Import:
             step = advance(steps, reply, apply)
         if self.error is None:
             del self.open[batch.first]
-            self.max_in_flight = min(self.most, self.max_in_flight + 1)
-        self.freed.set()
-        await self._tell()
+            self.max_in_flight = min(self.max_concurrency, self.max_in_flight + 1)
+        self.slot_freed.set()
+        await self._report_progress()
 
     async def _sent(self, step: Send) -> Response | TransportFailure:
         api, connections = self.job.api, self.job.connections
@@ -370,10 +370,10 @@ class _Import:
 
     def _reject(self, rejected: RejectedRecord) -> None:
         self.rejected += 1
-        known = rejected.message in self.reasons or len(self.reasons) < MOST_REASONS
+        known = rejected.message in self.reasons or len(self.reasons) < MAX_REASONS
         self.reasons[rejected.message if known else "other reasons"] += 1
-        if len(self.kept) < self.keep_rejected:
-            self.kept.append(rejected)
+        if len(self.rejected_records) < self.keep_rejected:
+            self.rejected_records.append(rejected)
         if self.on_rejected is not None:
             self.unreported.append(rejected)
 
@@ -381,7 +381,7 @@ class _Import:
         waiting = self.read_to if self.batch_start is None else self.batch_start
         return min([*self.open, waiting])
 
-    async def _tell(self) -> None:
+    async def _report_progress(self) -> None:
         await self._report_rejected()
         if self.on_progress is not None:
             now = ImportProgress(
@@ -415,7 +415,7 @@ class _Import:
         return ImportResult(
             self.imported,
             self.rejected,
-            tuple(sorted(self.kept, key=lambda one: one.index)),
+            tuple(sorted(self.rejected_records, key=lambda one: one.index)),
             dict(self.reasons),
             self._position(),
             self.requests,
@@ -425,14 +425,14 @@ class _Import:
         )
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # its own __str__ failed too
         return type(error).__name__
 
 
-def _described(event: Any) -> dict[str, Any]:
+def _describe_row(event: Any) -> dict[str, Any]:
     try:
         return dict(event) if isinstance(event, Mapping) else {"value": repr(event)[:200]}
     except Exception:
@@ -456,9 +456,9 @@ async def import_rows(
     for name, value in (("concurrency", concurrency), ("start_at", start_at)):
         if not isinstance(value, int):
             raise ConfigurationError(f"{name}={value!r} must be a whole number")
-    if not 1 <= concurrency <= MOST_REQUESTS:
+    if not 1 <= concurrency <= MAX_CONCURRENCY:
         raise ConfigurationError(
-            f"concurrency={concurrency!r} must lie between 1 and {MOST_REQUESTS}"
+            f"concurrency={concurrency!r} must lie between 1 and {MAX_CONCURRENCY}"
         )
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
 
-from mixpanel import bulk
-from mixpanel import lookup_tables as lookup
+from mixpanel import bulk, lookup_tables
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, enqueue_when_space, refused, turn
+from mixpanel._delivery.awaitables import (
+    YIELD_EVERY,
+    already_done,
+    enqueue_when_space,
+    raise_after_yield,
+    yield_to_loop,
+)
 from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
@@ -141,9 +146,9 @@ class _Client(TrackingMethods[Outcome]):
         self._stats = self._delivery.stats
         self._closed = False
         # Who takes a message without any ado: of async clients, nearly always.
-        self._quick: Sender[IngestionApi] | None = None
+        self._fast_sender: Sender[IngestionApi] | None = None
         if isinstance(self._delivery, Sender) and self._delivery.background and not self._disabled:
-            self._quick = self._delivery
+            self._fast_sender = self._delivery
         self._composer = Composer(
             token,
             now=lambda: self._now(),  # noqa: PLW0108
@@ -212,10 +217,10 @@ class _Client(TrackingMethods[Outcome]):
 
     def _enqueue(self, record: Record) -> None:
         """Take a message without ever waiting, whoever delivers."""
-        if self._takes_none(1):
+        if self._discards(1):
             return
         if isinstance(self._delivery, CustomConsumer):
-            self._delivery.deliver_soon(record)
+            self._delivery.deliver_in_background(record)
         else:
             sync_delivery.enqueue(self._delivery, record)
 
@@ -242,11 +247,11 @@ class _Client(TrackingMethods[Outcome]):
         """Return what became of every message so far: nothing is lost in silence."""
         return self._stats.snapshot()
 
-    def _takes_none(self, count: int) -> bool:
+    def _discards(self, count: int) -> bool:
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
-            self._stats.left_out("disabled", count)
+            self._stats.count_dropped("disabled", count)
         return self._disabled
 
     def __repr__(self) -> str:
@@ -258,11 +263,11 @@ _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys
 
 
 async def _enqueue_rest(sender: Sender[Any], records: list[Record]) -> None:
-    await sender.pump()
+    await sender.send_due()
     for record in records:
         while sender.accept(record) is None:
             await sender.flush()
-        await sender.pump()
+        await sender.send_due()
 
 
 @returning(Coroutine[Any, Any, None])
@@ -288,13 +293,13 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         return AsyncBufferedConsumer(**options)
 
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
-        if (self._closed or self._disabled) and self._takes_none(len(records)):
-            return done()
+        if (self._closed or self._disabled) and self._discards(len(records)):
+            return already_done()
         sender = self._delivery
         if isinstance(sender, CustomConsumer) or not sender.buffered:
             return sender.deliver(records)
         if len(records) > 1:
-            sender.buffer.ensure_room(records)
+            sender.buffer.ensure_space(records)
         accept = sender.accept
         for at, record in enumerate(records):
             signal = accept(record)
@@ -302,24 +307,24 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
                 return enqueue_when_space(sender, records[at:])
             if signal and not sender.background:
                 return _enqueue_rest(sender, records[at + 1 :])
-        return done() if self._stats.accepted % YIELD_EVERY else turn()
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_one(self, record: Record) -> Coroutine[Any, Any, None]:
-        sender = self._quick
+        sender = self._fast_sender
         if sender is None or self._closed:
             return self._deliver([record])
         try:
             if sender.accept(record) is None:
                 return enqueue_when_space(sender, [record])
         except QueueFullError as error:
-            return refused(error)
-        return done() if self._stats.accepted % YIELD_EVERY else turn()
+            return raise_after_yield(error)
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_all(self, records: Iterable[Record | None]) -> Coroutine[Any, Any, None]:
         try:
             return super()._deliver_all(records)
         except QueueFullError as error:
-            return refused(error)
+            return raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.
@@ -391,7 +396,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         :raises DeliveryError: when the server does not answer or refuses; it needs `credentials`.
         """
-        return await lookup.tables(*self._api_and_connections("lookup_tables"))
+        return await lookup_tables.list_tables(*self._api_and_connections("lookup_tables"))
 
     async def replace_lookup_table(
         self, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
@@ -404,7 +409,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         :raises ConfigurationError: for an id that is none, no rows, or rows of unequal columns.
         :raises DeliveryError: when the server does not answer or refuses otherwise.
         """
-        await lookup.replace(*self._api_and_connections("replace_lookup_table"), table_id, rows)
+        await lookup_tables.replace_table(
+            *self._api_and_connections("replace_lookup_table"), table_id, rows
+        )
 
     async def __aenter__(self) -> Self:
         if isinstance(self._delivery, Sender):
@@ -437,7 +444,7 @@ class Mixpanel(_Client[None]):
         return Consumer(**options)
 
     def _deliver(self, records: list[Record]) -> None:
-        if (self._closed or self._disabled) and self._takes_none(len(records)):
+        if (self._closed or self._disabled) and self._discards(len(records)):
             return
         sender = self._delivery
         if isinstance(sender, CustomConsumer):
@@ -476,9 +483,9 @@ class Mixpanel(_Client[None]):
             return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 
-    import_events = synced(AsyncMixpanel.import_events)
-    lookup_tables = synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table = synced(AsyncMixpanel.replace_lookup_table)
+    import_events: Final = synced(AsyncMixpanel.import_events)
+    lookup_tables: Final = synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table: Final = synced(AsyncMixpanel.replace_lookup_table)
 
     def __enter__(self) -> Self:
         if self._local_flags is not None:

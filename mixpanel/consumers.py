@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import refused
+from mixpanel._delivery.awaitables import raise_after_yield
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
@@ -150,7 +150,7 @@ class AnyConsumer:
                 credentials,
                 geolocate=options.get("geolocate", False),
             ),
-            options.get("retry") or self._patience(retry_limit, retry_backoff_factor),
+            options.get("retry") or self._default_retry(retry_limit, retry_backoff_factor),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -159,7 +159,7 @@ class AnyConsumer:
             repeat_ambiguous=options.get("repeat_ambiguous", False),
         )
 
-    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:
+    def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
 
     def stats(self) -> Stats:
@@ -171,7 +171,7 @@ class AnyConsumer:
 
 
 @hide_arguments
-def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
+def record_from_json(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
     """Make a record of what the official `send` takes; the key may come as (key, secret).
 
     `authority` is a list of API key and secret, and empty afterwards: the caller need not keep
@@ -218,7 +218,7 @@ class AsyncConsumer(AnyConsumer):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         await self.deliver([record])
 
     async def deliver(self, records: list[Record]) -> None:
@@ -270,7 +270,7 @@ class AsyncBufferedConsumer(AnyConsumer):
             request_timeout=request_timeout, api_host=api_host, credentials=credentials, **options
         )
 
-    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
+    def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
         return RetryPolicy()
 
     def accept(self, record: Record) -> bool | None:
@@ -295,12 +295,12 @@ class AsyncBufferedConsumer(AnyConsumer):
         """Take one message that is already JSON."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         try:
             while self.accept(record) is None:
                 await self.wait_for_space()
         except QueueFullError as error:
-            await refused(error)
+            await raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
@@ -334,7 +334,7 @@ class Consumer(AnyConsumer):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         self.deliver([record])
 
     def deliver(self, records: list[Record]) -> None:
@@ -424,7 +424,7 @@ class BufferedConsumer(Consumer):
         """Take one message that is already JSON, and send the batch that it fills."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:

@@ -106,11 +106,11 @@ class ServiceAccountCredentials:
     __slots__ = ("_secret", "project_id", "username")
 
     def __init__(self, username: str, secret: str, project_id: str) -> None:
-        self.username = checked_text(username, "username")
+        self.username: str = checked_text(username, "username")
         if ":" in self.username:
             raise ConfigurationError("username must not hold a colon: HTTP Basic ends it there")
         self._secret = Secret(checked_text(secret, "secret"))
-        self.project_id = checked_text(project_id, "project_id")
+        self.project_id: str = checked_text(project_id, "project_id")
 
     @property
     def secret(self) -> str:
@@ -166,7 +166,7 @@ class ApiSecret:
         if isinstance(api_secret, Secret):
             api_secret = api_secret.reveal()
         self._secret = Secret(checked_text(api_secret, "api_secret"))
-        self.api_key = checked_text(api_key, "api_key") if api_key else None
+        self.api_key: str | None = checked_text(api_key, "api_key") if api_key else None
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""
@@ -203,7 +203,7 @@ class ProjectToken:
     __slots__ = ("token",)
 
     def __init__(self, token: str) -> None:
-        self.token = token
+        self.token: str = token
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from mixpanel.credentials import Secret
 
-__all__ = ["LookupTable", "replace", "tables"]
+__all__ = ["LookupTable", "list_tables", "replace_table"]
 
 RETRY = RetryPolicy(attempts=5, first_wait=0.5)
 NAME = "lookup-tables"
@@ -52,9 +52,9 @@ class LookupTable:
     name: str
 
 
-async def tables(api: IngestionApi, connections: LoopConnections) -> list[LookupTable]:
+async def list_tables(api: IngestionApi, connections: LoopConnections) -> list[LookupTable]:
     """List the project's lookup tables."""
-    data = await _ask(api, connections, "GET", "")
+    data = await _request(api, connections, "GET", "")
     results = data.get("results") if isinstance(data, dict) else None
     return [
         LookupTable(str(row.get("id", "")), str(row.get("name", "")))
@@ -63,7 +63,7 @@ async def tables(api: IngestionApi, connections: LoopConnections) -> list[Lookup
     ]
 
 
-async def replace(
+async def replace_table(
     api: IngestionApi,
     connections: LoopConnections,
     table_id: str,
@@ -76,7 +76,7 @@ async def replace(
     if not isinstance(rows, (str, bytes)):
         rows = as_csv(rows)
     content = rows.encode() if isinstance(rows, str) else rows
-    await _ask(api, connections, "PUT", f"/{quote(table_id, safe='')}", content)
+    await _request(api, connections, "PUT", f"/{quote(table_id, safe='')}", content)
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -96,7 +96,7 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-async def _ask(
+async def _request(
     api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
 ) -> Any:
     if capture.active is not None:
@@ -119,22 +119,22 @@ async def _ask(
     while True:
         reply = await connections.send(Request(method, url, headers, content))
         if isinstance(reply, Response) and 200 <= reply.status < 300:
-            data = _read(reply.body)
-            if data is not None and not _admits_failure(data):
+            data = _read_json(reply.body)
+            if data is not None and not _reports_failure(data):
                 return data
-            error, permanent = _not_a_success(reply, data), data is not None
+            error, permanent = _failure_in_success(reply, data), data is not None
         else:
-            judged = classify_status(reply, NAME)
-            assert judged.error is not None
-            error = judged.error
-            permanent = judged.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
+            found = classify_status(reply, NAME)
+            assert found.error is not None
+            error = found.error
+            permanent = found.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
         failures += 1
         if permanent or failures >= (RETRY.attempts or 1):
-            raise _with_rows(error, reply if isinstance(reply, Response) else None)
+            raise _with_rejected_rows(error, reply if isinstance(reply, Response) else None)
         await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
 
 
-def _read(body: bytes) -> dict[str, Any] | None:
+def _read_json(body: bytes) -> dict[str, Any] | None:
     try:
         data = loads(body)
     except (ValueError, RecursionError):
@@ -142,12 +142,12 @@ def _read(body: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _admits_failure(data: dict[str, Any]) -> bool:
+def _reports_failure(data: dict[str, Any]) -> bool:
     """Return True if the JSON of a success names an error or rows that were not taken."""
     return bool(data.get("error") or data.get("failed_records")) or data.get("code", 200) != 200
 
 
-def _not_a_success(reply: Response, data: dict[str, Any] | None) -> DeliveryError:
+def _failure_in_success(reply: Response, data: dict[str, Any] | None) -> DeliveryError:
     text = f"{NAME}: HTTP {reply.status}"
     if data is None:
         text += ": the answer is not from Mixpanel"
@@ -157,7 +157,7 @@ def _not_a_success(reply: Response, data: dict[str, Any] | None) -> DeliveryErro
     return RejectedError(text, endpoint=NAME, status=reply.status)
 
 
-def _with_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
+def _with_rejected_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
     if answer is None or not isinstance(error, RejectedError):
         return error
     try:

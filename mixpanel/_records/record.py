@@ -56,12 +56,12 @@ class Record:
         repeatable: bool = True,
         auth: Authority | None = None,
     ) -> None:
-        self.endpoint = endpoint
-        self.body = body
-        self.repeatable = repeatable
-        self.auth = auth
-        self.enqueued_at = 0.0
-        self.sequence = 0
+        self.endpoint: str = endpoint
+        self.body: bytes = body
+        self.repeatable: bool = repeatable
+        self.auth: Authority | None = auth
+        self.enqueued_at: float = 0.0
+        self.sequence: int = 0
 
     def decoded(self) -> dict[str, Any]:
         """Return the message as it travels; of what cannot be read back, how it begins."""

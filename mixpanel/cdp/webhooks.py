@@ -276,7 +276,7 @@ def parse(body: bytes) -> WebhookEvent:
         str(told["event_id"]),
         object_type,
         str(told["metric"]),
-        _moment(str(told["timestamp"])),
+        _parse_timestamp(str(told["timestamp"])),
         data if isinstance(data, dict) else {},
         payload,
     )
@@ -305,12 +305,12 @@ def _digest(body: bytes, key: bytes, timestamp: str) -> str:
 def _header(headers: Headers, name: str) -> str:
     pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     for theirs, value in pairs:
-        if _plain(theirs).lower() == name:
-            return _plain(value).strip()
+        if _decode(theirs).lower() == name:
+            return _decode(value).strip()
     raise SignatureError(f"the request has no header {name}")
 
 
-def _plain(text: str | bytes) -> str:
+def _decode(text: str | bytes) -> str:
     return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
@@ -322,7 +322,7 @@ def _text(data: Mapping[str, Any], name: str) -> str | None:
     return str(value) or None
 
 
-def _moment(text: str) -> datetime:
+def _parse_timestamp(text: str) -> datetime:
     try:
         return datetime.fromtimestamp(float(text), UTC)
     except (ValueError, OverflowError, OSError):

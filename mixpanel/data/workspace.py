@@ -8,7 +8,7 @@ import os
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -57,10 +57,11 @@ class API:
 
     def __init__(self, core: AsyncAPI) -> None:
         self._core = core
-        self.project_id, self.region = core.project_id, core.region
+        self.project_id: str = core.project_id
+        self.region: Region = core.region
 
-    request = synced(AsyncAPI.request)
-    query = synced(AsyncAPI.query)
+    request: Final = synced(AsyncAPI.request)
+    query: Final = synced(AsyncAPI.query)
 
 
 class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
@@ -358,7 +359,7 @@ class Workspace(Local):
         workspace._core = AsyncWorkspace.open(path, read_only=read_only)
         return workspace
 
-    test_credentials = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
+    test_credentials: Final = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
 
     @property
     def api(self) -> API:
@@ -369,13 +370,13 @@ class Workspace(Local):
         """
         return API(self._core.api)
 
-    fetch_events = synced(AsyncWorkspace.fetch_events)
-    plan_events = synced(AsyncWorkspace.plan_events)
-    sync_events = synced(AsyncWorkspace.sync_events)
-    plan_sync = synced(AsyncWorkspace.plan_sync)
-    fetch_profiles = synced(AsyncWorkspace.fetch_profiles)
-    stream_events = synced_rows(stream_events)
-    stream_profiles = synced_rows(stream_profiles)
+    fetch_events: Final = synced(AsyncWorkspace.fetch_events)
+    plan_events: Final = synced(AsyncWorkspace.plan_events)
+    sync_events: Final = synced(AsyncWorkspace.sync_events)
+    plan_sync: Final = synced(AsyncWorkspace.plan_sync)
+    fetch_profiles: Final = synced(AsyncWorkspace.fetch_profiles)
+    stream_events: Final = synced_rows(stream_events)
+    stream_profiles: Final = synced_rows(stream_profiles)
 
     list_events = synced(AsyncWorkspace.list_events)
     list_properties = synced(AsyncWorkspace.list_properties)

@@ -17,8 +17,8 @@ __all__ = ["current", "override_flags"]
 _overrides: ContextVar[Mapping[str, SelectedVariant] | None] = ContextVar(
     "mixpanel_flag_overrides", default=None
 )
-current = _overrides.get
-ever_used = False
+current: Final[Callable[[], Mapping[str, SelectedVariant] | None]] = _overrides.get
+ever_used: bool = False
 """True if a flag was ever overridden in this process; until then checks skip the look-up."""
 before_override: Final[list[Callable[[], None]]] = []
 """Functions that are called before a flag is overridden."""

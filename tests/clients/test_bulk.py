@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mixpanel import AsyncMixpanel, ConfigurationError, Mixpanel, RetryPolicy
-from mixpanel.bulk import AT_ONCE, ImportInterrupted
+from mixpanel.bulk import CHUNK_SIZE, ImportInterrupted
 from mixpanel.emulator import Fault
 
 TIME = 1_600_000_000
@@ -123,7 +123,7 @@ async def test_memory_is_bounded_by_what_is_in_flight(emu, anyio_backend):
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         await mp.import_events(counted(), concurrency=3, on_progress=progress)
     # Three batches are under way, one waits, one fills; and what was read with its last event.
-    assert ahead <= 2000 * 5 + AT_ONCE
+    assert ahead <= 2000 * 5 + CHUNK_SIZE
 
 
 @pytest.mark.anyio

@@ -500,7 +500,7 @@ async def with_the_query_api(url, proxy):
 async def with_customerio(url, proxy):
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
-    await AsyncCustomerIO(KEY, direct=True, **kept).track("u", "E")
+    await AsyncCustomerIO(KEY, send_immediately=True, **kept).track("u", "E")
 
 
 async def with_oauth(url, proxy):
@@ -508,7 +508,7 @@ async def with_oauth(url, proxy):
 
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
-    client = AsyncHightouch(KEY, oauth=oauth(url), direct=True, **kept)
+    client = AsyncHightouch(KEY, oauth=oauth(url), send_immediately=True, **kept)
     access = client._api.guard.access
     access._kept(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
     await client.track("u", "E")
@@ -554,7 +554,7 @@ def without_a_loop_remote_flags(url, proxy):
 def without_a_loop_customerio(url, proxy):
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
-    CustomerIO(KEY, direct=True, **kept).track("u", "E")
+    CustomerIO(KEY, send_immediately=True, **kept).track("u", "E")
 
 
 def without_a_loop_lookup_tables(url, proxy):

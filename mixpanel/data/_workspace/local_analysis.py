@@ -16,6 +16,7 @@ from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from duckdb import DuckDBPyConnection
 
@@ -293,14 +294,16 @@ class LocalAnalysis:
         Intervals are counted from each user's own first event, whatever the clock says: a day is
         24 hours, a week 7 days and a month 30. Interval 0 holds what follows at once, and there are
         `interval_count` more. With `unbounded`, interval N counts those who came back in N or
-        later. `on` parts users by their first event.
+        later. A cohort has no intervals that begin after the last event of the table. `on` parts
+        users by their first event.
         """
+        until = self._last_time(table)
         return self._run(
             lambda source, period: retention.retention(
                 source, period, born_event, return_event,
                 born_where=born_where, return_where=return_where, unit=unit, interval=interval,
                 interval_count=interval_count, retention_type=retention_type,
-                unbounded=unbounded, on=on, limit=limit,
+                unbounded=unbounded, on=on, limit=limit, until=until,
             ),
             from_date, to_date, table, timezone, profiles,
         )  # fmt: skip
@@ -392,6 +395,14 @@ class LocalAnalysis:
         if _is_empty(result):
             self._check_events(name, query.events)
         return result
+
+    def _last_time(self, table: str) -> datetime | None:
+        """Return when the last event of a table happened."""
+        with self._database._asking() as cursor:
+            name = _with_columns(cursor, table, COLUMNS)
+        query = f"SELECT max(event_time) FROM main.{quoted(name)}"  # noqa: S608
+        found: datetime | None = self._database.sql_scalar(query)
+        return found
 
     def _check_events(self, table: str, names: Sequence[str]) -> None:
         """Refuse names that no event in the table has.

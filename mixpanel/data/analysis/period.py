@@ -62,12 +62,12 @@ class Period:
     @property
     def start(self) -> datetime:
         """The first instant of the first day, in UTC without a zone."""
-        return self._instant(self.from_date)
+        return self.instant(self.from_date)
 
     @property
     def end(self) -> datetime:
         """The first instant after the last day, in UTC without a zone."""
-        return self._instant(self.to_date + ONE_DAY)
+        return self.instant(self.to_date + ONE_DAY)
 
     def before(self, length: timedelta) -> datetime:
         """Return the instant so long before the start, or the first one there is."""
@@ -99,7 +99,7 @@ class Period:
         days = [
             self.from_date + n * ONE_DAY for n in range((self.to_date - self.from_date).days + 1)
         ]
-        existing = [day for day in days if self._instant(day) < self._instant(day + ONE_DAY)]
+        existing = [day for day in days if self.instant(day) < self.instant(day + ONE_DAY)]
         return list(dict.fromkeys(label(begin(day, unit)) for day in existing))
 
     def _clock_buckets(self, unit: Bucket) -> list[str]:
@@ -116,7 +116,8 @@ class Period:
                 instant += STEP[unit]
         return sorted(found)
 
-    def _instant(self, day: date) -> datetime:
+    def instant(self, day: date) -> datetime:
+        """Return the first instant of a day, in UTC without a zone."""
         # Of a midnight that the clock skips, this is the instant at which it does.
         return datetime.combine(day, time(), self._zone).astimezone(UTC).replace(tzinfo=None)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "count_rows", "read_events", "read_rows"]
 
 ROWS = 2000
-CONFIG = {
+CONFIG: dict[str, bool | str] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "memory_limit": "500MB",
@@ -39,7 +39,7 @@ CONFIG = {
 MILLISECONDS = 1e11  # above it a number cannot be seconds
 MICROSECONDS = 1e14
 
-USUAL = {
+USUAL: dict[str, tuple[str, ...]] = {
     "event": ("event", "event_name", "name"),
     "time": ("time", "timestamp", "event_time", "ts"),
     "distinct_id": ("distinct_id", "user_id"),
