@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mixpanel.data._result_labels import (
     BETWEEN,
+    bars_of,
     duration,
     figure,
     no_picture,
@@ -21,7 +22,6 @@ from mixpanel.data.query_results import (
     FlowsResult,
     FrequencyResult,
     FunnelResult,
-    NumericBucketResult,
     RetentionResult,
 )
 
@@ -66,15 +66,19 @@ def chart(result: QueryResult, width: int, *, color: bool) -> str:
             lines = _frequency(result, pen)
         case FlowsResult():
             lines = _flows(result, pen)
-        case NumericBucketResult(type="general"):
-            lines = _histogram(result.series, pen)
         case _:
-            series = series_of(result)
-            if series is None:
-                raise no_picture(result)
-            lines = _series(series, pen)
+            lines = _figures(result, pen)
     head = [pen.bold(fitted(title(result), width)), *_wrapped(subtitle(result), width), ""]
     return "\n".join(line.rstrip() for line in [*head, *lines])
+
+
+def _figures(result: QueryResult, pen: _Pen) -> list[str]:
+    if (bars := bars_of(result)) is not None:
+        return _histogram(bars, pen)
+    series = series_of(result)
+    if series is None:
+        raise no_picture(result)
+    return _series(series, pen)
 
 
 class _Pen:
@@ -187,7 +191,7 @@ def _series(series: Series, pen: _Pen) -> list[str]:
         return ["no data"]
     dates = list(dict.fromkeys(date for values in series.values() for date in values))
     if len(dates) == 1:
-        return _histogram(series, pen)
+        return _histogram({name: sum(values.values()) for name, values in series.items()}, pen)
     names = list(series)[:MOST_SERIES]
     chosen = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
     high = max(max(values) for values in chosen.values())
@@ -283,9 +287,8 @@ def _left_out(count: int, kept: int, things: str) -> list[str]:
     return [f"… {more:,} more {one if more == 1 else things}"] if more > 0 else []
 
 
-def _histogram(series: Series, pen: _Pen) -> list[str]:
-    """Return a bar for each segment: the sum of its dates."""
-    totals = {name: sum(values.values()) for name, values in series.items()}
+def _histogram(totals: dict[str, float], pen: _Pen) -> list[str]:
+    """Return a bar for each name."""
     if not totals:
         return ["no data"]
     kept = dict(list(totals.items())[:MOST_BARS])
