@@ -19,25 +19,27 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.retry import (
-    Halt,
-    Plain,
-    Settle,
-    Shrink,
+    DisableGzip,
+    ReduceBatchBytes,
+    Resolve,
     Step,
+    Stop,
     Wait,
-    exchange,
-    onward,
+    advance,
+    delivery_steps,
 )
-from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
-from mixpanel._runtime import home_loop
+from mixpanel._http.responses import Response
+from mixpanel._runtime import background_loop
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RateLimitError,
+    RejectedRecord,
     ValidationError,
 )
 from mixpanel.settings import Limits, RetryPolicy, checked_callback
@@ -45,25 +47,29 @@ from mixpanel.settings import Limits, RetryPolicy, checked_callback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mixpanel._http.connections import Wires
-    from mixpanel._http.request import AnyRoute
-    from mixpanel._http.responses import (
-        Answer,
-        Failure,
-    )
+    from mixpanel._http.connections import LoopConnections
+    from mixpanel._http.request import Api
+    from mixpanel._http.responses import TransportFailure
     from mixpanel._records.record import Record
 
-__all__ = ["Freight", "ImportInterrupted", "ImportProgress", "ImportResult", "Rows", "import_rows"]
+__all__ = [
+    "ImportInterrupted",
+    "ImportJob",
+    "ImportProgress",
+    "ImportResult",
+    "Rows",
+    "import_rows",
+]
 
-AT_ONCE = 500  # events of a plain iterable between which others have their turn
-MOST_REQUESTS = 32  # in flight: as many as there are connections
-MOST_REASONS = 100  # different ones that are counted; a message may name each value
+CHUNK_SIZE = 500  # events of a plain iterable between which others have their turn
+MAX_CONCURRENCY = 32  # in flight: as many as there are connections
+MAX_REASONS = 100  # different ones that are counted; a message may name each value
 
 Rows = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Freight:
+class ImportJob:
     """What is imported: how a row becomes a record, where records go, how many go at once.
 
     `compose` raises `ValidationError` for a row that cannot go, and returns None for one that is
@@ -71,10 +77,10 @@ class Freight:
     """
 
     compose: Callable[[Any], Record | None]
-    route: AnyRoute
-    wires: Wires
-    batch_records: int = Limits().batch_records
-    batch_bytes: int = Limits().batch_bytes
+    api: Api
+    connections: LoopConnections
+    max_batch_size: int = Limits().max_batch_size
+    max_batch_bytes: int = Limits().max_batch_bytes
     gzip: bool | None = True
 
 
@@ -84,7 +90,7 @@ class ImportProgress:
 
     position: int
     imported: int
-    failed: int
+    rejected: int
     bytes_sent: int
     in_flight: int
     seconds: float
@@ -94,13 +100,13 @@ class ImportProgress:
 class ImportResult:
     """Say what became of an import.
 
-    `failed_records` holds the first refusals, with positions counted from the start of the
+    `rejected_records` holds the first ones, with positions counted from the start of the
     stream; `reasons` counts them all. `position` is where to resume.
     """
 
     imported: int
-    failed: int
-    failed_records: tuple[FailedRecord, ...]
+    rejected: int
+    rejected_records: tuple[RejectedRecord, ...]
     reasons: Mapping[str, int]
     position: int
     requests: int
@@ -111,7 +117,7 @@ class ImportResult:
     @property
     def ok(self) -> bool:
         """Tell whether every row was imported."""
-        return self.failed == 0
+        return self.rejected == 0
 
 
 class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to the import
@@ -124,7 +130,7 @@ class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to
 
     def __init__(self, error: Exception, result: ImportResult) -> None:
         known = error if isinstance(error, DeliveryError) else None
-        why = str(known) if known else f"reading the records failed: {_said(error)}"
+        why = str(known) if known else f"reading the records failed: {_describe_error(error)}"
         super().__init__(
             f"the import stopped after {result.imported:,} records, resume with "
             f"start_at={result.position}: {why}",
@@ -136,7 +142,7 @@ class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to
 
 
 @dataclass(slots=True)
-class _Numbered:
+class _Batch:
     """Some records of the stream, with their positions in it."""
 
     records: list[Record] = field(default_factory=list)
@@ -148,55 +154,55 @@ class _Numbered:
 class _Import:
     def __init__(
         self,
-        freight: Freight,
+        job: ImportJob,
         *,
         concurrency: int,
         retry: RetryPolicy,
         start_at: int,
-        keep_failed: int,
+        keep_rejected: int,
         on_progress: Callable[[ImportProgress], object] | None,
-        on_failed: Callable[[FailedRecord], object] | None,
+        on_rejected: Callable[[RejectedRecord], object] | None,
     ) -> None:
-        self.freight = freight
-        self.batch_bytes, self.gzip = freight.batch_bytes, freight.gzip
-        self.most, self.wide = concurrency, min(4.0, concurrency)
+        self.job = job
+        self.max_batch_bytes, self.gzip = job.max_batch_bytes, job.gzip
+        self.max_concurrency, self.max_in_flight = concurrency, min(4.0, concurrency)
         self.retry = retry
-        self.start_at, self.keep_failed = start_at, keep_failed
-        self.on_progress, self.on_failed = on_progress, on_failed
+        self.start_at, self.keep_rejected = start_at, keep_rejected
+        self.on_progress, self.on_rejected = on_progress, on_rejected
         self.began = time.monotonic()
-        self.imported = self.failed = self.requests = self.retried = self.bytes_sent = 0
-        self.kept: list[FailedRecord] = []
+        self.imported = self.rejected = self.requests = self.retried = self.bytes_sent = 0
+        self.rejected_records: list[RejectedRecord] = []
         self.reasons: Counter[str] = Counter()
-        self.open: dict[int, _Numbered] = {}  # by first position: what is not settled yet
-        self.filling: int | None = None  # the first position that is in no batch of these yet
-        self.read_to = self.good_to = start_at
-        self.not_before = 0.0
+        self.open: dict[int, _Batch] = {}  # by first position: what is not settled yet
+        self.batch_start: int | None = None  # the first position that is in no batch of these yet
+        self.read_to = self.valid_until = start_at
+        self.paused_until = 0.0
         self.error: DeliveryError | None = None
         self.source_error: Exception | None = None
-        self.untold: list[FailedRecord] = []
+        self.unreported: list[RejectedRecord] = []
         self.callback_failed = False
-        self.freed = anyio.Event()
+        self.slot_freed = anyio.Event()
 
     async def run(self, rows: Rows) -> ImportResult:
         try:
             async with (
                 aclosing(self._chunks(rows)) as chunks,
                 aclosing(self._batches(chunks)) as batches,
-                anyio.create_task_group() as flights,
+                anyio.create_task_group() as in_flight,
             ):
                 async for batch in batches:
                     self.open[batch.first] = batch
-                    while len(self.open) > self.wide and self.error is None:
-                        self.freed = anyio.Event()
-                        await self.freed.wait()
+                    while len(self.open) > self.max_in_flight and self.error is None:
+                        self.slot_freed = anyio.Event()
+                        await self.slot_freed.wait()
                     if self.error is not None:
                         break
-                    flights.start_soon(self._fly, batch)
+                    in_flight.start_soon(self._send_batch, batch)
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
-        await self._tell_failed()
+        await self._report_rejected()
         error, result = self.error or self.source_error, self.result()
         if isinstance(error, ConfigurationError) and self.read_to == self.start_at:
             raise error  # a source of ours that says what to set right, as a missing column
@@ -212,29 +218,30 @@ class _Import:
         try:
             if isinstance(rows, AsyncIterable):
                 async with AsyncExitStack() as stack:
-                    if hasattr(rows, "aclose"):
-                        stack.push_async_callback(rows.aclose)
+                    close = getattr(rows, "aclose", None)
+                    if close is not None:
+                        stack.push_async_callback(close)
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await home_loop.at_caller(lambda: iter(rows))
+            iterator = await background_loop.call_in_caller_thread(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
         more = True
         while more:
             chunk: list[Any] = []
-            read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
+            read = partial(chunk.extend, islice(iterator, CHUNK_SIZE))  # keeps what came before
             try:
-                await home_loop.at_caller(read)
-                more = len(chunk) == AT_ONCE
+                await background_loop.call_in_caller_thread(read)
+                more = len(chunk) == CHUNK_SIZE
             except Exception as error:
                 self.source_error, more = error, False
             yield chunk
             await anyio.lowlevel.checkpoint()  # a plain iterable must not starve the loop
 
-    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Numbered]:
-        batch = _Numbered()
+    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Batch]:
+        batch = _Batch()
         position = -1
         async for chunk in chunks:
             for row in chunk:
@@ -246,101 +253,106 @@ class _Import:
                 if record is not None:
                     size = len(record.body) + 1
                     if batch.records and (
-                        batch.bytes + size > self.batch_bytes
-                        or len(batch.records) >= self.freight.batch_records
+                        batch.bytes + size > self.max_batch_bytes
+                        or len(batch.records) >= self.job.max_batch_size
                     ):
-                        self.filling = position
+                        self.batch_start = position
                         yield batch
-                        batch = _Numbered()
+                        batch = _Batch()
                     if not batch.records:
-                        batch.first = self.filling = position
+                        batch.first = self.batch_start = position
                     batch.records.append(record)
                     batch.positions.append(position)
                     batch.bytes += size
-                    self.good_to = position + 1
-            if self.read_to - self.good_to >= AT_ONCE:
-                self.good_to = self.read_to
-                await self._tell()  # as nothing is sent, nobody else would
-            await self._tell_failed()
+                    self.valid_until = position + 1
+            if self.read_to - self.valid_until >= CHUNK_SIZE:
+                self.valid_until = self.read_to
+                await self._report_progress()  # as nothing is sent, nobody else would
+            await self._report_rejected()
         if batch.records:
             yield batch
-        self.filling = None
+        self.batch_start = None
         if position + 1 < self.start_at and self.source_error is None:
             raise ConfigurationError(f"start_at={self.start_at}: there are {position + 1} rows")
 
     def _composed(self, position: int, row: Any) -> Record | None:
         told = None
         try:
-            return self.freight.compose(row)
+            return self.job.compose(row)
         except ValidationError as error:
             why, told = str(error), error.record
         except ConfigurationError:
             raise  # it is about all rows
         except Exception as error:  # a value that cannot even be written or compared
-            why = f"the record cannot be written: {_said(error)}"
-        self._refused(FailedRecord(position, why, record=told or _described(row)))
+            why = f"the record cannot be written: {_describe_error(error)}"
+        self._reject(RejectedRecord(position, why, record=told or _describe_row(row)))
         return None
 
-    async def _fly(self, batch: _Numbered) -> None:
+    async def _send_batch(self, batch: _Batch) -> None:
         position_of = dict(zip(map(id, batch.records), batch.positions, strict=True))
         now = time.monotonic()
         for record in batch.records:
-            record.at = now
-        steps = exchange(
+            record.enqueued_at = now
+        steps = delivery_steps(
             batch.records,
             policy=self.retry,
             clock=time.monotonic,
             random=random.random,
             gzip=self.gzip,
-            judge=self.freight.route.judge,
+            classify=self.job.api.classify,
         )
 
-        def carry_out(step: Step) -> None:
-            self._carry_out(step, position_of)
+        def apply(step: Step) -> None:
+            self._apply(step, position_of)
 
-        step = onward(steps, None, carry_out)
+        step = advance(steps, None, apply)
         while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await hold_back(lambda: self.not_before - time.monotonic())
+                await sleep_out(lambda: self.paused_until - time.monotonic())
                 reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
-            step = onward(steps, reply, carry_out)
+            step = advance(steps, reply, apply)
         if self.error is None:
             del self.open[batch.first]
-            self.wide = min(self.most, self.wide + 1)
-        self.freed.set()
-        await self._tell()
+            self.max_in_flight = min(self.max_concurrency, self.max_in_flight + 1)
+        self.slot_freed.set()
+        await self._report_progress()
 
-    async def _sent(self, step: Send) -> Answer | Failure:
-        route, wires = self.freight.route, self.freight.wires
+    async def _sent(self, step: Send) -> Response | TransportFailure:
+        api, connections = self.job.api, self.job.connections
+        keep = capture.active
+        if keep is not None:
+            for record in step.records:
+                keep(api.captured_as(record.endpoint), record.body)
+            return Response(200, {}, b'{"code": 200, "status": "OK"}')
 
-        async def send() -> Answer | Failure:
-            request = await compressed_off_loop(route, step)
+        async def send() -> Response | TransportFailure:
+            request = await build_request(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
-            return await wires.attempt(request)
+            return await connections.attempt(request)
 
-        return await let_through(route.gate, wires, send)
+        return await send_guarded(api.guard, connections, send)
 
-    def _carry_out(self, step: Step, position_of: dict[int, int]) -> None:
-        if isinstance(step, Settle):
+    def _apply(self, step: Step, position_of: dict[int, int]) -> None:
+        if isinstance(step, Resolve):
             self._settle(step, position_of)
         elif isinstance(step, Wait):
             self.retried += 1
             if isinstance(step.error, RateLimitError):
-                self.wide = max(1.0, self.wide / 2)
-                self.not_before = max(self.not_before, time.monotonic() + step.seconds)
-        elif isinstance(step, Shrink):
-            self.batch_bytes = min(self.batch_bytes, step.max_bytes)
-        elif isinstance(step, Halt):
+                self.max_in_flight = max(1.0, self.max_in_flight / 2)
+                self.paused_until = max(self.paused_until, time.monotonic() + step.seconds)
+        elif isinstance(step, ReduceBatchBytes):
+            self.max_batch_bytes = min(self.max_batch_bytes, step.max_bytes)
+        elif isinstance(step, Stop):
             self.error = step.error
         else:
-            assert isinstance(step, Plain)
+            assert isinstance(step, DisableGzip)
             self.gzip = False
 
-    def _settle(self, step: Settle, position_of: dict[int, int]) -> None:
+    def _settle(self, step: Resolve, position_of: dict[int, int]) -> None:
         if step.fate == "delivered":
             self.imported += len(step.records)
             return
@@ -348,44 +360,44 @@ class _Import:
             # Only patience ends here: nothing says the rest would fare better.
             self.error = step.error
             return
-        why = {one.index: one for one in step.error.failed_records} if step.error else {}
+        why = {one.index: one for one in step.error.rejected_records} if step.error else {}
         for (_, one), record in zip(sorted(why.items()), step.records, strict=False):
-            self._refused(
-                FailedRecord(
+            self._reject(
+                RejectedRecord(
                     position_of[id(record)], one.message, one.field, one.insert_id, one.record
                 )
             )
 
-    def _refused(self, failed: FailedRecord) -> None:
-        self.failed += 1
-        known = failed.message in self.reasons or len(self.reasons) < MOST_REASONS
-        self.reasons[failed.message if known else "other reasons"] += 1
-        if len(self.kept) < self.keep_failed:
-            self.kept.append(failed)
-        if self.on_failed is not None:
-            self.untold.append(failed)
+    def _reject(self, rejected: RejectedRecord) -> None:
+        self.rejected += 1
+        known = rejected.message in self.reasons or len(self.reasons) < MAX_REASONS
+        self.reasons[rejected.message if known else "other reasons"] += 1
+        if len(self.rejected_records) < self.keep_rejected:
+            self.rejected_records.append(rejected)
+        if self.on_rejected is not None:
+            self.unreported.append(rejected)
 
     def _position(self) -> int:
-        waiting = self.read_to if self.filling is None else self.filling
+        waiting = self.read_to if self.batch_start is None else self.batch_start
         return min([*self.open, waiting])
 
-    async def _tell(self) -> None:
-        await self._tell_failed()
+    async def _report_progress(self) -> None:
+        await self._report_rejected()
         if self.on_progress is not None:
             now = ImportProgress(
                 self._position(),
                 self.imported,
-                self.failed,
+                self.rejected,
                 self.bytes_sent,
                 len(self.open),
                 time.monotonic() - self.began,
             )
             await self._call(self.on_progress, [now])
 
-    async def _tell_failed(self) -> None:
-        if self.untold and self.on_failed is not None:
-            untold, self.untold = self.untold, []
-            await self._call(self.on_failed, untold)
+    async def _report_rejected(self) -> None:
+        if self.unreported and self.on_rejected is not None:
+            unreported, self.unreported = self.unreported, []
+            await self._call(self.on_rejected, unreported)
 
     async def _call(self, callback: Callable[[Any], object], told: list[Any]) -> None:
         def call_each() -> None:
@@ -397,13 +409,13 @@ class _Import:
                         self.callback_failed = True
                         logger.exception("a callback of the import failed")
 
-        await home_loop.at_caller(call_each)
+        await background_loop.call_in_caller_thread(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(
             self.imported,
-            self.failed,
-            tuple(sorted(self.kept, key=lambda one: one.index)),
+            self.rejected,
+            tuple(sorted(self.rejected_records, key=lambda one: one.index)),
             dict(self.reasons),
             self._position(),
             self.requests,
@@ -413,14 +425,14 @@ class _Import:
         )
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     try:
         return f"{type(error).__name__}: {error}"
     except Exception:  # its own __str__ failed too
         return type(error).__name__
 
 
-def _described(event: Any) -> dict[str, Any]:
+def _describe_row(event: Any) -> dict[str, Any]:
     try:
         return dict(event) if isinstance(event, Mapping) else {"value": repr(event)[:200]}
     except Exception:
@@ -429,14 +441,14 @@ def _described(event: Any) -> dict[str, Any]:
 
 async def import_rows(
     rows: Rows,
-    freight: Freight,
+    job: ImportJob,
     *,
     concurrency: int = 20,
     start_at: int = 0,
-    keep_failed: int = 1000,
+    keep_rejected: int = 1000,
     retry: RetryPolicy | None = None,
     on_progress: Callable[[ImportProgress], object] | None = None,
-    on_failed: Callable[[FailedRecord], object] | None = None,
+    on_rejected: Callable[[RejectedRecord], object] | None = None,
 ) -> ImportResult:
     """Import a stream of rows; `AsyncMixpanel.import_events` says more."""
     if isinstance(rows, (str, bytes, Mapping)):
@@ -444,20 +456,20 @@ async def import_rows(
     for name, value in (("concurrency", concurrency), ("start_at", start_at)):
         if not isinstance(value, int):
             raise ConfigurationError(f"{name}={value!r} must be a whole number")
-    if not 1 <= concurrency <= MOST_REQUESTS:
+    if not 1 <= concurrency <= MAX_CONCURRENCY:
         raise ConfigurationError(
-            f"concurrency={concurrency!r} must lie between 1 and {MOST_REQUESTS}"
+            f"concurrency={concurrency!r} must lie between 1 and {MAX_CONCURRENCY}"
         )
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")
     checked_callback(on_progress, "on_progress")
-    checked_callback(on_failed, "on_failed")
+    checked_callback(on_rejected, "on_rejected")
     return await _Import(
-        freight,
+        job,
         concurrency=concurrency,
         retry=retry or RetryPolicy(),
         start_at=start_at,
-        keep_failed=keep_failed,
+        keep_rejected=keep_rejected,
         on_progress=on_progress,
-        on_failed=on_failed,
+        on_rejected=on_rejected,
     ).run(rows)

@@ -5,26 +5,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
 
-from mixpanel import bulk
-from mixpanel import lookup_tables as lookup
+from mixpanel import bulk, lookup_tables
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import TURN, done, refused, turn, when_there_is_room
-from mixpanel._delivery.custom_consumer import Custom
+from mixpanel._delivery.awaitables import (
+    YIELD_EVERY,
+    already_done,
+    enqueue_when_space,
+    raise_after_yield,
+    yield_to_loop,
+)
+from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._delivery.sender import Sender
-from mixpanel._delivery.stats import FlushResult, Ledger, Stats
+from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
     Composer,
 )
 from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
-from mixpanel._records.methods import Verbs
-from mixpanel._runtime import home_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._records.methods import TrackingMethods
+from mixpanel._runtime import background_loop
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.consumers import (
@@ -48,9 +54,9 @@ if TYPE_CHECKING:
     import json
     from collections.abc import Callable, Iterable, Mapping
 
-    from mixpanel._http.connections import Wires
+    from mixpanel._http.connections import LoopConnections
     from mixpanel._http.ingestion import (
-        Route,
+        IngestionApi,
     )
     from mixpanel._records.record import (
         BeforeSend,
@@ -60,7 +66,7 @@ if TYPE_CHECKING:
     )
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
@@ -96,8 +102,8 @@ class ClientOptions(ConsumerOptions, total=False):
     sample_weight: str
 
 
-@conceal_arguments
-class _Client(Verbs[Outcome]):
+@hide_init_arguments
+class _Client(TrackingMethods[Outcome]):
     """What both clients share: composing, and knowing their consumer."""
 
     def __init__(
@@ -132,22 +138,24 @@ class _Client(Verbs[Outcome]):
                 given = ", ".join(sorted(theirs))
                 raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
         self._consumer = consumer
-        self._via: Sender[Route] | Custom = (
-            consumer._sender if isinstance(consumer, AnyConsumer) else Custom(consumer, Ledger())
+        self._delivery: Sender[IngestionApi] | CustomConsumer = (
+            consumer._sender
+            if isinstance(consumer, AnyConsumer)
+            else CustomConsumer(consumer, DeliveryStats())
         )
-        self._ledger = self._via.ledger
+        self._stats = self._delivery.stats
         self._closed = False
         # Who takes a message without any ado: of async clients, nearly always.
-        self._quick: Sender[Route] | None = None
-        if isinstance(self._via, Sender) and self._via.background and not self._disabled:
-            self._quick = self._via
+        self._fast_sender: Sender[IngestionApi] | None = None
+        if isinstance(self._delivery, Sender) and self._delivery.background and not self._disabled:
+            self._fast_sender = self._delivery
         self._composer = Composer(
             token,
             now=lambda: self._now(),  # noqa: PLW0108
             new_id=lambda: self._make_insert_id(),  # noqa: PLW0108
             library={"mp_lib": "python", "$lib_version": __version__},
             serializer=serializer,
-            note=self._ledger.note,
+            note=self._stats.note,
             **ours,
         )
 
@@ -166,10 +174,13 @@ class _Client(Verbs[Outcome]):
         from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 
         ours: dict[str, Any] = {}
-        if isinstance(self._via, Sender):
-            route = self._via.route
-            credentials = credentials or route.credentials
-            ours = {"origin": route.endpoints.origin, "transport": self._via.wires.transport}
+        if isinstance(self._delivery, Sender):
+            api = self._delivery.api
+            credentials = credentials or api.credentials
+            ours = {
+                "origin": api.endpoints.origin,
+                "transport": self._delivery.connections.transport,
+            }
         told = (__version__, self._track_exposure, credentials)
         if local is not None:
             self._local_flags = LocalFeatureFlagsProvider(self._token, local, *told, **ours)
@@ -205,13 +216,18 @@ class _Client(Verbs[Outcome]):
             self._enqueue(record)
 
     def _enqueue(self, record: Record) -> None:
-        """Take a message without ever waiting, whoever delivers; `testing.capture` diverts it."""
-        if self._takes_none(1):
+        """Take a message without ever waiting, whoever delivers."""
+        if self._discards(1):
             return
-        if isinstance(self._via, Custom):
-            self._via.deliver_soon(record)
+        if isinstance(self._delivery, CustomConsumer):
+            self._delivery.deliver_in_background(record)
         else:
-            sync_delivery.enqueue(self._via, record)
+            sync_delivery.enqueue(self._delivery, record)
+
+    def _api_and_connections(self, method: str) -> tuple[IngestionApi, LoopConnections]:
+        if isinstance(self._delivery, CustomConsumer):
+            raise ConfigurationError(f"{method}() needs a consumer of this package")
+        return self._delivery.api, self._delivery.connections
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -229,13 +245,13 @@ class _Client(Verbs[Outcome]):
 
     def stats(self) -> Stats:
         """Return what became of every message so far: nothing is lost in silence."""
-        return self._ledger.stats()
+        return self._stats.snapshot()
 
-    def _takes_none(self, count: int) -> bool:
+    def _discards(self, count: int) -> bool:
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
-            self._ledger.left_out("disabled", count)
+            self._stats.count_dropped("disabled", count)
         return self._disabled
 
     def __repr__(self) -> str:
@@ -246,14 +262,15 @@ class _Client(Verbs[Outcome]):
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
 
-async def _filling(sender: Sender[Any], records: list[Record]) -> None:
-    await sender.pump()
+async def _enqueue_rest(sender: Sender[Any], records: list[Record]) -> None:
+    await sender.send_due()
     for record in records:
         while sender.accept(record) is None:
             await sender.flush()
-        await sender.pump()
+        await sender.send_due()
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     """Track events and update profiles from async code, on asyncio or trio.
 
@@ -276,38 +293,38 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         return AsyncBufferedConsumer(**options)
 
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
-        if (self._closed or self._disabled) and self._takes_none(len(records)):
-            return done()
-        sender = self._via
-        if isinstance(sender, Custom) or not sender.buffered:
+        if (self._closed or self._disabled) and self._discards(len(records)):
+            return already_done()
+        sender = self._delivery
+        if isinstance(sender, CustomConsumer) or not sender.buffered:
             return sender.deliver(records)
         if len(records) > 1:
-            sender.buffer.ensure_room(records)
+            sender.buffer.ensure_space(records)
         accept = sender.accept
         for at, record in enumerate(records):
             signal = accept(record)
             if signal is None:
-                return when_there_is_room(sender, records[at:])
+                return enqueue_when_space(sender, records[at:])
             if signal and not sender.background:
-                return _filling(sender, records[at + 1 :])
-        return done() if self._ledger.accepted % TURN else turn()
+                return _enqueue_rest(sender, records[at + 1 :])
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_one(self, record: Record) -> Coroutine[Any, Any, None]:
-        sender = self._quick
+        sender = self._fast_sender
         if sender is None or self._closed:
             return self._deliver([record])
         try:
             if sender.accept(record) is None:
-                return when_there_is_room(sender, [record])
+                return enqueue_when_space(sender, [record])
         except QueueFullError as error:
-            return refused(error)
-        return done() if self._ledger.accepted % TURN else turn()
+            return raise_after_yield(error)
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_all(self, records: Iterable[Record | None]) -> Coroutine[Any, Any, None]:
         try:
             return super()._deliver_all(records)
         except QueueFullError as error:
-            return refused(error)
+            return raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it.
@@ -315,7 +332,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         Ends early when `timeout` seconds have passed or when only a human can help, as with
         wrong credentials; the rest is `pending` in the result.
         """
-        return await self._via.flush(timeout)
+        return await self._delivery.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
@@ -325,8 +342,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         flushed but stays open: it may serve others.
         """
         self._closed = True
+        result = FlushResult(0, 0, {}, 0)
         end = anyio.current_time() + (math.inf if timeout is None else timeout)
-        finish = self._via.aclose if self._owns_consumer else self._via.flush
+        finish = self._delivery.aclose if self._owns_consumer else self._delivery.flush
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(timeout):
                 if self._local_flags is not None:
@@ -335,7 +353,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
                     await self._remote_flags.ashutdown()
             left = None if timeout is None else max(0.0, end - anyio.current_time())
             result = await finish(left)
-        return result  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
+        return result  # noqa: RET504 - to type checkers a scope may swallow what leaves it
 
     async def import_events(
         self,
@@ -343,9 +361,9 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         *,
         concurrency: int = 20,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
         """Import any number of events of any age, and say what became of each.
@@ -357,19 +375,19 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
             the same when the source is read again, or a resumed import makes copies.
         :param concurrency: requests in flight at the most; it starts lower and adapts.
         :param start_at: skip so many events, to resume where `result.position` says.
-        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
+        :param keep_rejected: how many refusals the result holds; `on_rejected` is told of each.
         :raises ImportInterrupted: when it cannot go on; it holds the result so far.
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
-        route, wires = self._ours("import_events")
+        api, connections = self._api_and_connections("import_events")
         return await bulk.import_rows(
             events,
-            bulk.Freight(self._composer.imported_event, route, wires),
+            bulk.ImportJob(self._composer.import_event, api, connections),
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
 
@@ -378,7 +396,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         :raises DeliveryError: when the server does not answer or refuses; it needs `credentials`.
         """
-        return await lookup.tables(*self._ours("lookup_tables"))
+        return await lookup_tables.list_tables(*self._api_and_connections("lookup_tables"))
 
     async def replace_lookup_table(
         self, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
@@ -387,20 +405,17 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
         The first column is the unique key of a row; at most 100 MB, and 100 times in 24 hours.
 
-        :raises RejectedError: when rows are not valid; `failed_records` names up to ten.
+        :raises RejectedError: when rows are not valid; `rejected_records` names up to ten.
         :raises ConfigurationError: for an id that is none, no rows, or rows of unequal columns.
         :raises DeliveryError: when the server does not answer or refuses otherwise.
         """
-        await lookup.replace(*self._ours("replace_lookup_table"), table_id, rows)
-
-    def _ours(self, what: str) -> tuple[Route, Wires]:
-        if isinstance(self._via, Custom):
-            raise ConfigurationError(f"{what} needs a consumer of this package")
-        return self._via.route, self._via.wires
+        await lookup_tables.replace_table(
+            *self._api_and_connections("replace_lookup_table"), table_id, rows
+        )
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._via, Sender):
-            await self._via.wires.warm()
+        if isinstance(self._delivery, Sender):
+            await self._delivery.connections.warm()
         if self._local_flags is not None:
             await self._local_flags.astart_polling_for_definitions()
         return self
@@ -409,6 +424,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         await self.aclose()
 
 
+@returning(None)
 class Mixpanel(_Client[None]):
     """Track events and update profiles from sync code; a drop-in for the official client.
 
@@ -428,13 +444,13 @@ class Mixpanel(_Client[None]):
         return Consumer(**options)
 
     def _deliver(self, records: list[Record]) -> None:
-        if (self._closed or self._disabled) and self._takes_none(len(records)):
+        if (self._closed or self._disabled) and self._discards(len(records)):
             return
-        sender = self._via
-        if isinstance(sender, Custom):
+        sender = self._delivery
+        if isinstance(sender, CustomConsumer):
             sender.deliver_sync(records)
             return
-        home_loop.refuse_in_async("Mixpanel", unless_ours=True)
+        background_loop.refuse_in_async("Mixpanel", allow_background_loop=True)
         if not sender.buffered:
             sync_delivery.deliver(sender, records)
             return
@@ -447,36 +463,29 @@ class Mixpanel(_Client[None]):
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
-        if isinstance(self._via, Custom):
-            return self._via.flush_sync(timeout)
-        home_loop.refuse_in_async("Mixpanel.flush")
-        return sync_delivery.flush(self._via, timeout)
+        if isinstance(self._delivery, CustomConsumer):
+            return self._delivery.flush_sync(timeout)
+        background_loop.refuse_in_async("Mixpanel.flush")
+        return sync_delivery.flush(self._delivery, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Flush and close; return what became of what was waiting.
 
         A consumer that was given to the client is flushed but stays open: it may serve others.
         """
-        if not isinstance(self._via, Custom):
-            home_loop.refuse_in_async("Mixpanel.close")
+        if not isinstance(self._delivery, CustomConsumer):
+            background_loop.refuse_in_async("Mixpanel.close")
         for flags in (self._local_flags, self._remote_flags):
             if flags is not None:
                 flags.shutdown()
         self._closed = True
-        if self._owns_consumer and isinstance(self._via, Sender):
-            return sync_delivery.close(self._via, timeout)
+        if self._owns_consumer and isinstance(self._delivery, Sender):
+            return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 
-    import_events = synced(AsyncMixpanel.import_events)
-    lookup_tables = synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table = synced(AsyncMixpanel.replace_lookup_table)
-
-    @property
-    def _core(self) -> AsyncMixpanel:
-        # The same consumer, composer and books, for the methods that await an answer.
-        core = AsyncMixpanel.__new__(AsyncMixpanel)
-        core.__dict__.update(self.__dict__)
-        return core
+    import_events: Final = synced(AsyncMixpanel.import_events)
+    lookup_tables: Final = synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table: Final = synced(AsyncMixpanel.replace_lookup_table)
 
     def __enter__(self) -> Self:
         if self._local_flags is not None:

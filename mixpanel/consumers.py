@@ -17,20 +17,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import refused
+from mixpanel._delivery.awaitables import raise_after_yield
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
-from mixpanel._delivery.stats import FlushResult, Ledger, OnDrop, OnError, Stats
+from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
 from mixpanel._http.ingestion import (
-    Route,
+    IngestionApi,
 )
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import Record, is_repeatable
-from mixpanel._runtime import home_loop
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime import background_loop
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -40,7 +40,7 @@ from mixpanel.exceptions import (
 )
 from mixpanel.settings import (
     ENDPOINTS,
-    MOST_RECORDS,
+    MAX_RECORDS,
     Endpoint,
     Endpoints,
     Limits,
@@ -96,7 +96,7 @@ class ConsumerOptions(TypedDict, total=False):
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
-@conceal_arguments
+@hide_init_arguments
 class AnyConsumer:
     """What all four share: settings in, records through a sender, accounts out."""
 
@@ -130,7 +130,9 @@ class AnyConsumer:
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
         limits = options.get("limits") or self._limits
         if request_timeout is not None:
-            limits = replace(limits, attempt=checked_seconds(request_timeout, "request_timeout"))
+            limits = replace(
+                limits, request_timeout=checked_seconds(request_timeout, "request_timeout")
+            )
         endpoints = Endpoints.resolve(
             region=options.get("region"),
             api_host=api_host,
@@ -140,34 +142,36 @@ class AnyConsumer:
             import_url=import_url,
             groups_url=groups_url,
         )
-        ledger = Ledger(options.get("on_error"), options.get("on_drop"))
+        stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
         self._sender = Sender(
-            Buffer(limits, ledger, when_full=when_full),
-            Route(
+            Buffer(limits, stats, when_full=when_full),
+            IngestionApi(
                 endpoints,
                 credentials,
                 geolocate=options.get("geolocate", False),
             ),
-            options.get("retry") or self._patience(retry_limit, retry_backoff_factor),
-            Transport(options.get("http_client"), options.get("proxy"), options.get("ssl_context")),
+            options.get("retry") or self._default_retry(retry_limit, retry_backoff_factor),
+            TransportOptions(
+                options.get("http_client"), options.get("proxy"), options.get("ssl_context")
+            ),
             buffered=self._buffered,
             background=self._background,
             repeat_ambiguous=options.get("repeat_ambiguous", False),
         )
 
-    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:
+    def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
 
     def stats(self) -> Stats:
         """Return what became of every message so far."""
-        return self._sender.ledger.stats()
+        return self._sender.stats.snapshot()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self._sender.route.endpoints.origin}>"
+        return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
 
 
-@conceals_arguments
-def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
+@hide_arguments
+def record_from_json(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
     """Make a record of what the official `send` takes; the key may come as (key, secret).
 
     `authority` is a list of API key and secret, and empty afterwards: the caller need not keep
@@ -214,7 +218,7 @@ class AsyncConsumer(AnyConsumer):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         await self.deliver([record])
 
     async def deliver(self, records: list[Record]) -> None:
@@ -233,7 +237,7 @@ class AsyncConsumer(AnyConsumer):
         return await self._sender.aclose(timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
@@ -258,7 +262,7 @@ class AsyncBufferedConsumer(AnyConsumer):
     ) -> None:
         limits = options.get("limits") or Limits()
         if max_size is not None:
-            limits = replace(limits, batch_records=checked_size(max_size))
+            limits = replace(limits, max_batch_size=checked_size(max_size))
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
         options["limits"] = limits
@@ -266,7 +270,7 @@ class AsyncBufferedConsumer(AnyConsumer):
             request_timeout=request_timeout, api_host=api_host, credentials=credentials, **options
         )
 
-    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
+    def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
         return RetryPolicy()
 
     def accept(self, record: Record) -> bool | None:
@@ -277,9 +281,9 @@ class AsyncBufferedConsumer(AnyConsumer):
         """
         return self._sender.accept(record)
 
-    async def room(self) -> None:
+    async def wait_for_space(self) -> None:
         """Wait until there is room in the buffer, or for a moment."""
-        await self._sender.room()
+        await self._sender.wait_for_space()
 
     async def send(
         self,
@@ -291,12 +295,12 @@ class AsyncBufferedConsumer(AnyConsumer):
         """Take one message that is already JSON."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         try:
             while self.accept(record) is None:
-                await self.room()
+                await self.wait_for_space()
         except QueueFullError as error:
-            await refused(error)
+            await raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything accepted so far and return what became of it."""
@@ -330,7 +334,7 @@ class Consumer(AnyConsumer):
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         self.deliver([record])
 
     def deliver(self, records: list[Record]) -> None:
@@ -338,21 +342,21 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: when one did not arrive.
         """
-        home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that wait; everything else was sent at once."""
-        home_loop.refuse_in_async(type(self).__name__)
+        background_loop.refuse_in_async(type(self).__name__)
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
-        home_loop.refuse_in_async(type(self).__name__)
+        background_loop.refuse_in_async(type(self).__name__)
         return sync_delivery.close(self._sender, timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
@@ -382,7 +386,7 @@ class BufferedConsumer(Consumer):
         **options: Unpack[ConsumerOptions],
     ) -> None:
         limits = replace(
-            options.get("limits") or self._limits, batch_records=checked_size(max_size)
+            options.get("limits") or self._limits, max_batch_size=checked_size(max_size)
         )
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
@@ -407,7 +411,7 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        home_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.accept(self._sender, record)
 
     def send(
@@ -420,7 +424,7 @@ class BufferedConsumer(Consumer):
         """Take one message that is already JSON, and send the batch that it fills."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
@@ -435,7 +439,7 @@ def checked_size(max_size: int) -> int:
     """
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise ConfigurationError(f"max_size={max_size!r} must be a whole number from 1 to 2000")
-    return min(max_size, MOST_RECORDS)
+    return min(max_size, MAX_RECORDS)
 
 
 def checked_seconds(seconds: float, name: str) -> float:

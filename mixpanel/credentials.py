@@ -10,7 +10,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def checked_text(value: object, name: str, *, what: str = "") -> str:
     return text
 
 
-@conceal_arguments
+@hide_init_arguments
 class Secret:
     """Hold a string that appears in no repr, log, traceback, pickle or copied dict.
 
@@ -91,7 +91,7 @@ def _basic(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
-@conceal_arguments
+@hide_init_arguments
 class ServiceAccountCredentials:
     """Identify a service account of a project, for `/import` and everything that reads.
 
@@ -106,11 +106,11 @@ class ServiceAccountCredentials:
     __slots__ = ("_secret", "project_id", "username")
 
     def __init__(self, username: str, secret: str, project_id: str) -> None:
-        self.username = checked_text(username, "username")
+        self.username: str = checked_text(username, "username")
         if ":" in self.username:
             raise ConfigurationError("username must not hold a colon: HTTP Basic ends it there")
         self._secret = Secret(checked_text(secret, "secret"))
-        self.project_id = checked_text(project_id, "project_id")
+        self.project_id: str = checked_text(project_id, "project_id")
 
     @property
     def secret(self) -> str:
@@ -150,7 +150,7 @@ class ServiceAccountCredentials:
         return self.username, self._secret, self.project_id
 
 
-@conceal_arguments
+@hide_init_arguments
 class ApiSecret:
     """Identify a project by its old API secret, which Mixpanel switches off on 2027-03-03.
 
@@ -166,7 +166,7 @@ class ApiSecret:
         if isinstance(api_secret, Secret):
             api_secret = api_secret.reveal()
         self._secret = Secret(checked_text(api_secret, "api_secret"))
-        self.api_key = checked_text(api_key, "api_key") if api_key else None
+        self.api_key: str | None = checked_text(api_key, "api_key") if api_key else None
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""
@@ -182,7 +182,7 @@ class ApiSecret:
         return hash(self._secret)
 
 
-@conceals_arguments
+@hide_arguments
 def api_secret_of(authority: list[Any]) -> ApiSecret | None:
     """Return what a list of API key and secret identifies, or `((key, secret), None)`; empty it.
 
@@ -203,7 +203,7 @@ class ProjectToken:
     __slots__ = ("token",)
 
     def __init__(self, token: str) -> None:
-        self.token = token
+        self.token: str = token
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""

@@ -9,7 +9,7 @@ MixpanelException
 ├── SyncInAsyncError (RuntimeError)      a blocking call on the thread of a running event loop
 └── DeliveryError                        a message or batch that did not arrive
     ├── TransportError                   no connection, or it broke
-    │   └── AttemptTimeoutError          no complete answer within the deadline of one attempt
+    │   └── RequestTimeoutError          no complete response within `request_timeout`
     ├── AuthenticationError              401, 402 or 403
     ├── RateLimitError                   429
     ├── PayloadTooLargeError             413, for a single record
@@ -29,18 +29,18 @@ from typing import Any
 
 __all__ = [
     "AmbiguousDeliveryError",
-    "AttemptTimeoutError",
     "AuthenticationError",
     "ClosedError",
     "ConfigurationError",
     "ConfigurationTypeError",
     "DeliveryError",
-    "FailedRecord",
     "MixpanelException",
     "PayloadTooLargeError",
     "QueueFullError",
     "RateLimitError",
     "RejectedError",
+    "RejectedRecord",
+    "RequestTimeoutError",
     "ServerError",
     "SyncInAsyncError",
     "TransportError",
@@ -49,7 +49,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class FailedRecord:
+class RejectedRecord:
     """Say which record was refused and why.
 
     `index` counts from 0 within what the caller handed over: the batch for an error, the whole
@@ -112,7 +112,7 @@ class DeliveryError(MixpanelException):
 
     `endpoint` is `events`, `people`, `groups`, `imports` or `lookup-tables`; `status` the HTTP
     status if there was an answer; `retry_after` the seconds that the server asked for;
-    `failed_records` what it refused. The text of the error never holds a payload or a secret.
+    `rejected_records` what it rejected. The text of the error never holds a payload or a secret.
     """
 
     def __init__(
@@ -122,20 +122,20 @@ class DeliveryError(MixpanelException):
         endpoint: str | None = None,
         status: int | None = None,
         retry_after: float | None = None,
-        failed_records: tuple[FailedRecord, ...] = (),
+        rejected_records: tuple[RejectedRecord, ...] = (),
     ) -> None:
         super().__init__(text)
         self.endpoint = endpoint
         self.status = status
         self.retry_after = retry_after
-        self.failed_records = failed_records
+        self.rejected_records = rejected_records
 
 
 class TransportError(DeliveryError):
     """There was no connection, or it broke before an answer came."""
 
 
-class AttemptTimeoutError(TransportError):
+class RequestTimeoutError(TransportError):
     """There was no complete answer within the deadline of one attempt."""
 
 

@@ -12,18 +12,19 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
-    Answer,
-    Verdict,
-    judge_status,
+    Response,
+    ResponseOutcome,
+    classify_status,
 )
 from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 from mixpanel.settings import RetryPolicy
@@ -31,13 +32,13 @@ from mixpanel.settings import RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from mixpanel._http.connections import Wires
+    from mixpanel._http.connections import LoopConnections
     from mixpanel._http.ingestion import (
-        Route,
+        IngestionApi,
     )
     from mixpanel.credentials import Secret
 
-__all__ = ["LookupTable", "replace", "tables"]
+__all__ = ["LookupTable", "list_tables", "replace_table"]
 
 RETRY = RetryPolicy(attempts=5, first_wait=0.5)
 NAME = "lookup-tables"
@@ -51,9 +52,9 @@ class LookupTable:
     name: str
 
 
-async def tables(route: Route, wires: Wires) -> list[LookupTable]:
+async def list_tables(api: IngestionApi, connections: LoopConnections) -> list[LookupTable]:
     """List the project's lookup tables."""
-    data = await _ask(route, wires, "GET", "")
+    data = await _request(api, connections, "GET", "")
     results = data.get("results") if isinstance(data, dict) else None
     return [
         LookupTable(str(row.get("id", "")), str(row.get("name", "")))
@@ -62,8 +63,11 @@ async def tables(route: Route, wires: Wires) -> list[LookupTable]:
     ]
 
 
-async def replace(
-    route: Route, wires: Wires, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
+async def replace_table(
+    api: IngestionApi,
+    connections: LoopConnections,
+    table_id: str,
+    rows: str | bytes | Iterable[Mapping[str, Any]],
 ) -> None:
     """Replace one table by CSV or rows."""
     named = isinstance(table_id, str) and table_id.isprintable() and table_id.strip(". ")
@@ -72,7 +76,7 @@ async def replace(
     if not isinstance(rows, (str, bytes)):
         rows = as_csv(rows)
     content = rows.encode() if isinstance(rows, str) else rows
-    await _ask(route, wires, "PUT", f"/{quote(table_id, safe='')}", content)
+    await _request(api, connections, "PUT", f"/{quote(table_id, safe='')}", content)
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -92,39 +96,45 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-async def _ask(route: Route, wires: Wires, method: str, path: str, content: bytes = b"") -> Any:
-    if route.credentials is None:
+async def _request(
+    api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
+) -> Any:
+    if capture.active is not None:
+        raise ConfigurationError(
+            "lookup tables cannot be captured: test them with mixpanel.emulator"
+        )
+    if api.credentials is None:
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}
     headers: dict[str, str | Secret] = {
-        "Authorization": route.authorize(query) or "",
+        "Authorization": api.authorize(query) or "",
         "User-Agent": USER_AGENT,
         "Accept-Encoding": "identity",
     }
     if content:
         headers |= {"Content-Type": "text/csv", "Content-Encoding": "gzip"}
         content = gzip.compress(content, mtime=0)
-    url = f"{route.endpoints.origin}/{NAME}{path}?{urlencode(query)}"
+    url = f"{api.endpoints.origin}/{NAME}{path}?{urlencode(query)}"
     failures = 0
     while True:
-        reply = await wires.send(Request(method, url, headers, content))
-        if isinstance(reply, Answer) and 200 <= reply.status < 300:
-            data = _read(reply.body)
-            if data is not None and not _admits_failure(data):
+        reply = await connections.send(Request(method, url, headers, content))
+        if isinstance(reply, Response) and 200 <= reply.status < 300:
+            data = _read_json(reply.body)
+            if data is not None and not _reports_failure(data):
                 return data
-            error, hopeless = _not_a_success(reply, data), data is not None
+            error, permanent = _failure_in_success(reply, data), data is not None
         else:
-            judged = judge_status(reply, NAME)
-            assert judged.error is not None
-            error = judged.error
-            hopeless = judged.verdict not in (Verdict.RETRY, Verdict.AMBIGUOUS)
+            found = classify_status(reply, NAME)
+            assert found.error is not None
+            error = found.error
+            permanent = found.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
         failures += 1
-        if hopeless or failures >= (RETRY.attempts or 1):
-            raise _with_rows(error, reply if isinstance(reply, Answer) else None)
+        if permanent or failures >= (RETRY.attempts or 1):
+            raise _with_rejected_rows(error, reply if isinstance(reply, Response) else None)
         await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
 
 
-def _read(body: bytes) -> dict[str, Any] | None:
+def _read_json(body: bytes) -> dict[str, Any] | None:
     try:
         data = loads(body)
     except (ValueError, RecursionError):
@@ -132,12 +142,12 @@ def _read(body: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _admits_failure(data: dict[str, Any]) -> bool:
+def _reports_failure(data: dict[str, Any]) -> bool:
     """Return True if the JSON of a success names an error or rows that were not taken."""
     return bool(data.get("error") or data.get("failed_records")) or data.get("code", 200) != 200
 
 
-def _not_a_success(reply: Answer, data: dict[str, Any] | None) -> DeliveryError:
+def _failure_in_success(reply: Response, data: dict[str, Any] | None) -> DeliveryError:
     text = f"{NAME}: HTTP {reply.status}"
     if data is None:
         text += ": the answer is not from Mixpanel"
@@ -147,13 +157,13 @@ def _not_a_success(reply: Answer, data: dict[str, Any] | None) -> DeliveryError:
     return RejectedError(text, endpoint=NAME, status=reply.status)
 
 
-def _with_rows(error: DeliveryError, answer: Answer | None) -> DeliveryError:
+def _with_rejected_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
     if answer is None or not isinstance(error, RejectedError):
         return error
     try:
         listed = loads(answer.body).get("failed_records") or []
-        error.failed_records = tuple(
-            FailedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+        error.rejected_records = tuple(
+            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
             for row in listed
         )
     except (ValueError, AttributeError, TypeError):

@@ -25,11 +25,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._lazy import load_lazily
 from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.flags.fixed import FixedFlags
     from mixpanel.flags.overrides import override_flags
 
@@ -43,10 +45,10 @@ __all__ = [
 ]
 
 ENDPOINTS = ("events", "people", "groups", "imports")
-ADDED = frozenset(
+ADDED_PROPERTIES = frozenset(
     {"token", "time", "$insert_id", "mp_lib", "$lib_version", "distinct_id", "ip", "userId"}
 )
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 Message = dict[str, Any]
 
@@ -64,7 +66,7 @@ class MemoryConsumer:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._kept: list[tuple[str, Message]] = []
+        self._messages: list[tuple[str, Message]] = []
 
     def send(
         self,
@@ -80,16 +82,16 @@ class MemoryConsumer:
         if endpoint not in ENDPOINTS:
             raise MixpanelException(f"no endpoint {endpoint!r}: there are {', '.join(ENDPOINTS)}")
         decoded = json.loads(json_message)
-        self._keep(endpoint, decoded if isinstance(decoded, list) else [decoded])
+        self._add(endpoint, decoded if isinstance(decoded, list) else [decoded])
 
-    def _keep(self, endpoint: str, messages: list[Message]) -> None:
+    def _add(self, endpoint: str, messages: list[Message]) -> None:
         with self._lock:
-            self._kept += [(endpoint, message) for message in messages]
+            self._messages += [(endpoint, message) for message in messages]
 
     def messages(self, *endpoints: str) -> list[Message]:
         """Return the messages to these endpoints, or all, in the order they were sent."""
         with self._lock:
-            return [message for to, message in self._kept if not endpoints or to in endpoints]
+            return [message for to, message in self._messages if not endpoints or to in endpoints]
 
     @property
     def events(self) -> list[Message]:
@@ -114,7 +116,7 @@ class MemoryConsumer:
     def clear(self) -> None:
         """Forget everything so far."""
         with self._lock:
-            self._kept.clear()
+            self._messages.clear()
 
     def assert_tracked(
         self, event: str, *, times: int | None = None, distinct_id: Any = None, **properties: Any
@@ -139,6 +141,9 @@ class Captured(MemoryConsumer):
     `{"type": "track", "userId": …, "event": …, "properties": {…}}`; `messages("customerio")` and
     `messages("hightouch")` return those, too.
     """
+
+    def _keep_json(self, name: str, body: bytes) -> None:
+        self._add(name, [json.loads(body)])
 
     @property
     def customerio(self) -> list[Message]:
@@ -169,18 +174,6 @@ class Captured(MemoryConsumer):
             properties["userId"] = str(user_id)
         tracked = [each for each in self.messages(vendor) if each["type"] == "track"]
         return _matching(event, properties, times, tracked)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "FixedFlags":
-        from mixpanel.flags.fixed import FixedFlags
-
-        return FixedFlags
-    if name == "override_flags":
-        from mixpanel.flags.overrides import override_flags
-
-        return override_flags
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 _active: list[Captured] = []
@@ -215,10 +208,10 @@ def capture() -> Iterator[Captured]:
     their fallbacks, unless they ask an emulator on this machine. The pytest fixture
     `mixpanel_events` is this block around a test.
     """
-    from mixpanel._capture import diverted
+    from mixpanel._delivery.capture import capturing
 
     kept = Captured()
-    with diverted(kept):
+    with capturing(kept._keep_json):
         _active.append(kept)
         try:
             yield kept
@@ -243,15 +236,15 @@ def _matching(
     event: str, properties: Mapping[str, Any], times: int | None, tracked: list[Message]
 ) -> list[Message]:
     __tracebackhide__ = True
-    wanted = {name: _as_it_travels(value) for name, value in properties.items()}
-    namesakes = [each for each in tracked if each.get("event") == event]
-    matching = [each for each in namesakes if not _differences(each, wanted)]
+    expected = {name: _as_json_value(value) for name, value in properties.items()}
+    same_name = [each for each in tracked if each.get("event") == event]
+    matching = [each for each in same_name if not _differences(each, expected)]
     if len(matching) >= 1 if times is None else len(matching) == times:
         return matching
-    raise AssertionError(_complaint(event, wanted, times, len(matching), namesakes, tracked))
+    raise AssertionError(_failure_text(event, expected, times, len(matching), same_name, tracked))
 
 
-def _as_it_travels(value: Any) -> Any:
+def _as_json_value(value: Any) -> Any:
     from mixpanel._records.encoding import dumps
 
     body, notes = dumps({"value": value})
@@ -259,11 +252,11 @@ def _as_it_travels(value: Any) -> Any:
     return value if notes else json.loads(body)["value"]
 
 
-def _differences(message: Message, wanted: Mapping[str, Any]) -> dict[str, str]:
+def _differences(message: Message, expected: Mapping[str, Any]) -> dict[str, str]:
     properties = _properties(message)
     return {
         name: repr(properties[name]) if name in properties else "not there"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name not in properties or value != properties[name]
     }
 
@@ -274,40 +267,40 @@ def _properties(message: Message) -> dict[str, Any]:
     return {**properties, "userId": message["userId"]} if "userId" in message else properties
 
 
-def _complaint(
+def _failure_text(
     event: str,
-    wanted: Mapping[str, Any],
+    expected: Mapping[str, Any],
     times: int | None,
     found: int,
-    namesakes: list[Message],
+    same_name: list[Message],
     tracked: list[Message],
 ) -> str:
-    terms = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+    terms = ", ".join(f"{name}={value!r}" for name, value in expected.items())
     what = f"{event!r} with {terms}" if terms else repr(event)
     if times is None:
         lines = [f"{what} was not tracked"]
     else:
         lines = [f"{what} was tracked {found} time(s), not {times}"]
-    others = [each for each in namesakes if _differences(each, wanted)]
+    others = [each for each in same_name if _differences(each, expected)]
     if others and (times is None or found < times):
-        nearest = min(others, key=lambda each: len(_differences(each, wanted)))
+        nearest = min(others, key=lambda each: len(_differences(each, expected)))
         lines.append(f"the nearest of {len(others)} {event!r}:")
-        for name, actual in _differences(nearest, wanted).items():
-            lines.append(f"    {name}: {actual}, expected {wanted[name]!r}")
-    if not namesakes:
+        for name, actual in _differences(nearest, expected).items():
+            lines.append(f"    {name}: {actual}, expected {expected[name]!r}")
+    if not same_name:
         names = {str(each.get("event")) for each in tracked}
         alike = difflib.get_close_matches(event, names, n=1)
         lines += [f"did you mean {alike[0]!r}?"] if alike else []
     lines.append(f"tracked ({len(tracked)}):" if tracked else "nothing was tracked")
-    if len(tracked) > MOST_LISTED:
-        lines.append(f"    … {len(tracked) - MOST_LISTED} before these")
-    lines += [f"    {_line(each)}" for each in tracked[-MOST_LISTED:]]
+    if len(tracked) > MAX_LISTED:
+        lines.append(f"    … {len(tracked) - MAX_LISTED} before these")
+    lines += [f"    {_line(each)}" for each in tracked[-MAX_LISTED:]]
     return "\n".join(lines)
 
 
 def _line(message: Message) -> str:
     properties = _properties(message)
-    shown = {name: value for name, value in properties.items() if name not in ADDED}
+    shown = {name: value for name, value in properties.items() if name not in ADDED_PROPERTIES}
     text = json.dumps(shown, ensure_ascii=False)
     text = text if len(text) <= 100 else text[:99] + "…"
     who = properties.get("distinct_id", properties.get("userId", ""))

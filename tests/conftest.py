@@ -10,7 +10,7 @@ import time
 import pytest
 import trustme
 
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
 
@@ -92,6 +92,7 @@ def _no_base_url(monkeypatch):
     """Keep the machine's own environment out of the tests."""
     for name in [name for name in os.environ if name.startswith("MP_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MP_LIMITS_DIR", "off")
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +101,7 @@ def _nothing_left_behind(request):
     before = set(threading.enumerate())
     yield
     with contextlib.suppress(RuntimeError):
-        home_loop.leave_home()
+        background_loop.stop_background_loop()
     if SOCKETS & set(request.fixturenames):
         gc.collect()
     end = time.monotonic() + 6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ROW = re.compile(r"\|(?P<risk>[^|]+)\|(?P<defence>[^|]+)\|(?P<tests>[^|]+)\|")
-NAMED = re.compile(r"`(tests/\w+\.py)::(test_\w+)`")
+NAMED = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
 def rows():

@@ -12,9 +12,9 @@ from mixpanel._http.request import (
     Request,
 )
 from mixpanel._http.responses import (
-    judge_answer,
+    classify_response,
 )
-from mixpanel._records.record import joined
+from mixpanel._records.record import join_bodies
 from mixpanel.credentials import ApiSecret, Secret, ServiceAccountCredentials
 
 if TYPE_CHECKING:
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
     from mixpanel._http.request import Send
     from mixpanel._http.responses import (
-        Answer,
-        Failure,
-        Judgement,
+        Classification,
+        Response,
+        TransportFailure,
     )
     from mixpanel._records.record import Record
     from mixpanel.credentials import Authority
     from mixpanel.settings import Endpoints
 
-__all__ = ["Route"]
+__all__ = ["IngestionApi"]
 
-COMPRESSION = 1  # level 6 takes three times as long for a tenth less
+COMPRESSION = 1  # the gzip level: level 6 takes three times as long for a tenth less
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
-    """Turn records of one endpoint into a request.
+class IngestionApi:
+    """Requests to `/track`, `/engage`, `/groups` and `/import`.
 
-    Events and imports take gzip; `/engage` and `/groups` do not. `geolocate` lets Mixpanel place
-    users where the request comes from, which is right on a device and wrong on a server.
+    `/track` and `/import` accept gzip, the others do not. `geolocate` makes Mixpanel derive city
+    and country from the address of the sender, which is right on a device and wrong on a server.
     """
 
     endpoints: Endpoints
@@ -48,14 +48,14 @@ class Route:
     geolocate: bool = False
 
     @property
-    def gate(self) -> None:
-        """Let every request leave at once."""
+    def guard(self) -> None:
+        """Return None: requests are sent at once."""
         return
 
     def request(self, step: Send) -> Request:
         """Return the request that carries these records."""
         endpoint = step.records[0].endpoint
-        body = joined(b"[", step.records, b"]")
+        body = join_bodies(b"[", step.records, b"]")
         headers: dict[str, str | Secret] = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
@@ -73,16 +73,22 @@ class Route:
                 headers["Authorization"] = authorization
         return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)
 
-    def judge(self, reply: Answer | Failure, part: list[Record]) -> Judgement:
-        """Return what a reply means for the records that were sent."""
-        return judge_answer(reply, part)
+    def classify(
+        self, response: Response | TransportFailure, records: list[Record]
+    ) -> Classification:
+        """Return what a response means for the records that were sent."""
+        return classify_response(response, records)
 
     def takes_gzip(self, endpoint: str) -> bool:
-        """Tell whether an endpoint's bodies may be compressed."""
+        """Return True if request bodies for an endpoint may be compressed."""
         return endpoint in ("events", "imports")
 
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
+        return endpoint
+
     def authorize(self, query: dict[str, str], auth: Authority | None = None) -> Secret | None:
-        """Return the `Authorization` header, and add what the query needs with it."""
+        """Return the `Authorization` header, and add the query parameters that go with it."""
         if self.credentials is not None:
             query["project_id"] = self.credentials.project_id
             return Secret(self.credentials.authorization())
@@ -91,4 +97,4 @@ class Route:
         return None if auth is None else Secret(auth.authorization())
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a route is not pickled: it may hold credentials")
+        raise TypeError("an IngestionApi cannot be pickled: it may hold credentials")

@@ -21,8 +21,8 @@ from mixpanel._records.record import (
     deterministic_id,
     is_repeatable,
     mapping,
-    place_of,
-    wire_time,
+    sample_position,
+    to_api_time,
 )
 from mixpanel._records.validation import event_problems, update_problems
 from mixpanel._runtime.safe_logging import logger
@@ -44,7 +44,7 @@ _NONE: Properties = {}
 DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key has it too"
 
 
-def _taken_apart(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
+def _split_event(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
     name = event.get("event") if isinstance(event, Mapping) else None
     properties = event.get("properties") if isinstance(event, Mapping) else None
     if not isinstance(name, str) or not isinstance(properties, Mapping):
@@ -129,7 +129,7 @@ class Composer:
         filled: dict[str, Any] = {
             "token": self.token,
             "distinct_id": distinct_id,
-            "time": now if time is None else wire_time(time),
+            "time": now if time is None else to_api_time(time),
             "$insert_id": new_id,
             **(self._library if endpoint == "events" else self._library_placeless),
             **self.super_properties,
@@ -146,7 +146,7 @@ class Composer:
             if time is None and "time" not in own:
                 self._complain([], [DEDUPE_NEEDS_TIME])
         if type(filled["distinct_id"]) is not str:
-            self._settle_identity(filled)
+            self._normalize_distinct_id(filled)
         if self._sample_rate < 1.0 and not self._sampled(filled):
             return None
         record = {"event": event_name, "properties": filled}
@@ -155,12 +155,12 @@ class Composer:
         if filled["time"] is now and filled["$insert_id"] is new_id and insert_id is None:
             # The common case: then there is nothing to check but what the caller gave.
             ours = scope is None and not told and not self.super_properties
-            return self._sealed_event(endpoint, record, own=own if ours else filled)
+            return self._finish_event(endpoint, record, own=own if ours else filled)
         if isinstance(filled["time"], datetime):
-            filled["time"] = wire_time(filled["time"])
-        return self._sealed_event(endpoint, record)
+            filled["time"] = to_api_time(filled["time"])
+        return self._finish_event(endpoint, record)
 
-    def past_event(
+    def import_data_event(
         self,
         distinct_id: str | None,
         event_name: str,
@@ -181,27 +181,29 @@ class Composer:
             "properties": {
                 "token": self.token,
                 "distinct_id": distinct_id,
-                "time": wire_time(timestamp),
+                "time": to_api_time(timestamp),
                 "$insert_id": as_text(insert_id, "insert_id") if insert_id else self._new_id(),
                 **self._library,
                 **mapping(properties or {}),
             },
             **mapping(meta or {}, "meta"),
         }
-        self._settle_identity(record["properties"])
-        return self._sealed_event("imports", record, auth)
+        self._normalize_distinct_id(record["properties"])
+        return self._finish_event("imports", record, auth)
 
-    def wire_event(self, event: Mapping[str, Any], endpoint: Endpoint = "events") -> Record | None:
+    def complete_event(
+        self, event: Mapping[str, Any], endpoint: Endpoint = "events"
+    ) -> Record | None:
         """Complete an event that already has the wire's shape, `{"event", "properties"}`.
 
         :raises ValidationError: when it has no event name or no properties, in every mode.
         """
-        name, properties, meta = _taken_apart(event)
+        name, properties, meta = _split_event(event)
         return self.event(
             properties.get("distinct_id"), name, properties, meta or None, endpoint=endpoint
         )
 
-    def imported_event(self, event: Mapping[str, Any]) -> Record | None:
+    def import_event(self, event: Mapping[str, Any]) -> Record | None:
         """Complete a historical event of the wire's shape, for a bulk import.
 
         Nothing of the present is added: no super properties, no context. A missing `$insert_id`
@@ -209,18 +211,18 @@ class Composer:
 
         :raises ValidationError: without a name, properties or a time, in every mode.
         """
-        name, properties, meta = _taken_apart(event)
+        name, properties, meta = _split_event(event)
         filled = {"ip": 0, **properties}
         if filled.get("time") is None:
             raise ValidationError(["an imported event needs its time"])
         if isinstance(filled["time"], datetime):
-            filled["time"] = wire_time(filled["time"])
+            filled["time"] = to_api_time(filled["time"])
         filled.setdefault("distinct_id", None)
-        self._settle_identity(filled)
+        self._normalize_distinct_id(filled)
         if not filled.get("$insert_id"):
             content, _ = dumps({"event": name, "properties": filled})
             filled["$insert_id"] = hashlib.sha256(content).hexdigest()[:36]
-        return self._sealed_event("imports", {"event": name, "properties": filled, **(meta or {})})
+        return self._finish_event("imports", {"event": name, "properties": filled, **(meta or {})})
 
     def identity(
         self, event_name: str, properties: dict[str, Any], meta: Properties | None,
@@ -229,7 +231,7 @@ class Composer:
         """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
         record = {"event": event_name, "properties": {**properties, "token": self.token}}
         record.update(mapping(meta or {}, "meta"))
-        return self._sealed_event(endpoint, record, auth)
+        return self._finish_event(endpoint, record, auth)
 
     # ---- profiles and groups ----------------------------------------------------------------
 
@@ -250,7 +252,7 @@ class Composer:
         if ip is not None:
             record["$ip"] = ip
         if time is not None:
-            record["$time"] = wire_time(time)
+            record["$time"] = to_api_time(time)
         if ignore_time is not None:
             record["$ignore_time"] = ignore_time
         if ignore_alias is not None:
@@ -267,7 +269,7 @@ class Composer:
 
     # ---- the common end ---------------------------------------------------------------------
 
-    def _settle_identity(self, properties: dict[str, Any]) -> None:
+    def _normalize_distinct_id(self, properties: dict[str, Any]) -> None:
         distinct_id = properties["distinct_id"]
         if distinct_id is None:
             if "$device_id" in properties or "$user_id" in properties:
@@ -282,13 +284,13 @@ class Composer:
         # By user, not by event, so that funnels of those who are kept stay whole.
         who = properties.get("distinct_id") or properties.get("$user_id")
         who = who or properties.get("$device_id") or properties["$insert_id"]
-        if place_of(str(who)) >= self._sample_rate:
+        if sample_position(str(who)) >= self._sample_rate:
             self._note("sampled", "")
             return False
         properties.setdefault(self._sample_weight, 1.0 / self._sample_rate)
         return True
 
-    def _sealed_event(
+    def _finish_event(
         self,
         endpoint: Endpoint,
         record: dict[str, Any],

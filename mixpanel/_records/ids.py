@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from itertools import count
 from typing import TYPE_CHECKING
+
+from mixpanel._runtime import fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +30,7 @@ class _Ids:
         # Of our own, so that a program that seeds `random` does not repeat its ids.
         self._random = random.Random()
         self._begin()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+        fork.register(fork.Order.LOCKS, after_in_child=self._begin)
 
     def _begin(self) -> None:
         self._random.seed()

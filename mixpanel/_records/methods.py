@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mixpanel._records.profile_methods import Profiles
+from mixpanel._records.profile_methods import ProfileMethods
 from mixpanel.credentials import api_secret_of
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Properties, Time
     from mixpanel.settings import Endpoint
 
-__all__ = ["Verbs"]
+__all__ = ["TrackingMethods"]
 
 Outcome = TypeVar("Outcome")
 
 
-class Verbs(Profiles[Outcome]):
+class TrackingMethods(ProfileMethods[Outcome]):
     """Track events, update profiles and groups, import, and link identities.
 
     Every method takes its message at once: it is composed, checked and serialised before the
@@ -96,7 +96,7 @@ class Verbs(Profiles[Outcome]):
             buffer that sends when it is full may have taken some, `error.accepted`.
         """
         return self._deliver_all(
-            self._composer.wire_event(event, self._event_endpoint) for event in events
+            self._composer.complete_event(event, self._event_endpoint) for event in events
         )
 
     def import_data(
@@ -122,7 +122,7 @@ class Verbs(Profiles[Outcome]):
         del api_key, api_secret  # an error on the way shows the locals of this frame
         auth = api_secret_of(authority)
         return self._one(
-            self._composer.past_event(
+            self._composer.import_data_event(
                 distinct_id,
                 event_name,
                 timestamp,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         Time,
     )
 
-__all__ = ["Profiles", "UpdateOptions"]
+__all__ = ["ProfileMethods", "UpdateOptions"]
 
 Outcome = TypeVar("Outcome")
 
@@ -33,7 +33,7 @@ class UpdateOptions(TypedDict, total=False):
     ignore_alias: bool
 
 
-class Profiles(Generic[Outcome]):
+class ProfileMethods(Generic[Outcome]):
     """Update user profiles and group profiles."""
 
     _composer: Composer

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from mixpanel.credentials import Authority
 
-__all__ = ["BeforeSend", "Properties", "Record", "Time", "Validation", "deterministic_id", "joined"]
+__all__ = [
+    "BeforeSend",
+    "Properties",
+    "Record",
+    "Time",
+    "Validation",
+    "deterministic_id",
+    "join_bodies",
+]
 
 Properties = Mapping[str, Any]
 Validation = Literal["off", "warn", "raise"]
@@ -35,10 +43,10 @@ class Record:
     """One message, ready to travel.
 
     `body` is its JSON; `repeatable` tells whether sending it twice does no harm; `auth` is what
-    `/import` is asked with when there is no service account. `at` and `seq` are the buffer's.
+    `/import` is asked with when there is no service account. `at` and `sequence` are the buffer's.
     """
 
-    __slots__ = ("at", "auth", "body", "endpoint", "repeatable", "seq")
+    __slots__ = ("auth", "body", "endpoint", "enqueued_at", "repeatable", "sequence")
 
     def __init__(
         self,
@@ -48,12 +56,12 @@ class Record:
         repeatable: bool = True,
         auth: Authority | None = None,
     ) -> None:
-        self.endpoint = endpoint
-        self.body = body
-        self.repeatable = repeatable
-        self.auth = auth
-        self.at = 0.0
-        self.seq = 0
+        self.endpoint: str = endpoint
+        self.body: bytes = body
+        self.repeatable: bool = repeatable
+        self.auth: Authority | None = auth
+        self.enqueued_at: float = 0.0
+        self.sequence: int = 0
 
     def decoded(self) -> dict[str, Any]:
         """Return the message as it travels; of what cannot be read back, how it begins."""
@@ -67,7 +75,7 @@ class Record:
         return f"<Record {self.endpoint} {len(self.body)} bytes>"
 
 
-def joined(before: bytes, records: Sequence[Record], after: bytes) -> bytes:
+def join_bodies(before: bytes, records: Sequence[Record], after: bytes) -> bytes:
     """Return what stands between two brackets, with commas between the records.
 
     >>> joined(b"[", [Record("events", b"1"), Record("events", b"2")], b"]")
@@ -86,13 +94,13 @@ def deterministic_id(event_name: str, distinct_id: object, key: str) -> str:
     return hashlib.sha256(content).hexdigest()[:36]
 
 
-def place_of(who: str) -> float:
+def sample_position(who: str) -> float:
     """Return a person's place in [0, 1), in every process the same; a sample ends at its rate."""
     digest = hashlib.blake2b(who.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def wire_time(moment: Time) -> float:
+def to_api_time(moment: Time) -> float:
     """Return a time as Mixpanel takes it: numbers as they are, datetimes in whole milliseconds."""
     if isinstance(moment, datetime):
         if moment.tzinfo is None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
-from mixpanel.cdp._customerio.name_advice import elsewhere
-from mixpanel.cdp._hightouch.dialect import HIGHTOUCH, VERSION
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel.cdp._customerio.name_advice import advise_foreign_action
+from mixpanel.cdp._hightouch.dialect import HIGHTOUCH, SCHEMA_VERSION_PATH
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.cdp._segment.dialect import WriteKey
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHightouch", "Hightouch"]
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncHightouch(AsyncSegmentClient):
     """Send to a Hightouch Events source from async code, on asyncio or trio.
 
@@ -41,13 +41,13 @@ class AsyncHightouch(AsyncSegmentClient):
         write_key: str,
         *,
         oauth: HightouchOAuth | None = None,
-        version_at: str = VERSION,
+        version_at: str = SCHEMA_VERSION_PATH,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
+        super().__init__(WriteKey(write_key), **_client_options(version_at, oauth), **options)
 
 
-@conceal_arguments
+@hide_init_arguments
 class Hightouch(SegmentClient):
     """Send to a Hightouch Events source from sync code; see `AsyncHightouch`."""
 
@@ -56,16 +56,24 @@ class Hightouch(SegmentClient):
         write_key: str,
         *,
         oauth: HightouchOAuth | None = None,
-        version_at: str = VERSION,
+        version_at: str = SCHEMA_VERSION_PATH,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
+        super().__init__(WriteKey(write_key), **_client_options(version_at, oauth), **options)
 
 
-def _told(version_at: str, oauth: HightouchOAuth | None) -> dict[str, Any]:
-    dialect = HIGHTOUCH if version_at == VERSION else replace(HIGHTOUCH, schema_version=version_at)
+def _client_options(version_at: str, oauth: HightouchOAuth | None) -> dict[str, Any]:
+    dialect = (
+        HIGHTOUCH
+        if version_at == SCHEMA_VERSION_PATH
+        else replace(HIGHTOUCH, schema_version_path=version_at)
+    )
     if oauth is None:
-        return {"dialect": dialect, "advice": elsewhere}
+        return {"dialect": dialect, "advice": advise_foreign_action}
     from mixpanel.cdp._hightouch.oauth import AccessTokens
 
-    return {"dialect": dialect, "advice": elsewhere, "access": AccessTokens(oauth)}
+    return {
+        "dialect": dialect,
+        "advice": advise_foreign_action,
+        "token_source": AccessTokens(oauth),
+    }

@@ -16,10 +16,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import threading
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.composer import SegmentComposer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.stats import FlushResult
     from mixpanel.cdp._hightouch.oauth import HightouchOAuth
-    from mixpanel.cdp._segment.composer import Message
+    from mixpanel.cdp._segment.message import Message
 
 __all__ = [
     "__version__",
@@ -77,7 +77,7 @@ oauth_scope = "tracking_api:write"
 
 default_client: Hightouch | None = None
 
-_making = threading.RLock()
+_client_lock = threading.RLock()
 
 
 def flush(timeout: float | None = 30.0) -> FlushResult | None:  # noqa: A001, RUF100
@@ -89,7 +89,7 @@ def flush(timeout: float | None = 30.0) -> FlushResult | None:  # noqa: A001, RU
 def shutdown(timeout: float | None = 30.0) -> FlushResult | None:
     """Send everything accepted so far, and let go; the next call starts afresh."""
     global default_client
-    with _making:
+    with _client_lock:
         client, default_client = default_client, None
     return None if client is None else client.close(timeout)
 
@@ -99,16 +99,16 @@ def join() -> FlushResult | None:
     return shutdown()
 
 
-def _taken(
+def _module_function(
     compose: Callable[Concatenate[SegmentComposer, P], Message],
 ) -> Callable[P, tuple[bool, dict[str, Any]]]:
     """Make the module's function of a composer's method, with its parameters and documentation."""
 
     @functools.wraps(compose)
     def call(*args: P.args, **kwargs: P.kwargs) -> tuple[bool, dict[str, Any]]:
-        client = default_client or _made_client()
+        client = default_client or _get_client()
         message = compose(client._composer, *args, **kwargs)
-        fits = not client._route.excess(message)
+        fits = not client._api.excess_bytes(message)
         try:
             client._deliver([message])
         except QueueFullError:
@@ -123,20 +123,20 @@ def _taken(
     return call
 
 
-identify = _taken(SegmentComposer.identify)
-track = _taken(SegmentComposer.track)
-page = _taken(SegmentComposer.page)
-screen = _taken(SegmentComposer.screen)
-group = _taken(SegmentComposer.group)
-alias = _taken(SegmentComposer.alias)
+identify: Final = _module_function(SegmentComposer.identify)
+track: Final = _module_function(SegmentComposer.track)
+page: Final = _module_function(SegmentComposer.page)
+screen: Final = _module_function(SegmentComposer.screen)
+group: Final = _module_function(SegmentComposer.group)
+alias: Final = _module_function(SegmentComposer.alias)
 
 
 # ---- the client behind them ---------------------------------------------------------------------
 
 
-def _made_client() -> Hightouch:
+def _get_client() -> Hightouch:
     global default_client
-    with _making:
+    with _client_lock:
         if default_client is None:
             if not write_key:
                 raise ConfigurationError("set htevents.write_key to your source's key first")
@@ -145,10 +145,12 @@ def _made_client() -> Hightouch:
                 write_key,
                 oauth=_oauth(),
                 base_url=host,
-                direct=sync_mode,
+                send_immediately=sync_mode,
                 disabled=not send,
                 gzip=gzip,
-                limits=Limits(flush_after=0.5, queue_records=max_queue_size, attempt=timeout),
+                limits=Limits(
+                    flush_after=0.5, max_queue_size=max_queue_size, request_timeout=timeout
+                ),
                 retry=RetryPolicy(attempts=max_retries + 1, first_wait=1.0) if sync_mode else None,
                 when_full="raise",
                 on_error=_failed,
@@ -193,9 +195,8 @@ def _dropped(reason: str, messages: list[dict[str, Any]]) -> None:
 
 
 def _after_fork() -> None:
-    global _making
-    _making = threading.RLock()
+    global _client_lock
+    _client_lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

@@ -17,21 +17,21 @@ from typing import Annotated, Any, Final, Literal
 
 from mixpanel.cdp._segment.typed_events import (
     At,
-    Flag,
+    Bool,
+    DateOrText,
     Id,
     IdOrIds,
+    Int,
     Number,
     Object,
     Objects,
+    RequiredId,
+    RequiredText,
     SemanticEvent,
-    Shape,
-    SomeId,
-    SomeText,
     Text,
     Texts,
-    When,
-    Whole,
-    many_of,
+    TypedModel,
+    list_of,
 )
 
 __all__ = [
@@ -121,7 +121,7 @@ _Metric = Literal[
 
 
 class _Device(SemanticEvent, needs="user", action=True, extras=("context", "device")):
-    token: Annotated[SomeText, At("context.device.token")]
+    token: Annotated[RequiredText, At("context.device.token")]
 
 
 class DeviceCreatedOrUpdated(_Device, event="Device Created or Updated"):
@@ -152,21 +152,21 @@ class ObjectDeleted(SemanticEvent, event="Object Deleted", needs="placeholder", 
     """Delete an object, such as a company; an unknown one is passed over."""
 
     # The schema reads the property; the prose and the destination read the group.
-    object_id: Annotated[SomeId, At("properties.objectId", "groupId")]
+    object_id: Annotated[RequiredId, At("properties.objectId", "groupId")]
     object_type_id: _ObjectType = None
 
 
 class RelationshipDeleted(SemanticEvent, event="Relationship Deleted", needs="user", action=True):
     """Take a person out of an object."""
 
-    object_id: Annotated[SomeId, At("properties.objectId")]
+    object_id: Annotated[RequiredId, At("properties.objectId")]
     object_type_id: _ObjectType = None
 
 
 class ReportDeliveryEvent(SemanticEvent, event="Report Delivery Event", needs="none", action=True):
     """Report what became of a message, on any channel."""
 
-    delivery_id: Annotated[SomeId, At("properties.deliveryId")]
+    delivery_id: Annotated[RequiredId, At("properties.deliveryId")]
     metric: _Metric
     recipient: Text = None
     reason: Text = None
@@ -183,8 +183,8 @@ class ReportContentEvent(SemanticEvent, event="Report Content Event", needs="non
         Literal["viewed_content", "clicked_content"],
         At("properties.actionType", "properties.activityType"),
     ]
-    content_id: Annotated[Whole, At("properties.contentId")] = None
-    template_id: Annotated[Whole, At("properties.templateId")] = None
+    content_id: Annotated[Int, At("properties.contentId")] = None
+    template_id: Annotated[Int, At("properties.templateId")] = None
 
 
 # ---- experiments (1) ----------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class ExperimentViewed(SemanticEvent, event="Experiment Viewed"):
 # ---- commerce (28) ------------------------------------------------------------------------------
 
 
-class Product(Shape):
+class Product(TypedModel):
     """A product, in an order, a cart or a list; names of your own need a plain mapping."""
 
     product_id: Id = None
@@ -212,14 +212,14 @@ class Product(Shape):
     brand: Text = None
     variant: Text = None
     price: Number = None
-    quantity: Whole = None
+    quantity: Int = None
     coupon: Text = None
     position: Number = None
     url: Text = None
     image_url: Text = None
 
 
-Products = Annotated[Sequence[Product | Mapping[str, Any]] | None, many_of(Product)]
+Products = Annotated[Sequence[Product | Mapping[str, Any]] | None, list_of(Product)]
 
 
 class _Order(SemanticEvent):
@@ -257,7 +257,7 @@ class _InCart(SemanticEvent, Product):
 
 class _Checkout(SemanticEvent):
     checkout_id: Id = None
-    step: Whole = None
+    step: Int = None
     shipping_method: Text = None
     payment_method: Text = None
 
@@ -437,14 +437,14 @@ class ProductReviewed(SemanticEvent, event="Product Reviewed"):
     product_id: Id = None
     review_id: Id = None
     review_body: Text = None
-    rating: Whole = None
+    rating: Int = None
 
 
 # ---- email (6) ----------------------------------------------------------------------------------
 
 
 class _Email(SemanticEvent):
-    email_id: SomeId
+    email_id: RequiredId
     email_subject: Text = None
     campaign_id: Id = None
     campaign_name: Text = None
@@ -494,7 +494,7 @@ class _Chat(SemanticEvent):
     agent_name: Text = None
     agent_username: Text = None
     conversation_id: Id = None
-    conversation_duration: Whole = None  # seconds
+    conversation_duration: Int = None  # seconds
     message_id: Id = None
 
 
@@ -529,7 +529,7 @@ class ApplicationInstalled(_Application, event="Application Installed"):
 class ApplicationOpened(_Application, event="Application Opened"):
     """Say that a person opened the app."""
 
-    from_background: Flag = None
+    from_background: Bool = None
     url: Text = None
 
 
@@ -562,16 +562,16 @@ class ApplicationCrashed(SemanticEvent, event="Application Crashed"):
 class _Player(SemanticEvent):
     session_id: Id = None
     ad_type: Literal["pre-roll", "mid-roll", "post-roll"] | None = None
-    position: Whole = None  # seconds
-    total_length: Whole = None  # seconds
-    bitrate: Whole = None
-    framerate: Whole = None
+    position: Int = None  # seconds
+    total_length: Int = None  # seconds
+    bitrate: Int = None
+    framerate: Int = None
     video_player: Text = None
-    sound: Whole = None
-    full_screen: Flag = None
-    ad_enabled: Flag = None
+    sound: Int = None
+    full_screen: Bool = None
+    ad_enabled: Bool = None
     quality: Text = None
-    livestream: Flag = None
+    livestream: Bool = None
 
 
 class _Playback(_Player):
@@ -589,16 +589,16 @@ class _Content(SemanticEvent):
     title: Text = None
     description: Text = None
     season: Id = None
-    position: Whole = None  # seconds
-    total_length: Whole = None  # seconds
+    position: Int = None  # seconds
+    total_length: Int = None  # seconds
     genre: Text = None
     publisher: Text = None
     channel: Text = None
-    full_episode: Flag = None
-    livestream: Flag = None
-    airdate: When = None
-    bitrate: Whole = None
-    framerate: Whole = None
+    full_episode: Bool = None
+    livestream: Bool = None
+    airdate: DateOrText = None
+    bitrate: Int = None
+    framerate: Int = None
     keywords: Texts = None
 
 
@@ -606,16 +606,16 @@ class _Ad(SemanticEvent):
     session_id: Id = None
     asset_id: Id = None
     pod_id: Id = None
-    pod_position: Whole = None
-    pod_length: Whole = None
+    pod_position: Int = None
+    pod_length: Int = None
     type: Text = None
     title: Text = None
-    position: Whole = None  # seconds
-    total_length: Whole = None  # seconds
+    position: Int = None  # seconds
+    total_length: Int = None  # seconds
     publisher: Text = None
     load_type: Literal["dynamic", "linear"] | None = None
     content: Object = None
-    quartile: Whole = None
+    quartile: Int = None
 
 
 class VideoPlaybackStarted(_Player, event="Video Playback Started"):
@@ -648,7 +648,7 @@ class VideoPlaybackBufferCompleted(_Playback, event="Video Playback Buffer Compl
 class VideoPlaybackSeekStarted(_Playback, event="Video Playback Seek Started"):
     """Say that a person seeks another place, `seek_position` seconds in."""
 
-    seek_position: Whole = None
+    seek_position: Int = None
 
 
 class VideoPlaybackSeekCompleted(_Playback, event="Video Playback Seek Completed"):
@@ -694,10 +694,10 @@ class VideoAdCompleted(_Ad, event="Video Ad Completed"):
 class VideoQualityUpdated(SemanticEvent, event="Video Quality Updated"):
     """Say that a video's quality changed."""
 
-    bitrate: Whole = None
-    framerate: Whole = None
-    startup_time: Annotated[Whole, At("properties.startupTime")] = None
-    dropped_frames: Annotated[Whole, At("properties.droppedFrames")] = None
+    bitrate: Int = None
+    framerate: Int = None
+    startup_time: Annotated[Int, At("properties.startupTime")] = None
+    dropped_frames: Annotated[Int, At("properties.droppedFrames")] = None
 
 
 EVENTS: Final[Mapping[str, type[SemanticEvent]]] = {

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mixpanel._records.encoding import loads
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, MixpanelException
 
@@ -184,7 +184,7 @@ class DeliveryEvent(WebhookEvent):
         return _text(self.data, "failure_message")
 
 
-@conceals_arguments
+@hide_arguments
 def receive(
     body: bytes,
     headers: Headers,
@@ -203,7 +203,7 @@ def receive(
     return parse(body)
 
 
-@conceals_arguments
+@hide_arguments
 def verify(
     body: bytes,
     headers: Headers,
@@ -242,7 +242,7 @@ def verify(
         )
 
 
-@conceals_arguments
+@hide_arguments
 def sign(body: bytes, key: Key, timestamp: int) -> dict[str, str]:
     """Return the headers that Customer.io would send with a body, for tests and emulators."""
     [secret] = _keys(key)
@@ -276,7 +276,7 @@ def parse(body: bytes) -> WebhookEvent:
         str(told["event_id"]),
         object_type,
         str(told["metric"]),
-        _moment(str(told["timestamp"])),
+        _parse_timestamp(str(told["timestamp"])),
         data if isinstance(data, dict) else {},
         payload,
     )
@@ -303,14 +303,14 @@ def _digest(body: bytes, key: bytes, timestamp: str) -> str:
 
 
 def _header(headers: Headers, name: str) -> str:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
     for theirs, value in pairs:
-        if _plain(theirs).lower() == name:
-            return _plain(value).strip()
+        if _decode(theirs).lower() == name:
+            return _decode(value).strip()
     raise SignatureError(f"the request has no header {name}")
 
 
-def _plain(text: str | bytes) -> str:
+def _decode(text: str | bytes) -> str:
     return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
@@ -322,7 +322,7 @@ def _text(data: Mapping[str, Any], name: str) -> str | None:
     return str(value) or None
 
 
-def _moment(text: str) -> datetime:
+def _parse_timestamp(text: str) -> datetime:
     try:
         return datetime.fromtimestamp(float(text), UTC)
     except (ValueError, OverflowError, OSError):

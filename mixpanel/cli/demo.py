@@ -93,14 +93,14 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
     def refused(error: "DeliveryError", _messages: list[dict[str, Any]]) -> None:
         refusals.extend(
             f"record {one.index}, {one.record and one.record['event']}: {one.message}"
-            for one in error.failed_records
+            for one in error.rejected_records
         )
 
     async with Emulator(latency=LATENCY) as emulator:
         background = AsyncBufferedConsumer(
             max_size=50,
             flush_after=0.1,
-            retry=RetryPolicy(first_wait=0.2, longest_wait=0.4),
+            retry=RetryPolicy(first_wait=0.2, max_wait=0.4),
             on_error=lambda _error, _messages: None,
             base_url=emulator.url,
         )
@@ -306,9 +306,9 @@ async def _books(day: Day) -> None:
     ]
     one = day.imported
     if one is not None:
-        total = one.imported + one.failed
+        total = one.imported + one.rejected
         numbers.append(
-            ("import_events, flights", total, one.imported, one.failed, 0, 0, one.retried)
+            ("import_events, flights", total, one.imported, one.rejected, 0, 0, one.retried)
         )
     space = 3 if day.console.width > NARROW else 1
     table = Table(box=None, pad_edge=False, padding=(0, space, 0, 0), header_style="dim")

@@ -72,13 +72,13 @@ def list_(
         found = provider.definitions
     rows: list[dict[str, Any]] = [
         {
-            "key": definition.key,
-            "context": definition.context_key,
-            "variants": [variant.key for variant in definition.flag.ruleset.variants],
-            "rollouts": len(definition.rollouts),
-            "name": definition.flag.name,
+            "key": flag.key,
+            "context": flag.context_key,
+            "variants": [variant.key for variant in flag.definition.ruleset.variants],
+            "rollouts": len(flag.rollouts),
+            "name": flag.definition.name,
         }
-        for definition in found.flags.values()
+        for flag in found.flags.values()
     ]
     if format is Format.JSON:
         as_json({"flags": rows, "problems": [str(one) for one in found.diagnostics]})
@@ -269,7 +269,7 @@ def _provider(
             provider.start_polling_for_definitions()
         if not provider.are_flags_ready():
             error = provider.last_error
-            why = f"{provider._asker.origin}: {error or 'no answer in time'}"
+            why = f"{provider._api.origin}: {error or 'no answer in time'}"
             raise FlagsError(why, getattr(error, "status", None)) from error
         yield provider
 
@@ -302,7 +302,7 @@ def _remotely(
         reason = selected.fallback_reason
         if reason is None or reason.kind != "BACKEND_ERROR":
             return selected, None
-        told = replace(reason, message=f"{provider._asker.origin}: {reason.message}")
+        told = replace(reason, message=f"{provider._api.origin}: {reason.message}")
         return replace(selected, fallback_reason=told), provider.last_error
 
 

@@ -187,7 +187,7 @@ class _Import:
                 concurrency=self.concurrency,
                 start_at=self.start_at,
                 on_progress=told,
-                on_failed=self.failed.write_record,
+                on_rejected=self.failed.write_record,
             )
 
 
@@ -222,13 +222,13 @@ def _resume(file: Path, position: int) -> None:
 def _show(result: "ImportResult", format: Format) -> None:  # noqa: A002
     if format is Format.JSON:
         data = asdict(result)
-        del data["failed_records"]
+        del data["rejected_records"]
         as_json(data)
         return
     rate = result.imported / result.seconds if result.seconds else 0.0
     rows = [
         ("imported", f"{result.imported:,}"),
-        ("refused", f"{result.failed:,}"),
+        ("rejected", f"{result.rejected:,}"),
         ("requests", f"{result.requests:,}, {result.retried:,} of them repeated"),
         ("sent", f"{megabytes(result.bytes_sent)} in {result.seconds:.1f} s, {rate:,.0f} events/s"),
     ]
@@ -239,7 +239,7 @@ def _show(result: "ImportResult", format: Format) -> None:  # noqa: A002
 def _show_reasons(reasons: Any) -> None:
     common = sorted(reasons, key=lambda item: -item[1])
     if common:
-        out().print("\nrefused because")
+        out().print("\nrejected because")
         out().print(counts((count, reason) for reason, count in common[:SHOWN]))
         if len(common) > SHOWN:
             out().print(f"and for {len(common) - SHOWN:,} other reasons", style="dim")
@@ -258,20 +258,20 @@ def _check(
     from mixpanel._records.composer import (
         Composer,
     )
-    from mixpanel.exceptions import FailedRecord, ValidationError
+    from mixpanel.exceptions import RejectedRecord, ValidationError
 
     composer = Composer("dry-run", now=time.time, new_id=str, library={}, validation="raise")
     names: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    first: list[FailedRecord] = []
+    first: list[RejectedRecord] = []
     for position, event in enumerate(rows):
         if position < start_at:
             continue
         try:
-            composer.imported_event(event)
+            composer.import_event(event)
             names[event["event"]] += 1
         except ValidationError as error:
-            failed = FailedRecord(position, str(error), record=event)
+            failed = RejectedRecord(position, str(error), record=event)
             reasons[failed.message] += 1
             first += [failed] if len(first) < SHOWN else []
             refused.write_record(failed)

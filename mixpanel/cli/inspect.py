@@ -274,7 +274,8 @@ def drop(
     db: Db = None,
 ) -> None:
     """Drop tables, all of them or none; also what an interrupted fetch has left of one."""
-    names = list(dict.fromkeys([*(tables or []), *(option or [])]))
+    given: list[str] = [*(tables or []), *(option or [])]
+    names = list(dict.fromkeys(given))
     if not names:
         raise typer.BadParameter("which TABLE?")
     with opened(db) as database:

@@ -14,7 +14,7 @@ from mixpanel.data._result import Result
 from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     import polars as pl
@@ -25,6 +25,7 @@ __all__ = [
     "ActivityFeedResult",
     "CohortInfo",
     "CountType",
+    "EngageStatsResult",
     "EventCountsResult",
     "FlowEdge",
     "FlowNode",
@@ -81,6 +82,22 @@ class QueryResult(Result):
     sampling_factor: float = 1.0
     limit_hit: bool = False
     sql: str | None = field(default=None, compare=False, repr=False)
+
+    def see_in_mixpanel(self) -> str:
+        """Return the address at which Mixpanel shows this report, for a browser.
+
+        That of a saved report is known; one that is not saved is first given an address, by a call
+        that costs none of the hourly queries. In async code use
+        `await workspace.see_in_mixpanel(result)`.
+
+        :raises ConfigError: for a local result, or one that no report of Mixpanel shows.
+        :raises SyncInAsyncError: in an event loop, where a call would block.
+        :raises APIError: when Mixpanel refuses.
+        """
+        address: Callable[[], str] | None = self.__dict__.get("_address")
+        if address is None:
+            raise ConfigError("this result was not computed by Mixpanel: no report there shows it")
+        return address()
 
     def arrow(self) -> pa.Table:
         """Return the rows of `.df` as a pyarrow Table.
@@ -669,6 +686,25 @@ class JQLResult(QueryResult):
         rows = [_jql_row(each) for each in self.raw]
         names = list(dict.fromkeys(name for row in rows for name in row))
         return [{name: row.get(name) for name in names} for row in rows]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EngageStatsResult(QueryResult):
+    """A figure over profiles, as `count()` or `numeric_summary(properties["age"])`.
+
+    `results` is as Mixpanel sent it: a number, or an object with a figure for each of several.
+    """
+
+    action: str
+    results: Any
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        if not isinstance(self.results, dict):
+            return [{"name": self.action, "value": self.results}]
+        return [{"name": str(name), "value": value} for name, value in self.results.items()]
+
+    def _columns(self) -> list[str]:
+        return ["name", "value"]
 
 
 def _jql_row(value: Any) -> dict[str, Any]:

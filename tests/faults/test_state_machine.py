@@ -23,16 +23,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mixpanel import DeliveryError, Limits, RetryPolicy, TransportError
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
-from mixpanel._delivery.stats import Ledger
+from mixpanel._delivery.stats import DeliveryStats
 from mixpanel._http.ingestion import (
-    Route,
+    IngestionApi,
 )
 from mixpanel._http.proxies import (
-    Transport,
+    TransportOptions,
 )
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
 )
 from mixpanel._records.record import Record
 from mixpanel._runtime import shutdown
@@ -85,7 +85,7 @@ class Connections:
     """Stand where the client keeps its connections: answer as told, and remember what came."""
 
     def __init__(self):
-        self.transport = Transport()
+        self.transport = TransportOptions()
         self.faults = deque()
         self.applied = Counter()
         self.unanswered = set()  # applied by a request whose answer may never have been read
@@ -108,19 +108,21 @@ class Connections:
         if fault == "partial":
             self._apply(messages[1:])
             failed = {"failed_records": [{"index": 0, "message": "bad"}]}
-            return Answer(400, {}, json.dumps({"code": 400, **failed}).encode())
+            return Response(400, {}, json.dumps({"code": 400, **failed}).encode())
         return self._reply(fault, len(messages))
 
     def _reply(self, fault, count):
         if fault in ("reset", "lost answer", "hang"):
-            return Failure(TransportError("broke"), maybe_sent=True)
+            return TransportFailure(TransportError("broke"), may_have_been_sent=True)
         if fault == "not sent":
-            return Failure(TransportError("refused"), maybe_sent=False)
+            return TransportFailure(TransportError("refused"), may_have_been_sent=False)
         if fault in ("page", "odd"):
-            return Answer(200, {}, b"<html>" if fault == "page" else b'{"hello": 1}')
+            return Response(200, {}, b"<html>" if fault == "page" else b'{"hello": 1}')
         if fault.isdigit():
-            return Answer(int(fault), {}, OWN if fault in ("429", "503") else b"")
-        return Answer(200, {}, b'{"code": 200, "num_records_imported": %d, "status": "OK"}' % count)
+            return Response(int(fault), {}, OWN if fault in ("429", "503") else b"")
+        return Response(
+            200, {}, b'{"code": 200, "num_records_imported": %d, "status": "OK"}' % count
+        )
 
     def _apply(self, messages):
         for message in messages:
@@ -152,17 +154,21 @@ class System:
 
     def _made(self):
         limits = Limits(
-            batch_records=3, flush_after=1.0, queue_records=500, attempt=10.0, in_flight=2
+            max_batch_size=3,
+            flush_after=1.0,
+            max_queue_size=500,
+            request_timeout=10.0,
+            concurrency=2,
         )
         sender = Sender(
-            Buffer(limits, Ledger(self._on_error, self._on_drop), clock=self.clock),
-            Route(Endpoints.resolve(base_url="http://127.0.0.1:9")),
-            RetryPolicy(first_wait=0.5, longest_wait=5.0, max_age=10**6),
-            Transport(),
+            Buffer(limits, DeliveryStats(self._on_error, self._on_drop), clock=self.clock),
+            IngestionApi(Endpoints.resolve(base_url="http://127.0.0.1:9")),
+            RetryPolicy(first_wait=0.5, max_wait=5.0, max_age=10**6),
+            TransportOptions(),
             buffered=True,
             background=True,
         )
-        sender.wires = sender.courier._wires = self.connections
+        sender.connections = sender.dispatcher._connections = self.connections
         return sender
 
     def _on_error(self, error, messages):
@@ -206,17 +212,19 @@ class System:
     def check_counts(self):
         buffer = self.sender.buffer
         with buffer.lock:
-            stats = self.sender.ledger.stats()
-            lanes = buffer.lanes.values()
-            queued = [one for lane in lanes for one in lane.queue]
-            sent = [one for lane in lanes for batch in lane.flights for one in batch.open]
+            stats = self.sender.stats.snapshot()
+            queues = buffer.queues.values()
+            queued = [one for queue in queues for one in queue.unsent]
+            sent = [one for queue in queues for batch in queue.in_flight for one in batch.unsettled]
             assert stats.balanced, stats
             assert stats.accepted == len(self.places), stats
             assert stats.pending == len(queued) + len(sent), stats
             assert buffer.bytes == sum(len(one.body) for one in queued + sent)
-            for lane in lanes:
-                assert lane.bytes == sum(len(one.body) for one in lane.queue)
-                assert len(lane.flights) <= lane.wide + 1, "more requests than the lane may have"
+            for queue in queues:
+                assert queue.bytes == sum(len(one.body) for one in queue.unsent)
+                assert len(queue.in_flight) <= queue.max_in_flight + 1, (
+                    "more requests than the lane may have"
+                )
         known = set(self.connections.applied) | set(self.fates)
         assert stats.delivered <= len(known), "more delivered than was ever applied"
         for number, times in self.connections.applied.items():
@@ -228,13 +236,13 @@ class System:
         held = set()
         for task in asyncio.all_tasks():
             held |= _held_by(task.get_coro())
-        for lane in self.sender.buffer.lanes.values():
-            for batch in lane.flights:
-                assert id(batch) in held, f"nobody has a batch of {lane.endpoint}"
+        for queue in self.sender.buffer.queues.values():
+            for batch in queue.in_flight:
+                assert id(batch) in held, f"nobody has a batch of {queue.endpoint}"
 
     def check_end(self):
         """All is healthy, and all has been flushed."""
-        stats = self.sender.ledger.stats()
+        stats = self.sender.stats.snapshot()
         assert not stats.pending, stats
         for number in self.places:
             arrived, lost = self.connections.applied[number], number in self.fates
@@ -326,7 +334,7 @@ class Delivery(RuleBasedStateMachine):
     async def _ticks(self, count):
         for _ in range(count):
             await asyncio.sleep(0)
-        if count > 20 and self.system.sender.has_home:
+        if count > 20 and self.system.sender.has_loop:
             self.system.check_owners()
 
     async def _sleep(self, seconds):
@@ -416,7 +424,7 @@ class Delivery(RuleBasedStateMachine):
             with suppress(asyncio.CancelledError):
                 self.loop.run(self.system.sender.aclose(0))
             self.loop.close()
-            shutdown.release(self.system.sender)
+            shutdown.unregister(self.system.sender)
 
     async def _recover(self):
         for _ in range(3):
@@ -426,7 +434,7 @@ class Delivery(RuleBasedStateMachine):
         self.system.numbers = iter(range(fresh, 10**9))
         self.system.track("events")
         with anyio.move_on_after(200):  # by itself, nobody flushes
-            while self.system.sender.ledger.pending:
+            while self.system.sender.stats.pending:
                 await asyncio.sleep(0.05)
         assert self.system.connections.applied[fresh], "a fresh message does not arrive"
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from mixpanel._records.record import Properties, mapping
-from mixpanel.cdp._segment.composer import Message, SegmentComposer
-from mixpanel.cdp._segment.values import Moment, UserId, id_text
+from mixpanel.cdp._segment.composer import SegmentComposer
+from mixpanel.cdp._segment.values import Timestamp, UserId, id_text
 from mixpanel.cdp.semantic import (
     DeviceCreatedOrUpdated,
     DeviceDeleted,
@@ -33,6 +33,8 @@ from mixpanel.exceptions import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mixpanel.cdp._segment.message import Message
+
 __all__ = ["CHANNELS", "CustomerIOComposer"]
 
 CHANNELS = ("email", "sms", "push", "in_app", "whatsapp", "slack", "line", "inbox")
@@ -43,7 +45,7 @@ class Options(TypedDict, total=False):
     """What any call takes by name."""
 
     context: Properties | None
-    timestamp: Moment | None
+    timestamp: Timestamp | None
     integrations: Properties | None
     message_id: str | None
 
@@ -58,13 +60,13 @@ class CustomerIOComposer(SegmentComposer):
 
     def unsubscribe(self, user_id: UserId, **options: Unpack[Options]) -> Message:
         """Send a person no more mailings; they stay, and so does what is known of them."""
-        return self.identify(_person(user_id), {"unsubscribed": True}, **options)
+        return self.identify(_required_user_id(user_id), {"unsubscribed": True}, **options)
 
     def resubscribe(self, user_id: UserId, **options: Unpack[Options]) -> Message:
         """Send a person mailings again."""
-        return self.identify(_person(user_id), {"unsubscribed": False}, **options)
+        return self.identify(_required_user_id(user_id), {"unsubscribed": False}, **options)
 
-    def prefer(
+    def set_preferences(
         self,
         user_id: UserId,
         *,
@@ -95,7 +97,7 @@ class CustomerIOComposer(SegmentComposer):
         for name, wanted in chosen.items():
             if not isinstance(wanted, bool):
                 raise ValidationError([f"{name} must be True or False"])
-        return self.identify(_person(user_id), chosen, **options)
+        return self.identify(_required_user_id(user_id), chosen, **options)
 
     def delete_person(self, user_id: UserId, **options: Unpack[Options]) -> Message:
         """Forget a person, by id or email. They return when they are identified again."""
@@ -145,7 +147,7 @@ class CustomerIOComposer(SegmentComposer):
         **options: Unpack[Options],
     ) -> Message:
         """Create an object, such as a company or a course, or change its traits."""
-        return self.group(None, object_id, _typed(traits, object_type_id), **options)
+        return self.group(None, object_id, _with_type_id(traits, object_type_id), **options)
 
     def relate(
         self,
@@ -157,10 +159,10 @@ class CustomerIOComposer(SegmentComposer):
         **options: Unpack[Options],
     ) -> Message:
         """Put a person into an object; `relationship` says as what, such as their role."""
-        traits = _typed(None, object_type_id)
+        traits = _with_type_id(None, object_type_id)
         if relationship is not None:
             traits["relationshipAttributes"] = dict(mapping(relationship, "relationship"))
-        return self.group(_person(user_id), object_id, traits, **options)
+        return self.group(_required_user_id(user_id), object_id, traits, **options)
 
     def unrelate(
         self,
@@ -192,7 +194,7 @@ class CustomerIOComposer(SegmentComposer):
         return self.track(None, report, **options)
 
 
-def _person(user_id: UserId) -> str:
+def _required_user_id(user_id: UserId) -> str:
     text = id_text(user_id, "user_id")
     if text is None:
         raise ValidationError(["user_id is missing"])
@@ -206,6 +208,6 @@ def _type_id(object_type_id: int | str) -> str:
     return text
 
 
-def _typed(traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
+def _with_type_id(traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
     # Inside the traits: at the top of the message it would be ignored, and the type be 1.
     return {**mapping(traits or {}, "traits"), "object_type_id": _type_id(object_type_id)}

@@ -26,17 +26,17 @@ def authorize(key: str) -> str:
     return basic(key) if region_of(key) is None else f"Bearer {key}"
 
 
-def _dialect(truth: dict[str, str]) -> Dialect:
+def _dialect(strict_headers: dict[str, str]) -> Dialect:
     return Dialect(
         name="Customer.io",
         hosts={"us": "https://cdp.customer.io", "eu": "https://cdp-eu.customer.io"},
         rate=(3000, 3.0),
-        truth=truth,
+        strict_headers=strict_headers,
         group_alone=True,
         email_identifies=True,
         actions=True,
         base_url_variable="MP_CUSTOMERIO_BASE_URL",
-        about_nobody=frozenset({"Report Delivery Event", "Report Content Event"}),
+        no_user_events=frozenset({"Report Delivery Event", "Report Content Event"}),
         authorize=authorize,
         region_of=region_of,
     )

@@ -19,14 +19,14 @@ from urllib.parse import urlencode
 
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
     retry_after,
 )
 from mixpanel._records.encoding import loads
 from mixpanel._runtime.checked_files import read_checked
-from mixpanel._runtime.redaction import conceal_arguments
-from mixpanel.cdp._segment.dialect import reasons
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel.cdp._segment.dialect import error_reasons
 from mixpanel.credentials import Secret, checked_text
 from mixpanel.exceptions import (
     AuthenticationError,
@@ -43,22 +43,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from mixpanel.cdp._segment.rate_limit import Asking
+    from mixpanel.cdp._segment.rate_limit import TokenFlow
 
 __all__ = ["AccessTokens", "HightouchOAuth"]
 
-POLL = 0.02  # seconds between looks whether somebody else's asking has ended
-CLAIM = 30.0  # seconds after which somebody else is thought to have gone away
-LIFETIME = 120.0  # seconds, when the server does not say; half of it passes before a renewal
-SOON = 10.0  # seconds until a renewal that failed is tried again while the token is good
-FINAL = frozenset({400, 401, 403, 404, 415})
-SKEWED = ("Token is expired", "Token used before issued")
-MOST_KEY_BYTES = 1_000_000
-TOKEN = re.compile(r"[!-~]+")  # what a header can hold
+POLL_INTERVAL = 0.02  # seconds between looks whether somebody else's asking has ended
+CLAIM_TIMEOUT = 30.0  # seconds after which somebody else is thought to have gone away
+DEFAULT_LIFETIME = (
+    120.0  # seconds, when the server does not say; half of it passes before a renewal
+)
+RENEWAL_RETRY = 10.0  # seconds until a renewal that failed is tried again while the token is good
+FATAL_STATUSES = frozenset({400, 401, 403, 404, 415})
+CLOCK_SKEW_ERRORS = ("Token is expired", "Token used before issued")
+MAX_KEY_BYTES = 1_000_000
+TOKEN_CHARACTERS = re.compile(r"[!-~]+")  # what a header can hold
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-@conceal_arguments
+@hide_init_arguments
 @dataclass(frozen=True, slots=True)
 class HightouchOAuth:
     """Say who asks for access tokens. Needs the extra: `pip install 'mixpanel-async[hightouch]'`.
@@ -96,7 +98,7 @@ class HightouchOAuth:
         object.__setattr__(self, "server", checked_origin(self.server, "server"))
         _jwt()  # now, and not on a loop
         if not callable(self.private_key):
-            self.signed(0.0)
+            self.sign_assertion(0.0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         key = self.private_key.reveal() if isinstance(self.private_key, Secret) else (
@@ -104,7 +106,7 @@ class HightouchOAuth:
         )  # fmt: skip
         return HightouchOAuth, (self.client_id, key, self.key_id, self.server, self.scope)
 
-    def signed(self, now: float) -> str:
+    def sign_assertion(self, now: float) -> str:
         """Return the assertion that a token is asked for with; `now` is the server's time.
 
         :raises ConfigurationError: for a key that cannot sign; it is never shown.
@@ -134,19 +136,19 @@ class HightouchOAuth:
         if isinstance(self.private_key, Path):
             return _read_key(self.private_key)
         if isinstance(self.private_key, Secret):
-            return _unfolded(self.private_key.reveal())
+            return _unescape_newlines(self.private_key.reveal())
         assert callable(self.private_key)
-        return _unfolded(self.private_key())
+        return _unescape_newlines(self.private_key())
 
 
-def _unfolded(pem: str) -> str:
+def _unescape_newlines(pem: str) -> str:
     return pem.replace("\\n", "\n")  # as environment variables often have it
 
 
 def _read_key(path: Path) -> str:
     try:
         # Mounted secrets are links, and may belong to whoever mounted them.
-        return read_checked(path.resolve(), max_bytes=MOST_KEY_BYTES, owned=False).decode()
+        return read_checked(path.resolve(), max_bytes=MAX_KEY_BYTES, owned=False).decode()
     except OSError as error:
         raise ConfigurationError(f"private_key {path}: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -183,7 +185,7 @@ class AccessTokens:
         self.token: Secret | None = None
         self._renew_at = self._expires_at = 0.0
         self._claimed_until = 0.0
-        self._failed: tuple[float, Failure] | None = None
+        self._failed: tuple[float, TransportFailure] | None = None
         self._skew = 0
         self._lock = threading.Lock()
 
@@ -192,7 +194,7 @@ class AccessTokens:
         self._lock = threading.Lock()
         self._claimed_until = 0.0
 
-    def asked(self, stale: Secret | None = None) -> Asking:
+    def ensure_token(self, stale: Secret | None = None) -> TokenFlow:
         """See to it that there is a token other than `stale`, or return why there is none."""
         began = self._clock()
         while True:
@@ -201,18 +203,18 @@ class AccessTokens:
                 if self._is_good(stale, now):
                     return None
                 if now >= self._claimed_until:
-                    claim = self._claimed_until = now + CLAIM
+                    claim = self._claimed_until = now + CLAIM_TIMEOUT
                     break
-            yield POLL
+            yield POLL_INTERVAL
             if self._failed is not None and self._failed[0] > began:
                 return self._failed[1]
         try:
-            failure = yield from self._renewed()
+            failure = yield from self._renew()
         finally:
             if self._claimed_until == claim:
                 self._claimed_until = 0.0
         if failure is None or (self.token not in (None, stale) and now < self._expires_at):
-            self._renew_at = max(self._renew_at, now + SOON)
+            self._renew_at = max(self._renew_at, now + RENEWAL_RETRY)
             return None
         self._failed = (self._clock(), failure)
         return failure
@@ -220,31 +222,33 @@ class AccessTokens:
     def _is_good(self, stale: Secret | None, now: float) -> bool:
         return self.token not in (None, stale) and now < self._renew_at
 
-    def _renewed(self) -> Asking:
-        for attempt in range(2):
+    def _renew(self) -> TokenFlow:
+        skewed = False
+        while True:
             try:
                 request = self._request()
             except ConfigurationError as error:
-                return _final(str(error), None)
+                return _fatal(str(error), None)
             reply = yield request
             assert reply is not None
-            if isinstance(reply, Failure):
+            if isinstance(reply, TransportFailure):
                 text = f"Hightouch's authorization server: {reply.error}"
-                return Failure(TransportError(text), maybe_sent=False, hopeless=reply.hopeless)
-            self._observe(reply.headers)
-            if 200 <= reply.status < 300 and self._kept(reply.body):
+                return TransportFailure(
+                    TransportError(text), may_have_been_sent=False, permanent=reply.permanent
+                )
+            self._measure_skew(reply.headers)
+            if 200 <= reply.status < 300 and self._store(reply.body):
                 return None
-            why = "; ".join(reasons(reply.body))[:300]
-            if attempt or not why.endswith(SKEWED):
-                break
-        assert isinstance(reply, Answer)
-        return self._refused(reply, why)
+            why = "; ".join(error_reasons(reply.body))[:300]
+            if skewed or not why.endswith(CLOCK_SKEW_ERRORS):
+                return self._failure(reply, why)
+            skewed = True  # once more, by the server's clock
 
     def _request(self) -> Request:
         form = {
             "grant_type": "client_credentials",
             "client_assertion_type": ASSERTION,
-            "client_assertion": self._oauth.signed(self._now() - self._skew),
+            "client_assertion": self._oauth.sign_assertion(self._now() - self._skew),
             "scope": self._oauth.scope,
         }
         headers = {
@@ -255,7 +259,7 @@ class AccessTokens:
         }
         return Request("POST", f"{self._oauth.server}/token", headers, urlencode(form).encode())
 
-    def _observe(self, headers: Mapping[str, str]) -> None:
+    def _measure_skew(self, headers: Mapping[str, str]) -> None:
         """Learn how far our clock stands from the server's."""
         try:
             theirs = parsedate_to_datetime(headers["date"]).timestamp()
@@ -263,39 +267,41 @@ class AccessTokens:
             return
         self._skew = int(self._now() - theirs)
 
-    def _kept(self, body: bytes) -> bool:
+    def _store(self, body: bytes) -> bool:
         try:
             granted: Any = loads(body)
         except (ValueError, RecursionError):
             return False
         token = granted.get("access_token") if isinstance(granted, dict) else None
-        if not isinstance(token, str) or not TOKEN.fullmatch(token):
+        if not isinstance(token, str) or not TOKEN_CHARACTERS.fullmatch(token):
             return False
         lifetime = granted.get("expires_in")
         if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or lifetime <= 0:
-            lifetime = LIFETIME
+            lifetime = DEFAULT_LIFETIME
         now = self._clock()
         self._renew_at, self._expires_at = now + lifetime / 2, now + lifetime
         self.token = Secret(token)
         return True
 
-    def _refused(self, reply: Answer, why: str) -> Failure:
+    def _failure(self, reply: Response, why: str) -> TransportFailure:
         status = reply.status
         text = f"Hightouch's authorization server: HTTP {status}" + (f": {why}" if why else "")
-        if status in FINAL:
-            return _final(text, status)
+        if status in FATAL_STATUSES:
+            return _fatal(text, status)
         error: DeliveryError = ServerError(text, status=status)
         if 200 <= status < 300:
             error = ServerError("Hightouch's authorization server sent no token", status=status)
         if status == 429:
-            error = RateLimitError(text, status=status, retry_after=self._reset(reply.headers))
-        return Failure(error, maybe_sent=False)
+            error = RateLimitError(
+                text, status=status, retry_after=self._retry_delay(reply.headers)
+            )
+        return TransportFailure(error, may_have_been_sent=False)
 
-    def _reset(self, headers: Mapping[str, str]) -> float:
+    def _retry_delay(self, headers: Mapping[str, str]) -> float:
         """Return the seconds until the server wants to be asked again: 5 unless it says."""
-        told = retry_after(headers)
-        if told is not None:
-            return told
+        seconds = retry_after(headers)
+        if seconds is not None:
+            return seconds
         try:
             at = float(headers["x-ratelimit-reset"]) / 1000  # milliseconds since 1970
         except (KeyError, ValueError):
@@ -305,5 +311,7 @@ class AccessTokens:
         return wait if 0 < wait < 3600 else 5.0
 
 
-def _final(text: str, status: int | None) -> Failure:
-    return Failure(AuthenticationError(text, status=status), maybe_sent=False, hopeless=True)
+def _fatal(text: str, status: int | None) -> TransportFailure:
+    return TransportFailure(
+        AuthenticationError(text, status=status), may_have_been_sent=False, permanent=True
+    )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mixpanel.bulk import ImportProgress, ImportResult
     from mixpanel.cdp import SegmentClient
     from mixpanel.cdp._segment.rows import FlatRows
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
 
 EXAMPLE = """Examples:
 
@@ -103,7 +103,7 @@ class _Rows:
         flat = self.flat()
 
         # As it stands: a guess would change an id, a name of digits, or a date of another country.
-        return read_rows(self.file, lambda names: flat.checked(names) if flat else ())
+        return read_rows(self.file, lambda names: flat.require_columns(names) if flat else ())
 
 
 @sharing(source=of_source)
@@ -247,7 +247,7 @@ def _sent(
 ) -> "ImportResult":
     from mixpanel.settings import RetryPolicy
 
-    def refused(one: "FailedRecord") -> None:
+    def refused(one: "RejectedRecord") -> None:
         failed.write_record(one)
         came.refuse(one.index)
 
@@ -268,7 +268,7 @@ def _sent(
             concurrency=concurrency,
             start_at=came.position,
             on_progress=told,
-            on_failed=refused,
+            on_rejected=refused,
             retry=RetryPolicy(attempts=1 + again, first_wait=0.5, max_age=math.inf),
         )
 
@@ -310,10 +310,10 @@ def _check(
     options: Options,
 ) -> None:
     """Compose every row as it would be sent, and say what would come of it."""
-    first: list[FailedRecord] = []
+    first: list[RejectedRecord] = []
     reasons: Counter[str] = Counter()
 
-    def failed(one: "FailedRecord") -> None:
+    def failed(one: "RejectedRecord") -> None:
         reasons[one.message] += 1
         first.extend([one] if len(first) < SHOWN else [])
         refused.write_record(one)
@@ -322,11 +322,11 @@ def _check(
 
     anybody = replace(source, write_key=source.write_key or Secret("dry-run"))
     with anybody.client(disabled=True) as client:
-        result = client.backfill(rows.read(), **rows.job, on_failed=failed)
+        result = client.backfill(rows.read(), **rows.job, on_rejected=failed)
         warnings = dict(client.stats().warnings)
     told = {
-        "good": result.position - result.failed,
-        "bad": result.failed,
+        "good": result.position - result.rejected,
+        "bad": result.rejected,
         "reasons": dict(reasons.most_common(100)),
         "warnings": warnings,
         "would_go_to": source.origin,
@@ -336,17 +336,19 @@ def _check(
     for one in first:
         say(f"{rows.file.name}, row {one.index}: {one.message}", "red")
     say("a dry run: nothing was sent", "dim")
-    if result.failed:
+    if result.rejected:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _example(source: Source, rows: _Rows) -> dict[str, Any] | None:
     """Return the first message that would be sent, to see whether the columns are right."""
-    from mixpanel.cdp._segment.rows import identified
+    from mixpanel.cdp._segment.rows import with_message_id
     from mixpanel.exceptions import ValidationError
 
     flat, composer = rows.flat(), source.composer("off")
     for row in rows.read():
         with suppress(ValidationError):
-            return composer.wire(identified(row if flat is None else flat.message(row))).decoded()
+            return composer.from_dict(
+                with_message_id(row if flat is None else flat.message(row))
+            ).decoded()
     return None

@@ -64,6 +64,7 @@ class Checkpoint:
 
         :raises ConfigurationError: when it is about another file or job, or cannot be read.
         """
+        came = Came()
         try:
             kept = self._read()
             came = Came(int(kept["position"]), int(kept["refused"]))
@@ -71,7 +72,7 @@ class Checkpoint:
             if not 0 <= came.refused <= came.position:
                 problem = "its numbers cannot be"
         except FileNotFoundError:
-            return Came()
+            return came
         except OSError as error:
             problem = f"it cannot be read: {error.strerror}"
         except UNREADABLE as error:

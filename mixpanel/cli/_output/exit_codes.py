@@ -51,8 +51,9 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def as_dict(error: BaseException) -> dict[str, Any]:
     """Return code, message and details of any error of the package, and what was noted on it."""
-    if hasattr(error, "to_dict"):
-        told: dict[str, Any] = error.to_dict()
+    to_dict = getattr(error, "to_dict", None)
+    if to_dict is not None:
+        told: dict[str, Any] = to_dict()
     else:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
         facts = {fact: getattr(error, fact, None) for fact in FACTS}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from mixpanel.bulk import ImportProgress
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
 
 COUNTABLE = 1_000_000_000  # bytes up to which counting the rows beforehand is no long wait
 
@@ -77,7 +77,7 @@ class FailedRows:
         except OSError as error:
             raise UnwritableError(f"--failed cannot be written: {error.strerror}") from error
 
-    def write_record(self, failed: "FailedRecord") -> None:
+    def write_record(self, failed: "RejectedRecord") -> None:
         """Write a record that an import reports.
 
         :raises UnwritableError: when it cannot be written.
@@ -170,8 +170,8 @@ def progress(
 def _advance(bar: "Progress", task: "TaskID", progress: "ImportProgress", what: str) -> None:
     rate = progress.imported / progress.seconds if progress.seconds else 0.0
     told = f"{progress.imported:,} {what}  {megabytes(progress.bytes_sent)}  {rate:,.0f}/s"
-    if progress.failed:
-        told += f"  [red]{progress.failed:,} refused[/]"
+    if progress.rejected:
+        told += f"  [red]{progress.rejected:,} refused[/]"
     bar.update(task, completed=progress.position, told=told)
 
 

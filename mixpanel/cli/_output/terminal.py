@@ -72,13 +72,13 @@ def ask(question: str, *, hidden: bool = False) -> str:
     """
     prompt = f"{question}: "
     try:
-        if hidden and sys.stdin.isatty():
+        if hidden and sys.stdin is not None and sys.stdin.isatty():
             return getpass(prompt).strip()
         err().print(Text(prompt), end="", soft_wrap=True)  # input() would write to stdout
         line = "" if sys.stdin is None else sys.stdin.readline()
     except EOFError:
         line = ""
-    if not (line and sys.stdin.isatty()):
+    if not (line and sys.stdin is not None and sys.stdin.isatty()):
         err().print()  # nobody has pressed Return on this screen
     if not line:
         raise typer.Abort

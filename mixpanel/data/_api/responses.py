@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._http.responses import (
-    Answer,
-    Failure,
+    Response,
+    TransportFailure,
     retry_after,
 )
 from mixpanel._records.encoding import loads
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mixpanel.credentials import Secret
 
 __all__ = [
-    "Asked",
+    "RequestInfo",
     "check_export",
     "error_of",
     "is_export",
@@ -69,7 +69,7 @@ HINTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestInfo:
     """What was asked, for the errors; `url` has no query. Its repr shows no parameters."""
 
     method: str
@@ -77,7 +77,7 @@ class Asked:
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
     authorization: Secret | None = field(default=None, repr=False)
 
-    def known(self, answer: Answer | None = None) -> dict[str, Any]:
+    def known(self, answer: Response | None = None) -> dict[str, Any]:
         """Return what every error carries."""
         known: dict[str, Any] = {
             "request_method": self.method,
@@ -116,29 +116,29 @@ class Asked:
         return ": ".join(filter(None, [f"{self.method} {self.url}", status, reason]))
 
 
-def is_success(answer: Answer) -> bool:
+def is_success(answer: Response) -> bool:
     """Tell whether the server did what it was asked."""
     return 200 <= answer.status < 300
 
 
-def is_rate_limit(answer: Answer) -> bool:
+def is_rate_limit(answer: Response) -> bool:
     """Tell whether the project's budget is spent."""
     return answer.status == 429 or (
         answer.status == 400 and "too many export requests" in _text(answer).lower()
     )
 
 
-def is_worth_repeating(reply: Answer | Failure, *, idempotent: bool) -> bool:
+def is_worth_repeating(reply: Response | TransportFailure, *, idempotent: bool) -> bool:
     """Tell whether the same request may well succeed in a moment."""
-    if isinstance(reply, Failure):
-        return not reply.hopeless and (idempotent or not reply.maybe_sent)
+    if isinstance(reply, TransportFailure):
+        return not reply.permanent and (idempotent or not reply.may_have_been_sent)
     transient = reply.status in (408, 425) or reply.status >= 500
     return transient and idempotent and reply.status not in (501, 505)
 
 
-def error_of(asked: Asked, reply: Answer | Failure) -> APIError:
+def error_of(asked: RequestInfo, reply: Response | TransportFailure) -> APIError:
     """Return the error for what is no success."""
-    if isinstance(reply, Failure):
+    if isinstance(reply, TransportFailure):
         error = ServerError(asked.text("no answer", str(reply.error)), **asked.known())
         error.__cause__ = reply.error
         return error
@@ -161,7 +161,7 @@ def error_of(asked: Asked, reply: Answer | Failure) -> APIError:
     return ServerError(line, **known)
 
 
-def parsed(asked: Asked, answer: Answer) -> Any:
+def parsed(asked: RequestInfo, answer: Response) -> Any:
     """Return the JSON of a success; None for an empty body.
 
     :raises ServerError: for anything else than JSON.
@@ -179,19 +179,19 @@ def parsed(asked: Asked, answer: Answer) -> Any:
         raise not_from_mixpanel(asked, answer, f"{page} that is not JSON") from None
 
 
-def not_from_mixpanel(asked: Asked, answer: Answer, what: str) -> ServerError:
+def not_from_mixpanel(asked: RequestInfo, answer: Response, what: str) -> ServerError:
     """Return the error for a 200 that Mixpanel cannot have meant; the body is in the error."""
     return ServerError(asked.text(f"HTTP {answer.status}", what), **asked.known(answer))
 
 
-def is_export(head: Answer) -> bool:
+def is_export(head: Response) -> bool:
     """Tell whether a body is worth saving."""
     coding = head.headers.get("content-encoding", "identity").strip().lower()
     html = "html" in head.headers.get("content-type", "").lower()
     return head.status == 200 and not html and coding in ("identity", "gzip", "x-gzip")
 
 
-def check_export(asked: Asked, answer: Answer) -> None:
+def check_export(asked: RequestInfo, answer: Response) -> None:
     """See to it that a success is an export.
 
     :raises ServerError: when it is not.
@@ -211,7 +211,7 @@ def _words(value: Any) -> set[str]:
     return {word for word in (text, *literals) if len(word) > 2}
 
 
-def _reason(answer: Answer) -> str:
+def _reason(answer: Response) -> str:
     text = _text(answer)
     try:
         data = loads(text)
@@ -227,7 +227,7 @@ def _reason(answer: Answer) -> str:
     return " ".join(printable.split())[:300]
 
 
-def _text(answer: Answer) -> str:
+def _text(answer: Response) -> str:
     try:
         body = _unpacked(answer, most=64 * 1024, whole=False)
     except ValueError:
@@ -235,7 +235,7 @@ def _text(answer: Answer) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _unpacked(answer: Answer, *, most: int = MOST_BYTES + 1, whole: bool = True) -> bytes:
+def _unpacked(answer: Response, *, most: int = MOST_BYTES + 1, whole: bool = True) -> bytes:
     coding = answer.headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity"):
         return answer.body[:most]

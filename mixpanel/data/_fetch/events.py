@@ -30,8 +30,8 @@ from mixpanel.data._fetch.plan import (
     today,
     whole,
 )
-from mixpanel.data._fetch.query import EventsAsked
-from mixpanel.data._fetch.tasks import Progress, guarded, one_error
+from mixpanel.data._fetch.query import EventQuery
+from mixpanel.data._fetch.tasks import Progress, guarded, unwrap_exception_group
 from mixpanel.data.exceptions import (
     APIError,
     ConfigError,
@@ -68,7 +68,7 @@ def to_sync(
     from_date: Day | None,
     to_date: Day | None,
     **options: Any,
-) -> EventsAsked:
+) -> EventQuery:
     """Choose the days that a table lacks, and those that were fetched too early to be final.
 
     :raises ConfigError: without a `from_date` when the table has no days yet, and for what cannot
@@ -81,7 +81,7 @@ def to_sync(
     first = min(has) if from_date is None else as_day(from_date, "from_date")
     zone = options.get("project_timezone")
     last = today(zone) if to_date is None else to_date
-    asked = EventsAsked.checked(name, first, last, **options)
+    asked = EventQuery.checked(name, first, last, **options)
     database.check_events(name, filters=asked.filters, mode="sync")
     patience, latest = timedelta(days=lookback_days), datetime.now(UTC) + SKEW
     final = {day for day, at in has.items() if end(day, zone) + patience <= at <= latest}
@@ -102,7 +102,7 @@ def plan_sync(
     return plan_events(api, database, asked)
 
 
-def plan_events(api: AsyncAPI, database: Database, asked: EventsAsked) -> FetchPlan:
+def plan_events(api: AsyncAPI, database: Database, asked: EventQuery) -> FetchPlan:
     """Say what a fetch would do and cost, without asking the server anything."""
     done = database.staged_days(asked.name, asked.filters, asked.mode)
     left = api.export_budget.remaining()
@@ -120,7 +120,7 @@ def plan_events(api: AsyncAPI, database: Database, asked: EventsAsked) -> FetchP
     )
 
 
-def _planned(asked: EventsAsked, done: Collection[date], calls: int) -> list[Chunk]:
+def _planned(asked: EventQuery, done: Collection[date], calls: int) -> list[Chunk]:
     days = [day for day in asked.days if day not in done]
     return chunks(days, calls, size=asked.chunk_days)
 
@@ -129,7 +129,7 @@ async def fetch_events(
     api: AsyncAPI,
     database: Database,
     writer: Writer,
-    asked: EventsAsked,
+    asked: EventQuery,
     *,
     on_progress: Callable[[Progress], object] | None = None,
     on_batch: Callable[[BatchProgress], object] | None = None,
@@ -146,7 +146,7 @@ class _Events:
         api: AsyncAPI,
         database: Database,
         writer: Writer,
-        asked: EventsAsked,
+        asked: EventQuery,
         on_progress: Callable[[Progress], object] | None,
         on_batch: Callable[[BatchProgress], object] | None,
     ) -> None:
@@ -177,7 +177,7 @@ class _Events:
 
     async def _run(self) -> FetchResult:
         asked = self.asked
-        with one_error():
+        with unwrap_exception_group():
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._stage_what_arrives)
                 done = set(self.load.done) | await self._load_left_over()

@@ -14,7 +14,7 @@ import anyio
 from pydantic_core import PydanticSerializationError, to_json
 
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.data._fetch.tasks import Progress, guarded, one_error
+from mixpanel.data._fetch.tasks import Progress, guarded, unwrap_exception_group
 from mixpanel.data._paths import write_errors
 from mixpanel.data.exceptions import ServerError, UnreadablePartError
 from mixpanel.data.results import FetchResult, ProfileProgress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
 
-    from mixpanel.data._fetch.query import ProfilesAsked
+    from mixpanel.data._fetch.query import ProfileQuery
     from mixpanel.data._fetch.tasks import Writer
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.store import Database, Mode, ProfilesLoad
@@ -43,7 +43,7 @@ class Page:
     profiles: list[dict[str, Any]]
 
 
-async def pages(api: AsyncAPI, asked: ProfilesAsked) -> AsyncGenerator[Page]:
+async def pages(api: AsyncAPI, asked: ProfileQuery) -> AsyncGenerator[Page]:
     """Yield every page, in order; after the first, several are fetched at a time.
 
     Their total says which page is the last one. Without it that is the first one that is not full,
@@ -63,7 +63,7 @@ async def pages(api: AsyncAPI, asked: ProfilesAsked) -> AsyncGenerator[Page]:
         async def fetch(slot: int, start: int, wave: list[Page | None]) -> None:
             wave[slot] = (await _page(api, asked, start + slot, session)).page
 
-        with one_error():
+        with unwrap_exception_group():
             async with anyio.create_task_group() as calls:
                 for slot in range(width):
                     calls.start_soon(fetch, slot, index, wave)
@@ -81,7 +81,7 @@ class _Reply:
     page_size: int
 
 
-async def _page(api: AsyncAPI, asked: ProfilesAsked, index: int, session: str | None) -> _Reply:
+async def _page(api: AsyncAPI, asked: ProfileQuery, index: int, session: str | None) -> _Reply:
     form = asked.form()
     if index:
         form |= {"page": str(index)} | ({"session_id": session} if session else {})
@@ -91,9 +91,9 @@ async def _page(api: AsyncAPI, asked: ProfilesAsked, index: int, session: str | 
         raise ServerError(f"page {index} of the profiles came without a list of results")
     size, total, given = reply.get("page_size"), reply.get("total"), reply.get("session_id")
     size = size if isinstance(size, int) and size > 0 else PAGE_SIZE
-    known = isinstance(total, int) and total >= len(results)
+    known = total if isinstance(total, int) and total >= len(results) else None
     return _Reply(
-        Page(index, max(1, -(-total // size)) if known else None, results),
+        Page(index, None if known is None else max(1, -(-known // size)), results),
         given if isinstance(given, str) else None,
         size,
     )
@@ -105,7 +105,7 @@ async def fetch_profiles(
     writer: Writer,
     name: str,
     mode: Mode,
-    asked: ProfilesAsked,
+    asked: ProfileQuery,
     *,
     mixed: bool = False,
     on_progress: Callable[[Progress], object] | None = None,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Day
     from mixpanel.data.store import Mode
 
-__all__ = ["EventsAsked", "ProfilesAsked"]
+__all__ = ["EventQuery", "ProfileQuery"]
 
 EXPORTS = 8  # under way at a time, unless somebody says another number
 QUERIES = 5  # under way at a time, at most: what Mixpanel allows a project
@@ -37,7 +37,7 @@ MOST_ROWS = 100_000  # what one export call returns with `limit`
 
 
 @dataclass(frozen=True, slots=True)
-class EventsAsked:
+class EventQuery:
     """A fetch of events, checked before anything is asked of the server or the database."""
 
     name: str
@@ -64,7 +64,7 @@ class EventsAsked:
         max_workers: int | None = None,
         chunk_days: int | None = None,
         project_timezone: str | None = None,
-    ) -> EventsAsked:
+    ) -> EventQuery:
         """Check what a caller asks for.
 
         :raises ConfigError: for what cannot be asked for.
@@ -117,7 +117,7 @@ class EventsAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class ProfilesAsked:
+class ProfileQuery:
     """What profiles are asked for, checked before anything is sent."""
 
     filters: Filters
@@ -138,7 +138,7 @@ class ProfilesAsked:
         as_of_timestamp: int | None = None,
         include_all_users: bool = False,
         max_workers: int | None = None,
-    ) -> ProfilesAsked:
+    ) -> ProfileQuery:
         """Check what a caller asks for.
 
         :raises ConfigError: for what excludes each other, and what cannot be asked for.

@@ -18,7 +18,7 @@ from pydantic_core import from_json, to_json
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._fetch.plan import Chunk, Part, chunks
 from mixpanel.data._fetch.profiles import pages
-from mixpanel.data._fetch.tasks import one_error
+from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.store.parts import repair_line
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from pathlib import Path
 
-    from mixpanel.data._fetch.query import EventsAsked, ProfilesAsked
+    from mixpanel.data._fetch.query import EventQuery, ProfileQuery
     from mixpanel.data.api import AsyncAPI
 
 __all__ = ["event_blocks", "profile_blocks"]
@@ -37,11 +37,11 @@ ATTEMPTS = 3  # for a day whose answer is cut
 BLOCK = 1 << 20  # bytes that are read, and parsed, at a time
 AHEAD = (1, 2, 4)  # days received at a time: the first alone, so that its events come soon
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LAST_WORDS = 200
+TAIL_BYTES = 200
 
 
 async def event_blocks(
-    api: AsyncAPI, asked: EventsAsked, *, raw: bool = False
+    api: AsyncAPI, asked: EventQuery, *, raw: bool = False
 ) -> AsyncGenerator[list[Row]]:
     """Yield blocks of events, day by day, exactly `limit` of them if there are as many."""
     left = asked.filters.limit
@@ -66,7 +66,7 @@ async def event_blocks(
 
 
 async def _received(
-    api: AsyncAPI, asked: EventsAsked, todo: list[Chunk], folder: Path
+    api: AsyncAPI, asked: EventQuery, todo: list[Chunk], folder: Path
 ) -> list[Part]:
     parts: dict[Chunk, Part] = {}
 
@@ -74,17 +74,17 @@ async def _received(
         for attempt in range(ATTEMPTS):
             got = await api.download(folder / str(chunk.from_date), asked.params(chunk))
             part = Part(got.path, chunk, got.bytes, got.gzip)
-            last_words = await anyio.to_thread.run_sync(_cut, part)
-            if last_words is None:
+            tail = await anyio.to_thread.run_sync(_cut, part)
+            if tail is None:
                 parts[chunk] = part
                 return
             if attempt == ATTEMPTS - 1:
                 raise TruncatedError(
-                    f"the export of {chunk} ended early, {ATTEMPTS} times: {last_words!r}",
-                    last_words=last_words,
+                    f"the export of {chunk} ended early, {ATTEMPTS} times: {tail!r}",
+                    tail=tail,
                 )
 
-    with one_error():
+    with unwrap_exception_group():
         async with anyio.create_task_group() as calls:
             for chunk in todo:
                 calls.start_soon(receive, chunk)
@@ -107,7 +107,7 @@ def _cut(part: Part) -> str | None:
     line = tail.rstrip(b"\n").rpartition(b"\n")[2]
     if not line or _parsed(line) is not None:
         return None
-    return line[-LAST_WORDS:].decode(errors="replace")
+    return line[-TAIL_BYTES:].decode(errors="replace")
 
 
 def _rows(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
@@ -116,10 +116,10 @@ def _rows(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
         if line.strip():
             event = _parsed(line)
             if event is None:
-                start = line[:LAST_WORDS].decode(errors="replace")
+                start = line[:TAIL_BYTES].decode(errors="replace")
                 raise TruncatedError(
                     f"the export of {part.chunk} holds a line that is no event: {start!r}",
-                    last_words=start,
+                    tail=start,
                 )
             rows.append(event if raw else _event(event))
     return rows
@@ -174,7 +174,7 @@ def _moment(milliseconds: Any) -> datetime | None:
 
 
 async def profile_blocks(
-    api: AsyncAPI, asked: ProfilesAsked, *, raw: bool = False
+    api: AsyncAPI, asked: ProfileQuery, *, raw: bool = False
 ) -> AsyncGenerator[list[Row]]:
     """Yield the profiles, page by page."""
     async for page in pages(api, asked):

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Progress",
-    "Underway",
+    "RunningFetches",
     "Writer",
     "checked_callback",
     "guarded",
-    "one_error",
     "terminal_line",
+    "unwrap_exception_group",
 ]
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ class Writer:
         return await anyio.to_thread.run_sync(work, limiter=self._turn)
 
 
-class Underway:
+class RunningFetches:
     """What is fetched just now, so that it can be ended before the database is closed."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ def guarded(callback: Callable[[T], object] | None) -> Callable[[T], None] | Non
 
 
 @contextmanager
-def one_error() -> Iterator[None]:
+def unwrap_exception_group() -> Iterator[None]:
     """Raise the first error of a task group by itself: what a caller's `except` names."""
     try:
         yield

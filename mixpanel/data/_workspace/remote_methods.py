@@ -6,15 +6,15 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
 
 import anyio.to_thread
 
-from mixpanel._runtime import home_loop
+from mixpanel._runtime import background_loop
 from mixpanel.data._fetch import events as fetch
 from mixpanel.data._fetch import stream
 from mixpanel.data._fetch.profiles import fetch_profiles
-from mixpanel.data._fetch.query import EventsAsked, ProfilesAsked
+from mixpanel.data._fetch.query import EventQuery, ProfileQuery
 from mixpanel.data._fetch.tasks import Progress, checked_callback, terminal_line
 from mixpanel.data.exceptions import ConfigError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult, ProfileProgress
     from mixpanel.data.workspace import AsyncWorkspace
 
-__all__ = ["Verbs", "stream_events", "stream_profiles", "synced_rows"]
+__all__ = ["RemoteMethods", "stream_events", "stream_profiles", "synced_rows"]
 
 Row = dict[str, Any]
 P = ParamSpec("P")
@@ -52,7 +52,7 @@ async def stream_events(
     :raises TruncatedError: when a day keeps ending early.
     :raises APIError: when Mixpanel refuses, or keeps failing.
     """
-    asked = EventsAsked.checked(
+    asked = EventQuery.checked(
         "stream", from_date, to_date,
         events=events, where=where, limit=limit, chunk_days=chunk_days,
     )  # fmt: skip
@@ -82,7 +82,7 @@ async def stream_profiles(
     :raises ConfigError: for arguments that exclude each other.
     :raises APIError: when Mixpanel refuses, or keeps failing.
     """
-    asked = ProfilesAsked.checked(
+    asked = ProfileQuery.checked(
         where=where, cohort_id=cohort_id, output_properties=output_properties,
         distinct_id=distinct_id, distinct_ids=distinct_ids, group_id=group_id,
         behaviors=behaviors, as_of_timestamp=as_of_timestamp, include_all_users=include_all_users,
@@ -122,7 +122,7 @@ def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row
 
     @functools.wraps(blocks)
     def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> Generator[Row]:
-        home_loop.refuse_in_async(f"{type(self).__name__}.{blocks.__name__}")
+        background_loop.refuse_in_async(f"{type(self).__name__}.{blocks.__name__}")
         each = blocks(self._core, *args, **kwargs)
 
         async def following() -> list[Row] | None:
@@ -132,10 +132,10 @@ def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row
             await each.aclose()
 
         try:
-            while (block := home_loop.run(following)) is not None:
+            while (block := background_loop.run(following)) is not None:
                 yield from block
         finally:
-            home_loop.run(done)
+            background_loop.run(done)
 
     _give(rows, "Iterator[Row]")
     return cast("Callable[Concatenate[Any, P], Iterator[Row]]", rows)
@@ -148,7 +148,7 @@ def _check_callbacks(progress: object, **others: object) -> None:
         checked_callback(callback, name)
 
 
-class Verbs:
+class RemoteMethods:
     """Fetch and stream; what waits for Mixpanel is awaited."""
 
     _core: AsyncWorkspace
@@ -196,7 +196,7 @@ class Verbs:
         :raises APIError: when Mixpanel refuses: see `AuthenticationError`, `PlanError`,
             `QueryError`.
         """
-        asked = EventsAsked.checked(
+        asked = EventQuery.checked(
             name, from_date, to_date,
             events=events, where=where, limit=limit, append=append, replace=replace, mixed=mixed,
             max_workers=max_workers, chunk_days=chunk_days, project_timezone=project_timezone,
@@ -220,7 +220,7 @@ class Verbs:
         project_timezone: str | None = None,
     ) -> FetchPlan:
         """Say which calls `fetch_events` would make with these arguments, without making any."""
-        asked = EventsAsked.checked(
+        asked = EventQuery.checked(
             name, from_date, to_date,
             events=events, where=where, limit=limit, append=append, replace=replace, mixed=mixed,
             max_workers=max_workers, chunk_days=chunk_days, project_timezone=project_timezone,
@@ -288,7 +288,7 @@ class Verbs:
 
     async def _fetch(
         self,
-        asked: EventsAsked,
+        asked: EventQuery,
         progress: bool | Callable[[Progress], object],  # noqa: FBT001
         on_batch: Callable[[BatchProgress], object] | None,
     ) -> FetchResult:
@@ -324,7 +324,7 @@ class Verbs:
     ) -> FetchResult:
         """Fetch user profiles, or those of a group, into the table `name`.
 
-        A page is a thousand profiles and one of the 60 hourly queries.
+        A page is a thousand profiles; all of them together cost one of the 60 hourly queries.
 
         - `append` updates a table: of profiles with one distinct_id the latest fetched wins.
         - `cohort_id`: only its members; `include_all_users` adds those without a profile.
@@ -340,7 +340,7 @@ class Verbs:
         :raises ConfigError: for arguments that exclude each other.
         :raises APIError: when Mixpanel refuses, or keeps failing; nothing is stored then.
         """
-        asked = ProfilesAsked.checked(
+        asked = ProfileQuery.checked(
             where=where, cohort_id=cohort_id, output_properties=output_properties,
             distinct_id=distinct_id, distinct_ids=distinct_ids, group_id=group_id,
             behaviors=behaviors, as_of_timestamp=as_of_timestamp,
@@ -358,5 +358,5 @@ class Verbs:
                 mixed=mixed, on_progress=tell, on_page=on_page_complete,
             )  # fmt: skip
 
-    stream_events = _rows(stream_events)
-    stream_profiles = _rows(stream_profiles)
+    stream_events: Final = _rows(stream_events)
+    stream_profiles: Final = _rows(stream_profiles)

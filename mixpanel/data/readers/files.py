@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.encoding import loads
-from mixpanel._records.record import deterministic_id, wire_time
+from mixpanel._records.record import deterministic_id, to_api_time
 from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
 from mixpanel.data.readers.csv import FORM, checked, misread, problem
 from mixpanel.data.store.engine import quieten
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "count_rows", "read_events", "read_rows"]
 
 ROWS = 2000
-CONFIG = {
+CONFIG: dict[str, bool | str] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "memory_limit": "500MB",
@@ -39,7 +39,7 @@ CONFIG = {
 MILLISECONDS = 1e11  # above it a number cannot be seconds
 MICROSECONDS = 1e14
 
-USUAL = {
+USUAL: dict[str, tuple[str, ...]] = {
     "event": ("event", "event_name", "name"),
     "time": ("time", "timestamp", "event_time", "ts"),
     "distinct_id": ("distinct_id", "user_id"),
@@ -323,7 +323,7 @@ def _milliseconds(when: Any) -> Any:
     if isinstance(when, date) and not isinstance(when, datetime):
         when = datetime(when.year, when.month, when.day, tzinfo=UTC)
     if isinstance(when, datetime):
-        return wire_time(when)
+        return to_api_time(when)
     if isinstance(when, bool) or not isinstance(when, (int, float)) or not math.isfinite(when):
         return when
     while abs(when) > MICROSECONDS:

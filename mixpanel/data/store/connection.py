@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from mixpanel.data.store.staging import Staging
 
-__all__ = ["Opened"]
+__all__ = ["Connection"]
 
 # Handles of one file share its settings and its folder: they come and go one at a time.
 _DOOR = threading.Lock()
 _folders: Counter[Path] = Counter()  # how many handles use each
 
 
-class Opened:
+class Connection:
     """One DuckDB file that is open, or one in memory."""
 
     def __init__(
@@ -53,7 +53,9 @@ class Opened:
         read_only: bool,
         owns_parts: bool,
     ) -> None:
-        self.path, self.parts, self.read_only = path, parts, read_only
+        self.path: Path | None = path
+        self.parts: Path = parts
+        self.read_only: bool = read_only
         self._exchange = exchange  # the only folder that DuckDB reaches
         self._connection = connection
         self._owns_parts = owns_parts

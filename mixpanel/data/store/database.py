@@ -12,7 +12,7 @@ from mixpanel.data._fetch.plan import zone
 from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoundError
 from mixpanel.data.store import export, fetch_log, part_files, sql, statistics
 from mixpanel.data.store import tables as catalog
-from mixpanel.data.store.connection import Opened
+from mixpanel.data.store.connection import Connection
 from mixpanel.data.store.engine import reported
 from mixpanel.data.store.event_load import Load
 from mixpanel.data.store.profile_load import ProfilesLoad
@@ -45,7 +45,7 @@ __all__ = ["Database"]
 L = TypeVar("L", Load, ProfilesLoad)
 
 
-class Database(Opened):
+class Database(Connection):
     """A local database of events and profiles; `open` one.
 
     SQL of users only reads unless `write=True`, and reaches no file, extension or other database

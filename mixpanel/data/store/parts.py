@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from mixpanel._runtime.private_files import create_over, make_folder
+from mixpanel._runtime.private_files import create_replacing, make_folder
 from mixpanel.data.exceptions import TruncatedError, UnreadablePartError
 from mixpanel.data.store.engine import first_line
 
@@ -35,7 +35,7 @@ __all__ = [
     "unreadable",
 ]
 
-LAST_WORDS = 200
+TAIL_BYTES = 200
 LONGEST = 16_000_000  # bytes of a line; DuckDB's limit is a little higher
 SURE_TO_FIT = 2_000_000  # what loads with little memory; Mixpanel takes events of up to 1 MB
 BOM = b"\xef\xbb\xbf"
@@ -132,18 +132,18 @@ def unreadable(part: Part, error: Exception) -> UnreadablePartError:
 
 def truncated(part: Part, line: bytes) -> TruncatedError:
     """Return the error of a part, with the end of the line at which it stops making sense."""
-    words = line.strip()[-LAST_WORDS:].decode("utf-8", "backslashreplace")
+    words = line.strip()[-TAIL_BYTES:].decode("utf-8", "backslashreplace")
     return TruncatedError(
         f"the export of {part.chunk} is not whole; its last words: {words!r}",
         status_code=200,
-        last_words=words,
+        tail=words,
         details={"from_date": str(part.chunk.from_date), "to_date": str(part.chunk.to_date)},
     )
 
 
 def private_file(path: Path) -> IO[bytes]:
     """Open a file for writing that only its owner reads, in place of what has that name."""
-    return os.fdopen(create_over(path), "wb")
+    return os.fdopen(create_replacing(path), "wb")
 
 
 class _Lines:

@@ -50,7 +50,8 @@ class SegmentRules:
     """What both wires let a test choose.
 
     - `keys`: the write keys taken; None takes any that is not empty.
-    - `item_bytes`, `batch_bytes`: what one message and one request may hold, uncompressed.
+    - `max_message_bytes`, `max_batch_bytes`: what one message and one request may hold,
+      uncompressed.
     - `rate`: requests, and in how many seconds; beyond it is 429. None sets no limit.
     - `whole_batch`: whether one item that is refused takes its batch with it; else the others are
       kept, and the answer is an error all the same. Neither is documented.
@@ -60,8 +61,8 @@ class SegmentRules:
     vendor: ClassVar[Vendor]
 
     keys: Collection[str] | None = None
-    item_bytes: int = 32_000
-    batch_bytes: int = 500_000
+    max_message_bytes: int = 32_000
+    max_batch_bytes: int = 500_000
     rate: tuple[int, float] | None = None
     whole_batch: bool = True
     success_status: int = 200
@@ -221,8 +222,8 @@ def judge(item: Item, endpoint: str, fields: Mapping[str, Any], rules: Rules) ->
     `integrations` of the batch stand under those of the message.
     """
     message, size = item
-    if size > rules.item_bytes:
-        large = f"message of {size} bytes exceeds the limit of {rules.item_bytes}"
+    if size > rules.max_message_bytes:
+        large = f"message of {size} bytes exceeds the limit of {rules.max_message_bytes}"
         return Verdict(message, size, large, oversize=True)
     if not isinstance(message, dict):
         return Verdict(message, size, "message must be an object")

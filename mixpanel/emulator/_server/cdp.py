@@ -51,8 +51,8 @@ def cdp_routes(project: Project) -> list[Route]:
 def cdp_limit(project: Project, path: str) -> int | None:
     """Return how many bytes a request to a vendor may have, None for other paths."""
     if path.startswith("/customerio/"):
-        return project.cdp.customerio.batch_bytes
-    return project.cdp.hightouch.batch_bytes if path.startswith("/hightouch/") else None
+        return project.cdp.customerio.max_batch_bytes
+    return project.cdp.hightouch.max_batch_bytes if path.startswith("/hightouch/") else None
 
 
 class CdpEndpoints:
@@ -144,7 +144,7 @@ class CdpEndpoints:
             raise RefusedRequest(429, "too many requests for this source")
 
     def _read(self, recorded: RecordedRequest, rules: Rules) -> Body:
-        room = rules.batch_bytes
+        room = rules.max_batch_bytes
         encoding = recorded.headers.get("content-encoding", "")
         body = unzipped(recorded.body, encoding=encoding, room=room)
         if len(body) > room:

@@ -1,12 +1,12 @@
 """Open DuckDB for a warehouse: a file that is kept, or a place of its own in memory."""
 
 import itertools
-import os
 import weakref
 from functools import cache
 
 import duckdb
 
+from mixpanel._runtime import fork
 from mixpanel.data.store.engine import quieten
 from mixpanel.emulator._storage.tables import MODERNISE, SCHEMA
 
@@ -57,9 +57,8 @@ def _memory() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:")
 
 
-if hasattr(os, "register_at_fork"):
-    # The end of a child takes its DuckDBs with it, and crashes on one whose threads it has not got.
-    os.register_at_fork(before=_memory.cache_clear)
+# The end of a child takes its DuckDBs with it, and crashes on one whose threads it has not got.
+fork.register(fork.Order.LOCKS, before=_memory.cache_clear)
 
 
 def _leave(connection: duckdb.DuckDBPyConnection, place: str) -> None:

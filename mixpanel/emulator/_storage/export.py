@@ -82,7 +82,7 @@ class Selection(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A run of events, by `seq`, that is written at a time; `limit` cuts the last one."""
+    """A run of events, by `sequence`, that is written at a time; `limit` cuts the last one."""
 
     low: int
     high: int

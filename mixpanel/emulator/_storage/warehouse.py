@@ -314,9 +314,10 @@ class Warehouse:
         self._pending.clear()
 
     def _owner(self, update: Update) -> Key:
-        if len(update.key) > 1 or update.ignore_alias:
+        first, *more = update.key
+        if more or update.ignore_alias:
             return update.key
-        return (self.canonical(update.key[0]),)
+        return (self.canonical(first),)
 
     def _profiles(self, table: str, keys: Iterable[Key]) -> dict[Key, Profile]:
         changed = self._changed[table]

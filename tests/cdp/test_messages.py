@@ -1,0 +1,460 @@
+"""What each call of the Segment spec puts on the wire, and what is caught at the caller's line."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import PurePosixPath
+from uuid import UUID
+
+import pytest
+
+from mixpanel import ConfigurationError, ValidationError
+from mixpanel._delivery.buffer import Buffer
+from mixpanel._delivery.stats import DeliveryStats
+from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer
+from mixpanel.settings import Limits
+
+NOW = 1_764_000_000.25
+STAMP = "2025-11-24T16:00:00.250Z"
+LIBRARY = {"name": "ours", "version": "1"}
+UUID_ = UUID("12345678-1234-5678-1234-567812345678")
+PLAIN = Dialect("Plain", {"us": "https://cdp.example"})
+
+
+def composer(dialect=CUSTOMERIO, **options):
+    return SegmentComposer(
+        dialect, now=lambda: NOW, new_id=lambda: "ID", library=LIBRARY, **options
+    )
+
+
+def sent(message):
+    return json.loads(message.body)
+
+
+def common(kind, **own):
+    """What a message holds besides its own; Customer.io's."""
+    return {
+        "type": kind,
+        "messageId": "ID",
+        "timestamp": STAMP,
+        "context": {"library": LIBRARY},
+        **own,
+    }
+
+
+CALLS = [
+    (
+        lambda c: c.identify("u", {"plan": "team"}),
+        common("identify", userId="u", traits={"plan": "team"}),
+    ),
+    (lambda c: c.identify(anonymous_id="a"), common("identify", anonymousId="a")),
+    (
+        lambda c: c.identify(traits={"email": "x@y.example"}),
+        common("identify", userId="", traits={"email": "x@y.example"}),
+    ),
+    (
+        lambda c: c.track("u", "Paid", {"amount": 3}),
+        common("track", userId="u", event="Paid", properties={"amount": 3}),
+    ),
+    (
+        lambda c: c.track(None, "Renamed", group_id=7),
+        common("track", event="Renamed", groupId="7"),
+    ),
+    (
+        lambda c: c.page("u", "Docs", "Home", {"url": "/"}, anonymous_id="a"),
+        common(
+            "page", userId="u", anonymousId="a", category="Docs", name="Home",
+            properties={"url": "/", "category": "Docs"},
+        ),
+    ),
+    (
+        lambda c: c.screen(anonymous_id="a", name="Main"),
+        common("screen", anonymousId="a", name="Main"),
+    ),
+    (
+        lambda c: c.group("u", "acme", {"size": 3}),
+        common("group", userId="u", groupId="acme", traits={"size": 3}),
+    ),
+    (lambda c: c.group(None, "acme"), common("group", groupId="acme")),
+    (lambda c: c.alias("old", "new"), common("alias", userId="new", previousId="old")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "expected"), CALLS)
+def test_each_call_makes_the_message_of_the_spec(call, expected):
+    """Absent ids are left out rather than sent as null."""
+    assert expected == sent(call(composer()))
+
+
+@pytest.mark.parametrize(("call", "expected"), CALLS)
+def test_wire_completes_what_the_calls_make(call, expected):
+    """A message that is read back from a file is the message that was written."""
+    message = call(composer())
+    assert expected == sent(composer().from_dict(json.loads(message.body)))
+
+
+def test_a_message_tells_its_kind_and_id():
+    """The sender needs both without reading the body; the repr holds nothing of the payload."""
+    message = composer().track("secret-user", "Paid", message_id="m-1")
+    assert ("track", "m-1", True) == (message.kind, message.message_id, message.repeatable)
+    assert "secret" not in repr(message)
+
+
+def test_direct_body_has_sent_at_and_no_type():
+    """Its own endpoint tells the type by the path."""
+    told = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
+    expected = common("identify", userId="u", sentAt="2026-01-31T12:00:00.000Z")
+    del expected["type"]
+    assert expected == told
+
+
+def test_hightouch_gets_both_timestamps():
+    """Its pages require originalTimestamp, its own library sends timestamp."""
+    message = sent(composer(HIGHTOUCH).track("u", "Paid"))
+    assert (STAMP, STAMP) == (message["timestamp"], message["originalTimestamp"])
+
+
+def test_messages_travel_on_the_buffer_that_events_use():
+    """No second queue: the buffer takes them as they are and keeps the books."""
+    stats = DeliveryStats()
+    buffer = Buffer(Limits(), stats, max_in_flight={"batch": 1})
+    buffer.put(composer().track("u", "Paid"))
+    assert (1, 1) == (stats.snapshot().accepted, stats.snapshot().pending)
+
+
+# ---- frozen -------------------------------------------------------------------------------------
+
+
+def test_later_changes_are_not_seen_and_nothing_given_is_changed():
+    """The caller's dicts stay the caller's, `library` in their context included."""
+    properties, context = {"tags": ["a"]}, {"library": {"name": "theirs"}, "ip": "::1"}
+    message = composer(default_context={"locale": "de"}).track("u", "Paid", properties, context)
+    properties["tags"].append("b")
+    assert {"library": {"name": "theirs"}, "ip": "::1"} == context
+    assert ["a"] == sent(message)["properties"]["tags"]
+    assert {"locale": "de", "library": {"name": "theirs"}, "ip": "::1"} == sent(message)["context"]
+
+
+def test_the_default_context_is_as_it_was_when_it_was_given():
+    """What is lost of it on the way to JSON is noted with every message, as of any value."""
+    heard, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
+    told = composer(default_context=given, note=lambda *what: heard.append(what))
+    given["place"]["lat"] = 52.5
+    context = {
+        "library": LIBRARY, "place": {"lat": None}, "seen": "2026-01-31T00:00:00.000Z",
+    }  # fmt: skip
+    assert context == sent(told.track("u", "Paid"))["context"]
+    assert {**context, "ip": "::1"} == sent(told.track("u", "Paid", None, {"ip": "::1"}))["context"]
+    assert [("coerced", "a number was not finite")] * 2 == heard
+    with pytest.raises(ValidationError, match="not finite"):
+        composer(default_context={"x": float("inf")}, validation="raise").track("u", "Paid")
+
+
+# ---- ids ----------------------------------------------------------------------------------------
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (0, "0"),
+        (17, "17"),
+        ("u", "u"),
+        (UUID_, str(UUID_)),
+        (Colour.RED, "red"),
+        (10**30, "1" + "0" * 30),
+    ],
+)
+def test_ids_are_text_and_zero_is_one(given, expected):
+    """Every peer refuses the user 0."""
+    assert expected == sent(composer().track(given, "Paid"))["userId"]
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "  ", True, 1.5, 17.0, float("nan"), 1j, Decimal(1), ["u"], object()]
+)
+def test_what_is_no_id_is_refused(bad):
+    """A float that was a whole number before a gap in its column would be another person."""
+    for call in (
+        lambda c: c.track(bad, "Paid"),
+        lambda c: c.identify("u", anonymous_id=bad),
+        lambda c: c.group("u", bad),
+        lambda c: c.alias(bad, "u"),
+    ):
+        with pytest.raises(ValidationError, match="_id"):
+            call(composer())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda c: c.track(None, "Paid"), "user_id or an anonymous_id"),
+        (lambda c: c.identify(), "user_id or an anonymous_id"),
+        (lambda c: c.page(), "user_id or an anonymous_id"),
+        (lambda c: c.screen(), "user_id or an anonymous_id"),
+        (lambda c: c.group("u", None), "group_id is missing"),
+        (lambda c: c.alias(None, "u"), "previous_id is missing"),
+        (lambda c: c.alias("u", None), "user_id is missing"),
+        (lambda c: c.alias("u", "u"), "nothing to merge"),
+        (lambda c: c.track("u", ""), "event name is empty"),
+        (lambda c: c.track("u", " "), "event name is empty"),
+        (lambda c: c.track("u", 5), "must be text, not int"),
+        (lambda c: c.track("u", "Paid", ["a"]), "properties must be a mapping"),
+        (lambda c: c.track("u", "Paid", ""), "properties must be a mapping"),
+        (lambda c: c.identify("u", [("a", 1)]), "traits must be a mapping"),
+        (lambda c: c.track("u", "Paid", context="x"), "context must be a mapping"),
+        (lambda c: c.track("u", "Paid", integrations=["All"]), "integrations must be a mapping"),
+        (lambda c: c.track("u", "Paid", message_id=""), "message_id is empty"),
+        (lambda c: c.page("u", 5), "category must be text"),
+        (lambda c: c.track("u", "Paid", schema_version="1"), "does not support schema_version"),
+        (lambda c: c.from_dict({}), "type must be one of"),
+        (lambda c: c.from_dict("x"), "a message must be a mapping"),
+        (lambda c: c.from_dict({"type": "track", "userId": "u"}), "event name must be text"),
+        (
+            lambda c: c.from_dict({"type": "identify", "userId": "u", "event": "E"}),
+            "have no 'event'",
+        ),
+        (lambda c: c.from_dict({"type": "group", "userId": "u"}), "group_id is missing"),
+    ],
+)
+def test_what_no_server_would_keep_is_refused_at_the_call(call, words):
+    """With a typed error that says what was wrong, in every mode."""
+    with pytest.raises(ValidationError, match=words):
+        call(composer(validation="off"))
+
+
+def test_hightouch_wants_a_person_where_customerio_does_not():
+    """The dialects differ in whom a group and an identify may leave out."""
+    for call in (
+        lambda c: c.group(None, "acme"),
+        lambda c: c.identify(traits={"email": "x@y.example"}),
+        lambda c: c.track(None, "Renamed", group_id="acme"),
+    ):
+        with pytest.raises(ValidationError, match="requires a user_id or an anonymous_id"):
+            call(composer(HIGHTOUCH))
+
+
+def test_a_dialect_may_lack_a_kind():
+    """Then the call says so, instead of the server in silence."""
+    only = replace(PLAIN, kinds=frozenset({"track"}))
+    with pytest.raises(ValidationError, match="Plain does not support alias"):
+        composer(only).alias("a", "b")
+
+
+# ---- time ---------------------------------------------------------------------------------------
+
+BERLIN = timezone(timedelta(hours=1))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (datetime(2026, 1, 31, 12), "2026-01-31T12:00:00.000Z"),
+        (datetime(2026, 1, 31, 12, 0, 0, 123_999), "2026-01-31T12:00:00.123Z"),
+        (datetime(2026, 1, 31, 12, tzinfo=BERLIN), "2026-01-31T11:00:00.000Z"),
+        (date(2026, 1, 31), "2026-01-31T00:00:00.000Z"),
+        ("2026-01-31T12:00:00+01:00", "2026-01-31T11:00:00.000Z"),
+        ("2026-01-31", "2026-01-31T00:00:00.000Z"),
+        (1_764_000_000, "2025-11-24T16:00:00.000Z"),
+        (1_764_000_000_250, STAMP),
+        (datetime(1970, 1, 1), "1970-01-01T00:00:00.000Z"),
+    ],
+)
+def test_timestamps_are_utc_to_the_millisecond(given, expected):
+    """A naive datetime is UTC and never shifted, whatever the zone of the machine."""
+    assert expected == sent(composer().track("u", "Paid", timestamp=given))["timestamp"]
+
+
+@pytest.mark.parametrize(
+    "seconds", [0, 1.25, 1_764_000_000.1239, 1_764_000_000.9999999, 253_402_300_799.5, -0.25, -1.5]
+)
+def test_the_clock_is_said_as_the_calendar_has_it(seconds):
+    """Also where a fraction rounds up to the next second, and before 1970."""
+    clock = SegmentComposer(PLAIN, now=lambda: seconds, new_id=lambda: "ID", library=LIBRARY)
+    expected = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    assert expected.replace("+00:00", "Z") == sent(clock.track("u", "Paid"))["timestamp"]
+
+
+@pytest.mark.parametrize(
+    "bad", ["yesterday", "", True, float("nan"), float("inf"), 10**30, [1], object()]
+)
+def test_what_is_no_time_is_refused(bad):
+    """Rather than guessed at, or taken for now."""
+    with pytest.raises(ValidationError, match="timestamp must be a datetime"):
+        composer().track("u", "Paid", timestamp=bad)
+
+
+def test_pandas_missing_time_is_refused_as_a_timestamp_and_null_as_a_value():
+    """NaT calls itself a datetime."""
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValidationError, match="timestamp must be"):
+        composer().track("u", "Paid", timestamp=pandas.NaT)
+    message = composer().track("u", "Paid", {"a": pandas.NaT, "b": pandas.Timestamp(0)})
+    assert {"a": None, "b": "1970-01-01T00:00:00.000Z"} == sent(message)["properties"]
+
+
+def test_the_wire_keeps_an_original_timestamp():
+    """What other libraries call it in their exports."""
+    message = {"type": "track", "userId": 1, "event": "E", "originalTimestamp": "2026-01-31"}
+    assert "2026-01-31T00:00:00.000Z" == sent(composer().from_dict(message))["timestamp"]
+
+
+# ---- values -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Point:
+    x: int
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (UUID_, str(UUID_)),
+        ([UUID_], [str(UUID_)]),
+        (Decimal("12.5"), 12.5),
+        (Fraction(1, 2), 0.5),
+        (datetime(2026, 1, 31, 12, 0, 0, 5000), "2026-01-31T12:00:00.005Z"),
+        (datetime(2026, 1, 31, 12, tzinfo=BERLIN), "2026-01-31T11:00:00.000Z"),
+        (date(2026, 1, 31), "2026-01-31"),
+        (timedelta(minutes=1), 60.0),
+        (PurePosixPath("/a"), "/a"),
+        (Colour.RED, "red"),
+        ({3, 1}, [1, 3]),
+        ((1, 2), [1, 2]),
+        (b"text", "text"),
+        (b"\xff\x00", "/wA="),
+        (Point(1), {"x": 1}),
+        (float("nan"), None),
+        (float("inf"), None),
+        ("grüß 😀", "grüß 😀"),
+    ],
+)
+def test_values_are_coerced_and_never_dropped(given, expected):
+    """One UUID in a list cost the peers the whole list."""
+    message = composer().track("u", "Paid", {"value": given})
+    assert {"value": expected} == sent(message)["properties"]
+
+
+def test_text_is_sent_as_utf8():
+    """Escapes would triple an emoji's bytes against the limit of 32,000."""
+    assert "😀".encode() in composer().track("u", "😀").body
+
+
+def test_losses_are_noted_and_refused_in_mode_raise():
+    """NaN travels as null, which somebody should hear of."""
+    heard = []
+    told = composer(note=lambda kind, text: heard.append((kind, text)))
+    told.track("u", "Paid", {"value": float("nan")})
+    assert [("coerced", "a number was not finite")] == heard
+    with pytest.raises(ValidationError, match="not finite"):
+        composer(validation="raise").track("u", "Paid", {"value": float("nan")})
+
+
+def test_advice_is_noted_and_refused_in_mode_raise():
+    """A doubtful name is sent, for it may be meant."""
+    heard = []
+    options = {"advice": lambda _event: lambda message: [f"{message['event']}?"]}
+    composer(note=lambda *what: heard.append(what), **options).track("u", "Pad")
+    composer(note=lambda *what: heard.append(what), validation="off", **options).track("u", "Pad")
+    assert [("doubtful", "Pad?")] == heard
+    with pytest.raises(ValidationError, match="Pad"):
+        composer(validation="raise", **options).track("u", "Pad")
+
+
+def test_integrations_go_along():
+    """`All: False` turns off what is not named."""
+    message = composer().track("u", "Paid", integrations={"All": False, "Mixpanel": True})
+    assert {"All": False, "Mixpanel": True} == sent(message)["integrations"]
+
+
+# ---- contracts ----------------------------------------------------------------------------------
+
+
+def test_schema_version_stands_where_the_contract_reads_it():
+    """In Hightouch's default place, beside a context of the caller's own."""
+    message = composer(HIGHTOUCH).track(
+        "u", "Paid", context={"ip": "::1", "protocols": {"a": 1}}, schema_version="1.2.0"
+    )
+    context = {"library": LIBRARY, "ip": "::1", "protocols": {"a": 1, "schemaVersion": "1.2.0"}}
+    assert context == sent(message)["context"]
+
+
+@pytest.mark.parametrize("path", ["properties.apiVersion", "traits.apiVersion"])
+def test_schema_version_may_be_a_property_or_a_trait(path):
+    """A workspace may configure another path; every kind has the one or the other."""
+    told = composer(replace(HIGHTOUCH, schema_version_path=path))
+    given = {"amount": 1}
+    for message in (
+        told.track("u", "Paid", given, schema_version="2"),
+        told.page("u", None, "Docs", given, schema_version="2"),
+        told.screen("u", None, "Home", given, schema_version="2"),
+        told.identify("u", given, schema_version="2"),
+        told.group("u", "g", given, schema_version="2"),
+    ):
+        where = "traits" if message.kind in ("identify", "group") else "properties"
+        assert {"amount": 1, "apiVersion": "2"} == sent(message)[where]
+    assert {"amount": 1} == given
+    with pytest.raises(ValidationError, match="does not support schema_version"):
+        composer(CUSTOMERIO).identify("u", schema_version="2")
+
+
+@pytest.mark.parametrize("path", ["", "context", "context.", "event.version", "apiVersion"])
+def test_a_version_has_its_place_in_a_message(path):
+    """Else no contract would find it."""
+    with pytest.raises(ConfigurationError, match="must be a path in a message"):
+        replace(HIGHTOUCH, schema_version_path=path)
+
+
+# ---- settings -----------------------------------------------------------------------------------
+
+
+def test_bad_settings_are_refused():
+    """Where they are given."""
+    with pytest.raises(ConfigurationError, match="validation"):
+        composer(validation="loud")
+    with pytest.raises(ValidationError, match="default_context"):
+        composer(default_context="x")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    """Nor a second room before it is asked for."""
+    source = """
+import sys, mixpanel.cdp as cdp
+assert not {"httpx", "anyio", "asyncio", "mixpanel._records.record"} & set(sys.modules)
+assert set(cdp.__all__) <= set(dir(cdp))
+for name in cdp.__all__:
+    assert getattr(cdp, name) is not None
+assert not {"httpx", "jwt"} & set(sys.modules)
+try:
+    cdp.nonsense
+except AttributeError:
+    pass
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
+def test_naive_times_do_not_follow_the_zone_of_the_machine(monkeypatch):
+    """The peers guess, and land five hours in the future."""
+    import time
+
+    monkeypatch.setenv("TZ", "America/Lima")
+    time.tzset()
+    try:
+        message = composer().track("u", "Paid", timestamp=datetime(2026, 1, 31, 12))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert datetime(2026, 1, 31, 12, tzinfo=UTC) == datetime.fromisoformat(
+        sent(message)["timestamp"]
+    )

@@ -1,0 +1,580 @@
+"""`mp cdp`: one message at a time, and who it goes to."""
+
+import json
+import os
+import pty
+import shlex
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from mixpanel.cli._output.exit_codes import ExitCode
+from mixpanel.cli.app import app
+from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
+from tests.cdp.run_clients import messages
+from tests.cdp.test_oauth import key_pair
+from tests.cli.cli_data import runner
+
+EU_KEY = "sk_eu_" + "0" * 32 + "_000000"
+TRACK = ("track", "Order Paid", "--user-id", "u-17")
+ENDS = (("suppress", "u-9"), ("delete", "u-9"), ("object", "acme", "--delete"))
+
+
+@pytest.fixture(scope="module")
+def server():
+    """Run one emulator for all."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emu(server):
+    """Empty it; its faults go too."""
+    server.clear()
+    return server
+
+
+@pytest.fixture(params=["customerio", "hightouch"])
+def vendor(request):
+    """Run a test against each vendor."""
+    return request.param
+
+
+def asking(emu, vendor="customerio", key="k", **env):
+    """Return what runs `mp cdp` against a vendor of an emulator."""
+    return for_env(
+        {
+            "MP_CDP_BASE_URL": getattr(emu, f"{vendor}_url"),
+            f"MP_{vendor.upper()}_WRITE_KEY": key,
+            **env,
+        }
+    )
+
+
+def for_env(env):
+    run = runner({"COLUMNS": "200", "NO_COLOR": "1", **env})
+    return lambda *arguments, **more: run("cdp", *arguments, **more)
+
+
+def sent(result):
+    """Return what a command wrote on stdout, once it went well."""
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+    return json.loads(result.stdout)
+
+
+# ---- the six kinds ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (
+            ["identify", "--user-id", "u", "--anonymous-id", "a", "--traits", '{"plan": "team"}'],
+            {"type": "identify", "userId": "u", "anonymousId": "a", "traits": {"plan": "team"}},
+        ),
+        (
+            ["track", "Paid", "--user-id", "u", "--properties", '{"n": 1}', "--group-id", "g"],
+            {"type": "track", "event": "Paid", "properties": {"n": 1}, "groupId": "g"},
+        ),
+        (
+            ["page", "Pricing", "--user-id", "u", "--category", "Docs", "--properties", '{"n": 1}'],
+            {"name": "Pricing", "category": "Docs", "properties": {"n": 1, "category": "Docs"}},
+        ),
+        (["screen", "--anonymous-id", "a"], {"type": "screen", "anonymousId": "a"}),
+        (
+            ["group", "acme", "--user-id", "u", "--traits", '{"plan": "team"}'],
+            {"type": "group", "groupId": "acme", "userId": "u", "traits": {"plan": "team"}},
+        ),
+        (["alias", "old", "u"], {"type": "alias", "previousId": "old", "userId": "u"}),
+    ],
+)  # fmt: skip
+def test_each_kind_of_the_spec_arrives(emu, vendor, arguments, fields):
+    """At the endpoint of its own, with what any message may carry."""
+    around = [
+        "--context", '{"ip": "203.0.113.9"}', "--timestamp", "2026-01-31T12:00:00+01:00",
+        "--integrations", '{"All": false}', "--message-id", "m-1",
+    ]  # fmt: skip
+    told = sent(asking(emu, vendor)(*arguments, *around))
+    url = getattr(emu, f"{vendor}_url")
+    assert {"kind": arguments[0], "message_id": "m-1", "sent_to": url} == told
+    (kept,) = emu.cdp_messages(vendor)
+    assert arguments[0] == kept["endpoint"]
+    message = kept["message"]
+    expected = {
+        **fields, "timestamp": "2026-01-31T11:00:00.000Z", "integrations": {"All": False},
+        "messageId": "m-1",
+    }  # fmt: skip
+    assert expected.items() <= message.items()
+    assert "203.0.113.9" == message["context"]["ip"]
+
+
+@pytest.mark.parametrize("when", ["1767268800", "1767268800000", "2026-01-01T12:00:00"])
+def test_a_moment_may_be_a_number(emu, when):
+    """Seconds, milliseconds or ISO 8601, which is UTC unless it says otherwise."""
+    sent(asking(emu)(*TRACK, "--timestamp", when))
+    assert ["2026-01-01T12:00:00.000Z"] == [one["timestamp"] for one in messages(emu)]
+
+
+def test_json_may_come_from_a_file_and_stdin(emu, tmp_path):
+    """`@FILE`, and `-`."""
+    file = tmp_path / "context.json"
+    file.write_text('\ufeff{"ip": "203.0.113.9"}')
+    told = asking(emu)(
+        *TRACK, "--properties", "-", "--context", f"@{file}", given='{"amount": 12.5}'
+    )
+    sent(told)
+    (message,) = messages(emu)
+    assert ({"amount": 12.5}, "203.0.113.9") == (message["properties"], message["context"]["ip"])
+
+
+def test_a_version_of_a_contract_is_for_hightouch(emu):
+    """It goes where Hightouch looks for it."""
+    sent(asking(emu, "hightouch")(*TRACK, "--schema-version", "1.2.0"))
+    (message,) = messages(emu)
+    assert {"schemaVersion": "1.2.0"} == message["context"]["protocols"]
+    refused = asking(emu)(*TRACK, "--schema-version", "1.2.0")
+    assert ExitCode.USAGE == refused.exit_code
+    assert "Customer.io knows no contracts" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "kind", [("identify",), TRACK, ("page", "Docs"), ("screen", "Home"), ("group", "g")]
+)
+def test_contracts_may_look_for_their_version_elsewhere(emu, kind):
+    """In a property, or a trait."""
+    person = () if "--user-id" in kind else ("--user-id", "u")
+    version = ("--schema-version", "2", "--version-at", "properties.apiVersion")
+    sent(asking(emu, "hightouch")(*kind, *person, *version))
+    (message,) = messages(emu)
+    assert (
+        "2" == message["traits" if kind[0] in ("identify", "group") else "properties"]["apiVersion"]
+    )
+    refused = asking(emu, "hightouch")(*kind, *person, *version[:-1], "apiVersion")
+    assert ExitCode.USAGE == refused.exit_code
+    assert "must be a path in a message" in refused.stderr
+
+
+def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
+    """Nobody would be forgotten."""
+    told = asking(emu, "hightouch")("track", "User Deleted", "--user-id", "u")
+    assert ExitCode.OK == told.exit_code
+    assert "'User Deleted' is an action of Customer.io" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["track", "Paid"], "track requires a user id or an anonymous id"),
+        (["track", "--user-id", "u"], "which EVENT? or give --file"),
+        (["track", " ", "--user-id", "u"], "the event name is empty"),
+        (["group", "--user-id", "u"], "which GROUP_ID? or give --file"),
+        (["alias", "old"], "which PREVIOUS_ID and USER_ID? or give --file"),
+        (["alias", "u", "u"], "previous id and user id are the same: nothing to merge"),
+        ([*TRACK, "--properties", "{n: 1}"], "for '--properties': this is no JSON: Expecting"),
+        ([*TRACK, "--properties", "[1]"], 'this must be an object, such as {"plan": "team"}'),
+        ([*TRACK, "--properties", "-"], "stdin is no JSON: Expecting value"),
+        ([*TRACK, "--context", "@nowhere.json"], "cannot read nowhere.json: No such file"),
+        ([*TRACK, "--properties", "[" * 100_000], "this is no JSON: maximum recursion"),
+        ([*TRACK, "--timestamp", "soon"], "'soon' must be ISO 8601, or seconds or milliseconds"),
+        ([*TRACK, "--properties", '{"x": "' + "x" * 32_000 + '"}'], "bytes larger than"),
+        ([*TRACK, "--failed", "f"], "--failed needs --file"),
+        ([*TRACK, "--start-at", "1"], "--start-at needs --file"),
+        ([*TRACK, "--region", "moon"], "region='moon' is unknown; choose one of"),
+    ],
+)
+def test_wrong_arguments_are_said(emu, vendor, arguments, why):
+    """In words that tell what to do; nothing is sent."""
+    env = {"MP_CDP_BASE_URL": None} if "--region" in arguments else {}
+    told = asking(emu, vendor)(*arguments, **env)
+    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout)
+    assert why in " ".join(told.stderr.replace("│", "").split())
+    assert [] == emu.requests()
+
+
+# ---- Customer.io's own --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (
+            ["device", "TOK", "--user-id", "u", "--platform", "ios", "--attributes", '{"x": 1}'],
+            {"event": "Device Created or Updated", "userId": "u"},
+        ),
+        (
+            ["device", "TOK", "--user-id", "u", "--delete"],
+            {"event": "Device Deleted", "userId": "u"},
+        ),
+        (
+            ["object", "acme", "--type", "2", "--traits", '{"plan": "team"}'],
+            {"groupId": "acme", "traits": {"object_type_id": "2", "plan": "team"}},
+        ),
+        (
+            ["object", "acme", "--relate", "u", "--relationship", '{"role": "admin"}'],
+            {
+                "groupId": "acme", "userId": "u",
+                "traits": {"object_type_id": "1", "relationshipAttributes": {"role": "admin"}},
+            },
+        ),
+        (
+            ["object", "acme", "--type", "2", "--unrelate", "u"],
+            {
+                "event": "Relationship Deleted", "userId": "u",
+                "properties": {"objectId": "acme", "objectTypeId": "2"},
+            },
+        ),
+        (
+            ["object", "acme", "--type", "2", "--delete", "--yes"],
+            {"event": "Object Deleted", "properties": {"objectId": "acme", "objectTypeId": "2"}},
+        ),
+        (["suppress", "u-9", "--yes"], {"event": "User Suppressed", "userId": "u-9"}),
+        (["suppress", "u-9", "--undo"], {"event": "User Unsuppressed", "userId": "u-9"}),
+        (["delete", "u-9", "-y"], {"event": "User Deleted", "userId": "u-9"}),
+    ],
+)  # fmt: skip
+def test_customerio_gets_its_own(emu, arguments, fields):
+    """Each in the shape that its API reads."""
+    sent(asking(emu)(*arguments, "--message-id", "m-1"))
+    (message,) = messages(emu)
+    assert {**fields, "messageId": "m-1"}.items() <= message.items()
+    if arguments[0] == "device":
+        device = message["context"]["device"]
+        assert "TOK" == device["token"]
+        assert ("--delete" in arguments) is ("type" not in device)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["device", "TOK", "--user-id", "u"], "say ios or android"),
+        (
+            ["device", "TOK", "--user-id", "u", "--delete", "--platform", "ios"],
+            "exclude each other",
+        ),
+        (["object", "acme", "--relate", "u", "--delete"], "exclude each other"),
+        (["object", "acme", "--relationship", "{}"], "--relationship needs --relate"),
+        (["object", "acme", "--type", "company"], "object type id must be the number of a type"),
+        *[
+            (arguments, "nobody is there to be asked: add --yes if it is meant")
+            for arguments in ENDS
+        ],
+    ],
+)
+def test_what_customerio_could_not_read_is_refused(emu, arguments, why):
+    """And what cannot be undone, when nobody is there to confirm it."""
+    told = asking(emu)(*arguments)
+    assert ExitCode.USAGE == told.exit_code
+    assert why in " ".join(told.stderr.split())
+    assert [] == emu.requests()
+
+
+@pytest.mark.parametrize("arguments", [("device", "TOK", "--user-id", "u"), *ENDS])
+def test_hightouch_has_no_such_thing(emu, arguments):
+    """It would keep them as any event, and nothing would happen."""
+    told = asking(emu, "hightouch")(*arguments)
+    assert ExitCode.USAGE == told.exit_code
+    assert "by Customer.io alone" in told.stderr or "with Customer.io alone" in told.stderr
+    assert [] == emu.requests()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", ExitCode.OK), ("n", ExitCode.ERROR)])
+def test_who_forgets_somebody_is_asked(emu, answer, code):
+    """On a terminal; anything but yes is a no."""
+    env = {**os.environ, "MP_CDP_BASE_URL": emu.customerio_url, "MP_CUSTOMERIO_WRITE_KEY": "k"}
+    command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
+    master, slave = pty.openpty()
+    os.write(master, f"{answer}\n".encode())
+    done = subprocess.run(
+        [*command, "cdp", "suppress", "u-9"],
+        env=env, stdin=slave, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    os.close(slave)
+    os.close(master)
+    assert code == done.returncode
+    assert f"Forget u-9 at {emu.customerio_url}, and refuse that id from now on?" in done.stderr
+    assert (code == ExitCode.OK) is bool(messages(emu))
+
+
+def test_suppressing_is_not_unsubscribing():
+    """The help says which is which, and how the other is done."""
+    told = " ".join(for_env({})("suppress", "--help").stdout.replace("│", "").split())
+    assert "This is not how to stop mailings" in told
+    assert """--traits '{"unsubscribed": true}'""" in told
+
+
+def test_every_example_can_be_typed():
+    """What the help shows has no option that does not exist."""
+    for name, command in typer.main.get_command(app).commands["cdp"].commands.items():
+        typed = [line for line in command.epilog.splitlines() if f"mp cdp {name} " in f"{line} "]
+        assert typed, f"mp cdp {name} shows no example"
+        for line in typed:
+            words = shlex.split(line)
+            command.make_context(name, words[words.index(name) + 1 :], resilient_parsing=True)
+
+
+# ---- what is doubtful ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["track", "order_complete", "--user-id", "u"], "did you mean 'Order Completed'?"),
+        ([*TRACK, "--properties", '{"x": NaN}'], "a number was not finite"),
+    ],
+)
+def test_what_is_doubtful_is_sent_with_a_warning(emu, arguments, why):
+    """Or refused, when one asks for that."""
+    told = asking(emu)(*arguments)
+    assert ExitCode.OK == told.exit_code
+    assert told.stderr.startswith("warning: ")
+    assert why in told.stderr
+    refused = asking(emu)(*arguments, "--fail-on-warning")
+    assert (ExitCode.USAGE, "") == (refused.exit_code, refused.stdout)
+    assert 1 == len(messages(emu))
+
+
+# ---- a dry run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [TRACK, ("identify", "--user-id", "u-17"), ("page",), *ENDS])
+def test_a_dry_run_shows_the_message(emu, arguments):
+    """It needs no key and asks no question."""
+    whom = ["--anonymous-id", "u-17"] if arguments == ("page",) else []
+    told = asking(emu, key=None, MP_CDP_TO="customerio")(*arguments, *whom, "--dry-run")
+    assert (ExitCode.OK, f"a dry run: nothing was sent to {emu.customerio_url}\n") == (
+        told.exit_code, told.stderr
+    )  # fmt: skip
+    message = json.loads(told.stdout)
+    assert message["type"] in {*arguments, "track"}
+    assert "mixpanel-async" == message["context"]["library"]["name"]
+    assert [] == emu.requests()
+
+
+def test_what_is_too_large_fails_a_dry_run_too(emu):
+    """A dry run would else promise too much."""
+    told = asking(emu)(*TRACK, "--properties", '{"x": "' + "x" * 32_000 + '"}', "--dry-run")
+    assert ExitCode.USAGE == told.exit_code
+
+
+# ---- who to send to -----------------------------------------------------------------------------
+
+
+def test_the_vendor_is_the_one_whose_key_is_there(emu):
+    """With both keys, or none, nothing is guessed; `--to` and MP_CDP_TO say it."""
+    both = {"MP_CUSTOMERIO_WRITE_KEY": "c", "MP_HIGHTOUCH_WRITE_KEY": "h"}
+    for env, why in ((both, "has the keys of both"), ({}, "no key is in the environment")):
+        told = for_env(env)(*TRACK)
+        assert ExitCode.USAGE == told.exit_code
+        assert why in " ".join(told.stderr.replace("│", "").split())
+    mp = for_env({**both, "MP_CDP_BASE_URL": emu.hightouch_url, "MP_CDP_TO": "hightouch"})
+    sent(mp(*TRACK))
+    sent(mp(*TRACK, "--to", "customerio", "--base-url", emu.customerio_url))
+    assert [("hightouch", "h"), ("customerio", "c")] == [
+        (one["vendor"], one["key"]) for one in emu.cdp_messages()
+    ]
+
+
+def test_a_key_may_be_typed_or_come_from_a_file(emu, tmp_path):
+    """A prefixed one tells whose it is; of any other one has to say it."""
+    file = tmp_path / "key"
+    file.write_text(f"{EU_KEY}\n")
+    mp = for_env({"MP_CDP_BASE_URL": emu.customerio_url, "MP_HIGHTOUCH_WRITE_KEY": "h"})
+    sent(mp(*TRACK, "--write-key", f"@{file}"))
+    assert [EU_KEY] == [one["key"] for one in emu.cdp_messages()]
+    told = mp(*TRACK, "--write-key", "classic")
+    assert ExitCode.USAGE == told.exit_code
+    assert "this --write-key does not tell" in told.stderr
+
+
+def test_without_a_key_nothing_is_sent(emu):
+    """The error names the variable to set."""
+    told = asking(emu, key=None, MP_CDP_TO="customerio")(*TRACK)
+    assert ExitCode.USAGE == told.exit_code
+    assert "mp: which source? give --write-key, or MP_CUSTOMERIO_WRITE_KEY\n" == told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "to"),
+    [
+        (["--to", "customerio"], "https://cdp.customer.io"),
+        (["--to", "customerio", "--region", "eu"], "https://cdp-eu.customer.io"),
+        (["--write-key", EU_KEY], "https://cdp-eu.customer.io"),
+        (["--to", "hightouch"], "https://us-east-1.hightouch-events.com"),
+        (
+            ["--to", "hightouch", "--region", "eu-west-1"],
+            "https://eu-west-1.hightouch-events.com",
+        ),
+    ],
+)
+def test_the_region_says_where(arguments, to):
+    """Of a prefixed key, the key does."""
+    told = for_env({})(*TRACK, *arguments, "--dry-run")
+    assert (ExitCode.OK, f"a dry run: nothing was sent to {to}\n") == (told.exit_code, told.stderr)
+
+
+def test_a_key_of_another_region_is_refused():
+    """The server would answer 200 and keep nothing."""
+    told = for_env({})(*TRACK, "--write-key", EU_KEY, "--region", "us")
+    assert ExitCode.USAGE == told.exit_code
+    assert "the write key belongs to region 'eu'" in told.stderr
+    assert EU_KEY not in told.output
+
+
+def test_permissive_gives_up_the_truth(emu):
+    """Only where there is a strict mode to give up."""
+    sent(asking(emu)(*TRACK, "--permissive"))
+    assert "x-strict-mode" not in emu.cdp_messages()[0]["headers"]
+    told = asking(emu, "hightouch")(*TRACK, "--permissive")
+    assert ExitCode.USAGE == told.exit_code
+
+
+def test_gzip_compresses(emu, tmp_path):
+    """What is worth it."""
+    file = tmp_path / "many.ndjson"
+    file.write_text('{"userId": "u", "event": "Paid"}\n' * 50)
+    sent(asking(emu)("track", "--file", file, "--gzip"))
+    assert {"gzip"} == {one["headers"].get("content-encoding") for one in emu.cdp_messages()}
+
+
+def test_hightouch_may_want_tokens(tmp_path):
+    """With options, or the environment; half of them is a mistake."""
+    pem = tmp_path / "key.pem"
+    pem.write_text(key_pair()[0])
+    rules = OAuthRules(clients=["c"], public_keys={"key-1": key_pair()[1]}, required=True)
+    with Emulator(hightouch=HightouchRules(oauth=rules)) as emu:
+        env = {
+            "MP_HIGHTOUCH_OAUTH_CLIENT_ID": "c", "MP_HIGHTOUCH_OAUTH_KEY_ID": "key-1",
+            "MP_HIGHTOUCH_OAUTH_KEY_FILE": str(pem),
+            "MP_HIGHTOUCH_OAUTH_SERVER": emu.hightouch_oauth_url,
+        }  # fmt: skip
+        mp = asking(emu, "hightouch", **env)
+        sent(mp(*TRACK))
+        assert "granted" == json.loads(mp("ping").stdout)["access_token"]
+        half = mp(*TRACK, MP_HIGHTOUCH_OAUTH_KEY_ID=None)
+        assert ExitCode.USAGE == half.exit_code
+        assert "OAuth needs --oauth-key-id too" in half.stderr
+        other = mp(*TRACK, "--oauth-client-id", "stranger", "--retries", 0)
+        assert ExitCode.AUTHENTICATION == other.exit_code
+        assert 1 == len(messages(emu))
+
+
+@pytest.mark.parametrize("option", ["client-id", "key-id", "key-file", "server", "scope"])
+def test_customerio_has_no_tokens(emu, option):
+    """What is typed is refused; what the environment has for Hightouch is no matter of its."""
+    mp = asking(emu, "customerio", MP_HIGHTOUCH_OAUTH_CLIENT_ID="c")
+    sent(mp(*TRACK))
+    told = mp(*TRACK, f"--oauth-{option}", __file__)
+    assert ExitCode.USAGE == told.exit_code
+    assert f"for --oauth-{option}: only Hightouch hands out access tokens" in told.stderr
+    assert 1 == len(messages(emu))
+
+
+def test_the_vendors_own_variable_says_where(emu, vendor):
+    """As for the clients; --base-url and MP_CDP_BASE_URL stand above it, as they are typed here."""
+    variable = f"MP_{vendor.upper()}_BASE_URL"
+    url = getattr(emu, f"{vendor}_url")
+    mp = asking(emu, vendor, MP_CDP_BASE_URL=None, **{variable: url})
+    sent(mp(*TRACK, "--region", "nowhere"))
+    assert None is json.loads(mp("ping").stdout)["region"]
+    mp = asking(emu, vendor, **{variable: "http://127.0.0.1:9"})
+    sent(mp(*TRACK))
+    assert 2 == len([one for one in messages(emu, vendor) if one.get("event") == TRACK[1]])
+
+
+# ---- what the server says -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault.status(400), ExitCode.ERROR),
+        (Fault.status(401), ExitCode.AUTHENTICATION),
+        (Fault.status(404), ExitCode.NOT_FOUND),
+        (Fault.status(429), ExitCode.RATE_LIMITED),
+        (Fault.status(503), ExitCode.ERROR),
+        (Fault.reset(), ExitCode.ERROR),
+    ],
+)
+def test_the_answer_is_the_exit_code(emu, vendor, fault, code):
+    """One line on stderr, and nothing on stdout."""
+    emu.play(fault)
+    told = asking(emu, vendor)(*TRACK, "--retries", 0)
+    assert (code, "", 1) == (told.exit_code, told.stdout, told.stderr.count("\n"))
+    assert 1 == len(emu.requests())
+
+
+def test_what_may_come_right_is_tried_again(emu):
+    """By default a few times."""
+    emu.play(Fault.status(503))
+    told = sent(asking(emu)(*TRACK))
+    assert (2, told["message_id"]) == (len(emu.requests()), messages(emu)[0]["messageId"])
+
+
+def test_a_wrong_key_is_never_shown(vendor):
+    """The exit code tells that it was the key."""
+    rules = {"customerio": CustomerIORules(keys=["right"]), "hightouch": HightouchRules(keys=["r"])}
+    with Emulator(**rules) as emu:
+        told = asking(emu, vendor, key="hunter2-hunter2")(*TRACK)
+        assert (ExitCode.AUTHENTICATION, "") == (told.exit_code, told.stdout)
+        assert "hunter2" not in told.stderr
+
+
+def test_errors_may_be_json(emu):
+    """For programs; nothing else is on stderr then."""
+    emu.play(Fault.status(429, headers={"retry-after": "7"}))
+    told = asking(emu, MP_ERROR_FORMAT="json")(*TRACK, "--retries", 0)
+    error = json.loads(told.stderr)
+    assert ("RATE_LIMIT", 429) == (error["code"], error["details"]["status"])
+    wrong = asking(emu, MP_ERROR_FORMAT="json")("track", "order_complete")
+    assert "USAGE" == json.loads(wrong.stderr)["code"]
+
+
+def test_the_result_may_be_filtered(emu):
+    """As that of any command."""
+    told = asking(emu)(*TRACK, "--jq", ".kind")
+    assert '"track"\n' == told.stdout
+    assert ExitCode.USAGE == asking(emu)(*TRACK, "--jq", ".", "-f", "table").exit_code
+
+
+# ---- ping ---------------------------------------------------------------------------------------
+
+
+def test_ping_proves_a_key_of_customerio(emu):
+    """Nothing is kept, and nothing is even dropped in silence."""
+    told = asking(emu)("ping")
+    assert ExitCode.OK == told.exit_code
+    answer = json.loads(told.stdout)
+    assert ("customerio", "taken", None) == (answer["to"], answer["key"], answer["region"])
+    assert emu.customerio_url == answer["origin"]
+    assert 0 <= answer["seconds"] < 60
+    assert "the key is good" in told.stderr
+    assert [] == emu.cdp_messages()
+
+
+@pytest.mark.parametrize("arguments", [["customerio", "--permissive"], ["hightouch"]])
+def test_ping_does_not_promise_what_200_does_not_prove(emu, arguments):
+    """The way is open; of the key nothing is known."""
+    told = asking(emu, arguments[0])("ping", *arguments[1:])
+    assert (ExitCode.OK, "not proven") == (told.exit_code, json.loads(told.stdout)["key"])
+    assert "the way is open, but" in told.stderr
+    assert [] == emu.cdp_messages()
+
+
+def test_ping_finds_a_wrong_key_and_a_wrong_region():
+    """One is 401; the other 200, which a strict Customer.io would never say."""
+    with Emulator(customerio=CustomerIORules(keys=["k", EU_KEY], region="us")) as emu:
+        wrong = asking(emu, key="x")("ping")
+        assert (ExitCode.AUTHENTICATION, "") == (wrong.exit_code, wrong.stdout)
+        foreign = asking(emu, key=EU_KEY)("ping")
+        assert ExitCode.ERROR == foreign.exit_code
+        assert "not proven" == json.loads(foreign.stdout)["key"]
+        assert "is the key of this --region" in foreign.stderr
+
+
+def test_ping_tries_once(emu):
+    """Whoever asks whether the way is open wants to know it now."""
+    emu.play(Fault.status(503).forever())
+    assert ExitCode.ERROR == asking(emu)("ping").exit_code
+    assert 1 == len(emu.requests())

@@ -1,0 +1,204 @@
+"""`mp flags`: list, evaluate, explain, lint, watch."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mixpanel.emulator import Emulator, Fault
+from tests.flags.test_local import flag
+
+USER = '{"distinct_id": "u-17", "custom_properties": {"plan": "Team"}}'
+
+
+def mp(*arguments, emu=None, env=None):
+    """Run `mp` like a person in a shell, the emulator and a token in the environment."""
+    import os
+
+    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **(env or {})}
+    if emu is not None:
+        environment |= {"MP_BASE_URL": emu.url, "MP_TOKEN": "t"}
+    command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def defined():
+    ruled = flag("ruled", value="blue")
+    ruled["ruleset"]["rollout"][0]["runtime_evaluation_rule"] = {"==": [{"var": "plan"}, "team"]}
+    return {"flags": [flag(), ruled]}
+
+
+@pytest.fixture
+def file(tmp_path, defined):
+    path = tmp_path / "flags.json"
+    path.write_text(json.dumps(defined))
+    return str(path)
+
+
+def test_list_shows_what_is_defined(emu, defined, file):
+    """From Mixpanel or a file, for people or machines."""
+    emu.set_flags(defined)
+    fetched = mp("flags", "list", emu=emu)
+    assert "checkout" in fetched.stdout
+    assert "ruled" in fetched.stdout
+    listed = json.loads(mp("flags", "list", "--file", file, "--format", "json").stdout)
+    assert [one["key"] for one in listed["flags"]] == ["checkout", "ruled"]
+
+
+@pytest.mark.parametrize("remote", [[], ["--remote"]])
+def test_eval_says_which_variant(emu, defined, remote):
+    """Decided here or by Mixpanel; no exposure is reported."""
+    emu.set_flags(defined)
+    done = mp("flags", "eval", "ruled", "--context", USER, *remote, emu=emu)
+    assert done.stdout == 'on = "blue"\n'
+    told = json.loads(
+        mp("flags", "eval", "ruled", "--context", USER, "--format", "json", *remote, emu=emu).stdout
+    )
+    assert (told["variant"], told["value"]) == ("on", "blue")
+    assert told["source"] == ("remote" if remote else "local")
+    assert emu.events(raw=True) == []
+
+
+def test_eval_of_an_unknown_flag_ends_with_4(file):
+    """And says so on stderr."""
+    done = mp("flags", "eval", "nope", "--context", USER, "--file", file)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "FLAG_NOT_FOUND" in done.stderr
+
+
+def test_explain_shows_buckets_and_clauses(file):
+    """Rollout by rollout."""
+    done = mp("flags", "explain", "ruled", "--context", USER, "--file", file)
+    assert "bucket" in done.stdout
+    assert "plan = 'team'" in done.stdout
+    assert mp("flags", "explain", "nope", "--context", USER, "--file", file).returncode == 4
+
+
+def test_lint_reports_and_ends_with_6(tmp_path, file):
+    """Nothing to report is 0."""
+    assert mp("flags", "lint", file).returncode == 0
+    odd = flag("odd")
+    odd["ruleset"]["rollout"][0]["cohort_hash"] = "abc"
+    odd["ruleset"]["variants"][0]["split"] = 0.5
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps({"flags": [odd]}))
+    done = mp("flags", "lint", str(path))
+    assert done.returncode == 6
+    assert "flag 'odd', rollout 0: for a cohort\n" in done.stdout
+    problems = json.loads(mp("flags", "lint", str(path), "--format", "json").stdout)["problems"]
+    assert {one["flag"] for one in problems} == {"odd"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("list", "--file"),
+        ("eval", "checkout", "--context", USER, "--file"),
+        ("explain", "checkout", "--context", USER, "--file"),
+        ("lint",),
+    ],
+)
+def test_a_file_of_flags_is_an_object_or_a_list(tmp_path, command):
+    """Each command says the same of one file, and names it when it is neither."""
+    path = tmp_path / "flags.json"
+    path.write_text(json.dumps([flag()]))
+    assert mp("flags", *command, str(path)).returncode == 0
+    for neither in ("7", "{}", '{"flags": 7}'):
+        path.write_text(neither)
+        done = mp("flags", *command, str(path))
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr == f'mp: {path}: flags are {{"flags": [...]}} or a list\n'
+
+
+def test_eval_names_what_the_context_lacks(file):
+    """In words, and with the reason that the library has."""
+    done = mp("flags", "eval", "checkout", "--context", "{}", "--file", file)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        "no variant: the context lacks distinct_id, by which this flag is decided "
+        "(MISSING_CONTEXT_KEY)\n"
+    )
+
+
+def test_one_watched_flag_is_one_flag(emu):
+    """And two are flags."""
+    watch = ("flags", "watch", "--seconds", "0")
+    emu.set_flags([flag()])
+    assert mp(*watch, emu=emu).stderr == "1 flag; watching, Ctrl-C stops\n"
+    emu.set_flags([flag(), flag("fresh")])
+    assert mp(*watch, emu=emu).stderr == "2 flags; watching, Ctrl-C stops\n"
+
+
+def test_watch_shows_changes_as_they_happen(emu, defined):
+    """New, changed, gone."""
+    emu.set_flags(defined)
+    command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()", "flags", "watch"]
+    options = ["--interval", "0.2", "--seconds", "6", "--token", "t", "--base-url", emu.url]
+    process = subprocess.Popen(command + options, stdout=subprocess.PIPE, text=True)
+    end = time.monotonic() + 20
+    while len(emu.requests("/flags/definitions")) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    emu.set_flags([flag(value=False), flag("fresh")])
+    out, _ = process.communicate(timeout=30)
+    assert sorted(line.split()[1:] for line in out.splitlines()) == [
+        ["changed", "checkout"],
+        ["gone", "ruled"],
+        ["new", "fresh"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["list"], 3, "which project"),
+        (["eval", "x", "--context", "{"], 3, "no JSON"),
+        (["eval", "x", "--context", "[]"], 3, "must be an object"),
+        (["eval", "x", "--context", "@missing.json"], 3, "cannot read missing.json"),
+        (["list"], 3, "or mp --account NAME; the default account is not used"),
+        (["list", "--format", "table"], 3, "'--format': 'table' is not one of 'text', 'json'."),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, code, words):
+    """No traceback."""
+    done = mp("flags", *arguments, env={"MP_BASE_URL": "", "MP_TOKEN": ""})
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("remote", [[], ["--remote"]])
+def test_a_service_account_is_enough(defined, remote):
+    """Without any token; half an account is a mistake."""
+    account = {"MP_USERNAME": "robot", "MP_SECRET": "s3cret", "MP_PROJECT_ID": "42"}
+    arguments = ["flags", "eval", "ruled", "--context", USER, *remote]
+    with Emulator(tokens=[], service_accounts={"robot": "s3cret"}, flags=defined) as emu:
+        env = {**account, "MP_BASE_URL": emu.url, "MP_TOKEN": ""}
+        assert mp(*arguments, env=env).stdout == 'on = "blue"\n'
+        assert emu.requests()[0].query["project_id"] == "42"
+        done = mp(*arguments, env={**env, "MP_PROJECT_ID": ""})
+    assert done.returncode == 3
+    assert "MP_PROJECT_ID" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["list"], ["eval", "x", "--context", USER, "--remote"]])
+def test_an_unreachable_host_is_named_once(command):
+    """And nothing of the request: its query holds the token."""
+    nowhere = {"MP_BASE_URL": "http://127.0.0.1:9", "MP_TOKEN": "t0ken"}
+    done = mp("flags", *command, env=nowhere)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("http://127.0.0.1:9: cannot connect") == 1
+    assert done.stderr.count("\n") == 1
+    assert "t0ken" not in done.stderr
+
+
+def test_refused_credentials_end_with_2(emu):
+    """A 401 of the definitions endpoint."""
+    emu.play(Fault.status(401).forever())
+    done = mp("flags", "list", emu=emu)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,290 @@
+"""`mp import events`: from a file, through the wire, into the emulator."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mixpanel.cli._output.exit_codes import ExitCode
+from mixpanel.cli.app import app
+from mixpanel.emulator import Emulator, Fault
+
+FLIGHTS = Path(__file__).parents[2] / "examples" / "data" / "flights.ndjson"
+ACCOUNT = {"MP_USERNAME": "robot", "MP_SECRET": "s3cret", "MP_PROJECT_ID": "42"}
+RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
+NOON = 1_767_268_800_000
+
+
+@pytest.fixture
+def emu():
+    """A Mixpanel of our own."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def mp(emu):
+    """Run `mp import events` against the emulator, in this process."""
+    environment = {"COLUMNS": "100", "NO_COLOR": "1", "MP_BASE_URL": emu.url, "MP_TOKEN": "T"}
+    runner = CliRunner(env={**dict.fromkeys(ACCOUNT), **environment})
+
+    def run(*arguments, **env):
+        return runner.invoke(app, ["import", "events", *map(str, arguments)], env=env)
+
+    return run
+
+
+@pytest.fixture
+def orders(tmp_path):
+    """A table of three orders, two of them broken."""
+    path = tmp_path / "orders.csv"
+    path.write_text(
+        "order,paid_at,customer,amount\n"
+        "7,2026-01-01T12:00:00,0042,12.5\n"
+        "8,2026-01-01T12:00:00,null,3\n"
+        "9,,u3,4\n"
+    )
+    columns = ["--time-column", "paid_at", "--distinct-id-column", "customer"]
+    return [path, "--event", "Order Paid", "--insert-id-column", "order", *columns]
+
+
+def many(path, count):
+    with path.open("w") as lines:
+        for n in range(count):
+            event = {"time": NOON, "distinct_id": f"u-{n}", "$insert_id": f"i-{n}", "pad": "x" * 90}
+            lines.write(json.dumps({"event": "Seen", "properties": event}) + "\n")
+    return path
+
+
+# What arrives
+
+
+def test_a_file_of_exported_events_arrives(mp, emu):
+    """All of it, once, however often it is imported."""
+    result = mp(FLIGHTS)
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+    assert "imported  975" in result.stdout
+    assert ExitCode.OK == mp(FLIGHTS).exit_code
+    assert (975, 1950) == (len(emu.events()), len(emu.events(raw=True)))
+
+
+def test_a_table_arrives_as_events(mp, emu, orders):
+    """Columns become event, time, user and id; the rest are properties."""
+    result = mp(*orders)
+    assert ExitCode.PARTIAL == result.exit_code
+    (event,) = emu.events()
+    told = {"amount": 12.5, "time": NOON, "distinct_id": "0042", "$insert_id": "7"}
+    assert "Order Paid" == event["event"]
+    assert told.items() <= event["properties"].items()
+
+
+def test_what_was_refused_is_counted_by_reason(mp, orders):
+    """A person sees why, a machine gets all of it."""
+    said = mp(*orders).stdout
+    assert "imported  1" in said
+    assert "rejected  2" in said
+    assert "1  an imported event needs its time" in said
+    told = json.loads(mp(*orders, "--format", "json").stdout)
+    assert (1, 2, 3) == (told["imported"], told["rejected"], told["position"])
+    assert 2 == len(told["reasons"])
+
+
+def test_refused_events_go_to_a_file(mp, orders, tmp_path):
+    """Each with its position and reason; going on with an import leaves those before."""
+    file = tmp_path / "failed.ndjson"
+    mp(*orders, "--failed", file)
+    lines = sorted(map(json.loads, file.read_text().splitlines()), key=lambda one: one["position"])
+    assert [1, 2] == [line["position"] for line in lines]
+    assert ("8", "properties.distinct_id") == (lines[0]["insert_id"], lines[0]["field"])
+    assert "u3" == lines[1]["record"]["properties"]["distinct_id"]
+    mp(*orders, "--failed", file, "--start-at", "2")
+    assert [1, 2] == [json.loads(line)["position"] for line in file.read_text().splitlines()]
+    mp(*orders, "--failed", file)
+    assert 2 == len(file.read_text().splitlines())
+
+
+def test_what_is_read_is_never_written_over(mp, emu, orders):
+    """A slip of the hand would cost the file; nor does a link deceive."""
+    file = orders[0]
+    before, link = file.read_text(), file.with_name("link.csv")
+    link.symlink_to(file)
+    for failed in (file, link):
+        for more in ([], ["--dry-run"]):
+            result = mp(*orders, "--failed", failed, *more)
+            assert ExitCode.USAGE == result.exit_code
+            assert "write the refused to another file" in " ".join(result.stderr.split())
+    assert (before, []) == (file.read_text(), emu.requests())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        ([], {"MP_TOKEN": None}),
+        (["--base-url", "http://far.example"], {}),
+        (["--time-column", "when"], {}),
+        (["--time-column", "when", "--dry-run"], {}),
+    ],
+)
+def test_a_wrong_argument_costs_nothing(mp, orders, tmp_path, arguments, env):
+    """The failed of an earlier run are not written over before there is something to write."""
+    failed = tmp_path / "failed.ndjson"
+    failed.write_text("{}\n")
+    assert mp(*orders, "--failed", failed, *arguments, **env).exit_code in (1, ExitCode.USAGE)
+    assert "{}\n" == failed.read_text()
+
+
+def test_where_the_failed_cannot_be_written_nothing_is_sent(mp, emu, orders, tmp_path):
+    """It is said in a line."""
+    result = mp(*orders, "--failed", tmp_path / "none" / "failed.ndjson")
+    assert ExitCode.USAGE == result.exit_code
+    assert "cannot write" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [] == emu.requests()
+
+
+def test_an_import_goes_on_where_it_stopped(mp, emu):
+    """`--start-at` skips what is there already."""
+    assert ExitCode.OK == mp(FLIGHTS, "--start-at", 900).exit_code
+    assert 75 == len(emu.events())
+
+
+def test_a_missing_column_is_one_line(mp, tmp_path):
+    """It names the columns that are there."""
+    path = tmp_path / "a.csv"
+    path.write_text("what,when\nA,1\n")
+    result = mp(path)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert result.stderr.startswith("mp: a.csv has no column 'event' or 'event_name' or 'name'")
+    assert (
+        "it has 'what', 'when': give Columns(event=...), in the shell --event-column\n"
+        in result.stderr
+    )
+
+
+# A dry run
+
+
+def test_a_dry_run_sends_nothing(mp, emu, orders):
+    """Every event is checked by the documented rules."""
+    result = mp(*orders, "--dry-run", MP_TOKEN="")
+    assert ExitCode.PARTIAL == result.exit_code
+    assert "good  1" in result.stdout
+    assert "orders.csv, event 1: distinct_id 'null' is one that Mixpanel refuses" in result.stdout
+    assert "a dry run: nothing was sent\n" == result.stderr
+    assert [] == emu.requests()
+
+
+def test_a_dry_run_tells_machines(mp):
+    """Counts by event, and no problem: exit code 0."""
+    result = mp(FLIGHTS, "--dry-run", "--format", "json")
+    told = json.loads(result.stdout)
+    assert (ExitCode.OK, 975, 0) == (result.exit_code, told["good"], told["bad"])
+    assert 393 == told["events"]["Flight Cancelled"]
+
+
+# Who may
+
+
+def test_it_needs_a_token_or_an_account(mp):
+    """Nothing is guessed."""
+    result = mp(FLIGHTS, MP_TOKEN="")
+    assert ExitCode.USAGE == result.exit_code
+    told = " ".join(result.stderr.replace("│", " ").split())
+    assert "MP_USERNAME" in told
+    assert "or mp --account NAME; the default account is not used" in told
+
+
+def test_half_an_account_is_a_mistake(mp):
+    """Falling back to the token would hide it."""
+    result = mp(FLIGHTS, MP_USERNAME="robot")
+    assert ExitCode.USAGE == result.exit_code
+    assert "MP_SECRET" in result.stderr
+
+
+def test_the_account_comes_from_the_environment(orders):
+    """A secret on the command line would be in everybody's process list."""
+    with Emulator(service_accounts={"robot": "s3cret"}, tokens=[]) as emu:
+        env = {**ACCOUNT, "MP_BASE_URL": emu.url, "MP_TOKEN": None}
+        arguments = ["import", "events", *map(str, orders)]
+        assert ExitCode.PARTIAL == CliRunner(env=env).invoke(app, arguments).exit_code
+        assert "42" == emu.requests("/import")[0].query["project_id"]
+        wrong = CliRunner(env={**env, "MP_SECRET": "hunter2"}).invoke(app, arguments)
+        assert ExitCode.AUTHENTICATION == wrong.exit_code
+        assert "hunter2" not in wrong.output
+
+
+# When it cannot go on
+
+
+def test_a_refusal_in_the_middle_says_where_to_go_on(mp, emu, tmp_path):
+    """The result so far on stdout, the rest on stderr, and the exit code of its kind."""
+    file = many(tmp_path / "many.ndjson", 5000)
+    second = [False, True]
+    emu.play(Fault.status(403).forever(), when=lambda _: second.pop(0) if second else True)
+    result = mp(file, "--concurrency", 1)
+    assert ExitCode.AUTHENTICATION == result.exit_code
+    assert "imported  2,000" in result.stdout
+    assert f"go on with: mp import events {file} --start-at 2000\n" in result.stderr
+    assert "mp: the import stopped after 2,000 records" in result.stderr
+
+
+def test_ctrl_c_says_where_to_go_on(tmp_path):
+    """Whoever interrupts an import loses nothing by it."""
+    file = many(tmp_path / "many.ndjson", 60_000)
+    with Emulator(latency=0.3) as emu:
+        env = {**os.environ, "MP_BASE_URL": emu.url, "MP_TOKEN": "T"}
+        command = [*RUN, "import", "events", str(file), "--concurrency", "2"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=env, **pipes) as running:
+            watchdog = threading.Timer(30, running.kill)
+            watchdog.start()
+            emu.wait_for(4000, timeout=20)
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate()
+            watchdog.cancel()
+    assert (ExitCode.INTERRUPTED, "") == (running.returncode, out)
+    assert "events were imported" in err
+    assert "Traceback" not in err
+    position = int(err.rsplit("--start-at ", 1)[1])
+    assert position % 2000 == 0
+    assert position < 60_000
+    sent = {event["properties"]["distinct_id"] for event in emu.events()}
+    assert {f"u-{n}" for n in range(position)} <= sent
+
+
+# What one sees
+
+
+def test_progress_is_for_terminals(tmp_path):
+    """On a terminal a bar moves on stderr; stdout holds the result and nothing else."""
+    file = many(tmp_path / "many.ndjson", 6000)
+    with Emulator() as emu:
+        env = {**os.environ, "MP_BASE_URL": emu.url, "MP_TOKEN": "T", "TERM": "xterm"}
+        master, slave = pty.openpty()
+        command = [*RUN, "import", "events", str(file), "--format", "json"]
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=slave) as running:
+            os.close(slave)
+            seen = read_all(master)
+            out = running.stdout.read()
+    assert 6000 == json.loads(out)["imported"]
+    assert "many.ndjson" in seen
+    assert "events" in seen
+
+
+def read_all(master):
+    seen, end = b"", time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            seen += os.read(master, 65_536)
+        except OSError:  # the other end is closed
+            break
+    os.close(master)
+    return seen.decode()

@@ -1,0 +1,228 @@
+"""`mp inspect`: what is in the local database, and how to be rid of it."""
+
+import csv
+import io
+import json
+import shutil
+
+import pytest
+
+from mixpanel.cli._output.exit_codes import ExitCode
+from tests.cli.cli_data import FIRST, LAST, NAMES, fetched
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Keep a database of three days of orders."""
+    folder = tmp_path_factory.mktemp("inspect")
+    return folder / "shop.db", fetched(folder)
+
+
+@pytest.fixture
+def mp(shop):
+    """Look into that database, without any credentials."""
+    return shop[1]
+
+
+@pytest.fixture
+def copy(shop, tmp_path):
+    """Make a database that may be changed."""
+    path = tmp_path / "copy.db"
+    shutil.copy(shop[0], path)
+    return path
+
+
+def asked(mp, *arguments):
+    """Return the JSON that a command writes."""
+    told = mp("inspect", *arguments)
+    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
+    return json.loads(told.stdout)
+
+
+def test_info_says_where_and_what(mp, shop):
+    """Whose it is, is known only where an account said so."""
+    told = asked(mp, "info")
+    assert str(shop[0]) == told["path"]
+    assert ["events", "profiles"] == [one["name"] for one in told["tables"]]
+    assert told["size_mb"] > 0
+    assert told["project_id"] is told["source"] is None
+    people = mp("inspect", "info", "-f", "table").stdout
+    assert "events, profiles" in people
+
+
+def test_info_says_whose_it_is(mp, shop, tmp_path):
+    """And where the credentials came from."""
+    home = tmp_path / ".mp" / "data"
+    home.mkdir(parents=True)
+    shutil.copy(shop[0], home / "7.db")
+    account = {"MP_USERNAME": "r", "MP_SECRET": "x", "MP_PROJECT_ID": "7", "HOME": str(tmp_path)}
+    told = json.loads(mp("inspect", "info", MP_DB=None, **account).stdout)
+    assert ("7", "us", "environment") == (told["project_id"], told["region"], told["source"])
+
+
+def test_tables_tell_their_days_and_filters(mp):
+    """For machines in full, for people in words."""
+    events, profiles = asked(mp, "tables")
+    assert ("events", 72, FIRST, LAST, []) == (
+        events["type"], events["row_count"], events["from_date"], events["to_date"], events["gaps"]
+    )  # fmt: skip
+    assert ("profiles", 5, "complete") == (
+        profiles["type"], profiles["row_count"], profiles["state"]
+    )  # fmt: skip
+    assert "events\nprofiles\n" == mp("inspect", "tables", "-f", "plain").stdout
+    header, first, _ = mp("inspect", "tables", "-f", "table").stdout.splitlines()
+    assert header.startswith("NAME")
+    assert ["none", "complete"] == first.split()[-2:]
+
+
+def test_schema_shows_the_columns(mp):
+    """With `--sample` a value of each."""
+    told = asked(mp, "schema", "events")
+    names = ["event_name", "event_time", "distinct_id", "insert_id", "properties"]
+    assert names == [one["name"] for one in told["columns"]]
+    sampled = asked(mp, "schema", "events", "--sample")["columns"]
+    assert sampled[0]["sample"] in NAMES
+    assert {"plan", "amount"} <= set(sampled[-1]["sample"])
+    assert 6 == len(mp("inspect", "schema", "events", "-f", "table").stdout.splitlines())
+
+
+def test_a_table_is_named_by_place_or_option(mp):
+    """Either will do; two that differ will not, nor none."""
+    assert asked(mp, "schema", "events") == asked(mp, "schema", "-t", "events")
+    assert asked(mp, "schema", "events") == asked(mp, "schema", "events", "--table", "events")
+    for command in ("schema", "sample", "summarize", "breakdown", "keys"):
+        assert ExitCode.USAGE == mp("inspect", command).exit_code, command
+        both = mp("inspect", command, "events", "-t", "profiles")
+        assert ExitCode.USAGE == both.exit_code, command
+        none = mp("inspect", command, "nope")
+        assert ExitCode.NOT_FOUND == none.exit_code, command
+        assert "there are: events, profiles\n" in none.stderr
+
+
+def test_a_sample_holds_whole_properties(mp):
+    """As many rows as asked for; properties are objects, not text."""
+    rows = asked(mp, "sample", "events", "-n", "3")
+    assert 3 == len(rows)
+    assert all(row["properties"]["plan"] in ("team", "solo") for row in rows)
+    assert 10 == len(asked(mp, "sample", "events"))
+    assert ExitCode.USAGE == mp("inspect", "sample", "events", "-n", "0").exit_code
+
+
+def test_summarize_describes_each_column(mp):
+    """CSV has a row for each, as the table has."""
+    told = asked(mp, "summarize", "events")
+    assert (72, 5) == (told["row_count"], len(told["columns"]))
+    text = mp("inspect", "summarize", "events", "-f", "csv").stdout
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert ["Order Paid", "Paid, late"] == [rows[0]["min"], rows[0]["max"]]
+
+
+def test_breakdown_counts_the_events(mp):
+    """And those who did them."""
+    told = asked(mp, "breakdown", "events")
+    assert (72, 5) == (told["total_events"], told["total_users"])
+    assert {(name, 24, 5) for name in NAMES} == {
+        (one["event_name"], one["count"], one["unique_users"]) for one in told["events"]
+    }
+    assert ExitCode.USAGE == mp("inspect", "breakdown", "profiles").exit_code
+    table = mp("inspect", "breakdown", "events", "-f", "table", COLUMNS="80").stdout
+    assert "2026-01-01 00:00" in table
+    assert not {"T00:00:00", "+00:00"} & set(table.split())
+    assert 1 + len(NAMES) == len(table.splitlines())  # a row fits into a line
+    assert "T00:00:00+00:00" in mp("inspect", "breakdown", "events", "-f", "csv").stdout
+
+
+def test_a_typed_view_has_a_column_for_each_property(mp, copy):
+    """Its name is said; it is there afterwards, and may be made again."""
+    for _ in range(2):
+        told = mp("inspect", "typed-view", "events", "--db", copy)
+        assert (ExitCode.OK, "") == (told.exit_code, told.stdout)
+        assert f"made events_typed in {copy}\n" == told.stderr
+    rows = mp("query", "sql", "SELECT sum(amount) AS n FROM events_typed", "--db", copy)
+    assert [{"n": sum(range(72))}] == json.loads(rows.stdout)
+    assert ExitCode.NOT_FOUND == mp("inspect", "typed-view", "nothing", "--db", copy).exit_code
+    assert "which TABLE?" in mp("inspect", "typed-view", "--db", copy).stderr
+
+
+def test_keys_are_the_names_of_properties(mp):
+    """Sorted, one a line in plain."""
+    keys = mp("inspect", "keys", "events", "-f", "plain").stdout.split()
+    assert {"amount", "plan"} <= set(keys)
+    assert sorted(keys) == keys
+    assert keys == asked(mp, "keys", "-t", "events", "-e", "Paid, late")
+    assert [] == asked(mp, "keys", "events", "--event", "Nothing")
+
+
+def test_column_tells_a_column_or_a_property(mp):
+    """By place or by option, in any mix."""
+    told = asked(mp, "column", "events", "properties->>'$.plan'")
+    assert [["solo", 36], ["team", 36]] == told["top_values"]
+    told = asked(mp, "column", "events", "event_name", "--top", "1")
+    assert 1 == len(told["top_values"])
+    assert told == asked(mp, "column", "-t", "events", "-c", "event_name", "--top", "1")
+    assert told == asked(mp, "column", "-t", "events", "event_name", "--top", "1")
+    assert told == asked(mp, "column", "events", "-c", "event_name", "--top", "1")
+    assert ExitCode.USAGE == mp("inspect", "column", "events").exit_code
+    wrong = mp("inspect", "column", "events", "plan; DROP TABLE events")
+    assert ExitCode.USAGE == wrong.exit_code
+    assert "properties->>'$.plan'" in wrong.stderr
+
+
+# Dropping
+
+
+def names(mp, db):
+    """Return the tables that are there."""
+    return mp("inspect", "tables", "-f", "plain", "--db", db).stdout.split()
+
+
+def test_drop_asks_first(mp, copy):
+    """It says what would be lost; without an answer it says how to go without the question."""
+    asked = "Drop events (72 rows) from "
+    told = mp("inspect", "drop", "events", "--db", copy, given="n\n")
+    assert ExitCode.ERROR == told.exit_code
+    assert asked in told.stderr
+    assert told.stderr.endswith("Cancelled\n")
+    nobody = mp("inspect", "drop", "events", "--db", copy, given="")
+    assert ExitCode.USAGE == nobody.exit_code
+    assert asked in nobody.stderr
+    assert "nobody is there to be asked: add --force if it is meant" in nobody.stderr
+    assert ["events", "profiles"] == names(mp, copy)
+    told = mp("inspect", "drop", "events", "--db", copy, given="y\n")
+    assert ExitCode.OK == told.exit_code
+    assert f"dropped events of {copy}\n" in told.stderr
+    assert ["profiles"] == names(mp, copy)
+
+
+def test_drop_takes_all_or_none(mp, copy):
+    """A name that is wrong keeps the others safe; `--force`, or `--yes`, asks nothing."""
+    wrong = mp("inspect", "drop", "events", "nope", "--force", "--db", copy)
+    assert ExitCode.NOT_FOUND == wrong.exit_code
+    assert ["events", "profiles"] == names(mp, copy)
+    both = mp("inspect", "drop", "events", "-t", "profiles", "--yes", "--db", copy)
+    assert ExitCode.OK == both.exit_code
+    assert [] == names(mp, copy)
+    assert ExitCode.USAGE == mp("inspect", "drop", "--force", "--db", copy).exit_code
+
+
+def test_drop_all_may_spare_a_kind(mp, copy):
+    """A second time there is nothing to drop, which is no error."""
+    refused = mp("inspect", "drop-all", "--db", copy, given="n\n")
+    assert ExitCode.ERROR == refused.exit_code
+    assert "Drop events (72 rows), profiles (5 rows) from " in refused.stderr
+    for _ in range(2):
+        told = mp("inspect", "drop-all", "-t", "events", "--force", "--db", copy)
+        assert ExitCode.OK == told.exit_code
+        assert ["profiles"] == names(mp, copy)
+    assert "nothing to drop" in told.stderr
+    assert ExitCode.OK == mp("inspect", "drop-all", "--force", "--db", copy).exit_code
+    empty = mp("inspect", "tables", "--db", copy)
+    assert ("[]\n", "no tables yet: mp fetch events\n") == (empty.stdout, empty.stderr)
+
+
+def test_dropping_makes_no_database(mp, tmp_path):
+    """What is not there cannot be dropped from."""
+    for command in (["drop", "events"], ["drop-all"]):
+        told = mp("inspect", *command, "--force", "--db", tmp_path / "none.db")
+        assert ExitCode.NOT_FOUND == told.exit_code
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,177 @@
+"""`mp query sql`: the local database, asked in SQL."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mixpanel.cli._output.exit_codes import ExitCode
+from tests.cli.cli_data import fetched
+
+COUNTS = "SELECT event_name, count(*) AS n FROM events GROUP BY ALL ORDER BY ALL"
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Keep a database of three days of orders."""
+    folder = tmp_path_factory.mktemp("query")
+    return folder, fetched(folder)
+
+
+@pytest.fixture
+def mp(shop):
+    """Ask that database, without any credentials."""
+    return shop[1]
+
+
+def test_rows_come_as_objects(mp):
+    """A query needs no credentials, and its answer is JSON."""
+    told = mp("query", "sql", COUNTS)
+    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
+    expected = [{"event_name": n, "n": 24} for n in ("Order Paid", "Order Shipped", "Paid, late")]
+    assert expected == json.loads(told.stdout)
+
+
+def test_every_format_shows_the_same_rows(mp):
+    """For people, for pipes, for spreadsheets."""
+    assert 3 == len(mp("query", "sql", COUNTS, "-f", "jsonl").stdout.splitlines())
+    said = 'event_name,n\nOrder Paid,24\nOrder Shipped,24\n"Paid, late",24\n'
+    assert said == mp("query", "sql", COUNTS, "-f", "csv").stdout
+    table = mp("query", "sql", COUNTS, "-f", "table").stdout.splitlines()
+    assert ["EVENT", "NAME", "N"] == table[0].split()
+    assert "24\n" == mp("query", "sql", COUNTS, "--jq", ".[0].n").stdout
+
+
+def test_a_property_is_reached_by_its_name(mp):
+    """As the help says."""
+    query = (
+        "SELECT properties->>'$.plan' AS plan, count(*) AS n FROM events GROUP BY ALL ORDER BY 1"
+    )
+    rows = json.loads(mp("query", "sql", query).stdout)
+    assert [{"plan": "solo", "n": 36}, {"plan": "team", "n": 36}] == rows
+
+
+def test_columns_of_one_name_all_come(mp):
+    """None hides another."""
+    rows = json.loads(mp("query", "sql", "SELECT 1 AS n, 2 AS n, 3 AS n").stdout)
+    assert [{"n": 1, "n_2": 2, "n_3": 3}] == rows
+
+
+def test_no_rows_still_have_a_header(mp):
+    """So that what reads the CSV finds its columns; a person is told."""
+    assert "a,b\n" == mp("query", "sql", "SELECT 1 a, 2 b WHERE false", "-f", "csv").stdout
+    assert "[]\n" == mp("query", "sql", "SELECT 1 a WHERE false").stdout
+    assert "no rows\n" == mp("query", "sql", "SELECT 1 a WHERE false", "-f", "table").stderr
+
+
+def test_a_scalar_is_one_value(mp):
+    """Bare with plain, for shell variables."""
+    count = "SELECT count(*) FROM events"
+    assert {"value": 72} == json.loads(mp("query", "sql", "-s", count).stdout)
+    assert "72\n" == mp("query", "sql", "--scalar", count, "-f", "plain").stdout
+    nothing = mp("query", "sql", "-s", "SELECT 1 WHERE false")
+    assert {"value": None} == json.loads(nothing.stdout)
+
+
+def test_sql_comes_from_a_file_or_stdin(mp, tmp_path):
+    """`-` is stdin."""
+    file = tmp_path / "count.sql"
+    file.write_text("-- how many\nSELECT count(*) AS n\nFROM events;\n")
+    assert [{"n": 72}] == json.loads(mp("query", "sql", "-F", file).stdout)
+    from_stdin = mp("query", "sql", "--file", "-", given="SELECT 1 AS one")
+    assert [{"one": 1}] == json.loads(from_stdin.stdout)
+
+
+def test_without_a_query_it_asks_for_one(mp, tmp_path):
+    """An empty one is none; two are one too many; a missing file is not found."""
+    for arguments in ([], [" "], ["SELECT 1", "-F", tmp_path / "a.sql"]):
+        assert ExitCode.USAGE == mp("query", "sql", *arguments).exit_code, arguments
+    missing = mp("query", "sql", "-F", tmp_path / "none.sql")
+    assert (ExitCode.NOT_FOUND, "") == (missing.exit_code, missing.stdout)
+    assert missing.stderr.endswith("none.sql: No such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    ("query", "option"),
+    [
+        ("DELETE FROM events", "--write"),
+        ("CREATE TABLE mine AS SELECT 1", "--write"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "--external"),
+    ],
+)
+def test_sql_only_reads_and_stays_inside(mp, query, option):
+    """What it may not do is refused, and the refusal says which option would allow it."""
+    told = mp("query", "sql", query)
+    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout)
+    assert f"in the shell: {option}\n" in told.stderr
+    assert "72\n" == mp("query", "sql", "-s", "SELECT count(*) FROM events", "-f", "plain").stdout
+
+
+def test_writing_is_an_option(mp, tmp_path):
+    """A table of one's own is made, and stays."""
+    assert ExitCode.OK == mp("query", "sql", "--write", "CREATE TABLE mine AS SELECT 7 n").exit_code
+    assert [{"n": 7}] == json.loads(mp("query", "sql", "FROM mine").stdout)
+    assert ExitCode.OK == mp("query", "sql", "--write", "DROP TABLE mine").exit_code
+    assert ExitCode.USAGE == mp("query", "sql", "FROM mine").exit_code
+
+
+def test_files_are_an_option(mp, tmp_path):
+    """With `--external` DuckDB reads what it can."""
+    file = tmp_path / "plans.csv"
+    file.write_text("plan,price\nteam,12\n")
+    query = f"SELECT price FROM read_csv('{file}')"
+    assert [{"price": 12}] == json.loads(mp("query", "sql", "--external", query).stdout)
+
+
+def test_a_mistake_shows_where_it_is(mp):
+    """One of the user's: exit code 3, and nothing on stdout; as JSON when asked for."""
+    told = mp("query", "sql", "SELECT nonsense FROM events")
+    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout)
+    assert "nonsense" in told.stderr
+    told = mp("--error-format", "json", "query", "sql", "SELEC")
+    assert "SQL_ERROR" == json.loads(told.stderr)["code"]
+
+
+def test_without_a_database_it_says_how_to_get_one(mp, tmp_path):
+    """And makes none."""
+    told = mp("query", "sql", "SELECT 1", "--db", tmp_path / "none.db")
+    assert (ExitCode.NOT_FOUND, "") == (told.exit_code, told.stdout)
+    assert "mp fetch events" in told.stderr
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_the_database_is_that_of_the_account(mp, tmp_path):
+    """Without `--db` the project says where it is; without either, that is what is missing."""
+    nowhere = mp("query", "sql", "SELECT 1", MP_DB=None)
+    assert ExitCode.USAGE == nowhere.exit_code
+    assert "or say which database: --db PATH, or MP_DB\n" in nowhere.stderr
+    account = {"MP_USERNAME": "r", "MP_SECRET": "x", "MP_PROJECT_ID": "7", "HOME": str(tmp_path)}
+    told = mp("query", "sql", "SELECT 1", MP_DB=None, **account)
+    assert ExitCode.NOT_FOUND == told.exit_code
+    assert str(tmp_path / ".mp" / "data" / "7.db") in told.stderr
+
+
+def test_a_path_may_begin_at_home(shop):
+    """`~` is expanded, also where no shell has done it."""
+    folder, mp = shop
+    told = mp("query", "sql", "-s", "SELECT 1", "--db", "~/shop.db", HOME=str(folder))
+    assert ExitCode.OK == told.exit_code, told.stderr
+
+
+def test_several_may_ask_at_once(shop):
+    """A reader holds no other one up, in this process or another."""
+    folder, mp = shop
+    code = (
+        "import sys\nfrom mixpanel.data.store import Database\n"
+        f"held = Database.open({str(folder / 'shop.db')!r}, read_only=True)\n"
+        "held.tables()\nprint('open', flush=True)\nsys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert "open\n" == other.stdout.readline()
+        assert ExitCode.OK == mp("query", "sql", COUNTS).exit_code
+        writing = mp("query", "sql", "--write", "CREATE TABLE mine AS SELECT 1")
+        other.stdin.close()
+    assert ExitCode.ERROR == writing.exit_code
+    assert f"process {other.pid}" in writing.stderr

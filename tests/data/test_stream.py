@@ -1,0 +1,83 @@
+"""Streams: what a fetch would keep, and nothing that it would not."""
+
+import json
+
+import pytest
+
+from mixpanel.data import Credentials, Workspace
+from mixpanel.data.exceptions import TruncatedError
+from mixpanel.emulator import Fault
+
+EXPORT = "/api/2.0/export"
+ROBOT = Credentials(username="robot", secret="s3cret", project_id="42")
+DAY = {"from_date": "2026-01-01", "to_date": "2026-01-01"}
+GOOD = b'{"event":"Opened","properties":{"time":1767225600000,"distinct_id":"u","$insert_id":"g"}}'
+
+
+@pytest.fixture
+def ws(emu):
+    """A workspace on an emulator, in memory."""
+    with Workspace.memory(credentials=ROBOT, base_url=emu.url) as workspace:
+        yield workspace
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event":"Opened"}',
+        b'{"event":"Opened","properties":null}',
+        b'{"properties":{"time":1767225600000,"distinct_id":"u"}}',
+        b'{"event":null,"properties":{"distinct_id":null,"$insert_id":null}}',
+        b'{"event":"Opened","properties":[1,2]}',
+        b'{"event":"Opened","properties":{"time":"soon","distinct_id":7,"$insert_id":8,"n":1}}',
+        b'{"event":"Opened","properties":{"time":"1767225600000"}}',
+        b'{"event":"Caf\xe9","properties":{"time":1767225600000,"at":"\xff"}}',
+        b'{"event":"Opened","properties":{"name":"\\ud83d!","score":NaN,"raw":"a\x01b"}}',
+    ],
+)
+def test_an_odd_event_is_streamed_as_it_would_be_fetched(emu, ws, line):
+    """None for what it lacks, and repaired alike, wherever it stands; its neighbours are whole."""
+    for body in (line + b"\n" + GOOD + b"\n", GOOD + b"\n" + line + b"\n"):
+        emu.play(Fault.status(200, body=body))
+        streamed = list(ws.stream_events(**DAY))
+        emu.play(Fault.status(200, body=body))
+        assert 2 == ws.fetch_events(**DAY, replace=True).rows
+        columns = "event_name, epoch_ms(event_time), distinct_id, insert_id, properties"
+        fetched = ws.sql_rows(f"SELECT {columns} FROM events").rows
+        assert in_order(map(stored, fetched)) == in_order(map(told, streamed))
+
+
+def stored(row):
+    *columns, properties = row
+    return [*columns, None if properties is None else json.loads(properties)]
+
+
+def told(event):
+    time = event.pop("event_time")
+    milliseconds = None if time is None else round(time.timestamp() * 1000)
+    name, *others = event.values()
+    return [name, milliseconds, *others]
+
+
+def in_order(rows):
+    return sorted(json.dumps(row, sort_keys=True) for row in rows)
+
+
+@pytest.mark.parametrize("last", [b'{"event":"Open', b'{"error":"terminated early"}', b"[]", b"no"])
+def test_a_last_line_that_is_no_event_is_a_truncation(emu, ws, last):
+    """The day is asked for again, and at the end the error has the last words."""
+    whole, cut = (Fault.status(200, body=GOOD + b"\n" + end) for end in (b"", last))
+    emu.play(cut, whole, path=EXPORT)
+    assert ["g"] == [one["insert_id"] for one in ws.stream_events(**DAY)]
+    emu.play(cut.forever(), path=EXPORT)
+    with pytest.raises(TruncatedError) as caught:
+        list(ws.stream_events(**DAY))
+    assert last.decode() == caught.value.tail
+
+
+def test_raw_events_are_repaired_too(emu, ws):
+    """And otherwise as Mixpanel sent them."""
+    body = b'{"event":"Caf\xe9","properties":{"score":NaN,"time":1}}\n'
+    emu.play(Fault.status(200, body=body))
+    told = {"event": "Caf\\xe9", "properties": {"score": None, "time": 1}}
+    assert [told] == list(ws.stream_events(**DAY, raw=True))

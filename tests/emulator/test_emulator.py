@@ -1,0 +1,391 @@
+"""The emulator as a thing to run and to read."""
+
+import gc
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from signal import SIGINT, SIGTERM
+
+import anyio
+import duckdb
+import httpx
+import pytest
+
+from mixpanel.emulator import Emulator, serve
+from mixpanel.emulator._storage.database import _memory
+
+NOW = 1_764_000_000
+
+
+@pytest.fixture
+def emu():
+    """An emulator whose clock stands still."""
+    with Emulator(now=lambda: NOW) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def http(emu):
+    """A client that sends to the emulator."""
+    with httpx.Client(base_url=emu.url) as client:
+        yield client
+
+
+def event(name="Order Paid", *, insert_id="a-1", **properties):
+    told = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": insert_id}
+    return {"event": name, "properties": {**told, **properties}}
+
+
+# Running
+
+
+def test_the_address_answers_only_between_start_and_stop():
+    """A stopped emulator leaves no port and no thread behind."""
+    threads = set(threading.enumerate())
+    emulator = Emulator()
+    emulator.start()
+    address = ("127.0.0.1", emulator.port)
+    with socket.create_connection(address):
+        pass
+    emulator.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    assert set() == set(threading.enumerate()) - threads
+
+
+def test_what_was_sent_can_be_read_after_the_block():
+    """The server is gone, its memory is not."""
+    with Emulator(now=lambda: NOW) as emulator:
+        httpx.post(f"{emulator.url}/track", json=[event()])
+    assert ["Order Paid"] == [each["event"] for each in emulator.events()]
+
+
+def test_an_outage_ends_at_the_same_address():
+    """Stop and start again: same url, same data."""
+    emulator = Emulator(now=lambda: NOW)
+    with emulator:
+        before = emulator.url
+        httpx.post(f"{before}/track", json=[event(insert_id="a")])
+    with emulator:
+        httpx.post(f"{before}/track", json=[event(insert_id="b")])
+        assert (before, 2) == (emulator.url, len(emulator.events()))
+
+
+def test_it_starts_once(emu):
+    """A second start without a stop is a mistake, and says so."""
+    with pytest.raises(RuntimeError, match="already"):
+        emu.start()
+
+
+def test_a_taken_port_is_an_error_at_start(emu):
+    """Nobody gets a server that is somebody else's."""
+    with pytest.raises(OSError, match="in use"):
+        Emulator(port=emu.port).start()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "example.org", ""])
+def test_it_answers_on_this_machine_only(host):
+    """An address that others could reach is refused."""
+    with pytest.raises(ValueError, match="loopback"):
+        Emulator(host=host)
+
+
+def kept_in_memory():
+    gc.collect()
+    return _memory().execute("show databases").fetchall()
+
+
+def test_emulators_in_memory_keep_apart():
+    """They share one DuckDB, and leave nothing in it when they are let go of."""
+    before = kept_in_memory()
+    with Emulator(now=lambda: NOW) as one, Emulator(now=lambda: NOW) as other:
+        httpx.post(f"{one.url}/track", json=[event()])
+        httpx.post(f"{other.url}/track", json=[event(), event(insert_id="a-2")])
+        assert (1, 2) == (len(one.events()), len(other.events()))
+        one.clear()
+        assert (0, 2) == (len(one.events()), len(other.events()))
+        assert len(before) + 2 == len(kept_in_memory())
+    del one, other
+    assert before == kept_in_memory()
+
+
+PARENT = """
+import gc, os, sys
+from mixpanel.emulator import Emulator
+with Emulator() as emulator:
+    emulator.events()
+del emulator
+gc.collect()
+child = os.fork()
+if not child:
+    with Emulator() as emulator:
+        sys.exit(len(emulator.events()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.skipif(
+    duckdb.__version__ < "2", reason="before 2.0 DuckDB by itself aborts in such a child"
+)
+def test_a_child_ends_well_when_its_parent_had_an_emulator():
+    """What is left of that one does not crash it, and it may have its own."""
+    told = subprocess.run(
+        [sys.executable, "-c", PARENT], check=True, capture_output=True, text=True, timeout=30
+    )
+    assert "0\n" == told.stdout
+
+
+def test_a_file_keeps_the_data(tmp_path):
+    """What one emulator stored the next one finds, aliases and all."""
+    db = tmp_path / "shop.duckdb"
+    alias = {"event": "$create_alias", "properties": {"distinct_id": "u1", "alias": "a1"}}
+    alias["properties"]["token"] = "T"
+    update = {"$token": "T", "$distinct_id": "a1", "$set": {"plan": "team"}}
+    with Emulator(db=db, now=lambda: NOW) as first:
+        httpx.post(f"{first.url}/track", json=[event(), alias])
+    with Emulator(db=db, now=lambda: NOW) as second:
+        httpx.post(f"{second.url}/track", json=[event(insert_id="a-2")])
+        httpx.post(f"{second.url}/engage", json=[update])
+        assert 3 == len(second.events())
+        assert {"u1": {"plan": "team"}} == second.profiles()
+
+
+def test_a_file_that_is_no_database_is_an_error_at_start(tmp_path):
+    """Nobody gets a server that cannot store."""
+    db = tmp_path / "notes.txt"
+    db.write_text("hello")
+    with pytest.raises(OSError, match="not a valid DuckDB"):
+        Emulator(db=db).start()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_it_serves_async_code(backend):
+    """`async with` works on asyncio and on trio."""
+
+    async def body():
+        async with Emulator(now=lambda: NOW) as emulator:
+            async with httpx.AsyncClient(base_url=emulator.url) as http:
+                await http.post("/track", json=[event()])
+            return await anyio.to_thread.run_sync(emulator.wait_for, 1)
+
+    assert [event()] == anyio.run(body, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_it_stops_although_its_block_is_cancelled(backend):
+    """A cancelled scope leaves no server behind."""
+
+    async def body():
+        with anyio.move_on_after(0.05):
+            async with Emulator() as emulator:
+                port = emulator.port
+                await anyio.sleep_forever()
+        return port
+
+    port = anyio.run(body, backend=backend)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_stop_does_not_wait_for_clients(emu):
+    """Open keep-alive connections and half-sent requests are cut."""
+    address = ("127.0.0.1", emu.port)
+    with socket.create_connection(address), socket.create_connection(address) as half:
+        half.sendall(b"POST /track HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n[")
+        began = time.monotonic()
+        emu.stop()
+        assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("signal", [SIGINT, SIGTERM])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent differently there")
+def test_serve_ends_cleanly_on_a_signal(signal, tmp_path):
+    """Ctrl-C and SIGTERM stop the server and keep its data."""
+    script = (
+        "from mixpanel.emulator import serve;"
+        "serve(0, 'kept.duckdb', now=lambda: 1_764_000_000,"
+        " started=lambda emu: print(emu.url, flush=True))"
+    )
+    command = [sys.executable, "-W", "error", "-c", script]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        url = process.stdout.readline().strip()
+        httpx.post(f"{url}/track", json=[event()])
+        process.send_signal(signal)
+        _, complaints = process.communicate(timeout=20)
+    assert (0, "") == (process.returncode, complaints)
+    assert [event()] == Emulator(db=tmp_path / "kept.duckdb").events()
+
+
+def test_serve_works_outside_the_main_thread():
+    """Only the main thread hears signals; elsewhere `serve` still serves."""
+    heard: list[Emulator] = []
+    ready = threading.Event()
+
+    def started(emulator):
+        heard.append(emulator)
+        ready.set()
+        raise KeyboardInterrupt
+
+    thread = threading.Thread(target=lambda: serve(started=started))
+    thread.start()
+    assert ready.wait(5)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert heard[0].port
+
+
+# Reading
+
+
+def test_the_latest_of_equal_keys_wins_in_the_place_of_the_first(emu, http):
+    """Four equal parts are one event; `raw` still shows every copy."""
+    http.post("/track", json=[event(plan="free"), event(insert_id="a-2")])
+    http.post("/track", json=[event(plan="team")])
+    assert [event(plan="team"), event(insert_id="a-2")] == emu.events()
+    assert 3 == len(emu.events(raw=True))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        event("Other"),
+        event(time=NOW - 1),
+        event(distinct_id="u2"),
+        event(insert_id="a-2"),
+    ],
+)
+def test_every_part_of_the_key_counts(emu, http, other):
+    """A difference in one part makes two events."""
+    http.post("/track", json=[event(), other])
+    assert 2 == len(emu.events())
+
+
+def test_seconds_and_milliseconds_are_the_same_moment(emu, http):
+    """The key compares moments, not notations."""
+    http.post("/track", json=[event(time=NOW), event(time=NOW * 1000)])
+    assert 1 == len(emu.events())
+
+
+def test_events_can_be_chosen(emu, http):
+    """By name, by distinct_id, by both."""
+    http.post("/track", json=[event("A"), event("B"), event("B", distinct_id="u2")])
+    assert (1, 2, 2, 1) == (
+        len(emu.events("A")),
+        len(emu.events("B")),
+        len(emu.events(distinct_id="u1")),
+        len(emu.events("B", distinct_id="u2")),
+    )
+
+
+def test_awkward_text_survives(emu, http):
+    """Line separators, NUL, quotes and numbers beyond 64 bits come back as they went."""
+    odd = {"text": "a\u2028b\x85\"'\\", "nul": "\x00", "big": 2**80, "emoji": "🐙"}
+    http.post("/track", json=[event("näme\x00'\"", **odd)])
+    assert [event("näme\x00'\"", **odd)] == emu.events()
+
+
+def test_many_events_are_all_there(emu, http):
+    """Reads see everything that was taken in, however it waits."""
+    for batch in range(4):
+        names = [f"{batch}-{number}" for number in range(2000)]
+        http.post("/track", json=[event(insert_id=name) for name in names])
+    stored = [each["properties"]["$insert_id"] for each in emu.events()]
+    assert [f"{batch}-{number}" for batch in range(4) for number in range(2000)] == stored
+
+
+def test_requests_are_written_down_as_they_came(emu, http):
+    """Method, path, query, headers, the bytes on the wire, what they say, the answer."""
+    body = gzip.compress(json.dumps([event()]).encode())
+    http.post("/track?ip=0", content=body, headers={"Content-Encoding": "gzip", "X-Odd": "1"})
+    http.get("/nowhere")
+    (request,) = emu.requests("/track")
+    assert ("POST", "/track", {"ip": "0"}) == (request.method, request.path, request.query)
+    assert (body, [event()], 200) == (request.body, request.records, request.status)
+    assert ("1", NOW) == (request.headers["x-odd"], request.received_at)
+    assert [200, 404] == [each.status for each in emu.requests()]
+
+
+def test_wait_for_returns_when_enough_has_come(emu):
+    """It does not matter which thread sends."""
+    body = [event(insert_id="a"), event(insert_id="b")]
+    sender = threading.Timer(0.05, lambda: httpx.post(f"{emu.url}/track", json=body))
+    sender.start()
+    assert body == emu.wait_for(2)
+    sender.join()
+
+
+def test_wait_for_says_how_many_came(emu, http):
+    """A timeout is an error that counts."""
+    http.post("/track", json=[event()])
+    with pytest.raises(TimeoutError, match="1 of 2"):
+        emu.wait_for(2, timeout=0.02)
+
+
+def test_clear_forgets(emu, http):
+    """After clear it is as new."""
+    http.post("/track", json=[event()])
+    http.post("/engage", json=[{"$token": "T", "$distinct_id": "u1", "$set": {"a": 1}}])
+    emu.create_lookup_table("t", "T")
+    emu.clear()
+    left = (emu.events(raw=True), emu.profiles(), emu.groups(), emu.lookup_tables, emu.requests())
+    assert ([], {}, {}, {}, []) == left
+
+
+# The page
+
+
+def test_the_page_shows_what_came(emu, http):
+    """Counts, the newest events and requests, nothing from elsewhere, and no request of its own."""
+    http.post("/track", json=[event("Order Paid", plan="team"), event("Other")])
+    http.get("/nope")
+    page = http.get("/")
+    assert "text/html; charset=utf-8" == page.headers["content-type"]
+    for part in ("Order Paid", "team", "POST /track", "404", "<dd>2</dd>"):
+        assert part in page.text
+    assert "src=" not in page.text
+    assert "http" not in page.text
+    assert 2 == len(emu.requests())
+
+
+def test_an_empty_page_says_how_to_begin(http):
+    """The line to type; it is gone once something has come, even if that was refused."""
+    assert "MP_BASE_URL=" in http.get("/").text
+    http.get("/nope")
+    assert "MP_BASE_URL=" not in http.get("/").text
+
+
+def test_the_page_tells_event_times_from_arrivals(http):
+    """What came last stands first, however old it is."""
+    http.post("/track", json=[event("Late")])
+    http.post("/track", json=[event("Early", time=NOW - 3600)])
+    page = http.get("/").text
+    assert page.index("Early") < page.index("Late")
+    assert "Event time (UTC)" in page
+    assert "Arrived (UTC)" in page
+
+
+def test_the_page_says_why_a_request_was_refused(http):
+    """The first record at fault, or what is wrong with the whole; escaped, like all that came."""
+    wrong = event(time="<noon>")
+    assert 400 == http.post("/import", json=[event(), wrong], auth=("T", "")).status_code
+    assert 400 == http.post("/track", content=b"{").status_code
+    page = http.get("/").text
+    assert '<span class="bad">400</span> record 1: ' in page
+    assert page.count('<span class="bad">400</span> ') == 2
+    assert "<noon>" not in page
+
+
+def test_the_page_escapes_what_came(http):
+    """Names and values are text, never markup."""
+    http.post("/track", json=[event("<script>a", distinct_id="<i>", text="<b>")])
+    http.post("/<u>")
+    page = http.get("/").text
+    assert not [tag for tag in ("<script>", "<i>", "<b>", "<u>") if tag in page]

@@ -1,0 +1,198 @@
+"""The examples, run as they stand against the emulator."""
+
+import asyncio
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mixpanel.emulator import Emulator
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ACCOUNT = {"MP_TOKEN": "T", "MP_USERNAME": "robot", "MP_SECRET": "s", "MP_PROJECT_ID": "42"}
+
+
+@pytest.fixture
+def emu(monkeypatch):
+    """A Mixpanel that every client finds through the environment."""
+    with Emulator(service_accounts={"robot": "s"}) as emulator:
+        monkeypatch.setenv("MP_BASE_URL", emulator.url)
+        for name, value in ACCOUNT.items():
+            monkeypatch.setenv(name, value)
+        yield emulator
+
+
+def run(name, *arguments):
+    """Run an example as a reader would, with every warning an error."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (0, "") == (done.returncode, done.stderr)
+    return done.stdout
+
+
+def refused(name, *arguments):
+    """Run an example that ends at once, and return what it says."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (1, "") == (done.returncode, done.stdout)
+    return done.stderr
+
+
+def test_quickstart(emu):
+    """Four events of one user, and a profile."""
+    assert "5 delivered, 0 still waiting\n" == run("quickstart.py")
+    names = [event["event"] for event in emu.events(distinct_id="u-17")]
+    assert ["Signed Up", *["Report Opened"] * 3] == names
+    assert {"u-17": {"$name": "Ada", "plan": "team"}} == emu.profiles()
+    assert "/reports" == emu.events("Report Opened")[0]["properties"]["page"]
+
+
+def test_sync_script(emu):
+    """Three invoices and three companies; a second run makes no copy."""
+    run("sync_script.py")
+    assert "delivered=6" in run("sync_script.py")
+    assert (3, 6) == (len(emu.events("Invoice Sent")), len(emu.events(raw=True)))
+    assert {"last_invoice": 80.0} == emu.groups()["company", "initech"]
+    assert 4 == len(emu.requests())
+
+
+def test_bulk_import(emu):
+    """All of the real events, by service account."""
+    assert run("bulk_import.py").endswith("975 imported, 0 refused\n")
+    assert 393 == len(emu.events("Flight Cancelled"))
+    assert {"/import"} == {request.path for request in emu.requests()}
+
+
+def test_bulk_import_asks_for_its_account(monkeypatch):
+    """A sentence that names what is missing, not a traceback."""
+    for name in ("MP_TOKEN", "MP_USERNAME"):
+        monkeypatch.setenv(name, ACCOUNT[name])
+    asked = "it needs a project's token and a service account: set MP_SECRET, MP_PROJECT_ID\n"
+    assert asked == refused("bulk_import.py")
+
+
+@pytest.mark.parametrize("name", ["data_quickstart.py", "sync_nightly.py"])
+def test_without_arguments_it_says_how_to_run_it(name):
+    """A line of usage, not a traceback."""
+    assert re.fullmatch(rf"usage: {name} .*DAY.*\n", refused(name))
+
+
+FLIGHTS = EXAMPLES / "data" / "flights.ndjson"
+DATA_QUICKSTART = """\
+2 days in 2 calls
+975 events, 0 copies merged
+    393  Flight Cancelled, by 393
+    291  Flight Arrived, by 291
+    291  Flight Departed, by 291
+most in the hour from 2013-02-09 21:00 UTC: 86
+"""
+
+
+def test_data_quickstart(emu):
+    """Two days, two calls, and SQL."""
+    emu.load(FLIGHTS)
+    assert DATA_QUICKSTART == run("data_quickstart.py", "2013-02-09", "2013-02-10")
+    assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
+
+
+def test_sync_nightly(emu, tmp_path):
+    """The first night brings all; one without news, nothing, and costs no call."""
+    emu.load(FLIGHTS)
+    night = ("sync_nightly.py", tmp_path / "shop.db", tmp_path / "lake", "2013-02-09", "2013-02-10")
+    first = run(*night).splitlines()
+    assert "975 events in 2 calls" == first[0]
+    assert ["2013-02-09: 0 -> 716", "2013-02-10: 0 -> 259"] == first[1:-1]
+    assert ["0 events in 0 calls", f"975 events in {tmp_path / 'lake'}"] == run(*night).splitlines()
+    assert 2 == len(emu.requests())
+    days = sorted(path.name for path in (tmp_path / "lake").iterdir())
+    assert ["day=2013-02-09", "day=2013-02-10"] == days
+
+
+def fastapi_app():
+    spec = importlib.util.spec_from_file_location("fastapi_app", EXAMPLES / "fastapi_app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.app
+
+
+def serve(app, requests):
+    """Open the app, let `requests(http)` use it, close it; return the client's accounts."""
+
+    async def main():
+        wire = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=wire, base_url="http://shop") as http,
+        ):
+            await requests(http)
+        return app.state.mp.stats()
+
+    return asyncio.run(main())
+
+
+def test_fastapi_app(emu):
+    """Each request's events belong to its user; closing the app sends what waits."""
+
+    async def shop(http):
+        await http.get("/books/emma", headers={"X-User": "ada"})
+        await http.get("/books/dracula", headers={"X-User": "bo"})
+        for _ in range(2):
+            await http.post("/orders", params={"amount": 9.5}, headers={"X-User": "ada"})
+
+    app = fastapi_app()
+    assert 6 == serve(app, shop).delivered
+    viewed = {
+        (each["properties"]["distinct_id"], each["properties"]["book"], each["properties"]["app"])
+        for each in emu.events("Book Viewed")
+    }
+    assert {("ada", "emma", "shop"), ("bo", "dracula", "shop")} == viewed
+    assert {"ada": {"orders": 2, "spent": 19.0}} == emu.profiles()
+    assert 0 == serve(app, lambda _http: asyncio.sleep(0)).accepted  # it can open again
+
+
+def test_fastapi_under_load_loses_nothing(emu):
+    """2,000 requests, 50 at a time: one event each, none lost, none twice."""
+
+    async def crowd(http):
+        free = asyncio.Semaphore(50)
+
+        async def one(number):
+            async with free:
+                answer = await http.get(f"/books/{number}", headers={"X-User": f"u-{number}"})
+                assert 200 == answer.status_code
+
+        await asyncio.gather(*map(one, range(2000)))
+
+    stats = serve(fastapi_app(), crowd)
+    assert (2000, 2000, 0) == (stats.accepted, stats.delivered, stats.lost)
+    views = [
+        (event["properties"]["distinct_id"], event["properties"]["book"])
+        for event in emu.events("Book Viewed", raw=True)
+    ]
+    assert sorted((f"u-{number}", str(number)) for number in range(2000)) == sorted(views)
+
+
+def test_every_example_is_listed_and_run():
+    """A program that nobody runs grows wrong."""
+    listed = (EXAMPLES / "README.md").read_text()
+    tests = Path(__file__).parents[1]
+    tested = "".join(
+        p.read_text() for p in [*tests.glob("examples/*.py"), *tests.glob("*/test_open*.py")]
+    )
+    for example in EXAMPLES.glob("*.py"):
+        assert f"[{example.name}]({example.name})" in listed
+        assert f'"{example.stem}' in tested or f"{example.stem}.py" in tested
+
+
+def test_examples_know_no_other_place():
+    """They are found by MP_BASE_URL alone, as a reader's own program would be."""
+    for example in EXAMPLES.glob("*.py"):
+        assert "base_url" not in example.read_text()

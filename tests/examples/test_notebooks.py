@@ -1,0 +1,137 @@
+"""The notebooks: each runs from top to bottom, shows what it has stored, and keeps the rules."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from mixpanel import __version__
+from mixpanel.cdp import AsyncCustomerIO
+from tests.notebooks import NOTEBOOKS, notebooks
+
+ROOT = Path(__file__).parents[2]
+PATHS = notebooks()
+MOST_LINES = 15
+KEY = re.compile(r"\b[sp]k_(us|eu)_\w{16}|\b[0-9a-f]{20,}\b|-----BEGIN")
+# What is another on each machine, or in each run.
+TRACES = [
+    "127.0.0.1",
+    "localhost",
+    "/tmp/",
+    "/home/",
+    "/Users/",
+    str(ROOT),
+    sys.prefix,
+    __version__,
+]
+RANDOM_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-")
+
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def cells(path, kind=None):
+    """The cells of a notebook, or those of one kind, with their sources as text."""
+    found = json.loads(path.read_text())["cells"]
+    return [
+        {**cell, "source": "".join(cell["source"])}
+        for cell in found
+        if kind in (None, cell["cell_type"])
+    ]
+
+
+def words(cell):
+    """What a cell shows, word by word: how a table is set is the matter of its library."""
+    shown = [
+        output["data"].get("text/plain", "") if "data" in output else output.get("text", "")
+        for output in cell["outputs"]
+    ]
+    return ["".join(text).split() for text in shown]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Where the notebooks lie after a run, all of them in one go, and what was said of it."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    command = [sys.executable, "-m", "tests.notebooks", "--into", folder]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    return folder, done.stderr
+
+
+@each_notebook
+def test_it_runs_and_shows_what_is_stored(path, executed):
+    """To the word; `python -m tests.notebooks` stores what it shows now."""
+    folder, said = executed
+    assert (folder / path.name).exists(), said
+    stored, shown = cells(path, "code"), cells(folder / path.name, "code")
+    assert len(stored) == len(shown)
+    for number, (before, now) in enumerate(zip(stored, shown, strict=True), 1):
+        assert words(before) == words(now), f"[{number}] {before['source']}"
+
+
+@each_notebook
+def test_it_was_run_from_top_to_bottom(path):
+    """And stored without a complaint, or a trace of the machine it ran on."""
+    code = cells(path, "code")
+    assert list(range(1, len(code) + 1)) == [cell["execution_count"] for cell in code]
+    for cell in code:
+        kinds = [output.get("name", output["output_type"]) for output in cell["outputs"]]
+        assert not {"stderr", "error"} & set(kinds)
+        shown = json.dumps(cell["outputs"])
+        assert not [trace for trace in TRACES if trace in shown]
+        assert not RANDOM_ID.search(shown)
+
+
+@each_notebook
+def test_it_reads_well(path):
+    """A title, then imports and nothing else, then cells that fit on a screen; without pictures."""
+    first = cells(path)[0]
+    assert ("markdown", "# ") == (first["cell_type"], first["source"][:2])
+    everything = "".join(cell["source"] for cell in cells(path))
+    assert not [letter for letter in everything if unicodedata.category(letter) == "So"]
+    code = cells(path, "code")
+    for cell in code:
+        assert len(cell["source"].splitlines()) <= MOST_LINES, cell["source"]
+    trees = [ast.parse(cell["source"]) for cell in code]
+    assert {ast.Import, ast.ImportFrom} >= {type(node) for node in trees[0].body}
+    later = [node for tree in trees[1:] for node in ast.walk(tree)]
+    assert not [node for node in later if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@each_notebook
+def test_it_needs_and_holds_no_key(path):
+    """The one cell on a source of one's own takes it from the environment."""
+    text = path.read_text()
+    assert not KEY.search(text)
+    prose = "".join(cell["source"] for cell in cells(path, "markdown"))
+    assert 'os.environ["' in prose
+    assert not any("os.environ" in cell["source"] for cell in cells(path, "code"))
+
+
+def test_what_they_point_to_is_there():
+    """In the notebooks, and in their list, which names them all."""
+    listed = (NOTEBOOKS / "README.md").read_text()
+    for path in PATHS:
+        assert f"[{path.stem}]({path.name})" in listed
+        listed += "".join(cell["source"] for cell in cells(path, "markdown"))
+    for target in re.findall(r"\]\(([^)#:]+)\)", listed):
+        assert (NOTEBOOKS / target).exists(), target
+
+
+def test_every_verb_is_shown():
+    """Whatever can be said to Customer.io stands in one of them."""
+    code = "".join(cell["source"] for path in PATHS for cell in cells(path, "code"))
+    shown = set(re.findall(r"\.(\w+)", code)) | set(re.findall(r"await (\w+)\(", code))
+    assert set() == {name for name in dir(AsyncCustomerIO) if name[0] != "_"} - shown
+
+
+def test_an_unknown_notebook_is_an_error():
+    """Rather than a run of none."""
+    with pytest.raises(SystemExit, match="no notebook nonsense"):
+        notebooks("nonsense")

@@ -1,0 +1,125 @@
+"""The README's code, run as it stands against the emulator."""
+
+import ast
+import doctest
+import json
+import re
+import shlex
+import time
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import anyio
+import pytest
+
+from mixpanel import AsyncMixpanel, LocalFlagsConfig, Mixpanel, emulator
+from mixpanel.data import Workspace
+from tests.cli.cli_data import environment, runner
+from tests.flags.test_local import flag
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.+?)^```", README, re.MULTILINE | re.DOTALL)
+DATA = ROOT / "examples" / "data"
+NOW = time.time()
+
+
+def shop():
+    """What the README takes as given: the reader's own."""
+    return {
+        "orders": [SimpleNamespace(user="u-17", total=12.5, id="7", at=NOW)],
+        "rows": [{"event": "Signed Up", "properties": {"time": NOW, "distinct_id": "u-17"}}],
+        "secret": "s3cret",
+        "report": lambda *_: None,
+        "redact": lambda _endpoint, message: message,
+        "settings": SimpleNamespace(TESTING=True),
+    }
+
+
+def above(code):
+    """What a reader has from the blocks before: what they import, and values written out."""
+    names = {}
+    for block in BLOCKS[: BLOCKS.index(code)]:
+        for node in ast.parse(block).body if ">>>" not in block else ():
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                exec(compile(ast.Module([node], []), "README.md", "exec"), names)
+            elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict | ast.Constant):
+                names[node.targets[0].id] = ast.literal_eval(node.value)
+    return names
+
+
+@pytest.fixture
+def emu(monkeypatch, tmp_path):
+    """A Mixpanel with the README's flags and flights, an account for it, a home of its own."""
+    beta = flag("beta")
+    beta["ruleset"]["rollout"][0]["cohort_hash"] = "insiders"
+    flags = json.loads((DATA / "flags.json").read_text())["flags"]
+    with emulator.Emulator(flags=[beta, *flags]) as running:
+        running.load(DATA / "flights.ndjson")
+        told = {
+            **environment(running.url, tmp_path),
+            "HOME": str(tmp_path),
+            "MP_CUSTOMERIO_BASE_URL": running.customerio_url,
+            "MP_HIGHTOUCH_BASE_URL": running.hightouch_url,
+        }
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+async def run(code, names):
+    """Run a block; what it awaits is awaited, and what blocks runs in a thread."""
+    compiled = compile(code, "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if "await" in code:
+        await eval(compiled, names)
+    else:
+        await anyio.to_thread.run_sync(eval, compiled, names)
+
+
+@pytest.mark.parametrize("code", [block for block in BLOCKS if ">>>" not in block])
+def test_its_code_runs(emu, code):
+    """Each block by itself, with a client, a local Mixpanel and a shop to work for."""
+
+    async def main():
+        config = LocalFlagsConfig(enable_polling=False)
+        async with AsyncMixpanel("t", local_flags_config=config) as mp:
+            await run(code, above(code) | shop() | {"mp": mp, "emu": emu})
+
+    anyio.run(main)
+
+
+def test_its_flags_say_what_it_says(emu):
+    """Variants, reasons and buckets, to the letter."""
+    [block] = [block for block in BLOCKS if "explain(" in block]
+    with Mixpanel("t", local_flags_config=LocalFlagsConfig()) as mp:
+        names = above(block) | {"mp": mp}
+        test = doctest.DocTestParser().get_doctest(block, names, "README.md", None, 0)
+        assert doctest.DocTestRunner().run(test)[:2] == (0, 3)
+
+
+def test_its_commands_for_flags_say_the_same(monkeypatch, tmp_path):
+    """The file that comes along is explained to the letter, and is clean."""
+    typed = re.findall(r"^\$ mp (.+flags\.json.*)$", README, re.MULTILINE)
+    mp = runner(environment("http://127.0.0.1:9", tmp_path))
+    monkeypatch.chdir(ROOT)
+    explain, lint, serve = [shlex.split(one, comments=True) for one in typed]
+    done = mp(*explain)
+    assert 0 == done.exit_code
+    assert f'explain("new-checkout", user))\n{done.stdout}' in README
+    done = mp(*lint)
+    assert (0, "") == (done.exit_code, done.stdout)
+    assert ["emulator", "--flags", "examples/data/flags.json"] == serve
+
+
+def test_it_names_only_what_exists():
+    """Files, methods of a workspace, and the package's extras."""
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for called in re.findall(r"\bws\.(\w+)\(", README):
+        assert hasattr(Workspace, called), called
+    named = {
+        one for extra in re.findall(r"mixpanel-async\[(.+?)\]", README) for one in extra.split(",")
+    }
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert known["optional-dependencies"].keys() == named

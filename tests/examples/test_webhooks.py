@@ -1,0 +1,258 @@
+"""The example that receives webhooks: over ASGI, and as a server that is killed."""
+
+import asyncio
+import importlib.util
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from itertools import chain
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mixpanel.cdp import webhooks
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+KEY = "signing-key"
+WHO = "ada@example.com"
+
+
+def body(event_id="01E", metric="bounced", **changes):
+    """A report about somebody's mail."""
+    data = {"recipient": WHO, "identifiers": {"email": WHO}}
+    told = {
+        "event_id": event_id,
+        "object_type": "email",
+        "metric": metric,
+        "timestamp": 1,
+        **changes,
+    }
+    return json.dumps({**told, "data": data}).encode()
+
+
+def signed(content, key=KEY, age=0):
+    return {"content": content, "headers": webhooks.sign(content, key, int(time.time()) - age)}
+
+
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """The module, anew, with a file of its own and a key; its handler notes what it is given."""
+    monkeypatch.setenv("CUSTOMERIO_SIGNING_KEY", f"{KEY} the-next-key")
+    monkeypatch.setenv("WEBHOOKS_FILE", str(tmp_path / "webhooks.db"))
+    spec = importlib.util.spec_from_file_location("webhooks_asgi", EXAMPLES / "webhooks_asgi.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.handled = []
+
+    async def handle(event):
+        module.handled.append((event.name, event.event_id))
+
+    module.handle = handle
+    return module
+
+
+@asynccontextmanager
+async def served(example):
+    wire = httpx.ASGITransport(example.app)
+    async with (
+        example.app.router.lifespan_context(example.app),
+        httpx.AsyncClient(transport=wire, base_url="http://hooks") as http,
+    ):
+        yield http
+
+
+async def until(true):
+    """Wait for the work beside the server."""
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+def post(example, *requests, handled=None, done=lambda: True):
+    """Send requests in turn, wait until so many events are handled, and return the statuses."""
+
+    async def main():
+        async with served(example) as http:
+            statuses = [(await http.post("/customerio", **one)).status_code for one in requests]
+            await until(lambda: len(example.handled) >= (handled or 0) and done())
+            return statuses
+
+    return asyncio.run(main())
+
+
+def test_what_is_signed_is_answered_with_200_and_handled(example):
+    """By either key, of any kind, known or not, and as old as a repetition may be."""
+    requests = [
+        signed(body("1")),
+        signed(body("2"), key="the-next-key"),
+        signed(body("3", metric="read_aloud")),
+        signed(body("4", object_type="pigeon")),
+        signed(body("5"), age=7 * 86_400),
+    ]
+    assert [200] * 5 == post(example, *requests, handled=5)
+    assert list("12345") == [event_id for _, event_id in example.handled]
+
+
+def test_strangers_are_refused(example):
+    """Without a signature, with another key, with another body, from long ago."""
+    requests = [
+        {"content": body()},
+        signed(body(), key="another"),
+        {**signed(body()), "content": body("02")},
+        signed(body(), age=9 * 86_400),
+    ]
+    assert [401] * 4 == post(example, *requests)
+    assert [] == example.handled
+
+
+def test_what_is_signed_but_no_event_is_not_asked_for_again(example, caplog):
+    """A 4xx would hold back what comes after; it is said, though."""
+    assert [200, 200] == post(example, signed(b"not JSON"), signed(b"{}"))
+    assert "signed, but no event" in caplog.text
+
+
+def test_size_and_method(example):
+    """A megabyte is enough, and only POST says anything."""
+
+    async def main():
+        async with served(example) as http:
+            large = await http.post("/customerio", **signed(b"x" * 1_000_001))
+            return large.status_code, (await http.get("/customerio")).status_code
+
+    assert (413, 405) == asyncio.run(main())
+
+
+def test_a_repetition_is_handled_once(example):
+    """Also after the server was started anew, and with a new signature."""
+    first, again = signed(body("1")), signed(body("1"), age=60)
+    assert [200] * 3 == post(example, first, again, signed(body("2")), handled=2)
+    assert [200] * 2 == post(example, again, signed(body("3")), handled=3)
+    assert list("123") == [event_id for _, event_id in example.handled]
+
+
+def test_what_fails_is_tried_again_and_then_left_in_the_file(example, caplog):
+    """The others are handled meanwhile; nobody's address comes into the logs."""
+    caplog.set_level(logging.INFO)
+    example.REST = 0.0
+    tried = []
+
+    async def handle(event):
+        tried.append(event.event_id)
+        if event.event_id == "odd" or len(tried) < 3:
+            raise ValueError(f"cannot reach {WHO}")
+        example.handled.append(event.event_id)
+
+    async def main():
+        example.handle = handle
+        async with served(example) as http:
+            for event_id in ("even", "odd"):
+                await http.post("/customerio", **signed(body(event_id)))
+            await until(lambda: tried.count("odd") == 5 and "even" in example.handled)
+            await until(lambda: caplog.text.count("email_bounced odd") == 5)
+            return await example.app.state.inbox.waiting()
+
+    assert [] == asyncio.run(main())
+    assert ["even"] == example.handled
+    assert WHO not in caplog.text
+    assert "email_bounced odd: ValueError" in caplog.text
+
+
+def test_a_handled_event_leaves_nobody_behind_in_the_file(example, tmp_path, monkeypatch):
+    """Only its id, to know a repetition by; and nobody else may read the file."""
+    settle, settled = example.Inbox.settle, []
+
+    async def noted(inbox, event_id, *, handled):
+        await settle(inbox, event_id, handled=handled)
+        settled.append(event_id)
+
+    monkeypatch.setattr(example.Inbox, "settle", noted)
+    post(example, signed(body("1")), handled=1, done=lambda: settled)
+    [file] = tmp_path.iterdir()
+    assert os.name != "posix" or 0o600 == file.stat().st_mode & 0o777
+    kept = file.read_bytes()
+    assert b"SQLite" in kept
+    assert WHO.encode() not in kept
+
+
+def test_without_a_key_it_does_not_start(example, monkeypatch):
+    """Rather than refuse everybody."""
+    monkeypatch.setenv("CUSTOMERIO_SIGNING_KEY", " ")
+    with pytest.raises(RuntimeError, match="set CUSTOMERIO_SIGNING_KEY"):
+        post(example)
+
+
+# ---- as a server --------------------------------------------------------------------------------
+
+STUCK = """
+import anyio
+import webhooks_asgi
+from webhooks_asgi import app
+
+async def handle(event):
+    await anyio.sleep_forever()
+
+webhooks_asgi.handle = handle
+"""
+
+
+@contextmanager
+def running(app, tmp_path):
+    """Run uvicorn as a reader would, on any port; yield its process, address and output.
+
+    What waits is handled as soon as the server starts, so its output may begin with that.
+    """
+    environment = {
+        **os.environ,
+        "CUSTOMERIO_SIGNING_KEY": KEY,
+        "WEBHOOKS_FILE": str(tmp_path / "webhooks.db"),
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(EXAMPLES)]),
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, "-m", "uvicorn", app, "--port", "0"]
+    with subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:  # fmt: skip
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            early, url = [], None
+            for line in iter(process.stderr.readline, ""):
+                early.append(line)
+                url = re.search(r"http://\S+\d", line)
+                if url is not None:
+                    break
+            assert url is not None, early
+            yield process, f"{url[0]}/customerio", chain(early, iter(process.stderr.readline, ""))
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills")
+def test_nothing_is_lost_when_the_server_is_killed(tmp_path):
+    """What was answered with 200 is handled by the next one, once, and says no name."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    with running("stuck:app", tmp_path) as (process, url, _):
+        assert 200 == httpx.post(url, **signed(body("1"))).status_code
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    with running("webhooks_asgi:app", tmp_path) as (process, url, lines):
+        assert 200 == httpx.post(url, **signed(body("1"))).status_code
+        assert 200 == httpx.post(url, **signed(body("2", metric="opened"))).status_code
+        told = next(line for line in lines if "no more mail" in line)
+        noted = next(line for line in lines if "noted" in line)
+        process.send_signal(signal.SIGTERM)
+        rest = "".join(lines)
+    assert "no more mail: email_bounced 1" in told
+    assert "noted: email_opened 2" in noted
+    assert "no more mail" not in rest
+    assert WHO not in told + noted + rest

@@ -1,0 +1,192 @@
+"""The way to the server: proxies, names and addresses, all within one deadline."""
+
+import base64
+import math
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from mixpanel import (
+    AsyncConsumer,
+    AsyncMixpanel,
+    BufferedConsumer,
+    ConfigurationError,
+    Consumer,
+    Mixpanel,
+    RequestTimeoutError,
+    ServerError,
+    TransportError,
+)
+from mixpanel._http.proxies import (
+    TransportOptions,
+)
+from mixpanel._http.request import (
+    Request,
+)
+from mixpanel._http.responses import (
+    Response,
+    TransportFailure,
+)
+from mixpanel._http.sync_transport import (
+    SyncTransport,
+)
+
+MESSAGE = '{"event":"E","properties":{"token":"t"}}'
+REAL_LOOKUP = socket.getaddrinfo
+
+
+@contextmanager
+def proxy(answer):
+    """Answer every connection with the same bytes; yield its port and the heads it saw."""
+    heads = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    heads.append(connection.recv(65536).decode("latin-1"))
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1], heads
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+OK = b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\nconnection: close\r\n\r\n{"status":1}'
+WANTS = (
+    b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("client", [AsyncMixpanel, Mixpanel, AsyncConsumer, BufferedConsumer])
+@pytest.mark.parametrize("given", ["garbage", "", "ftp://proxy", "http://", "http://h:port", 7])
+def test_a_proxy_that_is_none_is_refused_at_once(client, given):
+    """Where it is given, not at the first request."""
+    token = ("t",) if client in (AsyncMixpanel, Mixpanel) else ()
+    with pytest.raises(ConfigurationError, match="proxy"):
+        client(*token, proxy=given)
+
+
+def test_no_password_of_a_proxy_is_shown():
+    """Neither in a repr nor in an error."""
+    transport = TransportOptions(proxy="http://user:canary@proxy.example:3128")
+    assert repr(transport) == "<TransportOptions proxy='http://***@proxy.example:3128'>"
+    for given in ("ftp://user:canary@proxy", "user:canary@proxy", "http://user:can ary@proxy"):
+        with pytest.raises(ConfigurationError) as raised:
+            TransportOptions(proxy=given)
+        assert "ary" not in str(raised.value)
+    with pytest.raises(ConfigurationError) as raised:
+        Consumer(base_url="https://user:canary@proxy.example")
+    assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["http://127.0.0.1:9", "https://127.0.0.1:9"])
+def test_a_proxy_that_wants_a_password_is_a_matter_of_settings(host):
+    """407 is not retried, however the proxy is asked."""
+    with proxy(WANTS) as (port, heads):
+        consumer = Consumer(base_url=host, proxy=f"http://127.0.0.1:{port}")
+        with pytest.raises((ServerError, TransportError), match="407"):
+            consumer.send("events", MESSAGE)
+        consumer.close()
+    assert len(heads) == 1
+
+
+def test_an_environment_that_names_no_proxy_is_a_transport_error(monkeypatch):
+    """Typed like any failure to connect, without the password."""
+    monkeypatch.setenv("HTTP_PROXY", "ftp://user:canary@proxy.example")
+    consumer = Consumer(base_url="http://127.0.0.1:9")
+    with pytest.raises(TransportError, match="PROXY") as raised:
+        consumer.send("events", MESSAGE)
+    assert "canary" not in str(raised.value)
+    consumer.close()
+
+
+def test_the_last_drain_goes_through_the_environments_proxy(monkeypatch):
+    """Going around it is not ours to decide; its password goes along."""
+    with proxy(OK) as (port, heads):
+        monkeypatch.setenv("HTTP_PROXY", f"http://user:p%40ss@127.0.0.1:{port}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        consumer = BufferedConsumer(base_url="http://localhost:9")
+        consumer.send("events", MESSAGE)
+        consumer._sender.drain_at_exit(time.monotonic() + 5)
+        assert consumer.stats().delivered == 1
+        consumer.close()
+    assert heads[0].startswith("POST http://localhost:9/track")
+    assert base64.b64encode(b"user:p@ss").decode() in heads[0]
+
+
+def test_a_name_that_is_not_looked_up_in_time_ends_with_the_attempt(monkeypatch):
+    """The resolver hangs; the caller does not."""
+    answer = threading.Event()
+
+    def hanging(*args, **options):
+        answer.wait(10)
+        return REAL_LOOKUP(*args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hanging)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
+    reply = transport.send(Request("GET", "http://localhost:9/", {}), end=time.monotonic() + 0.05)
+    answer.set()
+    transport.close()
+    assert isinstance(reply, TransportFailure)
+    assert isinstance(reply.error, RequestTimeoutError)
+    assert not reply.may_have_been_sent
+
+
+def test_a_name_that_does_not_exist_is_a_transport_error(monkeypatch):
+    """With nothing sent."""
+
+    def unknown(*_args, **_options):
+        raise socket.gaierror("unknown")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
+    reply = transport.send(Request("GET", "http://nowhere.invalid/", {}), end=time.monotonic() + 1)
+    assert isinstance(reply.error, TransportError)
+    assert not reply.may_have_been_sent
+
+
+def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
+    """One deadline over all addresses of a name, shared out among them."""
+    port = int(emu.url.rpartition(":")[2])
+
+    def two(host, *args, **options):
+        if host != "two.example":
+            return REAL_LOOKUP(host, *args, **options)
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, ("127.0.0.2", port)), (*kind, ("127.0.0.1", port))]
+
+    connect = socket.create_connection
+
+    def dead(address, timeout, **options):
+        if address[0] == "127.0.0.2":
+            time.sleep(timeout)
+            raise TimeoutError
+        return connect(address, timeout, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    monkeypatch.setattr(socket, "create_connection", dead)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
+    request = Request("GET", f"http://two.example:{port}/", {})
+    reply = transport.send(request, end=time.monotonic() + 1.0)
+    transport.close()
+    assert isinstance(reply, Response)
+
+
+def test_an_attempt_without_a_deadline_is_no_error(emu):
+    """A socket takes no endless timeout."""
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
+    reply = transport.send(Request("GET", f"{emu.url}/", {}), end=math.inf)
+    transport.close()
+    assert isinstance(reply, Response)

@@ -1,0 +1,1 @@
+"""Tests of event loops, process end and files."""
