@@ -92,32 +92,34 @@ class SegmentApi:
             headers["Content-Encoding"] = "gzip"
         return Request("POST", self.origin + path, headers, body)
 
-    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
-        """Return what a reply means: any 2xx is a success, whether or not it says anything.
+    def classify(
+        self, response: Response | TransportFailure, records: list[Record]
+    ) -> Classification:
+        """Return what a response means: any 2xx is a success, whether or not it says anything.
 
         Unless it is a web page: then a captive portal or a proxy spoke. And unless it says that
         something failed, in whatever words: no vendor documents how it would name the messages of
         a batch, so smaller batches show which they are. All else means what it means everywhere;
         every message may be sent again, as the server knows it by its `messageId`.
         """
-        endpoint = part[0].endpoint
-        if isinstance(reply, Response) and 200 <= reply.status < 300:
-            if not _is_page(reply):
-                if not _admits_failure(reply.body):
+        endpoint = records[0].endpoint
+        if isinstance(response, Response) and 200 <= response.status < 300:
+            if not _is_page(response):
+                if not _admits_failure(response.body):
                     return Classification(ResponseOutcome.DELIVERED)
                 return Classification(
                     ResponseOutcome.REJECTED,
-                    RejectedError(self._text(reply), endpoint=endpoint, status=reply.status),
+                    RejectedError(self._text(response), endpoint=endpoint, status=response.status),
                 )
             name = self.dialect.name
             error = ServerError(
-                f"{name}: HTTP {reply.status}: a web page came back, as from a captive portal or "
-                f"a proxy: it is not from {name}",
+                f"{name}: HTTP {response.status}: a web page came back, as from a captive portal "
+                f"or a proxy: it is not from {name}",
                 endpoint=endpoint,
-                status=reply.status,
+                status=response.status,
             )
             return Classification(ResponseOutcome.RETRY, error)
-        return classify_status(reply, endpoint, self._text)
+        return classify_status(response, endpoint, self._text)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a route is not pickled: it holds a write key")

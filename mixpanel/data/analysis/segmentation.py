@@ -226,7 +226,7 @@ def _series(
         if rank > limit:
             limit_hit = True
             continue
-        name = names[0] if segment is None and names else segment
+        name: Any = names[0] if segment is None and names else segment
         found[name][label(bucket, clock=clock)] = n
     buckets = period.buckets(unit)
     nothing = dict.fromkeys(buckets, 0)
