@@ -116,5 +116,5 @@ def accept(sender: Sender[Any], record: Record) -> None:
         if not sender.is_interrupted and sender.buffer.due():
             transport = sender.sync_transport()
             run(sender.pump) if transport is None else sender.pump_blocking(transport)
-    elif not sender.has_loop:
+    elif not sender.has_loop and sender.stats.pending:  # not past the drain at exit
         call_on_background_loop(sender.wake)
