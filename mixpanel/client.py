@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -498,9 +498,9 @@ class Mixpanel(_Client[None]):
             return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 
-    import_events = synced(AsyncMixpanel.import_events)
-    lookup_tables = synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table = synced(AsyncMixpanel.replace_lookup_table)
+    import_events: Final = synced(AsyncMixpanel.import_events)
+    lookup_tables: Final = synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table: Final = synced(AsyncMixpanel.replace_lookup_table)
 
     def __enter__(self) -> Self:
         if self._local_flags is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import (
@@ -317,7 +317,7 @@ class SegmentClient(_Client[None]):
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 
-    backfill = synced(AsyncBackfill.backfill)
+    backfill: Final = synced(AsyncBackfill.backfill)
 
     def __enter__(self) -> Self:
         return self

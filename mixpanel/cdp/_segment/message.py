@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mixpanel._records.record import Record
+
+if TYPE_CHECKING:
+    from mixpanel.credentials import Authority
 
 __all__ = ["KINDS", "Kind", "Message"]
 
@@ -26,9 +29,9 @@ class Message(Record):
         self.endpoint = "batch"
         self.body = body
         self.repeatable = True
-        self.auth = None
+        self.auth: Authority | None = None
         self.kind: Kind = kind
-        self.message_id = message_id
+        self.message_id: str = message_id
 
     @property
     def body_without_type(self) -> bytes:

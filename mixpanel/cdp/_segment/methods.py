@@ -7,6 +7,7 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
+    Final,
     Generic,
     ParamSpec,
     Protocol,
@@ -79,12 +80,12 @@ class SegmentMethods(Generic[Outcome]):
     def _deliver_all(self, messages: list[Message]) -> Outcome:
         return self._deliver(messages)
 
-    identify = send_method(SegmentComposer.identify)
-    track = send_method(SegmentComposer.track)
-    page = send_method(SegmentComposer.page)
-    screen = send_method(SegmentComposer.screen)
-    group = send_method(SegmentComposer.group)
-    alias = send_method(SegmentComposer.alias)
+    identify: Final = send_method(SegmentComposer.identify)
+    track: Final = send_method(SegmentComposer.track)
+    page: Final = send_method(SegmentComposer.page)
+    screen: Final = send_method(SegmentComposer.screen)
+    group: Final = send_method(SegmentComposer.group)
+    alias: Final = send_method(SegmentComposer.alias)
 
     def batch(
         self,

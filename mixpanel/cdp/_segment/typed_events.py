@@ -225,7 +225,7 @@ class TypedModel:
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
-    __hash__ = None  # type: ignore[assignment] # its fields may be lists
+    __hash__: ClassVar[None] = None  # type: ignore[assignment] # its fields may be lists
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
 
 import anyio.to_thread
 
@@ -358,5 +358,5 @@ class RemoteMethods:
                 mixed=mixed, on_progress=tell, on_page=on_page_complete,
             )  # fmt: skip
 
-    stream_events = _rows(stream_events)
-    stream_profiles = _rows(stream_profiles)
+    stream_events: Final = _rows(stream_events)
+    stream_profiles: Final = _rows(stream_profiles)
