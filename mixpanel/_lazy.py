@@ -49,7 +49,7 @@ def load_lazily(module_name: str) -> bool:
         return value
 
     def __dir__() -> list[str]:  # noqa: N807 - PEP 562
-        return sorted({*vars(module), *vars(module)["__all__"]})
+        return sorted(vars(module)["__all__"])
 
     vars(module)["__getattr__"] = __getattr__
     if hasattr(module, "__path__"):  # else pytest would not find the fixtures of a module by `dir`
