@@ -41,7 +41,8 @@ class Proxy(Secret):
     def __repr__(self) -> str:
         return f"Proxy({self.display_url!r})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
 
 @hide_init_arguments

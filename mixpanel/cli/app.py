@@ -179,7 +179,7 @@ def _log(level: int) -> Callable[[], None]:
     return undo
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -38,7 +38,7 @@ from mixpanel.data.exceptions import (
     RateLimitError,
 )
 from mixpanel.exceptions import ClosedError, ConfigurationError
-from mixpanel.settings import Family, Origins, RetryPolicy
+from mixpanel.settings import Family, Origins, Region, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -107,12 +107,14 @@ class AsyncAPI:
             self._origins = Origins.resolve(region=credentials.region, base_url=base_url)
         except ConfigurationError as error:
             raise ConfigError(str(error)) from None
-        self.project_id = credentials.project_id
-        self.region = credentials.region
+        self.project_id: str = credentials.project_id
+        self.region: Region = credentials.region
         self.on_wait = on_wait
-        self.export_budget = rate_limits.shared("export", self._origins.export, self.project_id)
-        self.query_budget = rate_limits.shared("query", self._origins.query, self.project_id)
-        self._app_budget = rate_limits.shared("app", self._origins.app, self.project_id)
+        origins, project = self._origins, self.project_id
+        budget = rate_limits.shared
+        self.export_budget: rate_limits.Budget = budget("export", origins.export, project)
+        self.query_budget: rate_limits.Budget = budget("query", origins.query, project)
+        self._app_budget: rate_limits.Budget = budget("app", origins.app, project)
         self._credentials = credentials
         self._retry = retry or RETRY
         self._timeout = timeout

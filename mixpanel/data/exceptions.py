@@ -80,9 +80,9 @@ class MixpanelDataError(exceptions.MixpanelException):
         self, message: str, *, code: str | None = None, details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.code = code or self.default_code
-        self.details = dict(details or {})
+        self.message: str = message
+        self.code: str = code or self.default_code
+        self.details: dict[str, Any] = dict(details or {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return code, message and details, for machines."""
@@ -105,7 +105,7 @@ class AccountNotFoundError(ConfigError):
 
     def __init__(self, account_name: str, available_accounts: Iterable[str] = ()) -> None:
         self.account_name = account_name
-        self.available_accounts = list(available_accounts)
+        self.available_accounts: list[str] = list(available_accounts)
         known = ", ".join(self.available_accounts)
         known = f"there are: {known}" if known else "add one with `mp auth add`"
         super().__init__(
@@ -133,8 +133,10 @@ class DateRangeTooLargeError(ConfigError):
     default_code = "DATE_RANGE_TOO_LARGE"
 
     def __init__(self, from_date: date, to_date: date, max_days: int) -> None:
-        self.from_date, self.to_date, self.max_days = from_date, to_date, max_days
-        self.days_requested = (to_date - from_date).days + 1
+        self.from_date: date = from_date
+        self.to_date: date = to_date
+        self.max_days: int = max_days
+        self.days_requested: int = (to_date - from_date).days + 1
         super().__init__(
             f"{from_date} to {to_date} are {self.days_requested} days, at most {max_days} fit",
             details={
@@ -188,19 +190,20 @@ class APIError(MixpanelDataError):
         self.response_body = response_body
         self.request_method = request_method
         self.request_url = request_url
-        self.request_params = dict(request_params or {})
+        self.request_params: dict[str, Any] = dict(request_params or {})
         self.retry_after = retry_after
         # What the errors of sending carry.
         self.endpoint: str | None = request_url
         self.status: int | None = status_code or None
         self.rejected_records: tuple[exceptions.RejectedRecord, ...] = ()
-        known = {
+        known: dict[str, Any] = {
             "status_code": status_code,
             "request_method": request_method,
             "request_url": request_url,
             "retry_after": retry_after,
         }
-        self.details = {k: v for k, v in known.items() if v is not None} | dict(details or {})
+        known = {name: value for name, value in known.items() if value is not None}
+        self.details: dict[str, Any] = known | dict(details or {})
 
     def to_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Return code, message and details; `full` adds what was asked and answered."""
@@ -306,7 +309,7 @@ class EventNotFoundError(MixpanelDataError):
 
     def __init__(self, event_name: str, similar_events: Iterable[str] = ()) -> None:
         self.event_name = event_name
-        self.similar_events = list(similar_events)
+        self.similar_events: list[str] = list(similar_events)
         hint = f"; did you mean {', '.join(self.similar_events)}?" if self.similar_events else ""
         super().__init__(
             f"there is no event {event_name!r}{hint}",
@@ -381,7 +384,7 @@ class TableNotFoundError(MixpanelDataError):
 
     def __init__(self, table_name: str, available_tables: Iterable[str] = ()) -> None:
         self.table_name = table_name
-        self.available_tables = list(available_tables)
+        self.available_tables: list[str] = list(available_tables)
         known = ", ".join(self.available_tables)
         known = f"there are: {known}" if known else "none was fetched yet"
         super().__init__(
@@ -396,7 +399,8 @@ class DatabaseLockedError(MixpanelDataError):
     default_code = "DATABASE_LOCKED"
 
     def __init__(self, db_path: Path | str, holding_pid: int | None = None) -> None:
-        self.db_path, self.holding_pid = str(db_path), holding_pid
+        self.db_path: str = str(db_path)
+        self.holding_pid: int | None = holding_pid
         holder = f"process {holding_pid}" if holding_pid else "another process"
         super().__init__(
             f"{db_path} is open in {holder}: wait until that has ended, or use another path",
@@ -410,7 +414,7 @@ class DatabaseNotFoundError(MixpanelDataError):
     default_code = "DATABASE_NOT_FOUND"
 
     def __init__(self, db_path: Path | str) -> None:
-        self.db_path = str(db_path)
+        self.db_path: str = str(db_path)
         super().__init__(
             f"there is no database {db_path}: fetch something first, as with `mp fetch events`",
             details={"db_path": self.db_path},
@@ -435,7 +439,7 @@ class InterruptedFetchError(MixpanelDataError):
         self, table_name: str, failed_date_ranges: Iterable[tuple[str, str]], reason: str
     ) -> None:
         self.table_name = table_name
-        self.failed_date_ranges = list(failed_date_ranges)
+        self.failed_date_ranges: list[tuple[str, str]] = list(failed_date_ranges)
         ranges = ", ".join(
             first if first == last else f"{first} to {last}"
             for first, last in self.failed_date_ranges

@@ -8,7 +8,7 @@ import os
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,7 +24,6 @@ from mixpanel.data._fetch.tasks import RunningFetches, Writer, checked_callback
 from mixpanel.data._paths import expand_home
 from mixpanel.data._queries.arguments import identifier
 from mixpanel.data._queries.cache import Cache
-from mixpanel.data._queries.inline import InlineQueries
 from mixpanel.data._queries.live import LiveQueries
 from mixpanel.data._workspace.local_methods import Local
 from mixpanel.data._workspace.remote_methods import (
@@ -58,13 +57,14 @@ class API:
 
     def __init__(self, core: AsyncAPI) -> None:
         self._core = core
-        self.project_id, self.region = core.project_id, core.region
+        self.project_id: str = core.project_id
+        self.region: Region = core.region
 
-    request = synced(AsyncAPI.request)
-    query = synced(AsyncAPI.query)
+    request: Final = synced(AsyncAPI.request)
+    query: Final = synced(AsyncAPI.query)
 
 
-class AsyncWorkspace(RemoteMethods, LiveQueries, InlineQueries, Local):
+class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
@@ -359,7 +359,7 @@ class Workspace(Local):
         workspace._core = AsyncWorkspace.open(path, read_only=read_only)
         return workspace
 
-    test_credentials = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
+    test_credentials: Final = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
 
     @property
     def api(self) -> API:
@@ -370,13 +370,13 @@ class Workspace(Local):
         """
         return API(self._core.api)
 
-    fetch_events = synced(AsyncWorkspace.fetch_events)
-    plan_events = synced(AsyncWorkspace.plan_events)
-    sync_events = synced(AsyncWorkspace.sync_events)
-    plan_sync = synced(AsyncWorkspace.plan_sync)
-    fetch_profiles = synced(AsyncWorkspace.fetch_profiles)
-    stream_events = synced_rows(stream_events)
-    stream_profiles = synced_rows(stream_profiles)
+    fetch_events: Final = synced(AsyncWorkspace.fetch_events)
+    plan_events: Final = synced(AsyncWorkspace.plan_events)
+    sync_events: Final = synced(AsyncWorkspace.sync_events)
+    plan_sync: Final = synced(AsyncWorkspace.plan_sync)
+    fetch_profiles: Final = synced(AsyncWorkspace.fetch_profiles)
+    stream_events: Final = synced_rows(stream_events)
+    stream_profiles: Final = synced_rows(stream_profiles)
 
     list_events = synced(AsyncWorkspace.list_events)
     list_properties = synced(AsyncWorkspace.list_properties)
@@ -411,7 +411,7 @@ class Workspace(Local):
     see_in_mixpanel = synced(AsyncWorkspace.see_in_mixpanel)
 
     def clear_discovery_cache(self) -> None:
-        """Forget what was discovered, so that the next call asks Mixpanel."""
+        """Clear the cache, so that the next discovery calls Mixpanel."""
         self._core.clear_discovery_cache()
 
     def close(self) -> None:

@@ -13,9 +13,9 @@ try:
     from mixpanel.emulator._storage.request_log import RecordedRequest
     from mixpanel.emulator.emulator import Emulator, serve
     from mixpanel.emulator.faults import Fault
-except ModuleNotFoundError as error:
-    if error.name in ("duckdb", "starlette", "uvicorn"):
-        raise ImportError("the emulator needs: pip install 'mixpanel-async[emulator]'") from error
+except ModuleNotFoundError as _error:
+    if _error.name in ("duckdb", "starlette", "uvicorn"):
+        raise ImportError("the emulator needs: pip install 'mixpanel-async[emulator]'") from _error
     raise
 
 __all__ = [

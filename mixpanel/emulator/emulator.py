@@ -85,8 +85,8 @@ class Emulator:
         customerio: CustomerIORules | None = None,
         hightouch: HightouchRules | None = None,
     ) -> None:
-        self.host = _loopback(host)
-        self.port = _checked_port(port)
+        self.host: str = _loopback(host)
+        self.port: int = _checked_port(port)
         origins = frozenset(map(origin_of, _as_collection(allow_origins) or ()))
         self._guard = Guard(self.host, origins)
         warehouse = Warehouse(db)

@@ -65,6 +65,6 @@ class HybridFeatureFlagsProvider:
         """Return True if the flag's value is exactly true for the context's user."""
         return await self.aget_variant_value(flag_key, None, context) is True
 
-    get_variant = synced(aget_variant)
-    get_variant_value = synced(aget_variant_value)
-    is_enabled = synced(ais_enabled)
+    get_variant: Final = synced(aget_variant)
+    get_variant_value: Final = synced(aget_variant_value)
+    is_enabled: Final = synced(ais_enabled)

@@ -27,11 +27,11 @@ try:
     from openfeature.provider import AbstractProvider, Metadata, ProviderStatus
 
     from mixpanel.flags._openfeature import Flags, Resolver, as_context
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == "openfeature":
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] == "openfeature":
         raise ImportError(
             "OpenFeature is not installed: pip install 'mixpanel-async[openfeature]'"
-        ) from error
+        ) from _error
     raise
 
 if TYPE_CHECKING:

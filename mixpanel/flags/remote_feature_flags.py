@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 import anyio.to_thread
@@ -144,10 +144,10 @@ class RemoteFeatureFlagsProvider:
 
     # ---- sync -------------------------------------------------------------------------------
 
-    get_variant = synced(aget_variant)
-    get_variant_value = synced(aget_variant_value)
-    is_enabled = synced(ais_enabled)
-    get_all_variants = synced(aget_all_variants)
+    get_variant: Final = synced(aget_variant)
+    get_variant_value: Final = synced(aget_variant_value)
+    is_enabled: Final = synced(ais_enabled)
+    get_all_variants: Final = synced(aget_all_variants)
 
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]

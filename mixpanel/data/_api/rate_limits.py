@@ -390,7 +390,7 @@ class Call:
         self.patience = patience
         self.refused_at: float | None = None
         self.turn: _Turn | None = None
-        self.told = False
+        self.told: bool = False
         self._budget = budget
         self._on_wait = on_wait
         self._start: Start | None = None
