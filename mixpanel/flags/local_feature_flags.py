@@ -19,13 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio.to_thread
 
 from mixpanel._http.connections import LoopConnections
-from mixpanel._http.proxies import (
-    TransportOptions,
-)
-from mixpanel._http.responses import (
-    Response,
-    TransportFailure,
-)
+from mixpanel._http.proxies import TransportOptions
+from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.encoding import loads
 from mixpanel._runtime import background_loop, event_loop, fork
 from mixpanel._runtime.checked_files import read_checked

@@ -12,13 +12,8 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._http.connections import LoopConnections
-from mixpanel._http.proxies import (
-    TransportOptions,
-)
-from mixpanel._http.responses import (
-    Response,
-    TransportFailure,
-)
+from mixpanel._http.proxies import TransportOptions
+from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced

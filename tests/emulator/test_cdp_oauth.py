@@ -141,10 +141,10 @@ def unsigned(emu):
         (lambda emu: assertion(emu, now=NOW + 6), 400, "invalid_request",
          "Token used before issued"),
         (lambda emu: assertion(emu, now=NOW - 55), 400, "invalid_request", "Token is expired"),
-        (lambda emu: "no.jwt", 400, "invalid_request", "no JWT"),
-        (lambda emu: "a.b.c", 400, "invalid_request", "no JWT"),
-        (lambda emu: "é", 400, "invalid_request", "no JWT"),
-        (lambda emu: "", 400, "invalid_request", "no JWT"),
+        (lambda emu: "no.jwt", 400, "invalid_request", "not a JWT"),
+        (lambda emu: "a.b.c", 400, "invalid_request", "not a JWT"),
+        (lambda emu: "é", 400, "invalid_request", "not a JWT"),
+        (lambda emu: "", 400, "invalid_request", "not a JWT"),
     ],
 )  # fmt: skip
 def test_an_invalid_assertion_gets_no_token(emu, signed, status, error, words):

@@ -213,7 +213,7 @@ def test_profiles_are_filtered_by_behaviors(people):
         ({"filter_by_cohort": "{"}, "filter_by_cohort is not valid JSON"),
         ({"filter_by_cohort": "{}", "behaviors": "[]"}, "cannot be combined"),
         ({"behaviors": "30"}, "behaviors must be a list"),
-        ({"behaviors": '[{"name": "b1"}]'}, "a behavior has a name"),
+        ({"behaviors": '[{"name": "b1"}]'}, "a behavior requires name"),
         (
             {"behaviors": '[{"name":"b","window":"long","event_selectors":[]}]'},
             "window must be like 30d, not 'long'",

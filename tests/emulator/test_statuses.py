@@ -94,7 +94,7 @@ def test_some_statuses_never_have_a_body(emu, http_client, status):
 @pytest.mark.parametrize("status", [0, 100, 199, 600, -1])
 def test_an_invalid_status_is_an_error(status):
     """A typo is reported when the fault is created."""
-    with pytest.raises(ValueError, match="from 200 to 599"):
+    with pytest.raises(ValueError, match="between 200 and 599"):
         Fault.status(status)
 
 
