@@ -36,8 +36,8 @@ def run(name, *arguments):
     return done.stdout
 
 
-def refused(name, *arguments):
-    """Run an example that ends at once, and return what it says."""
+def failed(name, *arguments):
+    """Run an example that exits with an error, and return its stderr."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True, text=True, check=False, timeout=60,
@@ -48,7 +48,7 @@ def refused(name, *arguments):
 
 def test_quickstart(emu):
     """Four events of one user, and a profile."""
-    assert "5 delivered, 0 still waiting\n" == run("quickstart.py")
+    assert "5 delivered, 0 pending\n" == run("quickstart.py")
     names = [event["event"] for event in emu.events(distinct_id="u-17")]
     assert ["Signed Up", *["Report Opened"] * 3] == names
     assert {"u-17": {"$name": "Ada", "plan": "team"}} == emu.profiles()
@@ -66,7 +66,7 @@ def test_sync_script(emu):
 
 def test_bulk_import(emu):
     """All of the real events, by service account."""
-    assert run("bulk_import.py").endswith("975 imported, 0 refused\n")
+    assert run("bulk_import.py").endswith("975 imported, 0 rejected\n")
     assert 393 == len(emu.events("Flight Cancelled"))
     assert {"/import"} == {request.path for request in emu.requests()}
 
@@ -75,24 +75,24 @@ def test_bulk_import_asks_for_its_account(monkeypatch):
     """A sentence that names what is missing, not a traceback."""
     for name in ("MP_TOKEN", "MP_USERNAME"):
         monkeypatch.setenv(name, ACCOUNT[name])
-    asked = "it needs a project's token and a service account: set MP_SECRET, MP_PROJECT_ID\n"
-    assert asked == refused("bulk_import.py")
+    error = "a project token and a service account are required: set MP_SECRET, MP_PROJECT_ID\n"
+    assert error == failed("bulk_import.py")
 
 
 @pytest.mark.parametrize("name", ["data_quickstart.py", "sync_nightly.py"])
 def test_without_arguments_it_says_how_to_run_it(name):
     """A line of usage, not a traceback."""
-    assert re.fullmatch(rf"usage: {name} .*DAY.*\n", refused(name))
+    assert re.fullmatch(rf"usage: {name} .*DAY.*\n", failed(name))
 
 
 FLIGHTS = EXAMPLES / "data" / "flights.ndjson"
 DATA_QUICKSTART = """\
 2 days in 2 calls
-975 events, 0 copies merged
+975 events, 0 duplicates merged
     393  Flight Cancelled, by 393
     291  Flight Arrived, by 291
     291  Flight Departed, by 291
-most in the hour from 2013-02-09 21:00 UTC: 86
+busiest hour: 2013-02-09 21:00 UTC, 86 events
 """
 
 
