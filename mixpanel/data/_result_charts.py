@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from mixpanel.data._result_labels import (
     BETWEEN,
+    bars_of,
     duration,
     figure,
     no_picture,
@@ -21,7 +23,6 @@ from mixpanel.data.query_results import (
     FlowsResult,
     FrequencyResult,
     FunnelResult,
-    NumericBucketResult,
     RetentionResult,
 )
 
@@ -36,6 +37,7 @@ NARROWEST = 40
 HEIGHT, BAND = 10, 3  # lines of one series, and of each of several
 MOST_SERIES, MOST_ROWS, MOST_NODES = 12, 40, 12
 MOST_BARS = 20
+NARROWEST_STEP = 18
 SHORTEST_BAR = 8
 LONGEST_NAME = 28
 
@@ -66,15 +68,19 @@ def chart(result: QueryResult, width: int, *, color: bool) -> str:
             lines = _frequency(result, pen)
         case FlowsResult():
             lines = _flows(result, pen)
-        case NumericBucketResult(type="general"):
-            lines = _histogram(result.series, pen)
         case _:
-            series = series_of(result)
-            if series is None:
-                raise no_picture(result)
-            lines = _series(series, pen)
+            lines = _figures(result, pen)
     head = [pen.bold(fitted(title(result), width)), *_wrapped(subtitle(result), width), ""]
     return "\n".join(line.rstrip() for line in [*head, *lines])
+
+
+def _figures(result: QueryResult, pen: _Pen) -> list[str]:
+    if (bars := bars_of(result)) is not None:
+        return _histogram(bars, pen)
+    series = series_of(result)
+    if series is None:
+        raise no_picture(result)
+    return _series(series, pen)
 
 
 class _Pen:
@@ -187,7 +193,7 @@ def _series(series: Series, pen: _Pen) -> list[str]:
         return ["no data"]
     dates = list(dict.fromkeys(date for values in series.values() for date in values))
     if len(dates) == 1:
-        return _histogram(series, pen)
+        return _histogram({name: sum(values.values()) for name, values in series.items()}, pen)
     names = list(series)[:MOST_SERIES]
     chosen = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
     high = max(max(values) for values in chosen.values())
@@ -283,9 +289,8 @@ def _left_out(count: int, kept: int, things: str) -> list[str]:
     return [f"… {more:,} more {one if more == 1 else things}"] if more > 0 else []
 
 
-def _histogram(series: Series, pen: _Pen) -> list[str]:
-    """Return a bar for each segment: the sum of its dates."""
-    totals = {name: sum(values.values()) for name, values in series.items()}
+def _histogram(totals: dict[str, float], pen: _Pen) -> list[str]:
+    """Return a bar for each name."""
     if not totals:
         return ["no data"]
     kept = dict(list(totals.items())[:MOST_BARS])
@@ -413,18 +418,16 @@ def _flows(result: FlowsResult, pen: _Pen) -> list[str]:
     if not result.steps:
         return ["no data"]
     anchors = sum(n.count for step in result.steps if not step.step for n in step.nodes) or 1
-    narrow = 24
-    per_row = max(1, min(len(result.steps), (pen.width + 2) // (narrow + 2)))
+    events = dict.fromkeys(node.event for step in result.steps for node in step.nodes)
+    colors = {event: number for number, event in enumerate(events)}
+    per_row = max(1, min(len(result.steps), (pen.width + 2) // (NARROWEST_STEP + 2)))
     wide = (pen.width + 2) // per_row - 2
     lines: list[str] = []
     for start in range(0, len(result.steps), per_row):
-        columns = [
-            _flow_column(step, wide, anchors, pen) for step in result.steps[start : start + per_row]
-        ]
-        height = max(map(len, columns))
-        for row in range(height):
-            cells = [column[row] if row < len(column) else (" " * wide, 0) for column in columns]
-            lines.append("  ".join(text for text, _ in cells))
+        steps = result.steps[start : start + per_row]
+        columns = [_flow_column(step, wide, anchors, colors, pen) for step in steps]
+        rows = zip_longest(*columns, fillvalue=" " * wide)
+        lines += ["  ".join(cells) for cells in rows]
         lines.append("")
     if result.paths:
         lines.append("most frequent paths")
@@ -435,15 +438,13 @@ def _flows(result: FlowsResult, pen: _Pen) -> list[str]:
     return lines
 
 
-def _flow_column(step: FlowStep, wide: int, anchors: int, pen: _Pen) -> list[tuple[str, int]]:
-    name = "anchor" if not step.step else f"{step.step:+d}"
-    lines = [(left(name, wide), 0)]
-    for number, node in enumerate(step.nodes[:MOST_NODES]):
+def _flow_column(
+    step: FlowStep, wide: int, anchors: int, colors: dict[str, int], pen: _Pen
+) -> list[str]:
+    lines = [left("anchor" if not step.step else f"{step.step:+d}", wide)]
+    for node in step.nodes[:MOST_NODES]:
         count = figure(node.count)
-        text = f"{left(node.event, wide - len(count) - 1)} {count}"
-        lines.append((text, 0))
-        lines.append((pen.paint(_bar(node.count / anchors, wide), number), 0))
-    more = len(step.nodes) - MOST_NODES
-    if more > 0:
-        lines.append((left(f"… {more} more events", wide), 0))
-    return lines
+        lines.append(f"{left(node.event, wide - len(count) - 1)} {count}")
+        lines.append(pen.paint(_bar(node.count / anchors, wide), colors[node.event]))
+    more = _left_out(len(step.nodes), MOST_NODES, "events")
+    return [*lines, *(left(line, wide) for line in more)]

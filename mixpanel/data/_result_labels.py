@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exploration_results import (
+    DailyCountsResult,
+    EngagementDistributionResult,
+    PropertyCoverageResult,
+    PropertyDistributionResult,
+)
 from mixpanel.data.query_results import (
     EventCountsResult,
     FlowsResult,
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BETWEEN",
+    "bars_of",
     "duration",
     "figure",
     "no_picture",
@@ -51,6 +59,24 @@ def shown(result: QueryResult) -> QueryResult:
     return result.report if isinstance(result, SavedReportResult) else result
 
 
+def bars_of(result: QueryResult) -> dict[str, float] | None:
+    """Return what is to be drawn as bars by name, None for a result of another kind."""
+    match result:
+        case NumericBucketResult(type="general"):
+            return {name: sum(dates.values()) for name, dates in result.series.items()}
+        case PropertyDistributionResult():
+            return {_written(each.value): each.count for each in result.values}
+        case EngagementDistributionResult():
+            return {each.bucket_label: each.user_count for each in result.buckets}
+        case PropertyCoverageResult():
+            return {each.property: each.coverage_percentage for each in result.coverage}
+    return None
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def series_of(result: QueryResult) -> Series | None:
     """Return what is to be drawn by date, None for a result of another kind."""
     match result:
@@ -58,6 +84,11 @@ def series_of(result: QueryResult) -> Series | None:
             return result.series
         case NumericBucketResult():
             return result.series
+        case DailyCountsResult():
+            found: Series = {}
+            for each in result.counts:
+                found.setdefault(each.event, {})[each.date] = each.count
+            return found
         case NumericSumResult():
             return {f"sum of {result.property_expr}": result.results}
         case NumericAverageResult():
@@ -104,6 +135,17 @@ def _title_of_series(result: QueryResult) -> str:
             return f"{kind} of {result.property_expr}: {result.event}"
         case InsightsResult():
             return ", ".join(result.series) or "Insights"
+    return _title_of_exploration(result)
+
+
+def _title_of_exploration(result: QueryResult) -> str:
+    match result:
+        case PropertyDistributionResult():
+            return f"{result.event} by {result.property_name}"
+        case PropertyCoverageResult():
+            return f"Properties of {result.event}"
+        case DailyCountsResult() | EngagementDistributionResult():
+            return ", ".join(result.events) if result.events else "All events"
     raise no_picture(result)
 
 
@@ -138,6 +180,12 @@ def _measure(result: QueryResult) -> str:
             return {"unique": "users", "total": "occurrences"}.get(result.count_type, "sessions")
         case NumericSumResult() | NumericAverageResult():
             return f"per {result.unit}"
+        case EngagementDistributionResult():
+            return "users by number of events"
+        case PropertyCoverageResult():
+            return f"percent of {figure(result.total_events)} events"
+        case PropertyDistributionResult() | DailyCountsResult():
+            return "events"
     kind, unit = getattr(result, "type", None), getattr(result, "unit", None)
     return f"{COUNTED[kind]} per {unit}" if kind in COUNTED else ""
 

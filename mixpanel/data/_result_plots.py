@@ -7,6 +7,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data._result_labels import (
+    bars_of,
     duration,
     figure,
     no_picture,
@@ -21,7 +22,6 @@ from mixpanel.data.query_results import (
     FlowsResult,
     FrequencyResult,
     FunnelResult,
-    NumericBucketResult,
     RetentionResult,
 )
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot"]
 
+DRAWN = (FunnelResult, RetentionResult, FrequencyResult, FlowsResult)
 MOST_SERIES = 10
 MOST_NODES = 12
 LONGEST_NAME = 32
@@ -58,10 +59,8 @@ def plot(result: QueryResult, ax: Axes | None) -> Axes:
             "a plot needs matplotlib: pip install 'mixpanel-async[plot]'; .chart() does without"
         ) from error
     result = shown(result)
-    series = series_of(result)
-    if series is None and not isinstance(
-        result, (FunnelResult, RetentionResult, FrequencyResult, FlowsResult)
-    ):
+    bars, series = bars_of(result), series_of(result)
+    if bars is None and series is None and not isinstance(result, DRAWN):
         raise no_picture(result)
     if ax is None:
         _, ax = plt.subplots(figsize=_size(result), layout="constrained")
@@ -74,8 +73,8 @@ def plot(result: QueryResult, ax: Axes | None) -> Axes:
             _frequency(result, ax)
         case FlowsResult():
             _flows(result, ax)
-        case NumericBucketResult(type="general"):
-            _bars(result.series, ax)
+        case _ if bars is not None:
+            _bars(bars, ax)
         case _:
             _series(series or {}, ax)
     ax.set_title(_text(title(result), 80), loc="left", fontweight="bold", pad=22)
@@ -138,7 +137,7 @@ def _series(series: Series, ax: Axes) -> None:
     mdates: Any = untyped
     dates = sorted({date for values in series.values() for date in values})
     if len(dates) < 2 or not all(map(_moment, dates)):
-        _bars(series, ax)
+        _bars({name: sum(values.values()) for name, values in series.items()}, ax)
         return
     days = [mdates.date2num(_moment(date)) for date in dates]
     kept = list(series)[:MOST_SERIES]
@@ -177,11 +176,10 @@ def _moment(date: str) -> datetime | None:
         return None
 
 
-def _bars(series: Series, ax: Axes) -> None:
-    """Draw a bar for each segment: the sum of its dates."""
-    kept = list(series)[: 2 * MOST_SERIES]
-    totals = [sum(series[name].values()) for name in kept]
-    ax.bar(range(len(kept)), totals, color=COLORS[0], width=0.8)
+def _bars(totals: dict[str, float], ax: Axes) -> None:
+    """Draw a bar for each name."""
+    kept = list(totals)[: 2 * MOST_SERIES]
+    ax.bar(range(len(kept)), [totals[name] for name in kept], color=COLORS[0], width=0.8)
     _name_bars(ax, kept, most=90 // max(1, len(kept)))
     _bare(ax)
     _figures(ax)

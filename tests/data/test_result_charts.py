@@ -9,6 +9,16 @@ from rich.cells import cell_len
 
 from mixpanel.data._result_labels import duration, figure
 from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exploration_results import (
+    DailyCount,
+    DailyCountsResult,
+    EngagementBucket,
+    EngagementDistributionResult,
+    PropertyCoverage,
+    PropertyCoverageResult,
+    PropertyDistributionResult,
+    PropertyValueCount,
+)
 from mixpanel.data.query_results import (
     ActivityFeedResult,
     CohortInfo,
@@ -96,6 +106,19 @@ RESULTS = {
     "flows": FLOWS,
     "insights": InsightsResult(
         FIRST, LAST, ("$metric", "p"), {"A": {"$overall": MONTH, "x": MONTH}}
+    ),
+    "days": DailyCountsResult(
+        FIRST, LAST, None, (DailyCount(FIRST, "a", 5), DailyCount(LAST, HOSTILE, 7))
+    ),
+    "values": PropertyDistributionResult(
+        "a", "p", FIRST, LAST, 9,
+        (PropertyValueCount(HOSTILE, 5, 55.56), PropertyValueCount(None, 4, 44.44)),
+    ),
+    "engagement": EngagementDistributionResult(
+        FIRST, LAST, ("a",), 5, (EngagementBucket(1, "1", 5, 100.0),)
+    ),
+    "coverage": PropertyCoverageResult(
+        "a", FIRST, LAST, 9, (PropertyCoverage(HOSTILE, 9, 0, 100.0),)
     ),
     "saved": SavedReportResult(
         5, FIRST, LAST, ("$retention",), {}, "retention",

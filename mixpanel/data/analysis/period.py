@@ -18,6 +18,7 @@ __all__ = ["Bucket", "Period", "begin", "label"]
 Bucket = Literal["minute", "hour", "day", "week", "month"]
 
 ONE_DAY = timedelta(days=1)
+MOST_DAYS = {"minute": 366, "hour": 3_660}
 FIRST, LAST = datetime.min, datetime.max  # noqa: DTZ901 - UTC, as all here
 SECOND = timedelta(seconds=1)
 # No zone changes its clock twice in so short a time.
@@ -89,7 +90,15 @@ class Period:
         return f"CASE {' '.join(cases)} ELSE {_shifted(column, pieces[-1][1])} END"
 
     def bucket(self, column: str, unit: Bucket) -> str:
-        """Return SQL of the bucket of a UTC timestamp: the wall clock at which it begins."""
+        """Return SQL of the bucket of a UTC timestamp: the wall clock at which it begins.
+
+        :raises ConfigError: for more minutes or hours than a result can hold.
+        """
+        days, most = (self.to_date - self.from_date).days + 1, MOST_DAYS.get(unit)
+        if most is not None and days > most:
+            raise ConfigError(
+                f"unit={unit!r} takes {most:,} days at most, not {days:,}: choose a longer unit"
+            )
         return f"date_trunc('{unit}', {self.local(column)})"
 
     def buckets(self, unit: Bucket) -> list[str]:
