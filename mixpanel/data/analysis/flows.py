@@ -17,9 +17,8 @@ from mixpanel.data.query_results import FlowEdge, FlowNode, FlowPath, FlowsResul
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Period
-    from mixpanel.data.analysis.source import EventSource
+    from mixpanel.data.analysis.source import Condition, EventSource
 
 __all__ = ["DROPOFF", "OTHER", "flows"]
 
@@ -43,7 +42,7 @@ def flows(
     count_type: Literal["unique", "total"] = "unique",
     window: int = 7,
     window_unit: WindowUnit = "day",
-    where: str | Compiled | None = None,
+    where: Condition | None = None,
     hidden_events: Sequence[str] = (),
     collapse_repeated: bool = False,
     events_per_step: int = 10,
@@ -115,7 +114,7 @@ def _statement(
     scope: Scope,
     period: Period,
     event: str,
-    where: str | Compiled | None,
+    where: Condition | None,
     hidden: Sequence[str],
     *,
     reverse: int,

@@ -5,7 +5,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from mixpanel.data.analysis.expressions import Names, Value, compile_condition, compile_expression
+from mixpanel import data
+from mixpanel.data.analysis.expressions import Names, compile_condition, compile_expression
 from mixpanel.data.analysis.flows import DROPOFF, OTHER, flows
 from mixpanel.data.analysis.funnel import Step, funnel
 from mixpanel.data.analysis.numeric import (
@@ -16,9 +17,9 @@ from mixpanel.data.analysis.numeric import (
 from mixpanel.data.analysis.period import Period
 from mixpanel.data.analysis.retention import frequency, retention
 from mixpanel.data.analysis.segmentation import event_counts, property_counts, segmentation
-from mixpanel.data.analysis.similar_names import similar_names
 from mixpanel.data.analysis.source import EventSource
-from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exceptions import ConfigError, ExpressionError
+from mixpanel.data.expressions import prop
 from tests.data.analysis.conftest import FETCHED, KEPT
 from tests.data.analysis.reference import EPOCH, Event
 
@@ -162,6 +163,19 @@ def test_compiled_expressions_are_taken_too(tables):
     where = compile_condition('properties["amount"] == 10', names)
     on = compile_expression('properties["amount"]', names, prefix="y")
     assert 1 == tables.run(segmentation(KEPT, JANUARY, "Paid", where=where, on=on)).total
+
+
+def test_expressions_of_python_are_taken_too(tables):
+    """Quoted whatever is in them; a result names the property."""
+    found = tables.run(
+        segmentation(FETCHED, JANUARY, "Opened", on=prop("plan"), where=prop("plan") != 'x"')
+    )
+    assert ("plan", {"free", "team"}) == (found.segment_property, set(found.series))
+    paid = data.Step("Paid", prop("amount") >= 30, "dear")
+    steps = tables.run(funnel(FETCHED, JANUARY, ["Opened", paid])).steps
+    assert [(2, None), (1, "dear")] == [(step.count, step.label) for step in steps]
+    with pytest.raises(ExpressionError, match="starts with"):
+        segmentation(FETCHED, JANUARY, "Paid", where=prop("plan").starts_with("t"))
 
 
 def test_user_properties_need_profiles(tables):
@@ -435,18 +449,8 @@ def test_arguments_that_cannot_work_are_refused(case):
 
 def test_an_error_in_an_expression_says_where():
     """As the character, counted from 1."""
-    with pytest.raises(ConfigError, match=r"where=.*unknown name 'nonsense'.*at character 4"):
+    with pytest.raises(
+        ExpressionError, match=r"where=.*unknown name 'nonsense'.*at character 4"
+    ) as caught:
         segmentation(FETCHED, JANUARY, "A", where="1 +nonsense")
-
-
-def test_similar_names_are_found():
-    """The same but for case, then those that contain it, then those with common words."""
-    known = ["Order Paid", "Order Refunded", "Sign Up", "paid_order_total"]
-    assert ["Order Paid"] == similar_names("order paid", known)
-    assert ["Order Paid", "paid_order_total"] == similar_names("paid", known)
-    assert ["Order Paid", "paid_order_total", "Order Refunded"] == similar_names(
-        "Paid-Order", known
-    )
-    assert [] == similar_names("xyz", known)
-    assert [] == similar_names("", known)
-    assert Value().is_set == "(null is not null)"
+    assert 4 == caught.value.position
