@@ -52,14 +52,17 @@ class AnyStep(Protocol):
     @property
     def event(self) -> str:
         """The name of its event."""
+        ...
 
     @property
     def where(self) -> Condition | None:
         """Which of its occurrences count."""
+        ...
 
     @property
     def label(self) -> str | None:
         """What the step is called."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,7 +226,7 @@ def _series(
         if rank > limit:
             limit_hit = True
             continue
-        name = names[0] if segment is None and names else segment
+        name = names[0] if segment is None and names else str(segment)
         found[name][label(bucket, clock=clock)] = n
     nothing = dict.fromkeys(period.buckets(unit), 0)
     if len(nothing) * len(found) > MOST_COUNTS:
