@@ -164,9 +164,10 @@ def _statement(
             f"list_filter({path}, lambda each: each IS NOT NULL) AS path, n\n"
             f"FROM (FROM paths ORDER BY n DESC, {path} LIMIT {paths})"
         )
+    every = block("\nUNION ALL\n".join(parts))
     return with_queries(
-        "\nUNION ALL\n".join(parts)
-        + "\nORDER BY path IS NULL, step, way, n DESC, path, event, following",
+        f"SELECT *\nFROM {every}\n"
+        "ORDER BY path IS NULL, step, way, n DESC, path, event, following",
         sequence=sequence,
         paths=counted,
     )

@@ -187,8 +187,9 @@ def _statement(
         parts.append(f"SELECT *\nFROM {block(f'{best}{chr(10)}LIMIT {limit + 1}')}")
     if unit is not None:
         parts.append(_counted(DATES, "bucket", len(steps)))
-    order = "\nORDER BY kind, counts[1] DESC, segment, bucket"
-    return with_queries("\nUNION ALL\n".join(parts) + order, **ctes)
+    every = block("\nUNION ALL\n".join(parts))
+    last = f"SELECT *\nFROM {every}\nORDER BY kind, counts[1] DESC, segment, bucket"
+    return with_queries(last, **ctes)
 
 
 def _attempts(

@@ -45,7 +45,7 @@ SHOP = [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _shop(tables):
     tables.put(SHOP)
 
@@ -80,7 +80,6 @@ def test_days_begin_where_the_project_is(tables):
     tables.put([event("Opened", "2026-01-01 23:30")])
     oslo = Period.checked("2026-01-02", "2026-01-02", "Europe/Oslo")
     assert {"2026-01-02": 1} == tables.run(segmentation(FETCHED, oslo, "Opened")).series["Opened"]
-    tables.put(SHOP)
 
 
 def test_an_hour_that_a_clock_repeats_is_one(tables):
@@ -89,7 +88,6 @@ def test_an_hour_that_a_clock_repeats_is_one(tables):
     berlin = Period.checked("2026-10-25", "2026-10-25", "Europe/Berlin")
     found = tables.run(segmentation(FETCHED, berlin, "A", unit="hour")).series["A"]
     assert (24, 2) == (len(found), found["2026-10-25 02:00:00"])
-    tables.put(SHOP)
 
 
 HOSTILE = [
@@ -126,7 +124,6 @@ def test_hostile_names_are_only_names(tables, name):
     ):
         tables.run(query)
         tables.run_as_shown(query)
-    tables.put(SHOP)
 
 
 def test_a_property_named_like_an_expression_is_an_expression(tables):
@@ -137,7 +134,6 @@ def test_a_property_named_like_an_expression_is_an_expression(tables):
     assert ["undefined"] == list(by_expression.series)
     by_name = tables.run(property_counts(FETCHED, period, "A", 'properties["x"]'))
     assert ["odd"] == list(by_name.series)
-    tables.put(SHOP)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +209,6 @@ def test_ranges_are_named_as_mixpanel_names_them(tables):
     tables.put([event("Paid", "2026-01-01 10:00", amount=n) for n in (1e308, -1e308, 5)])
     found = tables.run(segmentation_numeric(FETCHED, day, "Paid", on="amount"))
     assert 3 == sum(dates["2026-01-01"] for dates in found.series.values())
-    tables.put(SHOP)
 
 
 def test_a_funnel_takes_the_attempt_that_reached_furthest(tables):
@@ -227,7 +222,6 @@ def test_a_funnel_takes_the_attempt_that_reached_furthest(tables):
     found = tables.run(funnel(FETCHED, JANUARY, steps, window=1, window_unit="hour"))
     assert [(1, None), (1, 1800.0)] == [(step.count, step.avg_time) for step in found.steps]
     assert 1.0 == found.conversion_rate
-    tables.put(SHOP)
 
 
 def test_a_window_goes_on_after_the_last_day_and_holds_its_end(tables):
@@ -236,7 +230,6 @@ def test_a_window_goes_on_after_the_last_day_and_holds_its_end(tables):
     two = tables.run(funnel(FETCHED, JANUARY, ["Opened", "Paid"], window=2, window_unit="hour"))
     one = tables.run(funnel(FETCHED, JANUARY, ["Opened", "Paid"], window=1, window_unit="hour"))
     assert (1.0, 0.0) == (two.conversion_rate, one.conversion_rate)
-    tables.put(SHOP)
 
 
 def test_one_event_is_not_two_steps(tables):
@@ -245,7 +238,6 @@ def test_one_event_is_not_two_steps(tables):
     assert [1, 0] == counts(tables.run(funnel(FETCHED, JANUARY, ["A", "A"])))
     assert [1, 1] == counts(tables.run(funnel(FETCHED, JANUARY, ["B", "A"])))
     assert [1, 1, 0] == counts(tables.run(funnel(FETCHED, JANUARY, ["A", "B", "A"])))
-    tables.put(SHOP)
 
 
 def counts(found):
@@ -297,7 +289,6 @@ def test_retention_is_counted_from_each_users_own_birth(tables):
     )  # fmt: skip
     unbounded = retention(FETCHED, JANUARY, "Opened", "Paid", interval_count=1, unbounded=True)
     assert (2, 2) == tables.run(unbounded).cohorts[0].counts
-    tables.put(SHOP)
 
 
 def test_retention_is_exactly_what_its_last_interval_holds(tables):
@@ -322,7 +313,6 @@ def test_flows_name_what_is_left_out(tables):
     assert expected == [(n.event, n.type, n.count) for n in after.nodes]
     assert expected == [(e.event, e.type, e.count) for e in anchor.nodes[0].edges]
     assert [(("A", "B"), 2)] == [(path.events, path.count) for path in found.paths]
-    tables.put(SHOP)
 
 
 def test_nothing_at_all_is_zeros(tables):
@@ -343,7 +333,6 @@ def test_nothing_at_all_is_zeros(tables):
         found = tables.run(query)
         numbers = [v for row in found.to_table_dict() for k, v in row.items() if "count" in k]
         assert not any(numbers)
-    tables.put(SHOP)
 
 
 @pytest.mark.parametrize(
