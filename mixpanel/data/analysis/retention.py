@@ -70,8 +70,8 @@ def retention(
 
     Intervals are counted from each user's own first event, whatever the clock says: a day is 24
     hours, a week 7 days and a month 30. Interval 0 holds what follows at once, and there are
-    `interval_count` more. The first event is not itself a return; another event at the same time
-    is one. With `unbounded`, interval N counts those who came back in N or later.
+    `interval_count` more. The first event is not itself a return; one of another name may happen
+    at the same time. With `unbounded`, interval N counts those who came back in N or later.
 
     `on` parts users by their first event; `born_where` and `return_where` choose events. `until`
     is when the events end, in UTC without a zone: a cohort has no intervals that begin after it.
