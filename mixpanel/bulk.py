@@ -1,7 +1,7 @@
-"""Import any number of records: a stream in, concurrent batches out, bounded memory.
+"""Import any number of records: read a stream, send concurrent batches, in bounded memory.
 
 Mixpanel recommends 10 to 20 requests in flight of up to 2,000 events each, and takes about 30,000
-events a second for a project. The width adapts: one more after each success, half after each 429.
+events a second per project. The concurrency adapts: one more after each batch, half after each 429.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ __all__ = [
     "import_rows",
 ]
 
-CHUNK_SIZE = 500  # events of a plain iterable between which others have their turn
-MAX_CONCURRENCY = 32  # in flight: as many as there are connections
-MAX_REASONS = 100  # different ones that are counted; a message may name each value
+CHUNK_SIZE = 500  # rows of a plain iterable that are read before other tasks run
+MAX_CONCURRENCY = 32  # requests in flight: as many as there are connections
+MAX_REASONS = 100  # distinct ones counted; a reason may quote a value, so there could be millions
 
 Rows = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportJob:
-    """What is imported: how a row becomes a record, where records go, how many go at once.
+    """An import: how a row becomes a record, where records are sent, and in what batches.
 
-    `compose` raises `ValidationError` for a row that cannot go, and returns None for one that is
-    not to. `gzip` None tries it, and goes on without when it is refused.
+    `compose` raises `ValidationError` for a row that is rejected, and returns None for one that is
+    left out. `gzip` None tries it, and continues without when the server rejects it.
     """
 
     compose: Callable[[Any], Record | None]
@@ -86,7 +86,7 @@ class ImportJob:
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """Say how far an import has come; `position` rows from the start are settled for good."""
+    """The progress of an import; all rows before `position` are imported or rejected."""
 
     position: int
     imported: int
@@ -98,10 +98,10 @@ class ImportProgress:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """Say what became of an import.
+    """The result of an import.
 
-    `rejected_records` holds the first ones, with positions counted from the start of the
-    stream; `reasons` counts them all. `position` is where to resume.
+    `rejected_records` holds the first rejected rows, with `index` counted from the start of the
+    stream; `reasons` counts all of them. `position` is where to resume.
     """
 
     imported: int
@@ -116,23 +116,23 @@ class ImportResult:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every row was imported."""
+        """Return True if every row was imported."""
         return self.rejected == 0
 
 
-class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to the import
-    """An import could not go on; `result.position` is where to resume with `start_at`.
+class ImportInterrupted(DeliveryError):  # noqa: N818 - it names what happened to the import
+    """An import could not continue; `result.position` is where to resume with `start_at`.
 
-    `__cause__` is the `DeliveryError` that stopped it, or whatever the source of rows raised.
-    Records after that position may have been imported too; with their id and time unchanged,
-    importing them again does no harm.
+    `__cause__` is the `DeliveryError` that stopped it, or the exception of the source of rows.
+    Records after that position may have been imported too. Importing them again does no harm if
+    their ids and times are unchanged.
     """
 
     def __init__(self, error: Exception, result: ImportResult) -> None:
         known = error if isinstance(error, DeliveryError) else None
         why = str(known) if known else f"reading the records failed: {_describe_error(error)}"
         super().__init__(
-            f"the import stopped after {result.imported:,} records, resume with "
+            f"the import stopped after {result.imported:,} records; resume with "
             f"start_at={result.position}: {why}",
             endpoint=known.endpoint if known else None,
             status=known.status if known else None,
@@ -143,7 +143,7 @@ class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to
 
 @dataclass(slots=True)
 class _Batch:
-    """Some records of the stream, with their positions in it."""
+    """Records of the stream that are sent together, with their positions in it."""
 
     records: list[Record] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -173,8 +173,8 @@ class _Import:
         self.imported = self.rejected = self.requests = self.retried = self.bytes_sent = 0
         self.rejected_records: list[RejectedRecord] = []
         self.reasons: Counter[str] = Counter()
-        self.open: dict[int, _Batch] = {}  # by first position: what is not settled yet
-        self.batch_start: int | None = None  # the first position that is in no batch of these yet
+        self.open: dict[int, _Batch] = {}  # batches in flight, by their first position
+        self.batch_start: int | None = None  # first position of the batch that is being filled
         self.read_to = self.valid_until = start_at
         self.paused_until = 0.0
         self.error: DeliveryError | None = None
@@ -205,15 +205,15 @@ class _Import:
         await self._report_rejected()
         error, result = self.error or self.source_error, self.result()
         if isinstance(error, ConfigurationError) and self.read_to == self.start_at:
-            raise error  # a source of ours that says what to set right, as a missing column
+            raise error  # of a source in this package, such as a missing column: nothing was read
         if error is not None:
             raise ImportInterrupted(error, result) from error
         return result
 
     async def _chunks(self, rows: Rows) -> AsyncGenerator[list[Any]]:
-        """Read the source, a plain one by some hundred events where it is at home.
+        """Read the source in chunks, a plain iterable in the thread of the caller.
 
-        What it raises ends the stream; what came before is still sent.
+        An exception of the source ends the stream; the rows before it are still sent.
         """
         try:
             if isinstance(rows, AsyncIterable):
@@ -231,14 +231,15 @@ class _Import:
         more = True
         while more:
             chunk: list[Any] = []
-            read = partial(chunk.extend, islice(iterator, CHUNK_SIZE))  # keeps what came before
+            # `extend` keeps the rows that came before an exception of the source.
+            read = partial(chunk.extend, islice(iterator, CHUNK_SIZE))
             try:
                 await background_loop.call_in_caller_thread(read)
                 more = len(chunk) == CHUNK_SIZE
             except Exception as error:
                 self.source_error, more = error, False
             yield chunk
-            await anyio.lowlevel.checkpoint()  # a plain iterable must not starve the loop
+            await anyio.lowlevel.checkpoint()  # let other tasks of the loop run
 
     async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Batch]:
         batch = _Batch()
@@ -248,7 +249,7 @@ class _Import:
                 position += 1
                 if position < self.start_at:
                     continue
-                record = self._composed(position, row)
+                record = self._compose(position, row)
                 self.read_to = position + 1
                 if record is not None:
                     size = len(record.body) + 1
@@ -267,25 +268,27 @@ class _Import:
                     self.valid_until = position + 1
             if self.read_to - self.valid_until >= CHUNK_SIZE:
                 self.valid_until = self.read_to
-                await self._report_progress()  # as nothing is sent, nobody else would
+                await self._report_progress()  # no batch is sent that would report it
             await self._report_rejected()
         if batch.records:
             yield batch
         self.batch_start = None
         if position + 1 < self.start_at and self.source_error is None:
-            raise ConfigurationError(f"start_at={self.start_at}: there are {position + 1} rows")
+            raise ConfigurationError(
+                f"start_at={self.start_at} is beyond the source, which has {position + 1} rows"
+            )
 
-    def _composed(self, position: int, row: Any) -> Record | None:
-        told = None
+    def _compose(self, position: int, row: Any) -> Record | None:
+        composed = None
         try:
             return self.job.compose(row)
         except ValidationError as error:
-            why, told = str(error), error.record
+            why, composed = str(error), error.record
         except ConfigurationError:
-            raise  # it is about all rows
-        except Exception as error:  # a value that cannot even be written or compared
-            why = f"the record cannot be written: {_describe_error(error)}"
-        self._reject(RejectedRecord(position, why, record=told or _describe_row(row)))
+            raise  # not about this row but about all
+        except Exception as error:  # of a value whose own methods fail
+            why = f"the row cannot be encoded as JSON: {_describe_error(error)}"
+        self._reject(RejectedRecord(position, why, record=composed or _describe_row(row)))
         return None
 
     async def _send_batch(self, batch: _Batch) -> None:
@@ -293,6 +296,8 @@ class _Import:
         now = time.monotonic()
         for record in batch.records:
             record.enqueued_at = now
+        # The same retries as of any batch; only what the steps do is different: a rate limit halves
+        # the concurrency of the whole import.
         steps = delivery_steps(
             batch.records,
             policy=self.retry,
@@ -357,7 +362,7 @@ class _Import:
             self.imported += len(step.records)
             return
         if step.fate == "dropped":
-            # Only patience ends here: nothing says the rest would fare better.
+            # Records are dropped only when retries ran out: stop, rather than try all the others.
             self.error = step.error
             return
         why = {one.index: one for one in step.error.rejected_records} if step.error else {}
@@ -378,8 +383,9 @@ class _Import:
             self.unreported.append(rejected)
 
     def _position(self) -> int:
-        waiting = self.read_to if self.batch_start is None else self.batch_start
-        return min([*self.open, waiting])
+        """Return the first position that is not settled: everything before it needs no repeat."""
+        unsent = self.read_to if self.batch_start is None else self.batch_start
+        return min([*self.open, unsent])
 
     async def _report_progress(self) -> None:
         await self._report_rejected()
@@ -399,15 +405,15 @@ class _Import:
             unreported, self.unreported = self.unreported, []
             await self._call(self.on_rejected, unreported)
 
-    async def _call(self, callback: Callable[[Any], object], told: list[Any]) -> None:
+    async def _call(self, callback: Callable[[Any], object], arguments: list[Any]) -> None:
         def call_each() -> None:
-            for one in told:
+            for argument in arguments:
                 try:
-                    callback(one)
-                except Exception:  # a callback is not ours; it does not stop the import
+                    callback(argument)
+                except Exception:  # an error of users' code must not stop the import
                     if not self.callback_failed:
                         self.callback_failed = True
-                        logger.exception("a callback of the import failed")
+                        logger.exception("on_progress or on_rejected raised an exception")
 
         await background_loop.call_in_caller_thread(call_each)
 
@@ -428,7 +434,7 @@ class _Import:
 def _describe_error(error: Exception) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ failed too
+    except Exception:  # its __str__ raised, too
         return type(error).__name__
 
 
@@ -450,15 +456,17 @@ async def import_rows(
     on_progress: Callable[[ImportProgress], object] | None = None,
     on_rejected: Callable[[RejectedRecord], object] | None = None,
 ) -> ImportResult:
-    """Import a stream of rows; `AsyncMixpanel.import_events` says more."""
+    """Import a stream of rows; see `AsyncMixpanel.import_events`."""
     if isinstance(rows, (str, bytes, Mapping)):
-        raise ConfigurationError(f"rows must be many mappings, not a {type(rows).__name__}")
+        raise ConfigurationError(
+            f"rows must be an iterable of mappings, not a {type(rows).__name__}"
+        )
     for name, value in (("concurrency", concurrency), ("start_at", start_at)):
         if not isinstance(value, int):
             raise ConfigurationError(f"{name}={value!r} must be a whole number")
     if not 1 <= concurrency <= MAX_CONCURRENCY:
         raise ConfigurationError(
-            f"concurrency={concurrency!r} must lie between 1 and {MAX_CONCURRENCY}"
+            f"concurrency={concurrency!r} must be between 1 and {MAX_CONCURRENCY}"
         )
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")

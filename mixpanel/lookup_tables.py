@@ -1,4 +1,4 @@
-"""Lookup tables: list them, and replace one as a whole."""
+"""List the lookup tables of a project, or replace one as a whole."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAME = "lookup-tables"
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """A table that gives more columns to an id in your events; made in Mixpanel's web pages."""
+    """A table that adds columns to an id in your events; created in Mixpanel's web interface."""
 
     id: str
     name: str
@@ -69,10 +69,12 @@ async def replace_table(
     table_id: str,
     rows: str | bytes | Iterable[Mapping[str, Any]],
 ) -> None:
-    """Replace one table by CSV or rows."""
+    """Replace one table with CSV or rows."""
     named = isinstance(table_id, str) and table_id.isprintable() and table_id.strip(". ")
     if not named or "/" in table_id:
-        raise ConfigurationError(f"table_id={table_id!r} is not the id of a lookup table")
+        raise ConfigurationError(
+            f"table_id={table_id!r} is not the id of a lookup table: lookup_tables() lists them"
+        )
     if not isinstance(rows, (str, bytes)):
         rows = as_csv(rows)
     content = rows.encode() if isinstance(rows, str) else rows
@@ -80,7 +82,7 @@ async def replace_table(
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write rows as Mixpanel reads them; the first row's keys are the columns."""
+    """Return rows as the CSV that Mixpanel reads; the first row's keys are the columns."""
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for row in rows:
@@ -90,7 +92,9 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
         try:
             writer.writerow(dict(row))
         except ValueError as error:
-            raise ConfigurationError(f"the rows have unequal columns: {error}") from error
+            raise ConfigurationError(
+                f"every row needs the columns of the first: {error}"
+            ) from error
     if writer is None:
         raise ConfigurationError("a lookup table needs at least one row")
     return text.getvalue()
@@ -124,10 +128,13 @@ async def _request(
                 return data
             error, permanent = _failure_in_success(reply, data), data is not None
         else:
-            found = classify_status(reply, NAME)
-            assert found.error is not None
-            error = found.error
-            permanent = found.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
+            classification = classify_status(reply, NAME)
+            assert classification.error is not None
+            error = classification.error
+            permanent = classification.outcome not in (
+                ResponseOutcome.RETRY,
+                ResponseOutcome.AMBIGUOUS,
+            )
         failures += 1
         if permanent or failures >= (RETRY.attempts or 1):
             raise _with_rejected_rows(error, reply if isinstance(reply, Response) else None)
@@ -143,27 +150,27 @@ def _read_json(body: bytes) -> dict[str, Any] | None:
 
 
 def _reports_failure(data: dict[str, Any]) -> bool:
-    """Return True if the JSON of a success names an error or rows that were not taken."""
+    """Return True if the JSON of a success reports an error or rejected rows."""
     return bool(data.get("error") or data.get("failed_records")) or data.get("code", 200) != 200
 
 
 def _failure_in_success(reply: Response, data: dict[str, Any] | None) -> DeliveryError:
     text = f"{NAME}: HTTP {reply.status}"
     if data is None:
-        text += ": the answer is not from Mixpanel"
+        text += ": the response is not from Mixpanel"
         return ServerError(text, endpoint=NAME, status=reply.status)
     reason = "".join(c for c in str(data.get("error") or "")[:200] if c.isprintable())
-    text += f": {reason or 'a success that says that something failed'}"
+    text += f": {reason or 'the response reports a failure without a reason'}"
     return RejectedError(text, endpoint=NAME, status=reply.status)
 
 
-def _with_rejected_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
-    if answer is None or not isinstance(error, RejectedError):
+def _with_rejected_rows(error: DeliveryError, reply: Response | None) -> DeliveryError:
+    if reply is None or not isinstance(error, RejectedError):
         return error
     try:
-        listed = loads(answer.body).get("failed_records") or []
+        listed = loads(reply.body).get("failed_records") or []
         error.rejected_records = tuple(
-            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "rejected")))
             for row in listed
         )
     except (ValueError, AttributeError, TypeError):

@@ -158,7 +158,7 @@ def delivery_steps(  # noqa: C901
             found = classify(reply, part)
             error = found.error
             if compress and gzip is None:
-                # Nobody knows yet whether this server takes gzip: a rejection may be about that.
+                # It is not known yet whether this server takes gzip: a rejection may mean that.
                 refused = found.outcome is ResponseOutcome.REJECTED and found.not_processed
                 if refused and not found.too_large:
                     compress = False

@@ -123,5 +123,5 @@ def accept(sender: Sender[Any], record: Record) -> None:
         if not sender.is_interrupted and sender.buffer.due():
             transport = sender.sync_transport()
             run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
-    elif not sender.has_loop:
+    elif not sender.has_loop and sender.stats.pending:  # not past the drain at exit
         call_on_background_loop(sender.wake)

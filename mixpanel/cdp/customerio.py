@@ -1,11 +1,11 @@
-"""Customer.io's Data Pipelines: `AsyncCustomerIO`, and `CustomerIO`, a sync face over its core.
+"""Send to Customer.io Data Pipelines: `AsyncCustomerIO`, and `CustomerIO` for sync code.
 
     async with AsyncCustomerIO("WRITE_KEY", region="eu") as cio:
         await cio.identify("u-17", {"email": "ada@example.com"})
         await cio.track("u-17", semantic.OrderCompleted(order_id="o-1", total=12.5))
 
-Customer.io answers 200 to a wrong key, a missing id or a message that is too large, and drops it,
-unless it is asked to be strict: so strict is the default here.
+By default Customer.io answers 200 to a wrong key, a missing id or a message that is too large, and
+drops the message. The clients send `X-Strict-Mode`, which makes it report these errors.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Outcome = TypeVar("Outcome")
 
 
 class _CustomerIOMethods(SegmentMethods[Outcome]):
-    """Customer.io's own verbs beside those of the spec; each takes the `Options` of any call."""
+    """Customer.io's own methods, in addition to those of the spec."""
 
     _composes = CustomerIOComposer
 
@@ -67,8 +67,8 @@ class AsyncCustomerIO(_CustomerIOMethods[Coroutine[Any, Any, None]], AsyncSegmen
     ...     await cio.identify("u-17", {"email": "ada@example.com"})
     ...     await cio.track("u-17", "Order Paid", {"amount": 12.5})
 
-    :param write_key: of the source; a prefixed one, as `sk_eu_…`, tells the region too.
-    :param strict: have Customer.io answer for what it is sent; without, it answers 200 to all.
+    :param write_key: the write key of the source; a prefixed one, as `sk_eu_…`, implies the region.
+    :param strict: make Customer.io report invalid messages; if False it answers 200 to all.
     :param options: see `help(mixpanel.cdp.SegmentOptions)`.
     """
 
@@ -81,7 +81,12 @@ class AsyncCustomerIO(_CustomerIOMethods[Coroutine[Any, Any, None]], AsyncSegmen
 @hide_init_arguments
 @returning(None)
 class CustomerIO(_CustomerIOMethods[None], SegmentClient):
-    """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
+    """Send to a Customer.io source from sync code; see `AsyncCustomerIO`.
+
+    >>> with CustomerIO("WRITE_KEY", region="eu") as cio:  # doctest: +SKIP
+    ...     cio.identify("u-17", {"email": "ada@example.com"})
+    ...     cio.track("u-17", "Order Paid", {"amount": 12.5})
+    """
 
     def __init__(
         self, write_key: str, *, strict: bool = True, **options: Unpack[SegmentOptions]

@@ -1,4 +1,4 @@
-"""Hightouch Events: `AsyncHightouch`, and `Hightouch`, a sync face over the same core.
+"""Send to Hightouch Events: `AsyncHightouch`, and `Hightouch` for sync code.
 
 async with AsyncHightouch("WRITE_KEY", region="eu-west-1") as ht:
     await ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
@@ -29,10 +29,10 @@ class AsyncHightouch(AsyncSegmentClient):
     >>> async with AsyncHightouch("WRITE_KEY", region="eu-west-1") as ht:  # doctest: +SKIP
     ...     await ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
 
-    :param write_key: of the source.
-    :param oauth: who asks for access tokens, for sources that require them.
-    :param version_at: where your contracts look for their version, such as
-        "properties.apiVersion"; of identify and group these are the traits.
+    :param write_key: the write key of the source.
+    :param oauth: the OAuth client, for sources that require access tokens.
+    :param version_at: the path at which your contracts expect the schema version, such as
+        "properties.apiVersion"; in identify and group messages `traits` replaces `properties`.
     :param options: see `help(mixpanel.cdp.SegmentOptions)`.
     """
 
@@ -49,7 +49,11 @@ class AsyncHightouch(AsyncSegmentClient):
 
 @hide_init_arguments
 class Hightouch(SegmentClient):
-    """Send to a Hightouch Events source from sync code; see `AsyncHightouch`."""
+    """Send to a Hightouch Events source from sync code; see `AsyncHightouch`.
+
+    >>> with Hightouch("WRITE_KEY", region="eu-west-1") as ht:  # doctest: +SKIP
+    ...     ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
+    """
 
     def __init__(
         self,

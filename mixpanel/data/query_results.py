@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    import polars as pl  # pyright: ignore[reportMissingImports] - optional
+    import polars as pl
     import pyarrow as pa
     from matplotlib.axes import Axes
 
@@ -120,7 +120,7 @@ class QueryResult(Result):
         :raises ConfigError: without polars.
         """
         try:
-            import polars as pl  # pyright: ignore[reportMissingImports] - optional
+            import polars as pl
         except ModuleNotFoundError as error:
             raise ConfigError("a polars DataFrame needs polars: pip install polars") from error
         rows = [dict(row) for row in self._rows()]

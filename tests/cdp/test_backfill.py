@@ -367,11 +367,11 @@ def test_progress_is_told_while_every_row_is_refused(emu):
 @pytest.mark.parametrize(
     ("rows", "arguments", "why"),
     [
-        ("text", {}, "rows must be many mappings, not a str"),
+        ("text", {}, "rows must be an iterable of mappings, not a str"),
         ({"type": "track"}, {}, "not a dict"),
         ([], {"concurrency": "8"}, "concurrency='8' must be a whole number"),
         ([], {"start_at": 1.5}, "start_at=1.5 must be a whole number"),
-        ([], {"start_at": 3}, "start_at=3: there are 0 rows"),
+        ([], {"start_at": 3}, "start_at=3 is beyond the source, which has 0 rows"),
     ],
 )
 def test_a_call_that_cannot_be_meant_is_refused(emu, rows, arguments, why):

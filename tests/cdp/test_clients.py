@@ -524,7 +524,7 @@ def test_an_action_of_customerio_is_doubtful_at_hightouch(emu, runtime):
 @pytest.mark.parametrize(
     ("call", "why"),
     [
-        (lambda c: c.track(None, "User Deleted", anonymous_id="a"), "needs a userId"),
+        (lambda c: c.track(None, "User Deleted", anonymous_id="a"), "requires a userId"),
         (lambda c: c.track("u", " User Suppressed ", anonymous_id="a"), None),
         (
             lambda c: c.track("u", "Report Delivery Event", {"deliveryId": "d", "metric": "seen"}),

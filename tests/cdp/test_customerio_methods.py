@@ -133,7 +133,7 @@ def test_a_verb_takes_the_options_of_any_call(cio):
         (lambda c: c.relate(None, "acme"), "user_id is missing"),
         (lambda c: c.merge("u", "u"), "nothing to merge"),
         (lambda c: c.register_device("u", "", "web"), "one of 'android', 'ios'"),
-        (lambda c: c.set_object("acme", object_type_id="company"), "number of a type"),
+        (lambda c: c.set_object("acme", object_type_id="company"), "must be a whole number"),
         (lambda c: c.set_object("acme", object_type_id=True), "object_type_id must be"),
         (lambda c: c.set_preferences("u"), "nothing to change"),
         (lambda c: c.set_preferences("u", topics={"news": True}), "topic 'news' must be a number"),

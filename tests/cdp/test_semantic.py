@@ -426,7 +426,7 @@ def test_advice_names_what_an_action_lacks():
     told.identify("u", {"event": "Order Complete"})
     assert [
         "'Device Deleted' lacks context.device.token: use DeviceDeleted",
-        "'Order Complete' is no semantic event: did you mean 'Order Completed'?",
+        "'Order Complete' is not a semantic event; did you mean 'Order Completed'?",
     ] == heard
 
 

@@ -139,11 +139,11 @@ def holders():
     """Make one of everything that is given a secret."""
     proxy, everything = proxied(), {"credentials": account(), "proxy": proxied()}
     access = AccessTokens(oauth())
-    access._kept(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
+    access._store(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
     consumer = Consumer(**everything)
     local, remote = LocalFlagsConfig(enable_polling=False), RemoteFlagsConfig()
     hightouch = Hightouch(KEY, oauth=oauth(), proxy=proxy)
-    hightouch._api.guard.access._kept(json.dumps({"access_token": TOKEN}).encode())
+    hightouch._api.guard.access._store(json.dumps({"access_token": TOKEN}).encode())
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     workspace = AsyncWorkspace(credentials=given, base_url="http://127.0.0.1:9")
     assert workspace.api is not None
@@ -510,7 +510,7 @@ async def with_oauth(url, proxy):
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
     client = AsyncHightouch(KEY, oauth=oauth(url), send_immediately=True, **kept)
     access = client._api.guard.access
-    access._kept(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
+    access._store(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
     await client.track("u", "E")
 
 

@@ -468,6 +468,8 @@ def interrupted(work, interrupt, at, *, anywhere=True):
 
     def each(frame, event, _arg):
         nonlocal count, struck
+        # Python 3.13 takes opcodes into account only for a frame that has its function already.
+        frame.f_trace = each
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not struck and (anywhere or is_point(frame)):
             count += 1
@@ -482,6 +484,7 @@ def interrupted(work, interrupt, at, *, anywhere=True):
         return each(frame, "call", None) if name.endswith(("buffer.py", "stats.py")) else None
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for one such frame in `settrace`
     sys.settrace(begin)
     try:
         work()

@@ -13,9 +13,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._records import context as _context
-from mixpanel._records.encoding import DEEPEST, MOST_VALUES, plain_depth
+from mixpanel._records.encoding import MAX_DEPTH, MAX_VALUES, plain_depth
 from mixpanel._records.record import deterministic_id
-from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
+from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.cdp._fanout.routing import VIEW_EVENTS
 from mixpanel.cdp._segment.composer import MISSING_ID
 from mixpanel.cdp._segment.typed_events import SemanticEvent, set_path
@@ -145,7 +145,7 @@ class MixpanelTranslator:
         # The call has its final ids, the same for every sink: hide those of the context, which the
         # composer would add, and keep its properties.
         without_ids = replace(scope, distinct_id=None, device_id=None, user_id=None)
-        with _context.during(_context._scope, without_ids):
+        with _context.temporarily_set(_context._scope, without_ids):
             return self._compose(call)
 
     def _compose(self, call: Call) -> list[Record]:
@@ -208,7 +208,7 @@ class MixpanelTranslator:
 def insert_id(call: Call, name: str) -> str:
     """Return the message id if Mixpanel accepts it, else a hash of it, as for `dedupe_key`."""
     given = call.message_id
-    if _INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
+    if INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
         return given
     return deterministic_id(name, call.user_id or call.anonymous_id, given)
 
@@ -270,7 +270,7 @@ def deep_copy(properties: dict[str, Any]) -> dict[str, Any]:
 def _deep_copy(value: Any, depth: int, seen: dict[int, Any]) -> Any:
     if id(value) in seen:
         return seen[id(value)]
-    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > DEEPEST:
+    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > MAX_DEPTH:
         return value
     if isinstance(value, dict):
         copy: Any = {}
@@ -279,7 +279,7 @@ def _deep_copy(value: Any, depth: int, seen: dict[int, Any]) -> Any:
         return copy
     seen[id(value)] = copy = []
     try:
-        items = list(islice(value, MOST_VALUES + 1)) if isinstance(value, Iterator) else value
+        items = list(islice(value, MAX_VALUES + 1)) if isinstance(value, Iterator) else value
     except Exception as error:
         raise ValidationError([f"a {type(value).__name__} could not be read: {error}"]) from error
     copy.extend(_deep_copy(each, depth + 1, seen) for each in items)

@@ -1,7 +1,7 @@
-"""Hightouch's dialect of the Segment spec: regions, two timestamps, versions of contracts.
+"""Hightouch's dialect of the Segment spec: regions, two timestamps, versioned contracts.
 
-Source: Hightouch's HTTP API reference for Events. With OAuth the access token is the authority and
-the write key moves into the body.
+Source: Hightouch's HTTP API reference for Events. With OAuth the access token authorizes the
+request, and the write key is sent in the body.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from mixpanel.cdp._segment.values import dumps
 
 __all__ = ["HIGHTOUCH", "SCHEMA_VERSION_PATH"]
 
-SCHEMA_VERSION_PATH = "context.protocols.schemaVersion"  # unless a contract says another place
+# The default; a workspace may configure another path.
+SCHEMA_VERSION_PATH = "context.protocols.schemaVersion"
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")
 
 
 def envelope(sent_at: str, write_key: str | None) -> tuple[bytes, bytes]:
-    """Return what stands around the items; `write_key` is given with OAuth only."""
+    """Return the bytes around the messages of a batch; `write_key` is given with OAuth only."""
     before, after = batch_envelope(sent_at)
     if write_key is None:
         return before, after

@@ -1,8 +1,8 @@
-"""Get Hightouch's access tokens: OAuth client credentials, asked for with a signed JWT.
+"""Obtain Hightouch's access tokens: OAuth client credentials with a signed JWT.
 
-Nothing runs in the background. The first request that finds no good token asks for one, all
-others meanwhile wait for that; what goes wrong becomes the outcome of an attempt, so that the
-retry policy of the messages bounds it. The only room that knows PyJWT.
+Nothing runs in the background. The first request that finds no valid token requests one, and the
+others wait for it. A failure counts as a failed attempt of the message, so the message's retry
+policy limits the retries. This is the only module that uses PyJWT.
 """
 
 from __future__ import annotations
@@ -47,32 +47,30 @@ if TYPE_CHECKING:
 
 __all__ = ["AccessTokens", "HightouchOAuth"]
 
-POLL_INTERVAL = 0.02  # seconds between looks whether somebody else's asking has ended
-CLAIM_TIMEOUT = 30.0  # seconds after which somebody else is thought to have gone away
-DEFAULT_LIFETIME = (
-    120.0  # seconds, when the server does not say; half of it passes before a renewal
-)
-RENEWAL_RETRY = 10.0  # seconds until a renewal that failed is tried again while the token is good
+POLL_INTERVAL = 0.02  # seconds between checks while another request obtains the token
+CLAIM_TIMEOUT = 30.0  # seconds after which that other request is assumed to have been abandoned
+DEFAULT_LIFETIME = 120.0  # seconds; a token is renewed after half of its lifetime
+RENEWAL_RETRY = 10.0  # seconds after a failed renewal, while the old token is still valid
 FATAL_STATUSES = frozenset({400, 401, 403, 404, 415})
 CLOCK_SKEW_ERRORS = ("Token is expired", "Token used before issued")
 MAX_KEY_BYTES = 1_000_000
-TOKEN_CHARACTERS = re.compile(r"[!-~]+")  # what a header can hold
+TOKEN_CHARACTERS = re.compile(r"[!-~]+")  # the characters that are valid in a header
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 @hide_init_arguments
 @dataclass(frozen=True, slots=True)
 class HightouchOAuth:
-    """Say who asks for access tokens. Needs the extra: `pip install 'mixpanel-async[hightouch]'`.
+    """The OAuth client that obtains access tokens.
 
-    A key given as text is kept as a `Secret`. A pickle holds it in clear, for processes of your
-    own; nothing else shows it.
+    It needs an extra: `pip install 'mixpanel-async[hightouch]'`. A key given as text is kept as a
+    `Secret`. A pickle contains it in clear text, for your own processes; nothing else shows it.
 
-    :param private_key: an RSA key as PEM text, a `Path` to a file that holds it, or a function
-        that returns it; file and function are read anew for each token, so that keys can rotate.
-    :param key_id: the id under which Hightouch knows the public half.
+    :param private_key: an RSA key as PEM text, the `Path` of a file, or a function that returns the
+        text; file and function are read again for each token, so that keys can be rotated.
+    :param key_id: the id of the public key at Hightouch.
     :param server: the authorization server, without `/token`.
-    :raises ConfigurationError: for what is missing, or a key that cannot sign.
+    :raises ConfigurationError: for a missing value, or a key that cannot sign.
     """
 
     client_id: str
@@ -82,11 +80,11 @@ class HightouchOAuth:
     scope: str = "tracking_api:write"
 
     def __post_init__(self) -> None:
-        """Refuse what could never get a token."""
+        """Validate the values; sign once to check the key."""
         for name in ("client_id", "key_id", "scope"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise ConfigurationError(f"{name} is missing: OAuth needs it")
+                raise ConfigurationError(f"{name} is missing; OAuth requires it")
             object.__setattr__(self, name, checked_text(value, name))
         if isinstance(self.private_key, str):
             object.__setattr__(self, "private_key", Secret(self.private_key))
@@ -96,7 +94,7 @@ class HightouchOAuth:
                 f"{type(self.private_key).__name__}"
             )
         object.__setattr__(self, "server", checked_origin(self.server, "server"))
-        _jwt()  # now, and not on a loop
+        _jwt()  # imported here rather than later on an event loop, which it would block
         if not callable(self.private_key):
             self.sign_assertion(0.0)
 
@@ -107,9 +105,9 @@ class HightouchOAuth:
         return HightouchOAuth, (self.client_id, key, self.key_id, self.server, self.scope)
 
     def sign_assertion(self, now: float) -> str:
-        """Return the assertion that a token is asked for with; `now` is the server's time.
+        """Return the signed assertion of a token request; `now` is the server's time.
 
-        :raises ConfigurationError: for a key that cannot sign; it is never shown.
+        :raises ConfigurationError: for a key that cannot sign; the message does not contain it.
         """
         jwt = _jwt()
         claims = {
@@ -122,14 +120,15 @@ class HightouchOAuth:
         }
         try:
             return str(jwt.encode(claims, self._pem(), "RS256", {"kid": self.key_id}))
-        except ConfigurationError:  # of the file
+        except ConfigurationError:  # the key file cannot be read
             raise
         except Exception as error:
             kind = type(error).__name__
-        # Not while the cause is handled: it would be the context, and may hold the key.
+        # Raised outside of the `except` block: the cause may contain the key, and inside it would
+        # become the context of this error.
         raise ConfigurationError(
-            f"private_key cannot sign ({kind}): give an RSA private key as "
-            "PEM text, the Path of such a file, or a function that returns it"
+            f"private_key cannot sign ({kind}): pass an RSA private key as PEM text, the Path of "
+            "such a file, or a function that returns the text"
         )
 
     def _pem(self) -> str:
@@ -142,17 +141,17 @@ class HightouchOAuth:
 
 
 def _unescape_newlines(pem: str) -> str:
-    return pem.replace("\\n", "\n")  # as environment variables often have it
+    return pem.replace("\\n", "\n")  # environment variables often hold it so
 
 
 def _read_key(path: Path) -> str:
     try:
-        # Mounted secrets are links, and may belong to whoever mounted them.
+        # Mounted secrets are symbolic links, and may be owned by another user.
         return read_checked(path.resolve(), max_bytes=MAX_KEY_BYTES, owned=False).decode()
     except OSError as error:
         raise ConfigurationError(f"private_key {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise ConfigurationError(f"private_key {path}: it is not PEM text") from None
+        raise ConfigurationError(f"private_key {path}: the file is not PEM text") from None
 
 
 def _jwt() -> ModuleType:
@@ -166,10 +165,10 @@ def _jwt() -> ModuleType:
 
 
 class AccessTokens:
-    """Hold the token of this moment, and have it renewed at half its life.
+    """The current access token, renewed after half of its lifetime.
 
-    Renewing is single-flight across loops and threads. A renewal that fails while the old token is
-    still good does no harm.
+    Only one request at a time renews it, across event loops and threads; the others wait. A failed
+    renewal is ignored while the old token is still valid.
     """
 
     def __init__(
@@ -190,12 +189,17 @@ class AccessTokens:
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Forget who was asking: they are in the parent."""
+        """Release a claim to renew the token: the request that holds it is in the parent."""
         self._lock = threading.Lock()
         self._claimed_until = 0.0
 
     def ensure_token(self, stale: Secret | None = None) -> TokenFlow:
-        """See to it that there is a token other than `stale`, or return why there is none."""
+        """Obtain a token other than `stale`; return the failure if that is impossible.
+
+        A generator of steps: it yields the seconds to wait, or the request to send, and receives
+        the response. The claim, a time stamp under the lock, makes one caller send the request and
+        the others poll; it expires, so that a cancelled caller does not block them forever.
+        """
         began = self._clock()
         while True:
             with self._lock:
@@ -242,7 +246,7 @@ class AccessTokens:
             why = "; ".join(error_reasons(reply.body))[:300]
             if skewed or not why.endswith(CLOCK_SKEW_ERRORS):
                 return self._failure(reply, why)
-            skewed = True  # once more, by the server's clock
+            skewed = True  # retry once with the clock of the server
 
     def _request(self) -> Request:
         form = {
@@ -260,7 +264,7 @@ class AccessTokens:
         return Request("POST", f"{self._oauth.server}/token", headers, urlencode(form).encode())
 
     def _measure_skew(self, headers: Mapping[str, str]) -> None:
-        """Learn how far our clock stands from the server's."""
+        """Measure how far the local clock is ahead of the server's, which validates the JWT."""
         try:
             theirs = parsedate_to_datetime(headers["date"]).timestamp()
         except (KeyError, ValueError, TypeError, OverflowError):
@@ -298,7 +302,7 @@ class AccessTokens:
         return TransportFailure(error, may_have_been_sent=False)
 
     def _retry_delay(self, headers: Mapping[str, str]) -> float:
-        """Return the seconds until the server wants to be asked again: 5 unless it says."""
+        """Return the seconds until the next attempt: those the server states, else 5."""
         seconds = retry_after(headers)
         if seconds is not None:
             return seconds
@@ -307,7 +311,7 @@ class AccessTokens:
         except (KeyError, ValueError):
             return 5.0
         wait = at - (self._now() - self._skew)
-        # In seconds, as some servers have it, it would lie half a century back.
+        # Some servers send seconds instead of milliseconds, which gives a time in 1970.
         return wait if 0 < wait < 3600 else 5.0
 
 

@@ -94,7 +94,9 @@ class SegmentApi:
             headers["Content-Encoding"] = "gzip"
         return Request("POST", self.origin + path, headers, body)
 
-    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
+    def classify(
+        self, response: Response | TransportFailure, records: list[Record]
+    ) -> Classification:
         """Classify a response: any 2xx is a success, also with an empty body.
 
         There are two exceptions. An HTML page comes from a captive portal or a proxy, so the
@@ -103,24 +105,24 @@ class SegmentApi:
         Other statuses are classified as usual; every message may be retried, because the server
         de-duplicates by `messageId`.
         """
-        endpoint = part[0].endpoint
-        if isinstance(reply, Response) and 200 <= reply.status < 300:
-            if not _is_html(reply):
-                if not _reports_failure(reply.body):
+        endpoint = records[0].endpoint
+        if isinstance(response, Response) and 200 <= response.status < 300:
+            if not _is_html(response):
+                if not _reports_failure(response.body):
                     return Classification(ResponseOutcome.DELIVERED)
                 return Classification(
                     ResponseOutcome.REJECTED,
-                    RejectedError(self._text(reply), endpoint=endpoint, status=reply.status),
+                    RejectedError(self._text(response), endpoint=endpoint, status=response.status),
                 )
             name = self.dialect.name
             error = ServerError(
-                f"{name}: HTTP {reply.status}: received an HTML page, probably from a captive "
+                f"{name}: HTTP {response.status}: received an HTML page, probably from a captive "
                 f"portal or a proxy and not from {name}",
                 endpoint=endpoint,
-                status=reply.status,
+                status=response.status,
             )
             return Classification(ResponseOutcome.RETRY, error)
-        return classify_status(reply, endpoint, self._text)
+        return classify_status(response, endpoint, self._text)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("SegmentApi cannot be pickled: it holds a write key")

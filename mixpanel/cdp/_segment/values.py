@@ -15,8 +15,8 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from mixpanel._records.encoding import _Walk, dumps_plain, plain_depth
-from mixpanel._records.validation import MILLISECONDS
+from mixpanel._records.encoding import Converter, dumps_plain, plain_depth
+from mixpanel._records.validation import MILLISECONDS_FROM
 from mixpanel.exceptions import ValidationError
 
 __all__ = [
@@ -47,16 +47,16 @@ def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[
     return to_json(_UtcWalk(notes).value(record, 0)), notes
 
 
-class _UtcWalk(_Walk):
+class _UtcWalk(Converter):
     """Encode datetimes in UTC with milliseconds, and other values as usual."""
 
-    def _rich(self, value: Any, depth: int) -> Any:
+    def _convert_object(self, value: Any, depth: int) -> Any:
         if isinstance(value, datetime):
             if _is_nat(value):
                 self.notes.append("a datetime was NaT and became null")
                 return None
             return _format_utc(value)
-        return super()._rich(value, depth)
+        return super()._convert_object(value, depth)
 
 
 def id_text(value: object, what: str) -> str | None:
@@ -104,7 +104,7 @@ def timestamp_text(timestamp: Timestamp, what: str = "timestamp") -> str:
         elif isinstance(timestamp, date):
             return _format_utc(datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=UTC))
         elif not isinstance(timestamp, bool):
-            seconds = timestamp / 1000 if timestamp > MILLISECONDS else timestamp
+            seconds = timestamp / 1000 if timestamp > MILLISECONDS_FROM else timestamp
             return _format_utc(datetime.fromtimestamp(seconds, UTC))
     except (TypeError, ValueError, OverflowError, OSError):
         pass

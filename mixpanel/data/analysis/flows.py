@@ -166,8 +166,7 @@ def _statement(
         )
     every = block("\nUNION ALL\n".join(parts))
     return with_queries(
-        f"SELECT *\nFROM {every}\n"
-        "ORDER BY path IS NULL, step, way, n DESC, path, event, following",
+        f"SELECT *\nFROM {every}\nORDER BY path IS NULL, step, way, n DESC, path, event, following",
         sequence=sequence,
         paths=counted,
     )
