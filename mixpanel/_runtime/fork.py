@@ -32,7 +32,7 @@ class Order(IntEnum):
     LOCKS = 1  # locks and file locks that a thread of the parent may hold; random generators
     LOOPS = 2  # the background loop, and the connections of every loop
     SENDERS = 3  # buffers, delivery statistics, rate limits
-    CLIENTS = 4  # what stands on top of senders: fan-outs, flag providers and their pollers
+    CLIENTS = 4  # what uses senders: fan-outs, flag providers and their pollers
 
 
 class AfterFork(Protocol):

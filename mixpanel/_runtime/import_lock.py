@@ -1,8 +1,8 @@
-"""The lock that a fork waits for, so that no child inherits a module that is half imported.
+"""A lock that forks wait for, so that no child inherits a half-imported module.
 
-A child process has only the thread that forked. Where another thread was importing a module just
-then, that module's import lock stays held in the child for ever, and whoever imports it there
-hangs. Whatever this package imports late, in threads, it imports while holding `import_lock`.
+A child process has only the thread that forked. If another thread was importing a module at that
+time, the module's own import lock stays held in the child forever, and importing it there hangs.
+So all that this package imports late, in threads, it imports while it holds `import_lock`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FORK_TIMEOUT = 10.0  # seconds that a fork waits for modules that are being impo
 
 
 class _ImportLock:
-    """A reentrant lock, held across `os.fork` and new in the child."""
+    """A reentrant lock that is acquired before `os.fork`, and new in the child."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

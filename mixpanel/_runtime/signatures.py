@@ -1,4 +1,4 @@
-"""Show at run time what a method really returns where one body serves an async and a sync class.
+"""Show the real return type at run time where one method body serves an async and a sync class.
 
 A method of a mix-in such as `TrackingMethods[Outcome]` is written once. Type checkers know that it
 returns a coroutine in the async class and None in the sync one; `help()` and IPython would show the

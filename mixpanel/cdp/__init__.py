@@ -1,6 +1,6 @@
 """Customer data platforms: Customer.io and Hightouch on one core of the Segment spec.
 
-`AsyncFanOut` and `FanOut` say a call to several of them, and to Mixpanel.
+`AsyncFanOut` and `FanOut` send each call to several of them, and to Mixpanel.
 
 Importing this package loads nothing; each name is imported when it is first used.
 """
@@ -20,10 +20,10 @@ if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.cdp._fanout.stats import SinkStats
     from mixpanel.cdp._hightouch.dialect import HIGHTOUCH
     from mixpanel.cdp._hightouch.oauth import HightouchOAuth
-    from mixpanel.cdp._segment.batching import Packed, pack
     from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
-    from mixpanel.cdp._segment.composer import Message, SegmentComposer
+    from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.message import Message
     from mixpanel.cdp._segment.options import Delivery, SegmentOptions
     from mixpanel.cdp._segment.typed_events import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
@@ -45,7 +45,6 @@ __all__ = [
     "Hightouch",
     "HightouchOAuth",
     "Message",
-    "Packed",
     "SegmentClient",
     "SegmentComposer",
     "SegmentOptions",
@@ -55,7 +54,6 @@ __all__ = [
     "WriteKey",
     "did_you_mean",
     "htevents",
-    "pack",
     "semantic",
     "webhooks",
 ]

@@ -23,7 +23,7 @@ from mixpanel.cli._cdp.send_one import send
 from mixpanel.cli._cdp.source import Source, of_source
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
 
 EXAMPLE = 'Example: mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
 IDENTIFY = """Examples:
@@ -87,7 +87,7 @@ def _send(
         _place_version(kind, given, schema_version, source)
     if file is None:
         alone(many)
-        send(source, manner, lambda composer: composer.wire({"type": kind, **given}))
+        send(source, manner, lambda composer: composer.from_dict({"type": kind, **given}))
         return
     if "messageId" in given:
         raise typer.BadParameter("one --message-id is not for many: give each row its messageId")
@@ -106,13 +106,13 @@ def _send(
 
 
 def _place_version(kind: "Kind", fields: dict[str, Any], version: str, source: Source) -> None:
-    from mixpanel.cdp._segment.typed_events import place
+    from mixpanel.cdp._segment.typed_events import set_path
 
     path = source.dialect.version_path(kind)
     if path is None:
         name = source.dialect.name
         raise typer.BadParameter(f"{name} knows no contracts", param_hint="--schema-version")
-    place(fields, path, version)
+    set_path(fields, path, version)
 
 
 def _under(own: Any, value: Any) -> Any:

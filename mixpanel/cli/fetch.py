@@ -277,7 +277,7 @@ def profiles(
 ) -> None:  # fmt: skip
     """Fetch the profiles of users, or of a group, into a table, by default `profiles`.
 
-    A thousand profiles are one call, of the 60 queries an hour that a project has. Nothing is
+    However many there are, they cost one of the 60 queries an hour that a project has. Nothing is
     stored before the last one has come.
     """
     options = Options(format, jq)

@@ -1,4 +1,4 @@
-"""What a project has: events, properties, saved reports, cohorts, and what its lexicon says."""
+"""What a project has: events, properties, saved reports, cohorts, and lexicon entries."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class LimitedList(list[T]):
-    """A list that says whether a limit cut it off: `limit_hit`, and the `limit` that was sent."""
+    """A list with the `limit` that was sent, and `limit_hit`: True if it may be cut off."""
 
     def __init__(self, values: Iterable[T] = (), *, limit: int | None = None) -> None:
         super().__init__(values)
@@ -97,7 +97,7 @@ class TopEvent(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LexiconMetadata(Result):
-    """What the lexicon says beside the description of an event or property."""
+    """The metadata of an event or property in the lexicon."""
 
     source: str | None = None
     display_name: str | None = None
@@ -128,7 +128,7 @@ class LexiconDefinition(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LexiconSchema(Result):
-    """The lexicon's entry of an event, or of profiles; `schema_json` is what it says."""
+    """The lexicon's entry of an event, or of profiles; `schema_json` is its content."""
 
     entity_type: str
     name: str

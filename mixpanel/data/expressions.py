@@ -8,8 +8,8 @@
 "@example.org" in user["$email"]
 
 `str(condition)` is Mixpanel's expression language, as classic queries and exports take it. Inline
-queries take filters: `to_filters` returns them, or explains what filters cannot express. Text that
-somebody wrote is read by `parse`, which reports the position of a mistake.
+queries take filters: `to_filters` returns them, or explains what filters cannot express. `parse`
+reads expression text, and reports the position of a mistake.
 
 Join conditions with `&`, `|` and `~`; Python's `and`, `or`, `not` and `in` cannot be overloaded, so
 they raise. A `date` stands for its whole day; a `datetime` is a moment, in the project's time zone

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import polars as pl
     import pyarrow as pa
+    from matplotlib.axes import Axes
 
 __all__ = [
     "ActivityFeedResult",
@@ -126,6 +127,26 @@ class QueryResult(Result):
         names = list(rows[0]) if rows else self._columns() or []
         columns = {name: [row.get(name) for row in rows] for name in names}
         return pl.DataFrame(columns, strict=False)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw with matplotlib, on new axes or given ones, and return them.
+
+        Series become lines, funnels bars, retention a heat map, and flows bands between events.
+
+        :raises ConfigError: without matplotlib, and for a result that cannot be drawn.
+        """
+        from mixpanel.data import _result_plots
+
+        return _result_plots.plot(self, ax)
+
+    def chart(self, width: int = 80, *, color: bool = False) -> str:
+        """Return a chart as text for a terminal of `width` columns, with colours where wanted.
+
+        :raises ConfigError: for a result that cannot be drawn, and a width below 40.
+        """
+        from mixpanel.data import _result_charts
+
+        return _result_charts.chart(self, width, color=color)
 
 
 # ---- series of dates ----------------------------------------------------------------------------

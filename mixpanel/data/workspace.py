@@ -24,7 +24,6 @@ from mixpanel.data._fetch.tasks import RunningFetches, Writer, checked_callback
 from mixpanel.data._paths import expand_home
 from mixpanel.data._queries.arguments import identifier
 from mixpanel.data._queries.cache import Cache
-from mixpanel.data._queries.inline import InlineQueries
 from mixpanel.data._queries.live import LiveQueries
 from mixpanel.data._workspace.local_methods import Local
 from mixpanel.data._workspace.remote_methods import (
@@ -65,7 +64,7 @@ class API:
     query: Final = synced(AsyncAPI.query)
 
 
-class AsyncWorkspace(RemoteMethods, LiveQueries, InlineQueries, Local):
+class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
@@ -412,7 +411,7 @@ class Workspace(Local):
     see_in_mixpanel = synced(AsyncWorkspace.see_in_mixpanel)
 
     def clear_discovery_cache(self) -> None:
-        """Forget what was discovered, so that the next call asks Mixpanel."""
+        """Clear the cache, so that the next discovery calls Mixpanel."""
         self._core.clear_discovery_cache()
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel._records.context import during
+from mixpanel._records.context import temporarily_set
 from mixpanel.flags.types import SelectedVariant, VariantSource
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def override_flags(values: Mapping[str, Any] | None = None, **more: Any) -> Iter
         callback()
     chosen = {**(values or {}), **more}
     variants = {key: as_variant(value) for key, value in chosen.items()}
-    with during(_overrides, {**(_overrides.get() or {}), **variants}):
+    with temporarily_set(_overrides, {**(_overrides.get() or {}), **variants}):
         yield
 
 

@@ -139,11 +139,11 @@ def holders():
     """Make one of everything that is given a secret."""
     proxy, everything = proxied(), {"credentials": account(), "proxy": proxied()}
     access = AccessTokens(oauth())
-    access._kept(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
+    access._store(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
     consumer = Consumer(**everything)
     local, remote = LocalFlagsConfig(enable_polling=False), RemoteFlagsConfig()
     hightouch = Hightouch(KEY, oauth=oauth(), proxy=proxy)
-    hightouch._api.guard.access._kept(json.dumps({"access_token": TOKEN}).encode())
+    hightouch._api.guard.access._store(json.dumps({"access_token": TOKEN}).encode())
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     workspace = AsyncWorkspace(credentials=given, base_url="http://127.0.0.1:9")
     assert workspace.api is not None
@@ -500,7 +500,7 @@ async def with_the_query_api(url, proxy):
 async def with_customerio(url, proxy):
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
-    await AsyncCustomerIO(KEY, direct=True, **kept).track("u", "E")
+    await AsyncCustomerIO(KEY, send_immediately=True, **kept).track("u", "E")
 
 
 async def with_oauth(url, proxy):
@@ -508,9 +508,9 @@ async def with_oauth(url, proxy):
 
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
-    client = AsyncHightouch(KEY, oauth=oauth(url), direct=True, **kept)
+    client = AsyncHightouch(KEY, oauth=oauth(url), send_immediately=True, **kept)
     access = client._api.guard.access
-    access._kept(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
+    access._store(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
     await client.track("u", "E")
 
 
@@ -554,7 +554,7 @@ def without_a_loop_remote_flags(url, proxy):
 def without_a_loop_customerio(url, proxy):
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
-    CustomerIO(KEY, direct=True, **kept).track("u", "E")
+    CustomerIO(KEY, send_immediately=True, **kept).track("u", "E")
 
 
 def without_a_loop_lookup_tables(url, proxy):

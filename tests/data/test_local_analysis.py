@@ -84,6 +84,18 @@ def test_each_report_answers(ws):
     )
 
 
+def test_looking_around(ws):
+    """What once took JQL."""
+    plans = ws.local.property_distribution("Opened App", "plan", **DAYS)
+    assert [("team", 2), ("free", 1)] == [(each.value, each.count) for each in plans.values]
+    amounts = ws.local.numeric_summary("Order Paid", "amount", **DAYS)
+    assert (2, 30.0, 15.0) == (amounts.count, amounts.sum, amounts.percentiles[50])
+    assert 4 == len(ws.local.daily_counts(**DAYS).counts)
+    assert 2 == ws.local.engagement_distribution(**DAYS).total_users
+    coverage = ws.local.property_coverage("Opened App", ["plan", "x"], **DAYS).coverage
+    assert [100.0, 0.0] == [each.coverage_percentage for each in coverage]
+
+
 def test_the_sql_that_is_shown_can_be_run(ws):
     """By `ws.sql_rows`, which reads only."""
     found = ws.local.funnel([Step("Opened App", 'properties["plan"] == "team"')], **DAYS)

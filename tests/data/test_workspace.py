@@ -130,7 +130,7 @@ with Workspace(path=sys.argv[1]) as ws:
         ws.fetch_events(**nine)
     except KeyboardInterrupt:
         tasks = asyncio.all_tasks(background_loop.background_loop())
-        still = [repr(one) for one in tasks if "attend" not in repr(one)]  # to open connections
+        still = [repr(one) for one in tasks if "close_when_idle" not in repr(one)]
     [left] = ws.tables()
     done = ws.fetch_events(**nine)
     told = {"still": still, "state": left.state, "rows": done.rows, "requests": done.requests}

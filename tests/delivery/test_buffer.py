@@ -74,7 +74,7 @@ def test_a_batch_is_due_by_age():
     buffer.put(event())
     clock.now += 0.4
     assert take(buffer) is None
-    assert buffer.next_look() == pytest.approx(0.6)
+    assert buffer.seconds_until_due() == pytest.approx(0.6)
     clock.now += 0.6
     assert take(buffer) is not None
 
@@ -222,7 +222,9 @@ class Books(RuleBasedStateMachine):
         if self.in_flight:
             batch = data.draw(st.sampled_from(self.in_flight))
             some = (
-                data.draw(st.lists(st.sampled_from(batch.open), unique=True)) if batch.open else []
+                data.draw(st.lists(st.sampled_from(batch.unsettled), unique=True))
+                if batch.unsettled
+                else []
             )
             self.buffer.settle(batch, some, fate, "why")
 
@@ -230,7 +232,7 @@ class Books(RuleBasedStateMachine):
     def finish(self, data, cut):
         if self.in_flight:
             batch = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-            batch.sending = batch.open if cut else []
+            batch.sending = batch.unsettled if cut else []
             self.buffer.finish(batch)
 
     @rule()
@@ -250,7 +252,7 @@ class Books(RuleBasedStateMachine):
         stats = self.buffer.stats.snapshot()
         queues = self.buffer.queues.values()
         held = [r for queue in queues for r in queue.unsent]
-        held += [r for queue in queues for batch in queue.in_flight for r in batch.open]
+        held += [r for queue in queues for batch in queue.in_flight for r in batch.unsettled]
         assert stats.balanced
         assert stats.pending == len(held)
         assert self.buffer.bytes == sum(len(r.body) for r in held)

@@ -93,7 +93,7 @@ def test_a_client_that_capture_has_never_seen_is_captured_when_it_sends_at_once(
         asyncio.run(pager.sender.deliver([pager.alert("one"), pager.alert("two")]))
         sync_delivery.deliver(pager.sender, [pager.alert("three")])
     assert ["one", "two", "three"] == texts(kept)
-    assert pager.sender._blocking is None
+    assert pager.sender._sync_transport is None
 
 
 def test_an_import_that_capture_has_never_seen_is_captured():
@@ -118,7 +118,7 @@ def test_a_custom_consumer_is_not_called_while_messages_are_captured():
     with captured() as kept:
         asyncio.run(adapter.deliver([record]))
         adapter.deliver_sync([record])
-        adapter.deliver_soon(record)
+        adapter.deliver_in_background(record)
     assert ["Seen"] * 3 == [each["event"] for each in kept.events]
     assert (3, 3) == (adapter.stats.accepted, adapter.stats.delivered)
 

@@ -347,9 +347,9 @@ def test_raise_for_loss_raises_for_loss_only(emu):
     mp = Mixpanel("t", BufferedConsumer(base_url=emu.url, retry=QUICK))
     mp.track("u", "Visit")
     mp.flush().raise_for_loss()
-    with pytest.raises(DeliveryError, match=r"0 rejected, 3 dropped \(queue_full\), 2 waiting"):
+    with pytest.raises(DeliveryError, match=r"0 rejected, 3 dropped \(queue_full\), 2 pending"):
         FlushResult(0, 0, {"queue_full": 3}, 2).raise_for_loss()
-    with pytest.raises(DeliveryError, match=r"^1 rejected, 4 dropped \(1 closed, 3 exit\), 0 wait"):
+    with pytest.raises(DeliveryError, match=r"^1 rejected, 4 dropped \(1 closed, 3 exit\), 0 pend"):
         FlushResult(0, 1, {"exit": 3, "closed": 1}, 0).raise_for_loss()
     emu.play(Fault.status(401))
     mp.track("u", "Visit")

@@ -12,7 +12,7 @@ from mixpanel._delivery.retry import (
     Resolve,
     Stop,
     Wait,
-    exchange,
+    delivery_steps,
 )
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
@@ -56,7 +56,7 @@ class Run:
         self.now, self.sent, self.settled, self.steps = 0.0, [], {}, []
         self.attempts_at = []
         policy = policy or RetryPolicy(attempts=20, max_age=1e9)
-        steps = exchange(
+        steps = delivery_steps(
             some,
             policy=policy,
             clock=lambda: self.now,
@@ -585,7 +585,7 @@ def test_parts_of_a_batch_expire_by_the_age_of_their_own_records():
 
 def test_sleeps_that_end_early_do_not_keep_an_exchange_going():
     """Clocks are rough: a wait of a rest too small to be slept is the last."""
-    steps = exchange(
+    steps = delivery_steps(
         aged(4.9999, 0.1),
         policy=RetryPolicy(max_age=5, first_wait=1),
         clock=lambda: now,

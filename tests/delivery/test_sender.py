@@ -169,7 +169,7 @@ def remote_flags(emu):
 
 
 def direct_cdp(emu):
-    client = AsyncCustomerIO("k", direct=True, base_url=emu.customerio_url)
+    client = AsyncCustomerIO("k", send_immediately=True, base_url=emu.customerio_url)
     return lambda: client.track("u", "Visit", {"n": 1}), client
 
 
@@ -355,8 +355,8 @@ def test_the_sync_client_works_on_our_own_thread(emu, kind):
 
 def test_the_sync_cdp_client_works_on_our_own_thread(emu):
     """Direct or buffered."""
-    for direct in (True, False):
-        client = CustomerIO("k", direct=direct, base_url=emu.customerio_url)
+    for send_immediately in (True, False):
+        client = CustomerIO("k", send_immediately=send_immediately, base_url=emu.customerio_url)
 
         async def call_on_background_loop(client=client):
             client.track("u", "Visit", {"n": 1})
@@ -499,7 +499,7 @@ def checked(sender):
     total = 0
     for queue in buffer.queues.values():
         assert queue.bytes == sum(len(record.body) for record in queue.unsent)
-        in_flight = [record for batch in queue.in_flight for record in batch.open]
+        in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
         total += len(queue.unsent) + len(in_flight)
     assert total + len(stats.deferred) == stats.snapshot().pending
     assert is_balanced(stats.snapshot())
@@ -683,7 +683,7 @@ async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu,
 def test_at_any_moment_each_batch_in_flight_has_a_living_owner(emu, monkeypatch):
     """Watched at every step, while loops end, tasks are cancelled and threads track."""
     watched = []
-    take, finish = Sender._taken_at, Sender._left
+    take, finish = Sender._take_in, Sender._task_ended
 
     def look(sender):
         for queue in list(sender.buffer.queues.values()):
@@ -701,8 +701,8 @@ def test_at_any_moment_each_batch_in_flight_has_a_living_owner(emu, monkeypatch)
         sender.buffer.reclaim(dead_only=True)
         look(sender)
 
-    monkeypatch.setattr(Sender, "_taken_at", taken)
-    monkeypatch.setattr(Sender, "_left", left)
+    monkeypatch.setattr(Sender, "_take_in", taken)
+    monkeypatch.setattr(Sender, "_task_ended", left)
     consumer = AsyncBufferedConsumer(max_size=3, base_url=emu.url, retry=QUICK)
     mp = AsyncMixpanel("t", consumer)
 

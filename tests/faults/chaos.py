@@ -377,7 +377,11 @@ def _awaited(world, face):
         return ask, close, is_answered
     if face == "CDP direct":
         client = AsyncCustomerIO(
-            "k", base_url=f"{world.server.url}/cio", direct=True, limits=limits, retry=CALLER
+            "k",
+            base_url=f"{world.server.url}/cio",
+            send_immediately=True,
+            limits=limits,
+            retry=CALLER,
         )
         world.account.stats, close = client.stats, client.aclose
     else:

@@ -215,7 +215,7 @@ class System:
             stats = self.sender.stats.snapshot()
             queues = buffer.queues.values()
             queued = [one for queue in queues for one in queue.unsent]
-            sent = [one for queue in queues for batch in queue.in_flight for one in batch.open]
+            sent = [one for queue in queues for batch in queue.in_flight for one in batch.unsettled]
             assert stats.balanced, stats
             assert stats.accepted == len(self.places), stats
             assert stats.pending == len(queued) + len(sent), stats

@@ -32,7 +32,7 @@ def words(source):
 
 
 def test_the_docstring_of_compile_flag_shows_the_source_that_is_generated(sources):
-    """White space aside: there the rule is broken into lines."""
+    """Apart from white space: there the rule is broken into lines."""
     default = engine()
     branches = [Branch(0, default.compile(RULE), None, copies=False, operations=3)]
     compile_flag(
@@ -75,7 +75,7 @@ def test_no_text_of_a_definition_becomes_source(sources, rollouts):
 
 
 def test_flags_of_the_same_form_share_their_code():
-    """Their rules differ in names and constants only."""
+    """Their rules differ only in names and constants."""
     flags = [
         {
             "key": f"flag-{number}",

@@ -128,7 +128,7 @@ async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend)
 @pytest.mark.anyio
 async def test_an_idle_sender_goes_home_and_comes_back(emu, anyio_backend, monkeypatch):
     """A forgotten client keeps neither a task nor a connection; the next event wakes it."""
-    monkeypatch.setattr("mixpanel._delivery.sender.IDLE", 0.05)
+    monkeypatch.setattr("mixpanel._delivery.sender.IDLE_TIMEOUT", 0.05)
     monkeypatch.setattr("mixpanel._http.connections.IDLE_TIMEOUT", 0.05)
     consumer = AsyncBufferedConsumer(flush_after=0.01, base_url=emu.url)
     mp = AsyncMixpanel("t", consumer)
@@ -602,8 +602,8 @@ def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
         import time
         from mixpanel._delivery.sender import Sender
 
-        made = Sender._made_wire
-        Sender._made_wire = lambda sender: time.sleep(0.3) or made(sender)
+        made = Sender._make_transport
+        Sender._make_transport = lambda sender: time.sleep(0.3) or made(sender)
         Mixpanel("t", AsyncBufferedConsumer(flush_after=0.05)).track("u", "Visit", {"n": 1})
         """,
     )

@@ -103,7 +103,7 @@ class _Rows:
         flat = self.flat()
 
         # As it stands: a guess would change an id, a name of digits, or a date of another country.
-        return read_rows(self.file, lambda names: flat.checked(names) if flat else ())
+        return read_rows(self.file, lambda names: flat.require_columns(names) if flat else ())
 
 
 @sharing(source=of_source)
@@ -342,11 +342,13 @@ def _check(
 
 def _example(source: Source, rows: _Rows) -> dict[str, Any] | None:
     """Return the first message that would be sent, to see whether the columns are right."""
-    from mixpanel.cdp._segment.rows import identified
+    from mixpanel.cdp._segment.rows import with_message_id
     from mixpanel.exceptions import ValidationError
 
     flat, composer = rows.flat(), source.composer("off")
     for row in rows.read():
         with suppress(ValidationError):
-            return composer.wire(identified(row if flat is None else flat.message(row))).decoded()
+            return composer.from_dict(
+                with_message_id(row if flat is None else flat.message(row))
+            ).decoded()
     return None

@@ -51,7 +51,7 @@ def _problems(reading: Reading, source: Source, counts: dict[str, int]) -> Itera
         found = [] if row.problem is None else [row.problem]
         if not found:
             try:
-                excess = len(composer.wire(unwrapped(row.value)).body) - room
+                excess = len(composer.from_dict(unwrapped(row.value)).body) - room
                 if excess > 0:
                     found = [f"{excess:,} bytes larger than {source.dialect.name} takes"]
             except ValidationError as error:
@@ -100,7 +100,7 @@ def _answered(source: Source) -> tuple[int | None, str, float]:
 
     status, said = None, "it took an incomplete message"
     once, message = replace(source, retries=source.retries or 0), _incomplete(source)
-    with once.client(direct=True) as client:
+    with once.client(send_immediately=True) as client:
         began = time.perf_counter()
         try:
             client._deliver([message])  # as no verb makes one that is no good

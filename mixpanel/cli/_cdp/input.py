@@ -151,9 +151,9 @@ def unwrapped(value: Any) -> Any:
     if not value.get("past"):
         return value["record"]
     from mixpanel._records.record import mapping
-    from mixpanel.cdp._segment.rows import dated, identified
+    from mixpanel.cdp._segment.rows import require_timestamp, with_message_id
 
-    return identified(dated(mapping(value["record"], "a message")))
+    return with_message_id(require_timestamp(mapping(value["record"], "a message")))
 
 
 Found = Iterator[tuple[int, Any, str | None]]

@@ -104,7 +104,7 @@ class _Run:
     """One run through a file; all of it happens in the calling thread, but for the sending."""
 
     def __init__(self, source: Source, manner: Manner, shape: Shape, failed: FailedRows) -> None:
-        from mixpanel.cdp._segment.rows import identified
+        from mixpanel.cdp._segment.rows import with_message_id
 
         self.tally = Tally()
         self.error: Exception | None = None  # the latest trouble on the way
@@ -113,7 +113,7 @@ class _Run:
         self._waiting = 0
         validation: Validation = "raise" if manner.fail_on_warning else "warn"
         self._composer, self._room = source.composer(validation, self.tally.note), source.room()
-        self._shape, self._identified, self._failed = shape, identified, failed
+        self._shape, self._identified, self._failed = shape, with_message_id, failed
 
     def composed(self, row: Row) -> "Message | None":
         """Return the message of a row; None when it was refused."""
@@ -128,7 +128,7 @@ class _Run:
                 if value.get("timestamp") or value.get("originalTimestamp"):
                     # So that what is sent again after an interruption makes no copies.
                     value = self._identified(value)
-                message = self._composer.wire(value)
+                message = self._composer.from_dict(value)
                 if len(message.body) <= self._room:
                     return message
                 value, why = message.decoded(), "too large"

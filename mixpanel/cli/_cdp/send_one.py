@@ -34,7 +34,7 @@ def send(source: Source, manner: Manner, compose: Callable[[Any], "Message"]) ->
     if excess > 0:
         name = source.dialect.name
         raise typer.BadParameter(f"the message is {excess:,} bytes larger than {name} takes")
-    with source.client(direct=True, validation="off") as client:
+    with source.client(send_immediately=True, validation="off") as client:
         client.batch([message.decoded()])
     told = {"kind": message.kind, "message_id": message.message_id, "sent_to": source.origin}
     write(told, manner.options)

@@ -65,7 +65,7 @@ class Source:
 
         if self.vendor is Vendor.HIGHTOUCH:
             at = self.version_at
-            return HIGHTOUCH if at is None else replace(HIGHTOUCH, schema_version=at)
+            return HIGHTOUCH if at is None else replace(HIGHTOUCH, schema_version_path=at)
         return PERMISSIVE if self.permissive else CUSTOMERIO
 
     def key(self) -> "WriteKey":
@@ -101,15 +101,15 @@ class Source:
     @property
     def is_strict(self) -> bool:
         """Tell whether the vendor answers truly for what it is sent."""
-        return bool(self.dialect.truth)
+        return bool(self.dialect.strict_headers)
 
     def room(self) -> int:
         """Return how many bytes a message may have, alone in the envelope of a batch."""
-        from mixpanel.cdp._segment.batching import room
+        from mixpanel.cdp._segment.batching import batch_capacity
 
         in_body = self.oauth is not None and self.write_key is not None
         key = self.key().reveal() if in_body else None
-        return min(self.dialect.max_message_bytes, room(self.dialect, key))
+        return min(self.dialect.max_message_bytes, batch_capacity(self.dialect, key))
 
     def composer(
         self,
@@ -119,7 +119,7 @@ class Source:
         """Return what makes this vendor's messages; `note` hears what is doubtful or lossy."""
         from mixpanel._records.ids import new_uuid
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
-        from mixpanel.cdp._customerio.name_advice import advice, elsewhere
+        from mixpanel.cdp._customerio.name_advice import advice, advise_foreign_action
         from mixpanel.cdp._segment.client import LIBRARY
 
         options: dict[str, Any] = {
@@ -127,7 +127,7 @@ class Source:
             "validation": validation, "note": note,
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
-            return SegmentComposer(self.dialect, advice=elsewhere, **options)
+            return SegmentComposer(self.dialect, advice=advise_foreign_action, **options)
         return CustomerIOComposer(self.dialect, advice=advice, **options)
 
     def client(self, **options: Any) -> "SegmentClient":
@@ -140,11 +140,12 @@ class Source:
         from mixpanel.cdp import CustomerIO, Hightouch
         from mixpanel.settings import Limits, RetryPolicy
 
-        direct = options.get("direct", False)
+        send_immediately = options.get("send_immediately", False)
         policy = RetryPolicy(
-            attempts=1 + (self.retries if self.retries is not None else 4 if direct else AGAIN),
+            attempts=1
+            + (self.retries if self.retries is not None else 4 if send_immediately else AGAIN),
             first_wait=0.5,
-            max_age=60.0 if direct else math.inf,
+            max_age=60.0 if send_immediately else math.inf,
         )
         options = {
             "region": self.region, "base_url": self.base_url, "gzip": self.gzip,

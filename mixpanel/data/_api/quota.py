@@ -1,4 +1,4 @@
-"""Which requests Mixpanel counts against the hourly quota, and what its headers say about it.
+"""Which requests Mixpanel counts against the hourly quota, and the limits in its headers.
 
 Observed of the server, as no page documents it: paths under `/api/query/` count by their first
 segment; pages of profiles count only once, for the first; a refusal (401, 402, 429) is free, while
@@ -31,7 +31,7 @@ class Quota:
     """One limit of a project, from the headers `RateLimit-Policy` and `RateLimit`.
 
     So many `calls` in `seconds`, of which so many are `remaining`; None where the server did not
-    say. `concurrent` is True for the limit of calls at the same time.
+    send it. `concurrent` is True for the limit of calls at the same time.
     """
 
     name: str

@@ -206,7 +206,7 @@ class SharedAllowance(Allowance):
             self._take({}, now)
 
     def _take(self, data: dict[str, Any], now: float) -> None:
-        """Take over what the file holds; a clock that was put back delays nobody for long."""
+        """Take over the file's content; a clock set back delays calls by an hour at most."""
         (windows, concurrent), learnt = self._given, data.get("learnt") or {}
         at = float(learnt.get("at", -math.inf))
         believed = now - REMEMBERED < at <= now + HOUR

@@ -1,4 +1,4 @@
-"""Read the parts of Mixpanel's answers: numbers that came as text, dates, what each report says.
+"""Read the parts of Mixpanel's answers: numbers sent as text, dates, and what every report has.
 
 What has no known shape raises `ServerError`, never an `AttributeError` further on. Pure.
 """
@@ -34,7 +34,7 @@ def is_date(text: str) -> bool:
 def check_error(answer: Any, path: str) -> None:
     """Refuse an error that came with status 200, as insights and flows send it.
 
-    :raises QueryError: with what Mixpanel said.
+    :raises QueryError: with Mixpanel's reason.
     """
     if isinstance(answer, dict) and answer.get("error"):
         known = {"results", "data", "series", "steps"} & answer.keys()
@@ -104,7 +104,7 @@ def share(value: Any) -> float | None:
 
 
 def moment(value: Any) -> datetime | None:
-    """Return when figures were computed, aware and in UTC; None where that is not said."""
+    """Return when figures were computed, aware and in UTC; None if the answer does not have it."""
     if not isinstance(value, str):
         return None
     try:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mixpanel.data.query_results import QueryResult, SavedReportType
 
 
+INSIGHTS_HEADERS = frozenset({"$metric", "$event"})
 FlowCount = Literal["unique", "total", "session"]
 
 
@@ -198,7 +199,7 @@ def saved_report(
         bookmark_id=bookmark_id,
         from_date=from_date or getattr(report, "from_date", None),
         to_date=to_date or getattr(report, "to_date", None),
-        headers=tuple(str(each) for each in data.get("headers") or ()),
+        headers=tuple(str(each) for each in a_list(data.get("headers") or [], "headers")),
         series=series if isinstance(series, dict) else {},
         report_type=cast("SavedReportType", kind),
         report=report,
@@ -209,13 +210,15 @@ def saved_report(
     )
 
 
-def kind_of_report(answer: Any) -> SavedReportType:
-    """Return what a normalised report is, by its headers."""
+def kind_of_report(answer: Any, kind: str) -> SavedReportType:
+    """Return what a normalised report is: by its headers, else by the type it was saved as."""
     headers = answer.get("headers") if isinstance(answer, dict) else None
     named = set(headers) if isinstance(headers, list) else set()
-    if "$funnel" in named:
+    if "$funnel" in named or (kind == "funnels" and not named & INSIGHTS_HEADERS):
         return "funnel"
-    return "retention" if "$retention" in named else "insights"
+    if "$retention" in named or (kind == "retention" and not named & INSIGHTS_HEADERS):
+        return "retention"
+    return "insights"
 
 
 def flows(
@@ -238,11 +241,11 @@ def flows(
     return FlowsResult(
         bookmark_id=bookmark_id,
         steps=tuple(FlowStep(at - anchor, each) for at, each in enumerate(nodes)),
-        breakdowns=tuple(data.get("breakdowns") or ()),
+        breakdowns=tuple(a_list(data.get("breakdowns") or [], "breakdowns")),
         overall_conversion_rate=share(data.get("overallConversionRate")),
-        metadata=dict(data.get("metadata") or {}),
+        metadata=an_object(data.get("metadata") or {}, "metadata"),
         paths=tuple(_path(each) for each in a_list(data.get("flows") or [], "flows")),
-        trees=tuple(data.get("trees") or ()),
+        trees=tuple(a_list(data.get("trees") or [], "trees")),
         event=event,
         from_date=dates[0] or first,
         to_date=dates[1] or last,
@@ -273,7 +276,8 @@ def _nodes(nodes: Any) -> tuple[FlowNode, ...]:
 
 
 def _path(flow: Any) -> FlowPath:
-    steps = a_list(an_object(flow, "a flow").get("flowSteps") or [], "flowSteps")
+    found = a_list(an_object(flow, "a flow").get("flowSteps") or [], "flowSteps")
+    steps = [an_object(step, "a step") for step in found]
     counts = [count(step.get("totalCount"), "totalCount") for step in steps]
     return FlowPath(tuple(str(step.get("event", "")) for step in steps), min(counts, default=0))
 

@@ -421,7 +421,7 @@ def _flow_range(days: TimeRange) -> Bookmark:
     return {"type": "between", "from_date": days.from_date, "to_date": days.to_date}
 
 
-# ---- bookmarks that somebody else wrote ---------------------------------------------------------
+# ---- parameters from elsewhere -----------------------------------------------------------------
 
 
 def kind_of(bookmark: Any) -> Literal["insights", "funnels", "retention", "flows"]:

@@ -59,7 +59,7 @@ def inline_retention(
 ) -> RetentionResult:
     """Read the normalised retention of an inline query or a saved report.
 
-    `known` are fields of the result that the answer does not tell.
+    `known` are fields of the result that the answer does not contain.
     """
     series = an_object(an_object(answer, "it").get("series"), "series")
     below = an_object(next(iter(series.values()), {}), "the retention")

@@ -48,7 +48,7 @@ SHORT = 20.0  # seconds for what a query does without, should it fail
 
 
 class DiscoveryMethods:
-    """Names and definitions; answers are remembered for ten minutes, unless refreshed."""
+    """Names and definitions; answers are cached for ten minutes."""
 
     _core: AsyncWorkspace
 
@@ -57,25 +57,25 @@ class DiscoveryMethods:
     ) -> LimitedList[str]:
         """Return the names of the project's events, in alphabetical order.
 
-        `limit_hit` says that there are more than `limit` (1 to 5,000). Costs one query, unless the
-        answer is remembered from the last ten minutes; `refresh` asks anew.
+        `limit_hit` is True if there are more than `limit` (1 to 5,000). Costs one query, unless the
+        answer is cached from the last ten minutes; `refresh` bypasses the cache.
 
         :raises APIError: when Mixpanel refuses.
         """
         whole("limit", limit, 1, MOST_NAMES)
 
-        async def ask() -> LimitedList[str]:
+        async def load() -> LimitedList[str]:
             names = discovery_answers.names(await self._event_names(limit))
             return _limited(names, limit)
 
-        return await self._remembered(("events", limit), ask, refresh=refresh)
+        return await self._remembered(("events", limit), load, refresh=refresh)
 
     async def list_properties(
         self, event: str, *, limit: int = MOST_NAMES, refresh: bool = False
     ) -> LimitedList[str]:
         """Return the names of an event's properties, in alphabetical order.
 
-        `limit_hit` says that there are more than `limit`.
+        `limit_hit` is True if there are more than `limit`.
 
         :raises EventNotFoundError: with similar names; finding those may cost a second query.
         :raises APIError: when Mixpanel refuses.
@@ -83,10 +83,10 @@ class DiscoveryMethods:
         event_name(event)
         whole("limit", limit, 1, MOST_NAMES)
 
-        async def ask() -> LimitedList[str]:
+        async def load() -> LimitedList[str]:
             params = {"event": event, "limit": limit}
             try:
-                answer = await self._ask("events/properties/top", params)
+                answer = await self._get("events/properties/top", params)
             except QueryError as error:
                 await self._check_event(event, error)
                 raise
@@ -95,7 +95,7 @@ class DiscoveryMethods:
                 await self._check_event(event)
             return _limited(names, limit)
 
-        return await self._remembered(("properties", event, limit), ask, refresh=refresh)
+        return await self._remembered(("properties", event, limit), load, refresh=refresh)
 
     async def list_property_values(
         self,
@@ -107,7 +107,7 @@ class DiscoveryMethods:
     ) -> LimitedList[str]:
         """Return values of a property as text, the most frequent first.
 
-        `limit_hit` says that there may be more than `limit`. Without `event`, those of all events.
+        `limit_hit` is True if there may be more than `limit`. Without `event`, those of all events.
 
         :raises EventNotFoundError: with similar names.
         :raises PropertyNotFoundError: with similar names.
@@ -118,11 +118,11 @@ class DiscoveryMethods:
             event_name(event)
         whole("limit", limit, 1, 10_000)
 
-        async def ask() -> LimitedList[str]:
+        async def load() -> LimitedList[str]:
             params = {"event": event, "name": property_name, "limit": limit}
             try:
                 values = discovery_answers.names(
-                    await self._ask("events/properties/values", params)
+                    await self._get("events/properties/values", params)
                 )
             except QueryError as error:
                 if event is not None:
@@ -133,7 +133,7 @@ class DiscoveryMethods:
             return LimitedList(values, limit=limit)
 
         key = ("values", property_name, event, limit)
-        return await self._remembered(key, ask, refresh=refresh)
+        return await self._remembered(key, load, refresh=refresh)
 
     async def list_events_with_properties(self, *, refresh: bool = False) -> dict[str, list[str]]:
         """Return the properties of every event, by its name, for the cost of one query.
@@ -141,12 +141,12 @@ class DiscoveryMethods:
         :raises APIError: when Mixpanel refuses.
         """
 
-        async def ask() -> dict[str, list[str]]:
+        async def load() -> dict[str, list[str]]:
             params = {"fetch_per_event_properties": True}
-            answer = await self._ask("data_definitions/events", params)
+            answer = await self._get("data_definitions/events", params)
             return discovery_answers.events_with_properties(answer)
 
-        return await self._remembered("events with properties", ask, refresh=refresh)
+        return await self._remembered("events with properties", load, refresh=refresh)
 
     async def list_funnels(self, *, refresh: bool = False) -> list[FunnelInfo]:
         """Return the saved funnels, by name.
@@ -154,10 +154,10 @@ class DiscoveryMethods:
         :raises APIError: when Mixpanel refuses.
         """
 
-        async def ask() -> list[FunnelInfo]:
-            return discovery_answers.funnels(await self._ask("funnels/list"))
+        async def load() -> list[FunnelInfo]:
+            return discovery_answers.funnels(await self._get("funnels/list"))
 
-        return await self._remembered("funnels", ask, refresh=refresh)
+        return await self._remembered("funnels", load, refresh=refresh)
 
     async def list_cohorts(self, *, refresh: bool = False) -> list[SavedCohort]:
         """Return the saved cohorts, by name.
@@ -165,10 +165,10 @@ class DiscoveryMethods:
         :raises APIError: when Mixpanel refuses.
         """
 
-        async def ask() -> list[SavedCohort]:
-            return discovery_answers.cohorts(await self._ask("cohorts/list", method="POST"))
+        async def load() -> list[SavedCohort]:
+            return discovery_answers.cohorts(await self._get("cohorts/list", method="POST"))
 
-        return await self._remembered("cohorts", ask, refresh=refresh)
+        return await self._remembered("cohorts", load, refresh=refresh)
 
     async def list_bookmarks(
         self, bookmark_type: BookmarkType | None = None, *, refresh: bool = False
@@ -180,11 +180,11 @@ class DiscoveryMethods:
         if bookmark_type is not None:
             one_of("bookmark_type", bookmark_type, BookmarkType)
 
-        async def ask() -> list[BookmarkInfo]:
+        async def load() -> list[BookmarkInfo]:
             params = {"v": 2, "type": bookmark_type}
-            return discovery_answers.bookmarks(await self._ask_app("bookmarks", params))
+            return discovery_answers.bookmarks(await self._get_app("bookmarks", params))
 
-        return await self._remembered(("bookmarks", bookmark_type), ask, refresh=refresh)
+        return await self._remembered(("bookmarks", bookmark_type), load, refresh=refresh)
 
     async def top_events(
         self,
@@ -192,7 +192,7 @@ class DiscoveryMethods:
         type: CountType = "general",  # noqa: A002 - the API's name
         limit: int | None = None,
     ) -> LimitedList[TopEvent]:
-        """Return today's most frequent events, and their change from yesterday; never remembered.
+        """Return today's most frequent events, and their change from yesterday; never cached.
 
         `limit` is 100 unless given.
 
@@ -200,13 +200,13 @@ class DiscoveryMethods:
         """
         one_of("type", type, CountType)
         whole("limit", limit, 1, MOST_NAMES)
-        answer = await self._ask("events/top", {"type": type, "limit": limit or 100})
+        answer = await self._get("events/top", {"type": type, "limit": limit or 100})
         return LimitedList(discovery_answers.top_events(answer), limit=limit or 100)
 
     async def lexicon_schemas(
         self, *, entity_type: EntityType | None = None, refresh: bool = False
     ) -> list[LexiconSchema]:
-        """Return what the lexicon says of events and profiles, by type and name.
+        """Return the lexicon's entries of events and profiles, by type and name.
 
         Only what has a schema is there. Costs none of the hourly queries, but one of the lexicon's
         five a minute.
@@ -216,16 +216,16 @@ class DiscoveryMethods:
         if entity_type is not None:
             one_of("entity_type", entity_type, EntityType)
 
-        async def ask() -> list[LexiconSchema]:
+        async def load() -> list[LexiconSchema]:
             path = "schemas" if entity_type is None else f"schemas/{entity_type}"
-            return discovery_answers.schemas(await self._ask_app(path))
+            return discovery_answers.schemas(await self._get_app(path))
 
-        return await self._remembered(("schemas", entity_type), ask, refresh=refresh)
+        return await self._remembered(("schemas", entity_type), load, refresh=refresh)
 
     async def lexicon_schema(
         self, entity_type: EntityType, name: str, *, refresh: bool = False
     ) -> LexiconSchema:
-        """Return what the lexicon says of one event, or of profiles ("profile" and "$user").
+        """Return the lexicon's entry of one event, or of profiles ("profile" and "$user").
 
         :raises EventNotFoundError: when the lexicon has no such entry.
         :raises APIError: when Mixpanel refuses.
@@ -233,10 +233,10 @@ class DiscoveryMethods:
         one_of("entity_type", entity_type, EntityType)
         event_name(name, "name")
 
-        async def ask() -> LexiconSchema:
+        async def load() -> LexiconSchema:
             path = f"schemas/{entity_type}/{quote(name, safe='')}"
             try:
-                found = discovery_answers.schema(await self._ask_app(path), entity_type, name)
+                found = discovery_answers.schema(await self._get_app(path), entity_type, name)
             except QueryError as error:
                 if error.status_code != 404:
                     raise
@@ -248,12 +248,12 @@ class DiscoveryMethods:
                 )
             return found
 
-        return await self._remembered(("schema", entity_type, name), ask, refresh=refresh)
+        return await self._remembered(("schema", entity_type, name), load, refresh=refresh)
 
     async def project_timezone(self) -> str | None:
         """Return the timezone that the project's days are in, as "Europe/Oslo"; None if unknown.
 
-        Costs none of the hourly queries, and is remembered.
+        Costs none of the hourly queries, and is cached.
         """
         known = self._cache.get("timezone", MISSING)
         if known is MISSING:
@@ -265,7 +265,7 @@ class DiscoveryMethods:
         return cast("str | None", known)
 
     def clear_discovery_cache(self) -> None:
-        """Forget what was discovered, so that the next call asks Mixpanel."""
+        """Clear the cache, so that the next discovery calls Mixpanel."""
         self._cache.clear()
 
     # ---- what queries use -----------------------------------------------------------------------
@@ -275,24 +275,24 @@ class DiscoveryMethods:
         return self._core._discovered
 
     async def _remembered(
-        self, key: Hashable, ask: Callable[[], Awaitable[T]], *, refresh: bool
+        self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool
     ) -> T:
-        """Return a copy of what is remembered, so that a caller may change it."""
+        """Return a copy of the cached value, which a caller may change."""
         value = MISSING if refresh else self._cache.get(key, MISSING)
         if value is MISSING:
             self._core._refuse_closed()
-            value = await ask()
+            value = await load()
             self._cache.put(key, value)
         return cast("T", copy.deepcopy(value))
 
-    async def _ask(
+    async def _get(
         self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Any:
         answer = await self._core.api.query(path, params=params, method=method, repeat=False)
         answer_values.check_error(answer, path)
         return answer
 
-    async def _ask_app(self, path: str, params: dict[str, Any] | None = None) -> Any:
+    async def _get_app(self, path: str, params: dict[str, Any] | None = None) -> Any:
         params = {k: v for k, v in (params or {}).items() if v is not None}
         full = f"/api/app/projects/{self._core.api.project_id}/{path}"
         return await self._core.api.request("GET", full, params=params, family="app")
@@ -312,7 +312,7 @@ class DiscoveryMethods:
             "to_date": str(today()),
         }
         try:
-            return await self._ask("events/names", params)
+            return await self._get("events/names", params)
         except QueryError as error:
             found = TOO_FAR_BACK.search(error.message) if error.status_code == 403 else None
             if found is None or days is not None:

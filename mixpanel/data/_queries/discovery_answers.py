@@ -192,7 +192,8 @@ def default_workspace(answer: Any, project_id: str) -> int | None:
         project = results.get(project_id)
         results = project.get("workspaces") if isinstance(project, dict) else None
         results = list(results.values()) if isinstance(results, dict) else results
-    rows = [row for row in results or () if isinstance(row, dict) and row.get("id")]
+    views = results if isinstance(results, list) else []
+    rows = [row for row in views if isinstance(row, dict) and row.get("id")]
     for mark in ("is_global", "is_default"):
         for row in rows:
             if row.get(mark):

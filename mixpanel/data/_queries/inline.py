@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel.data._queries import answers, bookmarks, cohort_answers, funnel_answers, requests
-from mixpanel.data._queries.asking import Asking
 from mixpanel.data._queries.bookmarks import time_range
 from mixpanel.data._queries.links import ReportLink
+from mixpanel.data._queries.sending import QuerySender
 from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["InlineQueries"]
 
 
-class InlineQueries(Asking):
-    """Reports described here rather than saved in Mixpanel; each costs one query."""
+class InlineQueries(QuerySender):
+    """Reports described in Python rather than saved in Mixpanel; each costs one query."""
 
     async def query(
         self,
@@ -72,7 +72,7 @@ class InlineQueries(Asking):
         - `where`: a condition for the whole report; `by`: properties to break down by.
         - `chart`: "line" for a figure each `unit`, "bar" or "table" for one of the whole time.
         - `rolling`: averages over so many units; `cumulative`: running totals.
-        - `limit`: so many rows at most (50,000); `limit_hit` says that there are more.
+        - `limit`: so many rows at most (50,000); `limit_hit` is True if there are more.
 
         :raises ConfigError: for arguments that cannot work; before anything is sent.
         :raises EventNotFoundError: with similar names.

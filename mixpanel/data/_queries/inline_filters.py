@@ -1,7 +1,7 @@
 """Turn conditions into the filters of inline queries. Pure.
 
 A filter compares one property with constants; all filters of a list must hold. That is less than
-expression text can say, so what does not fit is refused with the reason, never approximated.
+expression text can express, so the rest is refused with the reason, never approximated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OPPOSITE = {
     "==": "!=", "!=": "==", "in": "not in", "not in": "in",
     "contains": "does not contain", "does not contain": "contains",
 }  # fmt: skip
-# In steps of flows an operator says how the operand compares to the value, so dates are reversed.
+# In steps of flows an operator compares the operand with the value, so dates are reversed.
 OF_STEPS = {
     "equals": "==", "does not equal": "!=", "contains": "in", "does not contain": "not in",
     "is set": "set", "is not set": "not set", "is greater than": ">", "is less than": "<",
@@ -44,15 +44,15 @@ ANYWAY = "use a classic query, as segmentation(), whose `where` takes any expres
 
 
 def filters_of(condition: Expression | str | None) -> list[Filter]:
-    """Return the filters that say the same as a condition.
+    """Return the filters that are equivalent to a condition.
 
     :raises ExpressionError: for a condition that filters cannot express.
     """
     filters, determiner = any_or_all(condition)
     if determiner == "any":
         raise ExpressionError(
-            f"filters of a whole query must all hold, so they cannot say `or`: {condition!r}; put "
-            f"the condition on the metric, or {ANYWAY}"
+            f"filters of a whole query must all hold, so they cannot express `or`: "
+            f"{condition!r}; put the condition on the metric, or {ANYWAY}"
         )
     return filters
 

@@ -21,7 +21,7 @@ ALPHABET = string.ascii_letters + string.digits + "_-"
 class ReportLink:
     """Where a result can be seen: in a saved report, or in one that `params` describe.
 
-    `params` is called only when somebody wants to see it: not every query can be shown.
+    `params` is called only when the report is opened: not every query can be shown.
     """
 
     kind: ReportKind

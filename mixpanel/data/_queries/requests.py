@@ -24,6 +24,7 @@ from mixpanel.data._queries.arguments import (
     whole,
 )
 from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.inline_queries import TimeRange
 from mixpanel.data.query_results import (
     CountType,
     HourDayUnit,
@@ -58,6 +59,16 @@ class QueryRequest:
     form: Mapping[str, Any] | None = None
     json_body: Mapping[str, Any] | None = None
     method: Literal["GET", "POST"] = "GET"
+
+    @property
+    def query(self) -> Mapping[str, Any]:
+        """The parameters in the URL."""
+        return self.params or {}
+
+    @property
+    def days(self) -> TimeRange:
+        """The first and last day that are queried."""
+        return TimeRange(self.query["from_date"], self.query["to_date"])
 
     def sent(self) -> dict[str, Any]:
         """Return the arguments for `AsyncAPI.query`."""

@@ -324,7 +324,7 @@ class RemoteMethods:
     ) -> FetchResult:
         """Fetch user profiles, or those of a group, into the table `name`.
 
-        A page is a thousand profiles and one of the 60 hourly queries.
+        A page is a thousand profiles; all of them together cost one of the 60 hourly queries.
 
         - `append` updates a table: of profiles with one distinct_id the latest fetched wins.
         - `cohort_id`: only its members; `include_all_users` adds those without a profile.

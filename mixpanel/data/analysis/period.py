@@ -18,6 +18,7 @@ __all__ = ["Bucket", "Period", "begin", "label"]
 Bucket = Literal["minute", "hour", "day", "week", "month"]
 
 ONE_DAY = timedelta(days=1)
+MOST_DAYS = {"minute": 366, "hour": 3_660}
 FIRST, LAST = datetime.min, datetime.max  # noqa: DTZ901 - UTC, as all here
 SECOND = timedelta(seconds=1)
 # No zone changes its clock twice in so short a time.
@@ -62,12 +63,12 @@ class Period:
     @property
     def start(self) -> datetime:
         """The first instant of the first day, in UTC without a zone."""
-        return self._instant(self.from_date)
+        return self.instant(self.from_date)
 
     @property
     def end(self) -> datetime:
         """The first instant after the last day, in UTC without a zone."""
-        return self._instant(self.to_date + ONE_DAY)
+        return self.instant(self.to_date + ONE_DAY)
 
     def before(self, length: timedelta) -> datetime:
         """Return the instant so long before the start, or the first one there is."""
@@ -89,7 +90,15 @@ class Period:
         return f"CASE {' '.join(cases)} ELSE {_shifted(column, pieces[-1][1])} END"
 
     def bucket(self, column: str, unit: Bucket) -> str:
-        """Return SQL of the bucket of a UTC timestamp: the wall clock at which it begins."""
+        """Return SQL of the bucket of a UTC timestamp: the wall clock at which it begins.
+
+        :raises ConfigError: for more minutes or hours than a result can hold.
+        """
+        days, most = (self.to_date - self.from_date).days + 1, MOST_DAYS.get(unit)
+        if most is not None and days > most:
+            raise ConfigError(
+                f"unit={unit!r} takes {most:,} days at most, not {days:,}: choose a longer unit"
+            )
         return f"date_trunc('{unit}', {self.local(column)})"
 
     def buckets(self, unit: Bucket) -> list[str]:
@@ -99,7 +108,7 @@ class Period:
         days = [
             self.from_date + n * ONE_DAY for n in range((self.to_date - self.from_date).days + 1)
         ]
-        existing = [day for day in days if self._instant(day) < self._instant(day + ONE_DAY)]
+        existing = [day for day in days if self.instant(day) < self.instant(day + ONE_DAY)]
         return list(dict.fromkeys(label(begin(day, unit)) for day in existing))
 
     def _clock_buckets(self, unit: Bucket) -> list[str]:
@@ -116,7 +125,8 @@ class Period:
                 instant += STEP[unit]
         return sorted(found)
 
-    def _instant(self, day: date) -> datetime:
+    def instant(self, day: date) -> datetime:
+        """Return the first instant of a day, in UTC without a zone."""
         # Of a midnight that the clock skips, this is the instant at which it does.
         return datetime.combine(day, time(), self._zone).astimezone(UTC).replace(tzinfo=None)
 

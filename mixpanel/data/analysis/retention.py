@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import calendar
 from collections import defaultdict
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from mixpanel.data.analysis.arguments import (
@@ -60,6 +60,7 @@ def retention(
     unbounded: bool = False,
     on: str | Compiled | None = None,
     limit: int = 255,
+    until: datetime | None = None,
 ) -> Query[RetentionResult]:
     """Count the users who came back in each interval after their first event.
 
@@ -73,7 +74,8 @@ def retention(
     `interval_count` more. The first event is not itself a return; another event at the same time
     is one. With `unbounded`, interval N counts those who came back in N or later.
 
-    `on` parts users by their first event; `born_where` and `return_where` choose events.
+    `on` parts users by their first event; `born_where` and `return_where` choose events. `until`
+    is when the events end, in UTC without a zone: a cohort has no intervals that begin after it.
 
     :raises ConfigError: for arguments that cannot work.
     """
@@ -120,15 +122,19 @@ def retention(
     )
 
     def read(rows: Sequence[tuple[Any, ...]]) -> RetentionResult:
-        dates = _cohort_dates(period, unit, interval)
+        days = _cohort_days(period, unit, interval)
+        known = [
+            _intervals_until(period.instant(day), until, length, interval_count) for day in days
+        ]
         found = _cohorts(rows, interval_count, unbounded=unbounded)
         groups = {
-            segment: tuple(_cohort(dates[n], *cohorts[n]) for n in range(len(dates)))
+            segment: tuple(_cohort(day, *cohorts[n], known[n]) for n, day in enumerate(days))
             for segment, cohorts in found.items()
         }
         sizes = {name: -sum(each.size for each in group) for name, group in groups.items()}
         every = groups.pop(None, None) or tuple(
-            _cohort(day, 0, [0] * (interval_count + 1)) for day in dates
+            _cohort(day, 0, [0] * (interval_count + 1), most)
+            for day, most in zip(days, known, strict=True)
         )
         names = sorted(
             (name for name in groups if name is not None), key=lambda name: (sizes[name], name)
@@ -212,14 +218,21 @@ def _retained(
     return with_queries(last, births=births, returns=returns, returned=returned)
 
 
-def _cohort_dates(period: Period, unit: TimeUnit, interval: int) -> list[str]:
+def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
     """Return the first day of each cohort."""
-    day, dates = begin(period.from_date, unit), []
+    day, days = begin(period.from_date, unit), []
     while day <= period.to_date:
-        dates.append(label(day))
+        days.append(day)
         for _ in range(interval):
             day = _after(day, unit)
-    return dates
+    return days
+
+
+def _intervals_until(start: datetime, until: datetime | None, length: timedelta, most: int) -> int:
+    """Return how many intervals of a cohort begin before the events end; one at least."""
+    if until is None:
+        return most + 1
+    return min(most + 1, max(1, -((start - until) // length)))
 
 
 def _after(day: date, unit: TimeUnit) -> date:
@@ -259,9 +272,10 @@ def _accumulate(counts: list[int]) -> None:
         counts[number] += counts[number + 1]
 
 
-def _cohort(day: str, size: int, counts: Sequence[int]) -> CohortInfo:
-    shares = tuple(users / size if size else 0.0 for users in counts)
-    return CohortInfo(day, size, shares, tuple(counts))
+def _cohort(day: date, size: int, counts: Sequence[int], most: int) -> CohortInfo:
+    kept = tuple(counts[:most])
+    shares = tuple(users / size if size else 0.0 for users in kept)
+    return CohortInfo(label(day), size, shares, kept)
 
 
 # ---- frequency ----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ __all__ = ["event_counts", "property_counts", "segmentation"]
 UNITS = get_args(SegmentationUnit)
 TYPES = get_args(CountType)
 SEGMENTS = 60  # Mixpanel's default
+MOST_COUNTS = 10_000_000  # of a result, about 1 GB
 # Average is that of events per user.
 MEASURES = {
     "general": "count(*)",
@@ -228,8 +229,12 @@ def _series(
             continue
         name: Any = names[0] if segment is None and names else segment
         found[name][label(bucket, clock=clock)] = n
-    buckets = period.buckets(unit)
-    nothing = dict.fromkeys(buckets, 0)
+    nothing = dict.fromkeys(period.buckets(unit), 0)
+    if len(nothing) * len(found) > MOST_COUNTS:
+        raise ConfigError(
+            f"{len(found):,} segments of {len(nothing):,} {unit}s are more than {MOST_COUNTS:,} "
+            "counts: lower the limit, or choose a longer unit"
+        )
     return {name: nothing | dates for name, dates in found.items()}, limit_hit
 
 

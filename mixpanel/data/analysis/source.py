@@ -149,16 +149,11 @@ class Scope:
 
         :raises ConfigError: for an expression that cannot be read, saying where.
         """
-        found = None if isinstance(on, Compiled) else property_in(expression(on, argument))
-        of, name = found or ("", "")
-        names = self._names().get(of)
-        if names is None or names.json is None or name in names.columns:
+        json = None if isinstance(on, Compiled) else self._property(on, argument)
+        if json is None:
             label = _label(self._compiled(on, argument).value)
             return f"SELECT *, {label} AS segment\nFROM {block(events)}"
-        self._expressions += 1
-        pointer = "/" + name.replace("~", "~0").replace("/", "~1")
-        parameter = self.parameter(f"x{self._expressions}_", pointer)
-        values = f"SELECT *, json_extract({names.json}, {parameter}) AS value\nFROM {block(events)}"
+        values = f"SELECT *, {json} AS value\nFROM {block(events)}"
         return f"SELECT *, {LABEL_OF_JSON} AS segment\nFROM {block(values)}"
 
     # ---- expressions ----------------------------------------------------------------------------
@@ -169,6 +164,28 @@ class Scope:
         :raises ConfigError: for an expression that cannot be read, saying where.
         """
         return self._compiled(where, argument, is_condition=True).condition
+
+    def json(self, on: str, argument: str = "on") -> str:
+        """Return SQL of a property as JSON, NULL where it is missing.
+
+        :raises ConfigError: for an expression that is not a property.
+        """
+        json = self._property(on, argument)
+        if json is not None:
+            return json
+        value = self._compiled(on, argument).value
+        columns = [each for each in (value.number, value.text, value.boolean) if each is not None]
+        return f"coalesce({', '.join(f'to_json({each})' for each in columns)})"
+
+    def _property(self, on: str, argument: str) -> str | None:
+        """Return SQL of a property as JSON; None for one with a column of its own, and others."""
+        of, name = property_in(expression(on, argument)) or ("", "")
+        names = self._names().get(of)
+        if names is None or names.json is None or name in names.columns:
+            return None
+        self._expressions += 1
+        pointer = "/" + name.replace("~", "~0").replace("/", "~1")
+        return f"json_extract({names.json}, {self.parameter(f'x{self._expressions}_', pointer)})"
 
     def number(self, on: str | Compiled, argument: str = "on") -> str:
         """Return SQL of a number; NULL where the expression has none.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import deterministic_id, to_api_time
-from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
+from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.data.readers.csv import FORM, checked, misread, problem
 from mixpanel.data.store.engine import quieten
 from mixpanel.exceptions import ConfigurationError
@@ -305,7 +305,7 @@ def _is_wire(row: Mapping[str, Any]) -> bool:
 
 
 def _insert_id(event: str | None, who: Any, which: str) -> str:
-    if _INSERT_ID.fullmatch(which) and which.lower() not in BANNED_IDS:
+    if INSERT_ID.fullmatch(which) and which.lower() not in BANNED_IDS:
         return which
     return deterministic_id(event or "", who, which)
 

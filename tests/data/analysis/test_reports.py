@@ -351,6 +351,17 @@ def test_dates_that_cannot_be_are_refused(dates):
         Period.checked(*dates)
 
 
+@pytest.mark.parametrize(("unit", "days"), [("minute", 367), ("hour", 3661)])
+def test_more_buckets_than_a_result_can_hold_are_refused(unit, days):
+    """Before any SQL runs."""
+    first = date(2026, 1, 1)
+    period = Period.checked(first, first + timedelta(days=days - 1))
+    with pytest.raises(ConfigError, match="choose a longer unit"):
+        segmentation(FETCHED, period, "A", unit=unit)
+    fits = Period.checked(first, first + timedelta(days=days - 2))
+    assert segmentation(FETCHED, fits, "A", unit=unit).statement
+
+
 @pytest.mark.parametrize("zone", ["Mars/Base", "../etc/passwd", "", 7, "+01:00"])
 def test_unknown_timezones_are_refused(zone):
     """None is UTC."""

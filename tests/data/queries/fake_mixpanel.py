@@ -88,6 +88,11 @@ class FakeMixpanel:
         return workspace
 
 
+def response(body, status=200, headers=None):
+    """Return one response, with headers of its own."""
+    return httpx.Response(status, json=body, headers=headers)
+
+
 class InTurn:
     """Several answers, the last of them for ever."""
 

@@ -10,20 +10,20 @@ from mixpanel.data._queries.discovery import DiscoveryMethods
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError, QueryError, ReportNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from mixpanel.data._queries.links import ReportLink
     from mixpanel.data._queries.requests import QueryRequest
     from mixpanel.data.query_results import QueryResult
 
-__all__ = ["Asking"]
+__all__ = ["QuerySender"]
 
 Found = TypeVar("Found", bound="QueryResult")
 NOT_FOUND = (400, 404)
 
 
-class Asking(DiscoveryMethods):
-    """Ask once, and look into what may be wrong with a query that is refused or empty."""
+class QuerySender(DiscoveryMethods):
+    """Send each query once, and find the likely mistake in one that is refused or empty."""
 
     async def see_in_mixpanel(self, result: QueryResult) -> str:
         """Return the address at which Mixpanel shows a result's report, for a browser.
@@ -51,7 +51,7 @@ class Asking(DiscoveryMethods):
         return links.unsaved_address(origin, project, view, link.kind, slug)
 
     def _linked(self, result: Found, link: ReportLink | None) -> Found:
-        """Let a result say where it can be seen."""
+        """Attach the link by which a result can be opened in Mixpanel."""
         if link is None:
             return result
 
@@ -63,7 +63,7 @@ class Asking(DiscoveryMethods):
             background_loop.refuse_in_async("see_in_mixpanel()", instead)
             return background_loop.run(address)
 
-        # Beside the fields: where a result can be seen is no part of what it says.
+        # Not a field: two equal results stay equal wherever they can be opened.
         result.__dict__.update(_link=link, _address=from_sync_code)
         return result
 
@@ -85,6 +85,12 @@ class Asking(DiscoveryMethods):
             raise
         return answer
 
+    async def _answer(
+        self, request: QueryRequest, events: Sequence[str | None] = ()
+    ) -> tuple[Any, str | None]:
+        """Send a query; return its answer and the project's timezone."""
+        return await self._query(request, events), await self.project_timezone()
+
     async def _check_events(self, events: Iterable[str | None], series: object) -> None:
         """Look for unknown events when nothing at all was counted."""
         if not _is_empty(series):
@@ -96,7 +102,7 @@ class Asking(DiscoveryMethods):
     async def _report_missing(
         self, kind: str, number: int, error: QueryError, known: Callable[[], Any]
     ) -> None:
-        """Say which reports there are, if there is none of this number.
+        """Raise with the list of reports if there is none of this number.
 
         :raises ReportNotFoundError: if so.
         """
