@@ -247,7 +247,7 @@ class CountQueries(QuerySender):
 
         def params() -> dict[str, Any]:
             metric = Metric(event, math, property=property, where=where)
-            group = by() if callable(by) else by
+            group: Any = by() if callable(by) else by
             return bookmarks.insights(metric, days, unit=_unit(unit), by=group)
 
         return ReportLink("insights", params=params)
