@@ -399,7 +399,8 @@ class Workspace(Local):
     retention: Final = synced(AsyncWorkspace.retention)
     frequency: Final = synced(AsyncWorkspace.frequency)
     saved_report: Final = synced(AsyncWorkspace.saved_report)
-    flows = query_flows = synced(AsyncWorkspace.query_flows)
+    flows: Final = synced(AsyncWorkspace.query_flows)
+    query_flows: Final = flows
     activity_feed: Final = synced(AsyncWorkspace.activity_feed)
     engage_stats: Final = synced(AsyncWorkspace.engage_stats)
     jql: Final = synced(AsyncWorkspace.jql)
