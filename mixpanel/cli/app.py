@@ -12,7 +12,20 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mixpanel import __version__
-from mixpanel.cli import auth, cdp, demo, emulator, export, fetch, flags, importing, inspect, query
+from mixpanel.cli import (
+    auth,
+    cdp,
+    demo,
+    emulator,
+    export,
+    fetch,
+    flags,
+    importing,
+    inspect,
+    live_inspect,
+    live_query,
+    query,
+)
 from mixpanel.cli._options.global_options import ErrorFormat, asked, forget
 from mixpanel.cli._options.project import account_names
 from mixpanel.cli._output.exit_codes import ExitCode, as_dict, exit_code, one_line
@@ -241,8 +254,8 @@ def group(name: str, about: Callable[[], None], example: str, commands: Iterable
 
 group("auth", auth.auth, auth.EXAMPLE, auth.COMMANDS)
 group("fetch", fetch.fetch, fetch.EXAMPLE, fetch.COMMANDS)
-group("query", query.query, query.EXAMPLE, query.COMMANDS)
-group("inspect", inspect.inspect, inspect.EXAMPLE, inspect.COMMANDS)
+group("query", query.query, query.EXAMPLE, (*query.COMMANDS, *live_query.COMMANDS))
+group("inspect", inspect.inspect, inspect.EXAMPLE, (*inspect.COMMANDS, *live_inspect.COMMANDS))
 group("export", export.export, export.EXAMPLE, export.COMMANDS)
 group("cdp", cdp.cdp, cdp.EXAMPLE, cdp.COMMANDS)
 group(

@@ -249,7 +249,7 @@ def _provider(
 ) -> "Iterator[LocalFeatureFlagsProvider]":
     """Open a provider that has its definitions, or say why it has none."""
     from mixpanel import __version__
-    from mixpanel.flags._fetching.requests import FlagsError
+    from mixpanel.flags import FlagsError
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig
 

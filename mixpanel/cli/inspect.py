@@ -48,9 +48,9 @@ TableOption = Annotated[
 
 
 def inspect() -> None:
-    """Look into the local database, without any call to Mixpanel.
+    """Look into the local database, or list what the project has at Mixpanel.
 
-    What only looks may run several times at once, but not while a fetch writes.
+    What only looks into the database may run several times at once, but not while a fetch writes.
     """
 
 

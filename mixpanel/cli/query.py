@@ -27,7 +27,7 @@ mp query sql --file funnel.sql --format csv > funnel.csv
 
 
 def query() -> None:
-    """Ask the local database, without any call to Mixpanel."""
+    """Query the local database with `sql`; every other command is answered by Mixpanel."""
 
 
 def sql(

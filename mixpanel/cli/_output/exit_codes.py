@@ -33,6 +33,7 @@ def exit_code(error: BaseException) -> ExitCode:
     absent = (
         data.AccountNotFoundError, data.TableNotFoundError,
         data.DatabaseNotFoundError, data.EventNotFoundError,
+        data.PropertyNotFoundError, data.ReportNotFoundError,
     )  # fmt: skip
     if isinstance(error, absent):
         return ExitCode.NOT_FOUND
