@@ -33,8 +33,10 @@ from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
-from mixpanel._http.sync_transport import (, _Attempt, _DeadlineStream
+from mixpanel._http.sync_transport import (
     SyncTransport,
+    _Attempt,
+    _DeadlineStream,
 )
 
 MESSAGE = '{"event":"E","properties":{"token":"t"}}'
