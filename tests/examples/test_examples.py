@@ -12,6 +12,8 @@ import pytest
 
 from mixpanel.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCOUNT = {"MP_TOKEN": "T", "MP_USERNAME": "robot", "MP_SECRET": "s", "MP_PROJECT_ID": "42"}
 
