@@ -481,6 +481,8 @@ def test_a_success_of_unknown_shape_is_retried_once(body):
     run = Run(records(2), lambda *_: odd)
     assert run.settled == {"dropped ambiguous": [0, 1]}
     assert len(run.sent) == 2
+    [step] = run.of(Resolve)  # what the caller of an unbuffered client gets is of that type too
+    assert isinstance(step.error, AmbiguousDeliveryError)
 
 
 def test_a_rejected_batch_of_updates_does_not_repeat_unrepeatable_ones():
