@@ -67,8 +67,8 @@ def executed(tmp_path_factory):
 @each_notebook
 def test_a_notebook_runs_and_shows_its_stored_output(path, executed):
     """To the word; `python -m tests.notebooks` stores what it shows now."""
-    folder, said = executed
-    assert (folder / path.name).exists(), said
+    folder, text = executed
+    assert (folder / path.name).exists(), text
     stored, shown = cells(path, "code"), cells(folder / path.name, "code")
     assert len(stored) == len(shown)
     for number, (before, now) in enumerate(zip(stored, shown, strict=True), 1):

@@ -57,13 +57,13 @@ def emu(monkeypatch, tmp_path):
     flags = json.loads((DATA / "flags.json").read_text())["flags"]
     with emulator.Emulator(flags=[beta, *flags]) as running:
         running.load(DATA / "flights.ndjson")
-        told = {
+        data = {
             **environment(running.url, tmp_path),
             "HOME": str(tmp_path),
             "MP_CUSTOMERIO_BASE_URL": running.customerio_url,
             "MP_HIGHTOUCH_BASE_URL": running.hightouch_url,
         }
-        for name, value in told.items():
+        for name, value in data.items():
             monkeypatch.setenv(name, value)
         yield running
 

@@ -28,14 +28,14 @@ WHO = "ada@example.com"
 def body(event_id="01E", metric="bounced", **changes):
     """A report about somebody's mail."""
     data = {"recipient": WHO, "identifiers": {"email": WHO}}
-    told = {
+    options = {
         "event_id": event_id,
         "object_type": "email",
         "metric": metric,
         "timestamp": 1,
         **changes,
     }
-    return json.dumps({**told, "data": data}).encode()
+    return json.dumps({**options, "data": data}).encode()
 
 
 def signed(content, key=KEY, age=0):
