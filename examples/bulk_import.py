@@ -37,9 +37,9 @@ async def main() -> None:
         result = await mp.import_events(
             events(FLIGHTS), on_progress=lambda done: print(f"{done.imported:,} imported …")
         )
-    for refused in result.failed_records:
+    for refused in result.rejected_records:
         print(f"event {refused.index}: {refused.message}", file=sys.stderr)
-    print(f"{result.imported:,} imported, {result.failed:,} refused")
+    print(f"{result.imported:,} imported, {result.rejected:,} refused")
 
 
 if __name__ == "__main__":

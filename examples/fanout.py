@@ -1,12 +1,12 @@
-"""Say each thing once, to Mixpanel, Customer.io and Hightouch.
+"""Send each call to Mixpanel, Customer.io and Hightouch.
 
     MP_TOKEN=... MP_CUSTOMERIO_WRITE_KEY=... MP_HIGHTOUCH_WRITE_KEY=... python examples/fanout.py
 
-Mixpanel gets everything. Customer.io gets people, and the orders of those who agreed to marketing.
-Hightouch gets what about a quarter of the people do, the same ones in every process, and not who
-they are.
+Mixpanel gets everything. Customer.io gets people and groups, and the orders of people who agreed to
+marketing. Hightouch gets the events of about a quarter of the people, the same people in every
+process, and no traits.
 
-To try it without an account, run `mp emulator`. Each vendor has an address of its own, so set
+To try it without an account, run `mp emulator`. Each vendor has its own address there: set
 MP_BASE_URL=http://127.0.0.1:8650, MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio and
 MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch; any key will do.
 """
@@ -23,7 +23,7 @@ AGREED = {"u-1": {"marketing"}, "u-2": {"marketing", "research"}}
 
 
 def sinks() -> dict[str, Sink]:
-    """Make the clients, and say what each is to get."""
+    """Create the clients, with rules for what each one receives."""
     mixpanel = AsyncMixpanel(os.environ.get("MP_TOKEN", "YOUR_TOKEN"))
     customerio = AsyncCustomerIO(os.environ.get("MP_CUSTOMERIO_WRITE_KEY", "YOUR_KEY"))
     hightouch = AsyncHightouch(os.environ.get("MP_HIGHTOUCH_WRITE_KEY", "YOUR_KEY"))
@@ -34,39 +34,40 @@ def sinks() -> dict[str, Sink]:
     }
 
 
-def consent(who: str | None) -> set[str]:
-    """Look up what a person agreed to; of a stranger, nothing."""
-    return AGREED.get(who or "", set())
+def consent(person_id: str | None) -> set[str]:
+    """Return the purposes that a person agreed to; none for an unknown person."""
+    return AGREED.get(person_id or "", set())
 
 
-def losses(everywhere: AsyncFanOut, results: Mapping[str, FlushResult]) -> Iterator[str]:
-    """Say which sink lost what, and why."""
-    for sink, stats in everywhere.stats().items():
+def losses(fan_out: AsyncFanOut, results: Mapping[str, FlushResult]) -> Iterator[str]:
+    """Yield a line for each sink that lost messages, with the last error."""
+    for sink, stats in fan_out.stats().items():
         if stats.client.lost:
             why = "".join(f": {error}" for error in results[sink].errors[-1:])
             yield f"{sink} lost {stats.client.lost} of {stats.client.accepted} messages{why}"
 
 
 async def main() -> None:
-    """Let twenty customers look around and buy, and one of them leave for good."""
-    async with AsyncFanOut(consent=consent, **sinks()) as everywhere:
+    """Let twenty customers open a report and buy, and delete one of them."""
+    async with AsyncFanOut(consent=consent, **sinks()) as fan_out:
         for number in range(1, 21):
-            who = f"u-{number}"
-            await everywhere.identify(who, {"firstName": "Ada", "plan": "team"})
-            await everywhere.group(who, "acme", {"name": "Acme"})
-            await everywhere.track(who, "Report Opened", {"report": "sales"})
-            await everywhere.track(who, semantic.OrderCompleted(order_id=number, total=12.5))
+            user_id = f"u-{number}"
+            await fan_out.identify(user_id, {"firstName": "Ada", "plan": "team"})
+            await fan_out.group(user_id, "acme", {"name": "Acme"})
+            await fan_out.track(user_id, "Report Opened", {"report": "sales"})
+            await fan_out.track(user_id, semantic.OrderCompleted(order_id=number, total=12.5))
 
-        # An action of Customer.io goes to nobody else. To be forgotten takes no consent.
-        await everywhere.track("u-7", semantic.UserDeleted())
+        # An action of Customer.io is sent to no other sink. Deleting a person needs no consent.
+        await fan_out.track("u-7", semantic.UserDeleted())
 
-        results = await everywhere.flush(timeout=10)
-        for sink, stats in everywhere.stats().items():
-            withheld = ", ".join(f"{count} {why}" for why, count in stats.withheld.items())
-            print(f"{sink}: {stats.offered} calls, {stats.taken} taken, withheld: {withheld}")
+        results = await fan_out.flush(timeout=10)
+        for sink, stats in fan_out.stats().items():
+            filtered = ", ".join(f"{count} {reason}" for reason, count in stats.filtered.items())
+            counts = f"{stats.received} calls, {stats.accepted} accepted"
+            print(f"{sink}: {counts}, filtered: {filtered}")
 
-    # Now all of them are closed, and what has not arrived will not.
-    if lost := list(losses(everywhere, results)):
+    # All clients are closed here, so a message that has not arrived yet is lost.
+    if lost := list(losses(fan_out, results)):
         sys.exit("\n".join(lost))
 
 

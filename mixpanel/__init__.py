@@ -1,19 +1,19 @@
-"""Mixpanel for Python: async first, sync faces over the same core, honest about loss.
+"""Mixpanel for Python: async first, with sync classes over the same core, and no silent loss.
 
     async with AsyncMixpanel("TOKEN") as mp:
         await mp.track("u-17", "Signed Up", {"plan": "team"})
 
-Importing this package starts nothing; each name loads its room when it is first used.
+Importing this package starts nothing; each name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mixpanel._lazy import load_lazily
 from mixpanel._version import __version__
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel._delivery.stats import FlushResult, Stats
     from mixpanel._records.context import context
     from mixpanel._records.encoding import DatetimeSerializer, json_dumps
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.exceptions import (
         AmbiguousDeliveryError,
-        AttemptTimeoutError,
         AuthenticationError,
         ClosedError,
         ConfigurationError,
         DeliveryError,
-        FailedRecord,
         MixpanelException,
         PayloadTooLargeError,
         QueueFullError,
         RateLimitError,
         RejectedError,
+        RejectedRecord,
+        RequestTimeoutError,
         ServerError,
         SyncInAsyncError,
         TransportError,
@@ -46,42 +46,11 @@ if TYPE_CHECKING:
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
     from mixpanel.settings import Limits, RetryPolicy
 
-_ROOMS = {
-    "_records.context": ["context"],
-    "_records.encoding": ["DatetimeSerializer", "json_dumps"],
-    "_delivery.stats": ["FlushResult", "Stats"],
-    "client": ["AsyncMixpanel", "Mixpanel"],
-    "consumers": ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"],
-    "credentials": ["ServiceAccountCredentials"],
-    "exceptions": [
-        "AmbiguousDeliveryError",
-        "AttemptTimeoutError",
-        "AuthenticationError",
-        "ClosedError",
-        "ConfigurationError",
-        "DeliveryError",
-        "FailedRecord",
-        "MixpanelException",
-        "PayloadTooLargeError",
-        "QueueFullError",
-        "RateLimitError",
-        "RejectedError",
-        "ServerError",
-        "SyncInAsyncError",
-        "TransportError",
-        "ValidationError",
-    ],
-    "flags.types": ["LocalFlagsConfig", "RemoteFlagsConfig"],
-    "settings": ["Limits", "RetryPolicy"],
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
-
 __all__ = [
     "AmbiguousDeliveryError",
     "AsyncBufferedConsumer",
     "AsyncConsumer",
     "AsyncMixpanel",
-    "AttemptTimeoutError",
     "AuthenticationError",
     "BufferedConsumer",
     "ClosedError",
@@ -89,7 +58,6 @@ __all__ = [
     "Consumer",
     "DatetimeSerializer",
     "DeliveryError",
-    "FailedRecord",
     "FlushResult",
     "Limits",
     "LocalFlagsConfig",
@@ -99,7 +67,9 @@ __all__ = [
     "QueueFullError",
     "RateLimitError",
     "RejectedError",
+    "RejectedRecord",
     "RemoteFlagsConfig",
+    "RequestTimeoutError",
     "RetryPolicy",
     "ServerError",
     "ServiceAccountCredentials",
@@ -111,16 +81,3 @@ __all__ = [
     "context",
     "json_dumps",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    room = _HOME.get(name)
-    if room is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

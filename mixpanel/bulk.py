@@ -1,7 +1,7 @@
-"""Import any number of records: a stream in, concurrent batches out, bounded memory.
+"""Import any number of records: read a stream, send concurrent batches, in bounded memory.
 
 Mixpanel recommends 10 to 20 requests in flight of up to 2,000 events each, and takes about 30,000
-events a second for a project. The width adapts: one more after each success, half after each 429.
+events a second per project. The concurrency adapts: one more after each batch, half after each 429.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.lowlevel
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.retry import (
     DisableGzip,
     ReduceBatchBytes,
@@ -27,17 +28,18 @@ from mixpanel._delivery.retry import (
     Stop,
     Wait,
     advance,
-    exchange,
+    delivery_steps,
 )
-from mixpanel._http.connections import compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
+from mixpanel._http.responses import Response
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RateLimitError,
+    RejectedRecord,
     ValidationError,
 )
 from mixpanel.settings import Limits, RetryPolicy, checked_callback
@@ -47,10 +49,7 @@ if TYPE_CHECKING:
 
     from mixpanel._http.connections import LoopConnections
     from mixpanel._http.request import Api
-    from mixpanel._http.responses import (
-        Response,
-        TransportFailure,
-    )
+    from mixpanel._http.responses import TransportFailure
     from mixpanel._records.record import Record
 
 __all__ = [
@@ -62,36 +61,36 @@ __all__ = [
     "import_rows",
 ]
 
-AT_ONCE = 500  # events of a plain iterable between which others have their turn
-MOST_REQUESTS = 32  # in flight: as many as there are connections
-MOST_REASONS = 100  # different ones that are counted; a message may name each value
+CHUNK_SIZE = 500  # rows of a plain iterable that are read before other tasks run
+MAX_CONCURRENCY = 32  # requests in flight: as many as there are connections
+MAX_REASONS = 100  # distinct ones counted; a reason may quote a value, so there could be millions
 
 Rows = Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class ImportJob:
-    """What is imported: how a row becomes a record, where records go, how many go at once.
+    """An import: how a row becomes a record, where records are sent, and in what batches.
 
-    `compose` raises `ValidationError` for a row that cannot go, and returns None for one that is
-    not to. `gzip` None tries it, and goes on without when it is refused.
+    `compose` raises `ValidationError` for a row that is rejected, and returns None for one that is
+    left out. `gzip` None tries it, and continues without when the server rejects it.
     """
 
     compose: Callable[[Any], Record | None]
     api: Api
     connections: LoopConnections
-    batch_records: int = Limits().batch_records
-    batch_bytes: int = Limits().batch_bytes
+    max_batch_size: int = Limits().max_batch_size
+    max_batch_bytes: int = Limits().max_batch_bytes
     gzip: bool | None = True
 
 
 @dataclass(frozen=True, slots=True)
 class ImportProgress:
-    """Say how far an import has come; `position` rows from the start are settled for good."""
+    """The progress of an import; all rows before `position` are imported or rejected."""
 
     position: int
     imported: int
-    failed: int
+    rejected: int
     bytes_sent: int
     in_flight: int
     seconds: float
@@ -99,15 +98,15 @@ class ImportProgress:
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """Say what became of an import.
+    """The result of an import.
 
-    `failed_records` holds the first refusals, with positions counted from the start of the
-    stream; `reasons` counts them all. `position` is where to resume.
+    `rejected_records` holds the first rejected rows, with `index` counted from the start of the
+    stream; `reasons` counts all of them. `position` is where to resume.
     """
 
     imported: int
-    failed: int
-    failed_records: tuple[FailedRecord, ...]
+    rejected: int
+    rejected_records: tuple[RejectedRecord, ...]
     reasons: Mapping[str, int]
     position: int
     requests: int
@@ -117,23 +116,23 @@ class ImportResult:
 
     @property
     def ok(self) -> bool:
-        """Tell whether every row was imported."""
-        return self.failed == 0
+        """Return True if every row was imported."""
+        return self.rejected == 0
 
 
-class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to the import
-    """An import could not go on; `result.position` is where to resume with `start_at`.
+class ImportInterrupted(DeliveryError):  # noqa: N818 - it names what happened to the import
+    """An import could not continue; `result.position` is where to resume with `start_at`.
 
-    `__cause__` is the `DeliveryError` that stopped it, or whatever the source of rows raised.
-    Records after that position may have been imported too; with their id and time unchanged,
-    importing them again does no harm.
+    `__cause__` is the `DeliveryError` that stopped it, or the exception of the source of rows.
+    Records after that position may have been imported too. Importing them again does no harm if
+    their ids and times are unchanged.
     """
 
     def __init__(self, error: Exception, result: ImportResult) -> None:
         known = error if isinstance(error, DeliveryError) else None
-        why = str(known) if known else f"reading the records failed: {_said(error)}"
+        why = str(known) if known else f"reading the records failed: {_describe_error(error)}"
         super().__init__(
-            f"the import stopped after {result.imported:,} records, resume with "
+            f"the import stopped after {result.imported:,} records; resume with "
             f"start_at={result.position}: {why}",
             endpoint=known.endpoint if known else None,
             status=known.status if known else None,
@@ -143,8 +142,8 @@ class ImportInterrupted(DeliveryError):  # noqa: N818 - it says what happened to
 
 
 @dataclass(slots=True)
-class _Numbered:
-    """Some records of the stream, with their positions in it."""
+class _Batch:
+    """Records of the stream that are sent together, with their positions in it."""
 
     records: list[Record] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -160,29 +159,29 @@ class _Import:
         concurrency: int,
         retry: RetryPolicy,
         start_at: int,
-        keep_failed: int,
+        keep_rejected: int,
         on_progress: Callable[[ImportProgress], object] | None,
-        on_failed: Callable[[FailedRecord], object] | None,
+        on_rejected: Callable[[RejectedRecord], object] | None,
     ) -> None:
         self.job = job
-        self.batch_bytes, self.gzip = job.batch_bytes, job.gzip
-        self.most, self.max_in_flight = concurrency, min(4.0, concurrency)
+        self.max_batch_bytes, self.gzip = job.max_batch_bytes, job.gzip
+        self.max_concurrency, self.max_in_flight = concurrency, min(4.0, concurrency)
         self.retry = retry
-        self.start_at, self.keep_failed = start_at, keep_failed
-        self.on_progress, self.on_failed = on_progress, on_failed
+        self.start_at, self.keep_rejected = start_at, keep_rejected
+        self.on_progress, self.on_rejected = on_progress, on_rejected
         self.began = time.monotonic()
-        self.imported = self.failed = self.requests = self.retried = self.bytes_sent = 0
-        self.kept: list[FailedRecord] = []
+        self.imported = self.rejected = self.requests = self.retried = self.bytes_sent = 0
+        self.rejected_records: list[RejectedRecord] = []
         self.reasons: Counter[str] = Counter()
-        self.open: dict[int, _Numbered] = {}  # by first position: what is not settled yet
-        self.batch_start: int | None = None  # the first position that is in no batch of these yet
+        self.open: dict[int, _Batch] = {}  # batches in flight, by their first position
+        self.batch_start: int | None = None  # first position of the batch that is being filled
         self.read_to = self.valid_until = start_at
         self.paused_until = 0.0
         self.error: DeliveryError | None = None
         self.source_error: Exception | None = None
-        self.unreported: list[FailedRecord] = []
+        self.unreported: list[RejectedRecord] = []
         self.callback_failed = False
-        self.freed = anyio.Event()
+        self.slot_freed = anyio.Event()
 
     async def run(self, rows: Rows) -> ImportResult:
         try:
@@ -194,106 +193,112 @@ class _Import:
                 async for batch in batches:
                     self.open[batch.first] = batch
                     while len(self.open) > self.max_in_flight and self.error is None:
-                        self.freed = anyio.Event()
-                        await self.freed.wait()
+                        self.slot_freed = anyio.Event()
+                        await self.slot_freed.wait()
                     if self.error is not None:
                         break
-                    in_flight.start_soon(self._fly, batch)
+                    in_flight.start_soon(self._send_batch, batch)
         except BaseExceptionGroup as group:
             if len(group.exceptions) == 1:
                 raise group.exceptions[0] from None
             raise
-        await self._tell_failed()
+        await self._report_rejected()
         error, result = self.error or self.source_error, self.result()
         if isinstance(error, ConfigurationError) and self.read_to == self.start_at:
-            raise error  # a source of ours that says what to set right, as a missing column
+            raise error  # of a source in this package, such as a missing column: nothing was read
         if error is not None:
             raise ImportInterrupted(error, result) from error
         return result
 
     async def _chunks(self, rows: Rows) -> AsyncGenerator[list[Any]]:
-        """Read the source, a plain one by some hundred events where it is at home.
+        """Read the source in chunks, a plain iterable in the thread of the caller.
 
-        What it raises ends the stream; what came before is still sent.
+        An exception of the source ends the stream; the rows before it are still sent.
         """
         try:
             if isinstance(rows, AsyncIterable):
                 async with AsyncExitStack() as stack:
-                    if hasattr(rows, "aclose"):
-                        stack.push_async_callback(rows.aclose)
+                    close = getattr(rows, "aclose", None)
+                    if close is not None:
+                        stack.push_async_callback(close)
                     async for row in rows:
                         yield [row]
                 return
-            iterator = await background_loop.at_caller(lambda: iter(rows))
+            iterator = await background_loop.call_in_caller_thread(lambda: iter(rows))
         except Exception as error:
             self.source_error = error
             return
         more = True
         while more:
             chunk: list[Any] = []
-            read = partial(chunk.extend, islice(iterator, AT_ONCE))  # keeps what came before
+            # `extend` keeps the rows that came before an exception of the source.
+            read = partial(chunk.extend, islice(iterator, CHUNK_SIZE))
             try:
-                await background_loop.at_caller(read)
-                more = len(chunk) == AT_ONCE
+                await background_loop.call_in_caller_thread(read)
+                more = len(chunk) == CHUNK_SIZE
             except Exception as error:
                 self.source_error, more = error, False
             yield chunk
-            await anyio.lowlevel.checkpoint()  # a plain iterable must not starve the loop
+            await anyio.lowlevel.checkpoint()  # let other tasks of the loop run
 
-    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Numbered]:
-        batch = _Numbered()
+    async def _batches(self, chunks: AsyncGenerator[list[Any]]) -> AsyncGenerator[_Batch]:
+        batch = _Batch()
         position = -1
         async for chunk in chunks:
             for row in chunk:
                 position += 1
                 if position < self.start_at:
                     continue
-                record = self._composed(position, row)
+                record = self._compose(position, row)
                 self.read_to = position + 1
                 if record is not None:
                     size = len(record.body) + 1
                     if batch.records and (
-                        batch.bytes + size > self.batch_bytes
-                        or len(batch.records) >= self.job.batch_records
+                        batch.bytes + size > self.max_batch_bytes
+                        or len(batch.records) >= self.job.max_batch_size
                     ):
                         self.batch_start = position
                         yield batch
-                        batch = _Numbered()
+                        batch = _Batch()
                     if not batch.records:
                         batch.first = self.batch_start = position
                     batch.records.append(record)
                     batch.positions.append(position)
                     batch.bytes += size
                     self.valid_until = position + 1
-            if self.read_to - self.valid_until >= AT_ONCE:
+            if self.read_to - self.valid_until >= CHUNK_SIZE:
                 self.valid_until = self.read_to
-                await self._tell()  # as nothing is sent, nobody else would
-            await self._tell_failed()
+                await self._report_progress()  # no batch is sent that would report it
+            await self._report_rejected()
         if batch.records:
             yield batch
         self.batch_start = None
         if position + 1 < self.start_at and self.source_error is None:
-            raise ConfigurationError(f"start_at={self.start_at}: there are {position + 1} rows")
+            raise ConfigurationError(
+                f"start_at={self.start_at} is beyond the source, which has {position + 1} rows"
+            )
 
-    def _composed(self, position: int, row: Any) -> Record | None:
-        told = None
+    def _compose(self, position: int, row: Any) -> Record | None:
+        composed = None
         try:
             return self.job.compose(row)
         except ValidationError as error:
-            why, told = str(error), error.record
+            why, composed = str(error), error.record
         except ConfigurationError:
-            raise  # it is about all rows
-        except Exception as error:  # a value that cannot even be written or compared
-            why = f"the record cannot be written: {_said(error)}"
-        self._refused(FailedRecord(position, why, record=told or _described(row)))
+            raise  # not about this row but about all
+        except Exception as error:  # of a value whose own methods fail
+            why = f"the row cannot be encoded as JSON: {_describe_error(error)}"
+        self._reject(RejectedRecord(position, why, record=composed or _describe_row(row)))
         return None
 
-    async def _fly(self, batch: _Numbered) -> None:
+    async def _send_batch(self, batch: _Batch) -> None:
         position_of = dict(zip(map(id, batch.records), batch.positions, strict=True))
         now = time.monotonic()
         for record in batch.records:
             record.enqueued_at = now
-        steps = exchange(
+        # The same retries as of any batch; only what the steps do is different: a rate limit halves
+        # the concurrency of the whole import.
+        steps = delivery_steps(
             batch.records,
             policy=self.retry,
             clock=time.monotonic,
@@ -309,27 +314,32 @@ class _Import:
         while step is not None and self.error is None:
             reply = None
             if isinstance(step, Send):
-                await hold_back(lambda: self.paused_until - time.monotonic())
+                await sleep_out(lambda: self.paused_until - time.monotonic())
                 reply = await self._sent(step)
             else:
                 await anyio.sleep(step.seconds)
             step = advance(steps, reply, apply)
         if self.error is None:
             del self.open[batch.first]
-            self.max_in_flight = min(self.most, self.max_in_flight + 1)
-        self.freed.set()
-        await self._tell()
+            self.max_in_flight = min(self.max_concurrency, self.max_in_flight + 1)
+        self.slot_freed.set()
+        await self._report_progress()
 
     async def _sent(self, step: Send) -> Response | TransportFailure:
         api, connections = self.job.api, self.job.connections
+        keep = capture.active
+        if keep is not None:
+            for record in step.records:
+                keep(api.captured_as(record.endpoint), record.body)
+            return Response(200, {}, b'{"code": 200, "status": "OK"}')
 
         async def send() -> Response | TransportFailure:
-            request = await compressed_off_loop(api, step)
+            request = await build_request(api, step)
             self.requests += 1
             self.bytes_sent += len(request.content)
             return await connections.attempt(request)
 
-        return await let_through(api.guard, connections, send)
+        return await send_guarded(api.guard, connections, send)
 
     def _apply(self, step: Step, position_of: dict[int, int]) -> None:
         if isinstance(step, Resolve):
@@ -340,7 +350,7 @@ class _Import:
                 self.max_in_flight = max(1.0, self.max_in_flight / 2)
                 self.paused_until = max(self.paused_until, time.monotonic() + step.seconds)
         elif isinstance(step, ReduceBatchBytes):
-            self.batch_bytes = min(self.batch_bytes, step.max_bytes)
+            self.max_batch_bytes = min(self.max_batch_bytes, step.max_bytes)
         elif isinstance(step, Stop):
             self.error = step.error
         else:
@@ -352,65 +362,66 @@ class _Import:
             self.imported += len(step.records)
             return
         if step.fate == "dropped":
-            # Only patience ends here: nothing says the rest would fare better.
+            # Records are dropped only when retries ran out: stop, rather than try all the others.
             self.error = step.error
             return
-        why = {one.index: one for one in step.error.failed_records} if step.error else {}
+        why = {one.index: one for one in step.error.rejected_records} if step.error else {}
         for (_, one), record in zip(sorted(why.items()), step.records, strict=False):
-            self._refused(
-                FailedRecord(
+            self._reject(
+                RejectedRecord(
                     position_of[id(record)], one.message, one.field, one.insert_id, one.record
                 )
             )
 
-    def _refused(self, failed: FailedRecord) -> None:
-        self.failed += 1
-        known = failed.message in self.reasons or len(self.reasons) < MOST_REASONS
-        self.reasons[failed.message if known else "other reasons"] += 1
-        if len(self.kept) < self.keep_failed:
-            self.kept.append(failed)
-        if self.on_failed is not None:
-            self.unreported.append(failed)
+    def _reject(self, rejected: RejectedRecord) -> None:
+        self.rejected += 1
+        known = rejected.message in self.reasons or len(self.reasons) < MAX_REASONS
+        self.reasons[rejected.message if known else "other reasons"] += 1
+        if len(self.rejected_records) < self.keep_rejected:
+            self.rejected_records.append(rejected)
+        if self.on_rejected is not None:
+            self.unreported.append(rejected)
 
     def _position(self) -> int:
-        waiting = self.read_to if self.batch_start is None else self.batch_start
-        return min([*self.open, waiting])
+        """Return the first position that is not settled: everything before it needs no repeat."""
+        unsent = self.read_to if self.batch_start is None else self.batch_start
+        return min([*self.open, unsent])
 
-    async def _tell(self) -> None:
-        await self._tell_failed()
+    async def _report_progress(self) -> None:
+        await self._report_rejected()
         if self.on_progress is not None:
             now = ImportProgress(
                 self._position(),
                 self.imported,
-                self.failed,
+                self.rejected,
                 self.bytes_sent,
                 len(self.open),
                 time.monotonic() - self.began,
             )
             await self._call(self.on_progress, [now])
 
-    async def _tell_failed(self) -> None:
-        if self.unreported and self.on_failed is not None:
+    async def _report_rejected(self) -> None:
+        if self.unreported and self.on_rejected is not None:
             unreported, self.unreported = self.unreported, []
-            await self._call(self.on_failed, unreported)
+            await self._call(self.on_rejected, unreported)
 
-    async def _call(self, callback: Callable[[Any], object], told: list[Any]) -> None:
+    async def _call(self, callback: Callable[[Any], object], arguments: list[Any]) -> None:
         def call_each() -> None:
-            for one in told:
+            for argument in arguments:
                 try:
-                    callback(one)
-                except Exception:  # a callback is not ours; it does not stop the import
+                    callback(argument)
+                except Exception:  # an error of users' code must not stop the import
                     if not self.callback_failed:
                         self.callback_failed = True
-                        logger.exception("a callback of the import failed")
+                        logger.exception("on_progress or on_rejected raised an exception")
 
-        await background_loop.at_caller(call_each)
+        await background_loop.call_in_caller_thread(call_each)
 
     def result(self) -> ImportResult:
         return ImportResult(
             self.imported,
-            self.failed,
-            tuple(sorted(self.kept, key=lambda one: one.index)),
+            self.rejected,
+            tuple(sorted(self.rejected_records, key=lambda one: one.index)),
             dict(self.reasons),
             self._position(),
             self.requests,
@@ -420,14 +431,14 @@ class _Import:
         )
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # its own __str__ failed too
+    except Exception:  # its __str__ raised, too
         return type(error).__name__
 
 
-def _described(event: Any) -> dict[str, Any]:
+def _describe_row(event: Any) -> dict[str, Any]:
     try:
         return dict(event) if isinstance(event, Mapping) else {"value": repr(event)[:200]}
     except Exception:
@@ -440,31 +451,33 @@ async def import_rows(
     *,
     concurrency: int = 20,
     start_at: int = 0,
-    keep_failed: int = 1000,
+    keep_rejected: int = 1000,
     retry: RetryPolicy | None = None,
     on_progress: Callable[[ImportProgress], object] | None = None,
-    on_failed: Callable[[FailedRecord], object] | None = None,
+    on_rejected: Callable[[RejectedRecord], object] | None = None,
 ) -> ImportResult:
-    """Import a stream of rows; `AsyncMixpanel.import_events` says more."""
+    """Import a stream of rows; see `AsyncMixpanel.import_events`."""
     if isinstance(rows, (str, bytes, Mapping)):
-        raise ConfigurationError(f"rows must be many mappings, not a {type(rows).__name__}")
+        raise ConfigurationError(
+            f"rows must be an iterable of mappings, not a {type(rows).__name__}"
+        )
     for name, value in (("concurrency", concurrency), ("start_at", start_at)):
         if not isinstance(value, int):
             raise ConfigurationError(f"{name}={value!r} must be a whole number")
-    if not 1 <= concurrency <= MOST_REQUESTS:
+    if not 1 <= concurrency <= MAX_CONCURRENCY:
         raise ConfigurationError(
-            f"concurrency={concurrency!r} must lie between 1 and {MOST_REQUESTS}"
+            f"concurrency={concurrency!r} must be between 1 and {MAX_CONCURRENCY}"
         )
     if start_at < 0:
         raise ConfigurationError(f"start_at={start_at!r} must not be negative")
     checked_callback(on_progress, "on_progress")
-    checked_callback(on_failed, "on_failed")
+    checked_callback(on_rejected, "on_rejected")
     return await _Import(
         job,
         concurrency=concurrency,
         retry=retry or RetryPolicy(),
         start_at=start_at,
-        keep_failed=keep_failed,
+        keep_rejected=keep_rejected,
         on_progress=on_progress,
-        on_failed=on_failed,
+        on_rejected=on_rejected,
     ).run(rows)

@@ -1,19 +1,24 @@
-"""The two clients: `AsyncMixpanel`, and `Mixpanel`, a sync face over the same core."""
+"""The two clients: `AsyncMixpanel`, and `Mixpanel` for sync code."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
 
-from mixpanel import bulk
-from mixpanel import lookup_tables as lookup
+from mixpanel import bulk, lookup_tables
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, enqueue_when_space, refused, turn
+from mixpanel._delivery.awaitables import (
+    YIELD_EVERY,
+    already_done,
+    enqueue_when_space,
+    raise_after_yield,
+    yield_to_loop,
+)
 from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
@@ -24,7 +29,8 @@ from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.consumers import (
@@ -60,7 +66,7 @@ if TYPE_CHECKING:
     )
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
@@ -73,16 +79,17 @@ Outcome = TypeVar("Outcome")
 
 
 class ClientOptions(ConsumerOptions, total=False):
-    """Keyword options of both clients, beside those of the consumer that the client makes.
+    """Keyword options of both clients, in addition to those of the consumer that the client makes.
 
-    - `api_host`: as the official consumers take it; `region` is the better way.
-    - `ingestion`: "track" (needs only the token) or "import" (answers for each event, takes any
-      age; needs `credentials`).
-    - `validation`: "off", "warn" (default: count, log now and then, send all the same) or "raise".
+    - `api_host`: a host name, as in the official consumers; prefer `region`.
+    - `ingestion`: "track" (the default; needs only the token) or "import" (one outcome per event,
+      events of any age; needs `credentials`).
+    - `validation`: "off", "warn" (the default: count, log at most once a minute, send the message
+      as it is) or "raise".
     - `super_properties`: sent with every tracked event.
-    - `before_send(endpoint, message)`: return the message, changed or not, or None to drop it.
-    - `disabled`: compose and check, but send nothing.
-    - `sample_rate`: track this share of users, in (0, 1]; the event then carries its weight in
+    - `before_send(endpoint, message)`: returns the message, changed or not, or None to drop it.
+    - `disabled`: compose and validate messages, but send nothing.
+    - `sample_rate`: track this share of users, in (0, 1]; each event then carries its weight in
       the property named by `sample_weight`.
     """
 
@@ -96,9 +103,9 @@ class ClientOptions(ConsumerOptions, total=False):
     sample_weight: str
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(TrackingMethods[Outcome]):
-    """What both clients share: composing, and knowing their consumer."""
+    """The shared part of both clients: composing messages, and holding the consumer."""
 
     def __init__(
         self,
@@ -111,26 +118,26 @@ class _Client(TrackingMethods[Outcome]):
         **options: Unpack[ClientOptions],
     ) -> None:
         token = checked_text(
-            token, "token", what=": the project's stands in Settings > Access Keys"
+            token, "token", what=": the project token, from Settings > Access Keys"
         )
         check_options(type(self).__name__, options, ClientOptions.__optional_keys__)
-        ours: dict[str, Any] = {k: v for k, v in options.items() if k in _CLIENT_ONLY}
-        theirs: Any = {k: v for k, v in options.items() if k not in _CLIENT_ONLY}
-        ingestion = ours.pop("ingestion", "track")
+        own_options: dict[str, Any] = {k: v for k, v in options.items() if k in _CLIENT_ONLY}
+        for_consumer: Any = {k: v for k, v in options.items() if k not in _CLIENT_ONLY}
+        ingestion = own_options.pop("ingestion", "track")
         if ingestion not in ("track", "import"):
             raise ConfigurationError(f"ingestion={ingestion!r} must be 'track' or 'import'")
         self._token = token
         self._event_endpoint = "imports" if ingestion == "import" else "events"
-        self._disabled = bool(ours.pop("disabled", False))
+        self._disabled = bool(own_options.pop("disabled", False))
         self._owns_consumer = consumer is None
         if consumer is None:
-            consumer = self._default_consumer(credentials=credentials, **theirs)
+            consumer = self._default_consumer(credentials=credentials, **for_consumer)
         else:
             if credentials is not None and local_flags_config is remote_flags_config is None:
-                theirs["credentials"] = credentials
-            if theirs:
-                given = ", ".join(sorted(theirs))
-                raise ConfigurationError(f"{given}: give this to the consumer, not to the client")
+                for_consumer["credentials"] = credentials
+            if for_consumer:
+                given = ", ".join(sorted(for_consumer))
+                raise ConfigurationError(f"{given}: pass this to the consumer, not to the client")
         self._consumer = consumer
         self._delivery: Sender[IngestionApi] | CustomConsumer = (
             consumer._sender
@@ -139,10 +146,10 @@ class _Client(TrackingMethods[Outcome]):
         )
         self._stats = self._delivery.stats
         self._closed = False
-        # Who takes a message without any ado: of async clients, nearly always.
-        self._quick: Sender[IngestionApi] | None = None
+        # A sender that accepts a message without further checks: of async clients, nearly always.
+        self._fast_sender: Sender[IngestionApi] | None = None
         if isinstance(self._delivery, Sender) and self._delivery.background and not self._disabled:
-            self._quick = self._delivery
+            self._fast_sender = self._delivery
         self._composer = Composer(
             token,
             now=lambda: self._now(),  # noqa: PLW0108
@@ -150,7 +157,7 @@ class _Client(TrackingMethods[Outcome]):
             library={"mp_lib": "python", "$lib_version": __version__},
             serializer=serializer,
             note=self._stats.note,
-            **ours,
+            **own_options,
         )
 
         self._local_flags: LocalFeatureFlagsProvider | None = None
@@ -167,19 +174,21 @@ class _Client(TrackingMethods[Outcome]):
         from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
         from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 
-        ours: dict[str, Any] = {}
+        connection: dict[str, Any] = {}
         if isinstance(self._delivery, Sender):
             api = self._delivery.api
             credentials = credentials or api.credentials
-            ours = {
+            connection = {
                 "origin": api.endpoints.origin,
                 "transport": self._delivery.connections.transport,
             }
-        told = (__version__, self._track_exposure, credentials)
+        shared = (__version__, self._track_exposure, credentials)
         if local is not None:
-            self._local_flags = LocalFeatureFlagsProvider(self._token, local, *told, **ours)
+            self._local_flags = LocalFeatureFlagsProvider(self._token, local, *shared, **connection)
         if remote is not None:
-            self._remote_flags = RemoteFeatureFlagsProvider(self._token, remote, *told, **ours)
+            self._remote_flags = RemoteFeatureFlagsProvider(
+                self._token, remote, *shared, **connection
+            )
 
     @property
     def local_flags(self) -> LocalFeatureFlagsProvider:
@@ -188,7 +197,7 @@ class _Client(TrackingMethods[Outcome]):
         :raises MixpanelException: without `local_flags_config`.
         """
         if self._local_flags is None:
-            raise MixpanelException("local flags need local_flags_config=LocalFlagsConfig()")
+            raise MixpanelException("local flags need local_flags_config=LocalFlagsConfig(...)")
         return self._local_flags
 
     @property
@@ -198,11 +207,11 @@ class _Client(TrackingMethods[Outcome]):
         :raises MixpanelException: without `remote_flags_config`.
         """
         if self._remote_flags is None:
-            raise MixpanelException("remote flags need remote_flags_config=RemoteFlagsConfig()")
+            raise MixpanelException("remote flags need remote_flags_config=RemoteFlagsConfig(...)")
         return self._remote_flags
 
     def _track_exposure(self, distinct_id: Any, event_name: str, properties: Properties) -> None:
-        """Enqueue an exposure: no I/O, whoever delivers."""
+        """Enqueue an exposure event, without I/O whatever the consumer."""
         record = self._composer.event(
             distinct_id, event_name, properties, endpoint=self._event_endpoint
         )
@@ -210,13 +219,21 @@ class _Client(TrackingMethods[Outcome]):
             self._enqueue(record)
 
     def _enqueue(self, record: Record) -> None:
-        """Take a message without ever waiting, whoever delivers; `testing.capture` diverts it."""
-        if self._takes_none(1):
+        """Accept a message without waiting, whatever the consumer."""
+        if self._discards(1):
             return
         if isinstance(self._delivery, CustomConsumer):
-            self._delivery.deliver_soon(record)
+            self._delivery.deliver_in_background(record)
         else:
             sync_delivery.enqueue(self._delivery, record)
+
+    def _api_and_connections(self, method: str) -> tuple[IngestionApi, LoopConnections]:
+        if isinstance(self._delivery, CustomConsumer):
+            raise ConfigurationError(
+                f"{method}() needs one of the consumers of mixpanel, not a "
+                f"{type(self._consumer).__name__}"
+            )
+        return self._delivery.api, self._delivery.connections
 
     def _default_consumer(self, **options: Any) -> Any:
         raise NotImplementedError
@@ -229,36 +246,42 @@ class _Client(TrackingMethods[Outcome]):
 
     @property
     def consumer(self) -> Any:
-        """Return who delivers this client's messages."""
+        """Return the consumer that delivers this client's messages."""
         return self._consumer
 
     def stats(self) -> Stats:
-        """Return what became of every message so far: nothing is lost in silence."""
+        """Return the outcome of every message so far, in numbers."""
         return self._stats.snapshot()
 
-    def _takes_none(self, count: int) -> bool:
+    def _discards(self, count: int) -> bool:
+        """Return True, and count the messages, if the client is disabled.
+
+        :raises ClosedError: if it is closed.
+        """
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
-            self._stats.left_out("disabled", count)
+            self._stats.count_dropped("disabled", count)
         return self._disabled
 
     def __repr__(self) -> str:
-        # A debugger may ask before `__init__` is through.
+        # A debugger may show it before `__init__` has returned.
         return f"<{type(self).__name__} via {getattr(self, '_consumer', None)!r}>"
 
 
 _CLIENT_ONLY = ClientOptions.__optional_keys__ - ConsumerOptions.__optional_keys__ - {"api_host"}
 
 
-async def _enqueue_rest(sender: Sender[Any], records: list[Record]) -> None:
-    await sender.pump()
+async def _send_rest(sender: Sender[Any], records: list[Record]) -> None:
+    """Send what is due, and accept the rest: for a buffered consumer without a background task."""
+    await sender.send_due()
     for record in records:
         while sender.accept(record) is None:
             await sender.flush()
-        await sender.pump()
+        await sender.send_due()
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
     """Track events and update profiles from async code, on asyncio or trio.
 
@@ -267,11 +290,11 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
 
     By default messages go to a buffer in a few microseconds and a background task sends them;
     awaiting `track` does no I/O. A message is accepted when the method is *called*. Delivery
-    errors go to `on_error` and into `stats()`. Without `async with`, call `flush()` or `aclose()`
-    before the loop ends; what is left then leaves at interpreter exit.
+    errors go to `on_error` and `stats()`. Without `async with`, call `flush()` or `aclose()`
+    before the event loop ends; messages left then are sent at interpreter exit.
 
-    :param token: the project's token.
-    :param consumer: who delivers; closing the client flushes it but leaves it open.
+    :param token: the project token.
+    :param consumer: delivers the messages; closing the client flushes it but leaves it open.
     :param options: see `help(mixpanel.client.ClientOptions)`, and those of the consumer,
         `help(mixpanel.consumers.ConsumerOptions)`, when none is given.
     :raises ConfigurationError: for settings that cannot work.
@@ -281,55 +304,56 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         return AsyncBufferedConsumer(**options)
 
     def _deliver(self, records: list[Record]) -> Coroutine[Any, Any, None]:
-        if (self._closed or self._disabled) and self._takes_none(len(records)):
-            return done()
+        if (self._closed or self._disabled) and self._discards(len(records)):
+            return already_done()
         sender = self._delivery
         if isinstance(sender, CustomConsumer) or not sender.buffered:
             return sender.deliver(records)
         if len(records) > 1:
-            sender.buffer.ensure_room(records)
+            sender.buffer.ensure_space(records)
         accept = sender.accept
         for at, record in enumerate(records):
             signal = accept(record)
             if signal is None:
                 return enqueue_when_space(sender, records[at:])
             if signal and not sender.background:
-                return _enqueue_rest(sender, records[at + 1 :])
-        return done() if self._stats.accepted % YIELD_EVERY else turn()
+                return _send_rest(sender, records[at + 1 :])
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_one(self, record: Record) -> Coroutine[Any, Any, None]:
-        sender = self._quick
+        sender = self._fast_sender
         if sender is None or self._closed:
             return self._deliver([record])
         try:
             if sender.accept(record) is None:
                 return enqueue_when_space(sender, [record])
         except QueueFullError as error:
-            return refused(error)
-        return done() if self._stats.accepted % YIELD_EVERY else turn()
+            return raise_after_yield(error)
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_all(self, records: Iterable[Record | None]) -> Coroutine[Any, Any, None]:
         try:
             return super()._deliver_all(records)
         except QueueFullError as error:
-            return refused(error)
+            return raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it.
+        """Send everything accepted so far and return the result.
 
-        Ends early when `timeout` seconds have passed or when only a human can help, as with
+        Return early when `timeout` seconds have passed, or when only a human can help, as with
         wrong credentials; the rest is `pending` in the result.
         """
         return await self._delivery.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; return what became of what was waiting.
+        """Flush and close; return the result of the flush.
 
-        Returns within `timeout` seconds plus 0.25, whatever the server does, and takes that time
-        even when the surrounding scope is cancelled. A consumer that was given to the client is
-        flushed but stays open: it may serve others.
+        Return within `timeout` seconds plus 0.25, whatever the server does, and use that time even
+        when the surrounding scope is cancelled. A consumer that was passed to the client is flushed
+        but stays open: other clients may use it.
         """
         self._closed = True
+        result = FlushResult(0, 0, {}, 0)
         end = anyio.current_time() + (math.inf if timeout is None else timeout)
         finish = self._delivery.aclose if self._owns_consumer else self._delivery.flush
         with anyio.CancelScope(shield=True):
@@ -340,7 +364,7 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
                     await self._remote_flags.ashutdown()
             left = None if timeout is None else max(0.0, end - anyio.current_time())
             result = await finish(left)
-        return result  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
+        return result  # noqa: RET504 - to type checkers a scope may swallow what leaves it
 
     async def import_events(
         self,
@@ -348,60 +372,60 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         *,
         concurrency: int = 20,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
-        """Import any number of events of any age, and say what became of each.
+        """Import any number of events of any age, and return the outcome of each.
 
         >>> result = await mp.import_events(rows, on_progress=print)  # doctest: +SKIP
 
-        :param events: an iterable or async iterable of `{"event": …, "properties": {…}}`; only
-            some thousands are held at a time. Give each a `time` and an `$insert_id` that stay
-            the same when the source is read again, or a resumed import makes copies.
-        :param concurrency: requests in flight at the most; it starts lower and adapts.
-        :param start_at: skip so many events, to resume where `result.position` says.
-        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
-        :raises ImportInterrupted: when it cannot go on; it holds the result so far.
+        :param events: an iterable or async iterable of `{"event": …, "properties": {…}}`; only a
+            few thousand are held at a time. Give each a `time` and an `$insert_id` that stay the
+            same when the source is read again, or a resumed import creates duplicates.
+        :param concurrency: the maximum of requests in flight; it starts lower and adapts.
+        :param start_at: skip this many events, to resume at `result.position`.
+        :param keep_rejected: how many rejected records the result holds; `on_rejected` gets each.
+        :raises ImportInterrupted: when the import cannot continue; it holds the result so far.
         :raises ConfigurationError: for a `concurrency` outside 1 to 32 or a negative `start_at`.
         """
-        api, connections = self._ours("import_events")
+        api, connections = self._api_and_connections("import_events")
         return await bulk.import_rows(
             events,
-            bulk.ImportJob(self._composer.imported_event, api, connections),
+            bulk.ImportJob(self._composer.import_event, api, connections),
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
 
     async def lookup_tables(self) -> list[LookupTable]:
         """List the project's lookup tables.
 
-        :raises DeliveryError: when the server does not answer or refuses; it needs `credentials`.
+        :raises ConfigurationError: without `credentials`.
+        :raises DeliveryError: when there is no response, or the server rejects the request.
         """
-        return await lookup.tables(*self._ours("lookup_tables"))
+        return await lookup_tables.list_tables(*self._api_and_connections("lookup_tables"))
 
     async def replace_lookup_table(
         self, table_id: str, rows: str | bytes | Iterable[Mapping[str, Any]]
     ) -> None:
-        """Replace a whole lookup table by CSV (RFC 4180), or by rows whose keys are its columns.
+        """Replace a whole lookup table with CSV (RFC 4180), or with rows keyed by column name.
 
-        The first column is the unique key of a row; at most 100 MB, and 100 times in 24 hours.
+        The first column is the unique key of a row. Mixpanel takes up to 100 MB, and 100
+        replacements in 24 hours.
 
-        :raises RejectedError: when rows are not valid; `failed_records` names up to ten.
-        :raises ConfigurationError: for an id that is none, no rows, or rows of unequal columns.
-        :raises DeliveryError: when the server does not answer or refuses otherwise.
+        :raises RejectedError: when rows are not valid; `rejected_records` names up to ten.
+        :raises ConfigurationError: without `credentials`, for an invalid id, no rows, or rows with
+            different columns.
+        :raises DeliveryError: when there is no response, or the server fails otherwise.
         """
-        await lookup.replace(*self._ours("replace_lookup_table"), table_id, rows)
-
-    def _ours(self, what: str) -> tuple[IngestionApi, LoopConnections]:
-        if isinstance(self._delivery, CustomConsumer):
-            raise ConfigurationError(f"{what} needs a consumer of this package")
-        return self._delivery.api, self._delivery.connections
+        await lookup_tables.replace_table(
+            *self._api_and_connections("replace_lookup_table"), table_id, rows
+        )
 
     async def __aenter__(self) -> Self:
         if isinstance(self._delivery, Sender):
@@ -414,18 +438,19 @@ class AsyncMixpanel(_Client[Coroutine[Any, Any, None]]):
         await self.aclose()
 
 
+@returning(None)
 class Mixpanel(_Client[None]):
     """Track events and update profiles from sync code; a drop-in for the official client.
 
     >>> mp = Mixpanel("TOKEN")  # doctest: +SKIP
     >>> mp.track("u-17", "Signed Up", {"plan": "team"})
 
-    The default `Consumer` sends at once and raises what goes wrong. `BufferedConsumer` sends in
-    batches; use the client as a context manager, or call `flush()`, to send the last of them.
+    The default `Consumer` sends at once and raises errors. `BufferedConsumer` sends in batches;
+    use the client as a context manager, or call `flush()`, to send the last of them.
 
     :param options: see `help(mixpanel.client.ClientOptions)`, and those of the consumer,
         `help(mixpanel.consumers.ConsumerOptions)`, when none is given.
-    :raises SyncInAsyncError: on the thread of a running event loop; it blocks.
+    :raises SyncInAsyncError: on the thread of a running event loop, which it would block.
     :raises ConfigurationError: for settings that cannot work.
     """
 
@@ -433,13 +458,13 @@ class Mixpanel(_Client[None]):
         return Consumer(**options)
 
     def _deliver(self, records: list[Record]) -> None:
-        if (self._closed or self._disabled) and self._takes_none(len(records)):
+        if (self._closed or self._disabled) and self._discards(len(records)):
             return
         sender = self._delivery
         if isinstance(sender, CustomConsumer):
             sender.deliver_sync(records)
             return
-        background_loop.refuse_in_async("Mixpanel", unless_ours=True)
+        background_loop.refuse_in_async("Mixpanel", allow_background_loop=True)
         if not sender.buffered:
             sync_delivery.deliver(sender, records)
             return
@@ -451,16 +476,17 @@ class Mixpanel(_Client[None]):
                 raise
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it."""
+        """Send everything accepted so far and return the result."""
         if isinstance(self._delivery, CustomConsumer):
             return self._delivery.flush_sync(timeout)
         background_loop.refuse_in_async("Mixpanel.flush")
         return sync_delivery.flush(self._delivery, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; return what became of what was waiting.
+        """Flush and close; return the result of the flush.
 
-        A consumer that was given to the client is flushed but stays open: it may serve others.
+        A consumer that was passed to the client is flushed but stays open: other clients may use
+        it.
         """
         if not isinstance(self._delivery, CustomConsumer):
             background_loop.refuse_in_async("Mixpanel.close")
@@ -472,16 +498,9 @@ class Mixpanel(_Client[None]):
             return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 
-    import_events = synced(AsyncMixpanel.import_events)
-    lookup_tables = synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table = synced(AsyncMixpanel.replace_lookup_table)
-
-    @property
-    def _core(self) -> AsyncMixpanel:
-        # The same consumer, composer and books, for the methods that await an answer.
-        core = AsyncMixpanel.__new__(AsyncMixpanel)
-        core.__dict__.update(self.__dict__)
-        return core
+    import_events: Final = synced(AsyncMixpanel.import_events)
+    lookup_tables: Final = synced(AsyncMixpanel.lookup_tables)
+    replace_lookup_table: Final = synced(AsyncMixpanel.replace_lookup_table)
 
     def __enter__(self) -> Self:
         if self._local_flags is not None:

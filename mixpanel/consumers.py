@@ -1,4 +1,4 @@
-"""Who brings messages to Mixpanel: at once or in batches, for async code and for sync code.
+"""Consumers deliver messages to Mixpanel: at once or in batches, for async and for sync code.
 
 | class | sends | errors |
 |---|---|---|
@@ -7,7 +7,7 @@
 | `Consumer` | at once | raised |
 | `BufferedConsumer` | full batches, on `flush()`, at close and exit | `on_error`, `stats()` |
 
-Anything else with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
+Any other object with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
 works as a consumer too.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import refused
+from mixpanel._delivery.awaitables import raise_after_yield
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, OnDrop, OnError, Stats
@@ -30,7 +30,7 @@ from mixpanel._http.proxies import (
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
     ConfigurationError,
@@ -40,7 +40,7 @@ from mixpanel.exceptions import (
 )
 from mixpanel.settings import (
     ENDPOINTS,
-    MOST_RECORDS,
+    MAX_RECORDS,
     Endpoint,
     Endpoints,
     Limits,
@@ -65,18 +65,19 @@ class ConsumerOptions(TypedDict, total=False):
     """Keyword options of every consumer, and of a client that makes its own.
 
     - `region`: "us" (default), "eu" or "in"; it must be the project's own, or events are lost.
-    - `base_url`: one origin for every call, such as the emulator or a proxy of your own.
-    - `geolocate`: let Mixpanel place users where the request comes from.
+    - `base_url`: one origin for every request, such as the emulator or a proxy of your own.
+    - `geolocate`: let Mixpanel locate users by the address that the request comes from.
     - `limits`, `retry`: see `Limits` and `RetryPolicy`.
-    - `when_full`: what happens to a message that finds the buffer full.
+    - `when_full`: what to do with a message when the buffer is full: "drop_newest" (default),
+      "drop_oldest", "wait" or "raise".
     - `repeat_ambiguous`: repeat `$add`, `$append` and `$remove` even when they may have been
-      applied; without it, only after a proof that they were not (the README lists what is one).
-    - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss; any
-      exception they raise is logged. What is given up after trying ("expired", "ambiguous") is told
-      to both. So that no dead letter is kept twice, take those of `on_drop`, and from `on_error`
-      the refused alone, with a `RejectedError` or `PayloadTooLargeError`.
-    - `http_client`: an `httpx.AsyncClient` of your own, never closed by us.
-    - `proxy`, `ssl_context`: for the client that we make.
+      applied; without it, only when they provably were not (the README lists the proofs).
+    - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and loss;
+      exceptions they raise are logged. Messages given up after retries ("expired", "ambiguous") are
+      passed to both. To keep each dead letter once, take all of `on_drop`, and of `on_error` only
+      those with a `RejectedError` or `PayloadTooLargeError`.
+    - `http_client`: your own `httpx.AsyncClient`, which is never closed here.
+    - `proxy`, `ssl_context`: for the HTTP client that the consumer makes.
     """
 
     region: Region | None
@@ -96,9 +97,9 @@ class ConsumerOptions(TypedDict, total=False):
 KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
-@conceal_arguments
+@hide_init_arguments
 class AnyConsumer:
-    """What all four share: settings in, records through a sender, accounts out."""
+    """The shared part of the four consumers: settings, a `Sender`, and statistics."""
 
     _buffered = False
     _background = False
@@ -121,7 +122,7 @@ class AnyConsumer:
         check_options(type(self).__name__, options, KNOWN_OPTIONS)
         if not verify_cert:
             raise ConfigurationError(
-                "verify_cert=False is not offered: it gives your data to whoever stands between. "
+                "verify_cert=False is not supported: it allows man-in-the-middle attacks. "
                 "For a private certificate authority pass ssl_context="
             )
         when_full = options.get("when_full", "drop_newest")
@@ -130,7 +131,9 @@ class AnyConsumer:
             raise ConfigurationError(f"when_full={when_full!r} must be one of {known}")
         limits = options.get("limits") or self._limits
         if request_timeout is not None:
-            limits = replace(limits, attempt=checked_seconds(request_timeout, "request_timeout"))
+            limits = replace(
+                limits, request_timeout=checked_seconds(request_timeout, "request_timeout")
+            )
         endpoints = Endpoints.resolve(
             region=options.get("region"),
             api_host=api_host,
@@ -148,7 +151,7 @@ class AnyConsumer:
                 credentials,
                 geolocate=options.get("geolocate", False),
             ),
-            options.get("retry") or self._patience(retry_limit, retry_backoff_factor),
+            options.get("retry") or self._default_retry(retry_limit, retry_backoff_factor),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
@@ -157,25 +160,25 @@ class AnyConsumer:
             repeat_ambiguous=options.get("repeat_ambiguous", False),
         )
 
-    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:
+    def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
 
     def stats(self) -> Stats:
-        """Return what became of every message so far."""
+        """Return the outcome of every message so far, in numbers."""
         return self._sender.stats.snapshot()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self._sender.api.endpoints.origin}>"
 
 
-@conceals_arguments
-def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
-    """Make a record of what the official `send` takes; the key may come as (key, secret).
+@hide_arguments
+def record_from_json(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
+    """Make a record from the arguments of the official `send`; the key may be `(key, secret)`.
 
-    `authority` is a list of API key and secret, and empty afterwards: the caller need not keep
-    them in variables, which an error on the way would show.
+    `authority` is a list of API key and secret, which is emptied: so the caller keeps them in no
+    variable that the traceback of an error would show.
 
-    :raises MixpanelException: for an endpoint that does not exist.
+    :raises MixpanelException: for an unknown endpoint.
     :raises ValidationError: for a message that is not a JSON object.
     """
     if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
@@ -184,7 +187,7 @@ def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) ->
     auth = api_secret_of(authority)
     if not isinstance(json_message, (str, bytes)):
         raise ValidationError(
-            [f"json_message must be JSON as text, not {type(json_message).__name__}"]
+            [f"json_message must be JSON as str or bytes, not {type(json_message).__name__}"]
         )
     try:
         body = json_message.encode() if isinstance(json_message, str) else json_message
@@ -197,10 +200,10 @@ def record_of(endpoint: str, json_message: str | bytes, authority: list[Any]) ->
 
 
 class AsyncConsumer(AnyConsumer):
-    """Send each message at once; awaiting it says that it arrived, or raises.
+    """Send each message at once; awaiting `send` returns when it is delivered, or raises.
 
-    It takes the time of a request, retries included: use it where each event matters more than
-    the time of the caller. The constructor is the official `Consumer`'s with keyword options.
+    That takes the time of a request, retries included: use it where each event matters more than
+    the caller's time. The constructor is the official `Consumer`'s, with keyword options.
     """
 
     async def send(
@@ -212,22 +215,22 @@ class AsyncConsumer(AnyConsumer):
     ) -> None:
         """Send one message that is already JSON.
 
-        :raises DeliveryError: when it did not arrive.
+        :raises DeliveryError: when it was not delivered.
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         await self.deliver([record])
 
     async def deliver(self, records: list[Record]) -> None:
-        """Send records of any endpoints in order, as few requests as they fit in.
+        """Send records of any endpoints in order, in as few requests as they fit in.
 
-        :raises DeliveryError: when one did not arrive.
+        :raises DeliveryError: for the first batch that was not delivered.
         """
         await self._sender.deliver(records)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send the exposures that wait; everything else was sent at once."""
+        """Send the exposures that are waiting; everything else was sent at once."""
         return await self._sender.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
@@ -235,14 +238,14 @@ class AsyncConsumer(AnyConsumer):
         return await self._sender.aclose(timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncBufferedConsumer(AnyConsumer):
     """Send in the background, in batches: the async default.
 
-    A batch leaves when it holds `max_size` messages (2,000) or about 1.9 MB, or when its oldest
-    message is `flush_after` seconds old (1). The sender is a task in the loop that first tracks; it
-    survives that loop, and works for tracks from any thread. Trying goes on for five minutes a
-    message, then it counts as dropped.
+    A batch is sent when it holds `max_size` messages (2,000) or about 1.9 MB, or when its oldest
+    message is `flush_after` seconds old (1). The sender is a task in the event loop of the first
+    message; it restarts in the next loop, and any thread may track. A message is retried for five
+    minutes, then it counts as dropped.
     """
 
     _buffered = True
@@ -260,7 +263,7 @@ class AsyncBufferedConsumer(AnyConsumer):
     ) -> None:
         limits = options.get("limits") or Limits()
         if max_size is not None:
-            limits = replace(limits, batch_records=checked_size(max_size))
+            limits = replace(limits, max_batch_size=checked_size(max_size))
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
         options["limits"] = limits
@@ -268,11 +271,11 @@ class AsyncBufferedConsumer(AnyConsumer):
             request_timeout=request_timeout, api_host=api_host, credentials=credentials, **options
         )
 
-    def _patience(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
+    def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:  # noqa: ARG002
         return RetryPolicy()
 
     def accept(self, record: Record) -> bool | None:
-        """Take a record and return at once; None when full in mode `wait`. From any thread.
+        """Accept a record without waiting, from any thread; None when full with `when_full="wait"`.
 
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `aclose`.
@@ -280,7 +283,7 @@ class AsyncBufferedConsumer(AnyConsumer):
         return self._sender.accept(record)
 
     async def wait_for_space(self) -> None:
-        """Wait until there is room in the buffer, or for a moment."""
+        """Flush and wait until there may be space in the buffer: 0.25 s at most."""
         await self._sender.wait_for_space()
 
     async def send(
@@ -290,32 +293,32 @@ class AsyncBufferedConsumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Take one message that is already JSON."""
+        """Accept one message that is already JSON."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         try:
             while self.accept(record) is None:
                 await self.wait_for_space()
         except QueueFullError as error:
-            await refused(error)
+            await raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it."""
+        """Send everything accepted so far and return the result."""
         return await self._sender.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; what has not arrived by then counts as dropped.
+        """Flush and close; what is not delivered by then counts as dropped.
 
-        Returns within the timeout (in seconds) plus 0.25 s, whatever the server does.
+        Return within the timeout (in seconds) plus 0.25 s, whatever the server does.
         """
         return await self._sender.aclose(timeout)
 
 
 class Consumer(AnyConsumer):
-    """Send each message at once and raise what goes wrong, as the official one does.
+    """Send each message at once and raise errors, as the official one does.
 
-    It holds an async core and lends it a loop; call it from any thread that runs none.
+    Call it from any thread that runs no event loop.
     """
 
     def send(
@@ -327,24 +330,24 @@ class Consumer(AnyConsumer):
     ) -> None:
         """Send one message that is already JSON.
 
-        :raises DeliveryError: when it did not arrive.
+        :raises DeliveryError: when it was not delivered.
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         self.deliver([record])
 
     def deliver(self, records: list[Record]) -> None:
-        """Send records of any endpoints in order, as few requests as they fit in.
+        """Send records of any endpoints in order, in as few requests as they fit in.
 
-        :raises DeliveryError: when one did not arrive.
+        :raises DeliveryError: for the first batch that was not delivered.
         """
-        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send the exposures that wait; everything else was sent at once."""
+        """Send the exposures that are waiting; everything else was sent at once."""
         background_loop.refuse_in_async(type(self).__name__)
         return sync_delivery.flush(self._sender, timeout)
 
@@ -354,14 +357,14 @@ class Consumer(AnyConsumer):
         return sync_delivery.close(self._sender, timeout)
 
 
-@conceal_arguments
+@hide_init_arguments
 class BufferedConsumer(Consumer):
     """Keep messages and send them in batches of `max_size`, on `flush()`, at close and at exit.
 
-    Whoever fills a batch waits for its request; with `flush_after`, a batch is also full when its
-    oldest message is so many seconds old and another one comes. Errors go to `on_error` (or the
-    log) and into `stats()`, never to a caller whose message they are not about. `max_size` goes up
-    to 2,000. Any number of threads may share one.
+    The caller that fills a batch waits for its request. With `flush_after`, a batch is also full
+    when its oldest message is that many seconds old and another one is tracked. Errors go to
+    `on_error` (or the log) and `stats()`, not to the caller, whose message they may not be about.
+    `max_size` is at most 2,000. Any number of threads may share one.
     """
 
     _buffered = True
@@ -384,7 +387,7 @@ class BufferedConsumer(Consumer):
         **options: Unpack[ConsumerOptions],
     ) -> None:
         limits = replace(
-            options.get("limits") or self._limits, batch_records=checked_size(max_size)
+            options.get("limits") or self._limits, max_batch_size=checked_size(max_size)
         )
         if flush_after is not None:
             limits = replace(limits, flush_after=checked_seconds(flush_after, "flush_after"))
@@ -404,12 +407,12 @@ class BufferedConsumer(Consumer):
         )
 
     def accept(self, record: Record) -> None:
-        """Take a record, and send the batch that it fills.
+        """Accept a record, and send the batch that it fills.
 
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
+        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.accept(self._sender, record)
 
     def send(
@@ -419,31 +422,31 @@ class BufferedConsumer(Consumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Take one message that is already JSON, and send the batch that it fills."""
+        """Accept one message that is already JSON, and send the batch that it fills."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_of(endpoint, json_message, authority)
+        record = record_from_json(endpoint, json_message, authority)
         self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything kept so far and return what became of it."""
+        """Send everything kept so far and return the result."""
         return super().flush(timeout)
 
 
 def checked_size(max_size: int) -> int:
-    """Return the batch size, as much as Mixpanel takes.
+    """Return the batch size, at most what Mixpanel takes.
 
-    :raises ConfigurationError: when it is no positive whole number.
+    :raises ConfigurationError: when it is not a positive whole number.
     """
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise ConfigurationError(f"max_size={max_size!r} must be a whole number from 1 to 2000")
-    return min(max_size, MOST_RECORDS)
+    return min(max_size, MAX_RECORDS)
 
 
 def checked_seconds(seconds: float, name: str) -> float:
     """Return a positive number of seconds.
 
-    :raises ConfigurationError: when it is none.
+    :raises ConfigurationError: when it is not one.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise ConfigurationError(f"{name}={seconds!r} must be a positive number of seconds")

@@ -1,8 +1,8 @@
-"""Who is asking: service accounts, project tokens, and secrets that never print.
+"""Credentials: service accounts, project tokens, and secrets with a masked repr.
 
-Three kinds of objects carry secrets through a pickle, as a pool of spawned processes needs it:
-clients, consumers, and the credentials that a program makes itself. All else, such as a `Secret`
-alone, a request, a result, an error or a setting, is refused by `pickle` or holds none.
+Three kinds of objects can be pickled with their secrets, as a pool of spawned processes needs it:
+clients, consumers, and the credentials that a program creates itself. All others, such as a lone
+`Secret`, a request, a result, an error or a setting, hold no secret or cannot be pickled.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ __all__ = [
 
 
 def checked_text(value: object, name: str, *, what: str = "") -> str:
-    """Return a setting without the white space around it; an error never shows the value.
+    """Return a setting without surrounding white space; errors never show the value.
 
-    :raises ConfigurationError: when it is no string, empty, or holds a character that is not
+    :raises ConfigurationError: if it is not a string, is empty, or contains a character that is not
         printable, such as a line break, NUL or a lone surrogate.
     """
     if not isinstance(value, str):
@@ -41,16 +41,16 @@ def checked_text(value: object, name: str, *, what: str = "") -> str:
         raise ConfigurationError(f"{name} must not be empty" + what)
     if not text.isprintable():
         raise ConfigurationError(
-            f"{name} holds a line break or another character that cannot be printed" + what
+            f"{name} contains a line break or another character that is not printable" + what
         )
     return text
 
 
-@conceal_arguments
+@hide_init_arguments
 class Secret:
-    """Hold a string that appears in no repr, log, traceback, pickle or copied dict.
+    """A string that no repr, log, traceback or dump of attributes shows.
 
-    A copy is the secret itself; `pickle` refuses it.
+    Copying returns the same object; a secret cannot be pickled.
 
     >>> Secret("hunter2")
     Secret('***')
@@ -59,11 +59,11 @@ class Secret:
     __slots__ = ("_reveal",)
 
     def __init__(self, value: str) -> None:
-        # A closure: not even a debugger's dump of the attributes shows the value.
+        # A closure, so that not even a dump of the attributes shows the value.
         self._reveal: Callable[[], str] = lambda: value
 
     def reveal(self) -> str:
-        """Return the string itself, for the one place that sends it."""
+        """Return the string itself, for code that sends it."""
         return self._reveal()
 
     def __repr__(self) -> str:
@@ -84,37 +84,39 @@ class Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled; give it to each process on its own")
+        raise TypeError("a Secret cannot be pickled: pass it to each process separately")
 
 
 def _basic(user: str, password: str) -> str:
     return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
-@conceal_arguments
+@hide_init_arguments
 class ServiceAccountCredentials:
-    """Identify a service account of a project, for `/import` and everything that reads.
+    """A service account of a project, for `/import` and all APIs that read data.
 
     Create one under Organization Settings > Service Accounts; importing needs the role Owner or
-    Admin. All three are strings; surrounding white space is taken off. A pickle of it holds the
-    secret in clear, for processes of your own; nothing else shows it.
+    Admin. Surrounding white space is removed. A pickle contains the secret in clear, for processes
+    of your own; nothing else shows it.
 
-    :raises ConfigurationError: when one is empty, no string (then it is a `TypeError`, too), or
-        cannot be printed, or when the user name holds a colon.
+    :raises ConfigurationError: if an argument is empty, not a string (then it is a `TypeError`,
+        too) or not printable, or if the user name contains a colon.
     """
 
     __slots__ = ("_secret", "project_id", "username")
 
     def __init__(self, username: str, secret: str, project_id: str) -> None:
-        self.username = checked_text(username, "username")
+        self.username: str = checked_text(username, "username")
         if ":" in self.username:
-            raise ConfigurationError("username must not hold a colon: HTTP Basic ends it there")
+            raise ConfigurationError(
+                "username must not contain a colon: in HTTP Basic the name ends there"
+            )
         self._secret = Secret(checked_text(secret, "secret"))
-        self.project_id = checked_text(project_id, "project_id")
+        self.project_id: str = checked_text(project_id, "project_id")
 
     @property
     def secret(self) -> str:
-        """Return the secret itself, for code that must send it."""
+        """Return the secret itself, for code that sends it."""
         return self._secret.reveal()
 
     def to_http_basic_auth(self) -> tuple[str, str]:
@@ -150,14 +152,14 @@ class ServiceAccountCredentials:
         return self.username, self._secret, self.project_id
 
 
-@conceal_arguments
+@hide_init_arguments
 class ApiSecret:
-    """Identify a project by its old API secret, which Mixpanel switches off on 2027-03-03.
+    """The API secret of a project, a legacy credential that Mixpanel turns off on 2027-03-03.
 
-    It exists for calls written for the official client, `import_data(api_key, ...)` and `merge`.
-    Records carry it, so `pickle` refuses it.
+    It is for calls written for the official client, `import_data(api_key, …)` and `merge`. It
+    cannot be pickled.
 
-    :raises ConfigurationError: for a secret that is empty, no string, or cannot be printed.
+    :raises ConfigurationError: if the secret is empty, not a string, or not printable.
     """
 
     __slots__ = ("_secret", "api_key")
@@ -166,7 +168,7 @@ class ApiSecret:
         if isinstance(api_secret, Secret):
             api_secret = api_secret.reveal()
         self._secret = Secret(checked_text(api_secret, "api_secret"))
-        self.api_key = checked_text(api_key, "api_key") if api_key else None
+        self.api_key: str | None = checked_text(api_key, "api_key") if api_key else None
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""
@@ -182,11 +184,11 @@ class ApiSecret:
         return hash(self._secret)
 
 
-@conceals_arguments
+@hide_arguments
 def api_secret_of(authority: list[Any]) -> ApiSecret | None:
-    """Return what a list of API key and secret identifies, or `((key, secret), None)`; empty it.
+    """Return the credential in `[key, secret]` or `[(key, secret), None]`; None without a secret.
 
-    None when there is no secret.
+    The list is emptied, so that no frame above holds the secret in a local variable.
     """
     api_key, api_secret = authority
     authority.clear()
@@ -198,12 +200,12 @@ def api_secret_of(authority: list[Any]) -> ApiSecret | None:
 
 
 class ProjectToken:
-    """Identify a project by its token, which `/import` also takes. A token is no secret."""
+    """The token of a project, which `/import` also accepts. A token is not secret."""
 
     __slots__ = ("token",)
 
     def __init__(self, token: str) -> None:
-        self.token = token
+        self.token: str = token
 
     def authorization(self) -> str:
         """Return the value of the `Authorization` header."""

@@ -1,25 +1,25 @@
-"""What can go wrong, in one tree.
+"""The exceptions of this package.
 
 MixpanelException
 ├── ConfigurationError (ValueError)      a host, region, credential or option that cannot work
 │   └── ConfigurationTypeError (TypeError)   a setting of the wrong type
-├── ValidationError (ValueError)         a message that Mixpanel would refuse, in mode "raise"
+├── ValidationError (ValueError)         a message that Mixpanel would reject, in mode "raise"
 ├── QueueFullError                       the buffer is full and `when_full="raise"`
 ├── ClosedError (RuntimeError)           the client was used after it was closed
 ├── SyncInAsyncError (RuntimeError)      a blocking call on the thread of a running event loop
 └── DeliveryError                        a message or batch that did not arrive
     ├── TransportError                   no connection, or it broke
-    │   └── AttemptTimeoutError          no complete answer within the deadline of one attempt
+    │   └── RequestTimeoutError          no complete response within `request_timeout`
     ├── AuthenticationError              401, 402 or 403
     ├── RateLimitError                   429
     ├── PayloadTooLargeError             413, for a single record
-    ├── RejectedError                    the server looked at the record and refused it
-    ├── AmbiguousDeliveryError           sent without a trustworthy answer, and not safe to repeat
-    ├── ServerError                      any other answer that is not a success
-    └── ImportInterrupted                a bulk import that could not go on (in `bulk`)
+    ├── RejectedError                    the server rejected the record
+    ├── AmbiguousDeliveryError           it may have been processed, and is not safe to repeat
+    ├── ServerError                      any other response that is not a success
+    └── ImportInterrupted                a bulk import that could not continue (in `bulk`)
 
-Beside them stand `FlagsError` (in `flags.wire`): flag definitions that could not be fetched; and
-`WebhookError` (in `cdp.webhooks`): a webhook that is not to be believed or understood.
+Other modules have `FlagsError` (`mixpanel.flags`: definitions could not be fetched), `WebhookError`
+(`mixpanel.cdp.webhooks`: invalid signature or payload) and the tree of `mixpanel.data.exceptions`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from typing import Any
 
 __all__ = [
     "AmbiguousDeliveryError",
-    "AttemptTimeoutError",
     "AuthenticationError",
     "ClosedError",
     "ConfigurationError",
     "ConfigurationTypeError",
     "DeliveryError",
-    "FailedRecord",
     "MixpanelException",
     "PayloadTooLargeError",
     "QueueFullError",
     "RateLimitError",
     "RejectedError",
+    "RejectedRecord",
+    "RequestTimeoutError",
     "ServerError",
     "SyncInAsyncError",
     "TransportError",
@@ -49,11 +49,11 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class FailedRecord:
-    """Say which record was refused and why.
+class RejectedRecord:
+    """A record that the server rejected, and the reason.
 
-    `index` counts from 0 within what the caller handed over: the batch for an error, the whole
-    stream for `import_events`. `record` is the message as it was sent.
+    `index` is the position, from 0, in what the caller passed: in the batch for an error, in the
+    whole stream for `import_events`. `record` is the message as it was sent.
     """
 
     index: int
@@ -64,22 +64,22 @@ class FailedRecord:
 
 
 class MixpanelException(Exception):  # noqa: N818
-    """Any error of this package."""
+    """The base class of this package's exceptions."""
 
 
 class ConfigurationError(MixpanelException, ValueError):
-    """A setting that cannot work; raised where it is given."""
+    """A setting is invalid; raised when it is passed."""
 
 
 class ConfigurationTypeError(ConfigurationError, TypeError):
-    """A setting of the wrong type."""
+    """A setting has the wrong type."""
 
 
 class ValidationError(MixpanelException, ValueError):
-    """A message that Mixpanel would refuse, raised at the caller's line.
+    """Mixpanel would reject the message; raised by the call that tracks it.
 
-    `problems` holds one sentence for each rule that the message breaks; `record` the message as far
-    as it was made, where a row was to become one.
+    `problems` holds one sentence for each rule that the message breaks. `record` is the incomplete
+    message where it was made from a row of data.
     """
 
     record: dict[str, Any] | None = None
@@ -90,29 +90,30 @@ class ValidationError(MixpanelException, ValueError):
 
 
 class QueueFullError(MixpanelException):
-    """The buffer holds as much as it may; the message was not accepted.
+    """The buffer is full; the message was not accepted.
 
-    Of a batch, the first `accepted` messages were: with a buffer that sends in the background
-    none, with one that sends when it is full as many as it had room for.
+    Of several messages the first `accepted` were accepted: none with a buffer that sends in the
+    background; as many as there was space for with one that sends when it is full.
     """
 
     accepted = 0
 
 
 class ClosedError(MixpanelException, RuntimeError):
-    """The client or consumer was closed; the message was not accepted."""
+    """The client or consumer is closed; the message was not accepted."""
 
 
 class SyncInAsyncError(MixpanelException, RuntimeError):
-    """A blocking call on the thread of a running event loop; use the async class there."""
+    """A blocking method was called on the thread of a running event loop; use the async class."""
 
 
 class DeliveryError(MixpanelException):
     """A message or batch did not arrive.
 
-    `endpoint` is `events`, `people`, `groups`, `imports` or `lookup-tables`; `status` the HTTP
-    status if there was an answer; `retry_after` the seconds that the server asked for;
-    `failed_records` what it refused. The text of the error never holds a payload or a secret.
+    `endpoint` is `events`, `people`, `groups`, `imports` or `lookup-tables`; `status` is the HTTP
+    status if there was a response; `retry_after` the seconds in its `Retry-After` header;
+    `rejected_records` the records that the server rejected. The message never contains a payload or
+    a secret.
     """
 
     def __init__(
@@ -122,42 +123,42 @@ class DeliveryError(MixpanelException):
         endpoint: str | None = None,
         status: int | None = None,
         retry_after: float | None = None,
-        failed_records: tuple[FailedRecord, ...] = (),
+        rejected_records: tuple[RejectedRecord, ...] = (),
     ) -> None:
         super().__init__(text)
         self.endpoint = endpoint
         self.status = status
         self.retry_after = retry_after
-        self.failed_records = failed_records
+        self.rejected_records = rejected_records
 
 
 class TransportError(DeliveryError):
-    """There was no connection, or it broke before an answer came."""
+    """There was no connection, or it broke before the response was complete."""
 
 
-class AttemptTimeoutError(TransportError):
-    """There was no complete answer within the deadline of one attempt."""
+class RequestTimeoutError(TransportError):
+    """There was no complete response within `request_timeout` seconds."""
 
 
 class AuthenticationError(DeliveryError):
-    """The server does not accept these credentials, or not for this project or plan."""
+    """The server rejected the credentials, or the project or plan does not allow the request."""
 
 
 class RateLimitError(DeliveryError):
-    """The project has exceeded its rate limit; `retry_after` says for how long, if known."""
+    """The project exceeded its rate limit; `retry_after` is the wait in seconds, if known."""
 
 
 class PayloadTooLargeError(DeliveryError):
-    """A single record is larger than the server takes."""
+    """A single record is larger than the server accepts."""
 
 
 class RejectedError(DeliveryError):
-    """The server looked at the record and refused it; sending it again would not help."""
+    """The server rejected the record; sending it again would not help."""
 
 
 class AmbiguousDeliveryError(DeliveryError):
-    """The record was sent without a trustworthy answer, and repeating it could apply it twice."""
+    """The record may have been processed, and sending it again could apply it twice."""
 
 
 class ServerError(DeliveryError):
-    """The server answered with something that is not a success."""
+    """The server responded with an error."""

@@ -1,4 +1,4 @@
-"""Lookup tables: list them, and replace one as a whole."""
+"""List the lookup tables of a project, or replace one as a whole."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import (
     Response,
@@ -22,8 +23,8 @@ from mixpanel._records.encoding import loads
 from mixpanel.exceptions import (
     ConfigurationError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
     ServerError,
 )
 from mixpanel.settings import RetryPolicy
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     )
     from mixpanel.credentials import Secret
 
-__all__ = ["LookupTable", "replace", "tables"]
+__all__ = ["LookupTable", "list_tables", "replace_table"]
 
 RETRY = RetryPolicy(attempts=5, first_wait=0.5)
 NAME = "lookup-tables"
@@ -45,15 +46,15 @@ NAME = "lookup-tables"
 
 @dataclass(frozen=True, slots=True)
 class LookupTable:
-    """A table that gives more columns to an id in your events; made in Mixpanel's web pages."""
+    """A table that adds columns to an id in your events; created in Mixpanel's web interface."""
 
     id: str
     name: str
 
 
-async def tables(api: IngestionApi, connections: LoopConnections) -> list[LookupTable]:
+async def list_tables(api: IngestionApi, connections: LoopConnections) -> list[LookupTable]:
     """List the project's lookup tables."""
-    data = await _ask(api, connections, "GET", "")
+    data = await _request(api, connections, "GET", "")
     results = data.get("results") if isinstance(data, dict) else None
     return [
         LookupTable(str(row.get("id", "")), str(row.get("name", "")))
@@ -62,24 +63,26 @@ async def tables(api: IngestionApi, connections: LoopConnections) -> list[Lookup
     ]
 
 
-async def replace(
+async def replace_table(
     api: IngestionApi,
     connections: LoopConnections,
     table_id: str,
     rows: str | bytes | Iterable[Mapping[str, Any]],
 ) -> None:
-    """Replace one table by CSV or rows."""
+    """Replace one table with CSV or rows."""
     named = isinstance(table_id, str) and table_id.isprintable() and table_id.strip(". ")
     if not named or "/" in table_id:
-        raise ConfigurationError(f"table_id={table_id!r} is not the id of a lookup table")
+        raise ConfigurationError(
+            f"table_id={table_id!r} is not the id of a lookup table: lookup_tables() lists them"
+        )
     if not isinstance(rows, (str, bytes)):
         rows = as_csv(rows)
     content = rows.encode() if isinstance(rows, str) else rows
-    await _ask(api, connections, "PUT", f"/{quote(table_id, safe='')}", content)
+    await _request(api, connections, "PUT", f"/{quote(table_id, safe='')}", content)
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Write rows as Mixpanel reads them; the first row's keys are the columns."""
+    """Return rows as the CSV that Mixpanel reads; the first row's keys are the columns."""
     text = io.StringIO()
     writer: csv.DictWriter[str] | None = None
     for row in rows:
@@ -89,15 +92,21 @@ def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
         try:
             writer.writerow(dict(row))
         except ValueError as error:
-            raise ConfigurationError(f"the rows have unequal columns: {error}") from error
+            raise ConfigurationError(
+                f"every row needs the columns of the first: {error}"
+            ) from error
     if writer is None:
         raise ConfigurationError("a lookup table needs at least one row")
     return text.getvalue()
 
 
-async def _ask(
+async def _request(
     api: IngestionApi, connections: LoopConnections, method: str, path: str, content: bytes = b""
 ) -> Any:
+    if capture.active is not None:
+        raise ConfigurationError(
+            "lookup tables cannot be captured: test them with mixpanel.emulator"
+        )
     if api.credentials is None:
         raise ConfigurationError("lookup tables need credentials=ServiceAccountCredentials(...)")
     query: dict[str, str] = {}
@@ -114,22 +123,25 @@ async def _ask(
     while True:
         reply = await connections.send(Request(method, url, headers, content))
         if isinstance(reply, Response) and 200 <= reply.status < 300:
-            data = _read(reply.body)
-            if data is not None and not _admits_failure(data):
+            data = _read_json(reply.body)
+            if data is not None and not _reports_failure(data):
                 return data
-            error, hopeless = _not_a_success(reply, data), data is not None
+            error, permanent = _failure_in_success(reply, data), data is not None
         else:
-            judged = classify_status(reply, NAME)
-            assert judged.error is not None
-            error = judged.error
-            hopeless = judged.outcome not in (ResponseOutcome.RETRY, ResponseOutcome.AMBIGUOUS)
+            classification = classify_status(reply, NAME)
+            assert classification.error is not None
+            error = classification.error
+            permanent = classification.outcome not in (
+                ResponseOutcome.RETRY,
+                ResponseOutcome.AMBIGUOUS,
+            )
         failures += 1
-        if hopeless or failures >= (RETRY.attempts or 1):
-            raise _with_rows(error, reply if isinstance(reply, Response) else None)
+        if permanent or failures >= (RETRY.attempts or 1):
+            raise _with_rejected_rows(error, reply if isinstance(reply, Response) else None)
         await anyio.sleep(RETRY.wait(failures, error.retry_after, random.random()))
 
 
-def _read(body: bytes) -> dict[str, Any] | None:
+def _read_json(body: bytes) -> dict[str, Any] | None:
     try:
         data = loads(body)
     except (ValueError, RecursionError):
@@ -137,28 +149,28 @@ def _read(body: bytes) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _admits_failure(data: dict[str, Any]) -> bool:
-    """Return True if the JSON of a success names an error or rows that were not taken."""
+def _reports_failure(data: dict[str, Any]) -> bool:
+    """Return True if the JSON of a success reports an error or rejected rows."""
     return bool(data.get("error") or data.get("failed_records")) or data.get("code", 200) != 200
 
 
-def _not_a_success(reply: Response, data: dict[str, Any] | None) -> DeliveryError:
+def _failure_in_success(reply: Response, data: dict[str, Any] | None) -> DeliveryError:
     text = f"{NAME}: HTTP {reply.status}"
     if data is None:
-        text += ": the answer is not from Mixpanel"
+        text += ": the response is not from Mixpanel"
         return ServerError(text, endpoint=NAME, status=reply.status)
     reason = "".join(c for c in str(data.get("error") or "")[:200] if c.isprintable())
-    text += f": {reason or 'a success that says that something failed'}"
+    text += f": {reason or 'the response reports a failure without a reason'}"
     return RejectedError(text, endpoint=NAME, status=reply.status)
 
 
-def _with_rows(error: DeliveryError, answer: Response | None) -> DeliveryError:
-    if answer is None or not isinstance(error, RejectedError):
+def _with_rejected_rows(error: DeliveryError, reply: Response | None) -> DeliveryError:
+    if reply is None or not isinstance(error, RejectedError):
         return error
     try:
-        listed = loads(answer.body).get("failed_records") or []
-        error.failed_records = tuple(
-            FailedRecord(int(row.get("index", -1)), str(row.get("message", "refused")))
+        listed = loads(reply.body).get("failed_records") or []
+        error.rejected_records = tuple(
+            RejectedRecord(int(row.get("index", -1)), str(row.get("message", "rejected")))
             for row in listed
         )
     except (ValueError, AttributeError, TypeError):

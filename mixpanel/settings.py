@@ -1,4 +1,4 @@
-"""Where things go and how patient we are: regions, hosts, limits, retry policies."""
+"""Regions and hosts, limits of a consumer, and retry policies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from unicodedata import category
 from urllib.parse import urlsplit
 
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ Endpoint = Literal["events", "people", "groups", "imports"]
 Family = Literal["query", "export", "app"]
 WhenFull = Literal["drop_newest", "drop_oldest", "wait", "raise"]
 
-LONGEST_HOST, LONGEST_LABEL = 253, 63  # characters
-MOST_RECORDS = 2000  # in one request, of any kind
+MAX_HOST_LENGTH, MAX_LABEL_LENGTH = 253, 63  # characters
+MAX_RECORDS = 2000  # in one request, of any kind
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 PATHS: dict[Endpoint, str] = {
     "events": "/track",
@@ -58,51 +58,53 @@ EXPORT_HOSTS: dict[Region, str] = {
 }
 
 
-@conceals_arguments
+@hide_arguments
 def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> str:
-    """Return an https URL in its usual form; plain http is taken for loopback only.
+    """Return an https URL in its normal form; plain http is accepted for loopback only.
 
-    That is without a trailing slash, capitals in the host, and the port that goes without saying;
-    an international host name is in ASCII (`xn--...`). A bare host means https. With `path`, the
-    URL may go on to name one endpoint.
+    The normal form has no trailing slash, no capitals in the host and no default port; an
+    international host name is in ASCII (`xn--...`). A bare host means https. With `path`, the URL
+    may have a path of its own without a scheme, too.
 
-    :raises ConfigurationError: for any other scheme, user info, a query, a fragment, or a host
-        that is not one.
+    :raises ConfigurationError: for any other scheme, user info, a query, a fragment, or an
+        invalid host.
     """
     if not isinstance(text, str):
         raise ConfigurationTypeError(f"{name} must be a URL, not {type(text).__name__}")
     shown = f"{name}=a URL with a user name or password" if "@" in text else f"{name}={text!r}"
     if any(c.isspace() or not c.isprintable() or c == "\\" for c in text):
-        raise ConfigurationError(f"{shown} holds white space, a control character or a backslash")
+        raise ConfigurationError(
+            f"{shown} contains white space, a control character or a backslash"
+        )
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        # What the parser stumbled over may be half a password.
-        why = "" if "@" in text else f": {error}"
-        raise ConfigurationError(f"{shown} is not a URL{why}") from None
+        # The parser's message may quote a part of a password.
+        problem = "" if "@" in text else f": {error}"
+        raise ConfigurationError(f"{shown} is not a URL{problem}") from None
     ascii_host = _ascii_host(host, bracketed="[" in parts.netloc)
-    for wrong, why in (
+    for is_wrong, problem in (
         (parts.scheme not in ("https", "http"), "must be an https URL"),
-        ("@" in parts.netloc, "must not hold a user name or password: give them on their own"),
+        ("@" in parts.netloc, "must not contain a user name or password: pass them separately"),
         (
             bool(parts.query or parts.fragment) or text.endswith(("?", "#")),
             "must not have a query or a fragment",
         ),
         (not ascii_host, "has no valid host name"),
-        (port == 0, "has port 0, which no server listens on"),
+        (port == 0, "has port 0, on which no server can listen"),
         (not parts.path.isascii(), "must be ASCII after the host: percent-encode the path"),
         (
             parts.scheme == "http" and not is_loopback(host),
-            "must use https: plain http is for loopback addresses only",
+            "must use https: plain http is allowed for loopback addresses only",
         ),
         (
             not path and bool(parts.path.strip("/")) and "://" not in text,
             "must be a host name alone, or a full https URL",
         ),
     ):
-        if wrong:
-            raise ConfigurationError(f"{shown} {why}")
+        if is_wrong:
+            raise ConfigurationError(f"{shown} {problem}")
     netloc = f"[{ascii_host}]" if ":" in host else str(ascii_host)
     if port is not None and port != {"https": 443, "http": 80}[parts.scheme]:
         netloc += f":{port}"
@@ -110,26 +112,26 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
 
 
 def check_options(owner: str, given: Iterable[str], known: Collection[str]) -> None:
-    """See to it that options exist.
+    """Check that all given options are known.
 
-    :raises TypeError: naming those that do not, and what may have been meant.
+    :raises TypeError: naming those that are not, with the nearest known name.
     """
-    strange = sorted(set(given) - set(known))
-    if strange:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
         from difflib import get_close_matches
 
-        near = {name: get_close_matches(name, known, 1) for name in strange}
-        told = [
+        near = {name: get_close_matches(name, known, 1) for name in unknown}
+        names = [
             f"{name!r}" + "".join(f" (did you mean {one!r}?)" for one in near[name])
-            for name in strange
+            for name in unknown
         ]
-        raise TypeError(f"{owner} has no option {', '.join(told)}")
+        raise TypeError(f"{owner} has no option {', '.join(names)}")
 
 
 def checked_callback(callback: Any, name: str) -> None:
-    """See to it that a callback can be called from anywhere, without awaiting it.
+    """Check that a callback is None or a plain function.
 
-    :raises ConfigurationError: for an async function, or what cannot be called at all.
+    :raises ConfigurationError: for an async function, or an object that is not callable.
     """
     if callback is None:
         return
@@ -138,12 +140,12 @@ def checked_callback(callback: Any, name: str) -> None:
     call = getattr(callback, "__call__", None)  # noqa: B004 - an object may be async there
     if inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(call):
         raise ConfigurationError(
-            f"{name} is an async function, which nobody awaits here: give a plain function"
+            f"{name} is an async function, which would never be awaited: pass a plain function"
         )
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name means this very machine."""
+    """Return True if a host is this machine: `localhost` or a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -153,15 +155,15 @@ def is_loopback(host: str) -> bool:
 
 
 def is_reachable(host: str | None) -> bool:
-    """Return True if a host, as of a proxy, is an address or a name that can be looked up."""
-    if not host or not host.isascii() or "%" in host or len(host) > LONGEST_HOST:
+    """Return True if a host is an address, or a name that DNS could resolve."""
+    if not host or not host.isascii() or "%" in host or len(host) > MAX_HOST_LENGTH:
         return False
     labels = host.removesuffix(".").split(".")
-    return ":" in host or all(0 < len(label) <= LONGEST_LABEL for label in labels)
+    return ":" in host or all(0 < len(label) <= MAX_LABEL_LENGTH for label in labels)
 
 
 def _ascii_host(host: str, *, bracketed: bool) -> str | None:
-    """Return a host as it is looked up; None for what is not one, or not safe to send to."""
+    """Return a host in the form that DNS takes; None if it is invalid or not safe to send to."""
     if "%" in host:  # the zone of an address, or an encoded character
         return None
     try:
@@ -179,27 +181,27 @@ def _ascii_name(host: str) -> str | None:
         name = ascii_host.encode().decode("idna")
     except UnicodeError:
         return None
-    # What the mapping of IDNA 2003 changes, as "ß" to "ss", is another name to newer resolvers;
-    # symbols are none to them.
+    # A name that IDNA 2003 changes, as "ß" to "ss", is a different name under IDNA 2008; symbols
+    # are not allowed there.
     if not host.isascii() and name != host:
         return None
     labels, spelled = ascii_host.removesuffix(".").split("."), name.removesuffix(".").split(".")
-    if len(ascii_host) > LONGEST_HOST or not all(map(_is_label, labels + spelled)):
+    if len(ascii_host) > MAX_HOST_LENGTH or not all(map(_is_label, labels + spelled)):
         return None
-    # "2130706433" and "0x7f.1" are addresses in disguise to some resolvers.
-    disguised = labels[-1].isdigit() or labels[-1].startswith("0x")
-    return None if disguised else ascii_host
+    # Some resolvers read "2130706433" and "0x7f.1" as IP addresses.
+    is_numeric = labels[-1].isdigit() or labels[-1].startswith("0x")
+    return None if is_numeric else ascii_host
 
 
 def _is_label(label: str) -> bool:
-    if not 0 < len(label) <= LONGEST_LABEL or label[0] == "-" or label[-1] == "-":
+    if not 0 < len(label) <= MAX_LABEL_LENGTH or label[0] == "-" or label[-1] == "-":
         return False
     return all(c == "-" or c.isalnum() or category(c) in ("Mn", "Mc") for c in label)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Know the URL of every ingestion call, all of one region."""
+    """The URLs of the ingestion API in one region."""
 
     events: str
     people: str
@@ -219,9 +221,10 @@ class Endpoints:
         import_url: str | None = None,
         groups_url: str | None = None,
     ) -> Endpoints:
-        """Choose the URLs: a full `*_url`, then `base_url`, `MP_BASE_URL`, `api_host`, `region`.
+        """Return the URLs by the first that is given of `*_url`, `base_url`, `MP_BASE_URL`,
+        `api_host` and `region`.
 
-        `MP_BASE_URL` stands above `api_host` and `region` so that one environment variable turns
+        `MP_BASE_URL` comes before `api_host` and `region`, so that one environment variable points
         an unchanged program to the emulator or a proxy.
 
         :raises ConfigurationError: for an unknown region or a URL that is not safe to send to.
@@ -259,7 +262,7 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Know where a project is read from; `ingestion` is there for lookup tables and flags."""
+    """The origins of the APIs of one region; `ingestion` serves lookup tables and flags, too."""
 
     query: str
     export: str
@@ -268,7 +271,7 @@ class Origins:
 
     @classmethod
     def resolve(cls, *, region: Region, base_url: str | None = None) -> Origins:
-        """Choose the origins: `base_url`, else `MP_BASE_URL`, else those of the region.
+        """Return the origins: `base_url`, else `MP_BASE_URL`, else those of the region.
 
         :raises ConfigurationError: for an unknown region or a URL that is not safe to send to.
         """
@@ -286,69 +289,77 @@ class Origins:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Say how often and how long to try again.
+    """How often to retry, and how long to wait in between.
 
-    The n-th wait (from 0) is drawn from U(0, min(`longest_wait`, `first_wait` * 2**n)): full
-    jitter. A server's `Retry-After` is a floor, clamped to `longest_retry_after`. Trying ends
-    after `attempts` (None: no such bound), and for each message by itself when it is `max_age`
-    seconds old, whatever the age of others in its batch. A wait that none of them would outlive
-    is cut short for one more attempt.
+    The wait before retry n (from 0) is random between 0 and min(`max_wait`, `first_wait` * 2**n)
+    seconds: exponential backoff with full jitter. The server's `Retry-After` is a lower bound, up
+    to `max_retry_after` seconds. Retries end after `attempts` in all (None: no limit), and for each
+    message when it is `max_age` seconds old, whatever the age of the others in its batch. A wait
+    that would outlast all messages of a batch is cut short, for one last attempt.
     """
 
     attempts: int | None = None
     first_wait: float = 2.0
-    longest_wait: float = 60.0
-    longest_retry_after: float = 300.0
+    max_wait: float = 60.0
+    max_retry_after: float = 300.0
     max_age: float = 300.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the values.
 
         :raises ConfigurationError: for a negative time, or less than one attempt.
         """
         if self.attempts is not None and self.attempts < 1:
             raise ConfigurationError(f"attempts={self.attempts!r} must be at least 1, or None")
-        for name in ("first_wait", "longest_wait", "longest_retry_after", "max_age"):
+        for name in ("first_wait", "max_wait", "max_retry_after", "max_age"):
             if not getattr(self, name) >= 0:
                 raise ConfigurationError(f"{name}={getattr(self, name)!r} must not be negative")
 
     def wait(self, failures: int, retry_after: float | None, random: float) -> float:
-        """Return the seconds to wait after so many failures (1 or more); `random` is in [0, 1)."""
-        jittered = random * min(self.longest_wait, self.first_wait * 2.0 ** min(failures - 1, 30))
+        """Return the seconds to wait after a number of failures (from 1); `random` in [0, 1)."""
+        jittered = random * min(self.max_wait, self.first_wait * 2.0 ** min(failures - 1, 30))
         if retry_after is None:
             return jittered
-        return max(jittered, min(retry_after, self.longest_retry_after))
+        return max(jittered, min(retry_after, self.max_retry_after))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bound one consumer.
+    """Limits of one consumer.
 
-    `batch_records` and `batch_bytes` bound one request (Mixpanel takes 2,000 records; its pages
-    name both 10 MB and 2,097,152 bytes, so 1.9 MB suits either). `queue_records` and
-    `queue_bytes` bound what waits. `attempt` is the deadline in seconds of one request, from
-    connecting to the last byte of the answer; `answer_bytes` bounds that answer. `in_flight`
-    requests for events may be under way at once; for profiles it is always one. `flush_after` is
-    the age in seconds at which a batch leaves though it is not full; None: never by age.
+    :param max_batch_size: records in one request; Mixpanel accepts 2,000.
+    :param max_batch_bytes: bytes of one request, uncompressed. Mixpanel's documentation has both
+        10 MB and 2,097,152 bytes; the default stays below either.
+    :param flush_after: age in seconds at which a batch is sent before it is full; None for never.
+    :param max_queue_size: messages that may wait in the buffer.
+    :param max_queue_bytes: bytes that may wait in the buffer.
+    :param request_timeout: seconds of one attempt, from connecting to the last byte of the
+        response.
+    :param max_response_bytes: bytes that are read of a response.
+    :param concurrency: requests with events that may run at once; those with profile updates
+        always run one at a time, so that their order holds.
     """
 
-    batch_records: int = 2000
-    batch_bytes: int = 1_900_000
+    max_batch_size: int = 2000
+    max_batch_bytes: int = 1_900_000
     flush_after: float | None = 1.0
-    queue_records: int = 50_000
-    queue_bytes: int = 16 * 1024 * 1024
-    attempt: float = 10.0
-    answer_bytes: int = 256 * 1024
-    in_flight: int = 4
+    max_queue_size: int = 50_000
+    max_queue_bytes: int = 16 * 1024 * 1024
+    request_timeout: float = 10.0
+    max_response_bytes: int = 256 * 1024
+    concurrency: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the values.
 
-        :raises ConfigurationError: for a bound that is not positive, or a batch over 2,000.
+        :raises ConfigurationError: for a limit that is not positive, or a batch over 2,000.
         """
         for name in self.__slots__:
             value = getattr(self, name)
             if (value is None and name != "flush_after") or (value is not None and not value > 0):
                 raise ConfigurationError(f"{name}={value!r} must be above 0")
-        if self.batch_records > MOST_RECORDS:
-            raise ConfigurationError(f"Mixpanel takes at most {MOST_RECORDS:,} records a request")
+        if self.max_batch_size > MAX_RECORDS:
+            raise ConfigurationError(
+                f"max_batch_size={self.max_batch_size!r} must be at most {MAX_RECORDS:,}, "
+                "Mixpanel's limit for one request"
+            )

@@ -4,16 +4,15 @@
         pay_order("u-17", amount=12.5)
         mixpanel_events.assert_tracked("Order Paid", distinct_id="u-17", amount=12.5)
 
-The clients of Customer.io and Hightouch, and fan-outs, are caught too:
+The clients of Customer.io and Hightouch, and fan-outs, are captured too:
 
-    def test_paying_is_told(mixpanel_events):
+    def test_paying_reaches_customerio(mixpanel_events):
         pay_order("u-17", amount=12.5)
         mixpanel_events.assert_tracked_at("customerio", "Order Paid", user_id="u-17", amount=12.5)
         assert mixpanel_events.hightouch[0]["type"] == "identify"
 
-pytest finds the fixture by itself once the package is installed. In any other framework, use
-`capture`, or give a `MemoryConsumer` to the client. To test against the wire itself, see
-`mixpanel.emulator`.
+pytest finds the fixture once the package is installed. In any other framework, use `capture`, or
+pass a `MemoryConsumer` to the client. To test the requests themselves, see `mixpanel.emulator`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._lazy import load_lazily
 from mixpanel.exceptions import MixpanelException
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.flags.fixed import FixedFlags
     from mixpanel.flags.overrides import override_flags
 
@@ -43,28 +44,28 @@ __all__ = [
 ]
 
 ENDPOINTS = ("events", "people", "groups", "imports")
-ADDED = frozenset(
+ADDED_PROPERTIES = frozenset(
     {"token", "time", "$insert_id", "mp_lib", "$lib_version", "distinct_id", "ip", "userId"}
 )
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 Message = dict[str, Any]
 
 
 class MemoryConsumer:
-    """Keep messages instead of sending them; a consumer for either client.
+    """A consumer for either client that keeps messages in memory instead of sending them.
 
     >>> consumer = MemoryConsumer()
     >>> mp = Mixpanel("TOKEN", consumer)  # doctest: +SKIP
     >>> mp.track("u-17", "Signed Up")  # doctest: +SKIP
     >>> consumer.assert_tracked("Signed Up", distinct_id="u-17")  # doctest: +SKIP
 
-    Messages are kept as they would travel, decoded: what JSON does to a value has been done.
+    Messages are kept as they would be sent, decoded from JSON: a datetime has become a string.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._kept: list[tuple[str, Message]] = []
+        self._messages: list[tuple[str, Message]] = []
 
     def send(
         self,
@@ -75,25 +76,27 @@ class MemoryConsumer:
     ) -> None:
         """Keep one message, or each of a JSON array.
 
-        :raises MixpanelException: for an endpoint that does not exist.
+        :raises MixpanelException: for an unknown endpoint.
         """
         if endpoint not in ENDPOINTS:
-            raise MixpanelException(f"no endpoint {endpoint!r}: there are {', '.join(ENDPOINTS)}")
+            raise MixpanelException(
+                f"unknown endpoint {endpoint!r}: use one of {', '.join(ENDPOINTS)}"
+            )
         decoded = json.loads(json_message)
-        self._keep(endpoint, decoded if isinstance(decoded, list) else [decoded])
+        self._add(endpoint, decoded if isinstance(decoded, list) else [decoded])
 
-    def _keep(self, endpoint: str, messages: list[Message]) -> None:
+    def _add(self, endpoint: str, messages: list[Message]) -> None:
         with self._lock:
-            self._kept += [(endpoint, message) for message in messages]
+            self._messages += [(endpoint, message) for message in messages]
 
     def messages(self, *endpoints: str) -> list[Message]:
         """Return the messages to these endpoints, or all, in the order they were sent."""
         with self._lock:
-            return [message for to, message in self._kept if not endpoints or to in endpoints]
+            return [message for to, message in self._messages if not endpoints or to in endpoints]
 
     @property
     def events(self) -> list[Message]:
-        """Return the events that were tracked, as `{"event": …, "properties": {…}}`."""
+        """Return the tracked events, as `{"event": …, "properties": {…}}`."""
         return self.messages("events")
 
     @property
@@ -108,21 +111,21 @@ class MemoryConsumer:
 
     @property
     def imports(self) -> list[Message]:
-        """Return the events for `/import`: those imported, or tracked with that ingestion."""
+        """Return the events for `/import`: imported, or tracked with `ingestion="import"`."""
         return self.messages("imports")
 
     def clear(self) -> None:
-        """Forget everything so far."""
+        """Discard all messages so far."""
         with self._lock:
-            self._kept.clear()
+            self._messages.clear()
 
     def assert_tracked(
         self, event: str, *, times: int | None = None, distinct_id: Any = None, **properties: Any
     ) -> list[Message]:
-        """Check that an event was tracked with these properties among others, and return it.
+        """Check that an event was tracked with these properties among others; return the matches.
 
-        `times` asks for an exact number, 0 for none; without it, one or more will do. For a name
-        that is no Python word, write `**{"$os": "iOS"}`.
+        `times` is an exact number, 0 for never; without it, one or more match. For a name that is
+        not a Python identifier, write `**{"$os": "iOS"}`.
 
         :raises AssertionError: showing what was tracked, and how the nearest event differs.
         """
@@ -133,12 +136,15 @@ class MemoryConsumer:
 
 
 class Captured(MemoryConsumer):
-    """What `capture` caught: of Mixpanel's clients, and of those of other platforms.
+    """The messages that `capture` kept: of Mixpanel's clients, and of those of other platforms.
 
-    A message to a customer data platform is kept as it would travel in a batch, such as
+    A message to a customer data platform is kept as it would be sent in a batch, such as
     `{"type": "track", "userId": …, "event": …, "properties": {…}}`; `messages("customerio")` and
     `messages("hightouch")` return those, too.
     """
+
+    def _keep_json(self, name: str, body: bytes) -> None:
+        self._add(name, [json.loads(body)])
 
     @property
     def customerio(self) -> list[Message]:
@@ -160,7 +166,7 @@ class Captured(MemoryConsumer):
         user_id: Any = None,
         **properties: Any,
     ) -> list[Message]:
-        """Do as `assert_tracked`, for "customerio" or "hightouch".
+        """Like `assert_tracked`, for "customerio" or "hightouch".
 
         :raises AssertionError: showing what was tracked there, and how the nearest event differs.
         """
@@ -169,18 +175,6 @@ class Captured(MemoryConsumer):
             properties["userId"] = str(user_id)
         tracked = [each for each in self.messages(vendor) if each["type"] == "track"]
         return _matching(event, properties, times, tracked)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "FixedFlags":
-        from mixpanel.flags.fixed import FixedFlags
-
-        return FixedFlags
-    if name == "override_flags":
-        from mixpanel.flags.overrides import override_flags
-
-        return override_flags
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 _active: list[Captured] = []
@@ -194,13 +188,14 @@ def assert_tracked(
     distinct_id: Any = None,
     **properties: Any,
 ) -> list[Message]:
-    """Check that an event was tracked: by this consumer, or by anyone while `capture` holds.
+    """Check that an event was tracked: in this consumer, or in the innermost `capture`.
 
     :raises AssertionError: showing what was tracked, and how the nearest event differs.
+    :raises RuntimeError: without a consumer and outside of a `capture`.
     """
     __tracebackhide__ = True
     if consumer is None and not _active:
-        raise RuntimeError("give a consumer, or use the fixture mixpanel_events")
+        raise RuntimeError("pass a consumer, or use the fixture mixpanel_events")
     found = consumer if consumer is not None else _active[-1]
     return found.assert_tracked(event, times=times, distinct_id=distinct_id, **properties)
 
@@ -209,16 +204,16 @@ def assert_tracked(
 def capture() -> Iterator[Captured]:
     """Keep what every client of this process tracks inside the block, whatever its consumer.
 
-    Those of Customer.io and Hightouch are clients too, alone or in a fan-out. Nothing is sent; the
-    clients' `stats()` count the messages as delivered, and `on_delivery` is told so. What asks the
-    server for an answer (lookup tables) is refused, and so are requests for flags: providers serve
-    their fallbacks, unless they ask an emulator on this machine. The pytest fixture
-    `mixpanel_events` is this block around a test.
+    That includes the clients of Customer.io and Hightouch, alone or in a fan-out, and imports.
+    Nothing is sent; the clients' `stats()` count the messages as delivered, and `on_delivery` is
+    called. Lookup tables raise `ConfigurationError`, as a response cannot be captured. Flags are
+    not fetched: providers return their fallbacks, unless they use an emulator on this machine. The
+    pytest fixture `mixpanel_events` is this block around a test.
     """
-    from mixpanel._capture import diverted
+    from mixpanel._delivery.capture import capturing
 
     kept = Captured()
-    with diverted(kept):
+    with capturing(kept._keep_json):
         _active.append(kept)
         try:
             yield kept
@@ -236,79 +231,79 @@ if "pytest" in sys.modules:
             yield kept
 
 
-# ---- what a failed assertion says ---------------------------------------------------------------
+# ---- the text of a failed assertion -------------------------------------------------------------
 
 
 def _matching(
     event: str, properties: Mapping[str, Any], times: int | None, tracked: list[Message]
 ) -> list[Message]:
     __tracebackhide__ = True
-    wanted = {name: _as_it_travels(value) for name, value in properties.items()}
-    namesakes = [each for each in tracked if each.get("event") == event]
-    matching = [each for each in namesakes if not _differences(each, wanted)]
+    expected = {name: _as_json_value(value) for name, value in properties.items()}
+    same_name = [each for each in tracked if each.get("event") == event]
+    matching = [each for each in same_name if not _differences(each, expected)]
     if len(matching) >= 1 if times is None else len(matching) == times:
         return matching
-    raise AssertionError(_complaint(event, wanted, times, len(matching), namesakes, tracked))
+    raise AssertionError(_failure_text(event, expected, times, len(matching), same_name, tracked))
 
 
-def _as_it_travels(value: Any) -> Any:
+def _as_json_value(value: Any) -> Any:
     from mixpanel._records.encoding import dumps
 
     body, notes = dumps({"value": value})
-    # What JSON cannot say may still compare, such as unittest.mock.ANY.
+    # A value without a JSON form may still compare equal, such as unittest.mock.ANY.
     return value if notes else json.loads(body)["value"]
 
 
-def _differences(message: Message, wanted: Mapping[str, Any]) -> dict[str, str]:
+def _differences(message: Message, expected: Mapping[str, Any]) -> dict[str, str]:
     properties = _properties(message)
     return {
         name: repr(properties[name]) if name in properties else "not there"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name not in properties or value != properties[name]
     }
 
 
 def _properties(message: Message) -> dict[str, Any]:
-    """Return what an event says, and of whom: on other platforms that stands beside it."""
+    """Return the properties of an event, with the user id that other platforms keep beside them."""
     properties: dict[str, Any] = message.get("properties") or {}
     return {**properties, "userId": message["userId"]} if "userId" in message else properties
 
 
-def _complaint(
+def _failure_text(
     event: str,
-    wanted: Mapping[str, Any],
+    expected: Mapping[str, Any],
     times: int | None,
     found: int,
-    namesakes: list[Message],
+    same_name: list[Message],
     tracked: list[Message],
 ) -> str:
-    terms = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
-    what = f"{event!r} with {terms}" if terms else repr(event)
+    conditions = ", ".join(f"{name}={value!r}" for name, value in expected.items())
+    what = f"{event!r} with {conditions}" if conditions else repr(event)
     if times is None:
         lines = [f"{what} was not tracked"]
     else:
         lines = [f"{what} was tracked {found} time(s), not {times}"]
-    others = [each for each in namesakes if _differences(each, wanted)]
+    others = [each for each in same_name if _differences(each, expected)]
     if others and (times is None or found < times):
-        nearest = min(others, key=lambda each: len(_differences(each, wanted)))
+        nearest = min(others, key=lambda each: len(_differences(each, expected)))
         lines.append(f"the nearest of {len(others)} {event!r}:")
-        for name, actual in _differences(nearest, wanted).items():
-            lines.append(f"    {name}: {actual}, expected {wanted[name]!r}")
-    if not namesakes:
+        for name, actual in _differences(nearest, expected).items():
+            lines.append(f"    {name}: {actual}, expected {expected[name]!r}")
+    if not same_name:
         names = {str(each.get("event")) for each in tracked}
         alike = difflib.get_close_matches(event, names, n=1)
         lines += [f"did you mean {alike[0]!r}?"] if alike else []
     lines.append(f"tracked ({len(tracked)}):" if tracked else "nothing was tracked")
-    if len(tracked) > MOST_LISTED:
-        lines.append(f"    … {len(tracked) - MOST_LISTED} before these")
-    lines += [f"    {_line(each)}" for each in tracked[-MOST_LISTED:]]
+    if len(tracked) > MAX_LISTED:
+        lines.append(f"    … {len(tracked) - MAX_LISTED} before these")
+    lines += [f"    {_line(each)}" for each in tracked[-MAX_LISTED:]]
     return "\n".join(lines)
 
 
 def _line(message: Message) -> str:
     properties = _properties(message)
-    shown = {name: value for name, value in properties.items() if name not in ADDED}
+    shown = {name: value for name, value in properties.items() if name not in ADDED_PROPERTIES}
     text = json.dumps(shown, ensure_ascii=False)
     text = text if len(text) <= 100 else text[:99] + "…"
-    who = properties.get("distinct_id", properties.get("userId", ""))
-    return f"{message.get('event')}  {who}  {text}"
+    user = properties.get("distinct_id", properties.get("userId", ""))
+    return f"{message.get('event')}  {user}  {text}"

@@ -92,6 +92,7 @@ def _no_base_url(monkeypatch):
     """Keep the machine's own environment out of the tests."""
     for name in [name for name in os.environ if name.startswith("MP_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MP_LIMITS_DIR", "off")
 
 
 @pytest.fixture(autouse=True)

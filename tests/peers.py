@@ -3,27 +3,24 @@
 The official SDK has our import name, so it can never live in our environment.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
 
-HOME = Path(os.environ.get("TOX_WORK_DIR") or Path(__file__).parent.parent / ".tox") / "peers"
-PEERS = {
-    "official": ["mixpanel==5.4.1"],
-    "posthog": ["posthog==7.91.1"],
-    "launchdarkly": ["launchdarkly-server-sdk==9.18.2"],
-    "growthbook": ["growthbook==4.0.0"],
-    "htevents": ["events-sdk-python==0.0.4"],
-    "customerio": ["customerio-cdp-analytics==1.1.0"],
-}
+ROOT = Path(__file__).parents[1]
+HOME = Path(os.environ.get("TOX_WORK_DIR") or ROOT / ".tox") / "peers"
+LOCKS = ROOT / "requirements" / "peers"
 
 
 def python(peer: str) -> Path:
     """Return the interpreter of the peer's environment, which may not be there yet."""
     folder = "Scripts" if os.name == "nt" else "bin"
-    return HOME / "-".join(PEERS[peer]) / folder / "python"
+    lock = LOCKS / f"{peer}.txt"
+    digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
+    return HOME / f"{peer}-{digest[:12]}" / folder / "python"
 
 
 def ensure(peer: str) -> Path:
@@ -32,7 +29,8 @@ def ensure(peer: str) -> Path:
     done = interpreter.parent.parent / ".complete"
     if not done.exists():
         venv.create(done.parent, with_pip=True, clear=True)
-        install = [interpreter, "-m", "pip", "install", "--quiet", *PEERS[peer]]
+        install = [interpreter, "-m", "pip", "install", "--quiet"]
+        install += ["--require-hashes", "--requirement", LOCKS / f"{peer}.txt"]
         subprocess.run(install, check=True)
         done.touch()
     return interpreter

@@ -14,7 +14,7 @@ import mixpanel
 
 PACKAGE = Path(mixpanel.__file__).parent
 LAYERS = [
-    "_version exceptions",
+    "_version _lazy exceptions",
     "_runtime",
     "credentials settings",
     "_records",
@@ -25,7 +25,7 @@ LAYERS = [
     "client __init__",
     "cdp",
     "emulator",
-    "testing _capture cli",
+    "testing cli",
 ]
 # A provider for OpenFeature may make a client of its own.
 ABOVE_THEIR_FOLDER = {"flags.openfeature": "client"}
@@ -45,6 +45,7 @@ DOORS = {
     "openfeature": "flags.openfeature flags._openfeature",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in FILES}
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names.split()}
 
 
@@ -100,6 +101,39 @@ def test_folders_of_one_layer_do_not_import_each_other():
     assert not wrong
 
 
+def imported_modules(path):
+    """Yield the modules of this package that a file imports, by name below `mixpanel`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mixpanel."):
+            for alias in node.names:
+                module = node.module.removeprefix("mixpanel.")
+                inner = f"{module}.{alias.name}"
+                yield inner if inner in MODULES else module
+
+
+@pytest.mark.parametrize("folder", sorted({path.parts[len(PACKAGE.parts)] for path in FILES}))
+def test_modules_do_not_import_each_other_in_a_circle(folder):
+    """Nor for type checkers alone, whether directly or through others."""
+    if folder == "data":
+        pytest.skip("WorkspaceCore and the results' plots are still to be separated")
+    graph = {
+        name_of(path): set(imported_modules(path)) & MODULES
+        for path in FILES
+        if path.name != "__init__.py"  # packages import lazily what they offer
+    }
+
+    def is_reachable(start, end):
+        seen, todo = set(), [start]
+        while todo:
+            for each in graph.get(todo.pop(), set()) - seen:
+                seen.add(each)
+                todo.append(each)
+        return end in seen
+
+    inside = [name for name in graph if name.partition(".")[0] == folder.removesuffix(".py")]
+    assert [name for name in inside if is_reachable(name, name)] == []
+
+
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_each_library_has_one_door(library):
     """Replacing one touches one folder."""
@@ -151,16 +185,6 @@ def test_public_modules_name_what_they_offer():
             for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         )
         assert named or not defines, name
-
-
-def test_every_public_name_exists_once():
-    """`__all__`, the lazy table and the type checkers' imports agree."""
-    assert sorted(mixpanel.__all__) == mixpanel.__all__
-    for name in mixpanel.__all__:
-        assert getattr(mixpanel, name) is not None
-    assert set(mixpanel.__all__) - {"__version__"} == set(mixpanel._HOME)
-    with pytest.raises(AttributeError):
-        mixpanel.nonsense  # noqa: B018
 
 
 def test_importing_starts_nothing():

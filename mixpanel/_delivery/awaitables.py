@@ -1,4 +1,4 @@
-"""What the callers of fire-and-forget methods await."""
+"""What fire-and-forget methods return to async callers."""
 
 from __future__ import annotations
 
@@ -12,31 +12,38 @@ if TYPE_CHECKING:
     from mixpanel._records.record import Record
     from mixpanel.exceptions import QueueFullError
 
-__all__ = ["YIELD_EVERY", "done", "enqueue_when_space", "refused", "turn"]
+__all__ = [
+    "YIELD_EVERY",
+    "already_done",
+    "enqueue_when_space",
+    "raise_after_yield",
+    "yield_to_loop",
+]
 
-YIELD_EVERY = 128  # messages after which even a tight loop of tracks lets others run
+YIELD_EVERY = 128  # messages after which even a tight loop of calls yields to the event loop
 
 
-async def done() -> None:
-    """Be awaited; the message was accepted before."""
+async def already_done() -> None:
+    """Return at once: the message was accepted by the call that returned this coroutine."""
 
 
-async def turn() -> None:
-    """Be awaited, and give the sender and everybody else their turn."""
+async def yield_to_loop() -> None:
+    """Let other tasks run, among them the one that sends."""
     await anyio.lowlevel.checkpoint()
 
 
-async def refused(error: QueueFullError) -> None:
-    """Give the sender its turn, then raise that the buffer was full.
+async def raise_after_yield(error: QueueFullError) -> None:
+    """Let other tasks run, then raise that the buffer is full.
 
-    A tight loop that goes on after this error would otherwise never let anything be sent.
+    Without the yield, a tight loop that continues after this error would never let the buffer be
+    emptied.
     """
     await anyio.lowlevel.checkpoint()
     raise error
 
 
 async def enqueue_when_space(sender: Sender[Any], records: list[Record]) -> None:
-    """Accept records as room is made for them."""
+    """Accept records one by one, waiting for space in the buffer where there is none."""
     for record in records:
         while sender.accept(record) is None:
             await sender.wait_for_space()

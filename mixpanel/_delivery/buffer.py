@@ -1,17 +1,26 @@
-"""Hold messages until they are settled: locked, bounded by count and bytes, one lane an endpoint.
+"""Hold messages until they are settled: one queue per endpoint, bounded by count and bytes.
 
-Any thread may put. Whoever takes a batch owns it until each of its records is settled or put
-back; the counts change together with the records, so they balance at every moment.
+Any thread may put a message. The owner of a batch keeps it until each of its records is settled or
+back in the queue. These invariants hold whenever the lock is free:
 
-Three things make that hold for code that is interrupted anywhere:
+- A message is in exactly one place: the `unsent` of its queue, the `unsettled` of one batch that is
+  in flight, or counted as settled.
+- `accepted == delivered + rejected + sum(dropped) + pending`, and `pending` is the number of
+  messages in the queues and batches; `bytes` is the sum of their bodies.
+- A queue with one batch in flight at a time (profiles) keeps its messages in order: what a batch
+  gives back goes to the head of the queue.
 
-- A batch is in its taker's `Claim` before it leaves the queue, and the taker gives back what its
+Code may be interrupted anywhere, by cancellation, Ctrl-C, a signal handler or a finalizer. Three
+rules keep the invariants:
+
+- A batch is in its owner's `Claim` before it leaves the queue, and the owner gives back what its
   claim holds in a `finally`. A task that is cancelled before its first step has taken nothing.
-- A batch also knows the loop or thread that sends it. When that has died, it is taken back.
+- A batch knows the event loop or thread that sends it. When that is gone, the batch is reclaimed.
 - A signal handler or finalizer may put a message while its own thread is inside a critical section
   here. Such a message waits in `_deferred` until the lock is released. CPython runs handlers only
-  after calls and at jumps, so changes that belong together stand in lines without either; should an
-  exception strike there all the same, everything is counted anew from the records themselves.
+  after calls and at jumps, so changes that belong together are in lines without calls and jumps.
+  If an exception (of a handler) strikes between them nevertheless, `_recount` derives all counts
+  from the records themselves.
 """
 
 from __future__ import annotations
@@ -46,7 +55,10 @@ R = TypeVar("R")
 
 
 class Claim:
-    """Who takes a batch: whether the loop or thread that will send it lives, and then the batch."""
+    """A place for one batch, made by its owner before it is taken.
+
+    `owner_is_alive` returns False when the event loop or thread that sends it is gone.
+    """
 
     __slots__ = ("batch", "owner_is_alive")
 
@@ -56,27 +68,33 @@ class Claim:
 
 
 class Batch:
-    """Some records of one lane on their way; `sending` are those on the wire right now."""
+    """Records of one queue in flight.
 
-    __slots__ = ("live", "open", "owner_is_alive", "queue", "records", "sending")
+    `unsettled` are those without an outcome, `sending` those in a request whose response has not
+    come: cut off now, they may or may not have been applied. `live` is True while the batch is
+    among its queue's `in_flight`: a batch that was reclaimed settles nothing any more.
+    """
+
+    __slots__ = ("live", "owner_is_alive", "queue", "records", "sending", "unsettled")
 
     def __init__(
         self, queue: EndpointQueue, records: list[Record], owner_is_alive: Callable[[], bool]
     ) -> None:
         self.queue = queue
         self.records = records
-        self.open = records
+        self.unsettled = records
         self.sending: list[Record] = []
         self.owner_is_alive = owner_is_alive
-        self.live = False  # until it is among its lane's flights, and again when it has landed
+        self.live = False
 
 
 class EndpointQueue:
     """The messages of one endpoint, in order.
 
-    `wide` requests may be in flight at once: 1 for profiles, so that an old `$set` that is sent
-    again never overtakes a newer one. `max_bytes` shrinks when the server says 413;
-    `paused_until` holds the lane back after a failure, `paused_by` when only a human can help.
+    Up to `max_in_flight` batches are sent at once: 1 for profiles, so that an old `$set` that is
+    sent again never overtakes a newer one. `max_bytes` shrinks after a 413. The queue sends nothing
+    before `paused_until` (on the buffer's clock) after a failure; `paused_by` is the error when
+    only a human can help. `gzip` is None until the server has shown whether it takes it.
     """
 
     def __init__(self, endpoint: str, max_in_flight: int, max_bytes: int) -> None:
@@ -91,8 +109,8 @@ class EndpointQueue:
         self.gzip: bool | None = None
 
     def oldest_sequence(self) -> int | None:
-        """Return the number of the oldest message that is not settled."""
-        heads = [batch.open[0].sequence for batch in self.in_flight if batch.open]
+        """Return the sequence number of the oldest message that is not settled."""
+        heads = [batch.unsettled[0].sequence for batch in self.in_flight if batch.unsettled]
         if self.unsent:
             heads.append(self.unsent[0].sequence)
         return min(heads, default=None)
@@ -101,7 +119,7 @@ class EndpointQueue:
 def _locked(
     method: Callable[Concatenate[Buffer, P], R],
 ) -> Callable[Concatenate[Buffer, P], R]:
-    """Run a method under the lock; see the top of this file for what comes before and after."""
+    """Run a method under the lock, then put what was deferred meanwhile; recount after an error."""
 
     @functools.wraps(method)
     def locked(self: Buffer, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -125,10 +143,11 @@ def _locked(
 
 
 class Buffer:
-    """Keep a consumer's messages, lane by lane, within its limits.
+    """Keep the messages of one consumer, queue by queue, within its limits.
 
-    `wide` names the lanes, and how many requests of each may be in flight; Mixpanel's without.
-    `told` hears the fate of every record that came here, once, and why when it is a loss.
+    `max_in_flight` names the endpoints and how many batches of each may be in flight; without it
+    they are Mixpanel's. `on_outcome(records, fate, reason)` is called once for every record that
+    was accepted.
     """
 
     def __init__(
@@ -142,10 +161,9 @@ class Buffer:
         on_outcome: OnOutcome | None = None,
     ) -> None:
         self.limits = limits
-        parallel = limits.in_flight
         self._max_in_flight = max_in_flight or {
-            "events": parallel,
-            "imports": parallel,
+            "events": limits.concurrency,
+            "imports": limits.concurrency,
             "people": 1,
             "groups": 1,
         }
@@ -157,34 +175,34 @@ class Buffer:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything without settling it: what a forked child does with a copy."""
+        """Forget everything without settling it, as a forked child does with its copy."""
         self._deferred: deque[Record] = deque()
         self._putting_deferred = False
         self.stats.lock = self.lock = threading.RLock()
         self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
-        self._inside = 0  # the thread that is changing the lanes, under the lock
+        self._inside = 0  # the thread that is changing the queues, under the lock
         self.stats.deferred = self._deferred
         self.stats.clear()
         self.bytes = 0
-        self.shut: Literal["closed", "exit"] | None = None
-        self._most_records = self.limits.queue_records
+        self.end_reason: Literal["closed", "exit"] | None = None
+        self._max_queue_size = self.limits.max_queue_size
         self.flush_marker = 0
         self.watchers.clear()
         self.queues = {
-            endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.batch_bytes)
+            endpoint: EndpointQueue(endpoint, max_in_flight, self.limits.max_batch_bytes)
             for endpoint, max_in_flight in self._max_in_flight.items()
         }
 
     # ---- in ---------------------------------------------------------------------------------
 
     def put(self, record: Record) -> bool | None:
-        """Accept a record; return True if somebody should look for a batch that is due.
+        """Accept a record; return True if the caller should look for a batch that is due.
 
-        None means that the buffer is full and the mode is "wait". May be called anywhere: in any
-        thread, in a signal handler, in a finalizer.
+        Return None when the buffer is full and `when_full` is "wait": the record was not accepted.
+        May be called anywhere: in any thread, in a signal handler, in a finalizer.
 
-        :raises QueueFullError: when full and the mode is "raise".
-        :raises ClosedError: when the buffer was shut because its client was closed.
+        :raises QueueFullError: when the buffer is full and `when_full` is "raise".
+        :raises ClosedError: when the client was closed.
         """
         size = len(record.body)
         stats, limits = self.stats, self.limits
@@ -193,33 +211,38 @@ class Buffer:
             self._deferred.append(record)
             return True
         reason = ""
-        gone: tuple[Record, ...] = ()
+        evicted: tuple[Record, ...] = ()
         signal = False
         try:
             with self.lock:
-                if stats.pending >= self._most_records or self.bytes + size > limits.queue_bytes:
-                    reason, gone = self._make_room(record, size)
+                if (
+                    stats.pending >= self._max_queue_size
+                    or self.bytes + size > limits.max_queue_bytes
+                ):
+                    reason, evicted = self._make_space(record, size)
                     if reason == "wait":
                         return None
-                if not gone or gone[0] is not record:
+                if not evicted or evicted[0] is not record:
                     queue = self.queues[record.endpoint]
-                    unsent, most, batch_records = (
+                    unsent, most, max_batch_size = (
                         queue.unsent,
                         queue.max_bytes,
-                        limits.batch_records,
+                        limits.max_batch_size,
                     )
                     record.enqueued_at = self.clock()
                     waiting, before = len(unsent) + 1, queue.bytes
-                    # From here to the append no call and no jump: see the top of this file.
+                    # From here to the append there is no call and no jump: no signal handler
+                    # runs in between, so the counts and the queue change together.
                     record.sequence = stats.accepted = stats.accepted + 1
                     stats.pending += 1
                     queue.bytes = before + size
                     self.bytes += size
                     unsent.append(record)
-                    # Once for each batch that is full: whoever looks takes all that is due.
+                    # True for the first message, whose age starts the clock, and once for each
+                    # full batch: a look takes all that is due.
                     signal = (
                         waiting == 1
-                        or waiting % batch_records == 0
+                        or waiting % max_batch_size == 0
                         or (before + size) // most != before // most
                     )
         except (QueueFullError, ClosedError):
@@ -229,15 +252,15 @@ class Buffer:
             raise
         if self._deferred and not self._putting_deferred:
             self._put_deferred()
-        if gone:
-            if gone[0] is record:
-                stats.left_out(reason)
-            stats.report_drop(reason, list(gone))
-            self._report_outcome(gone, "dropped", reason)
+        if evicted:
+            if evicted[0] is record:
+                stats.count_dropped(reason)
+            stats.report_drop(reason, list(evicted))
+            self._report_outcome(evicted, "dropped", reason)
         return signal
 
     def _put_deferred(self) -> None:
-        """Put what signal handlers and finalizers brought while this thread held the lock."""
+        """Put what signal handlers and finalizers deferred while this thread held the lock."""
         self._putting_deferred = True
         try:
             while self._deferred:
@@ -245,11 +268,11 @@ class Buffer:
                     record = self._deferred.popleft()
                 except IndexError:  # another thread was faster
                     return
-                self._put_late(record)
+                self._put_one_deferred(record)
         finally:
             self._putting_deferred = False
 
-    def _put_late(self, record: Record) -> None:
+    def _put_one_deferred(self, record: Record) -> None:
         reason = "queue_full"
         try:
             if self.put(record) is not None:
@@ -262,22 +285,22 @@ class Buffer:
             if not record.sequence:
                 self._deferred.appendleft(record)
             raise
-        # Nobody is there to wait for room, or to hear of an error.
-        self._leave_out([record], reason)
+        # Its caller has returned: there is nothing to raise to, and nothing that could wait.
+        self._drop_unqueued([record], reason)
 
-    def _leave_out(self, records: list[Record], reason: str) -> None:
-        self.stats.left_out(reason, len(records))
+    def _drop_unqueued(self, records: list[Record], reason: str) -> None:
+        self.stats.count_dropped(reason, len(records))
         self.stats.report_drop(reason, records)
         self._report_outcome(records, "dropped", reason)
 
     def _recount(self) -> None:
-        """Count everything anew, after an exception that may have struck between two changes."""
+        """Derive all counts from the records, as an exception may have struck between changes."""
         with self.lock:
             stats, count, size = self.stats, 0, 0
             for queue in self.queues.values():
                 for batch in queue.in_flight:
                     batch.live = True
-                in_flight = [record for batch in queue.in_flight for record in batch.open]
+                in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
                 taken = {id(record) for record in in_flight}
                 queue.unsent = deque([record for record in queue.unsent if id(record) not in taken])
                 queue.bytes = sum([len(record.body) for record in queue.unsent])
@@ -287,8 +310,8 @@ class Buffer:
             self.bytes, stats.pending, stats.accepted = size, count, settled + count
 
     @_locked
-    def ensure_room(self, records: list[Record]) -> None:
-        """See to it that all of these fit, when the mode is "raise"; in any other, do nothing.
+    def ensure_space(self, records: list[Record]) -> None:
+        """Check that all of these records fit if `when_full` is "raise"; else do nothing.
 
         :raises QueueFullError: when they do not.
         """
@@ -296,42 +319,49 @@ class Buffer:
             return
         limits, size = self.limits, sum([len(record.body) for record in records])
         if (
-            self.stats.pending + len(records) > limits.queue_records
-            or self.bytes + size > limits.queue_bytes
+            self.stats.pending + len(records) > limits.max_queue_size
+            or self.bytes + size > limits.max_queue_bytes
         ):
-            raise self._full(f"none of {len(records):,} was accepted: ")
+            raise self._queue_full_error(f"none of {len(records):,} was accepted: ")
 
-    def _full(self, what: str = "") -> QueueFullError:
+    def _queue_full_error(self, what: str = "") -> QueueFullError:
         limits, pending = self.limits, self.stats.pending
         return QueueFullError(
             f"{what}{pending:,} messages ({self.bytes:,} bytes) are waiting; the limits are "
-            f"{limits.queue_records:,} messages and {limits.queue_bytes:,} bytes"
+            f"{limits.max_queue_size:,} messages and {limits.max_queue_bytes:,} bytes"
         )
 
     @_locked
-    def _make_room(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
-        """Return why and which messages must go: the new one, older ones, or none yet ("wait")."""
+    def _make_space(self, record: Record, size: int) -> tuple[str, tuple[Record, ...]]:
+        """Return why which messages are dropped: the new one, older ones, or none yet ("wait").
+
+        Older ones are counted as dropped here, one by one, until the new one fits.
+        """
         limits = self.limits
-        if self.shut == "closed":
+        if self.end_reason == "closed":
             raise ClosedError("the client is closed: this message was not accepted")
-        if self.shut is not None:
-            return self.shut, (record,)
-        if size > limits.queue_bytes:
+        if self.end_reason is not None:
+            return self.end_reason, (record,)
+        if size > limits.max_queue_bytes:
             return "too_large", (record,)
         if self.when_full == "raise":
-            raise self._full()
+            raise self._queue_full_error()
         if self.when_full == "wait":
             return "wait", ()
         if self.when_full == "drop_newest":
             return "queue_full", (record,)
-        gone: list[Record] = []
-        while self.stats.pending >= limits.queue_records or self.bytes + size > limits.queue_bytes:
+        evicted: list[Record] = []
+        while (
+            self.stats.pending >= limits.max_queue_size
+            or self.bytes + size > limits.max_queue_bytes
+        ):
             heads = [queue for queue in self.queues.values() if queue.unsent]
             if not heads:
-                break  # all of it is in flight; a few more than the limit may wait meanwhile
+                break  # all are in flight; the new one may exceed the limit meanwhile
             queue = min(heads, key=lambda queue: queue.unsent[0].sequence)
             oldest = queue.unsent[0]
-            gone.append(oldest)
+            evicted.append(oldest)
+            # All calls come first; the changes that belong together follow without a call between.
             length, dropped = len(oldest.body), self.stats.dropped
             dropped.setdefault("queue_full", 0)
             queue.bytes -= length
@@ -339,14 +369,15 @@ class Buffer:
             self.stats.pending -= 1
             dropped["queue_full"] += 1
             queue.unsent.popleft()
-        return "queue_full", tuple(gone)
+        return "queue_full", tuple(evicted)
 
     # ---- out --------------------------------------------------------------------------------
 
     def take(self, claim: Claim, *, everything: bool = False) -> Batch | None:
-        """Take the next batch that is due into a claim; with `everything`, whatever waits is due.
+        """Take the next batch that is due into a claim; return it, or None.
 
-        None too for code that interrupted this very thread inside the buffer.
+        With `everything`, whatever is queued is due. Code that interrupted this very thread inside
+        the buffer (a signal handler) gets None.
         """
         if self._inside == get_ident():
             return None
@@ -366,6 +397,7 @@ class Buffer:
         batch = Batch(queue, records, claim.owner_is_alive)
         left = deque(islice(queue.unsent, len(records), None))
         in_flight = [*queue.in_flight, batch]
+        # No call from here on. The claim is first: the owner's `finally` finds the batch in it.
         claim.batch = batch
         queue.in_flight = in_flight
         batch.live = True
@@ -374,7 +406,7 @@ class Buffer:
         return batch
 
     def due(self) -> int:
-        """Return how many batches may be taken now, at least."""
+        """Return a lower bound of how many batches may be taken now."""
         if self._inside == get_ident():
             return 0
         self.reclaim(dead_only=True)
@@ -387,7 +419,7 @@ class Buffer:
         for queue in self.queues.values():
             if self._is_due(queue, now, everything=False):
                 full = max(
-                    len(queue.unsent) // limits.batch_records, queue.bytes // queue.max_bytes
+                    len(queue.unsent) // limits.max_batch_size, queue.bytes // queue.max_bytes
                 )
                 count += min(max(full, 1), queue.max_in_flight - len(queue.in_flight))
         return count
@@ -398,14 +430,14 @@ class Buffer:
             return False
         if everything or unsent[0].sequence <= self.flush_marker:
             return True
-        if len(unsent) >= self.limits.batch_records or queue.bytes >= queue.max_bytes:
+        if len(unsent) >= self.limits.max_batch_size or queue.bytes >= queue.max_bytes:
             return True
         age = self.limits.flush_after
         return age is not None and now - unsent[0].enqueued_at >= age
 
     @_locked
-    def next_look(self) -> float | None:
-        """Return the seconds until a lane becomes due by itself; None when none will."""
+    def seconds_until_due(self) -> float | None:
+        """Return the seconds until a queue becomes due by age; None when none will."""
         now = self.clock()
         waits = []
         for queue in self.queues.values():
@@ -414,7 +446,7 @@ class Buffer:
             at = queue.paused_until
             if not (
                 queue.unsent[0].sequence <= self.flush_marker
-                or len(queue.unsent) >= self.limits.batch_records
+                or len(queue.unsent) >= self.limits.max_batch_size
                 or queue.bytes >= queue.max_bytes
             ):
                 if self.limits.flush_after is None:
@@ -423,23 +455,26 @@ class Buffer:
             waits.append(max(0.0, at - now))
         return min(waits, default=None)
 
-    def _pack(self, unsent: Iterable[Record], most_bytes: int) -> tuple[list[Record], int]:
-        """Return the first records of a queue that fit one request, and the sum of their bytes."""
-        waiting = list(islice(unsent, self.limits.batch_records))
+    def _pack(self, unsent: Iterable[Record], max_bytes: int) -> tuple[list[Record], int]:
+        """Return the first records of a queue that fit in one request, and the sum of their bytes.
+
+        All have the endpoint and credentials of the first.
+        """
+        waiting = list(islice(unsent, self.limits.max_batch_size))
         first = waiting[0]
         auth, endpoint, count = first.auth, first.endpoint, 0
-        room = whole = most_bytes - 1  # the brackets, less one comma
+        space = whole = max_bytes - 1  # the brackets, less one comma
         for record in waiting:
-            left = room - len(record.body) - 1
-            # Whether they are the very same first: each message is looked at, nearly all are.
+            left = space - len(record.body) - 1
+            # `is` before `!=`: this loop sees every message, and nearly all share both objects.
             if left < 0 or record.auth is not auth or record.endpoint is not endpoint:
                 other = record.auth != auth or record.endpoint != endpoint
                 if count and (left < 0 or other):
                     break
-            room = left
+            space = left
             count += 1
         del waiting[count:]
-        return waiting, whole - room - count
+        return waiting, whole - space - count
 
     # ---- settling ---------------------------------------------------------------------------
 
@@ -451,22 +486,22 @@ class Buffer:
         fate: Fate,
         reason: str = "",
     ) -> bool:
-        """Count what became of some records of a batch; return False if it was taken away.
+        """Count the outcome of some records of a batch; return False if it is no longer in flight.
 
         This runs no code of the user's; `announce` does, once everything is counted.
         """
         if not batch.live or not records:
             return False
-        if records is batch.open or len(records) == len(batch.open):
+        if records is batch.unsettled or len(records) == len(batch.unsettled):
             left = []
         else:
-            gone = {id(record) for record in records}
-            left = [record for record in batch.open if id(record) not in gone]
+            settled_ids = {id(record) for record in records}
+            left = [record for record in batch.unsettled if id(record) not in settled_ids]
         count, size = len(records), sum([len(record.body) for record in records])
         stats, dropped = self.stats, self.stats.dropped
         if fate == "dropped":
             dropped.setdefault(reason, 0)
-        batch.open = left
+        batch.unsettled = left
         self.bytes -= size
         stats.pending -= count
         if fate == "delivered":
@@ -486,7 +521,7 @@ class Buffer:
         *,
         quiet: bool = False,
     ) -> None:
-        """Report what became of settled records; `quiet` when the caller hears of it otherwise."""
+        """Report the outcome of settled records; `quiet` when their caller gets the error."""
         if error is not None and not quiet:
             self.stats.report(error, records)
         if fate == "dropped" and not quiet:
@@ -494,83 +529,84 @@ class Buffer:
         self._report_outcome(records, fate, reason or str(error or ""))
 
     def finish(self, batch: Batch) -> None:
-        """End a batch: what is still open goes back to the head of its lane, in order.
+        """End a batch: what is unsettled goes back to the head of its queue, in order.
 
-        Records that were on the wire without an answer and are not safe to repeat are dropped as
-        ambiguous instead.
+        Records in a request whose response never came, and which are not safe to repeat, are
+        dropped as ambiguous instead.
         """
-        doubtful = self._finish(batch)
-        if doubtful:
+        ambiguous = self._finish(batch)
+        if ambiguous:
             error = AmbiguousDeliveryError(
-                f"{len(doubtful)} update(s) were cut off while being sent; they may have been "
+                f"{len(ambiguous)} update(s) were cut off while being sent; they may have been "
                 "applied and are not safe to repeat",
                 endpoint=batch.queue.endpoint,
             )
-            self.announce(doubtful, "dropped", "ambiguous", error)
+            self.announce(ambiguous, "dropped", "ambiguous", error)
         self.notify()
 
     @_locked
     def _finish(self, batch: Batch) -> list[Record]:
         if not batch.live:
             return []
-        on_wire = {id(record) for record in batch.sending}
-        doubtful = [r for r in batch.open if not r.repeatable and id(r) in on_wire]
-        if doubtful:
-            self.settle(batch, doubtful, "dropped", "ambiguous")
+        being_sent = {id(record) for record in batch.sending}
+        ambiguous = [r for r in batch.unsettled if not r.repeatable and id(r) in being_sent]
+        if ambiguous:
+            self.settle(batch, ambiguous, "dropped", "ambiguous")
         queue, nothing = batch.queue, list[Any]()
         unsent, size = queue.unsent, 0
-        if batch.open:
-            unsent = deque([*batch.open, *unsent])
-            size = sum([len(record.body) for record in batch.open])
+        if batch.unsettled:
+            unsent = deque([*batch.unsettled, *unsent])
+            size = sum([len(record.body) for record in batch.unsettled])
         in_flight = [one for one in queue.in_flight if one is not batch]
         queue.unsent = unsent
         queue.in_flight = in_flight
         batch.live = False
         queue.bytes += size
-        batch.open = batch.sending = nothing
-        return doubtful
+        batch.unsettled = batch.sending = nothing
+        return ambiguous
 
     def reclaim(self, *, dead_only: bool = False) -> None:
-        """Take back every batch in flight; with `dead_only`, those whose loop or thread is gone."""
+        """Take back every batch in flight; with `dead_only`, those whose owner is gone."""
         for queue in self.queues.values():
-            for batch in queue.in_flight:  # a list that is replaced, never changed
+            # `in_flight` is replaced, never changed in place: this loop sees one consistent list.
+            for batch in queue.in_flight:
                 if not (dead_only and batch.owner_is_alive()):
                     self.finish(batch)
 
-    def drop_all(self, reason: str, shut: Literal["closed", "exit"] | None = None) -> None:
+    def drop_all(self, reason: str, end_reason: Literal["closed", "exit"] | None = None) -> None:
         """Drop everything that is still here, counted under one reason.
 
-        With `shut`, nothing is accepted from then on: "closed" refuses it, "exit" counts it as
-        dropped.
+        With `end_reason`, nothing is accepted from then on: after "closed" `put` raises, after
+        "exit" it counts the message as dropped.
         """
         self.reclaim()
-        gone = self._drop_all(reason, shut)
-        if gone:
-            self.announce(gone, "dropped", reason)
+        records = self._drop_all(reason, end_reason)
+        if records:
+            self.announce(records, "dropped", reason)
         self.notify()
 
     @_locked
-    def _drop_all(self, reason: str, shut: Literal["closed", "exit"] | None) -> list[Record]:
-        gone = [record for queue in self.queues.values() for record in queue.unsent]
-        size, count = sum([len(record.body) for record in gone]), len(gone)
+    def _drop_all(self, reason: str, end_reason: Literal["closed", "exit"] | None) -> list[Record]:
+        records = [record for queue in self.queues.values() for record in queue.unsent]
+        size, count = sum([len(record.body) for record in records]), len(records)
         stats, dropped = self.stats, self.stats.dropped
-        if gone:
+        if records:
             dropped.setdefault(reason, 0)
-        if shut is not None:
-            self.shut, self._most_records = shut, -1
+        if end_reason is not None:
+            self.end_reason, self._max_queue_size = end_reason, -1
         for queue in self.queues.values():
             queue.unsent, queue.bytes = deque(), 0
-        if gone:
+        if records:
             self.bytes -= size
             stats.pending -= count
             dropped[reason] += count
-        return gone
+        return records
 
     @_locked
-    def direct(
+    def claim_directly(
         self, records: list[Record], claims: list[Claim], owner_is_alive: Callable[[], bool]
     ) -> None:
-        """Count records that skip the queue, and put them into claims as batches in flight."""
+        """Accept records that skip the queue: put them into claims, as batches in flight."""
         now = self.clock()
         waiting = deque(records)
         for record in records:
@@ -596,7 +632,7 @@ class Buffer:
         return any(queue.in_flight for queue in self.queues.values())
 
     def clear_pauses(self) -> None:
-        """Lift every pause: this is the last chance."""
+        """End the pauses that only wait for time to pass, as at exit."""
         for queue in self.queues.values():
             if queue.paused_by is None:
                 queue.paused_until = 0.0
@@ -605,7 +641,10 @@ class Buffer:
 
     @_locked
     def mark_for_flush(self) -> int:
-        """Make everything accepted so far due, and return the number to wait for."""
+        """Make everything accepted so far due; return the sequence number to wait for.
+
+        Queues that were paused for an error that only a human can mend are tried once more.
+        """
         self.flush_marker = self.stats.accepted
         for queue in self.queues.values():
             if queue.paused_by is not None:
@@ -613,35 +652,43 @@ class Buffer:
         return self.flush_marker
 
     @_locked
-    def waiting_for(self, mark: int) -> bool:
-        """Tell whether messages up to `mark` are still open in lanes that are not halted."""
+    def has_unsettled(self, up_to: int) -> bool:
+        """Return True if messages up to this sequence number are unsettled in a queue that sends.
+
+        A queue that only a human can start again does not count: a flush would wait for ever.
+        """
         for queue in self.queues.values():
             oldest = queue.oldest_sequence()
-            if oldest is not None and oldest <= mark and queue.paused_by is None:
+            if oldest is not None and oldest <= up_to and queue.paused_by is None:
                 return True
         return False
 
     @_locked
     def result_since(self, before: tuple[int, int, dict[str, int]]) -> FlushResult:
-        """Return what was settled since `snapshot()` gave `before`."""
+        """Return what was settled since `snapshot()` returned `before`."""
         delivered, rejected, dropped = before
         stats = self.stats
-        gone = {k: n - dropped.get(k, 0) for k, n in stats.dropped.items()}
-        errors, stats.recent = tuple(stats.recent), []
+        newly_dropped = {k: n - dropped.get(k, 0) for k, n in stats.dropped.items()}
+        errors, stats.recent_errors = tuple(stats.recent_errors), []
         return FlushResult(
             stats.delivered - delivered,
             stats.rejected - rejected,
-            {reason: count for reason, count in gone.items() if count},
+            {reason: count for reason, count in newly_dropped.items() if count},
             stats.pending,
             errors,
         )
 
     @_locked
     def snapshot(self) -> tuple[int, int, dict[str, int]]:
-        """Return the counts that `result_since` compares with."""
+        """Return the counts for `result_since`, and forget the errors so far."""
         stats = self.stats
-        stats.recent = []
+        stats.recent_errors = []
         return stats.delivered, stats.rejected, dict(stats.dropped)
+
+    def count_captured(self, records: Sequence[Record]) -> None:
+        """Count messages that a test captured before they were queued, and report their outcome."""
+        self.stats.count_captured(len(records))
+        self._report_outcome(records, "delivered", "")
 
     def _report_outcome(self, records: Sequence[Record], fate: Fate, reason: str) -> None:
         if self._on_outcome is not None:
@@ -649,10 +696,10 @@ class Buffer:
 
     @property
     def reports_deliveries(self) -> bool:
-        """Return True if somebody wants to hear of deliveries, too."""
+        """Return True if `on_outcome` is to be called for deliveries, not only for losses."""
         return self._on_outcome is not None
 
     def notify(self) -> None:
-        """Wake whoever waits for room, or for messages to be settled."""
+        """Call the watchers: those that wait for space, or for messages to be settled."""
         for watcher in tuple(self.watchers):
             watcher()

@@ -1,7 +1,7 @@
-"""Speak to a consumer that is not ours: any object with the official `send`.
+"""Deliver through a consumer of the user's own: any object with the official `send`.
 
 It is called exactly as the official client calls it: `send(endpoint, json_message)`, and for
-`/import` with a third positional `(api_key, api_secret)`.
+`/import` with a third positional argument, `(api_key, api_secret)`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import logging
-import os
 import threading
 import time
 import weakref
@@ -18,11 +17,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 from anyio.lowlevel import RunVar
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
-from mixpanel._runtime import background_loop, shutdown
+from mixpanel._runtime import background_loop, event_loop, fork, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -34,17 +33,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CustomConsumer"]
 
-POLL = 0.01
+POLL_INTERVAL = 0.01  # seconds
 
-_everyone: weakref.WeakSet[CustomConsumer] = weakref.WeakSet()
+_adapters: weakref.WeakSet[CustomConsumer] = weakref.WeakSet()
 
 
 class CustomConsumer:
-    """Deliver through somebody else's consumer, counting what became of it.
+    """Deliver through a user's consumer and count the outcomes.
 
-    Async methods are awaited. Blocking ones run in a worker thread when the caller is async, one
-    call at a time, so the loop is not held up, nobody else waits for a thread, and the consumer
-    needs no lock.
+    Async methods of the consumer are awaited. Blocking ones run in a worker thread when the caller
+    is async, one call at a time: the event loop is not blocked, no other work waits for a worker
+    thread, and the consumer needs no lock.
     """
 
     def __init__(self, consumer: Any, stats: DeliveryStats) -> None:
@@ -55,68 +54,87 @@ class CustomConsumer:
             )
         self._consumer = consumer
         self.stats = stats
-        self.renew()
-        _everyone.add(self)
+        self.reset()
+        _adapters.add(self)
 
-    def renew(self) -> None:
-        """Forget who is at it: in a forked child the threads are gone that would say so."""
-        self._lock = threading.Lock()  # between loops; within one, nobody waits in a thread
+    def reset(self) -> None:
+        """Start without calls in progress, as after a fork: the child has none of the threads."""
+        self._lock = threading.Lock()  # between loops; within one loop, `_limiter` does its work
         self._limiter = RunVar[anyio.CapacityLimiter]("mixpanel_custom")
-        self._soon: set[Future[None]] = set()
+        self._in_background: set[Future[None]] = set()
 
     async def deliver(self, records: list[Record]) -> None:
         """Hand over records from async code."""
+        if self._captures(records):
+            return
         for record in records:
             with self._counted():
                 await self._call_async(self._consumer.send, *_arguments(record))
 
     def deliver_sync(self, records: list[Record]) -> None:
         """Hand over records from sync code."""
+        if self._captures(records):
+            return
         for record in records:
             with self._counted():
                 self._call_sync(self._consumer.send, *_arguments(record))
 
-    def deliver_soon(self, record: Record) -> None:
-        """Hand over a record from the home loop, without waiting."""
+    def deliver_in_background(self, record: Record) -> None:
+        """Hand over a record from the background loop, without waiting."""
+        if self._captures([record]):
+            return
 
-        async def later() -> None:
+        async def deliver() -> None:
             try:
                 await self.deliver([record])
             except Exception as error:
-                self.stats.say(logging.ERROR, f"a message was not delivered: {error}", key="soon")
+                text = f"a message was not delivered: {error}"
+                self.stats.log_limited(logging.ERROR, text, key="background")
 
-        atexit.unregister(_at_exit)  # again, to be called before the home loop is left
+        # `atexit` calls what was registered last first: register again on each call, so that
+        # `_at_exit` waits for these messages before the background loop is stopped.
+        atexit.unregister(_at_exit)
         atexit.register(_at_exit)
-        future = background_loop.submit(later)
-        self._soon.add(future)
-        future.add_done_callback(self._soon.discard)
+        future = background_loop.submit(deliver)
+        self._in_background.add(future)
+        future.add_done_callback(self._in_background.discard)
+
+    def _captures(self, records: list[Record]) -> bool:
+        keep = capture.active
+        if keep is None:
+            return False
+        for record in records:
+            keep(record.endpoint, record.body)
+        self.stats.count_captured(len(records))
+        return True
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
-        """Wait for what is under way, and flush the consumer if it knows how.
+        """Wait for calls in progress, then flush the consumer if it has `flush`.
 
-        When the timeout passes, a blocking `flush` is left to itself in its thread.
+        When the timeout (in seconds) passes, a blocking `flush` continues in its worker thread.
         """
         with anyio.move_on_after(timeout) as scope:
-            while any(not future.done() for future in set(self._soon)):  # noqa: ASYNC110
-                await anyio.sleep(POLL)
+            while any(not future.done() for future in set(self._in_background)):  # noqa: ASYNC110
+                await anyio.sleep(POLL_INTERVAL)
             flush = getattr(self._consumer, "flush", None)
             if flush is not None:
-                await self._call_async(flush, leave=True)
+                await self._call_async(flush, abandon=True)
         if scope.cancelled_caught:
-            self.stats.say(logging.WARNING, "the consumer did not flush in time", key="flush")
+            text = f"the consumer did not flush within {timeout:g} s"
+            self.stats.log_limited(logging.WARNING, text, key="flush")
         return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
     aclose = flush
 
     def flush_sync(self, timeout: float | None = None) -> FlushResult:
-        """Wait for what is under way, and flush the consumer in this thread if it knows how."""
-        wait(set(self._soon), timeout)
+        """Wait for calls in progress, then flush the consumer in this thread if it has `flush`."""
+        wait(set(self._in_background), timeout)
         flush = getattr(self._consumer, "flush", None)
         if flush is not None:
             self._call_sync(flush)
         return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
-    async def _call_async(self, method: Any, *arguments: Any, leave: bool = False) -> None:
+    async def _call_async(self, method: Any, *arguments: Any, abandon: bool = False) -> None:
         if inspect.iscoroutinefunction(method):
             await method(*arguments)
             return
@@ -125,12 +143,13 @@ class CustomConsumer:
             with self._lock:
                 return method(*arguments)
 
+        # A limiter of its own: waiting calls take no thread from anyio's shared pool.
         limiter = self._limiter.get(None)
         if limiter is None:
             limiter = anyio.CapacityLimiter(1)
             self._limiter.set(limiter)
-        result = await anyio.to_thread.run_sync(
-            one_at_a_time, limiter=limiter, abandon_on_cancel=leave
+        result = await event_loop.in_worker_thread(
+            one_at_a_time, limiter=limiter, abandon_on_cancel=abandon
         )
         if inspect.isawaitable(result):
             await result
@@ -142,6 +161,7 @@ class CustomConsumer:
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
+        """Count a message as pending inside the block; after it as delivered, or as raised."""
         stats = self.stats
         with stats.lock:
             stats.accepted += 1
@@ -160,21 +180,21 @@ class CustomConsumer:
 
 
 def _at_exit() -> None:
-    """Let what is under way arrive, as long as the last drain would take, or say what does not."""
+    """Wait for calls in progress as long as the last drain may take; log those that are lost."""
     end = time.monotonic() + shutdown.EXIT_TIMEOUT
-    for custom in list(_everyone):
-        late = wait(set(custom._soon), max(0.0, end - time.monotonic())).not_done
+    for adapter in list(_adapters):
+        late = wait(set(adapter._in_background), max(0.0, end - time.monotonic())).not_done
         if late:
-            custom.stats.say(logging.ERROR, f"{len(late)} message(s) dropped: exit", key="exit")
+            text = f"{len(late)} message(s) dropped: exit"
+            adapter.stats.log_limited(logging.ERROR, text, key="exit")
 
 
 def _after_fork() -> None:
-    for custom in list(_everyone):
-        custom.renew()
+    for adapter in list(_adapters):
+        adapter.reset()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)
 
 
 async def _awaited(result: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Bring one batch to the server and count what became of it, from a loop or from a plain thread.
+"""Send batches and count their outcomes, from an event loop or from a plain thread.
 
-The exchange says what to do next; the two drivers here, one async and one blocking, do it. Between
-an answer and its booking they run no code of the user's: what is to be logged or handed to a
-callback waits until all of the answer is counted.
+The generator in `retry` decides what to do next; the two drivers here, one async and one blocking,
+do it. Between receiving a response and counting it they run no code of the user's: callbacks and
+log lines are deferred until all of the response is counted, so that a callback which raises, or
+which looks at `stats()`, never finds a batch half counted.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from mixpanel._delivery.retry import (
     Stop,
     Wait,
     advance,
-    exchange,
+    delivery_steps,
 )
-from mixpanel._http.connections import LoopConnections, compressed_off_loop, hold_back, let_through
+from mixpanel._http.connections import LoopConnections, build_request, send_guarded, sleep_out
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
     TransportFailure,
@@ -55,13 +56,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchDispatcher"]
 
-PAUSE = 60.0  # seconds between attempts when only a human can help
-ONE_PACKET = 1024  # bytes that are not worth compressing
-FEW = 4
+FATAL_PAUSE = 60.0  # seconds between attempts when only a human can help, as after a 401
+MIN_GZIP_BYTES = 1024  # up to this size compression saves no packet
+SMALL_BATCH = 4  # records up to which their bytes are summed
 
 
 class BatchDispatcher:
-    """Carry batches of one buffer; `landed` is called after each, however it ended."""
+    """Send the batches of one buffer; `on_finished` is called after each, however it ended."""
 
     def __init__(
         self,
@@ -81,14 +82,15 @@ class BatchDispatcher:
         self._on_finished = on_finished
         self._repeat_ambiguous = repeat_ambiguous
 
-    # ---- what is due ------------------------------------------------------------------------
+    # ---- batches that are due ---------------------------------------------------------------
 
     async def send_due(self, take: Callable[[Claim], Batch | None] | None = None) -> bool:
         """Take a batch that is due and send it; return False if there was none.
 
-        The batch is taken here, in the task that sends it, and given back however this ends.
+        The task that sends the batch also takes it, and gives back what is left however this ends:
+        a task that is cancelled before its first step has taken nothing.
         """
-        claim = Claim(event_loop.owner())
+        claim = Claim(event_loop.alive_check())
         try:
             batch = (take or self.buffer.take)(claim)
             if batch is None:
@@ -101,8 +103,8 @@ class BatchDispatcher:
     def send_due_blocking(
         self, transport: SyncTransport, *, until: float = math.inf, everything: bool = False
     ) -> bool:
-        """Do as `send_due`, in the calling thread."""
-        claim = Claim(event_loop.owner())
+        """Like `send_due`, in the calling thread."""
+        claim = Claim(event_loop.alive_check())
         try:
             batch = self.buffer.take(claim, everything=everything)
             if batch is None:
@@ -113,10 +115,14 @@ class BatchDispatcher:
         return True
 
     def finish(self, claim: Claim, raised: list[DeliveryError] | None = None) -> None:
-        """End the batch of a claim; for a caller who hears the errors, the rest is dropped."""
+        """End the batch of a claim; what is unsettled returns to the queue.
+
+        With `raised`, whose errors go to a caller, it is dropped instead.
+        """
         try:
             self._finish(claim, raised)
-        except BaseException:  # Ctrl-C just now: a batch that was not ended would never end
+        except BaseException:
+            # Ctrl-C struck in between. A batch that is not finished would stay in flight forever.
             self._finish(claim, raised)
             raise
 
@@ -125,7 +131,7 @@ class BatchDispatcher:
         if batch is None or not batch.live:
             return
         if raised is not None:
-            records = batch.open
+            records = batch.unsettled
             if self.buffer.settle(batch, records, "dropped", "raised"):
                 self.buffer.announce(records, "dropped", "raised", quiet=True)
         self.buffer.finish(batch)
@@ -134,18 +140,20 @@ class BatchDispatcher:
     # ---- one batch --------------------------------------------------------------------------
 
     async def send(self, batch: Batch, raised: list[DeliveryError] | None = None) -> None:
-        """Drive the exchange of one batch; whoever took it has to `land` it afterwards.
+        """Deliver one batch; the caller has to `finish` its claim afterwards.
 
         With `raised`, errors are collected there for the caller instead of being reported.
         """
-        sending = _Sending(self, batch, raised)
+        sending = _BatchDelivery(self, batch, raised)
         try:
             step = sending.advance(None)
             while step is not None:
                 reply = None
                 if isinstance(step, Send):
-                    # Another batch may have been told to wait; that holds for the whole lane.
-                    await hold_back(lambda: batch.queue.paused_until - self.buffer.clock())
+                    # Another batch may have hit a rate limit: that pauses the whole queue.
+                    await sleep_out(lambda: batch.queue.paused_until - self.buffer.clock())
+                    if not batch.live:
+                        break  # reclaimed meanwhile: another task or thread sends its messages
                     reply = await self._attempt(batch, step, sending)
                 else:
                     await anyio.sleep(step.seconds)
@@ -163,29 +171,29 @@ class BatchDispatcher:
         raised: list[DeliveryError] | None = None,
         until: float = math.inf,
     ) -> None:
-        """Do as `send`, blocking, and not beyond `until` on the monotonic clock."""
-        sending = _Sending(self, batch, raised)
+        """Like `send`, blocking, and not beyond `until` on the monotonic clock."""
+        sending = _BatchDelivery(self, batch, raised)
         try:
             step = sending.advance(None)
             while step is not None:
                 reply = None
                 if isinstance(step, Send):
-                    _rest(batch.queue.paused_until - self.buffer.clock(), until)
-                    if time.monotonic() >= until:
+                    _sleep(batch.queue.paused_until - self.buffer.clock(), until)
+                    if time.monotonic() >= until or not batch.live:
                         break
                     reply = self._attempt_blocking(batch, step, transport, until, sending)
                 else:
-                    _rest(step.seconds, until)
+                    _sleep(step.seconds, until)
                 step = sending.advance(reply)
         except Exception:
             if raised is not None:
                 raise
             sending.fail()
 
-    def exchange(self, batch: Batch) -> Steps:
-        """Return the steps that bring a batch to the server."""
+    def delivery_steps(self, batch: Batch) -> Steps:
+        """Return the steps that deliver a batch."""
         queue = batch.queue
-        return exchange(
+        return delivery_steps(
             batch.records,
             policy=self.policy,
             clock=self.buffer.clock,
@@ -196,61 +204,75 @@ class BatchDispatcher:
         )
 
     def is_worth_gzip(self, batch: Batch) -> bool:
-        """Return True if a batch is large enough to gain by compression, and may be compressed."""
+        """Return True if a batch is large enough to gain by gzip, and its endpoint takes it."""
         if not self.api.takes_gzip(batch.queue.endpoint):
             return False
-        few = batch.records[:FEW]
-        return len(batch.records) > FEW or sum(len(record.body) for record in few) > ONE_PACKET
+        few = batch.records[:SMALL_BATCH]
+        return (
+            len(batch.records) > SMALL_BATCH
+            or sum(len(record.body) for record in few) > MIN_GZIP_BYTES
+        )
 
     # ---- one attempt ------------------------------------------------------------------------
 
     async def _attempt(
-        self, batch: Batch, step: Send, sending: _Sending
+        self, batch: Batch, step: Send, sending: _BatchDelivery
     ) -> Response | TransportFailure:
-        return await let_through(
+        return await send_guarded(
             self.api.guard, self._connections, lambda: self._send(batch, step, sending)
         )
 
     async def _send(
-        self, batch: Batch, step: Send, sending: _Sending
+        self, batch: Batch, step: Send, sending: _BatchDelivery
     ) -> Response | TransportFailure:
-        request = await compressed_off_loop(self.api, step)
+        request = await build_request(self.api, step)
         self.stats.requests += 1
 
-        def left() -> None:  # from here on, what is cut off may have been applied
+        def mark_sending() -> None:  # from here on, a request that is cut off may have been applied
             batch.sending = step.records
 
+        # Only for records that are not safe to repeat does it matter whether the request left.
         unsafe = False in [record.repeatable for record in step.records]
-        reply = await self._connections.attempt(request, on_sent=left if unsafe else None)
+        reply = await self._connections.attempt(request, on_sent=mark_sending if unsafe else None)
         batch.sending = []
         sending.log_attempt(request, step, reply)
         return reply
 
     def _attempt_blocking(
-        self, batch: Batch, step: Send, transport: SyncTransport, until: float, sending: _Sending
+        self,
+        batch: Batch,
+        step: Send,
+        transport: SyncTransport,
+        until: float,
+        sending: _BatchDelivery,
     ) -> Response | TransportFailure:
         if self.api.guard is None:
             return self._send_blocking(batch, step, transport, until, sending)
         reply = None
-        with closing(self.api.guard.run()) as passage:
+        with closing(self.api.guard.run()) as requests:
             while True:
                 try:
-                    what = passage.send(reply)
+                    step_of_guard = requests.send(reply)
                 except StopIteration as end:
                     return end.value  # type: ignore[no-any-return]
                 reply = None
-                if isinstance(what, float):
-                    _rest(what, until)
-                elif what is None:
+                if isinstance(step_of_guard, float | int):
+                    _sleep(step_of_guard, until)
+                elif step_of_guard is None:
                     reply = self._send_blocking(batch, step, transport, until, sending)
                 else:
-                    reply = transport.send(what, end=self._deadline(until))
+                    reply = transport.send(step_of_guard, end=self._deadline(until))
 
     def _deadline(self, until: float) -> float:
-        return min(until, time.monotonic() + self.buffer.limits.attempt)
+        return min(until, time.monotonic() + self.buffer.limits.request_timeout)
 
     def _send_blocking(
-        self, batch: Batch, step: Send, transport: SyncTransport, until: float, sending: _Sending
+        self,
+        batch: Batch,
+        step: Send,
+        transport: SyncTransport,
+        until: float,
+        sending: _BatchDelivery,
     ) -> Response | TransportFailure:
         end = self._deadline(until)
         request = self.api.request(step)
@@ -258,7 +280,9 @@ class BatchDispatcher:
         batch.sending = step.records
         try:
             reply = transport.send(request, end=end)
-        finally:  # Ctrl-C comes this way, too
+        finally:
+            # Also after Ctrl-C: if the request had left, `sending` keeps its records, and `finish`
+            # drops those that are not safe to repeat.
             if not transport.has_sent:
                 batch.sending = []
         batch.sending = []
@@ -266,8 +290,8 @@ class BatchDispatcher:
         return reply
 
 
-class _Sending:
-    """The exchange of one batch: what it counts at once, and what is to be reported after that."""
+class _BatchDelivery:
+    """The delivery of one batch: counts outcomes at once, and reports them after that."""
 
     def __init__(
         self, dispatcher: BatchDispatcher, batch: Batch, raised: list[DeliveryError] | None
@@ -277,11 +301,11 @@ class _Sending:
         self._stats = dispatcher.stats
         self._batch = batch
         self._raised = raised
-        self._steps = dispatcher.exchange(batch)
+        self._steps = dispatcher.delivery_steps(batch)
         self._reports: list[Callable[[], object]] = []
 
     def advance(self, reply: Response | TransportFailure | None) -> Send | Wait | None:
-        """Count what a reply means, then report it; return the next step that takes time."""
+        """Count the outcome of a reply, then report it; return the next step that takes time."""
         try:
             return advance(self._steps, reply, self._apply)
         finally:
@@ -292,26 +316,26 @@ class _Sending:
                 self._buffer.notify()
 
     def log_attempt(self, request: Request, step: Send, reply: Response | TransportFailure) -> None:
-        """Remember to log an attempt, without anything that is in it."""
+        """Log an attempt after it is counted: its sizes and result, no content."""
         if logger.isEnabledFor(logging.DEBUG):
             url, bytes_ = request.url.partition("?")[0], len(request.content)
-            came = reply.error if isinstance(reply, TransportFailure) else f"HTTP {reply.status}"
-            text = "POST %s: %d message(s), %d bytes: %s"
-            self._reports.append(partial(logger.debug, text, url, len(step.records), bytes_, came))
+            result = reply.error if isinstance(reply, TransportFailure) else f"HTTP {reply.status}"
+            text, count = "POST %s: %d message(s), %d bytes: %s", len(step.records)
+            self._reports.append(partial(logger.debug, text, url, count, bytes_, result))
 
     def fail(self) -> None:
-        """Handle an error of ours, not the network's: keep the messages and log it loudly."""
-        self._batch.queue.paused_until = self._buffer.clock() + PAUSE
-        logger.exception("a batch could not be sent")
+        """Handle a bug of this package, not an error of the network: keep the batch and log it."""
+        self._pause(FATAL_PAUSE)
+        logger.exception("a batch could not be sent; it is tried again in a minute")
 
     def _apply(self, step: Step) -> None:
-        queue, buffer, reports = self._batch.queue, self._buffer, self._reports
+        queue, reports = self._batch.queue, self._reports
         raised = self._raised
         if isinstance(step, Resolve):
             self._settle(step)
         elif isinstance(step, Wait):
             self._stats.retried += 1
-            queue.paused_until = max(queue.paused_until, buffer.clock() + step.seconds)
+            self._pause(step.seconds)
             if raised is None:
                 reports.append(partial(self._stats.report, step.error, []))
         elif isinstance(step, ReduceBatchBytes):
@@ -319,17 +343,23 @@ class _Sending:
         elif isinstance(step, DisableGzip):
             queue.gzip = False
         elif isinstance(step, Stop) and raised is not None:
-            raised.append(step.error)
+            raised.append(step.error)  # `finish` drops what is left: the caller has the error
         elif isinstance(step, Stop):
             queue.paused_by = step.error
-            queue.paused_until = buffer.clock() + PAUSE
+            self._pause(FATAL_PAUSE)
             reports.append(partial(self._stats.report, step.error, []))
+
+    def _pause(self, seconds: float) -> None:
+        """Pause the queue, unless the batch was reclaimed: its new owner decides then."""
+        if self._batch.live:
+            queue = self._batch.queue
+            queue.paused_until = max(queue.paused_until, self._buffer.clock() + seconds)
 
     def _settle(self, step: Resolve) -> None:
         batch, raised = self._batch, self._raised
         settled = self._buffer.settle(batch, step.records, step.fate, step.reason)
         if step.fate == "delivered":
-            if batch.queue.paused_by is not None:
+            if batch.queue.paused_by is not None:  # the settings were mended
                 batch.queue.paused_by, batch.queue.paused_until = None, 0.0
             if batch.queue.gzip is None and self._dispatcher.is_worth_gzip(batch):
                 batch.queue.gzip = True
@@ -337,11 +367,12 @@ class _Sending:
             raised.append(step.error)
         if settled and (step.fate != "delivered" or self._buffer.reports_deliveries):
             announce = self._buffer.announce
-            what = (step.records, step.fate, step.reason, step.error)
-            self._reports.append(partial(announce, *what, quiet=raised is not None))
+            outcome = (step.records, step.fate, step.reason, step.error)
+            self._reports.append(partial(announce, *outcome, quiet=raised is not None))
 
 
-def _rest(seconds: float, until: float) -> None:
+def _sleep(seconds: float, until: float) -> None:
+    """Sleep, but not beyond `until` on the monotonic clock."""
     left = min(seconds, until - time.monotonic())
     if left > 0:
         time.sleep(left)

@@ -1,21 +1,21 @@
-"""Send, judge, wait, send again: the flow of one batch, as a generator of steps.
+"""Deliver one batch: send, classify the response, wait, send again, as a generator of steps.
 
-It does no I/O and reads no clock of its own, so every path is tested without a socket. A driver
-carries out the steps:
+It does no I/O and reads the clock only through its arguments, so every path is tested without a
+socket. A driver, async or blocking, carries out the steps:
 
-    Send(records)      put them on the wire; answer with an `Answer` or a `Failure`
-    Wait(seconds)      hold the whole lane back that long
-    Settle(records, …) close the books on them
-    Shrink(max_bytes)  remember that the server takes no more in one request
-    Plain()            remember that the server takes no gzip
-    Halt(error)        only a human can help, or our patience ended: stop, keep what is open
+    Send(records)            send them in one request; send back a `Response` or `TransportFailure`
+    Wait(seconds, error)     send nothing from this endpoint's queue for that long
+    Resolve(records, fate)   count the outcome of these records: it is final
+    ReduceBatchBytes(bytes)  remember that the server takes no more in one request
+    DisableGzip()            remember that the server takes no gzip
+    Stop(error)              stop here; records that are not resolved stay in the queue
 
-Each answer is one of five verdicts: delivered, rejected, retry, ambiguous, fatal.
+A response is classified as one of five outcomes: delivered, rejected, retry, ambiguous, fatal.
 
 An update that is not safe to repeat (`$add`, `$append`, `$remove`) is sent again only when the
-attempt before provably changed nothing:
+previous attempt provably changed nothing:
 
-| what happened | proven |
+| what happened | proof |
 |---|---|
 | no DNS answer, refused connection, TLS or proxy failure: any failure before the first byte | yes |
 | 429 or 503 with an error body of Mixpanel's own: JSON with its `error` and `status` | yes |
@@ -23,11 +23,11 @@ attempt before provably changed nothing:
 | 3xx | yes |
 | 408, 425, 460; 429 or 503 with any other body, as from a gateway | no |
 | any other 5xx | no |
-| the connection broke, or no answer came, after the first byte had left | no |
+| the connection broke, or no response came, after the first byte was sent | no |
 | 2xx of an unknown shape, or whose counts contradict what was sent | no |
 
-What is not proven is *ambiguous*: such updates are dropped and counted as that, everything else
-(events, by their four-part key; `$set` and its like) is sent again.
+Without a proof the delivery is *ambiguous*: such updates are dropped and counted as that. All other
+records (events, by their four-part key; `$set` and its like) are sent again.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from mixpanel._http.responses import (
 from mixpanel.exceptions import (
     AmbiguousDeliveryError,
     DeliveryError,
-    FailedRecord,
     RejectedError,
+    RejectedRecord,
 )
 
 if TYPE_CHECKING:
@@ -65,18 +65,22 @@ __all__ = [
     "Stop",
     "Wait",
     "advance",
-    "exchange",
+    "delivery_steps",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
+    """Send nothing from this endpoint's queue for some seconds, because of an error."""
+
     seconds: float
     error: DeliveryError
 
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
+    """Count the final outcome of some records."""
+
     records: list[Record]
     fate: Fate
     reason: str = ""
@@ -85,16 +89,20 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class ReduceBatchBytes:
+    """Remember that the server takes no more than this in one request."""
+
     max_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class DisableGzip:
-    pass
+    """Remember that the server takes no gzip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
+    """Stop here: only a human can help, or no attempt is left."""
+
     error: DeliveryError
 
 
@@ -105,9 +113,10 @@ Steps = Generator[Step, Response | TransportFailure | None, None]
 def advance(
     steps: Steps, reply: Response | TransportFailure | None, apply: Callable[[Step], None]
 ) -> Send | Wait | None:
-    """Carry out steps up to the next one that takes time; return that, or None at the end.
+    """Send a reply to the generator, apply the steps that take no time, and return the next other.
 
-    Of those, a `Send` is for the driver alone; a `Wait` is carried out, and waited by the driver.
+    That is a `Send`, which the driver carries out, or a `Wait`, which is applied here and slept by
+    the driver; None at the end.
     """
     try:
         step = steps.send(reply)
@@ -121,7 +130,7 @@ def advance(
     return step
 
 
-def exchange(  # noqa: C901
+def delivery_steps(  # noqa: C901
     records: list[Record],
     *,
     policy: RetryPolicy,
@@ -131,64 +140,72 @@ def exchange(  # noqa: C901
     repeat_ambiguous: bool = False,
     classify: Classifier | None = None,
 ) -> Steps:
-    """Bring records of one endpoint to the server, or say what became of each.
+    """Yield the steps that deliver records of one endpoint, until each has a final outcome.
 
-    `gzip` None means: try it, and fall back when the very first answer is a refusal. `judge` says
-    what an answer means, for servers that do not speak as Mixpanel does.
+    `gzip` None tries compression, and disables it when the very first response is a rejection.
+    `classify` decides what a response means, for servers other than Mixpanel's.
     """
     classify = classify or classify_response
-    parts = [records]
+    parts = [records]  # still to be sent, first ones last; a rejected batch is split in halves
     compress = gzip is not False
-    suspects = PROBE_SIZE
+    probes = PROBE_SIZE
     while parts:
         part = parts.pop()
-        failures = odd_answers = 0
+        failures = odd_responses = 0
         while part:
             reply = yield Send(part, compress, failures)
             assert reply is not None
-            judged = classify(reply, part)
-            error = judged.error
+            found = classify(reply, part)
+            error = found.error
             if compress and gzip is None:
-                refused = judged.outcome is ResponseOutcome.REJECTED and judged.untouched
-                if refused and not judged.too_large:
+                # It is not known yet whether this server takes gzip: a rejection may mean that.
+                refused = found.outcome is ResponseOutcome.REJECTED and found.not_processed
+                if refused and not found.too_large:
                     compress = False
                     yield DisableGzip()
                     continue
-                gzip = judged.outcome is ResponseOutcome.DELIVERED or None
-            if judged.outcome is ResponseOutcome.DELIVERED:
-                yield from _settled(part, judged)
+                gzip = found.outcome is ResponseOutcome.DELIVERED or None
+            if found.outcome is ResponseOutcome.DELIVERED:
+                yield from _resolve_listed(part, found)
                 break
             assert error is not None
-            if judged.outcome is ResponseOutcome.FATAL:
-                if not (judged.untouched or repeat_ambiguous):
-                    yield from _without_unsafe(part, error)
-                yield Stop(error)
+            if found.outcome is ResponseOutcome.FATAL:
+                if not (found.not_processed or repeat_ambiguous):
+                    yield from _without_unrepeatable(part, error)
+                yield Stop(error)  # what is repeatable stays queued, until the settings are mended
                 return
-            if judged.outcome is ResponseOutcome.REJECTED:
-                if judged.too_large and len(part) > 1:
+            if found.outcome is ResponseOutcome.REJECTED:
+                # The server does not say which record it rejects: bisect until one is alone.
+                if found.too_large and len(part) > 1:
+                    # The brackets and commas count: this is the size of the request's body.
                     size = sum(len(record.body) + 1 for record in part) + 1
                     yield ReduceBatchBytes(max(size // 2, 1024))
-                if not judged.untouched and len(part) > 1:
-                    part = yield from _without_unsafe(part, error)
-                if suspects and not judged.too_large and len(part) > 2 * suspects:
-                    part = yield from _probe_batch(part, error, suspects, classify, gzip=compress)
-                    suspects = 0
+                if not found.not_processed and len(part) > 1:
+                    # It may have applied some of them: halves are sent again, updates must not be.
+                    part = yield from _without_unrepeatable(part, error)
+                if probes and not found.too_large and len(part) > 2 * probes:
+                    # Once per batch, before bisecting it: a wrong token rejects every record, and
+                    # 2,000 of them would take 4,000 requests.
+                    part = yield from _probe_batch(part, error, probes, classify, gzip=compress)
+                    probes = 0
                 if len(part) > 1:
                     half = len(part) // 2
                     parts.append(part[half:])
                     parts.append(part[:half])
                 elif part:
-                    yield Resolve(part, "rejected", error=_naming(error, part))
+                    yield Resolve(part, "rejected", error=_with_records(error, part))
                 break
             failures += 1
-            odd_answers += judged.odd
-            if judged.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
-                part = yield from _without_unsafe(part, error)
-                if odd_answers > 1:
+            odd_responses += found.unexpected
+            if found.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
+                part = yield from _without_unrepeatable(part, error)
+                if odd_responses > 1:
+                    # Twice a response that cannot be understood: a third would be no better.
                     yield Resolve(part, "dropped", "ambiguous", error)
                     break
                 if not part:
                     break
+            # Each record expires by its own age, whatever the age of others in its batch.
             part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
             if not part:
                 break
@@ -197,10 +214,10 @@ def exchange(  # noqa: C901
             if policy.attempts is not None and (
                 failures >= policy.attempts or (error.retry_after is not None and seconds > left)
             ):
-                yield Stop(error)  # whoever waits for us has no time left
+                yield Stop(error)  # a caller is waiting: no attempt, or no time, is left
                 return
             if seconds > left - TICK:
-                # None would live to see the next attempt: make one before their patience ends.
+                # All would expire during this wait: shorten it for one more attempt.
                 seconds = left - 0.5 if left > 0.99 else max(0.0, left)
             yield Wait(seconds, error)
             part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
@@ -208,61 +225,61 @@ def exchange(  # noqa: C901
 
 TICK = 0.001  # seconds by which a clock and a sleep may differ
 
-PROBE_SIZE = 16  # single refusals in the same words that make it a refusal of them all
-ORDERED = frozenset({"people", "groups", "batch"})  # what may not be sent out of turn
+PROBE_SIZE = 16  # records that are sent alone; if all are rejected alike, so is the whole batch
+ORDERED = frozenset({"people", "groups", "batch"})  # endpoints whose records keep their order
 
 
 def _probe_batch(
-    part: list[Record], error: DeliveryError, suspects: int, classify: Classifier, *, gzip: bool
+    part: list[Record], error: DeliveryError, probes: int, classify: Classifier, *, gzip: bool
 ) -> Generator[Step, Response | TransportFailure | None, list[Record]]:
-    """Settle a whole batch that is refused for what its records share, as a wrong token.
+    """Resolve a whole batch that is rejected for what its records share, such as a wrong token.
 
-    Records from all over the batch are sent alone, until one fares otherwise; if none does, so
-    stands it with the rest. Return what is left to be bisected.
+    Records spread over the batch are sent alone, until one has another outcome. If all are rejected
+    with the same error, so are the rest. Return the records that are left to be bisected.
     """
     if part[0].endpoint in ORDERED:
         return part
-    asked = [part[at * (len(part) - 1) // (suspects - 1)] for at in range(suspects)]
+    probed = [part[at * (len(part) - 1) // (probes - 1)] for at in range(probes)]
     left = part
-    for record in asked:
+    for record in probed:
         reply = yield Send([record], gzip)
         assert reply is not None
-        judged = classify(reply, [record])
-        alike = judged.outcome is ResponseOutcome.REJECTED and str(judged.error) == str(error)
-        if judged.outcome is ResponseOutcome.DELIVERED:
-            yield from _settled([record], judged)
-        elif alike and judged.error is not None:
-            yield Resolve([record], "rejected", error=_naming(judged.error, [record]))
+        found = classify(reply, [record])
+        alike = found.outcome is ResponseOutcome.REJECTED and str(found.error) == str(error)
+        if found.outcome is ResponseOutcome.DELIVERED:
+            yield from _resolve_listed([record], found)
+        elif alike and found.error is not None:
+            yield Resolve([record], "rejected", error=_with_records(found.error, [record]))
         else:
             return left
         left = [one for one in left if one is not record]
         if not alike:
             return left
-    yield Resolve(left, "rejected", error=_naming(error, left))
+    yield Resolve(left, "rejected", error=_with_records(error, left))
     return []
 
 
-def _without_unsafe(
+def _without_unrepeatable(
     part: list[Record], error: DeliveryError
 ) -> Generator[Step, Response | TransportFailure | None, list[Record]]:
-    """Settle the records that must not be sent twice, and return the others."""
+    """Drop the records that must not be sent twice as ambiguous, and return the others."""
     unsafe = [record for record in part if not record.repeatable]
     if not unsafe:
         return part
-    doubt = AmbiguousDeliveryError(
+    ambiguous = AmbiguousDeliveryError(
         f"{error}; {len(unsafe)} update(s) may have been applied and are not safe to repeat",
         endpoint=unsafe[0].endpoint,
         status=error.status,
     )
-    doubt.__cause__ = error
-    yield Resolve(unsafe, "dropped", "ambiguous", doubt)
+    ambiguous.__cause__ = error
+    yield Resolve(unsafe, "dropped", "ambiguous", ambiguous)
     return [record for record in part if record.repeatable]
 
 
 def _without_expired(
     part: list[Record], before: float, error: DeliveryError
 ) -> Generator[Step, Response | TransportFailure | None, list[Record]]:
-    """Settle the records that were accepted at `before` or earlier, and return the others."""
+    """Drop the records that were enqueued at `before` or earlier, and return the others."""
     expired = [record for record in part if record.enqueued_at <= before]
     if not expired:
         return part
@@ -270,35 +287,33 @@ def _without_expired(
     return [record for record in part if record.enqueued_at > before]
 
 
-def _settled(part: list[Record], judged: Classification) -> Generator[Step, None, None]:
-    if not judged.failed:
+def _resolve_listed(part: list[Record], found: Classification) -> Steps:
+    """Resolve a delivered batch: as delivered, but for the records that the response rejects."""
+    if not found.failed:
         yield Resolve(part, "delivered")
         return
-    good = [record for index, record in enumerate(part) if index not in judged.failed]
-    bad = [record for index, record in enumerate(part) if index in judged.failed]
-    if good:
-        yield Resolve(good, "delivered")
-    failed = tuple(
-        FailedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
-        for at, one in sorted(judged.failed.items())
+    delivered = [record for index, record in enumerate(part) if index not in found.failed]
+    rejected = [record for index, record in enumerate(part) if index in found.failed]
+    if delivered:
+        yield Resolve(delivered, "delivered")
+    listed = tuple(
+        RejectedRecord(at, one.message, one.field, one.insert_id, part[at].decoded())
+        for at, one in sorted(found.failed.items())
     )
     endpoint = part[0].endpoint
-    reasons = "; ".join(sorted({one.message for one in failed})[:3])
+    reasons = "; ".join(sorted({one.message for one in listed})[:3])
     error = RejectedError(
-        f"{endpoint}: {len(bad)} of {len(part)} record(s) refused: {reasons}",
+        f"{endpoint}: {len(rejected)} of {len(part)} record(s) rejected: {reasons}",
         endpoint=endpoint,
-        status=judged.error.status if judged.error else 200,
-        failed_records=failed,
+        status=found.error.status if found.error else 200,
+        rejected_records=listed,
     )
-    yield Resolve(bad, "rejected", error=error)
+    yield Resolve(rejected, "rejected", error=error)
 
 
-def _naming(error: DeliveryError, part: list[Record]) -> DeliveryError:
-    """Name the records that an unspecific refusal was about."""
-    error.failed_records = tuple(
-        FailedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
+def _with_records(error: DeliveryError, part: list[Record]) -> DeliveryError:
+    """Attach the records to the error that rejected them without naming any."""
+    error.rejected_records = tuple(
+        RejectedRecord(at, str(error), record=record.decoded()) for at, record in enumerate(part)
     )
     return error
-
-
-# ---- judging ------------------------------------------------------------------------------------

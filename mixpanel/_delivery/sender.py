@@ -1,4 +1,4 @@
-"""Carry the buffer's batches to the server: in the background, on request, and at the very end."""
+"""Send the buffer's batches: in the background, on request, and at the end of the process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from urllib.request import getproxies
 
 import anyio
 
+from mixpanel._delivery import capture
 from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
 from mixpanel._runtime import event_loop, shutdown
-from mixpanel._runtime.import_lock import loading
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
 from mixpanel.settings import RetryPolicy
@@ -38,22 +39,24 @@ __all__ = ["Sender"]
 
 R = TypeVar("R", bound=Api)
 
-IDLE = 5.0  # seconds without a message after which a background sender goes home
-AGAIN = 0.1  # seconds until the background task starts again after somebody cancelled it
-LEAVING = 0.1  # seconds that cancelled requests may take to unwind
-POLL = 0.01
+IDLE_TIMEOUT = 5.0  # seconds without a message after which the background task ends
+RESTART_DELAY = 0.1  # seconds until the background task starts again after it was cancelled
+CANCEL_TIMEOUT = 0.1  # seconds that cancelled requests may take to unwind
+POLL_INTERVAL = 0.01  # seconds
 
-HURRIED = RetryPolicy(attempts=4, first_wait=0.2, longest_retry_after=1.0, max_age=math.inf)
+# At exit there are a few seconds in all: short waits, and messages of any age.
+EXIT_RETRY = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
 
-_inherited: list[SyncTransport | None] = []  # a forked child neither uses nor closes them
+# Of the parent process: a forked child neither uses nor closes them, nor lets them be collected.
+_inherited_transports: list[SyncTransport | None] = []
 
 
 class Sender(Generic[R]):
-    """Own a buffer and bring what is in it to the server.
+    """Own a buffer and send what is in it.
 
-    In the `background`, a task starts in the loop that first puts a message, lives there while
-    there is something to do, and starts again in the next loop when that one is gone. Otherwise
-    whoever fills a batch calls `pump`.
+    With `background`, a task starts in the event loop of the first message, runs there while there
+    is something to send, and starts again in the next loop when that one is gone. Without, the
+    caller that fills a batch calls `send_due`.
     """
 
     def __init__(
@@ -71,68 +74,93 @@ class Sender(Generic[R]):
         self.stats = buffer.stats
         self.api = api
         self.closed = False
-        self._takes_nothing = False  # closed, or the process is past its last drain
+        self._refuses_records = False  # closed, or the last drain at exit is over
         self.buffered = buffered
         self.background = background
-        self._home: event_loop.Loop | None = None
+        self._loop: event_loop.Loop | None = None  # where the background task runs
         self._wake: anyio.Event | None = None
-        self._blocking: SyncTransport | None = None
+        self._sync_transport: SyncTransport | None = None
         self._send_scopes: set[anyio.CancelScope] = set()
-        self._sending_threads: set[int] = set()  # that are inside a blocking send
-        self._ending = False
+        self._sending_threads: set[int] = set()  # those inside a blocking send
+        self._draining = False  # the last drain at exit is in progress
         limits = buffer.limits
         self.connections = LoopConnections(
-            transport, deadline=limits.attempt, answer_bytes=limits.answer_bytes
+            transport, deadline=limits.request_timeout, max_response_bytes=limits.max_response_bytes
         )
         self.dispatcher = BatchDispatcher(
-            buffer, api, policy, self.connections, self._settled, repeat_ambiguous=repeat_ambiguous
+            buffer,
+            api,
+            policy,
+            self.connections,
+            self._batch_finished,
+            repeat_ambiguous=repeat_ambiguous,
         )
         shutdown.senders.add(self)
-        if shutdown.over:
-            self._end()
+        if shutdown.is_over:
+            self._discard()
 
     # ---- in ---------------------------------------------------------------------------------
 
     def accept(self, record: Record) -> bool | None:
-        """Take a message and return; never waits, never does I/O, works from any thread.
+        """Accept a message without waiting and without I/O, from any thread.
 
-        Returns whether somebody should pump; None when it is full and the mode is "wait".
+        Return True if the caller should call `send_due` (without a background task); None when the
+        buffer is full and `when_full` is "wait": the message was not accepted.
 
         :raises ClosedError: after `aclose`.
         :raises QueueFullError: with `when_full="raise"`.
         """
-        if self._takes_nothing:
-            return self._accept_late(record)
+        if self._refuses_records:
+            return self._accept_at_exit(record)
+        if capture.active is not None and self.captures([record]):
+            return False
         signal = self.buffer.put(record)
         if signal:
             shutdown.register(self)
-        home = self._home
-        if self.background and (signal or home is None or not home.is_running()):
+        loop = self._loop
+        if self.background and (signal or loop is None or not loop.is_running()):
             self.wake()
         return signal
 
-    def _accept_late(self, record: Record) -> bool:
-        """Send a message of another `atexit` handler at once, while the time of the drain lasts."""
+    def captures(self, records: list[Record]) -> bool:
+        """Give messages to the capture of a test, if there is one; return True if it took them.
+
+        :raises ClosedError: after `aclose`.
+        """
+        keep = capture.active
+        if keep is None:
+            return False
+        if self.closed:
+            raise ClosedError("the client is closed: this message was not accepted")
+        for record in records:
+            keep(self.api.captured_as(record.endpoint), record.body)
+        self.buffer.count_captured(records)
+        return True
+
+    def _accept_at_exit(self, record: Record) -> bool:
+        """Send a message of another `atexit` handler at once, until the drain's time is over."""
         if self.closed:
             raise ClosedError("the client is closed: this message was not accepted")
         on_main = threading.current_thread() is threading.main_thread()
         if (
             on_main
-            and time.monotonic() < shutdown.drain_end
+            and time.monotonic() < shutdown.drain_deadline
             and self.connections.transport.client is None
         ):
             claims: list[Claim] = []
-            transport = self._made_wire()
+            transport = self._make_transport()
             try:
-                self.buffer.direct([record], claims, event_loop.owner())
+                self.buffer.claim_directly([record], claims, event_loop.alive_check())
                 for claim in claims:
                     assert claim.batch is not None
-                    self.dispatcher.send_blocking(claim.batch, transport, until=shutdown.drain_end)
+                    self.dispatcher.send_blocking(
+                        claim.batch, transport, until=shutdown.drain_deadline
+                    )
             finally:
                 transport.close()
                 for claim in claims:
                     self.dispatcher.finish(claim)
-                self.buffer.drop_all("exit", shut="exit")
+                self.buffer.drop_all("exit", end_reason="exit")
         else:
             self.buffer.put(record)  # counts it as dropped
         return False
@@ -141,71 +169,73 @@ class Sender(Generic[R]):
     def is_interrupted(self) -> bool:
         """Return True in a signal handler, finalizer or callback inside this client's own code.
 
-        A message is accepted there; anything that waits for the interrupted code would wait for
-        ever.
+        A message is accepted there; anything that waited for the interrupted code would never
+        return.
         """
         return self.buffer.is_held_here() or threading.get_ident() in self._sending_threads
 
-    def unflushed(self) -> FlushResult:
-        """Return what a flush can do where `is_interrupted`: nothing, which is logged."""
+    def skip_flush(self) -> FlushResult:
+        """Do nothing but log a warning, where `is_interrupted`; return a result that says so."""
         logger.warning(
             "flush or close was called inside this client's own code, by a signal handler, a "
-            "finalizer or a callback: nothing was sent; call it again later, or leave it to the "
-            "end of the process"
+            "finalizer or a callback: nothing was sent. Call it again later, or leave the messages "
+            "to the end of the process"
         )
         return FlushResult(0, 0, {}, self.stats.snapshot().pending)
 
     @property
     def has_loop(self) -> bool:
-        """Tell whether a loop is there to send in the background."""
-        return self._home is not None and self._home.is_running()
+        """Return True if a running event loop has the background task."""
+        return self._loop is not None and self._loop.is_running()
 
     def wake(self) -> None:
-        """Let the background sender look at the buffer, starting it here when it has no home."""
-        home = self._home
-        if home is not None and home.is_running():
-            home.call_soon(self._rouse)
+        """Make the background task look at the buffer; start it in this loop if it has none."""
+        loop = self._loop
+        if loop is not None and loop.is_running():
+            loop.call_soon(self._notify_task)
             return
-        here = event_loop.running()
+        here = event_loop.running_loop()
         if here is None:
-            return  # the next call from a loop, or the end of the process, takes it from here
+            return  # the next call from a loop starts it, or the drain at exit sends the messages
         with self.buffer.lock:
-            if self._home is not home or self._ending:
+            if self._loop is not loop or self._draining:
                 return
-            self._home, self._wake, self._send_scopes = here, None, set()
-        if home is not None:
-            self.buffer.reclaim(dead_only=True)  # what a loop that is gone had in flight
-        here.spawn(lambda: self._run(here), ended=lambda: self._left(here))
+            self._loop, self._wake, self._send_scopes = here, None, set()
+        if loop is not None:
+            self.buffer.reclaim(dead_only=True)  # what the previous loop had in flight
+        here.spawn(lambda: self._run(here), on_done=lambda: self._task_ended(here))
 
-    def _rouse(self) -> None:
+    def _notify_task(self) -> None:
         if self._wake is not None:
             self._wake.set()
 
     # ---- the background task ----------------------------------------------------------------
 
-    async def _run(self, home: event_loop.Loop) -> None:
+    async def _run(self, loop: event_loop.Loop) -> None:
         try:
-            while self._home is home:
+            while self._loop is loop:
                 self._wake = anyio.Event()
-                # Each task takes its batch itself: one that is cancelled first takes none.
+                # Each task takes its batch itself: one cancelled before it starts has none to lose.
                 for _ in range(self.buffer.due()):
-                    home.spawn(lambda: self._send_due(home))
+                    loop.spawn(lambda: self._send_one_due(loop))
                 pending = self.stats.pending
-                with anyio.move_on_after(self.buffer.next_look() if pending else IDLE):
+                with anyio.move_on_after(
+                    self.buffer.seconds_until_due() if pending else IDLE_TIMEOUT
+                ):
                     await self._wake.wait()
                     continue
                 with self.buffer.lock:
-                    if not self.stats.pending and not pending and self._home is home:
-                        self._home = None
+                    if not self.stats.pending and not pending and self._loop is loop:
+                        self._loop = None
         except Exception:
             logger.exception("the background sender failed and will be restarted")
 
-    async def _send_due(self, home: event_loop.Loop) -> None:
+    async def _send_one_due(self, loop: event_loop.Loop) -> None:
         in_flight = self._send_scopes
         with anyio.CancelScope() as scope:
             in_flight.add(scope)
             try:
-                await self.dispatcher.send_due(partial(self._taken_at, home))
+                await self.dispatcher.send_due(partial(self._take_in, loop))
             finally:
                 in_flight.discard(scope)
 
@@ -213,42 +243,44 @@ class Sender(Generic[R]):
         for scope in tuple(self._send_scopes):
             scope.cancel()
 
-    def _left(self, home: event_loop.Loop) -> None:
-        """Forget the loop whose task has ended, and start again there if messages wait."""
+    def _task_ended(self, loop: event_loop.Loop) -> None:
+        """Forget the loop whose task has ended, and start again there if messages are pending."""
         with self.buffer.lock:
-            if self._home is not home:
+            if self._loop is not loop:
                 return
-            self._home = self._wake = None
-        # Somebody cancelled it, as with all tasks of the loop. If that ends the loop as well, this
-        # never runs, and the next loop or the end of the process takes over.
-        if self.stats.pending and not self._ending and home.is_running():
-            home.call_later(AGAIN, self._wake_if_needed)
+            self._loop = self._wake = None
+        # The task was cancelled, as when all tasks of the loop are. If the loop ends as well, the
+        # call below never runs, and the next loop or the drain at exit takes over.
+        if self.stats.pending and not self._draining and loop.is_running():
+            loop.call_later(RESTART_DELAY, self._wake_if_needed)
 
     def _wake_if_needed(self) -> None:
         if self.stats.pending and not self.has_loop:
             self.wake()
 
-    def _taken_at(self, home: event_loop.Loop, claim: Claim) -> Batch | None:
-        return self.buffer.take(claim) if self._home is home else None
+    def _take_in(self, loop: event_loop.Loop, claim: Claim) -> Batch | None:
+        return self.buffer.take(claim) if self._loop is loop else None
 
-    def _settled(self) -> None:
+    def _batch_finished(self) -> None:
         if not self.stats.pending:
             with self.buffer.lock:
                 if not self.stats.pending:
                     shutdown.unregister(self)
         if self.background:
-            home = self._home
-            if home is not None:
-                home.call_soon(self._rouse)
+            loop = self._loop
+            if loop is not None:
+                loop.call_soon(self._notify_task)
 
     # ---- on request -------------------------------------------------------------------------
 
     async def deliver(self, records: list[Record]) -> None:
-        """Send these records now, in order, and raise what went wrong.
+        """Send these records now, in order.
 
-        :raises DeliveryError: for the first batch that was not delivered as a whole; those after
-            it are not tried and count as dropped.
+        :raises DeliveryError: for the first batch that was not delivered as a whole; later ones are
+            not tried and count as dropped.
         """
+        if self.captures(records):
+            return
         if self.closed:
             raise ClosedError("the client is closed: this message was not accepted")
         try:
@@ -257,7 +289,7 @@ class Sender(Generic[R]):
             raise TransportError(str(error)) from error
 
     async def _deliver(self, records: list[Record]) -> None:
-        with self._directly(records) as (claims, raised):
+        with self._claimed(records) as (claims, raised):
             for claim in claims:
                 assert claim.batch is not None
                 await self.dispatcher.send(claim.batch, raised)
@@ -265,106 +297,106 @@ class Sender(Generic[R]):
                     raise raised[0]
 
     @contextmanager
-    def _directly(self, records: list[Record]) -> Iterator[tuple[list[Claim], list[DeliveryError]]]:
-        """Count records that skip the queue; whatever is open at the end counts as dropped."""
+    def _claimed(self, records: list[Record]) -> Iterator[tuple[list[Claim], list[DeliveryError]]]:
+        """Accept records that skip the queue; what is unsettled at the end counts as dropped."""
         if self.closed:
             raise ClosedError("the client is closed: this message was not accepted")
         claims: list[Claim] = []
         try:
-            self.buffer.direct(records, claims, event_loop.owner())
+            self.buffer.claim_directly(records, claims, event_loop.alive_check())
             yield claims, []
         finally:
             for claim in claims:
                 self.dispatcher.finish(claim, [])
 
-    async def pump(self) -> None:
+    async def send_due(self) -> None:
         """Send, here and now, every batch that is due."""
-        with suppress(event_loop.TaskEndedError):  # what it had taken has been given back
-            await event_loop.in_own_task(self._pump)
+        with suppress(event_loop.TaskEndedError):  # its batch is back in the queue
+            await event_loop.in_own_task(self._send_all_due)
 
-    async def _pump(self) -> None:
+    async def _send_all_due(self) -> None:
         while await self.dispatcher.send_due():
             pass
 
     async def flush(self, timeout: float | None = None) -> FlushResult:
-        """Send everything accepted so far; return what became of it.
+        """Send everything accepted so far and return the result.
 
-        Ends early when the timeout (in seconds) has passed, or when only a human can help, as
-        with wrong credentials: what still waits is `pending` in the result.
+        Return early when the timeout (in seconds) has passed, or when only a human can help, as
+        with wrong credentials: the rest is `pending` in the result.
         """
         before = self.buffer.snapshot()
         mark = self.buffer.mark_for_flush()
-        event_loop.running()  # loads what the next line needs, see there
+        event_loop.running_loop()  # imports the backend that the next line needs
         with anyio.move_on_after(timeout):
             if self.background:
                 self.wake()
-                await self._settled_up_to(mark)
+                await self._wait_up_to(mark)
             else:
-                await self._pump_up_to(mark)
+                await self._send_up_to(mark)
         return self.buffer.result_since(before)
 
-    async def _settled_up_to(self, mark: int) -> None:
-        here = event_loop.running()
+    async def _wait_up_to(self, mark: int) -> None:
+        here = event_loop.running_loop()
         assert here is not None
-        while self.buffer.waiting_for(mark):
+        while self.buffer.has_unsettled(mark):
             changed = anyio.Event()
 
-            def rouse(event: anyio.Event = changed) -> None:
+            def notify(event: anyio.Event = changed) -> None:
                 here.call_soon(event.set)
 
-            self.buffer.watchers.add(rouse)
+            self.buffer.watchers.add(notify)
             try:
-                if self.buffer.waiting_for(mark):
-                    # Now and then look whether the sender's loop has gone away meanwhile.
+                if self.buffer.has_unsettled(mark):
+                    # No event says that the sender's loop has ended: look twice a second.
                     with anyio.move_on_after(0.5):
                         await changed.wait()
                     self.wake()
             finally:
-                self.buffer.watchers.discard(rouse)
+                self.buffer.watchers.discard(notify)
 
-    async def _pump_up_to(self, mark: int) -> None:
-        while self.buffer.waiting_for(mark):
+    async def _send_up_to(self, mark: int) -> None:
+        while self.buffer.has_unsettled(mark):
             async with anyio.create_task_group() as in_flight:
                 for _ in range(self.buffer.due()):
                     in_flight.start_soon(self.dispatcher.send_due)
-            if self.buffer.waiting_for(mark):
-                await anyio.sleep(min(self.buffer.next_look() or POLL, 0.25))
+            if self.buffer.has_unsettled(mark):
+                await anyio.sleep(min(self.buffer.seconds_until_due() or POLL_INTERVAL, 0.25))
 
     async def wait_for_space(self) -> None:
-        """Wait until the buffer has room again."""
-        here = event_loop.running()
+        """Flush the buffer and wait until a batch is settled, or for a quarter of a second."""
+        here = event_loop.running_loop()
         assert here is not None
         changed = anyio.Event()
 
-        def rouse() -> None:
+        def notify() -> None:
             here.call_soon(changed.set)
 
-        self.buffer.watchers.add(rouse)
+        self.buffer.watchers.add(notify)
         self.buffer.mark_for_flush()
         self.wake()
         try:
             with anyio.move_on_after(0.25):
                 await changed.wait()
         finally:
-            self.buffer.watchers.discard(rouse)
+            self.buffer.watchers.discard(notify)
 
     async def aclose(self, timeout: float | None = 5.0) -> FlushResult:
-        """Flush, then let go of sender and connections; what did not arrive in time is dropped.
+        """Flush, then close the connections; what was not delivered in time is dropped.
 
-        Returns within the timeout plus a quarter of a second, whatever the server does, and takes
-        that time even when the surrounding scope is cancelled.
+        Return within the timeout plus 0.25 s, whatever the server does, and use that time even
+        when the surrounding scope is cancelled.
         """
-        self.closed = self._takes_nothing = True
+        self.closed = self._refuses_records = True
+        before = self.buffer.snapshot()
         with anyio.CancelScope(shield=True):
-            before = self.buffer.snapshot()
             await self.flush(timeout)
-            home, self._home = self._home, None
-            if home is not None and self.buffer.has_in_flight():
-                home.call_soon(self._cancel_sends)
-                with anyio.move_on_after(LEAVING):
+            loop, self._loop = self._loop, None
+            if loop is not None and self.buffer.has_in_flight():
+                loop.call_soon(self._cancel_sends)
+                with anyio.move_on_after(CANCEL_TIMEOUT):
                     while self.buffer.has_in_flight():  # noqa: ASYNC110
-                        await anyio.sleep(POLL)
-            self.buffer.drop_all("closed", shut="closed")
+                        await anyio.sleep(POLL_INTERVAL)
+            self.buffer.drop_all("closed", end_reason="closed")
             await self.connections.aclose()
             self.close_sync()
         shutdown.unregister(self)
@@ -373,51 +405,50 @@ class Sender(Generic[R]):
     # ---- in the calling thread --------------------------------------------------------------
 
     def sync_transport(self) -> SyncTransport | None:
-        """Return connections for the calling thread; None when only a loop can send.
+        """Return the connections of calling threads; None when only an event loop can send.
 
-        So it is with an `http_client` of the caller's own, and behind a proxy: httpx knows how to
-        speak to those.
+        That is so with the user's own `http_client`, and behind a proxy: only httpx supports those.
         """
         transport = self.connections.transport
-        if self._blocking is None and transport.client is None and transport.proxy is None:
+        if self._sync_transport is None and transport.client is None and transport.proxy is None:
             with self.buffer.lock:
-                if self._blocking is None and not getproxies():
-                    self._blocking = self._made_wire()
-        return self._blocking
+                if self._sync_transport is None and not getproxies():
+                    self._sync_transport = self._make_transport()
+        return self._sync_transport
 
-    def _made_wire(self) -> SyncTransport:
-        with loading:
+    def _make_transport(self) -> SyncTransport:
+        with import_lock:
             from mixpanel._http.sync_transport import (
                 SyncTransport,
             )
 
         return SyncTransport(
-            self.connections.transport, answer_bytes=self.buffer.limits.answer_bytes
+            self.connections.transport, max_response_bytes=self.buffer.limits.max_response_bytes
         )
 
     def deliver_blocking(self, records: list[Record], transport: SyncTransport) -> None:
-        """Do as `deliver`, in the calling thread."""
-        with self._sending_here(), self._directly(records) as (claims, raised):
+        """Like `deliver`, in the calling thread."""
+        with self._blocking_send(), self._claimed(records) as (claims, raised):
             for claim in claims:
                 assert claim.batch is not None
                 self.dispatcher.send_blocking(claim.batch, transport, raised=raised)
                 if raised:
                     raise raised[0]
-        if shutdown.over:
-            self.close_sync()  # nobody comes after us to close it
+        if shutdown.is_over:
+            self.close_sync()  # no later handler would close it
 
-    def pump_blocking(self, transport: SyncTransport) -> None:
-        """Do as `pump`, in the calling thread."""
-        with self._sending_here():
+    def send_due_blocking(self, transport: SyncTransport) -> None:
+        """Like `send_due`, in the calling thread."""
+        with self._blocking_send():
             while self.dispatcher.send_due_blocking(transport):
                 pass
 
     @contextmanager
-    def _sending_here(self) -> Iterator[None]:
-        """Remember that this thread is inside a blocking send, for signal handlers and callbacks.
+    def _blocking_send(self) -> Iterator[None]:
+        """Mark this thread as inside a blocking send, for signal handlers and callbacks.
 
-        The libraries below hold locks that are not reentrant: a handler that sent as well could
-        wait for a lock of the code that it interrupted.
+        httpcore and the standard library hold locks that are not reentrant: a handler that sent as
+        well could wait for a lock of the very code that it interrupted.
         """
         thread = threading.get_ident()
         try:
@@ -429,67 +460,70 @@ class Sender(Generic[R]):
     # ---- the end of the process -------------------------------------------------------------
 
     def prepare_drain(self) -> None:
-        """Import what the last drain needs."""
-        with loading:
+        """Import what the drain at exit needs; during `atexit` an import may fail."""
+        with import_lock:
             import mixpanel._http.sync_transport  # noqa: F401
 
     def drain_at_exit(self, end: float) -> None:
         """Send what is left from this thread until `end` on the monotonic clock.
 
-        From then on nothing is accepted any more: what other threads still bring counts as dropped.
+        Nothing is accepted after that: what other threads track then counts as dropped.
         """
         if self.stats.pending or self.stats.deferred:
             with self.buffer.lock:
-                # A loop in another thread may still run: what it took now, nobody would wait for.
-                self._ending = True
-                home, self._home = self._home, None
-                waiting = self.buffer.has_in_flight() and (home is None or home.is_running())
+                # A loop in another thread may still run. From here on its background task takes no
+                # batch (`_take_in` looks at `_loop`): the process would end before it is sent.
+                self._draining = True
+                loop, self._loop = self._loop, None
+                waiting = self.buffer.has_in_flight() and (loop is None or loop.is_running())
             try:
                 self._drain(end, waiting=waiting)
             finally:
-                self._ending = False
-        self._end()
+                self._draining = False
+        self._discard()
 
-    def _end(self) -> None:
-        self._takes_nothing = True
-        self.buffer.drop_all("exit", shut="exit")
+    def _discard(self) -> None:
+        self._refuses_records = True
+        self.buffer.drop_all("exit", end_reason="exit")
 
     def _drain(self, end: float, *, waiting: bool) -> None:
-        # Requests of a loop that still runs in another thread may be about to be answered.
+        # Requests of a loop that still runs in another thread may get their response yet. They have
+        # half of the time: sending them again at once could deliver them twice.
         halfway = time.monotonic() + (end - time.monotonic()) / 2
         while waiting and self.buffer.has_in_flight() and time.monotonic() < halfway:
-            time.sleep(POLL)
+            time.sleep(POLL_INTERVAL)
         self.buffer.reclaim()
         self.buffer.clear_pauses()
         if self.connections.transport.client is not None:
-            # Their client may be a mock, or know a proxy; going around it is not ours to decide.
+            # The user's own client may be a mock or have a proxy of its own: do not bypass it. It
+            # needs an event loop, and there is none at exit.
             return
-        self.dispatcher.policy = HURRIED
-        transport = self._blocking or self._made_wire()
+        self.dispatcher.policy = EXIT_RETRY
+        transport = self._sync_transport or self._make_transport()
         while time.monotonic() < end:
-            with self._sending_here():
+            with self._blocking_send():
                 sent = self.dispatcher.send_due_blocking(transport, until=end, everything=True)
             if sent:
                 continue
             if not self.buffer.has_in_flight():
                 break
-            time.sleep(POLL)  # a thread that flushes is just sending
+            time.sleep(POLL_INTERVAL)  # another thread is sending: what it gives back is sent here
         transport.close()
 
     def close_sync(self) -> None:
         """Close the connections of calling threads."""
-        blocking, self._blocking = self._blocking, None
+        blocking, self._sync_transport = self._sync_transport, None
         if blocking is not None:
             blocking.close()
 
     def after_fork(self) -> None:
-        """Start afresh in a forked child: what the copy holds is the parent's to send."""
-        _inherited.append(self._blocking)
-        self._home = self._wake = self._blocking = None
+        """Start empty in a forked child: the messages in the copy are the parent's to send."""
+        _inherited_transports.append(self._sync_transport)
+        self._loop = self._wake = self._sync_transport = None
         self._send_scopes = set()
         self._sending_threads = set()
-        self._takes_nothing = self.closed
-        self._ending = False
+        self._refuses_records = self.closed
+        self._draining = False
         if self.api.guard is not None:
             self.api.guard.after_fork()
         self.buffer.clear()

@@ -1,4 +1,4 @@
-"""Count what became of every message, so that nothing is lost in silence."""
+"""Count the outcome of every message, and report losses to the callbacks or the log."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ __all__ = ["DeliveryStats", "FlushResult", "OnDrop", "OnError", "Stats"]
 OnError = Callable[["DeliveryError", list[dict[str, Any]]], object]
 OnDrop = Callable[[str, list[dict[str, Any]]], object]
 
-CHOSEN = frozenset({"sampled", "before_send", "disabled"})
-LOG_EVERY = 60.0
+INTENTIONAL = frozenset({"sampled", "before_send", "disabled"})
+LOG_INTERVAL = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Say what became of every message so far.
+    """The outcome of every message so far, in numbers.
 
     Always and exactly: `accepted == delivered + rejected + sum(dropped) + pending`.
 
-    `rejected` were refused by the server for what they are. `dropped` counts by reason:
-    `queue_full`, `expired` (each message older than `RetryPolicy.max_age`), `ambiguous` (sent
-    without a trustworthy answer, and either not safe to repeat or repeated once with the same
-    result), `too_large`, `raised` (the error went to the caller), `closed`
-    (the client was closed first), `exit` (the process ended first), `before_send_error` (the hook
-    failed), and by choice `sampled`, `before_send`, `disabled`. `requests`
-    counts attempts, `retried` those that repeated one. `warnings` counts messages that broke a
-    rule (`invalid`) or lost something on the way to JSON (`coerced`).
+    - `rejected`: the server looked at the message and did not take it.
+    - `dropped`, by reason: `queue_full`, `expired` (older than `RetryPolicy.max_age`), `ambiguous`
+      (sent without a trustworthy response, and either not safe to repeat or repeated once with the
+      same result), `too_large`, `raised` (the error went to the caller), `closed` (the client was
+      closed first), `exit` (the process ended first), `before_send_error` (the hook raised), and
+      by choice `sampled`, `before_send`, `disabled`.
+    - `requests` counts attempts, `retried` those that repeated an earlier one.
+    - `warnings` counts messages that broke a rule (`invalid`) or lost something in JSON
+      (`coerced`).
     """
 
     accepted: int = 0
@@ -55,20 +56,20 @@ class Stats:
 
     @property
     def lost(self) -> int:
-        """Count what will not arrive although nobody chose so."""
-        chosen = sum(n for reason, n in self.dropped.items() if reason in CHOSEN)
+        """Return how many messages were rejected, or dropped other than by choice."""
+        chosen = sum(n for reason, n in self.dropped.items() if reason in INTENTIONAL)
         return self.rejected + sum(self.dropped.values()) - chosen
 
     @property
     def balanced(self) -> bool:
-        """Tell whether the books balance; they always do."""
+        """Return True if the counts add up, as they always do."""
         settled = self.delivered + self.rejected + sum(self.dropped.values())
         return self.accepted == settled + self.pending
 
 
 @dataclass(frozen=True, slots=True)
 class FlushResult:
-    """Say what happened during a flush or close, and what is still waiting."""
+    """The outcome of the messages settled during a flush or close, and how many are pending."""
 
     delivered: int
     rejected: int
@@ -78,13 +79,13 @@ class FlushResult:
 
     @property
     def ok(self) -> bool:
-        """Tell whether everything arrived."""
+        """Return True if every message was delivered."""
         return not (self.rejected or self.pending or sum(self.dropped.values()))
 
     def raise_for_loss(self) -> None:
-        """Raise unless everything arrived; what was retried with success does not count.
+        """Raise unless every message was delivered, at the first attempt or a later one.
 
-        :raises DeliveryError: the last error, when something was refused, dropped or still waits.
+        :raises DeliveryError: the last error, when messages were rejected, dropped or are pending.
         """
         if self.ok:
             return
@@ -93,7 +94,7 @@ class FlushResult:
         dropped = f"{sum(self.dropped.values())} dropped"
         if self.dropped:
             dropped += f" ({', '.join(self._reasons())})"
-        raise DeliveryError(f"{self.rejected} rejected, {dropped}, {self.pending} waiting")
+        raise DeliveryError(f"{self.rejected} rejected, {dropped}, {self.pending} pending")
 
     def _reasons(self) -> Iterator[str]:
         several = len(self.dropped) > 1
@@ -102,21 +103,21 @@ class FlushResult:
 
 
 class DeliveryStats:
-    """Keep the counts of one consumer and tell its owner about losses.
+    """Keep the counts of one consumer and report its losses.
 
-    `lock` is the buffer's too: a message is counted in the same breath as it moves.
+    `lock` is also the buffer's: a message is moved and counted under one acquisition of it.
     """
 
     def __init__(self, on_error: OnError | None = None, on_drop: OnDrop | None = None) -> None:
         checked_callback(on_error, "on_error")
         checked_callback(on_drop, "on_drop")
         self.lock: AbstractContextManager[Any] = threading.RLock()
-        self.deferred: Sequence[Record] = ()  # accepted, but not yet among the counts below
+        self.deferred: Sequence[Record] = ()  # accepted, but not yet counted: see `buffer`
         self.on_error = on_error
         self.on_drop = on_drop
-        self.recent: list[DeliveryError] = []
+        self.recent_errors: list[DeliveryError] = []
         self._logged: dict[str, tuple[float, int]] = {}
-        self._telling = threading.local()
+        self._callbacks = threading.local()
         self.clear()
 
     def clear(self) -> None:
@@ -127,8 +128,9 @@ class DeliveryStats:
         self.warnings: Counter[str] = Counter()
 
     def snapshot(self) -> Stats:
-        """Return the counts of this moment."""
-        # In a signal handler that interrupted a change of these counts, they are derived.
+        """Return the counts as they are now."""
+        # A signal handler may have interrupted this thread between two changes that belong
+        # together: then `accepted` is derived from the others.
         interrupted = self.lock._is_owned()  # type: ignore[attr-defined]
         with self.lock:
             late, accepted = len(self.deferred), self.accepted
@@ -146,55 +148,63 @@ class DeliveryStats:
                 dict(self.warnings),
             )
 
-    def left_out(self, reason: str, count: int = 1) -> None:
-        """Count messages that never reach the buffer."""
+    def count_dropped(self, reason: str, count: int = 1) -> None:
+        """Count messages that are dropped before they reach the buffer."""
         with self.lock:
             self.dropped.setdefault(reason, 0)
             self.accepted += count
             self.dropped[reason] += count
 
+    def count_captured(self, count: int) -> None:
+        """Count messages that a test captured: for their client they are delivered."""
+        with self.lock:
+            self.accepted += count
+            self.delivered += count
+
     def note(self, kind: str, text: str) -> None:
-        """Count what the composer noticed about a message, and say it now and then."""
-        if kind in CHOSEN or kind == "before_send_error":
-            self.left_out(kind)
+        """Count what the composer noticed about a message, and log it at most once a minute."""
+        if kind in INTENTIONAL or kind == "before_send_error":
+            self.count_dropped(kind)
             return
         with self.lock:
             self.warnings[kind] += 1
-        self.say(logging.WARNING, f"{kind} message: {text}", key=kind)
+        self.log_limited(logging.WARNING, f"{kind} message: {text}", key=kind)
 
     def report(self, error: DeliveryError, records: Sequence[Record]) -> None:
-        """Hand an error and the messages it struck to `on_error`, or to the log without one."""
+        """Call `on_error` with an error and the messages it is about; without one, log it."""
         with self.lock:
-            self.recent = [*self.recent[-9:], error]
+            self.recent_errors = [*self.recent_errors[-9:], error]
         if self.on_error is None:
             level = logging.ERROR if records else logging.WARNING
-            self.say(level, f"{type(error).__name__}: {error}", key=type(error).__name__)
+            self.log_limited(level, f"{type(error).__name__}: {error}", key=type(error).__name__)
         else:
             self._call(self.on_error, error, records)
 
     def report_drop(self, reason: str, records: Sequence[Record]) -> None:
-        """Hand dropped messages to `on_drop`, or say how many they were."""
-        # A callback that tracks into a full buffer causes the next drop: that one is only said.
-        telling = getattr(self._telling, "drop", False)
-        if self.on_drop is not None and not telling:
-            self._telling.drop = True
+        """Call `on_drop` with dropped messages; without one, log how many there were."""
+        # A callback that tracks into a full buffer causes another drop: that one is only logged.
+        nested = getattr(self._callbacks, "in_on_drop", False)
+        if self.on_drop is not None and not nested:
+            self._callbacks.in_on_drop = True
             try:
                 self._call(self.on_drop, reason, records)
             finally:
-                self._telling.drop = False
-        elif telling or self.on_error is None or reason not in ("ambiguous", "expired"):
-            self.say(logging.ERROR, f"{len(records)} message(s) dropped: {reason}", key=reason)
+                self._callbacks.in_on_drop = False
+        elif nested or self.on_error is None or reason not in ("ambiguous", "expired"):
+            self.log_limited(
+                logging.ERROR, f"{len(records)} message(s) dropped: {reason}", key=reason
+            )
 
-    def say(self, level: int, text: str, *, key: str) -> None:
-        """Log at most once a minute for each kind of thing, with the number left unsaid."""
+    def log_limited(self, level: int, text: str, *, key: str) -> None:
+        """Log at most once a minute per `key`, with the number of lines left out in between."""
         now = time.monotonic()
         with self.lock:
-            last, unsaid = self._logged.get(key, (-LOG_EVERY, 0))
-            if now - last < LOG_EVERY:
-                self._logged[key] = (last, unsaid + 1)
+            last, suppressed = self._logged.get(key, (-LOG_INTERVAL, 0))
+            if now - last < LOG_INTERVAL:
+                self._logged[key] = (last, suppressed + 1)
                 return
             self._logged[key] = (now, 0)
-        more = f" (and {unsaid} more like it)" if unsaid else ""
+        more = f" (and {suppressed} more like it)" if suppressed else ""
         logger.log(level, "%s%s", text, more)
 
     def _call(
@@ -205,5 +215,5 @@ class DeliveryStats:
         except KeyboardInterrupt:
             raise
         except BaseException:
-            # A callback is not ours; it must never stop the sender, nor the loop it runs in.
-            logger.exception("a delivery callback failed")
+            # Users' code must stop neither the sender nor the event loop that it runs in.
+            logger.exception("on_error or on_drop raised an exception")

@@ -1,10 +1,15 @@
-"""Deliver from sync code: into the buffer, and what is due from this thread or the home loop."""
+"""Deliver from sync code: into the buffer; what is due is sent by this thread or in the background.
+
+On the thread of the background loop, and in a signal handler or finalizer that interrupted the
+buffer's own code, nothing here waits: the code that would have to go on is the code that waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._delivery import capture
 from mixpanel._runtime.background_loop import (
     _is_starting_here,
     call_on_background_loop,
@@ -21,22 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = ["accept", "close", "deliver", "enqueue", "flush"]
 
-GATHERING = 0.5  # seconds in which exposures gather before they leave
-
-
-ROOM_TIMEOUT = 30.0  # seconds a sync caller waits for room with `when_full="wait"`
+GATHER_TIME = 0.5  # seconds in which exposures gather before they are sent
+SPACE_TIMEOUT = 30.0  # seconds a sync caller waits for space with `when_full="wait"`
 
 
 def enqueue(sender: Sender[Any], record: Record) -> None:
-    """Give a record to any sender of ours without ever waiting: for exposures, and on our own loop.
+    """Give a record to any sender without waiting; what is due is sent by the background loop.
 
-    What is due leaves from the home loop, within about a second.
+    Used for exposures, and wherever the calling thread must not wait.
 
-    :raises QueueFullError: with `when_full="raise"`, or "wait" when there is no room.
+    :raises QueueFullError: with `when_full="raise"`, or "wait", when the buffer is full.
     """
     signal = sender.accept(record)
     if signal is None:
-        raise QueueFullError("the buffer is full, and this call must not wait for room")
+        raise QueueFullError(
+            "the buffer is full, and a callback or signal handler cannot wait for space"
+        )
     if not signal or (sender.background and sender.has_loop):
         return
     if sender.background:
@@ -44,17 +49,16 @@ def enqueue(sender: Sender[Any], record: Record) -> None:
     elif not sender.buffered:
         start_on_background_loop(lambda: _flush_later(sender))
     elif sender.buffer.due():
-        start_on_background_loop(sender.pump)
+        start_on_background_loop(sender.send_due)
 
 
 def deliver(sender: Sender[Any], records: list[Record]) -> None:
-    """Have records sent at once; where this thread must not wait, within about a second.
+    """Send records now; where this thread must not wait, in the background within a second.
 
-    That is on the home loop, as in a callback, and in a signal handler or finalizer that has
-    interrupted the buffer's own code.
-
-    :raises DeliveryError: when one did not arrive.
+    :raises DeliveryError: for the first batch that was not delivered.
     """
+    if sender.captures(records):
+        return
     if on_background_thread() or _must_not_wait(sender):
         for record in records:
             enqueue(sender, record)
@@ -67,19 +71,19 @@ def deliver(sender: Sender[Any], records: list[Record]) -> None:
 
 
 async def _flush_later(sender: Sender[Any]) -> None:
-    await asyncio.sleep(GATHERING)
+    await asyncio.sleep(GATHER_TIME)
     if not sender.closed:
-        await sender.flush(ROOM_TIMEOUT)
+        await sender.flush(SPACE_TIMEOUT)
 
 
 def flush(sender: Sender[Any], timeout: float | None) -> FlushResult:
-    """Send everything accepted so far and return what became of it."""
-    return sender.unflushed() if _must_not_wait(sender) else run(sender.flush, timeout)
+    """Send everything accepted so far and return the result."""
+    return sender.skip_flush() if _must_not_wait(sender) else run(sender.flush, timeout)
 
 
 def close(sender: Sender[Any], timeout: float | None) -> FlushResult:
-    """Flush and close; return what became of what was waiting."""
-    return sender.unflushed() if _must_not_wait(sender) else run(sender.aclose, timeout)
+    """Flush, then close; return the result of the flush."""
+    return sender.skip_flush() if _must_not_wait(sender) else run(sender.aclose, timeout)
 
 
 def _must_not_wait(sender: Sender[Any]) -> bool:
@@ -87,29 +91,37 @@ def _must_not_wait(sender: Sender[Any]) -> bool:
 
 
 def accept(sender: Sender[Any], record: Record) -> None:
-    """Give a record to a buffered sender, and have sent what is due, or what makes room.
+    """Give a record to a buffered sender; send the batch that it fills, or flush to make space.
 
-    On the home loop, as in a callback, it never waits.
+    On the background loop, as in a callback, it never waits.
 
-    :raises QueueFullError: when flushing made no room, or at once with `when_full="raise"`.
+    :raises QueueFullError: when flushing made no space, or at once with `when_full="raise"`.
     """
+    if capture.active is not None and sender.captures([record]):
+        return
     if on_background_thread():
         enqueue(sender, record)
         return
     signal = sender.accept(record)
     if signal is None:
         if _must_not_wait(sender):
-            raise QueueFullError("the buffer is full, and this call must not wait for room")
-        run(sender.flush, ROOM_TIMEOUT)
+            raise QueueFullError(
+                "the buffer is full, and a callback or signal handler cannot wait for space"
+            )
+        run(sender.flush, SPACE_TIMEOUT)
         signal = sender.accept(record)
         if signal is None:
-            raise QueueFullError("the buffer is full, and flushing it made no room")
+            raise QueueFullError(
+                "the buffer is full, and flushing it made no space: raise "
+                "Limits.max_queue_size or send less"
+            )
     if not signal and sender.buffer.limits.flush_after is None:
         return
     if not sender.background:
-        # Inside a blocking send of this thread, that send takes what is due when it goes on.
+        # Inside a blocking send of this very thread (a callback), that send continues with what is
+        # due when it returns; a second one here could wait for a lock that the first one holds.
         if not sender.is_interrupted and sender.buffer.due():
             transport = sender.sync_transport()
-            run(sender.pump) if transport is None else sender.pump_blocking(transport)
-    elif not sender.has_loop:
+            run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
+    elif not sender.has_loop and sender.stats.pending:  # not past the drain at exit
         call_on_background_loop(sender.wake)

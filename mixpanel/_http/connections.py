@@ -1,25 +1,22 @@
-"""Keep one set of connections for each event loop, and close it in the loop it belongs to."""
+"""Keep one connection pool for each event loop, and close it in the loop it belongs to."""
 
 from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 import time
-import weakref
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 from mixpanel._http.responses import (
     TransportFailure,
 )
-from mixpanel._runtime import event_loop
-from mixpanel._runtime.import_lock import loading
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel._runtime import event_loop, fork
+from mixpanel._runtime.import_lock import import_lock
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,273 +35,272 @@ if TYPE_CHECKING:
         Response,
     )
 
-__all__ = ["LoopConnections", "compressed_off_loop", "hold_back", "let_through"]
+__all__ = ["LoopConnections", "build_request", "send_guarded", "sleep_out"]
 
-LATER = 0.05  # seconds until a task that was cancelled with all others is started again
-IDLE = 5.0  # seconds without a request after which connections are closed
-CLOSING = 0.1  # seconds that closing may take
-IN_A_THREAD = 64 * 1024  # bytes above which compressing would be felt by the loop
+RESTART_DELAY = 0.05  # seconds until a closer task that was cancelled is started again
+IDLE_TIMEOUT = 5.0  # seconds without a request after which connections are closed
+CLOSE_TIMEOUT = 0.1  # seconds that closing may take
+COMPRESS_IN_THREAD = 64 * 1024  # bytes above which compressing would hold up the loop
 
-_everyone: weakref.WeakSet[LoopConnections] = weakref.WeakSet()
-_inherited: list[Any] = []  # what a forked child must neither use nor close
+_inherited: list[Any] = []  # pools of the parent, which a forked child neither uses nor closes
 
 
 class LoopConnections:
-    """Send on the running loop's own connections.
+    """Connection pools, one for each event loop that sends.
 
-    Each set has an attendant, a task in that loop: it closes the connections when they have
-    been idle, when the consumer is closed, and when the loop ends.
+    Each pool has a closer, a task in its loop that closes the connections when they are idle, when
+    the consumer is closed, and when the loop ends.
 
-    httpcore never gives back the connection of a request that is cancelled natively, nor that of
-    one that is cancelled while it waits for a free connection. So requests run in tasks that only
-    anyio scopes cancel, they wait for a connection here, and a set that lost one is replaced.
+    httpcore never frees the connection of a request that is cancelled natively (by
+    `asyncio.Task.cancel`), nor the place of one that is cancelled while it waits for a free
+    connection. So requests run in tasks that only anyio scopes cancel, they wait for a free
+    connection here, and a pool that lost a connection is replaced.
     """
 
-    def __init__(self, transport: TransportOptions, *, deadline: float, answer_bytes: int) -> None:
+    def __init__(
+        self, transport: TransportOptions, *, deadline: float, max_response_bytes: int
+    ) -> None:
         self.transport = transport
         self._deadline = deadline
-        self._answer_bytes = answer_bytes
-        self._open: dict[Any, _LoopConnection] = {}
-        _everyone.add(self)
+        self._max_response_bytes = max_response_bytes
+        self._by_loop: dict[Any, _LoopPool] = {}
+        fork.register_instance(fork.Order.LOOPS, self)
 
     async def send(self, request: Request) -> Response | TransportFailure:
-        """Make one attempt from the running loop, for a caller who may be cancelled in any way."""
-        return await self.protected(lambda: self.attempt(request))
+        """Make one attempt from the running loop; the caller may be cancelled in any way."""
+        return await self.send_in_own_task(lambda: self.attempt(request))
 
     async def attempt(
         self, request: Request, *, on_sent: Callable[[], object] | None = None
     ) -> Response | TransportFailure:
-        """Make one attempt, from a task of ours that only an anyio scope cancels.
+        """Make one attempt, in a task that only an anyio scope cancels.
 
-        With `on_sent`, which is called when the request leaves, a failure tells whether it did.
+        `on_sent` is called when the request is sent. With it, a failure states whether it was.
         """
         try:
-            return await self._used(
+            return await self._with_transport(
                 lambda transport, end: transport.send(request, on_sent=on_sent, end=end)
             )
-        except ConfigurationError as error:  # of the environment, which may change any time
-            return TransportFailure(TransportError(str(error)), maybe_sent=False, hopeless=True)
+        except ConfigurationError as error:  # from environment variables, read at the first request
+            return TransportFailure(
+                TransportError(str(error)), may_have_been_sent=False, permanent=True
+            )
 
-    async def protected(
+    async def send_in_own_task(
         self, call: Callable[[], Awaitable[Response | TransportFailure]]
     ) -> Response | TransportFailure:
-        """Await an attempt in a task of our own."""
+        """Await an attempt in a task of its own, which the caller's native cancellation spares."""
         try:
             return await event_loop.in_own_task(call)
         except event_loop.TaskEndedError as error:
-            return TransportFailure(TransportError(str(error)), maybe_sent=True)
+            return TransportFailure(TransportError(str(error)), may_have_been_sent=True)
 
-    async def _used(
+    async def _with_transport(
         self, use: Callable[[Any, float | None], Awaitable[Response | TransportFailure]]
     ) -> Response | TransportFailure:
-        """Use this loop's connections: when one of them is free, and again on new ones if lost."""
-        attended = self._here()
-        attended.busy += 1
+        """Wait for a free connection and use it; once more on a new pool if all were lost."""
+        pool = self._pool_of_running_loop()
+        pool.in_use += 1
         try:
-            waited = await attended.acquired(self._deadline or math.inf)
+            waited = await pool.acquire(self._deadline or math.inf)
             if waited is None:
                 text = f"no connection was free within {self._deadline:g} s"
-                return TransportFailure(AttemptTimeoutError(text), maybe_sent=False)
+                return TransportFailure(RequestTimeoutError(text), may_have_been_sent=False)
             try:
-                transport = attended.transport or await self._opened(attended)
-                # An attempt that had to wait has the rest of its time.
+                transport = pool.transport or await self._open_transport(pool)
+                # The wait for a connection counts towards the attempt's deadline.
                 end = anyio.current_time() + self._deadline - waited if waited else None
-                reply = await attended.sent(transport, lambda: use(transport, end))
-                if transport.is_exhausted and attended.transport is transport:
-                    # Nobody here waits for its connections, and still none is free: they are lost.
-                    attended.replace(transport)
-                    transport = await self._opened(attended)
-                    reply = await attended.sent(transport, lambda: use(transport, end))
-                return reply
+                response = await pool.send(transport, lambda: use(transport, end))
+                if transport.is_exhausted and pool.transport is transport:
+                    # The semaphore says that a connection is free, httpcore that none is: its
+                    # missing ones are lost.
+                    pool.retire(transport)
+                    transport = await self._open_transport(pool)
+                    response = await pool.send(transport, lambda: use(transport, end))
+                return response
             finally:
-                attended.free.release()
+                pool.slots.release()
         finally:
-            attended.busy -= 1
-            attended.used = time.monotonic()
+            pool.in_use -= 1
+            pool.last_used = time.monotonic()
 
     async def warm(self) -> None:
-        """Load what the first request needs now, before anybody waits for the loop."""
-        first = "mixpanel._http.async_transport" not in sys.modules
-        with suppress(Exception):  # the first request says what is wrong
-            await self._opened(self._here())
-        if first:
-            gc.collect()  # else the modules just loaded are gone through while requests wait
+        """Load what the first request needs, before the loop is busy."""
+        is_first_load = "mixpanel._http.async_transport" not in sys.modules
+        with suppress(Exception):  # the first request reports the error
+            await self._open_transport(self._pool_of_running_loop())
+        if is_first_load:
+            gc.collect()  # else the garbage collector would visit the new modules during requests
 
-    def _here(self) -> _LoopConnection:
-        here = event_loop.running()
-        assert here is not None
-        attended = self._open.get(here.key)
-        if attended is None:
+    def _pool_of_running_loop(self) -> _LoopPool:
+        loop = event_loop.running_loop()
+        assert loop is not None
+        pool = self._by_loop.get(loop.key)
+        if pool is None:
             self._forget_dead()
-            attended = self._open[here.key] = _LoopConnection(here, self.transport.connections)
-            self._watch_over(attended)
-        return attended
+            pool = self._by_loop[loop.key] = _LoopPool(loop, self.transport.connections)
+            self._start_closer(pool)
+        return pool
 
-    def _watch_over(self, attended: _LoopConnection) -> None:
-        def again() -> None:
-            if not attended.began:  # cancelled before its first step, with all the loop's tasks
-                attended.loop.call_later(LATER, lambda: self._watch_over(attended))
+    def _start_closer(self, pool: _LoopPool) -> None:
+        def restart() -> None:
+            # Code that cancels all tasks of a loop may cancel this one before its first step.
+            if not pool.has_started:
+                pool.loop.call_later(RESTART_DELAY, lambda: self._start_closer(pool))
 
-        attended.loop.spawn(lambda: self._attend(attended), ended=again)
+        pool.loop.spawn(lambda: self._close_when_idle(pool), on_done=restart)
 
-    async def _opened(self, attended: _LoopConnection) -> AsyncTransport:
-        # Loading httpx and the trusted certificates takes a tenth of a second: not on the loop.
-        async with attended.opening:
-            if attended.transport is None:
-                attended.transport = await anyio.to_thread.run_sync(self._made)
-            return attended.transport
+    async def _open_transport(self, pool: _LoopPool) -> AsyncTransport:
+        # In a thread: loading httpx and the trusted certificates takes a tenth of a second.
+        async with pool.open_lock:
+            if pool.transport is None:
+                pool.transport = await event_loop.in_worker_thread(self._create_holding_import_lock)
+            return pool.transport
 
-    def _made(self) -> AsyncTransport:
-        with loading:
-            return self._make()
+    def _create_holding_import_lock(self) -> AsyncTransport:
+        with import_lock:
+            return self._create_transport()
 
-    def _make(self) -> AsyncTransport:
+    def _create_transport(self) -> AsyncTransport:
         from mixpanel._http.async_transport import AsyncTransport
 
         return AsyncTransport(
-            self.transport, deadline=self._deadline, answer_bytes=self._answer_bytes
+            self.transport, deadline=self._deadline, max_response_bytes=self._max_response_bytes
         )
 
-    async def _attend(self, attended: _LoopConnection) -> None:
-        attended.began = True
+    async def _close_when_idle(self, pool: _LoopPool) -> None:
+        pool.has_started = True
         try:
-            while attended.busy or (idle := time.monotonic() - attended.used) < IDLE:
-                with anyio.move_on_after(IDLE if attended.busy else IDLE - idle):
-                    await attended.leave.wait()
+            left = IDLE_TIMEOUT
+            while pool.in_use or (left := pool.last_used + IDLE_TIMEOUT - time.monotonic()) > 0:
+                with anyio.move_on_after(IDLE_TIMEOUT if pool.in_use else left):
+                    await pool.stop.wait()
                     break
-                await attended.close_replaced()
+                await pool.close_retired()
         finally:
-            if self._open.get(attended.loop.key) is attended:
-                del self._open[attended.loop.key]
-            with suppress(Exception), anyio.move_on_after(CLOSING, shield=True):
-                if attended.transport is not None:
-                    await attended.transport.aclose()
-                await attended.close_replaced(unused_only=False)
-            attended.gone.set()
+            if self._by_loop.get(pool.loop.key) is pool:
+                del self._by_loop[pool.loop.key]
+            with suppress(Exception), anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                if pool.transport is not None:
+                    await pool.transport.aclose()
+                await pool.close_retired(unused_only=False)
+            pool.closed.set()
 
     async def aclose(self) -> None:
-        """Close the connections of the running loop, and ask other loops to close theirs."""
-        here = event_loop.running()
-        for key, attended in list(self._open.items()):
-            if here is not None and key == here.key:
-                attended.leave.set()
-                with anyio.move_on_after(CLOSING):
-                    await attended.gone.wait()
+        """Close the connections of the running loop, and have other loops close theirs soon."""
+        loop = event_loop.running_loop()
+        for key, pool in list(self._by_loop.items()):
+            if loop is not None and key == loop.key:
+                pool.stop.set()
+                with anyio.move_on_after(CLOSE_TIMEOUT):
+                    await pool.closed.wait()
             else:
-                attended.used = 0.0
+                pool.last_used = 0.0
 
     def _forget_dead(self) -> None:
-        """Let go of the connections of loops that are gone; collecting them closes the sockets."""
-        for key, attended in list(self._open.items()):
-            if not attended.loop.is_running():
-                self._open.pop(key, None)
-                attended.transport = None  # anyio holds on to tasks that never ended
+        """Drop the pools of loops that have ended; garbage collection closes their sockets."""
+        for key, pool in list(self._by_loop.items()):
+            if not pool.loop.is_running():
+                self._by_loop.pop(key, None)
+                pool.transport = None  # anyio keeps references to tasks that never ended
 
     def after_fork(self) -> None:
-        """Neither use nor close the parent's connections."""
-        _inherited.extend(self._open.values())
-        self._open = {}
+        """Keep the parent's pools aside in a forked child, which must not close them either."""
+        _inherited.extend(self._by_loop.values())
+        self._by_loop = {}
 
 
-def _after_fork() -> None:
-    for connections in list(_everyone):
-        connections.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-async def hold_back(left: Callable[[], float]) -> None:
-    """Sleep until no seconds are `left`; others may lengthen the wait meanwhile."""
+async def sleep_out(remaining: Callable[[], float]) -> None:
+    """Sleep until `remaining()` returns no more seconds; it may be extended meanwhile."""
     for _ in range(100):
-        seconds = left()
+        seconds = remaining()
         if seconds <= 0:
             return
         await anyio.sleep(seconds)
 
 
-async def let_through(
+async def send_guarded(
     guard: RequestGuard | None,
     connections: LoopConnections,
     send: Callable[[], Awaitable[Response | TransportFailure]],
 ) -> Response | TransportFailure:
-    """Make one attempt by `send`, with whatever the gate wants before and after it."""
+    """Make one attempt by `send`, and all that its guard requires before and after it."""
     if guard is None:
         return await send()
-    reply = None
-    with closing(guard.run()) as passage:
+    response = None
+    with closing(guard.run()) as steps:
         while True:
             try:
-                what = passage.send(reply)
+                step = steps.send(response)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            reply = None
-            if isinstance(what, float):
-                await anyio.sleep(what)
+            response = None
+            if isinstance(step, float | int):
+                await anyio.sleep(step)
             else:
-                reply = await (send() if what is None else connections.attempt(what))
+                response = await (send() if step is None else connections.attempt(step))
 
 
-async def compressed_off_loop(api: Api, step: Send) -> Request:
-    """Build a request; a large body is compressed in a thread, so the loop is never held up."""
-    if not step.gzip or sum([len(record.body) for record in step.records]) < IN_A_THREAD:
+async def build_request(api: Api, step: Send) -> Request:
+    """Return the request of a step; large bodies are compressed in a thread, not on the loop."""
+    if not step.gzip or sum([len(record.body) for record in step.records]) < COMPRESS_IN_THREAD:
         return api.request(step)
-    return await anyio.to_thread.run_sync(api.request, step)
+    return await event_loop.in_worker_thread(lambda: api.request(step))
 
 
-class _LoopConnection:
-    """One loop's connections, and what their attendant goes by."""
+class _LoopPool:
+    """The connections of one loop, and the state of the task that closes them."""
 
     def __init__(self, loop: event_loop.Loop, connections: int) -> None:
         self.loop = loop
         self.transport: AsyncTransport | None = None
-        self.opening = anyio.Lock()
-        self.free = anyio.Semaphore(connections)
-        self.replaced: list[AsyncTransport] = []
-        self.busy = 0
-        self.used = time.monotonic()
-        self.began = False
-        self.leave = anyio.Event()
-        self.gone = anyio.Event()
+        self.open_lock = anyio.Lock()
+        self.slots = anyio.Semaphore(connections)
+        self.retired: list[AsyncTransport] = []
+        self.in_use = 0
+        self.last_used = time.monotonic()
+        self.has_started = False
+        self.stop = anyio.Event()
+        self.closed = anyio.Event()
 
-    async def acquired(self, timeout: float) -> float | None:
-        """Wait for a free connection; return the seconds that it took, or None: it took longer."""
+    async def acquire(self, timeout: float) -> float | None:
+        """Wait for a free connection; return the seconds that it took, None after `timeout`."""
         try:
-            self.free.acquire_nowait()
+            self.slots.acquire_nowait()
         except anyio.WouldBlock:
             began, acquired = anyio.current_time(), False
             with anyio.move_on_after(timeout):
-                await self.free.acquire()
+                await self.slots.acquire()
                 acquired = True
             return anyio.current_time() - began if acquired else None
         return 0.0
 
-    async def sent(
+    async def send(
         self, transport: AsyncTransport, send: Callable[[], Awaitable[Response | TransportFailure]]
     ) -> Response | TransportFailure:
-        """Make one attempt, and replace the connections if it is cancelled natively."""
+        """Make one attempt, and retire the transport if it is cancelled natively."""
         transport.in_flight += 1
         try:
             return await send()
         except anyio.get_cancelled_exc_class():
-            if anyio.current_effective_deadline() > -math.inf:  # no anyio scope did that
-                self.replace(transport)
+            # A cancelled anyio scope has a deadline of -inf; else it was `Task.cancel`.
+            if anyio.current_effective_deadline() > -math.inf:
+                self.retire(transport)
             raise
         finally:
             transport.in_flight -= 1
 
-    def replace(self, transport: AsyncTransport) -> None:
-        """Have the next request open new connections; close these when nobody uses them."""
+    def retire(self, transport: AsyncTransport) -> None:
+        """Open new connections for the next request; close these when they are unused."""
         if self.transport is transport:
             self.transport = None
-        if transport not in self.replaced:
-            self.replaced.append(transport)
+        if transport not in self.retired:
+            self.retired.append(transport)
 
-    async def close_replaced(self, *, unused_only: bool = True) -> None:
-        """Close what was replaced."""
-        for transport in list(self.replaced):
+    async def close_retired(self, *, unused_only: bool = True) -> None:
+        """Close retired transports: with `unused_only`, those without a request in flight."""
+        for transport in list(self.retired):
             if not (unused_only and transport.in_flight):
-                self.replaced.remove(transport)
+                self.retired.remove(transport)
                 with suppress(Exception):
                     await transport.aclose()

@@ -1,17 +1,16 @@
-"""Describe why no answer came, without showing a secret."""
+"""Describe why no response came, without showing a secret."""
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import ssl
 from contextlib import suppress
 
 import httpcore
 import httpx
 
-from mixpanel._runtime.redaction import without_frames
+from mixpanel._runtime.redaction import strip_tracebacks
 
-__all__ = ["NOT_SENT", "as_cause", "describe", "is_hopeless"]
+__all__ = ["NOT_SENT", "as_cause", "describe", "is_permanent"]
 
 NOT_SENT = (
     httpx.ConnectError,
@@ -28,37 +27,38 @@ NOT_SENT = (
 def as_cause(
     failure: Exception, outer: BaseException | None, *, keep_callers: bool = False
 ) -> Exception | None:
-    """Return a failure as the cause of our error: without frames, and not if it quotes a header."""
+    """Return a failure for use as `__cause__`: without frames; None if its text quotes a header."""
     kind = httpcore.LocalProtocolError, httpx.LocalProtocolError, UnicodeError
     if isinstance(failure, kind):
         return None
-    return without_frames(failure, outer, keep_callers=keep_callers)
+    return strip_tracebacks(failure, outer, keep_callers=keep_callers)
 
 
 def describe(failure: Exception) -> str:
-    """Name a transport failure in words that hold neither URL nor payload."""
+    """Return a description of a transport failure that holds neither URL nor payload."""
     names = {
         "ConnectError": "cannot connect",
-        "ConnectTimeout": "cannot connect in time",
+        "ConnectTimeout": "timed out while connecting",
         "PoolTimeout": "no free connection",
-        "ReadTimeout": "no answer in time",
-        "WriteTimeout": "could not send in time",
-        "ReadError": "the connection broke before the answer came",
+        "ReadTimeout": "timed out while waiting for the response",
+        "WriteTimeout": "timed out while sending",
+        "ReadError": "the connection broke before the response was complete",
         "WriteError": "the connection broke while sending",
         "RemoteProtocolError": "the server closed the connection or did not speak HTTP",
-        "ProxyError": "the proxy refused",
-        "SpokeFirst": "the server sent something, or closed, before the request was sent",
-        "LocalProtocolError": "the URL or a header is not fit for HTTP",
+        "ProxyError": "the proxy refused the request",
+        "UnsolicitedDataError": "the server sent data, or closed, before the request was sent",
+        "LocalProtocolError": "the URL or a header is not valid in HTTP",
     }
     if isinstance(failure, UnicodeError):
         return names["LocalProtocolError"]
     text = names.get(type(failure).__name__, type(failure).__name__)
     if _is_refused_by_proxy(failure):
-        return "the proxy wants a user name and password, or others (407)"
+        return "the proxy requires a user name and password, or rejected those given (407)"
     return f"TLS certificate not accepted: {text}" if _is_certificate(failure) else text
 
 
-def is_hopeless(failure: BaseException) -> bool:
+def is_permanent(failure: BaseException) -> bool:
+    """Return True if trying again cannot help: a bad URL, certificate or proxy password."""
     if isinstance(failure, (UnicodeError, httpx.InvalidURL)):
         return True
     return _is_certificate(failure) or _is_refused_by_proxy(failure)
@@ -75,7 +75,7 @@ def _is_certificate(failure: BaseException) -> bool:
             return False
         if isinstance(seen, ssl.SSLCertVerificationError):
             return True
-        with suppress(Exception):  # of a caller's own, which has no text
+        with suppress(Exception):  # an exception of the caller's may fail to produce a text
             if "CERTIFICATE_VERIFY_FAILED" in str(seen):
                 return True
         seen = seen.__cause__ or seen.__context__

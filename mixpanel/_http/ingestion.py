@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestionApi"]
 
-COMPRESSION = 1  # level 6 takes three times as long for a tenth less
+COMPRESSION = 1  # the gzip level: level 6 takes three times as long for a tenth less
 
 
 @dataclass(frozen=True, slots=True)
 class IngestionApi:
-    """Turn records of one endpoint into a request.
+    """Requests to `/track`, `/engage`, `/groups` and `/import`.
 
-    Events and imports take gzip; `/engage` and `/groups` do not. `geolocate` lets Mixpanel place
-    users where the request comes from, which is right on a device and wrong on a server.
+    `/track` and `/import` accept gzip, the others do not. `geolocate` makes Mixpanel derive city
+    and country from the address of the sender, which is right on a device and wrong on a server.
     """
 
     endpoints: Endpoints
@@ -49,7 +49,7 @@ class IngestionApi:
 
     @property
     def guard(self) -> None:
-        """Let every request leave at once."""
+        """Return None: requests are sent at once."""
         return
 
     def request(self, step: Send) -> Request:
@@ -73,16 +73,22 @@ class IngestionApi:
                 headers["Authorization"] = authorization
         return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)
 
-    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
-        """Return what a reply means for the records that were sent."""
-        return classify_response(reply, part)
+    def classify(
+        self, response: Response | TransportFailure, records: list[Record]
+    ) -> Classification:
+        """Return what a response means for the records that were sent."""
+        return classify_response(response, records)
 
     def takes_gzip(self, endpoint: str) -> bool:
-        """Tell whether an endpoint's bodies may be compressed."""
+        """Return True if request bodies for an endpoint may be compressed."""
         return endpoint in ("events", "imports")
 
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
+        return endpoint
+
     def authorize(self, query: dict[str, str], auth: Authority | None = None) -> Secret | None:
-        """Return the `Authorization` header, and add what the query needs with it."""
+        """Return the `Authorization` header, and add the query parameters that go with it."""
         if self.credentials is not None:
             query["project_id"] = self.credentials.project_id
             return Secret(self.credentials.authorization())
@@ -91,4 +97,4 @@ class IngestionApi:
         return None if auth is None else Secret(auth.authorization())
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a route is not pickled: it may hold credentials")
+        raise TypeError("an IngestionApi cannot be pickled: it may hold credentials")

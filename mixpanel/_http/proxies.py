@@ -1,4 +1,4 @@
-"""How to reach the network: a client of the caller, a proxy, a TLS context."""
+"""Connection options: the caller's own httpx client, a proxy, a TLS context."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from mixpanel._runtime.redaction import conceal_arguments, conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.settings import is_reachable
@@ -19,39 +19,40 @@ if TYPE_CHECKING:
     import httpx
 
 
-__all__ = ["Proxy", "TransportOptions", "checked_proxy", "environment_proxy"]
+__all__ = ["Proxy", "TransportOptions", "check_proxy_url", "proxy_from_environment"]
 
 
 class Proxy(Secret):
     """The URL of a proxy; its repr shows no user name and no password.
 
-    :raises ConfigurationError: for what is none, or SOCKS without the package that speaks it.
+    :raises ConfigurationError: if it is not a proxy URL, or a SOCKS proxy without `socksio`.
     """
 
     __slots__ = ()
 
     def __init__(self, url: str, name: str = "proxy") -> None:
-        super().__init__(checked_proxy(url, name))
+        super().__init__(check_proxy_url(url, name))
 
     @property
-    def shown(self) -> str:
+    def display_url(self) -> str:
         """Return the URL without user name and password."""
-        return without_password(self.reveal())
+        return mask_credentials(self.reveal())
 
     def __repr__(self) -> str:
-        return f"Proxy({self.shown!r})"
+        return f"Proxy({self.display_url!r})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return repr(self)
 
 
-@conceal_arguments
+@hide_init_arguments
 @dataclass(frozen=True, slots=True)
 class TransportOptions:
-    """Say how to reach the network: a client of your own, or a proxy and a TLS context.
+    """How to reach the network: a client of your own, or a proxy and a TLS context.
 
-    `client` is used as it is and never closed; without one, httpx's environment variables
-    (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) are heeded. `proxy` is given as a URL and kept
-    as a `Proxy`, which shows no password; `pickle` refuses a transport that has one.
+    `client` is used as it is and never closed. Without one, the environment variables that httpx
+    knows (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) apply. `proxy` is given as a URL and kept as
+    a `Proxy`, whose repr shows no password; options with a proxy cannot be pickled.
     """
 
     client: httpx.AsyncClient | None = None
@@ -60,30 +61,30 @@ class TransportOptions:
     connections: int = 32
 
     def __post_init__(self) -> None:
-        """Refuse a proxy that cannot be one.
+        """Check the proxy URL.
 
-        :raises ConfigurationError: without ever showing its password.
+        :raises ConfigurationError: if it is not valid; the error does not show its password.
         """
         if self.proxy is not None and not isinstance(self.proxy, Proxy):
             object.__setattr__(self, "proxy", Proxy(self.proxy))
 
     def __repr__(self) -> str:
-        own = "" if self.client is None else " client=yours"
-        proxy = f" proxy={self.proxy.shown!r}" if isinstance(self.proxy, Proxy) else ""
-        return f"<Transport{own}{proxy}>"
+        client = "" if self.client is None else " client=yours"
+        proxy = f" proxy={self.proxy.display_url!r}" if isinstance(self.proxy, Proxy) else ""
+        return f"<TransportOptions{client}{proxy}>"
 
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
-def checked_proxy(text: str, name: str = "proxy") -> str:
-    """Return the URL of a proxy.
+def check_proxy_url(text: str, name: str = "proxy") -> str:
+    """Return a proxy URL unchanged, after checking it.
 
-    :raises ConfigurationError: for what is none, or SOCKS without the package that speaks it.
+    :raises ConfigurationError: if it is not a proxy URL, or a SOCKS proxy without `socksio`.
     """
     if not isinstance(text, str):
         raise ConfigurationError(f"{name} must be a URL, not {type(text).__name__}")
-    shown = f"{name}={without_password(text)!r}"
+    shown = f"{name}={mask_credentials(text)!r}"
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -91,20 +92,20 @@ def checked_proxy(text: str, name: str = "proxy") -> str:
         raise ConfigurationError(f"{shown} is not a URL") from None
     if not text.isascii() or not text.isprintable() or "\\" in text:
         raise ConfigurationError(
-            f"{shown} holds a character that no URL has: percent-encode user name and password, "
-            "and write the host in ASCII (xn--...)"
+            f"{shown} contains a character that is not allowed in a URL: percent-encode user name "
+            "and password, and write the host in ASCII (xn--...)"
         )
     if parts.scheme not in PROXY_SCHEMES or not is_reachable(host) or port == 0 or " " in text:
         raise ConfigurationError(
-            f"{shown} must be the URL of a proxy, such as 'http://proxy.example:3128'"
+            f"{shown} must be a proxy URL, such as 'http://proxy.example:3128'"
         )
     if parts.scheme.startswith("socks") and find_spec("socksio") is None:
         raise ConfigurationError(f"{shown} needs the package socksio: install httpx[socks]")
     return text
 
 
-def without_password(url: str) -> str:
-    """Return a URL without user name and password."""
+def mask_credentials(url: str) -> str:
+    """Return a URL with `***` in place of user name and password."""
     before, at, rest = url.rpartition("@")
     if not at:
         return url
@@ -112,11 +113,11 @@ def without_password(url: str) -> str:
     return f"{scheme}://***@{rest}" if found else f"***@{rest}"
 
 
-@conceals_arguments
-def environment_proxy(url: str) -> Proxy | None:
-    """Return the proxy that `HTTPS_PROXY` and its like name for a URL, None for the direct way.
+@hide_arguments
+def proxy_from_environment(url: str) -> Proxy | None:
+    """Return the proxy that the environment names for a URL, as `HTTPS_PROXY`; None for none.
 
-    :raises ConfigurationError: when it names something that cannot be one.
+    :raises ConfigurationError: when the value is not a proxy URL.
     """
     proxies = getproxies()
     if not proxies:

@@ -1,4 +1,4 @@
-"""Make requests of records: where each endpoint is, who asks, and how its bodies look."""
+"""A request, and the protocols of what makes, admits and classifies requests."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ USER_AGENT = f"mixpanel-async/{__version__}"
 class Request:
     """One HTTP request, ready to go; its repr shows neither body nor credentials.
 
-    A header that identifies somebody is a `Secret`, which only the transport reveals. URL and body
-    may hold a token, so `pickle` refuses a request.
+    Headers with credentials are `Secret`s, which only a transport reveals. URL and body may hold a
+    token, so `pickle` refuses a request.
     """
 
     method: str
@@ -41,12 +41,12 @@ class Request:
         return f"<Request {self.method} {self.url.partition('?')[0]} {len(self.content)} bytes>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a request is not pickled: it may hold credentials")
+        raise TypeError("a Request cannot be pickled: it may hold credentials")
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Records to put on the wire in one request; `retries` counts the attempts before it."""
+    """Records to send in one request; `retries` counts the attempts before it."""
 
     records: list[Record]
     gzip: bool
@@ -54,16 +54,17 @@ class Send:
 
 
 class RequestGuard(Protocol):
-    """What a request passes before it leaves: a rate limit, or who hands out access tokens."""
+    """Rate limiting and authentication around each request, as a generator without I/O."""
 
     def run(
         self,
     ) -> Generator[
         float | Request | None, Response | TransportFailure | None, Response | TransportFailure
     ]:
-        """Yield seconds to wait, requests of its own to make, and None to send the request itself.
+        """Yield seconds to sleep, requests of its own to send, and None to send the guarded one.
 
-        Requests are answered with their reply. Return what stands as the reply to the attempt.
+        After a request, or None, the caller sends in the response. The generator returns the
+        response of the attempt.
         """
         ...
 
@@ -73,21 +74,27 @@ class RequestGuard(Protocol):
 
 
 class Api(Protocol):
-    """How a sender speaks to one kind of server."""
+    """The HTTP API of one kind of server, as a sender needs it."""
 
     @property
     def guard(self) -> RequestGuard | None:
-        """Return what each request has to pass; None lets all of them leave at once."""
+        """Return the guard of each request; None sends all of them at once."""
         ...
 
     def request(self, step: Send) -> Request:
         """Return the request that carries these records."""
         ...
 
-    def classify(self, reply: Response | TransportFailure, part: list[Record]) -> Classification:
-        """Return what a reply means for the records that were sent."""
+    def classify(
+        self, response: Response | TransportFailure, records: list[Record]
+    ) -> Classification:
+        """Return what a response means for the records that were sent."""
         ...
 
     def takes_gzip(self, endpoint: str) -> bool:
-        """Tell whether an endpoint's bodies may be compressed."""
+        """Return True if request bodies for an endpoint may be compressed."""
+        ...
+
+    def captured_as(self, endpoint: str) -> str:
+        """Return the name under which `mixpanel.testing.capture` keeps an endpoint's messages."""
         ...

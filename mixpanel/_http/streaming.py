@@ -1,8 +1,7 @@
-"""Receive answers that may be longer than memory is large, or take an hour."""
+"""Receive responses as a stream: exports may be larger than memory, or take an hour."""
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,23 +10,23 @@ import anyio
 
 from mixpanel._http.async_transport import (
     AsyncTransport,
-    Watch,
-    chunks,
+    SendTrace,
+    raw_stream,
 )
 from mixpanel._http.failures import (
     as_cause,
     describe,
-    is_hopeless,
+    is_permanent,
 )
-from mixpanel._http.kept_alive import (
-    CLOSING,
+from mixpanel._http.response_pairing import (
+    CLOSE_TIMEOUT,
     retire_if_surplus,
 )
 from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
-from mixpanel.exceptions import AttemptTimeoutError, TransportError
+from mixpanel.exceptions import RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -40,67 +39,77 @@ if TYPE_CHECKING:
 
 __all__ = ["StreamingTransport"]
 
-PIECE = 512 * 1024  # bytes that are handed on at once, as each may be a trip to another thread
-
-
-ERROR_BYTES = 64 * 1024  # that an answer which is no success may have
+CHUNK_BYTES = 512 * 1024  # passed on at once: each chunk may need a switch to another thread
+ERROR_BYTES = 64 * 1024  # read of an error response
 
 
 class StreamingTransport(AsyncTransport):
-    """Send requests whose answers may be longer than memory is large, or take an hour."""
+    """Send requests, and hand on the body of a response while it arrives."""
 
     async def receive(
         self,
         request: Request,
-        into: Callable[[Response], Callable[[bytes], Awaitable[object]] | None],
+        on_headers: Callable[[Response], Callable[[bytes], Awaitable[object]] | None],
         *,
-        first: float,
-        idle: float,
-        overall: float,
+        headers_timeout: float,
+        idle_timeout: float,
+        total_timeout: float,
     ) -> Response | TransportFailure:
-        """Make one attempt, and hand the body on in pieces while it comes.
+        """Make one attempt, and pass the body to a callback in chunks.
 
-        `into` gets status and headers. It returns what takes the pieces; or None, to have the
-        body in the answer, up to a cap. The headers must come within `first` seconds, each
-        chunk within `idle` after the last, everything within `overall`. A body that ends before
-        its announced end is a `Failure`; what taking a piece raises is raised here.
+        `on_headers` is called with a response that has no body yet. It returns an async function
+        that is awaited with each chunk; or None, to have the body in the returned response, up to a
+        cap. The headers must arrive within `headers_timeout` seconds, each chunk within
+        `idle_timeout` after the last, and all within `total_timeout`. A body that is shorter than
+        announced is a `TransportFailure`. What the callbacks raise is raised here.
         """
         outer = sys.exception()
-        watch, began = Watch(), anyio.current_time()
+        trace, began = SendTrace(), anyio.current_time()
         error: TransportError
-        theirs: list[Exception] = []  # what the code that takes the answer raised
-        with anyio.CancelScope(deadline=began + min(first, overall)) as scope:
+        consumer_errors: list[Exception] = []  # raised by the caller's callbacks, not by httpx
+        with anyio.CancelScope(deadline=began + min(headers_timeout, total_timeout)) as scope:
             try:
-                response = await self._answer(request, {"trace": watch})
+                response = await self._open_response(request, {"trace": trace})
                 try:
-                    with _noting(theirs):
-                        take = into(Response(response.status_code, response.headers, b""))
-                    reading = _Reading(response, scope, theirs, idle=idle, end=began + overall)
+                    with _collecting(consumer_errors):
+                        consume = on_headers(Response(response.status_code, response.headers, b""))
+                    reader = _BodyReader(
+                        response,
+                        scope,
+                        consumer_errors,
+                        idle_timeout=idle_timeout,
+                        deadline=began + total_timeout,
+                    )
                     success = 200 <= response.status_code < 300
-                    cap = self._answer_bytes if success else ERROR_BYTES
-                    body = await (reading.capped(cap) if take is None else reading.passed_on(take))
+                    cap = self._max_response_bytes if success else ERROR_BYTES
+                    body = await (
+                        reader.read_capped(cap) if consume is None else reader.read_into(consume)
+                    )
                 finally:
-                    with anyio.move_on_after(CLOSING, shield=True):
+                    with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
                         await response.aclose()
                 return Response(response.status_code, response.headers, body)
             except Exception as failure:  # libraries raise more than they document
-                if failure in theirs:
+                if failure in consumer_errors:
                     raise
-                hopeless = is_hopeless(failure)
-                maybe_sent = self._may_be_sent(watch, failure)
+                permanent = is_permanent(failure)
+                may_have_been_sent = self._may_have_been_sent(trace, failure)
                 error = TransportError(f"{describe(failure)} ({request.url.partition('?')[0]})")
-                error.__cause__ = as_cause(failure, outer, keep_callers=not self._own)
-                return TransportFailure(error, maybe_sent, hopeless)
+                error.__cause__ = as_cause(failure, outer, keep_callers=not self._owns_client)
+                return TransportFailure(error, may_have_been_sent, permanent)
         assert scope.cancelled_caught
-        took = anyio.current_time() - began
-        late = "no complete answer" if took >= overall else "nothing more came"
-        error = AttemptTimeoutError(f"{late} within {overall if took >= overall else idle:g} s")
-        return TransportFailure(error, self._may_be_sent(watch))
+        elapsed = anyio.current_time() - began
+        if elapsed >= total_timeout:
+            problem, seconds = "no complete response", total_timeout
+        else:
+            problem, seconds = "no more data", idle_timeout
+        error = RequestTimeoutError(f"{problem} within {seconds:g} s")
+        return TransportFailure(error, self._may_have_been_sent(trace))
 
 
 @contextmanager
-def _noting(errors: list[Exception]) -> Iterator[None]:
-    """Add what is raised inside to a list."""
+def _collecting(errors: list[Exception]) -> Iterator[None]:
+    """Add an exception that is raised inside the block to a list, and raise it."""
     try:
         yield
     except Exception as error:
@@ -108,68 +117,72 @@ def _noting(errors: list[Exception]) -> Iterator[None]:
         raise
 
 
-class _Reading:
-    """Read one body, pushing the deadline ahead while bytes come."""
+class _BodyReader:
+    """Read the body of one response, extending the deadline while data arrives."""
 
     def __init__(
         self,
         response: httpx.Response,
         scope: anyio.CancelScope,
-        theirs: list[Exception],
+        consumer_errors: list[Exception],
         *,
-        idle: float,
-        end: float,
+        idle_timeout: float,
+        deadline: float,
     ) -> None:
         self._response = response
         self._scope = scope
-        self._theirs = theirs
-        self._idle = idle
-        self._end = end
+        self._consumer_errors = consumer_errors
+        self._idle_timeout = idle_timeout
+        self._deadline = deadline
 
-    async def capped(self, most: int) -> bytes:
+    async def read_capped(self, max_bytes: int) -> bytes:
         body = bytearray()
 
-        async def keep(piece: bytes) -> None:
-            body.extend(piece)
+        async def keep(chunk: bytes) -> None:
+            body.extend(chunk)
 
-        await self._read(keep, piece=1, most=most)
-        return bytes(body[:most])
+        await self._read(keep, chunk_size=1, max_bytes=max_bytes)
+        return bytes(body[:max_bytes])
 
-    async def passed_on(self, take: Callable[[bytes], Awaitable[object]]) -> bytes:
-        await self._read(take, piece=PIECE, most=None)
+    async def read_into(self, consume: Callable[[bytes], Awaitable[object]]) -> bytes:
+        await self._read(consume, chunk_size=CHUNK_BYTES, max_bytes=None)
         return b""
 
     async def _read(
-        self, take: Callable[[bytes], Awaitable[object]], *, piece: int, most: int | None
+        self,
+        consume: Callable[[bytes], Awaitable[object]],
+        *,
+        chunk_size: int,
+        max_bytes: int | None,
     ) -> None:
-        held: list[bytes] = []
-        size = seen = 0
-        pushed = -self._idle
-        broken: Exception | None = None
-        # A loop that is left half-way leaves httpx's nested generators open. So a read that shall
-        # end early is cancelled where it waits, and ends from inside.
+        pending: list[bytes] = []
+        size = total = 0
+        extended_at = -self._idle_timeout
+        consumer_failure: Exception | None = None
+        # Leaving the loop early would leave httpx's nested generators open. So a read that has to
+        # end early is cancelled while it waits, which closes them from the inside.
         with anyio.CancelScope() as stop:
-            async for chunk in chunks(self._response):
+            async for chunk in raw_stream(self._response):
                 now = anyio.current_time()
-                if now - pushed > min(1.0, self._idle / 8):
-                    self._scope.deadline = min(self._end, now + self._idle)
-                    pushed = now
+                if now - extended_at > min(1.0, self._idle_timeout / 8):
+                    self._scope.deadline = min(self._deadline, now + self._idle_timeout)
+                    extended_at = now
                 if stop.cancel_called:
                     continue
-                held.append(chunk)
-                size, seen = size + len(chunk), seen + len(chunk)
-                if size >= piece:
+                pending.append(chunk)
+                size, total = size + len(chunk), total + len(chunk)
+                if size >= chunk_size:
                     try:
-                        with _noting(self._theirs):
-                            await take(b"".join(held))
+                        with _collecting(self._consumer_errors):
+                            await consume(b"".join(pending))
                     except Exception as error:
-                        broken = error
-                    held, size = [], 0
-                if broken is not None or (most is not None and seen > most):
+                        consumer_failure = error
+                    pending, size = [], 0
+                if consumer_failure is not None or (max_bytes is not None and total > max_bytes):
                     stop.cancel()
             retire_if_surplus(self._response.stream)
-            if held and broken is None:
-                with _noting(self._theirs):
-                    await take(b"".join(held))
-        if broken is not None:
-            raise broken
+            if pending and consumer_failure is None:
+                with _collecting(self._consumer_errors):
+                    await consume(b"".join(pending))
+        if consumer_failure is not None:
+            raise consumer_failure

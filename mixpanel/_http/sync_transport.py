@@ -1,8 +1,7 @@
-"""Send from the calling thread, without an event loop: for sync callers, and at exit."""
+"""Send requests from the calling thread, without an event loop, with httpcore."""
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401 - TLS loads it with the first name, on a loop
 import ipaddress
 import socket
 import sys
@@ -16,32 +15,32 @@ import httpcore
 import httpx
 
 from mixpanel._http.async_transport import (
-    parsed_url,
-    proxy_url,
-    revealed,
+    parse_url,
+    reveal_headers,
+    reveal_proxy_url,
 )
 from mixpanel._http.failures import (
     as_cause,
     describe,
-    is_hopeless,
-)
-from mixpanel._http.kept_alive import (
-    KEEP_ALIVE,
-    SpokeFirst,
-    retire_if_surplus,
+    is_permanent,
 )
 from mixpanel._http.proxies import (
-    environment_proxy,
+    proxy_from_environment,
+)
+from mixpanel._http.response_pairing import (
+    KEEP_ALIVE,
+    UnsolicitedDataError,
+    retire_if_surplus,
 )
 from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
 from mixpanel._http.tls import (
-    default_tls,
+    default_tls_context,
 )
-from mixpanel._runtime.redaction import without_frames
-from mixpanel.exceptions import AttemptTimeoutError, ConfigurationError, TransportError
+from mixpanel._runtime.redaction import strip_tracebacks
+from mixpanel.exceptions import ConfigurationError, RequestTimeoutError, TransportError
 
 if TYPE_CHECKING:
     import ssl
@@ -57,52 +56,58 @@ if TYPE_CHECKING:
 
 __all__ = ["SyncTransport"]
 
-LONGEST = 86_400.0  # seconds; a socket takes no timeout of more than 24 days
+MAX_TIMEOUT = 86_400.0  # seconds; sockets refuse timeouts of more than 24 days
 
 
-class _Until(threading.local):
-    """When this thread's attempt ends, on the monotonic clock, and whether its request left.
+class _Attempt(threading.local):
+    """This thread's attempt: its end on the monotonic clock, and whether the request was sent.
 
-    `begin` is how the request begins, unlike what a proxy is asked before it.
+    `request_start` is how the bytes of the request begin. A CONNECT to a proxy before it begins
+    differently, and does not count as sent.
     """
 
     end = 0.0
-    begin = b""
+    request_start = b""
     sent = False
 
 
-class _UntilDeadline(httpcore.NetworkStream):
-    """A connection whose every wait ends at one moment, however slowly bytes drip in."""
+class _DeadlineStream(httpcore.NetworkStream):
+    """A connection on which every wait ends at the attempt's deadline, however slow the peer is.
 
-    def __init__(self, stream: httpcore.NetworkStream, until: _Until) -> None:
+    Writes are buffered until the first read, so that head and body leave in one packet.
+    """
+
+    def __init__(self, stream: httpcore.NetworkStream, attempt: _Attempt) -> None:
         self._stream = stream
-        self._until = until
-        self._held = b""
-        self._fresh = True
+        self._attempt = attempt
+        self._write_buffer = b""
+        self._is_unused = True
 
-    def _left(self) -> float:
-        left = self._until.end - time.monotonic()
-        if left <= 0:
+    def _remaining(self) -> float:
+        remaining = self._attempt.end - time.monotonic()
+        if remaining <= 0:
             raise httpcore.ReadTimeout("the deadline has passed")
-        return left
+        return remaining
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002
-        held, self._held = self._held, b""
-        if held:
-            if self._fresh and self._has_unread():
-                raise SpokeFirst("it would count as the answer")
-            self._fresh = False  # the pool looks after idle connections
-            self._until.sent = self._until.sent or held.startswith(self._until.begin)
-            self._stream.write(held, self._left())
-        return self._stream.read(max_bytes, self._left())
+        buffered, self._write_buffer = self._write_buffer, b""
+        if buffered:
+            if self._is_unused and self._has_unread():
+                raise UnsolicitedDataError("it would be read as the response")
+            self._is_unused = False  # httpcore's pool checks idle connections
+            self._attempt.sent = self._attempt.sent or buffered.startswith(
+                self._attempt.request_start
+            )
+            self._stream.write(buffered, self._remaining())
+        return self._stream.read(max_bytes, self._remaining())
 
     def _has_unread(self) -> bool:
         tls = self._stream.get_extra_info("ssl_object")
-        # Under TLS the socket is readable with what belongs to the handshake.
+        # Under TLS a readable socket may just hold the end of the handshake.
         return tls is None and bool(self._stream.get_extra_info("is_readable"))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
-        self._held += buffer  # head and body leave together, before the first read
+        self._write_buffer += buffer
 
     def close(self) -> None:
         self._stream.close()
@@ -113,16 +118,18 @@ class _UntilDeadline(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        tls = self._stream.start_tls(ssl_context, server_hostname, self._left())
-        return _UntilDeadline(tls, self._until)
+        tls = self._stream.start_tls(ssl_context, server_hostname, self._remaining())
+        return _DeadlineStream(tls, self._attempt)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
 
 
-class _Network(httpcore.SyncBackend):
-    def __init__(self, until: _Until) -> None:
-        self._until = until
+class _DeadlineBackend(httpcore.SyncBackend):
+    """Connect to one address after the other, within the attempt's deadline."""
+
+    def __init__(self, attempt: _Attempt) -> None:
+        self._attempt = attempt
 
     def connect_tcp(
         self,
@@ -132,69 +139,72 @@ class _Network(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = _resolved(host, port, self._until.end)
+        addresses = _resolve(host, port, self._attempt.end)
         failure: Exception | None = None
         for tried, address in enumerate(addresses):
-            # A dead address must not use up the time of the living one behind it.
-            share = (self._until.end - time.monotonic()) / (len(addresses) - tried)
+            # An unreachable address must leave time for those that come after it.
+            share = (self._attempt.end - time.monotonic()) / (len(addresses) - tried)
             try:
                 stream = super().connect_tcp(
                     address, port, max(0.01, share), local_address, socket_options
                 )
-                return _UntilDeadline(stream, self._until)
+                return _DeadlineStream(stream, self._attempt)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure or httpcore.ConnectError(f"{host} has no address")
 
 
-def _resolved(host: str, port: int, end: float) -> list[str]:
+def _resolve(host: str, port: int, end: float) -> list[str]:
     """Return the addresses of a host, waiting until `end` on the monotonic clock.
 
-    At interpreter exit no thread can start; there, looking up a name is not bounded.
+    The lookup runs in a thread, because `getaddrinfo` has no timeout. At interpreter exit no thread
+    can start; there the lookup may take longer.
     """
     with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
-    found: list[str] = []
+    response_headers: list[str] = []
     failed: list[Exception] = []
 
     def resolve() -> None:
         try:
             for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                found.append(str(address[0]))
+                response_headers.append(str(address[0]))
         except (OSError, UnicodeError) as error:
             failed.append(error)
 
-    resolving = threading.Thread(target=resolve, name="mixpanel-resolve", daemon=True)
+    thread = threading.Thread(target=resolve, name="mixpanel-resolve", daemon=True)
     try:
-        resolving.start()
+        thread.start()
     except RuntimeError:
         resolve()
     else:
-        resolving.join(max(0.0, end - time.monotonic()))
-        if resolving.is_alive():
+        thread.join(max(0.0, end - time.monotonic()))
+        if thread.is_alive():
             raise httpcore.ConnectTimeout(f"looking up {host} took too long")
     if failed:
         raise httpcore.ConnectError(str(failed[0])) from failed[0]
-    return found
+    return response_headers
 
 
-class _Masked(bytes):
-    """Bytes that a log of httpcore does not show: at DEBUG it shows what a SOCKS proxy is sent."""
+class _MaskedBytes(bytes):
+    """Bytes with a masked repr: httpcore logs SOCKS passwords at DEBUG."""
 
     def __repr__(self) -> str:
         return "b'***'"
 
 
-def _proxy(proxy: Proxy | str | None) -> httpcore.Proxy | None:
+def _httpcore_proxy(proxy: Proxy | str | None) -> httpcore.Proxy | None:
     if proxy is None:
         return None
-    parts = urlsplit(proxy_url(proxy))
+    parts = urlsplit(reveal_proxy_url(proxy))
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    auth = (_Masked(user.encode()), _Masked(password.encode())) if user or password else None
+    auth = (
+        (_MaskedBytes(user.encode()), _MaskedBytes(password.encode())) if user or password else None
+    )
     return httpcore.Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", auth=auth)
 
 
-BLOCKING_FAILURES = (
+FAILURES = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
     httpcore.ProtocolError,
@@ -207,77 +217,78 @@ BLOCKING_FAILURES = (
 
 
 class SyncTransport:
-    """Send from the calling thread, without an event loop: for sync callers, and at the end.
+    """Send requests from the calling thread; any number of threads may share one.
 
-    At interpreter exit no loop can resolve a name and no thread can start; and a sync caller that
-    waits for its request anyway is served twice as fast without a trip to another thread. Any
-    number of threads may share one.
+    At interpreter exit no event loop can resolve a name and no thread can start. And a sync caller
+    that waits for its request anyway is twice as fast without a switch to a loop's thread.
     """
 
-    def __init__(self, transport: TransportOptions, *, answer_bytes: int) -> None:
-        self._answer_bytes = answer_bytes
-        self._until = _Until()
-        self._transport = transport
-        self._pools: dict[Proxy | str | None, httpcore.ConnectionPool] = {}  # by proxy
-        self._chosen: dict[str, httpcore.ConnectionPool] = {}  # by URL without its query
+    def __init__(self, options: TransportOptions, *, max_response_bytes: int) -> None:
+        self._max_response_bytes = max_response_bytes
+        self._attempt = _Attempt()
+        self._options = options
+        self._pool_by_proxy: dict[Proxy | str | None, httpcore.ConnectionPool] = {}
+        self._pool_by_url: dict[str, httpcore.ConnectionPool] = {}  # without the query
 
     def _pool(self, url: str) -> httpcore.ConnectionPool:
-        chosen = self._chosen.get(url)
-        if chosen is not None:
-            return chosen
-        proxy = self._transport.proxy or environment_proxy(url)
-        pool = self._pools.get(proxy)
+        known = self._pool_by_url.get(url)
+        if known is not None:
+            return known
+        proxy = self._options.proxy or proxy_from_environment(url)
+        pool = self._pool_by_proxy.get(proxy)
         if pool is None:
             new = httpcore.ConnectionPool(
-                ssl_context=self._transport.ssl_context or default_tls(),
-                proxy=_proxy(proxy),
-                max_connections=self._transport.connections,
+                ssl_context=self._options.ssl_context or default_tls_context(),
+                proxy=_httpcore_proxy(proxy),
+                max_connections=self._options.connections,
                 keepalive_expiry=KEEP_ALIVE,
-                network_backend=_Network(self._until),
+                network_backend=_DeadlineBackend(self._attempt),
             )
-            pool = self._pools.setdefault(proxy, new)
-        self._chosen[url] = pool
+            pool = self._pool_by_proxy.setdefault(proxy, new)
+        self._pool_by_url[url] = pool
         return pool
 
     @property
     def has_sent(self) -> bool:
-        """Return True if any byte of this thread's last request may have left."""
-        return self._until.sent
+        """Return True if any byte of this thread's last request may have been sent."""
+        return self._attempt.sent
 
     def close(self) -> None:
         """Close the connections."""
-        for pool in self._pools.values():
+        for pool in self._pool_by_proxy.values():
             pool.close()
 
     def send(self, request: Request, *, end: float) -> Response | TransportFailure:
         """Make one attempt until `end` on the monotonic clock."""
-        end = min(end, time.monotonic() + LONGEST)
-        self._until.end, self._until.sent = end, False
-        self._until.begin = f"{request.method} ".encode()
+        end = min(end, time.monotonic() + MAX_TIMEOUT)
+        self._attempt.end, self._attempt.sent = end, False
+        self._attempt.request_start = f"{request.method} ".encode()
         outer = sys.exception()
         try:
             pool = self._pool(request.url.partition("?")[0])
-        except ConfigurationError as unusable:
-            return TransportFailure(TransportError(str(unusable)), maybe_sent=False, hopeless=True)
+        except ConfigurationError as problem:
+            return TransportFailure(
+                TransportError(str(problem)), may_have_been_sent=False, permanent=True
+            )
         try:
-            return self._answer(pool, request, end)
-        except BLOCKING_FAILURES as failure:
-            kind = TransportError
+            return self._send(pool, request, end)
+        except FAILURES as failure:
+            error_type = TransportError
             if isinstance(failure, httpcore.TimeoutException) and time.monotonic() >= end:
-                kind = AttemptTimeoutError
-            hopeless = is_hopeless(failure)
-            error = kind(f"{describe(failure)} ({request.url.partition('?')[0]})")
+                error_type = RequestTimeoutError
+            permanent = is_permanent(failure)
+            error = error_type(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = as_cause(failure, outer)
-            return TransportFailure(error, self._until.sent, hopeless)
-        except BaseException as error:  # Ctrl-C comes this way, too
-            without_frames(error, outer)
+            return TransportFailure(error, self._attempt.sent, permanent)
+        except BaseException as error:  # also Ctrl-C
+            strip_tracebacks(error, outer)
             raise
 
-    def _answer(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Response:
+    def _send(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Response:
         headers: list[tuple[bytes | str, bytes | str]] = [
-            ("Host", parsed_url(request.url).netloc.decode("ascii")),
+            ("Host", parse_url(request.url).netloc.decode("ascii")),
             ("Content-Length", str(len(request.content))),
-            *revealed(request.headers),
+            *reveal_headers(request.headers),
         ]
         pool_wait = {"timeout": {"pool": max(0.0, end - time.monotonic())}}
         with pool.stream(
@@ -287,9 +298,13 @@ class SyncTransport:
             body = bytearray()
             for chunk in response.iter_stream():
                 body += chunk
-                if len(body) > self._answer_bytes:
+                if len(body) > self._max_response_bytes:
                     break
             else:
                 retire_if_surplus(response.stream)
-            found = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers}
-            return Response(response.status, found, bytes(body[: self._answer_bytes]))
+            response_headers = {
+                k.decode("latin-1").lower(): v.decode("latin-1") for k, v in response.headers
+            }
+            return Response(
+                response.status, response_headers, bytes(body[: self._max_response_bytes])
+            )

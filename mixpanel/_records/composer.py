@@ -1,4 +1,4 @@
-"""Compose calls into records: token, time, ids and properties, checked and serialised at once."""
+"""Compose records from calls: add token, time and ids, validate, and serialize to JSON."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Composer"]
 
-_NONE: Properties = {}
+_NO_PROPERTIES: Properties = {}
 
 
-DEDUPE_NEEDS_TIME = "dedupe_key needs time=: the server's de-duplication key has it too"
+DEDUPE_KEY_NEEDS_TIME = "dedupe_key needs time=: the server de-duplicates by time and $insert_id"
 
 
-def _taken_apart(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
+def _split_event(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | None]:
     name = event.get("event") if isinstance(event, Mapping) else None
     properties = event.get("properties") if isinstance(event, Mapping) else None
     if not isinstance(name, str) or not isinstance(properties, Mapping):
@@ -53,7 +53,7 @@ def _taken_apart(event: Any) -> tuple[str, Mapping[str, Any], dict[str, Any] | N
 
 
 class Composer:
-    """Make records of calls; pure but for the clock and the ids that it is given."""
+    """Compose records. The clock and the ids are passed in; all else is a pure function."""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class Composer:
         self._now = now
         self._new_id = new_id
         self._library = dict(library)
-        # Without an address `/import` would place the user where this machine stands.
-        self._library_placeless = {"ip": 0, **library}
+        # Without `ip`, `/import` would derive the user's city from the address of this machine.
+        self._library_without_location = {"ip": 0, **library}
         self._serializer = serializer
-        self._writes_plain = serializer is DatetimeSerializer
+        self._uses_default_serializer = serializer is DatetimeSerializer
         self._validation = validation
         self._before_send = before_send
-        self._hooked = threading.local()
+        self._in_hook = threading.local()
         self._sample_rate = sample_rate
         self._sample_weight = sample_weight
         self._note = note
@@ -109,7 +109,7 @@ class Composer:
         user_id: str | None = None,
         endpoint: Endpoint = "events",
     ) -> Record | None:
-        """Compose a tracked event; None when sampling or `before_send` takes it out."""
+        """Compose an event for `track`; return None if sampling or `before_send` drops it."""
         scope = context.current()
         if scope is not None:
             distinct_id = scope.distinct_id if distinct_id is None else distinct_id
@@ -117,50 +117,50 @@ class Composer:
             user_id = scope.user_id if user_id is None else user_id
         now = self._now()
         new_id = as_text(insert_id, "insert_id") if insert_id else self._new_id()
-        own = {} if properties is None else dict(mapping(properties))
-        told: dict[str, Any] = {}
+        given = {} if properties is None else dict(mapping(properties))
+        explicit: dict[str, Any] = {}
         if device_id is not None:
-            told["$device_id"] = device_id
+            explicit["$device_id"] = device_id
         if user_id is not None:
-            told["$user_id"] = user_id
+            explicit["$user_id"] = user_id
         if ip is not None:
-            told["ip"] = ip
-        # One display: each `update` of its own would cost as much as all of it.
-        filled: dict[str, Any] = {
+            explicit["ip"] = ip
+        # One dict display: every further `update` call would cost as much as all of this.
+        merged: dict[str, Any] = {
             "token": self.token,
             "distinct_id": distinct_id,
             "time": now if time is None else to_api_time(time),
             "$insert_id": new_id,
-            **(self._library if endpoint == "events" else self._library_placeless),
+            **(self._library if endpoint == "events" else self._library_without_location),
             **self.super_properties,
-            **(scope.properties if scope is not None else _NONE),
-            **told,
-            **own,
+            **(scope.properties if scope is not None else _NO_PROPERTIES),
+            **explicit,
+            **given,
         }
-        if "token" in own:
+        if "token" in given:
             self._note("token", "properties override the client's token")
         if dedupe_key is not None:
             key = as_text(dedupe_key, "dedupe_key")
-            who = as_text(filled["distinct_id"], "distinct_id")
-            filled["$insert_id"] = deterministic_id(event_name, who, key)
-            if time is None and "time" not in own:
-                self._complain([], [DEDUPE_NEEDS_TIME])
-        if type(filled["distinct_id"]) is not str:
-            self._settle_identity(filled)
-        if self._sample_rate < 1.0 and not self._sampled(filled):
+            user = as_text(merged["distinct_id"], "distinct_id")
+            merged["$insert_id"] = deterministic_id(event_name, user, key)
+            if time is None and "time" not in given:
+                self._report([], [DEDUPE_KEY_NEEDS_TIME])
+        if type(merged["distinct_id"]) is not str:
+            self._normalize_distinct_id(merged)
+        if self._sample_rate < 1.0 and not self._is_sampled(merged):
             return None
-        record = {"event": event_name, "properties": filled}
+        record = {"event": event_name, "properties": merged}
         if meta is not None:
             record.update(mapping(meta, "meta"))
-        if filled["time"] is now and filled["$insert_id"] is new_id and insert_id is None:
-            # The common case: then there is nothing to check but what the caller gave.
-            ours = scope is None and not told and not self.super_properties
-            return self._sealed_event(endpoint, record, own=own if ours else filled)
-        if isinstance(filled["time"], datetime):
-            filled["time"] = to_api_time(filled["time"])
-        return self._sealed_event(endpoint, record)
+        if merged["time"] is now and merged["$insert_id"] is new_id and insert_id is None:
+            # The common case: time and id are our own, so only the caller's properties are checked.
+            only_given = scope is None and not explicit and not self.super_properties
+            return self._finish_event(endpoint, record, unchecked=given if only_given else merged)
+        if isinstance(merged["time"], datetime):
+            merged["time"] = to_api_time(merged["time"])
+        return self._finish_event(endpoint, record)
 
-    def past_event(
+    def import_data_event(
         self,
         distinct_id: str | None,
         event_name: str,
@@ -174,8 +174,8 @@ class Composer:
     ) -> Record | None:
         """Compose an event for `/import`, as the official `import_data` does."""
         if dedupe_key is not None:
-            key, who = as_text(dedupe_key, "dedupe_key"), as_text(distinct_id, "distinct_id")
-            insert_id = deterministic_id(event_name, who, key)
+            key, user = as_text(dedupe_key, "dedupe_key"), as_text(distinct_id, "distinct_id")
+            insert_id = deterministic_id(event_name, user, key)
         record = {
             "event": event_name,
             "properties": {
@@ -188,39 +188,41 @@ class Composer:
             },
             **mapping(meta or {}, "meta"),
         }
-        self._settle_identity(record["properties"])
-        return self._sealed_event("imports", record, auth)
+        self._normalize_distinct_id(record["properties"])
+        return self._finish_event("imports", record, auth)
 
-    def wire_event(self, event: Mapping[str, Any], endpoint: Endpoint = "events") -> Record | None:
-        """Complete an event that already has the wire's shape, `{"event", "properties"}`.
+    def complete_event(
+        self, event: Mapping[str, Any], endpoint: Endpoint = "events"
+    ) -> Record | None:
+        """Complete an event in Mixpanel's form, `{"event": …, "properties": {…}}`.
 
-        :raises ValidationError: when it has no event name or no properties, in every mode.
+        :raises ValidationError: without a name or properties, in every validation mode.
         """
-        name, properties, meta = _taken_apart(event)
+        name, properties, meta = _split_event(event)
         return self.event(
             properties.get("distinct_id"), name, properties, meta or None, endpoint=endpoint
         )
 
-    def imported_event(self, event: Mapping[str, Any]) -> Record | None:
-        """Complete a historical event of the wire's shape, for a bulk import.
+    def import_event(self, event: Mapping[str, Any]) -> Record | None:
+        """Complete a historical event in Mixpanel's form, for a bulk import.
 
-        Nothing of the present is added: no super properties, no context. A missing `$insert_id`
-        is made of the event's own content, so that importing it again makes no copy.
+        Super properties and `context` are not added, as they belong to the present. A missing
+        `$insert_id` is derived from the content, so that importing an event again makes no copy.
 
-        :raises ValidationError: without a name, properties or a time, in every mode.
+        :raises ValidationError: without a name, properties or a time, in every validation mode.
         """
-        name, properties, meta = _taken_apart(event)
-        filled = {"ip": 0, **properties}
-        if filled.get("time") is None:
+        name, properties, meta = _split_event(event)
+        merged = {"ip": 0, **properties}
+        if merged.get("time") is None:
             raise ValidationError(["an imported event needs its time"])
-        if isinstance(filled["time"], datetime):
-            filled["time"] = to_api_time(filled["time"])
-        filled.setdefault("distinct_id", None)
-        self._settle_identity(filled)
-        if not filled.get("$insert_id"):
-            content, _ = dumps({"event": name, "properties": filled})
-            filled["$insert_id"] = hashlib.sha256(content).hexdigest()[:36]
-        return self._sealed_event("imports", {"event": name, "properties": filled, **(meta or {})})
+        if isinstance(merged["time"], datetime):
+            merged["time"] = to_api_time(merged["time"])
+        merged.setdefault("distinct_id", None)
+        self._normalize_distinct_id(merged)
+        if not merged.get("$insert_id"):
+            content, _ = dumps({"event": name, "properties": merged})
+            merged["$insert_id"] = hashlib.sha256(content).hexdigest()[:36]
+        return self._finish_event("imports", {"event": name, "properties": merged, **(meta or {})})
 
     def identity(
         self, event_name: str, properties: dict[str, Any], meta: Properties | None,
@@ -229,7 +231,7 @@ class Composer:
         """Compose `$identify`, `$create_alias` or `$merge`: no time, no id, no library."""
         record = {"event": event_name, "properties": {**properties, "token": self.token}}
         record.update(mapping(meta or {}, "meta"))
-        return self._sealed_event(endpoint, record, auth)
+        return self._finish_event(endpoint, record, auth)
 
     # ---- profiles and groups ----------------------------------------------------------------
 
@@ -257,91 +259,93 @@ class Composer:
             record["$ignore_alias"] = ignore_alias
         if meta is not None:
             record.update(mapping(meta, "meta"))
-        changed = self._changed(endpoint, record)
+        changed = self._apply_before_send(endpoint, record)
         if changed is None:
             return None
-        body, notes = self._written(changed)
+        body, notes = self._serialize(changed)
         problems = [] if self._validation == "off" else update_problems(changed, len(body))
-        self._complain(notes, problems)
+        self._report(notes, problems)
         return Record(endpoint, body, repeatable=is_repeatable(changed))
 
-    # ---- the common end ---------------------------------------------------------------------
+    # ---- shared by all ----------------------------------------------------------------------
 
-    def _settle_identity(self, properties: dict[str, Any]) -> None:
+    def _normalize_distinct_id(self, properties: dict[str, Any]) -> None:
         distinct_id = properties["distinct_id"]
         if distinct_id is None:
             if "$device_id" in properties or "$user_id" in properties:
-                # Simplified ID Merge derives it; null would be taken as a user.
+                # With Simplified ID Merge the server derives distinct_id; null would be a user.
                 del properties["distinct_id"]
             else:
                 properties["distinct_id"] = ""
         else:
             properties["distinct_id"] = as_text(distinct_id, "distinct_id")
 
-    def _sampled(self, properties: dict[str, Any]) -> bool:
-        # By user, not by event, so that funnels of those who are kept stay whole.
-        who = properties.get("distinct_id") or properties.get("$user_id")
-        who = who or properties.get("$device_id") or properties["$insert_id"]
-        if sample_position(str(who)) >= self._sample_rate:
+    def _is_sampled(self, properties: dict[str, Any]) -> bool:
+        # By user, not by event, so that the funnels of sampled users are complete.
+        user = properties.get("distinct_id") or properties.get("$user_id")
+        user = user or properties.get("$device_id") or properties["$insert_id"]
+        if sample_position(str(user)) >= self._sample_rate:
             self._note("sampled", "")
             return False
         properties.setdefault(self._sample_weight, 1.0 / self._sample_rate)
         return True
 
-    def _sealed_event(
+    def _finish_event(
         self,
         endpoint: Endpoint,
         record: dict[str, Any],
         auth: Authority | None = None,
         *,
-        own: dict[str, Any] | None = None,
+        unchecked: dict[str, Any] | None = None,
     ) -> Record | None:
-        # `own` are the properties to check; when it is given, time and id are sound.
+        # `unchecked` are the properties to validate; with it, time and `$insert_id` are our own.
         if self._before_send is not None:
-            changed = self._changed(endpoint, record)
+            changed = self._apply_before_send(endpoint, record)
             if changed is None:
                 return None
-            record, own = changed, None
+            record, unchecked = changed, None
         name, properties = record.get("event"), record.get("properties")
         if type(name) is not str or type(properties) is not dict:
             if not isinstance(name, str):
                 raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
             record["properties"] = properties = dict(mapping(properties))
-        checked = properties if own is None else own
-        # Nearly every event is plain: then one look at its values is all that it takes.
-        depth = plain_depth(checked) if self._writes_plain and len(record) == 2 else 0
+        checked = properties if unchecked is None else unchecked
+        # Nearly every event is plain JSON data, which one pass over its values shows.
+        depth = plain_depth(checked) if self._uses_default_serializer and len(record) == 2 else 0
         body = dumps_plain(record) if depth else None
         notes: list[str] = []
         if body is None:
-            body, notes = self._written(record)
+            body, notes = self._serialize(record)
         importing = endpoint == "imports"
         if self._validation != "off":
             problems = event_problems(
-                name, properties, len(body), self._now() if own is None else None,
+                name, properties, len(body), self._now() if unchecked is None else None,
                 importing=importing, flat=checked if depth == 1 else None,
             )  # fmt: skip
             if problems or notes:
-                self._complain(notes, problems)
+                self._report(notes, problems)
         elif notes:
-            self._complain(notes, [])
+            self._report(notes, [])
         if importing and auth is None:
             auth = self._project
         return Record(endpoint, body, auth=auth)
 
-    def _changed(self, endpoint: Endpoint, record: dict[str, Any]) -> dict[str, Any] | None:
-        # What the hook itself tracks goes without it, or it would never return.
-        if self._before_send is None or getattr(self._hooked, "running", False):
+    def _apply_before_send(
+        self, endpoint: Endpoint, record: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        # Events that the hook itself tracks are not passed to it, or it would never return.
+        if self._before_send is None or getattr(self._in_hook, "running", False):
             return record
-        self._hooked.running = True
+        self._in_hook.running = True
         try:
             changed: object = self._before_send(endpoint, record)
         except Exception:
-            # The hook may be there to keep private data in: what it failed on must not leave.
-            logger.exception("before_send failed; the message was dropped")
+            # The hook may exist to remove private data: what it failed on is not sent.
+            logger.exception("before_send raised an exception; the message was dropped")
             self._note("before_send_error", "")
             return None
         finally:
-            self._hooked.running = False
+            self._in_hook.running = False
         if isinstance(changed, dict):
             return changed
         if changed is not None:
@@ -349,17 +353,17 @@ class Composer:
         self._note("before_send" if changed is None else "before_send_error", "")
         return None
 
-    def _written(self, record: dict[str, Any]) -> tuple[bytes, list[str]]:
+    def _serialize(self, record: dict[str, Any]) -> tuple[bytes, list[str]]:
         try:
             return dumps(record, self._serializer)
         except Exception as error:
-            # Only a serializer of the caller's own can fail.
-            raise ValidationError([f"the serializer refused the message: {error}"]) from error
+            # Only the caller's own serializer can fail.
+            raise ValidationError([f"the serializer failed: {error}"]) from error
 
-    def _complain(self, notes: list[str], problems: list[str]) -> None:
+    def _report(self, notes: list[str], problems: list[str]) -> None:
         if self._validation == "raise" and (problems or notes):
             raise ValidationError(notes + problems)
         for problem in problems:
             self._note("invalid", problem)
-        for lossy in notes:
-            self._note("coerced", lossy)
+        for note in notes:
+            self._note("coerced", note)

@@ -1,4 +1,4 @@
-"""Who is being served right now: identity and properties that follow a task or thread."""
+"""Identity and properties for all events of a block, as a context variable."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["context", "current", "during"]
+__all__ = ["context", "current", "temporarily_set"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Hold what `context` has set, outer scopes already mixed in."""
+    """The identity and properties of a `context` block, merged with those of outer blocks."""
 
     distinct_id: str | None
     device_id: str | None
@@ -38,12 +38,13 @@ def context(
     user_id: str | None = None,
     **more: Any,
 ) -> Iterator[None]:
-    """Give every event tracked inside the block an identity and properties.
+    """Set the identity and properties of every event that is tracked inside the block.
 
-    Blocks nest, the inner one wins; a property given to `track` wins over both, and the client's
-    super properties stand below. The block follows what runs in its context: awaited coroutines,
-    tasks started inside, `asyncio.to_thread`, `anyio.to_thread` and asgiref's `sync_to_async`.
-    A bare `threading.Thread` starts outside of it unless it runs in `contextvars.copy_context()`.
+    Blocks nest, and the inner one wins. Properties given to `track` win over both; the client's
+    super properties come last. The block applies to all that runs in its context: awaited
+    coroutines, tasks started inside, `asyncio.to_thread`, `anyio.to_thread` and asgiref's
+    `sync_to_async`. A bare `threading.Thread` starts outside of it unless it runs in
+    `contextvars.copy_context()`.
 
     >>> with context("u-17", plan="team"):
     ...     mp.track(None, "Opened Report")  # doctest: +SKIP
@@ -56,16 +57,17 @@ def context(
         user_id if user_id is not None else (outer.user_id if outer else None),
         {**inherited, **(properties or {}), **more},
     )
-    with during(_scope, scope):
+    with temporarily_set(_scope, scope):
         yield
 
 
 @contextmanager
-def during(variable: ContextVar[T | None], value: T) -> Iterator[None]:
-    """Let a variable have a value inside the block, and afterwards what it had before.
+def temporarily_set(variable: ContextVar[T | None], value: T) -> Iterator[None]:
+    """Set a context variable inside the block, and restore its value afterwards.
 
-    An async generator may be left in another context than it was entered in, as pytest fixtures
-    and cancelled streams are. What was set there is out of reach then; a copy of it here is undone.
+    An async generator may be closed in another context than it was started in, as pytest fixtures
+    and cancelled streams are. Then the variable cannot be reset there; if the closing context is a
+    copy that has the value, it is restored here.
     """
     token = variable.set(value)
     try:

@@ -1,25 +1,26 @@
-"""Write JSON: fast for what is plain, forgiving for what is not.
+"""Serialize to JSON: fast for plain data, with a conversion for everything else.
 
-| given | sent |
+| value | JSON |
 |---|---|
 | NaN, infinities | `null` |
 | aware `datetime` | UTC, `2026-01-31T12:00:00` |
-| naive `datetime` | the same, taken to be UTC |
+| naive `datetime` | the same, as if it were UTC |
 | `date`, `time` | ISO 8601 |
 | `timedelta` | seconds |
 | `Decimal`, `Fraction` | a number |
 | `UUID`, `Path`, `IPv4Address`, … | text |
 | `Enum` | its value |
-| `bytes` | text when UTF-8, else base64 |
+| `bytes` | text if it is UTF-8, else base64 |
 | set, tuple, any iterable | a list (sets sorted where they can be) |
 | dataclass, pydantic model, mapping | an object |
 | numpy and pandas scalars and arrays | numbers, text, lists |
 | lone surrogates | U+FFFD |
-| deeper than 16 levels, cycles, more than 100,000 values | `null`, or left out |
+| deeper than 16 levels, cycles, more than 100,000 values | `null`, or omitted |
 | whole numbers beyond the range of a float | `null` |
 | anything else | `str(value)`, at most 1,024 characters |
 
-Each line that loses something (`null`, U+FFFD, `str`) is noted for the caller to count or refuse.
+Each conversion that loses something (`null`, U+FFFD, `str`) adds a note, for the caller to count or
+to reject.
 """
 
 from __future__ import annotations
@@ -45,38 +46,41 @@ __all__ = [
     "DatetimeSerializer",
     "dumps",
     "dumps_plain",
+    "format_utc",
     "json_dumps",
     "loads",
     "plain_depth",
-    "utc_text",
 ]
 
-DEEPEST = 16
-LONGEST_TEXT = 1024
-MOST_VALUES = 100_000
-# A longer integer is valid JSON, but a server that reads numbers as floats would refuse the batch.
+MAX_DEPTH = 16
+MAX_TEXT_LENGTH = 1024
+MAX_VALUES = 100_000
+# Longer integers are valid JSON, but a server that parses numbers as floats would reject the batch.
 LARGEST_INT = 10**308
 
 
-def utc_text(moment: datetime) -> str:
-    """Write a date and time as Mixpanel reads it, in UTC and to the second."""
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(UTC)
-    return moment.replace(tzinfo=None, microsecond=0).isoformat()
+def format_utc(value: datetime) -> str:
+    """Return a date and time in Mixpanel's format: UTC, to the second, without an offset."""
+    if value.tzinfo is not None:
+        value = value.astimezone(UTC)
+    return value.replace(tzinfo=None, microsecond=0).isoformat()
 
 
 class DatetimeSerializer(json.JSONEncoder):
-    """Encode `datetime` as Mixpanel reads it; the default, and a parent for your own encoder."""
+    """Encode `datetime` in Mixpanel's format; the default serializer, and a base for your own."""
 
     def default(self, o: Any) -> Any:
-        """Return the text of a datetime, and refuse the rest like any encoder."""
+        """Return the text of a datetime.
+
+        :raises TypeError: for any other type that JSON does not have.
+        """
         if isinstance(o, datetime):
-            return utc_text(o)
+            return format_utc(o)
         return super().default(o)
 
 
 def json_dumps(data: Any, cls: type[json.JSONEncoder] | None = None) -> str:
-    """Write compact JSON with the standard library, as the official package's function does."""
+    """Return compact JSON, made by the standard library as in the official package."""
     return json.dumps(data, separators=(",", ":"), cls=cls)
 
 
@@ -89,13 +93,13 @@ def dumps(
     """
     notes: list[str] = []
     if serializer is not None and serializer is not DatetimeSerializer:
-        return _by_encoder(record, serializer, notes), notes
+        return _dumps_with(record, serializer, notes), notes
     body = dumps_plain(record) if plain_depth(record) else None
-    return (to_json(_Walk(notes).value(record, 0)) if body is None else body), notes
+    return (to_json(Converter(notes).value(record, 0)) if body is None else body), notes
 
 
 def dumps_plain(record: dict[str, Any]) -> bytes | None:
-    """Return a plain record as JSON; None when a text in it holds lone surrogates."""
+    """Return a plain record as JSON; None if a text in it contains lone surrogates."""
     try:
         return to_json(record, inf_nan_mode="null")
     except (PydanticSerializationError, ValueError):
@@ -103,42 +107,42 @@ def dumps_plain(record: dict[str, Any]) -> bytes | None:
 
 
 def loads(body: bytes | str) -> Any:
-    """Read JSON.
+    """Parse JSON.
 
-    :raises ValueError: when it is none.
+    :raises ValueError: if it is not valid.
     """
     return json.loads(body)
 
 
 def plain_depth(value: dict[str, Any]) -> int:
-    """Return how many levels deep a plain object is; 0 when it is not plain.
+    """Return the nesting depth of a plain object; 0 if it is not plain.
 
-    Plain is what `json` itself writes in full: 1 for nothing but text, finite numbers, booleans
-    and null by name.
+    Plain objects consist of JSON's own types: text, finite numbers, booleans, null, lists and dicts
+    with text keys. The depth is 1 when no value is a list or dict.
     """
-    inner: list[Any] = []
-    if not _is_plain(value, inner):
+    nested: list[Any] = []
+    if not _is_plain(value, nested):
         return 0
-    depth, seen = 1, 0
-    while inner and depth < DEEPEST:
-        level, inner = inner, []
-        for each in level:
-            # The same lists within lists, over and over, would take for ever.
-            seen += len(each)
-            if seen > MOST_VALUES or not _is_plain(each, inner):
+    depth, count = 1, 0
+    while nested and depth < MAX_DEPTH:
+        level, nested = nested, []
+        for container in level:
+            # Shared lists within shared lists would multiply without an end.
+            count += len(container)
+            if count > MAX_VALUES or not _is_plain(container, nested):
                 return 0
         depth += 1
-    return 0 if inner else depth
+    return 0 if nested else depth
 
 
-def _is_plain(each: Any, inner: list[Any]) -> bool:  # noqa: C901
-    """Tell whether an object or list is plain but for those in it, which are added to `inner`."""
-    if type(each) is dict:
-        for name in each:
+def _is_plain(container: Any, nested: list[Any]) -> bool:  # noqa: C901
+    """Return True if all scalars in a container are plain; add the containers to `nested`."""
+    if type(container) is dict:
+        for name in container:
             if type(name) is not str:
                 return False
-        each = each.values()
-    for item in each:
+        container = container.values()
+    for item in container:
         kind = type(item)
         if kind is str or item is None or kind is bool:
             continue
@@ -149,74 +153,74 @@ def _is_plain(each: Any, inner: list[Any]) -> bool:  # noqa: C901
             if item >= LARGEST_INT or item <= -LARGEST_INT:
                 return False
         elif kind is dict or kind is list:
-            inner.append(item)
+            nested.append(item)
         else:
             return False
     return True
 
 
-class _Walk:
-    """Say a value in terms that JSON knows, by the table at the top of this file.
+class Converter:
+    """Convert values to JSON's types, by the table at the top of this module.
 
-    It knows what it is inside of, so that a cycle ends at once, and how many values it may still
-    take, so that a graph of shared objects does not multiply.
+    It keeps the containers around the current value, so that a cycle is noticed, and the number of
+    values that remain, so that a graph of shared objects does not multiply.
     """
 
     def __init__(self, notes: list[str]) -> None:
         self.notes = notes
-        self._inside: set[int] = set()
-        self._left = MOST_VALUES
+        self._ancestors: set[int] = set()
+        self._remaining = MAX_VALUES
 
     def value(self, value: Any, depth: int) -> Any:
-        """Return the value as JSON will have it."""
+        """Return the value converted to JSON's types."""
         kind = type(value)
         if kind is str:
             return _clean_text(value, self.notes)
         if kind is bool or value is None:
             return value
         if kind is int:
-            return self._whole(value)
+            return self._integer(value)
         if kind is float:
             return _finite(value, self.notes)
-        me = id(value)
-        if me in self._inside:
+        identity = id(value)
+        if identity in self._ancestors:
             self.notes.append(f"{kind.__name__} contains itself")
             return None
-        if depth > DEEPEST:
-            self.notes.append(f"nested deeper than {DEEPEST} levels")
+        if depth > MAX_DEPTH:
+            self.notes.append(f"nested deeper than {MAX_DEPTH} levels")
             return None
-        self._inside.add(me)
+        self._ancestors.add(identity)
         try:
-            return self._rich(value, depth)
+            return self._convert_object(value, depth)
         except Exception as error:
             self.notes.append(f"{kind.__name__} could not be read ({type(error).__name__})")
             return None
         finally:
-            self._inside.discard(me)
+            self._ancestors.discard(identity)
 
-    def _rich(self, value: Any, depth: int) -> Any:  # noqa: C901
+    def _convert_object(self, value: Any, depth: int) -> Any:  # noqa: C901
         match value:
             case Enum():
                 return self.value(value.value, depth + 1)
             case str():
                 return _clean_text(str.__str__(value), self.notes)
             case int():
-                return self._whole(int(value))
+                return self._integer(int(value))
             case float() | Decimal() | Fraction():
                 return _finite(float(value), self.notes)
             case datetime():
-                return utc_text(value)
+                return format_utc(value)
             case date() | time():
                 return value.isoformat()
             case timedelta():
                 return value.total_seconds()
             case bytes() | bytearray() | memoryview():
-                return _text_of_bytes(bytes(value))
+                return _bytes_to_text(bytes(value))
             case Mapping():
                 pairs = self._within_bounds(value.items())
                 return {self._key(k, depth): self.value(v, depth + 1) for k, v in pairs}
             case AbstractSet():
-                return self.value(_in_order(value), depth)
+                return self.value(_sorted(value), depth)
             case list() | tuple():
                 return self._list(value, depth)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -231,17 +235,17 @@ class _Walk:
         text = _clean_text(str(value), self.notes)
         if type(value).__module__ not in ("uuid", "ipaddress", "pathlib", "pathlib._local", "yarl"):
             self.notes.append(f"{type(value).__name__} was sent as text")
-        return text[:LONGEST_TEXT]
+        return text[:MAX_TEXT_LENGTH]
 
     def _list(self, items: Iterable[Any], depth: int) -> list[Any]:
         return [self.value(item, depth + 1) for item in self._within_bounds(items)]
 
     def _within_bounds(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
-            self._left -= 1
-            if self._left < 0:
-                if self._left == -1:
-                    self.notes.append(f"more than {MOST_VALUES:,} values")
+            self._remaining -= 1
+            if self._remaining < 0:
+                if self._remaining == -1:
+                    self.notes.append(f"more than {MAX_VALUES:,} values")
                 return
             yield item
 
@@ -250,10 +254,10 @@ class _Walk:
             return "null"
         if isinstance(key, bool):
             return "true" if key else "false"
-        said = self.value(key, depth + 1)
-        return said if isinstance(said, str) else str(said)
+        text = self.value(key, depth + 1)
+        return text if isinstance(text, str) else str(text)
 
-    def _whole(self, number: int) -> int | None:
+    def _integer(self, number: int) -> int | None:
         if -LARGEST_INT < number < LARGEST_INT:
             return number
         self.notes.append("a whole number was beyond the range of a float")
@@ -276,21 +280,21 @@ def _finite(number: float, notes: list[str]) -> float | None:
     return None
 
 
-def _text_of_bytes(value: bytes) -> str:
+def _bytes_to_text(value: bytes) -> str:
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return b64encode(value).decode("ascii")
 
 
-def _in_order(values: AbstractSet[Any]) -> list[Any]:
+def _sorted(values: AbstractSet[Any]) -> list[Any]:
     try:
         return sorted(values)
     except TypeError:
         return list(values)
 
 
-def _by_encoder(
+def _dumps_with(
     record: dict[str, Any], serializer: type[json.JSONEncoder], notes: list[str]
 ) -> bytes:
     try:
@@ -298,6 +302,6 @@ def _by_encoder(
     except ValueError:
         text = ""
     if not text or "\\ud" in text:
-        # Something is not finite or not text: let the encoder speak, then clean what it wrote.
-        return to_json(_Walk(notes).value(json.loads(json_dumps(record, cls=serializer)), 0))
+        # Not finite, or with lone surrogates: let the encoder write it, then convert the result.
+        return to_json(Converter(notes).value(json.loads(json_dumps(record, cls=serializer)), 0))
     return text.encode()

@@ -1,4 +1,4 @@
-"""The methods of user and group profiles, written once for both faces."""
+"""The methods that update user and group profiles, written once for both clients."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Set properties of a user profile, making the profile if there is none.
+        """Set properties of a user profile, which is created if it does not exist.
 
-        All `people_*` methods take these options: `ip` (the user's address, for city and
-        country; 0 turns it off), `time`, `ignore_time=True` (do not move "Last Seen") and
+        All `people_*` methods take these options: `ip` (the user's IP address, for city and
+        country; 0 turns the lookup off), `time`, `ignore_time=True` (do not update "Last Seen") and
         `ignore_alias=True` (do not resolve an alias).
         """
-        return self._person(distinct_id, "$set", _own(properties), meta, options)
+        return self._person(distinct_id, "$set", _copied(properties), meta, options)
 
     def people_set_once(
         self,
@@ -69,7 +69,7 @@ class ProfileMethods(Generic[Outcome]):
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
         """Set properties that the profile does not have yet."""
-        return self._person(distinct_id, "$set_once", _own(properties), meta, options)
+        return self._person(distinct_id, "$set_once", _copied(properties), meta, options)
 
     def people_increment(
         self,
@@ -80,9 +80,9 @@ class ProfileMethods(Generic[Outcome]):
     ) -> Outcome:
         """Add numbers to properties; a missing one counts as 0, a negative number subtracts.
 
-        Never repeated after an answer that is in doubt: see `AmbiguousDeliveryError`.
+        Not retried when the server may have applied it: see `AmbiguousDeliveryError`.
         """
-        return self._person(distinct_id, "$add", _own(properties), meta, options)
+        return self._person(distinct_id, "$add", _copied(properties), meta, options)
 
     def people_append(
         self,
@@ -91,8 +91,8 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Append a value to list properties. Never repeated after an answer that is in doubt."""
-        return self._person(distinct_id, "$append", _own(properties), meta, options)
+        """Append a value to list properties. Not retried when it may have been applied."""
+        return self._person(distinct_id, "$append", _copied(properties), meta, options)
 
     def people_union(
         self,
@@ -101,8 +101,8 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Add values to list properties that do not hold them yet."""
-        return self._person(distinct_id, "$union", _own(properties), meta, options)
+        """Add values to list properties that do not contain them yet."""
+        return self._person(distinct_id, "$union", _copied(properties), meta, options)
 
     def people_remove(
         self,
@@ -111,8 +111,8 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Remove a value from list properties. Never repeated after an answer in doubt."""
-        return self._person(distinct_id, "$remove", _own(properties), meta, options)
+        """Remove a value from list properties. Not retried when it may have been applied."""
+        return self._person(distinct_id, "$remove", _copied(properties), meta, options)
 
     def people_unset(
         self,
@@ -129,7 +129,8 @@ class ProfileMethods(Generic[Outcome]):
     ) -> Outcome:
         """Delete a user profile.
 
-        Give `ignore_alias=True` for a duplicate whose id is an alias, or the original goes.
+        For a duplicate whose id is an alias, pass `ignore_alias=True`; else the original profile is
+        deleted.
         """
         return self._person(distinct_id, "$delete", "", meta, options)
 
@@ -141,7 +142,7 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Record a charge in the profile's `$transactions`. Never repeated when in doubt."""
+        """Add a charge to `$transactions` of a profile. Not retried if it may have been applied."""
         charge = {"$transactions": {**mapping(properties or {}), "$amount": amount}}
         return self._person(distinct_id, "$append", charge, meta, options)
 
@@ -157,7 +158,7 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Send a profile update as it is; token and time are added where they are missing."""
+        """Send a profile update in Mixpanel's form; token and time are added if missing."""
         return self._one(self._composer.update("people", message, meta, **options))
 
     def people_batch(self, updates: Iterable[Mapping[str, Any]]) -> Outcome:
@@ -174,8 +175,8 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Set properties of a group profile, such as a company, making it if there is none."""
-        return self._group(group_key, group_id, "$set", _own(properties), meta, options)
+        """Set properties of a group profile, such as a company's; it is created if missing."""
+        return self._group(group_key, group_id, "$set", _copied(properties), meta, options)
 
     def group_set_once(
         self,
@@ -198,8 +199,8 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Add values to list properties that do not hold them yet."""
-        return self._group(group_key, group_id, "$union", _own(properties), meta, options)
+        """Add values to list properties that do not contain them yet."""
+        return self._group(group_key, group_id, "$union", _copied(properties), meta, options)
 
     def group_unset(
         self,
@@ -220,8 +221,8 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Remove a value from list properties. Never repeated after an answer in doubt."""
-        return self._group(group_key, group_id, "$remove", _own(properties), meta, options)
+        """Remove a value from list properties. Not retried when it may have been applied."""
+        return self._group(group_key, group_id, "$remove", _copied(properties), meta, options)
 
     def group_delete(
         self,
@@ -239,14 +240,14 @@ class ProfileMethods(Generic[Outcome]):
         meta: Properties | None = None,
         **options: Unpack[UpdateOptions],
     ) -> Outcome:
-        """Send a group update as it is; token and time are added where they are missing."""
+        """Send a group update in Mixpanel's form; token and time are added if missing."""
         return self._one(self._composer.update("groups", message, meta, **options))
 
     def group_batch(self, updates: Iterable[Mapping[str, Any]]) -> Outcome:
         """Send many group updates, each in the form that `group_update` takes."""
         return self._deliver_all(self._composer.update("groups", update) for update in updates)
 
-    # ---- the common end ---------------------------------------------------------------------
+    # ---- shared by all ----------------------------------------------------------------------
 
     def _one(self, record: Record | None) -> Outcome:
         return self._deliver([]) if record is None else self._deliver_one(record)
@@ -278,16 +279,16 @@ class ProfileMethods(Generic[Outcome]):
         return self._one(self._composer.update("groups", message, meta, **options))
 
 
-def _own(properties: Properties) -> dict[str, Any]:
-    # A copy: `before_send` may change what it is given, and the caller's is not ours to change.
+def _copied(properties: Properties) -> dict[str, Any]:
+    # A copy, because `before_send` may modify it.
     return dict(mapping(properties))
 
 
 def _names(names: Iterable[str]) -> list[str]:
-    # A lone string is a sequence of letters; nobody means that.
+    # A single string is one name, not a list of letters.
     if isinstance(names, str):
         return [names]
     try:
         return list(names)
     except TypeError as error:
-        raise ValidationError([f"names must be a list of text: {error}"]) from error
+        raise ValidationError([f"names must be a list of strings: {error}"]) from error

@@ -1,8 +1,8 @@
-"""What travels: records, frozen and serialised at the caller's line.
+"""Records: messages that are serialized when they are tracked.
 
-The composer adds what every record carries and writes the JSON at once, so later changes to the
-caller's dict are not seen and the server's de-duplication key (event, time, distinct_id,
-$insert_id) never changes, however often a batch is sent.
+The composer completes a message and writes its JSON at once. So later changes to the caller's dict
+have no effect, and the server's de-duplication key (event, time, distinct_id, $insert_id) stays the
+same, however often a batch is sent.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ UNREPEATABLE = ("$add", "$append", "$remove")
 
 
 class Record:
-    """One message, ready to travel.
+    """One message, ready to be sent.
 
-    `body` is its JSON; `repeatable` tells whether sending it twice does no harm; `auth` is what
-    `/import` is asked with when there is no service account. `at` and `sequence` are the buffer's.
+    `body` is its JSON. `repeatable` is True if sending it twice does no harm. `auth` authorizes
+    `/import` where there is no service account. The buffer sets `enqueued_at` and `sequence`.
     """
 
     __slots__ = ("auth", "body", "endpoint", "enqueued_at", "repeatable", "sequence")
@@ -56,15 +56,15 @@ class Record:
         repeatable: bool = True,
         auth: Authority | None = None,
     ) -> None:
-        self.endpoint = endpoint
-        self.body = body
-        self.repeatable = repeatable
-        self.auth = auth
-        self.enqueued_at = 0.0
-        self.sequence = 0
+        self.endpoint: str = endpoint
+        self.body: bytes = body
+        self.repeatable: bool = repeatable
+        self.auth: Authority | None = auth
+        self.enqueued_at: float = 0.0
+        self.sequence: int = 0
 
     def decoded(self) -> dict[str, Any]:
-        """Return the message as it travels; of what cannot be read back, how it begins."""
+        """Return the message as it is sent; if it cannot be parsed, its first 200 bytes."""
         try:
             message: dict[str, Any] = loads(self.body)
         except (ValueError, RecursionError):
@@ -76,63 +76,63 @@ class Record:
 
 
 def join_bodies(before: bytes, records: Sequence[Record], after: bytes) -> bytes:
-    """Return what stands between two brackets, with commas between the records.
+    """Return the bodies of records, separated by commas, between a prefix and a suffix.
 
-    >>> joined(b"[", [Record("events", b"1"), Record("events", b"2")], b"]")
+    >>> join_bodies(b"[", [Record("events", b"1"), Record("events", b"2")], b"]")
     b'[1,2]'
     """
     bodies = [record.body for record in records] or [b""]
-    # So it is copied once: each copy of half a megabyte takes longer than all the rest of this.
+    # A single `join` copies the bodies once; each further copy would take longer than all of this.
     bodies[0] = before + bodies[0]
     bodies[-1] += after
     return b",".join(bodies)
 
 
 def deterministic_id(event_name: str, distinct_id: object, key: str) -> str:
-    """Return an `$insert_id` that is the same whenever its parts are: 36 hexadecimal digits."""
+    """Return an `$insert_id`, 36 hexadecimal digits, that depends on the arguments alone."""
     content = f"{event_name}\0{distinct_id}\0{key}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(content).hexdigest()[:36]
 
 
-def sample_position(who: str) -> float:
-    """Return a person's place in [0, 1), in every process the same; a sample ends at its rate."""
-    digest = hashlib.blake2b(who.encode("utf-8", "replace"), digest_size=8).digest()
+def sample_position(user: str) -> float:
+    """Return a user's fixed position in [0, 1); below the sample rate they are in the sample."""
+    digest = hashlib.blake2b(user.encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def to_api_time(moment: Time) -> float:
-    """Return a time as Mixpanel takes it: numbers as they are, datetimes in whole milliseconds."""
-    if isinstance(moment, datetime):
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return round(moment.timestamp() * 1000)
-    return moment
+def to_api_time(time: Time) -> float:
+    """Return a time for Mixpanel: numbers unchanged, datetimes in whole milliseconds since 1970."""
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            time = time.replace(tzinfo=UTC)
+        return round(time.timestamp() * 1000)
+    return time
 
 
-def as_text(value: object, what: str) -> str:
+def as_text(value: object, name: str) -> str:
     """Return `str(value)`.
 
-    :raises ValidationError: when there is none, as of an integer of 5,000 digits.
+    :raises ValidationError: when `str` fails, as for an integer of 5,000 digits.
     """
     try:
         return str(value)
     except Exception as error:
-        raise ValidationError([f"{what} cannot be read as text: {error}"]) from error
+        raise ValidationError([f"{name} cannot be converted to text: {error}"]) from error
 
 
-def mapping(value: Any, what: str = "properties") -> Properties:
-    """Return what is a mapping.
+def mapping(value: Any, name: str = "properties") -> Properties:
+    """Return a mapping unchanged.
 
     :raises ValidationError: for anything else.
     """
-    # `dict` first: asking the abstract class takes ten times as long.
+    # `dict` first: the check against the abstract class takes ten times as long.
     if isinstance(value, (dict, Mapping)):
         return value
     raise ValidationError(
-        [f"{what} must be a mapping of names to values, not {type(value).__name__}"]
+        [f"{name} must be a mapping of names to values, not {type(value).__name__}"]
     )
 
 
 def is_repeatable(update: Mapping[str, Any]) -> bool:
-    """Tell whether a profile or group update may be applied twice without harm."""
+    """Return True if a profile or group update may be applied twice without harm."""
     return not any(operation in update for operation in UNREPEATABLE)

@@ -1,8 +1,8 @@
-"""The server's documented rules, checked before anything is sent.
+"""Mixpanel's documented limits and rules, checked before anything is sent.
 
 Sources: Mixpanel's API reference, "Import Events" (sizes, names, ids, times, banned ids) and
-"User Profile Limits". A message that breaks one is refused by `/import?strict=1` and vanishes
-behind a success on `/track`.
+"User Profile Limits". A message that breaks one is rejected by `/import?strict=1`; `/track` reports
+success and drops it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = ["BANNED_IDS", "event_problems", "update_problems"]
+__all__ = ["BANNED_IDS", "INSERT_ID", "event_problems", "update_problems"]
 
-LARGEST = 1_048_576
-MOST_PROPERTIES = 255
-LONGEST_NAME = 255
-DEEPEST = 3
-OLDEST_TRACK = 5 * 86_400
-OLDEST_IMPORT = 31_536_000  # 1971-01-01
-FUTURE = 3_600
-LATEST = 1e15
-MILLISECONDS = 1e11  # above it a number cannot be seconds: the year would be past 5000
+MAX_BYTES = 1_048_576
+MAX_PROPERTIES = 255
+MAX_NAME_LENGTH = 255
+MAX_DEPTH = 3
+MAX_TRACK_AGE = 5 * 86_400
+EARLIEST_IMPORT = 31_536_000  # 1971-01-01
+MAX_FUTURE = 3_600
+MAX_TIMESTAMP = 1e15
+MILLISECONDS_FROM = 1e11  # larger numbers are milliseconds: as seconds they are past the year 5000
 
 BANNED_IDS = frozenset(
     [
@@ -46,7 +46,7 @@ BANNED_IDS = frozenset(
         "00000000-0000-0000-0000-000000000000",
     ]
 )
-_INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
+INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 _IDENTITY_EVENTS = frozenset({"$identify", "$create_alias", "$merge"})
 
 
@@ -61,12 +61,12 @@ def event_problems(
 ) -> list[str]:
     """Return a sentence for each rule that this event breaks; `size` is that of its JSON.
 
-    `now` is None when time and `$insert_id` are our own; `flat` are those of the properties
-    that are not our own, when no value is nested.
+    `now` is None when time and `$insert_id` are this package's own, and need no check. `flat` holds
+    the properties that are not its own, if none of their values is nested.
     """
     problems: list[str] = []
-    if type(name) is not str or not 0 < len(name) <= LONGEST_NAME:
-        problems.append(f"the event name must be text of 1 to {LONGEST_NAME} characters")
+    if type(name) is not str or not 0 < len(name) <= MAX_NAME_LENGTH:
+        problems.append(f"the event name must be text of 1 to {MAX_NAME_LENGTH} characters")
     if type(name) is str and name in _IDENTITY_EVENTS:
         return problems
     distinct_id = properties.get("distinct_id")
@@ -74,26 +74,26 @@ def event_problems(
         if not properties.get("$user_id") and not properties.get("$device_id"):
             problems.append("distinct_id is missing: the event will belong to no user")
     elif _is_banned(distinct_id):
-        problems.append(f"distinct_id {distinct_id!r} is one that Mixpanel refuses")
+        problems.append(f"distinct_id {distinct_id!r} is not accepted by Mixpanel")
     if "$device_id" in properties or "$user_id" in properties:
         _check_ids(properties, problems)
     if now is not None:
         _check_key(properties, now, problems, importing=importing)
     names = _names(properties) if flat is None else flat
     _check_size(len(properties), names, size, problems)
-    # A message within bounds has not so many values that a walk through them would take long.
-    if flat is None and size <= LARGEST:
+    # Within this size, the number of values is small enough to visit them all.
+    if flat is None and size <= MAX_BYTES:
         for key, value in properties.items():
             _check_nesting(key, value, 1, problems)
     return problems
 
 
 def _check_ids(properties: Mapping[str, Any], problems: list[str]) -> None:
-    # What a distinct_id may not be, these may not either: it is made of them.
+    # The server derives distinct_id from these, so the same values are banned.
     for key in ("$device_id", "$user_id"):
         value = properties.get(key)
         if value is not None and _is_banned(value):
-            problems.append(f"{key} {value!r} is one that Mixpanel refuses")
+            problems.append(f"{key} {value!r} is not accepted by Mixpanel")
 
 
 def _check_key(
@@ -101,20 +101,20 @@ def _check_key(
 ) -> None:
     insert_id = properties.get("$insert_id")
     if type(insert_id).__name__ == "UUID":
-        insert_id = str(insert_id)  # as it travels
+        insert_id = str(insert_id)  # as it is sent
     if insert_id is not None and (
         type(insert_id) is not str
-        or not _INSERT_ID.fullmatch(insert_id)
+        or not INSERT_ID.fullmatch(insert_id)
         or insert_id.lower() in BANNED_IDS
     ):
         problems.append(
-            "$insert_id must be 1 to 36 letters, digits and hyphens, and no banned id: it is "
+            "$insert_id must be 1 to 36 letters, digits and hyphens, and not a banned id: it is "
             f"{_text(insert_id)!r:.60}"
         )
-    if not _in_time(properties.get("time"), now, importing=importing):
-        window = "between 1971 and" if importing else "of the last 5 days, and at most"
-        told = _text(properties.get("time"))
-        problems.append(f"time must be {window} one hour from now: it is {told:.60}")
+    if not _is_time_accepted(properties.get("time"), now, importing=importing):
+        window = "between 1971 and" if importing else "in the last 5 days, or at most"
+        text = _text(properties.get("time"))
+        problems.append(f"time must be {window} one hour from now: it is {text:.60}")
 
 
 def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
@@ -126,7 +126,7 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             if value is None or value == "":
                 problems.append(f"{key} is missing")
             elif key == "$distinct_id" and _is_banned(value):
-                problems.append(f"{key} {value!r} is one that Mixpanel refuses")
+                problems.append(f"{key} {value!r} is not accepted by Mixpanel")
     increments = update.get("$add")
     if isinstance(increments, dict):
         problems += [
@@ -135,7 +135,7 @@ def update_problems(update: Mapping[str, Any], size: int) -> list[str]:
             if isinstance(value, (str, bytes, dict, list, tuple, set, type(None)))
         ]
     _check_size(len(update), _names(update), size, problems)
-    if size <= LARGEST:
+    if size <= MAX_BYTES:
         for key, value in update.items():
             _check_nesting(key, value, 0, problems)
     return problems
@@ -146,7 +146,7 @@ def _is_banned(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    """Return what a message may say of a value: `str` fails for integers of 5,000 digits."""
+    """Return the text of a value for a message; `str` fails for integers of 5,000 digits."""
     try:
         return str(value)
     except Exception:
@@ -157,35 +157,35 @@ def _names(properties: Mapping[Any, Any]) -> list[str]:
     return [name if isinstance(name, str) else "" for name in properties]
 
 
-def _in_time(time: Any, now: float, *, importing: bool) -> bool:
+def _is_time_accepted(time: Any, now: float, *, importing: bool) -> bool:
     if isinstance(time, bool) or not isinstance(time, (int, float)):
         return time is None and not importing
-    if not -LATEST < time < LATEST:
-        return False  # an integer that is too large to divide, or no number
-    seconds = time / 1000 if time > MILLISECONDS else time
-    oldest = OLDEST_IMPORT if importing else now - OLDEST_TRACK
-    return oldest <= seconds <= now + FUTURE
+    if not -MAX_TIMESTAMP < time < MAX_TIMESTAMP:
+        return False  # an integer that is too large to divide, or NaN
+    seconds = time / 1000 if time > MILLISECONDS_FROM else time
+    oldest = EARLIEST_IMPORT if importing else now - MAX_TRACK_AGE
+    return oldest <= seconds <= now + MAX_FUTURE
 
 
 def _check_size(count: int, names: Collection[str], size: int, problems: list[str]) -> None:
-    if size > LARGEST:
-        problems.append(f"the message has {size:,} bytes; Mixpanel takes {LARGEST:,}")
-    if count > MOST_PROPERTIES:
-        problems.append(f"{count} properties; Mixpanel takes {MOST_PROPERTIES}")
-    # All together first: one by one takes four times as long.
-    if len("".join(names)) > LONGEST_NAME and max(map(len, names)) > LONGEST_NAME:
-        problems.append(f"a property name is longer than {LONGEST_NAME} characters")
+    if size > MAX_BYTES:
+        problems.append(f"the message has {size:,} bytes; Mixpanel accepts {MAX_BYTES:,}")
+    if count > MAX_PROPERTIES:
+        problems.append(f"{count} properties; Mixpanel accepts {MAX_PROPERTIES}")
+    # The length of all together first: checking one by one takes four times as long.
+    if len("".join(names)) > MAX_NAME_LENGTH and max(map(len, names)) > MAX_NAME_LENGTH:
+        problems.append(f"a property name is longer than {MAX_NAME_LENGTH} characters")
 
 
 def _check_nesting(name: Any, value: Any, depth: int, problems: list[str]) -> None:
     if not isinstance(value, (dict, list, tuple, set, frozenset)):
         return
-    if depth > DEEPEST:
-        problems.append(f"{name!r} is nested deeper than {DEEPEST} levels")
+    if depth > MAX_DEPTH:
+        problems.append(f"{name!r} is nested deeper than {MAX_DEPTH} levels")
         return
-    if len(value) > MOST_PROPERTIES:
-        problems.append(f"{name!r} holds {len(value)} items; Mixpanel takes {MOST_PROPERTIES}")
-    for inner in value.values() if isinstance(value, dict) else value:
-        _check_nesting(name, inner, depth + 1, problems)
+    if len(value) > MAX_PROPERTIES:
+        problems.append(f"{name!r} has {len(value)} items; Mixpanel accepts {MAX_PROPERTIES}")
+    for item in value.values() if isinstance(value, dict) else value:
+        _check_nesting(name, item, depth + 1, problems)
         if problems and problems[-1].endswith("levels"):
             return

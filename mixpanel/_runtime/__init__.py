@@ -1,4 +1,4 @@
-"""What the package needs of the process and the operating system.
+"""Event loops, threads, process exit, fork and private files.
 
 Nothing here knows HTTP, records or delivery, and nothing imports the rest of the package.
 """

@@ -1,7 +1,7 @@
-"""Read files that other users could have planted, or that may not be files at all.
+"""Read files that other users could have planted, or that may not be regular files.
 
-Every check is made on the open descriptor, so that nobody can swap the file in between, and no
-open waits: a FIFO without a writer is refused like any other special file.
+Every check is made on the open descriptor, so that the file cannot be swapped in between. Opening
+never blocks: a FIFO without a writer is refused like any other special file.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = [
     "read_checked",
 ]
 
-PIECE = 1 << 20  # bytes read at a time
-MOST_LINKS = 40  # as Linux has it
+CHUNK_BYTES = 1 << 20  # bytes read at a time
+MAX_LINKS = 40  # Linux has the same limit
 
 
 class UnsafeFileError(OSError):
-    """A file that is not used because of what it is, whose it is, or who may write to it.
+    """The file is not used because of its type, its owner or its permissions.
 
-    `strerror` is a sentence about the file, with the remedy where there is one.
+    `strerror` describes the problem, and the remedy where there is one.
     """
 
 
 def open_flags(flags: int) -> int:
-    """Return the flags, with those that follow no link, wait for nobody and end with an exec."""
+    """Return `os.open` flags, with those that follow no link, never block and close on exec."""
     for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):
         flags |= getattr(os, name, 0)
     return flags
@@ -51,12 +51,12 @@ def check_status(
     owned: bool = True,
     max_bytes: int | None = None,
 ) -> None:
-    """Refuse what is not a regular file, or could hold what somebody else wrote.
+    """Check that a file is a regular one, and that no other user could have written it.
 
     With `owned` the file must belong to this process's user or to root, and neither its group nor
-    others may write to it. Without, only a file that everybody may write to is refused.
+    others may write to it. Otherwise it may belong to anyone, and only others may not write to it.
 
-    :raises UnsafeFileError: when the file does not pass.
+    :raises UnsafeFileError: when the file fails a check.
     """
     kind, name = stat.S_IFMT(status.st_mode), os.fspath(path)
     if kind == stat.S_IFDIR:
@@ -81,12 +81,12 @@ def check_status(
 def open_checked(
     path: str | os.PathLike[str], *, owned: bool = True, max_bytes: int | None = None
 ) -> Iterator[IO[bytes]]:
-    """Open a regular file for reading; see `check_status` for what is refused.
+    """Open a regular file for reading, after the checks of `check_status`.
 
-    :raises UnsafeFileError: when the file does not pass.
+    :raises UnsafeFileError: when the file fails a check.
     :raises OSError: when it cannot be opened.
     """
-    # A look before the open, because opening some devices already does something.
+    # Also before it is opened: opening some devices has side effects.
     check_status(os.lstat(path), path, owned=owned, max_bytes=max_bytes)
     descriptor = os.open(path, open_flags(os.O_RDONLY))
     try:
@@ -100,9 +100,9 @@ def open_checked(
 
 
 def read_checked(path: str | os.PathLike[str], *, max_bytes: int, owned: bool = True) -> bytes:
-    """Return what a regular file holds; see `check_status` for what is refused.
+    """Return the content of a regular file, after the checks of `check_status`.
 
-    :raises UnsafeFileError: when the file does not pass.
+    :raises UnsafeFileError: when the file fails a check.
     :raises OSError: when it cannot be read.
     """
     with open_checked(path, owned=owned, max_bytes=max_bytes) as file:
@@ -110,9 +110,9 @@ def read_checked(path: str | os.PathLike[str], *, max_bytes: int, owned: bool = 
 
 
 def read_at_most(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """Return what comes out of a path that somebody typed, which may well be a FIFO.
+    """Return the content of a path that the user named, which may be a FIFO, too.
 
-    :raises UnsafeFileError: when more than `max_bytes` come out.
+    :raises UnsafeFileError: when it is longer than `max_bytes`.
     :raises OSError: when it cannot be read.
     """
     with Path(path).open("rb") as file:
@@ -120,15 +120,15 @@ def read_at_most(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def follow_own_links(path: Path) -> Path:
-    """Return where a path leads, if each link at its end was made by this user or by root.
+    """Return the file that a path leads to, following only links of this user and of root.
 
-    Who made a link decides which file is used: the links of other users are not followed, as the
-    kernel's `protected_symlinks` has it, but in any folder.
+    Other users' links are refused, as by the kernel's `protected_symlinks`, but in any directory:
+    the owner of a link decides which file is used.
 
-    :raises UnsafeFileError: for a link of another user.
-    :raises OSError: when nobody may look.
+    :raises UnsafeFileError: for a link of another user, or too many links.
+    :raises OSError: when a link cannot be read.
     """
-    for _ in range(MOST_LINKS):
+    for _ in range(MAX_LINKS):
         try:
             status = os.lstat(path)
         except FileNotFoundError:
@@ -143,14 +143,14 @@ def follow_own_links(path: Path) -> Path:
 
 
 def _read(file: IO[bytes], path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """Read all; a file may grow meanwhile, and what is not a file has no size to look at."""
-    pieces, left = [], max_bytes + 1
-    while left and (piece := file.read(min(left, PIECE))):
-        pieces.append(piece)
-        left -= len(piece)
-    if not left:
+    """Read to the end, up to a limit: a file may grow meanwhile, and a FIFO has no size."""
+    chunks, remaining = [], max_bytes + 1
+    while remaining and (chunk := file.read(min(remaining, CHUNK_BYTES))):
+        chunks.append(chunk)
+        remaining -= len(chunk)
+    if not remaining:
         raise _too_large(os.fspath(path), max_bytes)
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
 def _too_large(name: str, max_bytes: int) -> UnsafeFileError:

@@ -1,7 +1,7 @@
-"""Keep processes and threads apart with a lock on a file.
+"""Locks on files, between processes and threads, by `flock`.
 
-The kernel gives the lock back when its holder ends, however it ends. Where there is no `flock`,
-on Windows, nobody is kept apart.
+The kernel releases a lock when its holder ends, however it ends. On Windows, which has no `flock`,
+every lock is acquired at once.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-import weakref
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.checked_files import UnsafeFileError, check_status, open_flags
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None
 
-__all__ = ["FileLock", "is_at", "try_lock"]
+__all__ = ["FileLock", "is_same_file", "lock_if_supported", "try_lock"]
 
-RETRY_EVERY = 0.02  # seconds between two attempts of who waits
-TAKEN = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
+RETRY_EVERY = 0.02  # seconds between two attempts to acquire a lock
+LOCKED = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
 
 
 def try_lock(descriptor: int) -> bool:
@@ -40,33 +40,41 @@ def try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in TAKEN:
+        if error.errno in LOCKED:
             return False
         raise
     return True
 
 
-def is_at(descriptor: int, path: Path) -> bool:
-    """Return True if the open file is the one at the path, and not one that was there before."""
+def lock_if_supported(descriptor: int) -> bool:
+    """Lock an open file as `try_lock` does; return True where its file system has no locks."""
     try:
-        there = os.lstat(path)
+        return try_lock(descriptor)
+    except OSError:
+        return True
+
+
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Return True if the open file is the one that is at the path now."""
+    try:
+        current = os.lstat(path)
     except OSError:
         return False
-    ours = os.fstat(descriptor)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+    opened = os.fstat(descriptor)
+    return (current.st_dev, current.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 class FileLock:
-    """A lock that lies in an empty file, readable by its owner only.
+    """A lock on an empty file, which only its owner may read.
 
-    :param remove: remove the file with the lock; else it stays for the next one.
+    :param remove: remove the file when the lock is released.
     """
 
     def __init__(self, path: Path, *, remove: bool = False) -> None:
         self.path = path
         self._remove = remove
         self._descriptor: int | None = None
-        _locks.add(self)
+        fork.register_instance(fork.Order.LOCKS, self)
 
     @property
     def is_held(self) -> bool:
@@ -74,40 +82,40 @@ class FileLock:
         return self._descriptor is not None
 
     def acquire(self, timeout: float = 0.0) -> bool:
-        """Take the lock, waiting up to `timeout` seconds for it; return True if it is held now.
+        """Acquire the lock within `timeout` seconds; return True if it is held now.
 
-        :raises UnsafeFileError: when what lies at the path could be somebody else's.
-        :raises OSError: when the file cannot be made, or its file system has no locks.
+        :raises UnsafeFileError: when another user could have made the file at the path.
+        :raises OSError: when the file cannot be created, or its file system has no locks.
         """
         if fcntl is None or self._descriptor is not None:
             return True
         end = time.monotonic() + timeout
-        while not self._attempt():
-            left = end - time.monotonic()
-            if left <= 0:
+        while not self._try_acquire():
+            remaining = end - time.monotonic()
+            if remaining <= 0:
                 return False
-            time.sleep(min(RETRY_EVERY, left))
+            time.sleep(min(RETRY_EVERY, remaining))
         return True
 
     def release(self) -> None:
-        """Give the lock back; does nothing when it is not held."""
+        """Release the lock; do nothing if it is not held."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
         try:
-            if self._remove and is_at(descriptor, self.path):
+            if self._remove and is_same_file(descriptor, self.path):
                 self.path.unlink(missing_ok=True)
         finally:
             os.close(descriptor)
 
-    def _attempt(self) -> bool:
+    def _try_acquire(self) -> bool:
         while True:
             descriptor = self._open()
             try:
                 if not try_lock(descriptor):
                     return False
-                # A holder that removed the file leaves a lock on nothing: the new file is tried.
-                if is_at(descriptor, self.path):
+                # The last holder may have removed the file after it was opened here: try again.
+                if is_same_file(descriptor, self.path):
                     self._descriptor, descriptor = descriptor, -1
                     return True
             finally:
@@ -117,50 +125,38 @@ class FileLock:
     def _open(self) -> int:
         while True:
             try:
-                made = os.open(self.path, open_flags(os.O_RDWR | os.O_CREAT | os.O_EXCL), 0o600)
+                created = os.open(self.path, open_flags(os.O_RDWR | os.O_CREAT | os.O_EXCL), 0o600)
             except FileExistsError:
                 pass
             else:
-                _restore_owner_rights(made)
-                return made
+                _restore_owner_rights(created)
+                return created
             try:
                 check_status(os.lstat(self.path), self.path)
-                found = os.open(self.path, open_flags(os.O_RDWR))
+                existing = os.open(self.path, open_flags(os.O_RDWR))
             except FileNotFoundError:  # removed meanwhile
                 continue
             try:
-                self._check(os.fstat(found))
+                self._check(os.fstat(existing))
             except BaseException:
-                os.close(found)
+                os.close(existing)
                 raise
-            return found
+            return existing
 
     def _check(self, status: os.stat_result) -> None:
         check_status(status, self.path)
         if status.st_nlink > 1:
-            problem = "it has a second name, a hard link: remove it"
+            problem = "it has a second name (hard link): remove it"
             raise UnsafeFileError(errno.EMLINK, problem, str(self.path))
 
-    def _forget(self) -> None:
-        """Close the copy of a forked child: the lock lives as long as any copy is open."""
+    def after_fork(self) -> None:
+        """Close the child's copy of the descriptor: a lock is held while any copy is open."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
 def _restore_owner_rights(descriptor: int) -> None:
-    """Undo what the umask took, which may be even the owner's rights."""
+    """Undo the umask, which may have removed even the owner's rights."""
     if hasattr(os, "fchmod"):
         os.fchmod(descriptor, 0o600)
-
-
-_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for lock in list(_locks):
-        lock._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

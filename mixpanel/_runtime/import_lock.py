@@ -1,32 +1,33 @@
-"""The lock that a fork waits for, so that no child inherits a module that is half imported.
+"""A lock that forks wait for, so that no child inherits a half-imported module.
 
-A child process has only the thread that forked. Where another thread was importing a module just
-then, that module's import lock stays held in the child for ever, and whoever imports it there
-hangs. Whatever this package imports late, in threads, it imports while holding `loading`.
+A child process has only the thread that forked. If another thread was importing a module at that
+time, the module's own import lock stays held in the child forever, and importing it there hangs.
+So all that this package imports late, in threads, it imports while it holds `import_lock`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 
-__all__ = ["FORK_TIMEOUT", "loading"]
+from mixpanel._runtime import fork
+
+__all__ = ["FORK_TIMEOUT", "import_lock"]
 
 FORK_TIMEOUT = 10.0  # seconds that a fork waits for modules that are being imported
 
 
 class _ImportLock:
-    """A reentrant lock, held across `os.fork` and new in the child."""
+    """A reentrant lock that is acquired before `os.fork`, and new in the child."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._acquired: list[bool] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._before_fork,
-                after_in_parent=self._after_fork_in_parent,
-                after_in_child=self._after_fork_in_child,
-            )
+        fork.register(
+            fork.Order.LOCKS,
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
+        )
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -50,4 +51,4 @@ class _ImportLock:
         self._acquired.clear()
 
 
-loading = _ImportLock()
+import_lock = _ImportLock()

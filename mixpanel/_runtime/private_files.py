@@ -1,8 +1,8 @@
-"""Write files for their owner alone: whole or not at all, and never through somebody's link.
+"""Write files that only their owner may read: atomically, and never through a link.
 
-A new file is written beside the old one, under a random name that nobody can foresee, and takes
-its place at the end. Its writer holds a lock on it meanwhile: what a killed writer leaves is
-locked by nobody, and `remove_abandoned` removes it.
+A new file is written beside the old one under a random name, and replaces it at the end. Its writer
+holds a lock on it meanwhile. A temporary file without a lock was left by a killed writer;
+`remove_abandoned` removes it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from mixpanel._runtime.checked_files import check_status, open_flags
-from mixpanel._runtime.file_lock import fcntl, is_at, try_lock
+from mixpanel._runtime.file_lock import fcntl, is_same_file, lock_if_supported, try_lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "close_to_others",
     "create",
-    "create_over",
+    "create_replacing",
     "is_being_written",
     "make_folder",
     "others_may_read",
@@ -36,28 +36,28 @@ __all__ = [
     "write_all",
 ]
 
-OTHERS = 0o077  # the permission bits of everybody but the owner
+OTHERS = 0o077  # the permission bits of group and others
 BLOCK = 1 << 20  # bytes written at a time
-ATTEMPTS = 100  # at a name that nobody has, before it is somebody's attack
-LONGEST_NAME = 200  # bytes of a file's name that its temporary file repeats; systems allow 255
+ATTEMPTS = 100  # to find an unused random name
+MAX_STEM = 200  # bytes of a file's name that its temporary file repeats; systems allow 255
 
 
 # ---- files --------------------------------------------------------------------------------------
 
 
 def write(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Put a new file in place of the old one: all of it on the disk, or nothing.
+    """Replace a file atomically: after a crash there is the old content or all of the new.
 
-    What was at the path is replaced, not followed, be it a link to another file.
+    A link at the path is replaced, not followed.
 
-    :raises UnsafeFileError: when a folder, a device or a FIFO is at the path.
+    :raises UnsafeFileError: when a directory, a device or a FIFO is at the path.
     :raises OSError: when the file cannot be written.
     """
     create(path, [content] if isinstance(content, bytes) else content).close()
 
 
 def create(path: Path, content: Iterable[bytes] = ()) -> FileIO:
-    """Put a new file in place of the old one, as `write` does, and return it to append to.
+    """Replace a file as `write` does, and return it, open for appending.
 
     It stays locked until it is closed; see `try_lock`.
     """
@@ -74,45 +74,45 @@ def create(path: Path, content: Iterable[bytes] = ()) -> FileIO:
 
 
 def _blocks(content: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes in larger pieces: a call for each line of many would take long."""
-    pieces, size = [], 0
-    for piece in content:
-        pieces.append(piece)
-        size += len(piece)
+    """Yield the same bytes in larger blocks: one write for each line would be slow."""
+    chunks, size = [], 0
+    for chunk in content:
+        chunks.append(chunk)
+        size += len(chunk)
         if size >= BLOCK:
-            yield b"".join(pieces)
-            pieces, size = [], 0
-    yield b"".join(pieces)
+            yield b"".join(chunks)
+            chunks, size = [], 0
+    yield b"".join(chunks)
 
 
-def write_all(file: FileIO, piece: bytes) -> None:
-    """Write all of it: an unbuffered file may take less at a time.
+def write_all(file: FileIO, chunk: bytes) -> None:
+    """Write all bytes; a single `write` of an unbuffered file may write only some.
 
-    :raises OSError: when it cannot be written.
+    :raises OSError: when they cannot be written.
     """
-    rest = memoryview(piece)
+    rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) or 0 :]
 
 
-def create_over(path: Path) -> int:
-    """Make an empty file in place of what is at the path, and return its open descriptor.
+def create_replacing(path: Path) -> int:
+    """Replace what is at the path by an empty file, and return its open descriptor.
 
-    For files that are checked when they are read, and need not be whole.
+    For files that need not be complete, because they are checked when they are read.
 
-    :raises UnsafeFileError: when a folder, a device or a FIFO is at the path.
-    :raises OSError: when it cannot be made, or something took its place at once.
+    :raises UnsafeFileError: when a directory, a device or a FIFO is at the path.
+    :raises OSError: when the file cannot be created.
     """
     _refuse_special(path)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, open_flags(os.O_WRONLY | os.O_CREAT | os.O_EXCL), 0o600)
     if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, 0o600)  # the umask may have taken even the owner's rights
+        os.fchmod(descriptor, 0o600)  # the umask may have removed even the owner's rights
     return descriptor
 
 
 def is_being_written(path: Path) -> bool:
-    """Return True if `create` gave this file to somebody who still has it open."""
+    """Return True if a file that `create` returned is still open, in any process."""
     with suppress(OSError):
         descriptor = os.open(path, open_flags(os.O_RDONLY))
         try:
@@ -124,11 +124,11 @@ def is_being_written(path: Path) -> bool:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what killed writers of this file left beside it; never what one still writes.
+    """Remove the temporary files that killed writers of this file left beside it.
 
-    What is not a regular file of this user, under a name as given here, is left alone.
+    Only regular files of this user are removed, and none that is still being written.
     """
-    if fcntl is None:  # without locks nobody knows whether a writer still lives
+    if fcntl is None:  # without locks, a file in use looks like an abandoned one
         return
     ours = re.compile(rf"\.{re.escape(_stem(path))}\.[0-9a-f]{{16}}\.tmp")
     with suppress(OSError):
@@ -143,14 +143,19 @@ def _remove_if_abandoned(temporary: Path) -> None:
     try:
         status = os.fstat(descriptor)
         ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        if ours and status.st_nlink == 1 and try_lock(descriptor) and is_at(descriptor, temporary):
+        if (
+            ours
+            and status.st_nlink == 1
+            and try_lock(descriptor)
+            and is_same_file(descriptor, temporary)
+        ):
             temporary.unlink()
     finally:
         os.close(descriptor)
 
 
 def _refuse_special(path: Path) -> None:
-    """Refuse to replace what is neither a file nor a link: as root, a device would be gone."""
+    """Refuse to replace what is neither a file nor a link: root could replace a device."""
     with suppress(FileNotFoundError):
         status = os.lstat(path)
         if not stat.S_ISLNK(status.st_mode) and not stat.S_ISREG(status.st_mode):
@@ -159,7 +164,7 @@ def _refuse_special(path: Path) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[tuple[FileIO, Path]]:
-    """Open a file beside the path, and remove it if it does not take the path's place."""
+    """Open a temporary file beside the path, and remove it if the block fails."""
     file, temporary = _begin(path)
     try:
         yield file, temporary
@@ -183,9 +188,9 @@ def _begin(path: Path) -> tuple[FileIO, Path]:
         file = FileIO(descriptor, "ab")
         try:
             if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, 0o600)  # the umask may have taken even the owner's rights
-            # Between its making and its lock, somebody may have taken it for abandoned.
-            if _is_locked(descriptor) and is_at(descriptor, temporary):
+                os.fchmod(descriptor, 0o600)  # the umask may have removed even the owner's rights
+            # Until it was locked, another process may have taken it for abandoned and removed it.
+            if lock_if_supported(descriptor) and is_same_file(descriptor, temporary):
                 return file, temporary
         except BaseException:
             file.close()
@@ -193,25 +198,18 @@ def _begin(path: Path) -> tuple[FileIO, Path]:
                 temporary.unlink()
             raise
         file.close()
-    raise FileExistsError(f"no temporary file beside {path} could be kept")
-
-
-def _is_locked(descriptor: int) -> bool:
-    try:
-        return try_lock(descriptor)
-    except OSError:  # a file system without locks, where nothing is taken for abandoned
-        return True
+    raise FileExistsError(f"could not create a temporary file beside {path}")
 
 
 def _stem(path: Path) -> str:
     name = path.name
-    if len(os.fsencode(name)) <= LONGEST_NAME:
+    if len(os.fsencode(name)) <= MAX_STEM:
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def _sync(folder: Path) -> None:
-    """Have the new name on the disk; where that cannot be, the file is there all the same."""
+    """Flush a directory to disk, so that a new name in it survives a crash; errors are ignored."""
     if os.name != "posix":
         return
     with suppress(OSError):
@@ -226,20 +224,20 @@ def _sync(folder: Path) -> None:
 
 
 def others_may_read(path: Path) -> bool:
-    """Return True if anybody but its owner has a right to a file."""
+    """Return True if group or others have any permission on a file."""
     return os.name == "posix" and bool(path.stat().st_mode & OTHERS)
 
 
 def restrict(path: Path, mode: int) -> None:
-    """Give a regular file of this user this mode; a link, and a file of others, stay as they are.
+    """Set the mode of a regular file of this user; links and others' files stay as they are.
 
-    The file is not opened for reading or writing: to close it would end the locks that this process
-    has on it, as databases have.
+    The file is not opened for reading or writing: closing it would release the POSIX locks that
+    this process has on it, such as a database's.
 
     :raises OSError: when there is no such file.
     """
     flags = getattr(os, "O_PATH", None)
-    if flags is None:  # no Linux: the check and the change are two steps
+    if flags is None:  # not Linux: check and change are two steps
         if _is_own_file(os.lstat(path)):
             path.chmod(mode)
         return
@@ -262,21 +260,21 @@ def _is_own_file(status: os.stat_result) -> bool:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, that only their owner enters, whatever the umask.
+    """Create a directory and its missing parents with mode 0700, whatever the umask.
 
-    Those that are there already stay as they are.
+    Existing ones stay as they are.
     """
     for path in reversed([folder, *folder.parents]):
         if path.exists():
             continue
         path.mkdir(mode=0o700, exist_ok=True)
-        # No umask opens it to others; one may have taken the owner's rights.
+        # The umask cannot add permissions for others, but may have removed the owner's.
         if os.name == "posix" and os.lstat(path).st_mode & stat.S_IRWXU != stat.S_IRWXU:
             path.chmod(0o700)
 
 
 def close_to_others(folder: Path) -> None:
-    """Let nobody else enter a folder of this user; one behind a link stays as it is."""
+    """Set mode 0700 on a directory of this user; do nothing if the path is a link."""
     if os.name != "posix":
         return
     with suppress(OSError):

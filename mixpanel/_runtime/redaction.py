@@ -1,8 +1,8 @@
-"""Keep secrets out of what an exception carries away: the local variables of its frames.
+"""Keep secrets out of the local variables that an exception's traceback refers to.
 
-Crash reporters read the locals of every frame in a traceback, and of every exception in its chain.
-Our own frames hold secrets in types that show nothing; frames of HTTP libraries hold headers and
-bytes in clear, and those of a constructor hold its arguments.
+Crash reporters record the locals of every frame in a traceback, and of every exception in its
+chain. This package's own frames hold secrets in types with a masked repr. Frames of HTTP libraries
+hold headers and bytes in clear, and those of a constructor hold its arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["conceal_arguments", "conceals_arguments", "without_frames"]
+__all__ = ["hide_arguments", "hide_init_arguments", "strip_tracebacks"]
 
 Raised = TypeVar("Raised", bound=BaseException)
 Class = TypeVar("Class", bound=type)
@@ -25,37 +25,41 @@ LIBRARIES = frozenset({
     *("httpx", "httpcore", "h11", "h2", "hpack", "http", "socksio", "sniffio", "anyio", "asyncio"),
     *("trio", "uvloop", "contextlib", "selectors", "socket", "ssl", "threading", "mixpanel"),
 })  # fmt: skip
-QUOTING = frozenset({"LocalProtocolError"})  # its text repeats the header that it refuses
+QUOTING = frozenset({"LocalProtocolError"})  # exceptions whose text quotes a header
 
 
-def without_frames(
+def strip_tracebacks(
     error: Raised, outer: BaseException | None = None, *, keep_callers: bool = False
 ) -> Raised:
-    """Return an exception after dropping its traceback and those of all that led to it.
+    """Remove the tracebacks of an exception and of all in its chain, and return it.
 
-    `outer` is what the caller was already handling: it is theirs, and left alone. What quotes the
-    value it failed on leaves the chain. With `keep_callers`, the frames of code that is neither
-    ours nor an HTTP library's stay.
+    `outer` is the exception that the caller was already handling, which stays as it is. Exceptions
+    whose text quotes the value that they failed on are removed from the chain. With `keep_callers`,
+    frames of code that is neither ours nor an HTTP library's stay.
     """
     seen = {id(outer)}
     remaining: list[BaseException] = [error]
     while remaining:
-        one = remaining.pop()
-        if id(one) in seen:
+        current = remaining.pop()
+        if id(current) in seen:
             continue
-        seen.add(id(one))
-        one.__traceback__ = _callers(one.__traceback__) if keep_callers else None
-        if getattr(one, "_request", None) is not None:  # httpx's errors hold the whole request
-            one._request = None  # type: ignore[attr-defined]
-        suppressed = one.__suppress_context__
-        if one.__cause__ is not None and _quotes(one.__cause__):
-            one.__cause__ = None
-        if one.__context__ is not None and _quotes(one.__context__):
-            one.__context__ = outer
-        one.__suppress_context__ = suppressed
-        remaining += [led for led in (one.__cause__, one.__context__) if led is not None]
-        if isinstance(one, BaseExceptionGroup):
-            remaining += one.exceptions
+        seen.add(id(current))
+        current.__traceback__ = (
+            _without_library_frames(current.__traceback__) if keep_callers else None
+        )
+        if getattr(current, "_request", None) is not None:  # httpx's errors refer to the request
+            current._request = None  # type: ignore[attr-defined]
+        suppressed = current.__suppress_context__
+        if current.__cause__ is not None and _quotes(current.__cause__):
+            current.__cause__ = None
+        if current.__context__ is not None and _quotes(current.__context__):
+            current.__context__ = outer
+        current.__suppress_context__ = suppressed
+        remaining += [
+            cause for cause in (current.__cause__, current.__context__) if cause is not None
+        ]
+        if isinstance(current, BaseExceptionGroup):
+            remaining += current.exceptions
     return error
 
 
@@ -63,7 +67,7 @@ def _quotes(error: BaseException) -> bool:
     return isinstance(error, UnicodeError) or type(error).__name__ in QUOTING
 
 
-def _callers(traceback: TracebackType | None) -> TracebackType | None:
+def _without_library_frames(traceback: TracebackType | None) -> TracebackType | None:
     kept = []
     while traceback is not None:
         name = str(traceback.tb_frame.f_globals.get("__name__", ""))
@@ -76,28 +80,28 @@ def _callers(traceback: TracebackType | None) -> TracebackType | None:
     return rebuilt
 
 
-def conceals_arguments(function: Function) -> Function:
-    """Make a function whose failures leave no frame that holds its arguments."""
+def hide_arguments(function: Function) -> Function:
+    """Return the function, so that no frame in the traceback of its errors holds its arguments."""
 
     @wraps(function)
-    def concealed(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         outer = sys.exception()
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            failure = without_frames(error, outer)
+            failure = strip_tracebacks(error, outer)
         if failure.__suppress_context__ and failure.__cause__ is None:
-            failure.__context__ = None  # `from None` only hides it
+            failure.__context__ = None  # `from None` hides it, but keeps it
         del args, kwargs
         try:
             raise failure
         finally:
             del failure, outer
 
-    return concealed  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
-def conceal_arguments(owner: Class) -> Class:
-    """Make the failures of a class's constructor leave no frame that holds its arguments."""
-    type.__setattr__(owner, "__init__", conceals_arguments(owner.__init__))  # type: ignore[misc]
+def hide_init_arguments(owner: Class) -> Class:
+    """Apply `hide_arguments` to the constructor of a class, and return the class."""
+    type.__setattr__(owner, "__init__", hide_arguments(owner.__init__))  # type: ignore[misc]
     return owner

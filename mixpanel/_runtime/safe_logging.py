@@ -1,7 +1,7 @@
-"""The package's logger, wrapped so that logging can never break what it reports.
+"""The package's logger, whose methods never raise.
 
-Handlers and filters belong to the application. One that raises, or that tracks an event itself,
-must not end a request halfway between the server's answer and its booking.
+Handlers and filters belong to the application. An exception in one of them must not interrupt the
+delivery of messages, for example between a response and the update of the statistics.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ __all__ = ["SafeLogger", "logger"]
 
 
 class SafeLogger:
-    """Log to a standard logger; what a handler raises is printed to stderr instead of raised.
+    """A wrapper of a standard logger that prints the exceptions of handlers to stderr.
 
-    Printing follows the standard library's `logging.raiseExceptions`. Ctrl-C is still raised.
+    It prints them if `logging.raiseExceptions` is set, as the standard library does. Only
+    KeyboardInterrupt is raised.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,7 +35,7 @@ class SafeLogger:
 
     def _emit(self, level: int, message: str, args: tuple[Any, ...], exc_info: Any) -> None:
         try:
-            # Three frames up stands the code that logs.
+            # `stacklevel=3` skips this method and the one that called it, such as `debug`.
             self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3)
         except KeyboardInterrupt:
             raise

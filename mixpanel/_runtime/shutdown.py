@@ -1,9 +1,9 @@
-"""The end of the process, and the beginning of a forked one.
+"""Send what is left when the process exits.
 
-`atexit` runs after the last loop is gone, when no name can be resolved in a loop and no thread can
-start; the last drain is therefore blocking, in the main thread, under one deadline for all
-consumers. Forked `multiprocessing` children skip `atexit`, so theirs hangs on that module's own
-finalizers. A process ended by an unhandled signal runs neither.
+`atexit` handlers run after the last event loop has ended, when no loop can resolve a name and no
+thread can start. So the last drain is blocking, in the main thread, with one deadline for all
+consumers. Children forked by `multiprocessing` skip `atexit`; for them the drain is a finalizer of
+that module. A process that is ended by an unhandled signal runs neither.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Protocol
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 
 if TYPE_CHECKING:
@@ -26,18 +27,18 @@ EXIT_TIMEOUT = 2.0  # seconds, for all consumers together
 
 
 class Drainable(Protocol):
-    """What holds messages that must leave before the process does."""
+    """An object with messages to send before the process exits: a sender."""
 
     def prepare_drain(self) -> None:
-        """Import what the drain needs."""
+        """Import what `drain_at_exit` needs."""
         ...
 
     def drain_at_exit(self, end: float) -> None:
-        """Send what is left until `end` on the monotonic clock, and accept nothing from then on."""
+        """Send what is left, until `end` on the monotonic clock; accept nothing afterwards."""
         ...
 
     def close_sync(self) -> None:
-        """Close the connections of calling threads."""
+        """Close the connections of sync callers."""
         ...
 
     def after_fork(self) -> None:
@@ -46,23 +47,23 @@ class Drainable(Protocol):
 
 
 senders: weakref.WeakSet[Drainable] = weakref.WeakSet()
-_waiting: set[Drainable] = set()  # keeps a forgotten consumer alive while it has messages
-_watched_by = 0
-over = False  # whether the last drain is behind us
-drain_end = 0.0  # on the monotonic clock: until when what other exit handlers track is sent
-_then: list[Callable[[], None]] = []
+_with_messages: set[Drainable] = set()  # strong: a consumer may be dropped while it has messages
+_registered_pid = 0  # the process in which the exit handlers are registered
+is_over = False  # True after the last drain
+drain_deadline = 0.0  # monotonic; what later exit handlers track is sent until then
+_callbacks: list[Callable[[], None]] = []
 
 
 def register(sender: Drainable) -> None:
-    """Keep a sender that has messages, and see to it that they leave before the process does."""
-    global _watched_by
-    if sender in _waiting:
+    """Keep a sender alive that has messages, and drain it when the process exits."""
+    global _registered_pid
+    if sender in _with_messages:
         return
-    _waiting.add(sender)
-    if _watched_by == os.getpid():
+    _with_messages.add(sender)
+    if _registered_pid == os.getpid():
         return
-    first = _watched_by == 0
-    _watched_by = os.getpid()
+    first = _registered_pid == 0
+    _registered_pid = os.getpid()
     if first:
         atexit.register(_drain)
     if "multiprocessing.util" in sys.modules:
@@ -72,44 +73,43 @@ def register(sender: Drainable) -> None:
 
 
 def unregister(sender: Drainable) -> None:
-    """Let go of a sender that has nothing left."""
-    _waiting.discard(sender)
+    """Release a sender that has no messages left."""
+    _with_messages.discard(sender)
 
 
 def on_shutdown(callback: Callable[[], None]) -> None:
-    """Run something once the last drain is over."""
-    _then.append(callback)
+    """Call a function after the last drain."""
+    _callbacks.append(callback)
 
 
 def _drain() -> None:
-    global drain_end, over
-    for sender in list(_waiting)[:1]:
-        sender.prepare_drain()  # takes its time on a busy machine, which is not the server's
-    end = drain_end = time.monotonic() + EXIT_TIMEOUT
-    while _waiting:
-        _drain_one(_waiting.pop(), end)
+    global drain_deadline, is_over
+    for sender in list(_with_messages)[:1]:
+        sender.prepare_drain()  # imports may be slow: not at the expense of the server's time
+    end = drain_deadline = time.monotonic() + EXIT_TIMEOUT
+    while _with_messages:
+        _drain_one(_with_messages.pop(), end)
     for sender in list(senders):
-        _drain_one(sender, end)  # nothing waits there, and nothing will be accepted
+        _drain_one(sender, end)  # has no messages, but must stop accepting
         sender.close_sync()
-    over = True
-    for callback in _then:
+    is_over = True
+    for callback in _callbacks:
         callback()
 
 
 def _drain_one(sender: Drainable, end: float) -> None:
     try:
         sender.drain_at_exit(end)
-    except Exception:  # one consumer's trouble is not the next one's
-        logger.exception("the last messages of a consumer could not be sent")
+    except Exception:  # the other consumers are drained all the same
+        logger.exception("a consumer could not be drained at exit")
 
 
 def _after_fork() -> None:
-    global over
-    over = False
-    _waiting.clear()
+    global is_over
+    is_over = False
+    _with_messages.clear()
     for sender in list(senders):
         sender.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)

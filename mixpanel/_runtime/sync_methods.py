@@ -1,8 +1,9 @@
-"""Make the sync twins of async methods."""
+"""Make the blocking twins of async methods."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, TypeVar, cast
 
 from mixpanel._runtime.background_loop import (
@@ -11,6 +12,7 @@ from mixpanel._runtime.background_loop import (
     refuse_in_async,
     run,
 )
+from mixpanel._runtime.signatures import without_await
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,17 +26,26 @@ Core = TypeVar("Core")
 def synced(
     method: Callable[Concatenate[Core, P], Awaitable[R]],
 ) -> Callable[Concatenate[Any, P], R]:
-    """Make the sync twin of an async method, with its signature and documentation.
+    """Return the blocking twin of an async method, with its signature and documentation.
 
-    The face holds the core as `_core`; the twin runs the core's method on the home loop.
+    The twin runs the async method on the background loop: that of the object's `_core`, where it
+    has one; else its own, if its class has one by that name (so that a subclass may override it);
+    else the given one, with the object as `self`.
     """
+    name = method.__name__
 
     @functools.wraps(method)
     def twin(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        same = self._core is self
-        instead = f"await {method.__name__}() instead" if same else ""
+        core = getattr(self, "_core", self)
+        call: Any = getattr(core, name, None)
+        instead = ""
+        if core is self:
+            if inspect.iscoroutinefunction(call):
+                instead = f"await {name}() instead"
+            else:
+                call = functools.partial(method, self)
         refuse_in_async(type(self).__name__, instead)
-        bound: Any = getattr(self._core, method.__name__)
-        return run(bound, *args, **kwargs)  # type: ignore[no-any-return]
+        return run(call, *args, **kwargs)  # type: ignore[no-any-return]
 
+    twin.__doc__ = without_await(method.__doc__)
     return cast("Callable[Concatenate[Any, P], R]", twin)

@@ -1,7 +1,7 @@
-"""Make folders for one process, which no killed process leaves behind for good.
+"""Temporary directories of one process, which are removed even if the process is killed.
 
-Their maker holds a lock on the folder itself: one that nobody has locked is removed when the next
-process of the same user makes one.
+A process holds a lock on its directory. A directory without a lock was left by a killed process; it
+is removed when the next process of the same user makes one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.checked_files import open_flags
-from mixpanel._runtime.file_lock import fcntl, is_at, try_lock
+from mixpanel._runtime.file_lock import fcntl, is_same_file, lock_if_supported, try_lock
 from mixpanel._runtime.private_files import make_folder
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _locked: dict[Path, int] = {}
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder that only its owner enters, and remove it at the end."""
+    """Create a directory with mode 0700, and remove it at the end of the block."""
     folder = make_temporary_folder()
     try:
         yield folder
@@ -42,9 +43,9 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def make_temporary_folder() -> Path:
-    """Make a folder that only its owner enters, and remove those of killed processes.
+    """Create a directory with mode 0700, and remove those that killed processes left.
 
-    :raises OSError: when it cannot be made.
+    :raises OSError: when it cannot be created.
     """
     parent = Path(tempfile.gettempdir())
     _remove_abandoned(parent)
@@ -53,21 +54,22 @@ def make_temporary_folder() -> Path:
         if os.path.lexists(folder):
             continue
         descriptor = -1
-        with suppress(FileNotFoundError):  # between its making and its lock: taken for abandoned
+        # Until it is locked, another process may take it for abandoned, and remove it.
+        with suppress(FileNotFoundError):
             make_folder(folder)
             if fcntl is None:
                 return folder
             descriptor = os.open(folder, open_flags(os.O_RDONLY | os.O_DIRECTORY))
-            if _is_locked(descriptor) and is_at(descriptor, folder):
+            if lock_if_supported(descriptor) and is_same_file(descriptor, folder):
                 _locked[folder] = descriptor
                 return folder
         if descriptor >= 0:
             os.close(descriptor)
-    raise FileExistsError(f"no temporary folder in {parent} could be kept")
+    raise FileExistsError(f"could not create a temporary directory in {parent}")
 
 
 def remove_temporary_folder(folder: Path) -> None:
-    """Remove a folder and all that is in it; again does nothing."""
+    """Remove a directory and its content; do nothing if it is gone."""
     shutil.rmtree(folder, ignore_errors=True)
     descriptor = _locked.pop(folder, None)
     if descriptor is not None:
@@ -75,7 +77,7 @@ def remove_temporary_folder(folder: Path) -> None:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    if fcntl is None:  # without locks nobody knows whether a process still lives
+    if fcntl is None:  # without locks, a directory in use looks like an abandoned one
         return
     with suppress(OSError):
         for name in os.listdir(parent):  # noqa: PTH208 - names are all that is needed
@@ -89,24 +91,16 @@ def _remove_if_abandoned(folder: Path) -> None:
     try:
         status = os.fstat(descriptor)
         ours = status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == stat.S_IRWXU
-        if ours and try_lock(descriptor) and is_at(descriptor, folder):
+        if ours and try_lock(descriptor) and is_same_file(descriptor, folder):
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor: int) -> bool:
-    try:
-        return try_lock(descriptor)
-    except OSError:  # a file system without locks, where nothing is taken for abandoned
-        return True
-
-
 def _after_fork() -> None:
-    """Close the child's copies: the lock lives as long as any copy is open."""
+    """Close the child's copies of the descriptors: a lock is held while any copy is open."""
     while _locked:
         os.close(_locked.popitem()[1])
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

@@ -1,16 +1,17 @@
 """Customer data platforms: Customer.io and Hightouch on one core of the Segment spec.
 
-`AsyncFanOut` and `FanOut` say a call to several of them, and to Mixpanel.
+`AsyncFanOut` and `FanOut` send each call to several of them, and to Mixpanel.
 
-Importing this package loads nothing; each name loads its room when it is first used.
+Importing this package loads nothing; each name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+from mixpanel._lazy import load_lazily
+
+if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.cdp import htevents, semantic, webhooks
     from mixpanel.cdp._customerio.composer import CustomerIOComposer
     from mixpanel.cdp._customerio.dialect import CUSTOMERIO
@@ -19,35 +20,15 @@ if TYPE_CHECKING:
     from mixpanel.cdp._fanout.stats import SinkStats
     from mixpanel.cdp._hightouch.dialect import HIGHTOUCH
     from mixpanel.cdp._hightouch.oauth import HightouchOAuth
-    from mixpanel.cdp._segment.batching import Packed, pack
     from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
-    from mixpanel.cdp._segment.composer import Message, SegmentComposer
+    from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
+    from mixpanel.cdp._segment.message import Message
     from mixpanel.cdp._segment.options import Delivery, SegmentOptions
     from mixpanel.cdp._segment.typed_events import SemanticEvent
     from mixpanel.cdp.customerio import AsyncCustomerIO, CustomerIO
     from mixpanel.cdp.fanout import AsyncFanOut, FanOut
     from mixpanel.cdp.hightouch import AsyncHightouch, Hightouch
-
-_ROOMS = {
-    "_fanout.stats": ["SinkStats"],
-    "_customerio.name_advice": ["did_you_mean"],
-    "_hightouch.oauth": ["HightouchOAuth"],
-    "_customerio.dialect": ["CUSTOMERIO"],
-    "_segment.dialect": ["Dialect", "WriteKey"],
-    "_fanout.base": ["Sink"],
-    "_hightouch.dialect": ["HIGHTOUCH"],
-    "_segment.composer": ["Message", "SegmentComposer"],
-    "_segment.batching": ["Packed", "pack"],
-    "_customerio.composer": ["CustomerIOComposer"],
-    "_segment.client": ["AsyncSegmentClient", "SegmentClient"],
-    "_segment.options": ["Delivery", "SegmentOptions"],
-    "_segment.typed_events": ["SemanticEvent"],
-    "customerio": ["AsyncCustomerIO", "CustomerIO"],
-    "fanout": ["AsyncFanOut", "FanOut"],
-    "hightouch": ["AsyncHightouch", "Hightouch"],
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "CUSTOMERIO",
@@ -64,7 +45,6 @@ __all__ = [
     "Hightouch",
     "HightouchOAuth",
     "Message",
-    "Packed",
     "SegmentClient",
     "SegmentComposer",
     "SegmentOptions",
@@ -74,23 +54,6 @@ __all__ = [
     "WriteKey",
     "did_you_mean",
     "htevents",
-    "pack",
     "semantic",
     "webhooks",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a name from its room, once."""
-    if name in ("htevents", "semantic", "webhooks"):
-        return importlib.import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """Name what there is to use."""
-    return __all__

@@ -1,25 +1,26 @@
-"""Customer.io's Data Pipelines: `AsyncCustomerIO`, and `CustomerIO`, a sync face over its core.
+"""Send to Customer.io Data Pipelines: `AsyncCustomerIO`, and `CustomerIO` for sync code.
 
     async with AsyncCustomerIO("WRITE_KEY", region="eu") as cio:
         await cio.identify("u-17", {"email": "ada@example.com"})
         await cio.track("u-17", semantic.OrderCompleted(order_id="o-1", total=12.5))
 
-Customer.io answers 200 to a wrong key, a missing id or a message that is too large, and drops it,
-unless it is asked to be strict: so strict is the default here.
+By default Customer.io answers 200 to a wrong key, a missing id or a message that is too large, and
+drops the message. The clients send `X-Strict-Mode`, which makes it report these errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._customerio.composer import CustomerIOComposer
 from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
 from mixpanel.cdp._customerio.name_advice import advice
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.cdp._segment.dialect import WriteKey
-from mixpanel.cdp._segment.methods import SegmentMethods, sent
+from mixpanel.cdp._segment.methods import SegmentMethods, send_method
 
 if TYPE_CHECKING:
     from mixpanel.cdp._segment.dialect import Dialect
@@ -30,57 +31,64 @@ __all__ = ["AsyncCustomerIO", "CustomerIO"]
 Outcome = TypeVar("Outcome")
 
 
-class _CustomerIOVerbs(SegmentMethods[Outcome]):
-    """Customer.io's own verbs beside those of the spec; each takes the `Options` of any call."""
+class _CustomerIOMethods(SegmentMethods[Outcome]):
+    """Customer.io's own methods, in addition to those of the spec."""
 
     _composes = CustomerIOComposer
 
-    unsubscribe = sent(CustomerIOComposer.unsubscribe)
-    resubscribe = sent(CustomerIOComposer.resubscribe)
-    prefer = sent(CustomerIOComposer.prefer)
-    delete_person = sent(CustomerIOComposer.delete_person)
-    suppress_person = sent(CustomerIOComposer.suppress_person)
-    unsuppress_person = sent(CustomerIOComposer.unsuppress_person)
-    merge = sent(CustomerIOComposer.merge)
-    register_device = sent(CustomerIOComposer.register_device)
-    delete_device = sent(CustomerIOComposer.delete_device)
-    set_object = sent(CustomerIOComposer.set_object)
-    relate = sent(CustomerIOComposer.relate)
-    unrelate = sent(CustomerIOComposer.unrelate)
-    delete_object = sent(CustomerIOComposer.delete_object)
-    report_delivery = sent(CustomerIOComposer.report_delivery)
-    report_content = sent(CustomerIOComposer.report_content)
+    unsubscribe: Final = send_method(CustomerIOComposer.unsubscribe)
+    resubscribe: Final = send_method(CustomerIOComposer.resubscribe)
+    set_preferences: Final = send_method(CustomerIOComposer.set_preferences)
+    delete_person: Final = send_method(CustomerIOComposer.delete_person)
+    suppress_person: Final = send_method(CustomerIOComposer.suppress_person)
+    unsuppress_person: Final = send_method(CustomerIOComposer.unsuppress_person)
+    merge: Final = send_method(CustomerIOComposer.merge)
+    register_device: Final = send_method(CustomerIOComposer.register_device)
+    delete_device: Final = send_method(CustomerIOComposer.delete_device)
+    set_object: Final = send_method(CustomerIOComposer.set_object)
+    relate: Final = send_method(CustomerIOComposer.relate)
+    unrelate: Final = send_method(CustomerIOComposer.unrelate)
+    delete_object: Final = send_method(CustomerIOComposer.delete_object)
+    report_delivery: Final = send_method(CustomerIOComposer.report_delivery)
+    report_content: Final = send_method(CustomerIOComposer.report_content)
 
 
-def _told(strict: bool) -> dict[str, Any]:  # noqa: FBT001
+def _client_options(strict: bool) -> dict[str, Any]:  # noqa: FBT001
     dialect: Dialect = CUSTOMERIO if strict else PERMISSIVE
     return {"dialect": dialect, "advice": advice}
 
 
-@conceal_arguments
-class AsyncCustomerIO(_CustomerIOVerbs[Coroutine[Any, Any, None]], AsyncSegmentClient):
+@hide_init_arguments
+@returning(Coroutine[Any, Any, None])
+class AsyncCustomerIO(_CustomerIOMethods[Coroutine[Any, Any, None]], AsyncSegmentClient):
     """Send to a Customer.io source from async code, on asyncio or trio.
 
     >>> async with AsyncCustomerIO("WRITE_KEY", region="eu") as cio:  # doctest: +SKIP
     ...     await cio.identify("u-17", {"email": "ada@example.com"})
     ...     await cio.track("u-17", "Order Paid", {"amount": 12.5})
 
-    :param write_key: of the source; a prefixed one, as `sk_eu_…`, tells the region too.
-    :param strict: have Customer.io answer for what it is sent; without, it answers 200 to all.
+    :param write_key: the write key of the source; a prefixed one, as `sk_eu_…`, implies the region.
+    :param strict: make Customer.io report invalid messages; if False it answers 200 to all.
     :param options: see `help(mixpanel.cdp.SegmentOptions)`.
     """
 
     def __init__(
         self, write_key: str, *, strict: bool = True, **options: Unpack[SegmentOptions]
     ) -> None:
-        super().__init__(WriteKey(write_key), **_told(strict), **options)
+        super().__init__(WriteKey(write_key), **_client_options(strict), **options)
 
 
-@conceal_arguments
-class CustomerIO(_CustomerIOVerbs[None], SegmentClient):
-    """Send to a Customer.io source from sync code; see `AsyncCustomerIO`."""
+@hide_init_arguments
+@returning(None)
+class CustomerIO(_CustomerIOMethods[None], SegmentClient):
+    """Send to a Customer.io source from sync code; see `AsyncCustomerIO`.
+
+    >>> with CustomerIO("WRITE_KEY", region="eu") as cio:  # doctest: +SKIP
+    ...     cio.identify("u-17", {"email": "ada@example.com"})
+    ...     cio.track("u-17", "Order Paid", {"amount": 12.5})
+    """
 
     def __init__(
         self, write_key: str, *, strict: bool = True, **options: Unpack[SegmentOptions]
     ) -> None:
-        super().__init__(WriteKey(write_key), **_told(strict), **options)
+        super().__init__(WriteKey(write_key), **_client_options(strict), **options)

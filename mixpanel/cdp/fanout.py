@@ -1,13 +1,13 @@
-"""One call, several sinks: `AsyncFanOut`, and `FanOut`, the same for sync code.
+"""Send one call to several destinations: `AsyncFanOut`, and `FanOut` for sync code.
 
     async with AsyncFanOut(
         mixpanel=Sink(AsyncMixpanel("TOKEN"), group_key="company"),
         customerio=Sink(AsyncCustomerIO("KEY"), events=["Order *"], consent="marketing"),
         hightouch=Sink(AsyncHightouch("KEY"), sample=0.1),
-    ) as everywhere:
-        await everywhere.track("u-17", "Order Paid", {"amount": 12.5}, consent={"marketing"})
+    ) as fan_out:
+        await fan_out.track("u-17", "Order Paid", {"amount": 12.5}, consent={"marketing"})
 
-Every sink says the same: one person, one moment, one id of the message.
+Every sink receives the same person, timestamp and message id.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, turn
+from mixpanel._delivery.awaitables import YIELD_EVERY, already_done, yield_to_loop
 from mixpanel._delivery.custom_consumer import CustomConsumer
 from mixpanel._runtime import background_loop
-from mixpanel.cdp._fanout.base import ConsentOf, OnRefusal, Outlet, Sink, _FanOut
+from mixpanel._runtime.signatures import returning
+from mixpanel.cdp._fanout.base import ConsentOf, Destination, OnSinkError, Sink, _FanOut
 from mixpanel.cdp._fanout.stats import SinkStats
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.client import AsyncMixpanel, Mixpanel
@@ -31,39 +32,41 @@ if TYPE_CHECKING:
     from mixpanel._delivery.stats import FlushResult
     from mixpanel._records.record import Record
     from mixpanel.cdp._fanout.methods import CallOptions
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
     from mixpanel.cdp._segment.values import UserId
 
 __all__ = ["AsyncFanOut", "FanOut", "Sink", "SinkStats"]
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
     """Send each call to several async clients, on asyncio or trio.
 
-    A sink that sends in the background has accepted its message when the method is *called*. One
-    that sends at once, or waits for room, is served when the call is awaited, which takes as long
-    as the slowest of them. `async with` enters the clients, and flushes and closes them.
+    A client that sends in the background accepts its message when the method is *called*. Clients
+    that send immediately, or wait for space in their buffer, get it when the call is awaited, all
+    of them concurrently. `async with` enters the clients, and flushes and closes them at the end.
 
-    :param consent: told whom a call is about (user id, else anonymous id), returns the purposes
-        agreed to, for calls that do not say. It must not wait; when it fails, nothing is agreed to.
-    :param on_error: `on_error(sink, error)` is told what one sink alone did not take.
-    :param sinks: by the name that `integrations` and `stats()` have for each.
-    :raises ConfigurationError: for what cannot be meant, such as a sync client.
+    :param consent: `consent(person_id)` returns the purposes that a person agreed to; it is called
+        for calls without a `consent` of their own, with the user id, else the anonymous id. It must
+        not block. If it raises, the person counts as not having agreed to anything.
+    :param on_error: `on_error(sink, error)` is called when a single sink rejects a call.
+    :param sinks: the sinks; the names are used in `integrations` and `stats()`.
+    :raises ConfigurationError: for an invalid sink, such as one with a sync client.
     """
 
-    _kinds = (AsyncMixpanel, AsyncSegmentClient)
+    _client_types = (AsyncMixpanel, AsyncSegmentClient)
 
     def __init__(
         self,
         *,
         consent: ConsentOf | None = None,
-        on_error: OnRefusal | None = None,
+        on_error: OnSinkError | None = None,
         **sinks: Sink[AsyncMixpanel | AsyncSegmentClient],
     ) -> None:
         super().__init__(sinks, consent, on_error)
 
     @staticmethod
-    def _waits(client: Any) -> bool:
+    def _may_block(client: Any) -> bool:
         if isinstance(client, AsyncSegmentClient):
             sender = client._sender
         elif isinstance(client._delivery, CustomConsumer):
@@ -72,80 +75,85 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
             sender = client._delivery
         return not sender.background or sender.buffer.when_full == "wait"
 
-    def _everywhere(
-        self, kind: Kind, user_id: UserId | None, options: CallOptions, **said: Any
+    def _fan_out(
+        self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any
     ) -> Coroutine[Any, Any, None]:
-        ready = self._ready(self._call(kind, user_id, options, said), options.get("consent"))
+        ready = self._compose_all(
+            self._new_call(kind, user_id, options, arguments), options.get("consent")
+        )
         waiting = []
-        for outlet, records in ready:
-            if outlet.waits:
-                waiting.append((outlet, records))
+        for destination, records in ready:
+            if destination.may_block:
+                waiting.append((destination, records))
                 continue
-            with self._handing(outlet):
-                # Accepted by the call itself; what one would await is the turn given below.
-                outlet.client._deliver(records).close()
+            with self._counted(destination):
+                # Calling `_deliver` accepts the records. Awaiting it would only yield to the event
+                # loop, which happens once for all sinks below.
+                destination.client._deliver(records).close()
         if waiting:
-            return self._landing(waiting)
+            return self._deliver_waiting(waiting)
         self._calls += 1
-        return done() if self._calls % YIELD_EVERY else turn()
+        return already_done() if self._calls % YIELD_EVERY else yield_to_loop()
 
-    async def _landing(self, waiting: list[tuple[Outlet, list[Record]]]) -> None:
+    async def _deliver_waiting(self, waiting: list[tuple[Destination, list[Record]]]) -> None:
         async with anyio.create_task_group() as tasks:
-            for outlet, records in waiting[1:]:
-                tasks.start_soon(self._land, outlet, records)
-            await self._land(*waiting[0])
+            for destination, records in waiting[1:]:
+                tasks.start_soon(self._deliver_to, destination, records)
+            await self._deliver_to(*waiting[0])
 
-    async def _land(self, outlet: Outlet, records: list[Record]) -> None:
-        with self._handing(outlet):
-            await outlet.client._deliver(records)
+    async def _deliver_to(self, destination: Destination, records: list[Record]) -> None:
+        with self._counted(destination):
+            await destination.client._deliver(records)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> dict[str, FlushResult]:
-        """Send everything accepted so far, to all sinks at once; return what became of it by sink.
+        """Send everything accepted so far, to all sinks concurrently; return the results by sink.
 
-        What a consumer of your own raises is raised when all are done.
+        Errors of your own consumers are raised after all sinks have finished.
         """
-        return await self._from_all(lambda outlet: outlet.client.flush(timeout))
+        return await self._call_all(lambda destination: destination.client.flush(timeout))
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
-        """Flush and close all sinks at once; return what became of what was waiting, by sink.
+        """Flush and close all sinks concurrently; return the results by sink.
 
-        Returns within `timeout` seconds plus 0.25, whatever the servers do, and takes that time
-        even when the surrounding scope is cancelled. Sinks to `keep_open` are only flushed.
+        Returns within `timeout` seconds plus 0.25, whatever the servers do, also when the
+        surrounding scope is cancelled. Sinks with `keep_open` are only flushed.
         """
         self._closed = True
 
-        def end(outlet: Outlet) -> Coroutine[Any, Any, FlushResult]:
-            finish = outlet.client.flush if outlet.keep_open else outlet.client.aclose
-            ended: Coroutine[Any, Any, FlushResult] = finish(timeout)
-            return ended
+        def close_one(destination: Destination) -> Coroutine[Any, Any, FlushResult]:
+            client = destination.client
+            finish = client.flush if destination.keep_open else client.aclose
+            result: Coroutine[Any, Any, FlushResult] = finish(timeout)
+            return result
 
+        results: dict[str, FlushResult] = {}
         with anyio.CancelScope(shield=True):
-            results = await self._from_all(end)
-        return results  # noqa: RET504 - mypy thinks that a scope may swallow what leaves it
+            results = await self._call_all(close_one)
+        return results  # noqa: RET504 - mypy assumes that a scope may suppress exceptions
 
-    async def _from_all(
-        self, ask: Callable[[Outlet], Coroutine[Any, Any, FlushResult]]
+    async def _call_all(
+        self, call: Callable[[Destination], Coroutine[Any, Any, FlushResult]]
     ) -> dict[str, FlushResult]:
         results: dict[str, FlushResult] = {}
         errors: list[Exception] = []
 
-        async def answer(outlet: Outlet) -> None:
+        async def collect(destination: Destination) -> None:
             try:
-                results[outlet.name] = await ask(outlet)
+                results[destination.name] = await call(destination)
             except Exception as error:
                 errors.append(error)
 
         async with anyio.create_task_group() as tasks:
-            for outlet in self._outlets:
-                tasks.start_soon(answer, outlet)
+            for destination in self._destinations:
+                tasks.start_soon(collect, destination)
         _raise_all(errors)
-        return {outlet.name: results[outlet.name] for outlet in self._outlets}
+        return {destination.name: results[destination.name] for destination in self._destinations}
 
     async def __aenter__(self) -> Self:
         try:
-            for outlet in self._outlets:
-                if not outlet.keep_open:
-                    await outlet.client.__aenter__()
+            for destination in self._destinations:
+                if not destination.keep_open:
+                    await destination.client.__aenter__()
         except BaseException:
             await self.aclose(0)
             raise
@@ -155,91 +163,98 @@ class AsyncFanOut(_FanOut[Coroutine[Any, Any, None]]):
         await self.aclose()
 
 
+@returning(None)
 class FanOut(_FanOut[None]):
     """Send each call to several sync clients, one after the other; see `AsyncFanOut`.
 
-    :raises SyncInAsyncError: on the thread of a running event loop, when a sink may wait, and from
-        `flush` and `close`.
-    :raises ConfigurationError: for what cannot be meant, such as an async client.
+    >>> with FanOut(hightouch=Sink(Hightouch("KEY"))) as fan_out:  # doctest: +SKIP
+    ...     fan_out.track("u-17", "Order Paid", {"amount": 12.5})
+
+    :raises SyncInAsyncError: from `flush` and `close` on the thread of a running event loop, and
+        from the calls if a sink may block.
+    :raises ConfigurationError: for an invalid sink, such as one with an async client.
     """
 
-    _kinds = (Mixpanel, SegmentClient)
+    _client_types = (Mixpanel, SegmentClient)
 
     def __init__(
         self,
         *,
         consent: ConsentOf | None = None,
-        on_error: OnRefusal | None = None,
+        on_error: OnSinkError | None = None,
         **sinks: Sink[Mixpanel | SegmentClient],
     ) -> None:
         super().__init__(sinks, consent, on_error)
-        self._may_wait = any(outlet.waits for outlet in self._outlets)
+        self._may_wait = any(destination.may_block for destination in self._destinations)
 
     @staticmethod
-    def _waits(client: Any) -> bool:
+    def _may_block(client: Any) -> bool:
         if isinstance(client, SegmentClient):
             sender = client._sender
             return not sender.background or sender.buffer.when_full == "wait"
         return not isinstance(client._delivery, CustomConsumer)
 
-    def _everywhere(
-        self, kind: Kind, user_id: UserId | None, options: CallOptions, **said: Any
+    def _fan_out(
+        self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any
     ) -> None:
         if self._may_wait:
             background_loop.refuse_in_async("FanOut")
-        ready = self._ready(self._call(kind, user_id, options, said), options.get("consent"))
-        for outlet, records in ready:
-            with self._handing(outlet):
-                outlet.client._deliver(records)
+        ready = self._compose_all(
+            self._new_call(kind, user_id, options, arguments), options.get("consent")
+        )
+        for destination, records in ready:
+            with self._counted(destination):
+                destination.client._deliver(records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> dict[str, FlushResult]:
-        """Send everything accepted so far, to all sinks at once; return what became of it by sink.
+        """Send everything accepted so far, to all sinks concurrently; return the results by sink.
 
-        What a consumer of your own raises is raised when all are done.
+        Errors of your own consumers are raised after all sinks have finished.
         """
         background_loop.refuse_in_async("FanOut.flush")
-        return self._from_all(lambda outlet: outlet.client.flush(timeout))
+        return self._call_all(lambda destination: destination.client.flush(timeout))
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> dict[str, FlushResult]:
-        """Flush and close all sinks at once; return what became of what was waiting, by sink.
+        """Flush and close all sinks concurrently; return the results by sink.
 
-        Sinks to `keep_open` are only flushed.
+        Sinks with `keep_open` are only flushed.
         """
         background_loop.refuse_in_async("FanOut.close")
         self._closed = True
 
-        def end(outlet: Outlet) -> FlushResult:
-            finish = outlet.client.flush if outlet.keep_open else outlet.client.close
+        def close_one(destination: Destination) -> FlushResult:
+            finish = destination.client.flush if destination.keep_open else destination.client.close
             result: FlushResult = finish(timeout)
             return result
 
-        return self._from_all(end)
+        return self._call_all(close_one)
 
-    def _from_all(self, ask: Callable[[Outlet], FlushResult]) -> dict[str, FlushResult]:
+    def _call_all(self, call: Callable[[Destination], FlushResult]) -> dict[str, FlushResult]:
         results: dict[str, FlushResult] = {}
         errors: list[Exception] = []
 
-        def answer(outlet: Outlet) -> None:
+        def collect(destination: Destination) -> None:
             try:
-                results[outlet.name] = ask(outlet)
+                results[destination.name] = call(destination)
             except Exception as error:
                 errors.append(error)
 
-        with ThreadPoolExecutor(len(self._outlets), "mixpanel-fanout") as threads:
-            for outlet in self._outlets:
-                if not _is_custom(outlet.client):
-                    threads.submit(answer, outlet)
-            for outlet in self._outlets:
-                if _is_custom(outlet.client):
-                    answer(outlet)  # here: many a consumer works in no other thread
+        with ThreadPoolExecutor(len(self._destinations), "mixpanel-fanout") as threads:
+            for destination in self._destinations:
+                if not _is_custom(destination.client):
+                    threads.submit(collect, destination)
+            for destination in self._destinations:
+                if _is_custom(destination.client):
+                    # On this thread: consumers are often bound to one, such as sqlite3's.
+                    collect(destination)
         _raise_all(errors)
-        return {outlet.name: results[outlet.name] for outlet in self._outlets}
+        return {destination.name: results[destination.name] for destination in self._destinations}
 
     def __enter__(self) -> Self:
         try:
-            for outlet in self._outlets:
-                if not outlet.keep_open:
-                    outlet.client.__enter__()
+            for destination in self._destinations:
+                if not destination.keep_open:
+                    destination.client.__enter__()
         except BaseException:
             self.close(0)
             raise

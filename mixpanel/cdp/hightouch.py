@@ -1,4 +1,4 @@
-"""Hightouch Events: `AsyncHightouch`, and `Hightouch`, a sync face over the same core.
+"""Send to Hightouch Events: `AsyncHightouch`, and `Hightouch` for sync code.
 
 async with AsyncHightouch("WRITE_KEY", region="eu-west-1") as ht:
     await ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-from mixpanel._runtime.redaction import conceal_arguments
-from mixpanel.cdp._customerio.name_advice import elsewhere
-from mixpanel.cdp._hightouch.dialect import HIGHTOUCH, VERSION
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel.cdp._customerio.name_advice import advise_foreign_action
+from mixpanel.cdp._hightouch.dialect import HIGHTOUCH, SCHEMA_VERSION_PATH
 from mixpanel.cdp._segment.client import AsyncSegmentClient, SegmentClient
 from mixpanel.cdp._segment.dialect import WriteKey
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["AsyncHightouch", "Hightouch"]
 
 
-@conceal_arguments
+@hide_init_arguments
 class AsyncHightouch(AsyncSegmentClient):
     """Send to a Hightouch Events source from async code, on asyncio or trio.
 
     >>> async with AsyncHightouch("WRITE_KEY", region="eu-west-1") as ht:  # doctest: +SKIP
     ...     await ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
 
-    :param write_key: of the source.
-    :param oauth: who asks for access tokens, for sources that require them.
-    :param version_at: where your contracts look for their version, such as
-        "properties.apiVersion"; of identify and group these are the traits.
+    :param write_key: the write key of the source.
+    :param oauth: the OAuth client, for sources that require access tokens.
+    :param version_at: the path at which your contracts expect the schema version, such as
+        "properties.apiVersion"; in identify and group messages `traits` replaces `properties`.
     :param options: see `help(mixpanel.cdp.SegmentOptions)`.
     """
 
@@ -41,31 +41,43 @@ class AsyncHightouch(AsyncSegmentClient):
         write_key: str,
         *,
         oauth: HightouchOAuth | None = None,
-        version_at: str = VERSION,
+        version_at: str = SCHEMA_VERSION_PATH,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
+        super().__init__(WriteKey(write_key), **_client_options(version_at, oauth), **options)
 
 
-@conceal_arguments
+@hide_init_arguments
 class Hightouch(SegmentClient):
-    """Send to a Hightouch Events source from sync code; see `AsyncHightouch`."""
+    """Send to a Hightouch Events source from sync code; see `AsyncHightouch`.
+
+    >>> with Hightouch("WRITE_KEY", region="eu-west-1") as ht:  # doctest: +SKIP
+    ...     ht.track("u-17", "Order Paid", {"amount": 12.5}, schema_version="1.2.0")
+    """
 
     def __init__(
         self,
         write_key: str,
         *,
         oauth: HightouchOAuth | None = None,
-        version_at: str = VERSION,
+        version_at: str = SCHEMA_VERSION_PATH,
         **options: Unpack[SegmentOptions],
     ) -> None:
-        super().__init__(WriteKey(write_key), **_told(version_at, oauth), **options)
+        super().__init__(WriteKey(write_key), **_client_options(version_at, oauth), **options)
 
 
-def _told(version_at: str, oauth: HightouchOAuth | None) -> dict[str, Any]:
-    dialect = HIGHTOUCH if version_at == VERSION else replace(HIGHTOUCH, schema_version=version_at)
+def _client_options(version_at: str, oauth: HightouchOAuth | None) -> dict[str, Any]:
+    dialect = (
+        HIGHTOUCH
+        if version_at == SCHEMA_VERSION_PATH
+        else replace(HIGHTOUCH, schema_version_path=version_at)
+    )
     if oauth is None:
-        return {"dialect": dialect, "advice": elsewhere}
+        return {"dialect": dialect, "advice": advise_foreign_action}
     from mixpanel.cdp._hightouch.oauth import AccessTokens
 
-    return {"dialect": dialect, "advice": elsewhere, "access": AccessTokens(oauth)}
+    return {
+        "dialect": dialect,
+        "advice": advise_foreign_action,
+        "token_source": AccessTokens(oauth),
+    }

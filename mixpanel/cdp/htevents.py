@@ -1,4 +1,4 @@
-"""Hightouch's module-level calls, so that changing over is one line of imports.
+"""A drop-in for Hightouch's module: to migrate, change one import.
 
     from mixpanel.cdp import htevents          # was: import hightouch.htevents as htevents
 
@@ -6,9 +6,9 @@
     htevents.track("u-17", "Order Paid", {"amount": 12.5})
     htevents.shutdown()
 
-Names and positions are those of Hightouch's own library, and so is the answer of a call: whether
-the message was taken, and the message. The settings below are read at the first call, and again
-at the first after `shutdown`. What waits at the end of the process is sent then.
+Names and parameters are those of Hightouch's own library. A call returns whether the message was
+accepted, and the message. The settings below are read at the first call, and again at the first
+one after `shutdown`. Messages that are pending at the end of the process are sent then.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 import threading
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.composer import SegmentComposer
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.stats import FlushResult
     from mixpanel.cdp._hightouch.oauth import HightouchOAuth
-    from mixpanel.cdp._segment.composer import Message
+    from mixpanel.cdp._segment.message import Message
 
 __all__ = [
     "__version__",
@@ -51,22 +51,22 @@ P = ParamSpec("P")
 
 write_key: str | None = None
 host: str | None = None
-"""The origin of your region, such as `https://eu-west-1.hightouch-events.com`; without it that of
-`MP_HIGHTOUCH_BASE_URL`, else of the first region."""
+"""The origin of your region, such as `https://eu-west-1.hightouch-events.com`. Default:
+`MP_HIGHTOUCH_BASE_URL`, else the first region."""
 on_error: Callable[[Exception, list[dict[str, Any]]], object] | None = None
-"""Told of each error that ended a message's way, with the messages it struck."""
+"""Called with an error and the messages that were lost by it."""
 debug = False
-"""True: tell on stderr of each request, never what is in it; unless logging goes elsewhere."""
+"""True: log each request, without its content; to stderr unless logging is configured."""
 send = True
-"""False: check and count, but send nothing."""
+"""False: validate and count messages, but send nothing."""
 sync_mode = False
-"""True: each call sends its message, and raises what goes wrong."""
+"""True: each call sends its message immediately and raises errors."""
 max_queue_size = 10_000
 gzip = False
 timeout: float = 15
-"""Seconds for one attempt."""
+"""The time limit of one request, in seconds."""
 max_retries = 10
-"""In `sync_mode`; in the background, a message is tried for five minutes."""
+"""Retries in `sync_mode`; in the background a message is retried for five minutes."""
 log_handler: logging.Handler | None = None
 oauth_client_id: str | None = None
 oauth_client_key: str | None = None
@@ -77,38 +77,41 @@ oauth_scope = "tracking_api:write"
 
 default_client: Hightouch | None = None
 
-_making = threading.RLock()
+_client_lock = threading.RLock()
 
 
 def flush(timeout: float | None = 30.0) -> FlushResult | None:  # noqa: A001, RUF100
-    """Send everything accepted so far, within so many seconds; return what became of it."""
+    """Send everything accepted so far, for up to `timeout` seconds, and return the result.
+
+    Return None if no call was made yet.
+    """
     client = default_client
     return None if client is None else client.flush(timeout)
 
 
 def shutdown(timeout: float | None = 30.0) -> FlushResult | None:
-    """Send everything accepted so far, and let go; the next call starts afresh."""
+    """Send everything accepted so far, and close the client; the next call creates a new one."""
     global default_client
-    with _making:
+    with _client_lock:
         client, default_client = default_client, None
     return None if client is None else client.close(timeout)
 
 
 def join() -> FlushResult | None:
-    """Do as `shutdown`: nothing that waits is left behind."""
+    """Call `shutdown`, so that no pending message is lost."""
     return shutdown()
 
 
-def _taken(
+def _module_function(
     compose: Callable[Concatenate[SegmentComposer, P], Message],
 ) -> Callable[P, tuple[bool, dict[str, Any]]]:
-    """Make the module's function of a composer's method, with its parameters and documentation."""
+    """Return the module's function for a composer's method: same parameters, same documentation."""
 
     @functools.wraps(compose)
     def call(*args: P.args, **kwargs: P.kwargs) -> tuple[bool, dict[str, Any]]:
-        client = default_client or _made_client()
+        client = default_client or _get_client()
         message = compose(client._composer, *args, **kwargs)
-        fits = not client._api.excess(message)
+        fits = not client._api.excess_bytes(message)
         try:
             client._deliver([message])
         except QueueFullError:
@@ -123,32 +126,36 @@ def _taken(
     return call
 
 
-identify = _taken(SegmentComposer.identify)
-track = _taken(SegmentComposer.track)
-page = _taken(SegmentComposer.page)
-screen = _taken(SegmentComposer.screen)
-group = _taken(SegmentComposer.group)
-alias = _taken(SegmentComposer.alias)
+identify: Final = _module_function(SegmentComposer.identify)
+track: Final = _module_function(SegmentComposer.track)
+page: Final = _module_function(SegmentComposer.page)
+screen: Final = _module_function(SegmentComposer.screen)
+group: Final = _module_function(SegmentComposer.group)
+alias: Final = _module_function(SegmentComposer.alias)
 
 
-# ---- the client behind them ---------------------------------------------------------------------
+# ---- the shared client --------------------------------------------------------------------------
 
 
-def _made_client() -> Hightouch:
+def _get_client() -> Hightouch:
     global default_client
-    with _making:
+    with _client_lock:
         if default_client is None:
             if not write_key:
-                raise ConfigurationError("set htevents.write_key to your source's key first")
+                raise ConfigurationError(
+                    "htevents.write_key is not set: assign your source's write key first"
+                )
             _set_up_logging()
             default_client = Hightouch(
                 write_key,
                 oauth=_oauth(),
                 base_url=host,
-                direct=sync_mode,
+                send_immediately=sync_mode,
                 disabled=not send,
                 gzip=gzip,
-                limits=Limits(flush_after=0.5, queue_records=max_queue_size, attempt=timeout),
+                limits=Limits(
+                    flush_after=0.5, max_queue_size=max_queue_size, request_timeout=timeout
+                ),
                 retry=RetryPolicy(attempts=max_retries + 1, first_wait=1.0) if sync_mode else None,
                 when_full="raise",
                 on_error=_failed,
@@ -170,7 +177,7 @@ def _oauth() -> HightouchOAuth | None:
 def _set_up_logging() -> None:
     standard = logging.getLogger("mixpanel")
     if log_handler is not None:
-        standard.addHandler(log_handler)  # once, however often it is added
+        standard.addHandler(log_handler)  # adding it again has no effect
     if debug:
         standard.setLevel(logging.DEBUG)
         if not standard.hasHandlers():
@@ -179,7 +186,7 @@ def _set_up_logging() -> None:
 
 def _failed(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
     if on_error is not None:
-        if messages:  # else it is going to be tried again
+        if messages:  # without messages, it will be retried
             on_error(error, messages)
         return
     logger.log(
@@ -188,14 +195,13 @@ def _failed(error: DeliveryError, messages: list[dict[str, Any]]) -> None:
 
 
 def _dropped(reason: str, messages: list[dict[str, Any]]) -> None:
-    if reason not in ("expired", "ambiguous"):  # of these, `_failed` has heard
+    if reason not in ("expired", "ambiguous"):  # these were reported to `_failed` already
         _failed(DeliveryError(f"{len(messages)} message(s) dropped: {reason}"), messages)
 
 
 def _after_fork() -> None:
-    global _making
-    _making = threading.RLock()
+    global _client_lock
+    _client_lock = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

@@ -1,13 +1,13 @@
-"""The 72 events that Customer.io knows by name, as types: the one table they are all made from.
+"""The 72 events that Customer.io knows by name, as typed classes.
 
     from mixpanel.cdp import semantic
 
     await cio.track("u-17", semantic.OrderCompleted(order_id="o-1", total=12.5))
 
-Every field is checked when the event is made, and goes where the vendor reads it: among the
-properties unless it says otherwise. What the schemas leave optional is optional here; what is your
-own is given to `track` as `properties`. All but the nine actions mean the same to any vendor of
-the Segment spec.
+Fields are validated when the event is created, and sent where the vendor reads them, by default in
+the properties. A field is required if the vendor's schema requires it; pass your own fields to
+`track` as `properties`. All but the nine actions have the same meaning for every vendor of the
+Segment spec.
 
 Source: Customer.io's Data Pipelines API reference, "Semantic Events".
 """
@@ -17,21 +17,21 @@ from typing import Annotated, Any, Final, Literal
 
 from mixpanel.cdp._segment.typed_events import (
     At,
-    Flag,
+    Bool,
+    DateOrText,
     Id,
     IdOrIds,
+    Int,
     Number,
     Object,
     Objects,
+    RequiredId,
+    RequiredText,
     SemanticEvent,
-    Shape,
-    SomeId,
-    SomeText,
     Text,
     Texts,
-    When,
-    Whole,
-    many_of,
+    TypedModel,
+    list_of,
 )
 
 __all__ = [
@@ -121,52 +121,52 @@ _Metric = Literal[
 
 
 class _Device(SemanticEvent, needs="user", action=True, extras=("context", "device")):
-    token: Annotated[SomeText, At("context.device.token")]
+    token: Annotated[RequiredText, At("context.device.token")]
 
 
 class DeviceCreatedOrUpdated(_Device, event="Device Created or Updated"):
-    """Register a device for push; attributes of your own go to the device."""
+    """Register a device for push; properties passed to `track` become attributes of the device."""
 
     type: Annotated[_Platform, At("context.device.type")]
 
 
 class DeviceDeleted(_Device, event="Device Deleted"):
-    """Remove a device, so that it gets no more push."""
+    """Delete a device, which stops push notifications to it."""
 
     type: Annotated[_Platform | None, At("context.device.type")] = None
 
 
 class UserDeleted(SemanticEvent, event="User Deleted", needs="user", action=True):
-    """Delete a person; they come back when they are identified again."""
+    """Delete a person; identifying them again creates them anew."""
 
 
 class UserSuppressed(SemanticEvent, event="User Suppressed", needs="user", action=True):
-    """Delete a person and keep them from ever coming back: for privacy law, not for mailings."""
+    """Delete a person and block their id, as privacy law may require (not to stop mailings)."""
 
 
 class UserUnsuppressed(SemanticEvent, event="User Unsuppressed", needs="user", action=True):
-    """Let a suppressed person come back; what was deleted stays deleted."""
+    """Unblock the id of a suppressed person; deleted data is not restored."""
 
 
 class ObjectDeleted(SemanticEvent, event="Object Deleted", needs="placeholder", action=True):
-    """Delete an object, such as a company; an unknown one is passed over."""
+    """Delete an object, such as a company; an unknown one is ignored."""
 
-    # The schema reads the property; the prose and the destination read the group.
-    object_id: Annotated[SomeId, At("properties.objectId", "groupId")]
+    # The schema documents the property, but the prose and the server use the group id: send both.
+    object_id: Annotated[RequiredId, At("properties.objectId", "groupId")]
     object_type_id: _ObjectType = None
 
 
 class RelationshipDeleted(SemanticEvent, event="Relationship Deleted", needs="user", action=True):
-    """Take a person out of an object."""
+    """Delete the relationship between a person and an object."""
 
-    object_id: Annotated[SomeId, At("properties.objectId")]
+    object_id: Annotated[RequiredId, At("properties.objectId")]
     object_type_id: _ObjectType = None
 
 
 class ReportDeliveryEvent(SemanticEvent, event="Report Delivery Event", needs="none", action=True):
-    """Report what became of a message, on any channel."""
+    """Report a metric of a message, on any channel."""
 
-    delivery_id: Annotated[SomeId, At("properties.deliveryId")]
+    delivery_id: Annotated[RequiredId, At("properties.deliveryId")]
     metric: _Metric
     recipient: Text = None
     reason: Text = None
@@ -176,22 +176,22 @@ class ReportDeliveryEvent(SemanticEvent, event="Report Delivery Event", needs="n
 
 
 class ReportContentEvent(SemanticEvent, event="Report Content Event", needs="none", action=True):
-    """Report that an anonymous in-app message was seen or clicked."""
+    """Report that an anonymous in-app message was viewed or clicked."""
 
-    # The schema requires one name and declares the other.
+    # The schema requires one of the two names and declares the other: send both.
     action_type: Annotated[
         Literal["viewed_content", "clicked_content"],
         At("properties.actionType", "properties.activityType"),
     ]
-    content_id: Annotated[Whole, At("properties.contentId")] = None
-    template_id: Annotated[Whole, At("properties.templateId")] = None
+    content_id: Annotated[Int, At("properties.contentId")] = None
+    template_id: Annotated[Int, At("properties.templateId")] = None
 
 
 # ---- experiments (1) ----------------------------------------------------------------------------
 
 
 class ExperimentViewed(SemanticEvent, event="Experiment Viewed"):
-    """Say which variation of an experiment a person saw."""
+    """A person saw a variation of an experiment."""
 
     experiment_id: Id = None
     experiment_name: Text = None
@@ -202,8 +202,8 @@ class ExperimentViewed(SemanticEvent, event="Experiment Viewed"):
 # ---- commerce (28) ------------------------------------------------------------------------------
 
 
-class Product(Shape):
-    """A product, in an order, a cart or a list; names of your own need a plain mapping."""
+class Product(TypedModel):
+    """A product in an order, a cart or a list; use a mapping for fields of your own."""
 
     product_id: Id = None
     sku: Id = None
@@ -212,14 +212,14 @@ class Product(Shape):
     brand: Text = None
     variant: Text = None
     price: Number = None
-    quantity: Whole = None
+    quantity: Int = None
     coupon: Text = None
     position: Number = None
     url: Text = None
     image_url: Text = None
 
 
-Products = Annotated[Sequence[Product | Mapping[str, Any]] | None, many_of(Product)]
+Products = Annotated[Sequence[Product | Mapping[str, Any]] | None, list_of(Product)]
 
 
 class _Order(SemanticEvent):
@@ -257,7 +257,7 @@ class _InCart(SemanticEvent, Product):
 
 class _Checkout(SemanticEvent):
     checkout_id: Id = None
-    step: Whole = None
+    step: Int = None
     shipping_method: Text = None
     payment_method: Text = None
 
@@ -292,126 +292,126 @@ class _Shared(SemanticEvent):
 
 
 class ProductsSearched(SemanticEvent, event="Products Searched"):
-    """Say what a person searched for."""
+    """A person searched for products."""
 
     query: Text = None
 
 
 class ProductListViewed(_List, event="Product List Viewed"):
-    """Say which list or category a person looked at."""
+    """A person viewed a list or category of products."""
 
 
 class ProductListFiltered(_List, event="Product List Filtered"):
-    """Say how a person filtered or sorted a list; each is a mapping of `type` and `value`."""
+    """A person filtered or sorted a list; each filter is a mapping of `type` and `value`."""
 
     filters: Objects = None
     sorts: Objects = None
 
 
 class ProductClicked(_Seen, event="Product Clicked"):
-    """Say which product a person clicked on."""
+    """A person clicked on a product."""
 
 
 class ProductViewed(_Seen, event="Product Viewed"):
-    """Say which product a person looked at."""
+    """A person viewed a product."""
 
 
 class ProductAdded(_InCart, event="Product Added"):
-    """Say what a person put in their cart."""
+    """A person added a product to their cart."""
 
 
 class ProductRemoved(_InCart, event="Product Removed"):
-    """Say what a person took out of their cart."""
+    """A person removed a product from their cart."""
 
 
 class CartViewed(SemanticEvent, event="Cart Viewed"):
-    """Say that a person looked at their cart."""
+    """A person viewed their cart."""
 
     cart_id: Id = None
     products: Products = None
 
 
 class CheckoutStarted(_Order, event="Checkout Started"):
-    """Say that a person began to check out."""
+    """A person started the checkout."""
 
     value: Number = None
 
 
 class CheckoutStepViewed(_Checkout, event="Checkout Step Viewed"):
-    """Say which step of a checkout a person came to."""
+    """A person viewed a step of the checkout."""
 
 
 class CheckoutStepCompleted(_Checkout, event="Checkout Step Completed"):
-    """Say which step of a checkout a person finished."""
+    """A person completed a step of the checkout."""
 
 
 class PaymentInfoEntered(_Checkout, event="Payment Info Entered"):
-    """Say that a person gave their payment details (never the details)."""
+    """A person entered payment details; do not send the details themselves."""
 
     order_id: Id = None
 
 
 class OrderUpdated(_Order, event="Order Updated"):
-    """Say that an order changed."""
+    """An order was updated."""
 
 
 class OrderCompleted(_Settled, event="Order Completed"):
-    """Say that a person bought something."""
+    """A person completed an order."""
 
 
 class OrderRefunded(_Settled, event="Order Refunded"):
-    """Say that an order was paid back."""
+    """An order was refunded."""
 
 
 class OrderCancelled(_Order, event="Order Cancelled"):
-    """Say that an order was called off."""
+    """An order was cancelled."""
 
     total: Number = None
 
 
 class PromotionViewed(_Promotion, event="Promotion Viewed"):
-    """Say which promotion a person saw."""
+    """A person saw a promotion."""
 
 
 class PromotionClicked(_Promotion, event="Promotion Clicked"):
-    """Say which promotion a person clicked on."""
+    """A person clicked on a promotion."""
 
 
 class CouponEntered(_Coupon, event="Coupon Entered"):
-    """Say which coupon a person typed in."""
+    """A person entered a coupon."""
 
 
 class CouponApplied(_CouponUsed, event="Coupon Applied"):
-    """Say which coupon was taken."""
+    """A coupon was applied to an order."""
 
 
 class CouponRemoved(_CouponUsed, event="Coupon Removed"):
-    """Say which coupon was taken back."""
+    """A coupon was removed from an order."""
 
 
 class CouponDenied(_Coupon, event="Coupon Denied"):
-    """Say which coupon was refused, and why."""
+    """A coupon was denied, for a reason."""
 
     coupon_name: Text = None
     reason: Text = None
 
 
 class ProductAddedToWishlist(_Wishlist, event="Product Added to Wishlist"):
-    """Say what a person wishes for."""
+    """A person added a product to their wishlist."""
 
 
 class ProductRemovedFromWishlist(_Wishlist, event="Product Removed from Wishlist"):
-    """Say what a person no longer wishes for."""
+    """A person removed a product from their wishlist."""
 
 
 class WishlistProductAddedToCart(_Wishlist, event="Wishlist Product Added to Cart"):
-    """Say which wish a person put in their cart."""
+    """A person added a product of their wishlist to their cart."""
 
     cart_id: Id = None
 
 
 class ProductShared(_Shared, event="Product Shared"):
-    """Say which product a person told somebody of."""
+    """A person shared a product."""
 
     product_id: Id = None
     sku: Id = None
@@ -425,26 +425,26 @@ class ProductShared(_Shared, event="Product Shared"):
 
 
 class CartShared(_Shared, event="Cart Shared"):
-    """Say that a person told somebody of their cart."""
+    """A person shared their cart."""
 
     cart_id: Id = None
     products: Products = None
 
 
 class ProductReviewed(SemanticEvent, event="Product Reviewed"):
-    """Say how a person found a product."""
+    """A person reviewed a product."""
 
     product_id: Id = None
     review_id: Id = None
     review_body: Text = None
-    rating: Whole = None
+    rating: Int = None
 
 
 # ---- email (6) ----------------------------------------------------------------------------------
 
 
 class _Email(SemanticEvent):
-    email_id: SomeId
+    email_id: RequiredId
     email_subject: Text = None
     campaign_id: Id = None
     campaign_name: Text = None
@@ -457,30 +457,30 @@ class _EmailRead(_Email):
 
 
 class EmailBounced(_Email, event="Email Bounced"):
-    """Say that an email came back."""
+    """An email bounced."""
 
 
 class EmailDelivered(_Email, event="Email Delivered"):
-    """Say that an email arrived."""
+    """An email was delivered."""
 
 
 class EmailOpened(_EmailRead, event="Email Opened"):
-    """Say that a person opened an email."""
+    """A person opened an email."""
 
 
 class EmailLinkClicked(_EmailRead, event="Email Link Clicked"):
-    """Say which link of an email a person followed."""
+    """A person clicked a link in an email."""
 
     link_id: Id = None
     link_url: Text = None
 
 
 class EmailMarkedAsSpam(_EmailRead, event="Email Marked as Spam"):
-    """Say that a person called an email spam."""
+    """A person marked an email as spam."""
 
 
 class EmailUnsubscribed(_EmailRead, event="Email Unsubscribed"):
-    """Say that a person left a list; this unsubscribes nobody, see `unsubscribe`."""
+    """A person left a list; the event itself does not unsubscribe them, see `unsubscribe`."""
 
     list_id: Id = None
     list_name: Text = None
@@ -494,24 +494,24 @@ class _Chat(SemanticEvent):
     agent_name: Text = None
     agent_username: Text = None
     conversation_id: Id = None
-    conversation_duration: Whole = None  # seconds
+    conversation_duration: Int = None  # seconds
     message_id: Id = None
 
 
 class LiveChatConversationStarted(_Chat, event="Live Chat Conversation Started"):
-    """Say that a chat began."""
+    """A chat started."""
 
 
 class LiveChatConversationEnded(_Chat, event="Live Chat Conversation Ended"):
-    """Say that a chat ended."""
+    """A chat ended."""
 
 
 class LiveChatMessageSent(_Chat, event="Live Chat Message Sent"):
-    """Say that a person wrote in a chat."""
+    """A person sent a message in a chat."""
 
 
 class LiveChatMessageReceived(_Chat, event="Live Chat Message Received"):
-    """Say that a person was answered in a chat."""
+    """A person received a message in a chat."""
 
 
 # ---- apps (7) -----------------------------------------------------------------------------------
@@ -523,37 +523,37 @@ class _Application(SemanticEvent):
 
 
 class ApplicationInstalled(_Application, event="Application Installed"):
-    """Say that a person opened the app for the first time."""
+    """A person opened the app for the first time."""
 
 
 class ApplicationOpened(_Application, event="Application Opened"):
-    """Say that a person opened the app."""
+    """A person opened the app."""
 
-    from_background: Flag = None
+    from_background: Bool = None
     url: Text = None
 
 
 class ApplicationUpdated(_Application, event="Application Updated"):
-    """Say that a person has another version of the app."""
+    """A person updated the app."""
 
     previous_version: Id = None
     previous_build: Id = None
 
 
 class ApplicationBackgrounded(SemanticEvent, event="Application Backgrounded"):
-    """Say that a person left the app."""
+    """The app was sent to the background."""
 
 
 class ApplicationForegrounded(SemanticEvent, event="Application Foregrounded"):
-    """Say that a person came back to the app."""
+    """The app returned to the foreground."""
 
 
 class ApplicationUninstalled(SemanticEvent, event="Application Uninstalled"):
-    """Say that a person removed the app."""
+    """A person uninstalled the app."""
 
 
 class ApplicationCrashed(SemanticEvent, event="Application Crashed"):
-    """Say that the app broke down."""
+    """The app crashed."""
 
 
 # ---- video (17) ---------------------------------------------------------------------------------
@@ -562,16 +562,16 @@ class ApplicationCrashed(SemanticEvent, event="Application Crashed"):
 class _Player(SemanticEvent):
     session_id: Id = None
     ad_type: Literal["pre-roll", "mid-roll", "post-roll"] | None = None
-    position: Whole = None  # seconds
-    total_length: Whole = None  # seconds
-    bitrate: Whole = None
-    framerate: Whole = None
+    position: Int = None  # seconds
+    total_length: Int = None  # seconds
+    bitrate: Int = None
+    framerate: Int = None
     video_player: Text = None
-    sound: Whole = None
-    full_screen: Flag = None
-    ad_enabled: Flag = None
+    sound: Int = None
+    full_screen: Bool = None
+    ad_enabled: Bool = None
     quality: Text = None
-    livestream: Flag = None
+    livestream: Bool = None
 
 
 class _Playback(_Player):
@@ -589,16 +589,16 @@ class _Content(SemanticEvent):
     title: Text = None
     description: Text = None
     season: Id = None
-    position: Whole = None  # seconds
-    total_length: Whole = None  # seconds
+    position: Int = None  # seconds
+    total_length: Int = None  # seconds
     genre: Text = None
     publisher: Text = None
     channel: Text = None
-    full_episode: Flag = None
-    livestream: Flag = None
-    airdate: When = None
-    bitrate: Whole = None
-    framerate: Whole = None
+    full_episode: Bool = None
+    livestream: Bool = None
+    airdate: DateOrText = None
+    bitrate: Int = None
+    framerate: Int = None
     keywords: Texts = None
 
 
@@ -606,20 +606,20 @@ class _Ad(SemanticEvent):
     session_id: Id = None
     asset_id: Id = None
     pod_id: Id = None
-    pod_position: Whole = None
-    pod_length: Whole = None
+    pod_position: Int = None
+    pod_length: Int = None
     type: Text = None
     title: Text = None
-    position: Whole = None  # seconds
-    total_length: Whole = None  # seconds
+    position: Int = None  # seconds
+    total_length: Int = None  # seconds
     publisher: Text = None
     load_type: Literal["dynamic", "linear"] | None = None
     content: Object = None
-    quartile: Whole = None
+    quartile: Int = None
 
 
 class VideoPlaybackStarted(_Player, event="Video Playback Started"):
-    """Say that a person pressed play; here the ids of content and ads are several."""
+    """A person started playback; the ids of ads and content may be lists here."""
 
     ad_asset_id: IdOrIds = None
     ad_pod_id: IdOrIds = None
@@ -628,76 +628,76 @@ class VideoPlaybackStarted(_Player, event="Video Playback Started"):
 
 
 class VideoPlaybackPaused(_Playback, event="Video Playback Paused"):
-    """Say that a person paused."""
+    """A person paused playback."""
 
 
 class VideoPlaybackInterrupted(_Playback, event="Video Playback Interrupted"):
-    """Say that something else stopped a video, such as a call."""
+    """Something interrupted playback, such as a phone call."""
 
     method: Text = None
 
 
 class VideoPlaybackBufferStarted(_Playback, event="Video Playback Buffer Started"):
-    """Say that a video began to wait for data."""
+    """Playback started to buffer."""
 
 
 class VideoPlaybackBufferCompleted(_Playback, event="Video Playback Buffer Completed"):
-    """Say that a video has its data."""
+    """Playback finished buffering."""
 
 
 class VideoPlaybackSeekStarted(_Playback, event="Video Playback Seek Started"):
-    """Say that a person seeks another place, `seek_position` seconds in."""
+    """A person started to seek to `seek_position`, in seconds."""
 
-    seek_position: Whole = None
+    seek_position: Int = None
 
 
 class VideoPlaybackSeekCompleted(_Playback, event="Video Playback Seek Completed"):
-    """Say that a person found another place."""
+    """A person finished seeking."""
 
 
 class VideoPlaybackResumed(_Playback, event="Video Playback Resumed"):
-    """Say that a video went on."""
+    """Playback was resumed."""
 
 
 class VideoPlaybackCompleted(_Playback, event="Video Playback Completed"):
-    """Say that a video came to its end."""
+    """Playback reached the end of the video."""
 
 
 class VideoPlaybackExited(_Playback, event="Video Playback Exited"):
-    """Say that a person left a video."""
+    """A person left the video."""
 
 
 class VideoContentStarted(_Content, event="Video Content Started"):
-    """Say that a part of the content began."""
+    """A segment of the content started."""
 
 
 class VideoContentPlaying(_Content, event="Video Content Playing"):
-    """Say, every few seconds, that the content goes on."""
+    """The content is playing; send this every few seconds."""
 
 
 class VideoContentCompleted(_Content, event="Video Content Completed"):
-    """Say that a part of the content ended."""
+    """A segment of the content ended."""
 
 
 class VideoAdStarted(_Ad, event="Video Ad Started"):
-    """Say that an ad began."""
+    """An ad started."""
 
 
 class VideoAdPlaying(_Ad, event="Video Ad Playing"):
-    """Say, every few seconds, that an ad goes on."""
+    """An ad is playing; send this every few seconds."""
 
 
 class VideoAdCompleted(_Ad, event="Video Ad Completed"):
-    """Say that an ad ended."""
+    """An ad ended."""
 
 
 class VideoQualityUpdated(SemanticEvent, event="Video Quality Updated"):
-    """Say that a video's quality changed."""
+    """The quality of the video changed."""
 
-    bitrate: Whole = None
-    framerate: Whole = None
-    startup_time: Annotated[Whole, At("properties.startupTime")] = None
-    dropped_frames: Annotated[Whole, At("properties.droppedFrames")] = None
+    bitrate: Int = None
+    framerate: Int = None
+    startup_time: Annotated[Int, At("properties.startupTime")] = None
+    dropped_frames: Annotated[Int, At("properties.droppedFrames")] = None
 
 
 EVENTS: Final[Mapping[str, type[SemanticEvent]]] = {

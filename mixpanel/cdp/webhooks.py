@@ -1,12 +1,12 @@
-"""Receive Customer.io's reporting webhooks: check who signed them, and read what they say.
+"""Receive Customer.io's reporting webhooks: verify the signature and parse the event.
 
     event = webhooks.receive(body, headers, SIGNING_KEY, now=time.time())
     if isinstance(event, DeliveryEvent) and event.name == "email_bounced":
         ...
 
-It wants the raw bytes of the request and knows no framework. Answer within 4 seconds: Customer.io
-tries again for seven days, holds back what comes after, and after a 4xx or 5xx may pause for an
-hour. So answer 2xx to what you merely do not know.
+The functions need the raw bytes of the request and work with any framework. Respond within 4
+seconds: otherwise Customer.io retries for seven days and holds back later events; after a 4xx or
+5xx it may pause for an hour. So respond with 2xx also to events that you do not handle.
 
 Source: Customer.io's API reference, "Reporting Webhooks".
 """
@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from mixpanel._records.encoding import loads
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.credentials import Secret
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError, MixpanelException
 
@@ -59,31 +59,31 @@ METRICS: Final[Mapping[str, frozenset[str]]] = {
         "webhook": "drafted attempted sent clicked failed dropped",
     }.items()
 }
-"""The 54 events, by what they are about."""
+"""The metrics of the 54 documented events, by object type."""
 
 
 class WebhookError(MixpanelException):
-    """A request that is not to be believed, or not to be understood."""
+    """Invalid signature or malformed payload."""
 
 
 class SignatureError(WebhookError):
-    """The signature is missing, or does not belong to this body: whoever sent it lacks the key."""
+    """The signature is missing, or does not match the body and the signing key."""
 
 
 class StaleError(SignatureError):
-    """The signature is right but old: a copy sent again, or a clock that is wrong."""
+    """The signature is valid but too old or too new: a replayed request, or a wrong clock."""
 
 
 class PayloadError(WebhookError, ValueError):
-    """The body is no reporting event."""
+    """The body is not a reporting event."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookEvent:
-    """What was reported; of an `object_type` that is not known yet, just this.
+    """A reporting event; this class itself for an unknown `object_type`.
 
-    `event_id` stays the same when a delivery is repeated. `data` and `payload` hold all that
-    came, also what has no name here.
+    `event_id` is the same in each repetition of a delivery. `data` and `payload` hold everything
+    that was received, also fields without a property here.
     """
 
     event_id: str
@@ -100,91 +100,91 @@ class WebhookEvent:
 
     @property
     def known(self) -> bool:
-        """Tell whether this is one of the 54 documented events."""
+        """Return True if this is one of the 54 documented events."""
         return self.metric in METRICS.get(self.object_type, ())
 
     @property
     def customer_id(self) -> str | None:
-        """Return the person's id, if there is one."""
+        """Return the person's id; None if there is none."""
         return _text(self.data, "customer_id") or self.identifiers.get("id")
 
     @property
     def identifiers(self) -> dict[str, str]:
-        """Return what the person is known by: `id`, `email`, `cio_id`."""
-        told = self.data.get("identifiers")
-        if not isinstance(told, Mapping):
+        """Return the person's identifiers: `id`, `email`, `cio_id`."""
+        given = self.data.get("identifiers")
+        if not isinstance(given, Mapping):
             return {}
-        return {name: text for name in told if (text := _text(told, name)) is not None}
+        return {name: text for name in given if (text := _text(given, name)) is not None}
 
 
 class PersonEvent(WebhookEvent):
-    """A person changed what they are subscribed to."""
+    """A person changed their subscriptions."""
 
     __slots__ = ()
 
     @property
     def email_address(self) -> str | None:
-        """Return the person's address."""
+        """Return the person's email address."""
         return _text(self.data, "email_address") or self.identifiers.get("email")
 
 
 class DeliveryEvent(WebhookEvent):
-    """Something happened to a message, on any channel."""
+    """A metric of a message, on any channel."""
 
     __slots__ = ()
 
     @property
     def delivery_id(self) -> str | None:
-        """Return the id of this one message to this one person."""
+        """Return the id of this delivery, one message to one person."""
         return _text(self.data, "delivery_id")
 
     @property
     def recipient(self) -> str | None:
-        """Return the address, number or device that the message was for."""
+        """Return the address, phone number or device that the message was sent to."""
         return _text(self.data, "recipient")
 
     @property
     def campaign_id(self) -> str | None:
-        """Return the campaign that the message was part of."""
+        """Return the id of the campaign that sent the message."""
         return _text(self.data, "campaign_id")
 
     @property
     def broadcast_id(self) -> str | None:
-        """Return the broadcast that the message was part of."""
+        """Return the id of the broadcast that sent the message."""
         return _text(self.data, "broadcast_id")
 
     @property
     def newsletter_id(self) -> str | None:
-        """Return the newsletter that the message was part of."""
+        """Return the id of the newsletter that sent the message."""
         return _text(self.data, "newsletter_id")
 
     @property
     def transactional_message_id(self) -> str | None:
-        """Return the transactional message that this was one of."""
+        """Return the id of the transactional message."""
         return _text(self.data, "transactional_message_id")
 
     @property
     def action_id(self) -> str | None:
-        """Return the step of the campaign that sent it."""
+        """Return the id of the campaign's action that sent the message."""
         return _text(self.data, "action_id")
 
     @property
     def subject(self) -> str | None:
-        """Return an email's subject."""
+        """Return the subject of an email."""
         return _text(self.data, "subject")
 
     @property
     def href(self) -> str | None:
-        """Return the link that was followed."""
+        """Return the link that was clicked."""
         return _text(self.data, "href")
 
     @property
     def failure_message(self) -> str | None:
-        """Return why it failed, bounced or was dropped."""
+        """Return why the message failed, bounced or was dropped."""
         return _text(self.data, "failure_message")
 
 
-@conceals_arguments
+@hide_arguments
 def receive(
     body: bytes,
     headers: Headers,
@@ -193,17 +193,17 @@ def receive(
     now: float,
     tolerance: float = TOLERANCE,
 ) -> WebhookEvent:
-    """Return the event of a request, after seeing to it that Customer.io sent it just now.
+    """Verify a request and return its event.
 
-    :param now: seconds since 1970.
-    :raises SignatureError: when the signature is missing or wrong, or is too old or too new.
-    :raises PayloadError: when the body is no reporting event.
+    :param now: the current time in seconds since 1970.
+    :raises SignatureError: if the signature is missing, wrong, too old or too new.
+    :raises PayloadError: if the body is not a reporting event.
     """
     verify(body, headers, key, now=now, tolerance=tolerance)
     return parse(body)
 
 
-@conceals_arguments
+@hide_arguments
 def verify(
     body: bytes,
     headers: Headers,
@@ -212,39 +212,40 @@ def verify(
     now: float,
     tolerance: float = TOLERANCE,
 ) -> None:
-    """See to it that a body was signed with the key, at most `tolerance` seconds from `now`.
+    """Verify that a body was signed with the key, at most `tolerance` seconds from `now`.
 
-    :param body: the raw bytes: JSON that was read and written again has another signature.
-    :param headers: as any framework has them: names in any case, a mapping or pairs, also bytes.
-    :param key: the webhook's signing key; several while one replaces another.
-    :raises SignatureError: when they do not belong together; `StaleError` when they once did.
+    :param body: the raw bytes; JSON that was parsed and serialised again has another signature.
+    :param headers: a mapping or pairs, of text or bytes, with names in any case.
+    :param key: the webhook's signing key, or several while you rotate it.
+    :raises SignatureError: if the signature is missing or wrong; `StaleError` if it is valid but
+        too old or too new.
     """
     if not isinstance(body, (bytes, bytearray)):
         raise TypeError(f"body must be the raw bytes of the request, not {type(body).__name__}")
     keys = _keys(key)
     timestamp = _header(headers, "x-cio-timestamp")
-    told = _header(headers, "x-cio-signature").removeprefix("v0=").lower()
-    signature = told.encode("utf-8", "replace")
-    # Every key is tried, and each compared in full: the time it takes tells nothing.
+    given = _header(headers, "x-cio-signature").removeprefix("v0=").lower()
+    signature = given.encode("utf-8", "replace")
+    # All keys are tried, each in constant time, so that the duration reveals nothing.
     matches = [
         hmac.compare_digest(_digest(body, each, timestamp).encode(), signature) for each in keys
     ]
     if not any(matches):
-        raise SignatureError("X-CIO-Signature does not belong to this body and signing key")
+        raise SignatureError("X-CIO-Signature does not match this body and signing key")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) < 20):
         raise SignatureError("X-CIO-Timestamp is not a number of seconds since 1970")
-    away = int(timestamp) - now
-    if not abs(away) <= tolerance:
-        side = "ahead of" if away > 0 else "behind"
+    difference = int(timestamp) - now
+    if not abs(difference) <= tolerance:
+        side = "after" if difference > 0 else "before"
         raise StaleError(
-            f"the request was signed {abs(away):.0f} s {side} our clock; {tolerance:.0f} s are "
-            "allowed"
+            f"the request was signed {abs(difference):.0f} s {side} the local time; at most "
+            f"{tolerance:.0f} s are allowed"
         )
 
 
-@conceals_arguments
+@hide_arguments
 def sign(body: bytes, key: Key, timestamp: int) -> dict[str, str]:
-    """Return the headers that Customer.io would send with a body, for tests and emulators."""
+    """Return the headers with which Customer.io would sign a body, for tests and emulators."""
     [secret] = _keys(key)
     return {
         "X-CIO-Timestamp": str(timestamp),
@@ -253,9 +254,9 @@ def sign(body: bytes, key: Key, timestamp: int) -> dict[str, str]:
 
 
 def parse(body: bytes) -> WebhookEvent:
-    """Return the event that a body holds; what is not known to us is let through.
+    """Return the event in a body; unknown events and fields are accepted.
 
-    :raises PayloadError: for what is no JSON object, or lacks `event_id`, `metric` or `timestamp`.
+    :raises PayloadError: if it is not a JSON object, or lacks `event_id`, `metric` or `timestamp`.
     """
     try:
         payload = loads(body)
@@ -263,8 +264,8 @@ def parse(body: bytes) -> WebhookEvent:
         raise PayloadError("the body is not JSON") from None
     if not isinstance(payload, dict):
         raise PayloadError(f"the body is a JSON {type(payload).__name__}, not an object")
-    told = {name: _text(payload, name) for name in ("event_id", "metric", "timestamp")}
-    missing = [name for name, text in told.items() if text is None]
+    required = {name: _text(payload, name) for name in ("event_id", "metric", "timestamp")}
+    missing = [name for name, text in required.items() if text is None]
     if missing:
         raise PayloadError(f"the body lacks {', '.join(missing)}")
     object_type = _text(payload, "object_type") or ""
@@ -273,10 +274,10 @@ def parse(body: bytes) -> WebhookEvent:
     if object_type in METRICS:
         kind = PersonEvent if object_type == "customer" else DeliveryEvent
     return kind(
-        str(told["event_id"]),
+        str(required["event_id"]),
         object_type,
-        str(told["metric"]),
-        _moment(str(told["timestamp"])),
+        str(required["metric"]),
+        _parse_timestamp(str(required["timestamp"])),
         data if isinstance(data, dict) else {},
         payload,
     )
@@ -290,11 +291,11 @@ def _keys(key: Key | Sequence[Key]) -> list[bytes]:
             raise ConfigurationTypeError(f"the signing key must be text, not {type(each).__name__}")
     keys = [(each.reveal() if isinstance(each, Secret) else each).strip() for each in given]
     if not keys or not all(keys):
-        raise ConfigurationError("the signing key is empty: it stands in the webhook's settings")
+        raise ConfigurationError("the signing key is empty: copy it from the webhook's settings")
     try:
         return [each.encode() for each in keys]
     except UnicodeEncodeError:
-        raise ConfigurationError("the signing key holds a character that is no text") from None
+        raise ConfigurationError("the signing key contains an invalid character") from None
 
 
 def _digest(body: bytes, key: bytes, timestamp: str) -> str:
@@ -303,26 +304,26 @@ def _digest(body: bytes, key: bytes, timestamp: str) -> str:
 
 
 def _header(headers: Headers, name: str) -> str:
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
-    for theirs, value in pairs:
-        if _plain(theirs).lower() == name:
-            return _plain(value).strip()
+    pairs: Any = headers.items() if isinstance(headers, Mapping) else headers
+    for header, value in pairs:
+        if _decode(header).lower() == name:
+            return _decode(value).strip()
     raise SignatureError(f"the request has no header {name}")
 
 
-def _plain(text: str | bytes) -> str:
+def _decode(text: str | bytes) -> str:
     return text.decode("latin-1") if isinstance(text, bytes) else text
 
 
 def _text(data: Mapping[str, Any], name: str) -> str | None:
-    """Return a field as text: ids come as numbers here and as text there."""
+    """Return a field as text; some ids are sent as numbers. None for anything else."""
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         return None
     return str(value) or None
 
 
-def _moment(text: str) -> datetime:
+def _parse_timestamp(text: str) -> datetime:
     try:
         return datetime.fromtimestamp(float(text), UTC)
     except (ValueError, OverflowError, OSError):

@@ -25,7 +25,7 @@ class Shop:
     """A day of customers, the same in every run, who know nothing of how it is recorded."""
 
     def __init__(self) -> None:
-        self.opened = time.time() - HOURS * 3600
+        self.opened: float = time.time() - HOURS * 3600
         self.orders: list[tuple[str, float]] = []
 
     def visitors(self, count: int, first: int = 1) -> list[str]:

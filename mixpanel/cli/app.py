@@ -346,7 +346,7 @@ def _log_to_stderr(level: int) -> Callable[[], None]:
     return undo
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=_Root, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP_OPTIONS
 )
 app.callback(help=unwrapped(mp.__doc__), epilog=EXAMPLE, invoke_without_command=True)(mp)

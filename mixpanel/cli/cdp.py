@@ -23,7 +23,7 @@ from mixpanel.cli._cdp.source import Source, source_options
 from mixpanel.cli._options.shared import with_options
 
 if TYPE_CHECKING:
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
     from mixpanel.cli.app import Command
 
 HELP = """
@@ -73,7 +73,7 @@ def _send(
         _set_schema_version(kind, given, schema_version, source)
     if file is None:
         refuse_file_options(files)
-        send(source, run, lambda composer: composer.wire({"type": kind, **given}))
+        send(source, run, lambda composer: composer.from_dict({"type": kind, **given}))
         return
     if "messageId" in given:
         raise typer.BadParameter(
@@ -96,13 +96,13 @@ def _send(
 
 
 def _set_schema_version(kind: "Kind", fields: dict[str, Any], version: str, source: Source) -> None:
-    from mixpanel.cdp._segment.typed_events import place
+    from mixpanel.cdp._segment.typed_events import set_path
 
     path = source.dialect.version_path(kind)
     if path is None:
         name = source.dialect.name
         raise typer.BadParameter(f"{name} has no contracts", param_hint="--schema-version")
-    place(fields, path, version)
+    set_path(fields, path, version)
 
 
 def _merged(own: Any, default: Any) -> Any:

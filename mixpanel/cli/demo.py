@@ -104,14 +104,14 @@ async def _opened(console: "Console") -> "AsyncIterator[Day]":
     def on_error(error: "DeliveryError", _messages: list[dict[str, Any]]) -> None:
         rejections.extend(
             f"record {each.index}, {each.record and each.record['event']}: {each.message}"
-            for each in error.failed_records
+            for each in error.rejected_records
         )
 
     async with Emulator(latency=LATENCY) as emulator:
         background = AsyncBufferedConsumer(
             max_size=50,
             flush_after=0.1,
-            retry=RetryPolicy(first_wait=0.2, longest_wait=0.4),
+            retry=RetryPolicy(first_wait=0.2, max_wait=0.4),
             on_error=lambda _error, _messages: None,
             base_url=emulator.url,
         )
@@ -321,7 +321,7 @@ async def _accounting(day: Day) -> None:
     ]
     flights = day.imported
     if flights is not None:
-        imported, rejected, retried = flights.imported, flights.failed, flights.retried
+        imported, rejected, retried = flights.imported, flights.rejected, flights.retried
         total = imported + rejected
         numbers.append(("import_events, flights", total, imported, rejected, 0, 0, retried))
     space = 3 if day.console.width > NARROW else 1

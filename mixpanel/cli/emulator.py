@@ -47,10 +47,10 @@ def emulator(
             "read again when it changes.",
         ),
     ] = None,
-    allow_origin: Annotated[
+    allow_origins: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URL",
+            "--allow-origin", metavar="URL",
             help="Accept requests from web pages of this origin, such as http://localhost:3000; "
             "repeatable. Requests from other pages are refused.",
         ),
@@ -65,6 +65,9 @@ def emulator(
     MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio and
     MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch.
     """
+    # Loaded before the address is printed: a script that reads it may stop the server at once.
+    import rich.text  # noqa: F401
+
     from mixpanel.emulator import serve
 
     def started(running: "Emulator") -> None:
@@ -81,9 +84,9 @@ def emulator(
         say("Ctrl-C stops it.", "dim")
 
     try:
-        serve(port, db, started=started, flags=flags, allow_origins=allow_origin or ())
+        serve(port, db, started=started, flags=flags, allow_origins=allow_origins or ())
     except ValueError as error:
-        raise ConfigurationError(f"cannot serve {error}") from error
+        raise ConfigurationError(f"cannot start: {error}") from error
     except OSError as error:
         # DuckDB's errors are OSErrors too, but without a number.
         what = f"listen on port {port}" if error.errno else f"open {db}"

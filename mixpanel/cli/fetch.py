@@ -280,8 +280,8 @@ def profiles(
 ) -> None:  # fmt: skip
     """Fetch the profiles of users, or of a group, into a table.
 
-    The table is `profiles` unless it is named. One request fetches a thousand profiles, and a
-    project has 60 an hour. Nothing is stored until the last one has arrived.
+    The table is `profiles` unless it is named. However many profiles there are, they count as one
+    of the project's 60 queries an hour. Nothing is stored until the last one has arrived.
     """
     stored: dict[str, Any] = {
         "TABLE": name, "--replace": replace, "--append": append, "--mixed": mixed,

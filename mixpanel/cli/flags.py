@@ -76,13 +76,13 @@ def list_(
         found = provider.definitions
     rows: list[dict[str, Any]] = [
         {
-            "key": definition.key,
-            "context": definition.context_key,
-            "variants": [variant.key for variant in definition.flag.ruleset.variants],
-            "rollouts": len(definition.rollouts),
-            "name": definition.flag.name,
+            "key": flag.key,
+            "context": flag.context_key,
+            "variants": [variant.key for variant in flag.definition.ruleset.variants],
+            "rollouts": len(flag.rollouts),
+            "name": flag.definition.name,
         }
-        for definition in found.flags.values()
+        for flag in found.flags.values()
     ]
     problems = [str(each) for each in found.diagnostics]
     shown = [row | {"variants": ", ".join(row["variants"])} for row in rows]
@@ -300,7 +300,7 @@ def _provider(
             provider.start_polling_for_definitions()
         if not provider.are_flags_ready():
             error = provider.last_error
-            why = f"{provider._asker.origin}: {error or 'no response in time'}"
+            why = f"{provider._api.origin}: {error or 'no response in time'}"
             raise FlagsError(why, getattr(error, "status", None)) from error
         yield provider
 
@@ -333,7 +333,7 @@ def _evaluate_remotely(
         reason = selected.fallback_reason
         if reason is None or reason.kind != "BACKEND_ERROR":
             return selected, None
-        reason = replace(reason, message=f"{provider._asker.origin}: {reason.message}")
+        reason = replace(reason, message=f"{provider._api.origin}: {reason.message}")
         return replace(selected, fallback_reason=reason), provider.last_error
 
 

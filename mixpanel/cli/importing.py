@@ -187,7 +187,7 @@ class _Import:
                 concurrency=self.concurrency,
                 start_at=self.start_at,
                 on_progress=on_progress,
-                on_failed=self.rejected.write_record,
+                on_rejected=self.rejected.write_record,
             )
 
 
@@ -224,7 +224,7 @@ def _say_how_to_resume(position: int) -> None:
 def _write_result(result: "ImportResult", output: OutputOptions) -> None:
     data = {
         "imported": result.imported,
-        "rejected": result.failed,
+        "rejected": result.rejected,
         "position": result.position,
         "requests": result.requests,
         "retried": result.retried,
@@ -246,20 +246,20 @@ def _check(
 ) -> None:
     """Validate every row by the documented rules, as the server would."""
     from mixpanel._records.composer import Composer
-    from mixpanel.exceptions import FailedRecord, ValidationError
+    from mixpanel.exceptions import RejectedRecord, ValidationError
 
     composer = Composer("dry-run", now=time.time, new_id=str, library={}, validation="raise")
     names: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    problems: list[FailedRecord] = []
+    problems: list[RejectedRecord] = []
     for position, event in enumerate(rows):
         if position < start_at:
             continue
         try:
-            composer.imported_event(event)
+            composer.import_event(event)
             names[event["event"]] += 1
         except ValidationError as error:
-            failed = FailedRecord(position, str(error), record=event)
+            failed = RejectedRecord(position, str(error), record=event)
             reasons[failed.message] += 1
             problems += [failed] if len(problems) < SHOWN else []
             rejected.write_record(failed)

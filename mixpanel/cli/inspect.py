@@ -274,7 +274,8 @@ def drop(
 
     What an interrupted fetch has left of them is deleted too.
     """
-    names = list(dict.fromkeys([*(tables or []), *(table_option or [])]))
+    given: list[str] = [*(tables or []), *(table_option or [])]
+    names = list(dict.fromkeys(given))
     if not names:
         raise typer.BadParameter("TABLE is missing")
     with open_database(db) as database:

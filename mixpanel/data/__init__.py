@@ -1,19 +1,42 @@
 """Fetch a project's events and profiles once into DuckDB, then SQL; discover and query it live.
 
 Needs `pip install 'mixpanel-async[data]'`. Importing this package loads none of that: each name
-loads its room when it is first used.
+is imported when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from mixpanel.data._fetch.tasks import Progress
-    from mixpanel.data.api import AsyncAPI
-    from mixpanel.data.config import AccountInfo, Config
-    from mixpanel.data.credentials import Credentials
+from mixpanel._lazy import load_lazily
+
+if TYPE_CHECKING or not load_lazily(__name__):
+    from mixpanel.data._fetch.tasks import (
+        Progress,
+    )
+    from mixpanel.data.api import (
+        AsyncAPI,
+    )
+    from mixpanel.data.config import (
+        AccountInfo,
+        Config,
+    )
+    from mixpanel.data.credentials import (
+        Credentials,
+    )
+    from mixpanel.data.discovery import (
+        BookmarkInfo,
+        BookmarkType,
+        EntityType,
+        FunnelInfo,
+        LexiconDefinition,
+        LexiconMetadata,
+        LexiconProperty,
+        LexiconSchema,
+        LimitedList,
+        SavedCohort,
+        TopEvent,
+    )
     from mixpanel.data.exceptions import (
         AccountExistsError,
         AccountNotFoundError,
@@ -24,12 +47,16 @@ if TYPE_CHECKING:
         DatabaseNotFoundError,
         DateRangeTooLargeError,
         EventNotFoundError,
+        ExpressionError,
         InterruptedFetchError,
+        JQLDeprecationWarning,
         JQLSyntaxError,
         MixpanelDataError,
         PlanError,
+        PropertyNotFoundError,
         QueryError,
         RateLimitError,
+        ReportNotFoundError,
         ServerError,
         SQLError,
         TableExistsError,
@@ -37,6 +64,50 @@ if TYPE_CHECKING:
         TruncatedError,
         UnreadablePartError,
         UnsafeSQLError,
+    )
+    from mixpanel.data.expressions import (
+        Expression,
+        prop,
+        user_prop,
+    )
+    from mixpanel.data.inline_queries import (
+        Breakdown,
+        Exclusion,
+        Formula,
+        Metric,
+        Step,
+    )
+    from mixpanel.data.query_results import (
+        ActivityFeedResult,
+        CohortInfo,
+        CountType,
+        EngageStatsResult,
+        EventCountsResult,
+        FlowEdge,
+        FlowNode,
+        FlowPath,
+        FlowsResult,
+        FlowStep,
+        FrequencyResult,
+        FunnelResult,
+        FunnelStep,
+        HourDayUnit,
+        InsightsResult,
+        JQLResult,
+        NumericAverageResult,
+        NumericBucketResult,
+        NumericSumResult,
+        PropertyCountsResult,
+        QueryResult,
+        RetentionResult,
+        RetentionType,
+        SavedReportResult,
+        SavedReportType,
+        SegmentationResult,
+        SegmentationUnit,
+        Series,
+        TimeUnit,
+        UserEvent,
     )
     from mixpanel.data.results import (
         BatchProgress,
@@ -56,116 +127,108 @@ if TYPE_CHECKING:
         TableType,
         WorkspaceInfo,
     )
-    from mixpanel.data.workspace import AsyncWorkspace, Workspace
-
-_ROOMS = {
-    "_fetch.tasks": ["Progress"],
-    "api": ["AsyncAPI"],
-    "config": ["AccountInfo", "Config"],
-    "credentials": ["Credentials"],
-    "exceptions": [
-        "APIError",
-        "AccountExistsError",
-        "AccountNotFoundError",
-        "AuthenticationError",
-        "ConfigError",
-        "DatabaseLockedError",
-        "DatabaseNotFoundError",
-        "DateRangeTooLargeError",
-        "EventNotFoundError",
-        "InterruptedFetchError",
-        "JQLSyntaxError",
-        "MixpanelDataError",
-        "PlanError",
-        "QueryError",
-        "RateLimitError",
-        "SQLError",
-        "ServerError",
-        "TableExistsError",
-        "TableNotFoundError",
-        "TruncatedError",
-        "UnreadablePartError",
-        "UnsafeSQLError",
-    ],
-    "results": [
-        "BatchProgress",
-        "ColumnInfo",
-        "ColumnStatsResult",
-        "ColumnSummary",
-        "EventBreakdownResult",
-        "EventStats",
-        "FetchPlan",
-        "FetchResult",
-        "ProfileProgress",
-        "Result",
-        "SQLResult",
-        "SummaryResult",
-        "TableInfo",
-        "TableSchema",
-        "TableType",
-        "WorkspaceInfo",
-    ],
-    "workspace": ["AsyncWorkspace", "Workspace"],
-}
-_HOME = {name: room for room, names in _ROOMS.items() for name in names}
+    from mixpanel.data.workspace import (
+        AsyncWorkspace,
+        Workspace,
+    )
 
 __all__ = [
     "APIError",
     "AccountExistsError",
     "AccountInfo",
     "AccountNotFoundError",
+    "ActivityFeedResult",
     "AsyncAPI",
     "AsyncWorkspace",
     "AuthenticationError",
     "BatchProgress",
+    "BookmarkInfo",
+    "BookmarkType",
+    "Breakdown",
+    "CohortInfo",
     "ColumnInfo",
     "ColumnStatsResult",
     "ColumnSummary",
     "Config",
     "ConfigError",
+    "CountType",
     "Credentials",
     "DatabaseLockedError",
     "DatabaseNotFoundError",
     "DateRangeTooLargeError",
+    "EngageStatsResult",
+    "EntityType",
     "EventBreakdownResult",
+    "EventCountsResult",
     "EventNotFoundError",
     "EventStats",
+    "Exclusion",
+    "Expression",
+    "ExpressionError",
     "FetchPlan",
     "FetchResult",
+    "FlowEdge",
+    "FlowNode",
+    "FlowPath",
+    "FlowStep",
+    "FlowsResult",
+    "Formula",
+    "FrequencyResult",
+    "FunnelInfo",
+    "FunnelResult",
+    "FunnelStep",
+    "HourDayUnit",
+    "InsightsResult",
     "InterruptedFetchError",
+    "JQLDeprecationWarning",
+    "JQLResult",
     "JQLSyntaxError",
+    "LexiconDefinition",
+    "LexiconMetadata",
+    "LexiconProperty",
+    "LexiconSchema",
+    "LimitedList",
+    "Metric",
     "MixpanelDataError",
+    "NumericAverageResult",
+    "NumericBucketResult",
+    "NumericSumResult",
     "PlanError",
     "ProfileProgress",
     "Progress",
+    "PropertyCountsResult",
+    "PropertyNotFoundError",
     "QueryError",
+    "QueryResult",
     "RateLimitError",
+    "ReportNotFoundError",
     "Result",
+    "RetentionResult",
+    "RetentionType",
     "SQLError",
     "SQLResult",
+    "SavedCohort",
+    "SavedReportResult",
+    "SavedReportType",
+    "SegmentationResult",
+    "SegmentationUnit",
+    "Series",
     "ServerError",
+    "Step",
     "SummaryResult",
     "TableExistsError",
     "TableInfo",
     "TableNotFoundError",
     "TableSchema",
     "TableType",
+    "TimeUnit",
+    "TopEvent",
     "TruncatedError",
     "UnreadablePartError",
     "UnsafeSQLError",
+    "UserEvent",
     "Workspace",
     "WorkspaceInfo",
+    "prop",
+    "user_prop",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    room = _HOME.get(name)
-    if room is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

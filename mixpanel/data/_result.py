@@ -60,10 +60,11 @@ class Result:
         return None
 
     def __repr__(self) -> str:
+        hidden = {field.name for field in fields(self) if not field.repr}  # type: ignore[arg-type]
         known = ", ".join(
             f"{name}={_short(value)}"
             for name, value in self.to_dict().items()
-            if not isinstance(value, (list, dict)) and value is not None
+            if not isinstance(value, (list, dict)) and value is not None and name not in hidden
         )
         head = f"{type(self).__name__}({known})"
         rows = self.to_table_dict()

@@ -28,6 +28,7 @@ from mixpanel._http.responses import (
 from mixpanel.credentials import Secret
 from mixpanel.data._api import rate_limits, responses
 from mixpanel.data._api.download import Part, StreamingConnections
+from mixpanel.data._api.quota import is_counted, quotas_in
 from mixpanel.data._api.responses import RequestInfo
 from mixpanel.data.exceptions import (
     APIError,
@@ -37,7 +38,7 @@ from mixpanel.data.exceptions import (
     RateLimitError,
 )
 from mixpanel.exceptions import ClosedError, ConfigurationError
-from mixpanel.settings import Family, Origins, RetryPolicy
+from mixpanel.settings import Family, Origins, Region, RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -53,6 +54,7 @@ RETRY = RetryPolicy(attempts=5, first_wait=1.0, max_age=3600.0)
 CONNECTIONS = 128  # above what all budgets together let be under way
 EXPORT_STARTS = 300.0  # seconds until an export's first byte: Mixpanel gathers it first
 IDLE = 60.0  # seconds between two chunks of an export
+DEADLINES: dict[Family, float] = {"query": 503.0, "app": 135.0, "export": 600.0}
 OVERALL = 3600.0  # seconds for one export
 IN_A_THREAD = 64 * 1024  # bytes above which reading JSON would be felt by the loop
 REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -77,10 +79,11 @@ class Downloaded:
 class AsyncAPI:
     """Ask for a project's data; works in any event loop, and in several.
 
-    All calls of this process share the project's budget: `on_wait(seconds, why)` is told when one
-    must wait over four seconds for it. A 429 makes all wait, for as long as the server says. What
-    would have to wait longer than `patience` seconds raises `RateLimitError`. Transient failures
-    are repeated as `retry` says. `timeout` bounds one attempt in seconds, exports aside.
+    All calls of this user's processes share the project's budget: `on_wait(seconds, why)` is called
+    when one must wait over four seconds for it. A 429 makes all wait, for as long as the server
+    says. What would have to wait longer than `patience` seconds raises `RateLimitError`. Transient
+    failures are repeated as `retry` says. `timeout` bounds one attempt in seconds, exports aside;
+    by default it is a little longer than Mixpanel's own, so that its error arrives.
 
     Without `base_url`, the environment's `MP_BASE_URL` counts, then the credentials' region.
 
@@ -95,7 +98,7 @@ class AsyncAPI:
         retry: RetryPolicy | None = None,
         transport: TransportOptions | None = None,
         on_wait: Callable[[float, str], object] | None = None,
-        timeout: float = 120.0,
+        timeout: float | None = None,
         patience: float = rate_limits.PATIENCE,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         random: Callable[[], float] = _random.random,
@@ -104,12 +107,14 @@ class AsyncAPI:
             self._origins = Origins.resolve(region=credentials.region, base_url=base_url)
         except ConfigurationError as error:
             raise ConfigError(str(error)) from None
-        self.project_id = credentials.project_id
-        self.region = credentials.region
+        self.project_id: str = credentials.project_id
+        self.region: Region = credentials.region
         self.on_wait = on_wait
-        self.export_budget = rate_limits.shared("export", self._origins.export, self.project_id)
-        self.query_budget = rate_limits.shared("query", self._origins.query, self.project_id)
-        self._app_budget = rate_limits.shared("app", self._origins.app, self.project_id)
+        origins, project = self._origins, self.project_id
+        budget = rate_limits.shared
+        self.export_budget: rate_limits.Budget = budget("export", origins.export, project)
+        self.query_budget: rate_limits.Budget = budget("query", origins.query, project)
+        self._app_budget: rate_limits.Budget = budget("app", origins.app, project)
         self._credentials = credentials
         self._retry = retry or RETRY
         self._timeout = timeout
@@ -123,6 +128,11 @@ class AsyncAPI:
 
     def __repr__(self) -> str:
         return f"<AsyncAPI of project {self.project_id} in {self.region!r}>"
+
+    @property
+    def app_origin(self) -> str:
+        """The scheme and host of Mixpanel's web application and its app API."""
+        return self._origins.app
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,18 +153,29 @@ class AsyncAPI:
         *,
         params: Mapping[str, Any] | None = None,
         form: Mapping[str, Any] | None = None,
+        json_body: Any = None,
         method: str | None = None,
+        repeat: bool = True,
     ) -> Any:
         """Ask the Query API; `path` is what follows `/api/query/`, as in "events/names".
 
         None is left out of `params` and `form`, lists and dicts are sent as JSON. The method is
-        GET, or POST with a form.
+        GET, or POST with a form or JSON. Without `repeat`, a call that may have cost one of the
+        hourly queries is not made again.
 
         :raises APIError: of the kind that fits.
         """
         path = "/api/query/" + path.removeprefix("/api/query").lstrip("/")
-        method = method or ("GET" if form is None else "POST")
-        return await self.request(method, path, params=params, form=form, family="query")
+        method = method or ("GET" if form is None and json_body is None else "POST")
+        return await self._requested(
+            method,
+            path,
+            params=params,
+            form=form,
+            json_body=json_body,
+            family="query",
+            repeat=repeat,
+        )
 
     async def request(
         self,
@@ -178,6 +199,24 @@ class AsyncAPI:
         :raises ConfigError: for a URL or header that would carry credentials elsewhere.
         :raises APIError: of the kind that fits.
         """
+        return await self._requested(
+            method, url, params=params, json_body=json_body, form=form,
+            headers=headers, timeout=timeout, family=family,
+        )  # fmt: skip
+
+    async def _requested(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json_body: Any = None,
+        form: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        family: Family | None = None,
+        repeat: bool = True,
+    ) -> Any:
         method = method.upper()
         target, family, query = self._checked_url(url, family)
         outgoing, content = self._headers(headers), b""
@@ -191,18 +230,20 @@ class AsyncAPI:
         if json_body is not None:
             asked_for |= json_body if isinstance(json_body, dict) else {"json_body": json_body}
         asked = self._asked(method, target, asked_for)
-        full = self._with_query(target, query, params, family)
+        in_body = isinstance(json_body, dict) and "project_id" in json_body
+        full = self._with_query(target, query, params, "app" if in_body else family)
         request = Request(method, full, outgoing, content)
-        seconds = self._timeout if timeout is None else timeout
+        seconds = timeout or self._timeout or DEADLINES[family]
+        counted = family == "export" or is_counted(target, asked_for)
 
         async def attempt(_call: Call) -> Response | TransportFailure:
             return await self._connections.receive(
                 request, lambda _head: None, first=seconds, idle=seconds, overall=seconds
             )
 
-        idempotent = method in REPEATABLE or family != "app"
+        idempotent = repeat and (method in REPEATABLE or family != "app")
         answer, _ = await self._settle(
-            asked, self._budget_of(family), attempt, idempotent=idempotent
+            asked, self._budget_of(family), attempt, idempotent=idempotent, counted=counted
         )
         if len(answer.body) < IN_A_THREAD:
             return responses.parsed(asked, answer)
@@ -260,7 +301,7 @@ class AsyncAPI:
                 call.accepted()
                 return part.write
 
-            first = max(self._timeout, EXPORT_STARTS)
+            first = max(self._timeout or 0.0, EXPORT_STARTS)
             return await self._connections.receive(
                 request, into, first=first, idle=idle, overall=overall
             )
@@ -284,9 +325,10 @@ class AsyncAPI:
         attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
         *,
         idempotent: bool = True,
+        counted: bool = True,
     ) -> tuple[Response, int]:
         """Repeat an attempt until it succeeds; return its answer and the number of attempts."""
-        call = budget.call(on_wait=self.on_wait, patience=self._patience)
+        call = budget.call(on_wait=self.on_wait, patience=self._patience, counted=counted)
         error: APIError | None = None
         attempts = failures = 0
         first_failed = 0.0
@@ -320,14 +362,20 @@ class AsyncAPI:
             async with call:
                 reply = await attempt(call)
                 if isinstance(reply, Response):
+                    quotas = quotas_in(reply.headers)
+                    call.learn(quotas)
                     if responses.is_rate_limit(reply):
-                        call.refused(retry_after(reply.headers))
+                        call.refused(retry_after(reply.headers), quotas)
                     else:
                         call.accepted()
+                if _is_free(reply):
+                    call.uncounted()
         except RateLimitError as spent:
             if not isinstance(refused, RateLimitError):
                 raise
             refused.retry_after = refused.details["retry_after"] = spent.retry_after
+            refused.next_slot_at = spent.next_slot_at
+            refused.details |= {"next_slot_at": spent.details.get("next_slot_at")}
             raise refused from spent
         return reply
 
@@ -381,6 +429,13 @@ class AsyncAPI:
     def _budget_of(self, family: Family) -> Budget:
         budgets = {"query": self.query_budget, "export": self.export_budget}
         return budgets.get(family, self._app_budget)
+
+
+def _is_free(reply: Response | TransportFailure) -> bool:
+    """Return True if an attempt cost nothing, whatever the kind of call."""
+    if isinstance(reply, TransportFailure):
+        return not reply.may_have_been_sent
+    return reply.status in (401, 402)
 
 
 def _naming_once(error: APIError) -> APIError:

@@ -31,7 +31,7 @@ from mixpanel._runtime.private_files import (
     remove_abandoned,
     write,
 )
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._paths import expand_home
 from mixpanel.data.credentials import VARIABLES, Credentials, checked, from_environment, source_of
@@ -85,7 +85,7 @@ class Config:
         """
         return expand_home(self._chosen)
 
-    @conceals_arguments
+    @hide_arguments
     def list_accounts(self) -> list[AccountInfo]:
         """Return all accounts in the order of the file.
 
@@ -101,12 +101,12 @@ class Config:
             for one in found
         ]
 
-    @conceals_arguments
+    @hide_arguments
     def names(self) -> list[str]:
         """Return the names of all accounts, of broken ones too."""
         return list(self._read().get("accounts", {}))
 
-    @conceals_arguments
+    @hide_arguments
     def default(self) -> str | None:
         """Return the name of the account that is used where none is named; an only one always is.
 
@@ -114,7 +114,7 @@ class Config:
         """
         return self._default(self._read())
 
-    @conceals_arguments
+    @hide_arguments
     def get_account(self, name: str) -> Credentials:
         """Return the credentials of one account.
 
@@ -123,7 +123,7 @@ class Config:
         """
         return self._account(self._read(), name)
 
-    @conceals_arguments
+    @hide_arguments
     def add_account(
         self,
         name: str,
@@ -164,7 +164,7 @@ class Config:
 
         self._change(add)
 
-    @conceals_arguments
+    @hide_arguments
     def remove_account(self, name: str) -> None:
         """Remove an account; when it was the default, the next one takes its place.
 
@@ -189,7 +189,7 @@ class Config:
 
         self._change(remove)
 
-    @conceals_arguments
+    @hide_arguments
     def set_default(self, name: str) -> None:
         """Use this account wherever none is named.
 
@@ -204,7 +204,7 @@ class Config:
 
         self._change(switch)
 
-    @conceals_arguments
+    @hide_arguments
     def resolve_credentials(
         self,
         account: str | None = None,
@@ -221,8 +221,8 @@ class Config:
         :raises AccountNotFoundError: when there is no account of that name.
         :raises ConfigError: when there are no credentials, or only a part of them.
         """
-        given = {"project_id": project_id, "region": region}
-        given = {name: value for name, value in given.items() if value is not None}
+        both = {"project_id": project_id, "region": region}
+        given: dict[str, str | None] = {k: v for k, v in both.items() if v is not None}
         if account is not None:
             return self._account(self._read(), account, given)
         return from_environment(given) or self._from_default(given)
@@ -352,10 +352,11 @@ class Config:
         tomlkit = _tomlkit()
         wanted = self._parsed(text)
         change(wanted)
+        changed = ""
         try:
             document = tomlkit.parse(text)
             change(document)
-            changed: str = tomlkit.dumps(document)
+            changed = tomlkit.dumps(document)
             same = tomllib.loads(changed) == wanted
         except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, RecursionError):
             same = False

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64encode
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
 
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.settings import Region
 
@@ -33,7 +33,7 @@ class Credentials(BaseModel):
     processes of your own; nothing else shows it.
     """
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     username: str
     secret: SecretStr
@@ -84,7 +84,7 @@ class Credentials(BaseModel):
         return "Basic " + b64encode(pair.encode()).decode("ascii")
 
 
-@conceals_arguments
+@hide_arguments
 def from_environment(given: dict[str, str | None]) -> Credentials | None:
     found = {field: os.environ.get(name, "").strip() for field, name in VARIABLES.items()}
     fields = {field: value for field, value in found.items() if value}
@@ -105,7 +105,7 @@ def source_of(origin: str, given: dict[str, str | None] | None) -> str:
     return ", ".join([origin, *(f"{field} as given" for field in given or ())])
 
 
-@conceals_arguments
+@hide_arguments
 def checked(
     fields: dict[str, Any], where: str, *, source: str, account: str | None = None
 ) -> Credentials:

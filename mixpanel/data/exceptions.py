@@ -4,7 +4,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 ├── ConfigError (ConfigurationError)       CONFIG_ERROR          an account or option
 │   ├── AccountNotFoundError               ACCOUNT_NOT_FOUND
 │   ├── AccountExistsError                 ACCOUNT_EXISTS
-│   └── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   ├── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   └── ExpressionError                    EXPRESSION_ERROR      a `where` or `on` that is invalid
 ├── APIError                               API_ERROR             an answer that is no success
 │   ├── AuthenticationError                AUTH_FAILED           401
 │   ├── PlanError                          PLAN_LIMIT            402: not in the project's plan
@@ -17,6 +18,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 │   ├── TruncatedError                     EXPORT_TRUNCATED      200, but the body ended early
 │   └── UnreadablePartError                EXPORT_UNREADABLE     200, but DuckDB cannot load it
 ├── EventNotFoundError                     EVENT_NOT_FOUND
+├── PropertyNotFoundError                  PROPERTY_NOT_FOUND
+├── ReportNotFoundError                    REPORT_NOT_FOUND      a funnel or another saved report
 ├── TableExistsError                       TABLE_EXISTS
 ├── TableNotFoundError                     TABLE_NOT_FOUND
 ├── DatabaseLockedError                    DATABASE_LOCKED
@@ -35,7 +38,7 @@ from mixpanel import exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from datetime import date
+    from datetime import date, datetime
     from pathlib import Path
 
 __all__ = [
@@ -48,12 +51,16 @@ __all__ = [
     "DatabaseNotFoundError",
     "DateRangeTooLargeError",
     "EventNotFoundError",
+    "ExpressionError",
     "InterruptedFetchError",
+    "JQLDeprecationWarning",
     "JQLSyntaxError",
     "MixpanelDataError",
     "PlanError",
+    "PropertyNotFoundError",
     "QueryError",
     "RateLimitError",
+    "ReportNotFoundError",
     "SQLError",
     "ServerError",
     "TableExistsError",
@@ -73,9 +80,9 @@ class MixpanelDataError(exceptions.MixpanelException):
         self, message: str, *, code: str | None = None, details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.code = code or self.default_code
-        self.details = dict(details or {})
+        self.message: str = message
+        self.code: str = code or self.default_code
+        self.details: dict[str, Any] = dict(details or {})
 
     def to_dict(self) -> dict[str, Any]:
         """Return code, message and details, for machines."""
@@ -98,7 +105,7 @@ class AccountNotFoundError(ConfigError):
 
     def __init__(self, account_name: str, available_accounts: Iterable[str] = ()) -> None:
         self.account_name = account_name
-        self.available_accounts = list(available_accounts)
+        self.available_accounts: list[str] = list(available_accounts)
         known = ", ".join(self.available_accounts)
         known = f"there are: {known}" if known else "add one with `mp auth add`"
         super().__init__(
@@ -126,8 +133,10 @@ class DateRangeTooLargeError(ConfigError):
     default_code = "DATE_RANGE_TOO_LARGE"
 
     def __init__(self, from_date: date, to_date: date, max_days: int) -> None:
-        self.from_date, self.to_date, self.max_days = from_date, to_date, max_days
-        self.days_requested = (to_date - from_date).days + 1
+        self.from_date: date = from_date
+        self.to_date: date = to_date
+        self.max_days: int = max_days
+        self.days_requested: int = (to_date - from_date).days + 1
         super().__init__(
             f"{from_date} to {to_date} are {self.days_requested} days, at most {max_days} fit",
             details={
@@ -137,6 +146,18 @@ class DateRangeTooLargeError(ConfigError):
                 "max_days": max_days,
             },
         )
+
+
+class ExpressionError(ConfigError):
+    """A `where` or `on` that is invalid; `position` is the character, counted from 1, if known."""
+
+    default_code = "EXPRESSION_ERROR"
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        self.position = position
+        where = "" if position is None else f" (at character {position})"
+        details = {} if position is None else {"position": position}
+        super().__init__(message + where, details=details)
 
 
 # ---- what Mixpanel answered ----------------------------------------------------------------------
@@ -169,19 +190,20 @@ class APIError(MixpanelDataError):
         self.response_body = response_body
         self.request_method = request_method
         self.request_url = request_url
-        self.request_params = dict(request_params or {})
+        self.request_params: dict[str, Any] = dict(request_params or {})
         self.retry_after = retry_after
         # What the errors of sending carry.
         self.endpoint: str | None = request_url
         self.status: int | None = status_code or None
-        self.failed_records: tuple[exceptions.FailedRecord, ...] = ()
-        known = {
+        self.rejected_records: tuple[exceptions.RejectedRecord, ...] = ()
+        known: dict[str, Any] = {
             "status_code": status_code,
             "request_method": request_method,
             "request_url": request_url,
             "retry_after": retry_after,
         }
-        self.details = {k: v for k, v in known.items() if v is not None} | dict(details or {})
+        known = {name: value for name, value in known.items() if value is not None}
+        self.details: dict[str, Any] = known | dict(details or {})
 
     def to_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Return code, message and details; `full` adds what was asked and answered."""
@@ -207,9 +229,33 @@ class PlanError(APIError, exceptions.AuthenticationError):
 
 
 class RateLimitError(APIError, exceptions.RateLimitError):
-    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known."""
+    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known.
+
+    `sent` is False for a call that was held back here, and so cost nothing. `next_slot_at` is when
+    the next call may start, aware and in UTC. `limit` calls are allowed in `window_seconds`, of
+    which `used` are known here. Each is None where it is not known.
+    """
 
     default_code = "RATE_LIMITED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        next_slot_at: datetime | None = None,
+        limit: int | None = None,
+        used: int | None = None,
+        window_seconds: int | None = None,
+        **known: Any,
+    ) -> None:
+        super().__init__(message, **known)
+        self.sent, self.next_slot_at = sent, next_slot_at
+        self.limit, self.used, self.window_seconds = limit, used, window_seconds
+        when = None if next_slot_at is None else next_slot_at.isoformat()
+        budget = {"next_slot_at": when, "limit": limit, "used": used}
+        budget["window_seconds"] = window_seconds
+        self.details |= {"sent": sent} | {k: v for k, v in budget.items() if v is not None}
 
 
 class QueryError(APIError):
@@ -263,12 +309,55 @@ class EventNotFoundError(MixpanelDataError):
 
     def __init__(self, event_name: str, similar_events: Iterable[str] = ()) -> None:
         self.event_name = event_name
-        self.similar_events = list(similar_events)
+        self.similar_events: list[str] = list(similar_events)
         hint = f"; did you mean {', '.join(self.similar_events)}?" if self.similar_events else ""
         super().__init__(
             f"there is no event {event_name!r}{hint}",
             details={"event_name": event_name, "similar_events": self.similar_events},
         )
+
+
+class PropertyNotFoundError(MixpanelDataError):
+    """The event has no property of that name; `similar_properties` are what may be meant."""
+
+    default_code = "PROPERTY_NOT_FOUND"
+
+    def __init__(
+        self, property_name: str, event_name: str | None, similar_properties: Iterable[str] = ()
+    ) -> None:
+        self.property_name, self.event_name = property_name, event_name
+        self.similar_properties = list(similar_properties)
+        of = "" if event_name is None else f" of {event_name!r}"
+        names = ", ".join(self.similar_properties)
+        hint = f"; did you mean {names}?" if names else ""
+        super().__init__(
+            f"there is no property {property_name!r}{of}{hint}",
+            details={
+                "property_name": property_name,
+                "event_name": event_name,
+                "similar_properties": self.similar_properties,
+            },
+        )
+
+
+class ReportNotFoundError(MixpanelDataError):
+    """The project has no saved funnel or report of that number; `available` are those it has."""
+
+    default_code = "REPORT_NOT_FOUND"
+
+    def __init__(self, kind: str, report_id: int, available: Mapping[int, str]) -> None:
+        self.kind, self.report_id, self.available = kind, report_id, dict(available)
+        some = [f"{number} ({name})" for number, name in list(self.available.items())[:5]]
+        more = f" and {len(self.available) - 5} more" if len(self.available) > 5 else ""
+        hint = f"there are {', '.join(some)}{more}" if some else "the project has none"
+        super().__init__(
+            f"there is no {kind} {report_id}; {hint}",
+            details={"kind": kind, "report_id": report_id, "available": self.available},
+        )
+
+
+class JQLDeprecationWarning(DeprecationWarning):
+    """JQL is in maintenance mode at Mixpanel, and may be switched off."""
 
 
 # ---- the local database --------------------------------------------------------------------------
@@ -295,7 +384,7 @@ class TableNotFoundError(MixpanelDataError):
 
     def __init__(self, table_name: str, available_tables: Iterable[str] = ()) -> None:
         self.table_name = table_name
-        self.available_tables = list(available_tables)
+        self.available_tables: list[str] = list(available_tables)
         known = ", ".join(self.available_tables)
         known = f"there are: {known}" if known else "none was fetched yet"
         super().__init__(
@@ -310,7 +399,8 @@ class DatabaseLockedError(MixpanelDataError):
     default_code = "DATABASE_LOCKED"
 
     def __init__(self, db_path: Path | str, holding_pid: int | None = None) -> None:
-        self.db_path, self.holding_pid = str(db_path), holding_pid
+        self.db_path: str = str(db_path)
+        self.holding_pid: int | None = holding_pid
         holder = f"process {holding_pid}" if holding_pid else "another process"
         super().__init__(
             f"{db_path} is open in {holder}: wait until that has ended, or use another path",
@@ -324,7 +414,7 @@ class DatabaseNotFoundError(MixpanelDataError):
     default_code = "DATABASE_NOT_FOUND"
 
     def __init__(self, db_path: Path | str) -> None:
-        self.db_path = str(db_path)
+        self.db_path: str = str(db_path)
         super().__init__(
             f"there is no database {db_path}: fetch something first, as with `mp fetch events`",
             details={"db_path": self.db_path},
@@ -349,7 +439,7 @@ class InterruptedFetchError(MixpanelDataError):
         self, table_name: str, failed_date_ranges: Iterable[tuple[str, str]], reason: str
     ) -> None:
         self.table_name = table_name
-        self.failed_date_ranges = list(failed_date_ranges)
+        self.failed_date_ranges: list[tuple[str, str]] = list(failed_date_ranges)
         ranges = ", ".join(
             first if first == last else f"{first} to {last}"
             for first, last in self.failed_date_ranges

@@ -8,19 +8,23 @@ import os
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.to_thread
 
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceals_arguments
+from mixpanel._runtime.redaction import hide_arguments
 from mixpanel._runtime.sync_methods import (
     synced,
 )
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
+from mixpanel.data._api.rate_limits import PATIENCE
 from mixpanel.data._fetch.tasks import RunningFetches, Writer, checked_callback
 from mixpanel.data._paths import expand_home
+from mixpanel.data._queries.arguments import identifier
+from mixpanel.data._queries.cache import Cache
+from mixpanel.data._queries.live import LiveQueries
 from mixpanel.data._workspace.local_methods import Local
 from mixpanel.data._workspace.remote_methods import (
     RemoteMethods,
@@ -53,13 +57,14 @@ class API:
 
     def __init__(self, core: AsyncAPI) -> None:
         self._core = core
-        self.project_id, self.region = core.project_id, core.region
+        self.project_id: str = core.project_id
+        self.region: Region = core.region
 
-    request = synced(AsyncAPI.request)
-    query = synced(AsyncAPI.query)
+    request: Final = synced(AsyncAPI.request)
+    query: Final = synced(AsyncAPI.query)
 
 
-class AsyncWorkspace(RemoteMethods, Local):
+class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
@@ -73,7 +78,10 @@ class AsyncWorkspace(RemoteMethods, Local):
     The database is at `path`, by default `~/.mp/data/{project_id}.db`, and opened when first used.
     `read_only` opens it so that several processes may at once, and nothing can be fetched into it.
     `base_url` leads every call elsewhere, as to an emulator. `external_access` lets SQL reach files
-    and extensions. `on_wait` is told (seconds, why) when a spent budget of calls is waited for.
+    and extensions.
+    `on_wait(seconds, why)` is called when a spent budget of calls is waited for; what would wait
+    longer than `max_wait` seconds (65 minutes) raises `RateLimitError`. `workspace_id` is the data
+    view to query (else `MP_WORKSPACE_ID`, else the whole project).
 
     :raises ConfigError: when no credentials are found, or settings cannot work.
     :raises AccountNotFoundError: when there is no such account.
@@ -91,6 +99,8 @@ class AsyncWorkspace(RemoteMethods, Local):
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
+        max_wait: float | None = None,
+        workspace_id: int | None = None,
     ) -> None:
         checked_callback(on_wait, "on_wait")
         found = _credentials(credentials, account, project_id, region)
@@ -98,10 +108,16 @@ class AsyncWorkspace(RemoteMethods, Local):
         self._set(found, where, read_only=read_only)
         self._base_url, self._on_wait = base_url, on_wait
         self._external_access = external_access
+        given = workspace_id if workspace_id is not None else os.environ.get("MP_WORKSPACE_ID")
+        self._workspace_id = identifier(given, "workspace_id") if given else None
+        self._max_wait = _checked_wait(max_wait)
 
+    _core: AsyncWorkspace
     _base_url: str | None = None
     _on_wait: Callable[[float, str], object] | None = None
     _external_access = False
+    _workspace_id: int | None = None
+    _max_wait: float | None = None
 
     def _set(self, found: Credentials | None, path: Path | None, *, read_only: bool) -> None:
         self._core = self
@@ -113,6 +129,7 @@ class AsyncWorkspace(RemoteMethods, Local):
         self._writer = Writer()
         self._underway = RunningFetches()
         self._closed = False
+        self._discovered = Cache()
 
     @property
     def _path(self) -> Path | None:
@@ -229,7 +246,10 @@ class AsyncWorkspace(RemoteMethods, Local):
             self._refuse_closed()
             if self._api is None:
                 self._api = AsyncAPI(
-                    self.credentials, base_url=self._base_url, on_wait=self._on_wait
+                    self.credentials,
+                    base_url=self._base_url,
+                    on_wait=self._on_wait,
+                    patience=PATIENCE if self._max_wait is None else self._max_wait,
                 )
             return self._api
 
@@ -292,11 +312,14 @@ class Workspace(Local):
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
+        max_wait: float | None = None,
+        workspace_id: int | None = None,
     ) -> None:
         self._core = AsyncWorkspace(
             account, project_id, region, path, read_only,
             credentials=credentials, base_url=base_url,
-            external_access=external_access, on_wait=on_wait,
+            external_access=external_access, on_wait=on_wait, max_wait=max_wait,
+            workspace_id=workspace_id,
         )  # fmt: skip
 
     @classmethod
@@ -336,7 +359,7 @@ class Workspace(Local):
         workspace._core = AsyncWorkspace.open(path, read_only=read_only)
         return workspace
 
-    test_credentials = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
+    test_credentials: Final = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
 
     @property
     def api(self) -> API:
@@ -347,13 +370,49 @@ class Workspace(Local):
         """
         return API(self._core.api)
 
-    fetch_events = synced(AsyncWorkspace.fetch_events)
-    plan_events = synced(AsyncWorkspace.plan_events)
-    sync_events = synced(AsyncWorkspace.sync_events)
-    plan_sync = synced(AsyncWorkspace.plan_sync)
-    fetch_profiles = synced(AsyncWorkspace.fetch_profiles)
-    stream_events = synced_rows(stream_events)
-    stream_profiles = synced_rows(stream_profiles)
+    fetch_events: Final = synced(AsyncWorkspace.fetch_events)
+    plan_events: Final = synced(AsyncWorkspace.plan_events)
+    sync_events: Final = synced(AsyncWorkspace.sync_events)
+    plan_sync: Final = synced(AsyncWorkspace.plan_sync)
+    fetch_profiles: Final = synced(AsyncWorkspace.fetch_profiles)
+    stream_events: Final = synced_rows(stream_events)
+    stream_profiles: Final = synced_rows(stream_profiles)
+
+    list_events = synced(AsyncWorkspace.list_events)
+    list_properties = synced(AsyncWorkspace.list_properties)
+    list_property_values = synced(AsyncWorkspace.list_property_values)
+    list_events_with_properties = synced(AsyncWorkspace.list_events_with_properties)
+    list_funnels = synced(AsyncWorkspace.list_funnels)
+    list_cohorts = synced(AsyncWorkspace.list_cohorts)
+    list_bookmarks = synced(AsyncWorkspace.list_bookmarks)
+    top_events = synced(AsyncWorkspace.top_events)
+    lexicon_schemas = synced(AsyncWorkspace.lexicon_schemas)
+    lexicon_schema = synced(AsyncWorkspace.lexicon_schema)
+    project_timezone = synced(AsyncWorkspace.project_timezone)
+    segmentation = synced(AsyncWorkspace.segmentation)
+    segmentation_numeric = synced(AsyncWorkspace.segmentation_numeric)
+    segmentation_sum = synced(AsyncWorkspace.segmentation_sum)
+    segmentation_average = synced(AsyncWorkspace.segmentation_average)
+    event_counts = synced(AsyncWorkspace.event_counts)
+    property_counts = synced(AsyncWorkspace.property_counts)
+    funnel = synced(AsyncWorkspace.funnel)
+    retention = synced(AsyncWorkspace.retention)
+    frequency = synced(AsyncWorkspace.frequency)
+    saved_report = synced(AsyncWorkspace.saved_report)
+    flows = query_flows = synced(AsyncWorkspace.query_flows)
+    activity_feed = synced(AsyncWorkspace.activity_feed)
+    engage_stats = synced(AsyncWorkspace.engage_stats)
+    jql = synced(AsyncWorkspace.jql)
+    query = synced(AsyncWorkspace.query)
+    query_funnel = synced(AsyncWorkspace.query_funnel)
+    query_retention = synced(AsyncWorkspace.query_retention)
+    query_flow = synced(AsyncWorkspace.query_flow)
+    query_bookmark = synced(AsyncWorkspace.query_bookmark)
+    see_in_mixpanel = synced(AsyncWorkspace.see_in_mixpanel)
+
+    def clear_discovery_cache(self) -> None:
+        """Clear the cache, so that the next discovery calls Mixpanel."""
+        self._core.clear_discovery_cache()
 
     def close(self) -> None:
         """Close the database and the connections; a second time does nothing.
@@ -374,7 +433,14 @@ class Workspace(Local):
         self.close()
 
 
-@conceals_arguments
+def _checked_wait(max_wait: float | None) -> float | None:
+    number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
+    if max_wait is not None and not (number and max_wait >= 0):
+        raise ConfigError(f"max_wait={max_wait!r} must be a number of seconds, 0 or more")
+    return max_wait
+
+
+@hide_arguments
 def _credentials(
     given: Credentials | ServiceAccountCredentials | None,
     account: str | None,

@@ -1,9 +1,9 @@
 """Run a local Mixpanel: `with Emulator() as emu:` and send to `emu.url`.
 
-It takes events and profiles by the documented rules, keeps them in DuckDB, gives them back by raw
-export and profile query, serves feature flags, and plays the faults you script. Customer.io's and
-Hightouch's wires are there too: `emu.customerio_url`, `emu.hightouch_url`. Needs the
-extra: `pip install 'mixpanel-async[emulator]'`.
+It validates events and profiles by the documented rules, stores them in DuckDB, returns them by raw
+export and profile query, serves feature flags, and plays scripted faults. The APIs of Customer.io
+and Hightouch are at `emu.customerio_url` and `emu.hightouch_url`. Needs the extra:
+`pip install 'mixpanel-async[emulator]'`.
 """
 
 try:
@@ -13,9 +13,9 @@ try:
     from mixpanel.emulator._storage.request_log import RecordedRequest
     from mixpanel.emulator.emulator import Emulator, serve
     from mixpanel.emulator.faults import Fault
-except ModuleNotFoundError as error:
-    if error.name in ("duckdb", "starlette", "uvicorn"):
-        raise ImportError("the emulator needs: pip install 'mixpanel-async[emulator]'") from error
+except ModuleNotFoundError as _error:
+    if _error.name in ("duckdb", "starlette", "uvicorn"):
+        raise ImportError("the emulator needs: pip install 'mixpanel-async[emulator]'") from _error
     raise
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Run the emulator: `with Emulator() as emu:` answers at `emu.url` from a thread of its own."""
+"""Run the emulator: `with Emulator() as emu:` serves `emu.url` in a thread of its own."""
 
 import contextlib
 import ipaddress
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import anyio
 
-from mixpanel.emulator._rules.access import Access, Budget, Limits, Window
+from mixpanel.emulator._rules.access import Access, CallLimiter, Limits, RollingWindow
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
 from mixpanel.emulator._server.app import build_app
 from mixpanel.emulator._server.origins import Guard, origin_of
@@ -31,35 +31,35 @@ __all__ = ["Emulator", "serve"]
 
 
 class Emulator:
-    """A local server that speaks Mixpanel's ingestion, export, profile-query and flags wire.
+    """A local server with Mixpanel's APIs of ingestion, raw export, profile queries and flags.
 
-    It answers on this machine only, and speaks Customer.io's and Hightouch's wires as well, at
-    addresses of their own.
+    It serves this machine only. Customer.io's and Hightouch's APIs have addresses of their own.
 
     Use it as `with Emulator() as emu:` or `async with` (asyncio and trio), or call `start` and
-    `stop`; a stopped emulator can be read, and started again at the same address. All that reads
-    (`events`, `profiles`, ...) may be called from any thread.
+    `stop`. A stopped emulator can still be read, and started again at the same address. Methods
+    that read (`events`, `profiles`, ...) may be called from any thread.
 
-    - `db`: a DuckDB file that keeps the data; in memory without one.
-    - `now`: the clock (seconds) that windows and receipt times follow.
-    - `tokens`, `service_accounts` (username to secret), `api_secrets`: the credentials taken; None
-      takes any that are not empty.
-    - `max_bytes`, `max_records`: what one request may hold, uncompressed; beyond it is 413.
-    - `rate_limit`: events a minute on `/track` and `/import` together; beyond it is 429.
+    - `db`: a DuckDB file for the data; without one they are kept in memory.
+    - `now`: the clock (seconds), for time windows and receipt times.
+    - `tokens`, `service_accounts` (username to secret), `api_secrets`: the accepted credentials;
+      None accepts any that are not empty.
+    - `max_bytes`, `max_records`: the limits of one request, uncompressed; above them the response
+      is 413.
+    - `rate_limit`: events per minute on `/track` and `/import` together; above it, 429.
     - `export_limits`, `query_limits`: how often `/api/2.0/export` and `/api/query/...` may be
-      called (`Limits.export()` and `Limits.query()` are Mixpanel's own, None sets no limit); beyond
-      it is 429 with `Retry-After`.
-    - `page_size`: profiles on a page of the profile query.
-    - `latency`: seconds each answer is kept back once the request is taken in.
-    - `flags`: the feature flags to serve, as `set_flags` takes them.
-    - `etag`: whether flag definitions carry an ETag, and 304 answers who has them already.
-    - `allow_origins`: the origins of web pages that may send here, such as `http://localhost:3000`.
-      Requests of other pages, and those to a name that is not a loopback one, are refused.
-    - `customerio`, `hightouch`: the rules that `customerio_url` and `hightouch_url` answer by.
+      called (`Limits.export()` and `Limits.query()` are Mixpanel's own, None means no limit); above
+      them, 429 with `Retry-After`.
+    - `page_size`: profiles per page of the profile query.
+    - `latency`: seconds by which each response is delayed after the request was ingested.
+    - `flags`: the feature flags to serve, in the forms that `set_flags` accepts.
+    - `etag`: whether flag definitions have an ETag; clients that have them then get 304.
+    - `allow_origins`: the origins of web pages that may send requests, such as
+      `http://localhost:3000`. Requests of other pages, and those to a name that is not a loopback
+      name, are refused.
+    - `customerio`, `hightouch`: the rules of `customerio_url` and `hightouch_url`.
 
-    :raises ValueError: for a host that is not a loopback address, an origin that is none, or flags
-        that are none.
-    :raises OSError: when the file of the flags cannot be read.
+    :raises ValueError: the host is not a loopback address, or an origin or the flags are invalid.
+    :raises OSError: the file of the flags cannot be read.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class Emulator:
         customerio: CustomerIORules | None = None,
         hightouch: HightouchRules | None = None,
     ) -> None:
-        self.host = _loopback(host)
-        self.port = _checked_port(port)
-        origins = frozenset(map(origin_of, _several(allow_origins) or ()))
+        self.host: str = _loopback(host)
+        self.port: int = _checked_port(port)
+        origins = frozenset(map(origin_of, _as_collection(allow_origins) or ()))
         self._guard = Guard(self.host, origins)
         warehouse = Warehouse(db)
         self._project = Project(
             now=now,
             warehouse=warehouse,
-            access=Access(_several(tokens), service_accounts, _several(api_secrets)),
+            access=Access(_as_collection(tokens), service_accounts, _as_collection(api_secrets)),
             max_bytes=max_bytes,
             max_records=max_records,
-            rate=Window(rate_limit, MINUTE),
+            rate=RollingWindow(rate_limit, MINUTE),
             latency=latency,
             profiles=Profiles(warehouse, page_size=page_size),
-            exports=Budget(export_limits),
-            queries=Budget(query_limits),
+            exports=CallLimiter(export_limits),
+            queries=CallLimiter(query_limits),
             etag=etag,
             cdp=Inbox(customerio, hightouch),
         )
@@ -110,32 +110,32 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """Where to send: `http://127.0.0.1:PORT`, without a slash at the end."""
+        """The base URL: `http://127.0.0.1:PORT`, without a slash at the end."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
     @property
     def customerio_url(self) -> str:
-        """Where to send what is meant for Customer.io: give it to a client as `base_url`."""
+        """The base URL of Customer.io's API: pass it to a client as `base_url`."""
         return f"{self.url}/customerio"
 
     @property
     def hightouch_url(self) -> str:
-        """Where to send what is meant for Hightouch Events: give it to a client as `base_url`."""
+        """The base URL of Hightouch Events: pass it to a client as `base_url`."""
         return f"{self.url}/hightouch"
 
     @property
     def hightouch_oauth_url(self) -> str:
-        """Hightouch's authorization server, whose `/token` hands out access tokens."""
+        """Hightouch's authorization server, whose `/token` issues access tokens."""
         return f"{self.hightouch_url}/oauth"
 
     def start(self) -> None:
-        """Listen and answer, until `stop`.
+        """Start serving, until `stop`.
 
-        :raises OSError: when the port is taken, or the database file cannot be opened.
+        :raises OSError: the port is in use, or the database file cannot be opened.
         """
         if self._server is not None:
-            raise RuntimeError("the emulator is running already")
+            raise RuntimeError("the emulator is already running")
         listener = listen(self.host, self.port)
         try:
             self._project.warehouse.open()
@@ -146,7 +146,7 @@ class Emulator:
         self._server = Server(build_app(self._project, self._guard), listener)
 
     def stop(self) -> None:
-        """Stop answering, cut what is still open, and let go of the database file."""
+        """Stop serving, abort open connections, and close the database file."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -155,11 +155,11 @@ class Emulator:
     def events(
         self, name: str | None = None, *, distinct_id: str | None = None, raw: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the events stored, as `{"event", "properties"}`, in the order of first arrival.
+        """Return the stored events, as `{"event", "properties"}`, in the order of first arrival.
 
-        Copies with the same event, time, distinct_id and `$insert_id` count as one and the latest
-        wins, as in Mixpanel's reports; `raw` returns every copy. The server fills in a `time`,
-        `$insert_id` or `distinct_id` that was not sent, and cuts strings at 255 characters.
+        Copies with the same event, time, distinct_id and `$insert_id` count as one, the latest, as
+        in Mixpanel's reports; `raw` returns every copy. The server adds `time`, `$insert_id` and
+        `distinct_id` if they were not sent, and truncates strings to 255 characters.
         """
         return self._project.warehouse.events(name, distinct_id=distinct_id, raw=raw)
 
@@ -179,33 +179,33 @@ class Emulator:
     def cdp_messages(
         self, vendor: Vendor | None = None, *, unique: bool = False
     ) -> list[dict[str, Any]]:
-        """Return the messages that Customer.io and Hightouch kept, in the order of arrival.
+        """Return the messages that Customer.io and Hightouch accepted, in the order of arrival.
 
         Each is a dict: `vendor`, `endpoint`, `message` (with its `type`), `bytes` (as sent), `key`
-        (the write key), `sent_at` (of the batch), `received_at`, and `headers`, those that tell how
-        it was sent. `unique` leaves out those whose messageId came before from the same source.
+        (the write key), `sent_at` (of the batch), `received_at`, and `headers`, those that describe
+        how it was sent. `unique` omits messages whose messageId the same source has sent before.
         """
         return self._project.cdp.messages(vendor, unique=unique)
 
     def cdp_dropped(self, vendor: Vendor | None = None) -> list[dict[str, Any]]:
-        """Return the messages that were answered with 2xx and yet not kept, in order of arrival.
+        """Return the messages that were dropped with a 2xx response, in the order of arrival.
 
-        They are as in `cdp_messages`, with a `why`. `message` is None for a request that could not
-        be read, `key` is None when it was no good.
+        They are like those of `cdp_messages`, with a reason `why`. `message` is None for a request
+        that could not be parsed, `key` is None if it was invalid.
         """
         return self._project.cdp.dropped(vendor)
 
     def revoke_tokens(self) -> None:
-        """Let Hightouch answer 401 to all access tokens handed out so far."""
+        """Invalidate all of Hightouch's access tokens issued so far: they get 401."""
         self._project.cdp.tokens.revoke()
 
     def create_lookup_table(self, table_id: str, name: str) -> None:
-        """Create an empty lookup table, as the web interface would; the API can only replace."""
+        """Create an empty lookup table, as the web interface does; the API can only replace one."""
         self._project.warehouse.create_lookup_table(table_id, name)
 
     @property
     def flags(self) -> list[dict[str, Any]]:
-        """Return the feature flags, as `/flags/definitions` serves them now."""
+        """The feature flags, as `/flags/definitions` serves them now."""
         return self._project.flags.served().flags
 
     def set_flags(
@@ -213,39 +213,41 @@ class Emulator:
     ) -> None:
         """Replace the feature flags: by `{"flags": [...]}`, a list, or the path of a JSON file.
 
-        A file is read again when it changes; while it cannot be read, a warning in the log
-        `mixpanel.emulator` says so and the flags stay as they were. All are served as they are,
-        whatever their `status`: a malformed flag is a client's to bear, and no one is enrolled.
+        A file is read again when it changes; while it cannot be read, the flags stay as they were
+        and the logger `mixpanel.emulator` warns. All flags are served unchanged, whatever their
+        `status`, malformed ones too, which include no users.
 
-        `cohorts` (`cohort_hash` to the distinct_ids in it) decide rollouts for a cohort, in answers
-        of `/flags` alone: local evaluation cannot know them.
+        `cohorts` (`cohort_hash` to the distinct_ids in it) decide rollouts for a cohort, but only
+        in responses of `/flags`: local evaluation cannot know them.
 
-        :raises OSError: when the file cannot be read.
-        :raises ValueError: for what is no list of flags, or is not JSON.
+        :raises OSError: the file cannot be read.
+        :raises ValueError: the flags are not a list, or not JSON.
         """
-        members = {name: frozenset(_several(ids) or ()) for name, ids in (cohorts or {}).items()}
+        members = {
+            name: frozenset(_as_collection(ids) or ()) for name, ids in (cohorts or {}).items()
+        }
         self._project.flags.set(definitions, members)
 
     def load(self, path: str | Path) -> int:
         """Store the events of a file, such as a raw export, and return how many there were.
 
-        It takes NDJSON (`.ndjson`, `.jsonl`, also `.gz`) fastest, and all else that
-        `mixpanel.data.store.read_events` does. Nothing is judged: events may be of any age, may
-        lack ids, and keep their `mp_processing_time_ms`. It blocks its thread.
+        NDJSON (`.ndjson`, `.jsonl`, also `.gz`) is fastest; every other format of
+        `mixpanel.data.store.read_events` works too. Events are not validated: they may have any age
+        and no ids, and keep their `mp_processing_time_ms`. Blocks the thread.
 
-        :raises ValueError: for a line that is no event; those before it are stored.
-        :raises OSError: when the file cannot be read.
+        :raises ValueError: a line is not an event; those before it are stored.
+        :raises OSError: the file cannot be read.
         """
         project = self._project
         return load_file(project.warehouse, Path(path), now=project.now())
 
     def set_cohorts(self, cohorts: Mapping[int | str, Collection[str]]) -> None:
-        """Replace the cohorts that profile queries may ask for: id to the distinct_ids in it."""
+        """Replace the cohorts that profile queries may filter by: id to the distinct_ids in it."""
         self._project.profiles.set_cohorts(cohorts)
 
     def requests(self, path: str | None = None) -> list[RecordedRequest]:
         """Return the newest 10,000 requests, those of one path or all, oldest first."""
-        return self._project.journal.requests(path)
+        return self._project.request_log.requests(path)
 
     def play(
         self,
@@ -253,35 +255,35 @@ class Emulator:
         path: str | None = None,
         when: Callable[[RecordedRequest], bool] | None = None,
     ) -> None:
-        """Script faults: each happens to the next request it is meant for, in this order.
+        """Script faults: each applies to the next request that matches, in this order.
 
-        `path` limits them to an endpoint. `when` is asked about each request, its body read, so
-        that a `reset` before or during the body then comes after it, still ingesting nothing.
+        `path` limits them to an endpoint. `when` is called with each request after its body was
+        read: with it, a `reset` before or during the body comes after it, still ingesting nothing.
         """
         self._project.script.add(faults, path=path, when=when)
 
     def wait_for(self, n_events: int, *, timeout: float = 5.0) -> list[dict[str, Any]]:
-        """Wait until so many events are stored (each counted once), and return them.
+        """Wait until this many events are stored (without copies), and return them.
 
-        It blocks its thread: in async code, run it in a worker thread.
+        Blocks the thread: in async code, run it in a worker thread.
 
-        :raises TimeoutError: when fewer have come in time.
+        :raises TimeoutError: fewer events arrived in time.
         """
         warehouse = self._project.warehouse
         deadline = time.monotonic() + timeout
         while warehouse.copies() < n_events or warehouse.count() < n_events:
             if time.monotonic() >= deadline:
                 stored = warehouse.count()
-                raise TimeoutError(f"{stored} of {n_events} events came within {timeout:g} s")
+                raise TimeoutError(f"{stored} of {n_events} events arrived within {timeout:g} s")
             time.sleep(0.005)
         return self.events()
 
     def clear_faults(self) -> None:
-        """Forget the faults still to come: the network is well again."""
+        """Remove all scripted faults: requests succeed again."""
         self._project.script.clear()
 
     def clear(self) -> None:
-        """Forget everything sent and loaded, cohorts, and faults still to come; keep the flags."""
+        """Remove all data, requests, cohorts and scripted faults; keep the flags."""
         self._project.clear()
 
     def __enter__(self) -> Self:
@@ -299,7 +301,7 @@ class Emulator:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        """Start, without holding up the event loop."""
+        """Start, without blocking the event loop."""
         await anyio.to_thread.run_sync(self.start)
         return self
 
@@ -323,7 +325,8 @@ def serve(
 ) -> None:
     """Run an emulator in the foreground until Ctrl-C or SIGTERM.
 
-    `started` is called once it answers, to print its url. Takes the options of `Emulator`.
+    `started` is called once it serves requests, to print its url. Accepts the options of
+    `Emulator`.
     """
     until_interrupted = contextlib.suppress(KeyboardInterrupt)
     with Emulator(port=port, db=db, **options) as emulator, _terminable(), until_interrupted:
@@ -333,8 +336,8 @@ def serve(
             time.sleep(3600)
 
 
-def _several(names: Collection[str] | None) -> Collection[str] | None:
-    # A string is a collection of strings as well, but never the one that is meant.
+def _as_collection(names: Collection[str] | None) -> Collection[str] | None:
+    # A string is a collection of strings, too, but never meant as one here.
     return {names} if isinstance(names, str) else names
 
 
@@ -351,12 +354,12 @@ def _loopback(host: str) -> str:
             return address
     except ValueError:
         pass
-    raise ConfigurationError(f"the emulator answers on loopback addresses only, not on {host!r}")
+    raise ConfigurationError(f"the emulator serves loopback addresses only, not {host!r}")
 
 
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the main thread the way Ctrl-C does."""
+    """Let SIGTERM end the main thread as Ctrl-C does."""
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

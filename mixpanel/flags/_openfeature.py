@@ -1,4 +1,4 @@
-"""Resolve one flag for OpenFeature: its value in the type asked for, and why it is that one."""
+"""Resolve one flag for OpenFeature: its value, if it has the requested type, and the reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagType, Reason
 from mixpanel.exceptions import SyncInAsyncError
 from mixpanel.flags import overrides
 from mixpanel.flags._evaluation.hashing import BUCKETS
+from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.budget import Budget
-from mixpanel.flags._rules.codegen import fallback
 from mixpanel.flags.hybrid import UNDECIDED, HybridFeatureFlagsProvider
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 from mixpanel.flags.types import (
-    NOTHING,
+    NO_FALLBACK,
     FallbackKind,
     FallbackReason,
     SelectedVariant,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from openfeature.evaluation_context import EvaluationContext
     from openfeature.flag_evaluation import FlagMetadata
 
-    from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+    from mixpanel.flags._evaluation.compiled_flag import CompiledFlag, CompiledRollout
     from mixpanel.flags._rules.engines import Predicate
 
 __all__ = ["Flags", "Resolver", "as_context"]
@@ -44,8 +44,8 @@ Flags: TypeAlias = (
 Context: TypeAlias = Mapping[str, Any]
 Value = TypeVar("Value")
 
-IN_A_LOOP: Final = (
-    "Mixpanel has to be asked, and an event loop runs in this thread: await the _async method"
+NEEDS_AWAIT: Final = (
+    "the flag needs a request, and an event loop is running in this thread: await the _async method"
 )
 ERROR_CODES: Final[Mapping[FallbackKind, ErrorCode]] = {
     "FLAG_NOT_FOUND": ErrorCode.FLAG_NOT_FOUND,
@@ -67,10 +67,10 @@ TYPES: Final[Mapping[FlagType, type | tuple[type, ...]]] = {
 
 
 class Resolver:
-    """Resolve flags from any of our providers; `is_stale` tells whether local answers are old.
+    """Resolve flags from any of Mixpanel's providers.
 
-    Exposures are reported here, after the type was checked: of a value that has the wrong one the
-    user sees nothing.
+    `is_stale` returns True if the local definitions are outdated. Exposures are reported here,
+    after the type was checked: a user does not see a value of the wrong type.
     """
 
     def __init__(self, flags: Flags, is_stale: Callable[[], bool]) -> None:
@@ -84,41 +84,41 @@ class Resolver:
             self.local = flags
         else:
             self.remote = flags
-        self._reasons: dict[str, tuple[Definition, tuple[Reason, ...]]] = {}
+        self._reasons: dict[str, tuple[CompiledFlag, tuple[Reason, ...]]] = {}
 
     def resolve(
         self, kind: FlagType, flag_key: str, default: Value, given: EvaluationContext | None
     ) -> FlagResolutionDetails[Value]:
-        """Resolve a flag; only what Mixpanel has to be asked for makes the caller wait."""
-        began, context = time.perf_counter(), as_context(given)
-        selected = self._known(flag_key, context)
+        """Resolve a flag; waits only if it needs a request."""
+        started, context = time.perf_counter(), as_context(given)
+        selected = self._resolve_locally(flag_key, context)
         if selected is None:
             try:
-                selected = self._flags.get_variant(flag_key, NOTHING, context, False)  # noqa: FBT003
+                selected = self._flags.get_variant(flag_key, NO_FALLBACK, context, False)  # noqa: FBT003
             except SyncInAsyncError:
-                selected = fallback(FallbackReason.backend_error(IN_A_LOOP))
-        return self._details(kind, flag_key, default, context, selected, began)
+                selected = fallback(FallbackReason.backend_error(NEEDS_AWAIT))
+        return self._details(kind, flag_key, default, context, selected, started)
 
     async def aresolve(
         self, kind: FlagType, flag_key: str, default: Value, given: EvaluationContext | None
     ) -> FlagResolutionDetails[Value]:
-        """Resolve a flag; local decisions are made in place, remote ones awaited."""
-        began, context = time.perf_counter(), as_context(given)
-        selected = self._known(flag_key, context)
+        """Resolve a flag; suspends only if it needs a request."""
+        started, context = time.perf_counter(), as_context(given)
+        selected = self._resolve_locally(flag_key, context)
         if selected is None:
             assert not isinstance(self._flags, LocalFeatureFlagsProvider)
-            selected = await self._flags.aget_variant(flag_key, NOTHING, context, False)  # noqa: FBT003
-        return self._details(kind, flag_key, default, context, selected, began)
+            selected = await self._flags.aget_variant(flag_key, NO_FALLBACK, context, False)  # noqa: FBT003
+        return self._details(kind, flag_key, default, context, selected, started)
 
-    def _known(self, flag_key: str, context: Context) -> SelectedVariant | None:
-        """Return what can be said in place, or None if Mixpanel has to be asked."""
+    def _resolve_locally(self, flag_key: str, context: Context) -> SelectedVariant | None:
+        """Return the local result, or None if the flag needs a request."""
         overridden = _overridden(flag_key)
         if overridden is not None:
             return overridden
         if self.local is None:
-            known = bool(context.get("distinct_id"))
-            return None if known else fallback(FallbackReason.missing_context_key("distinct_id"))
-        selected = self.local.get_variant(flag_key, NOTHING, context, report_exposure=False)
+            has_user = bool(context.get("distinct_id"))
+            return None if has_user else fallback(FallbackReason.missing_context_key("distinct_id"))
+        selected = self.local.get_variant(flag_key, NO_FALLBACK, context, report_exposure=False)
         reason = selected.fallback_reason
         if self.remote is not None and reason is not None and reason.kind in UNDECIDED:
             return None
@@ -133,9 +133,9 @@ class Resolver:
         default: Value,
         context: Context,
         selected: SelectedVariant,
-        began: float,
+        started: float,
     ) -> FlagResolutionDetails[Value]:
-        latency, metadata = time.perf_counter() - began, self._metadata(selected)
+        latency, metadata = time.perf_counter() - started, self._metadata(selected)
         if selected.fallback_reason is not None:
             code, message = self._error(flag_key, selected.fallback_reason)
             reason = Reason.DEFAULT if code is None else Reason.ERROR
@@ -154,17 +154,17 @@ class Resolver:
         )
 
     def _error(self, flag_key: str, reason: FallbackReason) -> tuple[ErrorCode | None, str | None]:
-        told = reason.message or reason.kind
+        message = reason.message or reason.kind
         if reason.kind == "NO_ROLLOUT_MATCH":
             return None, None
         if reason.kind == "FLAG_NOT_FOUND":
             if self.local is not None and not self.local.are_flags_ready():
                 return ErrorCode.PROVIDER_NOT_READY, "there are no flag definitions yet"
-            told = "not found" + ("" if self.local else ", or the user takes no part in it")
+            message = "not found" + ("" if self.local else ", or it does not include the user")
         elif reason.kind == "MISSING_CONTEXT_KEY":
-            needed = "a targeting key" if told == "distinct_id" else f"the attribute {told}"
-            told = f"needs {needed} in the context"
-        return ERROR_CODES[reason.kind], f"flag {flag_key} {told}"
+            required = "a targeting key" if message == "distinct_id" else f"the attribute {message}"
+            message = f"requires {required} in the context"
+        return ERROR_CODES[reason.kind], f"flag {flag_key} {message}"
 
     def _reason(self, flag_key: str, context: Context, selected: SelectedVariant) -> Reason:
         if _overridden(flag_key) is not None:
@@ -173,18 +173,18 @@ class Resolver:
             return Reason.TARGETING_MATCH
         if self._is_stale():
             return Reason.STALE
-        definition = self.local.definitions.flags.get(flag_key)
-        if definition is None:
+        flag = self.local.definitions.flags.get(flag_key)
+        if flag is None:
             return Reason.UNKNOWN
         known = self._reasons.get(flag_key)
-        if known is None or known[0] is not definition:
-            known = self._reasons[flag_key] = definition, reasons_of(definition)
-        return Budget().run(reason_for, definition, known[1], context, selected)
+        if known is None or known[0] is not flag:
+            known = self._reasons[flag_key] = flag, reasons_of(flag)
+        return Budget().run(reason_for, flag, known[1], context, selected)
 
     def _metadata(self, selected: SelectedVariant) -> FlagMetadata:
         reason = selected.fallback_reason
         is_remote = self.local is None or selected.variant_source == VariantSource.REMOTE
-        told: dict[str, bool | float | str | None] = {
+        metadata: dict[str, bool | float | str | None] = {
             "variant_source": selected.variant_source,
             "fallback_reason": None if reason is None else reason.kind,
             "experiment_id": selected.experiment_id,
@@ -192,7 +192,7 @@ class Resolver:
             "is_qa_tester": selected.is_qa_tester,
             "staleness": None if is_remote or self.local is None else self.local.staleness,
         }
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in metadata.items() if value is not None}
 
     def _report(
         self, flag_key: str, context: Context, selected: SelectedVariant, latency: float
@@ -200,29 +200,29 @@ class Resolver:
         if _overridden(flag_key) is not None:
             return
         if self.remote is not None and selected.variant_source == VariantSource.REMOTE:
-            who, completed = context.get("distinct_id"), datetime.now()  # noqa: DTZ005 - officially
+            distinct_id = context.get("distinct_id")
+            completed = datetime.now()  # noqa: DTZ005 - naive, as the official SDK reports it
             started = completed - timedelta(seconds=latency)
-            report = self.remote._reporter.automatic
-            report(flag_key, selected, context, who, latency, started, completed)
+            report = self.remote._reporter.report_evaluation
+            report(flag_key, selected, context, distinct_id, latency, started, completed)
         elif self.local is not None:
-            definition = self.local.definitions.flags.get(flag_key)
-            who = context.get("distinct_id" if definition is None else definition.context_key)
-            self.local._reporter.automatic(flag_key, selected, context, who, latency)
+            flag = self.local.definitions.flags.get(flag_key)
+            assignment = context.get("distinct_id" if flag is None else flag.context_key)
+            self.local._reporter.report_evaluation(flag_key, selected, context, assignment, latency)
 
 
-# ---- why ----------------------------------------------------------------------------------------
+# ---- reasons ------------------------------------------------------------------------------------
 
 
-def reasons_of(definition: Definition) -> tuple[Reason, ...]:
-    """Return for each rollout why a user that it takes gets its variant.
+def reasons_of(flag: CompiledFlag) -> tuple[Reason, ...]:
+    """Return, for each rollout, the reason for the users that get a variant from it.
 
-    A rule that was met is TARGETING_MATCH. Without a rule it is SPLIT where the user's bucket
-    mattered, DEFAULT where rules or test users were passed over before, and STATIC where every
-    user gets the same.
+    With a rule it is TARGETING_MATCH. Without one it is SPLIT if it depends on the user's bucket,
+    DEFAULT if rules or test users come before it, and STATIC if all users get the same variant.
     """
-    split, targeted = False, bool(definition.test_users)
+    split, targeted = False, bool(flag.test_users)
     reasons = []
-    for rollout in definition.rollouts:
+    for rollout in flag.rollouts:
         if rollout.test is not None or rollout.reason is not None:
             targeted = targeted or rollout.threshold > 0
             reasons.append(Reason.TARGETING_MATCH)
@@ -233,46 +233,46 @@ def reasons_of(definition: Definition) -> tuple[Reason, ...]:
 
 
 def reason_for(
-    definition: Definition,
+    flag: CompiledFlag,
     reasons: tuple[Reason, ...],
     context: Context,
     selected: SelectedVariant,
 ) -> Reason:
-    """Return why the context's user got this variant; UNKNOWN if by another definition."""
+    """Return why the user got this variant; UNKNOWN if the flag has changed since."""
     if selected.is_qa_tester:
         return Reason.TARGETING_MATCH
-    assignment = str(context.get(definition.context_key))
-    for index, chosen in zip(definition.reachable, definition.shares[assignment], strict=True):
-        rollout = definition.rollouts[index]
+    assignment = str(context.get(flag.context_key))
+    for index, chosen in zip(flag.reachable, flag.assignments[assignment], strict=True):
+        rollout = flag.rollouts[index]
         if chosen is None or rollout.reason is not None:
             continue
-        # Rollouts may give the same variant for different reasons, so the rules are asked again.
+        # Rollouts may serve the same variant for different reasons, so rules are evaluated again.
         if chosen.variant_key == selected.variant_key and (
-            rollout.test is None or _is_met(rollout.test, definition, context)
+            rollout.test is None or _is_met(rollout.test, flag, context)
         ):
             return reasons[index]
     return Reason.UNKNOWN
 
 
 def _is_for_everyone(rollout: CompiledRollout) -> bool:
-    return rollout.threshold >= BUCKETS and rollout.serves_one
+    return rollout.threshold >= BUCKETS and rollout.has_one_variant
 
 
-def _is_met(test: Predicate, definition: Definition, context: Context) -> bool:
+def _is_met(test: Predicate, flag: CompiledFlag, context: Context) -> bool:
     properties = context.get("custom_properties")
     try:
-        return bool(properties) and bool(test(definition.engine.prepare(properties or {})))
+        return bool(properties) and bool(test(flag.engine.prepare(properties or {})))
     except Exception:
         return False
 
 
-# ---- in and out ---------------------------------------------------------------------------------
+# ---- context and value --------------------------------------------------------------------------
 
 
 def as_context(given: EvaluationContext | None) -> dict[str, Any]:
-    """Return the context as Mixpanel knows it; no value is changed on the way.
+    """Return an OpenFeature context as a context of Mixpanel's flags; values stay as they are.
 
-    Attributes in Mixpanel's own form, a `distinct_id` and `custom_properties`, mean what they say.
+    The attributes `distinct_id` and `custom_properties` may be passed in Mixpanel's own form.
     """
     attributes: dict[str, Any] = dict(given.attributes or {}) if given is not None else {}
     context: dict[str, Any] = {
@@ -289,7 +289,7 @@ def as_context(given: EvaluationContext | None) -> dict[str, Any]:
 
 
 def _typed(kind: FlagType, value: Any) -> Any:
-    """Return the value if it has this type, else None; an integer serves as a float."""
+    """Return the value if it has this type, else None; an integer is accepted as a float."""
     if isinstance(value, bool) and kind is not FlagType.BOOLEAN:
         return None
     if isinstance(value, int) and kind is FlagType.FLOAT:

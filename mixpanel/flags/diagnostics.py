@@ -1,4 +1,4 @@
-"""Say what is wrong with flag definitions, and what cannot be decided locally."""
+"""Problems in flag definitions, and rollouts that cannot be decided locally."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -28,7 +28,7 @@ DiagnosticKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """Say what is wrong with a flag, or what cannot be decided locally."""
+    """A problem in a flag's definition, or a rollout that cannot be decided locally."""
 
     kind: DiagnosticKind
     flag_key: str | None

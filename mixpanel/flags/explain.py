@@ -7,25 +7,26 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mixpanel.flags._evaluation.compiled_flag import CompiledRollout, Definition
+from mixpanel.flags._evaluation.compiled_flag import CompiledFlag, CompiledRollout
 from mixpanel.flags._evaluation.definitions import Definitions
 from mixpanel.flags._evaluation.evaluate import Context, evaluate_flag
 from mixpanel.flags._evaluation.hashing import BUCKETS, bucket
+from mixpanel.flags._results import invalid_context, rule_error
 from mixpanel.flags._rules.budget import Budget, TooManyStepsError, charge_parsing
-from mixpanel.flags._rules.codegen import invalid_context, rule_error
-from mixpanel.flags._rules.compiler import is_operation, names_read, operands_of, value_read
+from mixpanel.flags._rules.compiler import value_read
 from mixpanel.flags._rules.engines import Predicate, Properties, compile_legacy, fold_rule
+from mixpanel.flags._rules.syntax import is_operation, names_read, operands_of
 from mixpanel.flags.types import FallbackReason, SelectedVariant
 
 __all__ = ["ClauseTrace", "RolloutTrace", "Trace", "explain"]
 
-LONGEST_SHOWN: Final = 1000
+MAX_VALUE_LENGTH: Final = 1000
 """Characters of a value that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClauseTrace:
-    """Show one clause of a rule: its result (None if it failed) and what it reads."""
+    """One clause of a rule: its result (None if it failed) and the properties that it reads."""
 
     rule: str
     result: bool | None
@@ -34,16 +35,17 @@ class ClauseTrace:
     def __str__(self) -> str:
         """Return one line."""
         result = {True: "true ", False: "false", None: "error"}[self.result]
-        reads = ", ".join(f"{name} = {_shown(value)}" for name, value in self.reads)
+        reads = ", ".join(f"{name} = {_format(value)}" for name, value in self.reads)
         return f"{result}  {self.rule}" + (f"  with {reads}" if reads else "")
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutTrace:
-    """Show one rollout.
+    """The evaluation of one rollout.
 
-    The user's bucket must be below the threshold; `rule` is None without a rule, or if it was not
-    asked; `reason` says why a rollout that would have taken the user did not.
+    It includes the user if `bucket` is below `threshold`. `rule` is the rule's result: None without
+    a rule, or if it was not evaluated. `reason` is why a rollout that includes the user could not
+    be decided locally.
     """
 
     index: int
@@ -56,35 +58,35 @@ class RolloutTrace:
     variant_key: str | None = None
 
     @property
-    def in_share(self) -> bool:
-        """Tell whether the user's bucket is in the rollout's share."""
+    def includes_user(self) -> bool:
+        """True if the rollout's percentage includes the user's bucket."""
         return self.bucket < self.threshold
 
     @property
     def is_taken(self) -> bool:
-        """Tell whether this rollout decided the variant."""
+        """True if this rollout decided the variant."""
         return self.variant_key is not None
 
     def __str__(self) -> str:
         """Return a line for the rollout and one for each clause."""
-        sign = "<" if self.in_share else ">="
+        sign = "<" if self.includes_user else ">="
         line = f"rollout {self.index} ({self.percentage:.6g}): bucket {self.bucket} {sign} "
-        line += f"{self.threshold}, {self._verdict()}"
+        line += f"{self.threshold}, {self._outcome_text()}"
         return "\n".join([line, *(f"    {clause}" for clause in self.clauses)])
 
-    def _verdict(self) -> str:
-        if not self.in_share:
-            return "not in its share"
+    def _outcome_text(self) -> str:
+        if not self.includes_user:
+            return "not included"
         if self.reason is not None:
-            return f"cannot be decided here: {self.reason.kind} ({self.reason.message})"
+            return f"cannot be decided locally: {self.reason.kind} ({self.reason.message})"
         if self.rule is False:
-            return "rule not met"
+            return "rule does not match"
         return f"taken, variant {self.variant_key!r}"
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Show how a flag was evaluated for a context, up to the rollout that decided."""
+    """The evaluation of a flag for a context, up to the rollout that decided."""
 
     flag_key: str
     selected: SelectedVariant
@@ -96,7 +98,7 @@ class Trace:
 
     @property
     def undecided(self) -> FallbackReason | None:
-        """Return why Mixpanel's servers might answer otherwise: a rollout passed over, if any."""
+        """Why Mixpanel's servers might decide differently: the first rollout skipped, if any."""
         return next((r.reason for r in self.rollouts if r.reason is not None), None)
 
     def __str__(self) -> str:
@@ -114,101 +116,103 @@ class Trace:
         if reason is not None:
             return f"fallback, {reason.kind}" + (f" ({reason.message})" if reason.message else "")
         how = ", as a test user" if self.selected.is_qa_tester else ""
-        return f"variant {self.selected.variant_key!r} = {_shown(self.selected.variant_value)}{how}"
+        return (
+            f"variant {self.selected.variant_key!r} = {_format(self.selected.variant_value)}{how}"
+        )
 
 
 def explain(definitions: Definitions, flag_key: str, context: Context) -> Trace:
-    """Return the trace of evaluating a flag for a context. It never raises either."""
+    """Return a trace of evaluating a flag for a context. Like `evaluate`, it never raises."""
     selected = evaluate_flag(definitions, flag_key, context)
-    definition = definitions.flags.get(flag_key)
-    if definition is None:
+    flag = definitions.flags.get(flag_key)
+    if flag is None:
         return Trace(flag_key, selected)
     try:
-        return _trace(definition, selected, context)
+        return _trace(flag, selected, context)
     except Exception as error:
-        return Trace(flag_key, selected, definition.context_key, notes=(_said(error),))
+        return Trace(flag_key, selected, flag.context_key, notes=(_error_note(error),))
 
 
-def _trace(definition: Definition, selected: SelectedVariant, context: Context) -> Trace:
-    key = definition.context_key
+def _trace(flag: CompiledFlag, selected: SelectedVariant, context: Context) -> Trace:
+    key = flag.context_key
     value = context.get(key)
     if not value:
-        return Trace(definition.key, selected, key)
+        return Trace(flag.key, selected, key)
     assignment = str(value)
     tested = selected.is_qa_tester is True
     return Trace(
-        flag_key=definition.key,
+        flag_key=flag.key,
         selected=selected,
         context_key=key,
         assignment=assignment,
-        variant_bucket=bucket(assignment, definition.variant_salt),
-        rollouts=() if tested else tuple(_rollouts(definition, assignment, context)),
+        variant_bucket=bucket(assignment, flag.variant_salt),
+        rollouts=() if tested else tuple(_rollouts(flag, assignment, context)),
         notes=tuple(_notes(key, value)),
     )
 
 
-def _rollouts(definition: Definition, assignment: str, context: Context) -> Iterator[RolloutTrace]:
-    properties = _prepared(definition, context)
-    # The rules of a check share one budget, so they do here; what only explains has its own.
-    check, clauses = Budget(), Budget()
-    for index, rollout in enumerate(definition.rollouts):
-        trace = _rollout(definition, index, rollout, assignment, properties, check, clauses)
+def _rollouts(flag: CompiledFlag, assignment: str, context: Context) -> Iterator[RolloutTrace]:
+    properties = _prepared(flag, context)
+    # The rules share one budget, as in an evaluation; clauses, evaluated only here, have another.
+    rule_budget, clause_budget = Budget(), Budget()
+    for index, rollout in enumerate(flag.rollouts):
+        trace = _rollout(flag, index, rollout, assignment, properties, rule_budget, clause_budget)
         yield trace
         if trace.is_taken:
             return
 
 
 def _rollout(
-    definition: Definition,
+    flag: CompiledFlag,
     index: int,
     rollout: CompiledRollout,
     assignment: str,
     properties: Properties,
-    check: Budget,
-    explaining: Budget,
+    rule_budget: Budget,
+    clause_budget: Budget,
 ) -> RolloutTrace:
-    drawn = bucket(assignment, definition.rollout_salt(index))
+    user_bucket = bucket(assignment, flag.rollout_salt(index))
     percentage, threshold = rollout.rollout.rollout_percentage, rollout.threshold
-    if drawn >= threshold:
-        return RolloutTrace(index, percentage, drawn, threshold)
-    clauses, met = tuple(_clauses(definition, rollout, properties, explaining)), None
+    if user_bucket >= threshold:
+        return RolloutTrace(index, percentage, user_bucket, threshold)
+    clauses, met = tuple(_clauses(flag, rollout, properties, clause_budget)), None
     reason = rollout.reason
     if rollout.test is not None:
         try:
-            met = bool(properties) and check.run(rollout.test, properties)
+            met = bool(properties) and rule_budget.run(rollout.test, properties)
         except Exception as error:
             met, reason = False, rule_error(index, error)
         else:
             reason = reason if met else None
     variant = None
     if reason is None and met is not False:
-        chosen = bucket(assignment, definition.variant_salt)
+        chosen = bucket(assignment, flag.variant_salt)
         variant = rollout.variants[chosen].variant_key
-    return RolloutTrace(index, percentage, drawn, threshold, met, clauses, reason, variant)
+    return RolloutTrace(index, percentage, user_bucket, threshold, met, clauses, reason, variant)
 
 
-def _prepared(definition: Definition, context: Context) -> Properties:
+def _prepared(flag: CompiledFlag, context: Context) -> Properties:
     properties = context.get("custom_properties")
     if not isinstance(properties, dict) or not properties:
         return {}
-    return definition.engine.prepare(properties)
+    return flag.engine.prepare(properties)
 
 
 def _clauses(
-    definition: Definition, rollout: CompiledRollout, properties: Properties, budget: Budget
+    flag: CompiledFlag, rollout: CompiledRollout, properties: Properties, budget: Budget
 ) -> Iterator[ClauseTrace]:
     rule = rollout.rollout.runtime_evaluation_rule
     legacy = rollout.rollout.runtime_evaluation_definition
     if not rollout.size.values:
-        return  # without a rule, or with one that was refused because of its size
+        return  # no rule, or one that was rejected because of its size
     if rule:
         for clause in _split(rule):
             if budget.left < 0:
-                return  # the clauses so far have used it up; the rule itself has its own
+                return  # used up by the clauses so far
             names = names_read(fold_rule(clause))
-            # A bare constant is no rule; `!!` of it is, and of anything else the same.
-            asked = {"!!": [clause]}
-            yield _clause(clause, asked, definition.engine.compile, names, properties, budget)
+            # A constant alone is not a rule; `!!` makes it one, and changes nothing for the others.
+            rule_of_clause = {"!!": [clause]}
+            yield _clause(clause, rule_of_clause, flag.engine.compile, names, properties, budget)
     elif isinstance(legacy, dict):
         for name, text in legacy.items():
             yield _clause({name: text}, {name: text}, compile_legacy, [name], properties, budget)
@@ -251,20 +255,20 @@ def _split(rule: Any) -> Iterator[Any]:
 
 def _notes(key: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool | float):
-        yield f"{key} is hashed as {str(value)!r}; SDKs in other languages may write it otherwise"
+        yield f"{key} is hashed as {str(value)!r}; other SDKs may format it differently"
 
 
 def _json(value: Any) -> str:
     return to_json(value, serialize_unknown=True).decode(errors="replace")
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     try:
         shown = repr(value)
-        return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}…"
+        return shown if len(shown) <= MAX_VALUE_LENGTH else f"{shown[:MAX_VALUE_LENGTH]}…"
     except Exception as error:
         return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
-def _said(error: Exception) -> str:
+def _error_note(error: Exception) -> str:
     return invalid_context(error).message or ""

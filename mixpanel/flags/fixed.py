@@ -1,11 +1,12 @@
-"""Flags that are what a test says they are; `mixpanel.testing` offers it."""
+"""Flags with fixed values, for tests; public as `mixpanel.testing.FixedFlags`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mixpanel.flags._results import fallback
 from mixpanel.flags.overrides import as_variant
-from mixpanel.flags.types import FallbackReason, SelectedVariant, VariantSource
+from mixpanel.flags.types import FallbackReason, SelectedVariant
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +21,9 @@ class FixedFlags:
     >>> flags.is_enabled("new-checkout", {"distinct_id": "u-17"})
     True
 
-    A value may be a `SelectedVariant`. Everyone gets the same, whatever the context. `exposures`
-    lists what was asked for or reported, as `(flag_key, variant_key, distinct_id)`. A flag that is
-    not listed gets the fallback, or with `strict=True` fails the test.
+    A value may be a `SelectedVariant`. All users get the same, whatever the context. `exposures`
+    lists the evaluated and the reported ones as `(flag_key, variant_key, distinct_id)`. A flag that
+    is not listed gets the fallback, or with `strict=True` fails the test.
     """
 
     def __init__(self, values: Mapping[str, Any] | None = None, *, strict: bool = False) -> None:
@@ -44,13 +45,8 @@ class FixedFlags:
         selected = self._variants.get(flag_key)
         if selected is None:
             if self._strict:
-                raise AssertionError(f"the test says nothing about flag {flag_key!r}")
-            unknown = SelectedVariant(
-                None,
-                variant_source=VariantSource.FALLBACK,
-                fallback_reason=FallbackReason.flag_not_found(),
-            )
-            return unknown.or_fallback(fallback_value)
+                raise AssertionError(f"flag {flag_key!r} has no fixed value: add it to FixedFlags")
+            return fallback(FallbackReason.flag_not_found()).with_fallback(fallback_value)
         if report_exposure:
             self.track_exposure_event(flag_key, selected, context)
         return selected
@@ -62,7 +58,7 @@ class FixedFlags:
         return self.get_variant(flag_key, SelectedVariant(fallback_value), context).variant_value
 
     def is_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
-        """Tell whether the fixed value is exactly true."""
+        """Return True if the fixed value is exactly true."""
         return self.get_variant_value(flag_key, None, context) is True
 
     def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:  # noqa: ARG002
@@ -72,11 +68,11 @@ class FixedFlags:
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
-        """Note an exposure."""
+        """Record an exposure."""
         self.exposures.append((flag_key, variant.variant_key, context.get("distinct_id")))
 
     def are_flags_ready(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     async def aget_variant(
@@ -96,7 +92,7 @@ class FixedFlags:
         return self.get_variant_value(flag_key, fallback_value, context)
 
     async def ais_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
-        """Tell whether the fixed value is exactly true."""
+        """Return True if the fixed value is exactly true."""
         return self.is_enabled(flag_key, context)
 
     async def aget_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:
@@ -106,5 +102,5 @@ class FixedFlags:
     async def atrack_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
-        """Note an exposure."""
+        """Record an exposure."""
         self.track_exposure_event(flag_key, variant, context)

@@ -1,16 +1,16 @@
-"""Declare a flag once: its key, its type and what to serve without it."""
+"""Declare a flag once: its key, its type and its default."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-__all__ = ["Flag", "GivesValues"]
+__all__ = ["Flag", "ProvidesFlagValues"]
 
 T = TypeVar("T")
 
 
-class GivesValues(Protocol):
-    """Name what a flag is read from: a provider of flags."""
+class ProvidesFlagValues(Protocol):
+    """Anything that a flag's value is read from: a provider, or `FixedFlags` in tests."""
 
     def get_variant_value(
         self, flag_key: str, fallback_value: Any, context: dict[str, Any]
@@ -19,18 +19,18 @@ class GivesValues(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Flag(Generic[T]):
-    """Hold a flag's key and default; the default's type is the flag's type.
+    """A flag's key and default; the default's type is the flag's type.
 
         NEW_CHECKOUT = Flag("new-checkout", default=False)
         if NEW_CHECKOUT.value(mp.local_flags, {"distinct_id": "u1"}): ...
 
-    A value of another type is never served: the default is. A float flag takes whole numbers.
+    Instead of a value of another type the default is returned. A float flag accepts integers.
     """
 
     key: str
     default: T
 
-    def value(self, flags: GivesValues, context: Mapping[str, Any]) -> T:
+    def value(self, flags: ProvidesFlagValues, context: Mapping[str, Any]) -> T:
         """Return the flag's value for a context."""
         return self.accept(flags.get_variant_value(self.key, self.default, dict(context)))
 

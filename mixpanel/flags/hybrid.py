@@ -1,4 +1,4 @@
-"""Decide locally what can be decided locally, and ask Mixpanel about the rest."""
+"""Evaluate flags locally where possible, and on Mixpanel's servers otherwise."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ UNDECIDED: Final = frozenset(
 
 
 class HybridFeatureFlagsProvider:
-    """Answer from the local definitions, and remotely only for flags they cannot decide.
+    """Evaluate flags locally, and remotely only those that cannot be decided locally.
 
         flags = HybridFeatureFlagsProvider(mp.local_flags, mp.remote_flags)
-        if await flags.ais_enabled("new-checkout", {"distinct_id": "u-17"}): ...
+        if flags.is_enabled("new-checkout", {"distinct_id": "u-17"}): ...
+        if await flags.ais_enabled("new-checkout", {"distinct_id": "u-17"}): ...  # in async code
 
-    A flag whose rollouts need a cohort, a past event or an unknown rule costs a request (see
-    `RemoteFlagsConfig.cache_time_to_live`); every other flag costs none. When the request fails,
-    the local reason for not deciding is what the fallback carries.
+    A flag with a rollout for a cohort or past events, or with an invalid rule, takes a request (see
+    `RemoteFlagsConfig.cache_time_to_live`); other flags take none. If the request fails, the
+    fallback has the reason why the flag could not be decided locally.
     """
 
     def __init__(
@@ -49,9 +50,9 @@ class HybridFeatureFlagsProvider:
         reason = selected.fallback_reason
         if reason is None or reason.kind not in UNDECIDED:
             return selected
-        asked = await self._remote.aget_variant(flag_key, fallback_value, context, reportExposure)
-        told = asked.fallback_reason
-        return selected if told is not None and told.kind == "BACKEND_ERROR" else asked
+        remote = await self._remote.aget_variant(flag_key, fallback_value, context, reportExposure)
+        failed = remote.fallback_reason
+        return selected if failed is not None and failed.kind == "BACKEND_ERROR" else remote
 
     async def aget_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
@@ -61,13 +62,9 @@ class HybridFeatureFlagsProvider:
         return variant.variant_value
 
     async def ais_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
-        """Tell whether the flag's value is exactly true for the context's user."""
+        """Return True if the flag's value is exactly true for the context's user."""
         return await self.aget_variant_value(flag_key, None, context) is True
 
-    @property
-    def _core(self) -> HybridFeatureFlagsProvider:
-        return self
-
-    get_variant = synced(aget_variant)
-    get_variant_value = synced(aget_variant_value)
-    is_enabled = synced(ais_enabled)
+    get_variant: Final = synced(aget_variant)
+    get_variant_value: Final = synced(aget_variant_value)
+    is_enabled: Final = synced(ais_enabled)

@@ -1,13 +1,13 @@
-"""Evaluate flags in this process, from definitions that a poller keeps fresh.
+"""Evaluate flags in this process, from definitions that a poller keeps up to date.
 
-Evaluation reads the current definitions, which are replaced and never edited: it takes no lock,
-does no I/O and never raises. Fetching happens on the home loop, so one provider serves sync code,
-asyncio and trio, outlives event loops, and starts again in forked children.
+Evaluation reads the current definitions, which are immutable and replaced as a whole: it takes no
+lock, does no I/O and never raises. Fetching runs on the background loop, so one provider serves
+sync code, asyncio and trio, survives the event loops of its callers, and resumes in forked
+children.
 """
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from concurrent.futures import CancelledError
@@ -27,7 +27,7 @@ from mixpanel._http.responses import (
     TransportFailure,
 )
 from mixpanel._records.encoding import loads
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, event_loop, fork
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
@@ -36,20 +36,20 @@ from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags import overrides
 from mixpanel.flags._evaluation.definitions import Definitions, parse_definitions
 from mixpanel.flags._evaluation.evaluate import FLAG_NOT_FOUND, Snapshot
-from mixpanel.flags._exposures.reporter import Reporter
+from mixpanel.flags._exposures.reporter import ExposureReporter
 from mixpanel.flags._fetching.poller import Poller
-from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
-from mixpanel.flags._fetching.snapshot_file import Saved, SnapshotFile
-from mixpanel.flags._rules.codegen import fallback
+from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
+from mixpanel.flags._fetching.snapshot_file import SavedDefinitions, SnapshotFile
+from mixpanel.flags._results import fallback
 from mixpanel.flags.explain import explain
-from mixpanel.flags.types import NOTHING, FallbackReason, LocalFlagsConfig, SelectedVariant
+from mixpanel.flags.types import NO_FALLBACK, FallbackReason, LocalFlagsConfig, SelectedVariant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.flags._evaluation.compiled_flag import Definition
+    from mixpanel.flags._evaluation.compiled_flag import CompiledFlag
     from mixpanel.flags._exposures.reporter import Tracker
     from mixpanel.flags.explain import Trace
 
@@ -60,19 +60,19 @@ __all__ = ["LocalFeatureFlagsProvider"]
 NOT_READY = fallback(
     FallbackReason(
         "FLAG_NOT_FOUND",
-        "no definitions yet: call start_polling_for_definitions(), or use the client in a `with`",
+        "no definitions yet: call start_polling_for_definitions(), or open the client using `with`",
     )
 )
-SNAPSHOT_GROWTH = 2  # written anew, an answer may be longer: 1e9 becomes 1000000000.0
-SNAPSHOT_FIELDS = 4096  # project, ETag and time
-STOPPING = 1.0  # seconds that stopping may take
+SNAPSHOT_GROWTH = 2  # encoded again, a response may be longer: 1e9 becomes 1000000000.0
+SNAPSHOT_FIELDS = 4096  # bytes for project, ETag and time
+STOP_TIMEOUT = 1.0  # seconds
 
 
 class LocalFeatureFlagsProvider:
-    """Decide flags locally; a client makes one when it is given `local_flags_config`.
+    """Evaluate flags locally; a client given `local_flags_config` has one as `local_flags`.
 
     :param tracker: called with `(distinct_id, event_name, properties)` for each exposure.
-    :raises ConfigurationError: for a bootstrap that is none, or settings that exclude each other.
+    :raises ConfigurationError: for an invalid bootstrap, or contradictory settings.
     """
 
     def __init__(
@@ -87,54 +87,58 @@ class LocalFeatureFlagsProvider:
         transport: TransportOptions | None = None,
     ) -> None:
         self._config = config
-        self._most_bytes = _most_bytes(config)
-        self._asker = Asker(token, config, version, credentials, origin)
-        self._reporter = Reporter(tracker, config, "local")
+        self._max_definitions_bytes = _max_definitions_bytes(config)
+        self._api = FlagsApi(token, config, version, credentials, origin)
+        self._reporter = ExposureReporter(tracker, config, "local")
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=self._most_bytes + 1,
+            max_response_bytes=self._max_definitions_bytes + 1,
         )
         self._definitions = Definitions()
-        self._at_hand: Mapping[str, Definition] = {}  # empty while a check must look further
+        self._active_flags: Mapping[str, CompiledFlag] = {}  # see `_lookup_slow`
         self._ready = False
         self._fetched_at: float | None = None  # epoch
         self._etag: str | None = None
-        self._empty_answers = 0
+        self._empty_responses = 0
         self._last_error: Exception | None = None
         self._listeners: tuple[Listener, ...] = ()
         self._snapshot: SnapshotFile | None = None
         if config.snapshot_path:
             self._snapshot = SnapshotFile(
-                config.snapshot_path, token, SNAPSHOT_GROWTH * self._most_bytes + SNAPSHOT_FIELDS
+                config.snapshot_path,
+                token,
+                SNAPSHOT_GROWTH * self._max_definitions_bytes + SNAPSHOT_FIELDS,
             )
         self._lease: FileLock | None = None
         self._lease_problem = False
         if config.share_polling:
             if self._snapshot is None:
-                raise ConfigurationError("share_polling=True needs a snapshot_path to share")
+                raise ConfigurationError("share_polling=True requires a snapshot_path")
             self._lease = FileLock(
                 self._snapshot.path.with_name(f"{self._snapshot.path.name}.lease")
             )
         self._poller = Poller(
             self._refresh,
             _interval(config),
-            has_something=self.are_flags_ready,
-            failed=self._failed,
+            is_ready=self.are_flags_ready,
+            on_error=self._on_fetch_error,
             repeat=config.enable_polling,
         )
         _providers.add(self)
-        self._begin()
+        self._load_initial()
 
-    def _begin(self) -> None:
-        """Take definitions from the bootstrap, or from the last good snapshot."""
+    def _load_initial(self) -> None:
+        """Load definitions from the bootstrap, then from the snapshot if there is one."""
         bootstrap = self._config.bootstrap
         if bootstrap is not None:
             try:
                 if not isinstance(bootstrap, dict):
-                    # It comes with the program, and may be its author's: as its code may.
+                    # It may belong to another user: it is part of the program, as its code is.
                     file = Path(bootstrap).resolve()
-                    bootstrap = loads(read_checked(file, max_bytes=self._most_bytes, owned=False))
+                    bootstrap = loads(
+                        read_checked(file, max_bytes=self._max_definitions_bytes, owned=False)
+                    )
             except OSError as error:
                 raise ConfigurationError(f"bootstrap {bootstrap}: {error.strerror}") from error
             except (ValueError, RecursionError) as error:
@@ -144,12 +148,12 @@ class LocalFeatureFlagsProvider:
                 raise ConfigurationError(
                     f"bootstrap must be a dict or the path of a JSON file, not {kind}"
                 ) from None
-            parsed = self._parsed(bootstrap)
+            parsed = self._parse(bootstrap)
             if parsed.problem is not None:
                 raise ConfigurationError(f"bootstrap: {parsed.problem}")
             self._replace(parsed, None)
         saved = self._snapshot.load() if self._snapshot is not None else None
-        if saved is not None and (parsed := self._parsed(saved.payload)).problem is None:
+        if saved is not None and (parsed := self._parse(saved.payload)).problem is None:
             self._replace(parsed, saved.fetched_at)
 
     # ---- evaluation -------------------------------------------------------------------------
@@ -164,113 +168,116 @@ class LocalFeatureFlagsProvider:
         """Return the variant that the context's user gets, or the fallback with its reason.
 
         `context` holds the assignment value (`distinct_id`, `device_id` or a group key) and
-        `custom_properties` for rules. Never raises, never waits. The exposure is reported once in
-        a while for the same flag, variant and assignment value.
+        `custom_properties` for rules. Never raises, never waits. The exposure of the same flag,
+        variant and assignment value is reported once per `exposure_time_to_live`.
         """
-        began = time.perf_counter() if report_exposure else 0.0
+        clock = time.perf_counter() if report_exposure else 0.0
         try:
-            definition = self._at_hand[flag_key]
+            flag = self._active_flags[flag_key]
         except KeyError:
-            found = self._look_further(flag_key, fallback_value)
+            found = self._lookup_slow(flag_key, fallback_value)
             if isinstance(found, SelectedVariant):
                 return found
-            definition = found
-        decide = definition.decide  # looked up as a method it would cost twice
+            flag = found
+        decide = flag.decide  # `flag.decide(…)` is slower: it looks for a method
         selected = decide(context)
         if selected.fallback_reason is not None:
-            return selected.or_fallback(fallback_value)
+            return selected.with_fallback(fallback_value)
         if report_exposure:
-            latency = time.perf_counter() - began
-            assignment = context.get(definition.context_key)
-            self._reporter.automatic(flag_key, selected, context, assignment, latency)
+            latency = time.perf_counter() - clock
+            assignment = context.get(flag.context_key)
+            self._reporter.report_evaluation(flag_key, selected, context, assignment, latency)
         return selected
 
-    def _look_further(
+    def _lookup_slow(
         self, flag_key: str, fallback_value: SelectedVariant
-    ) -> Definition | SelectedVariant:
-        """Find a flag that is not at hand: because of an override, after a fork, or it is unknown.
+    ) -> CompiledFlag | SelectedVariant:
+        """Find a flag that is not in `_active_flags`.
 
-        Together they would cost each check more than the look-up of a flag.
+        `_active_flags` is empty after a fork (the poller has to be resumed) and once a flag was
+        overridden; and it lacks unknown flags. Checking for each of these first would cost every
+        evaluation more than looking up the flag does.
         """
-        if self._poller.orphaned:
+        if self._poller.stopped_by_fork:
             self._poller.resume()
         overridden = overrides.current()
         if overridden is not None and flag_key in overridden:
             return overridden[flag_key]
-        self._have_at_hand()
+        self._set_active_flags()
         definitions = self._definitions
-        definition = definitions.flags.get(flag_key)
-        if definition is not None:
-            return definition
+        flag = definitions.flags.get(flag_key)
+        if flag is not None:
+            return flag
         unknown = FLAG_NOT_FOUND if self._ready else NOT_READY
-        return definitions.unusable.get(flag_key, unknown).or_fallback(fallback_value)
+        return definitions.unusable.get(flag_key, unknown).with_fallback(fallback_value)
 
-    def _have_at_hand(self) -> None:
-        """Have the definitions' flags at hand, unless something was ever overridden.
+    def _set_active_flags(self) -> None:
+        """Make the current definitions' flags the active ones, unless any was ever overridden.
 
-        Whoever writes last looks last: other threads may replace the definitions meanwhile, or
-        begin to override.
+        Other threads may replace the definitions, or start to override flags, at the same time.
+        Without a lock the last writer has to check that what it wrote is still current.
         """
         while True:
-            definitions, overridden = self._definitions, overrides.used
-            self._at_hand = {} if overridden else definitions.flags
-            if definitions is self._definitions and overridden is overrides.used:
+            definitions, overridden = self._definitions, overrides.ever_used
+            self._active_flags = {} if overridden else definitions.flags
+            if definitions is self._definitions and overridden is overrides.ever_used:
                 return
 
     def get_variant_value(
         self, flag_key: str, fallback_value: Any, context: Mapping[str, Any]
     ) -> Any:
         """Return the value of the variant that the context's user gets, or the fallback."""
-        selected = self.get_variant(flag_key, NOTHING, context)
+        selected = self.get_variant(flag_key, NO_FALLBACK, context)
         return fallback_value if selected.fallback_reason is not None else selected.variant_value
 
     def is_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
-        """Tell whether the flag's value is exactly true for the context's user."""
+        """Return True if the flag's value is exactly true for the context's user."""
         return self.get_variant_value(flag_key, None, context) is True
 
     def get_all_variants(self, context: Mapping[str, Any]) -> dict[str, SelectedVariant]:
-        """Return the variants of all flags that take the context's user; reports no exposure."""
+        """Return the variants of all flags that include the user; reports no exposures."""
         return self.snapshot(context).get_all()
 
     def snapshot(self, context: Mapping[str, Any]) -> Snapshot:
-        """Return the answers for one user from the definitions of this moment, for one request.
+        """Return a snapshot of the current definitions for one user, to be used in one request.
 
-        Checks on it report no exposures; `track_exposure_event` does, where one is shown.
+        Its evaluations report no exposures: call `track_exposure_event` where a variant is shown.
         """
-        if self._poller.orphaned:
+        if self._poller.stopped_by_fork:
             self._poller.resume()
         return Snapshot(self._definitions, context, overrides.current())
 
     def explain(self, flag_key: str, context: Mapping[str, Any]) -> Trace:
-        """Say how a flag is decided for a context: rollout by rollout, with buckets and clauses."""
+        """Explain the evaluation of a flag: rollout by rollout, with buckets and clauses."""
         return explain(self._definitions, flag_key, context)
 
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
-        """Report that the user was exposed to a variant; not de-duplicated, never raises."""
-        self._reporter.manual(flag_key, variant, context)
+        """Report that the user was exposed to a variant: every call does. Never raises."""
+        self._reporter.report_explicit(flag_key, variant, context)
 
     # ---- definitions ------------------------------------------------------------------------
 
     @property
     def definitions(self) -> Definitions:
-        """Return the definitions of this moment, with what is wrong in them."""
+        """The current definitions, with their diagnostics."""
         return self._definitions
 
     def are_flags_ready(self) -> bool:
-        """Tell whether definitions are there: fetched, from the bootstrap or from a snapshot."""
+        """Return True if there are definitions: fetched, or from the bootstrap or a snapshot."""
         return self._ready
 
     @property
     def staleness(self) -> float | None:
-        """Return how many seconds ago the definitions were last known to be current, if ever."""
+        """Seconds since the definitions were last known to be current; None if they never were."""
         return None if self._fetched_at is None else max(0.0, time.time() - self._fetched_at)
 
     def add_listener(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with the keys of changed flags after each change; return a way to stop.
+        """Call `listener` with the keys of changed flags after each change.
 
-        It is called on the poller's thread: hand longer work to another.
+        Returns a function that removes the listener. The listener is called in the poller's thread,
+        so it must not block: pass longer work to another thread.
         """
         self._listeners = (*self._listeners, listener)
 
@@ -279,14 +286,14 @@ class LocalFeatureFlagsProvider:
 
         return remove
 
-    def _parsed(self, payload: Any) -> Definitions:
+    def _parse(self, payload: Any) -> Definitions:
         return parse_definitions(
             payload, rule_engine=self._config.rule_engine, previous=self._definitions
         )
 
     def _replace(self, parsed: Definitions, fetched_at: float | None) -> None:
         before, self._definitions = self._definitions, parsed
-        self._have_at_hand()
+        self._set_active_flags()
         self._fetched_at, self._ready, self._last_error = fetched_at, True, None
         changed = frozenset(
             key
@@ -298,95 +305,100 @@ class LocalFeatureFlagsProvider:
                 try:
                     listener(changed)
                 except (Exception, SystemExit):
-                    logger.exception("a listener to flag changes failed")
+                    logger.exception("a listener of flag changes failed")
 
     async def _refresh(self) -> None:
-        """Bring the definitions up to date: from the server, or from who polls for all of us.
+        """Update the definitions: from the server, or from the snapshot of the polling process.
 
-        :raises FlagsError: when the last good definitions have to do for longer.
+        :raises FlagsError: they could not be updated, and the last good ones stay.
         """
         if self._config.offline:
             return
-        if self._lease is not None and not self._leads(self._lease):
-            await self._follow()
+        if self._lease is not None and not self._holds_lease(self._lease):
+            await self._load_shared()
             return
-        reply = await self._connections.send(self._asker.definitions(self._etag))
-        if isinstance(reply, Response) and reply.status == 304 and self._ready:
+        response = await send(self._connections, self._api.definitions(self._etag))
+        if isinstance(response, Response) and response.status == 304 and self._ready:
             self._fetched_at = time.time()
             if self._snapshot is not None:
                 await anyio.to_thread.run_sync(self._snapshot.touch)
             return
-        # Away from the loop, which sends events as well: definitions may take seconds to compile.
+        # In a thread: compiling may take seconds, and this loop sends events as well.
         payload, parsed = await anyio.to_thread.run_sync(
-            self._compiled, reply, abandon_on_cancel=True
+            self._decode, response, abandon_on_cancel=True
         )
-        self._guard(parsed)
+        self._reject_wipe(parsed)
         self._replace(parsed, time.time())
-        self._etag = reply.headers.get("etag") if isinstance(reply, Response) else None
+        self._etag = response.headers.get("etag") if isinstance(response, Response) else None
         if self._snapshot is not None:
-            saved = Saved(payload, self._etag, time.time())
+            saved = SavedDefinitions(payload, self._etag, time.time())
             await anyio.to_thread.run_sync(self._save, saved)
 
-    def _compiled(self, reply: Response | TransportFailure) -> tuple[Any, Definitions]:
-        """Return an answer, and the definitions in it.
+    def _decode(self, response: Response | TransportFailure) -> tuple[Any, Definitions]:
+        """Return the payload of a response, and the definitions in it.
 
-        :raises FlagsError: there are none.
+        :raises FlagsError: the request failed, or the response is too long or not JSON.
         """
-        payload = decoded(reply, self._most_bytes)
-        return payload, self._parsed(payload)
+        payload = decode_response(response, self._max_definitions_bytes)
+        return payload, self._parse(payload)
 
-    def _guard(self, parsed: Definitions) -> None:
-        """Refuse an answer that would wipe out good definitions by mistake."""
+    def _reject_wipe(self, parsed: Definitions) -> None:
+        """Reject a response that would wipe out good definitions by mistake."""
         if parsed.problem is not None:
-            raise FlagsError(f"HTTP 200: {parsed.problem}; the last good definitions stay")
-        had = len(self._definitions.flags)
-        if parsed.flags or not had:
-            self._empty_answers = 0
+            raise FlagsError(f"HTTP 200: {parsed.problem}. Keeping the current definitions.")
+        previous = len(self._definitions.flags)
+        if parsed.flags or not previous:
+            self._empty_responses = 0
             return
-        self._empty_answers += 1
+        self._empty_responses += 1
         if parsed.received:
-            raise FlagsError(f"none of {parsed.received} flags is usable; the last good ones stay")
-        if self._empty_answers < 2:
-            raise FlagsError(f"no flags where there were {had}: believed when it is said twice")
+            raise FlagsError(
+                f"none of the {parsed.received} flags can be parsed. Keeping the current ones."
+            )
+        if self._empty_responses < 2:
+            raise FlagsError(
+                f"the server returned no flags (previously {previous}). Keeping the current ones "
+                "until a second empty response confirms it."
+            )
 
-    def _leads(self, lease: FileLock) -> bool:
-        """Return True if this process polls: it has the lease, or there cannot be one."""
+    def _holds_lease(self, lease: FileLock) -> bool:
+        """Return True if this process has to poll: it holds the lease, or there cannot be one."""
         try:
             make_folder(lease.path.parent)
-            leads = lease.acquire()
+            acquired = lease.acquire()
         except OSError as error:
             if not self._lease_problem:
                 self._lease_problem = True
                 logger.warning(
-                    "polling cannot be shared, so this process polls for itself: %s: %s",
+                    "cannot share polling, so this process polls on its own: %s: %s",
                     error.filename, error.strerror,
                 )  # fmt: skip
             return True
         self._lease_problem = False
-        return leads
+        return acquired
 
-    async def _follow(self) -> None:
-        """Take what the process that holds the lease has fetched."""
+    async def _load_shared(self) -> None:
+        """Load what the process that holds the lease has fetched."""
         assert self._snapshot is not None
-        new = await anyio.to_thread.run_sync(self._loaded, abandon_on_cancel=True)
-        if new is not None:
-            saved, parsed = new
+        loaded = await anyio.to_thread.run_sync(self._load_new_snapshot, abandon_on_cancel=True)
+        if loaded is not None:
+            saved, parsed = loaded
             if parsed.problem is not None:
-                raise FlagsError(f"snapshot: {parsed.problem}; the last good definitions stay")
+                raise FlagsError(f"snapshot: {parsed.problem}. Keeping the current definitions.")
             self._replace(parsed, saved.fetched_at)
             self._etag = saved.etag
         elif self._ready and (touched := self._snapshot.touched()) is not None:
             self._fetched_at = touched
         if not self._ready:
-            raise FlagsError("waiting for the process that polls for all")
+            raise FlagsError("waiting for the process that polls for all processes")
 
-    def _loaded(self) -> tuple[Saved, Definitions] | None:
-        """Return what is new in the snapshot, and the definitions in it."""
+    def _load_new_snapshot(self) -> tuple[SavedDefinitions, Definitions] | None:
+        """Return the snapshot's new contents and the definitions in it; None if nothing is new."""
         assert self._snapshot is not None
         saved = self._snapshot.load(only_new=True)
-        return None if saved is None else (saved, self._parsed(saved.payload))
+        return None if saved is None else (saved, self._parse(saved.payload))
 
-    def _save(self, saved: Saved) -> None:
+    def _save(self, saved: SavedDefinitions) -> None:
         assert self._snapshot is not None
         try:
             self._snapshot.save(saved)
@@ -395,21 +407,21 @@ class LocalFeatureFlagsProvider:
 
     @property
     def last_error(self) -> Exception | None:
-        """Return why the latest attempt to fetch failed; None when it did not."""
+        """Why the latest attempt to fetch failed; None if it did not."""
         return self._last_error
 
-    def _failed(self, error: Exception, failures: int) -> float | None:
+    def _on_fetch_error(self, error: Exception, failures: int) -> float | None:
         self._last_error = error
         if failures == 1 and not (self._lease is not None and not self._ready):
             logger.warning("flag definitions could not be fetched: %s", error)
         return getattr(error, "retry_after", None)
 
-    # ---- life -------------------------------------------------------------------------------
+    # ---- lifecycle --------------------------------------------------------------------------
 
     def start_polling_for_definitions(self) -> None:
-        """Fetch the definitions, then keep them fresh in the background; idempotent.
+        """Fetch the definitions, then keep them up to date in the background; idempotent.
 
-        Returns when the first attempt is over, successful or not: see `are_flags_ready`. With
+        Returns after the first attempt, successful or not: see `are_flags_ready`. With
         `enable_polling=False` it fetches once.
 
         :raises SyncInAsyncError: on the thread of a running event loop.
@@ -417,16 +429,16 @@ class LocalFeatureFlagsProvider:
         background_loop.refuse_in_async(
             "start_polling_for_definitions", "await astart_polling_for_definitions() instead"
         )
-        self._wait(self._poller.start(), self._patience)
+        self._wait(self._poller.start(), self._start_timeout)
 
     async def astart_polling_for_definitions(self) -> None:
-        """Fetch the definitions, then keep them fresh in the background; idempotent."""
+        """Fetch the definitions, then keep them up to date in the background; idempotent."""
         await anyio.to_thread.run_sync(
-            self._wait, self._poller.start(), self._patience, abandon_on_cancel=True
+            self._wait, self._poller.start(), self._start_timeout, abandon_on_cancel=True
         )
 
     @property
-    def _patience(self) -> float:
+    def _start_timeout(self) -> float:
         return float(self._config.request_timeout_in_seconds) + 1.0
 
     @staticmethod
@@ -436,7 +448,9 @@ class LocalFeatureFlagsProvider:
                 future.result(timeout)
 
     def wait_until_ready(self, timeout: float | None = None) -> bool:
-        """Wait until definitions are there; tell whether they are. It does not start the poller.
+        """Wait until there are definitions; return False after the timeout (in seconds).
+
+        Does not start the poller.
 
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
@@ -447,32 +461,32 @@ class LocalFeatureFlagsProvider:
         return self._ready
 
     async def await_until_ready(self, timeout: float | None = None) -> bool:
-        """Wait until definitions are there; tell whether they are."""
+        """Wait until there are definitions; return False after the timeout (in seconds)."""
         with anyio.move_on_after(timeout):
-            while not self._ready:  # noqa: ASYNC110 - another thread's loop sets it
+            while not self._ready:  # noqa: ASYNC110 - set by another thread
                 await anyio.sleep(0.01)
         return self._ready
 
     def stop_polling_for_definitions(self) -> None:
-        """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
+        """Stop fetching; the definitions stay. Idempotent; takes a second at most."""
         stopping = self._poller.stop()
-        if not background_loop.in_async():
-            self._wait(stopping, STOPPING)
+        if not event_loop.is_running():
+            self._wait(stopping, STOP_TIMEOUT)
         if self._lease is not None:
             self._lease.release()
 
     async def astop_polling_for_definitions(self) -> None:
-        """Stop fetching; the definitions stay. Idempotent, and bounded to a second."""
+        """Stop fetching; the definitions stay. Idempotent; takes a second at most."""
         stopping = self._poller.stop()
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self._wait, stopping, STOPPING)
+            await anyio.to_thread.run_sync(self._wait, stopping, STOP_TIMEOUT)
         if self._lease is not None:
             self._lease.release()
 
     def shutdown(self) -> None:
-        """Stop for good; callable from any thread, with or without a running loop."""
+        """Stop polling and close the connections; may be called from any thread."""
         self.stop_polling_for_definitions()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -485,45 +499,44 @@ class LocalFeatureFlagsProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self.astop_polling_for_definitions()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
 
 def _interval(config: LocalFlagsConfig) -> float:
     """Return the seconds between two polls.
 
-    :raises ConfigurationError: when they are not a number above 0.
+    :raises ConfigurationError: they are not a number above 0.
     """
-    told = config.polling_interval_in_seconds
+    interval = config.polling_interval_in_seconds
     with suppress(TypeError, ValueError):
-        if 0 < float(told) < inf:
-            return float(told)
+        if 0 < float(interval) < inf:
+            return float(interval)
     raise ConfigurationError(
-        f"polling_interval_in_seconds must be above 0, and it is {told!r}: "
-        "to fetch only once, say enable_polling=False"
+        f"polling_interval_in_seconds must be above 0, not {interval!r}: "
+        "to fetch only once, pass enable_polling=False"
     )
 
 
-def _most_bytes(config: LocalFlagsConfig) -> int:
-    """Return how many bytes definitions may have.
+def _max_definitions_bytes(config: LocalFlagsConfig) -> int:
+    """Return the size limit of definitions, in bytes.
 
-    :raises ConfigurationError: when it is not a whole number above 0.
+    :raises ConfigurationError: it is not an integer above 0.
     """
-    most = config.max_definitions_bytes
-    if isinstance(most, bool) or not isinstance(most, int) or most <= 0:
+    max_bytes = config.max_definitions_bytes
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes <= 0:
         raise ConfigurationError(
-            f"max_definitions_bytes must be a whole number above 0, and it is {most!r}"
+            f"max_definitions_bytes must be an integer above 0, not {max_bytes!r}"
         )
-    return most
+    return max_bytes
 
 
 _providers: weakref.WeakSet[LocalFeatureFlagsProvider] = weakref.WeakSet()
 
 
-def _have_nothing_at_hand() -> None:
+def _clear_active_flags() -> None:
     for provider in list(_providers):
-        provider._at_hand = {}
+        provider._active_flags = {}
 
 
-overrides.when_overriding.append(_have_nothing_at_hand)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_have_nothing_at_hand)
+overrides.before_override.append(_clear_active_flags)
+fork.register(fork.Order.CLIENTS, after_in_child=_clear_active_flags)

@@ -1,4 +1,4 @@
-"""Serve Mixpanel's flags through OpenFeature; needs `pip install 'mixpanel-async[openfeature]'`.
+"""An OpenFeature provider of Mixpanel's flags; needs `pip install 'mixpanel-async[openfeature]'`.
 
 api.set_provider_and_wait(MixpanelProvider(mp))
 user = EvaluationContext("u-17", {"plan": "team"})
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
 
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import event_loop
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._fetching.poller import Poller
@@ -27,9 +27,11 @@ try:
     from openfeature.provider import AbstractProvider, Metadata, ProviderStatus
 
     from mixpanel.flags._openfeature import Flags, Resolver, as_context
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] == "openfeature":
-        raise ImportError("this needs: pip install 'mixpanel-async[openfeature]'") from error
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] == "openfeature":
+        raise ImportError(
+            "OpenFeature is not installed: pip install 'mixpanel-async[openfeature]'"
+        ) from _error
     raise
 
 if TYPE_CHECKING:
@@ -44,24 +46,23 @@ if TYPE_CHECKING:
 
 __all__ = ["MixpanelProvider"]
 
-STALE_AFTER: Final = 5  # polling intervals without news
-WATCHING: Final = 0.5  # seconds between looks at the age of the definitions, at most
+STALE_AFTER: Final = 5  # polling intervals without a successful fetch
+STATUS_INTERVAL: Final = 0.5  # seconds, at most, between checks of the definitions' age
 
 
 class MixpanelProvider(AbstractProvider):
-    """Answer OpenFeature's clients from a client's flags, or from a flags provider directly.
+    """Provide a client's flags, or those of a flags provider, to OpenFeature.
 
-    A client's local flags are used if it has them, else its remote ones; to combine both, give a
-    `HybridFeatureFlagsProvider`. Sync and async evaluation decide locally in place, without a wait;
-    only what Mixpanel has to be asked for costs a request, and in async code only the `_async`
-    methods can make it.
+    A client's local flags are used if it has them, else its remote ones; to combine both, pass a
+    `HybridFeatureFlagsProvider`. Local evaluation never waits, in sync and in async code. Remote
+    evaluation takes a request, which in async code only the `_async` methods can make.
 
-    The targeting key is the `distinct_id`. All attributes are `custom_properties`, and those that
-    are text or numbers stand beside it too, for flags assigned by a group key such as `company_id`.
-    An exposure is reported for each value that was served, as the flags' configuration says.
+    The targeting key becomes the `distinct_id`. All attributes become `custom_properties`; text and
+    numbers among them are also keys of the context itself, for flags assigned by a group key such
+    as `company_id`. Exposures are reported for the values that were served, as configured.
 
-    It emits STALE when nothing was heard for five polling intervals, READY when it was, and
-    CONFIGURATION_CHANGED with the keys of the flags.
+    It emits STALE after five polling intervals without a successful fetch, READY after the next
+    one, and CONFIGURATION_CHANGED with the keys of changed flags.
 
     :raises ConfigurationError: for a client without flags.
     """
@@ -71,22 +72,22 @@ class MixpanelProvider(AbstractProvider):
         self._client = source if isinstance(source, Mixpanel | AsyncMixpanel) else None
         self._resolver = Resolver(_flags_of(source), self._is_stale)
         self._local = self._resolver.local
-        self._turning = threading.Lock()  # one starts or stops at a time; stopping may wait
+        self._lifecycle_lock = threading.Lock()  # held while starting or stopping, which may wait
         self._lock = threading.Lock()
-        self._live = self._owns_polling = False
-        self._began = time.monotonic()
-        self._told = ProviderStatus.NOT_READY
+        self._initialized = self._owns_polling = False
+        self._started_at = time.monotonic()
+        self._last_status = ProviderStatus.NOT_READY
         self._stop_listening: Callable[[], None] | None = None
-        self._patience = float("inf")  # seconds without news until the definitions are stale
-        self._pause = WATCHING
+        self._stale_after = float("inf")  # seconds after which the definitions are stale
+        self._check_interval = STATUS_INTERVAL
         if self._local is not None:
             config = self._local._config
             interval = float(config.polling_interval_in_seconds)
-            self._pause = min(WATCHING, interval / 2)
+            self._check_interval = min(STATUS_INTERVAL, interval / 2)
             if config.enable_polling and not config.offline:
-                self._patience = STALE_AFTER * interval
+                self._stale_after = STALE_AFTER * interval
         self._watcher = Poller(
-            self._watch, self._pause, has_something=lambda: True, failed=lambda *_: None
+            self._watch, self._check_interval, is_ready=lambda: True, on_error=lambda *_: None
         )
 
     def get_metadata(self) -> Metadata:
@@ -130,13 +131,13 @@ class MixpanelProvider(AbstractProvider):
     def resolve_integer_details(
         self, flag_key: str, default_value: int, evaluation_context: Context = None
     ) -> FlagResolutionDetails[int]:
-        """Return a variant's value if it is an integer; true and 1.0 are none."""
+        """Return a variant's value if it is an integer; true and 1.0 are not."""
         return self._resolver.resolve(FlagType.INTEGER, flag_key, default_value, evaluation_context)
 
     async def resolve_integer_details_async(
         self, flag_key: str, default_value: int, evaluation_context: Context = None
     ) -> FlagResolutionDetails[int]:
-        """Return a variant's value if it is an integer; true and 1.0 are none."""
+        """Return a variant's value if it is an integer; true and 1.0 are not."""
         kind = FlagType.INTEGER
         return await self._resolver.aresolve(kind, flag_key, default_value, evaluation_context)
 
@@ -166,96 +167,99 @@ class MixpanelProvider(AbstractProvider):
         kind = FlagType.OBJECT
         return await self._resolver.aresolve(kind, flag_key, default_value, evaluation_context)
 
-    # ---- life -------------------------------------------------------------------------------
+    # ---- lifecycle --------------------------------------------------------------------------
 
     def initialize(self, evaluation_context: EvaluationContext) -> None:  # noqa: ARG002
-        """Start polling if nobody did, and wait for the first definitions.
+        """Start polling unless it was started before, and wait for the first definitions.
 
-        Waits for the request timeout and a second more at the most, in any thread: a running
-        event loop is held up for as long, unless the client was opened with `async with` before.
-        When it fails, polling goes on, and READY comes when the definitions do.
+        Waits for at most the request timeout plus one second. In a thread with a running event loop
+        that blocks the loop, unless the client was opened with `async with` before. If it fails,
+        polling continues, and READY is emitted once there are definitions.
 
-        :raises ProviderFatalError: when Mixpanel refuses the credentials (401, 403).
-        :raises ProviderNotReadyError: when there are no definitions for another reason.
+        :raises ProviderFatalError: Mixpanel rejects the credentials (401, 403).
+        :raises ProviderNotReadyError: there are no definitions for another reason.
         """
         local = self._local
         if local is None:
             return
-        with self._turning:
-            if not self._live:
-                self._live, self._began = True, time.monotonic()
+        with self._lifecycle_lock:
+            if not self._initialized:
+                self._initialized, self._started_at = True, time.monotonic()
                 self._owns_polling = not local._poller.running
             first_attempt = local._poller.start()
-        end = time.monotonic() + local._patience
-        local._wait(first_attempt, local._patience)
+        end = time.monotonic() + local._start_timeout
+        local._wait(first_attempt, local._start_timeout)
         while not local.are_flags_ready() and local._lease is not None and time.monotonic() < end:
             time.sleep(0.01)  # another process fetches for all
         with self._lock:
-            if not self._live:
-                raise ProviderNotReadyError("shut down before there were flag definitions")
+            if not self._initialized:
+                raise ProviderNotReadyError(
+                    "the provider was shut down before it had flag definitions"
+                )
             ready = local.are_flags_ready()
-            self._told = ProviderStatus.READY if ready else ProviderStatus.ERROR
+            self._last_status = ProviderStatus.READY if ready else ProviderStatus.ERROR
             if self._stop_listening is None:
                 self._stop_listening = local.add_listener(self._changed)
                 self._watcher.start()
         if ready:
             return
         error = local.last_error
-        refused = isinstance(error, FlagsError) and error.status in (401, 403)
-        kind = ProviderFatalError if refused else ProviderNotReadyError
-        raise kind(f"no flag definitions: {error or 'nothing to fetch them from'}") from error
+        rejected = isinstance(error, FlagsError) and error.status in (401, 403)
+        kind = ProviderFatalError if rejected else ProviderNotReadyError
+        raise kind(f"no flag definitions: {error or 'none were received'}") from error
 
     def shutdown(self) -> None:
-        """Stop emitting events, and polling if `initialize` started it.
+        """Stop emitting events, and stop polling if `initialize` started it.
 
-        Idempotent, within a second, callable from any thread. The client stays open: whoever made
-        it closes it.
+        Idempotent; takes a second at most; may be called from any thread. The client stays open.
         """
-        with self._turning:
+        with self._lifecycle_lock:
             with self._lock:
                 stop_listening, self._stop_listening = self._stop_listening, None
-                live, self._live = self._live, False
+                was_initialized, self._initialized = self._initialized, False
             if stop_listening is not None:
                 stop_listening()
             self._watcher.stop()
-            if live and self._owns_polling and self._local is not None:
+            if was_initialized and self._owns_polling and self._local is not None:
                 self._local.stop_polling_for_definitions()
 
     # ---- events -----------------------------------------------------------------------------
 
     def _is_stale(self) -> bool:
         assert self._local is not None
-        if self._watcher.orphaned:  # this is a forked child, and somebody asks for a flag
+        if self._watcher.stopped_by_fork:  # this is a forked child's first evaluation
             self._watcher.resume()
         age = self._local.staleness
-        if age is None:  # nothing was ever fetched, and nobody knows the age of a bootstrap
-            age = time.monotonic() - self._began
-        return age > self._patience
+        if age is None:  # nothing was ever fetched, and the age of a bootstrap is unknown
+            age = time.monotonic() - self._started_at
+        return age > self._stale_after
 
     async def _watch(self) -> None:
-        # First a pause: what `initialize` ends with has to be told before anything else.
-        await anyio.sleep(self._pause)
-        self._look()
+        # Pause first: OpenFeature must handle the end of `initialize` before other events.
+        await anyio.sleep(self._check_interval)
+        self._emit_status()
 
-    def _look(self) -> None:
-        """Tell OpenFeature if the definitions came, grew stale, or are fresh again."""
+    def _emit_status(self) -> None:
+        """Emit READY or STALE if the status changed."""
         assert self._local is not None
         with self._lock:
             if self._stop_listening is None or not self._local.are_flags_ready():
                 return
             status = ProviderStatus.STALE if self._is_stale() else ProviderStatus.READY
-            if status is self._told:
+            if status is self._last_status:
                 return
-            self._told = status
-        with suppress(AttributeError, RuntimeError):  # detached, or the interpreter ends
+            self._last_status = status
+        with suppress(AttributeError, RuntimeError):  # detached, or at interpreter shutdown
             if status is ProviderStatus.STALE:
-                message = str(self._local.last_error or "no news of the flag definitions")
+                message = str(
+                    self._local.last_error or "the flag definitions have not been updated"
+                )
                 self.emit_provider_stale(ProviderEventDetails(message=message))
             else:
                 self.emit_provider_ready(ProviderEventDetails())
 
     def _changed(self, keys: frozenset[str]) -> None:
-        self._look()
+        self._emit_status()
         if self._stop_listening is not None:
             with suppress(AttributeError, RuntimeError):
                 details = ProviderEventDetails(flags_changed=sorted(keys))
@@ -269,16 +273,17 @@ class MixpanelProvider(AbstractProvider):
         evaluation_context: Context = None,
         tracking_event_details: TrackingEventDetails | None = None,
     ) -> None:
-        """Track an event of the targeting key's user; its value becomes the property `value`.
+        """Track an event of the user with the targeting key; its value becomes a property `value`.
 
-        Sync code tracks as its client does: the default consumer sends at once and raises what goes
-        wrong. In a running loop, and with an `AsyncMixpanel`, it never waits: the event is
-        enqueued, and leaves soon or when the client is flushed. Without a client nothing happens.
+        In sync code it does what `Mixpanel.track` does: the default consumer sends the event at
+        once and raises errors. In a running event loop, and with an `AsyncMixpanel`, it never
+        waits: the event is enqueued, and sent soon or when the client is flushed. Without a client
+        it does nothing.
 
-        :raises GeneralError: for an event without a name.
+        :raises GeneralError: the event has no name.
         """
         if not tracking_event_name:
-            raise GeneralError("an event needs a name")
+            raise GeneralError("tracking_event_name must not be empty")
         if self._client is None:
             return
         properties: dict[str, Any] = {}
@@ -287,7 +292,7 @@ class MixpanelProvider(AbstractProvider):
             if tracking_event_details.value is not None:
                 properties["value"] = tracking_event_details.value
         distinct_id = as_context(evaluation_context).get("distinct_id")
-        if isinstance(self._client, Mixpanel) and not background_loop.in_async():
+        if isinstance(self._client, Mixpanel) and not event_loop.is_running():
             self._client.track(distinct_id, tracking_event_name, properties)
         else:
             self._client._track_exposure(distinct_id, tracking_event_name, properties)
@@ -299,6 +304,6 @@ def _flags_of(source: Mixpanel | AsyncMixpanel | Flags) -> Flags:
     flags = source._local_flags or source._remote_flags
     if flags is None:
         raise ConfigurationError(
-            "the client has no flags: give it local_flags_config=LocalFlagsConfig()"
+            "the client has no flags: pass it local_flags_config=LocalFlagsConfig()"
         )
     return flags

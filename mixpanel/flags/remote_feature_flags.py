@@ -1,4 +1,4 @@
-"""Ask Mixpanel which variant a user gets: one request each, or a short cache in between."""
+"""Evaluate flags on Mixpanel's servers: one request for each evaluation, or a short cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 import anyio.to_thread
@@ -23,8 +23,9 @@ from mixpanel._records.encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced
 from mixpanel.flags import overrides
-from mixpanel.flags._exposures.reporter import Reporter
-from mixpanel.flags._fetching.requests import Asker, FlagsError, decoded
+from mixpanel.flags._exposures.reporter import ExposureReporter
+from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
+from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.limits import MAX_FLAGS
 from mixpanel.flags.types import FallbackReason, RemoteFlagsConfig, SelectedVariant, VariantSource
 
@@ -34,29 +35,29 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteFeatureFlagsProvider"]
 
-LARGEST_ANSWER = 4 * 1024 * 1024
-DECODED_AT_ONCE = 128 * 1024  # bytes; more of them would hold up the loop
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024
+INLINE_DECODE_BYTES = 128 * 1024  # a longer response is decoded in a thread, not in the loop
 
-Question = tuple[Any, str | None, bytes]
-Answered = tuple[dict[str, SelectedVariant], datetime, datetime, float]
+CacheKey = tuple[Any, str | None, bytes]
+Evaluation = tuple[dict[str, SelectedVariant], datetime, datetime, float]
 
 
-class _Asking:
-    """A request under way, for all who wait for the same answer."""
+class _PendingRequest:
+    """A request in flight, shared by all evaluations that need the same response."""
 
     def __init__(self) -> None:
-        self.over = anyio.Event()
-        self.outcome: Answered | FlagsError | None = None
+        self.done = anyio.Event()
+        self.outcome: Evaluation | FlagsError | None = None
 
 
 class RemoteFeatureFlagsProvider:
-    """Decide flags remotely; a client makes one when it is given `remote_flags_config`.
+    """Evaluate flags remotely; a client given `remote_flags_config` has one as `remote_flags`.
 
-    Every method exists for async code, with an `a` before its name, and for sync code. None of them
-    raises on what the server does: they return the fallback with reason `BACKEND_ERROR`.
+    Each method has a sync form and an async form whose name starts with `a`. None of them raises
+    when the request fails: they return the fallback with the reason `BACKEND_ERROR`.
 
-    With `cache_time_to_live` seconds in the configuration, answers are kept that long for the same
-    context, and callers who ask at the same time share one request.
+    With a `cache_time_to_live` in the configuration, variants are cached for that many seconds for
+    the same context, and evaluations at the same time share one request.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class RemoteFeatureFlagsProvider:
         transport: TransportOptions | None = None,
     ) -> None:
         self._config = config
-        self._asker = Asker(token, config, version, credentials, origin)
-        self._reporter = Reporter(tracker, config, "remote")
+        self._api = FlagsApi(token, config, version, credentials, origin)
+        self._reporter = ExposureReporter(tracker, config, "remote")
         self._connections = LoopConnections(
             transport or TransportOptions(),
             deadline=float(config.request_timeout_in_seconds),
-            answer_bytes=LARGEST_ANSWER + 1,
+            max_response_bytes=MAX_RESPONSE_BYTES + 1,
         )
-        self._cache: OrderedDict[Question, tuple[float, Answered]] = OrderedDict()
-        self._asking: dict[Question, _Asking] = {}
+        self._cache: OrderedDict[CacheKey, tuple[float, Evaluation]] = OrderedDict()
+        self._pending: dict[CacheKey, _PendingRequest] = {}
         self._last_error: Exception | None = None
 
     # ---- async ------------------------------------------------------------------------------
@@ -93,22 +94,25 @@ class RemoteFeatureFlagsProvider:
     ) -> SelectedVariant:
         """Return the variant that the context's user gets, or the fallback with its reason.
 
-        `context` needs a `distinct_id`. A flag that does not exist and one that the user takes no
-        part in look the same from here: `FLAG_NOT_FOUND`.
+        `context` needs a `distinct_id`. The server does not distinguish a flag that does not exist
+        from one that does not include the user: both are `FLAG_NOT_FOUND`.
         """
         overridden = overrides.current()
         if overridden is not None and flag_key in overridden:
             return overridden[flag_key]
         try:
-            variants, started, completed, latency = await self._answered(context, flag_key)
+            variants, started, completed, latency = await self._evaluate(context, flag_key)
         except FlagsError as error:
-            return _fallback(fallback_value, FallbackReason.backend_error(str(error)))
+            reason = FallbackReason.backend_error(str(error))
+            return fallback(reason).with_fallback(fallback_value)
         selected = variants.get(flag_key)
         if selected is None:
-            return _fallback(fallback_value, FallbackReason.flag_not_found())
+            return fallback(FallbackReason.flag_not_found()).with_fallback(fallback_value)
         if reportExposure:
-            who = context.get("distinct_id")
-            self._reporter.automatic(flag_key, selected, context, who, latency, started, completed)
+            distinct_id = context.get("distinct_id")
+            self._reporter.report_evaluation(
+                flag_key, selected, context, distinct_id, latency, started, completed
+            )
         return selected
 
     async def aget_variant_value(
@@ -119,15 +123,15 @@ class RemoteFeatureFlagsProvider:
         return variant.variant_value
 
     async def ais_enabled(self, flag_key: str, context: Mapping[str, Any]) -> bool:
-        """Tell whether the flag's value is exactly true for the context's user."""
+        """Return True if the flag's value is exactly true for the context's user."""
         return await self.aget_variant_value(flag_key, None, context) is True
 
     async def aget_all_variants(
         self, context: Mapping[str, Any]
     ) -> dict[str, SelectedVariant] | None:
-        """Return the variants of all flags the user takes part in; None when nobody could say."""
+        """Return the variants of all flags that include the user; None if the request failed."""
         try:
-            variants, *_ = await self._answered(context, None)
+            variants, *_ = await self._evaluate(context, None)
         except FlagsError:
             return None
         return variants | dict(overrides.current() or {})
@@ -135,100 +139,99 @@ class RemoteFeatureFlagsProvider:
     async def atrack_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
-        """Report that the user was exposed to a variant; enqueued, never raises."""
-        self._reporter.manual(flag_key, variant, context)
+        """Report that the user was exposed to a variant: the event is enqueued. Never raises."""
+        self._reporter.report_explicit(flag_key, variant, context)
 
     # ---- sync -------------------------------------------------------------------------------
 
-    @property
-    def _core(self) -> RemoteFeatureFlagsProvider:
-        return self
-
-    get_variant = synced(aget_variant)
-    get_variant_value = synced(aget_variant_value)
-    is_enabled = synced(ais_enabled)
-    get_all_variants = synced(aget_all_variants)
+    get_variant: Final = synced(aget_variant)
+    get_variant_value: Final = synced(aget_variant_value)
+    is_enabled: Final = synced(ais_enabled)
+    get_all_variants: Final = synced(aget_all_variants)
 
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
     ) -> None:
-        """Report that the user was exposed to a variant; enqueued, never raises."""
-        self._reporter.manual(flag_key, variant, context)
+        """Report that the user was exposed to a variant: the event is enqueued. Never raises."""
+        self._reporter.report_explicit(flag_key, variant, context)
 
     @property
     def last_error(self) -> Exception | None:
-        """Return why the latest answer could not be had; None when it could."""
+        """Why the latest request failed; None if it did not."""
         return self._last_error
 
-    # ---- asking -----------------------------------------------------------------------------
+    # ---- requests ---------------------------------------------------------------------------
 
-    async def _answered(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
+    async def _evaluate(self, context: Mapping[str, Any], flag_key: str | None) -> Evaluation:
         try:
-            answered = await self._shared(context, flag_key)
+            evaluation = await self._fetch_cached(context, flag_key)
         except FlagsError as error:
             self._last_error = error
             raise
         self._last_error = None
-        return answered
+        return evaluation
 
-    async def _shared(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
-        """Return an answer that is kept, or under way, or else ask."""
-        keep = self._config.cache_time_to_live
-        if keep <= 0:
-            return await self._ask(context, flag_key)
-        who = _question(context, flag_key)
+    async def _fetch_cached(self, context: Mapping[str, Any], flag_key: str | None) -> Evaluation:
+        """Return what is cached, or what a request in flight returns, or else send a request."""
+        time_to_live = self._config.cache_time_to_live
+        if time_to_live <= 0:
+            return await self._fetch(context, flag_key)
+        key = _cache_key(context, flag_key)
         while True:
-            kept = self._cache.get(who)
-            if kept is not None and time.monotonic() - kept[0] < keep:
-                return kept[1]
-            asking = self._asking.get(who)
-            if asking is None:
+            cached = self._cache.get(key)
+            if cached is not None and time.monotonic() - cached[0] < time_to_live:
+                return cached[1]
+            pending = self._pending.get(key)
+            if pending is None:
                 break
-            await asking.over.wait()
-            # Without an outcome the one who asked was cancelled, and the next one asks.
-            if isinstance(asking.outcome, FlagsError):
-                raise asking.outcome.again()
-            if asking.outcome is not None:
-                return asking.outcome
-        asking = self._asking[who] = _Asking()
+            await pending.done.wait()
+            # Without an outcome its sender was cancelled: the next one to wake up sends another.
+            if isinstance(pending.outcome, FlagsError):
+                raise pending.outcome.copy()
+            if pending.outcome is not None:
+                return pending.outcome
+        pending = self._pending[key] = _PendingRequest()
         try:
-            answered = asking.outcome = await self._ask(context, flag_key)
-            self._cache[who] = time.monotonic(), answered
+            evaluation = pending.outcome = await self._fetch(context, flag_key)
+            self._cache[key] = time.monotonic(), evaluation
             while len(self._cache) > self._config.cached_contexts:
                 self._cache.popitem(last=False)
-            return answered
+            return evaluation
         except FlagsError as error:
-            asking.outcome = error
+            pending.outcome = error
             raise
         finally:
-            if self._asking.get(who) is asking:
-                del self._asking[who]
-            asking.over.set()
+            if self._pending.get(key) is pending:
+                del self._pending[key]
+            pending.done.set()
 
-    async def _ask(self, context: Mapping[str, Any], flag_key: str | None) -> Answered:
+    async def _fetch(self, context: Mapping[str, Any], flag_key: str | None) -> Evaluation:
         try:
-            request = self._asker.evaluation(context, flag_key)
+            request = self._api.evaluation(context, flag_key)
         except Exception as error:
-            raise _unsendable(error) from None
-        started, began = datetime.now(), time.perf_counter()  # noqa: DTZ005 - as officially
-        reply = await self._connections.send(request)
-        latency, completed = time.perf_counter() - began, datetime.now()  # noqa: DTZ005
-        if isinstance(reply, Response) and len(reply.body) > DECODED_AT_ONCE:
-            variants = await anyio.to_thread.run_sync(_variants, reply, abandon_on_cancel=True)
+            raise _encoding_error(error) from None
+        # Naive local time, as the official SDK reports it.
+        started, clock = datetime.now(), time.perf_counter()  # noqa: DTZ005
+        response = await send(self._connections, request)
+        latency, completed = time.perf_counter() - clock, datetime.now()  # noqa: DTZ005
+        if isinstance(response, Response) and len(response.body) > INLINE_DECODE_BYTES:
+            variants = await anyio.to_thread.run_sync(
+                _parse_variants, response, abandon_on_cancel=True
+            )
         else:
-            variants = _variants(reply)
+            variants = _parse_variants(response)
         return variants, started, completed, latency
 
-    # ---- life -------------------------------------------------------------------------------
+    # ---- lifecycle --------------------------------------------------------------------------
 
     def shutdown(self) -> None:
-        """Close the connections; callable from any thread."""
-        background_loop.soon(self._connections.aclose)
+        """Close the connections; may be called from any thread."""
+        background_loop.submit_if_running(self._connections.aclose)
 
     async def ashutdown(self) -> None:
         """Close the connections."""
         await self._connections.aclose()
-        background_loop.soon(self._connections.aclose)
+        background_loop.submit_if_running(self._connections.aclose)
 
     def __enter__(self) -> Self:
         return self
@@ -243,52 +246,47 @@ class RemoteFeatureFlagsProvider:
         await self.ashutdown()
 
 
-def _question(context: Mapping[str, Any], flag_key: str | None) -> Question:
-    """Name what is asked; the answer to another loop's question could not be awaited here."""
-    here = event_loop.running()
+def _cache_key(context: Mapping[str, Any], flag_key: str | None) -> CacheKey:
+    """Return the cache key. It includes the loop: requests cannot be shared between event loops."""
+    loop = event_loop.running_loop()
     try:
-        return here and here.key, flag_key, dumps(dict(context))[0]
+        return loop and loop.key, flag_key, dumps(dict(context))[0]
     except Exception as error:
-        raise _unsendable(error) from None
+        raise _encoding_error(error) from None
 
 
-def _unsendable(error: Exception) -> FlagsError:
-    return FlagsError(f"the context cannot be sent: {type(error).__name__}")
+def _encoding_error(error: Exception) -> FlagsError:
+    return FlagsError(f"the context cannot be encoded: {type(error).__name__}")
 
 
-def _variants(reply: Response | TransportFailure) -> dict[str, SelectedVariant]:
-    """Return the variants in an answer.
+def _parse_variants(response: Response | TransportFailure) -> dict[str, SelectedVariant]:
+    """Return the variants in a response.
 
     :raises FlagsError: there are none, or too many.
     """
-    data = decoded(reply, LARGEST_ANSWER)
+    data = decode_response(response, MAX_RESPONSE_BYTES)
     flags = data.get("flags") if isinstance(data, dict) else None
     if not isinstance(flags, dict):
-        raise FlagsError('HTTP 200: the answer has no "flags"')
+        raise FlagsError('HTTP 200: the response has no "flags"')
     if len(flags) > MAX_FLAGS:
-        raise FlagsError(f"HTTP 200: {len(flags):,} flags: at most {MAX_FLAGS:,}")
-    return {key: made for key, raw in flags.items() if (made := _variant(raw)) is not None}
+        raise FlagsError(f"HTTP 200: {len(flags):,} flags (limit: {MAX_FLAGS:,})")
+    return {key: made for key, raw in flags.items() if (made := _parse_variant(raw)) is not None}
 
 
-def _variant(raw: Any) -> SelectedVariant | None:
-    """Read one flag of the answer; None for one that makes no sense, which harms no other."""
+def _parse_variant(raw: Any) -> SelectedVariant | None:
+    """Return the variant of one flag in the response; None if it is malformed."""
     if not isinstance(raw, Mapping) or not isinstance(raw.get("variant_key"), str):
         return None
 
-    def one(name: str, kind: type) -> Any:
+    def typed(name: str, kind: type) -> Any:
         value = raw.get(name)
         return value if isinstance(value, kind) else None
 
     return SelectedVariant(
         raw.get("variant_value"),
         raw["variant_key"],
-        one("experiment_id", str),
-        one("is_experiment_active", bool),
-        one("is_qa_tester", bool),
+        typed("experiment_id", str),
+        typed("is_experiment_active", bool),
+        typed("is_qa_tester", bool),
         VariantSource.REMOTE,
     )
-
-
-def _fallback(fallback: SelectedVariant, reason: FallbackReason) -> SelectedVariant:
-    failed = SelectedVariant(None, variant_source=VariantSource.FALLBACK, fallback_reason=reason)
-    return failed.or_fallback(fallback)

@@ -1,14 +1,14 @@
-"""Name what flags are made of: definitions, selected variants, reasons and configurations.
+"""The types of flags: definitions, selected variants, fallback reasons and configurations.
 
-Definitions come from strangers, so they are pydantic models: unknown keys are ignored and a wrong
-type says where it stands. A selected variant is made on the hot path, where a pydantic model would
-cost more than the whole evaluation: it is a frozen, slotted dataclass. Configurations are plain
-dataclasses with the positional order of mixpanel 5.4.
+Definitions come over the network, so they are pydantic models: unknown keys are ignored, and an
+error names the field with the wrong type. Selected variants are made on the hot path, where a
+pydantic model would cost more than the whole evaluation: they are frozen dataclasses with slots.
+Configurations are plain dataclasses whose fields have the order of mixpanel 5.4.
 """
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -18,7 +18,7 @@ from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 from mixpanel.settings import Region
 
 __all__ = [
-    "NOTHING",
+    "NO_FALLBACK",
     "ExperimentationFlag",
     "ExperimentationFlags",
     "FallbackKind",
@@ -52,7 +52,7 @@ FallbackKind = Literal[
 
 
 class VariantSource:
-    """Say where a selected variant comes from."""
+    """Where a selected variant comes from."""
 
     LOCAL: Final = "local"
     REMOTE: Final = "remote"
@@ -61,7 +61,7 @@ class VariantSource:
 
 @dataclass(frozen=True, slots=True)
 class FallbackReason:
-    """Say why the fallback was served.
+    """Why the fallback was served.
 
     The first four kinds are the official ones. The others are ours: `COHORT_ROLLOUT` and
     `RUNTIME_EVENT_ROLLOUT` (only Mixpanel's servers can decide that rollout), `RULE_ERROR` (a rule
@@ -74,30 +74,31 @@ class FallbackReason:
 
     @staticmethod
     def flag_not_found() -> "FallbackReason":
-        """Name a flag without a definition."""
+        """Return the reason for a flag without a definition."""
         return FallbackReason("FLAG_NOT_FOUND")
 
     @staticmethod
     def missing_context_key(key: str) -> "FallbackReason":
-        """Name the context key whose value is missing or falsy."""
+        """Return the reason for a context whose value under `key` is missing or falsy."""
         return FallbackReason("MISSING_CONTEXT_KEY", key)
 
     @staticmethod
     def no_rollout_match() -> "FallbackReason":
-        """Say that no rollout took this user."""
+        """Return the reason for a user whom no rollout includes."""
         return FallbackReason("NO_ROLLOUT_MATCH")
 
     @staticmethod
     def backend_error(message: str) -> "FallbackReason":
-        """Say what remote evaluation answered instead of variants."""
+        """Return the reason for a remote evaluation that failed."""
         return FallbackReason("BACKEND_ERROR", message)
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedVariant:
-    """Hold the variant that a user gets, or the fallback with its reason.
+    """The variant that a user gets, or the fallback and its reason.
 
-    Frozen, because evaluations of the same flag share it: use `dataclasses.replace` to change one.
+    It is frozen, because evaluations of the same flag share it: use `dataclasses.replace` to make a
+    changed copy.
     """
 
     variant_value: Any
@@ -108,35 +109,30 @@ class SelectedVariant:
     variant_source: str | None = None
     fallback_reason: FallbackReason | None = None
 
-    def or_fallback(self, fallback: "SelectedVariant | Any") -> "SelectedVariant":
-        """Return this variant if a rollout chose it, else the fallback with this one's reason."""
-        if self.variant_source != VariantSource.FALLBACK or fallback is NOTHING:
+    def with_fallback(self, fallback: "SelectedVariant | Any") -> "SelectedVariant":
+        """Return this variant if it was selected, else the fallback with this one's reason."""
+        if self.variant_source != VariantSource.FALLBACK or fallback is NO_FALLBACK:
             return self
+        # Fallbacks are rarely needed, so code may have passed a bare value for long unnoticed:
+        # better to serve it than to fail now.
         if not isinstance(fallback, SelectedVariant):
-            fallback = SelectedVariant(
-                fallback
-            )  # a bare value must not fail on the day it is needed
-        # A frozen dataclass's __init__ costs as much as an evaluation; writing its slots, half.
-        made = object.__new__(SelectedVariant)
-        _set_value(made, fallback.variant_value)
-        _set_key(made, fallback.variant_key)
-        _set_experiment(made, fallback.experiment_id)
-        _set_active(made, fallback.is_experiment_active)
-        _set_tester(made, fallback.is_qa_tester)
-        _set_source(made, VariantSource.FALLBACK)
-        _set_reason(made, self.fallback_reason)
-        return made
+            fallback = SelectedVariant(fallback)
+        return SelectedVariant(
+            fallback.variant_value,
+            fallback.variant_key,
+            fallback.experiment_id,
+            fallback.is_experiment_active,
+            fallback.is_qa_tester,
+            VariantSource.FALLBACK,
+            self.fallback_reason,
+        )
 
 
-_set_value, _set_key, _set_experiment, _set_active, _set_tester, _set_source, _set_reason = (
-    getattr(SelectedVariant, each.name).__set__ for each in fields(SelectedVariant)
-)
-
-NOTHING: Final = SelectedVariant(None)
-"""A fallback without a value: `or_fallback` has nothing to copy from it."""
+NO_FALLBACK: Final = SelectedVariant(None)
+"""A fallback without a value: `with_fallback` returns the variant as it is."""
 
 
-def _filled(empty: Any) -> BeforeValidator:
+def _null_as(empty: Any) -> BeforeValidator:
     return BeforeValidator(lambda value: empty if value is None else value)
 
 
@@ -145,25 +141,26 @@ class _Definition(BaseModel):
 
 
 class Variant(_Definition):
-    """Describe one variant: its key, its value and its share of 0 to 1."""
+    """One variant: its key, its value, and the fraction (0 to 1) of users who get it."""
 
     key: str
     value: Any = None
     is_control: bool = False
-    is_sticky: Annotated[bool, _filled(empty=False)] = False
-    split: Annotated[float, _filled(0.0)] = 0.0
+    is_sticky: Annotated[bool, _null_as(empty=False)] = False
+    split: Annotated[float, _null_as(0.0)] = 0.0
 
 
 class VariantOverride(_Definition):
-    """Name the variant that everyone in a rollout gets."""
+    """The variant that everyone in a rollout gets."""
 
     key: str
 
 
 class Rollout(_Definition):
-    """Describe one rollout: who takes part (a share of 0 to 1, rules) and how variants are split.
+    """One rollout: which users it includes (a fraction of 0 to 1, rules), and how it splits them.
 
-    The rules stay as they came: each is compiled by itself, so a bad one disables only its rollout.
+    Rules are not validated here: each is compiled separately, so that a bad one disables only its
+    rollout.
     """
 
     rollout_percentage: float
@@ -172,25 +169,25 @@ class Rollout(_Definition):
     runtime_evaluation_definition: Any = None
     runtime_event_rule: Any = None
     variant_override: VariantOverride | None = None
-    variant_splits: Mapping[str, Annotated[float, _filled(0.0)]] | None = None
+    variant_splits: Mapping[str, Annotated[float, _null_as(0.0)]] | None = None
 
 
 class FlagTestUsers(_Definition):
-    """Map a distinct_id to the variant that this tester gets."""
+    """The variant that each test user gets, by distinct_id."""
 
-    users: Annotated[Mapping[str, str], _filled({})] = {}
+    users: Annotated[Mapping[str, str], _null_as({})] = {}
 
 
 class RuleSet(_Definition):
-    """Hold a flag's variants, rollouts and test users."""
+    """A flag's variants, rollouts and test users."""
 
-    variants: Annotated[list[Variant], _filled([])]
-    rollout: Annotated[list[Rollout], _filled([])]
+    variants: Annotated[list[Variant], _null_as([])]
+    rollout: Annotated[list[Rollout], _null_as([])]
     test: FlagTestUsers | None = None
 
 
 class ExperimentationFlag(_Definition):
-    """Describe one flag; `context` is the assignment key, such as distinct_id or a group key."""
+    """One flag; `context` is the assignment key, such as distinct_id or a group key."""
 
     key: str
     context: str
@@ -205,20 +202,21 @@ class ExperimentationFlag(_Definition):
 
 
 class ExperimentationFlags(_Definition):
-    """Hold the answer of the definitions endpoint."""
+    """The response of the definitions endpoint."""
 
     flags: list[ExperimentationFlag]
 
 
 @dataclass
 class FlagsConfig:
-    """Configure what local and remote flags have in common.
+    """Options of local and remote flags.
 
-    - `api_host`: a host or full URL; `region` or `base_url` are the better way, and without any of
-      them the client's own region holds.
-    - `exposure_executor`: where a tracker of your own that blocks is called.
-    - `exposure_time_to_live`: seconds for which the same flag, variant and assignment value is not
-      reported again, among the last `remembered_exposures`; 0 reports every evaluation.
+    - `api_host`: a host or full URL, as in mixpanel 5.x. Prefer `region` or `base_url`; without any
+      of the three, the client's region applies.
+    - `exposure_executor`: runs the tracker, for one of your own that blocks.
+    - `exposure_time_to_live`: seconds during which the exposure of the same flag, variant and
+      assignment value is not reported again; 0 reports every evaluation. The last
+      `remembered_exposures` are remembered.
     """
 
     api_host: str = "api.mixpanel.com"
@@ -232,21 +230,21 @@ class FlagsConfig:
 
 @dataclass
 class LocalFlagsConfig(FlagsConfig):
-    """Configure local evaluation.
+    """Options of local evaluation.
 
     - `enable_polling`: False fetches once.
-    - `rule_engine`: "json-logic" decides rules as mixpanel-python 5.x does, bug for bug.
-    - `bootstrap`: definitions to start with, as a dict or the path of a JSON file: a regular one of
-      at most 64 MiB that not everybody may write to.
-    - `offline`: never fetch; needs a bootstrap or a snapshot to serve anything.
-    - `snapshot_path`: keep the last good definitions in this file. It is written for its owner
-      only, and read only if it is a regular file of at most 64 MiB (not a link) that belongs to
-      this process's user or to root, and that nobody else may write to; else a warning says why,
-      and the next fetch puts a new file in its place. A folder, FIFO or device is refused with a
-      `ConfigurationError`.
-    - `share_polling`: of all processes with the same `snapshot_path`, one polls for all. Mixpanel
-      bills every poll.
-    - `max_definitions_bytes`: a larger answer or bootstrap file is refused, and the last good
+    - `polling_interval_in_seconds`: the time between two fetches.
+    - `rule_engine`: "json-logic" evaluates rules as mixpanel-python 5.x does, including its bugs.
+    - `bootstrap`: definitions to start with, as a dict or the path of a JSON file: a regular file
+      of at most `max_definitions_bytes` that is not writable by everyone.
+    - `offline`: never fetch; a bootstrap or a snapshot provides the definitions.
+    - `snapshot_path`: save the last good definitions to this file, readable by its owner only. It
+      is loaded only if it is a regular file (not a link) that belongs to this process's user or to
+      root and that no other user may write to; otherwise a warning says why it is ignored, and the
+      next fetch replaces it. For a folder, FIFO or device a `ConfigurationError` is raised.
+    - `share_polling`: of all processes with the same `snapshot_path`, one polls for all of them.
+      Mixpanel bills each poll.
+    - `max_definitions_bytes`: a larger response or bootstrap file is rejected, and the last good
       definitions stay.
     """
 
@@ -262,9 +260,10 @@ class LocalFlagsConfig(FlagsConfig):
 
 @dataclass
 class RemoteFlagsConfig(FlagsConfig):
-    """Configure remote evaluation.
+    """Options of remote evaluation.
 
-    With `cache_time_to_live` seconds above 0, the last `cached_contexts` answers are kept so long.
+    - `cache_time_to_live`: seconds for which the variants of a context are cached; 0 caches none.
+    - `cached_contexts`: how many contexts are cached, the most recent ones.
     """
 
     cache_time_to_live: float = field(default=0.0, kw_only=True)

@@ -11,6 +11,7 @@ from tests.benchmarks.ring import HERE, Contestant, Result, compete, interpreter
 from tests.benchmarks.sink import Sink
 
 MILLION = 1_000_000
+TEN = 10 * MILLION
 
 
 @dataclass
@@ -281,6 +282,48 @@ def fetched() -> Row:
     return Row("fetch into DuckDB", how, list(results.values()), at_least=250_000, times=times)
 
 
+def segmented() -> Row:
+    """A segmentation of a million local events."""
+    return reported("segmentation", "by plan and day, of one event in eight")
+
+
+def funnelled() -> Row:
+    """A funnel over a million local events."""
+    return reported("funnel", "three steps within 7 days, each user's best attempt")
+
+
+def retained() -> Row:
+    """Retention over a million local events."""
+    return reported("retention", "31 cohorts, 11 intervals of 24 hours")
+
+
+def reported(report: str, how: str) -> Row:
+    tasks = {"ours": "ours", "SQL by hand": "hand", "pandas, from memory": "pandas"}
+    results = {
+        label: Result(label, [], "s", more_is_better=False) for label in (*tasks, f"ours, {TEN:,}")
+    }
+    with TemporaryDirectory() as folder:
+        for events, chosen in ((MILLION, tasks), (TEN, {f"ours, {TEN:,}": "ours"})):
+            path, answers = Path(folder) / f"{events}.db", set()
+            run_json([sys.executable, HERE / "peer_reports.py", "make", path, str(events)], "ours")
+            for label, task in chosen.items():
+                command = [sys.executable, HERE / "peer_reports.py", task, path, report]
+                measured = run_json(command, "ours")
+                answers.add(measured["answer"])
+                results[label].figures.append(measured["seconds"])
+                results[label].notes["peak MB"] = round(measured["megabytes"])
+            assert len(answers) == 1, answers
+            path.unlink()
+    return Row(
+        f"local {report}",
+        f"1,000,000 events in a DuckDB file, {how}; best of 3 once warm, and all agree; pandas has "
+        "its frame in memory, with the property as a column",
+        list(results.values()),
+        at_most=1.0,
+        times={"SQL by hand": 0.5},
+    )
+
+
 ROWS: dict[str, Callable[..., Row]] = {
     row.__name__: row
     for row in (
@@ -298,5 +341,8 @@ ROWS: dict[str, Callable[..., Row]] = {
         flag,
         flags100,
         fetched,
+        segmented,
+        funnelled,
+        retained,
     )
 }

@@ -12,15 +12,15 @@ from mixpanel import ClosedError, ConfigurationError, Limits, RejectedError, Ret
 from mixpanel.bulk import ImportInterrupted
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth
 from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
-from tests.cdp.cdp_worlds import FACES, WORLDS, messages
+from tests.cdp.run_clients import FACES, RUNTIMES, messages
 from tests.cdp.test_oauth import key_pair
 
-QUICK = RetryPolicy(first_wait=0.01, longest_wait=0.05, max_age=20.0)
-MANY = {"limits": Limits(batch_records=100)}  # requests, of few messages
+QUICK = RetryPolicy(first_wait=0.01, max_wait=0.05, max_age=20.0)
+MANY = {"limits": Limits(max_batch_size=100)}  # requests, of few messages
 AT = 1_700_000_000
 
 
-def past(count, **more):
+def past_message_composer(count, **more):
     for n in range(count):
         yield {
             "type": "track",
@@ -31,12 +31,12 @@ def past(count, **more):
         }
 
 
-def backfilled(world, emu, vendor, rows, options=None, **arguments):
+def backfilled(runtime, emu, vendor, rows, options=None, **arguments):
     """Backfill from asyncio, trio or plain sync code."""
     asynchronous, synchronous = FACES[vendor]
     options = {"base_url": getattr(emu, f"{vendor}_url"), **(options or {})}
     arguments = {"retry": QUICK, **arguments}
-    if world == "sync":
+    if runtime == "sync":
         with synchronous("k", **options) as client:
             return client.backfill(rows, **arguments)
 
@@ -44,19 +44,19 @@ def backfilled(world, emu, vendor, rows, options=None, **arguments):
         async with asynchronous("k", **options) as client:
             return await client.backfill(rows, **arguments)
 
-    return anyio.run(go, backend=world)
+    return anyio.run(go, backend=runtime)
 
 
 def numbers(emu, vendor):
     return sorted(one["properties"]["n"] for one in messages(emu, vendor, unique=True))
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("vendor", FACES)
-def test_a_generator_arrives_whole_with_its_times(emu, world, vendor):
+def test_a_generator_arrives_whole_with_its_times(emu, runtime, vendor):
     """In batches as large as the dialect's; the timestamps are those of the rows."""
-    result = backfilled(world, emu, vendor, past(2001))
-    assert (result.imported, result.failed, result.position) == (2001, 0, 2001)
+    result = backfilled(runtime, emu, vendor, past_message_composer(2001))
+    assert (result.imported, result.rejected, result.position) == (2001, 0, 2001)
     assert (result.ok, result.requests) == (True, 2)
     assert numbers(emu, vendor) == list(range(2001))
     assert {one["timestamp"][:10] for one in messages(emu, vendor)} == {"2023-11-14"}
@@ -65,14 +65,16 @@ def test_a_generator_arrives_whole_with_its_times(emu, world, vendor):
 @pytest.mark.parametrize(
     ("limits", "requests", "largest"),
     [
-        (Limits(batch_records=30), 4, 30),
-        (Limits(batch_records=2000), 1, 100),
-        (Limits(batch_bytes=1), 100, 1),
+        (Limits(max_batch_size=30), 4, 30),
+        (Limits(max_batch_size=2000), 1, 100),
+        (Limits(max_batch_bytes=1), 100, 1),
     ],
 )
 def test_the_clients_limits_bound_its_batches(emu, limits, requests, largest):
     """Those given count where they are below the vendor's; a message alone goes in any case."""
-    result = backfilled("asyncio", emu, "customerio", past(100), {"limits": limits})
+    result = backfilled(
+        "asyncio", emu, "customerio", past_message_composer(100), {"limits": limits}
+    )
     assert (result.imported, result.requests) == (100, requests)
     sizes = [len(json.loads(r.body)["batch"]) for r in emu.requests("/customerio/v1/batch")]
     assert (max(sizes), sum(sizes)) == (largest, 100)
@@ -88,7 +90,7 @@ def test_faults_lose_nothing_and_copy_nothing(emu, vendor):
         Fault.status(500),
         Fault.reset("before"),
     )
-    result = backfilled("asyncio", emu, vendor, past(3000), MANY)
+    result = backfilled("asyncio", emu, vendor, past_message_composer(3000), MANY)
     assert (result.imported, result.retried) == (3000, 5)
     assert numbers(emu, vendor) == list(range(3000))
 
@@ -96,7 +98,7 @@ def test_faults_lose_nothing_and_copy_nothing(emu, vendor):
 def test_twice_makes_no_copies(emu):
     """The id is made of the content."""
     for _ in range(2):
-        assert backfilled("asyncio", emu, "customerio", past(250)).imported == 250
+        assert backfilled("asyncio", emu, "customerio", past_message_composer(250)).imported == 250
     assert len(messages(emu, "customerio")) == 500
     assert numbers(emu, "customerio") == list(range(250))
 
@@ -105,33 +107,33 @@ def test_a_refused_row_is_named_and_the_rest_arrives(emu):
     """Position, reason and record; what is too large never leaves."""
 
     def rows():
-        yield from past(120)
+        yield from past_message_composer(120)
         yield {"type": "track", "userId": "u", "event": "No time"}
         yield {"type": "tracks"}
-        yield {**next(past(1)), "properties": {"text": "x" * 32_000}}
+        yield {**next(past_message_composer(1)), "properties": {"text": "x" * 32_000}}
         yield "no row at all"
 
     told = []
-    result = backfilled("asyncio", emu, "customerio", rows(), on_failed=told.append)
-    assert (result.imported, result.failed, result.position) == (120, 4, 124)
-    by_position = {one.index: one.message for one in result.failed_records}
-    assert "needs its timestamp" in by_position[120]
-    assert "needs its type" in by_position[121]
+    result = backfilled("asyncio", emu, "customerio", rows(), on_rejected=told.append)
+    assert (result.imported, result.rejected, result.position) == (120, 4, 124)
+    by_position = {one.index: one.message for one in result.rejected_records}
+    assert "needs a timestamp" in by_position[120]
+    assert "type must be one of" in by_position[121]
     assert "bytes larger than Customer.io takes" in by_position[122]
     assert "must be a mapping" in by_position[123]
-    assert tuple(told) == result.failed_records
-    assert result.failed_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
+    assert tuple(told) == result.rejected_records
+    assert result.rejected_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
 
 
 def test_a_strict_refusal_is_narrowed_down_to_its_row(emu):
     """The batch is halved until the bad one stands alone; its neighbours arrive."""
 
-    rows = list(past(300))
+    rows = list(past_message_composer(300))
     del rows[77]["userId"]
     rows[77] |= {"event": "User Deleted", "anonymousId": "a"}  # only the server finds fault with it
     result = backfilled("asyncio", emu, "customerio", rows, options={"validation": "off"})
-    assert (result.imported, result.failed) == (299, 1)
-    [refused] = result.failed_records
+    assert (result.imported, result.rejected) == (299, 1)
+    [refused] = result.rejected_records
     assert refused.index == 77
     assert "userId is required by User Deleted" in refused.message
     assert refused.record["event"] == "User Deleted"
@@ -142,7 +144,7 @@ def test_a_wrong_key_stops_it_at_once_and_says_where_to_go_on():
     """Nothing before the position is missing."""
     with Emulator(customerio=CustomerIORules(keys={"good"})) as emu:
         with pytest.raises(ImportInterrupted) as raised:
-            backfilled("asyncio", emu, "customerio", past(1000))
+            backfilled("asyncio", emu, "customerio", past_message_composer(1000))
         assert (raised.value.status, raised.value.result.position) == (401, 0)
         assert "start_at=0" in str(raised.value)
 
@@ -151,11 +153,13 @@ def test_it_goes_on_where_it_stopped(emu):
     """`start_at` skips what is settled."""
     emu.play(Fault.latency(0.0) * 4, Fault.status(401).forever())
     with pytest.raises(ImportInterrupted) as raised:
-        backfilled("asyncio", emu, "customerio", past(1000), MANY, concurrency=1)
+        backfilled("asyncio", emu, "customerio", past_message_composer(1000), MANY, concurrency=1)
     at = raised.value.result.position
     assert at == raised.value.result.imported == 400
     emu.clear_faults()
-    result = backfilled("asyncio", emu, "customerio", past(1000), MANY, start_at=at)
+    result = backfilled(
+        "asyncio", emu, "customerio", past_message_composer(1000), MANY, start_at=at
+    )
     assert (result.imported, result.position) == (600, 1000)
     assert numbers(emu, "customerio") == list(range(1000))
 
@@ -194,7 +198,7 @@ def test_a_missing_column_ends_it_before_anything_is_sent(emu):
 @pytest.mark.parametrize("arguments", [{"event": "x"}, {"columns": {}}])
 def test_columns_are_for_flat_rows(emu, arguments):
     """Without a kind rows are messages already."""
-    with pytest.raises(ConfigurationError, match="give their kind= too"):
+    with pytest.raises(ConfigurationError, match="pass kind= as well"):
         backfilled("asyncio", emu, "customerio", [], **arguments)
 
 
@@ -205,7 +209,7 @@ def test_progress_is_told_and_stats_stay_apart(emu):
     async def go():
         async with AsyncCustomerIO("k", base_url=emu.customerio_url, **MANY) as cio:
             await cio.track("u", "Now")
-            result = await cio.backfill(past(500), on_progress=seen.append)
+            result = await cio.backfill(past_message_composer(500), on_progress=seen.append)
             await cio.flush()
             return result, cio.stats()
 
@@ -223,7 +227,7 @@ def test_with_oauth_each_request_has_a_good_token():
         who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
 
         def rows():
-            for n, row in enumerate(past(2000)):
+            for n, row in enumerate(past_message_composer(2000)):
                 if n == 1500:
                     emu.revoke_tokens()
                 yield row
@@ -238,7 +242,9 @@ def test_compressed_where_asked_and_plain_where_refused(emu):
     """The first refusal of gzip is the last attempt at it."""
     emu.play(Fault.status(400), when=lambda request: "content-encoding" in request.headers)
     options = {"gzip": True, **MANY}
-    result = backfilled("asyncio", emu, "customerio", past(900), options, concurrency=1)
+    result = backfilled(
+        "asyncio", emu, "customerio", past_message_composer(900), options, concurrency=1
+    )
     assert result.imported == 900
     encodings = [r.headers.get("content-encoding") for r in emu.requests("/customerio/v1/batch")]
     assert encodings[:2] == ["gzip", None]
@@ -247,8 +253,8 @@ def test_compressed_where_asked_and_plain_where_refused(emu):
 
 def test_a_direct_client_backfills_in_batches(emu):
     """Even a last batch of one goes there, so that sizes and answers are alike."""
-    with CustomerIO("k", base_url=emu.customerio_url, direct=True, **MANY) as cio:
-        assert cio.backfill(past(101)).requests == 2
+    with CustomerIO("k", base_url=emu.customerio_url, send_immediately=True, **MANY) as cio:
+        assert cio.backfill(past_message_composer(101)).requests == 2
     assert {entry["endpoint"] for entry in emu.cdp_messages("customerio")} == {"batch"}
 
 
@@ -257,18 +263,20 @@ def test_a_closed_client_refuses(emu):
     cio = Hightouch("k", base_url=emu.hightouch_url)
     cio.close()
     with pytest.raises(ClosedError):
-        cio.backfill(past(1))
+        cio.backfill(past_message_composer(1))
 
 
 def test_a_disabled_client_checks_and_sends_nothing(emu):
     """As for any other call."""
-    result = backfilled("asyncio", emu, "customerio", past(10), options={"disabled": True})
-    assert (result.imported, result.failed, emu.requests()) == (0, 0, [])
+    result = backfilled(
+        "asyncio", emu, "customerio", past_message_composer(10), options={"disabled": True}
+    )
+    assert (result.imported, result.rejected, emu.requests()) == (0, 0, [])
 
 
 def test_the_sync_face_keeps_help_and_parameters():
-    """Said once, in the async method."""
-    assert CustomerIO.backfill.__doc__ == AsyncCustomerIO.backfill.__doc__
+    """They are those of the async method, whose example awaits."""
+    assert CustomerIO.backfill.__doc__ == AsyncCustomerIO.backfill.__doc__.replace("await ", "")
     assert partial(CustomerIO.backfill).func.__wrapped__ is AsyncCustomerIO.backfill
 
 
@@ -277,7 +285,7 @@ def test_position_never_passes_what_was_not_sent(emu):
     seen, sent = [], []
 
     async def slow():
-        for n, row in enumerate(past(2500)):
+        for n, row in enumerate(past_message_composer(2500)):
             if n in (1200, 2300):
                 await anyio.sleep(0.3)  # what is in flight lands meanwhile
                 seen.append((n, result_so_far[-1].position if result_so_far else 0))
@@ -286,7 +294,7 @@ def test_position_never_passes_what_was_not_sent(emu):
     result_so_far = []
 
     async def go():
-        limits = Limits(batch_records=100)
+        limits = Limits(max_batch_size=100)
         async with AsyncCustomerIO("k", base_url=emu.customerio_url, limits=limits) as cio:
             return await cio.backfill(slow(), on_progress=result_so_far.append)
 
@@ -299,10 +307,13 @@ def test_position_never_passes_what_was_not_sent(emu):
 
 def test_an_interrupt_in_a_callback_ends_it(emu):
     """Ctrl-C and sys.exit() are the caller's, also from a callback of the sync face."""
-    rows = [{**row, "event": "" if n % 3 == 0 else "E"} for n, row in enumerate(past(1000))]
+    rows = [
+        {**row, "event": "" if n % 3 == 0 else "E"}
+        for n, row in enumerate(past_message_composer(1000))
+    ]
     with CustomerIO("k", base_url=emu.customerio_url) as cio:
         for stop in (KeyboardInterrupt, SystemExit):
-            for name in ("on_progress", "on_failed"):
+            for name in ("on_progress", "on_rejected"):
                 told = []
 
                 def callback(one, stop=stop, told=told):
@@ -318,7 +329,7 @@ def test_a_source_that_fails_half_way_says_where(emu):
     """Whatever it raises: what came before was sent, and counts."""
 
     def rows():
-        yield from past(250)
+        yield from past_message_composer(250)
         raise ConfigurationError("the file ends in the middle")
 
     with pytest.raises(ImportInterrupted, match="ends in the middle") as raised:
@@ -326,21 +337,21 @@ def test_a_source_that_fails_half_way_says_where(emu):
     assert raised.value.result.position == raised.value.result.imported == 250
 
 
-@pytest.mark.parametrize("world", ["asyncio", "trio"])
-def test_a_generator_is_closed_when_it_ends_early(world):
+@pytest.mark.parametrize("runtime", ["asyncio", "trio"])
+def test_a_generator_is_closed_when_it_ends_early(runtime):
     """Its `finally` runs before the call returns."""
     closed = []
 
     async def rows():
         try:
-            for row in past(5000):
+            for row in past_message_composer(5000):
                 yield row
         finally:
             closed.append(True)
 
     with Emulator(customerio=CustomerIORules(keys={"good"})) as emu:
         with pytest.raises(ImportInterrupted):
-            backfilled(world, emu, "customerio", rows(), concurrency=1)
+            backfilled(runtime, emu, "customerio", rows(), concurrency=1)
         assert closed == [True]
 
 
@@ -349,18 +360,18 @@ def test_progress_is_told_while_every_row_is_refused(emu):
     seen = []
     rows = [{"type": "track", "userId": "u"}] * 3000
     result = backfilled("asyncio", emu, "customerio", rows, on_progress=seen.append)
-    assert (result.failed, result.position) == (3000, 3000)
+    assert (result.rejected, result.position) == (3000, 3000)
     assert len(seen) >= 5
 
 
 @pytest.mark.parametrize(
     ("rows", "arguments", "why"),
     [
-        ("text", {}, "rows must be many mappings, not a str"),
+        ("text", {}, "rows must be an iterable of mappings, not a str"),
         ({"type": "track"}, {}, "not a dict"),
         ([], {"concurrency": "8"}, "concurrency='8' must be a whole number"),
         ([], {"start_at": 1.5}, "start_at=1.5 must be a whole number"),
-        ([], {"start_at": 3}, "start_at=3: there are 0 rows"),
+        ([], {"start_at": 3}, "start_at=3 is beyond the source, which has 0 rows"),
     ],
 )
 def test_a_call_that_cannot_be_meant_is_refused(emu, rows, arguments, why):
@@ -376,7 +387,7 @@ def test_no_error_repeats_a_key_in_any_form():
     with Emulator() as emu:
         told = {"meta": {"error": f"who is {key}, or Basic {header}?"}}
         emu.play(Fault.status(400, body=told))
-        cio = CustomerIO(key, base_url=emu.customerio_url, direct=True)
+        cio = CustomerIO(key, base_url=emu.customerio_url, send_immediately=True)
         with cio, pytest.raises(RejectedError) as raised:
             cio.track("u", "x")
     assert "who is ***, or Basic ***?" in str(raised.value)

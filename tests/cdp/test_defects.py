@@ -24,12 +24,12 @@ import pytest
 from mixpanel import Limits, RejectedError, ValidationError
 from mixpanel.cdp import CustomerIO, Hightouch, HightouchOAuth
 from mixpanel.emulator import Emulator, Fault
-from tests.cdp.cdp_worlds import WORLDS, messages, visit
+from tests.cdp.run_clients import RUNTIMES, messages, run_calls
 from tests.cdp.test_oauth import key_pair
 
 
-@pytest.fixture(params=WORLDS)
-def world(request):
+@pytest.fixture(params=RUNTIMES)
+def runtime(request):
     """Run a test on asyncio, on trio, and without a loop."""
     return request.param
 
@@ -50,18 +50,18 @@ def made(emu, vendor, **options):
 # ---- S: both forks ------------------------------------------------------------------------------
 
 
-def test_s1_requests_at_once_leave_nothing_behind(emu, world, vendor):
+def test_s1_requests_at_once_leave_nothing_behind(emu, runtime, vendor):
     """Of three threads theirs remembered one, and what the others had was lost."""
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(500)]
-    few = Limits(batch_records=10, in_flight=4)
-    result, _ = visit(world, emu, vendor, *calls, in_order=False, limits=few)
+    few = Limits(max_batch_size=10, concurrency=4)
+    result, _ = run_calls(runtime, emu, vendor, *calls, ordered=False, limits=few)
     assert 500 == result.delivered
     assert list(range(500)) == sorted(m["properties"]["n"] for m in messages(emu))
 
 
 def test_s2_closing_sends_the_whole_queue(emu, vendor):
     """Theirs stops after the batch at hand: 1 of 500 arrived."""
-    client = made(emu, vendor, limits=Limits(batch_records=100))
+    client = made(emu, vendor, limits=Limits(max_batch_size=100))
     for n in range(500):
         client.track("u", "Visit", {"n": n})
     client.close()
@@ -70,7 +70,7 @@ def test_s2_closing_sends_the_whole_queue(emu, vendor):
 
 def test_s3_a_direct_client_can_be_closed(emu, vendor):
     """Theirs raised TypeError, as there was no thread to join."""
-    client = made(emu, vendor, direct=True)
+    client = made(emu, vendor, send_immediately=True)
     client.track("u", "Visit")
     assert client.close().ok
 
@@ -84,15 +84,15 @@ def test_s4_flush_returns_though_a_message_was_too_large(emu, vendor):
 
 
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(hours=-5), timedelta(days=400)])
-def test_s5_naive_times_are_utc(emu, world, vendor, ago):
+def test_s5_naive_times_are_utc(emu, runtime, vendor, ago):
     """Theirs guessed: some landed five hours in the future."""
     moment = datetime(2026, 3, 1, 12, 30) - ago
-    visit(world, emu, vendor, lambda c: c.track("u", "Visit", timestamp=moment))
+    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", timestamp=moment))
     told = datetime.fromisoformat(messages(emu)[0]["timestamp"])
     assert moment.replace(tzinfo=UTC) == told
 
 
-def test_s6_no_value_is_dropped(emu, world, vendor):
+def test_s6_no_value_is_dropped(emu, runtime, vendor):
     """Theirs dropped a key for one UUID in it, and a whole list."""
 
     @dataclass
@@ -107,51 +107,53 @@ def test_s6_no_value_is_dropped(emu, world, vendor):
         "price": Price(Decimal("1.5")), "plan": Plan.TEAM, "set": {1}, "bytes": b"\xff",
         "delta": timedelta(seconds=90),
     }  # fmt: skip
-    visit(world, emu, vendor, lambda c: c.track("u", "Visit", given))
+    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", given))
     kept = messages(emu)[0]["properties"]
     assert given.keys() == kept.keys()
     assert None not in kept.values()
     assert [str(UUID(int=2)), 1] == kept["list"]
 
 
-def test_s7_zero_is_an_id_and_nothing_is_not(emu, world, vendor):
+def test_s7_zero_is_an_id_and_nothing_is_not(emu, runtime, vendor):
     """Theirs refused 0, and took True, NaN and an event without a name."""
-    visit(world, emu, vendor, lambda c: c.track(0, "Visit"))
+    run_calls(runtime, emu, vendor, lambda c: c.track(0, "Visit"))
     assert "0" == messages(emu)[0]["userId"]
     for bad in (True, float("nan"), 1j, "", None):
         with pytest.raises(ValidationError):
-            visit(world, emu, vendor, lambda c, bad=bad: c.track(bad, "Visit"))
+            run_calls(runtime, emu, vendor, lambda c, bad=bad: c.track(bad, "Visit"))
     with pytest.raises(ValidationError):
-        visit(world, emu, vendor, lambda c: c.track("u", ""))
+        run_calls(runtime, emu, vendor, lambda c: c.track("u", ""))
 
 
-def test_s8_the_callers_dicts_are_theirs(emu, world, vendor):
+def test_s8_the_callers_dicts_are_theirs(emu, runtime, vendor):
     """Theirs wrote into the context and overwrote its library."""
     context = {"library": {"name": "mine"}}
-    visit(world, emu, vendor, lambda c: c.track("u", "Visit", context=context))
+    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", context=context))
     assert {"library": {"name": "mine"}} == context
     assert {"name": "mine"} == messages(emu)[0]["context"]["library"]
 
 
-def test_s9_no_batch_is_too_large(emu, world, vendor):
+def test_s9_no_batch_is_too_large(emu, runtime, vendor):
     """Theirs made one of 507,751 bytes, which Customer.io drops as a whole with 200."""
     calls = [lambda c: c.track("u", "Visit", {"t": "x" * 31_500})] * 35
-    result, _ = visit(world, emu, vendor, *calls)
+    result, _ = run_calls(runtime, emu, vendor, *calls)
     assert 35 == result.delivered
     assert max(len(r.body) for r in emu.requests(f"/{vendor}/v1/batch")) <= 475_000
 
 
 @pytest.mark.parametrize("body", [b"", b"oops", b"[]", b'{"meta":{"errors":["x"]}}', b'{"a":1}'])
-def test_s10_a_refusal_of_any_shape_is_not_repeated(emu, world, vendor, body):
+def test_s10_a_refusal_of_any_shape_is_not_repeated(emu, runtime, vendor, body):
     """Theirs looked for `code`, took its absence for a network error, and tried eleven times."""
     emu.play(Fault.status(400, body=body).forever())
-    result, stats = visit(world, emu, vendor, lambda c: c.track("u", "Visit"))
+    result, stats = run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"))
     assert (1, 0, 1) == (result.rejected, stats.retried, len(emu.requests()))
 
 
-def test_s12_bodies_are_json_and_not_longer_than_need_be(emu, world, vendor):
+def test_s12_bodies_are_json_and_not_longer_than_need_be(emu, runtime, vendor):
     """Theirs wrote NaN, which is none, and three times the bytes for an emoji."""
-    visit(world, emu, vendor, lambda c: c.track("u", "Visit", {"n": float("nan"), "t": "🎈" * 300}))
+    run_calls(
+        runtime, emu, vendor, lambda c: c.track("u", "Visit", {"n": float("nan"), "t": "🎈" * 300})
+    )
     body = emu.requests(f"/{vendor}/v1/batch")[0].body
 
     def refuse(name):
@@ -170,12 +172,12 @@ def test_s13_flush_and_close_keep_their_time(emu, vendor):
     assert {"closed": 1} == client.close(0.05).dropped
 
 
-def test_s14_no_log_holds_a_payload_or_a_key(emu, world, vendor, caplog):
+def test_s14_no_log_holds_a_payload_or_a_key(emu, runtime, vendor, caplog):
     """Theirs logged whole messages, and Hightouch's the write key too."""
     caplog.set_level(logging.DEBUG, "mixpanel")
     emu.play(Fault.status(500), Fault.status(400))
-    visit(
-        world, emu, vendor, lambda c: c.track("canary", "Visit"),
+    run_calls(
+        runtime, emu, vendor, lambda c: c.track("canary", "Visit"),
         lambda c: c.track("u", "Big", {"t": "canary" * 9000}), key="hunter2-hunter2",
     )  # fmt: skip
     ours = [record.getMessage() for record in caplog.records if record.name == "mixpanel"]
@@ -186,7 +188,7 @@ def test_s14_no_log_holds_a_payload_or_a_key(emu, world, vendor, caplog):
 # ---- C: Customer.io's ---------------------------------------------------------------------------
 
 
-def test_c1_a_raising_on_error_does_not_end_sending(emu, world):
+def test_c1_a_raising_on_error_does_not_end_sending(emu, runtime):
     """Theirs lost its only thread: nothing was sent any more, and flush hung."""
 
     def broken(*_):
@@ -194,9 +196,9 @@ def test_c1_a_raising_on_error_does_not_end_sending(emu, world):
 
     emu.play(Fault.status(400))
     calls = [lambda c: c.track("u", "Visit")] * 3
-    result, _ = visit(world, emu, "customerio", calls[0], on_error=broken)
+    result, _ = run_calls(runtime, emu, "customerio", calls[0], on_error=broken)
     assert 1 == result.rejected
-    result, _ = visit(world, emu, "customerio", *calls, on_error=broken)
+    result, _ = run_calls(runtime, emu, "customerio", *calls, on_error=broken)
     assert 3 == result.delivered
 
 
@@ -210,18 +212,18 @@ def test_c2_c5_nothing_of_another_package_comes_along():
     }
 
 
-def test_c3_a_wrong_key_is_no_success(world):
+def test_c3_a_wrong_key_is_no_success(runtime):
     """Theirs said that all was uploaded."""
     from mixpanel.emulator import CustomerIORules
 
     with Emulator(customerio=CustomerIORules(keys=["right"])) as emu:
-        result, _ = visit(world, emu, "customerio", lambda c: c.track("u", "Visit"))
+        result, _ = run_calls(runtime, emu, "customerio", lambda c: c.track("u", "Visit"))
     assert (0, 1) == (result.delivered, result.pending)
 
 
-def test_c4_we_say_who_we_are(emu, world, vendor):
+def test_c4_we_say_who_we_are(emu, runtime, vendor):
     """Theirs went by the name of the library that they were copied from."""
-    visit(world, emu, vendor, lambda c: c.track("u", "Visit"))
+    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"))
     (entry,) = emu.cdp_messages()
     assert entry["headers"]["user-agent"].startswith("mixpanel-async/")
     assert "mixpanel-async" == entry["message"]["context"]["library"]["name"]
@@ -251,19 +253,21 @@ def a_proxy():
         thread.join()
 
 
-def test_h1_a_proxy_is_gone_through(world, vendor):
+def test_h1_a_proxy_is_gone_through(runtime, vendor):
     """Theirs took the setting and threw it away."""
     with a_proxy() as (address, seen):
 
         class Elsewhere:
             customerio_url = hightouch_url = "http://localhost:9"
 
-        result, _ = visit(world, Elsewhere, vendor, lambda c: c.track("u", "Visit"), proxy=address)
+        result, _ = run_calls(
+            runtime, Elsewhere, vendor, lambda c: c.track("u", "Visit"), proxy=address
+        )
     assert 1 == result.delivered
     assert [b"POST http://localhost:9/v1/batch HTTP/1.1"] == seen
 
 
-def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, world):
+def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, runtime):
     """Theirs kept a revoked token until half its life, and threw a good one away."""
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
 
@@ -272,11 +276,11 @@ def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, world):
         return client.track("u", "Visit")
 
     calls = [lambda c: c.track("u", "Visit"), revoke]
-    visit(world, emu, "hightouch", *calls, oauth=who, direct=True)
+    run_calls(runtime, emu, "hightouch", *calls, oauth=who, send_immediately=True)
     assert (2, 2) == (len(messages(emu)), len(emu.requests("/hightouch/oauth/token")))
     emu.clear()
     emu.play(Fault.status(400), path="/hightouch/v1/batch")
-    visit(world, emu, "hightouch", *calls[:1] * 2, oauth=who, limits=Limits(batch_records=1))
+    run_calls(runtime, emu, "hightouch", *calls[:1] * 2, oauth=who, limits=Limits(max_batch_size=1))
     assert 1 == len(messages(emu))
     assert 1 == len(emu.requests("/hightouch/oauth/token"))
 
@@ -290,19 +294,19 @@ def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, world):
     ],
     ids=["error without error", "reset in seconds", "200 without a token"],
 )
-def test_h3_h4_h5_no_answer_of_the_authorization_server_makes_us_spin(emu, world, fault):
+def test_h3_h4_h5_no_answer_of_the_authorization_server_makes_us_spin(emu, runtime, fault):
     """Theirs burnt a whole core for ever, or blocked for ever."""
     emu.play(fault.forever(), path="/hightouch/oauth/token")
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
-    result, _ = visit(
-        world, emu, "hightouch", lambda c: c.track("u", "Visit"), oauth=who, flush_timeout=0.2,
+    result, _ = run_calls(
+        runtime, emu, "hightouch", lambda c: c.track("u", "Visit"), oauth=who, flush_timeout=0.2,
         close_timeout=0.05, on_error=lambda *_: None, retry=None,
     )  # fmt: skip
     assert (0, 1) == (result.delivered, result.pending)
     assert len(emu.requests("/hightouch/oauth/token")) < 10
 
 
-def test_h6_each_outage_has_its_own_patience(emu, world):
+def test_h6_each_outage_has_its_own_patience(emu, runtime):
     """Theirs never counted its retries from zero again."""
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
     emu.play(Fault.status(500) * 4, path="/hightouch/oauth/token")
@@ -313,52 +317,56 @@ def test_h6_each_outage_has_its_own_patience(emu, world):
         return client.track("u", "Visit")
 
     calls = [lambda c: c.track("u", "Visit"), outage]
-    result, stats = visit(world, emu, "hightouch", *calls, oauth=who, on_error=lambda *_: None)
+    result, stats = run_calls(
+        runtime, emu, "hightouch", *calls, oauth=who, on_error=lambda *_: None
+    )
     assert (2, 0) == (stats.delivered, result.pending)
 
 
 def test_h7_the_error_of_a_large_message_is_a_sentence(emu, vendor):
     """Theirs was a tuple of format string and arguments, the message within."""
-    with made(emu, vendor, direct=True) as client, pytest.raises(Exception) as caught:
+    with made(emu, vendor, send_immediately=True) as client, pytest.raises(Exception) as caught:
         client.track("u", "Big", {"t": "x" * 40_000}, message_id="m-1")
     name = client._api.dialect.name
     assert str(caught.value).startswith("<Message track m-1 ")
     assert f"bytes larger than {name} takes: it was not sent" in str(caught.value)
 
 
-def test_group_needs_no_person_at_customerio(emu, world):
+def test_group_needs_no_person_at_customerio(emu, runtime):
     """Theirs demanded one for years."""
-    visit(world, emu, "customerio", lambda c: c.group(None, "g", {"name": "Acme"}))
+    run_calls(runtime, emu, "customerio", lambda c: c.group(None, "g", {"name": "Acme"}))
     assert "g" == messages(emu)[0]["groupId"]
 
 
-def test_object_types_stand_where_they_are_read(emu, world):
+def test_object_types_stand_where_they_are_read(emu, runtime):
     """At the top of a message they are ignored, and every object becomes one of type 1."""
-    visit(world, emu, "customerio", lambda c: c.set_object("o", object_type_id=3))
+    run_calls(runtime, emu, "customerio", lambda c: c.set_object("o", object_type_id=3))
     assert "3" == messages(emu)[0]["traits"]["object_type_id"]
 
 
-def test_suppressing_is_not_unsubscribing(emu, world):
+def test_suppressing_is_not_unsubscribing(emu, runtime):
     """A trait forgets nobody."""
-    visit(world, emu, "customerio", lambda c: c.suppress_person("u"))
+    run_calls(runtime, emu, "customerio", lambda c: c.suppress_person("u"))
     assert ("track", "User Suppressed") == (messages(emu)[0]["type"], messages(emu)[0]["event"])
 
 
-def test_an_empty_200_is_no_error(world):
+def test_an_empty_200_is_no_error(runtime):
     """Theirs failed to decode it, after it had arrived."""
     from mixpanel.emulator import CustomerIORules
 
     with Emulator(customerio=CustomerIORules(empty_body=True)) as emu:
-        visit(world, emu, "customerio", lambda c: c.track("u", "Visit"), direct=True)
+        run_calls(
+            runtime, emu, "customerio", lambda c: c.track("u", "Visit"), send_immediately=True
+        )
         assert 1 == len(messages(emu))
 
 
-def test_a_refused_message_is_named_to_a_direct_caller(emu, world, vendor):
+def test_a_refused_message_is_named_to_a_direct_caller(emu, runtime, vendor):
     """With its record, for a dead-letter file."""
     emu.play(Fault.status(400))
     with pytest.raises(RejectedError) as caught:
-        visit(world, emu, vendor, lambda c: c.track("u", "Visit"), direct=True)
-    assert "Visit" == caught.value.failed_records[0].record["event"]
+        run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"), send_immediately=True)
+    assert "Visit" == caught.value.rejected_records[0].record["event"]
 
 
 def test_cancelling_a_flush_loses_nothing(emu):

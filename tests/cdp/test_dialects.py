@@ -10,7 +10,7 @@ import mixpanel.cdp
 from mixpanel import ConfigurationError
 from mixpanel.cdp import CUSTOMERIO, HIGHTOUCH, Dialect, SegmentComposer, WriteKey
 from mixpanel.cdp._customerio.dialect import PERMISSIVE
-from mixpanel.cdp._segment.dialect import enveloped, reasons
+from mixpanel.cdp._segment.dialect import batch_envelope, error_reasons
 from mixpanel.credentials import Secret
 
 AT = "2026-01-31T12:00:00.000Z"
@@ -137,7 +137,7 @@ def test_what_is_no_write_key_is_refused(bad):
 )  # fmt: skip
 def test_every_shape_of_refusal_is_read(body, expected):
     """At a peer, an unexpected shape was retried eleven times as a network error."""
-    assert expected == reasons(body)
+    assert expected == error_reasons(body)
 
 
 # ---- the seam -----------------------------------------------------------------------------------
@@ -146,15 +146,15 @@ SEGMENT = Dialect(
     name="Segment",
     hosts={"us": "https://api.segment.io", "eu": "https://events.eu1.segmentapis.com"},
     batch_path="/v1/batch",
-    batch_bytes=500_000,
+    max_batch_bytes=500_000,
     envelope=HIGHTOUCH.envelope,
 )
 RUDDERSTACK = Dialect(
     name="RudderStack",
     hosts={"yours": "https://you.dataplane.example"},
-    item_bytes=32 * 1024,
-    batch_bytes=4_000_000,
-    moments=HIGHTOUCH.moments,
+    max_message_bytes=32 * 1024,
+    max_batch_bytes=4_000_000,
+    timestamp_fields=HIGHTOUCH.timestamp_fields,
 )
 
 
@@ -163,7 +163,7 @@ def test_one_composer_speaks_every_dialect(dialect):
     """A further vendor is constants and at most a few functions."""
     composer = SegmentComposer(dialect, now=lambda: 0.0, new_id=lambda: "ID", library={"name": "x"})
     messages = [composer.track("u", "Paid"), composer.alias("a", "u")]
-    told = json.loads(dialect.body(messages, AT))
+    told = json.loads(dialect.batch_body(messages, AT))
     assert ["track", "alias"] == [each["type"] for each in told["batch"]]
     assert AT == told["sentAt"]
     assert dialect.origin(CLASSIC).startswith("https://")
@@ -173,9 +173,9 @@ def test_one_composer_speaks_every_dialect(dialect):
 
 def test_the_write_key_may_stand_in_the_envelope():
     """Hightouch wants it there beside a token of OAuth; Segment takes it without a header."""
-    told = json.loads(HIGHTOUCH.body([], AT, 'k"1'))
+    told = json.loads(HIGHTOUCH.batch_body([], AT, 'k"1'))
     assert {"batch": [], "sentAt": AT, "writeKey": 'k"1'} == told
-    assert {"batch": [], "sentAt": AT} == json.loads(b"".join(enveloped(AT)))
+    assert {"batch": [], "sentAt": AT} == json.loads(b"".join(batch_envelope(AT)))
 
 
 def test_each_dialect_is_short():

@@ -1,8 +1,10 @@
-"""One call, several sinks: the same everywhere, in each one's words, from both faces."""
+"""One call, several sinks: the same fan_out, in each one's words, from both faces."""
 
 import asyncio
 import inspect
+from collections.abc import Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -26,24 +28,24 @@ from mixpanel.cdp import (
     semantic,
 )
 from mixpanel.cdp._fanout.methods import FanOutMethods
-from mixpanel.cdp._fanout.routing import purposes
+from mixpanel.cdp._fanout.routing import parse_consent
 from mixpanel.testing import MemoryConsumer, capture
-from tests.cdp.cdp_worlds import WORLDS, messages
-from tests.cdp.fanout_worlds import NOWHERE, PAID, account, accounts, send, sinks
+from tests.cdp.run_clients import RUNTIMES, messages
+from tests.cdp.run_fanout import PAID, UNREACHABLE, all_counts, counts, send, sinks
 
 
-@pytest.fixture(params=WORLDS)
-def world(request):
+@pytest.fixture(params=RUNTIMES)
+def runtime(request):
     """Run a test on asyncio, on trio, and without a loop."""
     return request.param
 
 
-# ---- the same everywhere -------------------------------------------------------------------------
+# ---- the same fan_out -------------------------------------------------------------------------
 
 
-def test_all_sinks_say_the_same_id_and_moment(emu, world):
+def test_all_sinks_say_the_same_id_and_moment(emu, runtime):
     """So that one event can be found again in three places."""
-    results, stats = send(world, sinks(world, emu), lambda f: f.track(*PAID))
+    results, stats = send(runtime, sinks(runtime, emu), lambda f: f.track(*PAID))
     (event,) = emu.events()
     (customerio,), (hightouch,) = messages(emu, "customerio"), messages(emu, "hightouch")
     message_id = customerio["messageId"]
@@ -53,7 +55,7 @@ def test_all_sinks_say_the_same_id_and_moment(emu, world):
     assert round(moment.timestamp() * 1000) == event["properties"]["time"]
     assert [12.5] * 3 == [each["properties"]["amount"] for each in (event, customerio, hightouch)]
     assert [True, True, True] == [result.ok for result in results.values()]
-    assert {name: {"taken": 1} for name in stats} == accounts(stats)
+    assert {name: {"accepted": 1} for name in stats} == all_counts(stats)
     assert [1, 1, 1] == [each.client.delivered for each in stats.values()]
 
 
@@ -71,17 +73,17 @@ def test_id_and_moment_may_be_given(emu):
     assert {moment.timestamp() * 1000} == {each["properties"]["time"] for each in emu.events()}
     for vendor in ("customerio", "hightouch"):
         assert ["order/17: paid"] * 2 + ["a-1"] == [m["messageId"] for m in messages(emu, vendor)]
-        moments = {m["timestamp"] for m in messages(emu, vendor)}
-        assert {f"{moment.isoformat()[:19]}.000Z"} == moments
+        timestamp_fields = {m["timestamp"] for m in messages(emu, vendor)}
+        assert {f"{moment.isoformat()[:19]}.000Z"} == timestamp_fields
 
 
 def test_calls_are_frozen_when_they_are_made(emu):
     """Iterators are read once and for all; a later change of the dict is not seen."""
 
     async def main():
-        async with AsyncFanOut(**sinks("asyncio", emu)) as everywhere:
+        async with AsyncFanOut(**sinks("asyncio", emu)) as fan_out:
             told = {"tags": iter("ab"), "deep": [{"more": (n for n in (1, 2))}]}
-            calling = everywhere.track("u-17", "Visit", told)
+            calling = fan_out.track("u-17", "Visit", told)
             told["deep"].clear()
             await calling
 
@@ -91,7 +93,7 @@ def test_calls_are_frozen_when_they_are_made(emu):
         assert expected == {name: each["properties"][name] for name in expected}
 
 
-def test_the_context_says_whom_a_call_is_about(emu, world):
+def test_the_context_says_whom_a_call_is_about(emu, runtime):
     """To all sinks alike; a call that names somebody is about nobody else."""
 
     async def inside(f):
@@ -104,7 +106,7 @@ def test_the_context_says_whom_a_call_is_about(emu, world):
             f.track(None, "Visit")
             f.track(None, "Visit", anonymous_id="d-2")
 
-    send(world, sinks(world, emu), inside_sync if world == "sync" else inside)
+    send(runtime, sinks(runtime, emu), inside_sync if runtime == "sync" else inside)
     whole = [("u-17", "d-1"), (None, "d-2")]
     for vendor in ("customerio", "hightouch"):
         assert whole == [(m.get("userId"), m["anonymousId"]) for m in messages(emu, vendor)]
@@ -131,7 +133,7 @@ def test_people_groups_and_views_reach_mixpanel_in_its_words(emu):
     ]
     made = sinks("asyncio", emu, mixpanel={"group_key": "company"})
     _, stats = send("asyncio", made, *calls)
-    assert {name: {"taken": 4} for name in stats} == accounts(stats)
+    assert {name: {"accepted": 4} for name in stats} == all_counts(stats)
     profile = {"$email": "ada@example.com", "$first_name": "Ada", "plan": "team",
                "$name": "Ada L.", "company": ["acme"]}  # fmt: skip
     assert {"u-17": profile} == emu.profiles()
@@ -155,27 +157,27 @@ def test_what_mixpanel_has_no_word_for_is_withheld(emu):
         lambda f: f.group("u-17", "acme", {"seats": 3}),
     ]
     _, stats = send("sync", sinks("sync", emu), *calls)
-    assert {"unsupported": 3} == account(stats["mixpanel"])
-    assert {"taken": 3} == account(stats["hightouch"])
+    assert {"unsupported": 3} == counts(stats["mixpanel"])
+    assert {"accepted": 3} == counts(stats["hightouch"])
     assert ({}, {}) == (emu.profiles(), emu.groups())
 
 
 def test_what_a_vendor_does_not_take_is_withheld():
     """Rather than refused at each call."""
-    narrow = Dialect("Narrow", {"us": NOWHERE}, kinds=frozenset({"track"}))
-    with FanOut(narrow=Sink(SegmentClient(WriteKey("k"), narrow, disabled=True))) as everywhere:
-        everywhere.page("u-17")
-        everywhere.track("u-17", "Visit")
-    assert {"unsupported": 1, "taken": 1} == account(everywhere.stats()["narrow"])
+    narrow = Dialect("Narrow", {"us": UNREACHABLE}, kinds=frozenset({"track"}))
+    with FanOut(narrow=Sink(SegmentClient(WriteKey("k"), narrow, disabled=True))) as fan_out:
+        fan_out.page("u-17")
+        fan_out.track("u-17", "Visit")
+    assert {"unsupported": 1, "accepted": 1} == counts(fan_out.stats()["narrow"])
 
 
 def test_a_mixpanel_sink_alone_refuses_who_is_nobody():
     """An error rather than a message that has no place."""
-    everywhere = FanOut(mixpanel=Sink(Mixpanel("T", MemoryConsumer())))
+    fan_out = FanOut(mixpanel=Sink(Mixpanel("T", MemoryConsumer())))
     for call in (lambda f: f.identify(None), lambda f: f.track(None, "V"), lambda f: f.page()):
         with pytest.raises((ValidationError, TypeError), match="user_id"):
-            call(everywhere)
-    assert 0 == everywhere.stats()["mixpanel"].offered
+            call(fan_out)
+    assert 0 == fan_out.stats()["mixpanel"].received
 
 
 def test_context_of_the_spec_becomes_properties_of_mixpanel():
@@ -183,13 +185,13 @@ def test_context_of_the_spec_becomes_properties_of_mixpanel():
     kept = MemoryConsumer()
     told = {"page": {"url": "/a", "title": "A"}, "os": {"name": "iOS"}, "ip": "1.2.3.4", "app": 3,
             "campaign": {"name": "spring"}}  # fmt: skip
-    with FanOut(mixpanel=Sink(Mixpanel("T", kept), group_key="company")) as everywhere:
-        everywhere.track("u-17", "Visit", {"$os": "mine"}, context=told)
-        everywhere.identify("u-17", {"plan": "team"}, context=told)
-        everywhere.track("u-17", semantic.EmailOpened(email_id="e-1", email="ada@example.com"))
-    visit, opened = kept.events
+    with FanOut(mixpanel=Sink(Mixpanel("T", kept), group_key="company")) as fan_out:
+        fan_out.track("u-17", "Visit", {"$os": "mine"}, context=told)
+        fan_out.identify("u-17", {"plan": "team"}, context=told)
+        fan_out.track("u-17", semantic.EmailOpened(email_id="e-1", email="ada@example.com"))
+    run_calls, opened = kept.events
     expected = {"$current_url": "/a", "$os": "mine", "ip": "1.2.3.4", "utm_campaign": "spring"}
-    assert expected.items() <= visit["properties"].items()
+    assert expected.items() <= run_calls["properties"].items()
     assert "1.2.3.4" == kept.people[0]["$ip"]
     assert {"email_id": "e-1", "email": "ada@example.com"}.items() <= opened["properties"].items()
 
@@ -215,21 +217,24 @@ def test_a_hook_of_one_sink_changes_nothing_for_the_others(emu):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (FanOut, "needs a sink"),
+        (FanOut, "FanOut has no sinks; pass at least one"),
         (lambda: FanOut(mp=Sink(AsyncMixpanel("T"))), r"mp: FanOut takes Sink\(Mixpanel"),
         (lambda: AsyncFanOut(ht=Sink(Hightouch("k"))), "ht: AsyncFanOut takes .* not Hightouch"),
         (lambda: FanOut(mp=Mixpanel("T")), r"takes Sink\("),
-        (lambda: FanOut(all=Sink(Mixpanel("T"))), "every sink by this name"),
+        (lambda: FanOut(all=Sink(Mixpanel("T"))), "reserved name"),
         (lambda: FanOut(mp=Sink(Mixpanel("T"), sample=0.5)), "sample_rate="),
         (lambda: FanOut(ht=Sink(Hightouch("k"), sample=0)), r"ht: sample=0 must lie in \(0, 1\]"),
         (lambda: FanOut(ht=Sink(Hightouch("k"), sample=True)), "sample=True"),
-        (lambda: FanOut(ht=Sink(Hightouch("k"), group_key="company")), "only Mixpanel"),
+        (lambda: FanOut(ht=Sink(Hightouch("k"), group_key="company")), "only a Mixpanel sink"),
         (lambda: FanOut(ht=Sink(Hightouch("k"), events=[])), "ht: events must be text"),
         (lambda: FanOut(ht=Sink(Hightouch("k"), events=["!"])), "ht: events must be text"),
         (lambda: FanOut(ht=Sink(Hightouch("k"), consent=())), "ht: consent must be text"),
         (lambda: FanOut(ht=Sink(Hightouch("k"), consent=5)), "ht: consent must be text"),
         (lambda: FanOut(ht=Sink(Hightouch("k"), calls=["trak"])), "calls must be some of"),
-        (lambda: FanOut(ht=Sink(Hightouch("k"), calls=[])), "calls must be text, or a list"),
+        (
+            lambda: FanOut(ht=Sink(Hightouch("k"), calls=[])),
+            "calls must be text, or a non-empty list",
+        ),
         (lambda: FanOut(ht=Sink(Hightouch("k")), on_error="log"), "on_error must be a function"),
         (lambda: FanOut(ht=Sink(Hightouch("k")), consent=_asks_later), "async function"),
     ],
@@ -240,7 +245,7 @@ def test_what_cannot_be_meant_is_refused(make, told):
         make()
 
 
-async def _asks_later(who):
+async def _asks_later(sampling_id):
     """Nobody would await it."""
 
 
@@ -253,9 +258,9 @@ def test_one_client_is_one_sink():
 
 def test_unknown_options_of_a_call_are_refused():
     """A misspelt option must not be a silent default."""
-    everywhere = FanOut(ht=Sink(Hightouch("k", disabled=True)))
+    fan_out = FanOut(ht=Sink(Hightouch("k", disabled=True)))
     with pytest.raises(TypeError, match="track has no option 'consents'"):
-        everywhere.track("u-17", "Visit", consents={"marketing"})
+        fan_out.track("u-17", "Visit", consents={"marketing"})
 
 
 def test_sync_calls_do_not_block_a_running_loop(emu):
@@ -271,7 +276,7 @@ def test_sync_calls_do_not_block_a_running_loop(emu):
             buffered.flush()
 
     asyncio.run(main())
-    assert [0, 0, 0] == [each.offered for each in all_three.stats().values()]
+    assert [0, 0, 0] == [each.received for each in all_three.stats().values()]
     all_three.close()
     buffered.close()
     assert 2 == len(messages(emu))
@@ -279,10 +284,10 @@ def test_sync_calls_do_not_block_a_running_loop(emu):
 
 def test_what_is_tracked_can_be_captured():
     """`mixpanel.testing` sees what goes to Mixpanel, as of any client."""
-    with capture() as kept, FanOut(mixpanel=Sink(Mixpanel("T", base_url=NOWHERE))) as everywhere:
-        everywhere.track(*PAID)
+    with capture() as kept, FanOut(mixpanel=Sink(Mixpanel("T", base_url=UNREACHABLE))) as fan_out:
+        fan_out.track(*PAID)
     kept.assert_tracked("Order Paid", distinct_id="u-17", amount=12.5)
-    assert {"taken": 1} == account(everywhere.stats()["mixpanel"])
+    assert {"accepted": 1} == counts(fan_out.stats()["mixpanel"])
 
 
 def test_the_faces_offer_the_same():
@@ -294,7 +299,13 @@ def test_the_faces_offer_the_same():
     renamed = {"aclose": "close"}
     assert {renamed.get(name, name) for name in public[AsyncFanOut]} == public[FanOut]
     for name in public[FanOutMethods]:
-        assert getattr(AsyncFanOut, name) is getattr(FanOut, name)
+        methods = [getattr(face, name) for face in (AsyncFanOut, FanOut)]
+        first, second = map(inspect.signature, methods)
+        assert first.parameters == second.parameters
+        assert methods[0].__doc__ == methods[1].__doc__
+        assert (Coroutine[Any, Any, None], None) == (
+            first.return_annotation, second.return_annotation
+        )  # fmt: skip
     for face in (AsyncFanOut, FanOut):
         assert all(inspect.getdoc(getattr(face, name)) for name in public[face])
     assert "<FanOut to ht>" == repr(FanOut(ht=Sink(Hightouch("k"))))
@@ -302,4 +313,4 @@ def test_the_faces_offer_the_same():
 
 def test_purposes_are_texts():
     """A lone text is one of them, and only True is yes."""
-    assert {"ads"} == purposes("ads") == purposes({"ads": True, "mail": None, "sms": 1})
+    assert {"ads"} == parse_consent("ads") == parse_consent({"ads": True, "mail": None, "sms": 1})

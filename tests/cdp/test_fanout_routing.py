@@ -4,11 +4,17 @@ import pytest
 
 from mixpanel import Mixpanel
 from mixpanel.cdp import FanOut, Hightouch, Sink, semantic
-from mixpanel.cdp._fanout.routing import Call, Chosen, Terms, chosen, patterns
-from mixpanel.cdp._segment.dialect import KINDS
+from mixpanel.cdp._fanout.routing import (
+    Call,
+    IntegrationSelection,
+    SinkRules,
+    event_matcher,
+    parse_integrations,
+)
+from mixpanel.cdp._segment.message import KINDS
 from mixpanel.testing import MemoryConsumer
-from tests.cdp.cdp_worlds import messages
-from tests.cdp.fanout_worlds import PAID, account, accounts, send, sinks
+from tests.cdp.run_clients import messages
+from tests.cdp.run_fanout import PAID, all_counts, counts, send, sinks
 
 # ---- who gets what -------------------------------------------------------------------------------
 
@@ -26,9 +32,9 @@ from tests.cdp.fanout_worlds import PAID, account, accounts, send, sinks
 )
 def test_patterns_of_events(given, wanted, unwanted):
     """Only the star is special; a "not" wins wherever it stands."""
-    wants = patterns(given)
-    assert [True] * len(wanted) == list(map(wants, wanted))
-    assert [False] * len(unwanted) == list(map(wants, unwanted))
+    matches = event_matcher(given)
+    assert [True] * len(wanted) == list(map(matches, wanted))
+    assert [False] * len(unwanted) == list(map(matches, unwanted))
 
 
 def test_routing_by_event_and_by_kind_of_call(emu):
@@ -46,9 +52,10 @@ def test_routing_by_event_and_by_kind_of_call(emu):
     _, stats = send("trio", made, *calls)
     assert ["identify", "track"] == [m["type"] for m in messages(emu, "customerio")]
     assert ["identify", "track", "track"] == [m["type"] for m in messages(emu, "hightouch")]
-    expected = {"mixpanel": {"taken": 2, "routing": 2}, "customerio": {"taken": 2, "routing": 2},
-                "hightouch": {"taken": 3, "routing": 1}}  # fmt: skip
-    assert expected == accounts(stats)
+    expected = {"mixpanel": {"accepted": 2, "routing": 2},
+                "customerio": {"accepted": 2, "routing": 2},
+                "hightouch": {"accepted": 3, "routing": 1}}  # fmt: skip
+    assert expected == all_counts(stats)
 
 
 def test_consent_is_needed_where_it_is_asked_for(emu):
@@ -61,22 +68,22 @@ def test_consent_is_needed_where_it_is_asked_for(emu):
         lambda f: f.track("u-5", "V", consent=["ads", "marketing"]),
         lambda f: f.identify("u-6", {"plan": "team"}, consent={"market"}),
     ]
-    terms = {"customerio": {"consent": "marketing"}, "hightouch": {"consent": ["marketing", "ads"]}}
-    _, stats = send("asyncio", sinks("asyncio", emu, **terms), *calls)
+    rules = {"customerio": {"consent": "marketing"}, "hightouch": {"consent": ["marketing", "ads"]}}
+    _, stats = send("asyncio", sinks("asyncio", emu, **rules), *calls)
     assert ["u-3", "u-4", "u-5"] == [m["userId"] for m in messages(emu, "customerio")]
     assert ["u-5"] == [m["userId"] for m in messages(emu, "hightouch")]
-    expected = {"mixpanel": {"taken": 6}, "customerio": {"taken": 3, "consent": 3},
-                "hightouch": {"taken": 1, "consent": 5}}  # fmt: skip
-    assert expected == accounts(stats)
+    expected = {"mixpanel": {"accepted": 6}, "customerio": {"accepted": 3, "consent": 3},
+                "hightouch": {"accepted": 1, "consent": 5}}  # fmt: skip
+    assert expected == all_counts(stats)
 
 
 def test_consent_may_be_looked_up(emu, caplog):
     """Told the person's id; a call's own word wins, and a failure is no consent."""
     asked = []
 
-    def consent_of(who):
-        asked.append(who)
-        return {"u-1": {"marketing"}, "d-1": "marketing", "u-2": None}[who]
+    def consent_of(sampling_id):
+        asked.append(sampling_id)
+        return {"u-1": {"marketing"}, "d-1": "marketing", "u-2": None}[sampling_id]
 
     calls = [
         lambda f: f.track("u-1", "V"),
@@ -87,7 +94,7 @@ def test_consent_may_be_looked_up(emu, caplog):
     ]
     made = sinks("sync", emu, only=["hightouch"], hightouch={"consent": "marketing"})
     _, stats = send("sync", made, *calls, consent=consent_of)
-    assert {"taken": 2, "consent": 3} == account(stats["hightouch"])
+    assert {"accepted": 2, "consent": 3} == counts(stats["hightouch"])
     assert ["u-1", "d-1", "u-2", "u-3"] == asked
     assert 2 == caplog.text.count("the fan-out's consent function failed")
 
@@ -107,73 +114,91 @@ def test_integrations_leave_sinks_out(emu):
     assert [("u-3", None)] == [
         (m["userId"], m.get("integrations")) for m in messages(emu, "hightouch")
     ]
-    assert [3, 2, 3] == [each.withheld["integrations"] for each in stats.values()]
+    assert [3, 2, 3] == [each.filtered["integrations"] for each in stats.values()]
 
 
 @pytest.mark.parametrize(
     ("integrations", "expected"),
     [
-        ({}, Chosen({}, True, None)),
-        ({"All": False, "ht": True}, Chosen({"ht": True}, False, None)),
-        ({"All": False, "Ads": {"id": 1}}, Chosen({}, False, {"Ads": {"id": 1}, "All": False})),
+        ({}, IntegrationSelection({}, True, None)),
+        ({"All": False, "ht": True}, IntegrationSelection({"ht": True}, False, None)),
+        (
+            {"All": False, "Ads": {"id": 1}},
+            IntegrationSelection({}, False, {"Ads": {"id": 1}, "All": False}),
+        ),
     ],
 )
 def test_what_integrations_say(integrations, expected):
     """A vendor never reads an "All" that was meant for the fan-out alone."""
-    assert expected == chosen(integrations, frozenset({"ht"}))
+    assert expected == parse_integrations(integrations, frozenset({"ht"}))
 
 
-def terms(**given):
-    told = {"acts": False, "calls": KINDS, "events": None, "consent": None, "sample": 1.0, **given}
-    return Terms.checked("ht", "Hightouch", **told)
+def rules(**given):
+    told = {
+        "supports_actions": False,
+        "calls": KINDS,
+        "events": None,
+        "consent": None,
+        "sample": 1.0,
+        **given,
+    }
+    return SinkRules.from_options("ht", "Hightouch", **told)
 
 
-def visit(user_id, **said):
+def run_calls(user_id, **said):
     told = {"event": "Visit", "properties": None, **said}
     return Call("track", told, user_id, None, "m-1", "2026-01-31T12:00:00.000Z")
 
 
 def test_sampling_keeps_a_share_of_the_people():
     """Of 10,000 within three standard deviations, and the smaller share lies in the larger."""
-    tenth, half = terms(sample=0.1), terms(sample=0.5)
+    tenth, half = rules(sample=0.1), rules(sample=0.5)
     people = [f"user-{number}" for number in range(10_000)]
-    few = {who for who in people if tenth.objection(visit(who), frozenset()) is None}
-    many = {who for who in people if half.objection(visit(who), frozenset()) is None}
+    few = {
+        sampling_id
+        for sampling_id in people
+        if tenth.filter_reason(run_calls(sampling_id), frozenset()) is None
+    }
+    many = {
+        sampling_id
+        for sampling_id in people
+        if half.filter_reason(run_calls(sampling_id), frozenset()) is None
+    }
     assert abs(len(few) - 1000) < 90
     assert abs(len(many) - 5000) < 150
     assert few < many
 
 
 def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
-    """By the same measure as a Mixpanel client's `sample_rate`: the same people everywhere."""
+    """By the same measure as a Mixpanel client's `sample_rate`: the same people fan_out."""
     kept = MemoryConsumer()
     made = {
         "mixpanel": Sink(Mixpanel("T", kept, sample_rate=0.3)),
         "hightouch": Sink(Hightouch("k", disabled=True), sample=0.3),
     }
-    taken = set()
-    with FanOut(**made) as everywhere:
+    accepted = set()
+    with FanOut(**made) as fan_out:
         for number in range(60):
-            before = everywhere.stats()["hightouch"].taken
-            everywhere.track(f"user-{number}", "Visit")
-            if everywhere.stats()["hightouch"].taken > before:
-                taken.add(f"user-{number}")
-    assert taken == {each["properties"]["distinct_id"] for each in kept.events}
-    assert {f"user-{n}" for n in (0, 2, 6, 7, 8, 10)} == {f"user-{n}" for n in range(11)} & taken
+            before = fan_out.stats()["hightouch"].accepted
+            fan_out.track(f"user-{number}", "Visit")
+            if fan_out.stats()["hightouch"].accepted > before:
+                accepted.add(f"user-{number}")
+    assert accepted == {each["properties"]["distinct_id"] for each in kept.events}
+    assert {f"user-{n}" for n in (0, 2, 6, 7, 8, 10)} == {f"user-{n}" for n in range(11)} & accepted
 
 
 def test_a_person_is_wholly_in_a_sample_or_out():
     """Whatever is said of them; what is about nobody is sampled by itself."""
-    asked = terms(sample=0.5)
+    asked = rules(sample=0.5)
     for user in map(str, range(20)):
         calls = [
-            visit(user),
+            run_calls(user),
             Call("identify", {"traits": None}, user, "d", "m-2", "2026-01-31T12:00:00.000Z"),
             Call("group", {"group_id": "g", "traits": None}, user, None, "m-3", "2026-01-31"),
         ]
-        assert 1 == len({asked.objection(call, frozenset()) for call in calls})
+        assert 1 == len({asked.filter_reason(call, frozenset()) for call in calls})
     group = Call("group", {"group_id": "g", "traits": None}, None, None, "m-3", "2026-01-31")
-    assert ("g", "m-1") == (group.who, visit(None).who)
+    assert ("g", "m-1") == (group.sampling_id, run_calls(None).sampling_id)
 
 
 # ---- Customer.io's actions -----------------------------------------------------------------------
@@ -194,7 +219,7 @@ def test_actions_go_only_to_who_acts_on_them(emu):
     assert ["Order Completed"] == [m["event"] for m in messages(emu, "hightouch")]
     (event,) = emu.events()
     assert {"order_id": "o-1", "total": 9.5, "gift": True}.items() <= event["properties"].items()
-    assert [{"action": 2}, {}, {"action": 2}] == [each.withheld for each in stats.values()]
+    assert [{"action": 2}, {}, {"action": 2}] == [each.filtered for each in stats.values()]
 
 
 def test_to_be_forgotten_takes_no_consent_and_no_sample(emu):
@@ -209,4 +234,4 @@ def test_to_be_forgotten_takes_no_consent_and_no_sample(emu):
     made = sinks("sync", emu, only=["customerio"], customerio=strict)
     _, stats = send("sync", made, *calls)
     assert ["User Deleted", "Device Deleted"] == [m["event"] for m in messages(emu)]
-    assert {"taken": 2, "consent": 1, "integrations": 1} == account(stats["customerio"])
+    assert {"accepted": 2, "consent": 1, "integrations": 1} == counts(stats["customerio"])

@@ -11,7 +11,7 @@ import pytest
 from mixpanel import ConfigurationError, RejectedError, ValidationError
 from mixpanel.cdp import SegmentComposer, htevents
 from mixpanel.emulator import Fault
-from tests.cdp.cdp_worlds import messages
+from tests.cdp.run_clients import messages
 from tests.cdp.test_oauth import key_pair
 
 SETTINGS = {

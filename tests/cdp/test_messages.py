@@ -95,7 +95,7 @@ def test_each_call_makes_the_message_of_the_spec(call, expected):
 def test_wire_completes_what_the_calls_make(call, expected):
     """A message that is read back from a file is the message that was written."""
     message = call(composer())
-    assert expected == sent(composer().wire(json.loads(message.body)))
+    assert expected == sent(composer().from_dict(json.loads(message.body)))
 
 
 def test_a_message_tells_its_kind_and_id():
@@ -107,7 +107,7 @@ def test_a_message_tells_its_kind_and_id():
 
 def test_direct_body_has_sent_at_and_no_type():
     """Its own endpoint tells the type by the path."""
-    told = json.loads(CUSTOMERIO.alone(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
+    told = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
     expected = common("identify", userId="u", sentAt="2026-01-31T12:00:00.000Z")
     del expected["type"]
     assert expected == told
@@ -214,12 +214,15 @@ def test_what_is_no_id_is_refused(bad):
         (lambda c: c.track("u", "Paid", integrations=["All"]), "integrations must be a mapping"),
         (lambda c: c.track("u", "Paid", message_id=""), "message_id is empty"),
         (lambda c: c.page("u", 5), "category must be text"),
-        (lambda c: c.track("u", "Paid", schema_version="1"), "no versions of contracts"),
-        (lambda c: c.wire({}), "needs its type"),
-        (lambda c: c.wire("x"), "a message must be a mapping"),
-        (lambda c: c.wire({"type": "track", "userId": "u"}), "event name must be text"),
-        (lambda c: c.wire({"type": "identify", "userId": "u", "event": "E"}), "have no 'event'"),
-        (lambda c: c.wire({"type": "group", "userId": "u"}), "group_id is missing"),
+        (lambda c: c.track("u", "Paid", schema_version="1"), "does not support schema_version"),
+        (lambda c: c.from_dict({}), "type must be one of"),
+        (lambda c: c.from_dict("x"), "a message must be a mapping"),
+        (lambda c: c.from_dict({"type": "track", "userId": "u"}), "event name must be text"),
+        (
+            lambda c: c.from_dict({"type": "identify", "userId": "u", "event": "E"}),
+            "have no 'event'",
+        ),
+        (lambda c: c.from_dict({"type": "group", "userId": "u"}), "group_id is missing"),
     ],
 )
 def test_what_no_server_would_keep_is_refused_at_the_call(call, words):
@@ -235,14 +238,14 @@ def test_hightouch_wants_a_person_where_customerio_does_not():
         lambda c: c.identify(traits={"email": "x@y.example"}),
         lambda c: c.track(None, "Renamed", group_id="acme"),
     ):
-        with pytest.raises(ValidationError, match="whom is it about"):
+        with pytest.raises(ValidationError, match="requires a user_id or an anonymous_id"):
             call(composer(HIGHTOUCH))
 
 
 def test_a_dialect_may_lack_a_kind():
     """Then the call says so, instead of the server in silence."""
     only = replace(PLAIN, kinds=frozenset({"track"}))
-    with pytest.raises(ValidationError, match="Plain takes no alias"):
+    with pytest.raises(ValidationError, match="Plain does not support alias"):
         composer(only).alias("a", "b")
 
 
@@ -301,7 +304,7 @@ def test_pandas_missing_time_is_refused_as_a_timestamp_and_null_as_a_value():
 def test_the_wire_keeps_an_original_timestamp():
     """What other libraries call it in their exports."""
     message = {"type": "track", "userId": 1, "event": "E", "originalTimestamp": "2026-01-31"}
-    assert "2026-01-31T00:00:00.000Z" == sent(composer().wire(message))["timestamp"]
+    assert "2026-01-31T00:00:00.000Z" == sent(composer().from_dict(message))["timestamp"]
 
 
 # ---- values -------------------------------------------------------------------------------------
@@ -385,10 +388,10 @@ def test_schema_version_stands_where_the_contract_reads_it():
     assert context == sent(message)["context"]
 
 
-@pytest.mark.parametrize("place", ["properties.apiVersion", "traits.apiVersion"])
-def test_schema_version_may_be_a_property_or_a_trait(place):
+@pytest.mark.parametrize("path", ["properties.apiVersion", "traits.apiVersion"])
+def test_schema_version_may_be_a_property_or_a_trait(path):
     """A workspace may configure another path; every kind has the one or the other."""
-    told = composer(replace(HIGHTOUCH, schema_version=place))
+    told = composer(replace(HIGHTOUCH, schema_version_path=path))
     given = {"amount": 1}
     for message in (
         told.track("u", "Paid", given, schema_version="2"),
@@ -400,15 +403,15 @@ def test_schema_version_may_be_a_property_or_a_trait(place):
         where = "traits" if message.kind in ("identify", "group") else "properties"
         assert {"amount": 1, "apiVersion": "2"} == sent(message)[where]
     assert {"amount": 1} == given
-    with pytest.raises(ValidationError, match="no versions of contracts"):
+    with pytest.raises(ValidationError, match="does not support schema_version"):
         composer(CUSTOMERIO).identify("u", schema_version="2")
 
 
-@pytest.mark.parametrize("place", ["", "context", "context.", "event.version", "apiVersion"])
-def test_a_version_has_its_place_in_a_message(place):
+@pytest.mark.parametrize("path", ["", "context", "context.", "event.version", "apiVersion"])
+def test_a_version_has_its_place_in_a_message(path):
     """Else no contract would find it."""
-    with pytest.raises(ConfigurationError, match="must be a place in a message"):
-        replace(HIGHTOUCH, schema_version=place)
+    with pytest.raises(ConfigurationError, match="must be a path in a message"):
+        replace(HIGHTOUCH, schema_version_path=path)
 
 
 # ---- settings -----------------------------------------------------------------------------------
@@ -427,7 +430,7 @@ def test_importing_the_package_loads_nothing_heavy():
     source = """
 import sys, mixpanel.cdp as cdp
 assert not {"httpx", "anyio", "asyncio", "mixpanel._records.record"} & set(sys.modules)
-assert sorted(cdp.__all__) == sorted(dir(cdp))
+assert set(cdp.__all__) <= set(dir(cdp))
 for name in cdp.__all__:
     assert getattr(cdp, name) is not None
 assert not {"httpx", "jwt"} & set(sys.modules)

@@ -21,7 +21,7 @@ from mixpanel.cdp._segment.rate_limit import RateLimitedAuth, RateLimiter
 from mixpanel.credentials import Secret
 from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
 from mixpanel.exceptions import RateLimitError, ServerError, TransportError
-from tests.cdp.cdp_worlds import SWIFT, WORLDS, messages, visit
+from tests.cdp.run_clients import FAST_RETRY, RUNTIMES, messages, run_calls
 
 TRACK = lambda c: c.track("u", "Visit")
 TOKEN_PATH = "/hightouch/oauth/token"
@@ -44,8 +44,8 @@ def oauth(server, key=None, **options):
     return HightouchOAuth("client", key or key_pair()[0], "key-1", server=server, **options)
 
 
-@pytest.fixture(params=WORLDS)
-def world(request):
+@pytest.fixture(params=RUNTIMES)
+def runtime(request):
     """Run a test on asyncio, on trio, and without a loop."""
     return request.param
 
@@ -65,26 +65,34 @@ def asked(emu):
 # ---- with a server ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_one_token_serves_all_requests(emu, world, direct):
+@pytest.mark.parametrize("send_immediately", [False, True])
+def test_one_token_serves_all_requests(emu, runtime, send_immediately):
     """It goes into the header, and the write key into the body."""
     who = oauth(emu.hightouch_oauth_url)
     calls = [TRACK] * 5
-    visit(world, emu, "hightouch", *calls, oauth=who, direct=direct, limits=Limits(batch_records=1))
+    run_calls(
+        runtime,
+        emu,
+        "hightouch",
+        *calls,
+        oauth=who,
+        send_immediately=send_immediately,
+        limits=Limits(max_batch_size=1),
+    )
     assert (5, 1) == (len(messages(emu)), asked(emu))
-    request = emu.requests(f"/hightouch/v1/{'track' if direct else 'batch'}")[0]
+    request = emu.requests(f"/hightouch/v1/{'track' if send_immediately else 'batch'}")[0]
     assert request.headers["authorization"].startswith("Bearer ")
     assert "k" == json.loads(request.body)["writeKey"]
 
 
-def test_without_a_token_such_a_source_refuses(emu, world):
+def test_without_a_token_such_a_source_refuses(emu, runtime):
     """So the tests above prove something."""
     with pytest.raises(AuthenticationError, match="access token is required"):
-        visit(world, emu, "hightouch", TRACK, direct=True)
+        run_calls(runtime, emu, "hightouch", TRACK, send_immediately=True)
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, world, direct):
+@pytest.mark.parametrize("send_immediately", [False, True])
+def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, runtime, send_immediately):
     """The caller notices nothing, and nothing waits for a retry."""
     who = oauth(emu.hightouch_oauth_url)
 
@@ -92,27 +100,36 @@ def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, world, di
         emu.revoke_tokens()
         return client.track("u", "Visit")
 
-    if not direct:
+    if not send_immediately:
         emu.play(Fault.status(401), path="/hightouch/v1/batch")
-    _, stats = visit(world, emu, "hightouch", TRACK, revoke, TRACK, oauth=who, direct=direct)
+    _, stats = run_calls(
+        runtime,
+        emu,
+        "hightouch",
+        TRACK,
+        revoke,
+        TRACK,
+        oauth=who,
+        send_immediately=send_immediately,
+    )
     assert (3, 0, 2) == (stats.delivered, stats.retried, asked(emu))
     assert 3 == len(messages(emu))
 
 
-def test_a_key_without_the_right_is_final_after_one_renewal(emu, world):
+def test_a_key_without_the_right_is_final_after_one_renewal(emu, runtime):
     """403 twice: a human has to help."""
     who = oauth(emu.hightouch_oauth_url, scope="other")
     with pytest.raises(AuthenticationError, match="lacks the scope"):
-        visit(world, emu, "hightouch", TRACK, oauth=who, direct=True)
+        run_calls(runtime, emu, "hightouch", TRACK, oauth=who, send_immediately=True)
     assert (2, 2) == (asked(emu), len(emu.requests("/hightouch/v1/track")))
 
 
-def test_an_unknown_client_is_an_error_at_once(emu, world):
+def test_an_unknown_client_is_an_error_at_once(emu, runtime):
     """Asked once; the events stay, and `flush` comes back."""
     errors = []
     who = HightouchOAuth("stranger", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
-    result, _ = visit(
-        world, emu, "hightouch", TRACK, oauth=who, on_error=lambda error, _: errors.append(error)
+    result, _ = run_calls(
+        runtime, emu, "hightouch", TRACK, oauth=who, on_error=lambda error, _: errors.append(error)
     )
     assert (1, 0, 401) == (result.pending, result.delivered, errors[0].status)
     assert "authorization server: HTTP 401: invalid_client" in str(errors[0])
@@ -132,32 +149,32 @@ def test_an_unknown_client_is_an_error_at_once(emu, world):
     ],
     ids=lambda fault: fault.name,
 )
-def test_a_failing_authorization_server_is_asked_again_with_patience(emu, world, fault):
+def test_a_failing_authorization_server_is_asked_again_with_patience(emu, runtime, fault):
     """Each failure is one failed attempt of the batch: counted, backed off, bounded."""
     emu.play(fault * 2, path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
-    result, stats = visit(world, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None)
+    result, stats = run_calls(runtime, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None)
     assert (1, 2, 3) == (result.delivered, stats.retried, asked(emu))
 
 
-def test_a_dead_authorization_server_costs_no_events_in_silence(emu, world):
+def test_a_dead_authorization_server_costs_no_events_in_silence(emu, runtime):
     """Patience ends as it does for any outage, and the drop is counted."""
     emu.play(Fault.status(500, body={"no": "error"}).forever(), path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
-    result, _ = visit(
-        world, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None,
-        retry=type(SWIFT)(first_wait=0.05, longest_wait=0.05, max_age=0.3),
+    result, _ = run_calls(
+        runtime, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None,
+        retry=type(FAST_RETRY)(first_wait=0.05, max_wait=0.05, max_age=0.3),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped
     assert asked(emu) < 100
 
 
-def test_our_wrong_clock_is_corrected_by_the_servers(world):
+def test_our_wrong_clock_is_corrected_by_the_servers(runtime):
     """The first assertion is refused as too early, the second counts from the server's Date."""
     rules = OAuthRules(required=True)
     with Emulator(now=lambda: 1_000_000_000.0, hightouch=HightouchRules(oauth=rules)) as emu:
         who = oauth(emu.hightouch_oauth_url)
-        result, stats = visit(world, emu, "hightouch", TRACK, oauth=who)
+        result, stats = run_calls(runtime, emu, "hightouch", TRACK, oauth=who)
         assert (1, 0, 2) == (result.delivered, stats.retried, asked(emu))
 
 
@@ -166,10 +183,10 @@ def test_parallel_requests_ask_for_one_token(emu):
     emu.play(Fault.latency(0.1), path=TOKEN_PATH)
 
     async def main():
-        limits = Limits(batch_records=1, in_flight=8)
+        limits = Limits(max_batch_size=1, concurrency=8)
         async with AsyncHightouch(
             "k", base_url=emu.hightouch_url, oauth=oauth(emu.hightouch_oauth_url), limits=limits,
-            in_order=False,
+            ordered=False,
         ) as client:  # fmt: skip
             for _ in range(16):
                 await client.track("u", "Visit")
@@ -180,23 +197,23 @@ def test_parallel_requests_ask_for_one_token(emu):
     assert 1 == asked(emu)
 
 
-def test_the_key_can_rotate(emu, world, tmp_path):
+def test_the_key_can_rotate(emu, runtime, tmp_path):
     """A file, or a function, is read anew for each token."""
     path = tmp_path / "key.pem"
     path.write_text(key_pair()[0])
     for source in (path, path.read_text, key_pair()[0].replace("\n", "\\n")):
-        visit(
-            world, emu, "hightouch", TRACK, direct=True,
+        run_calls(
+            runtime, emu, "hightouch", TRACK, send_immediately=True,
             oauth=oauth(emu.hightouch_oauth_url, source),
         )  # fmt: skip
     assert 3 == len(messages(emu))
 
 
-def test_a_key_that_breaks_later_stops_nothing_else(emu, world):
+def test_a_key_that_breaks_later_stops_nothing_else(emu, runtime):
     """It is an error of the delivery; the key is never shown."""
     who = oauth(emu.hightouch_oauth_url, lambda: "hunter2")
     with pytest.raises(AuthenticationError, match="private_key cannot sign") as caught:
-        visit(world, emu, "hightouch", TRACK, oauth=who, direct=True)
+        run_calls(runtime, emu, "hightouch", TRACK, oauth=who, send_immediately=True)
     assert "hunter2" not in f"{caught.value} {who!r}"
 
 
@@ -249,7 +266,7 @@ def drive(steps, *replies):
 
 def test_the_assertion_is_what_the_server_wants():
     """Form-encoded, the scope too; five seconds back and fifty-five ahead."""
-    (request,), failure = drive(tokens().asked(), granted("t"))
+    (request,), failure = drive(tokens().ensure_token(), granted("t"))
     form = parse_qs(request.content.decode())
     assert (None, ["client_credentials"], ["tracking_api:write"]) == (
         failure, form["grant_type"], form["scope"],
@@ -269,39 +286,39 @@ def test_the_assertion_is_what_the_server_wants():
 def test_a_token_is_renewed_at_half_its_life():
     """And kept until then."""
     clock = Clock()
-    access = tokens(clock)
-    drive(access.asked(), granted("one", expires_in=100))
+    source = tokens(clock)
+    drive(source.ensure_token(), granted("one", expires_in=100))
     clock.now += 49
-    assert ([], None) == drive(access.asked())
+    assert ([], None) == drive(source.ensure_token())
     clock.now += 2
-    drive(access.asked(), granted("two", expires_in=100))
-    assert Secret("two") == access.token
+    drive(source.ensure_token(), granted("two", expires_in=100))
+    assert Secret("two") == source.token
 
 
 @pytest.mark.parametrize("lifetime", [None, "soon", -1, True, 0])
 def test_a_lifetime_that_is_none_means_a_minute_until_renewal(lifetime):
     """The server need not say."""
     clock = Clock()
-    access = tokens(clock)
-    drive(access.asked(), granted("one", expires_in=lifetime))
+    source = tokens(clock)
+    drive(source.ensure_token(), granted("one", expires_in=lifetime))
     clock.now += 59
-    assert ([], None) == drive(access.asked())
+    assert ([], None) == drive(source.ensure_token())
     clock.now += 2
-    drive(access.asked(), granted("two"))
-    assert Secret("two") == access.token
+    drive(source.ensure_token(), granted("two"))
+    assert Secret("two") == source.token
 
 
 def test_a_failed_renewal_does_no_harm_while_the_token_is_good():
     """It is tried again some seconds later."""
     clock = Clock()
-    access = tokens(clock)
-    drive(access.asked(), granted("one", expires_in=100))
+    source = tokens(clock)
+    drive(source.ensure_token(), granted("one", expires_in=100))
     clock.now += 60
-    _, failure = drive(access.asked(), Response(500, {}, b""))
-    assert (None, Secret("one")) == (failure, access.token)
-    assert ([], None) == drive(access.asked())
+    _, failure = drive(source.ensure_token(), Response(500, {}, b""))
+    assert (None, Secret("one")) == (failure, source.token)
+    assert ([], None) == drive(source.ensure_token())
     clock.now += 45
-    _, failure = drive(access.asked(), Response(500, {}, b""))
+    _, failure = drive(source.ensure_token(), Response(500, {}, b""))
     assert isinstance(failure.error, ServerError)
 
 
@@ -317,29 +334,29 @@ def test_a_failed_renewal_does_no_harm_while_the_token_is_good():
 )
 def test_rate_limits_of_the_authorization_server(headers, seconds):
     """Milliseconds since 1970; seconds must not become a negative wait."""
-    _, failure = drive(tokens().asked(), Response(429, headers, b""))
+    _, failure = drive(tokens().ensure_token(), Response(429, headers, b""))
     assert isinstance(failure.error, RateLimitError)
     assert seconds == failure.error.retry_after
-    assert not failure.hopeless
+    assert not failure.permanent
 
 
 def test_the_corrected_clock_is_tried_once():
     """Not for ever, whatever the server says."""
     early = Response(400, {}, b'{"error":"invalid_request","error_description":"Token is expired"}')
-    requests, failure = drive(tokens().asked(), early, early)
-    assert (2, True) == (len(requests), failure.hopeless)
+    requests, failure = drive(tokens().ensure_token(), early, early)
+    assert (2, True) == (len(requests), failure.permanent)
 
 
 def test_those_who_wait_share_the_failure():
     """They do not ask one after the other."""
     clock = Clock()
-    access = tokens(clock)
-    first, second = access.asked(), access.asked()
+    source = tokens(clock)
+    first, second = source.ensure_token(), source.ensure_token()
     assert isinstance(next(first), Request)
     assert isinstance(next(second), float)
     clock.now += 1
     with pytest.raises(StopIteration) as ended:
-        first.send(TransportFailure(TransportError("gone"), maybe_sent=False))
+        first.send(TransportFailure(TransportError("gone"), may_have_been_sent=False))
     with pytest.raises(StopIteration) as shared:
         next(second)
     assert ended.value.value is shared.value.value
@@ -348,14 +365,14 @@ def test_those_who_wait_share_the_failure():
 def test_somebody_who_went_away_does_not_block_the_others():
     """A cancelled request lets go; one that was never ended is passed over after a while."""
     clock = Clock()
-    access = tokens(clock)
-    first = access.asked()
+    source = tokens(clock)
+    first = source.ensure_token()
     next(first)
     first.close()
-    assert isinstance(next(access.asked()), Request)
-    lost = access.asked()
+    assert isinstance(next(source.ensure_token()), Request)
+    lost = source.ensure_token()
     next(lost)
-    waiting = access.asked()
+    waiting = source.ensure_token()
     assert isinstance(next(waiting), float)
     clock.now += 31
     assert isinstance(next(waiting), Request)
@@ -371,6 +388,6 @@ def test_a_pace_is_kept_in_every_span():
     """Three in two seconds; who is early waits for a turn of their own."""
     clock = Clock()
     rate_limiter = RateLimiter(3, 2.0, clock=clock)
-    assert [0, 0, 0, 2, 2, 2, 4] == [rate_limiter.turn() for _ in range(7)]
+    assert [0, 0, 0, 2, 2, 2, 4] == [rate_limiter.reserve() for _ in range(7)]
     clock.now += 100
-    assert [0, 0, 0, 2] == [rate_limiter.turn() for _ in range(4)]
+    assert [0, 0, 0, 2] == [rate_limiter.reserve() for _ in range(4)]

@@ -64,7 +64,7 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
         options = {
             "base_url": getattr(emu, f"{vendor}_url"),
             "retry": RetryPolicy(first_wait=0.01),
-            "limits": Limits(queue_records=5000),
+            "limits": Limits(max_queue_size=5000),
             "when_full": "wait",
             "on_error": lambda *_: None,
             "on_drop": lambda *drop: drops.append(drop),

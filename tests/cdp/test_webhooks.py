@@ -83,13 +83,13 @@ def test_a_key_may_be_one_of_several(key):
     [
         ({}, "no header x-cio-timestamp"),
         ({"X-CIO-Timestamp": str(NOW)}, "no header x-cio-signature"),
-        (signed(key="another"), "does not belong"),
-        (signed(BODY + b" "), "does not belong"),
-        ({**signed(), "X-CIO-Timestamp": str(NOW + 1)}, "does not belong"),
-        ({**signed(), "X-CIO-Signature": ""}, "does not belong"),
-        ({**signed(), "X-CIO-Signature": "ü" * 64}, "does not belong"),
-        ({**signed(), "X-CIO-Timestamp": "now\udcff"}, "does not belong"),
-        ({**signed(), "X-CIO-Signature": "\udcff"}, "does not belong"),
+        (signed(key="another"), "does not match"),
+        (signed(BODY + b" "), "does not match"),
+        ({**signed(), "X-CIO-Timestamp": str(NOW + 1)}, "does not match"),
+        ({**signed(), "X-CIO-Signature": ""}, "does not match"),
+        ({**signed(), "X-CIO-Signature": "ü" * 64}, "does not match"),
+        ({**signed(), "X-CIO-Timestamp": "now\udcff"}, "does not match"),
+        ({**signed(), "X-CIO-Signature": "\udcff"}, "does not match"),
         (signed(timestamp="soon"), "not a number of seconds"),
         (signed(timestamp="9" * 30), "not a number of seconds"),
         (signed(timestamp="-5"), "not a number of seconds"),
@@ -111,7 +111,7 @@ def test_an_old_signature_is_refused_and_a_future_one_too(away, fresh):
     if fresh:
         webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW)
         return
-    with pytest.raises(StaleError, match=r"301 s (ahead of|behind) our clock"):
+    with pytest.raises(StaleError, match=r"301 s (after|before) the local time"):
         webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW)
     webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW, tolerance=301)
 

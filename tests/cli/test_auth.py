@@ -192,13 +192,12 @@ def test_who_cannot_be_asked_is_told_of_force(two, path):
     assert before == path.read_text()
 
 
-@pytest.mark.parametrize("option", ["--force", "--force", "--force"])
-def test_remove_asks_first(two, path, option):
+def test_remove_asks_first(two, path):
     """Unless forced; the next account takes the default's place."""
     result = two("auth", "remove", "prod", stdin="y\n")
     assert ExitCode.OK == result.exit_code
     assert result.stderr.endswith("removed prod; the default is staging\n")
-    assert "removed staging\n" == two("auth", "remove", "staging", option).stderr
+    assert "removed staging\n" == two("auth", "remove", "staging", "--force").stderr
     assert [] == Config(path).names()
     assert ExitCode.NOT_FOUND == two("auth", "remove", "prod").exit_code
 

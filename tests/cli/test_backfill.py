@@ -14,7 +14,7 @@ from mixpanel.cli._cdp.checkpoint import Checkpoint, Progress
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault
-from tests.cdp.cdp_worlds import messages
+from tests.cdp.run_clients import messages
 from tests.cli.cli_data import wait_until
 
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
@@ -119,8 +119,8 @@ def test_refused_rows_are_named_and_the_rest_arrives(mp, emu, tmp_path):
     assert (told["delivered"], told["rejected"]) == (249, 2)
     refused = [json.loads(line) for line in failed.read_text().splitlines()]
     assert {
-        7: "a message of the past needs its timestamp",
-        250: "the row is empty, or was no JSON",
+        7: "a message in a backfill needs a timestamp",
+        250: "the row is empty or not valid JSON",
     } == {one["position"]: one["message"] for one in refused}
     fixed = {**refused[0]["record"], "timestamp": "2024-01-31T12:00:00Z"}
     failed.write_text(json.dumps({"position": 7, "record": fixed}) + "\n")
@@ -138,7 +138,7 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_go(mp, emu, tmp_path):
     assert result.exit_code == ExitCode.PARTIAL
     told = json.loads(result.stdout)
     assert (told["valid"], told["invalid"], told["example"]["userId"]) == (3, 1, "0000")
-    assert "orders.csv, row 3: a message of the past needs its timestamp" in result.stderr
+    assert "orders.csv, row 3: a message in a backfill needs a timestamp" in result.stderr
     assert "nothing was sent" in result.stderr
     assert emu.requests() == []
 
@@ -243,7 +243,7 @@ def test_a_wrong_key_ends_with_2(mp, tmp_path):
         (["--column", "user_id=x"], "--event and --column need --kind"),
         (["--kind", "group", *["--column", "user_id=x"] * 2], "user_id is given two columns"),
         (["--event", "x"], "--event and --column need --kind"),
-        (["--kind", "track", "--column", "users=x"], "columns has no 'users' for track"),
+        (["--kind", "track", "--column", "users=x"], "columns has unknown keys 'users' for track"),
         (["--kind", "track", "--column", "user_id=x"], "there is no column 'x' for user_id"),
         (["--kind", "group"], "name it with --column group_id=COLUMN"),
         (["--kind", "identify", "--event", "x"], "is for --kind 'track'"),

@@ -13,7 +13,7 @@ import typer
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
-from tests.cdp.cdp_worlds import messages
+from tests.cdp.run_clients import messages
 from tests.cdp.test_oauth import key_pair
 from tests.cli.cli_data import runner
 
@@ -153,7 +153,7 @@ def test_contracts_may_look_for_their_version_elsewhere(emu, kind):
     )
     refused = asking(emu, "hightouch")(*kind, *person, *version[:-1], "apiVersion")
     assert ExitCode.USAGE == refused.exit_code
-    assert "must be a place in a message" in refused.stderr
+    assert "must be a path in a message" in refused.stderr
 
 
 def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
@@ -258,7 +258,7 @@ def test_customerio_gets_its_own(emu, arguments, fields):
         ),
         (["object", "acme", "--relate", "u", "--delete"], "cannot be used together"),
         (["object", "acme", "--relationship", "{}"], "--relationship needs --relate"),
-        (["object", "acme", "--type", "company"], "--type must be the number of a type"),
+        (["object", "acme", "--type", "company"], "--type must be a whole number"),
         *[
             (arguments, "confirmation required, but stdin is not a terminal: add --force")
             for arguments in ENDS
@@ -424,7 +424,7 @@ def test_a_key_of_another_region_is_refused():
     """The server would answer 200 and keep nothing."""
     told = for_env({})(*TRACK, "--write-key", EU_KEY, "--region", "us")
     assert ExitCode.USAGE == told.exit_code
-    assert "this write key is for region 'eu'" in told.stderr
+    assert "the write key belongs to region 'eu'" in told.stderr
     assert EU_KEY not in told.output
 
 

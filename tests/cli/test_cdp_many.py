@@ -19,7 +19,7 @@ from mixpanel.cli._cdp.input import MAX_ROW_BYTES, RowReader
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.exceptions import MixpanelException
-from tests.cdp.cdp_worlds import messages
+from tests.cdp.run_clients import messages
 from tests.cli.cli_data import lines, runner, wait_until
 from tests.cli.test_import import read_all
 
@@ -322,7 +322,7 @@ ODD = [
 ]
 WHY = {
     1: "the line is not valid JSON: Expecting value: line 1 column 1 (char 0)",
-    2: "track needs a user_id or an anonymous_id: whom is it about?",
+    2: "track requires a user_id or an anonymous_id",
     3: "the row's type is 'page', not 'track': use mp cdp batch",
     4: "a row must be a mapping of names to values, not list",
     5: "too large",
@@ -381,7 +381,7 @@ def test_what_a_backfill_refused_is_of_the_past_when_it_comes_again(mp, emu, tmp
     for command in ("validate", "replay"):
         again = mp(command, failed)
         assert ExitCode.PARTIAL == again.exit_code
-        assert "a message of the past needs its timestamp" in again.stdout
+        assert "a message in a backfill needs a timestamp" in again.stdout
     failed.write_text(failed.read_text().replace('"userId"', '"timestamp":"2026-01-30","userId"'))
     for _ in range(2):
         assert ExitCode.OK == mp("replay", failed).exit_code
@@ -568,14 +568,14 @@ def test_a_closed_stdin_is_said(emu):
 
 def test_a_message_that_ctrl_c_kept_back_is_not_passed_over(mp, emu, tmp_path, monkeypatch):
     """Going on begins with the one that was being made."""
-    made = _rows.identified
+    made = _rows.with_message_id
 
     def interrupted(told):
         if told["userId"] == "u-2":
             raise KeyboardInterrupt
         return made(told)
 
-    monkeypatch.setattr(_rows, "identified", interrupted)
+    monkeypatch.setattr(_rows, "with_message_id", interrupted)
     file = written(tmp_path / "m.ndjson", [{**each, "timestamp": 1e9} for each in visits(5)])
     told = mp("batch", file)
     assert "--start-at 2" in told.stderr
@@ -640,7 +640,7 @@ def test_validate_judges_by_the_vendor(emu):
     assert ExitCode.OK == asking(emu)("validate", "-", given=text).exit_code
     told = asking(emu, "hightouch")("validate", "-", "-f", "csv", given=text)
     assert ExitCode.PARTIAL == told.exit_code
-    assert told.stdout.splitlines()[1].startswith("stdin[0],0,group needs a user_id")
+    assert told.stdout.splitlines()[1].startswith("stdin[0],0,group requires a user_id")
 
 
 # ---- reading ------------------------------------------------------------------------------------

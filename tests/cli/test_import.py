@@ -176,7 +176,7 @@ def test_a_dry_run_sends_nothing(mp, emu, orders):
     result = mp(*orders, "--dry-run", MP_TOKEN="")
     assert ExitCode.PARTIAL == result.exit_code
     assert '"valid": 1' in result.stdout
-    assert "orders.csv, event 1: distinct_id 'null' is one that Mixpanel refuses" in result.stderr
+    assert "orders.csv, event 1: distinct_id 'null' is not accepted by Mixpanel" in result.stderr
     assert result.stderr.endswith("dry run: nothing was sent\n")
     assert [] == emu.requests()
 

@@ -8,11 +8,11 @@ import anyio
 import pytest
 
 from mixpanel import AsyncMixpanel, ConfigurationError, Mixpanel, RetryPolicy
-from mixpanel.bulk import AT_ONCE, ImportInterrupted
+from mixpanel.bulk import CHUNK_SIZE, ImportInterrupted
 from mixpanel.emulator import Fault
 
 TIME = 1_600_000_000
-QUICK = RetryPolicy(first_wait=0.02, longest_wait=0.05)
+QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05)
 
 
 def past(count, bad=()):
@@ -43,7 +43,7 @@ async def test_every_kind_of_stream_is_imported(emu, anyio_backend, as_stream):
     """Lists, generators and async generators."""
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         result = await mp.import_events(as_stream(past(4500)))
-    assert (result.imported, result.failed, result.position) == (4500, 0, 4500)
+    assert (result.imported, result.rejected, result.position) == (4500, 0, 4500)
     assert result.ok
     assert result.requests == 3
     assert numbers(emu) == list(range(4500))
@@ -62,12 +62,12 @@ async def test_failures_are_mapped_to_positions_in_the_stream(emu, anyio_backend
 
     told = []
     async with AsyncMixpanel("t", base_url=emu.url, validation="off") as mp:
-        result = await mp.import_events(mixed(), on_failed=told.append)
-    assert (result.imported, result.failed) == (4496, 5)
-    assert [f.index for f in result.failed_records] == [3, 100, 2001, 2501, 4500]
-    assert result.failed_records[0].field
-    assert result.failed_records[0].record["properties"]["n"] == 3
-    assert "time" in result.failed_records[2].message
+        result = await mp.import_events(mixed(), on_rejected=told.append)
+    assert (result.imported, result.rejected) == (4496, 5)
+    assert [f.index for f in result.rejected_records] == [3, 100, 2001, 2501, 4500]
+    assert result.rejected_records[0].field
+    assert result.rejected_records[0].record["properties"]["n"] == 3
+    assert "time" in result.rejected_records[2].message
     assert sum(result.reasons.values()) == len(told) == 5
 
 
@@ -123,7 +123,7 @@ async def test_memory_is_bounded_by_what_is_in_flight(emu, anyio_backend):
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         await mp.import_events(counted(), concurrency=3, on_progress=progress)
     # Three batches are under way, one waits, one fills; and what was read with its last event.
-    assert ahead <= 2000 * 5 + AT_ONCE
+    assert ahead <= 2000 * 5 + CHUNK_SIZE
 
 
 @pytest.mark.anyio
@@ -201,8 +201,8 @@ async def test_an_odd_row_costs_only_itself(emu, anyio_backend, odd):
     rows = [*past(2), odd, *list(past(4))[2:]]
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         result = await mp.import_events(rows)
-    assert result.imported + result.failed == result.position == 5
-    assert {f.index for f in result.failed_records} <= {2}
+    assert result.imported + result.rejected == result.position == 5
+    assert {f.index for f in result.rejected_records} <= {2}
     assert [e["properties"]["n"] for e in emu.events() if e["event"] == "Past"] == [0, 1, 2, 3]
 
 
@@ -216,10 +216,10 @@ async def test_a_callback_that_raises_stops_nothing(emu, anyio_backend, caplog):
     with caplog.at_level(logging.ERROR, "mixpanel"):
         async with AsyncMixpanel("t", base_url=emu.url) as mp:
             result = await mp.import_events(
-                past(4100, bad={3, 7}), on_progress=raising, on_failed=raising
+                past(4100, bad={3, 7}), on_progress=raising, on_rejected=raising
             )
-    assert (result.imported, result.failed) == (4098, 2)
-    assert [r.message for r in caplog.records] == ["a callback of the import failed"]
+    assert (result.imported, result.rejected) == (4098, 2)
+    assert [r.message for r in caplog.records] == ["on_progress or on_rejected raised an exception"]
 
 
 @pytest.mark.anyio
@@ -230,7 +230,7 @@ async def test_a_callback_that_nobody_would_await_is_refused(emu, anyio_backend)
         raise AssertionError
 
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
-        for options in ({"on_progress": told}, {"on_failed": told}, {"on_failed": "print"}):
+        for options in ({"on_progress": told}, {"on_rejected": told}, {"on_rejected": "print"}):
             with pytest.raises(ConfigurationError, match="function"):
                 await mp.import_events(past(1), **options)
 
@@ -250,8 +250,8 @@ def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
             {"event": "E", "properties": {"time": TIME, "distinct_id": f"u{n}", "n": n}}
             for (n,) in base.execute("select n from event")
         )
-        result = mp.import_events([{}], on_failed=told)
-        assert result.failed == 1
+        result = mp.import_events([{}], on_rejected=told)
+        assert result.rejected == 1
         result = mp.import_events(rows, on_progress=told)
     base.close()
     assert result.imported == 2600

@@ -139,11 +139,11 @@ def holders():
     """Make one of everything that is given a secret."""
     proxy, everything = proxied(), {"credentials": account(), "proxy": proxied()}
     access = AccessTokens(oauth())
-    access._kept(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
+    access._store(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
     consumer = Consumer(**everything)
     local, remote = LocalFlagsConfig(enable_polling=False), RemoteFlagsConfig()
     hightouch = Hightouch(KEY, oauth=oauth(), proxy=proxy)
-    hightouch._api.guard.access._kept(json.dumps({"access_token": TOKEN}).encode())
+    hightouch._api.guard.access._store(json.dumps({"access_token": TOKEN}).encode())
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     workspace = AsyncWorkspace(credentials=given, base_url="http://127.0.0.1:9")
     assert workspace.api is not None
@@ -499,18 +499,18 @@ async def with_the_query_api(url, proxy):
 
 async def with_customerio(url, proxy):
     kept = options(url, proxy)
-    kept["limits"] = mixpanel.Limits(attempt=kept.pop("request_timeout"))
-    await AsyncCustomerIO(KEY, direct=True, **kept).track("u", "E")
+    kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
+    await AsyncCustomerIO(KEY, send_immediately=True, **kept).track("u", "E")
 
 
 async def with_oauth(url, proxy):
     from mixpanel.cdp import AsyncHightouch
 
     kept = options(url, proxy)
-    kept["limits"] = mixpanel.Limits(attempt=kept.pop("request_timeout"))
-    client = AsyncHightouch(KEY, oauth=oauth(url), direct=True, **kept)
+    kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
+    client = AsyncHightouch(KEY, oauth=oauth(url), send_immediately=True, **kept)
     access = client._api.guard.access
-    access._kept(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
+    access._store(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
     await client.track("u", "E")
 
 
@@ -553,8 +553,8 @@ def without_a_loop_remote_flags(url, proxy):
 
 def without_a_loop_customerio(url, proxy):
     kept = options(url, proxy)
-    kept["limits"] = mixpanel.Limits(attempt=kept.pop("request_timeout"))
-    CustomerIO(KEY, direct=True, **kept).track("u", "E")
+    kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
+    CustomerIO(KEY, send_immediately=True, **kept).track("u", "E")
 
 
 def without_a_loop_lookup_tables(url, proxy):
@@ -727,17 +727,17 @@ def test_a_header_that_http_does_not_take_is_not_quoted():
         request = dataclasses.replace(request, url=f"http://127.0.0.1:{port}/")
 
         async def attempt():
-            transport = AsyncTransport(options, deadline=5.0, answer_bytes=100)
+            transport = AsyncTransport(options, deadline=5.0, max_response_bytes=100)
             try:
                 return await transport.send(request)
             finally:
                 await transport.aclose()
 
-        blocking = SyncTransport(options, answer_bytes=100)
+        blocking = SyncTransport(options, max_response_bytes=100)
         replies = [anyio.run(attempt), blocking.send(request, end=time.monotonic() + 5)]
         blocking.close()
     for reply in replies:
-        assert "not fit for HTTP" in str(reply.error)
+        assert "not valid in HTTP" in str(reply.error)
         assert in_frames(reply.error) == []
 
 

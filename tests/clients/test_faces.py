@@ -1,11 +1,22 @@
 """The two faces offer the same, documented once."""
 
 import inspect
+import re
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 from mixpanel import AsyncMixpanel, Mixpanel
 from mixpanel._records.methods import TrackingMethods
+from mixpanel.cdp import (
+    AsyncCustomerIO,
+    AsyncFanOut,
+    AsyncHightouch,
+    CustomerIO,
+    FanOut,
+    Hightouch,
+)
 
 RENAMED = {"aclose": "close"}
 
@@ -21,17 +32,61 @@ def test_the_faces_offer_the_same_methods():
 
 @pytest.mark.parametrize("name", sorted(public(TrackingMethods)))
 def test_verbs_are_written_once(name):
-    """No face overrides a verb."""
-    assert getattr(AsyncMixpanel, name) is getattr(Mixpanel, name) is getattr(TrackingMethods, name)
+    """Both faces run the code of the mix-in."""
+    code = getattr(TrackingMethods, name).__code__
+    assert getattr(AsyncMixpanel, name).__code__ is getattr(Mixpanel, name).__code__ is code
 
 
 @pytest.mark.parametrize("name", ["import_events", "lookup_tables", "replace_lookup_table"])
 def test_twins_keep_signature_and_documentation(name):
-    """Hover help is the same in both worlds."""
+    """Hover help is the same in both worlds, but for `await`."""
     theirs, ours = getattr(AsyncMixpanel, name), getattr(Mixpanel, name)
     assert inspect.signature(ours) == inspect.signature(theirs)
-    assert ours.__doc__ == theirs.__doc__
+    assert ours.__doc__ == theirs.__doc__.replace("= await ", "= ")
     assert not inspect.iscoroutinefunction(ours)
+
+
+FACES = [
+    (AsyncMixpanel, Mixpanel),
+    (AsyncCustomerIO, CustomerIO),
+    (AsyncHightouch, Hightouch),
+    (AsyncFanOut, FanOut),
+]
+FIRE_AND_FORGET = {
+    "track", "people_set", "group_set", "track_batch", "import_data", "identify", "page", "screen",
+    "group", "alias", "batch", "unsubscribe", "delete_person", "report_content",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("async_face", "sync_face"), FACES)
+def test_help_shows_what_a_call_returns(async_face, sync_face):
+    """A coroutine, or nothing; and the same parameters."""
+    names = FIRE_AND_FORGET & public(async_face)
+    assert len(names) >= 5
+    for name in names:
+        there, here = (inspect.signature(getattr(face, name)) for face in (async_face, sync_face))
+        assert Coroutine[Any, Any, None] == there.return_annotation, name
+        assert here.return_annotation is None, name
+        assert here.replace(return_annotation=None) == there.replace(return_annotation=None)
+
+
+@pytest.mark.parametrize(("async_face", "sync_face"), FACES)
+def test_a_sync_class_shows_no_await_in_an_example(async_face, sync_face):
+    """Its examples can be copied; they are as many as those of the async class."""
+    assert len(examples(async_face)) == len(examples(sync_face))
+    assert [] == [line for line in examples(sync_face) if re.search(r"\b(await|async)\b", line)]
+
+
+def examples(face):
+    docs = [inspect.getdoc(getattr(face, name)) or "" for name in public(face)]
+    return [line for doc in docs for line in doc.splitlines() if line.startswith((">>>", "..."))]
+
+
+def test_a_method_shown_for_a_class_is_that_of_the_mix_in_at_run_time():
+    """Nothing is called in between: one frame from the caller to the code."""
+    assert "Mixpanel.track" == Mixpanel.track.__qualname__
+    assert Mixpanel.track.__kwdefaults__ == TrackingMethods.track.__kwdefaults__
+    assert Mixpanel.track.__globals__ is TrackingMethods.track.__globals__
 
 
 @pytest.mark.parametrize("face", [AsyncMixpanel, Mixpanel])

@@ -237,7 +237,7 @@ async def test_on_drop_may_track_into_a_full_buffer(anyio_backend, when_full, ca
         heard.append((reason, [message["event"] for message in messages]))
         mp._enqueue(mp._composer.event("u", "Dropped"))
 
-    limits = Limits(queue_records=1, flush_after=None)
+    limits = Limits(max_queue_size=1, flush_after=None)
     consumer = AsyncBufferedConsumer(
         base_url=NOWHERE, limits=limits, when_full=when_full, on_drop=complain
     )
@@ -259,7 +259,7 @@ BATCH = [{"event": f"E{n}", "properties": {"distinct_id": "u"}} for n in range(3
 @pytest.mark.anyio
 async def test_a_batch_is_taken_whole_or_not_at_all(anyio_backend):
     """With `when_full="raise"` the caller may try the same batch again."""
-    limits = Limits(queue_records=4, flush_after=None)
+    limits = Limits(max_queue_size=4, flush_after=None)
     consumer = AsyncBufferedConsumer(base_url=NOWHERE, limits=limits, when_full="raise")
     mp = AsyncMixpanel("t", consumer)
     await mp.track_batch(BATCH)
@@ -273,7 +273,7 @@ async def test_a_batch_is_taken_whole_or_not_at_all(anyio_backend):
 
 def test_a_sync_batch_says_how_much_of_it_was_taken():
     """A buffer that sends when it is full cannot know beforehand."""
-    limits = Limits(queue_records=2, flush_after=None)
+    limits = Limits(max_queue_size=2, flush_after=None)
     consumer = BufferedConsumer(base_url=NOWHERE, limits=limits, when_full="raise")
     mp = Mixpanel("t", consumer)
     with pytest.raises(QueueFullError) as refused:

@@ -49,7 +49,7 @@ def test_rows_that_are_not_valid_are_named(mp):
     """`failed_records` says which."""
     with pytest.raises(RejectedError) as raised:
         mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\nA1,Coffee\r\n")
-    assert raised.value.failed_records
+    assert raised.value.rejected_records
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_success_that_says_that_something_failed_is_not_one(mp, emu, body):
     with pytest.raises(RejectedError) as raised:
         mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
     assert raised.value.status == 200
-    assert len(raised.value.failed_records) == len(body.get("failed_records", []))
+    assert len(raised.value.rejected_records) == len(body.get("failed_records", []))
 
 
 @pytest.mark.parametrize("body", ["<html>Welcome</html>", '{"code": 200', "", "[1]"])

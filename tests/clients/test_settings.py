@@ -139,9 +139,9 @@ def test_honest_origins_are_taken(url, origin):
         lambda: BufferedConsumer(0),
         lambda: BufferedConsumer(True),
         lambda: BufferedConsumer(flush_after=-1),
-        lambda: Limits(batch_records=0),
-        lambda: Limits(batch_records=2001),
-        lambda: Limits(attempt=-1),
+        lambda: Limits(max_batch_size=0),
+        lambda: Limits(max_batch_size=2001),
+        lambda: Limits(request_timeout=-1),
         lambda: RetryPolicy(first_wait=-1),
         lambda: RetryPolicy(attempts=0),
     ],
@@ -197,13 +197,13 @@ def test_a_secret_compares_but_does_not_pickle():
     """Equal by value, its own copy, refused by pickle."""
     assert Secret("a") == Secret("a") != Secret("b")
     assert Secret("a") == copy.deepcopy(Secret("a")) == copy.copy(Secret("a"))
-    with pytest.raises(TypeError, match="not pickled"):
+    with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(Secret("a"))
 
 
 def test_full_jitter_grows_and_is_capped():
     """U(0, min(cap, first * 2**n)), with Retry-After as a clamped floor."""
-    policy = RetryPolicy(first_wait=2, longest_wait=60)
+    policy = RetryPolicy(first_wait=2, max_wait=60)
     assert [policy.wait(n, None, 1.0) for n in (1, 2, 5, 6, 1000)] == [2, 4, 32, 60, 60]
     assert policy.wait(1, None, 0.0) == 0
     assert policy.wait(1, 7.0, 0.0) == 7

@@ -206,7 +206,7 @@ def test_a_bulk_import_is_captured(mixpanel_events):
     mp = Mixpanel("T", base_url=NOWHERE)
     row = {"event": "Old", "properties": {"time": 1_700_000_000, "distinct_id": "u"}}
     result = mp.import_events([row, {"event": "No time", "properties": {}}])
-    assert (1, 1) == (result.imported, result.failed)
+    assert (1, 1) == (result.imported, result.rejected)
     mixpanel_events.assert_tracked("Old", distinct_id="u")
     mp.close()
 
@@ -268,7 +268,7 @@ def test_clients_of_other_platforms_are_captured(mixpanel_events):
             assert (2, True) == (cio.stats().delivered, cio.stats().balanced)
 
     asyncio.run(main())
-    with Hightouch("K", base_url=NOWHERE, direct=True) as ht:
+    with Hightouch("K", base_url=NOWHERE, send_immediately=True) as ht:
         ht.batch([{"type": "track", "userId": 18, "event": "Order Paid"}] * 2)
     assert ["identify", "track"] == [each["type"] for each in mixpanel_events.customerio]
     assert ["delivered"] * 2 == [one.fate for one in told]
@@ -290,11 +290,11 @@ def test_a_failure_shows_what_the_platform_got(mixpanel_events):
         mixpanel_events.assert_tracked_at("customerio", "Order Paid")
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_a_fan_out_is_captured_sink_by_sink(mixpanel_events, direct):
+@pytest.mark.parametrize("send_immediately", [False, True])
+def test_a_fan_out_is_captured_sink_by_sink(mixpanel_events, send_immediately):
     """One call, three messages, none of which leaves."""
     mp = Mixpanel("T", base_url=NOWHERE)
-    cio = CustomerIO("K", base_url=NOWHERE, direct=direct)
+    cio = CustomerIO("K", base_url=NOWHERE, send_immediately=send_immediately)
     with FanOut(mixpanel=Sink(mp), customerio=Sink(cio)) as everywhere:
         everywhere.track("u-17", "Order Paid", {"amount": 3})
     mixpanel_events.assert_tracked("Order Paid", distinct_id="u-17", amount=3, times=1)
@@ -307,14 +307,14 @@ def test_a_backfill_is_captured(mixpanel_events):
     rows = [{"type": "track", "userId": "u", "event": "Old", "timestamp": 1_700_000_000}, {}]
     with Hightouch("K", base_url=NOWHERE, oauth=oauth) as ht:
         result = ht.backfill(rows)
-    assert (1, 1) == (result.imported, result.failed)
+    assert (1, 1) == (result.imported, result.rejected)
     mixpanel_events.assert_tracked_at("hightouch", "Old", user_id="u")
 
 
 def test_rules_of_other_platforms_clients_still_hold(mixpanel_events):
     """Closed, disabled, too large, and sync-in-async behave as they do in production."""
     CustomerIO("K", disabled=True, base_url=NOWHERE).track("u", "Unseen")
-    cio = CustomerIO("K", base_url=NOWHERE, direct=True)
+    cio = CustomerIO("K", base_url=NOWHERE, send_immediately=True)
     with pytest.raises(mixpanel.PayloadTooLargeError):
         cio.track("u", "Big", {"text": "x" * 40_000})
 

@@ -33,16 +33,6 @@ def offered(face, name):
 # What is offered by name
 
 
-def test_every_name_of_the_package_exists_once():
-    """`__all__`, the lazy table and the type checkers' imports agree."""
-    for name in mixpanel.data.__all__:
-        assert getattr(mixpanel.data, name) is not None
-        assert name in dir(mixpanel.data)
-    assert set(mixpanel.data.__all__) == set(mixpanel.data._HOME)
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        mixpanel.data.nonsense  # noqa: B018
-
-
 def test_every_error_and_result_is_offered():
     """Whoever catches or annotates need not know which room it is from."""
     assert {*exceptions.__all__, *results.__all__} <= set(mixpanel.data.__all__)
@@ -140,7 +130,7 @@ with Workspace(path=sys.argv[1]) as ws:
         ws.fetch_events(**nine)
     except KeyboardInterrupt:
         tasks = asyncio.all_tasks(background_loop.background_loop())
-        still = [repr(one) for one in tasks if "attend" not in repr(one)]  # to open connections
+        still = [repr(one) for one in tasks if "close_when_idle" not in repr(one)]
     [left] = ws.tables()
     done = ws.fetch_events(**nine)
     told = {"still": still, "state": left.state, "rows": done.rows, "requests": done.requests}

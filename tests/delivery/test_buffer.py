@@ -43,8 +43,8 @@ def numbers(records):
 
 
 def test_a_batch_is_due_by_count():
-    """The last of `batch_records` makes it due."""
-    buffer = make(batch_records=3)
+    """The last of `max_batch_size` makes it due."""
+    buffer = make(max_batch_size=3)
     buffer.put(event(0))
     buffer.put(event(1))
     assert take(buffer) is None
@@ -54,7 +54,7 @@ def test_a_batch_is_due_by_count():
 
 def test_a_batch_is_due_by_bytes_and_packs_byte_exactly():
     """The JSON array of a batch never exceeds the limit, brackets and commas included."""
-    buffer = make(batch_bytes=100)
+    buffer = make(max_batch_bytes=100)
     for n in range(30):
         buffer.put(event(n))
     sizes = []
@@ -74,14 +74,14 @@ def test_a_batch_is_due_by_age():
     buffer.put(event())
     clock.now += 0.4
     assert take(buffer) is None
-    assert buffer.next_look() == pytest.approx(0.6)
+    assert buffer.seconds_until_due() == pytest.approx(0.6)
     clock.now += 0.6
     assert take(buffer) is not None
 
 
 def test_a_record_larger_than_a_batch_travels_alone():
     """It is for the server to refuse, not for the packing to get stuck on."""
-    buffer = make(batch_bytes=50)
+    buffer = make(max_batch_bytes=50)
     buffer.put(event(0, size=100))
     buffer.put(event(1))
     assert numbers(take(buffer, everything=True).records) == [0]
@@ -89,7 +89,7 @@ def test_a_record_larger_than_a_batch_travels_alone():
 
 def test_profiles_have_one_request_in_flight_and_events_several():
     """A retried older `$set` never overtakes a newer one."""
-    buffer = make(batch_records=1, in_flight=2)
+    buffer = make(max_batch_size=1, concurrency=2)
     for n in range(3):
         buffer.put(event(n))
         buffer.put(event(n, "people"))
@@ -116,7 +116,7 @@ def test_records_with_an_api_secret_travel_apart():
     assert batches == [[0], [1, 2], [3]]
 
 
-@pytest.mark.parametrize("bound", [{"queue_records": 2}, {"queue_bytes": 20}])
+@pytest.mark.parametrize("bound", [{"max_queue_size": 2}, {"max_queue_bytes": 20}])
 @pytest.mark.parametrize(
     ("when_full", "kept", "dropped"),
     [("drop_newest", [10, 11], [12]), ("drop_oldest", [11, 12], [10])],
@@ -135,11 +135,11 @@ def test_a_full_buffer_drops_and_tells(bound, when_full, kept, dropped):
 
 def test_a_full_buffer_raises_or_asks_to_wait():
     """Neither counts as accepted."""
-    buffer = make("raise", queue_records=1)
+    buffer = make("raise", max_queue_size=1)
     buffer.put(event())
     with pytest.raises(QueueFullError):
         buffer.put(event())
-    waiting = make("wait", queue_records=1)
+    waiting = make("wait", max_queue_size=1)
     waiting.put(event())
     assert waiting.put(event()) is None
     assert buffer.stats.accepted == waiting.stats.accepted == 1
@@ -147,14 +147,14 @@ def test_a_full_buffer_raises_or_asks_to_wait():
 
 def test_a_record_larger_than_the_whole_buffer_is_dropped_as_such():
     """It would never fit."""
-    buffer = make("raise", queue_bytes=50)
+    buffer = make("raise", max_queue_bytes=50)
     buffer.put(event(size=100))
     assert buffer.stats.snapshot().dropped == {"too_large": 1}
 
 
 def test_landing_puts_open_records_back_in_order():
     """What was not settled leads the lane again."""
-    buffer = make(batch_records=4)
+    buffer = make(max_batch_size=4)
     for n in range(6):
         buffer.put(event(n))
     batch = take(buffer)
@@ -198,10 +198,10 @@ class Books(RuleBasedStateMachine):
         self.buffer = make(
             "drop_oldest",
             self.clock,
-            batch_records=3,
-            batch_bytes=60,
-            queue_records=8,
-            queue_bytes=150,
+            max_batch_size=3,
+            max_batch_bytes=60,
+            max_queue_size=8,
+            max_queue_bytes=150,
         )
         self.in_flight = []
         self.n = 0
@@ -222,7 +222,9 @@ class Books(RuleBasedStateMachine):
         if self.in_flight:
             batch = data.draw(st.sampled_from(self.in_flight))
             some = (
-                data.draw(st.lists(st.sampled_from(batch.open), unique=True)) if batch.open else []
+                data.draw(st.lists(st.sampled_from(batch.unsettled), unique=True))
+                if batch.unsettled
+                else []
             )
             self.buffer.settle(batch, some, fate, "why")
 
@@ -230,7 +232,7 @@ class Books(RuleBasedStateMachine):
     def finish(self, data, cut):
         if self.in_flight:
             batch = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
-            batch.sending = batch.open if cut else []
+            batch.sending = batch.unsettled if cut else []
             self.buffer.finish(batch)
 
     @rule()
@@ -250,7 +252,7 @@ class Books(RuleBasedStateMachine):
         stats = self.buffer.stats.snapshot()
         queues = self.buffer.queues.values()
         held = [r for queue in queues for r in queue.unsent]
-        held += [r for queue in queues for batch in queue.in_flight for r in batch.open]
+        held += [r for queue in queues for batch in queue.in_flight for r in batch.unsettled]
         assert stats.balanced
         assert stats.pending == len(held)
         assert self.buffer.bytes == sum(len(r.body) for r in held)

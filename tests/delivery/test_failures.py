@@ -16,7 +16,6 @@ from mixpanel import (
     AsyncBufferedConsumer,
     AsyncConsumer,
     AsyncMixpanel,
-    AttemptTimeoutError,
     AuthenticationError,
     BufferedConsumer,
     ConfigurationError,
@@ -26,6 +25,7 @@ from mixpanel import (
     Mixpanel,
     RateLimitError,
     RejectedError,
+    RequestTimeoutError,
     RetryPolicy,
     ServiceAccountCredentials,
     TransportError,
@@ -46,7 +46,7 @@ from mixpanel._http.sync_transport import (
 )
 from mixpanel.emulator import Fault
 
-QUICK = RetryPolicy(first_wait=0.02, longest_wait=0.05, longest_retry_after=0.2, max_age=20)
+QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05, max_retry_after=0.2, max_age=20)
 ACCOUNT = ServiceAccountCredentials("user", "s3cr3t-canary", "42")
 EACH_FAULT = [
     Fault.latency(0.05),
@@ -78,7 +78,7 @@ def unzipped(request):
 
 
 def consumer(emu, **options):
-    limits = Limits(attempt=0.4, flush_after=0.02)
+    limits = Limits(request_timeout=0.4, flush_after=0.02)
     return AsyncBufferedConsumer(base_url=emu.url, limits=limits, retry=QUICK, **options)
 
 
@@ -184,8 +184,8 @@ async def test_one_bad_event_among_ten(emu, anyio_backend, ingestion):
         assert (result.delivered, result.rejected) == (9, 1)
         [(error, gone)] = told
         assert isinstance(error, RejectedError)
-        assert error.failed_records[0].field
-        assert error.failed_records[0].record["properties"]["n"] == 4
+        assert error.rejected_records[0].field
+        assert error.rejected_records[0].record["properties"]["n"] == 4
         assert gone[0]["properties"]["n"] == 4
 
 
@@ -213,7 +213,7 @@ async def test_a_413_splits_and_the_limit_is_remembered(emu, anyio_backend):
 async def test_a_429_holds_the_whole_lane_back(emu, anyio_backend):
     """No second request knocks while the server asked for a pause."""
     emu.play(Fault.status(429, retry_after=1), path="/track")
-    limits = Limits(attempt=5, batch_records=10)
+    limits = Limits(request_timeout=5, max_batch_size=10)
     policy = RetryPolicy(first_wait=0.01)
     mp = AsyncMixpanel(
         "t", AsyncBufferedConsumer(10, base_url=emu.url, limits=limits, retry=policy)
@@ -266,7 +266,7 @@ async def test_profiles_arrive_in_order_through_an_outage(emu, anyio_backend):
 async def test_waiting_for_room_loses_nothing(emu, anyio_backend):
     """`when_full="wait"` slows the caller down instead."""
     emu.play(Fault.latency(0.02).forever())
-    limits = Limits(queue_records=10, flush_after=0.01)
+    limits = Limits(max_queue_size=10, flush_after=0.01)
     mp = AsyncMixpanel(
         "t", AsyncBufferedConsumer(5, base_url=emu.url, limits=limits, when_full="wait")
     )
@@ -347,9 +347,9 @@ def test_raise_for_loss_raises_for_loss_only(emu):
     mp = Mixpanel("t", BufferedConsumer(base_url=emu.url, retry=QUICK))
     mp.track("u", "Visit")
     mp.flush().raise_for_loss()
-    with pytest.raises(DeliveryError, match=r"0 rejected, 3 dropped \(queue_full\), 2 waiting"):
+    with pytest.raises(DeliveryError, match=r"0 rejected, 3 dropped \(queue_full\), 2 pending"):
         FlushResult(0, 0, {"queue_full": 3}, 2).raise_for_loss()
-    with pytest.raises(DeliveryError, match=r"^1 rejected, 4 dropped \(1 closed, 3 exit\), 0 wait"):
+    with pytest.raises(DeliveryError, match=r"^1 rejected, 4 dropped \(1 closed, 3 exit\), 0 pend"):
         FlushResult(0, 1, {"exit": 3, "closed": 1}, 0).raise_for_loss()
     emu.play(Fault.status(401))
     mp.track("u", "Visit")
@@ -375,7 +375,7 @@ def test_credentials_beside_a_consumer_are_not_ignored():
         (Fault.status(401), AuthenticationError),
         (Fault.status(429, retry_after=3000), RateLimitError),
         (Fault.status(400), RejectedError),
-        (Fault.silence(), AttemptTimeoutError),
+        (Fault.silence(), RequestTimeoutError),
         (Fault.reset("before"), TransportError),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -408,7 +408,7 @@ async def test_the_error_of_one_event_is_raised_for_that_event_only(emu, anyio_b
             await mp.track("null" if n % 3 == 0 else "u", "Visit", {"n": n})
             outcomes[n] = "ok"
         except RejectedError as error:
-            outcomes[n] = error.failed_records[0].record["properties"]["n"]
+            outcomes[n] = error.rejected_records[0].record["properties"]["n"]
 
     async with anyio.create_task_group() as tasks:
         for n in range(12):
@@ -544,7 +544,7 @@ def test_the_blocking_wire_reports_failures_like_any_attempt(emu, fault):
     """And goes on with the next request."""
     emu.play(fault)
     request = Request("POST", emu.url + "/track", {"Content-Type": "application/json"}, b"[]")
-    transport = SyncTransport(TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     assert isinstance(transport.send(request, end=time.monotonic() + 2), TransportFailure)
     assert isinstance(transport.send(request, end=time.monotonic() + 2), Response)
     transport.close()

@@ -12,7 +12,7 @@ from mixpanel._delivery.retry import (
     Resolve,
     Stop,
     Wait,
-    exchange,
+    delivery_steps,
 )
 from mixpanel._http.request import Send
 from mixpanel._http.responses import (
@@ -56,7 +56,7 @@ class Run:
         self.now, self.sent, self.settled, self.steps = 0.0, [], {}, []
         self.attempts_at = []
         policy = policy or RetryPolicy(attempts=20, max_age=1e9)
-        steps = exchange(
+        steps = delivery_steps(
             some,
             policy=policy,
             clock=lambda: self.now,
@@ -96,8 +96,8 @@ def script(*replies):
     return lambda attempt, _step: replies[attempt - 1] if attempt <= len(replies) else OK
 
 
-def broken(maybe_sent=True):
-    return TransportFailure(TransportError("broken"), maybe_sent)
+def broken(may_have_been_sent=True):
+    return TransportFailure(TransportError("broken"), may_have_been_sent)
 
 
 def test_a_success_settles_the_batch():
@@ -135,11 +135,11 @@ def test_a_partial_success_maps_failures_to_their_records():
     assert run.settled == {"delivered": [0, 2, 4], "rejected": [1, 3]}
     error = run.of(Resolve)[1].error
     assert isinstance(error, RejectedError)
-    assert [(f.index, f.insert_id, f.field) for f in error.failed_records] == [
+    assert [(f.index, f.insert_id, f.field) for f in error.rejected_records] == [
         (1, "a", "properties.time"),
         (3, "b", None),
     ]
-    assert error.failed_records[0].record == {"n": 1}
+    assert error.rejected_records[0].record == {"n": 1}
     assert len(run.sent) == 1
 
 
@@ -173,7 +173,7 @@ def test_a_refusal_of_what_all_share_is_not_bisected(refusal):
     run = Run(records(2000), lambda *_: refusal)
     assert sorted(run.settled["rejected"]) == list(range(2000))
     assert len(run.sent) == 17
-    named = [one for step in run.of(Resolve) for one in step.error.failed_records]
+    named = [one for step in run.of(Resolve) for one in step.error.rejected_records]
     assert sorted(one.record["n"] for one in named) == list(range(2000))
     assert {one.message for one in named} == {f"events: HTTP {refusal.status}: token"}
 
@@ -327,7 +327,7 @@ def test_a_refusal_that_counts_some_as_taken_proves_nothing(status, body):
 def test_transport_failures_know_whether_anything_was_sent():
     """Before the request left even `$add` is safe; after it, it is not."""
     unsafe = records(1, "people", repeatable=False)
-    assert Run(unsafe, script(broken(maybe_sent=False))).settled == {"delivered": [0]}
+    assert Run(unsafe, script(broken(may_have_been_sent=False))).settled == {"delivered": [0]}
     assert Run(unsafe, script(broken())).settled == {"dropped ambiguous": [0]}
     assert Run(records(1), script(broken(), broken())).settled == {"delivered": [0]}
     again = Run(unsafe, script(broken()), repeat_ambiguous=True)
@@ -561,7 +561,7 @@ def test_the_young_are_delivered_when_the_old_expire():
     run = Run(
         aged(100, 299.5, 20, 300, 400, 0),
         script(answer(503), answer(503)),
-        policy=RetryPolicy(first_wait=8, longest_wait=8),
+        policy=RetryPolicy(first_wait=8, max_wait=8),
     )
     assert run.settled == {"dropped expired": [3, 4, 1], "delivered": [0, 2, 5]}
     assert run.sent == [[0, 1, 2, 3, 4, 5], [0, 2, 5], [0, 2, 5]]
@@ -585,7 +585,7 @@ def test_parts_of_a_batch_expire_by_the_age_of_their_own_records():
 
 def test_sleeps_that_end_early_do_not_keep_an_exchange_going():
     """Clocks are rough: a wait of a rest too small to be slept is the last."""
-    steps = exchange(
+    steps = delivery_steps(
         aged(4.9999, 0.1),
         policy=RetryPolicy(max_age=5, first_wait=1),
         clock=lambda: now,
@@ -685,7 +685,7 @@ def says_success(reply, sent):
 def is_proof(reply):
     """Return True if a reply proves that nothing was applied, worked out anew."""
     if isinstance(reply, TransportFailure):
-        return not reply.maybe_sent
+        return not reply.may_have_been_sent
     try:
         data = json.loads(reply.body)
     except (ValueError, RecursionError):

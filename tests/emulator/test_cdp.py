@@ -442,7 +442,7 @@ def test_gzip_does_not_widen_the_limit(emu):
 
 def test_limits_and_their_status_can_be_chosen(emulate):
     """What strict mode says to oversize is not documented."""
-    rules = {"item_bytes": 100, "batch_bytes": 1000, "oversize_status": 413}
+    rules = {"max_message_bytes": 100, "max_batch_bytes": 1000, "oversize_status": 413}
     emu = emulate(customerio=CustomerIORules(**rules))
     for endpoint, body in (("track", sized(400)), ("batch", whole(499_000))):
         assert 413 == post(emu, endpoint, body).status_code

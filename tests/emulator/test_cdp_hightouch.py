@@ -139,7 +139,7 @@ def test_the_shape_of_an_error_can_be_chosen(emulate, shape, content):
     bad = {**TRACK, "event": ""}
     assert content == post(emu, "track", bad).text
     assert "write key is missing or not known" in post(emu, "track", bad, auth=("NO", "")).text
-    once = {"direct": True, "retry": RetryPolicy(attempts=1)}
+    once = {"send_immediately": True, "retry": RetryPolicy(attempts=1)}
     with (
         Hightouch("KEY", base_url=emu.hightouch_url, **once) as client,
         pytest.raises(RejectedError, match=r"HTTP 400: .*properties\.amount is required"),
@@ -310,7 +310,7 @@ def test_a_contract_may_find_its_version_elsewhere(emulate):
     """Where the client puts it as well."""
     at = "properties.apiVersion"
     emu = emulate(contracts={"Order Paid": Contract(versions="1.0.0")}, version_at=at)
-    once = {"direct": True, "version_at": at}
+    once = {"send_immediately": True, "version_at": at}
     with Hightouch("KEY", base_url=emu.hightouch_url, **once) as client:
         for version in ("1.0.0", "1.0"):
             client.track("u1", "Order Paid", schema_version=version)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.emulator._rules.expressions import (
+from mixpanel.data.analysis.expressions import (
     ExpressionError,
     Names,
     Value,
@@ -35,7 +35,7 @@ ROW = {
     "nul": "a\0b",
     "line": "a\u2028b",
 }
-EVENT = Names(columns={"$time": Value(number="1767322800", told="true", moment=True)})
+EVENT = Names(columns={"$time": Value(number="1767322800", set_when="true", is_time=True)})
 
 
 @pytest.fixture(scope="module")

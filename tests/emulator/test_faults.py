@@ -241,7 +241,7 @@ def test_reset_after_the_body_still_ingests(emu, http):
 
 def test_a_reset_has_its_moments():
     """A typo is found at once."""
-    with pytest.raises(ValueError, match="before, during or after"):
+    with pytest.raises(ValueError, match='when must be "before", "during"'):
         Fault.reset("later")
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.emulator._rules.events import BANNED_IDS, judge_events
+from mixpanel.emulator._rules.events import BANNED_IDS, validate_events
 
 NOW = 1_764_000_000
 DAY = 24 * 3600
@@ -29,8 +29,8 @@ RECORDS = JSON | st.fixed_dictionaries(
 
 
 def event(name="Order Paid", **properties):
-    told = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": "a-1"}
-    return {"event": name, "properties": {**told, **properties}}
+    sent_fields = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": "a-1"}
+    return {"event": name, "properties": {**sent_fields, **properties}}
 
 
 def without(name):
@@ -43,8 +43,8 @@ def nested(depth):
     return {"a": nested(depth - 1)} if depth else 1
 
 
-def judge(*records, wire="import", **options):
-    return judge_events(records, wire=wire, now=NOW, **options)
+def judge(*records, endpoint="import", **options):
+    return validate_events(records, endpoint=endpoint, now=NOW, **options)
 
 
 def only(judgement):
@@ -53,7 +53,7 @@ def only(judgement):
 
 
 def refused(*records, **options):
-    return [refusal.field for refusal in judge(*records, **options).refusals]
+    return [refusal.field for refusal in judge(*records, **options).rejected]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def refused(*records, **options):
 def test_a_rule_names_the_field_that_breaks_it(record, field):
     """And refuses that record only."""
     judgement = judge(event(), record)
-    assert [(1, field)] == [(refusal.index, refusal.field) for refusal in judgement.refusals]
+    assert [(1, field)] == [(refusal.index, refusal.field) for refusal in judgement.rejected]
     assert (1, 1) == (judgement.good, len(judgement.accepted))
 
 
@@ -121,7 +121,7 @@ def test_a_rule_names_the_field_that_breaks_it(record, field):
 )
 def test_the_limits_themselves_pass(record):
     """One more would not."""
-    assert [] == judge(record).refusals
+    assert [] == judge(record).rejected
 
 
 @given(st.sampled_from(sorted(BANNED_IDS)), st.data())
@@ -132,15 +132,15 @@ def test_banned_ids_are_banned_in_any_case(banned, data):
 
 
 @given(st.lists(RECORDS, max_size=6), st.sampled_from(["track", "import"]), st.booleans())
-def test_every_record_is_judged_and_nothing_raises(records, wire, strict):
+def test_every_record_is_judged_and_nothing_raises(records, endpoint, strict):
     """Whatever JSON comes: good or refused, what is stored has a whole key, and input is spared."""
     before = json.dumps(records)
-    judgement = judge(*records, wire=wire, strict=strict)
-    assert len(records) == judgement.good + len(judgement.refusals)
+    judgement = judge(*records, endpoint=endpoint, strict=strict)
+    assert len(records) == judgement.good + len(judgement.rejected)
     assert before == json.dumps(records)
     for stored in judgement.accepted:
-        told, properties = json.loads(stored.told), json.loads(stored.properties)
-        assert told.keys() <= {"token", "time"}
+        sent_fields, properties = json.loads(stored.sent_fields), json.loads(stored.properties)
+        assert sent_fields.keys() <= {"token", "time"}
         assert not properties.keys() & {"token", "time", "distinct_id", "$insert_id"}
         assert isinstance(stored.time, int)
 
@@ -149,14 +149,14 @@ def test_every_record_is_judged_and_nothing_raises(records, wire, strict):
 def test_what_keeps_the_rules_is_stored_as_it_was_sent(properties):
     """All but strings, which are cut at 255 characters."""
     record = event(**{f"p-{name}": value for name, value in properties.items()})
-    told = {
+    sent_fields = {
         name: value[:255] if isinstance(value, str) else value
         for name, value in record["properties"].items()
         if name.startswith("p-")
     }
     stored = only(judge(record))
-    assert told == json.loads(stored.properties)
-    assert {"token": "T", "time": NOW} == json.loads(stored.told)
+    assert sent_fields == json.loads(stored.properties)
+    assert {"token": "T", "time": NOW} == json.loads(stored.sent_fields)
 
 
 def test_the_address_is_read_and_not_stored():
@@ -168,8 +168,12 @@ def test_the_address_is_read_and_not_stored():
 def test_long_strings_are_cut_wherever_they_are():
     """At 255 characters, in lists and objects too."""
     stored = only(judge(event(a="x" * 300, b=["é" * 300], c={"d": {"e": "z" * 300}})))
-    told = json.loads(stored.properties)
-    assert ("x" * 255, ["é" * 255], {"d": {"e": "z" * 255}}) == (told["a"], told["b"], told["c"])
+    sent_fields = json.loads(stored.properties)
+    assert ("x" * 255, ["é" * 255], {"d": {"e": "z" * 255}}) == (
+        sent_fields["a"],
+        sent_fields["b"],
+        sent_fields["c"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,17 +194,17 @@ def test_time_is_seconds_or_milliseconds(time, milliseconds):
 def test_track_takes_the_last_five_days():
     """Import takes anything since 1971."""
     edge, older = event(time=NOW - 5 * DAY), event(time=NOW - 5 * DAY - 1)
-    assert [] == refused(edge, wire="track")
-    assert ["properties.time"] == refused(older, wire="track")
-    assert [] == refused(older, wire="import")
+    assert [] == refused(edge, endpoint="track")
+    assert ["properties.time"] == refused(older, endpoint="track")
+    assert [] == refused(older, endpoint="import")
 
 
 def test_a_missing_insert_id_is_made_up_where_it_may_be_missing():
     """On /track and on a lenient import, each time a new one."""
     record = without("$insert_id")
     made = [
-        only(judge(record, wire="track")).insert_id,
-        only(judge(record, wire="track")).insert_id,
+        only(judge(record, endpoint="track")).insert_id,
+        only(judge(record, endpoint="track")).insert_id,
         only(judge(record, strict=False)).insert_id,
     ]
     assert 3 == len({str(uuid.UUID(each)) for each in made})
@@ -209,7 +213,7 @@ def test_a_missing_insert_id_is_made_up_where_it_may_be_missing():
 def test_ignored_events_are_good_and_gone():
     """`$ignore` drops in silence."""
     judgement = judge(event(**{"$ignore": True}))
-    assert ([], [], 1) == (judgement.accepted, judgement.refusals, judgement.good)
+    assert ([], [], 1) == (judgement.accepted, judgement.rejected, judgement.good)
 
 
 def test_a_refused_event_tells_no_alias():
@@ -228,5 +232,5 @@ def test_chosen_records_are_refused():
     """A fault may refuse what is good."""
     judgement = judge(event(), event(), refuse={1: "because"})
     assert [(1, "a-1", "because")] == [
-        (each.index, each.insert_id, each.message) for each in judgement.refusals
+        (each.index, each.insert_id, each.message) for each in judgement.rejected
     ]

@@ -283,5 +283,5 @@ def test_origins_are_taken_as_people_write_them(given, sent):
 )  # fmt: skip
 def test_what_is_no_origin_is_refused(given):
     """At once, in words."""
-    with pytest.raises(ValueError, match="allow_origins takes the origins of pages"):
+    with pytest.raises(ValueError, match="allow_origins must be origins of web pages"):
         Emulator(allow_origins=[given])

@@ -211,7 +211,7 @@ def test_profiles_are_chosen_by_what_they_did(people):
         ({"filter_by_cohort": "123"}, 'filter_by_cohort must be an object, as {"id": 123}'),
         ({"filter_by_cohort": '{"id": 9}'}, "cohort 9 does not exist"),
         ({"filter_by_cohort": "{"}, "filter_by_cohort is not valid JSON"),
-        ({"filter_by_cohort": "{}", "behaviors": "[]"}, "exclude each other"),
+        ({"filter_by_cohort": "{}", "behaviors": "[]"}, "cannot be combined"),
         ({"behaviors": "30"}, "behaviors must be a list"),
         ({"behaviors": '[{"name": "b1"}]'}, "a behavior has a name"),
         (
@@ -220,7 +220,7 @@ def test_profiles_are_chosen_by_what_they_did(people):
         ),
         ({"output_properties": "plan"}, "output_properties is not valid JSON"),
         ({"distinct_ids": '"u1"'}, "distinct_ids must be a JSON array of strings"),
-        ({"page": "two"}, "page must be a whole number"),
+        ({"page": "two"}, "page must be an integer"),
         ({"page": "-1"}, "page must not be negative"),
         ({"where": "plan"}, "where: unknown name 'plan'"),
         ({"where": 'properties["plan"] and true'}, "where: `and` joins conditions"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.emulator._rules.profiles import OPERATIONS, Update, apply_update, judge_updates
+from mixpanel.emulator._rules.profiles import OPERATIONS, Update, apply_update, validate_updates
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
 VALUES = SCALARS | st.lists(SCALARS, max_size=4)
@@ -85,8 +85,8 @@ def test_the_profile_before_is_left_alone(properties, operation, value):
 )
 def test_a_bad_update_is_refused_alone(record, field):
     """Its neighbours are applied."""
-    judgement = judge_updates([record, update(**{"$set": {"a": 1}})])
-    assert [(0, field)] == [(each.index, each.field) for each in judgement.refusals]
+    judgement = validate_updates([record, update(**{"$set": {"a": 1}})])
+    assert [(0, field)] == [(each.index, each.field) for each in judgement.rejected]
     assert 1 == len(judgement.accepted)
 
 
@@ -95,12 +95,12 @@ def test_groups_take_every_operation(operation):
     """Also those the documentation does not name for them."""
     value = ["a"] if operation == "$unset" else {}
     record = {"$token": "T", "$group_key": "company", "$group_id": 7, operation: value}
-    (accepted,) = judge_updates([record], groups=True).accepted
+    (accepted,) = validate_updates([record], groups=True).accepted
     assert (("company", "7"), operation) == (accepted.key, accepted.operation)
 
 
 def test_meta_keys_are_read():
     """`$ignore_time` leaves last_seen alone, `$ignore_alias` takes the id literally."""
     plain = update(**{"$delete": "", "$ip": "0", "$time": 1})
-    told = judge_updates([plain, {**plain, "$ignore_time": True, "$ignore_alias": True}], now=5)
+    told = validate_updates([plain, {**plain, "$ignore_time": True, "$ignore_alias": True}], now=5)
     assert [(5000, False), (None, True)] == [(x.seen, x.ignore_alias) for x in told.accepted]

@@ -100,7 +100,11 @@ def test_the_clients_see_the_status(emu, vendor, status):
     """Not a broken connection."""
     client = {"customerio": CustomerIO, "hightouch": Hightouch}[vendor]
     emu.play(Fault.status(status), path=f"/{vendor}/v1/track")
-    once = {"base_url": f"{emu.url}/{vendor}", "direct": True, "retry": RetryPolicy(attempts=1)}
+    once = {
+        "base_url": f"{emu.url}/{vendor}",
+        "send_immediately": True,
+        "retry": RetryPolicy(attempts=1),
+    }
     with client("KEY", **once) as cdp, pytest.raises(DeliveryError) as caught:
         cdp.track("u1", "Order Paid")
     assert status == caught.value.status
@@ -109,7 +113,7 @@ def test_the_clients_see_the_status(emu, vendor, status):
 @pytest.mark.parametrize("status", UNNAMED)
 def test_rules_may_choose_an_unnamed_status(status):
     """For what is too large."""
-    rules = {"batch_bytes": 10, "oversize_status": status}
+    rules = {"max_batch_bytes": 10, "oversize_status": status}
     options = {"customerio": CustomerIORules(**rules), "hightouch": HightouchRules(**rules)}
     with Emulator(now=lambda: NOW, **options) as emu:
         for url in (emu.customerio_url, emu.hightouch_url):

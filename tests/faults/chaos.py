@@ -121,7 +121,7 @@ class World:
                 **options,
             }
         options.setdefault("retry", BACKGROUND)
-        options.setdefault("limits", Limits(attempt=1.0, flush_after=0.01))
+        options.setdefault("limits", Limits(request_timeout=1.0, flush_after=0.01))
         mp = made("t", consumer(base_url=self.server.url, **options))
         self.account.stats = mp.stats
         self.watch.over(self.account)
@@ -172,7 +172,7 @@ class World:
 @on_each("loops that track once and end", [*LOOPS, "async_to_sync"])
 def loops_that_end(world, backend, small):
     """Each loop ends in the tick of its track; then one flush brings all of it."""
-    limits = Limits(attempt=2.0, flush_after=0.01, batch_records=1)
+    limits = Limits(request_timeout=2.0, flush_after=0.01, max_batch_size=1)
     mp = world.client(limits=limits)
 
     async def visit(n):
@@ -196,7 +196,7 @@ def loops_that_end(world, backend, small):
 @scenario("loops that end with a profile update on its way")
 def loops_that_end_with_profiles(world, small):
     """One request at a time: a single batch that nobody owns stops the lane for good."""
-    mp = world.client(limits=Limits(attempt=2.0, flush_after=0.01, batch_records=1))
+    mp = world.client(limits=Limits(request_timeout=2.0, flush_after=0.01, max_batch_size=1))
 
     async def visit(n):
         world.account.accepted(f"m-{n}")
@@ -294,7 +294,7 @@ def sweeps_under_faults(world, backend, small):
     ]  # fmt: skip
 
     async def main():
-        mp = world.client(limits=Limits(attempt=0.3, flush_after=0.005, batch_records=5))
+        mp = world.client(limits=Limits(request_timeout=0.3, flush_after=0.005, max_batch_size=5))
         for n in range(60 if small else 300):
             world.play(chance.choice(harmless))
             await world.track(mp, f"m-{n}")
@@ -355,7 +355,7 @@ def double_cancels(world, face, small):
 
 def _awaited(world, face):
     """Return a call to make, how to close its client, and one that shows that it works."""
-    limits = Limits(attempt=5.0, flush_after=None)
+    limits = Limits(request_timeout=5.0, flush_after=None)
     if face == "aget_variant":
         config = RemoteFlagsConfig(request_timeout_in_seconds=5)
         consumer = AsyncBufferedConsumer(base_url=world.server.url)
@@ -377,7 +377,11 @@ def _awaited(world, face):
         return ask, close, is_answered
     if face == "CDP direct":
         client = AsyncCustomerIO(
-            "k", base_url=f"{world.server.url}/cio", direct=True, limits=limits, retry=CALLER
+            "k",
+            base_url=f"{world.server.url}/cio",
+            send_immediately=True,
+            limits=limits,
+            retry=CALLER,
         )
         world.account.stats, close = client.stats, client.aclose
     else:
@@ -400,7 +404,7 @@ def cancelled_flushes(world, backend, small):
     chance = random.Random(7)
 
     async def main():
-        mp = world.client(limits=Limits(attempt=0.5, flush_after=None, batch_records=4))
+        mp = world.client(limits=Limits(request_timeout=0.5, flush_after=None, max_batch_size=4))
         for n in range(120 if small else 500):
             await world.track(mp, f"m-{n}")
             with anyio.move_on_after(chance.random() * 0.004):
@@ -422,7 +426,7 @@ def threads_track(world, face, small):
     each = 300 if small else 2500
     for _ in range(6):
         world.play("503 own", "reset after request, applied", "500", "cut in body", "429", "413")
-    mp = world.client(Mixpanel, consumer, limits=Limits(attempt=1.0, flush_after=0.02))
+    mp = world.client(Mixpanel, consumer, limits=Limits(request_timeout=1.0, flush_after=0.02))
 
     def work(thread):
         for n in range(each):
@@ -435,7 +439,7 @@ def threads_track(world, face, small):
 
 SIGNALS = """
 import itertools, signal, sys, time
-limits = Limits(attempt=5.0, flush_after=0.01, batch_records=40)
+limits = Limits(request_timeout=5.0, flush_after=0.01, max_batch_size=40)
 consumer = {"BufferedConsumer": lambda: BufferedConsumer(40, limits=limits),
             "AsyncBufferedConsumer": lambda: AsyncBufferedConsumer(limits=limits)}[sys.argv[1]]()
 mp = Mixpanel("t", consumer)
@@ -467,11 +471,11 @@ signal.setitimer(signal.ITIMER_REAL, 0)
 for failure in failures[:3]:
     print("wrong", "in a signal handler:", failure)
 buffer = consumer._sender.buffer
-for name, lane in buffer.lanes.items():
+for name, queue in buffer.queues.items():
     with buffer.lock:
-        size = sum(len(record.body) for record in lane.queue)
-        if lane.bytes != size:
-            print("wrong", f"{name}: counts {lane.bytes} bytes, holds {size}")
+        size = sum(len(record.body) for record in queue.unsent)
+        if queue.bytes != size:
+            print("wrong", f"{name}: counts {queue.bytes} bytes, holds {size}")
 for _ in range(3):
     if not mp.flush(10).pending:
         break
@@ -506,7 +510,7 @@ def signals(world, face, small):
 @on_each("a full buffer in a tight loop", ["drop_newest", "drop_oldest", "wait", "raise"])
 def full_buffers(world, when_full, small):
     """Whatever the mode, the sender gets its turn, and what goes is counted."""
-    limits = Limits(attempt=2.0, flush_after=0.01, queue_records=400, batch_records=100)
+    limits = Limits(request_timeout=2.0, flush_after=0.01, max_queue_size=400, max_batch_size=100)
 
     async def main():
         mp = world.client(when_full=when_full, limits=limits)
@@ -636,7 +640,10 @@ def meddling(world, value, small):
     face, place, what = value.split(", ")
     world.play(*FAULTY)
     act = Meddling(world, what)
-    options = {"told": False, "limits": Limits(attempt=1.0, flush_after=0.01, batch_records=5)}
+    options = {
+        "told": False,
+        "limits": Limits(request_timeout=1.0, flush_after=0.01, max_batch_size=5),
+    }
     refused = []
     if place == "callbacks":
 
@@ -685,7 +692,9 @@ def meddling(world, value, small):
 @scenario("finalizers that track, on the home thread")
 def finalizers(world, small):
     """What a collected object tracks is kept, whichever thread happens to collect it."""
-    mp = world.client(Mixpanel, BufferedConsumer, limits=Limits(attempt=2.0, flush_after=None))
+    mp = world.client(
+        Mixpanel, BufferedConsumer, limits=Limits(request_timeout=2.0, flush_after=None)
+    )
     failures = []
 
     class Forgotten:
@@ -721,7 +730,7 @@ def refusal_beside_delivery(world, backend, small):
     world.play("late but in time", "401")
 
     async def main():
-        limits = Limits(attempt=2.0, flush_after=0.01, batch_records=5)
+        limits = Limits(request_timeout=2.0, flush_after=0.01, max_batch_size=5)
         mp = world.client(limits=limits)
         for n in range(20):
             await world.track(mp, f"m-{n}")

@@ -48,7 +48,7 @@ DEADLINE = 0.3  # seconds of one attempt
 PATIENT = 20.0  # seconds within which all must be settled, and a fresh message arrive
 TIMES = 2  # how many requests meet the fault
 BATCH = 10
-SWIFT = {"first_wait": 0.01, "longest_wait": 0.05, "longest_retry_after": 0.1, "max_age": 60.0}
+SWIFT = {"first_wait": 0.01, "max_wait": 0.05, "max_retry_after": 0.1, "max_age": 60.0}
 BACKGROUND = RetryPolicy(**SWIFT)
 CALLER = RetryPolicy(attempts=6, **SWIFT)
 ACCOUNT = ServiceAccountCredentials("user", "secret", "42")
@@ -154,8 +154,8 @@ class Play:
         self.watch = watch
         self.stack = ExitStack()
         self.run_name = f"r{next(_names)}"
-        self.direct = scenario.face in ("AsyncConsumer", "Consumer", "CDP direct")
-        self.count = 8 if self.direct else 24
+        self.send_immediately = scenario.face in ("AsyncConsumer", "Consumer", "CDP direct")
+        self.count = 8 if self.send_immediately else 24
         self.faulty = self.stack.enter_context(
             FaultServer([KINDS[scenario.kind]] * TIMES, deadline=DEADLINE)
         )
@@ -164,17 +164,19 @@ class Play:
 
     def _account(self, server, *, main=False):
         scenario = self.scenario
-        background = scenario.runtime != "threads" and not self.direct
-        in_order = scenario.endpoint in ("people $set", "groups", *CDP)
-        return Account(server.record, ordered=main and background and in_order)
+        background = scenario.runtime != "threads" and not self.send_immediately
+        ordered = scenario.endpoint in ("people $set", "groups", *CDP)
+        return Account(server.record, ordered=main and background and ordered)
 
     def marker(self, n):
         return f"{self.run_name}-{n}"
 
-    def options(self, account, *, direct=False):
+    def options(self, account, *, send_immediately=False):
         return {
-            "limits": Limits(attempt=DEADLINE, flush_after=0.02, batch_records=BATCH),
-            "retry": CALLER if direct or self.scenario.runtime == "threads" else BACKGROUND,
+            "limits": Limits(request_timeout=DEADLINE, flush_after=0.02, max_batch_size=BATCH),
+            "retry": CALLER
+            if send_immediately or self.scenario.runtime == "threads"
+            else BACKGROUND,
             "on_error": account.on_error,
             "on_drop": account.on_drop,
         }
@@ -183,9 +185,9 @@ class Play:
 
     def mixpanel(self, server, account, face, endpoint):
         """Make a client of Mixpanel's, and note where its statistics are."""
-        options = self.options(account, direct=self.direct)
+        options = self.options(account, send_immediately=self.send_immediately)
         if face in ("BufferedConsumer", "Consumer"):
-            limits = Limits(attempt=DEADLINE, flush_after=None)
+            limits = Limits(request_timeout=DEADLINE, flush_after=None)
             options |= {"limits": limits}
         sized = {"max_size": BATCH} if face == "BufferedConsumer" else {}
         if face == "AsyncBufferedConsumer":
@@ -198,12 +200,13 @@ class Play:
         self.watch.over(account)
         return client
 
-    def cdp(self, server, account, vendor, *, direct=False):
+    def cdp(self, server, account, vendor, *, send_immediately=False):
         asynchronous, synchronous, path = CLIENTS[vendor]
         made = synchronous if self.scenario.runtime == "threads" else asynchronous
         client = made(
-            "k", base_url=server.url + path, direct=direct, on_delivery=account.on_delivery,
-            **self.options(account, direct=direct),
+            "k", base_url=server.url + path, send_immediately=send_immediately,
+            on_delivery=account.on_delivery,
+            **self.options(account, send_immediately=send_immediately),
         )  # fmt: skip
         account.stats = client.stats
         account.reports_delivery = True
@@ -215,7 +218,9 @@ class Play:
         if face == "fan-out":
             return self._fan_out()
         if scenario.endpoint in CDP:
-            return self.cdp(self.faulty, self.account, scenario.endpoint, direct=self.direct)
+            return self.cdp(
+                self.faulty, self.account, scenario.endpoint, send_immediately=self.send_immediately
+            )
         if face == "import_events":
             face = "Consumer" if scenario.runtime == "threads" else "AsyncConsumer"
         return self.mixpanel(self.faulty, self.account, face, scenario.endpoint)
@@ -309,7 +314,7 @@ class Play:
             client = self.client()
             if self.scenario.face == "import_events":
                 await self._import(client)
-            elif self.direct:
+            elif self.send_immediately:
                 await self._directly(client)
             else:
                 await self._buffered(client)
@@ -366,7 +371,7 @@ class Play:
         while (start := books.start_at) is not None:
             with books.noting():
                 books.note(await client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_failed=books.failed
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
                 ))  # fmt: skip
         books.check()
         await _close(client)
@@ -406,13 +411,13 @@ class Play:
                 self.account.fault("stuck", "a thread does not come back")
                 return
         end, n = time.monotonic() + PATIENT, self.count
-        while not self.direct:
+        while not self.send_immediately:
             self.check_flush(client.flush(5))
             if not self.pending() or time.monotonic() > end:
                 break
         while True:
             call(n)
-            if not self.direct:
+            if not self.send_immediately:
                 self.check_flush(client.flush(PATIENT))
             if self.arrived(n) or time.monotonic() > end:
                 break
@@ -426,7 +431,7 @@ class Play:
         while (start := books.start_at) is not None:
             with books.noting():
                 books.note(client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_failed=books.failed
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
                 ))  # fmt: skip
         books.check()
         _close_sync(client)

@@ -113,9 +113,9 @@ class Connections:
 
     def _reply(self, fault, count):
         if fault in ("reset", "lost answer", "hang"):
-            return TransportFailure(TransportError("broke"), maybe_sent=True)
+            return TransportFailure(TransportError("broke"), may_have_been_sent=True)
         if fault == "not sent":
-            return TransportFailure(TransportError("refused"), maybe_sent=False)
+            return TransportFailure(TransportError("refused"), may_have_been_sent=False)
         if fault in ("page", "odd"):
             return Response(200, {}, b"<html>" if fault == "page" else b'{"hello": 1}')
         if fault.isdigit():
@@ -154,12 +154,16 @@ class System:
 
     def _made(self):
         limits = Limits(
-            batch_records=3, flush_after=1.0, queue_records=500, attempt=10.0, in_flight=2
+            max_batch_size=3,
+            flush_after=1.0,
+            max_queue_size=500,
+            request_timeout=10.0,
+            concurrency=2,
         )
         sender = Sender(
             Buffer(limits, DeliveryStats(self._on_error, self._on_drop), clock=self.clock),
             IngestionApi(Endpoints.resolve(base_url="http://127.0.0.1:9")),
-            RetryPolicy(first_wait=0.5, longest_wait=5.0, max_age=10**6),
+            RetryPolicy(first_wait=0.5, max_wait=5.0, max_age=10**6),
             TransportOptions(),
             buffered=True,
             background=True,
@@ -211,7 +215,7 @@ class System:
             stats = self.sender.stats.snapshot()
             queues = buffer.queues.values()
             queued = [one for queue in queues for one in queue.unsent]
-            sent = [one for queue in queues for batch in queue.in_flight for one in batch.open]
+            sent = [one for queue in queues for batch in queue.in_flight for one in batch.unsettled]
             assert stats.balanced, stats
             assert stats.accepted == len(self.places), stats
             assert stats.pending == len(queued) + len(sent), stats

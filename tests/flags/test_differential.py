@@ -1,4 +1,4 @@
-"""The two rule engines and the official SDK agree, but for the differences that have a name."""
+"""The two rule engines and the official SDK agree, except for documented differences."""
 
 import json
 import random
@@ -77,7 +77,7 @@ def theirs(rule, data):
 
 
 def same(a, b):
-    """Tell whether two values are the same to JSON: 5 is 5.0, true is not 1."""
+    """Return True if two values are the same JSON: 5 is 5.0, true is not 1."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(same, a, b))
     if isinstance(a, float) and isinstance(b, float) and isnan(a):
@@ -94,7 +94,7 @@ def is_container(value):
 
 
 def pair(operands, one, other):
-    """Tell whether the first two operands are of two kinds, in either order."""
+    """Return True if the first two operands are of two kinds, in either order."""
     a, b = [*operands, None, None][:2]
     return (one(a) and other(b)) or (one(b) and other(a))
 
@@ -173,8 +173,8 @@ DIFFERENCES = {
     operator=st.sampled_from(OPERATORS),
     operands=st.lists(values, max_size=4),
 )
-def test_operators_agree_but_for_named_differences(operator, operands):
-    """Every operator has the same value in both engines, or a difference with a name."""
+def test_operators_agree_except_for_named_differences(operator, operands):
+    """Every operator has the same value in both engines, or the difference has a name."""
     names = [f"v{i}" for i in range(len(operands))]
     data = {**dict(zip(names, operands, strict=True)), "unused": 1}
     rule = {operator: [{"var": name} for name in names]}
@@ -254,16 +254,16 @@ properties = st.fixed_dictionaries(
 @quiet
 @given(rule=whole_rules, data=properties)
 def test_typed_rules_agree(rule, data):
-    """A rule that compares like with like decides the same in both engines."""
-    answers = [
+    """A rule that compares values of the same type has the same result in both engines."""
+    results = [
         each.compile(rule)(each.prepare(data)) for each in map(engine, ("default", "json-logic"))
     ]
 
-    assert answers[0] == answers[1]
+    assert results[0] == results[1]
 
 
 class Wild:
-    """Make random definitions, contexts and rules, also nonsensical ones."""
+    """Make random definitions, contexts and rules, including nonsensical ones."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -351,8 +351,8 @@ class Wild:
 
 
 @pytest.mark.parametrize("rule_engine", ["default", "json-logic"])
-def test_ten_thousand_wild_definitions_raise_nothing(rule_engine):
-    """Whatever definitions and contexts hold, the answer is a variant or a reason."""
+def test_ten_thousand_random_definitions_raise_nothing(rule_engine):
+    """Whatever definitions and contexts hold, the result is a variant or a reason."""
     wild, definitions, decided = Wild(7), None, set()
     for i in range(10_000):
         flag = wild.flag(f"f{i}")
@@ -362,12 +362,12 @@ def test_ten_thousand_wild_definitions_raise_nothing(rule_engine):
         definitions = parse_definitions(
             {"flags": [flag]}, rule_engine=rule_engine, previous=definitions
         )
-        answer = evaluate_flag(definitions, f"f{i}", context)
+        result = evaluate_flag(definitions, f"f{i}", context)
 
-        assert (answer.fallback_reason is None) == (answer.variant_source == "local")
-        decided.add(answer.fallback_reason.kind if answer.fallback_reason else "chosen")
+        assert (result.fallback_reason is None) == (result.variant_source == "local")
+        decided.add(result.fallback_reason.kind if result.fallback_reason else "chosen")
         if i % 20 == 0:
-            assert answer == explain(definitions, f"f{i}", context).selected
+            assert result == explain(definitions, f"f{i}", context).selected
     expected = {"chosen", "NO_ROLLOUT_MATCH", "MISSING_CONTEXT_KEY", "FLAG_NOT_FOUND"}
     assert expected | {"PARSE_ERROR", "RULE_ERROR"} <= decided
 
@@ -411,31 +411,31 @@ json.dump(answers, sys.stdout)
 
 
 def test_json_logic_engine_agrees_with_the_official_sdk():
-    """3,000 wild definitions with three users each have the variants that mixpanel 5.4.1 gives."""
+    """3,000 random definitions with three users each have the variants of mixpanel 5.4.1."""
     official = peers.python("official")
     if not official.exists():
         pytest.skip("the official SDK is not installed: python -m tests.peers official")
     wild = Wild(13)
-    asked = [(wild.flag("f"), [wild.context() for _ in range(3)]) for _ in range(3000)]
+    cases = [(wild.flag("f"), [wild.context() for _ in range(3)]) for _ in range(3000)]
 
     # Isolated, or it would import our mixpanel from the working directory.
     command = [official, "-I", "-c", OFFICIAL]
-    ran = subprocess.run(command, input=json.dumps(asked).encode(), stdout=-1, check=True)
+    ran = subprocess.run(command, input=json.dumps(cases).encode(), stdout=-1, check=True)
 
     expected = iter(json.loads(ran.stdout))
     definitions, kinds, raised = None, set(), set()
-    for flag, contexts in asked:
+    for flag, contexts in cases:
         definitions = parse_definitions(
             {"flags": [flag]}, rule_engine="json-logic", previous=definitions
         )
         for context in contexts:
             key, value, experiment, reason = next(expected)
-            answer = evaluate(definitions.flags["f"], context)
-            kind = answer.fallback_reason and answer.fallback_reason.kind
+            result = evaluate(definitions.flags["f"], context)
+            kind = result.fallback_reason and result.fallback_reason.kind
             if key == "raised":
                 raised.add(value)
                 continue
-            mine = [answer.variant_key, answer.variant_value, answer.experiment_id]
+            mine = [result.variant_key, result.variant_value, result.experiment_id]
             kind = "NO_ROLLOUT_MATCH" if kind == "RULE_ERROR" else kind
             assert [key, value, experiment, reason] == [*mine, kind], (flag, context)
             kinds.add(kind)

@@ -1,5 +1,6 @@
 """Evaluation follows the official algorithm to the bucket, and never raises."""
 
+import doctest
 import sys
 import threading
 from types import MappingProxyType
@@ -7,9 +8,10 @@ from types import MappingProxyType
 import pytest
 
 from mixpanel.flags import Snapshot, evaluate, explain, parse_definitions
-from mixpanel.flags._evaluation.compiled_flag import threshold_of, winner_of_each_bucket
+from mixpanel.flags._evaluation import hashing
+from mixpanel.flags._evaluation.compiled_flag import threshold_of, variant_of_each_bucket
 from mixpanel.flags._evaluation.evaluate import evaluate_flag
-from mixpanel.flags._evaluation.hashing import Recent, Salt, bucket, fnv1a, state_of
+from mixpanel.flags._evaluation.hashing import BoundedCache, Salt, bucket, fnv1a, state_of
 from mixpanel.flags.types import Variant
 
 VECTORS = [
@@ -45,14 +47,14 @@ def everyone(variant, **more):
 
 
 def compiled(definition, **options):
-    """Return the definition that one flag compiles to."""
+    """Return one flag, compiled."""
     return parse_definitions({"flags": [definition]}, **options).flags[definition["key"]]
 
 
 def selected(definition, context, **options):
     """Return the variant key that a context gets, or the kind of fallback."""
-    answer = evaluate(compiled(definition, **options), context)
-    return answer.variant_key or answer.fallback_reason.kind
+    result = evaluate(compiled(definition, **options), context)
+    return result.variant_key or result.fallback_reason.kind
 
 
 def user(distinct_id="u1", **properties):
@@ -65,6 +67,12 @@ def user_in(wanted, salt):
     return next(name for i in range(10_000) if bucket(name := f"u{i}", salt) == wanted)
 
 
+def test_the_worked_example_of_hashing_is_right():
+    """The figures in the docstring of the module are those that its functions return."""
+    results = doctest.testmod(hashing)
+    assert (results.failed, results.attempted > 5) == (0, True)
+
+
 @pytest.mark.parametrize(("value", "salt", "hashed", "expected"), VECTORS)
 def test_hash_vectors(value, salt, hashed, expected):
     """The bucket of a value under a salt is the same in every SDK."""
@@ -75,7 +83,7 @@ def test_hash_vectors(value, salt, hashed, expected):
 
 
 def test_a_salt_hashes_like_its_bytes_from_any_state():
-    """The short cut of one multiplication is exact, whatever the state and its low byte."""
+    """The shortcut of one multiplication is exact, whatever the state and its low byte."""
     text = "checkout-é-variant"
     whole, joined = Salt(text), Salt("checkout-é") + Salt("-variant")
 
@@ -100,12 +108,12 @@ def test_a_salt_hashes_like_its_bytes_from_any_state():
     ],
 )
 def test_threshold_counts_the_buckets_below_the_percentage(percentage, threshold):
-    """A share that is no whole percent is rounded up."""
+    """A fraction that is not a whole percentage is rounded up."""
     assert threshold == threshold_of(percentage)
 
 
 def test_threshold_of_every_whole_percent_is_exact():
-    """Whole percents are what they say, although 0.29 is no exact double."""
+    """Every whole percentage is exact, although a double cannot represent 0.29 exactly."""
     assert [threshold_of(n / 100) for n in range(101)] == list(range(101))
 
 
@@ -114,34 +122,34 @@ def test_splits_are_added_up_as_doubles():
     splits = {"a": 0.01, "b": 0.05, "c": 0.94}
     variants = [Variant(key=key, split=split) for key, split in splits.items()]
 
-    winners = winner_of_each_bucket(variants, {})
+    winners = variant_of_each_bucket(variants, {})
 
     assert winners[:8] == [0, 1, 1, 1, 1, 1, 1, 2]
 
 
-def test_as_many_splits_deviate_as_are_known_to():
-    """Two shares end one bucket off in 706 of 4851 pairs of percents: part of the contract."""
+def test_rounding_moves_a_split_by_one_bucket_in_706_of_4851_cases():
+    """So many pairs of percentages end one bucket off: part of the contract with other SDKs."""
     off = 0
     for a in range(1, 99):
         for b in range(1, 100 - a):
             variants = [Variant(key="a", split=a / 100), Variant(key="b", split=b / 100)]
             third = Variant(key="c", split=1.0)
-            winners = winner_of_each_bucket([*variants, third], {})
+            winners = variant_of_each_bucket([*variants, third], {})
             off += winners.count(2) != 100 - a - b
 
     assert off == 706
 
 
-def test_the_last_variant_takes_what_splits_leave_over():
-    """Splits that sum to less than one leave nobody without a variant."""
+def test_the_last_variant_gets_the_buckets_that_splits_leave_over():
+    """Splits that sum to less than one leave no user without a variant."""
     variants = [Variant(key="a", split=0.1), Variant(key="b", split=0.1)]
 
-    assert winner_of_each_bucket(variants, {}).count(1) == 90
-    assert winner_of_each_bucket(variants, {"a": 0.0, "b": 0.0}) == [1] * 100
+    assert variant_of_each_bucket(variants, {}).count(1) == 90
+    assert variant_of_each_bucket(variants, {"a": 0.0, "b": 0.0}) == [1] * 100
 
 
 def test_splits_of_a_rollout_replace_those_of_the_variants():
-    """`variant_splits` counts, key by key, and its keys are case-sensitive."""
+    """`variant_splits` overrides the variants' splits key by key; its keys are case-sensitive."""
     assert selected(flag({**EVERYONE, "variant_splits": {"a": 0.0, "b": 1.0}}), user()) == "b"
     assert selected(flag({**EVERYONE, "variant_splits": {"a": 1.0}}), user()) == "a"
     name = user_in(10, "fvariant")
@@ -149,7 +157,7 @@ def test_splits_of_a_rollout_replace_those_of_the_variants():
 
 
 def test_variants_are_sorted_by_key():
-    """The order on the wire does not matter: capitals come first, as code points do."""
+    """Not by their order in the response: by code point, capitals first."""
     variants = [{"key": key, "value": key, "split": 0.5} for key in ("b", "Z")]
 
     assert selected(flag(EVERYONE, variants=variants), user(user_in(10, "fvariant"))) == "Z"
@@ -158,7 +166,7 @@ def test_variants_are_sorted_by_key():
 
 @pytest.mark.parametrize("drawn", [0, 49, 50, 99])
 def test_users_are_split_by_the_variant_salt(drawn):
-    """The variant's bucket is drawn with key + hash_salt + "variant"."""
+    """The variant's bucket is hashed with key + hash_salt + "variant"."""
     expected = "a" if drawn < 50 else "b"
 
     assert expected == selected(flag(EVERYONE), user(user_in(drawn, "fvariant")))
@@ -170,8 +178,8 @@ def test_users_are_split_by_the_variant_salt(drawn):
     ("hash_salt", "salts"),
     [(None, ("frollout", "frollout")), ("s", ("fs0", "fs1")), ("", ("f0", "f1"))],
 )
-def test_rollouts_draw_users_by_their_salts(hash_salt, salts):
-    """Without a hash_salt all rollouts share a bucket; an empty hash_salt is one."""
+def test_rollouts_include_users_by_their_salts(hash_salt, salts):
+    """Without a hash_salt all rollouts share a bucket; an empty hash_salt counts as one."""
     for index, salt in enumerate(salts):
         closed = [everyone("a", rollout_percentage=0.0)] * index
         definition = flag(*closed, everyone("b", rollout_percentage=0.3), hash_salt=hash_salt)
@@ -181,7 +189,7 @@ def test_rollouts_draw_users_by_their_salts(hash_salt, salts):
 
 
 def test_more_than_ten_rollouts_have_salts_of_two_digits():
-    """The index of a rollout is written out."""
+    """The salt ends in the decimal index of the rollout."""
     definition = flag(
         *[everyone("a", rollout_percentage=0.0)] * 11,
         everyone("b", rollout_percentage=0.01),
@@ -191,8 +199,8 @@ def test_more_than_ten_rollouts_have_salts_of_two_digits():
     assert selected(definition, user(user_in(0, "fs11"))) == "b"
 
 
-def test_the_first_rollout_that_takes_a_user_decides():
-    """Rollouts are asked in their order."""
+def test_the_first_rollout_that_includes_a_user_decides():
+    """Rollouts are evaluated in their order."""
     pro, rest = everyone("a", runtime_evaluation_rule=PRO), everyone("b")
 
     assert selected(flag(pro, rest), user(plan="Pro")) == "a"
@@ -200,12 +208,12 @@ def test_the_first_rollout_that_takes_a_user_decides():
     assert selected(flag(rest, pro), user(plan="Pro")) == "b"
 
 
-def test_no_rollout_is_a_reason():
-    """A user whom no rollout takes gets the fallback, and its reason has no message."""
-    answer = evaluate(compiled(flag({"rollout_percentage": 0.0})), user())
+def test_a_user_in_no_rollout_gets_a_reason():
+    """A user whom no rollout includes gets the fallback; its reason has no message."""
+    result = evaluate(compiled(flag({"rollout_percentage": 0.0})), user())
 
-    assert (answer.variant_value, answer.variant_source) == (None, "fallback")
-    assert (answer.fallback_reason.kind, answer.fallback_reason.message) == (
+    assert (result.variant_value, result.variant_source) == (None, "fallback")
+    assert (result.fallback_reason.kind, result.fallback_reason.message) == (
         "NO_ROLLOUT_MATCH",
         None,
     )
@@ -213,18 +221,18 @@ def test_no_rollout_is_a_reason():
 
 
 @pytest.mark.parametrize("value", [None, "", 0, 0.0, False, [], {}])
-def test_a_falsy_assignment_is_a_missing_one(value):
-    """The official SDK takes 0 and False for missing, before it looks at test users."""
-    answer = evaluate(compiled(flag(EVERYONE, test={"": "a"})), {"distinct_id": value})
+def test_a_falsy_assignment_value_counts_as_missing(value):
+    """As in the official SDK, 0 and False count as missing, even for test users."""
+    result = evaluate(compiled(flag(EVERYONE, test={"": "a"})), {"distinct_id": value})
 
-    assert (answer.fallback_reason.kind, answer.fallback_reason.message) == (
+    assert (result.fallback_reason.kind, result.fallback_reason.message) == (
         "MISSING_CONTEXT_KEY",
         "distinct_id",
     )
 
 
 def test_a_flag_is_assigned_by_its_context_key():
-    """A group flag gives a company's users the same variant."""
+    """A group flag gives all users of a company the same variant."""
     definition = flag(EVERYONE, context="company_id")
     company = user_in(90, "fvariant")
 
@@ -233,7 +241,7 @@ def test_a_flag_is_assigned_by_its_context_key():
 
 
 @pytest.mark.parametrize("value", [17, 1.0, True, ["u1"], (1, 2)])
-def test_an_assignment_that_is_no_text_is_hashed_as_python_writes_it(value):
+def test_an_assignment_value_that_is_not_text_is_hashed_as_its_str(value):
     """True is "True" and 1.0 is "1.0", as in the official SDK."""
     expected = "a" if bucket(str(value), "fvariant") < 50 else "b"
 
@@ -241,18 +249,18 @@ def test_an_assignment_that_is_no_text_is_hashed_as_python_writes_it(value):
 
 
 def test_test_users_get_their_variant_first():
-    """A tester gets the named variant, in any case, whatever the rollouts say."""
+    """A test user gets the named variant, in any case, whatever the rollouts are."""
     definition = compiled(flag({"rollout_percentage": 0.0}, test={"u1": "B", "u2": "nope"}))
 
-    answer = evaluate(definition, user("u1"))
+    result = evaluate(definition, user("u1"))
 
-    assert (answer.variant_key, answer.variant_value, answer.is_qa_tester) == ("b", "B", True)
+    assert (result.variant_key, result.variant_value, result.is_qa_tester) == ("b", "B", True)
     assert evaluate(definition, user("U1")).variant_key is None
     assert evaluate(definition, user("u2")).fallback_reason.kind == "NO_ROLLOUT_MATCH"
 
 
-def test_test_users_are_known_by_distinct_id():
-    """Testers of a group flag are people, and the group must be there all the same."""
+def test_test_users_are_identified_by_distinct_id():
+    """Test users of a group flag are people; the group is required nevertheless."""
     definition = flag(EVERYONE, context="company_id", test={"u1": "b"})
     company = user_in(0, "fvariant")
 
@@ -262,32 +270,32 @@ def test_test_users_are_known_by_distinct_id():
 
 
 def test_an_override_gives_everyone_its_variant():
-    """An override is matched in any case, and does not make testers of users."""
-    answer = evaluate(compiled(flag(everyone("B"))), user())
+    """An override ignores case, and does not mark users as testers."""
+    result = evaluate(compiled(flag(everyone("B"))), user())
 
-    assert (answer.variant_key, answer.is_qa_tester) == ("b", None)
+    assert (result.variant_key, result.is_qa_tester) == ("b", None)
 
 
-def test_an_unknown_override_is_passed_over():
+def test_an_unknown_override_is_ignored():
     """A mistyped override falls back to the rollout's own splits."""
     assert selected(flag(everyone("nope")), user(user_in(10, "fvariant"))) == "a"
     assert selected(flag(everyone("")), user(user_in(90, "fvariant"))) == "b"
 
 
-def test_a_choice_carries_the_experiment():
+def test_a_selected_variant_has_the_experiment():
     """Exposures need the experiment of the flag."""
-    answer = evaluate(
+    result = evaluate(
         compiled(flag(everyone("a"), experiment_id="e1", is_experiment_active=True)), user()
     )
 
-    assert (answer.experiment_id, answer.is_experiment_active) == ("e1", True)
-    assert (answer.variant_source, answer.fallback_reason) == ("local", None)
+    assert (result.experiment_id, result.is_experiment_active) == ("e1", True)
+    assert (result.variant_source, result.fallback_reason) == ("local", None)
 
 
 @pytest.mark.parametrize("engine", ["default", "json-logic"])
 @pytest.mark.parametrize("properties", [None, {}, [], "pro", [("plan", "free")], 5, ...])
 def test_rules_need_properties(engine, properties):
-    """Without properties no rule is met, not even one that asks for a difference."""
+    """Without properties no rule matches, not even one that tests for inequality."""
     definition = flag(everyone("a", runtime_evaluation_rule={"!=": [{"var": "plan"}, "pro"]}))
     context = {"distinct_id": "u1"}
     if properties is not ...:
@@ -297,15 +305,15 @@ def test_rules_need_properties(engine, properties):
 
 
 @pytest.mark.parametrize("rule", [None, {}, [], False, ""])
-def test_an_empty_rule_is_none(rule):
-    """A rollout whose rule is empty takes its share."""
+def test_an_empty_rule_counts_as_no_rule(rule):
+    """A rollout whose rule is empty includes users by its percentage alone."""
     definition = flag(everyone("a", runtime_evaluation_rule=rule, runtime_evaluation_definition={}))
 
     assert selected(definition, {"distinct_id": "u1"}) == "a"
 
 
-def test_a_rule_goes_before_the_legacy_definition():
-    """The deprecated form counts only without the other."""
+def test_a_rule_takes_precedence_over_the_legacy_definition():
+    """The deprecated form counts only without the current one."""
     legacy = {"plan": "free"}
 
     assert (
@@ -325,8 +333,8 @@ def test_a_rule_goes_before_the_legacy_definition():
         ({"runtime_event_rule": {"==": [1, 1]}}, "RUNTIME_EVENT_ROLLOUT"),
     ],
 )
-def test_what_only_servers_can_decide_fails_closed(engine, undecidable, kind):
-    """A cohort or event rollout serves nobody here, and says so if no other takes the user."""
+def test_rollouts_that_only_servers_can_decide_fail_closed(engine, undecidable, kind):
+    """A cohort or event rollout serves no user locally; it is the reason if no other does."""
     rollout = everyone("a", **undecidable)
 
     assert selected(flag(rollout), user(), rule_engine=engine) == kind
@@ -336,8 +344,8 @@ def test_what_only_servers_can_decide_fails_closed(engine, undecidable, kind):
     assert not compiled(flag(everyone("b"))).is_partial
 
 
-def test_who_is_not_in_question_has_no_such_reason():
-    """A user outside the share, or whose rule is not met, is decided: no match."""
+def test_an_undecidable_rollout_that_excludes_a_user_is_not_the_reason():
+    """A user outside the percentage, or whose rule does not match, is decided: no match."""
     closed = everyone("a", cohort_hash="abc", rollout_percentage=0.0)
     pro = everyone("a", cohort_hash="abc", runtime_evaluation_rule=PRO)
 
@@ -346,36 +354,36 @@ def test_who_is_not_in_question_has_no_such_reason():
     assert selected(flag(pro), user(plan="pro")) == "COHORT_ROLLOUT"
 
 
-def test_testers_of_an_undecidable_flag_are_decided():
+def test_test_users_of_an_undecidable_flag_are_decided():
     """A test user needs no rollout."""
     assert selected(flag(everyone("a", cohort_hash="abc"), test={"u1": "b"}), user("u1")) == "b"
 
 
-def test_a_bad_rule_harms_only_its_rollout():
-    """A rule that cannot be compiled takes nobody, and is the reason if no other rollout does."""
+def test_a_bad_rule_affects_only_its_rollout():
+    """An invalid rule never matches; it is the reason if no other rollout serves a variant."""
     bad = everyone("a", runtime_evaluation_rule={"nope": [1]})
 
-    answer = evaluate(compiled(flag(bad)), user(plan="pro"))
+    result = evaluate(compiled(flag(bad)), user(plan="pro"))
 
-    assert answer.fallback_reason.kind == "RULE_ERROR"
-    assert answer.fallback_reason.message == "rollout 0: unknown operator 'nope'"
+    assert result.fallback_reason.kind == "RULE_ERROR"
+    assert result.fallback_reason.message == "rollout 0: unknown operator 'nope'"
     assert selected(flag(bad, everyone("b")), user()) == "b"
 
 
 def test_a_failing_rule_is_a_reason_without_values():
-    """What a rule raised is named; what it read is not."""
+    """The reason names the exception, but not the values that the rule read."""
     failing = everyone("a", runtime_evaluation_rule={"<": [{"var": "secret"}, 5]})
 
-    answer = evaluate(compiled(flag(failing), rule_engine="json-logic"), user(secret="hunter2"))
+    result = evaluate(compiled(flag(failing), rule_engine="json-logic"), user(secret="hunter2"))
 
-    assert answer.fallback_reason.kind == "RULE_ERROR"
-    assert answer.fallback_reason.message == "rollout 0: the rule raised ValueError"
+    assert result.fallback_reason.kind == "RULE_ERROR"
+    assert result.fallback_reason.message == "rollout 0: the rule raised ValueError"
     decided = flag(failing, everyone("b"))
     assert selected(decided, user(secret="hunter2"), rule_engine="json-logic") == "b"
 
 
 class Hostile:
-    """Raise on everything that evaluation could ask of a value."""
+    """Raise on every operation that evaluation could perform on a value."""
 
     def __bool__(self):
         raise RuntimeError("no")
@@ -393,7 +401,7 @@ class HostileMapping(dict):
 
 
 def cyclic():
-    """Return a dict that holds itself."""
+    """Return a dict that contains itself."""
     properties = {"plan": "pro"}
     properties["self"] = properties
     return properties
@@ -423,22 +431,22 @@ def cyclic():
     ids=lambda value: None if isinstance(value, str) else type(value).__name__,
 )
 def test_no_context_makes_evaluation_raise(engine, context):
-    """Whatever a caller passes, the answer is a variant or a fallback with a reason."""
+    """Whatever a caller passes, the result is a variant or a fallback with a reason."""
     rule = {"or": [PRO, {"in": ["a", {"var": ""}]}, {"==": [{"var": "self"}, 1]}]}
     definitions = parse_definitions(
         {"flags": [flag(everyone("a", runtime_evaluation_rule=rule), test={"u0": "a"})]},
         rule_engine=engine,
     )
 
-    answer = evaluate_flag(definitions, "f", context)
+    result = evaluate_flag(definitions, "f", context)
 
-    assert answer.variant_key == "a" or answer.fallback_reason is not None
+    assert result.variant_key == "a" or result.fallback_reason is not None
     assert str(explain(definitions, "f", context))
-    assert Snapshot(definitions, context).get_variant("f").variant_key == answer.variant_key
+    assert Snapshot(definitions, context).get_variant("f").variant_key == result.variant_key
 
 
-def test_contexts_that_cannot_be_read_are_a_reason():
-    """A context that is none, a lone surrogate, an unhashable tester: named, not raised."""
+def test_an_invalid_context_is_a_reason():
+    """One that is not a mapping, a lone surrogate, an unhashable tester: a reason, not an error."""
     definition = compiled(flag(EVERYONE, test={"u0": "a"}))
 
     for context in (None, {"distinct_id": "\ud800"}, {"distinct_id": ["u1"]}):
@@ -452,13 +460,13 @@ def test_any_mapping_is_a_context():
 
 def test_an_unknown_flag_is_a_reason():
     """A flag without a definition is not an error."""
-    answer = evaluate_flag(parse_definitions({"flags": []}), "f", user())
+    result = evaluate_flag(parse_definitions({"flags": []}), "f", user())
 
-    assert (answer.variant_value, answer.fallback_reason.kind) == (None, "FLAG_NOT_FOUND")
+    assert (result.variant_value, result.fallback_reason.kind) == (None, "FLAG_NOT_FOUND")
 
 
-def test_a_bad_flag_harms_no_other():
-    """What cannot be parsed is a diagnostic and a reason; its neighbours are served."""
+def test_a_malformed_flag_affects_no_other():
+    """It becomes a diagnostic and a reason; the other flags are served."""
     bad = flag(key="bad") | {"ruleset": {"variants": "?"}}
 
     definitions = parse_definitions({"flags": [bad, None, flag(everyone("a"), key="good")]})
@@ -469,16 +477,16 @@ def test_a_bad_flag_harms_no_other():
     assert [d.flag_key for d in definitions.diagnostics] == ["bad", None]
 
 
-def test_a_flag_without_variants_has_nothing_to_serve():
-    """An empty list of variants is a malformed flag."""
+def test_a_flag_without_variants_is_malformed():
+    """An empty list of variants is reported with its own kind."""
     definitions = parse_definitions({"flags": [flag(EVERYONE, variants=[])]})
 
     reason = evaluate_flag(definitions, "f", user()).fallback_reason
 
-    assert (reason.kind, reason.message) == ("PARSE_ERROR", "no variants: nothing to serve")
+    assert (reason.kind, reason.message) == ("PARSE_ERROR", "the flag has no variants")
 
 
-def test_diagnostics_do_not_repeat_what_is_in_a_flag():
+def test_diagnostics_do_not_repeat_the_contents_of_a_flag():
     """A definition may hold e-mail addresses of test users."""
     bad = flag(EVERYONE, test={"secret@example.com": ["a"]})
 
@@ -489,7 +497,7 @@ def test_diagnostics_do_not_repeat_what_is_in_a_flag():
 
 
 @pytest.mark.parametrize("payload", [None, 5, "<html>", [], {}, {"flags": {}}, {"flags": None}])
-def test_an_answer_that_holds_no_definitions_says_so(payload):
+def test_a_response_without_definitions_has_a_problem(payload):
     """A caller can tell an error page from an empty project."""
     definitions = parse_definitions(payload)
 
@@ -499,14 +507,14 @@ def test_an_answer_that_holds_no_definitions_says_so(payload):
 
 
 def test_the_last_of_two_definitions_wins():
-    """A flag that is defined twice is the latter, and is named."""
+    """A flag that is defined twice has the last definition, and a diagnostic."""
     definitions = parse_definitions({"flags": [flag(everyone("a")), flag(everyone("b"))]})
 
     assert evaluate_flag(definitions, "f", user()).variant_key == "b"
     assert [d.kind for d in definitions.diagnostics] == ["duplicate_key"]
 
 
-def test_unchanged_flags_are_taken_over():
+def test_unchanged_flags_are_reused():
     """A poll that changes one flag compiles one flag; true is not 1."""
     first = parse_definitions({"flags": [flag(everyone("a")), flag(everyone("a"), key="g")]})
     changed = [{**each, "value": 1} for each in AB]
@@ -525,8 +533,8 @@ def test_unchanged_flags_are_taken_over():
     assert evaluate_flag(third, "g", user()).variant_value is True
 
 
-def test_a_flag_that_turns_bad_stays_as_it_was():
-    """A malformed flag does not replace a good one, and is named."""
+def test_a_flag_that_becomes_malformed_stays_as_it_was():
+    """A malformed definition does not replace a good one, and has a diagnostic."""
     first = parse_definitions({"flags": [flag(everyone("a"))]})
 
     second = parse_definitions({"flags": [flag(everyone("a"), context=None)]}, previous=first)
@@ -537,7 +545,7 @@ def test_a_flag_that_turns_bad_stays_as_it_was():
     assert evaluate_flag(third, "f", user()).fallback_reason.kind == "FLAG_NOT_FOUND"
 
 
-def test_another_engine_takes_nothing_over():
+def test_another_engine_reuses_no_flags():
     """Rules are compiled again when the engine changes."""
     first = parse_definitions({"flags": [flag(everyone("a"))]})
 
@@ -549,7 +557,7 @@ def test_another_engine_takes_nothing_over():
 
 
 def test_callers_own_the_values_that_they_get():
-    """Changing a served value changes no other answer."""
+    """Changing a served value changes no other result."""
     variants = [{"key": "a", "value": {"colors": ["red"]}, "split": 1.0}]
     definition = compiled(flag(EVERYONE, variants=variants, test={"qa": "a"}))
 
@@ -559,42 +567,42 @@ def test_callers_own_the_values_that_they_get():
         assert evaluate(definition, context).variant_value == {"colors": ["red"]}
 
 
-def test_plain_answers_are_shared():
-    """The same answer is the same object: nothing is built on the hot path."""
+def test_variants_with_immutable_values_are_shared():
+    """Equal results are the same object: nothing is allocated on the hot path."""
     definition = compiled(flag(everyone("a")))
 
     assert evaluate(definition, user()) is evaluate(definition, user("u2"))
 
 
-def test_users_are_remembered_only_so_many():
-    """Memory is bounded, and answers do not depend on it."""
+def test_the_cache_of_users_is_bounded():
+    """Memory is bounded, and results do not depend on it."""
     definition = compiled(flag(EVERYONE), remembered_users=10)
 
     before = [evaluate(definition, user(f"u{i}")).variant_key for i in range(100)]
     after = [evaluate(definition, user(f"u{i}")).variant_key for i in range(100)]
 
     assert before == after
-    assert len(definition.shares) <= 10
+    assert len(definition.assignments) <= 10
 
 
-def test_recent_answers_are_computed_once():
-    """What is remembered is not asked for again, until there are too many."""
-    asked = []
-    recent = Recent(2, lambda key: asked.append(key) or key)
+def test_a_bounded_cache_computes_each_value_once():
+    """Until it is full: then it starts again."""
+    computed = []
+    recent = BoundedCache(2, lambda key: computed.append(key) or key)
 
     assert [recent[key] for key in (1, 1, 2, 1, 3, 1)] == [1, 1, 2, 1, 3, 1]
-    assert asked == [1, 2, 3, 1]
+    assert computed == [1, 2, 3, 1]
 
 
-def test_threads_agree_on_every_answer():
-    """Evaluation takes no lock: eight threads with a memory far too small get the same variants."""
+def test_threads_get_the_same_variants():
+    """Evaluation takes no lock: eight threads with a tiny cache agree."""
     definition = compiled(flag({"rollout_percentage": 0.7}, hash_salt="s"), remembered_users=3)
     users = [user(f"u{i}") for i in range(300)]
     expected = [evaluate(definition, each) for each in users]
-    answers, interval = [], sys.getswitchinterval()
+    results, interval = [], sys.getswitchinterval()
 
     def check():
-        answers.append([evaluate(definition, each) for each in users])
+        results.append([evaluate(definition, each) for each in users])
 
     threads = [threading.Thread(target=check) for _ in range(8)]
     sys.setswitchinterval(1e-5)
@@ -606,11 +614,11 @@ def test_threads_agree_on_every_answer():
     finally:
         sys.setswitchinterval(interval)
 
-    assert answers == [expected] * 8
+    assert results == [expected] * 8
 
 
-def test_sticky_variants_are_assigned_anew_and_named():
-    """Local evaluation knows no earlier assignment, like the official SDK; a diagnostic says so."""
+def test_sticky_variants_are_not_sticky_and_have_a_diagnostic():
+    """Local evaluation, like the official SDK's, knows no earlier assignment."""
     variants = [{**AB[0], "is_sticky": True}, AB[1]]
 
     definitions = parse_definitions({"flags": [flag(everyone("a"), variants=variants)]})
@@ -619,8 +627,8 @@ def test_sticky_variants_are_assigned_anew_and_named():
     assert [d.kind for d in definitions.diagnostics] == ["sticky"]
 
 
-def test_a_snapshot_gives_the_same_answers():
-    """Many flags for one user are the answers of each flag."""
+def test_a_snapshot_evaluates_as_each_flag_does():
+    """All flags for one user have the results of each flag evaluated alone."""
     flags = [flag({"rollout_percentage": i / 20}, key=f"f{i}", hash_salt="s") for i in range(20)]
     definitions = parse_definitions({"flags": flags})
     snapshot = Snapshot(definitions, user())
@@ -628,9 +636,9 @@ def test_a_snapshot_gives_the_same_answers():
     chosen = snapshot.get_all()
 
     assert chosen == {
-        key: answer
+        key: result
         for key in definitions.flags
-        if (answer := evaluate_flag(definitions, key, user())).fallback_reason is None
+        if (result := evaluate_flag(definitions, key, user())).fallback_reason is None
     }
     assert 0 < len(chosen) < 20
     assert snapshot.get_variant("f0").fallback_reason.kind == "NO_ROLLOUT_MATCH"
@@ -638,7 +646,7 @@ def test_a_snapshot_gives_the_same_answers():
 
 
 def test_a_snapshot_does_not_change():
-    """A request sees one context, even when the caller's dict changes underneath."""
+    """A request sees one context, even if the caller's dict changes meanwhile."""
     context = user(plan="pro", tags=["a"])
     rule = {"and": [PRO, {"in": ["a", {"var": "tags"}]}]}
     definitions = parse_definitions({"flags": [flag(everyone("a", runtime_evaluation_rule=rule))]})
@@ -653,7 +661,7 @@ def test_a_snapshot_does_not_change():
 
 
 def test_a_snapshot_serves_values_and_fallbacks():
-    """The getters are those of the providers, without the context."""
+    """Its methods are those of the providers, without the context."""
     variants = [{"key": "on", "value": True, "split": 1.0}]
     definitions = parse_definitions({"flags": [flag(EVERYONE, variants=variants)]})
     snapshot = Snapshot(definitions, user())
@@ -667,8 +675,8 @@ def test_a_snapshot_serves_values_and_fallbacks():
     assert snapshot.get_variant("nope", mine).fallback_reason.kind == "FLAG_NOT_FOUND"
 
 
-def test_a_snapshot_starts_a_front_end():
-    """A front end starts from what remote evaluation would have answered."""
+def test_a_snapshot_initializes_a_front_end():
+    """`bootstrap` has the format of remote evaluation."""
     definitions = parse_definitions(
         {"flags": [flag(everyone("a"), experiment_id="e1"), flag(key="closed")]}
     )
@@ -718,19 +726,19 @@ def test_explain_goes_rollout_by_rollout():
         [
             "flag 'f': variant 'b' = 'B'",
             f"  distinct_id = 'user123', variant bucket {trace.variant_bucket} of 100",
-            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not in its share",
-            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule not met",
+            f"  rollout 0 (0): bucket {trace.rollouts[0].bucket} >= 0, not included",
+            f"  rollout 1 (1): bucket {trace.rollouts[1].bucket} < 100, rule does not match",
             """      true   {"==":[{"var":"plan"},"pro"]}  with plan = 'pro'""",
             """      false  {">=":[{"var":"age"},18]}  with age = 17""",
-            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule not met",
+            f"  rollout 2 (1): bucket {trace.rollouts[2].bucket} < 100, rule does not match",
             """      false  {"plan":"max"}  with plan = 'pro'""",
             f"  rollout 3 (1): bucket {trace.rollouts[3].bucket} < 100, taken, variant 'b'",
         ]
     )
 
 
-def test_explain_names_what_cannot_be_decided():
-    """A trace tells whether Mixpanel's servers might answer otherwise."""
+def test_explain_shows_what_cannot_be_decided_locally():
+    """A trace shows whether Mixpanel's servers might decide differently."""
     cohort = everyone("a", cohort_hash="abc")
     definitions = parse_definitions({"flags": [flag(cohort, everyone("b"))]})
 
@@ -738,13 +746,13 @@ def test_explain_names_what_cannot_be_decided():
 
     assert trace.selected.variant_key == "b"
     assert trace.undecided.kind == "COHORT_ROLLOUT"
-    assert "cannot be decided here: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
+    assert "cannot be decided locally: COHORT_ROLLOUT (rollout 0: for a cohort)" in str(trace)
     plain = parse_definitions({"flags": [flag(everyone("b"), cohort)]})
     assert explain(plain, "f", user()).undecided is None
 
 
-def test_explain_says_why_there_is_no_rollout():
-    """Unknown flags, missing contexts and testers are explained without rollouts."""
+def test_explain_without_rollouts_shows_the_reason():
+    """Unknown flags, missing contexts and test users are explained without rollouts."""
     definitions = parse_definitions({"flags": [flag(EVERYONE, test={"qa": "a"})]})
 
     assert str(explain(definitions, "nope", user())) == "flag 'nope': fallback, FLAG_NOT_FOUND"
@@ -753,14 +761,14 @@ def test_explain_says_why_there_is_no_rollout():
     assert "variant 'a' = 'A', as a test user" in str(explain(definitions, "f", user("qa")))
 
 
-def test_explain_notes_what_other_languages_write_otherwise():
-    """JavaScript writes 1.0 as 1, hence another bucket."""
+def test_explain_notes_values_that_other_languages_format_differently():
+    """JavaScript formats 1.0 as 1, which is another bucket."""
     definitions = parse_definitions({"flags": [flag(EVERYONE)]})
 
     trace = explain(definitions, "f", {"distinct_id": 1.0})
 
     assert str(trace).endswith(
-        "note: distinct_id is hashed as '1.0'; SDKs in other languages may write it otherwise"
+        "note: distinct_id is hashed as '1.0'; other SDKs may format it differently"
     )
 
 

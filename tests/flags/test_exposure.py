@@ -1,4 +1,4 @@
-"""Exposures say what the official ones say, once in a while and not on each check."""
+"""Exposures have the official properties, and are not reported for every evaluation."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ def test_event_has_the_official_name():
 
 
 def test_local_exposure_has_the_official_properties():
-    """An automatic local exposure says which experiment, and how long it took."""
+    """An automatic local exposure has the experiment and the latency."""
     assert exposure_properties("checkout", CHOSEN, latency_in_seconds=0.25) == {
         "Experiment name": "checkout",
         "Variant name": "treatment",
@@ -38,7 +38,7 @@ def test_local_exposure_has_the_official_properties():
 
 
 def test_manual_exposure_has_no_latency():
-    """Nobody waited for an exposure that is reported by hand."""
+    """A manually reported exposure has no evaluation to measure."""
     properties = exposure_properties("checkout", SelectedVariant("blue", "treatment"))
 
     assert "Variant fetch latency (ms)" not in properties
@@ -46,7 +46,7 @@ def test_manual_exposure_has_no_latency():
 
 
 def test_remote_exposure_has_times_and_no_experiment():
-    """A remote exposure says when the request was made and leaves the experiment out."""
+    """A remote exposure has the times of the request, and no experiment."""
     started, completed = datetime(2026, 11, 20, 10), datetime(2026, 11, 20, 10, 0, 0, 500_000)
 
     properties = exposure_properties(
@@ -69,8 +69,8 @@ def test_remote_exposure_has_times_and_no_experiment():
     }
 
 
-def test_fallbacks_and_strangers_are_not_exposed():
-    """A fallback is no variant, and an exposure needs somebody."""
+def test_fallbacks_and_contexts_without_a_user_are_not_exposed():
+    """A fallback is not a variant, and an exposure needs a distinct_id."""
     reason = FallbackReason.no_rollout_match()
     nothing = SelectedVariant(None, variant_source="fallback", fallback_reason=reason)
 
@@ -81,13 +81,13 @@ def test_fallbacks_and_strangers_are_not_exposed():
 
 
 def test_an_exposure_is_new_once():
-    """The second check of the same flag, variant and user reports nothing."""
+    """The second evaluation of the same flag, variant and user reports nothing."""
     exposures = RecentExposures()
 
     assert [exposures.is_new("f", "on", "u1", now=t) for t in (0, 1, 2)] == [True, False, False]
 
 
-def test_flag_variant_and_assignment_tell_exposures_apart():
+def test_exposures_differ_by_flag_variant_and_assignment():
     """Another flag, variant or user is another exposure."""
     exposures = RecentExposures()
     asked = [("f", "on", "u1"), ("g", "on", "u1"), ("f", "off", "u1"), ("f", "on", "u2")]
@@ -96,8 +96,8 @@ def test_flag_variant_and_assignment_tell_exposures_apart():
     assert len(exposures) == 4
 
 
-def test_an_exposure_is_new_again_after_its_time():
-    """The time counts from the report, not from the last check."""
+def test_an_exposure_is_new_again_after_the_time_to_live():
+    """The time counts from the report, not from the last evaluation."""
     exposures = RecentExposures(time_to_live=60)
 
     answers = [exposures.is_new("f", "on", "u1", now=t) for t in (0, 59, 60, 119, 120)]
@@ -105,8 +105,8 @@ def test_an_exposure_is_new_again_after_its_time():
     assert answers == [True, False, True, False, True]
 
 
-def test_the_exposure_unseen_for_longest_is_forgotten_first():
-    """Memory is bounded, and users who come back stay known."""
+def test_the_least_recently_seen_exposure_is_forgotten_first():
+    """Memory is bounded, and returning users stay remembered."""
     exposures = RecentExposures(limit=2)
     exposures.is_new("f", "on", "u1", now=0)
     exposures.is_new("f", "on", "u2", now=1)
@@ -118,7 +118,7 @@ def test_the_exposure_unseen_for_longest_is_forgotten_first():
     assert exposures.is_new("f", "on", "u2", now=5)
 
 
-def test_forgetting_all_makes_all_new():
+def test_clearing_makes_all_exposures_new():
     """A test, or a changed definition, can start again."""
     exposures = RecentExposures()
     exposures.is_new("f", "on", "u1", now=0)
@@ -128,8 +128,8 @@ def test_forgetting_all_makes_all_new():
     assert exposures.is_new("f", "on", "u1", now=0)
 
 
-def test_threads_report_an_exposure_once_between_them():
-    """Eight threads that check the same thousand users report a thousand exposures."""
+def test_threads_report_each_exposure_once():
+    """Eight threads that evaluate for the same thousand users report a thousand exposures."""
     exposures = RecentExposures()
     start, reported = threading.Barrier(8), []
 
@@ -168,7 +168,7 @@ assert mp.local_flags.is_enabled("f", {"distinct_id": "u-17"})
     [(0.2, "sent events\n", ""), (60, "", "1 message(s) dropped: exit")],
 )
 def test_exposures_through_a_custom_consumer_are_awaited_at_exit(takes, printed, said):
-    """A program that just ends waits for them a moment, and says what it could not deliver."""
+    """A program that ends waits for them briefly, and logs what it could not deliver."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(takes)],
         capture_output=True,

@@ -12,7 +12,7 @@ USER = {"distinct_id": "u"}
 
 
 def test_fixed_flags_stand_in_for_any_provider():
-    """Sync, async, typed; exposures are noted."""
+    """Sync, async, typed; exposures are recorded."""
     flags = FixedFlags({"on": True, "text": "blue", "own": SelectedVariant(7, "seven")})
     assert flags.is_enabled("on", USER)
     assert flags.get_variant("own", SelectedVariant(None), USER).variant_key == "seven"
@@ -25,14 +25,14 @@ def test_fixed_flags_stand_in_for_any_provider():
     assert flags.exposures[0] == ("on", "True", "u")
 
 
-def test_strict_fixed_flags_fail_for_what_the_test_forgot():
-    """A flag nobody thought of is a finding."""
+def test_strict_fixed_flags_fail_for_a_flag_without_a_value():
+    """A flag that the test did not expect is a finding."""
     with pytest.raises(AssertionError, match="missing"):
         FixedFlags(strict=True).is_enabled("missing", USER)
 
 
 def test_captured_clients_send_no_exposures(mixpanel_events):
-    """The fixture catches them like any event; overridden flags report none."""
+    """The fixture captures them like any event; overridden flags report none."""
     config = LocalFlagsConfig(bootstrap={"flags": [flag()]}, offline=True)
     mp = Mixpanel("t", local_flags_config=config)
     assert mp.local_flags.is_enabled("checkout", USER)

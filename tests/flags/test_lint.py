@@ -1,4 +1,4 @@
-"""Lint names what cannot be decided here, and what can hardly be meant."""
+"""Lint finds rollouts that cannot be decided locally, and likely mistakes."""
 
 import pytest
 
@@ -14,17 +14,17 @@ def flag(rollouts=None, variants=None, **more):
 
 
 def found(*flags, **options):
-    """Return the kinds and places of what lint finds."""
+    """Return the kinds and places of lint's findings."""
     return [(d.kind, d.rollout) for d in lint({"flags": list(flags)}, **options)]
 
 
 def half(**more):
-    """Return a rollout that takes half of the users."""
+    """Return a rollout that includes half of the users."""
     return {"rollout_percentage": 0.5, **more}
 
 
 def test_a_good_flag_has_no_findings():
-    """Lint is silent when all is well."""
+    """Lint finds nothing in a flag without mistakes."""
     rule = {"and": [{"==": [{"var": "plan"}, "pro"]}, {"in": ["a", {"var": "tags"}]}]}
 
     assert found(flag([half(runtime_evaluation_rule=rule), {"rollout_percentage": 1}])) == []
@@ -60,13 +60,13 @@ def test_a_good_flag_has_no_findings():
         (("json_logic_only", 0), flag([half(runtime_evaluation_rule={"count": [1]})])),
     ],
 )
-def test_a_doubtful_flag_is_found(expected, broken):
-    """Each kind of mistake is named, with its rollout where it has one."""
+def test_each_kind_of_mistake_is_found(expected, broken):
+    """With its rollout, where it has one."""
     assert expected in found(broken)
 
 
-def test_rollouts_that_can_be_reached_are_left_alone():
-    """A condition, a salt or a larger share leaves users to later rollouts."""
+def test_reachable_rollouts_have_no_findings():
+    """A condition, a salt or a larger percentage leaves users to later rollouts."""
     rule = {"==": [1, 1]}
 
     assert found(flag([half(runtime_evaluation_rule=rule), half()], hash_salt=None)) == []
@@ -74,8 +74,8 @@ def test_rollouts_that_can_be_reached_are_left_alone():
     assert found(flag([half(), {"rollout_percentage": 1}], hash_salt=None)) == []
 
 
-def test_an_operator_that_the_engine_lacks_is_unknown_to_it():
-    """Lint reads a rule as the chosen engine does."""
+def test_lint_knows_the_operators_of_the_chosen_engine():
+    """An operator that the engine lacks is reported."""
     some = flag([half(runtime_evaluation_rule={"some": [[], True]})])
     nope = flag([half(runtime_evaluation_rule={"nope": []})])
     count = flag([half(runtime_evaluation_rule={"count": [1]})])
@@ -91,13 +91,13 @@ def test_a_flag_defined_twice_is_found():
 
 
 @pytest.mark.parametrize("payload", [None, [], "<html>", {"flags": None}, {"error": "no"}])
-def test_what_are_no_definitions_is_found(payload):
-    """An error page is named as one thing, not as many."""
+def test_a_payload_without_definitions_is_one_finding(payload):
+    """An error page is reported once, not per character."""
     assert [d.kind for d in lint(payload)] == ["payload"]
 
 
 def test_a_finding_reads_as_a_line():
-    """A finding says where and what, and not what the payload contains."""
+    """A finding has a place and a message, and does not repeat the payload."""
     broken = flag([half(variant_override={"key": "onn"})])
 
     assert [str(each) for each in lint({"flags": [broken]})] == [

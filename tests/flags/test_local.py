@@ -1,4 +1,4 @@
-"""Local flags: fetched, kept through any bad answer, shared between processes."""
+"""Local flags: fetched, kept through bad responses, shared between processes."""
 
 import asyncio
 import contextlib
@@ -48,9 +48,11 @@ def flag(key="checkout", value=True, **more):
     }
 
 
-def provider(emu, told=None, **config):
+def provider(emu, exposures=None, **config):
     config.setdefault("polling_interval_in_seconds", 0.1)
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     return LocalFeatureFlagsProvider("t", LocalFlagsConfig(base_url=emu.url, **config), "1", track)
 
 
@@ -69,7 +71,7 @@ def polls(emu):
 
 
 def test_definitions_are_fetched_and_evaluated(emu):
-    """Start, ask, stop."""
+    """Start, evaluate, stop."""
     emu.set_flags([flag()])
     with provider(emu) as flags:
         assert not flags.are_flags_ready()
@@ -83,7 +85,7 @@ def test_definitions_are_fetched_and_evaluated(emu):
 
 
 @pytest.mark.anyio
-async def test_the_async_twins_do_the_same(emu, anyio_backend):
+async def test_the_async_methods_do_the_same(emu, anyio_backend):
     """On every loop, without blocking it."""
     emu.set_flags([flag()])
     async with provider(emu) as flags:
@@ -94,25 +96,25 @@ async def test_the_async_twins_do_the_same(emu, anyio_backend):
         await flags.astop_polling_for_definitions()
 
 
-def test_a_change_arrives_and_is_told(emu):
-    """Listeners hear the keys that changed, and only those."""
-    told = []
+def test_a_change_is_fetched_and_listeners_are_called(emu):
+    """Listeners get the keys that changed, and only those."""
+    changes = []
     emu.set_flags([flag("a"), flag("b")])
     with provider(emu) as flags:
         flags.start_polling_for_definitions()
-        remove = flags.add_listener(lambda keys: told.append(set(keys)))
+        remove = flags.add_listener(lambda keys: changes.append(set(keys)))
         flags.add_listener(lambda _keys: 1 / 0)
         emu.set_flags([flag("a", value=False), flag("b"), flag("c")])
-        until(lambda: told)
+        until(lambda: changes)
         assert not flags.is_enabled("a", USER)
         remove()
         emu.set_flags([])
         until(lambda: not flags.get_all_variants(USER))
-    assert told == [{"a", "c"}]
+    assert changes == [{"a", "c"}]
 
 
-def test_an_etag_spares_the_body(emu):
-    """304 keeps the definitions and counts as fresh."""
+def test_an_etag_saves_the_response_body(emu):
+    """304 keeps the definitions, which count as current."""
     emu.set_flags([flag()])
     with provider(emu) as flags:
         flags.start_polling_for_definitions()
@@ -121,7 +123,7 @@ def test_an_etag_spares_the_body(emu):
     assert [r.status for r in emu.requests("/flags/definitions")][1:3] == [304, 304]
 
 
-def test_without_polling_it_fetches_once(emu):
+def test_without_polling_definitions_are_fetched_once(emu):
     """For short scripts."""
     emu.set_flags([flag()])
     with provider(emu, enable_polling=False, polling_interval_in_seconds=0.02) as flags:
@@ -148,8 +150,8 @@ BAD_ANSWERS = [
 
 
 @pytest.mark.parametrize("fault", BAD_ANSWERS, ids=lambda f: f.name)
-def test_the_last_good_definitions_stay_through_any_bad_answer(emu, fault):
-    """HTML, one malformed flag, suddenly no flags, errors: nobody's variant changes."""
+def test_the_last_good_definitions_stay_through_bad_responses(emu, fault):
+    """HTML, one malformed flag, suddenly no flags, errors: no user's variant changes."""
     emu.set_flags([flag()])
     with provider(emu, polling_interval_in_seconds=0.05) as flags:
         flags.start_polling_for_definitions()
@@ -158,8 +160,8 @@ def test_the_last_good_definitions_stay_through_any_bad_answer(emu, fault):
         assert flags.is_enabled("checkout", USER)
 
 
-def test_one_malformed_flag_keeps_its_own_last_good_self(emu):
-    """Its neighbours change, it stays as it was."""
+def test_a_malformed_flag_keeps_its_last_good_definition(emu):
+    """The other flags change, this one stays as it was."""
     emu.set_flags([flag("a"), flag("b", value=1)])
     with provider(emu, polling_interval_in_seconds=0.05) as flags:
         flags.start_polling_for_definitions()
@@ -169,8 +171,8 @@ def test_one_malformed_flag_keeps_its_own_last_good_self(emu):
         assert flags.definitions.diagnostics[0].flag_key == "a"
 
 
-def test_no_flags_at_all_is_believed_when_it_is_said_twice(emu):
-    """Somebody may really have archived the last one."""
+def test_an_empty_response_is_accepted_the_second_time(emu):
+    """The last flag may really have been archived."""
     emu.set_flags([flag()])
     with provider(emu, polling_interval_in_seconds=0.05) as flags:
         flags.start_polling_for_definitions()
@@ -179,7 +181,7 @@ def test_no_flags_at_all_is_believed_when_it_is_said_twice(emu):
 
 
 def test_a_first_fetch_that_fails_is_retried_soon(emu, monkeypatch):
-    """Start returns, the definitions come when the server does."""
+    """Start returns; the definitions are there once the server responds."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.02)
     emu.set_flags([flag()])
     emu.play(Fault.status(503) * 2, path="/flags/definitions")
@@ -190,8 +192,8 @@ def test_a_first_fetch_that_fails_is_retried_soon(emu, monkeypatch):
         assert flags.is_enabled("checkout", USER)
 
 
-def test_no_url_and_no_token_in_what_is_logged(emu, caplog):
-    """A warning at the first failure, without anything that could be a secret."""
+def test_log_messages_contain_no_url_and_no_token(emu, caplog):
+    """The first failure is a warning, without anything that could be a secret."""
     emu.play(Fault.status(401, body={"error": "bad token"}).forever(), path="/flags/definitions")
     config = LocalFlagsConfig(base_url=emu.url, polling_interval_in_seconds=0.02)
     with LocalFeatureFlagsProvider("tok-canary", config, "1", lambda *_: None) as flags:
@@ -206,7 +208,7 @@ def test_no_url_and_no_token_in_what_is_logged(emu, caplog):
 
 
 def test_one_provider_outlives_its_event_loop(emu):
-    """The poller does not live in the caller's loop."""
+    """The poller does not run in the caller's loop."""
     emu.set_flags([flag()])
     flags = provider(emu)
     asyncio.run(flags.astart_polling_for_definitions())
@@ -217,7 +219,7 @@ def test_one_provider_outlives_its_event_loop(emu):
 
 
 def test_stop_is_bounded_and_idempotent(emu):
-    """Even while the server is silent; and it can start again."""
+    """Even while the server does not respond; and it can start again."""
     emu.set_flags([flag()])
     flags = provider(emu)
     flags.start_polling_for_definitions()
@@ -233,8 +235,8 @@ def test_stop_is_bounded_and_idempotent(emu):
 
 
 @pytest.mark.anyio
-async def test_blocking_starts_are_refused_in_a_loop(emu, anyio_backend):
-    """With the name of what to await instead."""
+async def test_blocking_starts_are_rejected_in_a_loop(emu, anyio_backend):
+    """The error names the method to await instead."""
     flags = provider(emu)
     with pytest.raises(SyncInAsyncError):
         flags.start_polling_for_definitions()
@@ -243,8 +245,8 @@ async def test_blocking_starts_are_refused_in_a_loop(emu, anyio_backend):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_polls_for_itself(emu):
-    """The poller's thread does not survive a fork; the first check starts another."""
+def test_a_forked_child_starts_its_own_polling(emu):
+    """The poller's thread does not survive a fork; the first evaluation starts another."""
     emu.set_flags([flag()])
     with provider(emu) as flags:
         flags.start_polling_for_definitions()
@@ -265,8 +267,8 @@ def test_a_forked_child_polls_for_itself(emu):
 # ---- bootstrap, snapshot, lease -----------------------------------------------------------------
 
 
-def test_bootstrap_serves_before_and_without_any_fetch(emu, tmp_path):
-    """From a dict or a file; offline never asks."""
+def test_a_bootstrap_is_served_before_and_without_any_fetch(emu, tmp_path):
+    """From a dict or a file; offline never fetches."""
     path = tmp_path / "flags.json"
     path.write_text(json.dumps({"flags": [flag()]}))
     for bootstrap in ({"flags": [flag()]}, path, str(path)):
@@ -281,7 +283,7 @@ def test_bootstrap_serves_before_and_without_any_fetch(emu, tmp_path):
 
 
 def test_the_last_good_definitions_survive_the_process(emu, tmp_path):
-    """A snapshot serves at once after a restart, even while Mixpanel is down."""
+    """A snapshot is served immediately after a restart, even while Mixpanel is down."""
     path = tmp_path / "state" / "flags.json"
     emu.set_flags([flag()])
     with provider(emu, snapshot_path=path) as flags:
@@ -295,7 +297,7 @@ def test_the_last_good_definitions_survive_the_process(emu, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"payload": 1}', b"\xff" * 100])
-def test_a_damaged_snapshot_is_passed_over(emu, tmp_path, content):
+def test_a_damaged_snapshot_is_ignored(emu, tmp_path, content):
     """It is a convenience, never a reason to fail."""
     path = tmp_path / "flags.json"
     path.write_bytes(content)
@@ -336,7 +338,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process of its own that answers what it serves and whether it leads."""
+    """A process of its own that reports the variant it serves and whether it holds the lease."""
 
     def __init__(self, emu, path, interval):
         self.process = subprocess.Popen(
@@ -359,7 +361,7 @@ class Worker:
 
 
 class Forked:
-    """The same as a fork of this process, as a preloading web server makes its workers."""
+    """The same as a fork of this process, as preloading web servers start their workers."""
 
     def __init__(self, flags):
         self._ours, theirs = multiprocessing.Pipe()
@@ -391,7 +393,7 @@ class Forked:
 @pytest.mark.parametrize("kind", ["spawned", "forked"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path, kind):
-    """Polls are billed: one an interval for all; after kill -9 another takes over in two."""
+    """Polls are billed: one per interval for all; after kill -9 another takes over within two."""
     interval, path = 0.5, tmp_path / "flags.json"
     emu.set_flags([flag(value=1)])
     preloaded = provider(
@@ -422,8 +424,8 @@ def test_four_workers_poll_once_and_survive_their_leader(emu, tmp_path, kind):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_forked_child_that_asks_nothing_does_not_keep_the_lease(tmp_path):
-    """The lease is free again when its holder gives it back, whoever it has forked meanwhile."""
+def test_an_idle_forked_child_does_not_keep_the_lease(tmp_path):
+    """Once its holder releases the lease it is free, whatever was forked meanwhile."""
     lease, other = FileLock(tmp_path / "lease"), FileLock(tmp_path / "lease")
     assert lease.acquire()
     ours, theirs = multiprocessing.Pipe()
@@ -448,14 +450,14 @@ def test_a_forked_child_that_asks_nothing_does_not_keep_the_lease(tmp_path):
 
 
 @pytest.mark.parametrize("interval", [0, -1, float("nan"), float("inf"), None, "soon"])
-def test_an_interval_that_cannot_be_is_refused(emu, interval):
-    """No polling without a pause in between."""
+def test_an_invalid_polling_interval_is_rejected(emu, interval):
+    """There is no polling without a pause."""
     with pytest.raises(ConfigurationError, match="polling_interval_in_seconds"):
         provider(emu, polling_interval_in_seconds=interval)
 
 
-def test_a_snapshot_path_that_is_a_directory_is_refused(emu, tmp_path):
-    """At once; one that turns into a directory later only keeps nothing."""
+def test_a_snapshot_path_that_is_a_directory_is_rejected(emu, tmp_path):
+    """Immediately; one that becomes a directory later only fails to be saved."""
     with pytest.raises(ConfigurationError, match="directory"):
         provider(emu, snapshot_path=tmp_path)
     emu.set_flags([flag()])
@@ -469,8 +471,8 @@ def test_a_snapshot_path_that_is_a_directory_is_refused(emu, tmp_path):
 @pytest.mark.parametrize(
     "fetched_at", ["1" + "0" * 400, "1e999", "-1", "NaN", "null", '"now"', "99999999999"]
 )
-def test_a_snapshot_from_no_time_is_passed_over(emu, tmp_path, fetched_at):
-    """Whatever stands where a moment should."""
+def test_a_snapshot_with_an_invalid_time_is_ignored(emu, tmp_path, fetched_at):
+    """Whatever its `fetched_at` holds."""
     path = tmp_path / "flags.json"
     emu.set_flags([flag()])
     with provider(emu, snapshot_path=path, enable_polling=False) as flags:
@@ -481,8 +483,8 @@ def test_a_snapshot_from_no_time_is_passed_over(emu, tmp_path, fetched_at):
     assert not provider(emu, snapshot_path=path).are_flags_ready()
 
 
-def test_sharing_needs_something_to_share(emu):
-    """The lease lies beside the snapshot."""
+def test_sharing_requires_a_snapshot_path(emu):
+    """The lease is a file next to the snapshot."""
     with pytest.raises(ConfigurationError, match="snapshot_path"):
         provider(emu, share_polling=True)
 
@@ -490,30 +492,30 @@ def test_sharing_needs_something_to_share(emu):
 # ---- exposures ----------------------------------------------------------------------------------
 
 
-def test_an_exposure_is_reported_once_in_a_while(emu):
-    """By flag, variant and assignment value; manual reports always count."""
-    told = []
-    with provider(emu, told, bootstrap={"flags": [flag()]}, offline=True) as flags:
+def test_an_exposure_is_reported_once_per_time_to_live(emu):
+    """By flag, variant and assignment value; manual reports are always sent."""
+    exposures = []
+    with provider(emu, exposures, bootstrap={"flags": [flag()]}, offline=True) as flags:
         for _ in range(5):
             flags.get_variant("checkout", NONE, USER)
         flags.get_variant("checkout", NONE, {"distinct_id": "other"})
         flags.get_variant("checkout", NONE, {"distinct_id": "third"}, report_exposure=False)
         flags.get_variant("missing", NONE, USER)
-        assert [who for who, _, _ in told] == ["u-17", "other"]
+        assert [distinct_id for distinct_id, _, _ in exposures] == ["u-17", "other"]
         variant = flags.get_variant("checkout", NONE, USER)
         flags.track_exposure_event("checkout", variant, USER)
         flags.track_exposure_event("checkout", variant, USER)
-    assert len(told) == 4
-    _who, event, properties = told[0]
+    assert len(exposures) == 4
+    _distinct_id, event, properties = exposures[0]
     assert event == "$experiment_started"
     assert properties["Experiment name"] == "checkout"
     assert properties["Variant name"] == "on"
     assert properties["Flag evaluation mode"] == "local"
     assert "Variant fetch latency (ms)" in properties
-    assert "Variant fetch latency (ms)" not in told[-1][2]
+    assert "Variant fetch latency (ms)" not in exposures[-1][2]
 
 
-def test_a_failing_tracker_does_not_reach_the_evaluation(emu):
+def test_an_error_of_the_tracker_does_not_reach_the_evaluation(emu):
     """Whatever it raises."""
     config = LocalFlagsConfig(bootstrap={"flags": [flag()]}, offline=True)
     flags = LocalFeatureFlagsProvider("t", config, "1", lambda *_: 1 / 0)
@@ -532,7 +534,7 @@ class CustomConsumer:
 
 @pytest.mark.parametrize("kind", ["at once", "buffered", "custom"])
 def test_exposures_of_a_sync_client_never_block(emu, kind):
-    """They are enqueued whoever delivers, and leave by themselves or at close."""
+    """With every consumer they are enqueued, and sent in the background or at close."""
     emu.play(Fault.latency(0.2).forever(), path="/track")
     config = LocalFlagsConfig(bootstrap={"flags": [flag()]}, offline=True)
     given = {
@@ -574,14 +576,14 @@ async def test_an_async_client_starts_and_stops_its_flags(emu, anyio_backend):
     assert polls(emu) == seen
 
 
-def test_the_clients_region_holds_for_flags_too(monkeypatch):
-    """Unless the configuration names another."""
+def test_the_clients_region_applies_to_flags(monkeypatch):
+    """Unless the configuration has another."""
     config = LocalFlagsConfig(offline=True)
     mp = Mixpanel("t", region="eu", local_flags_config=config)
-    assert mp.local_flags._asker.origin == "https://api-eu.mixpanel.com"
+    assert mp.local_flags._api.origin == "https://api-eu.mixpanel.com"
     config = LocalFlagsConfig(offline=True, api_host="https://flags.example")
     mp = Mixpanel("t", region="eu", local_flags_config=config)
-    assert mp.local_flags._asker.origin == "https://flags.example"
+    assert mp.local_flags._api.origin == "https://flags.example"
 
 
 # ---- overrides ----------------------------------------------------------------------------------
@@ -589,7 +591,7 @@ def test_the_clients_region_holds_for_flags_too(monkeypatch):
 
 @pytest.mark.anyio
 async def test_overrides_nest_and_stay_in_their_task(emu, anyio_backend):
-    """Each task sees its own."""
+    """Each task has its own."""
     seen = {}
     with provider(emu, bootstrap={"flags": [flag()]}, offline=True) as flags:
 
@@ -610,16 +612,16 @@ async def test_overrides_nest_and_stay_in_their_task(emu, anyio_backend):
 
 
 class Interrupted(LocalFeatureFlagsProvider):
-    """Another thread does something just before this one writes down which flags are at hand."""
+    """Another thread acts just before this one sets the active flags."""
 
     meanwhile = None
 
     @property
-    def _at_hand(self):
+    def _active_flags(self):
         return self.__dict__["flags at hand"]
 
-    @_at_hand.setter
-    def _at_hand(self, flags):
+    @_active_flags.setter
+    def _active_flags(self, flags):
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             meanwhile()
@@ -628,27 +630,27 @@ class Interrupted(LocalFeatureFlagsProvider):
 
 @pytest.fixture
 def interrupted(monkeypatch):
-    monkeypatch.setattr(overrides, "used", False)
+    monkeypatch.setattr(overrides, "ever_used", False)
     config = LocalFlagsConfig(bootstrap={"flags": [flag(value="old")]}, offline=True)
     with Interrupted("t", config, "1", lambda *_: None) as flags:
         yield flags
 
 
-def test_new_definitions_are_seen_though_another_thread_still_had_the_old_ones(interrupted):
-    """Looking up a flag that is not there writes down what is: the definitions may change then."""
-    new = interrupted._parsed({"flags": [flag(value="new")]})
+def test_a_slow_look_up_does_not_restore_old_definitions(interrupted):
+    """Definitions may change while a look-up sets the active flags."""
+    new = interrupted._parse({"flags": [flag(value="new")]})
     interrupted.meanwhile = lambda: interrupted._replace(new, None)
     assert interrupted.get_variant_value("unknown", None, USER) is None
     assert interrupted.get_variant_value("checkout", None, USER) == "new"
 
 
-def test_an_override_counts_though_definitions_came_in_meanwhile(interrupted):
-    """It holds in this thread only, from its first line on."""
-    new = interrupted._parsed({"flags": [flag(value="new")]})
+def test_an_override_applies_although_definitions_change_meanwhile(interrupted):
+    """In this thread only, from its first line on."""
+    new = interrupted._parse({"flags": [flag(value="new")]})
     with contextlib.ExitStack() as stack:
         interrupted.meanwhile = lambda: stack.enter_context(override_flags(checkout="other"))
         interrupted._replace(new, None)
         assert interrupted.get_variant_value("checkout", None, USER) == "other"
-        interrupted._replace(interrupted._parsed({"flags": [flag(value="newer")]}), None)
+        interrupted._replace(interrupted._parse({"flags": [flag(value="newer")]}), None)
         assert interrupted.get_variant_value("checkout", None, USER) == "other"
     assert interrupted.get_variant_value("checkout", None, USER) == "newer"

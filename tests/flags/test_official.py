@@ -1,4 +1,4 @@
-"""The official client and ours, given the same definitions by the emulator, decide alike."""
+"""The official client and this one, given the same definitions, select the same variants."""
 
 import json
 import subprocess
@@ -96,7 +96,7 @@ def user(n):
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="python -m tests.peers official makes it")
 @pytest.mark.parametrize("rule_engine", ["json-logic", "default"])
 def test_ten_thousand_users_get_the_same_variants(emu, rule_engine):
-    """Hashes, salts, splits, overrides, testers and rules: every decision is the same."""
+    """Hashes, salts, splits, overrides, test users and rules: every decision is the same."""
     emu.set_flags(DEFINITIONS)
     users = [user(n) for n in range(USERS)]
     keys = [definition["key"] for definition in DEFINITIONS]

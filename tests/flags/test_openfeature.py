@@ -1,4 +1,4 @@
-"""OpenFeature: the specification's scenarios, both faces, events, life and tracking."""
+"""OpenFeature: the specification's scenarios, sync and async, events, lifecycle, tracking."""
 
 import asyncio
 import json
@@ -64,32 +64,36 @@ READY, ERROR, STALE, CHANGED = (
 
 @pytest.fixture(autouse=True)
 def _own_openfeature(monkeypatch):
-    """Give each test an OpenFeature of its own, event handlers' threads included."""
+    """Give each test an OpenFeature API of its own, including the event handlers' threads."""
     with ThreadPoolExecutor(4, "openfeature-event-handler") as executor:
         monkeypatch.setattr(_event_support, "_event_executor", executor)
         yield
         api.shutdown()
 
 
-def local(emu=None, told=None, **config):
+def local(emu=None, exposures=None, **config):
     """Local flags: offline from a bootstrap, or polling the emulator."""
     if emu is None:
         config = {"bootstrap": FLAGS, "offline": True, **config}
     else:
         config = {"base_url": emu.url, "polling_interval_in_seconds": 0.1, **config}
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     return LocalFeatureFlagsProvider("t", LocalFlagsConfig(**config), "1", track)
 
 
-def remote(emu, told=None, **config):
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+def remote(emu, exposures=None, **config):
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     config = RemoteFlagsConfig(base_url=emu.url, **config)
     return RemoteFeatureFlagsProvider("t", config, "1", track)
 
 
-def serving(*flags, told=None):
+def serving(*flags, exposures=None):
     """A provider of these flags, offline."""
-    return MixpanelProvider(local(told=told, bootstrap={"flags": list(flags)}))
+    return MixpanelProvider(local(exposures=exposures, bootstrap={"flags": list(flags)}))
 
 
 def client(provider):
@@ -98,7 +102,7 @@ def client(provider):
 
 
 def heard():
-    """Note every event from now on, as (name, keys of flags)."""
+    """Record every event from now on, as (name, keys of flags)."""
     events = []
 
     def note(name, details):
@@ -106,20 +110,20 @@ def heard():
 
     for event in (READY, ERROR, STALE, CHANGED):
         api.add_handler(event, partial(note, event.name.removeprefix("PROVIDER_")))
-    until(lambda: events)  # a provider that is ready already says so at once
+    until(lambda: events)  # a provider that is already ready emits READY immediately
     events.clear()
     return events
 
 
 def outage(emu, fault):
-    """Let the definitions fail, until what is returned is called."""
+    """Make requests for definitions fail until the returned function is called."""
     down = [True]
     emu.play(fault.forever(), path="/flags/definitions", when=lambda _request: bool(down))
     return down.clear
 
 
 def ruled(rule, key="checkout"):
-    """A flag that is on for whom the rule is met, and off for everyone else."""
+    """Return a flag that is on for users who match the rule, and off for everyone else."""
     return {
         "key": key,
         "context": "distinct_id",
@@ -162,27 +166,27 @@ def check(scenario, details):
     assert scenario.get("message", "") in (details.error_message or "")
 
 
-def asked(scenario):
+def arguments_of(scenario):
     context = EvaluationContext("u-17", scenario.get("attributes", {}))
     return scenario["flag"], scenario["default"], context
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: f"{s['promise']}: {s['flag']}")
-def test_scenario(scenario):
-    """Value, variant, reason and error code are what the specification's own tests expect."""
+def test_scenarios_of_the_specification_in_sync_code(scenario):
+    """Value, variant, reason and error code are those of the specification's own tests."""
     flags = client(MixpanelProvider(local()))
-    check(scenario, getattr(flags, f"get_{scenario['type']}_details")(*asked(scenario)))
-    value = getattr(flags, f"get_{scenario['type']}_value")(*asked(scenario))
+    check(scenario, getattr(flags, f"get_{scenario['type']}_details")(*arguments_of(scenario)))
+    value = getattr(flags, f"get_{scenario['type']}_value")(*arguments_of(scenario))
     assert scenario["value"] == value
 
 
 @pytest.mark.anyio
-async def test_every_scenario_in_async_code(anyio_backend):
-    """The async methods say the same."""
+async def test_scenarios_of_the_specification_in_async_code(anyio_backend):
+    """The async methods return the same."""
     flags = client(MixpanelProvider(local()))
     for scenario in SCENARIOS:
         resolve = getattr(flags, f"get_{scenario['type']}_details_async")
-        check(scenario, await resolve(*asked(scenario)))
+        check(scenario, await resolve(*arguments_of(scenario)))
 
 
 def everything_is(code, *, flags):
@@ -192,7 +196,7 @@ def everything_is(code, *, flags):
 
 
 def test_a_provider_that_is_not_ready_serves_defaults(emu):
-    """While the first definitions are on their way."""
+    """While the first definitions are being fetched."""
     emu.play(Fault.silence().forever(), path="/flags/definitions")
     api.set_provider(MixpanelProvider(local(emu)))
     flags = api.get_client()
@@ -200,8 +204,8 @@ def test_a_provider_that_is_not_ready_serves_defaults(emu):
     everything_is("PROVIDER_NOT_READY", flags=flags)
 
 
-def test_refused_credentials_are_fatal_until_they_are_not(emu, monkeypatch):
-    """Only a human can help; when one did, polling finds out."""
+def test_rejected_credentials_are_fatal_until_they_are_accepted(emu, monkeypatch):
+    """Only a human can fix them; polling notices when that happened."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.set_flags(FLAGS)
     repair = outage(emu, Fault.status(401))
@@ -229,8 +233,8 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("kind", ACCEPTED)
-def test_values_are_of_the_type_asked_for(kind):
-    """No bool is a number, no 1.0 an integer; only an integer serves as a float."""
+def test_values_have_the_requested_type(kind):
+    """A bool is not a number, 1.0 not an integer; only an integer is accepted as a float."""
     values = [*(value for values in ACCEPTED.values() for value in values), None]
     provider = serving(*(flag(f"f{n}", value) for n, value in enumerate(values)))
     flags = client(provider)
@@ -246,7 +250,7 @@ def test_values_are_of_the_type_asked_for(kind):
             assert details.variant is None
 
 
-def test_an_integer_that_no_float_can_hold_is_a_mismatch():
+def test_an_integer_too_large_for_a_float_is_a_type_mismatch():
     """Rather than an exception."""
     details = client(serving(flag(value=10**400))).get_float_details("checkout", 0.5, USER)
     assert (0.5, "TYPE_MISMATCH") == (details.value, details.error_code)
@@ -278,7 +282,7 @@ TESTERS = {"users": {"u-17": "b"}}
 
 REASONS = {
     "everyone gets the same": (rolled(EVERYONE), "STATIC"),
-    "everyone but nobody": (rolled({"rollout_percentage": 0.0}, EVERYONE), "STATIC"),
+    "everyone, of 0 %": (rolled({"rollout_percentage": 0.0}, EVERYONE), "STATIC"),
     "variants are split": (rolled(EVERYONE, split=0.5), "SPLIT"),
     "a share takes part": (rolled({"rollout_percentage": 0.99}), "SPLIT"),
     "the rest after a share": (rolled({"rollout_percentage": 0.01}, EVERYONE), "SPLIT"),
@@ -293,7 +297,7 @@ REASONS = {
 
 @pytest.mark.parametrize("case", REASONS)
 def test_the_reason_is_that_of_the_rollout(case):
-    """STATIC only where nothing about a user could change the answer."""
+    """STATIC only where nothing about a user could change the result."""
     definition, reason = REASONS[case]
     teams = EvaluationContext("u-17", {"plan": "team"})
     details = client(serving(definition)).get_string_details("checkout", "-", teams)
@@ -314,30 +318,32 @@ MISSES = {
 
 
 @pytest.mark.parametrize("kind", MISSES)
-def test_a_fallback_says_why(kind):
-    """By error code, reason and metadata; the default is served and nothing is reported."""
+def test_a_fallback_has_a_reason(kind):
+    """As error code, reason and metadata; the default is served and nothing is reported."""
     definition, code, reason = MISSES[kind]
-    told = []
-    details = client(serving(definition, told=told)).get_string_details("checkout", "-", USER)
+    exposures = []
+    details = client(serving(definition, exposures=exposures)).get_string_details(
+        "checkout", "-", USER
+    )
     assert ("-", code, reason, None) == (
         details.value, details.error_code, details.reason, details.variant,
     )  # fmt: skip
     assert {"variant_source": "fallback", "fallback_reason": kind} == details.flag_metadata
-    assert not told
+    assert not exposures
 
 
 def test_a_missing_targeting_key_is_named():
-    """Or the attribute that a flag by group needs."""
+    """Or the attribute that a flag by group requires."""
     flags = client(serving(flag(), flag("by-company", context="company_id")))
-    nobody = flags.get_boolean_details("checkout", False)
-    assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
-    assert "flag checkout needs a targeting key in the context" == nobody.error_message
+    unknown = flags.get_boolean_details("checkout", False)
+    assert ErrorCode.TARGETING_KEY_MISSING == unknown.error_code
+    assert "flag checkout requires a targeting key in the context" == unknown.error_message
     message = flags.get_boolean_details("by-company", False, USER).error_message
-    assert "flag by-company needs the attribute company_id in the context" == message
+    assert "flag by-company requires the attribute company_id in the context" == message
 
 
-def test_metadata_say_where_a_variant_comes_from(emu):
-    """The experiment, whether a tester asked, and how old the definitions are."""
+def test_metadata_has_the_source_of_a_variant(emu):
+    """The experiment, whether the user is a tester, and the age of the definitions."""
     ruleset = {**flag()["ruleset"], "test": {"users": {"tester": "on"}}}
     emu.set_flags([flag(experiment_id="e-1", is_experiment_active=True, ruleset=ruleset)])
     flags = client(MixpanelProvider(local(emu)))
@@ -352,8 +358,8 @@ def test_metadata_say_where_a_variant_comes_from(emu):
 # ---- context ------------------------------------------------------------------------------------
 
 
-def test_a_context_is_mapped_without_a_change():
-    """The targeting key is the distinct_id, attributes are properties, scalars stand beside too."""
+def test_a_context_is_mapped_without_changing_values():
+    """Targeting key to distinct_id, attributes to properties, scalars also to the context."""
     now = datetime.now(UTC)
     attributes = {"plan": "team", "seats": 5.0, "age": 5, "ok": True, "since": now, "tags": ["a"]}
     context = as_context(EvaluationContext("u-17", attributes))
@@ -367,7 +373,7 @@ def test_a_context_is_mapped_without_a_change():
 
 
 def test_mixpanels_own_form_of_a_context_keeps_its_meaning():
-    """For code that filled in `distinct_id` and `custom_properties` by itself."""
+    """For code that sets `distinct_id` and `custom_properties` itself."""
     own = {"distinct_id": "u", "company_id": "c", "custom_properties": {"plan": "team"}}
     context = as_context(EvaluationContext(None, own))
     assert ("u", "c") == (context["distinct_id"], context["company_id"])
@@ -377,7 +383,7 @@ def test_mixpanels_own_form_of_a_context_keeps_its_meaning():
 
 
 def test_a_flag_is_assigned_by_the_attribute_it_names():
-    """A float keeps its text: 5.0 and 5 are different companies, as for every SDK of ours."""
+    """A float keeps its text: 5.0 and 5 are different companies, as in all of Mixpanel's SDKs."""
     definition = {**rolled(EVERYONE, split=0.5), "context": "company_id"}
     provider = serving(definition)
     flags = client(provider)
@@ -422,7 +428,7 @@ class Noting(Hook):
 
 @pytest.mark.anyio
 async def test_hooks_see_details_and_may_add_to_the_context(anyio_backend):
-    """Before, after and finally; of an error, error and finally; sync and async."""
+    """Before, after and finally; for an error, error and finally; sync and async."""
     flags = client(serving(ruled({"==": [{"var": "plan"}, "team"]})))
     for face in ("sync", "async"):
         hook = Noting()
@@ -446,11 +452,11 @@ async def test_hooks_see_details_and_may_add_to_the_context(anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_remote_answers_are_awaited(emu, anyio_backend):
-    """Without blocking the loop; the exposure says remote, with its times."""
+async def test_remote_evaluations_are_awaited(emu, anyio_backend):
+    """Without blocking the loop; the exposure is remote and has the request's times."""
     emu.set_flags([flag(), flag("text", "blue")])
-    told = []
-    async with remote(emu, told) as source:
+    exposures = []
+    async with remote(emu, exposures) as source:
         flags = client(MixpanelProvider(source))
         emu.play(Fault.latency(0.2), path="/flags")
         ticks = []
@@ -474,20 +480,21 @@ async def test_remote_answers_are_awaited(emu, anyio_backend):
         missing = await flags.get_string_details_async("missing", "-", USER)
         assert (ErrorCode.FLAG_NOT_FOUND, "ERROR") == (missing.error_code, missing.reason)
         seen = len(emu.requests("/flags"))
-        nobody = await flags.get_boolean_details_async("checkout", False)
-        assert ErrorCode.TARGETING_KEY_MISSING == nobody.error_code
+        unknown = await flags.get_boolean_details_async("checkout", False)
+        assert ErrorCode.TARGETING_KEY_MISSING == unknown.error_code
         assert seen == len(emu.requests("/flags"))
         emu.play(Fault.status(503), path="/flags")
         failed = await flags.get_boolean_details_async("checkout", False, USER)
         assert (ErrorCode.GENERAL, "ERROR") == (failed.error_code, failed.reason)
-    [(who, _event, properties)] = told  # not for the wrong type, which nobody saw
-    assert ("u-17", "remote") == (who, properties["Flag evaluation mode"])
+    # None for the value of a wrong type, which was not served.
+    [(distinct_id, _event, properties)] = exposures
+    assert ("u-17", "remote") == (distinct_id, properties["Flag evaluation mode"])
     assert "Variant fetch start time" in properties
     assert properties["Variant fetch latency (ms)"] >= 200
 
 
-def test_remote_answers_in_sync_code(emu):
-    """The context travels as it is: 5.0 stays 5.0."""
+def test_remote_evaluations_in_sync_code(emu):
+    """The context is sent unchanged: 5.0 stays 5.0."""
     emu.set_flags([flag()])
     with remote(emu) as source:
         flags = client(MixpanelProvider(source))
@@ -499,10 +506,10 @@ def test_remote_answers_in_sync_code(emu):
 
 @pytest.mark.anyio
 async def test_a_sync_call_that_would_block_the_loop_is_an_error(emu, anyio_backend):
-    """With a word on what to do; local decisions are fine everywhere."""
+    """The error names what to do instead; local evaluation works everywhere."""
     emu.set_flags([flag(), cohort()], cohorts={"c": ["u-17"]})
-    told = []
-    source = HybridFeatureFlagsProvider(local(emu, told), remote(emu, told))
+    exposures = []
+    source = HybridFeatureFlagsProvider(local(emu, exposures), remote(emu, exposures))
     async with source._local, source._remote:
         await source._local.astart_polling_for_definitions()
         flags = client(MixpanelProvider(source))
@@ -513,11 +520,11 @@ async def test_a_sync_call_that_would_block_the_loop_is_an_error(emu, anyio_back
         assert "await the _async method" in details.error_message
         details = await flags.get_boolean_details_async("cohort", False, USER)
         assert (True, "remote") == (details.value, details.flag_metadata["variant_source"])
-    assert ["local", "remote"] == [p["Flag evaluation mode"] for _, _, p in told]
+    assert ["local", "remote"] == [p["Flag evaluation mode"] for _, _, p in exposures]
 
 
-def test_hybrid_in_sync_code(emu):
-    """Asks where it may wait; when nobody answers, the local reason stays."""
+def test_a_hybrid_provider_in_sync_code(emu):
+    """It sends requests where it may wait; if one fails, the local reason stays."""
     emu.set_flags([cohort()], cohorts={"c": ["u-17"]})
     with local(emu) as here, remote(emu) as there:
         flags = client(MixpanelProvider(HybridFeatureFlagsProvider(here, there)))
@@ -530,38 +537,38 @@ def test_hybrid_in_sync_code(emu):
 # ---- exposures and overrides --------------------------------------------------------------------
 
 
-def test_an_exposure_is_reported_of_what_was_served():
-    """Once in a while, by the flag's own assignment value; not of a wrong type."""
-    told = []
-    flags = client(serving(flag(), flag("by-company", context="company_id"), told=told))
+def test_an_exposure_is_reported_for_a_served_value():
+    """Once per time to live, by the flag's assignment value; not for a value of a wrong type."""
+    exposures = []
+    flags = client(serving(flag(), flag("by-company", context="company_id"), exposures=exposures))
     flags.get_string_value("checkout", "-", USER)
-    assert not told
+    assert not exposures
     for company in ("acme", "acme", "globex"):
         context = EvaluationContext("u-17", {"company_id": company})
         flags.get_boolean_value("checkout", False, context)
         flags.get_boolean_value("by-company", False, context)
-    assert ["checkout", "by-company", "by-company"] == [p["Experiment name"] for *_, p in told]
-    assert "local" == told[0][2]["Flag evaluation mode"]
+    assert ["checkout", "by-company", "by-company"] == [p["Experiment name"] for *_, p in exposures]
+    assert "local" == exposures[0][2]["Flag evaluation mode"]
 
 
 @pytest.mark.anyio
 async def test_overrides_are_served_even_before_ready(emu, anyio_backend):
-    """They are the same for everyone, and no exposure."""
-    told = []
-    for source in (local(emu, told), remote(emu, told)):
+    """They are the same for everyone, and report no exposure."""
+    exposures = []
+    for source in (local(emu, exposures), remote(emu, exposures)):
         provider = MixpanelProvider(source)
         with override_flags(checkout=True):
             details = provider.resolve_boolean_details("checkout", False)
             assert (True, Reason.STATIC) == (details.value, details.reason)
             assert details == await provider.resolve_boolean_details_async("checkout", False)
-    assert not told
+    assert not exposures
 
 
 # ---- events -------------------------------------------------------------------------------------
 
 
-def test_ready_and_changes_are_told(emu):
-    """READY once the definitions are there, then the keys of each change."""
+def test_ready_and_changes_are_emitted(emu):
+    """READY once there are definitions, then the keys of each change."""
     emu.set_flags([flag("a"), flag("b")])
     events = heard()
     api.set_provider(MixpanelProvider(local(emu)))
@@ -573,8 +580,8 @@ def test_ready_and_changes_are_told(emu):
     assert ProviderStatus.READY is api.get_client().get_provider_status()
 
 
-def test_stale_definitions_are_told_and_serve_on(emu):
-    """After five intervals without news; READY when there is some."""
+def test_stale_definitions_are_emitted_and_still_served(emu):
+    """STALE after five intervals without a fetch, READY after the next one."""
     emu.set_flags([flag()])
     events = heard()
     flags = client(MixpanelProvider(local(emu)))
@@ -591,8 +598,8 @@ def test_stale_definitions_are_told_and_serve_on(emu):
     assert ["READY", "STALE", "READY"] == [name for name, _ in events]
 
 
-def test_a_bootstrap_that_is_never_confirmed_grows_stale(emu):
-    """It serves at once, but nobody knows its age."""
+def test_a_bootstrap_that_is_never_confirmed_becomes_stale(emu):
+    """It is served immediately, but its age is unknown."""
     emu.play(Fault.status(500).forever(), path="/flags/definitions")
     source = local(emu, bootstrap={"flags": [flag()]})
     flags = client(MixpanelProvider(source))
@@ -601,8 +608,8 @@ def test_a_bootstrap_that_is_never_confirmed_grows_stale(emu):
     assert flags.get_boolean_value("checkout", False, USER)
 
 
-def test_without_polling_nothing_grows_stale(emu):
-    """Who fetches once on purpose wants no warnings."""
+def test_without_polling_nothing_becomes_stale(emu):
+    """Fetching only once is a choice, and emits no warnings."""
     emu.set_flags([flag()])
     config = {"enable_polling": False, "polling_interval_in_seconds": 0.01}
     for source in (local(emu, **config), local(polling_interval_in_seconds=0.01)):
@@ -612,7 +619,7 @@ def test_without_polling_nothing_grows_stale(emu):
 
 
 def test_a_failed_start_recovers_by_itself(emu, monkeypatch):
-    """ERROR and the default until the server answers, then READY."""
+    """ERROR and the default until the server responds, then READY."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.set_flags([flag()])
     repair = outage(emu, Fault.status(503))
@@ -629,8 +636,8 @@ def test_a_failed_start_recovers_by_itself(emu, monkeypatch):
     until(lambda: {"ERROR", "READY", "CONFIGURATION_CHANGED"} <= set(dict(events)))
 
 
-def test_a_project_without_flags_is_ready_too(emu, monkeypatch):
-    """Nothing changes, yet the definitions came."""
+def test_a_project_without_flags_becomes_ready(emu, monkeypatch):
+    """No flag changes, yet the definitions have arrived."""
     monkeypatch.setattr("mixpanel.flags._fetching.poller.FIRST_RETRY", 0.2)
     emu.play(Fault.status(503), path="/flags/definitions")
     with pytest.raises(ProviderNotReadyError):
@@ -648,8 +655,8 @@ def polls(emu):
     return len(emu.requests("/flags/definitions"))
 
 
-def test_initialize_and_shutdown_may_come_again_and_again(emu):
-    """Also without OpenFeature around, and polling ends with the last."""
+def test_initialize_and_shutdown_may_be_repeated(emu):
+    """Also without the OpenFeature API; polling ends with the last shutdown."""
     emu.set_flags([flag()])
     provider = MixpanelProvider(local(emu))
     provider.shutdown()
@@ -667,7 +674,7 @@ def test_initialize_and_shutdown_may_come_again_and_again(emu):
 
 
 def test_shutting_down_ends_the_wait_for_the_first_definitions(emu):
-    """A replaced provider does not hang about."""
+    """A replaced provider does not keep waiting."""
     emu.play(Fault.silence().forever(), path="/flags/definitions")
     provider, raised = MixpanelProvider(local(emu)), []
 
@@ -684,13 +691,13 @@ def test_shutting_down_ends_the_wait_for_the_first_definitions(emu):
     provider.shutdown()
     thread.join(5)
     assert time.monotonic() - began < 2
-    assert ["shut down before there were flag definitions"] == raised
+    assert ["the provider was shut down before it had flag definitions"] == raised
     assert not provider._local._listeners
 
 
 @pytest.mark.anyio
-async def test_it_starts_and_stops_inside_a_running_loop(emu, anyio_backend):
-    """OpenFeature has no async start; waiting there is short, and stopping does not wait."""
+async def test_a_provider_starts_and_stops_inside_a_running_loop(emu, anyio_backend):
+    """OpenFeature has no async start; its wait is short, and stopping does not wait."""
     emu.set_flags([flag()])
     flags = client(MixpanelProvider(local(emu)))
     assert await flags.get_boolean_value_async("checkout", False, USER)
@@ -707,7 +714,7 @@ def test_one_provider_serves_several_event_loops(emu):
         assert flags.get_boolean_value("checkout", False, USER)
 
 
-def test_polling_that_others_started_goes_on(emu):
+def test_polling_started_by_the_client_continues(emu):
     """The client's own `with` started it, and will stop it."""
     emu.set_flags([flag()])
     config = LocalFlagsConfig(polling_interval_in_seconds=0.05)
@@ -719,8 +726,8 @@ def test_polling_that_others_started_goes_on(emu):
     assert not mp.local_flags._poller.running
 
 
-def test_a_replaced_provider_falls_silent(emu):
-    """It is shut down in the background, and its events with it."""
+def test_a_replaced_provider_emits_no_more_events(emu):
+    """OpenFeature shuts it down in the background."""
     emu.set_flags([flag()])
     provider = MixpanelProvider(local(emu))
     client(provider)
@@ -728,13 +735,13 @@ def test_a_replaced_provider_falls_silent(emu):
     until(lambda: not provider._local._poller.running)
     events = heard()
     provider._changed(frozenset({"checkout"}))
-    provider._look()
+    provider._emit_status()
     time.sleep(0.1)
     assert not events
 
 
 def test_followers_of_a_shared_poll_wait_for_their_leader(emu, tmp_path):
-    """The process that holds the lease may be a moment behind."""
+    """The process that holds the lease may need a little longer."""
     shared = {"snapshot_path": tmp_path / "flags.json", "share_polling": True}
     emu.set_flags([flag()])
     emu.play(Fault.latency(0.3), path="/flags/definitions")
@@ -745,7 +752,7 @@ def test_followers_of_a_shared_poll_wait_for_their_leader(emu, tmp_path):
         assert client(MixpanelProvider(follower)).get_boolean_value("checkout", False, USER)
 
 
-def test_providers_are_equal_to_themselves_alone():
+def test_providers_are_equal_only_to_themselves():
     """OpenFeature keeps them in dicts and sets; one may serve several domains."""
     source = local()
     one, other = MixpanelProvider(source), MixpanelProvider(source)
@@ -758,7 +765,7 @@ def test_providers_are_equal_to_themselves_alone():
         assert api.get_client(domain).get_boolean_value("boolean-flag", False, USER)
 
 
-def test_many_threads_and_loops_at_once(emu):
+def test_many_threads_and_loops_use_one_provider_at_once(emu):
     """While flags change and the provider stops and starts."""
     emu.set_flags([flag(value=1)])
     provider = MixpanelProvider(local(emu, polling_interval_in_seconds=0.02))
@@ -792,8 +799,8 @@ def test_many_threads_and_loops_at_once(emu):
 # ---- clients and tracking -----------------------------------------------------------------------
 
 
-def test_a_client_lends_its_local_flags_else_its_remote_ones(emu):
-    """And one without flags is refused."""
+def test_a_clients_local_flags_take_precedence_over_its_remote_ones(emu):
+    """And a client without flags is rejected."""
     both = Mixpanel(
         "t",
         base_url=emu.url,
@@ -813,7 +820,7 @@ OFFLINE = LocalFlagsConfig(offline=True, bootstrap=FLAGS)
 
 @pytest.mark.parametrize("kind", ["at once", "buffered", "memory"])
 def test_tracking_goes_through_the_client(emu, kind):
-    """For the targeting key's user, whoever delivers."""
+    """For the user with the targeting key, with every consumer."""
     consumer = {
         "at once": None, "buffered": BufferedConsumer(base_url=emu.url), "memory": MemoryConsumer(),
     }[kind]  # fmt: skip
@@ -830,7 +837,7 @@ def test_tracking_goes_through_the_client(emu, kind):
 
 @pytest.mark.anyio
 async def test_tracking_in_a_loop_never_blocks_it(emu, anyio_backend):
-    """Not even with the sync client, and it leaves by itself."""
+    """Not even with the sync client; the event is sent in the background."""
     mp = Mixpanel("t", base_url=emu.url, local_flags_config=OFFLINE)
     async with AsyncMixpanel("t", base_url=emu.url, local_flags_config=OFFLINE) as amp:
         api.set_provider_and_wait(MixpanelProvider(mp), "sync")
@@ -855,17 +862,17 @@ def test_an_event_without_a_name_is_an_error(emu):
 
 
 def test_tracking_without_a_client_does_nothing():
-    """A flags provider alone has nobody to track with."""
-    told = []
-    client(serving(flag(), told=told)).track("Order Paid", USER, DETAILS)
-    assert not told
+    """A flags provider alone cannot track."""
+    exposures = []
+    client(serving(flag(), exposures=exposures)).track("Order Paid", USER, DETAILS)
+    assert not exposures
 
 
 # ---- example ------------------------------------------------------------------------------------
 
 
-def test_example(emu, monkeypatch):
-    """Runs as a reader would run it: exposures and orders arrive."""
+def test_the_openfeature_example_runs(emu, monkeypatch):
+    """As a reader would run it: exposures and orders arrive."""
     emu.set_flags([ruled({"==": [{"var": "plan"}, "team"]}, "new-checkout")])
     monkeypatch.setenv("MP_BASE_URL", emu.url)
     monkeypatch.setenv("MP_TOKEN", "T")
@@ -877,5 +884,7 @@ def test_example(emu, monkeypatch):
     expected = "u-17: new checkout True, because TARGETING_MATCH\n"
     assert expected + "u-18: new checkout False, because DEFAULT\n" == done.stdout
     paid = {e["properties"]["distinct_id"]: e["properties"] for e in emu.events("Order Paid")}
-    assert {"u-17": True, "u-18": False} == {who: found["new"] for who, found in paid.items()}
+    assert {"u-17": True, "u-18": False} == {
+        distinct_id: found["new"] for distinct_id, found in paid.items()
+    }
     assert 2 == len(emu.events("$experiment_started"))

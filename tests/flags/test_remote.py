@@ -1,4 +1,4 @@
-"""Remote flags: asked for, tolerant, and never raising."""
+"""Remote flags: requests, tolerant parsing, and fallbacks instead of exceptions."""
 
 import json
 
@@ -23,18 +23,20 @@ USER = {"distinct_id": "u-17", "custom_properties": {"ü": "€ & ="}}
 NONE = SelectedVariant("fallback")
 
 
-def provider(emu, told=None, token="t", credentials=None, **config):
-    track = (lambda *exposure: told.append(exposure)) if told is not None else lambda *_: None
+def provider(emu, exposures=None, token="t", credentials=None, **config):
+    track = (
+        (lambda *exposure: exposures.append(exposure)) if exposures is not None else lambda *_: None
+    )
     config = RemoteFlagsConfig(base_url=emu.url, **config)
     return RemoteFeatureFlagsProvider(token, config, "1", track, credentials)
 
 
 @pytest.mark.anyio
-async def test_each_question_has_its_answer(emu, anyio_backend):
-    """One flag, its value, whether it is on, all of them."""
+async def test_remote_flags_evaluate_one_or_all_flags(emu, anyio_backend):
+    """One flag, its value, whether it is on, and all of them."""
     emu.set_flags([flag(), flag("text", value="blue")])
-    told = []
-    async with provider(emu, told) as flags:
+    exposures = []
+    async with provider(emu, exposures) as flags:
         variant = await flags.aget_variant("checkout", NONE, USER)
         assert (variant.variant_key, variant.variant_value) == ("on", True)
         assert variant.variant_source == "remote"
@@ -44,18 +46,18 @@ async def test_each_question_has_its_answer(emu, anyio_backend):
         missing = await flags.aget_variant("missing", NONE, USER)
         assert missing.fallback_reason.kind == "FLAG_NOT_FOUND"
         await flags.atrack_exposure_event("checkout", variant, USER)
-    assert [properties["Experiment name"] for _, _, properties in told] == [
+    assert [properties["Experiment name"] for _, _, properties in exposures] == [
         "checkout",
         "text",
         "checkout",
     ]
-    assert told[0][2]["Flag evaluation mode"] == "remote"
-    assert "Variant fetch start time" in told[0][2]
-    assert "$experiment_id" not in told[0][2]
+    assert exposures[0][2]["Flag evaluation mode"] == "remote"
+    assert "Variant fetch start time" in exposures[0][2]
+    assert "$experiment_id" not in exposures[0][2]
 
 
-def test_the_sync_twins_do_the_same(emu):
-    """One body each."""
+def test_the_sync_methods_do_the_same(emu):
+    """Each runs the async method."""
     emu.set_flags([flag()])
     with provider(emu) as flags:
         assert flags.get_variant("checkout", NONE, USER).variant_value is True
@@ -64,7 +66,7 @@ def test_the_sync_twins_do_the_same(emu):
         assert list(flags.get_all_variants(USER)) == ["checkout"]
 
 
-def test_what_is_asked(emu):
+def test_the_request_has_context_token_and_credentials(emu):
     """Context encoded once, token and library in the query, credentials in the header."""
     emu.set_flags([flag()])
     account = ServiceAccountCredentials("user", "s3cr3t-canary", "42")
@@ -110,12 +112,12 @@ def test_a_failure_is_a_fallback_with_a_reason(emu, fault):
     assert "http:" not in variant.fallback_reason.message
 
 
-def test_a_flag_that_makes_no_sense_harms_no_other(emu):
+def test_a_malformed_flag_in_a_remote_response_affects_no_other(emu):
     """Tolerant parsing; `code` may be missing."""
-    answer = {
+    result = {
         "flags": {"good": {"variant_key": "a", "variant_value": 1, "is_qa_tester": "?"}, "bad": 7}
     }
-    emu.play(Fault.status(200, body=answer).forever(), path="/flags")
+    emu.play(Fault.status(200, body=result).forever(), path="/flags")
     with provider(emu) as flags:
         assert flags.get_variant("good", NONE, USER).is_qa_tester is None
         assert flags.get_variant("bad", NONE, USER).fallback_reason.kind == "FLAG_NOT_FOUND"
@@ -132,8 +134,8 @@ def test_hostile_contexts_get_the_fallback(emu, context, keep):
 
 
 @pytest.mark.anyio
-async def test_the_cache_spares_requests_and_shares_them(emu, anyio_backend):
-    """Same context, same question: one request, even for ten at a time."""
+async def test_the_cache_saves_requests_and_shares_pending_ones(emu, anyio_backend):
+    """Same context and flag: one request, even for ten evaluations at a time."""
     emu.set_flags([flag()])
     emu.play(Fault.latency(0.05).forever(), path="/flags")
     async with provider(emu, cache_time_to_live=60) as flags:
@@ -148,8 +150,8 @@ async def test_the_cache_spares_requests_and_shares_them(emu, anyio_backend):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", [Fault.silence(), Fault.status(401)], ids=lambda f: f.name)
-async def test_callers_who_wait_for_one_request_share_its_failure(emu, anyio_backend, fault):
-    """A server that says nothing is waited for once by all, and not by one after the other."""
+async def test_callers_that_wait_for_one_request_share_its_failure(emu, anyio_backend, fault):
+    """A server that does not respond delays all of them once, not one after the other."""
     emu.set_flags([flag()])
     emu.play(fault.forever(), path="/flags")
     found = []
@@ -170,8 +172,8 @@ async def test_callers_who_wait_for_one_request_share_its_failure(emu, anyio_bac
 
 
 @pytest.mark.anyio
-async def test_a_caller_who_leaves_passes_the_question_on(emu, anyio_backend):
-    """Who waited for the one that was cancelled asks again, and gets the answer."""
+async def test_a_cancelled_caller_does_not_fail_the_others(emu, anyio_backend):
+    """Of those that wait for its request one sends another, and gets the response."""
     emu.set_flags([flag()])
     emu.play(Fault.latency(0.2).forever(), path="/flags")
     found = []
@@ -189,8 +191,8 @@ async def test_a_caller_who_leaves_passes_the_question_on(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_hybrid_asks_only_about_what_it_cannot_decide(emu, anyio_backend):
-    """A cohort flag costs a request, every other flag none."""
+async def test_a_hybrid_provider_sends_requests_only_for_undecidable_flags(emu, anyio_backend):
+    """A cohort flag takes a request, every other flag none."""
     cohort = flag("cohort")
     cohort["ruleset"]["rollout"][0]["cohort_hash"] = "abc"
     emu.set_flags([flag(), cohort], cohorts={"abc": {"u-17"}})
@@ -211,7 +213,7 @@ async def test_hybrid_asks_only_about_what_it_cannot_decide(emu, anyio_backend):
         assert failed.fallback_reason.kind == "COHORT_ROLLOUT"
 
 
-def test_exposures_travel_through_the_client(emu):
+def test_exposures_are_sent_through_the_client(emu):
     """To the same place as its events."""
     emu.set_flags([flag()])
     with Mixpanel("t", base_url=emu.url, remote_flags_config=RemoteFlagsConfig()) as mp:

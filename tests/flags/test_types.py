@@ -1,4 +1,4 @@
-"""Flag types keep the official names and positions, and take strangers' data with patience."""
+"""Flag types keep the official names and positions, and tolerate unexpected data."""
 
 import copy
 import dataclasses
@@ -56,7 +56,7 @@ def test_unknown_keys_are_ignored():
     assert flag == ExperimentationFlag.model_validate(FLAG)
 
 
-def test_what_evaluation_does_not_need_may_be_absent():
+def test_fields_that_evaluation_does_not_need_may_be_absent():
     """A definition written by hand needs a key, a context and a ruleset."""
     ruleset = {"variants": [{"key": "on"}], "rollout": [{"rollout_percentage": 1}]}
 
@@ -66,7 +66,7 @@ def test_what_evaluation_does_not_need_may_be_absent():
     assert flag.ruleset.variants[0].split == 0.0
 
 
-def test_null_is_taken_for_nothing():
+def test_null_counts_as_empty():
     """A null split is 0.0; null lists and test users are empty."""
     ruleset = {"variants": [{"key": "on", "split": None}], "rollout": None, "test": {"users": None}}
 
@@ -77,7 +77,7 @@ def test_null_is_taken_for_nothing():
 
 
 @pytest.mark.parametrize("missing", ["key", "context", "ruleset"])
-def test_what_evaluation_needs_must_be_there(missing):
+def test_fields_that_evaluation_needs_are_required(missing):
     """Without its key, context or ruleset a flag is malformed."""
     with pytest.raises(ValidationError, match=missing):
         ExperimentationFlag.model_validate({k: v for k, v in FLAG.items() if k != missing})
@@ -113,7 +113,7 @@ def test_selected_variant_has_the_official_attributes_in_order():
 
 
 def test_selected_variant_cannot_be_changed():
-    """Evaluations share it, so nobody may write to it; copies can differ."""
+    """Evaluations share it, so assignment fails; copies can differ."""
     selected = SelectedVariant("v", "k")
 
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -121,29 +121,29 @@ def test_selected_variant_cannot_be_changed():
     assert dataclasses.replace(selected, variant_value="w").variant_value == "w"
 
 
-def test_selected_variant_travels():
-    """Queues and caches copy and pickle it."""
+def test_selected_variant_can_be_copied_and_pickled():
+    """As queues and caches do."""
     selected = SelectedVariant({"a": [1]}, "k", fallback_reason=FallbackReason.no_rollout_match())
 
     assert selected == copy.deepcopy(selected)
     assert selected == pickle.loads(pickle.dumps(selected))
 
 
-def test_fallback_keeps_what_the_caller_gave():
+def test_fallback_keeps_the_values_of_the_caller():
     """A fallback is the caller's, marked as one, with the reason."""
     reason = FallbackReason.flag_not_found()
     nothing = SelectedVariant(None, variant_source="fallback", fallback_reason=reason)
 
-    served = nothing.or_fallback(SelectedVariant("mine", "k", "e", True, False))
+    served = nothing.with_fallback(SelectedVariant("mine", "k", "e", True, False))
 
     assert served == SelectedVariant("mine", "k", "e", True, False, "fallback", reason)
 
 
-def test_chosen_variant_needs_no_fallback():
-    """A variant that a rollout chose is served as it is."""
+def test_a_selected_variant_ignores_the_fallback():
+    """A variant that a rollout served is returned as it is."""
     chosen = SelectedVariant("v", "k", variant_source=VariantSource.LOCAL)
 
-    assert chosen is chosen.or_fallback(SelectedVariant("mine"))
+    assert chosen is chosen.with_fallback(SelectedVariant("mine"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_official_reasons_have_their_kind_and_message(reason, kind, message):
 
 
 def test_configurations_have_the_official_defaults():
-    """Nothing changes for who configures nothing."""
+    """Without configuration the behaviour is the official one."""
     local, remote = LocalFlagsConfig(), RemoteFlagsConfig()
 
     for config in (FlagsConfig(), local, remote):
@@ -200,15 +200,15 @@ def test_configurations_take_the_official_positions():
         ([], {}, []),
     ],
 )
-def test_declared_flag_serves_only_its_own_type(default, value, expected):
-    """A value of another type is the default; a whole number is a float when one is declared."""
+def test_a_declared_flag_returns_only_its_own_type(default, value, expected):
+    """A value of another type is the default; an integer is a float when one is declared."""
     served = Flag("f", default).accept(value)
 
     assert expected == served
     assert type(expected) is type(served)
 
 
-def test_declared_flag_asks_a_provider_by_key():
+def test_a_declared_flag_reads_its_key_from_a_provider():
     """The key and the default are written once."""
 
     class Provider:
@@ -221,7 +221,7 @@ def test_declared_flag_asks_a_provider_by_key():
     assert flag.value(Provider(), {}) == "old"
 
 
-def test_every_public_name_is_there():
-    """The front door offers what it lists, sorted."""
+def test_every_public_name_of_flags_exists():
+    """`__all__` is sorted and complete."""
     assert sorted(flags.__all__) == flags.__all__
     assert all(hasattr(flags, name) for name in flags.__all__)

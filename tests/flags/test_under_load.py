@@ -1,4 +1,4 @@
-"""A web application that asks for flags while everything around it moves."""
+"""A web application evaluates flags while definitions change and the server fails."""
 
 import anyio
 import anyio.lowlevel

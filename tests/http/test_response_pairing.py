@@ -35,7 +35,7 @@ from mixpanel._http.streaming import (
 from mixpanel._http.sync_transport import (
     SyncTransport,
 )
-from mixpanel._http.tls import default_tls
+from mixpanel._http.tls import default_tls_context
 
 SURPLUS = b'HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"surplus"'
 
@@ -193,7 +193,7 @@ def get(server, n):
 
 @contextmanager
 def blocking(transport=None):
-    transport = SyncTransport(transport or TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(transport or TransportOptions(), max_response_bytes=1000)
     try:
         yield lambda request: transport.send(request, end=time.monotonic() + 5)
     finally:
@@ -231,7 +231,7 @@ def without_body(_path):
 async def test_an_answer_without_a_body_has_no_surplus_either(anyio_backend):
     """What follows a 204 is not its body, nor the next answer."""
     with serving(shape=without_body, together=SURPLUS) as server:
-        transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
+        transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [await transport.send(get(server, n)) for n in (1, 2)]
         await transport.aclose()
     with serving(shape=without_body, together=SURPLUS) as server, blocking() as send:
@@ -245,7 +245,7 @@ async def test_an_answer_without_a_body_has_no_surplus_either(anyio_backend):
 async def test_a_surplus_in_the_same_segment_is_not_the_next_answer(anyio_backend, shape, extra):
     """Nor on a loop."""
     with serving(shape=shape, together=extra) as server:
-        transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
+        transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [await transport.send(get(server, n)) for n in (1, 2, 3)]
         await transport.aclose()
         assert bodies(*got) == [b"/1", b"/2", b"/3"]
@@ -267,7 +267,7 @@ def test_a_surplus_that_comes_while_idle_is_not_the_next_answer_blocking():
 async def test_a_surplus_that_comes_while_idle_is_not_the_next_answer(anyio_backend):
     """Nor on a loop, whether or not it had a turn in between."""
     with serving() as server:
-        transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
+        transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [await transport.send(get(server, 1))]
         server.push(SURPLUS)
         got.append(await transport.send(get(server, 2)))
@@ -296,7 +296,7 @@ async def test_a_surplus_under_tls_is_not_the_next_answer(anyio_backend, authori
     theirs, ours = contexts(authority)
     with serving(tls=theirs, shape=shape, together=SURPLUS) as server:
         transport = AsyncTransport(
-            TransportOptions(ssl_context=ours), deadline=5, answer_bytes=1000
+            TransportOptions(ssl_context=ours), deadline=5, max_response_bytes=1000
         )
         got = [await transport.send(get(server, n)) for n in (1, 2, 3)]
         await transport.aclose()
@@ -310,7 +310,7 @@ async def test_a_callers_client_is_given_no_surplus_either(anyio_backend):
     with serving(together=SURPLUS) as server:
         async with httpx.AsyncClient() as client:
             transport = AsyncTransport(
-                TransportOptions(client=client), deadline=5, answer_bytes=1000
+                TransportOptions(client=client), deadline=5, max_response_bytes=1000
             )
             got = [await transport.send(get(server, n)) for n in (1, 2, 3)]
         assert bodies(*got) == [b"/1", b"/2", b"/3"]
@@ -320,9 +320,11 @@ async def test_a_callers_client_is_given_no_surplus_either(anyio_backend):
 async def test_long_answers_leave_no_surplus(anyio_backend):
     """What streams to a file is paired with its request as well."""
     with serving(together=SURPLUS) as server:
-        transport = StreamingTransport(TransportOptions(), deadline=5, answer_bytes=1000)
+        transport = StreamingTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [
-            await transport.receive(get(server, n), lambda _: None, first=5, idle=5, overall=5)
+            await transport.receive(
+                get(server, n), lambda _: None, headers_timeout=5, idle_timeout=5, total_timeout=5
+            )
             for n in (1, 2, 3)
         ]
         await transport.aclose()
@@ -338,7 +340,7 @@ async def test_without_a_surplus_connections_are_reused(anyio_backend, authority
         ({"tls": theirs}, TransportOptions(ssl_context=ours)),
     ):
         with serving(**options) as server:
-            transport = AsyncTransport(settings, deadline=5, answer_bytes=1000)
+            transport = AsyncTransport(settings, deadline=5, max_response_bytes=1000)
             for n in range(5):
                 assert (await transport.send(get(server, n))).body == b"/%d" % n
             await transport.aclose()
@@ -364,13 +366,15 @@ def test_an_answer_before_the_request_is_not_its_answer_blocking(monkeypatch):
     with serving(greeting=SURPLUS) as server, blocking() as send:
         reply = send(get(server, 1))
     assert isinstance(reply, TransportFailure)
-    assert not reply.maybe_sent
+    assert not reply.may_have_been_sent
     assert server.paths == []
 
 
-@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.parametrize("detect_sent", [True, False])
 @pytest.mark.anyio
-async def test_an_answer_before_the_request_is_not_its_answer(anyio_backend, watch, monkeypatch):
+async def test_an_answer_before_the_request_is_not_its_answer(
+    anyio_backend, detect_sent, monkeypatch
+):
     """Nor on a loop, where asyncio may have read it already."""
     connect = httpcore.AnyIOBackend.connect_tcp
     other = httpcore.TrioBackend.connect_tcp
@@ -384,11 +388,11 @@ async def test_an_answer_before_the_request_is_not_its_answer(anyio_backend, wat
     monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", slowly)
     monkeypatch.setattr(httpcore.TrioBackend, "connect_tcp", slowly)
     with serving(greeting=SURPLUS) as server:
-        transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
-        reply = await transport.send(get(server, 1), watch=watch)
+        transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
+        reply = await transport.send(get(server, 1), detect_sent=detect_sent)
         await transport.aclose()
     assert isinstance(reply, TransportFailure)
-    assert not reply.maybe_sent
+    assert not reply.may_have_been_sent
     assert server.paths == []
 
 
@@ -463,11 +467,11 @@ def test_a_failure_before_the_first_byte_says_so_blocking(script, proxied):
     """TLS and proxies are there before the request: it has not left when they fail."""
     with answering(script) as port:
         url, transport = way(port, proxied)
-        transport = SyncTransport(transport, answer_bytes=1000)
+        transport = SyncTransport(transport, max_response_bytes=1000)
         reply = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.3)
         transport.close()
     assert isinstance(reply, TransportFailure)
-    assert not reply.maybe_sent
+    assert not reply.may_have_been_sent
 
 
 @UNSENT
@@ -477,18 +481,18 @@ async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, pr
     with answering(script) as port:
         url, options = way(port, proxied)
         request = Request("POST", url, {}, b"[]")
-        transport = AsyncTransport(options, deadline=0.3, answer_bytes=1000)
-        reply = await transport.send(request, watch=True)
+        transport = AsyncTransport(options, deadline=0.3, max_response_bytes=1000)
+        reply = await transport.send(request, detect_sent=True)
         await transport.aclose()
         replies = [reply]
         if script != [None] or proxied:  # there httpcore by itself leaves the socket open
             proxy = None if options.proxy is None else options.proxy.reveal()
             async with httpx.AsyncClient(proxy=proxy) as client:
                 transport = AsyncTransport(
-                    TransportOptions(client=client), deadline=0.3, answer_bytes=1000
+                    TransportOptions(client=client), deadline=0.3, max_response_bytes=1000
                 )
-                replies.append(await transport.send(request, watch=True))
-    assert {(type(one), one.maybe_sent) for one in replies} == {(TransportFailure, False)}
+                replies.append(await transport.send(request, detect_sent=True))
+    assert {(type(one), one.may_have_been_sent) for one in replies} == {(TransportFailure, False)}
 
 
 @pytest.mark.parametrize(
@@ -515,24 +519,26 @@ async def test_without_a_connection_nothing_was_sent(anyio_backend, error, monke
     monkeypatch.setattr("trio.open_tcp_stream", fails)
     monkeypatch.setattr(socket, "create_connection", fails_at_once)
     request = Request("POST", "http://127.0.0.1:9/engage", {}, b"[]")
-    transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
-    replies = [await transport.send(request, watch=watch) for watch in (True, False)]
+    transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
+    replies = [
+        await transport.send(request, detect_sent=detect_sent) for detect_sent in (True, False)
+    ]
     await transport.aclose()
     with blocking() as send:
         replies.append(send(request))
-    assert [(one.maybe_sent, one.hopeless) for one in replies] == [(False, False)] * 3
+    assert [(one.may_have_been_sent, one.permanent) for one in replies] == [(False, False)] * 3
 
 
 def test_certificates_that_cannot_be_loaded_are_a_matter_of_settings(monkeypatch, tmp_path):
     """Nothing was sent; the error names what to check."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    default_tls.cache_clear()
+    default_tls_context.cache_clear()
     with blocking() as send:
         reply = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
-    assert (reply.maybe_sent, reply.hopeless) == (False, True)
+    assert (reply.may_have_been_sent, reply.permanent) == (False, True)
     assert "SSL_CERT_FILE" in str(reply.error)
     with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
-        AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
+        AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
 
 
 @pytest.mark.anyio
@@ -541,17 +547,19 @@ async def test_a_failure_after_the_first_byte_says_so(anyio_backend):
     request = Request("POST", "http://127.0.0.1:{}/engage", {}, b"[]")
     with answering([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]) as port:
         request = Request("POST", f"http://127.0.0.1:{port}/engage", {}, b"[]")
-        transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
-        replies = [await transport.send(request, watch=watch) for watch in (True, False)]
+        transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
+        replies = [
+            await transport.send(request, detect_sent=detect_sent) for detect_sent in (True, False)
+        ]
         await transport.aclose()
         async with httpx.AsyncClient() as client:
             transport = AsyncTransport(
-                TransportOptions(client=client), deadline=5, answer_bytes=1000
+                TransportOptions(client=client), deadline=5, max_response_bytes=1000
             )
-            replies.append(await transport.send(request, watch=True))
+            replies.append(await transport.send(request, detect_sent=True))
         with blocking() as send:
             replies.append(send(request))
-    assert [(isinstance(one, TransportFailure), one.maybe_sent) for one in replies] == [
+    assert [(isinstance(one, TransportFailure), one.may_have_been_sent) for one in replies] == [
         (True, True)
     ] * 4
 
@@ -577,7 +585,7 @@ class Broken(httpx.AsyncBaseTransport):
 
 
 @pytest.mark.parametrize(
-    ("error", "traced", "maybe_sent"),
+    ("error", "traced", "may_have_been_sent"),
     [
         (httpx.ConnectError("refused"), False, False),
         (httpx.ConnectTimeout("late"), False, False),
@@ -596,15 +604,19 @@ class Broken(httpx.AsyncBaseTransport):
     ],
 )
 @pytest.mark.anyio
-async def test_a_callers_transport_may_raise_anything(anyio_backend, error, traced, maybe_sent):
+async def test_a_callers_transport_may_raise_anything(
+    anyio_backend, error, traced, may_have_been_sent
+):
     """Only what plainly happened before the request left counts as not sent."""
     async with httpx.AsyncClient(transport=Broken(error, traced=traced)) as client:
-        transport = AsyncTransport(TransportOptions(client=client), deadline=5, answer_bytes=1000)
+        transport = AsyncTransport(
+            TransportOptions(client=client), deadline=5, max_response_bytes=1000
+        )
         reply = await transport.send(
-            Request("POST", "http://localhost/engage", {}, b"[]"), watch=True
+            Request("POST", "http://localhost/engage", {}, b"[]"), detect_sent=True
         )
     assert isinstance(reply, TransportFailure)
-    assert reply.maybe_sent is maybe_sent
+    assert reply.may_have_been_sent is may_have_been_sent
     assert reply.error.__cause__ is error
 
 
@@ -613,9 +625,9 @@ async def test_a_callers_client_that_is_closed_sends_nothing(anyio_backend):
     """It is a matter of settings; the messages are kept."""
     client = httpx.AsyncClient()
     await client.aclose()
-    transport = AsyncTransport(TransportOptions(client=client), deadline=5, answer_bytes=1000)
+    transport = AsyncTransport(TransportOptions(client=client), deadline=5, max_response_bytes=1000)
     reply = await transport.send(Request("POST", "http://localhost:9/engage", {}, b"[]"))
-    assert (reply.maybe_sent, reply.hopeless) == (False, True)
+    assert (reply.may_have_been_sent, reply.permanent) == (False, True)
     assert "closed" in str(reply.error)
 
 
@@ -629,7 +641,7 @@ async def test_a_hook_that_reads_the_answer_takes_nothing_away(anyio_backend):
     with serving() as server:
         async with httpx.AsyncClient(event_hooks={"response": [read]}) as client:
             transport = AsyncTransport(
-                TransportOptions(client=client), deadline=5, answer_bytes=1000
+                TransportOptions(client=client), deadline=5, max_response_bytes=1000
             )
             reply = await transport.send(get(server, 1))
     assert isinstance(reply, Response)
@@ -661,10 +673,10 @@ async def test_whatever_bytes_come_an_attempt_ends_and_was_sent(anyio_backend, s
     scripts = anything(seed)
     with answering(*scripts) as port:
         request = Request("POST", f"http://127.0.0.1:{port}/track", {}, b"[]")
-        transport = AsyncTransport(TransportOptions(), deadline=5, answer_bytes=1000)
-        replies = [await transport.send(request, watch=True) for _ in range(20)]
+        transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
+        replies = [await transport.send(request, detect_sent=True) for _ in range(20)]
         await transport.aclose()
         with blocking() as send:
             replies += [send(request) for _ in range(20)]
-    assert all(isinstance(one, Response) or one.maybe_sent for one in replies)
+    assert all(isinstance(one, Response) or one.may_have_been_sent for one in replies)
     assert {type(one) for one in replies} == {Response, TransportFailure}

@@ -12,11 +12,11 @@ import pytest
 from mixpanel import (
     AsyncConsumer,
     AsyncMixpanel,
-    AttemptTimeoutError,
     BufferedConsumer,
     ConfigurationError,
     Consumer,
     Mixpanel,
+    RequestTimeoutError,
     ServerError,
     TransportError,
 )
@@ -81,7 +81,7 @@ def test_a_proxy_that_is_none_is_refused_at_once(client, given):
 def test_no_password_of_a_proxy_is_shown():
     """Neither in a repr nor in an error."""
     transport = TransportOptions(proxy="http://user:canary@proxy.example:3128")
-    assert repr(transport) == "<Transport proxy='http://***@proxy.example:3128'>"
+    assert repr(transport) == "<TransportOptions proxy='http://***@proxy.example:3128'>"
     for given in ("ftp://user:canary@proxy", "user:canary@proxy", "http://user:can ary@proxy"):
         with pytest.raises(ConfigurationError) as raised:
             TransportOptions(proxy=given)
@@ -135,13 +135,13 @@ def test_a_name_that_is_not_looked_up_in_time_ends_with_the_attempt(monkeypatch)
         return REAL_LOOKUP(*args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
-    transport = SyncTransport(TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     reply = transport.send(Request("GET", "http://localhost:9/", {}), end=time.monotonic() + 0.05)
     answer.set()
     transport.close()
     assert isinstance(reply, TransportFailure)
-    assert isinstance(reply.error, AttemptTimeoutError)
-    assert not reply.maybe_sent
+    assert isinstance(reply.error, RequestTimeoutError)
+    assert not reply.may_have_been_sent
 
 
 def test_a_name_that_does_not_exist_is_a_transport_error(monkeypatch):
@@ -151,10 +151,10 @@ def test_a_name_that_does_not_exist_is_a_transport_error(monkeypatch):
         raise socket.gaierror("unknown")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    transport = SyncTransport(TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     reply = transport.send(Request("GET", "http://nowhere.invalid/", {}), end=time.monotonic() + 1)
     assert isinstance(reply.error, TransportError)
-    assert not reply.maybe_sent
+    assert not reply.may_have_been_sent
 
 
 def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
     monkeypatch.setattr(socket, "create_connection", dead)
-    transport = SyncTransport(TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     request = Request("GET", f"http://two.example:{port}/", {})
     reply = transport.send(request, end=time.monotonic() + 1.0)
     transport.close()
@@ -186,7 +186,7 @@ def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
 
 def test_an_attempt_without_a_deadline_is_no_error(emu):
     """A socket takes no endless timeout."""
-    transport = SyncTransport(TransportOptions(), answer_bytes=1000)
+    transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     reply = transport.send(Request("GET", f"{emu.url}/", {}), end=math.inf)
     transport.close()
     assert isinstance(reply, Response)

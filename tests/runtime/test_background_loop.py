@@ -20,7 +20,7 @@ def test_every_call_runs_on_the_one_home_loop():
     """Connections belong to one loop; so do all calls."""
     (first, name), (second, _) = background_loop.run(where), background_loop.run(where)
     assert first is second
-    assert name == "mixpanel-home"
+    assert name == "mixpanel-background-loop"
 
 
 def test_asgiref_still_looks_where_we_point_it():

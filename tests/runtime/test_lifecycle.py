@@ -106,7 +106,7 @@ def test_loops_that_were_closed_leave_no_sockets(emu):
         gc.collect()
         most = max(most, open_files()) if n < 4 else most
     wait_until(lambda: open_files() <= most)  # the emulator closes its ends a moment later
-    assert len(consumer._sender.connections._open) == 1
+    assert len(consumer._sender.connections._by_loop) == 1
     asyncio.run(consumer.aclose())
     gc.collect()
     assert names(emu) == list(range(12))
@@ -128,15 +128,15 @@ async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend)
 @pytest.mark.anyio
 async def test_an_idle_sender_goes_home_and_comes_back(emu, anyio_backend, monkeypatch):
     """A forgotten client keeps neither a task nor a connection; the next event wakes it."""
-    monkeypatch.setattr("mixpanel._delivery.sender.IDLE", 0.05)
-    monkeypatch.setattr("mixpanel._http.connections.IDLE", 0.05)
+    monkeypatch.setattr("mixpanel._delivery.sender.IDLE_TIMEOUT", 0.05)
+    monkeypatch.setattr("mixpanel._http.connections.IDLE_TIMEOUT", 0.05)
     consumer = AsyncBufferedConsumer(flush_after=0.01, base_url=emu.url)
     mp = AsyncMixpanel("t", consumer)
     for n in range(2):
         await mp.track("u", "Visit", {"n": n})
         assert mp._delivery.has_loop
         with anyio.fail_after(5):
-            while mp._delivery.has_loop or mp._delivery.connections._open:
+            while mp._delivery.has_loop or mp._delivery.connections._by_loop:
                 await anyio.sleep(0.01)
         assert mp.stats().delivered == n + 1
     assert names(emu) == [0, 1]
@@ -431,7 +431,7 @@ def test_fork_while_another_thread_loads_modules(emu):
         emu,
         """
         import os, signal, sys, threading, time
-        from mixpanel._runtime.import_lock import loading as loading_lock
+        from mixpanel._runtime.import_lock import import_lock
         from mixpanel.cdp import CustomerIO, Hightouch
 
         loading, unguarded = threading.Event(), []
@@ -439,7 +439,7 @@ def test_fork_while_another_thread_loads_modules(emu):
         class Watch:
             def find_spec(self, name, path=None, target=None):
                 if threading.current_thread() is not threading.main_thread():
-                    if not loading_lock.is_held_here():
+                    if not import_lock.is_held_here():
                         unguarded.append(name)
                     if name == "httpcore":
                         loading.set()
@@ -479,7 +479,7 @@ def test_what_a_loop_in_another_thread_imports_late_is_guarded_against_forks(emu
         emu,
         f"""
         import asyncio, os, signal, sys, threading, time
-        from mixpanel._runtime.import_lock import loading as loading_lock
+        from mixpanel._runtime.import_lock import import_lock
 
         async def nothing():
             await asyncio.to_thread(int)
@@ -491,7 +491,7 @@ def test_what_a_loop_in_another_thread_imports_late_is_guarded_against_forks(emu
         class Watch:
             def find_spec(self, name, path=None, target=None):
                 if threading.current_thread() is not threading.main_thread():
-                    if not loading_lock.is_held_here():
+                    if not import_lock.is_held_here():
                         unguarded.append(name)
                     importing.set()
                     time.sleep(0.01)
@@ -602,13 +602,30 @@ def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
         import time
         from mixpanel._delivery.sender import Sender
 
-        made = Sender._made_wire
-        Sender._made_wire = lambda sender: time.sleep(0.3) or made(sender)
+        made = Sender._make_transport
+        Sender._make_transport = lambda sender: time.sleep(0.3) or made(sender)
         Mixpanel("t", AsyncBufferedConsumer(flush_after=0.05)).track("u", "Visit", {"n": 1})
         """,
     )
     assert "" == err
     assert names(emu) == [1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_interpreter_exit_delivers_what_the_home_loop_has_just_begun_to_send(emu, host):
+    """No thread starts by then to load httpx or to look up a name; nothing is lost or logged."""
+    _, err, _ = program(
+        emu,
+        """
+        import os
+        mp = Mixpanel("t", AsyncBufferedConsumer(5, base_url=os.environ["URL"], flush_after=60))
+        for n in range(22):
+            mp.track("u", "Visit", {"n": n})
+        """,
+        env={"URL": emu.url.replace("127.0.0.1", host)},
+    )
+    assert "" == err
+    assert names(emu) == list(range(22))
 
 
 def test_sys_exit_in_a_thread_does_no_harm(emu):

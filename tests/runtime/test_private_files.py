@@ -26,7 +26,7 @@ from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import (
     close_to_others,
     create,
-    create_over,
+    create_replacing,
     is_being_written,
     make_folder,
     remove_abandoned,
@@ -213,7 +213,7 @@ def test_files_and_folders_are_private_under_any_umask(tmp_path, umask):
     make_folder(folder)
     write(folder / "written", b"1")
     create(folder / "created").close()
-    os.close(create_over(folder / "part"))
+    os.close(create_replacing(folder / "part"))
     lock = FileLock(folder / "lock")
     assert lock.acquire()
     lock.release()
@@ -223,7 +223,7 @@ def test_files_and_folders_are_private_under_any_umask(tmp_path, umask):
 
 
 @pytest.mark.parametrize("link", ["symlink", "hard link"])
-@pytest.mark.parametrize("make", [write, lambda path, body: os.close(create_over(path))])
+@pytest.mark.parametrize("make", [write, lambda path, body: os.close(create_replacing(path))])
 def test_a_link_at_the_path_is_replaced_and_not_written_through(tmp_path, link, make):
     """What it led to keeps its content and its mode."""
     victim, path = tmp_path / "victim", tmp_path / "file"
@@ -241,7 +241,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind):
     """A process of root's would remove /dev/null for everybody."""
     path = planted(tmp_path / "file", kind)
     before = os.lstat(path)
-    for make in (lambda: write(path, b"new"), lambda: create_over(path)):
+    for make in (lambda: write(path, b"new"), lambda: create_replacing(path)):
         with pytest.raises(UnsafeFileError):
             make()
     assert before.st_ino == os.lstat(path).st_ino

@@ -1,1 +1,1 @@
-"""What sets Customer.io apart: its dialect, its calls about people, its advice on names."""
+"""Specific to Customer.io: its dialect, its own methods, and advice on event names."""

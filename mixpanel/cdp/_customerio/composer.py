@@ -1,13 +1,13 @@
-"""Customer.io's verbs: people, devices, objects, each in the shape that its API reads.
+"""Customer.io's own methods for people, devices and objects.
 
-Four verbs end what a person gets, and none stands for another:
+Four of them stop messages to a person, in different ways:
 
-| verb | what it does | way back |
+| method | effect | undone by |
 |---|---|---|
-| `unsubscribe` | keeps the person, sends no more mailings | `resubscribe` |
-| `delete_person` | forgets the person | they return when they are identified again |
-| `suppress_person` | forgets the person and refuses their id from now on | `unsuppress_person` |
-| `delete_device` | keeps the person, sends no more push to one device | `register_device` |
+| `unsubscribe` | keeps the person, stops mailings | `resubscribe` |
+| `delete_person` | deletes the person | identifying them again |
+| `suppress_person` | deletes the person and blocks their id | `unsuppress_person` |
+| `delete_device` | keeps the person, stops push to one device | `register_device` |
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from mixpanel._records.record import Properties, mapping
-from mixpanel.cdp._segment.composer import Message, SegmentComposer
-from mixpanel.cdp._segment.values import Moment, UserId, id_text
+from mixpanel.cdp._segment.composer import SegmentComposer
+from mixpanel.cdp._segment.values import Timestamp, UserId, id_text
 from mixpanel.cdp.semantic import (
     DeviceCreatedOrUpdated,
     DeviceDeleted,
@@ -33,6 +33,8 @@ from mixpanel.exceptions import ValidationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mixpanel.cdp._segment.message import Message
+
 __all__ = ["CHANNELS", "CustomerIOComposer"]
 
 CHANNELS = ("email", "sms", "push", "in_app", "whatsapp", "slack", "line", "inbox")
@@ -40,31 +42,31 @@ _PREFERENCES = "cio_subscription_preferences"
 
 
 class Options(TypedDict, total=False):
-    """What any call takes by name."""
+    """Keyword options of every method."""
 
     context: Properties | None
-    timestamp: Moment | None
+    timestamp: Timestamp | None
     integrations: Properties | None
     message_id: str | None
 
 
 class CustomerIOComposer(SegmentComposer):
-    """Make Customer.io's messages; each verb takes the `Options` of any call.
+    """Compose Customer.io's messages; every method takes the keyword `Options`.
 
-    :raises ValidationError: for an id that is none, and for what the API would not read.
+    :raises ValidationError: for an invalid id, and for values that the API would ignore.
     """
 
     # ---- people -----------------------------------------------------------------------------
 
     def unsubscribe(self, user_id: UserId, **options: Unpack[Options]) -> Message:
-        """Send a person no more mailings; they stay, and so does what is known of them."""
-        return self.identify(_person(user_id), {"unsubscribed": True}, **options)
+        """Stop mailings to a person; their profile is kept."""
+        return self.identify(_required_user_id(user_id), {"unsubscribed": True}, **options)
 
     def resubscribe(self, user_id: UserId, **options: Unpack[Options]) -> Message:
-        """Send a person mailings again."""
-        return self.identify(_person(user_id), {"unsubscribed": False}, **options)
+        """Allow mailings to a person again."""
+        return self.identify(_required_user_id(user_id), {"unsubscribed": False}, **options)
 
-    def prefer(
+    def set_preferences(
         self,
         user_id: UserId,
         *,
@@ -72,49 +74,47 @@ class CustomerIOComposer(SegmentComposer):
         channels: Mapping[str, bool] | None = None,
         **options: Unpack[Options],
     ) -> Message:
-        """Change some of what a person wants to hear of, and leave their other choices alone.
+        """Change some of a person's subscription preferences; the others stay as they are.
 
-        :param topics: by number, `{1: True}`, or by name, `{"topic_1": True}`.
-        :param channels: by name, one of `CHANNELS`.
+        :param topics: topics by number, `{1: True}`, or by name, `{"topic_1": True}`.
+        :param channels: channels by name: email, sms, push, in_app, whatsapp, slack, line, inbox.
         """
-        chosen: dict[str, Any] = {}
+        preferences: dict[str, Any] = {}
         for topic, wanted in mapping(topics or {}, "topics").items():
             name = str(topic).removeprefix("topic_")
             if not name.isdecimal():
-                raise ValidationError(
-                    [f"topic {topic!r} must be a number, or named topic_<number>"]
-                )
-            chosen[f"{_PREFERENCES}.topics.topic_{name}"] = wanted
+                raise ValidationError([f"topic {topic!r} must be a number or topic_<number>"])
+            preferences[f"{_PREFERENCES}.topics.topic_{name}"] = wanted
         for channel, wanted in mapping(channels or {}, "channels").items():
             if channel not in CHANNELS:
                 known = ", ".join(CHANNELS)
                 raise ValidationError([f"channel {channel!r} is unknown; choose one of {known}"])
-            chosen[f"{_PREFERENCES}.channels.{channel}"] = wanted
-        if not chosen:
-            raise ValidationError(["give topics or channels: there is nothing to change"])
-        for name, wanted in chosen.items():
+            preferences[f"{_PREFERENCES}.channels.{channel}"] = wanted
+        if not preferences:
+            raise ValidationError(["there is nothing to change: pass topics or channels"])
+        for name, wanted in preferences.items():
             if not isinstance(wanted, bool):
                 raise ValidationError([f"{name} must be True or False"])
-        return self.identify(_person(user_id), chosen, **options)
+        return self.identify(_required_user_id(user_id), preferences, **options)
 
     def delete_person(self, user_id: UserId, **options: Unpack[Options]) -> Message:
-        """Forget a person, by id or email. They return when they are identified again."""
+        """Delete a person, by id or email. Identifying them again creates them anew."""
         return self.track(user_id, UserDeleted(), **options)
 
     def suppress_person(self, user_id: UserId, **options: Unpack[Options]) -> Message:
-        """Forget a person and refuse their id from now on, as privacy law may ask.
+        """Delete a person and block their id, as privacy law may require.
 
-        To merely stop mailings, `unsubscribe`.
+        To only stop mailings, use `unsubscribe`.
         """
         return self.track(user_id, UserSuppressed(), **options)
 
     def unsuppress_person(self, user_id: UserId, **options: Unpack[Options]) -> Message:
-        """Let a suppressed person return; what was forgotten stays forgotten."""
+        """Unblock the id of a suppressed person; deleted data is not restored."""
         return self.track(user_id, UserUnsuppressed(), **options)
 
-    def merge(self, kept: UserId, gone: UserId, **options: Unpack[Options]) -> Message:
-        """Merge the person `gone` into the person `kept`; there is no way back."""
-        return self.alias(gone, kept, **options)
+    def merge(self, primary: UserId, secondary: UserId, **options: Unpack[Options]) -> Message:
+        """Merge the person `secondary` into the person `primary`; this cannot be undone."""
+        return self.alias(secondary, primary, **options)
 
     # ---- devices ----------------------------------------------------------------------------
 
@@ -126,12 +126,12 @@ class CustomerIOComposer(SegmentComposer):
         attributes: Properties | None = None,
         **options: Unpack[Options],
     ) -> Message:
-        """Register a device for push, or change its attributes."""
+        """Register a device for push notifications, or change its attributes."""
         device = DeviceCreatedOrUpdated(token=token, type=platform)
         return self.track(user_id, device, attributes, **options)
 
     def delete_device(self, user_id: UserId, token: str, **options: Unpack[Options]) -> Message:
-        """Send no more push to one device."""
+        """Stop push notifications to one device."""
         return self.track(user_id, DeviceDeleted(token=token), **options)
 
     # ---- objects ----------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class CustomerIOComposer(SegmentComposer):
         **options: Unpack[Options],
     ) -> Message:
         """Create an object, such as a company or a course, or change its traits."""
-        return self.group(None, object_id, _typed(traits, object_type_id), **options)
+        return self.group(None, object_id, _with_type_id(traits, object_type_id), **options)
 
     def relate(
         self,
@@ -156,11 +156,14 @@ class CustomerIOComposer(SegmentComposer):
         object_type_id: int | str = 1,
         **options: Unpack[Options],
     ) -> Message:
-        """Put a person into an object; `relationship` says as what, such as their role."""
-        traits = _typed(None, object_type_id)
+        """Relate a person to an object.
+
+        :param relationship: attributes of the relationship, such as the person's role.
+        """
+        traits = _with_type_id(None, object_type_id)
         if relationship is not None:
             traits["relationshipAttributes"] = dict(mapping(relationship, "relationship"))
-        return self.group(_person(user_id), object_id, traits, **options)
+        return self.group(_required_user_id(user_id), object_id, traits, **options)
 
     def unrelate(
         self,
@@ -170,29 +173,30 @@ class CustomerIOComposer(SegmentComposer):
         object_type_id: int = 1,
         **options: Unpack[Options],
     ) -> Message:
-        """Take a person out of an object."""
-        ended = RelationshipDeleted(object_id=object_id, object_type_id=_type_id(object_type_id))
-        return self.track(user_id, ended, **options)
+        """Delete the relationship between a person and an object."""
+        type_id = _type_id(object_type_id)
+        deleted = RelationshipDeleted(object_id=object_id, object_type_id=type_id)
+        return self.track(user_id, deleted, **options)
 
     def delete_object(
         self, object_id: UserId, *, object_type_id: int | str = 1, **options: Unpack[Options]
     ) -> Message:
-        """Delete an object; an unknown one is passed over."""
-        gone = ObjectDeleted(object_id=object_id, object_type_id=_type_id(object_type_id))
-        return self.track(None, gone, **options)
+        """Delete an object; an unknown one is ignored."""
+        deleted = ObjectDeleted(object_id=object_id, object_type_id=_type_id(object_type_id))
+        return self.track(None, deleted, **options)
 
     # ---- reports ----------------------------------------------------------------------------
 
     def report_delivery(self, report: ReportDeliveryEvent, **options: Unpack[Options]) -> Message:
-        """Report what became of an email, text or push; when, says `timestamp`."""
+        """Report a metric of a message on any channel; `timestamp` is when it happened."""
         return self.track(None, report, **options)
 
     def report_content(self, report: ReportContentEvent, **options: Unpack[Options]) -> Message:
-        """Report that an anonymous in-app message was seen or clicked."""
+        """Report that an anonymous in-app message was viewed or clicked."""
         return self.track(None, report, **options)
 
 
-def _person(user_id: UserId) -> str:
+def _required_user_id(user_id: UserId) -> str:
     text = id_text(user_id, "user_id")
     if text is None:
         raise ValidationError(["user_id is missing"])
@@ -202,10 +206,10 @@ def _person(user_id: UserId) -> str:
 def _type_id(object_type_id: int | str) -> str:
     text = id_text(object_type_id, "object_type_id") or ""
     if not text.isdecimal():
-        raise ValidationError([f"object_type_id must be the number of a type, not {text!r}"])
+        raise ValidationError([f"object_type_id must be a whole number, not {text!r}"])
     return text
 
 
-def _typed(traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
-    # Inside the traits: at the top of the message it would be ignored, and the type be 1.
+def _with_type_id(traits: Properties | None, object_type_id: int | str) -> dict[str, Any]:
+    # In the traits, because the API ignores it at the top of the message and assumes type 1.
     return {**mapping(traits or {}, "traits"), "object_type_id": _type_id(object_type_id)}

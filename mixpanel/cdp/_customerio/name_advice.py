@@ -1,4 +1,7 @@
-"""Advise on event names: what nearly is a semantic event fires no mapping, and nobody says so."""
+"""Warn about event names that are probably misspelt.
+
+A misspelt name of a semantic event is stored as an ordinary event, and the vendor reports nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ from mixpanel.cdp.semantic import EVENTS
 if TYPE_CHECKING:
     from mixpanel.cdp._segment.typed_events import Path, SemanticEvent
 
-__all__ = ["Advice", "advice", "did_you_mean", "elsewhere"]
+__all__ = ["Advice", "advice", "advise_foreign_action", "did_you_mean"]
 
 Advice = Callable[[Mapping[str, Any]], list[str]]
 
-# Names of older pages and other libraries, in plain words.
-_FORMER: Final = {
+# Names in older documentation and in other libraries, as lower-case words.
+_FORMER_NAMES: Final = {
     "create device": "Device Created or Updated",
     "update device": "Device Created or Updated",
     "device created": "Device Created or Updated",
@@ -35,107 +38,108 @@ _FORMER: Final = {
     "video completed": "Video Playback Completed",
     "video seek": "Video Playback Seek Started",
 }
-_LONG: Final = {"app": "application"}
+_ABBREVIATIONS: Final[dict[str, str]] = {"app": "application"}
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_ENDING: Final = re.compile(r"(?:ing|ed|es|(?<!s)s|d|e)$")
-SHORT = 5  # in words of fewer letters one more or less makes another word
+_SUFFIX: Final = re.compile(r"(?:ing|ed|es|(?<!s)s|d|e)$")
+SHORT_WORD = 5  # in words of fewer letters a different letter usually makes a different word
 
 
 def did_you_mean(name: str) -> str | None:
-    """Return the semantic event that a name nearly is; None when it is one, or is far from any.
+    """Return the semantic event that a name resembles; None if it is one, or resembles none.
 
     >>> did_you_mean("order_complete")
     'Order Completed'
 
-    Near are other capitals and separators, another tense or number, one wrong letter in a long
-    word, and the names of older pages. White space around a name does not count: the server takes
-    it off.
+    A name resembles an event if it differs in case, separators, tense or number, or in one letter
+    of a long word, or if older documentation uses it. Surrounding white space is ignored, as the
+    server does.
     """
     if name.strip() in EVENTS or len(name) > 100:
         return None
     words = _words(name)
-    former = _FORMER.get(" ".join(words))
+    former = _FORMER_NAMES.get(" ".join(words))
     if former is not None:
         return former
-    for known, theirs in _KNOWN.items():
-        if len(theirs) == len(words) and all(map(_alike, words, theirs)):
-            return known
+    for event, event_words in _EVENT_WORDS.items():
+        if len(event_words) == len(words) and all(map(_similar, words, event_words)):
+            return event
     return None
 
 
 @lru_cache(maxsize=4096)
 def advice(event: str | None) -> Advice | None:
-    """Return who says, in sentences, what is doubtful about a message of this event.
+    """Return a function that lists the likely mistakes in a message of this event.
 
-    None when nobody would: it is the answer for most, so it is remembered by the event's name.
+    None if there is nothing to check, as for most events; so the result is cached by event name.
     """
-    if event is None:  # only tracked messages have one
+    if event is None:  # only track messages have one
         return None
     name = event.strip()
     if name not in EVENTS:
         meant = did_you_mean(event)
-        doubt = f"{name!r} is no semantic event: did you mean {meant!r}?"
-        return None if meant is None else lambda _message: [doubt]
+        problem = f"{name!r} is not a semantic event; did you mean {meant!r}?"
+        return None if meant is None else lambda _message: [problem]
     kind = EVENTS[name]
-    return partial(_wrong, kind) if kind.action or _NEEDED[name] else None
+    return partial(_problems, kind) if kind.action or _REQUIRED_PATHS[name] else None
 
 
 @lru_cache(maxsize=4096)
-def elsewhere(event: str | None) -> Advice | None:
-    """Do as `advice`, for a vendor to whom Customer.io's actions are events as any other."""
+def advise_foreign_action(event: str | None) -> Advice | None:
+    """Return `advice` for a vendor that stores Customer.io's actions as ordinary events."""
     kind = None if event is None else EVENTS.get(event.strip())
     if kind is None or not kind.action:
         return None
-    doubt = f"{kind.event_name!r} is an action of Customer.io: it is kept here, and does nothing"
-    return lambda _message: [doubt]
+    problem = f"{kind.event_name!r} is an action of Customer.io; here it is only stored as an event"
+    return lambda _message: [problem]
 
 
-def _wrong(kind: type[SemanticEvent], message: Mapping[str, Any]) -> list[str]:
-    """Say what keeps an event, tracked by its name, from doing what it is for."""
+def _problems(kind: type[SemanticEvent], message: Mapping[str, Any]) -> list[str]:
+    """Return what is missing or wrong in a semantic event that is tracked by its name."""
     name, use = kind.event_name, kind.__name__
-    doubts = [
+    problems = [
         f"{name!r} lacks {' or '.join(map('.'.join, paths))}: use {use}"
-        for paths in _NEEDED[name]
-        if all(_at(message, path) is None for path in paths)
+        for paths in _REQUIRED_PATHS[name]
+        if all(_value_at(message, path) is None for path in paths)
     ]
     if kind.action:
         if kind.needs == "user" and message.get("userId") is None:
-            doubts.append(f"{name!r} needs a userId: an anonymous id is not enough")
-        doubts += [
-            f"{name!r}: {'.'.join(path)} must be {field.rule.what}"
-            for field in kind.known.values()
+            problems.append(f"{name!r} requires a userId: an anonymous id is not enough")
+        problems += [
+            f"{name!r}: {'.'.join(path)} must be {field.rule.description}"
+            for field in kind.schema.values()
             for path in field.paths
-            if (value := _at(message, path)) is not None and not field.rule.passes(value)
+            if (value := _value_at(message, path)) is not None and not field.rule.accepts(value)
         ]
-    return doubts
+    return problems
 
 
 def _words(name: str) -> list[str]:
-    words = [word.lower() for word in _WORD.findall(name)]
-    return [_LONG.get(word, word) for word in words]
+    words: list[str] = [word.lower() for word in _WORD.findall(name)]
+    return [_ABBREVIATIONS.get(word, word) for word in words]
 
 
-def _alike(one: str, other: str) -> bool:
-    if one == other or _ENDING.sub("", one) == _ENDING.sub("", other):
+def _similar(one: str, other: str) -> bool:
+    if one == other or _SUFFIX.sub("", one) == _SUFFIX.sub("", other):
         return True
-    if min(len(one), len(other)) < SHORT or abs(len(one) - len(other)) > 1:
+    if min(len(one), len(other)) < SHORT_WORD or abs(len(one) - len(other)) > 1:
         return False
     start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
     if start is None:
-        return True  # one is the other and a letter more
-    mine, theirs = one[start:], other[start:]
-    swapped = mine[:2] == theirs[1::-1] and mine[2:] == theirs[2:]
-    return swapped or mine[1:] == theirs[1:] or mine[1:] == theirs or mine == theirs[1:]
+        return True  # one has an additional letter at the end
+    rest, other_rest = one[start:], other[start:]
+    swapped = rest[:2] == other_rest[1::-1] and rest[2:] == other_rest[2:]
+    replaced = rest[1:] == other_rest[1:]
+    return swapped or replaced or rest[1:] == other_rest or rest == other_rest[1:]
 
 
-def _at(message: Any, path: Path) -> Any:
+def _value_at(message: Any, path: Path) -> Any:
     for name in path:
         message = message.get(name) if isinstance(message, dict) else None
     return message
 
 
-_KNOWN: Final = {name: _words(name) for name in EVENTS}
-_NEEDED: Final = {
-    name: [field.paths for field in kind.known.values() if field.required]
+_EVENT_WORDS: Final = {name: _words(name) for name in EVENTS}
+_REQUIRED_PATHS: Final = {
+    name: [field.paths for field in kind.schema.values() if field.required]
     for name, kind in EVENTS.items()
 }

@@ -1,11 +1,9 @@
-"""What both faces of a fan-out share: its sinks, what each of them gets, and the accounts."""
+"""What `AsyncFanOut` and `FanOut` share: sinks, their rules, and composing calls for them."""
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
@@ -13,13 +11,22 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mixpanel._records import context as _context
 from mixpanel._records.ids import new_uuid
+from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own
-from mixpanel.cdp._fanout.routing import Call, Chosen, Consent, Terms, chosen, plain, purposes
-from mixpanel.cdp._fanout.stats import Account, SinkStats, reason
-from mixpanel.cdp._fanout.translation import ForMixpanel, ForSegment, Translator
-from mixpanel.cdp._segment.dialect import KINDS, Kind
-from mixpanel.cdp._segment.values import UserId, id_text, moment_text, now_text
+from mixpanel.cdp._fanout.methods import CallOptions, FanOutMethods, own_copy
+from mixpanel.cdp._fanout.routing import (
+    Call,
+    Consent,
+    IntegrationSelection,
+    SinkRules,
+    normalize_name,
+    parse_consent,
+    parse_integrations,
+)
+from mixpanel.cdp._fanout.stats import SinkCounters, SinkStats, rejection_reason
+from mixpanel.cdp._fanout.translation import MixpanelTranslator, SegmentTranslator, Translator
+from mixpanel.cdp._segment.message import KINDS, Kind
+from mixpanel.cdp._segment.values import UserId, id_text, now_text, timestamp_text
 from mixpanel.client import AsyncMixpanel, Mixpanel
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 from mixpanel.settings import check_options, checked_callback
@@ -27,31 +34,32 @@ from mixpanel.settings import check_options, checked_callback
 if TYPE_CHECKING:
     from mixpanel._records.record import Record
 
-__all__ = ["ConsentOf", "OnRefusal", "Outlet", "Sink"]
+__all__ = ["ConsentOf", "Destination", "OnSinkError", "Sink"]
 
 Outcome = TypeVar("Outcome")
 Client_co = TypeVar("Client_co", covariant=True)
 
 ConsentOf = Callable[[str | None], Consent]
-OnRefusal = Callable[[str, Exception], object]
+OnSinkError = Callable[[str, Exception], object]
 
 
 @dataclass(frozen=True)
 class Sink(Generic[Client_co]):
-    """A client, and what it is to get.
+    """A client, and the rules for which calls it receives.
 
-    - `events`: names of the events it gets, where `*` stands for anything: `["Order *"]`. Those
-      with a `!` before it never gets: `["!Order Viewed"]`. Pages are events named "Page Viewed",
-      screens "Screen Viewed"; people and groups are no events.
-    - `calls`: the kinds of call it gets, such as `["track", "identify"]`; all without.
-    - `consent`: the purpose, or all the purposes, that a person must have agreed to. Without
-      their word it gets nothing, but for actions that make it forget; tell an opt-out to the client
-      itself, as by `cio.unsubscribe`.
-    - `sample`: which share of the people it gets, wholly or not at all, in (0, 1]: by user id, else
-      by anonymous id, in every process alike. For Mixpanel give the client its `sample_rate`, which
-      takes the same people and weighs their events.
-    - `group_key`: what Mixpanel calls your groups by, such as "company"; it gets none without.
-    - `keep_open`: it serves others too: leaving the fan-out flushes it, and does not close it.
+    - `events`: patterns of event names, where `*` matches anything: `["Order *"]`. A pattern after
+      `!` excludes events: `["!Order Viewed"]`. A page counts as the event "Page Viewed" and a
+      screen as "Screen Viewed"; `identify` and `group` are not filtered by `events`.
+    - `calls`: the kinds of call, such as `["track", "identify"]`. Default: all.
+    - `consent`: one or more purposes; a person must have agreed to all of them. Without consent the
+      sink receives nothing but deletions. Send an opt-out to the client itself, for example with
+      `cio.unsubscribe`.
+    - `sample`: the share of people in (0, 1], chosen by user id, else anonymous id. All calls about
+      a person are in the sample or none, and every process chooses the same people. For Mixpanel
+      set `sample_rate` on the client, which chooses the same people and weights their events.
+    - `group_key`: the key of your groups at Mixpanel, such as "company". Without it, Mixpanel
+      receives no groups.
+    - `keep_open`: flush the client when the fan-out closes, but leave it open for other uses.
     """
 
     client: Client_co
@@ -65,198 +73,219 @@ class Sink(Generic[Client_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
-    """A sink at work: `waits` tells that handing it a message may take its time."""
+class Destination:
+    """A sink in use.
+
+    `may_block` is True if delivering to the client may take time: it sends immediately, or waits
+    for space in its buffer.
+    """
 
     name: str
     client: Any
     translator: Translator
-    terms: Terms
-    account: Account
-    waits: bool
+    rules: SinkRules
+    counters: SinkCounters
+    may_block: bool
     keep_open: bool
 
 
-_everyone: weakref.WeakSet[_FanOut[Any]] = weakref.WeakSet()
-
-
 class _FanOut(FanOutMethods[Outcome]):
-    """What both faces share: composing for all, accounts, and knowing their sinks."""
+    """Sinks and counters, and the composing of a call for every sink."""
 
-    _kinds: tuple[type, ...]
+    _client_types: tuple[type, ...]
 
     def __init__(
         self,
         sinks: Mapping[str, Sink[Any]],
         consent: ConsentOf | None,
-        on_error: OnRefusal | None,
+        on_error: OnSinkError | None,
     ) -> None:
         checked_callback(consent, "consent")
         checked_callback(on_error, "on_error")
         if not sinks:
-            raise ConfigurationError(f"{type(self).__name__} needs a sink, as mixpanel=Sink(mp)")
+            raise ConfigurationError(
+                f"{type(self).__name__} has no sinks; pass at least one, such as mixpanel=Sink(mp)"
+            )
         self._consent = consent
         self._on_error = on_error
-        self._outlets = [self._outlet(name, sink) for name, sink in sinks.items()]
-        if len({id(outlet.client) for outlet in self._outlets}) < len(self._outlets):
-            raise ConfigurationError("a client stands behind two sinks: it would say all twice")
-        self._asks = any(outlet.terms.needs for outlet in self._outlets)
-        self._known = frozenset(
-            name for each in self._outlets for name in (each.terms.name, each.terms.vendor)
+        self._destinations = [self._destination(name, sink) for name, sink in sinks.items()]
+        if len({id(each.client) for each in self._destinations}) < len(self._destinations):
+            raise ConfigurationError(
+                "two sinks use the same client, so every message would be sent twice; "
+                "give each sink a client of its own"
+            )
+        self._needs_consent = any(each.rules.required_consent for each in self._destinations)
+        self._known_names = frozenset(
+            name for each in self._destinations for name in (each.rules.name, each.rules.vendor)
         )
         self._closed = False
         self._calls = 0
-        _everyone.add(self)
+        fork.register_instance(fork.Order.CLIENTS, self)
 
-    def _outlet(self, name: str, sink: Sink[Any]) -> Outlet:
-        if not isinstance(sink, Sink) or not isinstance(sink.client, self._kinds):
+    def _destination(self, name: str, sink: Sink[Any]) -> Destination:
+        if not isinstance(sink, Sink) or not isinstance(sink.client, self._client_types):
             given = sink.client if isinstance(sink, Sink) else sink
-            known = " or ".join(kind.__name__ for kind in self._kinds)
-            told = f"{type(self).__name__} takes Sink({known}), not {type(given).__name__}"
-            raise ConfigurationError(f"{name}: {told}")
-        if plain(name) == "all":
-            raise ConfigurationError(f"{name}: `integrations` means every sink by this name")
+            known = " or ".join(kind.__name__ for kind in self._client_types)
+            raise ConfigurationError(
+                f"{name}: {type(self).__name__} takes Sink({known}), not {type(given).__name__}"
+            )
+        if normalize_name(name) == "all":
+            raise ConfigurationError(
+                f"{name}: reserved name, which means every sink in `integrations`; choose another"
+            )
         client: Any = sink.client
         translator: Translator
         if isinstance(client, (AsyncMixpanel, Mixpanel)):
             if sink.sample != 1:
-                told = "give the client sample_rate=, which weighs the events that are left"
-                raise ConfigurationError(f"{name}: {told}")
-            translator = ForMixpanel(client._composer, client._event_endpoint, sink.group_key)
-            vendor, acts = "Mixpanel", False
+                raise ConfigurationError(
+                    f"{name}: sample= is not supported for Mixpanel; pass sample_rate= to its "
+                    "client, which weights the remaining events"
+                )
+            translator = MixpanelTranslator(
+                client._composer, client._event_endpoint, sink.group_key
+            )
+            vendor, supports_actions = "Mixpanel", False
         else:
             if sink.group_key is not None:
-                raise ConfigurationError(f"{name}: only Mixpanel has a group_key")
-            translator = ForSegment(client._composer)
-            vendor, acts = client._composer.dialect.name, client._composer.dialect.actions
-        terms = Terms.checked(
-            name, vendor, acts=acts, calls=sink.calls, events=sink.events,
+                raise ConfigurationError(f"{name}: only a Mixpanel sink takes group_key=")
+            translator = SegmentTranslator(client._composer)
+            dialect = client._composer.dialect
+            vendor, supports_actions = dialect.name, dialect.actions
+        rules = SinkRules.from_options(
+            name, vendor, supports_actions=supports_actions, calls=sink.calls, events=sink.events,
             consent=sink.consent, sample=sink.sample,
         )  # fmt: skip
-        waits = self._waits(client)
-        return Outlet(name, client, translator, terms, Account(), waits, sink.keep_open)
+        return Destination(
+            name, client, translator, rules, SinkCounters(), self._may_block(client), sink.keep_open
+        )
 
     @staticmethod
-    def _waits(client: Any) -> bool:
+    def _may_block(client: Any) -> bool:
         raise NotImplementedError
 
     def _now(self) -> float:
         return time.time()
 
-    def _call(
-        self, kind: Kind, user_id: UserId | None, options: CallOptions, said: Mapping[str, Any]
+    def _new_call(
+        self, kind: Kind, user_id: UserId | None, options: CallOptions, arguments: Mapping[str, Any]
     ) -> Call:
         if self._closed:
-            raise ClosedError("the fan-out is closed: nobody got this call")
+            raise ClosedError("the fan-out is closed: this call was sent to no sink")
         if options:
             check_options(kind, options, CallOptions.__optional_keys__)
         user = id_text(user_id, "user_id")
         anonymous = id_text(options.get("anonymous_id"), "anonymous_id")
         scope = _context.current()
+        # The ids of a `mixpanel.context` are used together or not at all: a call with an id of its
+        # own is about that person alone.
         if scope is not None and user is None and anonymous is None:
             named = scope.distinct_id if scope.user_id is None else scope.user_id
             user = id_text(named or None, "user_id")
             anonymous = id_text(scope.device_id or None, "anonymous_id")
-        moment, context = options.get("timestamp"), options.get("context")
+        timestamp, context = options.get("timestamp"), options.get("context")
         integrations = options.get("integrations")
         return Call(
             kind,
-            said,
+            arguments,
             user,
             anonymous,
             id_text(options.get("message_id"), "message_id") or new_uuid(),
-            now_text(self._now()) if moment is None else moment_text(moment),
-            own(context, "context"),
-            Chosen() if integrations is None else chosen(integrations, self._known),
+            now_text(self._now()) if timestamp is None else timestamp_text(timestamp),
+            own_copy(context, "context"),
+            IntegrationSelection()
+            if integrations is None
+            else parse_integrations(integrations, self._known_names),
         )
 
-    def _agreed(self, call: Call, consent: Consent | None) -> frozenset[str]:
+    def _consented(self, call: Call, consent: Consent | None) -> frozenset[str]:
         if consent is not None:
-            return purposes(consent)
-        if self._consent is None or not self._asks:
+            return parse_consent(consent)
+        if self._consent is None or not self._needs_consent:
             return frozenset()
         try:
-            return purposes(self._consent(call.user_id or call.anonymous_id))
+            return parse_consent(self._consent(call.user_id or call.anonymous_id))
         except Exception:
-            # What nobody knows was not agreed to.
+            # Unknown consent counts as none.
             logger.exception("the fan-out's consent function failed")
             return frozenset()
 
-    def _ready(self, call: Call, consent: Consent | None) -> list[tuple[Outlet, list[Record]]]:
-        """Compose a call for every sink that it is for, and account for the others.
+    def _compose_all(
+        self, call: Call, consent: Consent | None
+    ) -> list[tuple[Destination, list[Record]]]:
+        """Compose a call for every sink that receives it, and count it for the others.
 
-        :raises ValidationError: when there are some, and none of them would take it.
+        All records are composed before the first is delivered, so that a call that no sink accepts
+        raises without having been sent anywhere, and is not counted.
+
+        :raises ValidationError: when the call is invalid for every sink that it was meant for.
         """
-        agreed = self._agreed(call, consent)
-        ready, refused, withheld = [], [], []
-        for outlet in self._outlets:
-            objection = outlet.terms.objection(call, agreed)
-            if objection is None and outlet.translator.lacks(call):
-                objection = "unsupported"
-            if objection is not None:
-                withheld.append((outlet, objection))
+        agreed = self._consented(call, consent)
+        ready, rejected, filtered = [], [], []
+        for destination in self._destinations:
+            filter_reason = destination.rules.filter_reason(call, agreed)
+            if filter_reason is None and destination.translator.is_unsupported(call):
+                filter_reason = "unsupported"
+            if filter_reason is not None:
+                filtered.append((destination, filter_reason))
                 continue
             try:
-                ready.append((outlet, list(outlet.translator.records(call))))
+                ready.append((destination, list(destination.translator.records(call))))
             except ValidationError as error:
-                refused.append((outlet, error))
-        if refused and not ready:
-            raise _joined(refused) from refused[0][1]
-        for outlet, objection in withheld:
-            outlet.account.withhold(objection)
-        for outlet, invalid in refused:
-            with self._handing(outlet):
+                rejected.append((destination, error))
+        if rejected and not ready:
+            raise _merged_error(rejected) from rejected[0][1]
+        for destination, filter_reason in filtered:
+            destination.counters.add_filtered(filter_reason)
+        for destination, invalid in rejected:
+            with self._counted(destination):
                 raise invalid
         return ready
 
     @contextmanager
-    def _handing(self, outlet: Outlet) -> Iterator[None]:
-        """Account for what is handed to a sink inside, whose errors are nobody else's."""
-        account = outlet.account
-        account.begin()
+    def _counted(self, destination: Destination) -> Iterator[None]:
+        """Count the delivery to a sink in this block, and keep its errors from the other sinks."""
+        counters = destination.counters
+        counters.start()
         try:
             yield
         except Exception as error:
-            account.refuse(reason(error))
-            self._tell(outlet, error)
+            counters.add_rejected(rejection_reason(error))
+            self._report(destination, error)
         except BaseException:
-            account.refuse("interrupted")
+            counters.add_rejected("interrupted")
             raise
         else:
-            account.take()
+            counters.add_accepted()
 
-    def _tell(self, outlet: Outlet, error: Exception) -> None:
+    def _report(self, destination: Destination, error: Exception) -> None:
         if self._on_error is None:
-            text = f"{outlet.name} did not take a call: {error}"
-            outlet.client._stats.say(logging.ERROR, text, key=f"refused {reason(error)}")
+            text = f"{destination.name} rejected a call: {error}"
+            destination.client._stats.log_limited(
+                logging.ERROR, text, key=f"rejected {rejection_reason(error)}"
+            )
             return
         try:
-            self._on_error(outlet.name, error)
+            self._on_error(destination.name, error)
         except (Exception, SystemExit):
-            # A callback is not ours; it must never keep a call from the other sinks.
-            logger.exception("a fan-out's on_error failed")
+            # An error in the user's callback must not keep the call from the other sinks.
+            logger.exception("the fan-out's on_error callback failed")
 
     def stats(self) -> dict[str, SinkStats]:
-        """Return what became of every call so far, by sink."""
-        return {each.name: each.account.stats(each.client.stats()) for each in self._outlets}
+        """Return the counts of all calls so far, by sink."""
+        return {each.name: each.counters.stats(each.client.stats()) for each in self._destinations}
+
+    def after_fork(self) -> None:
+        """Count from zero in a forked child."""
+        for destination in self._destinations:
+            destination.counters.reset()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {', '.join(each.name for each in self._outlets)}>"
+        return f"<{type(self).__name__} to {', '.join(each.name for each in self._destinations)}>"
 
 
-def _joined(refused: list[tuple[Outlet, ValidationError]]) -> ValidationError:
-    said: dict[str, list[str]] = {}
-    for outlet, error in refused:
+def _merged_error(rejected: list[tuple[Destination, ValidationError]]) -> ValidationError:
+    sinks: dict[str, list[str]] = {}
+    for destination, error in rejected:
         for problem in error.problems:
-            said.setdefault(problem, []).append(outlet.name)
-    return ValidationError([f"{problem} ({', '.join(by)})" for problem, by in said.items()])
-
-
-def _after_fork() -> None:
-    for fan_out in list(_everyone):
-        for outlet in fan_out._outlets:
-            outlet.account.renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+            sinks.setdefault(problem, []).append(destination.name)
+    return ValidationError([f"{problem} ({', '.join(names)})" for problem, names in sinks.items()])

@@ -1,62 +1,63 @@
-"""The calls of a fan-out, documented once for both faces, and what each takes by name."""
+"""The calls of a fan-out and their options, shared by `AsyncFanOut` and `FanOut`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 from mixpanel._records.record import Properties, mapping
-from mixpanel.cdp._fanout.translation import rereadable
-from mixpanel.cdp._segment.composer import _needed, _told, _viewed
+from mixpanel.cdp._fanout.translation import reusable
+from mixpanel.cdp._segment.composer import _event_name, _required_id, _view_fields
 
 if TYPE_CHECKING:
     from mixpanel.cdp._fanout.routing import Consent
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
     from mixpanel.cdp._segment.typed_events import SemanticEvent
-    from mixpanel.cdp._segment.values import Moment, UserId
+    from mixpanel.cdp._segment.values import Timestamp, UserId
 
-__all__ = ["CallOptions", "FanOutMethods", "own"]
+__all__ = ["CallOptions", "FanOutMethods", "own_copy"]
 
 Outcome = TypeVar("Outcome")
 
 
 class CallOptions(TypedDict, total=False):
-    """What every call takes by name.
+    """Keyword options of every call.
 
     - `consent`: the purposes that the person agreed to, `{"marketing"}` or `{"marketing": True}`.
-      Without it the fan-out's `consent` is asked; what nobody knows was not agreed to.
-    - `integrations`: sinks to leave out, by their own or their vendor's name, `{"Hightouch":
-      False}`; with `"All": False`, all are but those that are True. Names of no sink are passed on
-      to the vendors, and "All" with them.
-    - `timestamp`: when it happened, if not now: a datetime (naive is UTC), a date, ISO 8601 text,
+      Default: the result of the fan-out's `consent` function, else none.
+    - `integrations`: turns sinks off by their own or their vendor's name, `{"Hightouch": False}`.
+      `"All": False` turns off all but those that are True. Names of no sink are passed to the
+      vendors, together with "All".
+    - `timestamp`: when it happened. Default: now. A datetime (naive is UTC), a date, ISO 8601 text,
       or seconds or milliseconds since 1970.
-    - `message_id`: its id, when it has one. Mixpanel takes 36 letters, digits and hyphens; of
-      another it gets what `dedupe_key` would make of it.
-    - `context`: of the spec. Mixpanel gets what it has a name for: `ip`, app, campaign, device,
-      network, os, page.
-    - `anonymous_id`: who it was before we knew: Mixpanel's `$device_id`.
+    - `message_id`: the id by which servers de-duplicate. Default: a new one. Mixpanel accepts up to
+      36 letters, digits and hyphens; any other id is hashed for it, as `dedupe_key` is.
+    - `context`: the `context` of the Segment spec. Mixpanel receives the parts that it has
+      properties for: `ip`, app, campaign, device, network, os, page.
+    - `anonymous_id`: the id from before login; Mixpanel's `$device_id`.
     """
 
     consent: Consent | None
     integrations: Properties | None
-    timestamp: Moment | None
+    timestamp: Timestamp | None
     message_id: str | None
     context: Properties | None
     anonymous_id: UserId | None
 
 
 class FanOutMethods(Generic[Outcome]):
-    """Say once what people do and who they are; each takes the `CallOptions`.
+    """Track events and identify people in all sinks; every call takes the `CallOptions`.
 
-    Every call is composed for all sinks before it goes to any. One that names nobody is about
-    whom `mixpanel.context` says; its properties are Mixpanel's alone, as super properties are.
+    A call is composed for all sinks before it is sent to any. A call without ids is about the
+    person of the current `mixpanel.context`; the properties of that context, like super properties,
+    go to Mixpanel only.
 
-    :raises ValidationError: at once, and nobody gets it, for what no sink that it is for would
-        take. What only some refuse goes to the others, and is told to `on_error`.
+    :raises ValidationError: if no sink would accept the call; it is sent to none then. A call that
+        only some sinks reject is sent to the others and reported to `on_error`.
     :raises ClosedError: after the fan-out was closed.
     """
 
-    def _everywhere(
-        self, kind: Kind, user_id: UserId | None, options: CallOptions, **said: Any
+    def _fan_out(
+        self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any
     ) -> Outcome:
         raise NotImplementedError
 
@@ -67,14 +68,14 @@ class FanOutMethods(Generic[Outcome]):
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person did something.
+        """Track an event.
 
-        :param event: its name, or one of `mixpanel.cdp.semantic`. Mixpanel gets all the fields of
-            one as properties. Customer.io's actions go only to sinks that act on them.
+        :param event: its name, or an event of `mixpanel.cdp.semantic`, whose fields Mixpanel
+            receives as properties. Customer.io's actions go only to sinks that support them.
         """
-        _told(event)
-        told = own(properties, "properties")
-        return self._everywhere("track", user_id, options, event=event, properties=told)
+        _event_name(event)
+        copied = own_copy(properties, "properties")
+        return self._fan_out("track", user_id, options, event=event, properties=copied)
 
     def identify(
         self,
@@ -82,14 +83,14 @@ class FanOutMethods(Generic[Outcome]):
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say who a person is, and what is known of them.
+        """Set the traits of a person.
 
-        Mixpanel sets the profile of the user, `email`, `phone`, `avatar`, `name`, `firstName`,
-        `lastName` and `createdAt` under its own names. There, nothing is kept of people without
-        `user_id`, and the two ids are linked by the first event that carries both (Simplified ID
-        Merge; for Original ID Merge call the client's own `identify`).
+        At Mixpanel this sets the user's profile; `email`, `phone`, `avatar`, `name`, `firstName`,
+        `lastName` and `createdAt` become its reserved properties. Mixpanel stores no profile
+        without a `user_id`, and links the two ids on the first event that carries both (Simplified
+        ID Merge; for Original ID Merge call `identify` on the client itself).
         """
-        return self._everywhere("identify", user_id, options, traits=own(traits, "traits"))
+        return self._fan_out("identify", user_id, options, traits=own_copy(traits, "traits"))
 
     def group(
         self,
@@ -98,12 +99,16 @@ class FanOutMethods(Generic[Outcome]):
         traits: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person belongs to a group, and what is known of the group.
+        """Add a person to a group, and set the traits of the group.
 
-        Mixpanel sets the profile of the group, and adds it to the user's property `group_key`.
+        At Mixpanel this sets the group's profile and adds the group to the user's property that is
+        named by the sink's `group_key`.
         """
-        said = {"group_id": _needed(group_id, "group_id"), "traits": own(traits, "traits")}
-        return self._everywhere("group", user_id, options, **said)
+        arguments = {
+            "group_id": _required_id(group_id, "group_id"),
+            "traits": own_copy(traits, "traits"),
+        }
+        return self._fan_out("group", user_id, options, **arguments)
 
     def page(
         self,
@@ -113,9 +118,9 @@ class FanOutMethods(Generic[Outcome]):
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person looked at a page: to Mixpanel, an event named "Page Viewed"."""
-        said = _view(category, name, properties)
-        return self._everywhere("page", user_id, options, **said)
+        """Track a page view; Mixpanel receives an event named "Page Viewed"."""
+        arguments = _view_arguments(category, name, properties)
+        return self._fan_out("page", user_id, options, **arguments)
 
     def screen(
         self,
@@ -125,19 +130,21 @@ class FanOutMethods(Generic[Outcome]):
         properties: Properties | None = None,
         **options: Unpack[CallOptions],
     ) -> Outcome:
-        """Say that a person looked at a screen of an app: to Mixpanel, "Screen Viewed"."""
-        said = _view(category, name, properties)
-        return self._everywhere("screen", user_id, options, **said)
+        """Track the view of an app's screen; Mixpanel receives an event named "Screen Viewed"."""
+        arguments = _view_arguments(category, name, properties)
+        return self._fan_out("screen", user_id, options, **arguments)
 
 
-def own(given: Properties | None, what: str) -> dict[str, Any] | None:
-    """Return a copy that can be read by every sink.
+def own_copy(given: Properties | None, what: str) -> dict[str, Any] | None:
+    """Return a copy of a mapping that every sink can read; iterators inside become lists.
 
-    :raises ValidationError: for what is no mapping.
+    :raises ValidationError: if it is not a mapping.
     """
-    return None if given is None else rereadable(dict(mapping(given, what)))
+    return None if given is None else reusable(dict(mapping(given, what)))
 
 
-def _view(category: str | None, name: str | None, properties: Properties | None) -> dict[str, Any]:
-    _viewed(category, name, None)
-    return {"category": category, "name": name, "properties": own(properties, "properties")}
+def _view_arguments(
+    category: str | None, name: str | None, properties: Properties | None
+) -> dict[str, Any]:
+    _view_fields(category, name, None)
+    return {"category": category, "name": name, "properties": own_copy(properties, "properties")}

@@ -1,6 +1,7 @@
-"""Decide which sinks a call is for: by event, by `integrations`, by consent, by share of people.
+"""Decide which sinks receive a call: by event, `integrations`, consent and sample.
 
-Pure, and the same in every process: who is in a sample, or kept out, is so everywhere.
+The functions are pure, so every process decides alike: a person is in a sample in all of them or in
+none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel._records.record import mapping, sample_position
-from mixpanel.cdp._segment.dialect import KINDS, Kind
+from mixpanel.cdp._segment.message import KINDS, Kind
 from mixpanel.cdp._segment.typed_events import SemanticEvent
 from mixpanel.cdp.semantic import EVENTS
 from mixpanel.exceptions import ConfigurationError, ValidationError
@@ -19,15 +20,24 @@ from mixpanel.exceptions import ConfigurationError, ValidationError
 if TYPE_CHECKING:
     from mixpanel._records.record import Properties
 
-__all__ = ["Call", "Chosen", "Consent", "Terms", "chosen", "plain", "purposes"]
+__all__ = [
+    "Call",
+    "Consent",
+    "IntegrationSelection",
+    "SinkRules",
+    "normalize_name",
+    "parse_consent",
+    "parse_integrations",
+]
 
 Consent = str | Iterable[str] | Mapping[str, bool]
-Withheld = Literal["integrations", "routing", "action", "consent", "sampling", "unsupported"]
+FilterReason = Literal["integrations", "routing", "action", "consent", "sampling", "unsupported"]
 
-VIEWED = {"page": "Page Viewed", "screen": "Screen Viewed"}
+VIEW_EVENTS = {"page": "Page Viewed", "screen": "Screen Viewed"}
 ACTIONS = frozenset(name for name, event in EVENTS.items() if event.action)
-# To be forgotten takes no consent, and whoever is outside of a sample may have been inside once.
-FORGETTING = frozenset(
+# A deletion needs no consent, and is sent for people outside of the sample too: they may have been
+# inside of an earlier, larger one.
+DELETIONS = frozenset(
     [
         "User Deleted",
         "User Suppressed",
@@ -39,38 +49,42 @@ FORGETTING = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What a call's `integrations` say of the sinks, and what of it is meant for the vendors."""
+class IntegrationSelection:
+    """The parsed `integrations` of a call.
+
+    `sinks` turns single sinks on or off by name and `default` the rest; `for_vendors` is passed on
+    in the message.
+    """
 
     sinks: Mapping[str, bool] = field(default_factory=dict)
-    others: bool = True
-    passed_on: Properties | None = None
+    default: bool = True
+    for_vendors: Properties | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call, the same for every sink.
 
-    `said` are its own arguments, by the names that a Segment client knows them by. Ids, id of the
-    message and moment are settled, so that all sinks say the same. `event` is its name, without
-    space around; a page has one too, a person none. `is_action` tells that Customer.io would act on
-    it, also by its mere name.
+    `arguments` are those of its kind, by the names that a Segment client gives them. Ids and
+    timestamp are fixed before the sinks compose their records, so that all send the same. `event`
+    is the stripped event name, also of a page or screen; None for `identify` and `group`.
+    `is_action` is True if Customer.io acts on the event, also when it is tracked by its name.
     """
 
     kind: Kind
-    said: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     user_id: str | None
     anonymous_id: str | None
     message_id: str
     timestamp: str
     context: Properties | None = None
-    chosen: Chosen = field(default_factory=Chosen)
+    integrations: IntegrationSelection = field(default_factory=IntegrationSelection)
     event: str | None = field(init=False)
     is_action: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        """Work out what every sink asks."""
-        event = self.said.get("event", VIEWED.get(self.kind))
+        """Derive what every sink's rules look at."""
+        event = self.arguments.get("event", VIEW_EVENTS.get(self.kind))
         if isinstance(event, SemanticEvent):
             name, acted_on = event.event_name, event.action
         else:
@@ -79,128 +93,141 @@ class Call:
         object.__setattr__(self, "is_action", acted_on)
 
     @property
-    def forgets(self) -> bool:
-        """Tell whether this asks a vendor to forget something."""
-        return self.is_action and self.event in FORGETTING
+    def is_deletion(self) -> bool:
+        """Return True if the call asks a vendor to delete something."""
+        return self.is_action and self.event in DELETIONS
 
     @property
-    def who(self) -> str:
-        """Return whom a sample takes or leaves: a person, else the group, else this one message."""
-        group = self.said.get("group_id")
+    def sampling_id(self) -> str:
+        """Return the id that decides about a sample: of the person, the group or the message."""
+        group = self.arguments.get("group_id")
         return self.user_id or self.anonymous_id or group or self.message_id
 
 
-# ---- what a sink asks for -----------------------------------------------------------------------
+# ---- rules of a sink ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What one sink asks of a call before it gets it.
+class SinkRules:
+    """The rules by which one sink receives calls.
 
-    `name` is its own, `vendor` that of its vendor: `integrations` may use either. `acts` tells
-    that it acts on Customer.io's reserved events.
+    `integrations` may use the sink's own `name` or its `vendor`. `supports_actions` is True if the
+    vendor acts on Customer.io's reserved events.
     """
 
     name: str
     vendor: str
-    acts: bool
+    supports_actions: bool
     calls: frozenset[Kind]
-    wants: Callable[[str], bool]
-    needs: frozenset[str]
+    matches_event: Callable[[str], bool]
+    required_consent: frozenset[str]
     sample: float
 
     @classmethod
-    def checked(
+    def from_options(
         cls,
         name: str,
         vendor: str,
         *,
-        acts: bool,
+        supports_actions: bool,
         calls: Iterable[Kind],
         events: str | Iterable[str] | None,
         consent: str | Iterable[str] | None,
         sample: float,
-    ) -> Terms:
-        """Make the terms of what a user gave.
+    ) -> SinkRules:
+        """Return the rules for the options of a `Sink`.
 
-        :raises ConfigurationError: for what cannot be meant.
+        :raises ConfigurationError: for an invalid option.
         """
-        kinds = _listed(calls, f"{name}: calls")
+        kinds = _as_set(calls, f"{name}: calls")
         if kinds - set(KINDS):
             known = ", ".join(map(repr, KINDS))
             raise ConfigurationError(f"{name}: calls must be some of {known}")
-        needs = frozenset() if consent is None else _listed(consent, f"{name}: consent")
+        required_consent = frozenset() if consent is None else _as_set(consent, f"{name}: consent")
         if isinstance(sample, bool) or not isinstance(sample, (int, float)) or not 0 < sample <= 1:
             raise ConfigurationError(f"{name}: sample={sample!r} must lie in (0, 1]")
-        wants = everything if events is None else patterns(_listed(events, f"{name}: events"))
-        theirs = frozenset(kind for kind in KINDS if kind in kinds)
-        return cls(plain(name), plain(vendor), acts, theirs, wants, needs, sample)
+        matches_event = (
+            match_all if events is None else event_matcher(_as_set(events, f"{name}: events"))
+        )
+        theirs: frozenset[Kind] = frozenset(kind for kind in KINDS if kind in kinds)
+        return cls(
+            normalize_name(name),
+            normalize_name(vendor),
+            supports_actions,
+            theirs,
+            matches_event,
+            required_consent,
+            sample,
+        )
 
-    def objection(self, call: Call, consent: frozenset[str]) -> Withheld | None:
-        """Return why this sink does not get a call; None when it does."""
-        sinks = call.chosen.sinks
-        if not sinks.get(self.name, sinks.get(self.vendor, call.chosen.others)):
+    def filter_reason(self, call: Call, consent: frozenset[str]) -> FilterReason | None:
+        """Return why this sink does not receive a call; None if it does.
+
+        Deletions pass without consent and sampling, but `integrations` and `calls` still apply.
+        """
+        sinks = call.integrations.sinks
+        if not sinks.get(self.name, sinks.get(self.vendor, call.integrations.default)):
             return "integrations"
         if call.kind not in self.calls:
             return "routing"
         if call.is_action:
-            if not self.acts:
+            if not self.supports_actions:
                 return "action"
-        elif call.event is not None and not self.wants(call.event):
+        elif call.event is not None and not self.matches_event(call.event):
             return "routing"
-        if call.forgets:
+        if call.is_deletion:
             return None
-        if not self.needs <= consent:
+        if not self.required_consent <= consent:
             return "consent"
-        if self.sample < 1 and sample_position(call.who) >= self.sample:
+        if self.sample < 1 and sample_position(call.sampling_id) >= self.sample:
             return "sampling"
         return None
 
 
-def everything(_event: str) -> bool:
-    """Want every event."""
+def match_all(_event: str) -> bool:
+    """Return True for every event."""
     return True
 
 
-def patterns(given: Iterable[str]) -> Callable[[str], bool]:
-    """Return what tells whether an event is wanted: `*` stands for anything, `!` before for "not".
+def event_matcher(given: Iterable[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether an event matches: `*` is a wildcard, `!` excludes.
 
-    A "not" always wins. Where there is nothing but those, every other event is wanted.
+    An exclusion always takes precedence. With exclusions only, every other event matches.
     """
-    unwanted = [each[1:] for each in given if each.startswith("!")]
-    wanted = [each for each in given if not each.startswith("!")] or ["*"]
-    yes, no = _matcher(wanted), _matcher(unwanted)
-    return lambda event: bool(yes.fullmatch(event)) and not no.fullmatch(event)
+    excluded = [each[1:] for each in given if each.startswith("!")]
+    included = [each for each in given if not each.startswith("!")] or ["*"]
+    include, exclude = _pattern(included), _pattern(excluded)
+    return lambda event: bool(include.fullmatch(event)) and not exclude.fullmatch(event)
 
 
-def _matcher(given: list[str]) -> re.Pattern[str]:
+def _pattern(given: list[str]) -> re.Pattern[str]:
     each = (".*".join(map(re.escape, pattern.split("*"))) for pattern in given)
-    return re.compile("|".join(each) or r"(?!)", re.DOTALL)
+    return re.compile("|".join(each) or r"(?!)", re.DOTALL)  # (?!) matches nothing
 
 
-def _listed(given: str | Iterable[str], what: str) -> frozenset[str]:
-    # A lone string is a sequence of letters; nobody means that.
+def _as_set(given: str | Iterable[str], what: str) -> frozenset[str]:
+    # A lone string would be read as a sequence of letters.
     try:
         listed = frozenset([given] if isinstance(given, str) else given)
     except TypeError:
         listed = frozenset()
     if not listed or not all(isinstance(each, str) and each.strip("! ") for each in listed):
-        raise ConfigurationError(f"{what} must be text, or a list of texts that is not empty")
+        raise ConfigurationError(f"{what} must be text, or a non-empty list of texts")
     return listed
 
 
-# ---- what a call says ---------------------------------------------------------------------------
+# ---- options of a call --------------------------------------------------------------------------
 
 
-def plain(name: str) -> str:
-    """Return a name as names are compared: `Customer.io` is `customerio`."""
+def normalize_name(name: str) -> str:
+    """Return a name in the form in which names are compared: `Customer.io` is `customerio`."""
     return "".join(filter(str.isalnum, name.casefold()))
 
 
-def purposes(consent: Consent) -> frozenset[str]:
-    """Return the purposes that a person agreed to: one, several, or those that are True.
+def parse_consent(consent: Consent) -> frozenset[str]:
+    """Return the purposes that a person agreed to; of a mapping, those that are True.
 
-    :raises ValidationError: for what is no such thing.
+    :raises ValidationError: for anything but text, texts, or a mapping.
     """
     if isinstance(consent, Mapping):
         consent = [purpose for purpose, given in consent.items() if given is True]
@@ -210,31 +237,32 @@ def purposes(consent: Consent) -> frozenset[str]:
             return agreed
     except TypeError:
         pass
-    told = "consent must be the purposes agreed to, such as {'marketing'} or {'marketing': True}"
-    raise ValidationError([told])
+    raise ValidationError(
+        ["consent must be the purposes agreed to, such as {'marketing'} or {'marketing': True}"]
+    )
 
 
-def chosen(integrations: Any, known: frozenset[str]) -> Chosen:
-    """Read a call's `integrations`; `known` are the names that sinks go by.
+def parse_integrations(integrations: Any, known: frozenset[str]) -> IntegrationSelection:
+    """Return what a call's `integrations` select; `known` are the names of sinks and vendors.
 
-    A sink's own name is for the fan-out alone. Other names are the vendors' to read, and "All"
-    goes with them: passed on without any, it would turn off everything behind the vendor.
+    The names of sinks are not passed on. Other names are, together with "All": passed on alone, a
+    false "All" would turn off every destination that is set up at the vendor.
 
-    :raises ValidationError: unless sinks and "All" are True or False.
+    :raises ValidationError: if a sink or "All" is neither True nor False.
     """
     sinks: dict[str, bool] = {}
-    everybody: dict[str, Any] = {}
+    all_key: dict[str, Any] = {}
     rest: dict[str, Any] = {}
     for name, value in mapping(integrations, "integrations").items():
-        key = plain(str(name))
+        key = normalize_name(str(name))
         if key not in known and key != "all":
             rest[name] = value
             continue
         if not isinstance(value, bool):
             raise ValidationError([f"integrations: {name!r} must be True or False"])
         if key == "all":
-            everybody[name] = value
+            all_key[name] = value
         else:
             sinks[key] = value
-    others = all(everybody.values())
-    return Chosen(sinks, others, {**rest, **everybody} if rest else None)
+    default = all(all_key.values())
+    return IntegrationSelection(sinks, default, {**rest, **all_key} if rest else None)

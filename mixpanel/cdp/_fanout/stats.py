@@ -1,4 +1,4 @@
-"""Count what became of the calls of a fan-out, sink by sink."""
+"""Count the calls of a fan-out, sink by sink."""
 
 from __future__ import annotations
 
@@ -20,95 +20,97 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.stats import Stats
 
-__all__ = ["Account", "SinkStats", "reason"]
+__all__ = ["SinkCounters", "SinkStats", "rejection_reason"]
 
 _REASONS: list[tuple[type[Exception], str]] = [
     (ValidationError, "invalid"),
     (QueueFullError, "queue_full"),
     (ClosedError, "closed"),
     (PayloadTooLargeError, "too_large"),
-    (RejectedError, "rejected"),
+    (RejectedError, "by_server"),
     (DeliveryError, "undelivered"),
 ]
 
 
-def reason(error: Exception) -> str:
-    """Return the word that an account keeps for an error."""
-    return next((word for kind, word in _REASONS if isinstance(error, kind)), "failed")
+def rejection_reason(error: Exception) -> str:
+    """Return the key under which `SinkStats.rejected` counts an error."""
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class SinkStats:
-    """Say what became of the calls that one sink was offered.
+    """The calls that one sink received, and what happened to them.
 
-    Always and exactly: `offered == taken + sum(withheld) + sum(refused) + pending`.
+    Always: `received == accepted + sum(filtered) + sum(rejected) + pending`.
 
-    `taken` is in the books of the sink's client, `client`, which count messages: one call may be
-    none (sampled out by the client) or two (a group at Mixpanel). `pending` are with a sink that
-    sends at once, or waits for room, right now.
-
-    `withheld` by choice: `integrations` (of the call), `routing` (`calls` and `events` of the
-    sink), `action` (Customer.io's own, nothing to others), `consent`, `sampling`, `unsupported`
-    (the vendor has no such message). `refused`: `invalid` (this sink's rules), `queue_full`,
-    `closed`, `too_large`, `rejected` (by the server), `undelivered`, `interrupted` (by a
-    cancellation or Ctrl-C), `failed` (what a consumer of your own raised).
+    - `accepted`: calls that the sink's client accepted. `client` has that client's own stats, which
+      count messages: one call may be no message (sampled out by the client) or two (a group at
+      Mixpanel).
+    - `filtered`: calls that the sink was not meant to get, by reason: `integrations` (of the call),
+      `routing` (`calls` and `events` of the sink), `action` (an action of Customer.io, ignored by
+      other vendors), `consent`, `sampling`, `unsupported` (the vendor has no such message).
+    - `rejected`: calls that the client did not accept, by reason: `invalid` (breaks a rule of this
+      sink), `queue_full`, `closed`, `too_large`, `by_server`, `undelivered`, `interrupted` (by a
+      cancellation or Ctrl-C), `failed` (an error of your own consumer).
+    - `pending`: calls that a sink is sending at this moment, or that wait for space in its buffer.
     """
 
-    offered: int
-    taken: int
-    withheld: Mapping[str, int]
-    refused: Mapping[str, int]
+    received: int
+    accepted: int
+    filtered: Mapping[str, int]
+    rejected: Mapping[str, int]
     pending: int
     client: Stats
 
     @property
     def balanced(self) -> bool:
-        """Tell whether the account balances; it always does."""
-        left_out = sum(self.withheld.values()) + sum(self.refused.values())
-        return self.offered == self.taken + left_out + self.pending
+        """Return True if every received call is counted exactly once, which always holds."""
+        not_accepted = sum(self.filtered.values()) + sum(self.rejected.values())
+        return self.received == self.accepted + not_accepted + self.pending
 
 
-class Account:
-    """Keep the counts of one sink; from any thread."""
+class SinkCounters:
+    """The counters of one sink; safe to use from any thread."""
 
     def __init__(self) -> None:
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
-        """Start from zero, as a forked child does."""
-        self._lock = threading.RLock()  # a signal handler may call while its own thread holds it
-        self._taken = self._pending = 0
-        self._withheld: dict[str, int] = {}
-        self._refused: dict[str, int] = {}
+    def reset(self) -> None:
+        """Start from zero, with a new lock, as a forked child must."""
+        # Reentrant: a signal handler may track an event while its thread holds the lock.
+        self._lock = threading.RLock()
+        self._accepted = self._pending = 0
+        self._filtered: dict[str, int] = {}
+        self._rejected: dict[str, int] = {}
 
-    def withhold(self, why: str) -> None:
-        """Count a call that is not for this sink."""
+    def add_filtered(self, reason: str) -> None:
+        """Count a call that this sink does not get."""
         with self._lock:
-            self._withheld.setdefault(why, 0)
-            self._withheld[why] += 1
+            self._filtered.setdefault(reason, 0)
+            self._filtered[reason] += 1
 
-    def begin(self) -> None:
-        """Count a call that is on its way to the client."""
+    def start(self) -> None:
+        """Count a call as pending, before it is passed to the client."""
         with self._lock:
             self._pending += 1
 
-    def take(self) -> None:
-        """Count a call that the client has taken."""
+    def add_accepted(self) -> None:
+        """Count a pending call as accepted."""
         with self._lock:
             self._pending -= 1
-            self._taken += 1
+            self._accepted += 1
 
-    def refuse(self, why: str) -> None:
-        """Count a call that was on its way and did not get there."""
+    def add_rejected(self, reason: str) -> None:
+        """Count a pending call as rejected."""
         with self._lock:
-            self._refused.setdefault(why, 0)
+            self._rejected.setdefault(reason, 0)
             self._pending -= 1
-            self._refused[why] += 1
+            self._rejected[reason] += 1
 
     def stats(self, client: Stats) -> SinkStats:
-        """Return the counts of this moment, beside those of the client."""
+        """Return a snapshot of the counters, with the stats of the client."""
         with self._lock:
-            withheld, refused = dict(self._withheld), dict(self._refused)
-            left_out = sum(withheld.values()) + sum(refused.values())
-            offered = self._taken + left_out + self._pending
-            return SinkStats(offered, self._taken, withheld, refused, self._pending, client)
+            filtered, rejected = dict(self._filtered), dict(self._rejected)
+            not_accepted = sum(filtered.values()) + sum(rejected.values())
+            received = self._accepted + not_accepted + self._pending
+            return SinkStats(received, self._accepted, filtered, rejected, self._pending, client)

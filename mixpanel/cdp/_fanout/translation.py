@@ -1,7 +1,7 @@
-"""Say one call as a sink's own client would: as a message of the Segment spec, or as Mixpanel's.
+"""Translate one call for each vendor: to a message of the Segment spec, or to Mixpanel's records.
 
-What Mixpanel calls otherwise stands in the tables. Sources: Mixpanel's documentation, "Reserved
-Properties" and "Default Properties"; Segment's, "Common Fields" and "Traits".
+The tables map the names of the Segment spec to Mixpanel's. Sources: Mixpanel's documentation,
+"Reserved Properties" and "Default Properties"; Segment's, "Common Fields" and "Traits".
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._records import context as _context
-from mixpanel._records.encoding import DEEPEST, MOST_VALUES, plain_depth
+from mixpanel._records.encoding import MAX_DEPTH, MAX_VALUES, plain_depth
 from mixpanel._records.record import deterministic_id
-from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
-from mixpanel.cdp._fanout.routing import VIEWED
-from mixpanel.cdp._segment.typed_events import SemanticEvent, place
+from mixpanel._records.validation import BANNED_IDS, INSERT_ID
+from mixpanel.cdp._fanout.routing import VIEW_EVENTS
+from mixpanel.cdp._segment.composer import MISSING_ID
+from mixpanel.cdp._segment.typed_events import SemanticEvent, set_path
 from mixpanel.exceptions import ValidationError
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
     from mixpanel.cdp._segment.composer import SegmentComposer
     from mixpanel.settings import Endpoint
 
-__all__ = ["ForMixpanel", "ForSegment", "Translator", "rereadable"]
-
-NOBODY = "{} needs a user_id or an anonymous_id: whom is it about?"  # as a Segment client says it
+__all__ = ["MixpanelTranslator", "SegmentTranslator", "Translator", "reusable"]
 
 _TRAITS = {
     "avatar": "$avatar",
@@ -69,7 +68,8 @@ _CONTEXT = {
     "page.url": "$current_url",
 }
 _PATHS = [(tuple(path.split(".")), name) for path, name in _CONTEXT.items()]
-# As properties they would change whose event it is, and when: then it is not the same everywhere.
+# As properties these would override the person or the time at Mixpanel, but not at other sinks.
+# The value is what to use instead.
 _RESERVED = {
     "token": "a sink of that project",
     "distinct_id": "user_id",
@@ -81,28 +81,28 @@ _RESERVED = {
 
 
 class Translator(Protocol):
-    """Who knows a vendor's words."""
+    """What composes the records of one vendor."""
 
-    def lacks(self, call: Call) -> bool:
-        """Tell whether there are none for a call."""
+    def is_unsupported(self, call: Call) -> bool:
+        """Return True if the vendor has no such message."""
         ...
 
     def records(self, call: Call) -> Sequence[Record]:
-        """Return what to deliver; nothing when the client's own sampling or hook took it out.
+        """Return the records to deliver; none if the client samples or hooks the call out.
 
-        :raises ValidationError: for what this vendor would not keep.
+        :raises ValidationError: for a call that this vendor would not accept.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class ForSegment:
-    """Compose for a client of the Segment spec."""
+class SegmentTranslator:
+    """Compose messages for a client of the Segment spec."""
 
     composer: SegmentComposer
 
-    def lacks(self, call: Call) -> bool:
-        """Tell whether the vendor takes no such messages."""
+    def is_unsupported(self, call: Call) -> bool:
+        """Return True if the vendor does not accept this kind of message."""
         return call.kind not in self.composer.dialect.kinds
 
     def records(self, call: Call) -> Sequence[Record]:
@@ -112,66 +112,67 @@ class ForSegment:
             anonymous_id=call.anonymous_id,
             context=call.context,
             timestamp=call.timestamp,
-            integrations=call.chosen.passed_on,
+            integrations=call.integrations.for_vendors,
             message_id=call.message_id,
-            **call.said,
+            **call.arguments,
         )
         return [message]
 
 
 @dataclass(frozen=True, slots=True)
-class ForMixpanel:
-    """Compose for a Mixpanel client; `group_key` is what the project calls its groups by."""
+class MixpanelTranslator:
+    """Compose records for a Mixpanel client; `group_key` is the key of the project's groups."""
 
     composer: Composer
     endpoint: Endpoint
     group_key: str | None
 
-    def lacks(self, call: Call) -> bool:
-        """Tell whether there is nothing to say: profiles are of users, and of what is known."""
+    def is_unsupported(self, call: Call) -> bool:
+        """Return True for a profile without a user id or traits, and a group without a key."""
         if call.kind == "identify":
             if call.user_id is None:
-                return call.anonymous_id is not None  # nobody at all is an error
-            return not call.said["traits"]
+                return call.anonymous_id is not None  # without any id, it is an error instead
+            return not call.arguments["traits"]
         if call.kind == "group":
-            return self.group_key is None or not (call.said["traits"] or call.user_id)
+            return self.group_key is None or not (call.arguments["traits"] or call.user_id)
         return False
 
     def records(self, call: Call) -> Sequence[Record]:
         """Return an event, or the updates of profiles."""
         scope = _context.current()
         if scope is None:
-            return self._made(call)
-        # All sinks were told the same already: let the context say no more who it is.
-        unnamed = replace(scope, distinct_id=None, device_id=None, user_id=None)
-        with _context.during(_context._scope, unnamed):
-            return self._made(call)
+            return self._compose(call)
+        # The call has its final ids, the same for every sink: hide those of the context, which the
+        # composer would add, and keep its properties.
+        without_ids = replace(scope, distinct_id=None, device_id=None, user_id=None)
+        with _context.temporarily_set(_context._scope, without_ids):
+            return self._compose(call)
 
-    def _made(self, call: Call) -> list[Record]:
+    def _compose(self, call: Call) -> list[Record]:
         if call.kind == "identify":
-            made = [self._person(call, "$set", named(call.said["traits"] or {}))]
+            records = [self._person(call, "$set", mixpanel_traits(call.arguments["traits"] or {}))]
         elif call.kind == "group":
-            made = self._group(call)
+            records = self._group(call)
         else:
-            made = [self._event(call, *_told(call))]
-        return [record for record in made if record is not None]
+            records = [self._event(call, *_event_of(call))]
+        return [record for record in records if record is not None]
 
-    def _own(self, properties: dict[str, Any]) -> dict[str, Any]:
-        # A hook may change what lies inside, and that is every sink's.
-        return properties if self.composer._before_send is None else copied(properties)
+    def _isolated(self, properties: dict[str, Any]) -> dict[str, Any]:
+        # A `before_send` hook may change nested values, which all sinks share.
+        return properties if self.composer._before_send is None else deep_copy(properties)
 
     def _event(self, call: Call, name: str, properties: dict[str, Any]) -> Record | None:
         user, anonymous = call.user_id, call.anonymous_id
         if user is None and anonymous is None:
-            raise ValidationError([NOBODY.format(call.kind)])
+            raise ValidationError([MISSING_ID.format(call.kind)])
         clashes = [each for each in _RESERVED if each in properties]
         if clashes:
-            told = "the property {!r} is Mixpanel's own: rename it, or give {} instead"
-            raise ValidationError([told.format(each, _RESERVED[each]) for each in clashes])
+            problem = "the property {!r} is reserved at Mixpanel: rename it, or use {} instead"
+            raise ValidationError([problem.format(each, _RESERVED[each]) for each in clashes])
         return self.composer.event(
             user,
             name,
-            self._own({**around(call.context), **properties}),
+            self._isolated({**context_properties(call.context), **properties}),
             time=datetime.fromisoformat(call.timestamp),
             insert_id=insert_id(call, name),
             device_id=anonymous,
@@ -181,105 +182,105 @@ class ForMixpanel:
 
     def _person(self, call: Call, operation: str, value: dict[str, Any]) -> Record | None:
         if call.user_id is None:
-            raise ValidationError([NOBODY.format(call.kind)])
+            raise ValidationError([MISSING_ID.format(call.kind)])
         return self._update(call, "people", {"$distinct_id": call.user_id, operation: value})
 
     def _group(self, call: Call) -> list[Record | None]:
-        key, group_id, traits = self.group_key, call.said["group_id"], call.said["traits"]
+        key, group_id, traits = self.group_key, call.arguments["group_id"], call.arguments["traits"]
         assert key is not None
-        made = []
+        records = []
         if traits:
-            about = {"$group_key": key, "$group_id": group_id, "$set": named(traits)}
-            made.append(self._update(call, "groups", about))
+            update = {"$group_key": key, "$group_id": group_id, "$set": mixpanel_traits(traits)}
+            records.append(self._update(call, "groups", update))
         if call.user_id is not None:
-            made.append(self._person(call, "$union", {key: [group_id]}))
-        return made
+            records.append(self._person(call, "$union", {key: [group_id]}))
+        return records
 
     def _update(self, call: Call, endpoint: Endpoint, message: dict[str, Any]) -> Record | None:
         return self.composer.update(
             endpoint,
-            self._own(message),
+            self._isolated(message),
             ip=None if call.context is None else call.context.get("ip"),
             time=datetime.fromisoformat(call.timestamp).timestamp(),
         )
 
 
 def insert_id(call: Call, name: str) -> str:
-    """Return the id of the message, if Mixpanel takes it; else what `dedupe_key` makes of it."""
+    """Return the message id if Mixpanel accepts it, else a hash of it, as for `dedupe_key`."""
     given = call.message_id
-    if _INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
+    if INSERT_ID.fullmatch(given) and given.lower() not in BANNED_IDS:
         return given
     return deterministic_id(name, call.user_id or call.anonymous_id, given)
 
 
-def named(traits: Properties) -> dict[str, Any]:
-    """Return traits under the names that Mixpanel shows; a name given as Mixpanel's own wins."""
-    said = {_TRAITS.get(name, name): value for name, value in traits.items()}
-    return said | {name: traits[name] for name in _TRAITS.values() if name in traits}
+def mixpanel_traits(traits: Properties) -> dict[str, Any]:
+    """Return traits under Mixpanel's names; one that already has such a name takes precedence."""
+    translated = {_TRAITS.get(name, name): value for name, value in traits.items()}
+    return translated | {name: traits[name] for name in _TRAITS.values() if name in traits}
 
 
-def around(context: Properties | None) -> dict[str, Any]:
-    """Return what Mixpanel knows of a message's `context`, as properties of the event."""
-    said: dict[str, Any] = {}
+def context_properties(context: Properties | None) -> dict[str, Any]:
+    """Return the parts of a message's `context` that are default properties of Mixpanel."""
+    properties: dict[str, Any] = {}
     if context:
         for path, name in _PATHS:
             value: Any = context
             for step in path:
                 value = value.get(step) if isinstance(value, Mapping) else None
             if value is not None:
-                said[name] = value
-    return said
+                properties[name] = value
+    return properties
 
 
-def _told(call: Call) -> tuple[str, dict[str, Any]]:
-    said = call.said
-    properties = dict(said["properties"] or {})
-    event = said.get("event")
+def _event_of(call: Call) -> tuple[str, dict[str, Any]]:
+    arguments = call.arguments
+    properties = dict(arguments["properties"] or {})
+    event = arguments.get("event")
     if event is None:
-        where = {name: said[name] for name in ("category", "name") if said[name] is not None}
-        return VIEWED[call.kind], where | properties
+        given = (name for name in ("category", "name") if arguments[name] is not None)
+        return VIEW_EVENTS[call.kind], {name: arguments[name] for name in given} | properties
     if not isinstance(event, SemanticEvent):
         return event, properties
     flat: dict[str, Any] = {}
-    for path, value in event.placed(properties):
+    for path, value in event.with_paths(properties):
         if path[0] == "properties":
-            place(flat, path[1:], value)
+            set_path(flat, path[1:], value)
         else:
             flat[path[-1]] = value
     return event.event_name, flat
 
 
-# ---- what can be said more than once ------------------------------------------------------------
+# ---- values that every sink can read ------------------------------------------------------------
 
 
-def rereadable(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return properties that every sink reads alike: iterators, which give all once, as lists.
+def reusable(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return properties that can be read more than once: with lists in place of iterators.
 
-    :raises ValidationError: for an iterator that fails.
+    :raises ValidationError: for an iterator that raises.
     """
-    return properties if plain_depth(properties) else copied(properties)
+    return properties if plain_depth(properties) else deep_copy(properties)
 
 
-def copied(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy, also of the objects and lists inside, as far as JSON would follow them."""
-    own: dict[str, Any] = _copied(properties, 0, {})
-    return own
+def deep_copy(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy that shares no dict or list, down to the depth that is written as JSON."""
+    copy: dict[str, Any] = _deep_copy(properties, 0, {})
+    return copy
 
 
-def _copied(value: Any, depth: int, seen: dict[int, Any]) -> Any:
+def _deep_copy(value: Any, depth: int, seen: dict[int, Any]) -> Any:
     if id(value) in seen:
         return seen[id(value)]
-    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > DEEPEST:
+    if not isinstance(value, (dict, list, tuple, Iterator)) or depth > MAX_DEPTH:
         return value
     if isinstance(value, dict):
         copy: Any = {}
         seen[id(value)] = copy
-        copy.update((name, _copied(each, depth + 1, seen)) for name, each in value.items())
+        copy.update((name, _deep_copy(each, depth + 1, seen)) for name, each in value.items())
         return copy
     seen[id(value)] = copy = []
     try:
-        items = list(islice(value, MOST_VALUES + 1)) if isinstance(value, Iterator) else value
+        items = list(islice(value, MAX_VALUES + 1)) if isinstance(value, Iterator) else value
     except Exception as error:
         raise ValidationError([f"a {type(value).__name__} could not be read: {error}"]) from error
-    copy.extend(_copied(each, depth + 1, seen) for each in items)
+    copy.extend(_deep_copy(each, depth + 1, seen) for each in items)
     return copy

@@ -1,1 +1,1 @@
-"""What sets Hightouch apart: its dialect and its access tokens."""
+"""Specific to Hightouch: its dialect and its access tokens."""

@@ -1,34 +1,35 @@
-"""Hightouch's dialect of the Segment spec: regions, two timestamps, versions of contracts.
+"""Hightouch's dialect of the Segment spec: regions, two timestamps, versioned contracts.
 
-Source: Hightouch's HTTP API reference for Events. With OAuth the access token is the authority and
-the write key moves into the body.
+Source: Hightouch's HTTP API reference for Events. With OAuth the access token authorizes the
+request, and the write key is sent in the body.
 """
 
 from __future__ import annotations
 
-from mixpanel.cdp._segment.dialect import Dialect, enveloped
+from mixpanel.cdp._segment.dialect import Dialect, batch_envelope
 from mixpanel.cdp._segment.values import dumps
 
-__all__ = ["HIGHTOUCH", "VERSION"]
+__all__ = ["HIGHTOUCH", "SCHEMA_VERSION_PATH"]
 
-VERSION = "context.protocols.schemaVersion"  # unless a contract says another place
+# The default; a workspace may configure another path.
+SCHEMA_VERSION_PATH = "context.protocols.schemaVersion"
 REGIONS = ("us-east-1", "eu-west-1", "ap-south-1")
 
 
 def envelope(sent_at: str, write_key: str | None) -> tuple[bytes, bytes]:
-    """Return what stands around the items; `write_key` is given with OAuth only."""
-    before, after = enveloped(sent_at)
+    """Return the bytes around the messages of a batch; `write_key` is given with OAuth only."""
+    before, after = batch_envelope(sent_at)
     if write_key is None:
         return before, after
-    told, _ = dumps({"writeKey": write_key})
-    return before, after[:-1] + b"," + told[1:]
+    write_key_field, _ = dumps({"writeKey": write_key})
+    return before, after[:-1] + b"," + write_key_field[1:]
 
 
 HIGHTOUCH = Dialect(
     name="Hightouch",
     hosts={region: f"https://{region}.hightouch-events.com" for region in REGIONS},
-    schema_version=VERSION,
+    schema_version_path=SCHEMA_VERSION_PATH,
     base_url_variable="MP_HIGHTOUCH_BASE_URL",
-    moments=("timestamp", "originalTimestamp"),
+    timestamp_fields=("timestamp", "originalTimestamp"),
     envelope=envelope,
 )

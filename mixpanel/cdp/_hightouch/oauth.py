@@ -1,8 +1,8 @@
-"""Get Hightouch's access tokens: OAuth client credentials, asked for with a signed JWT.
+"""Obtain Hightouch's access tokens: OAuth client credentials with a signed JWT.
 
-Nothing runs in the background. The first request that finds no good token asks for one, all
-others meanwhile wait for that; what goes wrong becomes the outcome of an attempt, so that the
-retry policy of the messages bounds it. The only room that knows PyJWT.
+Nothing runs in the background. The first request that finds no valid token requests one, and the
+others wait for it. A failure counts as a failed attempt of the message, so the message's retry
+policy limits the retries. This is the only module that uses PyJWT.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from mixpanel._http.responses import (
 )
 from mixpanel._records.encoding import loads
 from mixpanel._runtime.checked_files import read_checked
-from mixpanel._runtime.redaction import conceal_arguments
-from mixpanel.cdp._segment.dialect import reasons
+from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel.cdp._segment.dialect import error_reasons
 from mixpanel.credentials import Secret, checked_text
 from mixpanel.exceptions import (
     AuthenticationError,
@@ -43,34 +43,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from mixpanel.cdp._segment.rate_limit import Asking
+    from mixpanel.cdp._segment.rate_limit import TokenFlow
 
 __all__ = ["AccessTokens", "HightouchOAuth"]
 
-POLL = 0.02  # seconds between looks whether somebody else's asking has ended
-CLAIM = 30.0  # seconds after which somebody else is thought to have gone away
-LIFETIME = 120.0  # seconds, when the server does not say; half of it passes before a renewal
-SOON = 10.0  # seconds until a renewal that failed is tried again while the token is good
-FINAL = frozenset({400, 401, 403, 404, 415})
-SKEWED = ("Token is expired", "Token used before issued")
-MOST_KEY_BYTES = 1_000_000
-TOKEN = re.compile(r"[!-~]+")  # what a header can hold
+POLL_INTERVAL = 0.02  # seconds between checks while another request obtains the token
+CLAIM_TIMEOUT = 30.0  # seconds after which that other request is assumed to have been abandoned
+DEFAULT_LIFETIME = 120.0  # seconds; a token is renewed after half of its lifetime
+RENEWAL_RETRY = 10.0  # seconds after a failed renewal, while the old token is still valid
+FATAL_STATUSES = frozenset({400, 401, 403, 404, 415})
+CLOCK_SKEW_ERRORS = ("Token is expired", "Token used before issued")
+MAX_KEY_BYTES = 1_000_000
+TOKEN_CHARACTERS = re.compile(r"[!-~]+")  # the characters that are valid in a header
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-@conceal_arguments
+@hide_init_arguments
 @dataclass(frozen=True, slots=True)
 class HightouchOAuth:
-    """Say who asks for access tokens. Needs the extra: `pip install 'mixpanel-async[hightouch]'`.
+    """The OAuth client that obtains access tokens.
 
-    A key given as text is kept as a `Secret`. A pickle holds it in clear, for processes of your
-    own; nothing else shows it.
+    It needs an extra: `pip install 'mixpanel-async[hightouch]'`. A key given as text is kept as a
+    `Secret`. A pickle contains it in clear text, for your own processes; nothing else shows it.
 
-    :param private_key: an RSA key as PEM text, a `Path` to a file that holds it, or a function
-        that returns it; file and function are read anew for each token, so that keys can rotate.
-    :param key_id: the id under which Hightouch knows the public half.
+    :param private_key: an RSA key as PEM text, the `Path` of a file, or a function that returns the
+        text; file and function are read again for each token, so that keys can be rotated.
+    :param key_id: the id of the public key at Hightouch.
     :param server: the authorization server, without `/token`.
-    :raises ConfigurationError: for what is missing, or a key that cannot sign.
+    :raises ConfigurationError: for a missing value, or a key that cannot sign.
     """
 
     client_id: str
@@ -80,11 +80,11 @@ class HightouchOAuth:
     scope: str = "tracking_api:write"
 
     def __post_init__(self) -> None:
-        """Refuse what could never get a token."""
+        """Validate the values; sign once to check the key."""
         for name in ("client_id", "key_id", "scope"):
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
-                raise ConfigurationError(f"{name} is missing: OAuth needs it")
+                raise ConfigurationError(f"{name} is missing; OAuth requires it")
             object.__setattr__(self, name, checked_text(value, name))
         if isinstance(self.private_key, str):
             object.__setattr__(self, "private_key", Secret(self.private_key))
@@ -94,9 +94,9 @@ class HightouchOAuth:
                 f"{type(self.private_key).__name__}"
             )
         object.__setattr__(self, "server", checked_origin(self.server, "server"))
-        _jwt()  # now, and not on a loop
+        _jwt()  # imported here rather than later on an event loop, which it would block
         if not callable(self.private_key):
-            self.signed(0.0)
+            self.sign_assertion(0.0)
 
     def __reduce__(self) -> tuple[Any, ...]:
         key = self.private_key.reveal() if isinstance(self.private_key, Secret) else (
@@ -104,10 +104,10 @@ class HightouchOAuth:
         )  # fmt: skip
         return HightouchOAuth, (self.client_id, key, self.key_id, self.server, self.scope)
 
-    def signed(self, now: float) -> str:
-        """Return the assertion that a token is asked for with; `now` is the server's time.
+    def sign_assertion(self, now: float) -> str:
+        """Return the signed assertion of a token request; `now` is the server's time.
 
-        :raises ConfigurationError: for a key that cannot sign; it is never shown.
+        :raises ConfigurationError: for a key that cannot sign; the message does not contain it.
         """
         jwt = _jwt()
         claims = {
@@ -120,37 +120,38 @@ class HightouchOAuth:
         }
         try:
             return str(jwt.encode(claims, self._pem(), "RS256", {"kid": self.key_id}))
-        except ConfigurationError:  # of the file
+        except ConfigurationError:  # the key file cannot be read
             raise
         except Exception as error:
             kind = type(error).__name__
-        # Not while the cause is handled: it would be the context, and may hold the key.
+        # Raised outside of the `except` block: the cause may contain the key, and inside it would
+        # become the context of this error.
         raise ConfigurationError(
-            f"private_key cannot sign ({kind}): give an RSA private key as "
-            "PEM text, the Path of such a file, or a function that returns it"
+            f"private_key cannot sign ({kind}): pass an RSA private key as PEM text, the Path of "
+            "such a file, or a function that returns the text"
         )
 
     def _pem(self) -> str:
         if isinstance(self.private_key, Path):
             return _read_key(self.private_key)
         if isinstance(self.private_key, Secret):
-            return _unfolded(self.private_key.reveal())
+            return _unescape_newlines(self.private_key.reveal())
         assert callable(self.private_key)
-        return _unfolded(self.private_key())
+        return _unescape_newlines(self.private_key())
 
 
-def _unfolded(pem: str) -> str:
-    return pem.replace("\\n", "\n")  # as environment variables often have it
+def _unescape_newlines(pem: str) -> str:
+    return pem.replace("\\n", "\n")  # environment variables often hold it so
 
 
 def _read_key(path: Path) -> str:
     try:
-        # Mounted secrets are links, and may belong to whoever mounted them.
-        return read_checked(path.resolve(), max_bytes=MOST_KEY_BYTES, owned=False).decode()
+        # Mounted secrets are symbolic links, and may be owned by another user.
+        return read_checked(path.resolve(), max_bytes=MAX_KEY_BYTES, owned=False).decode()
     except OSError as error:
         raise ConfigurationError(f"private_key {path}: {error.strerror}") from error
     except UnicodeDecodeError:
-        raise ConfigurationError(f"private_key {path}: it is not PEM text") from None
+        raise ConfigurationError(f"private_key {path}: the file is not PEM text") from None
 
 
 def _jwt() -> ModuleType:
@@ -164,10 +165,10 @@ def _jwt() -> ModuleType:
 
 
 class AccessTokens:
-    """Hold the token of this moment, and have it renewed at half its life.
+    """The current access token, renewed after half of its lifetime.
 
-    Renewing is single-flight across loops and threads. A renewal that fails while the old token is
-    still good does no harm.
+    Only one request at a time renews it, across event loops and threads; the others wait. A failed
+    renewal is ignored while the old token is still valid.
     """
 
     def __init__(
@@ -188,12 +189,17 @@ class AccessTokens:
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """Forget who was asking: they are in the parent."""
+        """Release a claim to renew the token: the request that holds it is in the parent."""
         self._lock = threading.Lock()
         self._claimed_until = 0.0
 
-    def asked(self, stale: Secret | None = None) -> Asking:
-        """See to it that there is a token other than `stale`, or return why there is none."""
+    def ensure_token(self, stale: Secret | None = None) -> TokenFlow:
+        """Obtain a token other than `stale`; return the failure if that is impossible.
+
+        A generator of steps: it yields the seconds to wait, or the request to send, and receives
+        the response. The claim, a time stamp under the lock, makes one caller send the request and
+        the others poll; it expires, so that a cancelled caller does not block them forever.
+        """
         began = self._clock()
         while True:
             with self._lock:
@@ -201,18 +207,18 @@ class AccessTokens:
                 if self._is_good(stale, now):
                     return None
                 if now >= self._claimed_until:
-                    claim = self._claimed_until = now + CLAIM
+                    claim = self._claimed_until = now + CLAIM_TIMEOUT
                     break
-            yield POLL
+            yield POLL_INTERVAL
             if self._failed is not None and self._failed[0] > began:
                 return self._failed[1]
         try:
-            failure = yield from self._renewed()
+            failure = yield from self._renew()
         finally:
             if self._claimed_until == claim:
                 self._claimed_until = 0.0
         if failure is None or (self.token not in (None, stale) and now < self._expires_at):
-            self._renew_at = max(self._renew_at, now + SOON)
+            self._renew_at = max(self._renew_at, now + RENEWAL_RETRY)
             return None
         self._failed = (self._clock(), failure)
         return failure
@@ -220,33 +226,33 @@ class AccessTokens:
     def _is_good(self, stale: Secret | None, now: float) -> bool:
         return self.token not in (None, stale) and now < self._renew_at
 
-    def _renewed(self) -> Asking:
-        for attempt in range(2):
+    def _renew(self) -> TokenFlow:
+        skewed = False
+        while True:
             try:
                 request = self._request()
             except ConfigurationError as error:
-                return _final(str(error), None)
+                return _fatal(str(error), None)
             reply = yield request
             assert reply is not None
             if isinstance(reply, TransportFailure):
                 text = f"Hightouch's authorization server: {reply.error}"
                 return TransportFailure(
-                    TransportError(text), maybe_sent=False, hopeless=reply.hopeless
+                    TransportError(text), may_have_been_sent=False, permanent=reply.permanent
                 )
-            self._observe(reply.headers)
-            if 200 <= reply.status < 300 and self._kept(reply.body):
+            self._measure_skew(reply.headers)
+            if 200 <= reply.status < 300 and self._store(reply.body):
                 return None
-            why = "; ".join(reasons(reply.body))[:300]
-            if attempt or not why.endswith(SKEWED):
-                break
-        assert isinstance(reply, Response)
-        return self._refused(reply, why)
+            why = "; ".join(error_reasons(reply.body))[:300]
+            if skewed or not why.endswith(CLOCK_SKEW_ERRORS):
+                return self._failure(reply, why)
+            skewed = True  # retry once with the clock of the server
 
     def _request(self) -> Request:
         form = {
             "grant_type": "client_credentials",
             "client_assertion_type": ASSERTION,
-            "client_assertion": self._oauth.signed(self._now() - self._skew),
+            "client_assertion": self._oauth.sign_assertion(self._now() - self._skew),
             "scope": self._oauth.scope,
         }
         headers = {
@@ -257,57 +263,59 @@ class AccessTokens:
         }
         return Request("POST", f"{self._oauth.server}/token", headers, urlencode(form).encode())
 
-    def _observe(self, headers: Mapping[str, str]) -> None:
-        """Learn how far our clock stands from the server's."""
+    def _measure_skew(self, headers: Mapping[str, str]) -> None:
+        """Measure how far the local clock is ahead of the server's, which validates the JWT."""
         try:
             theirs = parsedate_to_datetime(headers["date"]).timestamp()
         except (KeyError, ValueError, TypeError, OverflowError):
             return
         self._skew = int(self._now() - theirs)
 
-    def _kept(self, body: bytes) -> bool:
+    def _store(self, body: bytes) -> bool:
         try:
             granted: Any = loads(body)
         except (ValueError, RecursionError):
             return False
         token = granted.get("access_token") if isinstance(granted, dict) else None
-        if not isinstance(token, str) or not TOKEN.fullmatch(token):
+        if not isinstance(token, str) or not TOKEN_CHARACTERS.fullmatch(token):
             return False
         lifetime = granted.get("expires_in")
         if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or lifetime <= 0:
-            lifetime = LIFETIME
+            lifetime = DEFAULT_LIFETIME
         now = self._clock()
         self._renew_at, self._expires_at = now + lifetime / 2, now + lifetime
         self.token = Secret(token)
         return True
 
-    def _refused(self, reply: Response, why: str) -> TransportFailure:
+    def _failure(self, reply: Response, why: str) -> TransportFailure:
         status = reply.status
         text = f"Hightouch's authorization server: HTTP {status}" + (f": {why}" if why else "")
-        if status in FINAL:
-            return _final(text, status)
+        if status in FATAL_STATUSES:
+            return _fatal(text, status)
         error: DeliveryError = ServerError(text, status=status)
         if 200 <= status < 300:
             error = ServerError("Hightouch's authorization server sent no token", status=status)
         if status == 429:
-            error = RateLimitError(text, status=status, retry_after=self._reset(reply.headers))
-        return TransportFailure(error, maybe_sent=False)
+            error = RateLimitError(
+                text, status=status, retry_after=self._retry_delay(reply.headers)
+            )
+        return TransportFailure(error, may_have_been_sent=False)
 
-    def _reset(self, headers: Mapping[str, str]) -> float:
-        """Return the seconds until the server wants to be asked again: 5 unless it says."""
-        told = retry_after(headers)
-        if told is not None:
-            return told
+    def _retry_delay(self, headers: Mapping[str, str]) -> float:
+        """Return the seconds until the next attempt: those the server states, else 5."""
+        seconds = retry_after(headers)
+        if seconds is not None:
+            return seconds
         try:
             at = float(headers["x-ratelimit-reset"]) / 1000  # milliseconds since 1970
         except (KeyError, ValueError):
             return 5.0
         wait = at - (self._now() - self._skew)
-        # In seconds, as some servers have it, it would lie half a century back.
+        # Some servers send seconds instead of milliseconds, which gives a time in 1970.
         return wait if 0 < wait < 3600 else 5.0
 
 
-def _final(text: str, status: int | None) -> TransportFailure:
+def _fatal(text: str, status: int | None) -> TransportFailure:
     return TransportFailure(
-        AuthenticationError(text, status=status), maybe_sent=False, hopeless=True
+        AuthenticationError(text, status=status), may_have_been_sent=False, permanent=True
     )

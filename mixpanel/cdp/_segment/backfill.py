@@ -1,4 +1,4 @@
-"""Send messages of the past: any number, several requests at once, on the engine of imports."""
+"""Backfill a source: send any number of past messages in concurrent requests."""
 
 from __future__ import annotations
 
@@ -7,47 +7,49 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.record import mapping
 from mixpanel.bulk import ImportJob, import_rows
-from mixpanel.cdp._segment.rows import FlatRows, dated, identified
+from mixpanel.cdp._segment.rows import FlatRows, require_timestamp, with_message_id
 from mixpanel.exceptions import ClosedError, ConfigurationError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from mixpanel._delivery.sender import Sender
-    from mixpanel._http.connections import LoopConnections
     from mixpanel.bulk import ImportProgress, ImportResult, Rows
-    from mixpanel.cdp._segment.composer import Message, SegmentComposer
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.composer import SegmentComposer
+    from mixpanel.cdp._segment.message import Kind, Message
     from mixpanel.cdp._segment.requests import SegmentApi
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
     from mixpanel.settings import RetryPolicy
 
-__all__ = ["AsyncBackfill", "past"]
+__all__ = ["AsyncBackfill", "past_message_composer"]
 
 
-def past(
+def past_message_composer(
     composer: SegmentComposer, api: SegmentApi, flat: FlatRows | None, *, disabled: bool = False
 ) -> Callable[[Any], Message | None]:
-    """Return what makes a message of the past of a row, or raises ValidationError.
+    """Return a function that composes the message of a row, or raises ValidationError.
 
-    `flat` knows the columns of flat rows; None: rows are messages of the wire's shape.
+    :param flat: the columns of flat rows; None if the rows are messages of the spec.
+    :param disabled: validate rows but return no messages.
     """
 
-    def composed(told: Mapping[str, Any]) -> Message:
-        message = composer.wire(identified(dated(told)))
-        excess = api.excess(message)
-        if excess:
-            raise ValidationError([f"{excess:,} bytes larger than {composer.dialect.name} takes"])
+    def composed(message_fields: Mapping[str, Any]) -> Message:
+        message = composer.from_dict(with_message_id(require_timestamp(message_fields)))
+        excess_bytes = api.excess_bytes(message)
+        if excess_bytes:
+            raise ValidationError(
+                [f"{excess_bytes:,} bytes larger than {composer.dialect.name} takes"]
+            )
         return message
 
     def compose(row: Any) -> Message | None:
-        told = mapping(row, "a message") if flat is None else flat.message(row)
+        message_fields = mapping(row, "a message") if flat is None else flat.message(row)
         if not row:
-            raise ValidationError(["the row is empty, or was no JSON"])
+            raise ValidationError(["the row is empty or not valid JSON"])
         try:
-            message = composed(told)
+            message = composed(message_fields)
         except ValidationError as error:
-            error.record = dict(told)
+            error.record = dict(message_fields)
             raise
         return None if disabled else message
 
@@ -55,7 +57,7 @@ def past(
 
 
 class AsyncBackfill:
-    """Backfill a source."""
+    """The `backfill` method of an async client."""
 
     _composer: SegmentComposer
     _api: SegmentApi
@@ -72,49 +74,50 @@ class AsyncBackfill:
         columns: Mapping[str, str] | None = None,
         concurrency: int = 8,
         start_at: int = 0,
-        keep_failed: int = 1000,
+        keep_rejected: int = 1000,
         on_progress: Callable[[ImportProgress], object] | None = None,
-        on_failed: Callable[[FailedRecord], object] | None = None,
+        on_rejected: Callable[[RejectedRecord], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> ImportResult:
-        """Send any number of messages of the past, and say what became of each.
+        """Send any number of past messages and return the result.
 
-        >>> await cio.backfill(rows, kind="track", columns={"user_id": "who"})  # doctest: +SKIP
+        >>> await cio.backfill(rows, kind="track", columns={"user_id": "id"})  # doctest: +SKIP
 
-        They go in batches of their own, as large as `limits` let them be, several at once and in
-        no order, beside what the client sends otherwise; `stats()` does not count them, the result
-        does.
+        The messages are sent in batches of their own, up to the size that `limits` allow,
+        concurrently and in no particular order. They are counted in the result, not in `stats()`.
 
-        :param rows: an iterable or async iterable; it is read no faster than batches leave. Without
-            `kind`, messages as `batch` takes them, `{"type": "track", "userId": …}`. What was done
-            or seen needs its `timestamp`. A message without an id gets one made of its content:
-            what is alike in everything counts once, and sending it again makes no copies.
-        :param kind: what flat rows are, all of one kind: rows of a CSV file, of a table, of
+        :param rows: an iterable or async iterable, read only as fast as batches are sent. Without
+            `kind`, messages as for `batch`: `{"type": "track", "userId": …}`. Events, pages and
+            screens need a `timestamp`. A message without an id gets a hash of its content as id, so
+            identical messages count once, and sending them again creates no duplicates.
+        :param kind: the kind of all rows, if they are flat: rows of a CSV file, of a table, or of
             `frame.to_dict("records")`. Empty cells are left out.
-        :param event: one name for every `track`, when no column holds it.
-        :param columns: which column holds what, as in `{"user_id": "who", "timestamp": "at"}`; ""
-            says that none does. The rest is looked for under its usual names, as `user_id`,
-            `userId` or `User ID`; all other columns become properties, of `identify` and `group`
-            traits.
-        :param concurrency: requests in flight at the most; it starts lower and adapts.
-        :param start_at: skip so many rows, to resume where `result.position` says.
-        :param keep_failed: how many refusals the result holds; `on_failed` is told of each.
-        :raises ImportInterrupted: when it cannot go on; it holds the result so far.
-        :raises ConfigurationError: for a column that is missing, or `concurrency` not in 1 to 32.
+        :param event: the event name for all rows, instead of a column.
+        :param columns: the column of each argument, `{"user_id": "id", "timestamp": "at"}`; "" for
+            none. Arguments that are not listed are found by their usual names: `user_id`, `userId`
+            or `User ID`. All other columns become properties, or traits in `identify` and `group`
+            messages.
+        :param concurrency: the most requests in flight; it starts lower and adapts.
+        :param start_at: the number of rows to skip, to resume at `result.position`.
+        :param keep_rejected: the most rejected rows to keep in the result; `on_rejected` is called
+            for each one.
+        :raises ImportInterrupted: if it cannot continue; the error holds the result so far.
+        :raises ConfigurationError: for a missing column, or a `concurrency` not in 1 to 32.
         """
         if self._closed:
             raise ClosedError("the client is closed: nothing was sent")
         if kind is None and (event is not None or columns is not None):
-            raise ConfigurationError("event= and columns= are for flat rows: give their kind= too")
+            raise ConfigurationError("event= and columns= are for flat rows: pass kind= as well")
         flat = None if kind is None else FlatRows(kind, event, columns)
-        api, connections = self._way()
-        limits = self._sender.buffer.limits  # those given, where they are below the vendor's
+        # Otherwise a batch of one message would go to the endpoint for single messages.
+        api = replace(self._api, send_immediately=False)
+        limits = self._sender.buffer.limits  # the user's limits, lowered to those of the vendor
         job = ImportJob(
-            past(self._composer, api, flat, disabled=self._disabled),
+            past_message_composer(self._composer, api, flat, disabled=self._disabled),
             api,
-            connections,
-            limits.batch_records,
-            limits.batch_bytes - len("[]"),
+            self._sender.connections,
+            limits.max_batch_size,
+            limits.max_batch_bytes - len("[]"),
             gzip=None if api.compress else False,
         )
         return await import_rows(
@@ -122,12 +125,8 @@ class AsyncBackfill:
             job,
             concurrency=concurrency,
             start_at=start_at,
-            keep_failed=keep_failed,
+            keep_rejected=keep_rejected,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=retry,
         )
-
-    def _way(self) -> tuple[SegmentApi, LoopConnections]:
-        # A batch of one would else go to the endpoint of its kind.
-        return replace(self._api, direct=False), self._sender.connections

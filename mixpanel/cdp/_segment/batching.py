@@ -1,56 +1,21 @@
-"""Pack messages into batches that the server takes, to the byte."""
+"""How many bytes of messages fit into one batch request."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mixpanel.cdp._segment.composer import Message
     from mixpanel.cdp._segment.dialect import Dialect
 
-__all__ = ["Packed", "pack", "room"]
+__all__ = ["SENT_AT", "batch_capacity"]
 
-SENT_AT = "2026-01-31T12:00:00.000Z"  # every moment is as long as any other
-
-
-class Packed(NamedTuple):
-    """Batches in the order given, and the messages that no request can carry."""
-
-    batches: list[list[Message]]
-    oversize: list[Message]
+SENT_AT = "2026-01-31T12:00:00.000Z"  # a placeholder: all timestamps have the same length
 
 
-def room(dialect: Dialect, write_key: str | None = None) -> int:
-    """Return how many bytes a batch has for its items and the commas between them."""
-    before, after = dialect.envelope(SENT_AT, write_key)
-    return dialect.batch_bytes - len(before) - len(after)
+def batch_capacity(dialect: Dialect, write_key: str | None = None) -> int:
+    """Return how many bytes a batch has for its messages and the commas between them.
 
-
-def pack(messages: Iterable[Message], dialect: Dialect, write_key: str | None = None) -> Packed:
-    """Pack messages into as few batches as their order allows.
-
-    A batch holds at most `batch_items` messages, and its whole body, envelope and commas
-    included, at most `batch_bytes` bytes. What is larger than `item_bytes` is set aside: sent, it
-    would be dropped behind a 200, or have its whole batch refused.
-
-    :param write_key: given where it stands in the body, which then has less room.
+    :param write_key: given when the key is sent in the body, which then has less capacity.
     """
-    most = room(dialect, write_key)
-    largest = min(dialect.item_bytes, most)
-    packed = Packed([], [])
-    batch: list[Message] = []
-    left = most
-    for message in messages:
-        size = len(message.body)
-        if size > largest:
-            packed.oversize.append(message)
-            continue
-        if not batch or len(batch) == dialect.batch_items or size + 1 > left:
-            batch, left = [message], most - size
-            packed.batches.append(batch)
-        else:
-            batch.append(message)
-            left -= size + 1
-    return packed
+    before, after = dialect.envelope(SENT_AT, write_key)
+    return dialect.max_batch_bytes - len(before) - len(after)

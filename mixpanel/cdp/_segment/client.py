@@ -1,7 +1,7 @@
 """Clients of the Segment spec: the six calls and `batch`, for async code and for sync code.
 
-Calls are composed when they are made, wait in the buffer that Mixpanel's messages wait in, and are
-sent by the same sender. What sets a vendor apart is its `Dialect`.
+Messages are composed when a method is called, and delivered by the same buffer and sender as those
+of a Mixpanel client. The differences between vendors are in their `Dialect`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel._delivery import sync_delivery
-from mixpanel._delivery.awaitables import YIELD_EVERY, done, enqueue_when_space, refused, turn
+from mixpanel._delivery.awaitables import (
+    YIELD_EVERY,
+    already_done,
+    enqueue_when_space,
+    raise_after_yield,
+    yield_to_loop,
+)
 from mixpanel._delivery.buffer import Buffer
 from mixpanel._delivery.sender import Sender
 from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
@@ -21,8 +27,9 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._records.ids import new_uuid
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
+from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import synced
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
@@ -44,62 +51,64 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Record
     from mixpanel.cdp._customerio.name_advice import Advice
-    from mixpanel.cdp._segment.composer import Message
     from mixpanel.cdp._segment.dialect import Dialect, WriteKey
-    from mixpanel.cdp._segment.rate_limit import Access
+    from mixpanel.cdp._segment.message import Message
+    from mixpanel.cdp._segment.rate_limit import TokenSource
 
 __all__ = ["AsyncSegmentClient", "SegmentClient"]
 
 Outcome = TypeVar("Outcome")
 
 LIBRARY = {"name": "mixpanel-async", "version": __version__}
-DIRECTLY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
+IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 
-# ---- what both clients share --------------------------------------------------------------------
+# ---- shared by both clients ---------------------------------------------------------------------
 
 
-@conceal_arguments
+@hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
     def __init__(
         self,
         key: WriteKey,
         dialect: Dialect,
         *,
-        access: Access | None = None,
+        token_source: TokenSource | None = None,
         advice: Callable[[str | None], Advice | None] | None = None,
         **options: Unpack[SegmentOptions],
     ) -> None:
         check_options(type(self).__name__, options, SegmentOptions.__optional_keys__)
-        item_bytes = options.get("item_bytes")
-        if item_bytes is not None:
-            dialect = replace(dialect, item_bytes=item_bytes)
+        max_message_bytes = options.get("max_message_bytes")
+        if max_message_bytes is not None:
+            dialect = replace(dialect, max_message_bytes=max_message_bytes)
         origin = dialect.origin(key, region=options.get("region"), base_url=options.get("base_url"))
         warning = dialect.region_warning(key, origin)
         if warning is not None:
             raise ConfigurationError(warning)
-        self._direct = bool(options.get("direct", False))
+        self._send_immediately = bool(options.get("send_immediately", False))
         self._disabled = bool(options.get("disabled", False))
         self._closed = False
         self._on_delivery = options.get("on_delivery")
         checked_callback(self._on_delivery, "on_delivery")
         guard = None
-        if access is not None or dialect.rate is not None:
+        if token_source is not None or dialect.rate is not None:
             rate = dialect.rate
-            guard = RateLimitedAuth(rate and shared_rate_limiter(origin, key, *rate), access)
+            guard = RateLimitedAuth(rate and shared_rate_limiter(origin, key, *rate), token_source)
         self._api = SegmentApi(
             dialect,
             origin,
             key,
             time.time,
             guard,
-            self._direct,
+            self._send_immediately,
             bool(options.get("gzip", False)),
         )
-        # Up to so many bytes a message goes straight into the buffer: what nearly all of them do.
-        self._quick = -1 if self._direct or self._disabled else self._api.largest
+        # A message up to this size skips the checks of `_admitted`, which nearly all of them do.
+        self._fast_path_bytes = (
+            -1 if self._send_immediately or self._disabled else self._api.max_message_bytes
+        )
         self._stats = DeliveryStats(options.get("on_error"), options.get("on_drop"))
-        self._sender = self._made_sender(options)
+        self._sender = self._new_sender(options)
         self._composer = self._composes(
             dialect,
             now=time.time,
@@ -111,7 +120,7 @@ class _Client(SegmentMethods[Outcome]):
             note=self._stats.note,
         )
 
-    def _made_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
+    def _new_sender(self, options: SegmentOptions) -> Sender[SegmentApi]:
         when_full = options.get("when_full", "drop_newest")
         if when_full not in get_args(WhenFull):
             known = ", ".join(map(repr, get_args(WhenFull)))
@@ -120,12 +129,12 @@ class _Client(SegmentMethods[Outcome]):
         dialect = self._api.dialect
         limits = replace(
             given,
-            batch_records=min(given.batch_records, dialect.batch_items),
-            # The buffer counts the brackets of a list, the room is what stands between them.
-            batch_bytes=min(given.batch_bytes, self._api.room + len("[]")),
+            max_batch_size=min(given.max_batch_size, dialect.max_batch_size),
+            # The buffer's limit includes the brackets of a list, the capacity does not.
+            max_batch_bytes=min(given.max_batch_bytes, self._api.capacity + len("[]")),
         )
-        parallel = 1 if options.get("in_order", True) else limits.in_flight
-        on_outcome = None if self._on_delivery is None else self._tell
+        parallel = 1 if options.get("ordered", True) else limits.concurrency
+        on_outcome = None if self._on_delivery is None else self._report_delivery
         return Sender(
             Buffer(
                 limits,
@@ -135,122 +144,123 @@ class _Client(SegmentMethods[Outcome]):
                 on_outcome=on_outcome,
             ),
             self._api,
-            options.get("retry") or (DIRECTLY if self._direct else RetryPolicy()),
+            options.get("retry") or (IMMEDIATE_RETRY if self._send_immediately else RetryPolicy()),
             TransportOptions(
                 options.get("http_client"), options.get("proxy"), options.get("ssl_context")
             ),
-            buffered=not self._direct,
-            background=not self._direct,
+            buffered=not self._send_immediately,
+            background=not self._send_immediately,
         )
 
     def stats(self) -> Stats:
-        """Return what became of every message so far: nothing is lost in silence."""
+        """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
         return self._stats.snapshot()
 
-    def _tell(self, records: Sequence[Record], fate: Any, reason: str) -> None:
+    def _report_delivery(self, records: Sequence[Record], fate: Any, reason: str) -> None:
         assert self._on_delivery is not None
         for message in cast("Sequence[Message]", records):
             try:
                 self._on_delivery(Delivery(message.message_id, message.kind, fate, reason))
             except (Exception, SystemExit):
-                # A callback is not ours; it must never stop the sender.
-                logger.exception("a delivery callback failed")
+                # An error in the user's callback must not stop the sender.
+                logger.exception("the on_delivery callback failed")
 
     def _admitted(self, messages: list[Message]) -> list[Message]:
-        """Return the messages that may be sent, and account for the others.
+        """Return the messages that may be sent, and count the others as dropped.
 
-        :raises PayloadTooLargeError: with `direct`, for the first that is too large.
+        :raises PayloadTooLargeError: with `send_immediately`, for the first that is too large.
         """
         if self._closed:
             raise ClosedError("the client is closed: this message was not accepted")
         if self._disabled:
-            return self._left_out(messages, "disabled")
-        if not self._direct:
+            return self._count_dropped(messages, "disabled")
+        if not self._send_immediately:
             largest = max([len(message.body) for message in messages], default=0)
-            if largest <= self._api.largest:
+            if largest <= self._api.max_message_bytes:
                 return messages
-        oversize = [message for message in messages if self._api.excess(message)]
+        oversize = [message for message in messages if self._api.excess_bytes(message)]
         if not oversize:
             return messages
-        self._left_out(oversize, "too_large")
-        if self._direct:
-            excess = self._api.excess(oversize[0])
+        self._count_dropped(oversize, "too_large")
+        if self._send_immediately:
+            excess_bytes = self._api.excess_bytes(oversize[0])
             raise PayloadTooLargeError(
-                f"{oversize[0]!r} is {excess:,} bytes larger than "
+                f"{oversize[0]!r} is {excess_bytes:,} bytes larger than "
                 f"{self._api.dialect.name} takes: it was not sent",
                 endpoint="batch",
             )
         self._stats.report_drop("too_large", list(oversize))
-        gone = {id(message) for message in oversize}
-        return [message for message in messages if id(message) not in gone]
+        dropped = {id(message) for message in oversize}
+        return [message for message in messages if id(message) not in dropped]
 
-    def _left_out(self, messages: list[Message], reason: str) -> list[Message]:
-        self._stats.left_out(reason, len(messages))
+    def _count_dropped(self, messages: list[Message], reason: str) -> list[Message]:
+        self._stats.count_dropped(reason, len(messages))
         if self._on_delivery is not None:
-            self._tell(messages, "dropped", reason)
+            self._report_delivery(messages, "dropped", reason)
         return []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self._api.origin}>"
 
 
-# ---- the two faces ------------------------------------------------------------------------------
+# ---- the async and the sync client --------------------------------------------------------------
 
 
+@returning(Coroutine[Any, Any, None])
 class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
-    """Speak any dialect from async code, on asyncio or trio.
+    """Send to a source of any dialect from async code, on asyncio or trio.
 
-    By default messages go to a buffer in a few microseconds and a background task sends them;
-    awaiting a call does no I/O. A message is accepted when the method is *called*. Delivery errors
-    go to `on_error`, `on_delivery` and `stats()`. Without `async with`, call `flush()` or
-    `aclose()` before the loop ends; what is left then leaves at interpreter exit.
+    By default messages are buffered within microseconds and sent by a background task; awaiting a
+    call does no I/O. A message is accepted when the method is *called*. Delivery errors are
+    reported to `on_error`, `on_delivery` and `stats()`. Without `async with`, call `flush()` or
+    `aclose()` before the event loop ends; messages that are left then are sent at interpreter exit.
 
-    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    :raises ConfigurationError: for invalid settings, such as a key of another region.
     """
 
     def _deliver(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
         records: list[Any] = self._admitted(messages)
         if not records:
-            return done()
+            return already_done()
         sender = self._sender
-        if self._direct:
+        if self._send_immediately:
             return sender.deliver(records)
         if len(records) > 1:
-            sender.buffer.ensure_room(records)
+            sender.buffer.ensure_space(records)
         for at, record in enumerate(records):
             if sender.accept(record) is None:
                 return enqueue_when_space(sender, records[at:])
-        return done() if self._stats.accepted % YIELD_EVERY else turn()
+        return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
 
     def _deliver_one(self, message: Message) -> Coroutine[Any, Any, None]:
-        if len(message.body) <= self._quick and not self._closed:
+        if len(message.body) <= self._fast_path_bytes and not self._closed:
             try:
                 if self._sender.accept(message) is None:
                     return enqueue_when_space(self._sender, [message])
             except QueueFullError as error:
-                return refused(error)
-            return done() if self._stats.accepted % YIELD_EVERY else turn()
+                return raise_after_yield(error)
+            return already_done() if self._stats.accepted % YIELD_EVERY else yield_to_loop()
         return self._deliver([message])
 
     def _deliver_all(self, messages: list[Message]) -> Coroutine[Any, Any, None]:
         try:
             return self._deliver(messages)
         except QueueFullError as error:
-            return refused(error)
+            return raise_after_yield(error)
 
     async def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it.
+        """Send everything accepted so far and return the result.
 
-        Ends early when `timeout` seconds have passed or when only a human can help, as with a
-        wrong write key; the rest is `pending` in the result.
+        Ends early after `timeout` seconds, or at an error that retries cannot fix, such as a wrong
+        write key; the rest is `pending` in the result.
         """
         return await self._sender.flush(timeout)
 
     async def aclose(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; return what became of what was waiting.
+        """Flush and close; return the result for the messages that were pending.
 
-        Returns within `timeout` seconds plus 0.25, whatever the server does, and takes that time
-        even when the surrounding scope is cancelled.
+        Returns within `timeout` seconds plus 0.25, whatever the server does, also when the
+        surrounding scope is cancelled.
         """
         self._closed = True
         return await self._sender.aclose(timeout)
@@ -263,16 +273,17 @@ class AsyncSegmentClient(_Client[Coroutine[Any, Any, None]], AsyncBackfill):
         await self.aclose()
 
 
+@returning(None)
 class SegmentClient(_Client[None]):
-    """Speak any dialect from sync code, on any number of threads.
+    """Send to a source of any dialect from sync code, on any number of threads.
 
-    Calls return in some microseconds, and the home loop of this process sends in the background.
-    Use it as a context manager, or call `flush()` or `close()`; what is left leaves at interpreter
-    exit.
+    Calls return within microseconds; the background event loop of this process sends the messages.
+    Use the client as a context manager, or call `flush()` or `close()`; messages that are left are
+    sent at interpreter exit.
 
-    :raises SyncInAsyncError: from `flush`, `close` and whatever else waits, on the thread of a
-        running event loop.
-    :raises ConfigurationError: for settings that cannot work, as a key of another region.
+    :raises SyncInAsyncError: from `flush`, `close` and any call that would block, on the thread of
+        a running event loop.
+    :raises ConfigurationError: for invalid settings, such as a key of another region.
     """
 
     def _deliver(self, messages: list[Message]) -> None:
@@ -280,14 +291,14 @@ class SegmentClient(_Client[None]):
         records = cast("list[Record]", messages)
         if not messages:
             return
-        waits = self._direct or self._sender.buffer.when_full == "wait"
-        if waits:
-            background_loop.refuse_in_async(type(self).__name__, unless_ours=True)
-        if self._direct:
+        may_block = self._send_immediately or self._sender.buffer.when_full == "wait"
+        if may_block:
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
+        if self._send_immediately:
             sync_delivery.deliver(self._sender, records)
             return
         if len(messages) > 1:
-            self._sender.buffer.ensure_room(records)
+            self._sender.buffer.ensure_space(records)
         for at, record in enumerate(records):
             try:
                 sync_delivery.accept(self._sender, record)
@@ -296,24 +307,17 @@ class SegmentClient(_Client[None]):
                 raise
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
-        """Send everything accepted so far and return what became of it."""
+        """Send everything accepted so far and return the result."""
         background_loop.refuse_in_async(f"{type(self).__name__}.flush")
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
-        """Flush and close; return what became of what was waiting."""
+        """Flush and close; return the result for the messages that were pending."""
         background_loop.refuse_in_async(f"{type(self).__name__}.close")
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 
-    backfill = synced(AsyncBackfill.backfill)
-
-    @property
-    def _core(self) -> AsyncSegmentClient:
-        # The same queue, composer and route, for what awaits an answer.
-        core = AsyncSegmentClient.__new__(AsyncSegmentClient)
-        core.__dict__.update(self.__dict__)
-        return core
+    backfill: Final = synced(AsyncBackfill.backfill)
 
     def __enter__(self) -> Self:
         return self

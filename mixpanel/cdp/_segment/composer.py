@@ -1,9 +1,8 @@
-"""What travels to a customer data platform: the six messages of the Segment spec.
+"""Compose the six messages of the Segment spec.
 
-The composer checks a call, fills in what every message carries and writes the JSON at once, so
-that errors surface at the caller's line, later changes to the given dicts are not seen, and the
-`messageId` by which the server knows a repetition never changes. Nothing that was given is
-changed.
+The composer validates a call, adds the common fields and serialises the message at once. So errors
+are raised at the caller's line, later changes to the arguments have no effect, and the `messageId`
+by which servers de-duplicate never changes. The arguments themselves are not modified.
 """
 
 from __future__ import annotations
@@ -12,16 +11,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.encoding import loads
-from mixpanel._records.record import Properties, Record, mapping
-from mixpanel.cdp._segment.dialect import KINDS, Dialect, Kind
-from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, place
+from mixpanel._records.record import Properties, mapping
+from mixpanel.cdp._segment.message import KINDS, Kind, Message
+from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, set_path
 from mixpanel.cdp._segment.values import (
-    Moment,
+    Timestamp,
     UserId,
     dumps,
     id_text,
     milliseconds_text,
-    moment_text,
+    timestamp_text,
 )
 from mixpanel.exceptions import ConfigurationError, ValidationError
 
@@ -30,10 +29,11 @@ if TYPE_CHECKING:
 
     from mixpanel._records.record import Note, Validation
     from mixpanel.cdp._customerio.name_advice import Advice
+    from mixpanel.cdp._segment.dialect import Dialect
 
-__all__ = ["Message", "SegmentComposer"]
+__all__ = ["SegmentComposer"]
 
-# What each kind may hold on the wire, and which argument it is.
+# The fields of each kind of message, and the arguments that they are passed as.
 _SHARED = {
     "userId": "user_id",
     "anonymousId": "anonymous_id",
@@ -61,50 +61,25 @@ _POSITIONAL: dict[Kind, tuple[str, ...]] = {
     "group": ("user_id", "group_id"),
     "alias": ("previous_id", "user_id"),
 }
-_SERVERS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
-
-
-class Message(Record):
-    """One message of the spec, ready to travel: alone to its own endpoint, or in a batch.
-
-    `kind` is its type and `message_id` what the server knows a repetition by, so it may be sent
-    again freely. In a buffer it lies in a lane of its own, "batch".
-    """
-
-    __slots__ = ("kind", "message_id")
-
-    def __init__(self, kind: Kind, body: bytes, message_id: str) -> None:
-        # As a record's own, written out: this is made for every call.
-        self.endpoint = "batch"
-        self.body = body
-        self.repeatable = True
-        self.auth = None
-        self.kind = kind
-        self.message_id = message_id
-
-    @property
-    def untyped(self) -> bytes:
-        """Return the body without its beginning, the type: a direct endpoint's path says that."""
-        return self.body[len(f'{{"type":"{self.kind}",') :]
-
-    def __repr__(self) -> str:
-        return f"<Message {self.kind} {self.message_id} {len(self.body)} bytes>"
+_SERVER_FIELDS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
 
 
 class SegmentComposer:
-    """Make messages of calls; pure but for the clock and the ids that it is given.
+    """Compose messages; pure, except for the clock and the id generator that are passed in.
 
-    Positional arguments stand in the order of Segment's own library for Python. Every call takes
+    The positional arguments have the order of Segment's own Python library. The methods share
+    these:
 
-    :param context: merged over `default_context`, name by name.
-    :param timestamp: when it happened, if not now: see `moment_text`. Naive datetimes are UTC.
-    :param anonymous_id: who it was before we knew; at least one of the two ids is needed.
-    :param integrations: which destinations to send it on to, by name; `"All": False` turns the
-        rest off.
-    :param message_id: the message's own id, when it has one already.
-    :param schema_version: the version of its contract, where there are contracts.
-    :raises ValidationError: at once, for what no server would keep. In mode `validation="raise"`
-        also for what loses something on the way to JSON, and for doubtful event names.
+    :param context: merged into `default_context`, key by key.
+    :param timestamp: when it happened. Default: now. A datetime (naive is UTC), a date, ISO 8601
+        text, or seconds or milliseconds since 1970.
+    :param anonymous_id: the id from before login; a user id or an anonymous id is required.
+    :param integrations: the destinations to forward to, by name; `"All": False` turns off the
+        others.
+    :param message_id: the id by which servers de-duplicate. Default: a new one.
+    :param schema_version: the version of the event's contract, at vendors with contracts.
+    :raises ValidationError: for a message that no server would accept. With `validation="raise"`
+        also for values that JSON cannot represent, and for likely mistakes in event names.
     """
 
     def __init__(
@@ -122,16 +97,18 @@ class SegmentComposer:
         if validation not in ("off", "warn", "raise"):
             raise ConfigurationError(f"validation={validation!r} must be 'off', 'warn' or 'raise'")
         self.dialect = dialect
-        self._fronts = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
-        # Remembered, as many messages are of the same millisecond.
-        self._stamp_of = lru_cache(maxsize=4)(lambda at: self._stamp(milliseconds_text(at)))
+        self._prefixes = {kind: f'{{"type":"{kind}",' for kind in dialect.kinds}
+        # Cached because many messages have the same millisecond.
+        self._cached_timestamps = lru_cache(maxsize=4)(
+            lambda at: self._timestamps(milliseconds_text(at))
+        )
         self._now = now
         self._new_id = new_id
         defaults = {} if default_context is None else mapping(default_context, "default_context")
-        # Written once: most calls add nothing to it.
-        written, self._context_notes = dumps({"context": {"library": library, **defaults}})
-        self._context_end = b"," + written[1:]
-        self._context: dict[str, Any] = loads(written)["context"] or {}
+        # Serialised once and appended to each message: most calls have no context of their own.
+        encoded, self._context_notes = dumps({"context": {"library": library, **defaults}})
+        self._context_end = b"," + encoded[1:]
+        self._context: dict[str, Any] = loads(encoded)["context"] or {}
         self._validation = validation
         self._advice = None if validation == "off" else advice
         self._note = note
@@ -143,24 +120,24 @@ class SegmentComposer:
         user_id: UserId | None = None,
         traits: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
     ) -> Message:
-        """Say who a person is, and what is known of them."""
+        """Set the traits of a person, and link their anonymous id to their user id."""
         given = {} if traits is None else {"traits": mapping(traits, "traits")}
         email = None
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
             email = given.get("traits", {}).get("email")
         by_email = isinstance(email, str) and email != ""
-        own = {"userId": ""} if by_email else _about("identify", user_id, anonymous_id)
-        own |= given
+        fields = {"userId": ""} if by_email else _identity("identify", user_id, anonymous_id)
+        fields |= given
         if schema_version is not None:
-            self._tell_version("identify", own, schema_version)
-        return self._sealed("identify", own, context, timestamp, integrations, message_id)
+            self._set_version("identify", fields, schema_version)
+        return self._build("identify", fields, context, timestamp, integrations, message_id)
 
     def track(
         self,
@@ -168,7 +145,7 @@ class SegmentComposer:
         event: str | SemanticEvent,
         properties: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
@@ -176,37 +153,37 @@ class SegmentComposer:
         group_id: UserId | None = None,
         schema_version: str | None = None,
     ) -> Message:
-        """Say that a person did something.
+        """Track an event.
 
-        :param event: its name, or one of `mixpanel.cdp.semantic`, which knows where its fields
-            belong; `properties` are then added to it.
-        :param group_id: the group or object that it is about; where the dialect takes a group
-            alone, no person is needed then.
+        :param event: its name, or an event of `mixpanel.cdp.semantic`, which places its fields
+            where the vendor reads them; `properties` are then added to it.
+        :param group_id: the group or object that the event is about. At Customer.io no person is
+            required then.
         """
-        name, known = event, None
+        name, typed = event, None
         if type(name) is not str or not name or name.isspace():
-            name, known = _told(event)
+            name, typed = _event_name(event)
         needs: Needs = "either"
-        if known is not None:
-            self._allow(known)
-            needs = known.needs
+        if typed is not None:
+            self._check_action(typed)
+            needs = typed.needs
         if user_id is None and needs == "either":
             alone = group_id is not None and self.dialect.group_alone
-            needs = "none" if alone or name in self.dialect.about_nobody else needs
-        own = _about("track", user_id, anonymous_id, needs)
-        own["event"] = name
+            needs = "none" if alone or name in self.dialect.no_user_events else needs
+        fields = _identity("track", user_id, anonymous_id, needs)
+        fields["event"] = name
         if group_id is not None:
-            own["groupId"] = id_text(group_id, "group_id")
-        if known is not None:
-            for path, value in known.placed(_object(properties, "properties")):
-                place(own, path, value)
+            fields["groupId"] = id_text(group_id, "group_id")
+        if typed is not None:
+            for path, value in typed.with_paths(_as_dict(properties, "properties")):
+                set_path(fields, path, value)
         elif properties is not None:
             if type(properties) is not dict:
                 properties = mapping(properties, "properties")
-            own["properties"] = properties
+            fields["properties"] = properties
         if schema_version is not None:
-            self._tell_version("track", own, schema_version)
-        return self._sealed("track", own, context, timestamp, integrations, message_id)
+            self._set_version("track", fields, schema_version)
+        return self._build("track", fields, context, timestamp, integrations, message_id)
 
     def page(
         self,
@@ -215,18 +192,18 @@ class SegmentComposer:
         name: str | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
     ) -> Message:
-        """Say that a person looked at a page; `category` is sent as a property too."""
-        own = _about("page", user_id, anonymous_id) | _viewed(category, name, properties)
+        """Track a page view; `category` is sent as a property too."""
+        fields = _identity("page", user_id, anonymous_id) | _view_fields(category, name, properties)
         if schema_version is not None:
-            self._tell_version("page", own, schema_version)
-        return self._sealed("page", own, context, timestamp, integrations, message_id)
+            self._set_version("page", fields, schema_version)
+        return self._build("page", fields, context, timestamp, integrations, message_id)
 
     def screen(
         self,
@@ -235,18 +212,20 @@ class SegmentComposer:
         name: str | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
     ) -> Message:
-        """Say that a person looked at a screen of an app; `category` is sent as a property too."""
-        own = _about("screen", user_id, anonymous_id) | _viewed(category, name, properties)
+        """Track the view of an app's screen; `category` is sent as a property too."""
+        fields = _identity("screen", user_id, anonymous_id) | _view_fields(
+            category, name, properties
+        )
         if schema_version is not None:
-            self._tell_version("screen", own, schema_version)
-        return self._sealed("screen", own, context, timestamp, integrations, message_id)
+            self._set_version("screen", fields, schema_version)
+        return self._build("screen", fields, context, timestamp, integrations, message_id)
 
     def group(
         self,
@@ -254,54 +233,54 @@ class SegmentComposer:
         group_id: UserId,
         traits: Properties | None = None,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         anonymous_id: UserId | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
         *,
         schema_version: str | None = None,
     ) -> Message:
-        """Say that a person belongs to a group, and what is known of the group."""
+        """Add a person to a group, and set the traits of the group."""
         needs: Needs = "none" if self.dialect.group_alone else "either"
-        own = _about("group", user_id, anonymous_id, needs)
-        own["groupId"] = _needed(group_id, "group_id")
+        fields = _identity("group", user_id, anonymous_id, needs)
+        fields["groupId"] = _required_id(group_id, "group_id")
         if traits is not None:
-            own["traits"] = mapping(traits, "traits")
+            fields["traits"] = mapping(traits, "traits")
         if schema_version is not None:
-            self._tell_version("group", own, schema_version)
-        return self._sealed("group", own, context, timestamp, integrations, message_id)
+            self._set_version("group", fields, schema_version)
+        return self._build("group", fields, context, timestamp, integrations, message_id)
 
     def alias(
         self,
         previous_id: UserId,
         user_id: UserId,
         context: Properties | None = None,
-        timestamp: Moment | None = None,
+        timestamp: Timestamp | None = None,
         integrations: Properties | None = None,
         message_id: str | None = None,
     ) -> Message:
-        """Merge the person `previous_id`, by user or anonymous id, into `user_id`, who stays."""
-        kept, gone = _needed(user_id, "user_id"), _needed(previous_id, "previous_id")
-        if kept == gone:
+        """Merge the person with the user or anonymous id `previous_id` into `user_id`."""
+        user, previous = _required_id(user_id, "user_id"), _required_id(previous_id, "previous_id")
+        if user == previous:
             raise ValidationError(["previous_id and user_id are the same: nothing to merge"])
-        own = {"userId": kept, "previousId": gone}
-        return self._sealed("alias", own, context, timestamp, integrations, message_id)
+        fields = {"userId": user, "previousId": previous}
+        return self._build("alias", fields, context, timestamp, integrations, message_id)
 
-    def wire(self, message: Mapping[str, Any]) -> Message:
-        """Complete a message that already has the wire's shape, `{"type": "track", …}`.
+    def from_dict(self, message: Mapping[str, Any]) -> Message:
+        """Compose a message given as a dict of the spec, `{"type": "track", …}`.
 
-        `originalTimestamp` stands in for a missing `timestamp`; what servers add is left out.
+        `originalTimestamp` is used if there is no `timestamp`; fields that servers add are removed.
 
-        :raises ValidationError: also for a name that this kind of message does not have.
+        :raises ValidationError: also for a field that this kind of message does not have.
         """
         kind = mapping(message, "a message").get("type")
         if kind not in KINDS:
             known = ", ".join(map(repr, KINDS))
-            raise ValidationError([f"a message needs its type, one of {known}"])
+            raise ValidationError([f"the message's type must be one of {known}"])
         arguments = _ARGUMENTS[kind]
-        strange = [name for name in message if name not in arguments and name not in _SERVERS]
-        if strange:
-            raise ValidationError([f"{kind} messages have no {name!r}" for name in strange])
+        unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
+        if unknown:
+            raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
         given = dict.fromkeys(_POSITIONAL[kind])
         given |= {arguments[name]: message[name] for name in arguments if name in message}
         if given.get("timestamp") is None:
@@ -309,68 +288,77 @@ class SegmentComposer:
         composed: Message = getattr(self, kind)(**given)
         return composed
 
-    # ---- the common end ---------------------------------------------------------------------
+    # ---- the common fields ------------------------------------------------------------------
 
-    def _allow(self, event: SemanticEvent) -> None:
+    def _check_action(self, event: SemanticEvent) -> None:
         if event.action and not self.dialect.actions:
             name = self.dialect.name
-            why = f"is an action of Customer.io: {name} would keep it as any event and do nothing"
-            raise ValidationError([f"{event.event_name!r} {why}"])
+            problem = f"is an action of Customer.io; {name} would only store it as an event"
+            raise ValidationError([f"{event.event_name!r} {problem}"])
 
-    def _tell_version(self, kind: Kind, own: dict[str, Any], schema_version: str) -> None:
+    def _set_version(self, kind: Kind, fields: dict[str, Any], schema_version: str) -> None:
         path = self.dialect.version_path(kind)
         if path is None:
-            raise ValidationError([f"{self.dialect.name} knows no versions of contracts"])
-        place(own, path, schema_version)
+            raise ValidationError([f"{self.dialect.name} does not support schema_version"])
+        set_path(fields, path, schema_version)
 
-    def _sealed(
+    def _build(
         self,
         kind: Kind,
-        own: dict[str, Any],
+        fields: dict[str, Any],
         context: Properties | None,
-        timestamp: Moment | None,
+        timestamp: Timestamp | None,
         integrations: Properties | None,
         message_id: str | None,
     ) -> Message:
-        """Write what every message carries around its `own`, which may be added to."""
-        front = self._fronts.get(kind)
-        if front is None:
-            raise ValidationError([f"{self.dialect.name} takes no {kind} messages"])
+        """Serialise a message with the common fields; `fields` is modified.
+
+        The JSON is assembled from three pieces: a prefix with the fields that need no escaping, the
+        fields of this message, and the default context, which is serialised once per client.
+        """
+        prefix = self._prefixes.get(kind)
+        if prefix is None:
+            raise ValidationError([f"{self.dialect.name} does not support {kind} messages"])
         if message_id is None:
-            told = self._new_id()
-            front = f'{front}"messageId":"{told}",'
+            final_id = self._new_id()
+            prefix = f'{prefix}"messageId":"{final_id}",'
         else:
-            own["messageId"] = told = _needed(message_id, "message_id")
+            fields["messageId"] = final_id = _required_id(message_id, "message_id")
         if timestamp is None:
-            front += self._stamp_of(round(self._now() * 1e6) // 1000)
+            prefix += self._cached_timestamps(round(self._now() * 1e6) // 1000)
         else:
-            front += self._stamp(moment_text(timestamp))
+            prefix += self._timestamps(timestamp_text(timestamp))
         if integrations is not None:
-            own["integrations"] = dict(mapping(integrations, "integrations"))
-        if context or "context" in own:
-            own["context"] = self._around(context, own.get("context"))
-            rest, notes = dumps(own)
-            body = front.encode() + rest[1:]
+            fields["integrations"] = dict(mapping(integrations, "integrations"))
+        if context or "context" in fields:
+            fields["context"] = self._merged_context(context, fields.get("context"))
+            rest, notes = dumps(fields)
+            body = prefix.encode() + rest[1:]
         else:
-            free = own.get("properties") or own.get("traits") or _NOTHING  # the rest is text
-            rest, notes = dumps(own, free if integrations is None else own)
-            body = front.encode() + rest[1:-1] + self._context_end
-        advise = None if self._advice is None else self._advice(own.get("event"))
+            # Only these can hold arbitrary values; all other fields are text by now.
+            free = fields.get("properties") or fields.get("traits") or _EMPTY
+            rest, notes = dumps(fields, free if integrations is None else fields)
+            body = prefix.encode() + rest[1:-1] + self._context_end
+        advise = None if self._advice is None else self._advice(fields.get("event"))
         if advise is not None or notes or self._context_notes:
-            own.setdefault("context", self._context)
-            self._complain(notes + self._context_notes, [] if advise is None else advise(own))
-        return Message(kind, body, told)
+            fields.setdefault("context", self._context)
+            self._report_problems(
+                notes + self._context_notes, [] if advise is None else advise(fields)
+            )
+        return Message(kind, body, final_id)
 
-    def _stamp(self, moment: str) -> str:
-        return "".join([f'"{name}":"{moment}",' for name in self.dialect.moments])
+    def _timestamps(self, timestamp: str) -> str:
+        return "".join([f'"{name}":"{timestamp}",' for name in self.dialect.timestamp_fields])
 
-    def _around(self, context: Properties | None, own: Properties | None) -> dict[str, Any]:
-        around = self._context
+    def _merged_context(
+        self, context: Properties | None, from_event: Properties | None
+    ) -> dict[str, Any]:
+        merged = self._context
         if context:
-            around = {**around, **mapping(context, "context")}
-        return around if own is None else _over(around, own)
+            merged = {**merged, **mapping(context, "context")}
+        return merged if from_event is None else _merge_contexts(merged, from_event)
 
-    def _complain(self, notes: list[str], doubts: list[str]) -> None:
+    def _report_problems(self, notes: list[str], doubts: list[str]) -> None:
         if self._validation == "raise" and (doubts or notes):
             raise ValidationError(doubts + notes)
         if self._validation == "off":
@@ -381,70 +369,74 @@ class SegmentComposer:
             self._note("coerced", text)
 
 
-PLACEHOLDER = "no-person"
-_NOTHING: dict[str, Any] = {}
+MISSING_ID = "{} requires a user_id or an anonymous_id"
+PLACEHOLDER = "no-person"  # the anonymous id of messages about an object, which need some id
+_EMPTY: dict[str, Any] = {}
 
 
-def _about(
+def _identity(
     kind: Kind, user_id: UserId | None, anonymous_id: UserId | None, needs: Needs = "either"
 ) -> dict[str, Any]:
-    """Return how a message says whom it is about."""
+    """Return the ids of a message as its fields.
+
+    :raises ValidationError: for an invalid id, or if a required one is missing.
+    """
     user = id_text(user_id, "user_id")
-    about: dict[str, Any] = {} if user is None else {"userId": user}
+    ids: dict[str, Any] = {} if user is None else {"userId": user}
     if anonymous_id is not None:
-        about["anonymousId"] = id_text(anonymous_id, "anonymous_id")
+        ids["anonymousId"] = id_text(anonymous_id, "anonymous_id")
     elif user is None:
         if needs == "either":
-            raise ValidationError([f"{kind} needs a user_id or an anonymous_id: whom is it about?"])
+            raise ValidationError([MISSING_ID.format(kind)])
         if needs == "placeholder":
-            about["anonymousId"] = PLACEHOLDER
+            ids["anonymousId"] = PLACEHOLDER
     if needs == "user" and user is None:
-        raise ValidationError(["this event needs a user_id: an anonymous id is not enough"])
-    return about
+        raise ValidationError(["this event requires a user_id: an anonymous id is not enough"])
+    return ids
 
 
-def _told(event: Any) -> tuple[str, SemanticEvent | None]:
-    """Return an event's name, and the event itself when it is a semantic one."""
-    known = event if isinstance(event, SemanticEvent) else None
-    name = event if known is None else known.event_name
+def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
+    """Return an event's name, and the event itself if it is a typed one."""
+    typed = event if isinstance(event, SemanticEvent) else None
+    name = event if typed is None else typed.event_name
     if not isinstance(name, str):
         raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
     if not name or name.isspace():
         raise ValidationError(["the event name is empty"])
-    return name, known
+    return name, typed
 
 
-def _needed(given: UserId | None, what: str) -> str:
+def _required_id(given: UserId | None, what: str) -> str:
     text = id_text(given, what)
     if text is None:
         raise ValidationError([f"{what} is missing"])
     return text
 
 
-def _object(given: Properties | None, what: str) -> dict[str, Any]:
+def _as_dict(given: Properties | None, what: str) -> dict[str, Any]:
     return {} if given is None else dict(mapping(given, what))
 
 
-def _viewed(
+def _view_fields(
     category: str | None, name: str | None, properties: Properties | None
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for what, text in (("category", category), ("name", name)):
         if text is not None:
             if not isinstance(text, str):
                 raise ValidationError([f"{what} must be text, not {type(text).__name__}"])
-            told[what] = text
-    own = _object(properties, "properties")
-    if "category" in told:
-        own.setdefault("category", category)
-    return {**told, **({"properties": own} if own else {})}
+            fields[what] = text
+    copied = _as_dict(properties, "properties")
+    if "category" in fields:
+        copied.setdefault("category", category)
+    return {**fields, **({"properties": copied} if copied else {})}
 
 
-def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one context over another; objects that both have are joined."""
-    join_bodies = {**below, **above}
-    for name, value in above.items():
-        under = below.get(name)
-        if isinstance(under, dict) and isinstance(value, dict):
-            join_bodies[name] = {**under, **value}
-    return join_bodies
+def _merge_contexts(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """Return one context updated with another; objects in both are merged, one level deep."""
+    merged = {**base, **override}
+    for name, value in override.items():
+        inner = base.get(name)
+        if isinstance(inner, dict) and isinstance(value, dict):
+            merged[name] = {**inner, **value}
+    return merged

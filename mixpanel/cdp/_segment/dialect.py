@@ -1,8 +1,8 @@
-"""What sets one vendor of the Segment spec apart: constants and a few functions.
+"""How one vendor of the Segment spec differs from another: constants and a few functions.
 
-A `Dialect` says where messages go, how large they may be, what stands around a batch, who is
-asked for, and what a message must carry. It does nothing; the composer, the packer and the
-senders read it.
+A `Dialect` holds the hosts, the size limits, the envelope of a batch, the authorization, and the
+fields that a message must have. It has no behaviour of its own; the composer and the clients read
+it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import join_bodies
-from mixpanel._runtime.redaction import conceal_arguments
+from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.credentials import Secret, _basic
 from mixpanel.exceptions import ConfigurationError, ConfigurationTypeError
 from mixpanel.settings import checked_origin
@@ -21,9 +21,9 @@ from mixpanel.settings import checked_origin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mixpanel.cdp._segment.composer import Message
+    from mixpanel.cdp._segment.message import Message
 
-__all__ = ["Dialect", "Kind", "WriteKey", "basic", "enveloped", "reasons"]
+__all__ = ["Dialect", "Kind", "WriteKey", "basic", "batch_envelope", "error_reasons"]
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -31,93 +31,97 @@ PROPERTIES = ("properties", "traits")
 
 
 def basic(key: str) -> str:
-    """Return the `Authorization` header of a write key as user name, without a password."""
+    """Return the `Authorization` header with the write key as user name and no password."""
     return _basic(key, "")
 
 
-def enveloped(sent_at: str, _write_key: str | None = None) -> tuple[bytes, bytes]:
-    """Return what stands before and after the items of a batch: `{"batch":[…],"sentAt":…}`."""
+def batch_envelope(sent_at: str, _write_key: str | None = None) -> tuple[bytes, bytes]:
+    """Return the bytes before and after the messages of a batch: `{"batch":[…],"sentAt":…}`."""
     return b'{"batch":[', f'],"sentAt":"{sent_at}"}}'.encode()
 
 
-def no_region(_key: str) -> str | None:
-    """Say that a key does not tell its region."""
+def unknown_region(_key: str) -> str | None:
+    """Return None: the key does not contain its region."""
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One vendor's way of speaking the Segment spec.
+    """One vendor's variant of the Segment spec.
 
-    `hosts` are the origins by region, the first being the default. A message of more than
-    `item_bytes`, or a request of more than `batch_bytes`, is refused or dropped by the server.
-    `batch_items` messages fit in a request: for that Customer.io and Hightouch document no limit
-    but the bytes, Segment 2,500.
-    `rate` is how many requests it takes within so many seconds. `truth` holds the headers that
-    make it answer for what it was sent. `group_alone` takes a group without a member,
-    `email_identifies` an identify without ids when `traits.email` is there. `actions` tells that
-    it acts on Customer.io's reserved events, and `about_nobody` names events that need no person.
-    `schema_version` is where, from the top of a message, the version of its contract stands:
-    "context.protocols.schemaVersion", "properties.apiVersion" (`traits` are meant as well).
-    `base_url_variable` names the environment variable that may say another origin. A message says
-    when it happened under each of the names in `moments`.
+    - `hosts`: origins by region; the first is the default.
+    - `max_message_bytes`, `max_batch_bytes`: the largest message and the largest request; the
+      server rejects or drops what is larger.
+    - `max_batch_size`: the most messages in a request. Customer.io and Hightouch document no such
+      limit, Segment documents 2,500.
+    - `rate`: the number of requests allowed within so many seconds.
+    - `strict_headers`: headers that make the server report invalid messages.
+    - `group_alone`: a group message needs no person.
+    - `email_identifies`: an identify message needs no id if it has `traits.email`.
+    - `actions`: the vendor acts on Customer.io's reserved events.
+    - `no_user_events`: events that need no person.
+    - `schema_version_path`: the path of the contract's version, from the top of the message:
+      "context.protocols.schemaVersion" or "properties.apiVersion" (in identify and group messages
+      the same field of `traits`).
+    - `base_url_variable`: the environment variable that overrides the origin.
+    - `timestamp_fields`: the fields that the time of the message is sent in.
     """
 
     name: str
     hosts: Mapping[str, str]
     batch_path: str = "/v1/batch"
-    direct_path: str = "/v1/{kind}"
+    single_path: str = "/v1/{kind}"
     kinds: frozenset[Kind] = frozenset(KINDS)
-    item_bytes: int = 32_000
-    batch_bytes: int = 475_000
-    batch_items: int = 2500
+    max_message_bytes: int = 32_000
+    max_batch_bytes: int = 475_000
+    max_batch_size: int = 2500
     rate: tuple[int, float] | None = None
-    truth: Mapping[str, str] = field(default_factory=dict)
+    strict_headers: Mapping[str, str] = field(default_factory=dict)
     group_alone: bool = False
     email_identifies: bool = False
     actions: bool = False
-    about_nobody: frozenset[str] = frozenset()
-    schema_version: str | None = None
+    no_user_events: frozenset[str] = frozenset()
+    schema_version_path: str | None = None
     base_url_variable: str | None = None
-    moments: tuple[str, ...] = ("timestamp",)
+    timestamp_fields: tuple[str, ...] = ("timestamp",)
     authorize: Callable[[str], str] = basic
-    region_of: Callable[[str], str | None] = no_region
-    envelope: Callable[[str, str | None], tuple[bytes, bytes]] = enveloped
+    region_of: Callable[[str], str | None] = unknown_region
+    envelope: Callable[[str, str | None], tuple[bytes, bytes]] = batch_envelope
 
     def __post_init__(self) -> None:
-        """Refuse a place that no message has.
+        """Validate the path of the schema version.
 
-        :raises ConfigurationError: for a `schema_version` that is none.
+        :raises ConfigurationError: for a path that no message has.
         """
-        if self.schema_version is None:
+        if self.schema_version_path is None:
             return
-        first, _, rest = self.schema_version.partition(".")
+        first, _, rest = self.schema_version_path.partition(".")
         if first not in ("context", *PROPERTIES) or not all(rest.split(".")):
             raise ConfigurationError(
-                f"schema_version={self.schema_version!r} must be a place in a message, such as "
-                "'context.protocols.schemaVersion' or 'properties.apiVersion'"
+                f"schema_version_path={self.schema_version_path!r} must be a path in a message, "
+                "such as 'context.protocols.schemaVersion' or 'properties.apiVersion'"
             )
 
     def version_path(self, kind: Kind) -> tuple[str, ...] | None:
-        """Return where a message of this kind has the version of its contract."""
-        if self.schema_version is None:
+        """Return the path of the contract's version in messages of this kind; None without one."""
+        if self.schema_version_path is None:
             return None
-        first, *rest = self.schema_version.split(".")
+        first, *rest = self.schema_version_path.split(".")
         if first in PROPERTIES:
             first = "traits" if kind in ("identify", "group") else "properties"
         return first, *rest
 
     def path(self, kind: Kind) -> str:
-        """Return the path of the endpoint that takes one message of this kind."""
-        return self.direct_path.format(kind=kind)
+        """Return the URL path of the endpoint for single messages of this kind."""
+        return self.single_path.format(kind=kind)
 
     def origin(
         self, key: WriteKey, *, region: str | None = None, base_url: str | None = None
     ) -> str:
-        """Return where to send: `base_url`, else what the environment says, else the region's host.
+        """Return the origin to send to: `base_url`, the environment variable, or the region's host.
 
-        The environment stands above the region, so that it alone turns a program to the emulator
-        or a proxy. Without a region, that of the key counts.
+        The environment variable takes precedence over the region, so that it is enough to point a
+        program to the emulator or a proxy. The default region is that of the key.
 
         :raises ConfigurationError: for an unknown region, or a URL that is not safe to send to.
         """
@@ -133,44 +137,47 @@ class Dialect:
         return self.hosts[chosen]
 
     def region_warning(self, key: WriteKey, origin: str) -> str | None:
-        """Say that the key belongs to another region than the host; None when all is well.
+        """Return a warning if the key belongs to another region than the origin, else None.
 
-        The wrong region answers 200 and stores nothing, so nobody else would say it.
+        The wrong region answers 200 and stores nothing, so the server reports no error.
         """
         theirs = self.region_of(key.reveal())
         if theirs is None or origin not in self.hosts.values() or self.hosts[theirs] == origin:
             return None
         return (
-            f"this write key is for region {theirs!r}, but messages go to {origin}: {self.name} "
-            f"would answer 200 and keep nothing; give region={theirs!r}"
+            f"the write key belongs to region {theirs!r}, but the messages would go to {origin}, "
+            f"where {self.name} answers 200 and stores nothing; pass region={theirs!r}"
         )
 
     def headers(self, key: WriteKey, token: Secret | None = None) -> dict[str, str | Secret]:
-        """Return the headers of a request; `token` is an OAuth access token to go with the key."""
+        """Return the headers of a request, authorized by an OAuth access token or by the key."""
         return {
             "Authorization": Secret(
                 self.authorize(key.reveal()) if token is None else f"Bearer {token.reveal()}"
             ),
             "Content-Type": "application/json",
-            **self.truth,
+            **self.strict_headers,
         }
 
-    def body(self, messages: list[Message], sent_at: str, write_key: str | None = None) -> bytes:
+    def batch_body(
+        self, messages: list[Message], sent_at: str, write_key: str | None = None
+    ) -> bytes:
         """Return the body of a batch request."""
         before, after = self.envelope(sent_at, write_key)
         return join_bodies(before, messages, after)
 
-    def alone(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
-        """Return the body for the endpoint of one message's own kind."""
+    def single_body(self, message: Message, sent_at: str, write_key: str | None = None) -> bytes:
+        """Return the body for the endpoint of a single message."""
         _, after = self.envelope(sent_at, write_key)
-        return b"{" + after[len("],") : -1] + b"," + message.untyped
+        # The envelope without its list: `],"sentAt":…}` becomes `"sentAt":…`.
+        return b"{" + after[len("],") : -1] + b"," + message.body_without_type
 
 
-@conceal_arguments
+@hide_init_arguments
 class WriteKey(Secret):
-    """The key of one source. White space around it, as from a mounted file, is taken off.
+    """The write key of one source, stripped of white space such as a mounted file's last newline.
 
-    :raises ConfigurationError: when it is empty, no text, or not fit for a header.
+    :raises ConfigurationError: if it is empty, not text, or not valid in a header.
     """
 
     __slots__ = ()
@@ -180,41 +187,41 @@ class WriteKey(Secret):
             raise ConfigurationTypeError(f"write_key must be text, not {type(value).__name__}")
         key = value.strip()
         if not key:
-            raise ConfigurationError("write_key is empty: take it from your source's settings")
+            raise ConfigurationError("write_key is empty: copy it from your source's settings")
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigurationError("write_key holds characters that no key has")
+            raise ConfigurationError("write_key contains characters that are not valid in a key")
         super().__init__(key)
 
 
-def reasons(body: bytes) -> list[str]:
-    """Return why a request was refused, from any of the shapes that these vendors answer with.
+def error_reasons(batch_body: bytes) -> list[str]:
+    """Return why a request was rejected, from any of the error formats of these vendors.
 
     `{"meta": {"errors": [...]}}`, `{"meta": {"error": …}}`, `{"errors": [{"reason", "field",
     "message"}]}`, `{"code", "message"}`, `{"error", "error_description"}`, plain text; an empty
     list for an empty body.
     """
     try:
-        answer = loads(body)
+        response = loads(batch_body)
     except (ValueError, RecursionError):
-        return _said(body.decode("utf-8", "replace"))
-    if not isinstance(answer, dict):
-        return _said(answer)
-    meta = answer.get("meta")
+        return _texts(batch_body.decode("utf-8", "replace"))
+    if not isinstance(response, dict):
+        return _texts(response)
+    meta = response.get("meta")
     if isinstance(meta, dict) and (meta.get("errors") or meta.get("error")):
-        return _said(meta.get("errors") or meta.get("error"))
-    if answer.get("errors"):
-        return _said(answer["errors"])
+        return _texts(meta.get("errors") or meta.get("error"))
+    if response.get("errors"):
+        return _texts(response["errors"])
     join_bodies = ": ".join(
-        str(answer[name])
+        str(response[name])
         for name in ("code", "error", "message", "error_description")
-        if isinstance(answer.get(name), (str, int))
+        if isinstance(response.get(name), (str, int))
     )
-    return _said(join_bodies)
+    return _texts(join_bodies)
 
 
-def _said(reason: Any) -> list[str]:
+def _texts(reason: Any) -> list[str]:
     if isinstance(reason, list):
-        return [text for each in reason[:100] for text in _said(each)]
+        return [text for each in reason[:100] for text in _texts(each)]
     if isinstance(reason, dict):
         parts = (reason.get(name) for name in ("field", "reason", "message"))
         reason = ": ".join(part for part in parts if isinstance(part, str) and part)

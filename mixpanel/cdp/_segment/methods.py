@@ -1,13 +1,13 @@
-"""The calls of the Segment spec: made of a composer's methods, whatever their outcome."""
+"""The calls of the Segment spec, shared by async and sync clients."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
+    Final,
     Generic,
     ParamSpec,
     Protocol,
@@ -17,20 +17,22 @@ from typing import (
 )
 
 from mixpanel._records.record import Properties, mapping
-from mixpanel.cdp._segment.composer import Message, SegmentComposer
+from mixpanel.cdp._segment.composer import SegmentComposer
 from mixpanel.exceptions import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-__all__ = ["SegmentMethods", "sent"]
+    from mixpanel.cdp._segment.message import Message
+
+__all__ = ["SegmentMethods", "send_method"]
 
 Outcome = TypeVar("Outcome")
 P = ParamSpec("P")
 
 
-class Verb(Protocol[P]):
-    """A method that has the parameters of a composer's and the outcome of its client."""
+class Method(Protocol[P]):
+    """A method with the parameters of a composer's method, which returns its client's outcome."""
 
     @overload
     def __get__(
@@ -40,42 +42,30 @@ class Verb(Protocol[P]):
     def __get__(self, client: None, owner: Any, /) -> Callable[Concatenate[Any, P], Any]: ...
 
 
-def sent(compose: Callable[Concatenate[Any, P], Message]) -> Verb[P]:
-    """Make the verb that composes a message and delivers it; it keeps name, signature and docs.
+def send_method(compose: Callable[Concatenate[Any, P], Message]) -> Method[P]:
+    """Return a method that composes a message and delivers it.
 
-    It is written out with its parameters: to pass on `*args` and `**kwargs` would cost each call
-    a tenth of what it takes to compose a message.
+    It has the name, the parameters and the documentation of `compose`.
     """
-    taken, given = ["client"], ["client._composer"]
-    _, *parameters = inspect.signature(compose).parameters.values()
-    for each in parameters:
-        if each.kind is each.KEYWORD_ONLY and "*" not in taken:
-            taken.append("*")
-        stars = "**" if each.kind is each.VAR_KEYWORD else ""
-        taken.append(stars + each.name)
-        named = each.kind is each.KEYWORD_ONLY
-        given.append(f"{each.name}={each.name}" if named else stars + each.name)
-    source = (
-        f"def verb({', '.join(taken)}):\n"
-        f"    return client._deliver_one(compose({', '.join(given)}))"
-    )
-    made: dict[str, Any] = {"compose": compose}
-    exec(compile(source, f"<{compose.__qualname__}>", "exec"), made)  # noqa: S102
-    verb = made["verb"]
-    verb.__defaults__, verb.__kwdefaults__ = compose.__defaults__, compose.__kwdefaults__
-    return cast("Verb[P]", functools.wraps(compose)(verb))
+
+    @functools.wraps(compose)
+    def method(client: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+        return client._deliver_one(compose(client._composer, *args, **kwargs))
+
+    method.__annotations__ = {**compose.__annotations__, "return": "Outcome"}  # for `returning`
+    return cast("Method[P]", method)
 
 
 class SegmentMethods(Generic[Outcome]):
     """Identify people and groups, and track what they do.
 
-    Every method takes its message at once: it is composed, checked and serialised before the call
-    returns, and later changes to the given dicts are not seen.
+    A message is composed, validated and serialised before the method returns; later changes to the
+    arguments have no effect.
 
-    :raises ValidationError: for what no server would keep.
+    :raises ValidationError: for a message that no server would accept.
     :raises QueueFullError: with `when_full="raise"`, when the buffer is full.
     :raises ClosedError: after the client was closed.
-    :raises DeliveryError: only with `direct`.
+    :raises DeliveryError: only with `send_immediately`.
     """
 
     _composes: type[SegmentComposer] = SegmentComposer
@@ -90,12 +80,12 @@ class SegmentMethods(Generic[Outcome]):
     def _deliver_all(self, messages: list[Message]) -> Outcome:
         return self._deliver(messages)
 
-    identify = sent(SegmentComposer.identify)
-    track = sent(SegmentComposer.track)
-    page = sent(SegmentComposer.page)
-    screen = sent(SegmentComposer.screen)
-    group = sent(SegmentComposer.group)
-    alias = sent(SegmentComposer.alias)
+    identify: Final = send_method(SegmentComposer.identify)
+    track: Final = send_method(SegmentComposer.track)
+    page: Final = send_method(SegmentComposer.page)
+    screen: Final = send_method(SegmentComposer.screen)
+    group: Final = send_method(SegmentComposer.group)
+    alias: Final = send_method(SegmentComposer.alias)
 
     def batch(
         self,
@@ -103,21 +93,26 @@ class SegmentMethods(Generic[Outcome]):
         context: Properties | None = None,
         integrations: Properties | None = None,
     ) -> Outcome:
-        """Send many messages that have the wire's shape, `{"type": "track", "userId": …}`.
+        """Send many messages given as dicts of the spec, `{"type": "track", "userId": …}`.
 
-        Id, time and context are added where they are missing. All are checked before the first is
-        sent. They keep their order, and may come in any number: requests are filled to the limits.
+        Missing ids, timestamps and context are added. All messages are validated before the first
+        is sent. They keep their order and may be any number: they are split into as many requests
+        as the limits need.
 
-        :param context: stands under that of each message, name by name; so do `integrations`.
-        :raises ValidationError: when one is none, naming its index, or when there are none at all;
-            then none is sent.
+        :param context: defaults for the `context` of each message, key by key.
+        :param integrations: defaults for the `integrations` of each message.
+        :raises ValidationError: for an invalid message, naming its index, or an empty batch;
+            nothing is sent then.
         """
         given = {"context": context, "integrations": integrations}
-        shared = {name: mapping(value, name) for name, value in given.items() if value is not None}
+        defaults = {
+            name: mapping(value, name) for name, value in given.items() if value is not None
+        }
         composed = []
         for index, message in enumerate(messages):
             try:
-                composed.append(self._composer.wire(_under(message, shared) if shared else message))
+                complete = _with_defaults(message, defaults) if defaults else message
+                composed.append(self._composer.from_dict(complete))
             except ValidationError as error:
                 problems = [f"message {index}: {problem}" for problem in error.problems]
                 raise ValidationError(problems) from error
@@ -126,9 +121,12 @@ class SegmentMethods(Generic[Outcome]):
         return self._deliver_all(composed)
 
 
-def _under(message: Mapping[str, Any], shared: Mapping[str, Properties]) -> dict[str, Any]:
+def _with_defaults(
+    message: Mapping[str, Any], defaults: Mapping[str, Properties]
+) -> dict[str, Any]:
     own = mapping(message, "a message")
-    join_bodies = {
-        name: {**below, **mapping(own.get(name) or {}, name)} for name, below in shared.items()
+    merged = {
+        name: {**default, **mapping(own.get(name) or {}, name)}
+        for name, default in defaults.items()
     }
-    return {**own, **join_bodies}
+    return {**own, **merged}

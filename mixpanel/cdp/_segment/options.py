@@ -1,4 +1,4 @@
-"""What clients of the Segment spec may be told, and what they tell of each message."""
+"""Options of the clients of the Segment spec, and what they report for each message."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from mixpanel._delivery.stats import OnDrop, OnError
     from mixpanel._records.record import Properties, Validation
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
     from mixpanel.settings import Limits, RetryPolicy, WhenFull
 
 __all__ = ["Delivery", "OnDelivery", "SegmentOptions"]
 
 
 class Delivery(NamedTuple):
-    """What became of one message, and why when it is lost."""
+    """The outcome of one message, with the reason if it was rejected or dropped."""
 
     message_id: str
     kind: Kind
@@ -33,36 +33,37 @@ OnDelivery = Callable[[Delivery], object]
 class SegmentOptions(TypedDict, total=False):
     """Keyword options of all clients.
 
-    - `region`: of the source; the wrong one is answered with 200 and keeps nothing.
-    - `base_url`: one origin for every call, such as the emulator or a proxy of your own; else
-      what `MP_CUSTOMERIO_BASE_URL` or `MP_HIGHTOUCH_BASE_URL` says, above the region.
-    - `direct`: send each message at once to the endpoint of its kind and raise what goes wrong,
-      instead of in the background and in batches.
-    - `in_order` (default): keep the order of calls, one request at a time, so that no `track`
-      overtakes the `identify` before it. Else as many as `limits.in_flight`.
+    - `region`: the region of the source. A message sent to the wrong region is answered with 200
+      and not stored.
+    - `base_url`: one origin for all calls, such as the emulator or your own proxy. Default:
+      `MP_CUSTOMERIO_BASE_URL` or `MP_HIGHTOUCH_BASE_URL`, else the region's host.
+    - `send_immediately`: send each message at once to the endpoint of its kind and raise errors,
+      instead of sending batches in the background.
+    - `ordered`: send one request at a time (default), so that no `track` arrives before the
+      `identify` that precedes it. If False, send up to `limits.concurrency` requests at a time.
     - `limits`, `retry`: see `Limits` and `RetryPolicy`; limits above the vendor's are lowered.
-    - `item_bytes`: how large one message may be, when the vendor has raised that for you.
-    - `when_full`: what happens to a message that finds the buffer full.
-    - `on_delivery(delivery)`: told what became of each message, once.
-    - `on_error(error, messages)`, `on_drop(reason, messages)`: told of each failure and loss. What
-      is given up after trying ("expired") is told to both. So that no dead letter is kept twice,
-      take those of `on_drop`, and from `on_error` the refused alone, with a `RejectedError` or
-      `PayloadTooLargeError`. Any exception that a callback raises is logged.
-    - `default_context`: stands under the `context` of every call.
-    - `validation`: "off", "warn" (default: count, log now and then, send all the same) or "raise".
-    - `disabled`: compose and check, but send nothing.
-    - `gzip`: compress bodies; a source that refuses them is asked without.
-    - `http_client`: an `httpx.AsyncClient` of your own, never closed by us.
-    - `proxy`, `ssl_context`: for the client that we make.
+    - `max_message_bytes`: the largest message, if the vendor has raised this limit for you.
+    - `when_full`: what to do with a message when the buffer is full.
+    - `on_delivery(delivery)`: called once for each message with its outcome.
+    - `on_error(error, messages)`, `on_drop(reason, messages)`: called for each failure and each
+      loss. Messages that expire after their retries are passed to both. To store dead letters once,
+      take all messages of `on_drop`, and those of `on_error` only with a `RejectedError` or
+      `PayloadTooLargeError`. Exceptions raised by a callback are logged.
+    - `default_context`: defaults for the `context` of every call.
+    - `validation`: "off", "warn" (default: count and log problems, and send anyway) or "raise".
+    - `disabled`: compose and validate, but send nothing.
+    - `gzip`: compress bodies. If the source rejects that, they are sent uncompressed.
+    - `http_client`: your own `httpx.AsyncClient`; it is not closed.
+    - `proxy`, `ssl_context`: used by the HTTP client that is created otherwise.
     """
 
     region: str | None
     base_url: str | None
-    direct: bool
-    in_order: bool
+    send_immediately: bool
+    ordered: bool
     limits: Limits | None
     retry: RetryPolicy | None
-    item_bytes: int | None
+    max_message_bytes: int | None
     when_full: WhenFull
     on_delivery: OnDelivery | None
     on_error: OnError | None

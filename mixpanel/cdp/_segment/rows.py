@@ -1,7 +1,7 @@
-"""Make messages of flat rows, as of a CSV file, a table or a DataFrame; and give old ones an id.
+"""Turn flat rows, as of a CSV file, a table or a DataFrame, into messages with stable ids.
 
-A backfill may be run twice, or go on in the middle. So a message's id has to be the same whenever
-its row is: it is made of the content, unless the row has one of its own.
+A backfill may be repeated or resumed. So that servers can de-duplicate, the id of a message is a
+hash of its content, unless the row has an id of its own.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from mixpanel._records.record import mapping
-from mixpanel.cdp._segment.dialect import KINDS
+from mixpanel.cdp._segment.message import KINDS
 from mixpanel.cdp._segment.values import dumps
 from mixpanel.exceptions import ConfigurationError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mixpanel.cdp._segment.dialect import Kind
+    from mixpanel.cdp._segment.message import Kind
 
-__all__ = ["COLUMNS", "FlatRows", "dated", "identified"]
+__all__ = ["COLUMNS", "FlatRows", "require_timestamp", "with_message_id"]
 
-# What a column may hold, by the argument of the call: its name on the wire, and the usual names of
-# such columns, in small letters without anything between them.
+# By argument: the field of the message, and the usual names of such a column, in lower case without
+# separators.
 COLUMNS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "user_id": ("userId", ("userid",)),
     "anonymous_id": ("anonymousId", ("anonymousid",)),
@@ -38,16 +38,16 @@ COLUMNS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "name": ("name", ("name",)),
     "category": ("category", ("category",)),
 }
-_ANY: Final = ("user_id", "anonymous_id", "timestamp", "message_id", "context", "integrations")
-_OF_KIND: Final[Mapping[Kind, tuple[str, ...]]] = {
-    "identify": _ANY,
-    "track": (*_ANY, "event", "group_id"),
-    "page": (*_ANY, "name", "category"),
-    "screen": (*_ANY, "name", "category"),
-    "group": (*_ANY, "group_id"),
-    "alias": (*(role for role in _ANY if role != "anonymous_id"), "previous_id"),
+_COMMON: Final = ("user_id", "anonymous_id", "timestamp", "message_id", "context", "integrations")
+_ROLES: Final[Mapping[Kind, tuple[str, ...]]] = {
+    "identify": _COMMON,
+    "track": (*_COMMON, "event", "group_id"),
+    "page": (*_COMMON, "name", "category"),
+    "screen": (*_COMMON, "name", "category"),
+    "group": (*_COMMON, "group_id"),
+    "alias": (*(role for role in _COMMON if role != "anonymous_id"), "previous_id"),
 }
-_NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
+_REQUIRED: Final[Mapping[Kind, tuple[str, ...]]] = {
     "identify": (),
     "track": ("event", "timestamp"),
     "page": ("timestamp",),
@@ -55,19 +55,19 @@ _NEEDED: Final[Mapping[Kind, tuple[str, ...]]] = {
     "group": ("group_id",),
     "alias": ("previous_id", "user_id"),
 }
-_REST: Final[Mapping[Kind, str]] = {"identify": "traits", "group": "traits"}
-_SECONDS: Final = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, as 20260131
-_BETWEEN: Final = re.compile(r"[^a-z0-9]")
+_REST_FIELD: Final[Mapping[Kind, str]] = {"identify": "traits", "group": "traits"}
+_SECONDS: Final = re.compile(r"\d{9,}(\.\d+)?")  # a shorter number may be a date, such as 20260131
+_SEPARATORS: Final = re.compile(r"[^a-z0-9]")
 
 
 class FlatRows:
-    """Know what the columns of flat rows mean, for messages of one kind.
+    """The mapping from columns to fields, for messages of one kind.
 
-    :param event: one name for every `track`, when no column holds it.
-    :param columns: which column holds what, as in `{"user_id": "customer"}`; "" says that none
-        does. What is not named is looked for under its usual names, `user_id` as well as `userId`
-        or `User ID`. All other columns become properties, of `identify` and `group` traits.
-    :raises ConfigurationError: for an unknown kind, or a name that this kind does not have.
+    :param event: the event name for all rows, instead of a column.
+    :param columns: the column of each argument, `{"user_id": "customer"}`; "" for none. Arguments
+        that are not listed are found by their usual names: `user_id`, `userId` or `User ID`. All
+        other columns become properties, or traits in `identify` and `group` messages.
+    :raises ConfigurationError: for an unknown kind, or an argument that this kind does not have.
     """
 
     def __init__(
@@ -84,54 +84,56 @@ class FlatRows:
         self.kind: Kind = kind
         self._event = event
         self._columns = dict(mapping(columns or {}, "columns"))
-        strange = self._columns.keys() - _OF_KIND[kind]
-        if strange:
-            known = ", ".join(_OF_KIND[kind])
-            told = ", ".join(sorted(map(repr, strange)))
-            raise ConfigurationError(f"columns has no {told} for {kind}; there are {known}")
+        unknown = self._columns.keys() - _ROLES[kind]
+        if unknown:
+            known = ", ".join(_ROLES[kind])
+            names = ", ".join(sorted(map(repr, unknown)))
+            raise ConfigurationError(f"columns has unknown keys {names} for {kind}; use {known}")
         named = [column for column in self._columns.values() if column]
         if len(set(named)) < len(named):
-            raise ConfigurationError(f"columns={self._columns} gives one column two meanings")
+            raise ConfigurationError(f"columns={self._columns} uses one column for two arguments")
         self._first = True
-        self.roles = lru_cache(maxsize=1000)(self._roles)
+        # Cached by the names of the columns, which are the same for nearly all rows.
+        self.column_fields = lru_cache(maxsize=1000)(self._column_fields)
 
     def message(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a row as a message of the wire's shape; empty cells are left out.
+        """Return the message of a row, as a dict of the spec, without empty cells.
 
-        :raises ConfigurationError: from the first row, when a column is missing.
-        :raises ValidationError: for a row that is none, or that has more than this kind holds.
+        :raises ConfigurationError: from the first row, if a column is missing.
+        :raises ValidationError: if the row is not a mapping, or has cells that this kind of message
+            cannot hold.
         """
-        given = mapping(row, "a row")
-        roles = self.roles(tuple(given))
-        told: dict[str, Any] = {"type": self.kind}
+        cells = mapping(row, "a row")
+        column_fields = self.column_fields(tuple(cells))
+        message: dict[str, Any] = {"type": self.kind}
         rest: dict[str, Any] = {}
-        for name, value in given.items():
-            where = roles.get(name)
-            if _is_empty(value) or (where is not None and value == ""):
+        for name, value in cells.items():
+            field = column_fields.get(name)
+            if _is_empty(value) or (field is not None and value == ""):
                 continue
-            if where is not None:
-                told[where] = _moment(value) if where == "timestamp" else value
-            elif name is None:
+            if field is not None:
+                message[field] = _numeric_timestamp(value) if field == "timestamp" else value
+            elif name is None:  # where `csv.DictReader` puts surplus cells
                 raise ValidationError(["the row has more cells than the table has columns"])
             elif str(name) in rest:
                 raise ValidationError([f"two columns are named {str(name)!r}"])
             else:
                 rest[str(name)] = value
         if self._event is not None:
-            told["event"] = self._event
+            message["event"] = self._event
         if rest and self.kind == "alias":
             names = ", ".join(map(repr, rest))
-            raise ValidationError([f"an alias has no properties, so {names} has no place in it"])
+            raise ValidationError([f"an alias message has no properties: remove {names}"])
         if rest:
-            told[_REST.get(self.kind, "properties")] = rest
-        return told
+            message[_REST_FIELD.get(self.kind, "properties")] = rest
+        return message
 
-    def looks_for(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Return which of these columns hold what: `{"customer": "user_id"}`."""
+    def match_columns(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return the arguments that these columns hold: `{"customer": "user_id"}`."""
         texts = [name for name in reversed(names) if isinstance(name, str)]
-        usual = {_BETWEEN.sub("", name.lower()): name for name in texts}
+        usual = {_SEPARATORS.sub("", name.lower()): name for name in texts}
         found = {}
-        for role in _OF_KIND[self.kind]:
+        for role in _ROLES[self.kind]:
             column = self._columns.get(role)
             if column is None:
                 column = next((usual[one] for one in COLUMNS[role][1] if one in usual), "")
@@ -139,40 +141,41 @@ class FlatRows:
                 found[column] = role
         return found
 
-    def checked(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Do as `looks_for`, for a table whose rows all have these columns.
+    def require_columns(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return `match_columns(names)`, for a table whose rows all have these columns.
 
-        :raises ConfigurationError: when a column is missing.
+        :raises ConfigurationError: if a required column is missing.
         """
-        found = self.looks_for(names)
-        self._refuse_missing(names, set(found.values()))
+        found = self.match_columns(names)
+        self._require_columns(names, set(found.values()))
         return found
 
-    def _roles(self, names: tuple[str, ...]) -> dict[str, str]:
-        # Rows may have names of their own: only the first may say that all are wrong.
+    def _column_fields(self, names: tuple[str, ...]) -> dict[str, str]:
+        # Rows may differ in their columns: a missing column is a configuration error only in the
+        # first one, and later an invalid row.
         first, self._first = self._first, self._first and not names
-        found = self.checked(names) if first and names else self.looks_for(names)
+        found = self.require_columns(names) if first and names else self.match_columns(names)
         return {column: COLUMNS[role][0] for column, role in found.items()}
 
-    def _refuse_missing(self, names: tuple[str, ...], found: set[str]) -> None:
+    def _require_columns(self, names: tuple[str, ...], found: set[str]) -> None:
         has = f"the rows have {', '.join(map(repr, names)) or 'none'}"
         for role, column in self._columns.items():
             if column and column not in names:
                 raise ConfigurationError(f"there is no column {column!r} for {role}; {has}")
-        for role in _NEEDED[self.kind]:
+        for role in _REQUIRED[self.kind]:
             if role not in found and not (role == "event" and self._event is not None):
                 hint = "name it with columns={" + f"{role!r}: …" + "}"
                 hint += ", or give event=" if role == "event" else ""
                 raise ConfigurationError(f"{self.kind} needs a column for {role}; {has}: {hint}")
 
 
-def _moment(value: Any) -> Any:
-    """Return seconds that are written as text as a number; anything else as it is."""
+def _numeric_timestamp(value: Any) -> Any:
+    """Return text that holds seconds or milliseconds as a number; anything else unchanged."""
     return float(value) if isinstance(value, str) and _SECONDS.fullmatch(value.strip()) else value
 
 
 def _is_empty(value: Any) -> bool:
-    """Tell whether a cell is None, NaN, NaT, or pandas' NA, which answers no comparison."""
+    """Return True for None, NaN, NaT, and pandas' NA, which cannot be compared."""
     if value is None:
         return True
     try:
@@ -181,21 +184,21 @@ def _is_empty(value: Any) -> bool:
         return type(value).__name__ == "NAType"
 
 
-def identified(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a message with an id made of its content, if it has none of its own."""
+def with_message_id(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a message with a hash of its content as id, if it has no id of its own."""
     if message.get("messageId") is not None:
         return message
     content, _ = dumps(dict(message))
     return {**message, "messageId": hashlib.sha256(content).hexdigest()[:36]}
 
 
-def dated(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a message that says when it happened.
+def require_timestamp(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the message if it has a timestamp or needs none.
 
-    :raises ValidationError: for what was done or seen at no time: it would be dated today.
+    :raises ValidationError: for an event or a view without one, which would be dated today.
     """
     if message.get("type") in ("track", "page", "screen") and all(
         message.get(name) is None for name in ("timestamp", "originalTimestamp")
     ):
-        raise ValidationError(["a message of the past needs its timestamp"])
+        raise ValidationError(["a message in a backfill needs a timestamp"])
     return message

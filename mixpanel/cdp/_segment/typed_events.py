@@ -1,4 +1,4 @@
-"""The frame of a typed event: fields that know their type, and where in a message they belong."""
+"""The machinery of typed events: fields with a type, and with a path in the message."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,44 +15,46 @@ from mixpanel.exceptions import ValidationError
 
 __all__ = [
     "At",
+    "Bool",
+    "DateOrText",
     "Field",
-    "Flag",
     "Id",
     "IdOrIds",
+    "Int",
     "Needs",
     "Number",
     "Object",
     "Objects",
+    "RequiredId",
+    "RequiredText",
     "SemanticEvent",
-    "Shape",
-    "SomeId",
-    "SomeText",
     "Text",
     "Texts",
-    "When",
-    "Whole",
-    "many_of",
-    "place",
+    "TypedModel",
+    "list_of",
+    "set_path",
 ]
 
 Path = tuple[str, ...]
 Needs = Literal["either", "user", "placeholder", "none"]
-"""Whom an event must name: a user or anonymous id, a user id, anybody at all, or nobody."""
+"""The ids that an event requires: a user id or an anonymous id, a user id, any id (a placeholder
+is filled in), or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A type as the wire has it: what to call it, which values pass, and how they are said."""
+    """A type of field: its description, the values it accepts, and how they are converted."""
 
-    what: str
-    passes: Callable[[Any], bool]
-    said: Callable[[Any], Any] = lambda value: value
-    shown: Callable[[Any], str] = lambda value: type(value).__name__
+    description: str
+    accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any] = lambda value: value
+    describe_value: Callable[[Any], str] = lambda value: type(value).__name__
 
 
-def _many(passes: Callable[[Any], bool]) -> Callable[[Any], bool]:
+def _sequence_of(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    # Text is a sequence too, but a list of letters is never what a caller means.
     return lambda value: (
-        isinstance(value, Sequence) and not _is_text(value) and all(map(passes, value))
+        isinstance(value, Sequence) and not _is_text(value) and all(map(accepts, value))
     )
 
 
@@ -64,49 +66,51 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
 
 
-def _is_whole(value: Any) -> bool:
+def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, (str, UUID)) or _is_whole(value)
+    return isinstance(value, (str, UUID)) or _is_int(value)
 
 
 _ID = Rule("text, a whole number or a UUID", _is_id, lambda value: id_text(value, "an id"))
 _IDS = Rule(
-    "ids, or one of them",
-    lambda value: _is_id(value) or _many(_is_id)(value),
-    lambda value: _ID.said(value) if _is_id(value) else [_ID.said(each) for each in value],
+    "an id or a list of ids",
+    lambda value: _is_id(value) or _sequence_of(_is_id)(value),
+    lambda value: _ID.convert(value) if _is_id(value) else [_ID.convert(each) for each in value],
 )
 
-# None is what an optional field is without a value; it is never sent.
+# An optional field defaults to None and is not sent then.
 Text = Annotated[str | None, Rule("text", lambda value: isinstance(value, str))]
 Id = Annotated[str | int | UUID | None, _ID]
 IdOrIds = Annotated[str | int | UUID | Sequence[str | int | UUID] | None, _IDS]
-SomeText = Annotated[str, Rule("text", lambda value: isinstance(value, str))]  # required
-SomeId = Annotated[str | int | UUID, _ID]  # required
+RequiredText = Annotated[str, Rule("text", lambda value: isinstance(value, str))]
+RequiredId = Annotated[str | int | UUID, _ID]
 Number = Annotated[int | float | Decimal | None, Rule("a number", _is_number)]
-Whole = Annotated[int | None, Rule("a whole number", _is_whole, int)]
-Flag = Annotated[bool | None, Rule("True or False", lambda value: isinstance(value, bool))]
-When = Annotated[
+Int = Annotated[int | None, Rule("a whole number", _is_int, int)]
+Bool = Annotated[bool | None, Rule("True or False", lambda value: isinstance(value, bool))]
+DateOrText = Annotated[
     str | date | datetime | None, Rule("text or a date", lambda v: isinstance(v, (str, date)))
 ]
 Object = Annotated[
     Mapping[str, Any] | None, Rule("a mapping", lambda value: isinstance(value, Mapping), dict)
 ]
 Texts = Annotated[
-    Sequence[str] | None, Rule("a list of texts", _many(lambda v: isinstance(v, str)), list)
+    Sequence[str] | None,
+    Rule("a list of texts", _sequence_of(lambda v: isinstance(v, str)), list),
 ]
 Objects = Annotated[
     Sequence[Mapping[str, Any]] | None,
-    Rule("a list of mappings", _many(lambda v: isinstance(v, Mapping)), list),
+    Rule("a list of mappings", _sequence_of(lambda v: isinstance(v, Mapping)), list),
 ]
 
 
 class At:
-    """Where a field goes, from the top of the message: `At("context.device.token")`.
+    """The path of a field, from the top of the message: `At("context.device.token")`.
 
-    Without one it goes among the properties, under its own name.
+    A field without one is a property with the field's own name. With several paths, the value is
+    sent at each of them.
     """
 
     def __init__(self, *paths: str) -> None:
@@ -127,119 +131,128 @@ def _field(name: str, annotation: Any, *, required: bool) -> Field:
     paths: tuple[Path, ...] = (("properties", name),)
     rule = None
     if get_origin(annotation) is Annotated:
-        annotation, *extra = get_args(annotation)
-        for each in extra:
+        annotation, *metadata = get_args(annotation)
+        for each in metadata:
             paths = each.paths if isinstance(each, At) else paths
             rule = each if isinstance(each, Rule) else rule
     if rule is None:
-        rule = _one_of(annotation)
+        rule = _literal_rule(annotation)
     return Field(name, paths, rule, required)
 
 
-def _one_of(annotation: Any) -> Rule:
-    options = [each for each in (annotation, *get_args(annotation)) if get_origin(each) is Literal]
-    choices = frozenset(get_args(options[0]))
-    known = ", ".join(map(repr, sorted(choices)))
+def _literal_rule(annotation: Any) -> Rule:
+    literals = [each for each in (annotation, *get_args(annotation)) if get_origin(each) is Literal]
+    choices = frozenset(get_args(literals[0]))
     return Rule(
-        f"one of {known}",
+        f"one of {', '.join(map(repr, sorted(choices)))}",
         lambda value: isinstance(value, str) and value in choices,
-        shown=lambda value: f"{value!r:.40}" if isinstance(value, str) else type(value).__name__,
+        describe_value=lambda value: (
+            f"{value!r:.40}" if isinstance(value, str) else type(value).__name__
+        ),
     )
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class Shape:
-    """Some fields that belong together; made of keywords, checked at once, and then frozen.
+class TypedModel:
+    """A frozen group of fields, created from keywords and validated at once.
 
-    :raises ValidationError: for a wrong type, a missing field, or one that does not exist.
+    :raises ValidationError: for a wrong type, a missing required field, or an unknown field.
     """
 
-    known: ClassVar[Mapping[str, Field]] = {}
+    schema: ClassVar[Mapping[str, Field]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        known: dict[str, Field] = {}
+        schema: dict[str, Field] = {}
         for parent in reversed(cls.__mro__[1:]):
-            known |= vars(parent).get("known", {})
+            schema |= vars(parent).get("schema", {})
         for name, annotation in inspect.get_annotations(cls).items():
             if get_origin(annotation) is not ClassVar:  # type: ignore[comparison-overlap] # it may
-                known[name] = _field(name, annotation, required=name not in vars(cls))
-        cls.known = known
+                schema[name] = _field(name, annotation, required=name not in vars(cls))
+        cls.schema = schema
 
     def __init__(self, **given: Any) -> None:
-        self.__dict__.update(self.checked(given, complete=True))
+        self.__dict__.update(self.validate(given, complete=True))
 
     @classmethod
-    def checked(cls, given: Mapping[str, Any], *, complete: bool = False) -> dict[str, Any]:
-        """Return the fields that are given, as they are sent.
+    def validate(cls, given: Mapping[str, Any], *, complete: bool = False) -> dict[str, Any]:
+        """Return the given fields as they are sent, without those that are None.
 
-        Names of the caller's own are let through unless it is to be `complete`: then every name
-        must be known, and what is required be there.
+        :param complete: require the required fields and reject unknown ones. Otherwise unknown
+            names pass unchanged.
+        :raises ValidationError: naming every problem.
         """
-        problems, said = [], {}
+        problems, converted = [], {}
         for name, value in given.items():
-            field = cls.known.get(name)
+            field = cls.schema.get(name)
             if value is None:
                 continue
             if field is None:
-                said[name] = value
-            elif field.rule.passes(value):
-                said[name] = field.rule.said(value)
+                converted[name] = value
+            elif field.rule.accepts(value):
+                converted[name] = field.rule.convert(value)
             else:
-                problems.append(f"{name} must be {field.rule.what}, not {field.rule.shown(value)}")
+                rule = field.rule
+                problems.append(
+                    f"{name} must be {rule.description}, not {rule.describe_value(value)}"
+                )
         if complete:
             problems += [
                 f"{name} is missing"
-                for name, field in cls.known.items()
+                for name, field in cls.schema.items()
                 if field.required and given.get(name) is None
             ]
-            problems += [cls._strange(name) for name in given if name not in cls.known]
+            problems += [cls._unknown_field(name) for name in given if name not in cls.schema]
         if problems:
             raise ValidationError([f"{cls.__name__}: {problem}" for problem in problems])
-        return said
+        return converted
 
     @classmethod
-    def _strange(cls, name: str) -> str:
+    def _unknown_field(cls, name: str) -> str:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, cls.known, 1)
-        hint = f": did you mean {near[0]}?" if near else "; what is your own goes in `properties`"
-        return f"there is no {name}{hint}"
+        near = get_close_matches(name, cls.schema, 1)
+        hint = f"did you mean {near[0]}?" if near else "pass your own fields in `properties`"
+        return f"unknown field {name}; {hint}"
 
     def fields(self) -> dict[str, Any]:
         """Return the fields that have a value, by name."""
         return dict(self.__dict__)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen: make another one")
+        raise AttributeError(f"{type(self).__name__} is frozen: create a new one instead")
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
-    __hash__ = None  # type: ignore[assignment] # its fields may be lists
+    __hash__: ClassVar[None] = None  # type: ignore[assignment] # its fields may be lists
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
-        return f"{type(self).__name__}({told})"
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items())
+        return f"{type(self).__name__}({fields})"
 
 
-def many_of(shape: type[Shape]) -> Rule:
-    """Return the rule for a list of shapes, or of mappings that have their fields."""
+def list_of(model: type[TypedModel]) -> Rule:
+    """Return the rule for a list of models, or of mappings with the model's fields."""
     return Rule(
-        f"a list of {shape.__name__} or of mappings",
-        _many(lambda value: isinstance(value, (shape, Mapping))),
+        f"a list of {model.__name__} or of mappings",
+        _sequence_of(lambda value: isinstance(value, (model, Mapping))),
         lambda values: [
-            shape.checked(each.fields() if isinstance(each, Shape) else each) for each in values
+            model.validate(each.fields() if isinstance(each, TypedModel) else each)
+            for each in values
         ],
     )
 
 
-class SemanticEvent(Shape):
-    """An event that destinations know by its name, to be given to `track` in place of one.
+class SemanticEvent(TypedModel):
+    """An event that destinations know by its name; pass it to `track` instead of a name.
 
     >>> composer.track("u-17", OrderCompleted(order_id="o-1", total=12.5))  # doctest: +SKIP
 
-    A class of your own makes your event a typed one, `class Paid(SemanticEvent, event="Paid")`.
+    Subclass it to give your own events types: `class Paid(SemanticEvent, event="Paid")`.
+
+    `needs` tells which ids the event requires. `action` marks the events that Customer.io acts on
+    instead of recording them. Properties passed to `track` beside the event are put at `extras`.
     """
 
     event_name: ClassVar[str] = ""
@@ -262,17 +275,20 @@ class SemanticEvent(Shape):
         cls.action = cls.action if action is None else action
         super().__init_subclass__(**kwargs)
 
-    def placed(self, extra: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
-        """Yield each value with its path from the top of the message, `extra` first."""
+    def with_paths(self, extra: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:
+        """Yield each value with its path from the top of the message, `extra` first.
+
+        Fields come last because they take precedence over extra properties of the same name.
+        """
         for name, value in extra.items():
             yield (*self.extras, name), value
         for name, value in self.__dict__.items():
-            for path in self.known[name].paths:
+            for path in self.schema[name].paths:
                 yield path, value
 
 
-def place(message: dict[str, Any], path: Path, value: Any) -> None:
-    """Put a value at a path from the top of a message; objects on the way are copied first."""
+def set_path(message: dict[str, Any], path: Path, value: Any) -> None:
+    """Set a value at a path from the top of a message, copying the objects along the path."""
     *outer, last = path
     for name in outer:
         inner = message.get(name)

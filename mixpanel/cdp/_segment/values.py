@@ -1,8 +1,8 @@
-"""Write values as the Segment spec has them: ids, timestamps, and JSON with whole timestamps.
+"""Convert values for the Segment spec: ids, timestamps, and JSON.
 
-JSON is written by the table of `mixpanel._records.encoding`, but for datetimes: a customer data
-platform keeps milliseconds and needs the zone, so they travel as `2026-01-31T12:00:00.000Z`. A
-naive datetime is taken to be UTC and never shifted.
+JSON is encoded as in `mixpanel._records.encoding`, except for datetimes: customer data platforms
+keep milliseconds and need the time zone, so they are sent as `2026-01-31T12:00:00.000Z`. A naive
+datetime is taken as UTC.
 """
 
 from __future__ import annotations
@@ -15,48 +15,57 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from mixpanel._records.encoding import _Walk, dumps_plain, plain_depth
-from mixpanel._records.validation import MILLISECONDS
+from mixpanel._records.encoding import Converter, dumps_plain, plain_depth
+from mixpanel._records.validation import MILLISECONDS_FROM
 from mixpanel.exceptions import ValidationError
 
-__all__ = ["Moment", "UserId", "dumps", "id_text", "milliseconds_text", "moment_text", "now_text"]
+__all__ = [
+    "Timestamp",
+    "UserId",
+    "dumps",
+    "id_text",
+    "milliseconds_text",
+    "now_text",
+    "timestamp_text",
+]
 
 UserId = str | int | UUID
-Moment = datetime | date | float | str
+Timestamp = datetime | date | float | str
 
 
 def dumps(record: dict[str, Any], given: dict[str, Any] | None = None) -> tuple[bytes, list[str]]:
-    """Return a record as JSON in UTF-8, and a note for each value that lost something.
+    """Return a record as JSON in UTF-8, and a note for each value that was converted with a loss.
 
-    :param given: that of the record which may be anything, when the rest is plain text.
+    :param given: the part of the record that may hold arbitrary values, if the rest is known to be
+        text; only this part is inspected then.
     """
     if plain_depth(record if given is None else given):
         body = dumps_plain(record)
         if body is not None:
             return body, []
     notes: list[str] = []
-    return to_json(_ZonedWalk(notes).value(record, 0)), notes
+    return to_json(_UtcWalk(notes).value(record, 0)), notes
 
 
-class _ZonedWalk(_Walk):
-    """Say datetimes with milliseconds and zone, and the rest as ever."""
+class _UtcWalk(Converter):
+    """Encode datetimes in UTC with milliseconds, and other values as usual."""
 
-    def _rich(self, value: Any, depth: int) -> Any:
+    def _convert_object(self, value: Any, depth: int) -> Any:
         if isinstance(value, datetime):
-            if _is_no_time(value):
-                self.notes.append("a datetime was no time")
+            if _is_nat(value):
+                self.notes.append("a datetime was NaT and became null")
                 return None
-            return _zoned(value)
-        return super()._rich(value, depth)
+            return _format_utc(value)
+        return super()._convert_object(value, depth)
 
 
 def id_text(value: object, what: str) -> str | None:
-    """Return an id as text; None when there is none.
+    """Return an id as text; None for None.
 
-    Zero is an id. A float is not: `17.0` is what becomes of `17` in a column with a gap, and would
-    be another person.
+    Zero is an id. A float is not: in a column with missing values `17` becomes `17.0`, which would
+    be the id of another person.
 
-    :raises ValidationError: for empty text, and for what is neither text, whole number nor UUID.
+    :raises ValidationError: for empty text, and for anything but text, whole numbers and UUIDs.
     """
     if value is None:
         return None
@@ -66,12 +75,12 @@ def id_text(value: object, what: str) -> str | None:
         text = str.__str__(value)
         if text and not text.isspace():
             return text
-        raise ValidationError([f"{what} is empty: leave it out, or say who it is"])
+        raise ValidationError([f"{what} is empty: pass an id, or leave it out"])
     if isinstance(value, UUID):
         return str(value)
     if not isinstance(value, bool):
         try:
-            return str(operator.index(value))  # type: ignore[arg-type] # numpy's integers too
+            return str(operator.index(value))  # type: ignore[arg-type] # accepts numpy's integers
         except (TypeError, ValueError):
             pass
     raise ValidationError(
@@ -79,28 +88,28 @@ def id_text(value: object, what: str) -> str | None:
     )
 
 
-def moment_text(moment: Moment, what: str = "timestamp") -> str:
-    """Return a moment as `2026-01-31T12:00:00.000Z`.
+def timestamp_text(timestamp: Timestamp, what: str = "timestamp") -> str:
+    """Return a timestamp as `2026-01-31T12:00:00.000Z`.
 
-    :param moment: a datetime (naive is UTC), a date (its first moment), ISO 8601 text, or a number
+    :param timestamp: a datetime (naive is UTC), a date (midnight UTC), ISO 8601 text, or a number
         of seconds or milliseconds since 1970.
     :raises ValidationError: for anything else.
     """
     try:
-        if isinstance(moment, str):
-            moment = datetime.fromisoformat(moment)
-        if isinstance(moment, datetime):
-            if not _is_no_time(moment):
-                return _zoned(moment)
-        elif isinstance(moment, date):
-            return _zoned(datetime(moment.year, moment.month, moment.day, tzinfo=UTC))
-        elif not isinstance(moment, bool):
-            seconds = moment / 1000 if moment > MILLISECONDS else moment
-            return _zoned(datetime.fromtimestamp(seconds, UTC))
+        if isinstance(timestamp, str):
+            timestamp = datetime.fromisoformat(timestamp)
+        if isinstance(timestamp, datetime):
+            if not _is_nat(timestamp):
+                return _format_utc(timestamp)
+        elif isinstance(timestamp, date):
+            return _format_utc(datetime(timestamp.year, timestamp.month, timestamp.day, tzinfo=UTC))
+        elif not isinstance(timestamp, bool):
+            seconds = timestamp / 1000 if timestamp > MILLISECONDS_FROM else timestamp
+            return _format_utc(datetime.fromtimestamp(seconds, UTC))
     except (TypeError, ValueError, OverflowError, OSError):
         pass
     known = "a datetime, ISO 8601 text, or seconds or milliseconds since 1970"
-    raise ValidationError([f"{what} must be {known}, not this {type(moment).__name__}"])
+    raise ValidationError([f"{what} must be {known}, not this {type(timestamp).__name__}"])
 
 
 def now_text(seconds: float) -> str:
@@ -108,24 +117,24 @@ def now_text(seconds: float) -> str:
     return milliseconds_text(round(seconds * 1e6) // 1000)
 
 
-def milliseconds_text(since: int) -> str:
+def milliseconds_text(milliseconds: int) -> str:
     """Return whole milliseconds since 1970 as `2026-01-31T12:00:00.000Z`."""
-    whole, rest = divmod(since, 1000)
-    return f"{_to_the_second(whole)}.{rest:03d}Z"
+    whole, rest = divmod(milliseconds, 1000)
+    return f"{_format_second(whole)}.{rest:03d}Z"
 
 
 @lru_cache(maxsize=4)
-def _to_the_second(whole: int) -> str:
-    # Of the messages of one second, only the first asks the calendar.
+def _format_second(whole: int) -> str:
+    # Cached because formatting takes longer than the rest, and many messages share a second.
     return datetime.fromtimestamp(whole, UTC).isoformat()[: -len("+00:00")]
 
 
-def _zoned(moment: datetime) -> str:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return f"{moment.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
+def _format_utc(timestamp: datetime) -> str:
+    if timestamp.tzinfo is None:
+        timestamp = timestamp.replace(tzinfo=UTC)
+    return f"{timestamp.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
-def _is_no_time(moment: datetime) -> bool:
-    """Tell whether this is pandas' NaT, a datetime by class that equals nothing."""
-    return moment != moment  # noqa: PLR0124
+def _is_nat(timestamp: datetime) -> bool:
+    """Return True for pandas' NaT, an instance of datetime that is not equal to itself."""
+    return timestamp != timestamp  # noqa: PLR0124

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mixpanel.bulk import ImportProgress, ImportResult
     from mixpanel.cdp import SegmentClient
     from mixpanel.cdp._segment.rows import FlatRows
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
 
 EXAMPLES = """
 mp cdp backfill history.ndjson --failed failed.ndjson
@@ -95,7 +95,7 @@ class _Rows:
         flat = self.flat()
 
         # Mapped columns stay text: a guessed type would change ids such as 007, or dates.
-        return read_rows(self.file, lambda names: flat.checked(names) if flat else ())
+        return read_rows(self.file, lambda names: flat.require_columns(names) if flat else ())
 
 
 @with_options(source=source_options, output=output_options)
@@ -245,7 +245,7 @@ def _sent(
 ) -> "ImportResult":
     from mixpanel.settings import RetryPolicy
 
-    def on_failed(record: "FailedRecord") -> None:
+    def on_rejected(record: "RejectedRecord") -> None:
         rejected.write_record(record)
         progress.reject(record.index)
 
@@ -268,7 +268,7 @@ def _sent(
             concurrency=concurrency,
             start_at=progress.position,
             on_progress=on_progress,
-            on_failed=on_failed,
+            on_rejected=on_rejected,
             retry=RetryPolicy(attempts=1 + retries, first_wait=0.5, max_age=math.inf),
         )
 
@@ -301,10 +301,10 @@ def _write_result(
 
 def _check(source: Source, rows: _Rows, rejected: FailedRows, output: OutputOptions) -> None:
     """Compose every row as it would be sent, and count the problems."""
-    problems: list[FailedRecord] = []
+    problems: list[RejectedRecord] = []
     reasons: Counter[str] = Counter()
 
-    def on_failed(record: "FailedRecord") -> None:
+    def on_rejected(record: "RejectedRecord") -> None:
         reasons[record.message] += 1
         problems.extend([record] if len(problems) < SHOWN else [])
         rejected.write_record(record)
@@ -313,11 +313,11 @@ def _check(source: Source, rows: _Rows, rejected: FailedRows, output: OutputOpti
 
     with_key = replace(source, write_key=source.write_key or Secret("dry-run"))
     with with_key.client(disabled=True) as client:
-        result = client.backfill(rows.read(), **rows.job, on_failed=on_failed)
+        result = client.backfill(rows.read(), **rows.job, on_rejected=on_rejected)
         warnings = dict(client.stats().warnings)
     data = {
-        "valid": result.position - result.failed,
-        "invalid": result.failed,
+        "valid": result.position - result.rejected,
+        "invalid": result.rejected,
         "reasons": dict(reasons.most_common(MAX_REASONS)),
         "warnings": warnings,
         "would_go_to": source.origin,
@@ -328,17 +328,19 @@ def _check(source: Source, rows: _Rows, rejected: FailedRows, output: OutputOpti
     for each in problems:
         say(f"{rows.file.name}, row {each.index}: {each.message}", "red")
     say("dry run: nothing was sent", "dim")
-    if result.failed:
+    if result.rejected:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _example(source: Source, rows: _Rows) -> dict[str, Any] | None:
     """Return the first message that would be sent, to show how the columns are mapped."""
-    from mixpanel.cdp._segment.rows import identified
+    from mixpanel.cdp._segment.rows import with_message_id
     from mixpanel.exceptions import ValidationError
 
     flat, composer = rows.flat(), source.composer("off")
     for row in rows.read():
         with suppress(ValidationError):
-            return composer.wire(identified(row if flat is None else flat.message(row))).decoded()
+            return composer.from_dict(
+                with_message_id(row if flat is None else flat.message(row))
+            ).decoded()
     return None

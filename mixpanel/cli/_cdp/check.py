@@ -51,7 +51,7 @@ def _problems(
         found = [] if row.problem is None else [row.problem]
         if not found:
             try:
-                excess = len(composer.wire(unwrapped(row.value)).body) - max_bytes
+                excess = len(composer.from_dict(unwrapped(row.value)).body) - max_bytes
                 if excess > 0:
                     found = [f"{excess:,} bytes larger than {source.dialect.name} accepts"]
             except ValidationError as error:
@@ -99,7 +99,7 @@ def _send_incomplete(source: Source) -> tuple[int | None, str, float]:
 
     status, response = None, "it accepted an incomplete message"
     once, message = replace(source, retries=source.retries or 0), _incomplete(source)
-    with once.client(direct=True) as client:
+    with once.client(send_immediately=True) as client:
         started = time.perf_counter()
         try:
             client._deliver([message])  # the public methods do not send invalid messages

@@ -52,12 +52,12 @@ def parse_timestamp(text: str) -> str | float:
 
     :raises typer.BadParameter: for anything else.
     """
-    from mixpanel.cdp._segment.values import moment_text
+    from mixpanel.cdp._segment.values import timestamp_text
     from mixpanel.exceptions import ValidationError
 
     value = float(text) if SECONDS.fullmatch(text) else text
     try:
-        moment_text(value)
+        timestamp_text(value)
     except ValidationError as error:
         raise typer.BadParameter(
             f"{text!r} must be ISO 8601, or seconds or milliseconds since 1970"

@@ -116,7 +116,7 @@ class _Run:
     """One pass through a file; all of it runs in the calling thread, except for the sending."""
 
     def __init__(self, source: Source, run: RunOptions, shape: Shape, failed: FailedRows) -> None:
-        from mixpanel.cdp._segment.rows import identified
+        from mixpanel.cdp._segment.rows import with_message_id
 
         self.tally = Tally()
         self.error: Exception | None = None  # the latest error that was not a rejection
@@ -127,7 +127,7 @@ class _Run:
         validation: Validation = "raise" if run.fail_on_warning else "warn"
         self._composer = source.composer(validation, self.tally.warn)
         self._max_bytes = source.max_message_bytes()
-        self._shape, self._identified, self._failed = shape, identified, failed
+        self._shape, self._with_message_id, self._failed = shape, with_message_id, failed
 
     def composed(self, row: Row) -> "Message | None":
         """Return the message of a row; None if it was rejected."""
@@ -141,8 +141,8 @@ class _Run:
                 value = mapping(value, "a message")
                 if value.get("timestamp") or value.get("originalTimestamp"):
                     # An id derived from the content: sending it again makes no duplicate.
-                    value = self._identified(value)
-                message = self._composer.wire(value)
+                    value = self._with_message_id(value)
+                message = self._composer.from_dict(value)
                 if len(message.body) <= self._max_bytes:
                     return message
                 value, reason = message.decoded(), "too large"
@@ -211,8 +211,8 @@ class _Run:
         from mixpanel.settings import Limits
 
         limits = Limits(
-            flush_after=0.5, attempt=timeout, queue_records=2 * MAX_PENDING,
-            queue_bytes=QUEUE_BYTES,
+            flush_after=0.5, request_timeout=timeout, max_queue_size=2 * MAX_PENDING,
+            max_queue_bytes=QUEUE_BYTES,
         )  # fmt: skip
         return {
             "on_delivery": self._settled.append, "on_error": self.on_error,

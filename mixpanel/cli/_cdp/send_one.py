@@ -33,7 +33,7 @@ def send(source: Source, run: RunOptions, compose: Callable[[Any], "Message"]) -
         raise typer.BadParameter(
             f"the message is {excess:,} bytes larger than {name} accepts: send less"
         )
-    with source.client(direct=True, validation="off") as client:
+    with source.client(send_immediately=True, validation="off") as client:
         client.batch([message.decoded()])
     result = {"kind": message.kind, "message_id": message.message_id, "sent_to": source.origin}
     write(result, run.output)

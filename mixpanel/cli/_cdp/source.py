@@ -67,7 +67,7 @@ class Source:
 
         if self.vendor is Vendor.HIGHTOUCH:
             path = self.version_at
-            return HIGHTOUCH if path is None else replace(HIGHTOUCH, schema_version=path)
+            return HIGHTOUCH if path is None else replace(HIGHTOUCH, schema_version_path=path)
         return PERMISSIVE if self.permissive else CUSTOMERIO
 
     def key(self) -> "WriteKey":
@@ -104,15 +104,15 @@ class Source:
     @property
     def is_strict(self) -> bool:
         """Return True if the vendor's responses tell whether a message was accepted."""
-        return bool(self.dialect.truth)
+        return bool(self.dialect.strict_headers)
 
     def max_message_bytes(self) -> int:
         """Return the largest size of a message that fits alone into a batch."""
-        from mixpanel.cdp._segment.batching import room
+        from mixpanel.cdp._segment.batching import batch_capacity
 
         in_body = self.oauth is not None and self.write_key is not None
         key = self.key().reveal() if in_body else None
-        return min(self.dialect.item_bytes, room(self.dialect, key))
+        return min(self.dialect.max_message_bytes, batch_capacity(self.dialect, key))
 
     def composer(
         self,
@@ -122,7 +122,7 @@ class Source:
         """Return a composer of this vendor's messages, which calls `on_warning` with warnings."""
         from mixpanel._records.ids import new_uuid
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
-        from mixpanel.cdp._customerio.name_advice import advice, elsewhere
+        from mixpanel.cdp._customerio.name_advice import advice, advise_foreign_action
         from mixpanel.cdp._segment.client import LIBRARY
 
         options: dict[str, Any] = {
@@ -130,29 +130,30 @@ class Source:
             "validation": validation, "note": on_warning,
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
-            return SegmentComposer(self.dialect, advice=elsewhere, **options)
+            return SegmentComposer(self.dialect, advice=advise_foreign_action, **options)
         return CustomerIOComposer(self.dialect, advice=advice, **options)
 
     def client(self, **options: Any) -> "SegmentClient":
         """Return a client of this source; `options` are those of `SegmentOptions`.
 
-        With `direct`, a message is retried for a minute at most; otherwise there is no such limit.
+        With `send_immediately`, a message is retried for a minute at most; else there is no limit.
 
         :raises ConfigurationError: for a key of another region, and for options that cannot work.
         """
         from mixpanel.cdp import CustomerIO, Hightouch
         from mixpanel.settings import Limits, RetryPolicy
 
-        is_direct = options.get("direct", False)
-        default_retries = RETRIES if is_direct else FILE_RETRIES
+        send_immediately = options.get("send_immediately", False)
+        default_retries = RETRIES if send_immediately else FILE_RETRIES
         policy = RetryPolicy(
             attempts=1 + (default_retries if self.retries is None else self.retries),
             first_wait=0.5,
-            max_age=MAX_SEND_SECONDS if is_direct else math.inf,
+            max_age=MAX_SEND_SECONDS if send_immediately else math.inf,
         )
         options = {
             "region": self.region, "base_url": self.base_url, "gzip": self.gzip,
-            "limits": Limits(flush_after=0.5, attempt=self.timeout), "retry": policy, **options,
+            "limits": Limits(flush_after=0.5, request_timeout=self.timeout), "retry": policy,
+            **options,
         }  # fmt: skip
         key = self.key().reveal()
         if self.vendor is Vendor.HIGHTOUCH:

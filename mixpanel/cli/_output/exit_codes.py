@@ -56,8 +56,9 @@ def exit_code(error: BaseException) -> ExitCode:
 
 def error_to_dict(error: BaseException) -> dict[str, Any]:
     """Return the code, message, details and notes of an error of the package."""
-    if hasattr(error, "to_dict"):
-        data: dict[str, Any] = error.to_dict()
+    to_dict = getattr(error, "to_dict", None)
+    if to_dict is not None:
+        data: dict[str, Any] = to_dict()
     else:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
         details = {each: getattr(error, each, None) for each in DETAILS}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from mixpanel.exceptions import FailedRecord
+    from mixpanel.exceptions import RejectedRecord
 
 AFTER_ALL_ROWS = 1 << 62  # the position of a line that has none
 
@@ -76,17 +76,17 @@ class FailedRows:
         except OSError as error:
             raise UnwritableError(f"cannot write the file of --failed: {error.strerror}") from error
 
-    def write_record(self, failed: "FailedRecord") -> None:
+    def write_record(self, rejected: "RejectedRecord") -> None:
         """Write a record that an import reports.
 
         :raises UnwritableError: if it cannot be written.
         """
         self.write(
-            failed.index,
-            failed.message,
-            failed.record,
-            field=failed.field,
-            insert_id=failed.insert_id,
+            rejected.index,
+            rejected.message,
+            rejected.record,
+            field=rejected.field,
+            insert_id=rejected.insert_id,
         )
 
     def sync(self) -> None:

@@ -207,8 +207,9 @@ def _json_value(value: Any) -> Any:
         return bytes(value).decode("utf-8", "backslashreplace")
     if isinstance(value, set | frozenset | Iterator):
         return list(value)
-    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        return value.tolist()
+    to_list = getattr(value, "tolist", None)
+    if type(value).__module__ == "numpy" and to_list is not None:
+        return to_list()
     return str(value)
 
 

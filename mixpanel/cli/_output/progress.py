@@ -150,8 +150,8 @@ class ImportReporter:
             return
         rate = now.imported / now.seconds if now.seconds else 0.0
         text = f"{now.imported:,} {self._what}  {format_bytes(now.bytes_sent)}  {rate:,.0f}/s"
-        if now.failed:
-            text += f"  [red]{now.failed:,} rejected[/]"
+        if now.rejected:
+            text += f"  [red]{now.rejected:,} rejected[/]"
         if self._total is not None and rate:
             text += f"  {format_clock((self._total - now.position) / rate)} left"
         self._bar.update(now.position, text, self._total)

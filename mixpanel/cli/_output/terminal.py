@@ -77,14 +77,14 @@ def ask(question: str, *, hidden: bool = False) -> str:
 
     prompt = f"{question}: "
     try:
-        if hidden and sys.stdin.isatty():
+        if hidden and sys.stdin is not None and sys.stdin.isatty():
             return getpass(prompt).strip()
         # input() would write the prompt to stdout.
         stderr_console().print(Text(prompt), end="", soft_wrap=True)
         line = "" if sys.stdin is None else sys.stdin.readline()
     except EOFError:
         line = ""
-    if not (line and sys.stdin.isatty()):
+    if not (line and sys.stdin is not None and sys.stdin.isatty()):
         stderr_console().print()  # no echoed line end has moved the cursor
     if not line:
         raise typer.Abort

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 
 from mixpanel._http.connections import LoopConnections
-from mixpanel._runtime.private_files import create_over
+from mixpanel._runtime.private_files import create_replacing
 from mixpanel.data._api.responses import MOST_BYTES
 from mixpanel.data._paths import write_errors
 from mixpanel.data.exceptions import ConfigError
@@ -42,14 +42,16 @@ class StreamingConnections(LoopConnections):
     """Receive from the running loop; the answers come in pieces."""
 
     def __init__(self, transport: TransportOptions) -> None:
-        super().__init__(transport, deadline=0.0, answer_bytes=MOST_BYTES + 1)
+        super().__init__(transport, deadline=0.0, max_response_bytes=MOST_BYTES + 1)
 
-    def _make(self) -> StreamingTransport:
+    def _create_transport(self) -> StreamingTransport:
         from mixpanel._http.streaming import (
             StreamingTransport,
         )
 
-        return StreamingTransport(self.transport, deadline=0.0, answer_bytes=self._answer_bytes)
+        return StreamingTransport(
+            self.transport, deadline=0.0, max_response_bytes=self._max_response_bytes
+        )
 
     async def receive(
         self,
@@ -62,10 +64,14 @@ class StreamingConnections(LoopConnections):
     ) -> Response | TransportFailure:
         """Make one attempt from the running loop; see `StreamingTransport.receive`."""
         try:
-            return await self.protected(
-                lambda: self._used(
-                    lambda wire, _: wire.receive(
-                        request, into, first=first, idle=idle, overall=overall
+            return await self.send_in_own_task(
+                lambda: self._with_transport(
+                    lambda transport, _: transport.receive(
+                        request,
+                        into,
+                        headers_timeout=first,
+                        idle_timeout=idle,
+                        total_timeout=overall,
                     )
                 )
             )
@@ -122,7 +128,7 @@ class Part:
             if self._discarded:
                 return
             if self._file is None:
-                self._file = create_over(self._path)
+                self._file = create_replacing(self._path)
                 self._made = True
             self._digest.update(piece)
             rest = memoryview(piece)

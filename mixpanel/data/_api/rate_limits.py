@@ -1,9 +1,10 @@
 """Share the calls that a project may make: so many an hour, so many a second, so many at once.
 
 Mixpanel counts for each project, whoever asks. Here one `Budget` for each project and kind of call
-is shared by everything in the process, whatever thread or event loop it runs in: who comes first
-is served first, and nobody is refused for calls that this process could have held back. What other
-programs spend shows as a 429: then everyone waits, and one call goes ahead to see.
+is shared by everything in the process, whatever thread or event loop it runs in, and through a file
+by the other processes of this user: who comes first in a process is served first, and nobody is
+refused for calls that could have been held back here. What other machines spend shows as a 429:
+then everyone waits, and one call goes ahead to see.
 """
 
 from __future__ import annotations
@@ -14,19 +15,24 @@ import random
 import threading
 import time
 from bisect import insort
-from collections import deque
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
 
 import anyio
 
-from mixpanel._runtime import event_loop
+from mixpanel._runtime import event_loop, fork
 from mixpanel._runtime.safe_logging import logger
+from mixpanel.data._api.quota import tripped
 from mixpanel.data.exceptions import RateLimitError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from mixpanel.data._api.quota import Quota
 
 __all__ = ["PATIENCE", "Allowance", "Budget", "Call", "in_words", "shared"]
 
@@ -34,6 +40,9 @@ HOUR = 3600.0
 PATIENCE = 65 * 60.0  # seconds: an hour's budget has come back by then
 WORTH_TELLING = 4.0  # seconds of waiting that pass without a word
 FIRST_REFUSED, LONGEST_REFUSED = 5.0, 600.0  # seconds to wait after a 429 that names none
+MARGIN = 30.0  # seconds by which our window may be longer than the server's
+LOOK = 15.0  # seconds of waiting after which another process may have changed everything
+POLL = 0.25  # seconds until another look at what other processes do
 LONG_HOLD = 60.0  # seconds of waiting, asked for by the server, that mean an hour's budget is spent
 
 
@@ -42,62 +51,91 @@ LONG_HOLD = 60.0  # seconds of waiting, asked for by the server, that mean an ho
 
 @dataclass(eq=False, slots=True)
 class Start:
-    """One call under way, and since when."""
+    """One call under way, and since when; `counted` if it takes one from the windows.
+
+    No two calls have the same `key`, of whatever process they are; `pid` is its process, 0 for
+    this one.
+    """
 
     at: float
+    key: str = ""
+    counted: bool = True
+    pid: int = 0
 
 
 class Allowance:
     """Say when the next call may start; every reading of the clock is passed in.
 
     `windows` are pairs of a number of calls and the seconds in which no more may start, wherever
-    those seconds begin. After a refusal one call at a time may start, until one is accepted.
+    those seconds begin. After a refusal one call at a time may start, until one is accepted. Calls
+    that are not counted heed only how many may be under way at once.
     """
 
-    def __init__(self, *windows: tuple[int, float], concurrent: int) -> None:
-        self._windows = windows
-        self._starts: deque[float] = deque(maxlen=max([calls for calls, _ in windows], default=1))
-        self._free = self._concurrent = concurrent
-        self._held_until = -math.inf
-        self._refusals = 0
-        self._refused_at = -math.inf
-        self._scout: Start | None = None
+    is_shared = False  # with other processes
 
-    def opens(self, now: float) -> float:
+    def __init__(self, *windows: tuple[int, float], concurrent: int) -> None:
+        self._windows = list(windows)
+        self._concurrent = concurrent
+        self._starts: list[Start] = []  # in the order of time
+        self._running: dict[str, Start] = {}
+        self._held_until = self._crowded_until = -math.inf
+        self._refusals = self._crowds = 0
+        self._refused_at = -math.inf
+        self._scout: str | None = None
+
+    @property
+    def _free(self) -> int:
+        return self._concurrent - len(self._running)
+
+    def opens(self, now: float, *, counted: bool = True) -> float:
         """Return when the next call may start; infinity while that hangs on a running call."""
-        if self._free == 0 or self._scout is not None:
+        if self._free <= 0 or (counted and self._scout is not None):
             return math.inf
+        if not counted:
+            return max(now, self._crowded_until)
         spent = self.spent()
-        return max(now, self._held_until, spent[0] if spent else now)
+        return max(now, self._held_until, self._crowded_until, spent[0] if spent else now)
 
     def spent(self) -> tuple[float, int, float] | None:
         """Return when the last of the full windows opens, and which one: calls and seconds."""
         full = [
-            (self._starts[-calls] + seconds, calls, seconds)
+            (self._starts[-calls].at + seconds, calls, seconds)
             for calls, seconds in self._windows
             if len(self._starts) >= calls
         ]
         return max(full, default=None)
 
-    def start(self, now: float) -> Start:
+    def start(self, now: float, *, counted: bool = True) -> Start:
         """Count one call."""
-        start = Start(now)
-        self._starts.append(now)
-        self._free -= 1
-        if self._refusals:
-            self._scout = start
+        start = Start(now, uuid4().hex, counted)
+        self._running[start.key] = start
+        if counted:
+            self._prune(now)
+            self._starts.append(start)
+            if self._refusals:
+                self._scout = start.key
         return start
+
+    def try_start(self, now: float, *, counted: bool = True) -> Start | float:
+        """Start a call if that may be now, else return when it may be."""
+        opens = self.opens(now, counted=counted)
+        return self.start(now, counted=counted) if opens <= now else opens
 
     def end(self, start: Start) -> None:
         """Make room for another."""
-        self._free += 1
-        if self._scout is start:
+        self._running.pop(start.key, None)
+        if self._scout == start.key:
             self._scout = None
 
     def accept(self, start: Start) -> None:
         """Take note that a call was let in."""
-        if start.at > self._refused_at:
+        self._crowds = 0
+        if start.counted and start.at > self._refused_at:
             self._refusals, self._scout = 0, None
+
+    def uncount(self, start: Start) -> None:
+        """Take back a call that the server does not count."""
+        self._starts = [each for each in self._starts if each.key != start.key]
 
     def refuse(self, start: Start, now: float, retry_after: float | None) -> None:
         """Take note of a 429. Calls that were under way together count as one refusal."""
@@ -110,10 +148,29 @@ class Allowance:
             wait = max(retry_after, min(60.0, 2.0 ** min(self._refusals - 1, 9)))
         self.hold(now, wait)
 
+    def crowd(self, now: float, retry_after: float | None) -> None:
+        """Take note of a 429 because too many calls are under way at once: a short wait does."""
+        self._crowds += 1
+        wait = max(retry_after or 0.0, min(60.0, 2.0 ** min(self._crowds - 1, 9)))
+        self._crowded_until = max(self._crowded_until, now + min(wait, HOUR))
+
     def hold(self, now: float, seconds: float) -> None:
         """Let nothing start for some seconds, an hour at the most, and then one call first."""
         self._held_until = max(self._held_until, now + min(seconds, HOUR))
         self._refusals = max(self._refusals, 1)
+
+    def learn(self, now: float, quotas: Sequence[Quota]) -> None:  # noqa: ARG002 - see the file's
+        """Take over the limits that the server names."""
+        for quota in quotas:
+            if quota.concurrent:
+                self._concurrent = quota.calls or self._concurrent
+            elif quota.calls and quota.seconds:
+                self._windows = [
+                    (quota.calls, seconds)
+                    if 0 <= seconds - quota.seconds < MARGIN
+                    else (calls, seconds)
+                    for calls, seconds in self._windows
+                ]
 
     def why(self, what: str) -> str:
         """Say what the next call waits for; `what` names calls in the plural."""
@@ -128,15 +185,40 @@ class Allowance:
         """Return how many calls of the longest window are left; None without windows."""
         if not self._windows:
             return None
-        calls, seconds = max(self._windows, key=lambda window: window[1])
-        spent = sum(1 for at in self._starts if at > now - seconds)
+        calls, seconds = self.longest
         if self._held_until - now > LONG_HOLD:
             return 0  # others have spent what we have not
-        return max(0, calls - spent)
+        return max(0, calls - self.used(now, seconds))
+
+    @property
+    def longest(self) -> tuple[int, float]:
+        """The calls and seconds of the longest window."""
+        return max(self._windows, key=lambda window: window[1], default=(0, 0.0))
+
+    def used(self, now: float, seconds: float) -> int:
+        """Return how many calls were counted in the last seconds."""
+        return sum(1 for start in self._starts if start.at > now - seconds)
+
+    def opens_for(self, position: int, now: float, *, counted: bool = True) -> float:
+        """Return when the call at a position in line, counted from 0, may expect to start."""
+        opens = self.opens(now, counted=counted)
+        opens = now if opens == math.inf else opens
+        calls, seconds = self.longest
+        if not counted or not calls:
+            return opens
+        starts = [start.at for start in self._starts if start.at > now - seconds]
+        turn, slot = divmod(len(starts) + position, calls)
+        return max(opens, (starts[slot] if slot < len(starts) else now) + turn * seconds)
 
     def restart(self) -> None:
         """Forget the calls under way: they are another process's."""
-        self._free, self._scout = self._concurrent, None
+        self._running, self._scout = {}, None
+
+    def _prune(self, now: float) -> None:
+        """Forget starts that no window looks back to; never so many that one could be exceeded."""
+        oldest, most = now - self.longest[1], max((calls for calls, _ in self._windows), default=0)
+        while len(self._starts) > most and self._starts[0].at <= oldest:
+            del self._starts[0]
 
 
 # ---- the queue ----------------------------------------------------------------------------------
@@ -145,7 +227,9 @@ class Allowance:
 class Budget:
     """Let calls start in the order they came, as soon as the project may make them.
 
-    `what` names the calls in the plural. Safe to share between threads and event loops.
+    `what` names the calls in the plural. Safe to share between threads and event loops; with
+    `shared_in`, a file, with the other processes that use it, too. `free_refusals` says that the
+    server does not count a call that it refuses for its rate.
     """
 
     def __init__(
@@ -153,15 +237,24 @@ class Budget:
         what: str,
         *windows: tuple[int, float],
         concurrent: int,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
+        free_refusals: bool = False,
+        shared_in: Path | None = None,
     ) -> None:
         self.what = what
+        self.free_refusals = free_refusals
         self._allowance = Allowance(*windows, concurrent=concurrent)
-        self._clock = clock
+        if shared_in is not None:
+            from mixpanel.data._api.shared_allowance import SharedAllowance
+
+            self._allowance = SharedAllowance(shared_in, *windows, concurrent=concurrent)
+        # Processes have but the time of day in common.
+        self._clock = clock or (time.monotonic if shared_in is None else time.time)
         self._sleep = sleep
         self._lock = threading.Lock()
         self._line: list[Call] = []
+        self._free_line: list[Call] = []  # of calls that are not counted, and never wait an hour
         self._numbers = count()
 
     # The windows are a little longer than Mixpanel's: not all requests take equally long to it.
@@ -174,8 +267,9 @@ class Budget:
 
     @classmethod
     def query(cls, **time: Any) -> Budget:
-        """Return the budget of queries and profile pages: 60 an hour, 5 at once."""
-        return cls("queries", (60, HOUR + 2.0), concurrent=5, **time)
+        """Return the budget of queries: 60 an hour unless a project has more, 5 at once."""
+        calls = query_limit()
+        return cls("queries", (calls, HOUR + 2.0), concurrent=5, free_refusals=True, **time)
 
     @classmethod
     def app(cls, **time: Any) -> Budget:
@@ -198,49 +292,84 @@ class Budget:
         *,
         on_wait: Callable[[float, str], object] | None = None,
         patience: float = PATIENCE,
+        counted: bool = True,
     ) -> Call:
         """Return a place in line, to be entered with `async with` once for each attempt."""
-        return Call(self, next(self._numbers), on_wait, patience)
+        return Call(self, next(self._numbers), on_wait, patience, counted=counted)
 
     def __repr__(self) -> str:
         return f"<Budget of {self.what}: {self.remaining()} left>"
 
     async def _started(self, call: Call) -> Start:
+        line = self._line if call.counted else self._free_line
         with self._lock:
-            insort(self._line, call, key=lambda waiting: waiting.number)
+            insort(line, call, key=lambda waiting: waiting.number)
         try:
             while True:
                 with self._lock:
-                    now = self._clock()
-                    opens, first = self._allowance.opens(now), self._line[0] is call
-                    if first and opens <= now:
-                        return self._allowance.start(now)
+                    now, first = self._clock(), line[0] is call
+                    opens: Start | float = (
+                        self._allowance.try_start(now, counted=call.counted)
+                        if first
+                        else self._allowance.opens(now, counted=call.counted)
+                    )
+                    if isinstance(opens, Start):
+                        return opens
+                    expected = self._allowance.opens_for(
+                        line.index(call), now, counted=call.counted
+                    )
                     if not first or opens == math.inf:
                         call.turn = _Turn()
                     why = self._allowance.why(self.what)
                 if now < opens < math.inf:
-                    _check_patience(call, now, opens, why)
-                if call.turn is not None:
-                    await call.turn.wait()
-                else:
-                    call.tell(opens - now, f"{why}: waiting {in_words(opens - now)}")
-                    await self._sleep(opens - now)
+                    self._check_patience(call, now, opens, why)
+                call.tell(expected - now, f"{why}: waiting {in_words(expected - now)}")
+                await self._turn_of(call, opens - now)
                 call.turn = None
         finally:
             call.turn, call.told = None, False
             with self._lock:
-                self._line.remove(call)
+                line.remove(call)
             self._next()
+
+    async def _turn_of(self, call: Call, seconds: float) -> None:
+        """Wait until this call may look again."""
+        if call.turn is None:
+            await self._sleep(min(seconds, LOOK) if self._allowance.is_shared else seconds)
+        elif self._allowance.is_shared:  # another process may make room, too
+            with anyio.move_on_after(POLL):
+                await call.turn.wait()
+        else:
+            await call.turn.wait()
 
     def _next(self) -> None:
         with self._lock:
-            turn = self._line[0].turn if self._line else None
-        if turn is not None:
-            turn.come()
+            turns = [line[0].turn for line in (self._line, self._free_line) if line]
+        for turn in turns:
+            if turn is not None:
+                turn.come()
+
+    def _check_patience(self, call: Call, now: float, opens: float, why: str) -> None:
+        since = now if call.refused_at is None else call.refused_at
+        if opens - since <= call.patience:
+            return
+        with self._lock:
+            calls, seconds = self._allowance.longest
+            used = self._allowance.used(now, seconds)
+        wait = opens - now
+        raise RateLimitError(
+            f"{why}; it opens again in {in_words(wait)}",
+            retry_after=wait,
+            sent=call.refused_at is not None,
+            next_slot_at=datetime.now(UTC) + timedelta(seconds=wait),
+            limit=calls or None,
+            used=used if calls else None,
+            window_seconds=int(seconds) or None,
+        )
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._line = []
+        self._line, self._free_line = [], []
         self._allowance.restart()
 
 
@@ -253,12 +382,15 @@ class Call:
         number: int,
         on_wait: Callable[[float, str], object] | None,
         patience: float,
+        *,
+        counted: bool = True,
     ) -> None:
         self.number = number
+        self.counted = counted
         self.patience = patience
         self.refused_at: float | None = None
         self.turn: _Turn | None = None
-        self.told = False
+        self.told: bool = False
         self._budget = budget
         self._on_wait = on_wait
         self._start: Start | None = None
@@ -284,15 +416,37 @@ class Call:
             self._budget._allowance.accept(self._start)
         self._budget._next()
 
-    def refused(self, retry_after: float | None) -> None:
-        """Say that the server answered with a 429: every call of this budget will wait."""
+    def refused(self, retry_after: float | None, quotas: Sequence[Quota] = ()) -> None:
+        """Say that the server answered with a 429: every call of this budget will wait.
+
+        A limit that the answer names says for which reason.
+        """
         assert self._start is not None
+        limit = tripped(quotas)
         with self._budget._lock:
-            now = self._budget._clock()
+            now, allowance = self._budget._clock(), self._budget._allowance
             if self.refused_at is None:
                 self.refused_at = now
             jittered = None if retry_after is None else retry_after + random.random()
-            self._budget._allowance.refuse(self._start, now, jittered)
+            if limit is not None and limit.concurrent:
+                allowance.crowd(now, jittered)
+            else:
+                allowance.refuse(self._start, now, jittered)
+            if self._budget.free_refusals:
+                allowance.uncount(self._start)
+
+    def uncounted(self) -> None:
+        """Say that the server does not count this attempt, or never saw it."""
+        assert self._start is not None
+        with self._budget._lock:
+            self._budget._allowance.uncount(self._start)
+        self._budget._next()
+
+    def learn(self, quotas: Sequence[Quota]) -> None:
+        """Take over the limits that an answer names."""
+        if quotas:
+            with self._budget._lock:
+                self._budget._allowance.learn(self._budget._clock(), quotas)
 
     def tell(self, seconds: float, why: str) -> None:
         if self._on_wait is None or self.told or seconds <= WORTH_TELLING:
@@ -304,18 +458,11 @@ class Call:
             logger.exception("on_wait failed")
 
 
-def _check_patience(call: Call, now: float, opens: float, why: str) -> None:
-    since = now if call.refused_at is None else call.refused_at
-    if opens - since > call.patience:
-        wait = opens - now
-        raise RateLimitError(f"{why}; it opens again in {in_words(wait)}", retry_after=wait)
-
-
 class _Turn:
     """Wait, in one event loop, for a word from any thread."""
 
     def __init__(self) -> None:
-        here = event_loop.running()
+        here = event_loop.running_loop()
         assert here is not None
         self._loop = here
         self._event = anyio.Event()
@@ -342,10 +489,29 @@ _shared: dict[tuple[str, str, str], Budget] = {}
 _MAKERS = {"export": Budget.export, "query": Budget.query, "app": Budget.app}
 
 
+def query_limit() -> int:
+    """Return how many queries an hour a project has: `MP_QUERY_LIMIT`, or 60.
+
+    Mixpanel raises it for some projects. What a 429 says about it counts more.
+    """
+    text = os.environ.get("MP_QUERY_LIMIT", "").strip()
+    return int(text) if text.isdigit() and 0 < int(text) < 1_000_000 else 60
+
+
 def shared(family: str, origin: str, project_id: str) -> Budget:
-    """Return the budget that everything in this process shares for a project."""
+    """Return the budget that everything on this machine shares for a project.
+
+    It is kept in a file of this user; see `shared_file` for where, and for the exceptions.
+    """
     key = family, origin, project_id
-    return _shared.get(key) or _shared.setdefault(key, _MAKERS[family]())
+    if (known := _shared.get(key)) is not None:
+        return known
+    path = None
+    if family != "app":
+        from mixpanel.data._api.shared_allowance import shared_file
+
+        path = shared_file(origin, project_id, family)
+    return _shared.setdefault(key, _MAKERS[family](shared_in=path))
 
 
 def _after_fork() -> None:
@@ -353,5 +519,4 @@ def _after_fork() -> None:
         budget._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+fork.register(fork.Order.SENDERS, after_in_child=_after_fork)

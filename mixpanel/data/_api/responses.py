@@ -131,7 +131,7 @@ def is_rate_limit(answer: Response) -> bool:
 def is_worth_repeating(reply: Response | TransportFailure, *, idempotent: bool) -> bool:
     """Tell whether the same request may well succeed in a moment."""
     if isinstance(reply, TransportFailure):
-        return not reply.hopeless and (idempotent or not reply.maybe_sent)
+        return not reply.permanent and (idempotent or not reply.may_have_been_sent)
     transient = reply.status in (408, 425) or reply.status >= 500
     return transient and idempotent and reply.status not in (501, 505)
 

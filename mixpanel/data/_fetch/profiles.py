@@ -91,9 +91,9 @@ async def _page(api: AsyncAPI, asked: ProfileQuery, index: int, session: str | N
         raise ServerError(f"page {index} of the profiles came without a list of results")
     size, total, given = reply.get("page_size"), reply.get("total"), reply.get("session_id")
     size = size if isinstance(size, int) and size > 0 else PAGE_SIZE
-    known = isinstance(total, int) and total >= len(results)
+    known = total if isinstance(total, int) and total >= len(results) else None
     return _Reply(
-        Page(index, max(1, -(-total // size)) if known else None, results),
+        Page(index, None if known is None else max(1, -(-known // size)), results),
         given if isinstance(given, str) else None,
         size,
     )

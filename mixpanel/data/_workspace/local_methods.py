@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
+from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.results import WorkspaceInfo
 from mixpanel.data.store import Database
 
@@ -61,22 +62,28 @@ class Local:
         """
         return self._core._path
 
-    sql = _local(Database.sql_df)
-    sql_scalar = _local(Database.sql_scalar)
-    sql_rows = _local(Database.sql_rows)
-    sql_arrow = _local(Database.sql_arrow)
-    tables = _local(Database.tables)
-    schema = table_schema = _local(Database.schema)
-    sample = _local(Database.sample_df)
-    summarize = _local(Database.summarize)
-    event_breakdown = _local(Database.event_breakdown)
-    property_keys = _local(Database.property_keys)
-    column_stats = _local(Database.column_stats)
-    typed_view = _local(Database.typed_view)
-    drop = _local(Database.drop)
-    drop_all = _local(Database.drop_all)
-    export_parquet = _local(Database.export_parquet)
-    export_csv = _local(Database.export_csv)
+    @property
+    def local(self) -> LocalAnalysis:
+        """Mixpanel's reports over a table that was fetched: see `help(LocalAnalysis)`."""
+        return LocalAnalysis(self.database)
+
+    sql: Final = _local(Database.sql_df)
+    sql_scalar: Final = _local(Database.sql_scalar)
+    sql_rows: Final = _local(Database.sql_rows)
+    sql_arrow: Final = _local(Database.sql_arrow)
+    tables: Final = _local(Database.tables)
+    schema: Final = _local(Database.schema)
+    table_schema: Final = schema
+    sample: Final = _local(Database.sample_df)
+    summarize: Final = _local(Database.summarize)
+    event_breakdown: Final = _local(Database.event_breakdown)
+    property_keys: Final = _local(Database.property_keys)
+    column_stats: Final = _local(Database.column_stats)
+    typed_view: Final = _local(Database.typed_view)
+    drop: Final = _local(Database.drop)
+    drop_all: Final = _local(Database.drop_all)
+    export_parquet: Final = _local(Database.export_parquet)
+    export_csv: Final = _local(Database.export_csv)
 
     def info(self) -> WorkspaceInfo:
         """Say where the data is, for which project, and what there is."""

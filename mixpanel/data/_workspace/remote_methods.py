@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
 
 import anyio.to_thread
 
@@ -324,7 +324,7 @@ class RemoteMethods:
     ) -> FetchResult:
         """Fetch user profiles, or those of a group, into the table `name`.
 
-        A page is a thousand profiles and one of the 60 hourly queries.
+        A page is a thousand profiles; all of them together cost one of the 60 hourly queries.
 
         - `append` updates a table: of profiles with one distinct_id the latest fetched wins.
         - `cohort_id`: only its members; `include_all_users` adds those without a profile.
@@ -358,5 +358,5 @@ class RemoteMethods:
                 mixed=mixed, on_progress=tell, on_page=on_page_complete,
             )  # fmt: skip
 
-    stream_events = _rows(stream_events)
-    stream_profiles = _rows(stream_profiles)
+    stream_events: Final = _rows(stream_events)
+    stream_profiles: Final = _rows(stream_profiles)

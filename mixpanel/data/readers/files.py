@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import deterministic_id, to_api_time
-from mixpanel._records.validation import _INSERT_ID, BANNED_IDS
+from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.data.readers.csv import FORM, checked, misread, problem
 from mixpanel.data.store.engine import quieten
 from mixpanel.exceptions import ConfigurationError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Columns", "count_rows", "read_events", "read_rows"]
 
 ROWS = 2000
-CONFIG = {
+CONFIG: dict[str, bool | str] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "memory_limit": "500MB",
@@ -39,7 +39,7 @@ CONFIG = {
 MILLISECONDS = 1e11  # above it a number cannot be seconds
 MICROSECONDS = 1e14
 
-USUAL = {
+USUAL: dict[str, tuple[str, ...]] = {
     "event": ("event", "event_name", "name"),
     "time": ("time", "timestamp", "event_time", "ts"),
     "distinct_id": ("distinct_id", "user_id"),
@@ -304,7 +304,7 @@ def _is_wire(row: Mapping[str, Any]) -> bool:
 
 
 def _insert_id(event: str | None, who: Any, which: str) -> str:
-    if _INSERT_ID.fullmatch(which) and which.lower() not in BANNED_IDS:
+    if INSERT_ID.fullmatch(which) and which.lower() not in BANNED_IDS:
         return which
     return deterministic_id(event or "", who, which)
 

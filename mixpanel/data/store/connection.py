@@ -53,7 +53,9 @@ class Connection:
         read_only: bool,
         owns_parts: bool,
     ) -> None:
-        self.path, self.parts, self.read_only = path, parts, read_only
+        self.path: Path | None = path
+        self.parts: Path = parts
+        self.read_only: bool = read_only
         self._exchange = exchange  # the only folder that DuckDB reaches
         self._connection = connection
         self._owns_parts = owns_parts

@@ -392,7 +392,9 @@ class Load(Staging):
         self._connection.execute(statement, parameters)
 
     def _register(self, known: Table | None) -> None:
-        first = min([*self.days, *([known.from_date] if known and known.from_date else [])])
-        last = max([*self.days, *([known.to_date] if known and known.to_date else [])])
+        days = [*self.days]
+        if known is not None:
+            days += [day for day in (known.from_date, known.to_date) if day is not None]
+        first, last = min(days), max(days)
         table = Table(self.name, "events", self._moment(), first, last, self._timezone)
         fetch_log.register(self._connection, table, count(self._connection, self._table))

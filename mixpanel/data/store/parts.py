@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pydantic_core import from_json
 
-from mixpanel._runtime.private_files import create_over, make_folder
+from mixpanel._runtime.private_files import create_replacing, make_folder
 from mixpanel.data.exceptions import TruncatedError, UnreadablePartError
 from mixpanel.data.store.engine import first_line
 
@@ -143,7 +143,7 @@ def truncated(part: Part, line: bytes) -> TruncatedError:
 
 def private_file(path: Path) -> IO[bytes]:
     """Open a file for writing that only its owner reads, in place of what has that name."""
-    return os.fdopen(create_over(path), "wb")
+    return os.fdopen(create_replacing(path), "wb")
 
 
 class _Lines:

@@ -70,8 +70,9 @@ class Staging:
         exchange: Path,
         unreadable: Path,
     ) -> None:
-        self.name, self.mode = name, mode
-        self.key = f"{name}-{mode}-{filters.key()}"
+        self.name: str = name
+        self.mode: Mode = mode
+        self.key: str = f"{name}-{mode}-{filters.key()}"
         self._connection = connection
         self._filters = filters.to_json()
         self._now = now

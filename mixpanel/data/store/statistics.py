@@ -36,9 +36,9 @@ def summarize(connection: DuckDBPyConnection, name: str) -> SummaryResult:
     table = tables.resolve(connection, name)
     answer = connection.execute(f"SUMMARIZE {quoted(table)}")
     names = [column[0] for column in answer.description or []]
-    rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
     columns = [
-        ColumnSummary(**row | {"null_percentage": float(row["null_percentage"] or 0)})
+        ColumnSummary(**{**row, "null_percentage": float(row["null_percentage"] or 0)})
         for row in rows
     ]
     return SummaryResult(table, count(connection, quoted(table)), columns)
@@ -61,7 +61,7 @@ def event_breakdown(connection: DuckDBPyConnection, name: str) -> EventBreakdown
         if not is_whole
     ]
     events.sort(key=lambda stats: (-stats.count, stats.event_name or ""))
-    dates = None if first is None else (aware(first), aware(last))
+    dates = None if first is None or last is None else (aware(first), aware(last))
     return EventBreakdownResult(table, total, users, dates, events)
 
 

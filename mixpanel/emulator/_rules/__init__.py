@@ -1,1 +1,1 @@
-"""The server's rules: what it accepts of each kind of message, and from whom."""
+"""The documented rules of the server: which messages and credentials it accepts."""

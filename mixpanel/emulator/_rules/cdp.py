@@ -1,8 +1,8 @@
-"""Judge what Customer.io's and Hightouch's Segment wires are sent, by the rules they document.
+"""Validate messages to Customer.io and Hightouch by the rules that they document.
 
-A room without I/O. Where the documentation leaves a choice, it is made here and said so: sizes are
-read in thousands (nobody says which kilobyte) and taken of the uncompressed bytes as they were
-sent, an empty batch is refused, and a timestamp, where there is one, has to be ISO 8601.
+Does no I/O. Where the documentation is open, this module chooses: a kilobyte is 1,000 bytes, sizes
+are those of the uncompressed bytes as sent, an empty batch is refused, and a timestamp must be
+ISO 8601.
 """
 
 import re
@@ -28,7 +28,7 @@ PREFIXED = re.compile(r"(?:pk|sk)_(us|eu)_\S")
 OBJECTS = ("traits", "properties", "context", "integrations")
 TIMES = ("timestamp", "originalTimestamp", "sentAt")
 
-# What Customer.io's schemas require of its own events, beside an id. Two require no id at all.
+# Fields that Customer.io's schemas require in its own events, besides an id. Two need no id.
 PERSON = ("userId",)
 DEVICE = ("userId", "context.device.token")
 REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -42,44 +42,47 @@ REQUIRED: Mapping[str, tuple[str, ...]] = {
     "Report Delivery Event": ("properties",),
     "Report Content Event": ("properties",),
 }
-NOBODYS = frozenset({"Report Delivery Event", "Report Content Event"})
+WITHOUT_ID = frozenset({"Report Delivery Event", "Report Content Event"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentRules:
-    """What both wires let a test choose.
+    """The rules of both vendors.
 
-    - `keys`: the write keys taken; None takes any that is not empty.
-    - `item_bytes`, `batch_bytes`: what one message and one request may hold, uncompressed.
-    - `rate`: requests, and in how many seconds; beyond it is 429. None sets no limit.
-    - `whole_batch`: whether one item that is refused takes its batch with it; else the others are
-      kept, and the answer is an error all the same. Neither is documented.
-    - `success_status`, `empty_body`: how a good request is answered; 204 has no body anyway.
+    - `keys`: the accepted write keys; None accepts any that is not empty.
+    - `max_message_bytes`, `max_batch_bytes`: the maximum sizes of one message and of one request,
+      uncompressed.
+    - `rate`: requests, and the seconds in which they may arrive; more are answered with 429. None
+      means no limit.
+    - `whole_batch`: whether one rejected message rejects its whole batch. Otherwise the others are
+      accepted, and the response is an error nevertheless. Neither is documented.
+    - `success_status`, `empty_body`: the response to a valid request; 204 never has a body.
     """
 
     vendor: ClassVar[Vendor]
 
     keys: Collection[str] | None = None
-    item_bytes: int = 32_000
-    batch_bytes: int = 500_000
+    max_message_bytes: int = 32_000
+    max_batch_bytes: int = 500_000
     rate: tuple[int, float] | None = None
     whole_batch: bool = True
     success_status: int = 200
     empty_body: bool = False
 
-    def takes_key(self, key: Any) -> bool:
-        """Say whether a write key is good."""
+    def accepts_key(self, key: Any) -> bool:
+        """Return True if a write key is valid."""
         return is_among(self.keys, key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CustomerIORules(SegmentRules):
-    """How `emu.customerio_url` answers: strictly with `X-Strict-Mode: 1`, else 200 to anything.
+    """The rules of `emu.customerio_url`: with `X-Strict-Mode: 1` errors, otherwise always 200.
 
-    The documented `rate` is (3000, 3). Not documented for strict mode and chosen:
-    `oversize_status`, for what is too large; 400 is the only documented one that fits.
+    The documented `rate` is (3000, 3). `oversize_status`, for strict mode, is not documented; 400
+    is the only documented status that fits.
 
-    With a `region`, prefixed keys of the other one get 200 and are dropped, even in strict mode.
+    With a `region`, messages with prefixed keys of the other region are answered with 200 and
+    dropped, even in strict mode.
     """
 
     vendor: ClassVar[Vendor] = "customerio"
@@ -88,39 +91,43 @@ class CustomerIORules(SegmentRules):
     oversize_status: int = 400
 
     def key(self, authorization: str) -> str | None:
-        """Return the write key of a request, or None when there is no good one.
+        """Return the write key of a request, None without a valid one.
 
-        Any key may come as the user of HTTP Basic; as a bearer only prefixed ones, `sk_us_...`.
+        Any key may be the username of HTTP Basic; only prefixed ones (`sk_us_...`) may be a Bearer.
         """
         scheme, _, value = authorization.partition(" ")
         if scheme.lower() == "bearer":
             bearer = value.strip()
-            return bearer if PREFIXED.match(bearer) and self.takes_key(bearer) else None
-        told = basic(authorization)
-        if told is None or told.password or not self.takes_key(told.username):
+            return bearer if PREFIXED.match(bearer) and self.accepts_key(bearer) else None
+        credentials = basic(authorization)
+        if (
+            credentials is None
+            or credentials.password
+            or not self.accepts_key(credentials.username)
+        ):
             return None
-        return told.username
+        return credentials.username
 
     def is_foreign(self, key: str) -> bool:
-        """Say whether a key names another region than this host's."""
+        """Return True if a key is for another region than this host's."""
         named = PREFIXED.match(key)
         return bool(self.region and named and named[1] != self.region)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """What one event has to look like, or Hightouch blocks it.
+    """The contract of one event; Hightouch blocks events that violate it.
 
-    - `versions`: the schema versions taken; None among them takes an event without one, None
-      instead of them any.
-    - `required`: the properties an event must have, be they null.
+    - `versions`: the accepted schema versions, None in it for an event without one; None instead
+      accepts any version.
+    - `required`: the properties that an event must have; they may be null.
     """
 
     versions: Collection[str | None] | None = None
     required: Collection[str] = ()
 
     def violation(self, message: Mapping[str, Any], version_at: str) -> str | None:
-        """Return what an event lacks, None when it keeps the contract."""
+        """Return how an event violates the contract, None if it does not."""
         version = _at(message, version_at)
         known = (self.versions,) if isinstance(self.versions, str) else self.versions
         if known is not None and not any(version == each for each in known):
@@ -133,20 +140,21 @@ class Contract:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HightouchRules(SegmentRules):
-    """How `emu.hightouch_url` answers, by its `mode`; only a rate exceeded is 429 in all of them.
+    """The rules of `emu.hightouch_url`, by `mode`; exceeding the rate is 429 in every mode.
 
-    - "mixed": 200 to invalid messages, which it drops. A bad key or token is 401, a token without
-      the scope 403, an unreadable request 400, an oversize one `oversize_status`.
-    - "strict": the same, and 400 to invalid messages.
-    - "permissive": 200 to anything, and what is wrong with it is dropped.
+    - "mixed": invalid messages are answered with 200 and dropped. An invalid key or token is 401, a
+      token without the scope 403, an unreadable request 400, an oversize one `oversize_status`.
+    - "strict": the same, but 400 for invalid messages.
+    - "permissive": always 200; anything invalid is dropped.
 
-    Not documented and chosen: `oversize_status`, for a request in which anything is too large, and
-    `error_shape`, how it is refused: "code" is `{"code", "message"}`, "error" is
+    Not documented and chosen here are `oversize_status`, for a request in which anything is too
+    large, and `error_shape`, the form of its body: "code" is `{"code", "message"}`, "error" is
     `{"error", "error_description"}`, "text" is plain text.
 
-    With a `region`, write keys of another one by `key_regions` get 200 and are dropped, in all
-    modes. `contracts`, by the exact names of events, make what violates them invalid; `version_at`
-    is where an event has its schema version. `oauth` are the rules of `emu.hightouch_oauth_url`.
+    With a `region`, messages with write keys of another region, by `key_regions`, are answered with
+    200 and dropped in all modes. `contracts`, by the exact names of events, make events that
+    violate them invalid; `version_at` is the path of an event's schema version. `oauth` are the
+    rules of `emu.hightouch_oauth_url`.
     """
 
     vendor: ClassVar[Vendor] = "hightouch"
@@ -161,11 +169,11 @@ class HightouchRules(SegmentRules):
     oauth: OAuthRules = field(default_factory=OAuthRules)
 
     def is_foreign(self, key: str) -> bool:
-        """Say whether a key is known to be of another region than this host's."""
+        """Return True if a key is known to be for another region than this host's."""
         return bool(self.region) and self.key_regions.get(key, self.region) != self.region
 
     def violation(self, message: Mapping[str, Any]) -> str | None:
-        """Return how an event violates its contract, None when it does not or has none."""
+        """Return how an event violates its contract, None if it does not or has none."""
         event = message.get("event", "") if message["type"] == "track" else ""
         contract = self.contracts.get(event)
         why = contract.violation(message, self.version_at) if contract else None
@@ -176,21 +184,21 @@ Rules = CustomerIORules | HightouchRules
 
 
 class Item(NamedTuple):
-    """One message, and how many bytes it took."""
+    """One message, and its size in bytes."""
 
     value: Any
     size: int
 
 
 class Body(NamedTuple):
-    """What a request says: its top-level fields, and its messages."""
+    """A parsed request: its top-level fields, and its messages."""
 
     fields: dict[str, Any]
     items: list[Item]
 
 
-class Verdict(NamedTuple):
-    """One message, and why it is not kept; None when it is."""
+class ValidatedMessage(NamedTuple):
+    """One message, and the reason for which it is rejected; None if it is accepted."""
 
     message: Any
     size: int
@@ -199,9 +207,9 @@ class Verdict(NamedTuple):
 
 
 def read_body(body: bytes, endpoint: str) -> Body:
-    """Parse a request's body, and measure its messages as they stand there.
+    """Parse a request's body, and measure its messages as they were sent.
 
-    :raises RefusedRequest: with 400 for what is no JSON object, or a batch without a message.
+    :raises RefusedRequest: 400: it is not a JSON object, or a batch without messages.
     """
     try:
         fields, items = _parse(body)
@@ -214,36 +222,42 @@ def read_body(body: bytes, endpoint: str) -> Body:
     return Body(fields, items)
 
 
-def judge(item: Item, endpoint: str, fields: Mapping[str, Any], rules: Rules) -> Verdict:
-    """Judge one message, and return it as the vendor would keep it.
+def validate_message(
+    item: Item, endpoint: str, fields: Mapping[str, Any], rules: Rules
+) -> ValidatedMessage:
+    """Validate one message, and return it as the vendor would store it.
 
-    `type` comes from the path, or from the message in a batch, where the `context` and
-    `integrations` of the batch stand under those of the message.
+    `type` is that of the path; in a batch, that of the message. The `context` and `integrations` of
+    a batch apply to its messages, whose own take precedence.
     """
     message, size = item
-    if size > rules.item_bytes:
-        large = f"message of {size} bytes exceeds the limit of {rules.item_bytes}"
-        return Verdict(message, size, large, oversize=True)
+    if size > rules.max_message_bytes:
+        large = f"message of {size} bytes exceeds the limit of {rules.max_message_bytes}"
+        return ValidatedMessage(message, size, large, oversize=True)
     if not isinstance(message, dict):
-        return Verdict(message, size, "message must be an object")
+        return ValidatedMessage(message, size, "message must be an object")
     kind = message.get("type") if endpoint == "batch" else endpoint
     if not isinstance(kind, str) or kind not in KINDS:
-        return Verdict(message, size, f"type must be one of {', '.join(KINDS)}, not {kind!r}")
+        return ValidatedMessage(
+            message, size, f"type must be one of {', '.join(KINDS)}, not {kind!r}"
+        )
     kept = {**message, "type": kind}
     if endpoint == "batch":
         for name in ("context", "integrations"):
-            above, own = fields.get(name), message.get(name)
-            if isinstance(above, dict) and (own is None or isinstance(own, dict)):
-                kept[name] = {**above, **(own or {})}
-    why = _misshapen(kept) or _lacks_own(kept, kind, rules) or _lacks_id(kept, kind, rules)
+            of_batch, own = fields.get(name), message.get(name)
+            if isinstance(of_batch, dict) and (own is None or isinstance(own, dict)):
+                kept[name] = {**of_batch, **(own or {})}
+    why = (
+        _invalid_shape(kept) or _missing_field(kept, kind, rules) or _missing_id(kept, kind, rules)
+    )
     if why is None and isinstance(rules, HightouchRules):
         why = rules.violation(kept)
     if kind == "track" and why is None:
         kept["event"] = kept["event"].strip()
-    return Verdict(kept, size, why)
+    return ValidatedMessage(kept, size, why)
 
 
-def _misshapen(message: dict[str, Any]) -> str | None:
+def _invalid_shape(message: dict[str, Any]) -> str | None:
     for name in OBJECTS:
         if not isinstance(message.get(name), dict | None):
             return f"{name} must be an object"
@@ -255,7 +269,7 @@ def _misshapen(message: dict[str, Any]) -> str | None:
     return None
 
 
-def _lacks_own(message: dict[str, Any], kind: str, rules: Rules) -> str | None:
+def _missing_field(message: dict[str, Any], kind: str, rules: Rules) -> str | None:
     if rules.vendor == "hightouch" and not message.get("messageId"):
         return "messageId is required"
     if kind == "group" and not _is_id(message.get("groupId")):
@@ -274,13 +288,13 @@ def _lacks_own(message: dict[str, Any], kind: str, rules: Rules) -> str | None:
     return None
 
 
-def _lacks_id(message: dict[str, Any], kind: str, rules: Rules) -> str | None:
+def _missing_id(message: dict[str, Any], kind: str, rules: Rules) -> str | None:
     if _is_id(message.get("userId")) or _is_id(message.get("anonymousId")):
         return None
     if rules.vendor == "customerio":
         if kind == "group" or (kind == "track" and _is_id(message.get("groupId"))):
             return None
-        if kind == "track" and message["event"].strip() in NOBODYS:
+        if kind == "track" and message["event"].strip() in WITHOUT_ID:
             return None
         empty = "" in (message.get("userId"), message.get("anonymousId"))
         if kind == "identify" and empty and _at(message, "traits.email"):
@@ -306,11 +320,11 @@ def _is_iso(value: Any) -> bool:
     return True
 
 
-def _no_number(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = JSONDecoder(parse_constant=_no_number)
+_DECODER = JSONDecoder(parse_constant=_reject_constant)
 
 
 def _parse(body: bytes) -> tuple[dict[str, Any], list[Item]]:

@@ -1,6 +1,6 @@
-"""Read what clients send: JSON, NDJSON, form fields, old base64, gzip - and nothing too large.
+"""Decode request bodies: JSON, NDJSON, form fields, base64 as old SDKs send it, gzip.
 
-A room without I/O.
+Does no I/O.
 """
 
 import base64
@@ -14,8 +14,8 @@ from pydantic_core import from_json
 GZIP = 31  # the window bits that make zlib read a gzip header
 
 
-class RefusedRequest(Exception):  # noqa: N818  # an answer, not a failure of ours
-    """Refuse a whole request with a status and a reason."""
+class RefusedRequest(Exception):  # noqa: N818 - a response, not an error of the emulator
+    """A whole request is refused, with a status and a message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(status, message)
@@ -24,42 +24,45 @@ class RefusedRequest(Exception):  # noqa: N818  # an answer, not a failure of ou
 
 
 class Payload(NamedTuple):
-    """What a request's body holds. `form` are its form fields, `text` the JSON to be read."""
+    """A decoded body: the JSON text, and the form fields if it was a form.
+
+    `lines` is True for NDJSON.
+    """
 
     text: bytes
     form: dict[str, str] | None = None
     lines: bool = False
 
 
-def unzipped(body: bytes, *, encoding: str, room: int) -> bytes:
-    """Undo the `Content-Encoding`, and stop one byte past the `room` there is."""
+def decompress(body: bytes, *, encoding: str, max_size: int) -> bytes:
+    """Decode the `Content-Encoding`; return at most one byte more than `max_size`."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
     if encoding != "gzip":
         raise RefusedRequest(415, f"Content-Encoding {encoding!r} is not supported")
     parts: list[bytes] = []
-    left = room + 1
-    while body and left > 0:
+    remaining = max_size + 1
+    while body and remaining > 0:
         member = zlib.decompressobj(GZIP)
         try:
-            parts.append(member.decompress(body, left))
+            parts.append(member.decompress(body, remaining))
         except zlib.error as error:
             raise RefusedRequest(400, f"body is not valid gzip: {error}") from error
-        left -= len(parts[-1])
-        if not member.eof and left > 0:
-            raise RefusedRequest(400, "body is not valid gzip: it ends early")
+        remaining -= len(parts[-1])
+        if not member.eof and remaining > 0:
+            raise RefusedRequest(400, "body is not valid gzip: it is truncated")
         body = member.unused_data
     return b"".join(parts)
 
 
 def too_large(limit: int) -> RefusedRequest:
-    """Refuse a body for its size, in the documented words."""
+    """Return the error for a body that is too large, with the documented message."""
     return RefusedRequest(413, f"request exceeds max limit of {limit} bytes")
 
 
 def payload(body: bytes, content_type: str) -> Payload:
-    """Find the JSON in a body: it is the body, or its form field `data`."""
+    """Return the JSON in a body: the body itself, or its form field `data`."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind in ("application/x-ndjson", "application/ndjson", "application/jsonl"):
         return Payload(body, lines=True)
@@ -84,7 +87,7 @@ def _data(field: str) -> bytes:
 
 
 def records(payload: Payload) -> list[Any]:
-    """Parse the records; a single object is a list of one."""
+    """Parse the records; a single object becomes a list of one."""
     if payload.lines:
         return [_json(line) for line in payload.text.split(b"\n") if line.strip()]
     value = _json(payload.text)
@@ -98,10 +101,10 @@ def _json(text: bytes) -> Any:
         raise RefusedRequest(400, f"invalid JSON: {error}") from error
 
 
-def decoded(body: bytes, headers: dict[str, str], *, room: int = 1 << 30) -> list[Any]:
-    """Read a recorded request's records, or none when they cannot be read."""
+def decode_records(body: bytes, headers: dict[str, str], *, max_size: int = 1 << 30) -> list[Any]:
+    """Decode the records of a recorded request; return none if they cannot be decoded."""
     try:
-        text = unzipped(body, encoding=headers.get("content-encoding", ""), room=room)
+        text = decompress(body, encoding=headers.get("content-encoding", ""), max_size=max_size)
         return records(payload(text, headers.get("content-type", "")))
     except RefusedRequest:
         return []

@@ -1,7 +1,4 @@
-"""Read the CSV of a lookup table by the documented rules.
-
-A room without I/O.
-"""
+"""Parse the CSV of a lookup table by the documented rules. Does no I/O."""
 
 import csv
 import json
@@ -18,16 +15,16 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FailedRow:
-    """A row that breaks a rule; `index` counts data rows from 0 (the documentation is silent)."""
+    """A row that violates a rule; `index` counts data rows from 0 (which is not documented)."""
 
     index: int
     message: str
 
 
 def read_table(text: str) -> tuple[list[dict[str, Any]], list[FailedRow]]:
-    """Read RFC 4180 text into typed rows, and say which rows are wrong (at most ten).
+    """Parse RFC 4180 text into typed rows, and return the invalid ones too (at most ten).
 
-    The first row names the columns, each differently; the first column is the row's unique key.
+    The first row has the unique names of the columns; the first column has the unique key of a row.
     """
     lines = csv.reader(text.splitlines(keepends=True), strict=True)
     rows: list[dict[str, Any]] = []
@@ -36,8 +33,8 @@ def read_table(text: str) -> tuple[list[dict[str, Any]], list[FailedRow]]:
     try:
         header = next(lines, [])
         if not header or "" in header or len(set(header)) < len(header):
-            return [], [FailedRow(0, "header row must name every column, each differently")]
-        for index, row in enumerate(_filled(lines)):
+            return [], [FailedRow(0, "header row must have a unique name for every column")]
+        for index, row in enumerate(_without_empty(lines)):
             if len(row) != len(header):
                 failed.append(FailedRow(index, f"expected {len(header)} fields, found {len(row)}"))
             elif not row[0]:
@@ -53,14 +50,14 @@ def read_table(text: str) -> tuple[list[dict[str, Any]], list[FailedRow]]:
     return rows, failed[:MAX_FAILED]
 
 
-def _filled(lines: Iterator[list[str]]) -> Iterator[list[str]]:
+def _without_empty(lines: Iterator[list[str]]) -> Iterator[list[str]]:
     return (row for row in lines if row)
 
 
 def typed(value: str) -> Any:
-    """Give a field its documented type: number, boolean, list of strings, or text.
+    """Convert a field to its documented type: number, boolean, list of strings, or text.
 
-    Times in RFC 3339 are datetimes to Mixpanel; here they stay text.
+    Mixpanel also converts RFC 3339 times to datetimes; here they stay text.
     """
     if NUMBER.fullmatch(value):
         return float(value) if re.search(r"[.eE]", value) else int(value)

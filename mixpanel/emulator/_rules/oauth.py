@@ -1,7 +1,7 @@
-"""Hand out Hightouch's access tokens for client assertions (JWTs signed with RS256).
+"""Issue Hightouch's access tokens for client assertions (JWTs signed with RS256).
 
-A room without I/O: the clock is passed in. Signatures are checked for clients whose public keys
-the emulator was given, which needs the library `cryptography`.
+Does no I/O: the clock is passed in. Signatures are verified if public keys were configured, which
+needs the package `cryptography`.
 """
 
 import base64
@@ -22,17 +22,17 @@ Verify = Callable[[bytes, bytes], bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuthRules:
-    """Who gets an access token, and for how long.
+    """Which clients get an access token, and for how long.
 
-    - `clients`: the client ids taken; None takes any that is not empty.
-    - `public_keys`: key id (the `kid` of an assertion) to the public key as PEM text; None checks
-      no signature.
-    - `expires_in`: the seconds a token lasts on the emulator's clock. None lets it last for ever
-      and leaves `expires_in` out of the answer.
-    - `required`: whether events need a token, so that a write key alone is 401.
+    - `clients`: the accepted client ids; None accepts any that is not empty.
+    - `public_keys`: key id (the `kid` of an assertion) to public key as PEM text; None verifies no
+      signatures.
+    - `expires_in`: the lifetime of a token in seconds, on the emulator's clock. With None tokens do
+      not expire, and the response has no `expires_in`.
+    - `required`: whether events need a token; a write key alone is then answered with 401.
 
-    :raises ImportError: for public keys without the library `cryptography`.
-    :raises ValueError: for a public key that is none for RS256.
+    :raises ImportError: there are public keys, and the package `cryptography` is not installed.
+    :raises ValueError: a public key is not valid for RS256.
     """
 
     clients: Collection[str] | None = None
@@ -41,24 +41,24 @@ class OAuthRules:
     required: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse keys that could never verify anything."""
+        """Reject invalid public keys."""
         for key in (self.public_keys or {}).values():
             _verifier(key)
 
-    def takes_client(self, client: Any) -> bool:
-        """Say whether a client id is good."""
+    def accepts_client(self, client: Any) -> bool:
+        """Return True if a client id is valid."""
         return is_among(self.clients, client)
 
     def is_signed(self, signed: bytes, signature: bytes, key_id: Any) -> bool:
-        """Say whether a key known by this id has signed; always, when no keys are given."""
+        """Return True if the key with this id made the signature, or if no keys were configured."""
         if self.public_keys is None:
             return True
         key = self.public_keys.get(key_id) if isinstance(key_id, str) else None
         return key is not None and _verifier(key)(signed, signature)
 
 
-class RefusedGrant(Exception):  # noqa: N818  # an answer, not a failure of ours
-    """Refuse a token, in OAuth's words."""
+class RefusedGrant(Exception):  # noqa: N818 - a response, not an error of the emulator
+    """A token request is refused, with the fields of an OAuth error."""
 
     def __init__(self, status: int, error: str, description: str) -> None:
         super().__init__(status, error, description)
@@ -74,7 +74,7 @@ class _Token:
 
 
 class Tokens:
-    """The access tokens handed out, and the assertions that were used up for them."""
+    """The issued access tokens, and the assertions that were used for them."""
 
     def __init__(self, rules: OAuthRules) -> None:
         self._rules = rules
@@ -83,9 +83,9 @@ class Tokens:
         self._used: set[str] = set()
 
     def grant(self, form: Mapping[str, str], *, audience: str, now: float) -> dict[str, Any]:
-        """Answer a token request.
+        """Issue an access token, and return the token response.
 
-        :raises RefusedGrant: with 400 or 401, as OAuth has it.
+        :raises RefusedGrant: 400 or 401, as OAuth specifies.
         """
         if form.get("grant_type") != "client_credentials":
             raise RefusedGrant(400, "unsupported_grant_type", "grant_type is not supported")
@@ -95,7 +95,7 @@ class Tokens:
         if not scopes:
             raise RefusedGrant(400, "invalid_scope", "scope is missing")
         claims = self._claims(form.get("client_assertion", ""))
-        self._judge(claims, audience=audience, now=now)
+        self._validate_claims(claims, audience=audience, now=now)
         lifetime = self._rules.expires_in
         token = secrets.token_urlsafe(24)
         with self._lock:
@@ -104,11 +104,15 @@ class Tokens:
             self._used.add(claims["jti"])
             expires_at = None if lifetime is None else now + lifetime
             self._tokens[token] = _Token(scopes, expires_at)
-        answer = {"access_token": token, "token_type": "Bearer", "scope": " ".join(sorted(scopes))}
-        return answer if lifetime is None else {**answer, "expires_in": lifetime}
+        response = {
+            "access_token": token,
+            "token_type": "Bearer",
+            "scope": " ".join(sorted(scopes)),
+        }
+        return response if lifetime is None else {**response, "expires_in": lifetime}
 
     def refusal(self, token: str, *, now: float) -> tuple[int, str] | None:
-        """Return status and reason why events with this token are refused, None when they pass."""
+        """Return the status and reason to refuse events with this token; None if it is valid."""
         with self._lock:
             known = self._tokens.get(token)
         if known is None:
@@ -120,7 +124,7 @@ class Tokens:
         return None
 
     def revoke(self) -> None:
-        """Let no token pass that was handed out so far."""
+        """Invalidate all tokens issued so far."""
         with self._lock:
             self._tokens.clear()
 
@@ -131,21 +135,21 @@ class Tokens:
             self._used.clear()
 
     def _claims(self, assertion: str) -> dict[str, Any]:
-        """Read the claims of an assertion whose signature is good."""
+        """Return the claims of an assertion, after verifying its signature."""
         signed, _, last = assertion.rpartition(".")
         try:
-            head, claims = (from_json(_unbased(part)) for part in signed.split("."))
-            signature = _unbased(last)
+            head, claims = (from_json(_base64url(part)) for part in signed.split("."))
+            signature = _base64url(last)
         except ValueError:
-            raise RefusedGrant(400, "invalid_request", "client_assertion is no JWT") from None
+            raise RefusedGrant(400, "invalid_request", "client_assertion is not a JWT") from None
         if not isinstance(head, dict) or not isinstance(claims, dict) or head.get("alg") != "RS256":
             raise RefusedGrant(400, "invalid_request", "client_assertion must be signed by RS256")
         if not signature or not self._rules.is_signed(signed.encode(), signature, head.get("kid")):
             raise RefusedGrant(401, "invalid_client", "signature is not that of a known key")
         return claims
 
-    def _judge(self, claims: dict[str, Any], *, audience: str, now: float) -> None:
-        if claims.get("iss") != claims.get("sub") or not self._rules.takes_client(
+    def _validate_claims(self, claims: dict[str, Any], *, audience: str, now: float) -> None:
+        if claims.get("iss") != claims.get("sub") or not self._rules.accepts_client(
             claims.get("sub")
         ):
             raise RefusedGrant(401, "invalid_client", "iss and sub must both be a known client id")
@@ -163,13 +167,13 @@ class Tokens:
 
 
 def is_among(known: Collection[str] | None, name: Any) -> bool:
-    """Say whether a name is one of those known; None knows any that is not empty."""
+    """Return True if a name is among the known ones; with None, if it is not empty."""
     if not isinstance(name, str) or not name:
         return False
     return known is None or name in ({known} if isinstance(known, str) else known)
 
 
-def _unbased(part: str) -> bytes:
+def _base64url(part: str) -> bytes:
     try:
         return base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
@@ -177,7 +181,7 @@ def _unbased(part: str) -> bytes:
 
 
 def _verifier(pem: str) -> Verify:
-    """Return what checks RS256 signatures by one public key."""
+    """Return a function that verifies RS256 signatures with one public key."""
     try:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -185,10 +189,10 @@ def _verifier(pem: str) -> Verify:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ModuleNotFoundError as error:
-        raise ImportError("checking signatures needs: pip install cryptography") from error
+        raise ImportError("verifying signatures requires: pip install cryptography") from error
     key = load_pem_public_key(pem.encode())
     if not isinstance(key, RSAPublicKey):
-        raise ValueError("RS256 needs an RSA public key")  # noqa: TRY004  # the text is wrong, not its type
+        raise ValueError("RS256 needs an RSA public key")  # noqa: TRY004 - the text is wrong, not its type
 
     def verify(signed: bytes, signature: bytes) -> bool:
         try:

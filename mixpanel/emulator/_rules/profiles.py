@@ -1,7 +1,6 @@
-"""Judge and apply profile updates: `/engage` for users, `/groups` for groups.
+"""Validate and apply profile updates: `/engage` for users, `/groups` for groups.
 
-A room without I/O. There is no de-duplication here, as there is none at Mixpanel: an `$add` that
-arrives twice adds twice.
+Does no I/O. As at Mixpanel, updates are not de-duplicated: an `$add` that arrives twice adds twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +11,11 @@ from pydantic_core import to_json
 from mixpanel.emulator._rules.events import (
     MAX_NAME,
     MAX_RECORD_BYTES,
-    Judgement,
-    Refusal,
-    Refused,
+    InvalidRecord,
+    RejectedRecord,
+    ValidationResult,
+    apply_forced_refusal,
     identifier,
-    spare,
 )
 
 OPERATIONS = ("$set", "$set_once", "$add", "$union", "$append", "$remove", "$unset", "$delete")
@@ -33,48 +32,48 @@ class Update(NamedTuple):
     ignore_alias: bool = False
 
 
-def judge_updates(
+def validate_updates(
     records: Sequence[Any],
     *,
     groups: bool = False,
     now: float = 0,
     accepts: Callable[[str], bool] = bool,
     refuse: Mapping[int, str] | None = None,
-) -> Judgement[Update]:
-    """Sort one request's profile updates into those to apply and those to refuse.
+) -> ValidationResult[Update]:
+    """Validate one request's profile updates.
 
-    The documentation does not name `$add` and `$append` for groups; they are taken all the same.
-    An update holds exactly one operation.
+    An update has exactly one operation. `$add` and `$append` are not documented for groups, but
+    accepted.
     """
-    judgement: Judgement[Update] = Judgement()
+    result: ValidationResult[Update] = ValidationResult()
     for index, record in enumerate(records):
         try:
-            spare(index, refuse)
-            update = _examine(record, groups, now, accepts)
-        except Refused as refused:
-            judgement.unauthorized += refused.unauthorized
-            judgement.refusals.append(Refusal(index, None, refused.field, refused.message))
+            apply_forced_refusal(index, refuse)
+            update = _validate(record, groups, now, accepts)
+        except InvalidRecord as refused:
+            result.unauthorized += refused.unauthorized
+            result.rejected.append(RejectedRecord(index, None, refused.field, refused.message))
         else:
-            judgement.good += 1
-            judgement.accepted.append(update)
-    return judgement
+            result.good += 1
+            result.accepted.append(update)
+    return result
 
 
-def _examine(record: Any, groups: bool, now: float, accepts: Callable[[str], bool]) -> Update:  # noqa: FBT001
+def _validate(record: Any, groups: bool, now: float, accepts: Callable[[str], bool]) -> Update:  # noqa: FBT001
     if not isinstance(record, dict):
-        raise Refused("", "record must be an object")
+        raise InvalidRecord("", "record must be an object")
     token = record.get("$token")
     if not isinstance(token, str) or not accepts(token):
-        raise Refused("$token", "'$token' is missing or invalid", unauthorized=True)
+        raise InvalidRecord("$token", "'$token' is missing or invalid", unauthorized=True)
     key = tuple(_key(record, name) for name in (_GROUP if groups else _USER))
     present = [operation for operation in OPERATIONS if operation in record]
     if len(present) != 1:
-        raise Refused("", f"update must hold exactly one operation, not {present or 'none'}")
+        raise InvalidRecord("", f"update must have exactly one operation, not {present or 'none'}")
     operation = present[0]
     value = record[operation]
     _check(operation, value)
     if len(to_json(value, inf_nan_mode="null")) > MAX_RECORD_BYTES:
-        raise Refused(operation, f"update is larger than {MAX_RECORD_BYTES} bytes")
+        raise InvalidRecord(operation, f"update is larger than {MAX_RECORD_BYTES} bytes")
     seen = None if record.get("$ignore_time") else round(now * 1000)
     return Update(key, operation, value, seen, bool(record.get("$ignore_alias")))
 
@@ -86,7 +85,7 @@ _GROUP = ("$group_key", "$group_id")
 def _key(record: Properties, name: str) -> str:
     value = record.get(name)
     if value is None or value == "":
-        raise Refused(name, f"'{name}' is missing")
+        raise InvalidRecord(name, f"'{name}' is missing")
     return identifier(value, name)
 
 
@@ -95,24 +94,26 @@ def _check(operation: str, value: Any) -> None:
         return
     if operation == "$unset":
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise Refused("$unset", "'$unset' must be a list of property names")
+            raise InvalidRecord("$unset", "'$unset' must be a list of property names")
         return
     if not isinstance(value, dict):
-        raise Refused(operation, f"'{operation}' must be an object")
+        raise InvalidRecord(operation, f"'{operation}' must be an object")
     for name, member in value.items():
         if len(name) > MAX_NAME:
-            raise Refused(operation, f"property name is longer than {MAX_NAME}: {name[:40]!r}")
+            raise InvalidRecord(
+                operation, f"property name is longer than {MAX_NAME}: {name[:40]!r}"
+            )
         if operation == "$add" and not _is_number(member):
-            raise Refused(f"$add.{name}", f"'$add.{name}' must be a number")
+            raise InvalidRecord(f"$add.{name}", f"'$add.{name}' must be a number")
         if operation == "$union" and not isinstance(member, list):
-            raise Refused(f"$union.{name}", f"'$union.{name}' must be a list")
+            raise InvalidRecord(f"$union.{name}", f"'$union.{name}' must be a list")
 
 
 def apply_update(properties: Properties, update: Update) -> Properties | None:
-    """Return the profile's properties after one operation, or None when it deletes the profile.
+    """Return the profile's properties after one operation; None if it deletes the profile.
 
-    Two answers of the live service are not documented and chosen here: `$remove` takes out every
-    equal member, and `$add` to something that is no number leaves it as it is.
+    Two details are not documented and chosen here: `$remove` removes every equal member, and `$add`
+    leaves a value that is not a number unchanged.
     """
     if update.operation == "$delete":
         return None
@@ -122,9 +123,9 @@ def apply_update(properties: Properties, update: Update) -> Properties | None:
     after = dict(properties)
     for name, value in update.value.items():
         before = after.get(name)
-        settled = change(before, value)
-        if settled is not None or before is not None or update.operation == "$set":
-            after[name] = settled
+        new_value = change(before, value)
+        if new_value is not None or before is not None or update.operation == "$set":
+            after[name] = new_value
     return after
 
 

@@ -1,1 +1,1 @@
-"""The emulator's HTTP server and its pages."""
+"""The emulator's HTTP server: endpoints, faults, and the web page."""

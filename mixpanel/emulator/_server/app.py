@@ -1,6 +1,6 @@
-"""Speak the wire of ingestion, flags and, in `api` and `cdp`, the rest: the emulator's ASGI app.
+"""The emulator's ASGI app: ingestion, lookup tables, flags; more endpoints in `read_api` and `cdp`.
 
-`build_app` puts the endpoints behind a door that writes down every request and plays faults.
+`build_app` wraps the endpoints in a middleware that records every request and plays faults.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,49 +15,49 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mixpanel.emulator._rules import decode, lookup_tables
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._rules.events import Judgement, judge_events
-from mixpanel.emulator._rules.profiles import judge_updates
+from mixpanel.emulator._rules.events import ValidationResult, validate_events
+from mixpanel.emulator._rules.profiles import validate_updates
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
-from mixpanel.emulator._server.exchange import ClientLeft, Stage
+from mixpanel.emulator._server.exchange import ClientDisconnected, RequestExchange
 from mixpanel.emulator._server.origins import (
-    PAGES,
+    WEB_PAGE_PATHS,
     Caller,
     Guard,
     Headers,
-    allowing,
+    cors_headers,
     preflight,
     with_headers,
 )
 from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._server.read_api import read_routes
-from mixpanel.emulator._server.web_page import render_page
+from mixpanel.emulator._server.web_page import render_web_page
 from mixpanel.emulator._storage.flags import read_context
 from mixpanel.emulator._storage.request_log import RecordedRequest
 
-FORM_GROWTH = 3  # percent-encoding makes at most three bytes of one
+FORM_GROWTH = 3  # percent-encoding turns one byte into at most three
 FORM_FIELDS = 1024
 
 
 @dataclass(slots=True)
 class _Sent:
-    """What a request to an ingestion endpoint says, once it is read."""
+    """A decoded request to an ingestion endpoint."""
 
     records: list[Any]
     form: dict[str, str] | None
     query: dict[str, str]
 
     def flag(self, name: str, *, default: bool = False) -> bool:
-        """Read a 0/1 parameter from the query, else from the form."""
-        told = self.query.get(name, (self.form or {}).get(name))
-        return default if told is None else told in ("1", "true")
+        """Return a 0/1 parameter of the query, else of the form."""
+        value = self.query.get(name, (self.form or {}).get(name))
+        return default if value is None else value in ("1", "true")
 
 
 def build_app(project: Project, guard: Guard) -> ASGIApp:
-    """Build the ASGI app that speaks for a project, to those whom the guard lets in."""
+    """Return the ASGI app of a project; `guard` decides which requests it accepts."""
     endpoints = Endpoints(project)
     routes = [
-        Route("/", endpoints.page),
+        Route("/", endpoints.web_page),
         Route("/track", endpoints.track, methods=["POST"]),
         Route("/import", endpoints.import_, methods=["POST"]),
         Route("/engage", endpoints.engage, methods=["POST"]),
@@ -70,7 +70,9 @@ def build_app(project: Project, guard: Guard) -> ASGIApp:
         *cdp_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
-    return Door(Starlette(routes=routes, exception_handlers=handlers), project, guard)
+    return RecordingMiddleware(
+        Starlette(routes=routes, exception_handlers=handlers), project, guard
+    )
 
 
 async def _refuse(request: Request, refused: RefusedRequest) -> Response:
@@ -82,8 +84,8 @@ async def _refuse_route(request: Request, error: HTTPException) -> Response:
     return responses.refused(request.url.path, error.status_code, message)
 
 
-class Door:
-    """Write down each request, and let the script's next fault have it if it is meant for it."""
+class RecordingMiddleware:
+    """Record each request, and play the next fault that applies to it."""
 
     def __init__(self, app: ASGIApp, project: Project, guard: Guard) -> None:
         self._app = app
@@ -91,7 +93,7 @@ class Door:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one request in."""
+        """Handle one request."""
         allowed: Headers = []
         if scope["type"] == "http":
             caller = Caller.of(scope)
@@ -100,59 +102,59 @@ class Door:
                 await refusal(scope, receive, send)
                 return
             if self._guard.is_foreign(caller):
-                allowed = allowing(caller.origins[0])
+                allowed = cors_headers(caller.origins[0])
                 send = with_headers(send, allowed)
                 if caller.is_preflight:
                     await preflight(caller)(scope, receive, send)
                     return
-        if scope["type"] != "http" or scope["path"] in PAGES:
+        if scope["type"] != "http" or scope["path"] in WEB_PAGE_PATHS:
             await self._app(scope, receive, send)
             return
         project = self._project
-        asked = Request(scope)
+        asgi_request = Request(scope)
         request = RecordedRequest(
-            method=asked.method,
+            method=asgi_request.method,
             path=scope["path"],
-            query=dict(asked.query_params),
-            headers=dict(asked.headers),
+            query=dict(asgi_request.query_params),
+            headers=dict(asgi_request.headers),
             received_at=project.now(),
         )
-        project.journal.add(request)
+        project.request_log.add(request)
         state = scope.setdefault("state", {})
         state["recorded"] = request
-        limit = _wire_limit(project, request.path)
-        stage = Stage(
+        limit = _body_limit(project, request.path)
+        exchange = RequestExchange(
             self._app,
             scope,
             receive,
             send,
             request=request,
-            journal=project.journal,
+            request_log=project.request_log,
             limit=limit,
             latency=project.latency,
             headers=allowed,
         )
         try:
-            if project.script.asks_for_body(request.path):
-                await stage.read()
+            if project.script.needs_body(request.path):
+                await exchange.read()
             fault = project.script.take(request)
             if fault is None:
-                await stage.serve()
+                await exchange.serve()
             else:
                 state["refuse"] = fault.refused
-                await fault.perform(stage)
-        except ClientLeft:
+                await fault.perform(exchange)
+        except ClientDisconnected:
             return
 
 
 def _limit(project: Project, path: str) -> int:
-    """Return how many bytes an endpoint documents to take, uncompressed."""
+    """Return the documented size limit of an endpoint, in uncompressed bytes."""
     if path.startswith("/lookup-tables"):
         return lookup_tables.MAX_BYTES
     return cdp_limit(project, path) or project.max_bytes
 
 
-def _wire_limit(project: Project, path: str) -> int:
+def _body_limit(project: Project, path: str) -> int:
     return _limit(project, path) * FORM_GROWTH + FORM_FIELDS
 
 
@@ -162,49 +164,51 @@ class Endpoints:
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    async def page(self, _: Request) -> Response:
-        """GET / for a person with a browser."""
+    async def web_page(self, _: Request) -> Response:
+        """GET /: the web page."""
         project = self._project
         flags = project.flags.served().flags
-        return HTMLResponse(render_page(project.warehouse, project.journal, flags, project.cdp))
+        return HTMLResponse(
+            render_web_page(project.warehouse, project.request_log, flags, project.cdp)
+        )
 
     async def track(self, request: Request) -> Response:
-        """POST /track: events by project token; one good record makes a good request."""
+        """POST /track: events, with a project token; succeeds if at least one record is valid."""
         project, sent = self._project, self._read(request)
         self._count(sent)
-        judgement = judge_events(
+        result = validate_events(
             sent.records,
-            wire="track",
+            endpoint="track",
             now=project.now(),
             address=_address(request),
-            accepts=project.access.takes_token,
-            refuse=_refuse_by_fault(request),
+            accepts=project.access.accepts_token,
+            refuse=_records_to_reject(request),
         )
-        _demand_a_token(judgement)
-        project.warehouse.add_aliases(judgement.aliases)
-        project.warehouse.add_events(judgement.accepted, now=project.now())
-        return _accepted(sent, judgement)
+        _require_token(result)
+        project.warehouse.add_aliases(result.aliases)
+        project.warehouse.add_events(result.accepted, now=project.now())
+        return _accepted(sent, result)
 
     async def import_(self, request: Request) -> Response:
-        """POST /import: events by Basic credentials; answers for each record if `strict`."""
+        """POST /import: events, with Basic credentials; lists the rejected records if `strict`."""
         project, recorded = self._project, _recorded(request)
-        self._project.demand_credentials(recorded)
+        self._project.require_credentials(recorded)
         sent = self._read(request)
         self._count(sent)
         strict = sent.flag("strict", default=True)
-        judgement = judge_events(
+        result = validate_events(
             sent.records,
-            wire="import",
+            endpoint="import",
             now=project.now(),
             strict=strict,
             address=_address(request),
-            refuse=_refuse_by_fault(request),
+            refuse=_records_to_reject(request),
         )
-        project.warehouse.add_aliases(judgement.aliases)
-        project.warehouse.add_events(judgement.accepted, now=project.now())
+        project.warehouse.add_aliases(result.aliases)
+        project.warehouse.add_events(result.accepted, now=project.now())
         form = sent.form is not None and sent.flag("verbose")
-        answer = responses.imported_form if form else responses.imported
-        return answer(judgement.good, judgement.refusals, strict=strict)
+        response = responses.imported_form if form else responses.imported
+        return response(result.good, result.rejected, strict=strict)
 
     async def engage(self, request: Request) -> Response:
         """POST /engage: updates of user profiles."""
@@ -216,21 +220,21 @@ class Endpoints:
 
     async def list_lookup_tables(self, request: Request) -> Response:
         """GET /lookup-tables: ids and names."""
-        self._project.demand_credentials(_recorded(request), token=False)
+        self._project.require_credentials(_recorded(request), token=False)
         tables = self._project.warehouse.lookup_tables()
         results = [{"id": each, "name": table["name"]} for each, table in tables.items()]
         return responses.Json({"code": 200, "status": "OK", "results": results})
 
     async def replace_lookup_table(self, request: Request) -> Response:
-        """PUT /lookup-tables/{id}: a whole table as CSV."""
+        """PUT /lookup-tables/{id}: replace a table by CSV."""
         project, recorded = self._project, _recorded(request)
-        self._project.demand_credentials(recorded, token=False)
-        if not project.replacements.takes(1, project.now()):
-            raise RefusedRequest(429, "lookup tables take 100 replacements in 24 hours")
+        self._project.require_credentials(recorded, token=False)
+        if not project.replacements.try_add(1, project.now()):
+            raise RefusedRequest(429, "lookup tables accept 100 replacements in 24 hours")
         table_id = request.path_params["table_id"]
         if table_id not in project.warehouse.lookup_tables():
             raise RefusedRequest(404, f"lookup table {table_id} does not exist")
-        body = self._unzipped(recorded)
+        body = self._decompress(recorded)
         if len(body) > lookup_tables.MAX_BYTES:
             raise decode.too_large(lookup_tables.MAX_BYTES)
         try:
@@ -239,24 +243,24 @@ class Endpoints:
             raise RefusedRequest(400, f"CSV is not UTF-8: {error}") from error
         if failed:
             failures = [asdict(each) for each in failed]
-            answer = {"code": 400, "error": responses.PARTIAL, "status": "Bad Request"}
-            return responses.Json({**answer, "failed_records": failures}, 400)
+            response = {"code": 400, "error": responses.PARTIAL, "status": "Bad Request"}
+            return responses.Json({**response, "failed_records": failures}, 400)
         project.warehouse.replace_lookup_table(table_id, rows)
         return responses.Json({"code": 200, "status": "OK"})
 
     async def flag_definitions(self, request: Request) -> Response:
-        """GET /flags/definitions: every flag, for SDKs that evaluate locally."""
+        """GET /flags/definitions: all flags, for SDKs that evaluate locally."""
         project, recorded = self._project, _recorded(request)
-        self._project.demand_credentials(recorded, secret=False)
+        self._project.require_credentials(recorded, secret=False)
         body = project.flags.served().body
         if not project.etag:
             return Response(body, media_type=responses.Json.media_type)
         return responses.tagged(body, known=recorded.headers.get("if-none-match", ""))
 
     async def evaluate_flags(self, request: Request) -> Response:
-        """GET /flags: the variants that one context is enrolled in."""
+        """GET /flags: the variants for one context."""
         recorded = _recorded(request)
-        self._project.demand_credentials(recorded, secret=False)
+        self._project.require_credentials(recorded, secret=False)
         context = read_context(recorded.query.get("context"))
         chosen = self._project.flags.served().decide(context, recorded.query.get("flag_key"))
         return responses.Json({"code": 200, "flags": chosen})
@@ -264,22 +268,22 @@ class Endpoints:
     def _update(self, request: Request, *, groups: bool) -> Response:
         project, recorded = self._project, _recorded(request)
         if recorded.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RefusedRequest(415, f"{recorded.path} does not take a Content-Encoding")
+            raise RefusedRequest(415, f"{recorded.path} does not accept a Content-Encoding")
         sent = self._read(request)
-        judgement = judge_updates(
+        result = validate_updates(
             sent.records,
             groups=groups,
             now=project.now(),
-            accepts=project.access.takes_token,
-            refuse=_refuse_by_fault(request),
+            accepts=project.access.accepts_token,
+            refuse=_records_to_reject(request),
         )
-        _demand_a_token(judgement)
-        project.warehouse.apply(judgement.accepted, groups=groups)
-        return _accepted(sent, judgement)
+        _require_token(result)
+        project.warehouse.apply(result.accepted, groups=groups)
+        return _accepted(sent, result)
 
     def _read(self, request: Request) -> _Sent:
         project, recorded = self._project, _recorded(request)
-        body = self._unzipped(recorded)
+        body = self._decompress(recorded)
         payload = decode.payload(body, recorded.headers.get("content-type", ""))
         if len(payload.text) > project.max_bytes:
             raise decode.too_large(project.max_bytes)
@@ -288,17 +292,17 @@ class Endpoints:
             raise RefusedRequest(413, f"request exceeds max limit of {project.max_records} records")
         return _Sent(records, payload.form, recorded.query)
 
-    def _unzipped(self, recorded: RecordedRequest) -> bytes:
-        room = _wire_limit(self._project, recorded.path)
+    def _decompress(self, recorded: RecordedRequest) -> bytes:
+        max_size = _body_limit(self._project, recorded.path)
         encoding = recorded.headers.get("content-encoding", "")
-        body = decode.unzipped(recorded.body, encoding=encoding, room=room)
-        if len(body) > room:
+        body = decode.decompress(recorded.body, encoding=encoding, max_size=max_size)
+        if len(body) > max_size:
             raise decode.too_large(_limit(self._project, recorded.path))
         return body
 
     def _count(self, sent: _Sent) -> None:
         project = self._project
-        if not project.rate.takes(len(sent.records), project.now()):
+        if not project.rate.try_add(len(sent.records), project.now()):
             raise RefusedRequest(
                 429, "Project exceeded rate limits. Retry with exponential backoff."
             )
@@ -313,20 +317,20 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _refuse_by_fault(request: Request) -> dict[int, str] | None:
+def _records_to_reject(request: Request) -> dict[int, str] | None:
     refuse: dict[int, str] | None = getattr(request.state, "refuse", None)
     return refuse
 
 
-def _demand_a_token(judgement: Judgement[Any]) -> None:
-    if judgement.unauthorized and not judgement.good:
+def _require_token(result: ValidationResult[Any]) -> None:
+    if result.unauthorized and not result.good:
         raise RefusedRequest(401, "Invalid or missing project token")
 
 
-def _accepted(sent: _Sent, judgement: Judgement[Any]) -> Response:
+def _accepted(sent: _Sent, result: ValidationResult[Any]) -> Response:
     return responses.accepted(
-        judgement.good,
-        judgement.refusals,
+        result.good,
+        result.rejected,
         strict=sent.flag("strict"),
         verbose=sent.flag("verbose"),
         empty=not sent.records,

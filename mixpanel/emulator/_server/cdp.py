@@ -1,8 +1,9 @@
-"""Speak Customer.io's Data Pipelines and Hightouch Events, each below a path of its own.
+"""The endpoints of Customer.io's Data Pipelines and of Hightouch Events, below separate paths.
 
-Customer.io without `X-Strict-Mode: 1` answers 200 to a bad key, to what it cannot read, to what is
-invalid or too large, and drops it; with it, 400 and 401. Hightouch drops invalid messages with 200
-and refuses the rest; its rules may be stricter, or permissive. A rate exceeded is always 429.
+Without `X-Strict-Mode: 1` Customer.io responds 200 to invalid keys and to unreadable, invalid or
+oversize messages, and drops them; with it, 400 and 401. Hightouch responds 200 to invalid messages,
+drops them, and refuses everything else that is wrong; its mode may be strict or permissive.
+Exceeding a rate is always 429.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,39 +21,45 @@ from mixpanel.emulator._rules.cdp import (
     Body,
     HightouchRules,
     Rules,
-    Verdict,
-    judge,
+    ValidatedMessage,
     read_body,
+    validate_message,
 )
-from mixpanel.emulator._rules.decode import RefusedRequest, unzipped
+from mixpanel.emulator._rules.decode import RefusedRequest, decompress
 from mixpanel.emulator._rules.oauth import RefusedGrant
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._storage.request_log import RecordedRequest
 
 FORM = "application/x-www-form-urlencoded"
-OF_INTEREST = ("user-agent", "x-strict-mode", "x-retry-count", "content-type", "content-encoding")
+RECORDED_HEADERS = (
+    "user-agent",
+    "x-strict-mode",
+    "x-retry-count",
+    "content-type",
+    "content-encoding",
+)
 
 
 def cdp_routes(project: Project) -> list[Route]:
     """Return the routes of both vendors and of Hightouch's authorization server."""
     endpoints = CdpEndpoints(project)
-    wires = {"/customerio": endpoints.customerio, "/hightouch": endpoints.hightouch}
+    handlers = {"/customerio": endpoints.customerio, "/hightouch": endpoints.hightouch}
     return [
         Route("/hightouch/oauth/token", endpoints.token, methods=["POST"]),
         *(
-            Route(f"{prefix}/v1/{each}", wire, methods=["POST"])
-            for prefix, wire in wires.items()
+            Route(f"{prefix}/v1/{each}", handler, methods=["POST"])
+            for prefix, handler in handlers.items()
             for each in ENDPOINTS
         ),
     ]
 
 
 def cdp_limit(project: Project, path: str) -> int | None:
-    """Return how many bytes a request to a vendor may have, None for other paths."""
+    """Return the size limit of a request to a vendor, None for other paths."""
     if path.startswith("/customerio/"):
-        return project.cdp.customerio.batch_bytes
-    return project.cdp.hightouch.batch_bytes if path.startswith("/hightouch/") else None
+        return project.cdp.customerio.max_batch_bytes
+    return project.cdp.hightouch.max_batch_bytes if path.startswith("/hightouch/") else None
 
 
 class CdpEndpoints:
@@ -62,7 +69,7 @@ class CdpEndpoints:
         self._project = project
 
     async def customerio(self, request: Request) -> Response:
-        """POST /customerio/v1/...: strict when asked to be, else 200 whatever comes."""
+        """POST /customerio/v1/...: errors in strict mode, otherwise always 200."""
         recorded, rules = _recorded(request), self._project.cdp.customerio
         self._count(rules)
         strict = recorded.headers.get("x-strict-mode") == "1"
@@ -72,27 +79,27 @@ class CdpEndpoints:
         body = Body({}, [])
         try:
             body = self._read(recorded, rules)
-            verdicts = _judged(body, request, rules)
+            validated = _validate(body, request, rules)
         except RefusedRequest as refused:
             if strict:
                 raise
-            verdicts = [Verdict(None, len(recorded.body), refused.message)]
+            validated = [ValidatedMessage(None, len(recorded.body), refused.message)]
         if key is None or rules.is_foreign(key):
             why = "write key is not known" if key is None else "write key is for another region"
-            verdicts = [each._replace(why=why) for each in verdicts]
-        elif strict and (bad := {i: each for i, each in enumerate(verdicts) if each.why}):
-            self._add(recorded, rules, body, _spared(verdicts, rules), key)
+            validated = [each._replace(why=why) for each in validated]
+        elif strict and (bad := {i: each for i, each in enumerate(validated) if each.why}):
+            self._add(recorded, rules, body, _kept(validated, rules), key)
             status, errors = _refusal(bad, recorded, rules)
             return responses.Json({"meta": {"errors": errors}}, status)
-        self._add(recorded, rules, body, verdicts, key)
+        self._add(recorded, rules, body, validated, key)
         return _accepted(rules)
 
     async def hightouch(self, request: Request) -> Response:
-        """POST /hightouch/v1/...: what is wrong is refused, or dropped, as the mode has it."""
+        """POST /hightouch/v1/...: by mode, invalid requests and messages are refused or dropped."""
         rules = self._project.cdp.hightouch
         try:
             self._count(rules)
-            self._take_hightouch(request, rules)
+            self._ingest_hightouch(request, rules)
         except RefusedRequest as refused:
             return responses.refused_by_hightouch(
                 refused.status, refused.message, rules.error_shape
@@ -102,7 +109,7 @@ class CdpEndpoints:
     async def token(self, request: Request) -> Response:
         """POST /hightouch/oauth/token: an access token for a client assertion.
 
-        The `Date` is that of the emulator's clock, by which the assertion is judged.
+        The `Date` header has the time of the emulator's clock, which validates the assertion.
         """
         now = self._project.now()
         headers = {"date": formatdate(now, usegmt=True), "cache-control": "no-store"}
@@ -111,62 +118,62 @@ class CdpEndpoints:
             audience = f"{request.base_url}hightouch/oauth"
             granted = self._project.cdp.tokens.grant(form, audience=audience, now=now)
         except RefusedGrant as refused:
-            told = {"error": refused.error, "error_description": refused.description}
-            return responses.Json(told, refused.status, headers)
+            error = {"error": refused.error, "error_description": refused.description}
+            return responses.Json(error, refused.status, headers)
         return responses.Json(granted, headers=headers)
 
-    def _take_hightouch(self, request: Request, rules: HightouchRules) -> None:
+    def _ingest_hightouch(self, request: Request, rules: HightouchRules) -> None:
         recorded, permissive = _recorded(request), rules.mode == "permissive"
         body, key = Body({}, []), None
-        verdicts = [Verdict(None, len(recorded.body))]
+        validated = [ValidatedMessage(None, len(recorded.body))]
         try:
             body = self._read(recorded, rules)
-            verdicts = _judged(body, request, rules)
+            validated = _validate(body, request, rules)
             key = self._hightouch_key(recorded, body, rules)
         except RefusedRequest as refused:
             if not permissive:
                 raise
-            verdicts = [each._replace(why=refused.message) for each in verdicts]
+            validated = [each._replace(why=refused.message) for each in validated]
         if key is not None and rules.is_foreign(key):
             why = "write key is for another region"
-            verdicts = [each._replace(why=why) for each in verdicts]
+            validated = [each._replace(why=why) for each in validated]
         elif not permissive:
             strict = rules.mode == "strict"
-            bad = {i: v for i, v in enumerate(verdicts) if v.why and (strict or v.oversize)}
+            bad = {i: v for i, v in enumerate(validated) if v.why and (strict or v.oversize)}
             if bad:
-                self._add(recorded, rules, body, _spared(verdicts, rules), key)
+                self._add(recorded, rules, body, _kept(validated, rules), key)
                 status, errors = _refusal(bad, recorded, rules)
                 raise RefusedRequest(status, "; ".join(errors))
-        self._add(recorded, rules, body, verdicts, key)
+        self._add(recorded, rules, body, validated, key)
 
     def _count(self, rules: Rules) -> None:
-        if not self._project.cdp.takes_request(rules, self._project.now()):
+        if not self._project.cdp.allows_request(rules, self._project.now()):
             raise RefusedRequest(429, "too many requests for this source")
 
     def _read(self, recorded: RecordedRequest, rules: Rules) -> Body:
-        room = rules.batch_bytes
+        max_size = rules.max_batch_bytes
         encoding = recorded.headers.get("content-encoding", "")
-        body = unzipped(recorded.body, encoding=encoding, room=room)
-        if len(body) > room:
-            message = f"request exceeds the limit of {room} bytes"
+        body = decompress(recorded.body, encoding=encoding, max_size=max_size)
+        if len(body) > max_size:
+            message = f"request exceeds the limit of {max_size} bytes"
             raise RefusedRequest(rules.oversize_status, message)
         return read_body(body, _endpoint(recorded))
 
     def _hightouch_key(self, recorded: RecordedRequest, body: Body, rules: HightouchRules) -> str:
-        """Return the write key: the user of HTTP Basic, else that of the body."""
+        """Return the write key: the username of HTTP Basic, else the `writeKey` of the body."""
         authorization = recorded.headers.get("authorization", "")
         scheme, _, token = authorization.partition(" ")
-        told = basic(authorization)
+        credentials = basic(authorization)
         if scheme.lower() == "bearer":
             refusal = self._project.cdp.tokens.refusal(token.strip(), now=self._project.now())
             if refusal is not None:
                 raise RefusedRequest(*refusal)
         elif rules.oauth.required:
             raise RefusedRequest(401, "an access token is required for this source")
-        elif authorization and (told is None or told.password):
+        elif authorization and (credentials is None or credentials.password):
             raise RefusedRequest(401, "Authorization must be Basic with a write key, or Bearer")
-        key: Any = told.username if told else body.fields.get("writeKey")
-        if not rules.takes_key(key):
+        key: Any = credentials.username if credentials else body.fields.get("writeKey")
+        if not rules.accepts_key(key):
             raise RefusedRequest(401, "write key is missing or not known")
         return str(key)
 
@@ -175,7 +182,7 @@ class CdpEndpoints:
         recorded: RecordedRequest,
         rules: Rules,
         body: Body,
-        verdicts: Iterable[Verdict],
+        validated: Iterable[ValidatedMessage],
         key: str | None,
     ) -> None:
         of_request = {
@@ -184,11 +191,11 @@ class CdpEndpoints:
             "key": key,
             "sent_at": body.fields.get("sentAt"),
             "received_at": recorded.received_at,
-            "headers": {k: recorded.headers[k] for k in OF_INTEREST if k in recorded.headers},
+            "headers": {k: recorded.headers[k] for k in RECORDED_HEADERS if k in recorded.headers},
         }
         self._project.cdp.add(
             {**of_request, "message": message, "bytes": size, "why": why}
-            for message, size, why, _ in verdicts
+            for message, size, why, _ in validated
         )
 
 
@@ -199,26 +206,26 @@ def _form(recorded: RecordedRequest) -> dict[str, str]:
     return dict(parse_qsl(recorded.body.decode("ascii", "replace"), keep_blank_values=True))
 
 
-def _judged(body: Body, request: Request, rules: Rules) -> list[Verdict]:
-    """Judge each message, and refuse those that a fault wants refused."""
+def _validate(body: Body, request: Request, rules: Rules) -> list[ValidatedMessage]:
+    """Validate each message, and reject those that a fault has selected."""
     endpoint = _endpoint(_recorded(request))
-    verdicts = [judge(item, endpoint, body.fields, rules) for item in body.items]
+    validated = [validate_message(item, endpoint, body.fields, rules) for item in body.items]
     refused: dict[int, str] = getattr(request.state, "refuse", None) or {}
     return [
         each._replace(why=refused[index]) if index in refused else each
-        for index, each in enumerate(verdicts)
+        for index, each in enumerate(validated)
     ]
 
 
-def _spared(verdicts: list[Verdict], rules: Rules) -> list[Verdict]:
-    """Return the messages that are kept although others of their batch are refused."""
-    return [] if rules.whole_batch else [each for each in verdicts if each.why is None]
+def _kept(validated: list[ValidatedMessage], rules: Rules) -> list[ValidatedMessage]:
+    """Return the messages that are accepted although others of their batch are rejected."""
+    return [] if rules.whole_batch else [each for each in validated if each.why is None]
 
 
 def _refusal(
-    bad: Mapping[int, Verdict], recorded: RecordedRequest, rules: Rules
+    bad: Mapping[int, ValidatedMessage], recorded: RecordedRequest, rules: Rules
 ) -> tuple[int, list[str]]:
-    """Return the status for bad messages, known by their index, and the reasons, all named."""
+    """Return the status for rejected messages (by index), and the reasons of all of them."""
     where = "batch[{}]: " if _endpoint(recorded) == "batch" else ""
     errors = [where.format(index) + str(each.why) for index, each in bad.items()]
     too_large = all(each.oversize for each in bad.values())

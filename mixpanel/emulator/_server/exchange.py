@@ -1,7 +1,7 @@
-"""One request on its way: read it, let the app answer it, or do something worse to it.
+"""One request and its response: read it, let the app respond, or break it as a fault does.
 
-What a fault needs and ASGI does not offer (bytes of one's own, a TCP reset) reaches down to the
-transport, which `server.Protocol` puts into the request's state.
+Faults need what ASGI does not offer: raw bytes on the connection, or a TCP reset. For these it uses
+the asyncio transport, which `server.Protocol` puts into the request's state.
 """
 
 import asyncio
@@ -14,20 +14,20 @@ from typing import NamedTuple
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mixpanel.emulator._server.responses import phrase
-from mixpanel.emulator._storage.request_log import Journal, RecordedRequest
+from mixpanel.emulator._storage.request_log import RecordedRequest, RequestLog
 
-REFUSED = 400
+FIRST_ERROR_STATUS = 400
 
 
-class Answer(NamedTuple):
-    """A whole answer, ready to be sent or spoiled."""
+class BufferedResponse(NamedTuple):
+    """A complete response, to be sent or to be changed first."""
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
 
     def raw(self, *, length: int | None = None) -> tuple[bytes, bytes]:
-        """Write the answer as HTTP/1.1: its head, which may lie about the length, and its body."""
+        """Return the response as HTTP/1.1: its head, with any Content-Length, and its body."""
         kept = [each for each in self.headers if each[0].lower() != b"content-length"]
         size = len(self.body) if length is None else length
         kept += [(b"content-length", b"%d" % size), (b"connection", b"close")]
@@ -36,10 +36,10 @@ class Answer(NamedTuple):
         return b"\r\n".join(lines) + b"\r\n\r\n", self.body
 
 
-class Stage:
-    """One request, its connection, and the app that would answer it.
+class RequestExchange:
+    """One request, its connection, and the app that responds to it.
 
-    `headers` are those that each answer has besides its own.
+    `headers` are added to every response.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Stage:
         send: Send,
         *,
         request: RecordedRequest,
-        journal: Journal,
+        request_log: RequestLog,
         limit: int,
         latency: float,
         headers: Sequence[tuple[bytes, bytes]] = (),
@@ -61,7 +61,7 @@ class Stage:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._journal = journal
+        self._journal = request_log
         self._limit = limit
         self._latency = latency
         self._chunks: list[bytes] = []
@@ -69,22 +69,22 @@ class Stage:
         self._more = True
 
     async def read(self, *, some: bool = False) -> None:
-        """Read the body, up to one piece more than any endpoint would take; or `some` of it."""
+        """Read the body, at most one chunk more than an endpoint accepts; or `some` of it."""
         try:
             while self._more and self._size <= self._limit:
                 message = await self._receive()
                 if message["type"] == "http.disconnect":
-                    raise ClientLeft
+                    raise ClientDisconnected
                 self._more = message.get("more_body", False)
                 self._chunks.append(message.get("body", b""))
                 self._size += len(self._chunks[-1])
                 if some and self._size:
                     return
         finally:
-            self._journal.fill(self.request, b"".join(self._chunks))
+            self._journal.set_body(self.request, b"".join(self._chunks))
 
     async def serve(self, *, latency: float = 0) -> None:
-        """Let the app take the request in, and send its answer after the latency."""
+        """Let the app handle the request, and send its response after the latency."""
         await self.read()
         delay = self._latency + latency
 
@@ -93,14 +93,14 @@ class Stage:
                 if delay:
                     await self.wait(delay)
                 self.request.status = message["status"]
-            elif (self.request.status or 0) >= REFUSED:
-                self.request.answer += message.get("body", b"")
+            elif (self.request.status or 0) >= FIRST_ERROR_STATUS:
+                self.request.response_body += message.get("body", b"")
             await self._send(message)
 
         await self._app(self._scope, self._receive, send)
 
-    async def ingest(self) -> Answer:
-        """Let the app take the request in, and keep its answer back."""
+    async def ingest(self) -> BufferedResponse:
+        """Let the app handle the request, and return its response without sending it."""
         await self.read()
         messages: list[Message] = []
 
@@ -110,30 +110,30 @@ class Stage:
         await self._app(self._scope, self._receive, keep)
         start, *rest = messages
         body = b"".join(message.get("body", b"") for message in rest)
-        return Answer(start["status"], [*start["headers"], *self.headers], body)
+        return BufferedResponse(start["status"], [*start["headers"], *self.headers], body)
 
-    async def send(self, answer: Answer) -> None:
-        """Send an answer after the usual latency."""
+    async def send(self, response: BufferedResponse) -> None:
+        """Send a response after the usual latency."""
         if self._latency:
             await self.wait(self._latency)
-        self.request.status = answer.status
-        self.request.answer = answer.body if answer.status >= REFUSED else b""
-        length = (b"content-length", b"%d" % len(answer.body))
-        headers = [*answer.headers, length]
+        self.request.status = response.status
+        self.request.response_body = response.body if response.status >= FIRST_ERROR_STATUS else b""
+        length = (b"content-length", b"%d" % len(response.body))
+        headers = [*response.headers, length]
         await self._send(
-            {"type": "http.response.start", "status": answer.status, "headers": headers}
+            {"type": "http.response.start", "status": response.status, "headers": headers}
         )
-        await self._send({"type": "http.response.body", "body": answer.body})
+        await self._send({"type": "http.response.body", "body": response.body})
 
     async def write(self, data: bytes) -> None:
-        """Put bytes of one's own on the wire."""
+        """Write raw bytes to the connection."""
         self._transport.write(data)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Wait, and say whether the client is still there. None waits until it leaves."""
+        """Wait, and return False if the client disconnected. None waits until it does."""
         if self._transport.is_closing():
             return False
-        gone = asyncio.ensure_future(self._gone())
+        gone = asyncio.ensure_future(self._disconnected())
         try:
             await asyncio.wait({gone}, timeout=seconds)
             return not gone.done()
@@ -141,29 +141,29 @@ class Stage:
             gone.cancel()
 
     async def hang_up(self) -> None:
-        """Close the connection once everything written has left."""
+        """Close the connection after everything written was sent."""
         self._transport.close()
-        await self._gone()
+        await self._disconnected()
 
     async def reset(self) -> None:
-        """Break the connection with a TCP reset, so that the client cannot take it for an end."""
+        """Break the connection with a TCP reset, which the client cannot mistake for its end."""
         if self._transport.is_closing():
             return
         connection = self._transport.get_extra_info("socket")
         linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._transport.abort()
-        await self._gone()
+        await self._disconnected()
 
     @property
     def _transport(self) -> asyncio.Transport:
         transport: asyncio.Transport = self._scope["state"]["transport"]
         return transport
 
-    async def _gone(self) -> None:
+    async def _disconnected(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
-class ClientLeft(Exception):  # noqa: N818  # an end, not an error
+class ClientDisconnected(Exception):  # noqa: N818 - an end, not an error
     """The client closed the connection before its request was complete."""

@@ -1,9 +1,10 @@
-"""Keep other websites out of the emulator: check who sends a request, and under which name.
+"""Protect the emulator from other websites: check the origin of a request and the name it uses.
 
-A page in the developer's browser can send requests to any address of this machine. Two checks stop
-it: of `Host`, because with DNS rebinding a foreign name resolves to a loopback address and its page
-may then read the answers, and of `Origin` and `Sec-Fetch-Site`, because simple requests are sent
-across origins without asking first. SDKs and tools outside a browser send neither of the two.
+A web page in the developer's browser can send requests to any address of this machine. Two checks
+stop it. `Host` is checked because with DNS rebinding another site's name resolves to a loopback
+address, and its pages could read the responses. `Origin` and `Sec-Fetch-Site` are checked because
+browsers send simple requests to other origins without a preflight. SDKs and tools outside a browser
+send neither of these two headers.
 """
 
 import ipaddress
@@ -20,66 +21,67 @@ from mixpanel.emulator._server import responses
 
 Headers = list[tuple[bytes, bytes]]
 
-REMEMBERED: Final = 64
+MAX_CACHED_HOSTS: Final = 64
 PREFLIGHT_SECONDS: Final = b"600"
 PORTS: Final = {"http": 80, "https": 443}
 OWN_SITE: Final = (b"same-origin", b"none")
-PAGES: Final = ("/", "/favicon.ico")
+WEB_PAGE_PATHS: Final = ("/", "/favicon.ico")
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What the headers of a request tell of who sends it."""
+    """The headers of a request that identify its sender."""
 
     hosts: tuple[bytes, ...] = ()
     origins: tuple[bytes, ...] = ()
     site: bytes | None = None
-    asks_for: bytes | None = None
-    """The headers that a preflight asks for."""
+    requested_headers: bytes | None = None
+    """The headers that a preflight requests."""
     is_preflight: bool = False
 
     @classmethod
     def of(cls, scope: Scope) -> "Caller":
         """Read the headers of a request."""
         hosts, origins = [], []
-        told: dict[bytes, bytes] = {}
+        fetch_headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
             if name == b"host":
                 hosts.append(value)
             elif name == b"origin":
                 origins.append(value)
             elif name == b"sec-fetch-site" or name.startswith(b"access-control-request-"):
-                told[name] = value
+                fetch_headers[name] = value
         return cls(
             tuple(hosts),
             tuple(origins),
-            told.get(b"sec-fetch-site"),
-            told.get(b"access-control-request-headers"),
-            scope["method"] == "OPTIONS" and b"access-control-request-method" in told,
+            fetch_headers.get(b"sec-fetch-site"),
+            fetch_headers.get(b"access-control-request-headers"),
+            scope["method"] == "OPTIONS" and b"access-control-request-method" in fetch_headers,
         )
 
 
 @dataclass(slots=True)
 class Guard:
-    """Refuse requests to foreign names, and those of pages whose origin is not allowed.
+    """Refuse requests to names that are not local, and those of pages of other origins.
 
-    `name` is the host that the emulator was started with, `origins` are normal (`origin_of`).
+    `name` is the host that the emulator was started with; `origins` are the allowed ones, as
+    `origin_of` returns them.
     """
 
     name: str
     origins: Collection[bytes] = ()
-    _known: dict[bytes, bool] = field(default_factory=dict)
+    _find_session: dict[bytes, bool] = field(default_factory=dict)
 
     def refusal(self, scope: Scope, caller: Caller) -> Response | None:
-        """Return the answer to a request that is refused, None if it is not."""
+        """Return the response that refuses a request, None if it is allowed."""
         path = scope["path"]
         if not all(map(self._is_local, caller.hosts)):
             return responses.refused(
                 path,
                 421,
-                "the emulator answers to loopback names only, such as 127.0.0.1 and localhost, "
-                "and the Host header names another one",
+                "the Host header is not a loopback name such as 127.0.0.1 or localhost: the "
+                "emulator serves no others",
             )
         if self._is_allowed(scope, caller):
             return None
@@ -87,12 +89,12 @@ class Guard:
         return responses.refused(
             path,
             403,
-            f"the emulator takes no requests from pages of {shown[:200]}: start it with "
+            f"requests from pages of {shown[:200]} are not allowed: start the emulator with "
             "--allow-origin URL, or Emulator(allow_origins=[URL])",
         )
 
     def is_foreign(self, caller: Caller) -> bool:
-        """Return True for a request that a page of an allowed origin sends."""
+        """Return True for a request from a page of an allowed origin."""
         return len(caller.origins) == 1 and caller.origins[0] in self.origins
 
     def _is_allowed(self, scope: Scope, caller: Caller) -> bool:
@@ -103,25 +105,25 @@ class Guard:
             return False
         if caller.site is None or caller.site in OWN_SITE:
             return True
-        # A link to the page is followed without an Origin, and does nothing.
-        return scope["path"] in PAGES and scope["method"] in ("GET", "HEAD")
+        # Following a link to the web page sends no Origin, and has no effect.
+        return scope["path"] in WEB_PAGE_PATHS and scope["method"] in ("GET", "HEAD")
 
     def _is_local(self, host: bytes) -> bool:
-        known = self._known.get(host)
-        if known is None:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            known = self._known[host] = _is_loopback(host, self.name)
-        return known
+        is_local = self._find_session.get(host)
+        if is_local is None:
+            if len(self._find_session) >= MAX_CACHED_HOSTS:
+                self._find_session.clear()
+            is_local = self._find_session[host] = _is_loopback(host, self.name)
+        return is_local
 
 
 def preflight(caller: Caller) -> Response:
-    """Answer a browser that asks whether a page may send a request."""
+    """Return the response to a CORS preflight."""
     found = Response(status_code=204)
     found.raw_headers.extend(
         [
             (b"access-control-allow-methods", b"GET, HEAD, POST, PUT"),
-            (b"access-control-allow-headers", caller.asks_for or b""),
+            (b"access-control-allow-headers", caller.requested_headers or b""),
             (b"access-control-allow-private-network", b"true"),
             (b"access-control-max-age", PREFLIGHT_SECONDS),
         ]
@@ -129,10 +131,10 @@ def preflight(caller: Caller) -> Response:
     return found
 
 
-def allowing(origin: bytes) -> Headers:
-    """Return the headers of an answer that a page of this origin may read.
+def cors_headers(origin: bytes) -> Headers:
+    """Return the CORS headers of a response that a page of this origin may read.
 
-    Mixpanel's SDK for browsers sends credentials, so the origin has to be named.
+    Mixpanel's browser SDK sends credentials, for which `*` is not sufficient.
     """
     return [
         (b"access-control-allow-origin", origin),
@@ -143,7 +145,7 @@ def allowing(origin: bytes) -> Headers:
 
 
 def with_headers(send: Send, headers: Headers) -> Send:
-    """Return a `send` that adds headers to an answer, unless it has them already."""
+    """Return a `send` that adds headers to a response, unless it has them already."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -156,26 +158,28 @@ def with_headers(send: Send, headers: Headers) -> Send:
 
 
 def origin_of(text: Any) -> bytes:
-    """Return an origin as browsers write it: `https://app.example`, `http://localhost:3000`.
+    """Return an origin as browsers send it: `https://app.example`, `http://localhost:3000`.
 
-    :raises ValueError: it is none; `null` is one, that of sandboxed pages and local files.
+    `null` is an origin too: that of sandboxed pages and local files.
+
+    :raises ValueError: it is not an origin.
     """
     if text == "null":
         return b"null"
-    wrong = ValueError(
-        f"allow_origins takes the origins of pages, such as http://localhost:3000, not {text!r}"
+    error = ValueError(
+        f"allow_origins must be origins of web pages, such as http://localhost:3000, not {text!r}"
     )
     if not isinstance(text, str) or not text.isascii():
-        raise wrong
+        raise error
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise wrong from None
+        raise error from None
     if parts.scheme not in PORTS or not host or "@" in parts.netloc or "*" in host:
-        raise wrong
+        raise error
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise wrong
+        raise error
     host = f"[{host}]" if ":" in host else host
     place = "" if port in (None, PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host}{place}".encode()

@@ -1,16 +1,16 @@
-"""Hold what the server knows of one Mixpanel project, for all endpoints to share."""
+"""The state of one Mixpanel project, shared by all endpoints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mixpanel.emulator._rules import lookup_tables
-from mixpanel.emulator._rules.access import Access, Budget, Window, basic
+from mixpanel.emulator._rules.access import Access, CallLimiter, RollingWindow, basic
 from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._storage.cdp_inbox import Inbox
-from mixpanel.emulator._storage.export import Memory
+from mixpanel.emulator._storage.export import ExportCache
 from mixpanel.emulator._storage.flags import Flags
 from mixpanel.emulator._storage.profile_query import Profiles
-from mixpanel.emulator._storage.request_log import Journal, RecordedRequest
+from mixpanel.emulator._storage.request_log import RecordedRequest, RequestLog
 from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Script
 
@@ -20,51 +20,63 @@ DAY = 24 * 3600
 
 @dataclass(slots=True)
 class Project:
-    """One Mixpanel project as the server sees it: its data, its rules, its clock."""
+    """One Mixpanel project: its data, its rules, its clock."""
 
     now: Callable[[], float]
     warehouse: Warehouse
     access: Access
     max_bytes: int
     max_records: int
-    rate: Window
+    rate: RollingWindow
     latency: float
     profiles: Profiles
-    exports: Budget
-    queries: Budget
+    exports: CallLimiter
+    queries: CallLimiter
     etag: bool = True
     cdp: Inbox = field(default_factory=Inbox)
     flags: Flags = field(default_factory=Flags)
-    journal: Journal = field(default_factory=Journal)
+    request_log: RequestLog = field(default_factory=RequestLog)
     script: Script = field(default_factory=Script)
-    memory: Memory = field(default_factory=Memory)
-    replacements: Window = field(
-        default_factory=lambda: Window(lookup_tables.MAX_REPLACEMENTS, DAY)
+    export_cache: ExportCache = field(default_factory=ExportCache)
+    replacements: RollingWindow = field(
+        default_factory=lambda: RollingWindow(lookup_tables.MAX_REPLACEMENTS, DAY)
     )
 
     def clear(self) -> None:
-        """Forget what was sent and asked, cohorts, and faults still to come; keep flags."""
+        """Remove data, requests, cohorts and scripted faults; keep the flags."""
         self.warehouse.clear()
-        self.journal.clear()
+        self.request_log.clear()
         self.script.clear()
         self.profiles.clear()
         self.cdp.clear()
-        self.memory.clear()
+        self.export_cache.clear()
         for counted in (self.rate, self.replacements, self.exports, self.queries):
             counted.clear()
 
-    def demand_credentials(
+    def require_credentials(
         self, recorded: RecordedRequest, *, token: bool = True, secret: bool = True
     ) -> None:
-        """Refuse a request whose `Authorization` is not good for this project."""
+        """Refuse a request without valid credentials for this project.
+
+        :raises RefusedRequest: 401.
+        """
         header = recorded.headers.get("authorization", "")
         project_id = recorded.query.get("project_id", "")
-        if not self.access.takes_header(header, project_id=project_id, token=token, secret=secret):
+        if not self.access.accepts_header(
+            header, project_id=project_id, token=token, secret=secret
+        ):
             raise RefusedRequest(401, "Invalid credentials")
 
-    def demand_account(self, recorded: RecordedRequest) -> str:
-        """Return the username of a service account, whatever the project; or refuse."""
-        told = basic(recorded.headers.get("authorization", ""))
-        if told is None or not told.password or not self.access.takes_account(told):
+    def require_account(self, recorded: RecordedRequest) -> str:
+        """Return the username of the request's service account, valid in any project.
+
+        :raises RefusedRequest: 401.
+        """
+        credentials = basic(recorded.headers.get("authorization", ""))
+        if (
+            credentials is None
+            or not credentials.password
+            or not self.access.accepts_account(credentials)
+        ):
             raise RefusedRequest(401, "Invalid credentials")
-        return told.username
+        return credentials.username

@@ -1,4 +1,4 @@
-"""The endpoints that read: the raw export, the profile query, and who the caller is."""
+"""The endpoints that read: the raw export, the profile query, and `/api/app/me`."""
 
 import math
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mixpanel.emulator._rules.access import Budget
-from mixpanel.emulator._rules.decode import unzipped
+from mixpanel.emulator._rules.access import CallLimiter
+from mixpanel.emulator._rules.decode import decompress
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._storage import export
@@ -20,10 +20,10 @@ from mixpanel.emulator._storage.request_log import RecordedRequest
 
 
 def read_routes(project: Project) -> list[Route]:
-    """Return the routes of the endpoints that read, each within the budget of its family."""
+    """Return the routes of the endpoints that read, with the rate limits of their groups."""
     endpoints = ReadEndpoints(project)
-    exports = Middleware(Metered, budget=project.exports, now=project.now)
-    queries = Middleware(Metered, budget=project.queries, now=project.now)
+    exports = Middleware(RateLimitMiddleware, limiter=project.exports, now=project.now)
+    queries = Middleware(RateLimitMiddleware, limiter=project.queries, now=project.now)
     return [
         Route("/api/2.0/export", endpoints.export, middleware=[exports]),
         Route("/api/query/engage", endpoints.engage, methods=["POST"], middleware=[queries]),
@@ -31,22 +31,22 @@ def read_routes(project: Project) -> list[Route]:
     ]
 
 
-class Metered:
-    """Let a call in while its budget lasts, until its answer is sent; else 429."""
+class RateLimitMiddleware:
+    """Respond 429 to calls above the limits; a call counts until its response was sent."""
 
-    def __init__(self, app: ASGIApp, budget: Budget, now: Callable[[], float]) -> None:
+    def __init__(self, app: ASGIApp, limiter: CallLimiter, now: Callable[[], float]) -> None:
         self._app = app
-        self._budget = budget
+        self._budget = limiter
         self._now = now
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Take one call in, or refuse it."""
+        """Pass one call on, or refuse it."""
         wait = self._budget.enter(self._now())
         if wait is not None:
             message = "too many requests for this project; see Retry-After"
-            answer = responses.refused(scope["path"], 429, message)
-            answer.headers["retry-after"] = str(max(1, math.ceil(wait)))
-            await answer(scope, receive, send)
+            response = responses.refused(scope["path"], 429, message)
+            response.headers["retry-after"] = str(max(1, math.ceil(wait)))
+            await response(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
@@ -61,31 +61,31 @@ class ReadEndpoints:
         self._project = project
 
     async def export(self, request: Request) -> Response:
-        """GET /api/2.0/export: raw events, one JSON object a line."""
+        """GET /api/2.0/export: raw events, one JSON object per line."""
         project, recorded = self._project, _recorded(request)
-        project.demand_credentials(recorded, token=False)
+        project.require_credentials(recorded, token=False)
         accepted = recorded.headers.get("accept-encoding", "").lower()
-        return await export.answer(
+        return await export.respond(
             project.warehouse,
-            project.memory,
+            project.export_cache,
             recorded.query,
             now=project.now(),
             gzip="gzip" in accepted,
         )
 
     async def engage(self, request: Request) -> Response:
-        """POST /api/query/engage: profiles, a page at a time."""
+        """POST /api/query/engage: one page of profiles."""
         project, recorded = self._project, _recorded(request)
-        project.demand_credentials(recorded, token=False)
+        project.require_credentials(recorded, token=False)
         encoding = recorded.headers.get("content-encoding", "")
-        body = unzipped(recorded.body, encoding=encoding, room=project.max_bytes)
-        told = read_form(body, recorded.headers.get("content-type", ""))
-        page = await run_in_threadpool(project.profiles.page, told, now=project.now())
+        body = decompress(recorded.body, encoding=encoding, max_size=project.max_bytes)
+        form = read_form(body, recorded.headers.get("content-type", ""))
+        page = await run_in_threadpool(project.profiles.page, form, now=project.now())
         return responses.Json(page)
 
     async def me(self, request: Request) -> Response:
-        """GET /api/app/me: whose credentials these are."""
-        username = self._project.demand_account(_recorded(request))
+        """GET /api/app/me: the owner of the credentials."""
+        username = self._project.require_account(_recorded(request))
         return responses.Json({"status": "ok", "results": {"user_name": username}})
 
 

@@ -1,7 +1,7 @@
-"""Write the answers of the ingestion wire, in the shapes its endpoints document.
+"""The responses of the endpoints, in the formats that they document.
 
-Two shapes are not documented and chosen here: 413 and 429 on `/track`, `/engage` and `/groups`
-(like their 401), and what `strict=1` answers there (like `/import`, plus `status` as 1 or 0,
+Two are not documented and chosen here: 413 and 429 on `/track`, `/engage` and `/groups` (like their
+401), and their responses with `strict=1` (like those of `/import`, plus `status` as 1 or 0,
 `error` and `num_good_events`).
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic_core import to_json
 from starlette.responses import PlainTextResponse, Response
 
-from mixpanel.emulator._rules.events import Refusal
+from mixpanel.emulator._rules.events import RejectedRecord
 
 PARTIAL = "some data points in the request failed validation"
 CLASSES = {2: "Successful", 3: "Redirection", 4: "Client Error", 5: "Server Error"}
@@ -22,51 +22,51 @@ ErrorShape = Literal["code", "error", "text"]
 
 
 class Json(Response):
-    """A JSON answer, written compactly."""
+    """A compact JSON response."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        """Write the content as JSON."""
+        """Return the content as JSON."""
         return to_json(content)
 
 
-def imported(good: int, refusals: Sequence[Refusal], *, strict: bool) -> Response:
-    """Answer an `/import`: how many were stored and, if `strict`, which were not and why."""
-    if not strict or not refusals:
+def imported(good: int, rejected: Sequence[RejectedRecord], *, strict: bool) -> Response:
+    """Return the response of `/import`: how many were stored and, if `strict`, the rejected."""
+    if not strict or not rejected:
         return Json({"code": 200, "num_records_imported": good, "status": "OK"})
-    return Json(_partial(good, refusals, status="Bad Request"), 400)
+    return Json(_partial(good, rejected, status="Bad Request"), 400)
 
 
-def imported_form(good: int, refusals: Sequence[Refusal], *, strict: bool) -> Response:
-    """Answer a form-encoded `/import` with `verbose=1`: the official SDK reads `status`, 1 or 0."""
-    if not strict or not refusals:
+def imported_form(good: int, rejected: Sequence[RejectedRecord], *, strict: bool) -> Response:
+    """Return the response of a form-encoded `/import` with `verbose=1`, for the official SDK."""
+    if not strict or not rejected:
         return Json({"status": 1, "error": None})
-    return Json(_partial(good, refusals, status=0), 400)
+    return Json(_partial(good, rejected, status=0), 400)
 
 
 def accepted(
-    good: int, refusals: Sequence[Refusal], *, strict: bool, verbose: bool, empty: bool
+    good: int, rejected: Sequence[RejectedRecord], *, strict: bool, verbose: bool, empty: bool
 ) -> Response:
-    """Answer `/track`, `/engage` and `/groups`: 1 if any record is good, else 0, with 200."""
-    status = 0 if empty or (refusals and not good) else 1
+    """Return the response of `/track`, `/engage` and `/groups`: 1 if any record is valid."""
+    status = 0 if empty or (rejected and not good) else 1
     if strict:
         body = {
-            "code": 400 if refusals else 200,
-            "error": PARTIAL if refusals else None,
-            "status": 0 if refusals else status,
+            "code": 400 if rejected else 200,
+            "error": PARTIAL if rejected else None,
+            "status": 0 if rejected else status,
             "num_good_events": good,
-            "failed_records": [_failed(each) for each in refusals],
+            "failed_records": [_failed(each) for each in rejected],
         }
-        return Json(body, 400 if refusals else 200)
+        return Json(body, 400 if rejected else 200)
     if verbose:
-        reason = refusals[0].message if refusals else "no data"
+        reason = rejected[0].message if rejected else "no data"
         return Json({"status": status, "error": None if status else reason})
     return PlainTextResponse(str(status))
 
 
 def tagged(body: bytes, *, known: str) -> Response:
-    """Answer JSON with its strong ETag, or 304 to a client that names it as `known`."""
+    """Return JSON with its strong ETag, or 304 if that is among the `known` ones."""
     tag = f'"{blake2b(body, digest_size=16).hexdigest()}"'
     tags = {each.strip().removeprefix("W/") for each in known.split(",")}
     if tags & {tag, "*"}:
@@ -75,7 +75,7 @@ def tagged(body: bytes, *, known: str) -> Response:
 
 
 def phrase(status: int) -> str:
-    """Return the reason phrase of a status, that of its class (RFC 9110, 15) when it has none."""
+    """Return the reason phrase of a status; without one, that of its class (RFC 9110, 15)."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -83,7 +83,7 @@ def phrase(status: int) -> str:
 
 
 def refused(path: str, status: int, message: str) -> Response:
-    """Refuse a whole request in the words of its endpoint's family."""
+    """Return the response that refuses a whole request, in the format of its endpoint."""
     if path == "/import" or path.startswith("/lookup-tables"):
         reason = "Request Entity Too Large" if status == 413 else phrase(status)
         return Json({"code": status, "error": message, "status": reason}, status)
@@ -102,7 +102,7 @@ def refused(path: str, status: int, message: str) -> Response:
 
 
 def refused_by_hightouch(status: int, message: str, shape: ErrorShape = "code") -> Response:
-    """Refuse a request to Hightouch in one of the shapes its SDKs can read."""
+    """Return the response that refuses a request to Hightouch, in one of three formats."""
     if shape == "text":
         return PlainTextResponse(message, status)
     code = phrase(status).lower().replace(" ", "_")
@@ -111,17 +111,17 @@ def refused_by_hightouch(status: int, message: str, shape: ErrorShape = "code") 
     return Json({"code": code, "message": message}, status)
 
 
-def _partial(good: int, refusals: Sequence[Refusal], *, status: str | int) -> dict[str, Any]:
+def _partial(good: int, rejected: Sequence[RejectedRecord], *, status: str | int) -> dict[str, Any]:
     return {
         "code": 400,
         "error": PARTIAL,
         "status": status,
         "num_records_imported": good,
-        "failed_records": [_failed(each) for each in refusals],
+        "failed_records": [_failed(each) for each in rejected],
     }
 
 
-def _failed(refusal: Refusal) -> dict[str, Any]:
+def _failed(refusal: RejectedRecord) -> dict[str, Any]:
     return {
         "index": refusal.index,
         "$insert_id": refusal.insert_id,

@@ -1,4 +1,4 @@
-"""Answer on one listening socket, from a thread and an event loop of its own."""
+"""Serve the app on one listening socket, in a thread with its own event loop."""
 
 import asyncio
 import contextlib
@@ -17,13 +17,13 @@ from uvicorn.server import ServerState
 logger = logging.getLogger("mixpanel.emulator")
 
 KEEP_ALIVE = 75
-FAREWELL = 2.0
-MOMENT = 0.001
-TURNS = 8
+SHUTDOWN_TIMEOUT = 2.0
+POLL_INTERVAL = 0.001
+LOOP_TURNS = 8
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with the transport within reach of the app."""
+    """uvicorn's HTTP/1.1 protocol, which passes its transport to the app."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -31,16 +31,16 @@ class Protocol(H11Protocol):
         self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in H11Protocol
-        """Put the transport where faults find it."""
+        """Store the transport where faults find it."""
         self.app_state = {**self.app_state, "transport": transport}
         super().connection_made(transport)
 
 
 class Server:
-    """One listening socket, and the thread and loop that answer on it."""
+    """One listening socket, and the thread and event loop that serve it."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        # The levels and handlers of uvicorn's loggers belong to the process: leave them alone.
+        # log_config=None: the levels and handlers of uvicorn's loggers belong to the application.
         self._config = Config(
             app,
             http=Protocol,
@@ -61,7 +61,7 @@ class Server:
         self._loop = self._ready.result()
 
     def stop(self) -> None:
-        """Stop, and return when thread, sockets and loop are gone."""
+        """Stop, and return when the thread, its sockets and its loop are closed."""
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
@@ -83,26 +83,26 @@ class Server:
         )
         self._ready.set_result(loop)
         await self._stop.wait()
-        # A connection just accepted needs a few turns of the loop until it is made; when the server
-        # is closed before, Python 3.11 leaks its socket.
+        # A connection that was just accepted takes a few iterations of the loop until it is made;
+        # if the server is closed before that, Python 3.11 leaks its socket.
         with contextlib.suppress(NotImplementedError):
             loop.remove_reader(self._listener)
-        for _ in range(TURNS):
+        for _ in range(LOOP_TURNS):
             await asyncio.sleep(0)
         server.close()
-        # Clients that keep a connection open, or are kept waiting, are not asked.
+        # Open connections are aborted: clients may keep them alive, or wait for a silent fault.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL):
+            async with asyncio.timeout(SHUTDOWN_TIMEOUT):
                 while state.connections or state.tasks:
                     for connection in list(state.connections):
                         connection.transport.abort()
-                    await asyncio.sleep(MOMENT)
+                    await asyncio.sleep(POLL_INTERVAL)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port, any free one for 0."""
+    """Bind a port, any free one for 0."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Without the protocol named, asyncio leaves Nagle on: 40 ms for each answer.
+    # With the protocol given, asyncio disables Nagle's algorithm: else responses take 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name != "nt":

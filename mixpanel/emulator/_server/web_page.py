@@ -1,4 +1,4 @@
-"""Show a person who opens the emulator in a browser what has come in, and the feature flags."""
+"""The web page of the emulator: what it received, and the feature flags."""
 
 import json
 from datetime import UTC, datetime
@@ -10,11 +10,11 @@ from pydantic_core import from_json
 
 from mixpanel.emulator._rules.events import json_text
 from mixpanel.emulator._storage.cdp_inbox import Inbox
-from mixpanel.emulator._storage.request_log import Journal, RecordedRequest
+from mixpanel.emulator._storage.request_log import RecordedRequest, RequestLog
 from mixpanel.emulator._storage.warehouse import Warehouse
 
 NEWEST = 20
-LONGEST = 200
+MAX_TEXT_LENGTH = 200
 HIDDEN = frozenset({"token", "time", "distinct_id", "$insert_id"})
 
 PAGE = """<!DOCTYPE html>
@@ -40,7 +40,7 @@ PAGE = """<!DOCTYPE html>
 </head>
 <body>
 <h1>Mixpanel emulator</h1>
-<p>A local server that speaks Mixpanel's wire. Nothing leaves this machine.</p>
+<p>A local server with Mixpanel's HTTP API. Nothing leaves this machine.</p>
 {invitation}<dl>{counts}</dl>
 <h2>Events, last arrived first</h2>
 {events}
@@ -52,44 +52,46 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
-# The browser knows best under which address it has found us.
-INVITATION = """<p>Nothing has come in so far. Send something:
+# The browser knows the address that it used.
+INVITATION = """<p>Nothing received so far. Send something:
 <code>MP_BASE_URL=<span id="url">(this page's address)</span> python app.py</code></p>
 <script>document.getElementById("url").textContent = location.origin</script>
 """
 
 
-def render_page(warehouse: Warehouse, journal: Journal, flags: list[Any], inbox: Inbox) -> str:
-    """Write the page: counts, the events, messages and requests that came last, the flags."""
+def render_web_page(
+    warehouse: Warehouse, request_log: RequestLog, flags: list[Any], inbox: Inbox
+) -> str:
+    """Return the page as HTML: counts, the newest events, messages and requests, the flags."""
     counts = warehouse.counts()
     counts["events"] = warehouse.count()
-    shown = {**counts, "requests": journal.seen, "flags": len(flags)}
+    shown = {**counts, "requests": request_log.seen, "flags": len(flags)}
     events = [_event(*each) for each in warehouse.newest(NEWEST)]
-    requests = [_request(each) for each in reversed(journal.requests()[-NEWEST:])]
+    requests = [_request(each) for each in reversed(request_log.requests()[-NEWEST:])]
     return PAGE.format(
-        invitation="" if journal.seen or any(counts.values()) else INVITATION,
+        invitation="" if request_log.seen or any(counts.values()) else INVITATION,
         counts="".join(
             f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{number:,}</dd></div>"
             for name, number in shown.items()
         ),
         events=_table(("Event time (UTC)", "Event", "distinct_id", "Properties"), events),
         cdp=_messages(inbox),
-        requests=_table(("Arrived (UTC)", "Request", "Body", "Answer"), requests),
+        requests=_table(("Arrived (UTC)", "Request", "Body", "BufferedResponse"), requests),
         flags=_table(("Flag", "Context", "Variants", "Rollouts"), [_flag(each) for each in flags]),
     )
 
 
 def _event(name: str, time: int, distinct_id: str, properties: dict[str, Any]) -> tuple[str, ...]:
     rest = {key: value for key, value in properties.items() if key not in HIDDEN}
-    return _moment(time / 1000), escape(name), escape(distinct_id), _code(rest)
+    return _format_time(time / 1000), escape(name), escape(distinct_id), _code(rest)
 
 
 def _messages(inbox: Inbox) -> str:
-    """Write what came for Customer.io and Hightouch, nothing when nothing came."""
-    came = [*inbox.messages(None, unique=False), *inbox.dropped(None)]
-    if not came:
+    """Return the messages for Customer.io and Hightouch; nothing if there are none."""
+    messages = [*inbox.messages(None, unique=False), *inbox.dropped(None)]
+    if not messages:
         return ""
-    newest = sorted(came, key=itemgetter("received_at"))[-NEWEST:]
+    newest = sorted(messages, key=itemgetter("received_at"))[-NEWEST:]
     head = ("Arrived (UTC)", "Vendor", "Message", "")
     rows = _table(head, [_message(each) for each in reversed(newest)])
     return f"<h2>Customer.io and Hightouch, last arrived first</h2>\n{rows}\n"
@@ -97,31 +99,31 @@ def _messages(inbox: Inbox) -> str:
 
 def _message(entry: dict[str, Any]) -> tuple[str, ...]:
     why = entry.get("why")
-    told = f'<span class="bad">dropped</span> {escape(why[:LONGEST])}' if why else ""
-    # Half a surrogate pair is kept as it came, but no browser takes it.
+    parsed = f'<span class="bad">dropped</span> {escape(why[:MAX_TEXT_LENGTH])}' if why else ""
+    # Half a surrogate pair is stored as it was sent, but cannot be encoded for a browser.
     text = json.dumps(entry["message"], ensure_ascii=False).encode("utf-8", "replace").decode()
-    return _moment(entry["received_at"]), entry["vendor"], _shown(text), told
+    return _format_time(entry["received_at"]), entry["vendor"], _shorten(text), parsed
 
 
 def _request(request: RecordedRequest) -> tuple[str, ...]:
-    answer = "none" if request.status is None else str(request.status)
-    if answer not in ("200", "304"):
-        answer = f'<span class="bad">{answer}</span> {escape(_reason(request.answer))}'
+    response = "none" if request.status is None else str(request.status)
+    if response not in ("200", "304"):
+        response = f'<span class="bad">{response}</span> {escape(_reason(request.response_body))}'
     line = escape(f"{request.method} {request.path}")
-    return _moment(request.received_at), line, f"{len(request.body):,} bytes", answer
+    return _format_time(request.received_at), line, f"{len(request.body):,} bytes", response
 
 
-def _reason(answer: bytes) -> str:
-    """Return why a request was refused: the first record's fault, else that of the whole."""
+def _reason(response: bytes) -> str:
+    """Return why a request was refused: the error of the first record, else of the request."""
     try:
-        told = from_json(answer)
+        parsed = from_json(response)
     except ValueError:
         return ""
-    match told:
+    match parsed:
         case {"failed_records": [{"index": index, "message": str(message)}, *_]}:
-            return f"record {index}: {message}"[:LONGEST]
+            return f"record {index}: {message}"[:MAX_TEXT_LENGTH]
         case {"error": str(message)}:
-            return message[:LONGEST]
+            return message[:MAX_TEXT_LENGTH]
     return ""
 
 
@@ -143,15 +145,15 @@ def _listed(items: list[Any], name: str) -> str:
 
 
 def _code(value: Any) -> str:
-    return _shown(json_text(value))
+    return _shorten(json_text(value))
 
 
-def _shown(text: str) -> str:
-    text = text if len(text) <= LONGEST else text[:LONGEST] + "…"
+def _shorten(text: str) -> str:
+    text = text if len(text) <= MAX_TEXT_LENGTH else text[:MAX_TEXT_LENGTH] + "…"
     return f"<code>{escape(text)}</code>"
 
 
-def _moment(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 

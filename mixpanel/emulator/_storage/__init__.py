@@ -1,1 +1,1 @@
-"""What the emulator keeps: tables, requests, flags, exports."""
+"""The emulator's data: events and profiles in DuckDB, requests, flags, exports."""

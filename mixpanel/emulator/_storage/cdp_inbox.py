@@ -1,16 +1,16 @@
-"""Remember the messages that came for Customer.io and Hightouch, for tests to read."""
+"""The messages received for Customer.io and Hightouch, for tests to read."""
 
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mixpanel.emulator._rules.access import Window
+from mixpanel.emulator._rules.access import RollingWindow
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Rules, Vendor
 from mixpanel.emulator._rules.oauth import Tokens
 
 
 class Inbox:
-    """What both wires share: their rules, what they kept, and what they dropped in silence."""
+    """The rules of both vendors, the messages they accepted, and those they silently dropped."""
 
     def __init__(
         self, customerio: CustomerIORules | None = None, hightouch: HightouchRules | None = None
@@ -18,30 +18,30 @@ class Inbox:
         self.customerio = customerio or CustomerIORules()
         self.hightouch = hightouch or HightouchRules()
         self.tokens = Tokens(self.hightouch.oauth)
-        self._rates: dict[Vendor, Window] = {
-            rules.vendor: Window(*(rules.rate or (None, 1)))
+        self._rates: dict[Vendor, RollingWindow] = {
+            rules.vendor: RollingWindow(*(rules.rate or (None, 1)))
             for rules in (self.customerio, self.hightouch)
         }
         self._lock = threading.Lock()
-        self._kept: list[dict[str, Any]] = []
+        self._accepted: list[dict[str, Any]] = []
         self._dropped: list[dict[str, Any]] = []
 
-    def takes_request(self, rules: Rules, now: float) -> bool:
-        """Count a request and say whether it is within its vendor's rate."""
-        return self._rates[rules.vendor].takes(1, now)
+    def allows_request(self, rules: Rules, now: float) -> bool:
+        """Count a request; return False if it exceeds the vendor's rate limit."""
+        return self._rates[rules.vendor].try_add(1, now)
 
     def add(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Remember messages: those with a `why` as dropped, the others as kept."""
+        """Add messages: those with a `why` as dropped, the others as accepted."""
         with self._lock:
             for entry in entries:
                 if entry["why"] is None:
-                    self._kept.append({name: entry[name] for name in entry if name != "why"})
+                    self._accepted.append({name: entry[name] for name in entry if name != "why"})
                 else:
                     self._dropped.append(dict(entry))
 
     def messages(self, vendor: Vendor | None, *, unique: bool) -> list[dict[str, Any]]:
-        """Return the messages kept, in the order of arrival."""
-        found = self._of(self._kept, vendor)
+        """Return the accepted messages, in the order of arrival."""
+        found = self._by_vendor(self._accepted, vendor)
         if not unique:
             return found
         firsts: dict[Any, dict[str, Any]] = {}
@@ -51,18 +51,20 @@ class Inbox:
         return list(firsts.values())
 
     def dropped(self, vendor: Vendor | None) -> list[dict[str, Any]]:
-        """Return the messages dropped, in the order of arrival."""
-        return self._of(self._dropped, vendor)
+        """Return the dropped messages, in the order of arrival."""
+        return self._by_vendor(self._dropped, vendor)
 
     def clear(self) -> None:
-        """Forget messages, tokens, and what counts against the rates."""
+        """Forget messages, tokens and counted requests."""
         with self._lock:
-            self._kept.clear()
+            self._accepted.clear()
             self._dropped.clear()
         self.tokens.clear()
         for rate in self._rates.values():
             rate.clear()
 
-    def _of(self, entries: list[dict[str, Any]], vendor: Vendor | None) -> list[dict[str, Any]]:
+    def _by_vendor(
+        self, entries: list[dict[str, Any]], vendor: Vendor | None
+    ) -> list[dict[str, Any]]:
         with self._lock:
             return [each for each in entries if vendor in (None, each["vendor"])]

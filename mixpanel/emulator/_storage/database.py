@@ -1,55 +1,55 @@
-"""Open DuckDB for a warehouse: a file that is kept, or a place of its own in memory."""
+"""Open DuckDB for a warehouse: in a file, or in a database of its own in memory."""
 
 import itertools
-import os
 import weakref
 from functools import cache
 
 import duckdb
 
+from mixpanel._runtime import fork
 from mixpanel.data.store.engine import quieten
-from mixpanel.emulator._storage.tables import MODERNISE, SCHEMA
+from mixpanel.emulator._storage.tables import MIGRATION, SCHEMA
 
 _numbers = itertools.count(1)
 
 
 class Database:
-    """An open database with a warehouse's tables in it; one in memory lasts as long as its object.
+    """An open database with a warehouse's tables; one in memory is dropped with its object.
 
-    To start a DuckDB takes longer than most tests do, so all that a process keeps in memory lies
-    in one, each warehouse in a database of its own.
+    Starting DuckDB takes longer than most tests do, so all in-memory warehouses of a process share
+    one DuckDB, each in an attached database of its own.
 
-    :raises duckdb.IOException: when the file is no database, or another process has it.
+    :raises duckdb.IOException: the file is not a database, or another process has opened it.
     """
 
     def __init__(self, path: str | None = None) -> None:
-        self._place: str | None = None
+        self._name: str | None = None
         if path is None:
-            self._place = f"memory_{next(_numbers)}"
+            self._name = f"memory_{next(_numbers)}"
             self.connection = _memory().cursor()
-            self.connection.execute(f"attach ':memory:' as {self._place}")
-            weakref.finalize(self, _leave, self.connection, self._place).atexit = False
+            self.connection.execute(f"attach ':memory:' as {self._name}")
+            weakref.finalize(self, _detach, self.connection, self._name).atexit = False
         else:
             self.connection = duckdb.connect(path)
-        self._settle_in(self.connection)
+        self._configure(self.connection)
         if path is not None:
-            _modernise(self.connection)
+            _migrate(self.connection)
         self.connection.execute(SCHEMA)
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """Return one more connection, for a reader beside others."""
+        """Return another connection, for concurrent readers."""
         cursor = self.connection.cursor()
-        self._settle_in(cursor)
+        self._configure(cursor)
         return cursor
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.connection.close()
 
-    def _settle_in(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _configure(self, connection: duckdb.DuckDBPyConnection) -> None:
         quieten(connection)
-        if self._place is not None:
-            connection.execute(f"use {self._place}")
+        if self._name is not None:
+            connection.execute(f"use {self._name}")
 
 
 @cache
@@ -57,21 +57,22 @@ def _memory() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:")
 
 
-if hasattr(os, "register_at_fork"):
-    # The end of a child takes its DuckDBs with it, and crashes on one whose threads it has not got.
-    os.register_at_fork(before=_memory.cache_clear)
+# A forked child would crash at exit: closing DuckDB waits for threads that only the parent has.
+fork.register(fork.Order.LOCKS, before=_memory.cache_clear)
 
 
-def _leave(connection: duckdb.DuckDBPyConnection, place: str) -> None:
+def _detach(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     connection.execute("use memory")
-    connection.execute(f"detach {place}")
+    connection.execute(f"detach {name}")
     connection.close()
 
 
-def _modernise(connection: duckdb.DuckDBPyConnection) -> None:
-    """Bring a file up to date that was written before events had a column `told`."""
+def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Update a file that was written before events had a column `sent_fields`."""
     ((columns,),) = connection.execute(
         "select list(column_name) from duckdb_columns() where table_name = 'events'"
     ).fetchall()
-    if columns and "told" not in columns:
-        connection.execute(MODERNISE)
+    if columns and "told" in columns:
+        connection.execute("alter table events rename column told to sent_fields")
+    elif columns and "sent_fields" not in columns:
+        connection.execute(MIGRATION)

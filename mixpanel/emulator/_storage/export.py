@@ -1,7 +1,7 @@
-"""Answer the raw export: which events were asked for, and their lines, gzipped on the way.
+"""The raw export: select events, write them as lines, and compress them while they are sent.
 
-DuckDB writes the lines, some megabytes at a time, in worker threads: the next piece while one is
-compressed. What was sent once is kept gzipped for who asks again, as tests and benchmarks do.
+DuckDB writes the lines in chunks of some megabytes, in worker threads: the next chunk while one is
+compressed. Compressed bodies are cached, since tests and benchmarks repeat their requests.
 """
 
 import asyncio
@@ -15,45 +15,45 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 from starlette.responses import Response, StreamingResponse
 
-from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._rules.expressions import (
+from mixpanel.data.analysis.expressions import (
     Compiled,
     ExpressionError,
     Names,
     Value,
     compile_condition,
 )
+from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._storage.warehouse import Warehouse
 
 MEDIA_TYPE = "text/plain; charset=utf-8"
-LARGEST_PLAIN = 1400  # bytes; above it a body is gzipped for who takes gzip
-MOST_EVENTS = 100_000
-BLOCK = 64  # events that are planned for together
-PIECE = 4 * 2**20  # bytes written at a time
+MAX_UNCOMPRESSED = 1400  # bytes; a longer body is compressed if the client accepts gzip
+MAX_EVENTS = 100_000
+BLOCK = 64  # events that are counted together when the export is divided into chunks
+CHUNK_BYTES = 4 * 2**20
 LEVEL = 1
 GZIP = 31
-REMEMBERED = 128 * 2**20
+CACHE_BYTES = 128 * 2**20
 
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-USERS = """
+JOIN_PROFILES = """
 left join owners on owners.alias = e.distinct_id
 left join profiles on profiles.distinct_id = coalesce(owners.distinct_id, e.distinct_id)
 """
-SECONDS = Value(number="(e.time / 1000)", told="true", moment=True)
-WHO = Value(text="e.distinct_id")
+SECONDS = Value(number="(e.time / 1000)", set_when="true", is_time=True)
+DISTINCT_ID = Value(text="e.distinct_id")
 NAMES = {
     "properties": Names(
         "e.properties",
         {
             "time": SECONDS,
             "$time": SECONDS,
-            "distinct_id": WHO,
-            "$distinct_id": WHO,
+            "distinct_id": DISTINCT_ID,
+            "$distinct_id": DISTINCT_ID,
             "$insert_id": Value(text="e.insert_id"),
-            "mp_processing_time_ms": Value(number="e.ingested_at::double", told="true"),
+            "mp_processing_time_ms": Value(number="e.ingested_at::double", set_when="true"),
         },
     ),
-    "event": Names(columns={"$time": SECONDS, "$name": Value(text="e.event", told="true")}),
+    "event": Names(columns={"$time": SECONDS, "$name": Value(text="e.event", set_when="true")}),
     "user": Names(
         "profiles.properties",
         {"$distinct_id": Value(text="profiles.distinct_id")},
@@ -61,7 +61,7 @@ NAMES = {
 }
 
 
-OVERHEAD = 200  # bytes of a line beside its properties, more or less
+OVERHEAD = 200  # approximate bytes of a line besides its properties
 LINE = """concat(
     '{{"event":', to_json(e.event), ',"properties":{{"time":', {time},
     ',"distinct_id":' || to_json(e.distinct_id), ',"$insert_id":' || to_json(e.insert_id),
@@ -72,7 +72,7 @@ LINE = """concat(
 
 
 class Selection(NamedTuple):
-    """Which events an export asks for, as SQL over `events e`."""
+    """The events that an export requests, as SQL over `events e`."""
 
     source: str
     condition: str
@@ -81,8 +81,8 @@ class Selection(NamedTuple):
     milliseconds: bool
 
 
-class Window(NamedTuple):
-    """A run of events, by `sequence`, that is written at a time; `limit` cuts the last one."""
+class SequenceRange(NamedTuple):
+    """A range of `events.seq` that is written at once; `limit` truncates the last one."""
 
     low: int
     high: int
@@ -92,7 +92,7 @@ class Window(NamedTuple):
 def read_selection(query: Mapping[str, str], *, now: float) -> Selection:
     """Read the parameters of an export.
 
-    :raises RefusedRequest: with 400, for parameters that are missing or wrong.
+    :raises RefusedRequest: 400: parameters are missing or invalid.
     """
     first, last = _day(query, "from_date"), _day(query, "to_date")
     if first > last:
@@ -108,23 +108,26 @@ def read_selection(query: Mapping[str, str], *, now: float) -> Selection:
         where = read_where(query["where"], NAMES)
         condition += f" and {where.condition}"
         parameters |= where.parameters
-        source += USERS if "user" in where.uses else ""
+        source += JOIN_PROFILES if "user" in where.uses else ""
     milliseconds = query.get("time_in_ms", "").lower() in ("1", "true")
     return Selection(source, condition, parameters, _limit(query.get("limit")), milliseconds)
 
 
 def read_where(text: str, names: Mapping[str, Names], *, prefix: str = "x") -> Compiled:
-    """Compile a `where`, or refuse the request that has it."""
+    """Compile a `where` condition.
+
+    :raises RefusedRequest: 400: it is invalid.
+    """
     try:
         return compile_condition(text, names, prefix=prefix)
     except ExpressionError as error:
         raise RefusedRequest(400, f"where: {error}") from error
 
 
-def plan(warehouse: Warehouse, selection: Selection) -> list[Window]:
-    """Divide the events asked for into pieces of a few megabytes.
+def plan(warehouse: Warehouse, selection: Selection) -> list[SequenceRange]:
+    """Divide the requested events into chunks of a few megabytes.
 
-    :raises RefusedRequest: with 400, when the condition does not suit the events.
+    :raises RefusedRequest: 400: the condition fails for these events.
     """
     sql = (
         f"select e.seq // {BLOCK}, count(*), sum(strlen(e.properties)) from {selection.source}"  # noqa: S608
@@ -134,143 +137,150 @@ def plan(warehouse: Warehouse, selection: Selection) -> list[Window]:
         blocks = warehouse.query(sql, selection.parameters)
     except ValueError as error:
         raise RefusedRequest(400, f"where: {error}") from error
-    windows: list[Window] = []
-    low, size, done, here = None, 0, 0, 0
+    ranges: list[SequenceRange] = []
+    low, size, done, pending_events = None, 0, 0, 0
     for number, (block, events, weight) in enumerate(blocks, start=1):
         low = block if low is None else low
         size += weight + OVERHEAD * events
-        here += events
-        cut = selection.limit is not None and done + here >= selection.limit
-        if size >= PIECE or number == len(blocks) or cut:
+        pending_events += events
+        cut = selection.limit is not None and done + pending_events >= selection.limit
+        if size >= CHUNK_BYTES or number == len(blocks) or cut:
             limit = selection.limit - done if selection.limit is not None and cut else None
-            windows.append(Window(low * BLOCK, block * BLOCK + BLOCK - 1, limit))
-            low, size, done, here = None, 0, done + here, 0
+            ranges.append(SequenceRange(low * BLOCK, block * BLOCK + BLOCK - 1, limit))
+            low, size, done, pending_events = None, 0, done + pending_events, 0
         if cut:
             break
-    return windows
+    return ranges
 
 
-def write(warehouse: Warehouse, selection: Selection, window: Window) -> bytes:
-    """Write the lines of a window, in the order they came in."""
+def write(warehouse: Warehouse, selection: Selection, sequence_range: SequenceRange) -> bytes:
+    """Return the lines of a range, in the order of arrival."""
     time = "e.time" if selection.milliseconds else "e.time // 1000"
     line = LINE.format(time=time)
-    order = "" if window.limit is None else " order by e.seq limit $limit"
+    order = "" if sequence_range.limit is None else " order by e.seq limit $limit"
     sql = (
         f"select encode(string_agg(line, '')) from (select {line} as line from {selection.source}"  # noqa: S608
         f" where e.seq between $low and $high and {selection.condition}{order})"
     )
-    values = {**selection.parameters, "low": window.low, "high": window.high}
-    if window.limit is not None:
-        values["limit"] = window.limit
+    values = {**selection.parameters, "low": sequence_range.low, "high": sequence_range.high}
+    if sequence_range.limit is not None:
+        values["limit"] = sequence_range.limit
     ((lines,),) = warehouse.query(sql, values)
     return lines or b""
 
 
-class Memory:
-    """Bodies that were sent gzipped, by what was asked for and what was stored then."""
+class ExportCache:
+    """Compressed bodies by request parameters and revision of the warehouse, the newest ones."""
 
-    def __init__(self, most: int = REMEMBERED) -> None:
-        self._most = most
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._size = 0
         self._bodies: OrderedDict[Any, list[bytes]] = OrderedDict()
 
     def get(self, key: Any) -> list[bytes] | None:
-        """Return a body in its pieces, if it is remembered."""
+        """Return a cached body in chunks, None if it is not cached."""
         return self._bodies.get(key)
 
     def put(self, key: Any, body: list[bytes]) -> None:
-        """Remember a body, and forget the oldest ones for it."""
+        """Add a body, and drop the oldest ones above the limit."""
         size = sum(map(len, body))
-        if size > self._most or key in self._bodies:
+        if size > self._max_bytes or key in self._bodies:
             return
         self._bodies[key] = body
         self._size += size
-        while self._size > self._most:
+        while self._size > self._max_bytes:
             _, oldest = self._bodies.popitem(last=False)
             self._size -= sum(map(len, oldest))
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all bodies."""
         self._bodies.clear()
         self._size = 0
 
 
-async def answer(
-    warehouse: Warehouse, memory: Memory, query: Mapping[str, str], *, now: float, gzip: bool
+async def respond(
+    warehouse: Warehouse,
+    export_cache: ExportCache,
+    query: Mapping[str, str],
+    *,
+    now: float,
+    gzip: bool,
 ) -> Response:
-    """Answer an export; what can go wrong does so before the first byte.
+    """Return the response to an export; errors are raised before its first byte.
 
-    :raises RefusedRequest: with 400, for parameters that are wrong.
+    :raises RefusedRequest: 400: parameters are missing or invalid.
     """
     selection = read_selection(query, now=now)
     key = (warehouse.revision, *sorted(query.items()))
     headers = {"content-encoding": "gzip"}
-    if gzip and (known := memory.get(key)) is not None:
-        return StreamingResponse(_each(known), media_type=MEDIA_TYPE, headers=headers)
-    windows = await asyncio.to_thread(plan, warehouse, selection)
-    pieces = _pieces(warehouse, selection, windows)
-    first = await anext(pieces, b"")
-    if len(windows) <= 1:
-        gzip = gzip and len(first) > LARGEST_PLAIN
+    if gzip and (known := export_cache.get(key)) is not None:
+        return StreamingResponse(_replay(known), media_type=MEDIA_TYPE, headers=headers)
+    ranges = await asyncio.to_thread(plan, warehouse, selection)
+    chunks = _chunks(warehouse, selection, ranges)
+    first = await anext(chunks, b"")
+    if len(ranges) <= 1:
+        gzip = gzip and len(first) > MAX_UNCOMPRESSED
         if not gzip:
             return Response(first, media_type=MEDIA_TYPE)
     if not gzip:
-        return StreamingResponse(_after(first, pieces), media_type=MEDIA_TYPE)
-    zipped = _zipped(_after(first, pieces), memory, key)
-    return StreamingResponse(zipped, media_type=MEDIA_TYPE, headers=headers)
+        return StreamingResponse(_prepend(first, chunks), media_type=MEDIA_TYPE)
+    compressed = _compress(_prepend(first, chunks), export_cache, key)
+    return StreamingResponse(compressed, media_type=MEDIA_TYPE, headers=headers)
 
 
-async def _pieces(
-    warehouse: Warehouse, selection: Selection, windows: list[Window]
+async def _chunks(
+    warehouse: Warehouse, selection: Selection, ranges: list[SequenceRange]
 ) -> AsyncIterator[bytes]:
-    coming: asyncio.Future[bytes] | None = None
-    for window in [*windows, None]:
-        written = coming
-        coming = None
-        if window is not None:
-            thread = asyncio.to_thread(write, warehouse, selection, window)
-            coming = asyncio.ensure_future(thread)
-        if written is not None:
-            yield await written
+    pending: asyncio.Future[bytes] | None = None
+    for sequence_range in [*ranges, None]:
+        ready = pending
+        pending = None
+        if sequence_range is not None:
+            thread = asyncio.to_thread(write, warehouse, selection, sequence_range)
+            pending = asyncio.ensure_future(thread)
+        if ready is not None:
+            yield await ready
 
 
-async def _zipped(pieces: AsyncIterator[bytes], memory: Memory, key: Any) -> AsyncIterator[bytes]:
+async def _compress(
+    chunks: AsyncIterator[bytes], export_cache: ExportCache, key: Any
+) -> AsyncIterator[bytes]:
     packer = zlib.compressobj(LEVEL, zlib.DEFLATED, GZIP)
     body: list[bytes] = []
     size = 0
-    async for piece in pieces:
-        body.append(await asyncio.to_thread(packer.compress, piece))
+    async for chunk in chunks:
+        body.append(await asyncio.to_thread(packer.compress, chunk))
         size += len(body[-1])
         yield body[-1]
-        if size > REMEMBERED:
+        if size > CACHE_BYTES:
             body.clear()
     body.append(packer.flush())
     yield body[-1]
-    if size <= REMEMBERED:
-        memory.put(key, body)
+    if size <= CACHE_BYTES:
+        export_cache.put(key, body)
 
 
-async def _after(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _prepend(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
-    async for piece in pieces:
-        yield piece
+    async for chunk in chunks:
+        yield chunk
 
 
-async def _each(pieces: list[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+async def _replay(chunks: list[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
 def _day(query: Mapping[str, str], name: str) -> date:
-    told = query.get(name)
-    if not told:
+    text = query.get(name)
+    if not text:
         raise RefusedRequest(400, f"{name} is required")
     try:
-        if DAY.fullmatch(told):
-            return date.fromisoformat(told)
+        if DAY.fullmatch(text):
+            return date.fromisoformat(text)
     except ValueError:
         pass
-    raise RefusedRequest(400, f"{name} must be a date as YYYY-MM-DD, not {told!r}")
+    raise RefusedRequest(400, f"{name} must be a date as YYYY-MM-DD, not {text!r}")
 
 
 def _start(day: date, *, days: int = 0) -> int:
@@ -278,9 +288,9 @@ def _start(day: date, *, days: int = 0) -> int:
     return (start + timedelta(days=days)) // timedelta(milliseconds=1)
 
 
-def _event_names(told: str) -> list[str]:
+def _event_names(text: str) -> list[str]:
     try:
-        names = from_json(told)
+        names = from_json(text)
     except ValueError:
         names = None
     if not isinstance(names, list) or not all(isinstance(each, str) for each in names):
@@ -288,9 +298,9 @@ def _event_names(told: str) -> list[str]:
     return names
 
 
-def _limit(told: str | None) -> int | None:
-    if told is None:
+def _limit(text: str | None) -> int | None:
+    if text is None:
         return None
-    if not (told.isascii() and told.isdecimal() and 1 <= int(told) <= MOST_EVENTS):
-        raise RefusedRequest(400, f"limit must be between 1 and {MOST_EVENTS}, not {told!r}")
-    return int(told)
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_EVENTS):
+        raise RefusedRequest(400, f"limit must be between 1 and {MAX_EVENTS}, not {text!r}")
+    return int(text)

@@ -1,7 +1,7 @@
-"""Serve feature flags: their definitions as they are, and what they decide for one user.
+"""Serve feature flags: their definitions unchanged, and their variants for one user.
 
-Cohorts are known here alone, as on Mixpanel's servers. Rollouts that wait for an event
-(`runtime_event_rule`) stay closed.
+As on Mixpanel's servers, cohorts are known here and only here. Rollouts that depend on events
+(`runtime_event_rule`) include no users.
 """
 
 import json
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mixpanel.emulator")
 
 FlagSource = Mapping[str, Any] | Sequence[Any] | str | Path
-"""What flags come from: `{"flags": [...]}`, a list of flags, or the path of a JSON file."""
+"""Flags as `{"flags": [...]}`, as a list of flags, or as the path of a JSON file."""
 
-MOST_BYTES = 64 * 1024 * 1024  # of a file of flags
+MAX_FILE_BYTES = 64 * 1024 * 1024
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """The answer of the definitions endpoint, never edited, only replaced."""
+class ServedFlags:
+    """The response of the definitions endpoint; immutable, replaced as a whole."""
 
     body: bytes
     cohorts: Mapping[str, Collection[str]]
@@ -39,26 +39,26 @@ class Served:
 
     @property
     def flags(self) -> list[Any]:
-        """Return the flags, as a copy of one's own."""
+        """The flags, as a copy that the caller may change."""
         flags: list[Any] = json.loads(self.body)["flags"]
         return flags
 
     def decide(self, context: Mapping[str, Any], flag_key: str | None) -> dict[str, Any]:
-        """Return the variants that a context is enrolled in, of one flag or of all."""
+        """Return the variants for a context, of one flag or of all that include the user."""
         from mixpanel.flags import Snapshot
 
         user = context["distinct_id"]
         cohorts = frozenset(name for name, members in self.cohorts.items() if user in members)
         if cohorts not in self._parsed:
-            self._parsed[cohorts] = self._as_seen_from(cohorts)
+            self._parsed[cohorts] = self._parse_for(cohorts)
         snapshot = Snapshot(self._parsed[cohorts], context)
         return snapshot.bootstrap(None if flag_key is None else [flag_key])
 
-    def _as_seen_from(self, cohorts: Collection[str]) -> "Definitions":
+    def _parse_for(self, cohorts: Collection[str]) -> "Definitions":
         """Parse the flags for a member of these cohorts.
 
-        Rollouts for other cohorts stay in the list, where evaluation passes over them: a rollout's
-        index is part of its salt.
+        Rollouts for other cohorts stay in the list, where evaluation skips them: a rollout's index
+        is part of its salt.
         """
         from mixpanel.flags import parse_definitions
 
@@ -72,36 +72,36 @@ class Served:
 
 
 class Flags:
-    """The flags of one project; those from a file follow it."""
+    """The flags of one project; those from a file are reloaded when it changes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._served = Served(_written([]), {})
+        self._served = ServedFlags(_encode([]), {})
         self._file: Path | None = None
-        self._stamp: tuple[int, int] | None = None
+        self._file_stamp: tuple[int, int] | None = None
 
     def set(self, source: FlagSource, cohorts: Mapping[str, Collection[str]]) -> None:
         """Replace all flags and cohorts.
 
-        :raises OSError: when the file cannot be read.
-        :raises ValueError: for what is no list of flags.
+        :raises OSError: the file cannot be read.
+        :raises ValueError: the source is not a list of flags.
         """
         file = Path(source) if isinstance(source, str | Path) else None
-        stamp = None if file is None else _stamp(file)
-        body = _written(source) if file is None else _read(file)
+        stamp = None if file is None else _file_stamp(file)
+        body = _encode(source) if file is None else _read(file)
         with self._lock:
-            self._served = Served(body, cohorts)
-            self._file, self._stamp = file, stamp
+            self._served = ServedFlags(body, cohorts)
+            self._file, self._file_stamp = file, stamp
 
-    def served(self) -> Served:
-        """Return what is served now, from the file as it is now if it can be read."""
+    def served(self) -> ServedFlags:
+        """Return the current flags, after reloading a changed file if it can be read."""
         with self._lock:
-            if self._file is not None and (stamp := _stamp(self._file)) != self._stamp:
-                self._stamp = stamp
+            if self._file is not None and (stamp := _file_stamp(self._file)) != self._file_stamp:
+                self._file_stamp = stamp
                 try:
-                    self._served = Served(_read(self._file), self._served.cohorts)
+                    self._served = ServedFlags(_read(self._file), self._served.cohorts)
                 except (OSError, ValueError) as error:
-                    logger.warning("%s; the flags stay as they were", error)
+                    logger.warning("%s. Keeping the previous flags.", error)
             return self._served
 
 
@@ -115,7 +115,7 @@ def read_context(text: str | None) -> dict[str, Any]:
         raise RefusedRequest(400, "context is not a JSON object")
     user = context.get("distinct_id")
     if not isinstance(user, str) or not user:
-        raise RefusedRequest(400, "context needs a distinct_id, as a string")
+        raise RefusedRequest(400, "context requires a distinct_id, as a string")
     return {**context, "device_id": context.get("device_id") or user}
 
 
@@ -127,22 +127,22 @@ def _rollouts(flag: Any) -> Iterator[dict[str, Any]]:
 
 def _read(file: Path) -> bytes:
     try:
-        return _written(
-            from_json(read_at_most(file, MOST_BYTES).removeprefix(BOM), allow_inf_nan=False)
+        return _encode(
+            from_json(read_at_most(file, MAX_FILE_BYTES).removeprefix(BOM), allow_inf_nan=False)
         )
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _written(source: Any) -> bytes:
+def _encode(source: Any) -> bytes:
     payload = dict(source) if isinstance(source, Mapping) else {"flags": source}
     if not isinstance(payload.get("flags"), list | tuple):
-        raise ValueError('flags are {"flags": [...]} or a list')  # noqa: TRY004 - a file's content
+        raise ValueError('flags must be {"flags": [...]} or a list')  # noqa: TRY004 - a file's content
     text = json.dumps(payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode()
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _file_stamp(file: Path) -> tuple[int, int] | None:
     try:
         found = file.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""Fill a warehouse from a file of events, such as a raw export: no windows, no limits, no judging.
+"""Load a file of events, such as a raw export, into a warehouse without validating them.
 
-NDJSON goes to DuckDB many lines at a time. Lines that DuckDB takes for broken, as those with half a
-surrogate pair are, go through Python: their properties are served as they came, while in names and
-ids a ? stands for the half.
+NDJSON is passed to DuckDB many lines at a time. Lines that DuckDB rejects, such as those with half
+a surrogate pair, are parsed in Python: their properties are served unchanged, while in names and
+ids the half is replaced by a question mark.
 """
 
 import gzip
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from mixpanel._records.encoding import loads
-from mixpanel.emulator._rules.events import Refused, json_text, milliseconds
-from mixpanel.emulator._storage.warehouse import Copy, Warehouse
+from mixpanel.emulator._rules.events import InvalidRecord, json_text, milliseconds
+from mixpanel.emulator._storage.warehouse import EventCopy, Warehouse
 
 BLOCK = 8 * 2**20
 ROWS = 10_000
 NDJSON = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
-HALF = re.compile("[\ud800-\udfff]")
-TAKEN = ("token", "time", "distinct_id", "$insert_id", "ip", "mp_processing_time_ms")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+COLUMNS = ("token", "time", "distinct_id", "$insert_id", "ip", "mp_processing_time_ms")
 
 
 def load_file(warehouse: Warehouse, path: Path, *, now: float) -> int:
-    """Store every event of a file and return how many there were.
+    """Store every event of a file, and return how many there were.
 
-    An event keeps its `mp_processing_time_ms`; one without has come `now`.
+    An event keeps its `mp_processing_time_ms`; without one it was received `now`.
 
-    :raises ValueError: for a line that is no event; those before it are stored.
-    :raises OSError: for a file that cannot be read.
+    :raises ValueError: a line is not an event; those before it are stored.
+    :raises OSError: the file cannot be read.
     """
     loaded = 0
     for lines in _lines(path):
@@ -53,75 +53,78 @@ def _lines(path: Path) -> Iterator[list[str]]:
             yield lines
         return
     for block in _blocks(path):
-        # Not `splitlines`: JSON may hold what that takes for the end of a line.
+        # Not `splitlines`: it also splits at characters that JSON strings may contain.
         lines = block.decode(errors="replace").split("\n")
         if lines := [line for line in lines if line and not line.isspace()]:
             yield lines
 
 
 def _blocks(path: Path) -> Iterable[bytes]:
-    """Read some megabytes at a time, each up to the end of a line."""
+    """Yield blocks of some megabytes that end at the end of a line."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    left = b""
+    partial_line = b""
     with opened(path, "rb") as file:
         try:
             while block := file.read(BLOCK):
                 whole, newline, rest = block.rpartition(b"\n")
                 if newline:
-                    yield left + whole
-                    left = rest
+                    yield partial_line + whole
+                    partial_line = rest
                 else:
-                    left += block
+                    partial_line += block
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path.name} is not valid gzip: {error}") from error
-    yield left
+    yield partial_line
 
 
-def _copy(path: Path, number: int, line: str, now: float) -> Copy:
-    """Read one line the slow way."""
+def _copy(path: Path, number: int, line: str, now: float) -> EventCopy:
+    """Parse one line in Python."""
     where = f"{path.name}: event {number}"
     try:
-        told = loads(line)
+        record = loads(line)
     except ValueError as error:
         raise ValueError(f"{where} is not JSON: {error}") from error
-    match told:
+    match record:
         case {"event": str(event), "properties": {"time": time, **rest}}:
             pass
         case _:
             raise ValueError(f'{where} must be {{"event": ..., "properties": {{"time": ...}}}}')
     try:
-        at = milliseconds(time)
-    except Refused as refused:
+        milliseconds_since_epoch = milliseconds(time)
+    except InvalidRecord as refused:
         raise ValueError(f"{where}: {refused.message}") from refused
-    who, which = rest.get("distinct_id"), rest.get("$insert_id")
-    came = rest.get("mp_processing_time_ms")
-    properties = {name: value for name, value in rest.items() if name not in TAKEN}
+    distinct_id, insert_id = rest.get("distinct_id"), rest.get("$insert_id")
+    received_at = rest.get("mp_processing_time_ms")
+    properties = {name: value for name, value in rest.items() if name not in COLUMNS}
     plain = json.dumps(properties, ensure_ascii=False, separators=(",", ":"))
-    raw = HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", plain)
-    odd = raw != plain or "NaN" in raw or "Infinity" in raw
-    return Copy(
-        _whole(event),
-        at,
-        None if who is None else _whole(str(who)),
-        None if which is None else _whole(str(which)),
+    raw = LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", plain)
+    has_raw = raw != plain or "NaN" in raw or "Infinity" in raw
+    return EventCopy(
+        _replace_surrogates(event),
+        milliseconds_since_epoch,
+        None if distinct_id is None else _replace_surrogates(str(distinct_id)),
+        None if insert_id is None else _replace_surrogates(str(insert_id)),
         json_text({"time": time}),
-        json_text(_repaired(properties)) if odd else plain,
-        raw if odd else None,
-        came if isinstance(came, int) else round(now * 1000),
+        json_text(_replace_all_surrogates(properties)) if has_raw else plain,
+        raw if has_raw else None,
+        received_at if isinstance(received_at, int) else round(now * 1000),
     )
 
 
-def _repaired(value: Any) -> Any:
-    """Return a value without halves of surrogate pairs."""
+def _replace_all_surrogates(value: Any) -> Any:
+    """Replace half surrogate pairs in a JSON value."""
     match value:
         case str():
-            return _whole(value)
+            return _replace_surrogates(value)
         case dict():
-            return {_whole(name): _repaired(member) for name, member in value.items()}
+            return {
+                _replace_surrogates(name): _replace_all_surrogates(member)
+                for name, member in value.items()
+            }
         case list():
-            return [_repaired(member) for member in value]
+            return [_replace_all_surrogates(member) for member in value]
     return value
 
 
-def _whole(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     return text.encode("utf-8", "replace").decode()

@@ -1,6 +1,7 @@
-"""Answer the profile query: which profiles were asked for, and a page of them.
+"""The profile query: select profiles, and return them page by page.
 
-The ids found for page 0 are its session; later pages are read from them, in any order.
+The query runs for page 0, which stores the ids that it found as a session. Later pages, in any
+order, are read from that session.
 """
 
 import re
@@ -13,14 +14,15 @@ from urllib.parse import parse_qsl
 
 from pydantic_core import from_json
 
+from mixpanel.data.analysis.expressions import Names, Value
 from mixpanel.emulator._rules.decode import RefusedRequest
-from mixpanel.emulator._rules.expressions import Names, Value
+from mixpanel.emulator._storage.export import JOIN_PROFILES, read_where
 from mixpanel.emulator._storage.export import NAMES as EVENT_NAMES
-from mixpanel.emulator._storage.export import USERS, read_where
 from mixpanel.emulator._storage.warehouse import Warehouse
 
-MOST_SESSIONS = 100
-MANY = 1000  # profiles, beyond which pages of `behaviors` need a fixed time
+MAX_SESSIONS = 100
+# With more profiles than this, later pages of `behaviors` require `as_of_timestamp`.
+MAX_UNSTABLE_PROFILES = 1000
 MILLISECONDS = {"h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000, "m": 30 * 86_400_000}
 WINDOW = re.compile(r"(\d{1,4})([hdwm])", re.ASCII)
 
@@ -41,8 +43,8 @@ COUNT = (
 )
 
 
-class Question(NamedTuple):
-    """Which profiles are asked for, as SQL over `people` as `p`, and what of them."""
+class ProfileQuery(NamedTuple):
+    """The profiles that a query requests, as SQL over `people` as `p`."""
 
     people: str
     joins: str
@@ -50,22 +52,22 @@ class Question(NamedTuple):
     parameters: dict[str, Any]
 
 
-class Session(NamedTuple):
-    """What page 0 found: the ids, and where the profiles are."""
+class QuerySession(NamedTuple):
+    """The result of page 0: the ids, and the source of the profiles."""
 
     people: str
     parameters: dict[str, Any]
     ids: list[str]
-    moving: bool
+    is_unstable: bool
 
 
 class Profiles:
-    """The cohorts of a project and the sessions of those who page through its profiles."""
+    """The cohorts of a project, and the sessions of its profile queries."""
 
     def __init__(self, warehouse: Warehouse, *, page_size: int) -> None:
         self._warehouse = warehouse
         self._page_size = page_size
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._sessions: OrderedDict[str, QuerySession] = OrderedDict()
         self._cohorts: dict[str, list[str]] = {}
         self._lock = threading.Lock()
 
@@ -79,19 +81,19 @@ class Profiles:
             self._sessions.clear()
             self._cohorts.clear()
 
-    def page(self, told: Mapping[str, Any], *, now: float) -> dict[str, Any]:
-        """Answer one request; blocks while DuckDB works.
+    def page(self, form: Mapping[str, Any], *, now: float) -> dict[str, Any]:
+        """Return one page of a query; blocks while DuckDB runs.
 
-        :raises RefusedRequest: with 400, for a question that makes no sense.
+        :raises RefusedRequest: 400: parameters are missing or invalid.
         """
-        number = _whole(told, "page") or 0
-        output = _strings(told, "output_properties")
+        number = _whole_number(form, "page") or 0
+        output = _strings(form, "output_properties")
         total = {}
         if number == 0:
-            session_id, session = self._open(told, now)
+            session_id, session = self._open(form, now)
             total = {"total": len(session.ids)}
         else:
-            session_id, session = self._known(told)
+            session_id, session = self._find_session(form)
         start = number * self._page_size
         results = self._results(session, session.ids[start : start + self._page_size], output)
         return {
@@ -103,43 +105,43 @@ class Profiles:
             "results": results,
         }
 
-    def _open(self, told: Mapping[str, Any], now: float) -> tuple[str, Session]:
-        question = self._question(told, now)
+    def _open(self, form: Mapping[str, Any], now: float) -> tuple[str, QuerySession]:
+        query = self._build_query(form, now)
         sql = (
-            f"select p.distinct_id from ({question.people}) p {question.joins}"  # noqa: S608
-            f" where {question.condition} order by 1"
+            f"select p.distinct_id from ({query.people}) p {query.joins}"  # noqa: S608
+            f" where {query.condition} order by 1"
         )
         try:
-            rows = self._warehouse.query(sql, question.parameters)
+            rows = self._warehouse.query(sql, query.parameters)
         except ValueError as error:
             raise RefusedRequest(400, f"where: {error}") from error
         ids = [distinct_id for (distinct_id,) in rows]
-        group_key = question.parameters.get("group_key")
-        kept = {} if group_key is None else {"group_key": group_key}
-        people = GROUP_PROFILES if kept else USER_PROFILES
-        moving = "behaviors" in told and "as_of_timestamp" not in told
+        group_key = query.parameters.get("group_key")
+        group = {} if group_key is None else {"group_key": group_key}
+        people = GROUP_PROFILES if group else USER_PROFILES
+        is_unstable = "behaviors" in form and "as_of_timestamp" not in form
         session_id = f"{round(now * 1000)}-{uuid.uuid4().hex[:12]}"
-        session = Session(people, kept, ids, moving)
+        session = QuerySession(people, group, ids, is_unstable)
         with self._lock:
             self._sessions[session_id] = session
-            while len(self._sessions) > MOST_SESSIONS:
+            while len(self._sessions) > MAX_SESSIONS:
                 self._sessions.popitem(last=False)
         return session_id, session
 
-    def _known(self, told: Mapping[str, Any]) -> tuple[str, Session]:
-        session_id = told.get("session_id")
+    def _find_session(self, form: Mapping[str, Any]) -> tuple[str, QuerySession]:
+        session_id = form.get("session_id")
         if not session_id:
             raise RefusedRequest(400, "session_id is required for pages after the first")
         with self._lock:
             session = self._sessions.get(str(session_id))
         if session is None:
             raise RefusedRequest(400, "session_id is not known, or has expired")
-        if session.moving and len(session.ids) > MANY:
+        if session.is_unstable and len(session.ids) > MAX_UNSTABLE_PROFILES:
             raise RefusedRequest(400, "request for page in uncached query for params")
         return str(session_id), session
 
     def _results(
-        self, session: Session, ids: Sequence[str], output: list[str] | None
+        self, session: QuerySession, ids: Sequence[str], output: list[str] | None
     ) -> list[dict[str, Any]]:
         rows = self._warehouse.query(
             f"select p.distinct_id, p.properties, {SEEN} from ({session.people}) p"  # noqa: S608
@@ -158,38 +160,38 @@ class Profiles:
             {"$distinct_id": each, "$properties": properties} for each, properties in chosen.items()
         ]
 
-    def _question(self, told: Mapping[str, Any], now: float) -> Question:
+    def _build_query(self, form: Mapping[str, Any], now: float) -> ProfileQuery:
         people, parameters = USER_PROFILES, dict[str, Any]()
         conditions = ["true"]
-        if told.get("data_group_id"):
+        if form.get("data_group_id"):
             people = GROUP_PROFILES
-            parameters["group_key"] = str(told["data_group_id"])
-        if "filter_by_cohort" in told:
-            if "behaviors" in told:
-                raise RefusedRequest(400, "behaviors and filter_by_cohort exclude each other")
-            parameters["cohort"] = self._cohort(told["filter_by_cohort"])
-            if _flag(told, "include_all_users", default=True) and people == USER_PROFILES:
+            parameters["group_key"] = str(form["data_group_id"])
+        if "filter_by_cohort" in form:
+            if "behaviors" in form:
+                raise RefusedRequest(400, "behaviors and filter_by_cohort cannot be combined")
+            parameters["cohort"] = self._cohort(form["filter_by_cohort"])
+            if _flag(form, "include_all_users", default=True) and people == USER_PROFILES:
                 people += MEMBERS
             conditions.append("p.distinct_id in (select unnest($cohort::varchar[]))")
-        ids = _strings(told, "distinct_ids")
-        if told.get("distinct_id") is not None:
-            ids = [*(ids or ()), str(told["distinct_id"])]
+        ids = _strings(form, "distinct_ids")
+        if form.get("distinct_id") is not None:
+            ids = [*(ids or ()), str(form["distinct_id"])]
         if ids is not None:
-            parameters["asked"] = [self._warehouse.canonical(each) for each in ids]
-            conditions.append("p.distinct_id in (select unnest($asked::varchar[]))")
-        counts, joins = _behaviors(told, now, parameters)
-        if told.get("where"):
+            parameters["distinct_ids"] = [self._warehouse.canonical(each) for each in ids]
+            conditions.append("p.distinct_id in (select unnest($distinct_ids::varchar[]))")
+        counts, joins = _behaviors(form, now, parameters)
+        if form.get("where"):
             seen = Value(text=SEEN)
             names = {"$distinct_id": Value(text="p.distinct_id"), "$last_seen": seen}
             profile = Names("p.properties", names)
             scope = {"properties": profile, "user": profile, "behaviors": Names(columns=counts)}
-            where = read_where(str(told["where"]), scope)
+            where = read_where(str(form["where"]), scope)
             conditions.append(where.condition)
             parameters |= where.parameters
-        return Question(people, " ".join(joins), " and ".join(conditions), parameters)
+        return ProfileQuery(people, " ".join(joins), " and ".join(conditions), parameters)
 
-    def _cohort(self, told: Any) -> list[str]:
-        cohort = _json(told, "filter_by_cohort")
+    def _cohort(self, form: Any) -> list[str]:
+        cohort = _json(form, "filter_by_cohort")
         if not isinstance(cohort, dict) or not isinstance(cohort.get("id"), (int, str)):
             raise RefusedRequest(400, 'filter_by_cohort must be an object, as {"id": 123}')
         members = self._cohorts.get(str(cohort["id"]))
@@ -199,12 +201,12 @@ class Profiles:
 
 
 def read_form(body: bytes, content_type: str) -> dict[str, Any]:
-    """Read the fields of a profile query: a form or, undocumented but taken, JSON."""
+    """Read the fields of a profile query from a form or, though undocumented, from JSON."""
     if content_type.partition(";")[0].strip().lower() == "application/json":
-        told = _json(body.decode(errors="replace") or "{}", "body")
-        if not isinstance(told, dict):
+        form = _json(body.decode(errors="replace") or "{}", "body")
+        if not isinstance(form, dict):
             raise RefusedRequest(400, "body must be an object")
-        return {name: value for name, value in told.items() if value is not None}
+        return {name: value for name, value in form.items() if value is not None}
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, errors="strict"))
     except ValueError as error:
@@ -212,13 +214,13 @@ def read_form(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def _behaviors(
-    told: Mapping[str, Any], now: float, parameters: dict[str, Any]
+    form: Mapping[str, Any], now: float, parameters: dict[str, Any]
 ) -> tuple[dict[str, Value], list[str]]:
-    """Return what `behaviors["name"]` counts, and the joins that count it."""
-    if "behaviors" not in told:
+    """Return the value of each `behaviors["name"]`, and the joins that count it."""
+    if "behaviors" not in form:
         return {}, []
-    behaviors = _json(told["behaviors"], "behaviors")
-    end = _whole(told, "as_of_timestamp")
+    behaviors = _json(form["behaviors"], "behaviors")
+    end = _whole_number(form, "as_of_timestamp")
     high = round(now * 1000) if end is None else end * 1000
     counts: dict[str, Value] = {}
     joins: list[str] = []
@@ -229,7 +231,7 @@ def _behaviors(
             case {"name": str(name), "window": str(window), "event_selectors": [*selectors]}:
                 length = WINDOW.fullmatch(window)
             case _:
-                raise RefusedRequest(400, "a behavior has a name, a window and event_selectors")
+                raise RefusedRequest(400, "a behavior requires name, window and event_selectors")
         if length is None:
             raise RefusedRequest(400, f"window must be like 30d, not {window!r}")
         low = high - int(length[1]) * MILLISECONDS[length[2]]
@@ -239,14 +241,16 @@ def _behaviors(
         ]
         joined = " or ".join(chosen) or "true"
         part = f"b{index}"
-        joins.append(COUNT.format(users=USERS, low=low, high=high, chosen=joined, name=part))
-        counts[name] = Value(number=f"coalesce({part}.n, 0)::double", told="true")
+        joins.append(
+            COUNT.format(users=JOIN_PROFILES, low=low, high=high, chosen=joined, name=part)
+        )
+        counts[name] = Value(number=f"coalesce({part}.n, 0)::double", set_when="true")
     return counts, joins
 
 
 def _selected(selector: Any, prefix: str, parameters: dict[str, Any]) -> str:
     if not isinstance(selector, dict) or not isinstance(selector.get("event"), str):
-        raise RefusedRequest(400, "an event selector names its event")
+        raise RefusedRequest(400, "an event selector requires an event")
     parameters[prefix] = selector["event"]
     condition = f"e.event = ${prefix}"
     if selector.get("selector"):
@@ -261,38 +265,38 @@ def _properties(text: str, seen: str | None) -> dict[str, Any]:
     return properties if seen is None else {"$last_seen": seen, **properties}
 
 
-def _json(told: Any, name: str) -> Any:
-    """Return a field that is JSON in a form, and itself in a JSON body."""
-    if not isinstance(told, str):
-        return told
+def _json(form: Any, name: str) -> Any:
+    """Return a field: in a form it is JSON text, in a JSON body a value."""
+    if not isinstance(form, str):
+        return form
     try:
-        return from_json(told)
+        return from_json(form)
     except ValueError as error:
         raise RefusedRequest(400, f"{name} is not valid JSON") from error
 
 
-def _strings(told: Mapping[str, Any], name: str) -> list[str] | None:
-    if name not in told:
+def _strings(form: Mapping[str, Any], name: str) -> list[str] | None:
+    if name not in form:
         return None
-    strings = _json(told[name], name)
+    strings = _json(form[name], name)
     if not isinstance(strings, list) or not all(isinstance(each, str) for each in strings):
         raise RefusedRequest(400, f"{name} must be a JSON array of strings")
     return strings
 
 
-def _whole(told: Mapping[str, Any], name: str) -> int | None:
-    value = told.get(name)
+def _whole_number(form: Mapping[str, Any], name: str) -> int | None:
+    value = form.get(name)
     if value is None or value == "":
         return None
     try:
         number = int(value)
     except (TypeError, ValueError) as error:
-        raise RefusedRequest(400, f"{name} must be a whole number, not {value!r}") from error
+        raise RefusedRequest(400, f"{name} must be an integer, not {value!r}") from error
     if number < 0:
         raise RefusedRequest(400, f"{name} must not be negative")
     return number
 
 
-def _flag(told: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    value = told.get(name, default)
+def _flag(form: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = form.get(name, default)
     return value if isinstance(value, bool) else str(value).lower() in ("1", "true")

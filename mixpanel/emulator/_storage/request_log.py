@@ -1,20 +1,20 @@
-"""Remember the requests that came, for tests to read and for the page to show."""
+"""The requests received, for tests to read and for the web page to show."""
 
 import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixpanel.emulator._rules.decode import decoded
+from mixpanel.emulator._rules.decode import decode_records
 
 
 @dataclass(slots=True)
 class RecordedRequest:
-    """One request as it came over the wire.
+    """One request, as it was received.
 
-    `body` holds the bytes as received, compressed if they were (for a request cut short: what had
-    come by then). `status` is what was answered, None while there is no answer or none was given;
-    `answer` the answer's body, kept when the status is 400 or above.
+    `body` holds the bytes as received, still compressed if they were (of an incomplete request, the
+    bytes that arrived). `status` is that of the response, None without one so far;
+    `response_body` its body if the status is 400 or above.
     """
 
     method: str
@@ -24,18 +24,18 @@ class RecordedRequest:
     received_at: float
     body: bytes = field(default=b"", repr=False)
     status: int | None = None
-    answer: bytes = field(default=b"", repr=False)
+    response_body: bytes = field(default=b"", repr=False)
 
     @property
     def records(self) -> list[Any]:
-        """Decode the events or updates of the body; empty when it cannot be read."""
-        return decoded(self.body, self.headers)
+        """The decoded events or updates of the body; empty if it cannot be decoded."""
+        return decode_records(self.body, self.headers)
 
 
-class Journal:
-    """The newest requests, in the order of their arrival.
+class RequestLog:
+    """The newest requests, in the order of arrival.
 
-    Beyond `limit` requests or `max_bytes` of bodies the oldest are forgotten; `seen` counts all.
+    Above `limit` requests, or `max_bytes` of bodies, the oldest are dropped; `seen` counts all.
     """
 
     def __init__(self, limit: int = 10_000, max_bytes: int = 256 * 2**20) -> None:
@@ -47,21 +47,21 @@ class Journal:
         self.seen = 0
 
     def add(self, request: RecordedRequest) -> None:
-        """Remember a request that has just begun."""
+        """Add a request whose body has not been read yet."""
         with self._lock:
             self.seen += 1
             self._requests.append(request)
-            self._forget()
+            self._drop_oldest()
 
-    def fill(self, request: RecordedRequest, body: bytes) -> None:
-        """Remember what came of a request's body."""
+    def set_body(self, request: RecordedRequest, body: bytes) -> None:
+        """Set the body of a request, or as much of it as has arrived."""
         with self._lock:
             self._bytes += len(body) - len(request.body)
             request.body = body
-            self._forget()
+            self._drop_oldest()
 
     def requests(self, path: str | None = None) -> list[RecordedRequest]:
-        """Return the remembered requests, of one path or of all."""
+        """Return the requests in the log, of one path or of all."""
         with self._lock:
             return [each for each in self._requests if path is None or each.path == path]
 
@@ -71,7 +71,7 @@ class Journal:
             self._requests.clear()
             self._bytes = self.seen = 0
 
-    def _forget(self) -> None:
+    def _drop_oldest(self) -> None:
         while len(self._requests) > self._limit or (
             self._bytes > self._max_bytes and len(self._requests) > 1
         ):

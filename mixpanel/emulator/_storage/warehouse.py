@@ -1,6 +1,6 @@
-"""Store what was ingested in DuckDB: events, profiles, groups, aliases and lookup tables.
+"""Store events, profiles, groups, aliases and lookup tables in DuckDB.
 
-The only room of the emulator that knows DuckDB. Every method may be called from any thread.
+Every method may be called from any thread.
 """
 
 import threading
@@ -15,34 +15,35 @@ from mixpanel._records.encoding import loads
 from mixpanel.emulator._rules.events import Event, json_text
 from mixpanel.emulator._rules.profiles import Properties, Update, apply_update
 from mixpanel.emulator._storage.database import Database
-from mixpanel.emulator._storage.tables import COPY, KEYS, LOAD, TABLES
+from mixpanel.emulator._storage.tables import COPY_KEY, KEYS, LOAD, TABLES
 
-# DuckDB takes whole columns gladly and single rows dearly, so what comes in waits here for company:
-# until somebody reads, or until there is this much.
-PENDING = 5_000
+# DuckDB inserts whole columns fast and single rows slowly, so rows are collected until the next
+# read, or until there are this many.
+MAX_PENDING = 5_000
 
 Key = tuple[str, ...]
-Profile = tuple[Properties | None, int | None]  # None: deleted; and when it was last seen
+Profile = tuple[Properties | None, int | None]
+"""Properties, None if deleted, and the time (ms) when it was last seen."""
 
 
-class Copy(NamedTuple):
-    """One copy of an event as it is stored: an `Event`, and when it came.
+class EventCopy(NamedTuple):
+    """One copy of an event as it is stored: an `Event` and the time when it was received.
 
-    What came without an id has None; `raw` are properties that no other parser would like.
+    An id that was not sent is None. `raw` is the text of properties that JSON parsers reject.
     """
 
     event: str
     time: int
     distinct_id: str | None
     insert_id: str | None
-    told: str
+    sent_fields: str
     properties: str
     raw: str | None
     ingested_at: int
 
 
 class Warehouse:
-    """One project's data, in memory or in a DuckDB file that is kept."""
+    """One project's data, in memory or in a DuckDB file."""
 
     def __init__(self, path: str | Path | None = None) -> None:
         self._path = None if path is None else str(path)
@@ -52,34 +53,35 @@ class Warehouse:
         self._changed: dict[str, dict[Key, Profile]] = {table: {} for table in KEYS}
         self._aliases: dict[str, str] = {}
         self._seq = 0
-        self.revision = 0  # changes with everything that is stored
+        self.revision = 0  # increases with every change
 
     # Events
 
     def add_events(self, events: Iterable[Event], *, now: float) -> None:
-        """Store events, each copy of each of them."""
+        """Store events, including repeated ones."""
         ingested_at = round(now * 1000)
-        self.add_copies(Copy(*event, None, ingested_at) for event in events)
+        self.add_copies(EventCopy(*event, None, ingested_at) for event in events)
 
     def events(
         self, name: str | None = None, *, distinct_id: str | None = None, raw: bool = False
     ) -> list[dict[str, Any]]:
         """Return events in the order of their first arrival.
 
-        Of copies that share the four-part key the latest wins; `raw` returns every copy.
+        Of copies with the same event, time, distinct_id and `$insert_id` the latest wins; `raw`
+        returns every copy.
         """
         chosen = (
-            "select seq, event, distinct_id, insert_id, told,"
+            "select seq, event, distinct_id, insert_id, sent_fields,"
             " coalesce(raw, properties::varchar) from events"
             if raw
-            else "select min(seq) as seq, event, distinct_id, insert_id, arg_max(told, seq),"
+            else "select min(seq) as seq, event, distinct_id, insert_id, arg_max(sent_fields, seq),"
             " arg_max(coalesce(raw, properties::varchar), seq) from events"
         )
         rows = self._read(
             chosen
             + " where event = coalesce($name, event)"
             + " and ($distinct_id::varchar is null or distinct_id = $distinct_id)"
-            + ("" if raw else f" group by {COPY}")
+            + ("" if raw else f" group by {COPY_KEY}")
             + " order by seq",
             {"name": name, "distinct_id": distinct_id},
         )
@@ -92,47 +94,49 @@ class Warehouse:
             " order by seq desc limit $limit",
             {"limit": limit},
         )
-        return [(event, time, who, from_json(text)) for event, time, who, text in rows]
+        return [
+            (event, time, distinct_id, from_json(text)) for event, time, distinct_id, text in rows
+        ]
 
     def count(self) -> int:
-        """Count the events, each four-part key once."""
+        """Count the events, without repeated copies."""
         rows = self._read(
-            f"select count(*) from (select distinct {COPY} from events)"  # noqa: S608
+            f"select count(*) from (select distinct {COPY_KEY} from events)"  # noqa: S608
         )
         return int(rows[0][0])
 
     def copies(self) -> int:
-        """Count the event copies ever stored: cheap, and never less than `count`."""
+        """Count all copies of events: cheap, and never less than `count`."""
         with self._lock:
             self._open()
             return self._seq
 
     def counts(self) -> dict[str, int]:
-        """Count the rows of every table, event copies included."""
+        """Count the rows of every table, copies of events included."""
         return {
             table: self._read(f"select count(*) from {table}")[0][0]  # noqa: S608
             for table in TABLES
         }
 
-    def add_copies(self, copies: Iterable[Copy]) -> None:
-        """Store copies of events as they are, whatever their age."""
+    def add_copies(self, copies: Iterable[EventCopy]) -> None:
+        """Store copies of events without validation."""
         with self._lock:
             self._open()
             self.revision += 1
             for copy in copies:
                 self._seq += 1
                 self._pending.append((self._seq, *copy))
-            if len(self._pending) >= PENDING:
-                self._settle()
+            if len(self._pending) >= MAX_PENDING:
+                self._flush()
 
     def add_lines(self, lines: Sequence[str], *, now: float) -> None:
-        """Store exported events, each as its JSON text: all of them or none.
+        """Store exported events, given as lines of JSON: all of them or none.
 
-        :raises ValueError: when a line is no such event, or one that DuckDB cannot read.
+        :raises ValueError: a line is not an event, or DuckDB cannot parse it.
         """
         with self._lock:
             connection = self._open().connection
-            self._settle()
+            self._flush()
             values = {"lines": lines, "seq": self._seq, "now": round(now * 1000)}
             connection.execute("begin")
             stored = -1
@@ -143,14 +147,14 @@ class Warehouse:
             finally:
                 connection.execute("commit" if stored == len(lines) else "rollback")
             if stored != len(lines):
-                raise ValueError("a line holds no event")
+                raise ValueError("a line is not an event")
             self._seq += len(lines)
             self.revision += 1
 
     # Profiles
 
     def apply(self, updates: Sequence[Update], *, groups: bool = False) -> None:
-        """Apply profile updates in their order."""
+        """Apply profile updates in order."""
         table = "groups" if groups else "profiles"
         if not updates:
             return
@@ -165,8 +169,8 @@ class Warehouse:
                 after = apply_update(properties or {}, update)
                 profiles[key] = (after, seen if update.seen is None else update.seen)
             changed.update(profiles)
-            if len(changed) >= PENDING:
-                self._settle()
+            if len(changed) >= MAX_PENDING:
+                self._flush()
 
     def profiles(self) -> dict[str, Properties]:
         """Return every user profile by its distinct_id."""
@@ -181,10 +185,10 @@ class Warehouse:
     # Identity
 
     def add_aliases(self, aliases: Mapping[str, str]) -> None:
-        """Remember which id stands for which user, and join their profiles.
+        """Map aliases to users, and merge their profiles.
 
-        An alias keeps the user it was first given. Where both profiles have a property, that of the
-        user wins over that of the alias (the live service does not document which).
+        An alias keeps its first user. If both profiles have a property, that of the user wins (the
+        live service does not document which).
         """
         with self._lock:
             self._open()
@@ -195,10 +199,10 @@ class Warehouse:
                     continue
                 self._aliases[alias] = root
                 self._run("insert into aliases values (?, ?)", [alias, root])
-                self._join(alias, root)
+                self._merge_profiles(alias, root)
 
     def canonical(self, distinct_id: str) -> str:
-        """Follow aliases to the id they stand for."""
+        """Return the user's id that an alias stands for; other ids are returned unchanged."""
         with self._lock:
             self._open()
             while distinct_id in self._aliases:
@@ -242,7 +246,7 @@ class Warehouse:
     def open(self) -> None:
         """Open the database now.
 
-        :raises OSError: when the file is no database, or another process has it.
+        :raises OSError: the file is not a database, or another process has opened it.
         """
         try:
             with self._lock:
@@ -251,14 +255,14 @@ class Warehouse:
             raise OSError(str(error)) from error
 
     def close(self) -> None:
-        """Write everything and let go of the file; the next use opens it again.
+        """Write everything and close the file; the next use opens it again.
 
-        A database in memory stays, so that it can be read when the server has stopped.
+        A database in memory stays open, so that it can be read after the server has stopped.
         """
         with self._lock:
             if self._database is None:
                 return
-            self._settle()
+            self._flush()
             if self._path is not None:
                 self._database.close()
                 self._database = None
@@ -280,17 +284,17 @@ class Warehouse:
     def _read(self, sql: str, values: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         with self._lock:
             connection = self._open().connection
-            self._settle()
+            self._flush()
             return connection.execute(sql, values or {}).fetchall()
 
     def query(self, sql: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Read over all that was stored, beside other readers.
+        """Run a query on a connection of its own, concurrently with other readers.
 
-        :raises ValueError: in the words of DuckDB, when the values do not suit the SQL.
+        :raises ValueError: with DuckDB's message, if values have the wrong type for the SQL.
         """
         with self._lock:
             database = self._open()
-            self._settle()
+            self._flush()
             cursor = database.cursor()
         with cursor:
             try:
@@ -298,38 +302,39 @@ class Warehouse:
             except duckdb.Error as error:
                 raise ValueError(str(error).partition(": ")[2].partition("\n")[0]) from error
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         for table in KEYS:
-            self._settle_profiles(table)
+            self._flush_profiles(table)
         if not self._pending:
             return
         self._run(
             "insert into events by name select unnest(?::bigint[]) as seq,"
             " unnest(?::varchar[]) as event, unnest(?::bigint[]) as time,"
             " unnest(?::varchar[]) as distinct_id, unnest(?::varchar[]) as insert_id,"
-            " unnest(?::varchar[]) as told, unnest(?::varchar[]) as properties,"
+            " unnest(?::varchar[]) as sent_fields, unnest(?::varchar[]) as properties,"
             " unnest(?::varchar[]) as raw, unnest(?::bigint[]) as ingested_at",
             _columns(self._pending),
         )
         self._pending.clear()
 
     def _owner(self, update: Update) -> Key:
-        if len(update.key) > 1 or update.ignore_alias:
+        first, *more = update.key
+        if more or update.ignore_alias:
             return update.key
-        return (self.canonical(update.key[0]),)
+        return (self.canonical(first),)
 
     def _profiles(self, table: str, keys: Iterable[Key]) -> dict[Key, Profile]:
         changed = self._changed[table]
         known = {key: changed[key] for key in keys if key in changed}
-        if asked := [key for key in keys if key not in changed]:
+        if missing := [key for key in keys if key not in changed]:
             width = len(KEYS[table])
             columns = f"{', '.join(KEYS[table])}, properties, last_seen"
-            sql = f"select {columns} from {table} where {_among(table)}"  # noqa: S608
-            for row in self._open().connection.execute(sql, _columns(asked)).fetchall():
+            sql = f"select {columns} from {table} where {_keys_match(table)}"  # noqa: S608
+            for row in self._open().connection.execute(sql, _columns(missing)).fetchall():
                 known[row[:width]] = (from_json(row[width]), row[width + 1])
         return known
 
-    def _settle_profiles(self, table: str) -> None:
+    def _flush_profiles(self, table: str) -> None:
         profiles = self._changed[table]
         if not profiles:
             return
@@ -339,7 +344,7 @@ class Warehouse:
             if properties is not None
         ]
         self._run("begin")
-        self._run(f"delete from {table} where {_among(table)}", _columns(profiles))  # noqa: S608
+        self._run(f"delete from {table} where {_keys_match(table)}", _columns(profiles))  # noqa: S608
         if kept:
             keys = "unnest(?::varchar[]), " * len(KEYS[table])
             self._run(
@@ -349,7 +354,7 @@ class Warehouse:
         self._run("commit")
         profiles.clear()
 
-    def _join(self, alias: str, root: str) -> None:
+    def _merge_profiles(self, alias: str, root: str) -> None:
         found = self._profiles("profiles", [(alias,), (root,)])
         properties, _ = found.get((alias,), (None, None))
         kept, seen = found.get((root,), (None, None))
@@ -360,14 +365,14 @@ class Warehouse:
 
 
 def _event(
-    event: str, distinct_id: str | None, insert_id: str | None, told: str, rest: str
+    event: str, distinct_id: str | None, insert_id: str | None, sent_fields: str, rest: str
 ) -> dict[str, Any]:
-    properties = {**from_json(told), "distinct_id": distinct_id, "$insert_id": insert_id}
+    properties = {**from_json(sent_fields), "distinct_id": distinct_id, "$insert_id": insert_id}
     present = {name: value for name, value in properties.items() if value is not None}
     return {"event": event, "properties": {**present, **loads(rest)}}
 
 
-def _among(table: str) -> str:
+def _keys_match(table: str) -> str:
     columns = KEYS[table]
     wanted = ", ".join(f"unnest(?::varchar[]) as {column}" for column in columns)
     return f"exists (from (select {wanted}) as wanted where {_equal(table)})"

@@ -1,1 +1,1 @@
-"""From a definition to a variant: hashing, compiled flags, the decision."""
+"""Evaluation: hashing, compiled flags, the decision for one user."""

@@ -1,7 +1,7 @@
-"""Compile one flag into what evaluation reads.
+"""Compile flag definitions: everything that does not depend on a user is computed here, once.
 
-Everything that does not depend on a user is decided here: integer thresholds, the variant of each
-bucket, compiled rules, ready-made results.
+That is the number of buckets in each rollout, the variant of each bucket, the rules, the results
+and the function that decides.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
-from mixpanel.flags._evaluation.hashing import BUCKETS, MASK, Recent, Salt, state_of
-from mixpanel.flags._rules.codegen import Branch, Decide, Taken, deciding, fallback, is_container
+from mixpanel.flags._evaluation.hashing import BUCKETS, MASK, BoundedCache, Salt, state_of
+from mixpanel.flags._results import fallback, has_mutable_value
+from mixpanel.flags._rules.codegen import Assigned, Branch, Decide, compile_flag
 from mixpanel.flags._rules.engines import Engine, Predicate, compile_legacy
 from mixpanel.flags._rules.limits import (
     RuleError,
@@ -34,15 +35,15 @@ from mixpanel.flags.types import (
 )
 
 REMEMBERED_USERS: Final = 1024
-NOT_IN_SHARE: Final[Taken] = (None,)
+NOT_ASSIGNED: Final[Assigned] = (None,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledRollout:
-    """Hold one rollout: users whose bucket is below `threshold` take part.
+    """One rollout: it includes the users whose bucket is below `threshold`.
 
-    `variants` has the variant of each bucket that users are split into; `reason` says why only
-    Mixpanel can decide it.
+    `variants` has the variant of each bucket that its users are split into. `reason` is why only
+    Mixpanel's servers can decide it, if that is so.
     """
 
     rollout: Rollout
@@ -55,65 +56,66 @@ class CompiledRollout:
     size: Size
 
     @property
-    def serves_one(self) -> bool:
-        """Tell whether all users get the same variant."""
+    def has_one_variant(self) -> bool:
+        """True if all its users get the same variant."""
         return len(set(map(id, self.variants))) == 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Definition:
-    """Hold one flag, compiled to `decide`; `shares` remembers in which rollouts recent users are.
+class CompiledFlag:
+    """One flag, compiled to the function `decide`.
 
-    `revision` changes with the flag's text. `reachable` are the rollouts that can take anybody.
+    `assignments` caches the variants of recent users, one for each of the `reachable` rollouts:
+    those whose percentage includes any user. `revision` changes with the text of the definition.
     """
 
     key: str
     context_key: str
     revision: str
-    flag: ExperimentationFlag
+    definition: ExperimentationFlag
     engine: Engine
     variants: tuple[SelectedVariant, ...]
     test_users: Mapping[str, SelectedVariant]
     rollouts: tuple[CompiledRollout, ...]
     reachable: tuple[int, ...]
-    shares: Recent[str, Taken]
+    assignments: BoundedCache[str, Assigned]
     decide: Decide
     diagnostics: tuple[Diagnostic, ...]
     size: Size
 
     @property
     def variant_salt(self) -> str:
-        """Return the salt under which users are split among variants."""
-        return f"{self.key}{self.flag.hash_salt or ''}variant"
+        """The salt that splits users among variants."""
+        return f"{self.key}{self.definition.hash_salt or ''}variant"
 
     def rollout_salt(self, index: int) -> str:
-        """Return the salt under which a rollout takes its share of users."""
-        salt = self.flag.hash_salt
+        """Return the salt that decides which users a rollout includes."""
+        salt = self.definition.hash_salt
         return f"{self.key}rollout" if salt is None else f"{self.key}{salt}{index}"
 
     @property
     def is_partial(self) -> bool:
-        """Tell whether a rollout exists that cannot be decided locally."""
+        """True if it has a rollout that cannot be decided locally."""
         return any(rollout.reason is not None for rollout in self.rollouts)
 
 
 class NoVariantsError(ValueError):
-    """Say that a flag has nothing to serve."""
+    """A flag has no variants."""
 
 
 class FlagCompiler:
-    """Compile flags that share a rule engine, hash states of users and salts."""
+    """Compile flags that share a rule engine, and the cached hashes of users and salts."""
 
     def __init__(self, engine: Engine, remembered_users: int = REMEMBERED_USERS) -> None:
         self.engine = engine
         self._remembered_users = remembered_users
-        self._states: Recent[str, int] = Recent(remembered_users, state_of)
+        self._states: BoundedCache[str, int] = BoundedCache(remembered_users, state_of)
         self._salts: dict[str, Salt] = {}
 
-    def compile(self, raw: Any, previous: Definition | None = None) -> Definition:
-        """Compile one flag, or return the previous definition if its text is the same.
+    def compile(self, raw: Any, previous: CompiledFlag | None = None) -> CompiledFlag:
+        """Compile one flag, or return `previous` if the text of the definition is the same.
 
-        :raises ValueError: the flag is malformed, beyond a limit or has no variants.
+        :raises ValueError: the flag is malformed, exceeds a limit or has no variants.
         """
         revision = blake2b(to_json(raw), digest_size=8).hexdigest()
         if previous is not None and previous.revision == revision:
@@ -122,34 +124,35 @@ class FlagCompiler:
         flag = ExperimentationFlag.model_validate(raw)
         variants = sorted(flag.ruleset.variants, key=lambda variant: variant.key)
         if not variants:
-            raise NoVariantsError("no variants: nothing to serve")
+            raise NoVariantsError("the flag has no variants")
         selected = tuple(_selected(flag, variant, is_qa_tester=None) for variant in variants)
         prefix = Salt(flag.key + (flag.hash_salt or ""))
         rollouts = tuple(self._rollouts(flag, prefix, variants, selected))
         size = sum((rollout.size for rollout in rollouts), Size(rollouts=len(rollouts)))
         reachable = [index for index, rollout in enumerate(rollouts) if rollout.threshold]
-        shares = Recent(
+        assignments = BoundedCache(
             self._remembered_users,
-            self._shares(prefix, [rollouts[index] for index in reachable]),
+            self._assignments(prefix, [rollouts[index] for index in reachable]),
         )
         test_users = _test_users(flag, variants)
-        return Definition(
+        return CompiledFlag(
             key=flag.key,
             context_key=flag.context,
             revision=revision,
-            flag=flag,
+            definition=flag,
             engine=self.engine,
             variants=selected,
             test_users=test_users,
             rollouts=rollouts,
             reachable=tuple(reachable),
-            shares=shares,
-            decide=deciding(
+            assignments=assignments,
+            decide=compile_flag(
                 flag.context,
                 test_users,
                 [_branch(index, rollouts[index]) for index in reachable],
-                shares,
-                self.engine,
+                assignments,
+                prepare=self.engine.prepare,
+                casefolded_names=self.engine.casefolded_names,
             ),
             diagnostics=tuple(_undecidable(flag, rollouts)),
             size=size,
@@ -162,35 +165,35 @@ class FlagCompiler:
         variants: Sequence[Variant],
         selected: Sequence[SelectedVariant],
     ) -> Iterator[CompiledRollout]:
-        """Compile the rollouts; without a hash_salt they share one salt, hence a user's bucket."""
-        shared = prefix + self._salt("rollout")
-        named = _positions(variants)
-        # Most rollouts split their users alike, and what is alike is kept once.
-        served: dict[tuple[int | None, tuple[float, ...]], tuple[SelectedVariant, ...]] = {}
+        """Compile the rollouts; without a hash_salt all share one salt, hence a user's bucket."""
+        shared_salt = prefix + self._salt("rollout")
+        positions = _positions(variants)
+        # Most rollouts of a flag split their users in the same way; they share one tuple.
+        by_split: dict[tuple[int | None, tuple[float, ...]], tuple[SelectedVariant, ...]] = {}
         size = Size()
         for index, rollout in enumerate(flag.ruleset.rollout):
             test, reason, rule = self._test(rollout, index)
             size += rule
             check_flag(size)
             override = rollout.variant_override
-            overridden = None if override is None else named.get(override.key.casefold())
+            overridden = None if override is None else positions.get(override.key.casefold())
             splits = rollout.variant_splits or {}
-            alike = overridden, tuple(splits.get(each.key, each.split) for each in variants)
-            if alike not in served:
-                winners = (
+            split = overridden, tuple(splits.get(each.key, each.split) for each in variants)
+            if split not in by_split:
+                of_bucket = (
                     [overridden] * BUCKETS
                     if overridden is not None
-                    else winner_of_each_bucket(variants, splits)
+                    else variant_of_each_bucket(variants, splits)
                 )
-                served[alike] = tuple(selected[winner] for winner in winners)
+                by_split[split] = tuple(selected[position] for position in of_bucket)
             yield CompiledRollout(
                 rollout=rollout,
-                salt=shared if flag.hash_salt is None else prefix + self._salt(str(index)),
+                salt=shared_salt if flag.hash_salt is None else prefix + self._salt(str(index)),
                 threshold=threshold_of(rollout.rollout_percentage),
                 test=test,
                 reason=reason,
                 override=None if overridden is None else selected[overridden],
-                variants=served[alike],
+                variants=by_split[split],
                 size=rule,
             )
 
@@ -209,7 +212,11 @@ class FlagCompiler:
         except (RuleError, RecursionError) as error:
             return None, FallbackReason("RULE_ERROR", f"rollout {index}: {error}"), size
         if rollout.cohort_hash:
-            return test, FallbackReason("COHORT_ROLLOUT", f"rollout {index}: for a cohort"), size
+            return (
+                test,
+                FallbackReason("COHORT_ROLLOUT", f"rollout {index}: for a cohort"),
+                size,
+            )
         if rollout.runtime_event_rule:
             message = f"rollout {index}: depends on past events"
             return test, FallbackReason("RUNTIME_EVENT_ROLLOUT", message), size
@@ -218,98 +225,99 @@ class FlagCompiler:
     def _salt(self, suffix: str) -> Salt:
         return self._salts.setdefault(suffix, Salt(suffix))
 
-    def _shares(self, prefix: Salt, rollouts: Sequence[CompiledRollout]) -> Callable[[str], Taken]:
-        """Return what finds a user's variant in each rollout, None where the share has no user.
+    def _assignments(
+        self, prefix: Salt, rollouts: Sequence[CompiledRollout]
+    ) -> Callable[[str], Assigned]:
+        """Return a function that finds a user's variant in each rollout; None if not included.
 
-        After a rollout that is certain to take the user nothing matters, so all others are None.
+        After a rollout that is certain to serve the user the others do not matter: they are None.
         """
         states, mask = self._states, MASK
         variant = prefix + self._salt("variant")
         variant_power = variant.power
         count, last = len(rollouts), rollouts[-1:]
-        served = {id(rollout.variants): rollout.variants for rollout in rollouts}
-        tuples = {key: [(each,) for each in variants] for key, variants in served.items()}
-        drawn = [
+        by_id = {id(rollout.variants): rollout.variants for rollout in rollouts}
+        singles = {key: [(each,) for each in variants] for key, variants in by_id.items()}
+        steps = [
             (
                 rollout.threshold,
                 rollout.salt,
                 rollout.salt.power,
-                tuples[id(rollout.variants)],
-                (rollout.variants[0],) if rollout.serves_one else None,
+                singles[id(rollout.variants)],
+                (rollout.variants[0],) if rollout.has_one_variant else None,
                 rollout.test is None and rollout.reason is None and rollout not in last,
             )
             for rollout in rollouts
         ]
 
-        # The formula of Salt.after is written out: a call costs as much as the hash itself.
-        def shares_of(value: str) -> Taken:
+        # The formula of Salt.after is written inline: a call costs as much as the hash itself.
+        def assigned_to(value: str) -> Assigned:
             state = states[value]
             low = state & 0xFF
             hashed: Salt | None = None
             bucket, variant_bucket = 0, -1
-            taken: Taken = ()
-            for threshold, salt, power, variants, only, certain in drawn:
+            assigned: Assigned = ()
+            for threshold, salt, power, variants, only, certain in steps:
                 if threshold < BUCKETS:
                     if salt is not hashed:
                         hashed = salt
                         bucket = (state * power + salt[low] & mask) % BUCKETS
                     if bucket >= threshold:
-                        taken += NOT_IN_SHARE
+                        assigned += NOT_ASSIGNED
                         continue
                 if only is None:
                     if variant_bucket < 0:
                         variant_bucket = (state * variant_power + variant[low] & mask) % BUCKETS
-                    taken += variants[variant_bucket]
+                    assigned += variants[variant_bucket]
                 else:
-                    taken += only
+                    assigned += only
                 if certain:
-                    return taken + NOT_IN_SHARE * (count - len(taken))
-            return taken
+                    return assigned + NOT_ASSIGNED * (count - len(assigned))
+            return assigned
 
-        return shares_of
+        return assigned_to
 
 
 def _branch(index: int, rollout: CompiledRollout) -> Branch:
+    distinct_variants = {id(each): each for each in rollout.variants}.values()
     return Branch(
         index,
         rollout.test,
-        None if rollout.reason is None else fallback(rollout.reason),
-        any(map(is_container, {id(each): each for each in rollout.variants}.values())),
-        rollout.size.operations,
+        undecidable=None if rollout.reason is None else fallback(rollout.reason),
+        copies=any(map(has_mutable_value, distinct_variants)),
+        operations=rollout.size.operations,
     )
 
 
 @lru_cache(maxsize=1024)
 def threshold_of(rollout_percentage: float) -> int:
-    """Return how many of the hundred buckets a rollout takes, by the official comparison."""
+    """Return how many of the hundred buckets a rollout includes.
+
+    The comparison is that of the official SDK: 0.005 includes bucket 0, hence 1 % of all users.
+    """
     return sum(bucket / BUCKETS < rollout_percentage for bucket in range(BUCKETS))
 
 
-def winner_of_each_bucket(variants: Sequence[Variant], splits: Mapping[str, float]) -> list[int]:
+def variant_of_each_bucket(variants: Sequence[Variant], splits: Mapping[str, float]) -> list[int]:
     """Return the position of the variant that each bucket gets.
 
-    Shares are added up as doubles, in the order of the keys, exactly as the official SDK does:
-    0.01 + 0.05 covers bucket 6 as well. What the shares leave over goes to the last variant.
+    Splits are added up as doubles, in the order of the keys, exactly as the official SDK does:
+    0.01 + 0.05 covers bucket 6 as well. Buckets that the splits leave over get the last variant.
     """
-    total, bounds = 0.0, []
+    total, upper_bounds = 0.0, []
     for variant in variants:
         total += splits.get(variant.key, variant.split)
-        bounds.append(total)
-    winners, winner = [], 0
+        upper_bounds.append(total)
+    positions, position = [], 0
     for bucket in range(BUCKETS):
-        while winner < len(bounds) and not bucket / BUCKETS < bounds[winner]:
-            winner += 1
-        winners.append(min(winner, len(bounds) - 1))
-    return winners
-
-
-def named_variant(variants: Sequence[Variant], key: str) -> int | None:
-    """Return the position of the first variant whose key is this one in another case, if any."""
-    return _positions(variants).get(key.casefold())
+        while position < len(upper_bounds) and not bucket / BUCKETS < upper_bounds[position]:
+            position += 1
+        positions.append(min(position, len(upper_bounds) - 1))
+    return positions
 
 
 def _positions(variants: Sequence[Variant]) -> dict[str, int]:
-    """Return the position of each casefolded key, of those alike the first."""
+    """Return the position of each key, casefolded; of keys that differ in case only, the first."""
     return {variants[at].key.casefold(): at for at in reversed(range(len(variants)))}
 
 
@@ -354,5 +362,5 @@ def _undecidable(
             yield Diagnostic(_KINDS[rollout.reason.kind], flag.key, message, index)
     for variant in flag.ruleset.variants:
         if variant.is_sticky:
-            message = f"variant {variant.key!r} is sticky: local evaluation always assigns anew"
+            message = f"variant {variant.key!r} is sticky: local evaluation ignores that"
             yield Diagnostic("sticky", flag.key, message)

@@ -1,4 +1,4 @@
-"""Parse flag definitions, each flag by itself: a bad one harms no other, and is named."""
+"""Parse flag definitions, each flag separately: a malformed one affects no other."""
 
 import time
 from collections.abc import Mapping
@@ -9,29 +9,29 @@ from pydantic import ValidationError
 
 from mixpanel.flags._evaluation.compiled_flag import (
     REMEMBERED_USERS,
-    Definition,
+    CompiledFlag,
     FlagCompiler,
     NoVariantsError,
 )
-from mixpanel.flags._rules.codegen import fallback
+from mixpanel.flags._results import fallback
 from mixpanel.flags._rules.engines import engine
 from mixpanel.flags._rules.limits import MAX_FLAGS, Size, TooLargeError, check_total
 from mixpanel.flags.diagnostics import Diagnostic, DiagnosticKind
 from mixpanel.flags.types import FallbackReason, RuleEngine, SelectedVariant
 
-NAMED: Final = 5  # mistakes of a malformed flag that are named
+MAX_LISTED_ERRORS: Final = 5  # of one malformed flag, in its diagnostic
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Definitions:
-    """Hold all flags of one answer, never edited, only replaced.
+    """All flags of one response; immutable, a new response replaces it as a whole.
 
-    `problem` says why the answer cannot be used at all: an error page, say, or too many flags.
-    `received` counts the flags in it, `unusable` has those that could not be parsed, with what to
-    serve for them.
+    `problem` is why the response cannot be used at all: it is an error page, say, or has too many
+    flags. `received` counts the flags in it; `unusable` has the fallback for each flag that could
+    not be parsed.
     """
 
-    flags: Mapping[str, Definition] = field(default_factory=dict)
+    flags: Mapping[str, CompiledFlag] = field(default_factory=dict)
     unusable: Mapping[str, SelectedVariant] = field(default_factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
     received: int = 0
@@ -46,11 +46,11 @@ def parse_definitions(
     previous: Definitions | None = None,
     remembered_users: int = REMEMBERED_USERS,
 ) -> Definitions:
-    """Parse the decoded answer of the definitions endpoint, each flag by itself.
+    """Parse the decoded response of the definitions endpoint, each flag separately.
 
-    Flags that `previous` holds in the same revision are taken over, with what they remember of
-    users; one that is malformed now and was not then stays as it was. Of two flags with the same
-    key the last one wins. Nothing in the payload raises: read `problem` and `diagnostics`.
+    Flags that `previous` has in the same revision are reused, with their cached users; one that is
+    malformed now and was not then stays as it was. Of two flags with the same key the last one
+    wins. No payload raises an error: read `problem` and `diagnostics`.
 
     :raises RuleEngineError: the rule engine cannot be used.
     """
@@ -61,10 +61,10 @@ def parse_definitions(
     if not isinstance(raws, list):
         return _refused('not an object with a list of "flags"', compiler)
     if len(raws) > MAX_FLAGS:
-        return _refused(f"{len(raws):,} flags: at most {MAX_FLAGS:,}", compiler, len(raws))
+        return _refused(f"{len(raws):,} flags (limit: {MAX_FLAGS:,})", compiler, len(raws))
     known = previous.flags if previous is not None else {}
     total = Size()
-    flags: dict[str, Definition] = {}
+    flags: dict[str, CompiledFlag] = {}
     unusable: dict[str, SelectedVariant] = {}
     diagnostics: list[Diagnostic] = []
     for position, raw in enumerate(raws):
@@ -72,35 +72,35 @@ def parse_definitions(
         if key in flags:
             diagnostics.append(Diagnostic("duplicate_key", key, "defined twice: the last one wins"))
         try:
-            definition = compiler.compile(raw, known.get(key) if key is not None else None)
+            flag = compiler.compile(raw, known.get(key) if key is not None else None)
         except Exception as error:
-            kind, message = _described(error)
+            kind, message = _describe(error)
             place = message if key is not None else f"flag number {position}: {message}"
             diagnostics.append(Diagnostic(kind, key, place))
             if key is not None and key not in flags:
-                _set_aside(key, message, known, flags, unusable)
+                _keep_previous(key, message, known, flags, unusable)
             continue
-        if definition is not known.get(definition.key):
-            time.sleep(0)  # hands the GIL to the event loops that wait for it
-        total += definition.size
+        if flag is not known.get(flag.key):
+            time.sleep(0)  # compiling is slow: release the GIL for the event loops that wait for it
+        total += flag.size
         try:
             check_total(total)
         except TooLargeError as error:
             return _refused(str(error), compiler, len(raws))
-        flags[definition.key] = definition
-        unusable.pop(definition.key, None)
-    diagnostics += [found for definition in flags.values() for found in definition.diagnostics]
+        flags[flag.key] = flag
+        unusable.pop(flag.key, None)
+    diagnostics += [found for flag in flags.values() for found in flag.diagnostics]
     return Definitions(flags, unusable, tuple(diagnostics), len(raws), None, compiler)
 
 
-def _set_aside(
+def _keep_previous(
     key: str,
     message: str,
-    known: Mapping[str, Definition],
-    flags: dict[str, Definition],
+    known: Mapping[str, CompiledFlag],
+    flags: dict[str, CompiledFlag],
     unusable: dict[str, SelectedVariant],
 ) -> None:
-    """Keep a flag that cannot be used as it was before, or else its fallback."""
+    """Keep the previous version of a flag that cannot be parsed, or else a fallback for it."""
     if key in known:
         flags[key] = known[key]
     else:
@@ -121,15 +121,18 @@ def _key_of(raw: Any) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def _described(error: Exception) -> tuple[DiagnosticKind, str]:
-    """Say what is wrong with a flag without repeating what is in it."""
+def _describe(error: Exception) -> tuple[DiagnosticKind, str]:
+    """Return what is wrong with a flag, without repeating its contents."""
     if isinstance(error, NoVariantsError):
         return "no_variants", str(error)
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False, include_context=False, include_input=False)
-        places = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:NAMED]]
-        if len(found) > NAMED:
-            places.append(f"and {len(found) - NAMED:,} more")
+        places = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+            for each in found[:MAX_LISTED_ERRORS]
+        ]
+        if len(found) > MAX_LISTED_ERRORS:
+            places.append(f"and {len(found) - MAX_LISTED_ERRORS:,} more")
         return "malformed", "; ".join(places)
     if isinstance(error, TooLargeError):
         return "too_large", str(error)

@@ -1,4 +1,4 @@
-"""Say that a user was exposed to a variant, and decide whether that has been said already."""
+"""The exposure event of a user and a variant, and whether it was reported recently."""
 
 import threading
 from collections import OrderedDict
@@ -12,7 +12,7 @@ EXPOSURE_EVENT: Final = "$experiment_started"
 
 
 def exposed_distinct_id(variant: SelectedVariant, context: Mapping[str, Any]) -> Any | None:
-    """Return whose exposure to report: nobody's for a fallback or without a distinct_id."""
+    """Return the distinct_id to report; None for a fallback, or for a context without one."""
     if variant.variant_source == VariantSource.FALLBACK:
         return None
     return context.get("distinct_id") or None
@@ -29,8 +29,8 @@ def exposure_properties(
 ) -> dict[str, Any]:
     """Return the properties of the exposure event, by the official names.
 
-    Local exposures say which experiment; remote ones say when the request started and completed
-    (as they are given: the official SDK gives naive local time) and leave the experiment out.
+    Local exposures include the experiment. Remote ones instead include the times at which the
+    request started and completed (unchanged: the official SDK passes naive local time).
     """
     properties: dict[str, Any] = {
         "Experiment name": flag_key,
@@ -55,10 +55,10 @@ def exposure_properties(
 
 
 class RecentExposures:
-    """Remember the last exposures, so that each is reported once in a while and not on each check.
+    """Remember recent exposures, so that not every evaluation reports one.
 
-    Bounded twice: by `limit`, where the one not seen for longest is forgotten, and by
-    `time_to_live` seconds since it was reported. Any thread may ask; the clock is the caller's.
+    At most `limit` are remembered, the most recently seen ones, each for `time_to_live` seconds
+    since it was reported. Thread-safe; the caller supplies the time.
     """
 
     def __init__(self, limit: int = 10_000, time_to_live: float = 3600.0) -> None:
@@ -72,10 +72,10 @@ class RecentExposures:
         return len(self._reported)
 
     def is_new(self, flag_key: str, variant_key: str | None, assignment: Any, now: float) -> bool:
-        """Tell whether to report this exposure, and remember it as reported if so.
+        """Return True if this exposure is to be reported, and remember it as reported.
 
         `assignment` is the value of the flag's context key: a user, or a company for a group flag.
-        `now` is in seconds, on a clock that does not go back.
+        `now` is in seconds, of a monotonic clock.
         """
         exposure = (flag_key, variant_key, str(assignment))
         with self._lock:

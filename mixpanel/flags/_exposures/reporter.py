@@ -1,4 +1,4 @@
-"""Report exposures: never blocking, never raising into an evaluation, each once in a while."""
+"""Report exposures: without blocking an evaluation, raising into it, or repeating themselves."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
     Tracker = Callable[[Any, str, dict[str, Any]], object]
 
-__all__ = ["Reporter"]
+__all__ = ["ExposureReporter"]
 
 
-class Reporter:
-    """Hand exposures to a tracker, `tracker(distinct_id, event_name, properties)`.
+class ExposureReporter:
+    """Pass exposures to a tracker, `tracker(distinct_id, event_name, properties)`.
 
-    The tracker of a client only enqueues. One of your own that blocks belongs on
-    `exposure_executor`.
+    A client's tracker only enqueues. One that blocks should run on an `exposure_executor`.
     """
 
     def __init__(
@@ -37,15 +36,15 @@ class Reporter:
     ) -> None:
         self._tracker = tracker
         self._executor: Executor | None = config.exposure_executor
-        self._mode = mode
+        self._mode: Literal["local", "remote"] = mode
         self._recent: RecentExposures | None = None
         if config.exposure_time_to_live > 0:
             self._recent = RecentExposures(
                 config.remembered_exposures, config.exposure_time_to_live
             )
-        self._logged = -3600.0
+        self._last_logged = -3600.0
 
-    def automatic(
+    def report_evaluation(
         self,
         flag_key: str,
         variant: SelectedVariant,
@@ -55,7 +54,7 @@ class Reporter:
         started: datetime | None = None,
         completed: datetime | None = None,
     ) -> None:
-        """Report an evaluation, unless the same was reported lately."""
+        """Report the exposure of an evaluation, unless the same one was reported recently."""
         try:
             recent = self._recent
             if recent is not None and not recent.is_new(
@@ -66,14 +65,16 @@ class Reporter:
                 flag_key, variant, context, latency=latency, started=started, completed=completed
             )
         except Exception as error:
-            self._failed(error)
+            self._log_failure(error)
 
-    def manual(self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]) -> None:
-        """Report an exposure because the caller says so, however often."""
+    def report_explicit(
+        self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]
+    ) -> None:
+        """Report an exposure on the caller's request, even a repeated one."""
         try:
             self._send(flag_key, variant, context)
         except Exception as error:
-            self._failed(error)
+            self._log_failure(error)
 
     def _send(
         self,
@@ -97,18 +98,18 @@ class Reporter:
             completed=completed,
         )
         if self._executor is not None:
-            self._executor.submit(self._guarded, distinct_id, properties)
+            self._executor.submit(self._call_tracker, distinct_id, properties)
         else:
             self._tracker(distinct_id, EXPOSURE_EVENT, properties)
 
-    def _guarded(self, distinct_id: Any, properties: dict[str, Any]) -> None:
+    def _call_tracker(self, distinct_id: Any, properties: dict[str, Any]) -> None:
         try:
             self._tracker(distinct_id, EXPOSURE_EVENT, properties)
         except Exception as error:
-            self._failed(error)
+            self._log_failure(error)
 
-    def _failed(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         now = time.monotonic()
-        if now - self._logged >= 60:
-            self._logged = now
-            logger.error("an exposure could not be reported", exc_info=error)
+        if now - self._last_logged >= 60:
+            self._last_logged = now
+            logger.error("exposure not reported: the tracker failed", exc_info=error)

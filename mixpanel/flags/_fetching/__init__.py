@@ -1,1 +1,1 @@
-"""Definitions: how they are fetched, polled and kept in a file."""
+"""Definitions: requests, polling, and the snapshot file."""

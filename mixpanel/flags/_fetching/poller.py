@@ -1,21 +1,20 @@
-"""Do something again and again on the home loop, whatever loop the caller lives in.
+"""Repeat a coroutine function at an interval, on the background loop.
 
-The poller outlives event loops that come and go, serves sync and async code alike, and starts again
-in a forked child when the child first asks for a flag.
+Since it does not run in the caller's event loop, one poller serves sync and async code, and
+survives when a caller's loop is closed. A fork stops it in the child (threads do not survive a
+fork); the child resumes it when it first evaluates a flag.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
-import weakref
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mixpanel._runtime import background_loop
+from mixpanel._runtime import background_loop, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -23,16 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Poller"]
 
-FIRST_RETRY = 1.0  # seconds, doubling, while there is nothing to serve yet
-MOST_BACKOFF = 8  # intervals between attempts while the server fails
+FIRST_RETRY = 1.0  # seconds, doubling with each failure, while nothing can be served yet
+MAX_BACKOFF = 8  # polling intervals between two attempts while the server fails
 
 
 class Poller:
-    """Call `refresh` once an interval, jittered, and less often while it fails.
+    """Call `refresh` once per interval, with jitter, and less often while it fails.
 
-    `refresh` raises what went wrong; `failed(error, failures)` hears of it and returns the seconds
-    that the server asked to wait, if any. `has_something` tells whether there is anything to serve:
-    until then retries come quickly.
+    When `refresh` raises, `on_error(error, failures)` is called; it returns the seconds of the
+    server's Retry-After, if any. Until `is_ready` returns True, failures are retried quickly. With
+    `repeat=False` it stops after the first success.
     """
 
     def __init__(
@@ -40,107 +39,99 @@ class Poller:
         refresh: Callable[[], Coroutine[Any, Any, None]],
         interval: float,
         *,
-        has_something: Callable[[], bool],
-        failed: Callable[[Exception, int], float | None],
+        is_ready: Callable[[], bool],
+        on_error: Callable[[Exception, int], float | None],
         repeat: bool = True,
     ) -> None:
         self._refresh = refresh
         self._interval = interval
-        self._has_something = has_something
-        self._failed = failed
+        self._is_ready = is_ready
+        self._on_error = on_error
         self._repeat = repeat
         self._lock = threading.Lock()
-        self._live: Future[None] | None = None
-        self._first: Future[None] = Future()
+        self._future: Future[None] | None = None
+        self._first_attempt: Future[None] = Future()
         self._stop: asyncio.Event | None = None
-        self.orphaned = False
-        _pollers.add(self)
+        self.stopped_by_fork = False
+        fork.register_instance(fork.Order.CLIENTS, self)
 
     @property
     def running(self) -> bool:
-        """Tell whether it is started, in this process."""
-        return self._live is not None and not self._live.done() and not self.orphaned
+        """True if it was started, in this process."""
+        return self._future is not None and not self._future.done() and not self.stopped_by_fork
 
     def start(self) -> Future[None]:
-        """Start unless it runs; the future is done when the first attempt is over."""
+        """Start unless it is running; the returned future is done after the first attempt."""
         with self._lock:
             if not self.running:
-                self.orphaned = False
-                self._first = Future()
-                self._live = background_loop.submit(self._run)
-            return self._first
+                self.stopped_by_fork = False
+                self._first_attempt = Future()
+                self._future = background_loop.submit(self._run)
+            return self._first_attempt
 
     def resume(self) -> None:
         """Start again in a forked child, if the parent had started it."""
-        if self.orphaned:
+        if self.stopped_by_fork:
             self.start()
 
     def stop(self) -> Future[None] | None:
-        """Stop; the future, if it ran here, is done when nothing runs any more."""
+        """Stop; return a future that is done when nothing runs any more, None if nothing ran."""
         with self._lock:
-            live, self._live = self._live, None
-            if live is None or self.orphaned:
-                self.orphaned = False
+            future, self._future = self._future, None
+            if future is None or self.stopped_by_fork:
+                self.stopped_by_fork = False
                 return None
-            background_loop.soon(self._end)
-            return live
+            background_loop.submit_if_running(self._set_stop)
+            return future
 
-    async def _end(self) -> None:
+    def after_fork(self) -> None:
+        """Record that the parent's thread does not poll for this process."""
+        self._lock = threading.Lock()
+        if self._future is not None:
+            self.stopped_by_fork = True
+
+    async def _set_stop(self) -> None:
         if self._stop is not None:
             self._stop.set()
 
     async def _run(self) -> None:
         stop = self._stop = asyncio.Event()
-        first, failures = self._first, 0
+        first_attempt, failures = self._first_attempt, 0
         attempt: asyncio.Task[None] | None = None
         try:
             while not stop.is_set():
                 attempt = asyncio.ensure_future(self._refresh())
-                ended = asyncio.ensure_future(stop.wait())
-                await asyncio.wait({attempt, ended}, return_when=asyncio.FIRST_COMPLETED)
-                ended.cancel()
+                stopped = asyncio.ensure_future(stop.wait())
+                await asyncio.wait({attempt, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                stopped.cancel()
                 if not attempt.done():
                     return
                 error = attempt.exception()
-                asked: float | None = None
+                retry_after: float | None = None
                 if isinstance(error, Exception):
                     failures += 1
-                    asked = self._failed(error, failures)
+                    retry_after = self._on_error(error, failures)
                 else:
                     failures = 0
-                if not first.done():
-                    first.set_result(None)
-                if not self._repeat and self._has_something():
+                if not first_attempt.done():
+                    first_attempt.set_result(None)
+                if not self._repeat and self._is_ready():
                     return
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._pause(failures, asked))
+                    await asyncio.wait_for(stop.wait(), self._pause(failures, retry_after))
         finally:
             if attempt is not None and not attempt.done():
                 attempt.cancel()
                 with suppress(BaseException):
                     await attempt
-            if not first.done():
-                first.set_result(None)
+            if not first_attempt.done():
+                first_attempt.set_result(None)
 
-    def _pause(self, failures: int, asked: float | None) -> float:
+    def _pause(self, failures: int, retry_after: float | None) -> float:
         if not failures:
             return self._interval * random.uniform(0.9, 1.0)
-        if not self._has_something():
+        if not self._is_ready():
             pause = min(FIRST_RETRY * 2.0 ** min(failures - 1, 30), self._interval)
         else:
-            pause = self._interval * min(2 ** min(failures - 1, 30), MOST_BACKOFF)
-        return max(pause * random.uniform(0.5, 1.0), min(asked or 0.0, 600.0))
-
-
-_pollers: weakref.WeakSet[Poller] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for poller in list(_pollers):
-        poller._lock = threading.Lock()
-        if poller._live is not None:
-            poller.orphaned = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+            pause = self._interval * min(2 ** min(failures - 1, 30), MAX_BACKOFF)
+        return max(pause * random.uniform(0.5, 1.0), min(retry_after or 0.0, 600.0))

@@ -1,7 +1,7 @@
-"""Keep the last good definitions on disk, and let several processes share one poller.
+"""Keep the last good definitions in a file, which also lets several processes share one poller.
 
-The snapshot is replaced as a whole, readable by its owner only. It decides what users see, so
-nothing is read that another user could have written. The lease is a lock on a file beside it.
+The file is replaced as a whole, and readable by its owner only. It decides what users see, so a
+file that another user could have written is not read.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["LARGEST", "Saved", "SnapshotFile"]
+__all__ = ["MAX_SNAPSHOT_BYTES", "SavedDefinitions", "SnapshotFile"]
 
-LARGEST = 64 * 1024 * 1024
+MAX_SNAPSHOT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """What a snapshot holds: the decoded answer, its ETag, and when it was fetched (epoch)."""
+class SavedDefinitions:
+    """The contents of a snapshot: the decoded response, its ETag and its time (epoch seconds)."""
 
     payload: Any
     etag: str | None
@@ -41,36 +41,40 @@ class Saved:
 
 
 class SnapshotFile:
-    """The last good definitions of one project in one file, of at most `largest` bytes.
+    """The last good definitions of one project, in one file of at most `max_bytes`.
 
-    :raises ConfigurationError: when something else than a file is at the path.
+    :raises ConfigurationError: the path exists and is not a regular file.
     """
 
-    def __init__(self, path: str | os.PathLike[str], token: str, largest: int = LARGEST) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], token: str, max_bytes: int = MAX_SNAPSHOT_BYTES
+    ) -> None:
         self.path = Path(path)
-        self._largest = largest
+        self._max_bytes = max_bytes
         self._check_kind()
         self._key = hashlib.sha256(token.encode()).hexdigest()[:16]
-        self._seen: bytes | None = None  # the digest of what was loaded last
-        self._problem: str | None = None  # that was warned of last
+        self._last_digest: bytes | None = None  # of what was loaded last
+        self._logged_problem: str | None = None
         remove_abandoned(self.path)
 
     def _check_kind(self) -> None:
         try:
             if self.path.is_dir():
-                problem = "is a directory: name a file in it"
+                problem = "is a directory: pass the path of a file"
             elif stat.S_IFMT(os.lstat(self.path).st_mode) not in (stat.S_IFREG, stat.S_IFLNK):
-                problem = "is not a regular file: name one, or a path where nothing is yet"
+                problem = (
+                    "is not a regular file: pass the path of one, or one that does not exist yet"
+                )
             else:
                 return
-        except OSError:  # not there yet, or not for us to see: reading it says why
+        except OSError:  # missing, or not accessible: `load` logs why
             return
         raise ConfigurationError(f"snapshot_path {self.path} {problem}")
 
-    def save(self, saved: Saved) -> None:
-        """Replace the file; whoever reads meanwhile sees the old one or the new one.
+    def save(self, saved: SavedDefinitions) -> None:
+        """Replace the file atomically.
 
-        :raises OSError: when it cannot be written.
+        :raises OSError: it cannot be written.
         """
         make_folder(self.path.parent)
         body, _ = dumps(
@@ -81,50 +85,51 @@ class SnapshotFile:
                 "payload": saved.payload,
             }
         )
-        if len(body) > self._largest:
+        if len(body) > self._max_bytes:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         write(self.path, body)
 
     def touch(self) -> None:
-        """Record that the file's definitions are still current."""
-        with contextlib.suppress(OSError), self._opened() as file:
+        """Record that the file's definitions are current, as its modification time."""
+        with contextlib.suppress(OSError), self._open() as file:
             os.utime(file.fileno() if os.utime in os.supports_fd else self.path)
 
     def touched(self) -> float | None:
-        """Return when the file was last known to be current (epoch)."""
+        """Return when the file was last known to be current (epoch seconds); None without one."""
         try:
-            with self._opened() as file:
+            with self._open() as file:
                 return os.fstat(file.fileno()).st_mtime
         except OSError:
             return None
 
-    def _opened(self) -> AbstractContextManager[IO[bytes]]:
-        return open_checked(self.path, max_bytes=self._largest)
+    def _open(self) -> AbstractContextManager[IO[bytes]]:
+        return open_checked(self.path, max_bytes=self._max_bytes)
 
-    def load(self, *, only_new: bool = False) -> Saved | None:
-        """Return what the file holds; None without a usable file, or if it is what was seen last.
+    def load(self, *, only_new: bool = False) -> SavedDefinitions | None:
+        """Return the file's contents; None without a usable file.
 
-        Whether it is new, its content decides: time, size and inode may all be those of before.
+        With `only_new`, also None if they are those that were loaded last. Contents are compared,
+        since a replaced file may have the same time, size and inode.
         """
         with self._problems_logged():
-            body = read_checked(self.path, max_bytes=self._largest)
+            body = read_checked(self.path, max_bytes=self._max_bytes)
             digest = hashlib.blake2b(body).digest()
-            if only_new and digest == self._seen:
+            if only_new and digest == self._last_digest:
                 return None
             with contextlib.suppress(
                 ValueError, KeyError, TypeError, OverflowError, RecursionError
             ):
                 data = loads(body)
                 etag = data["etag"] if isinstance(data["etag"], str) else None
-                saved = Saved(data["payload"], etag, float(data["fetched_at"]))
-                mine = data["project"] == self._key
-                self._seen = digest
-                return saved if mine and 0 <= saved.fetched_at <= time.time() + 60 else None
+                saved = SavedDefinitions(data["payload"], etag, float(data["fetched_at"]))
+                is_ours = data["project"] == self._key
+                self._last_digest = digest
+                return saved if is_ours and 0 <= saved.fetched_at <= time.time() + 60 else None
         return None
 
     @contextlib.contextmanager
     def _problems_logged(self) -> Iterator[None]:
-        """Pass over a file that cannot be read, and log once why it is not used."""
+        """Ignore a file that cannot be read, and log once why."""
         try:
             yield
         except FileNotFoundError:
@@ -134,8 +139,8 @@ class SnapshotFile:
         except OSError as error:
             problem = f"it cannot be read: {error.strerror}"
         else:
-            self._problem = None
+            self._logged_problem = None
             return
-        if problem != self._problem:
-            self._problem = problem
-            logger.warning("the flag snapshot %s is not used: %s", self.path, problem)
+        if problem != self._logged_problem:
+            self._logged_problem = problem
+            logger.warning("ignoring the flag snapshot %s: %s", self.path, problem)

@@ -1,1 +1,1 @@
-"""Rules: the two engines, their operators, and limits of their work."""
+"""Rules: two engines, their operators, generated code, and limits of their work."""

@@ -1,8 +1,8 @@
-"""Limit the work of a check: rules that iterate could otherwise take for ever.
+"""Limit the work of a check: rules that iterate could otherwise take unbounded time.
 
 A step is one operation on one item of a list, or one item of a list that is read, copied, joined or
-searched. Texts cost a step for some hundred characters. Operations that a rule evaluates just once
-cost nothing here: `_limits` bounds their number when definitions load.
+searched. Texts cost a step for every few hundred characters. Operations that a rule evaluates only
+once cost nothing here: `limits` bounds their number when definitions load.
 """
 
 import threading
@@ -13,24 +13,24 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_STEPS: Final = 100_000
-"""Steps of one check: all rules of the flag together, some ten milliseconds."""
+"""Steps of one check, all rules of a flag together: some ten milliseconds."""
 
-PLAIN_OPERATIONS: Final = 64
-"""Rules of plain comparisons, no more than this in a flag, are not counted as a whole."""
+UNCOUNTED_OPERATIONS: Final = 64
+"""A flag whose rules are plain comparisons, no more than this, runs without a budget."""
 
-_LOWER: Final = 8  # what C does to a text (searching, copying) costs a step for 256 characters
-_PARSED: Final = 4  # a regular expression, or splitting, costs a step for 16
+_COPY_SHIFT: Final = 8  # searching or copying a text, done in C, costs a step per 256 characters
+_PARSE_SHIFT: Final = 4  # a regular expression, or splitting, costs a step per 16
 
 
 class TooManyStepsError(Exception):
-    """A check has used up its budget of steps."""
+    """A check used up its budget of steps."""
 
     def __init__(self) -> None:
         super().__init__(f"takes more than {MAX_STEPS:,} steps: its lists are too long")
 
 
 class Budget:
-    """The steps that are left for one check."""
+    """The steps left for one check."""
 
     __slots__ = ("left",)
 
@@ -40,8 +40,8 @@ class Budget:
     def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function within this budget.
 
-        Whatever interrupts a check and makes one of its own (a signal handler, a finalizer) runs
-        within its own budget, and this one is back in force afterwards.
+        A check made while this one runs (by a signal handler or a finalizer) has a budget of its
+        own; this one applies again afterwards.
         """
         outer, _current.budget = _current.budget, self
         try:
@@ -51,7 +51,7 @@ class Budget:
 
 
 class _Current(threading.local):
-    """The budget in force in this thread; without one nothing is counted."""
+    """This thread's current budget; without one nothing is counted."""
 
     budget: Budget | None = None
 
@@ -60,7 +60,7 @@ _current: Final = _Current()
 
 
 def charge(steps: int) -> None:
-    """Take steps from the budget in force.
+    """Take steps from the current budget.
 
     :raises TooManyStepsError: fewer are left.
     """
@@ -73,12 +73,12 @@ def charge(steps: int) -> None:
 
 def charge_text(text: str) -> None:
     """Take the steps for searching or copying a text."""
-    charge(len(text) >> _LOWER)
+    charge(len(text) >> _COPY_SHIFT)
 
 
 def charge_parsing(text: str) -> None:
     """Take the steps for parsing a text."""
-    charge(len(text) >> _PARSED)
+    charge(len(text) >> _PARSE_SHIFT)
 
 
 def charge_items(value: Any) -> None:
@@ -96,5 +96,5 @@ def charge_items(value: Any) -> None:
 
 
 def is_counting() -> bool:
-    """Return True if a budget is in force."""
+    """Return True if there is a current budget."""
     return _current.budget is not None

@@ -1,7 +1,7 @@
-"""Compare versions and moments: Mixpanel's own rule operators, the same for both engines.
+"""Compare versions and times: Mixpanel's own rule operators, the same for both engines.
 
-Anything that is not what its operator compares is no match under every symbol, `!==` included.
-Digits are ASCII digits, as in Mixpanel's other SDKs.
+An operand that is not a version, or not a time, never matches, not even under `!==`. Digits are
+ASCII digits, as in Mixpanel's other SDKs.
 """
 
 import operator
@@ -20,8 +20,8 @@ _SYMBOLS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">=": operator.ge,
 }
 _OPERANDS: Final = 3
-_LONGEST_VERSION: Final = 256
-_LONGEST_MOMENT: Final = 256
+_MAX_VERSION_LENGTH: Final = 256
+_MAX_TIME_LENGTH: Final = 256
 _NUMBER: Final = "(?:0|[1-9][0-9]*)"
 _IDENTIFIER: Final = f"(?:{_NUMBER}|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"
 _VERSION: Final = re.compile(
@@ -29,7 +29,7 @@ _VERSION: Final = re.compile(
     rf"(?:-({_IDENTIFIER}(?:\.{_IDENTIFIER})*))?"
     r"(?:\+[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?"
 )
-_MOMENT: Final = re.compile(
+_TIME: Final = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]+)?"
     r"(?:Z|([+-])([0-9]{2}):([0-9]{2}))"
 )
@@ -49,15 +49,15 @@ def semver_compare(*operands: Any) -> bool:
     if not (isinstance(actual, str) and isinstance(symbol, str) and isinstance(target, str)):
         return False
     compare = _SYMBOLS.get(symbol)
-    left, right = _version(actual), _version(target)
+    left, right = _parse_version(actual), _parse_version(target)
     return compare is not None and left is not None and right is not None and compare(left, right)
 
 
 def datetime_compare(*operands: Any) -> bool:
-    """Compare a moment with epoch milliseconds, to the second: `[actual, symbol, target]`.
+    """Compare a time with epoch milliseconds, to the second: `[actual, symbol, target]`.
 
-    The moment is RFC 3339 text and needs its offset. Its fraction of a second is dropped,
-    milliseconds are cut towards zero.
+    The time is RFC 3339 text with an offset. Its fraction of a second is dropped, milliseconds are
+    truncated towards zero.
     """
     if len(operands) != _OPERANDS:
         return False
@@ -65,12 +65,12 @@ def datetime_compare(*operands: Any) -> bool:
     if not (isinstance(actual, str) and isinstance(symbol, str)):
         return False
     compare = _SYMBOLS.get(symbol)
-    left, right = _seconds_of_text(actual), _seconds_of_milliseconds(target)
+    left, right = _parse_time(actual), _to_seconds(target)
     return compare is not None and left is not None and right is not None and compare(left, right)
 
 
-def _version(text: str) -> Version | None:
-    if len(text) > _LONGEST_VERSION:
+def _parse_version(text: str) -> Version | None:
+    if len(text) > _MAX_VERSION_LENGTH:
         return None
     text = text.strip()
     text = text[1:] if text[:1] in {"v", "V"} else text
@@ -89,26 +89,26 @@ def _version(text: str) -> Version | None:
     )
 
 
-def _seconds_of_text(text: str) -> int | None:
-    if len(text) > _LONGEST_MOMENT:
+def _parse_time(text: str) -> int | None:
+    if len(text) > _MAX_TIME_LENGTH:
         return None
-    found = _MOMENT.fullmatch(text.strip().upper())
+    found = _TIME.fullmatch(text.strip().upper())
     if found is None:
         return None
     sign = -1 if found[7] == "-" else 1
     year, month, day, hour, minute, second = map(int, found.groups()[:6])
-    ahead_hour, ahead_minute = int(found[8] or 0), int(found[9] or 0)
-    if max(hour, ahead_hour) > 23 or max(minute, second, ahead_minute) > 59:
+    offset_hour, offset_minute = int(found[8] or 0), int(found[9] or 0)
+    if max(hour, offset_hour) > 23 or max(minute, second, offset_minute) > 59:
         return None
     try:
         days = date(year, month, day).toordinal() - _EPOCH
     except ValueError:
         return None
-    ahead = sign * (ahead_hour * 3600 + ahead_minute * 60)
-    return days * 86_400 + hour * 3600 + minute * 60 + second - ahead
+    offset = sign * (offset_hour * 3600 + offset_minute * 60)
+    return days * 86_400 + hour * 3600 + minute * 60 + second - offset
 
 
-def _seconds_of_milliseconds(value: Any) -> int | None:
+def _to_seconds(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if abs(value) >= 2**63 or not isfinite(value):

@@ -1,9 +1,9 @@
-"""Turn runtime rules into tests on a user's properties: one seam, two engines.
+"""Compile runtime rules into tests on a user's properties, with one of two engines.
 
-`default` compiles a rule to closures (see `_compiler`). `json-logic` runs the package of that name
-and is bug-compatible with mixpanel 5.x: operands are all evaluated first, an operator it does not
-know or cannot apply fails the whole rule. Either way a test takes properties that its engine has
-prepared, once for a user, and whatever it raises means no match.
+`default` compiles a rule to Python (see `compiler`). `json-logic` runs the package of that name and
+is bug-compatible with mixpanel 5.x: all operands are evaluated first, and an operator that it does
+not know or cannot apply fails the whole rule. With both, a test takes properties that its engine
+prepared, once for a user, and an exception means that the rule does not match.
 """
 
 import re
@@ -14,69 +14,59 @@ from types import ModuleType
 from typing import Any, Final
 
 from mixpanel.exceptions import ConfigurationError
-from mixpanel.flags._rules.budget import Budget, charge_items
+from mixpanel.flags._rules.budget import charge_items
 from mixpanel.flags._rules.comparisons import datetime_compare, semver_compare
-from mixpanel.flags._rules.compiler import compile_closures
-from mixpanel.flags._rules.js_values import fold_key, fold_names, ready_names
+from mixpanel.flags._rules.compiler import compile_rule
+from mixpanel.flags._rules.js_values import casefolded_names, fold_key, fold_names
 from mixpanel.flags._rules.limits import RuleError
 from mixpanel.flags.types import RuleEngine
 
 Properties = dict[Any, Any]
 Predicate = Callable[[Properties], bool]
 
-JSON_LOGIC_VERSION: Final = "0.7.0a0"
-LONGEST_FORMAT: Final = 1024  # characters of a text on the left of `%`
-_WIDE: Final = re.compile(r"[0-9]{4}|\*")
+JSON_LOGIC_MIN_VERSION: Final = (0, 7)  # as the official package requires it
+MAX_FORMAT_LENGTH: Final = 1024  # characters of a text on the left of `%`
+_WIDE_FORMAT: Final = re.compile(r"[0-9]{4}|\*")
 
 
 class RuleEngineError(ConfigurationError):
-    """Say why a rule engine cannot be used here."""
+    """A rule engine does not exist, or its package cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Hold one way to decide rules: how to compile one, and how to prepare properties for it.
+    """One implementation of rules: how to compile one, and how to prepare properties for it.
 
-    Properties whose names are all in `ready_names` need no preparing.
+    Properties whose names are all in `casefolded_names` need no preparing.
     """
 
     name: RuleEngine
     compile: Callable[[Any], Predicate]
     prepare: Callable[[Properties], Properties]
-    ready_names: set[Any] | frozenset[Any] = frozenset()
+    casefolded_names: set[Any] | frozenset[Any] = frozenset()
 
 
 def engine(name: RuleEngine = "default") -> Engine:
     """Return a rule engine by name.
 
     :raises RuleEngineError: there is no such engine, or it is json-logic and the package is not
-        installed, is another version or is mixed with one that overwrites its files.
+        installed, is older than 0.7 or is mixed with one that overwrites its files.
     """
     if name == "default":
-        return Engine("default", _compile_default, fold_names, ready_names)
+        return Engine("default", _compile_default, fold_names, casefolded_names)
     if name == "json-logic":
         run = _load_json_logic().jsonLogic
         return Engine("json-logic", partial(_compile_json_logic, run=run), fold_like_mixpanel_5)
     raise RuleEngineError(f'unknown rule engine {name!r}: use "default" or "json-logic"')
 
 
-def compile_rule(rule: Any, name: RuleEngine = "default") -> Predicate:
-    """Compile one rule with a named engine into a test on properties as a user gives them.
-
-    :raises RuleError: the default engine cannot compile the rule.
-    :raises RuleEngineError: the engine cannot be used.
-    """
-    chosen = engine(name)
-    test = chosen.compile(rule)
-    return lambda properties: Budget().run(test, chosen.prepare(properties))
-
-
 def compile_legacy(definition: Any) -> Predicate:
     """Compile the deprecated form of a rule, a dict of names and the texts they must equal.
 
-    A name is compared as it is written with casefolded names, so one in capitals never matches.
+    The properties' names are casefolded, those of the definition are not: one with capitals never
+    matches, as in mixpanel 5.x.
 
-    :raises RuleError: the definition is no JSON object.
+    :raises RuleError: the definition is not a JSON object.
     """
     if not isinstance(definition, dict):
         raise RuleError("runtime_evaluation_definition must be a JSON object")
@@ -95,7 +85,7 @@ def compile_legacy(definition: Any) -> Predicate:
 
 
 def fold_rule(node: Any) -> Any:
-    """Casefold the texts of a rule, hence also the names that `var` reads, and never its keys."""
+    """Casefold the texts of a rule, including the names that `var` reads, but not its operators."""
     if isinstance(node, str):
         return node.casefold()
     if isinstance(node, dict):
@@ -114,7 +104,7 @@ def fold_like_mixpanel_5(value: Any) -> Any:
 
 def _compile_default(rule: Any) -> Predicate:
     try:
-        return compile_closures(fold_rule(rule))
+        return compile_rule(fold_rule(rule))
     except RecursionError:
         raise RuleError("operations are nested too deep") from None
 
@@ -131,23 +121,26 @@ def _load_json_logic() -> ModuleType:
     try:
         version = metadata.version("json-logic")
     except metadata.PackageNotFoundError:
-        version = "not installed"
-    if version != JSON_LOGIC_VERSION:
+        version = ""
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < JSON_LOGIC_MIN_VERSION:
         raise RuleEngineError(
-            f'rule_engine="json-logic" needs json-logic=={JSON_LOGIC_VERSION}, which is {version}'
+            'rule_engine="json-logic" requires json-logic>=0.7.0a0, but '
+            f"{version or 'no version'} is installed: run `pip install 'json-logic>=0.7.0a0'`"
         )
     owners = set(metadata.packages_distributions().get("json_logic", ())) - {"json-logic"}
     if owners:
         raise RuleEngineError(
-            "the module json_logic belongs to more than one installed package: json-logic and "
-            f"{', '.join(sorted(owners))}; uninstall them and install json-logic again"
+            "the module json_logic belongs to several installed packages: json-logic and "
+            f"{', '.join(sorted(owners))}; uninstall them all, then install json-logic again"
         )
     spec = util.find_spec("json_logic")
     if spec is None or spec.origin is None or spec.loader is None:
-        raise RuleEngineError("json-logic is installed, but its module json_logic is not there")
+        raise RuleEngineError(
+            "json-logic is installed, but its module json_logic is missing: reinstall it"
+        )
     spec = util.spec_from_file_location(f"{__name__}._json_logic", spec.origin)
     if spec is None or spec.loader is None:
-        raise RuleEngineError("json_logic cannot be loaded")
+        raise RuleEngineError("the module json_logic cannot be loaded: reinstall json-logic")
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
     names = vars(module)
@@ -164,8 +157,7 @@ def _load_json_logic() -> ModuleType:
 def _counted_reads(get_var: Callable[..., Any]) -> Callable[..., Any]:
     """Charge for the values that a rule reads.
 
-    The package has no operator that iterates, so all that it does with them takes time in
-    proportion.
+    The package has no operator that iterates, so its work is proportional to what it reads.
     """
 
     def counted(data: Any, *names: Any) -> Any:
@@ -177,11 +169,14 @@ def _counted_reads(get_var: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _limited_remainder(remainder: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse texts that Python's `%` would format to any width: "%1000000000d" takes a gigabyte."""
+    """Refuse texts that Python's `%` would format to any width: "%1000000000d" takes a gigabyte.
+
+    The package applies `%` to texts as well as to numbers.
+    """
 
     def limited(a: Any, b: Any) -> Any:
-        if isinstance(a, str) and (len(a) > LONGEST_FORMAT or _WIDE.search(a)):
-            raise RuleError("% on a text that formats to any width")
+        if isinstance(a, str) and (len(a) > MAX_FORMAT_LENGTH or _WIDE_FORMAT.search(a)):
+            raise RuleError("% cannot be applied to a text with a format of arbitrary width")
         return remainder(a, b)
 
     return limited

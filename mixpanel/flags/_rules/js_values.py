@@ -1,7 +1,7 @@
 """Convert values as JavaScript does: truth, numbers, text and equality.
 
-JsonLogic is defined by its JavaScript implementation; this is the part of the language that it
-leans on. None stands for null and for missing. Nothing here raises on JSON values.
+JsonLogic is defined by its JavaScript implementation; these are the conversions of the language
+that it relies on. None stands for null and for a missing value. Nothing here raises on JSON values.
 """
 
 import re
@@ -22,7 +22,7 @@ _SCALARS: Final = (int, float, str)
 _ARRAYS: Final = (list, tuple)
 _CONTAINERS: Final = (list, tuple, dict)
 _SIZED: Final = (bool, int, str, list, tuple)
-_REMEMBERED_NAMES: Final = 10_000
+_MAX_CASEFOLDED_NAMES: Final = 10_000
 _EXACT_DIGITS: Final = 300
 _FIXED_BELOW: Final = 10**21
 _FIXED_FROM: Final = 1e-6
@@ -57,46 +57,49 @@ def fold_key(key: Any) -> Any:
     return key.casefold() if isinstance(key, str) else key
 
 
-ready_names: Final[set[Any]] = set()
-"""Names that are casefolded as they stand: most are, and an application has few."""
+casefolded_names: Final[set[Any]] = set()
+"""Names seen so far that are casefolded already: an application uses few, and most of them are.
+
+With all of a user's names in this set, one `issuperset` replaces folding them for each check.
+"""
 
 
 def fold_names(properties: dict[Any, Any]) -> dict[Any, Any]:
     """Return properties under casefolded names.
 
-    Of names that fold alike the one that is casefolded already counts, else the last.
+    Of several names that casefold alike, the one that is casefolded already wins, else the last.
     """
     charge(len(properties))
-    ready = [name for name in properties if fold_key(name) == name]
-    if len(ready_names) < _REMEMBERED_NAMES:
-        ready_names.update(ready)
+    unchanged = [name for name in properties if fold_key(name) == name]
+    if len(casefolded_names) < _MAX_CASEFOLDED_NAMES:
+        casefolded_names.update(unchanged)
     folded = {fold_key(name): value for name, value in properties.items()}
-    folded.update([(name, properties[name]) for name in ready])
+    folded.update([(name, properties[name]) for name in unchanged])
     return folded
 
 
-def under(properties: dict[Any, Any], name: str) -> Any:
-    """Return the property that a casefolded name reads, however it is written; None if none is."""
+def get_casefolded(properties: dict[Any, Any], name: str) -> Any:
+    """Return the property under a casefolded name, whatever its case; None without one."""
     if name in properties:
         return properties[name]
     charge(len(properties) >> 4)
-    if ready_names.issuperset(properties):
+    if casefolded_names.issuperset(properties):
         return None
     return fold_names(properties).get(name)
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a number, which a boolean is not."""
+    """Return True if a value is a number; a boolean is not."""
     return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def is_array(value: Any) -> bool:
-    """Tell whether a value is a list or a tuple."""
+    """Return True if a value is a list or a tuple."""
     return isinstance(value, _ARRAYS)
 
 
 def truthy(value: Any) -> bool:
-    """Tell whether JsonLogic takes a value for true: all but null, false, 0, NaN, "" and []."""
+    """Return True for all values but null, false, 0, NaN, "" and [], as JsonLogic does."""
     if isinstance(value, float):
         return value != 0 and not isnan(value)
     if isinstance(value, _SIZED):

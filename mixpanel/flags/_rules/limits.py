@@ -1,8 +1,8 @@
-"""Limit flag definitions: what is beyond a limit is refused with a reason, before it is compiled.
+"""Limit flag definitions: anything above a limit is rejected, with a reason, before compilation.
 
-Definitions come over the network. Without limits an answer of a few megabytes could take gigabytes
-of memory, and minutes of work, in every process that evaluates flags. The limits are far above what
-Mixpanel's own allow (11 variants and a few hundred flags a project).
+Definitions come over the network. Without limits a response of a few megabytes could take gigabytes
+of memory, and minutes of work, in every process that evaluates flags. The limits are far above
+Mixpanel's own (11 variants, and a few hundred flags in a project).
 """
 
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ MAX_VALUES: Final = 50_000
 MAX_TEXT: Final = 4_096
 """Characters of one text in a rule; a property in Mixpanel has 255 bytes."""
 MAX_DEPTH: Final = 64
-"""Operations and lists inside each other: far more than any rule has, far less than a stack."""
+"""Nesting of operations and lists: far more than real rules have, far below the recursion limit."""
 MAX_ITERATION_DEPTH: Final = 4
-"""Operators that iterate (`map`, `filter`, `reduce`, `all`, `some`, `none`) inside each other."""
+"""Nesting of operators that iterate (`map`, `filter`, `reduce`, `all`, `some`, `none`)."""
 MAX_FLAG_OPERATIONS: Final = 50_000
 """Operations of all rules of one flag."""
 MAX_TOTAL_ROLLOUTS: Final = 50_000
@@ -47,12 +47,12 @@ class RuleError(ValueError):
 
 
 class TooLargeError(ValueError):
-    """A flag, or the definitions as a whole, are beyond a limit."""
+    """A flag, or the definitions as a whole, exceeds a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much there is to compile and to evaluate."""
+    """The amount of work that compiling and evaluating takes."""
 
     rollouts: int = 0
     operations: int = 0
@@ -69,9 +69,9 @@ class Size:
 def rule_size(rule: Any) -> Size:
     """Return the size of a rule.
 
-    Every JSON object counts as an operation, as the json-logic engine takes it for one.
+    Every JSON object counts as an operation, because the json-logic engine evaluates it as one.
 
-    :raises RuleError: the rule is beyond a limit.
+    :raises RuleError: the rule exceeds a limit.
     """
     operations = values = 0
     pending = [(rule, 0, 0)]
@@ -81,16 +81,16 @@ def rule_size(rule: Any) -> Size:
         operations += isinstance(node, dict)
         if isinstance(node, dict):
             for name, operands in node.items():
-                # A list of operands is no level of its own, and of operators that iterate only the
-                # second operand is evaluated for each item.
+                # A list of operands does not count as a level of nesting. An operator that iterates
+                # evaluates only its second operand for each item.
                 for at, operand in enumerate(
                     operands if isinstance(operands, list) else [operands]
                 ):
-                    within = iterations + (at == 1 and name in ITERATING)
-                    pending.append((operand, depth + 1, within))
+                    nested = iterations + (at == 1 and name in ITERATING)
+                    pending.append((operand, depth + 1, nested))
         elif isinstance(node, list):
             pending += [(item, depth + 1, iterations) for item in node]
-        for what, count, limit in (
+        for name, count, limit in (
             ("values in one rule", values, MAX_VALUES),
             ("operations in one rule", operations, MAX_OPERATIONS),
             ("levels of operations", depth, MAX_DEPTH),
@@ -98,14 +98,14 @@ def rule_size(rule: Any) -> Size:
             ("characters in a text", len(node) if isinstance(node, str) else 0, MAX_TEXT),
         ):
             if count > limit:
-                raise RuleError(f"more than {limit:,} {what}")
+                raise RuleError(f"more than {limit:,} {name}")
     return Size(operations=operations, values=values)
 
 
 def legacy_size(definition: Any) -> Size:
     """Return the size of a rule in its deprecated form, a dict of names and texts.
 
-    :raises RuleError: it is beyond a limit.
+    :raises RuleError: it exceeds a limit.
     """
     entries = len(definition) if isinstance(definition, dict) else 0
     if entries > MAX_OPERATIONS:
@@ -114,9 +114,9 @@ def legacy_size(definition: Any) -> Size:
 
 
 def check_lengths(raw: Any) -> None:
-    """Check how long the lists of a flag are, before anything is made of them.
+    """Check the lengths of the lists in a flag, before it is parsed.
 
-    :raises TooLargeError: one is beyond its limit.
+    :raises TooLargeError: one exceeds its limit.
     """
     ruleset = raw.get("ruleset") if isinstance(raw, Mapping) else None
     if not isinstance(ruleset, Mapping):
@@ -134,28 +134,28 @@ def check_lengths(raw: Any) -> None:
 def check_flag(size: Size) -> None:
     """Check all rules of one flag together.
 
-    :raises TooLargeError: they are beyond the limit.
+    :raises TooLargeError: they exceed the limit.
     """
     if size.operations > MAX_FLAG_OPERATIONS:
         raise TooLargeError(
-            f"{size.operations:,} operations in all of its rules: at most {MAX_FLAG_OPERATIONS:,}"
+            f"{size.operations:,} operations in all its rules (limit: {MAX_FLAG_OPERATIONS:,})"
         )
 
 
 def check_total(size: Size) -> None:
     """Check all flags together.
 
-    :raises TooLargeError: they are beyond a limit.
+    :raises TooLargeError: they exceed a limit.
     """
-    for what, count, limit in (
+    for name, count, limit in (
         ("rollouts", size.rollouts, MAX_TOTAL_ROLLOUTS),
         ("operations", size.operations, MAX_TOTAL_OPERATIONS),
         ("values in rules", size.values, MAX_TOTAL_VALUES),
     ):
         if count > limit:
-            raise TooLargeError(f"more than {limit:,} {what} in all flags together")
+            raise TooLargeError(f"more than {limit:,} {name} in all flags together")
 
 
-def _check(what: str, found: Any, limit: int) -> None:
+def _check(name: str, found: Any, limit: int) -> None:
     if isinstance(found, list | Mapping) and len(found) > limit:
-        raise TooLargeError(f"{len(found):,} {what}: at most {limit:,}")
+        raise TooLargeError(f"{len(found):,} {name} (limit: {limit:,})")

@@ -1,8 +1,8 @@
-"""Name the operators of a rule whose operands are values: one function each, none raises.
+"""The operators of rules that take values, one function each; none of them raises.
 
-Where JsonLogic in JavaScript would compare values of different types by chance, Mixpanel's typed
-reading decides: a value that cannot be read as the other's type does not match. Operators that
-decide which of their operands to evaluate are in `_compiler`.
+JavaScript converts values of different types before it compares them, with results that no rule
+means. Here, as Mixpanel documents it, a value that cannot be read as the other's type does not
+match. Operators that choose which of their operands to evaluate are in `compiler`.
 """
 
 import operator
@@ -151,7 +151,7 @@ BOOLEAN: Final[dict[str, Callable[..., bool]]] = {
     "semver_compare": semver_compare,
     "datetime_compare": datetime_compare,
 }
-"""Operators that answer with a boolean."""
+"""Operators that return a boolean."""
 
 OPERATORS: Final[dict[str, Operator]] = {
     **BOOLEAN,

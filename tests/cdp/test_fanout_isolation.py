@@ -22,12 +22,12 @@ from mixpanel import (
 from mixpanel.cdp import AsyncFanOut, AsyncHightouch, CustomerIO, FanOut, Hightouch, Sink, semantic
 from mixpanel.emulator import Fault
 from mixpanel.testing import MemoryConsumer
-from tests.cdp.cdp_worlds import WORLDS, messages
-from tests.cdp.fanout_worlds import NOWHERE, PAID, account, accounts, send, sinks
+from tests.cdp.run_clients import RUNTIMES, messages
+from tests.cdp.run_fanout import PAID, UNREACHABLE, all_counts, counts, send, sinks
 
 
-@pytest.fixture(params=WORLDS)
-def world(request):
+@pytest.fixture(params=RUNTIMES)
+def runtime(request):
     """Run a test on asyncio, on trio, and without a loop."""
     return request.param
 
@@ -35,22 +35,22 @@ def world(request):
 # ---- one sink never harms another ----------------------------------------------------------------
 
 
-def test_a_call_that_one_sink_refuses_goes_to_the_others(emu, world):
+def test_a_call_that_one_sink_refuses_goes_to_the_others(emu, runtime):
     """It is told to `on_error`, and counted."""
     told = []
     calls = [
         lambda f: f.group(None, "acme", {"seats": 3}),  # Hightouch asks for a member
         lambda f: f.track("u-17", "Visit", {"time": "noon"}),  # to Mixpanel, when it happened
     ]
-    made = sinks(world, emu, mixpanel={"group_key": "company"})
-    _, stats = send(world, made, *calls, on_error=lambda name, error: told.append((name, error)))
+    made = sinks(runtime, emu, mixpanel={"group_key": "company"})
+    _, stats = send(runtime, made, *calls, on_error=lambda name, error: told.append((name, error)))
     assert ["group", "track"] == [m["type"] for m in messages(emu, "customerio")]
     assert ["hightouch", "mixpanel"] == [name for name, _ in told]
     assert all(isinstance(error, ValidationError) for _, error in told)
-    assert "give timestamp instead" in str(told[1][1])
-    expected = {"mixpanel": {"taken": 1, "invalid": 1}, "customerio": {"taken": 2},
-                "hightouch": {"taken": 1, "invalid": 1}}  # fmt: skip
-    assert expected == accounts(stats)
+    assert "use timestamp instead" in str(told[1][1])
+    expected = {"mixpanel": {"accepted": 1, "invalid": 1}, "customerio": {"accepted": 2},
+                "hightouch": {"accepted": 1, "invalid": 1}}  # fmt: skip
+    assert expected == all_counts(stats)
 
 
 WRONG = (
@@ -72,13 +72,13 @@ WRONG = (
 
 def test_a_wrong_call_is_an_error_and_goes_to_nobody(emu):
     """At the caller's line, before anything is sent; such a call counts as never made."""
-    everywhere = FanOut(**sinks("sync", emu))
+    fan_out = FanOut(**sinks("sync", emu))
     for call in WRONG:
         with pytest.raises(ValidationError):
-            call(everywhere)
-    everywhere.close()
+            call(fan_out)
+    fan_out.close()
     assert [] == emu.requests()
-    assert [0, 0, 0] == [each.offered for each in everywhere.stats().values()]
+    assert [0, 0, 0] == [each.received for each in fan_out.stats().values()]
 
 
 def _failing():
@@ -88,62 +88,62 @@ def _failing():
 
 def test_an_error_says_which_sinks_it_is_about(emu):
     """Once, when all say the same."""
-    everywhere = FanOut(**sinks("sync", emu, only=["customerio", "hightouch"]))
-    told = "track needs a user_id or an anonymous_id: whom is it about? (customerio, hightouch)"
+    fan_out = FanOut(**sinks("sync", emu, only=["customerio", "hightouch"]))
+    told = "track requires a user_id or an anonymous_id (customerio, hightouch)"
     with pytest.raises(ValidationError) as caught:
-        everywhere.track(None, "Visit")
+        fan_out.track(None, "Visit")
     assert told == str(caught.value)
-    everywhere.close()
+    fan_out.close()
 
 
-def test_a_server_that_is_down_harms_its_own_sink_alone(emu, world):
+def test_a_server_that_is_down_harms_its_own_sink_alone(emu, runtime):
     """The others get everything; its messages are waited for, then counted."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/batch")
     swift = {"retry": RetryPolicy(first_wait=0.01, max_age=0.1), "on_error": lambda *_: None}
     calls = [lambda f, n=n: f.track(f"u-{n}", "Visit") for n in range(20)]
-    made = sinks(world, emu, options={"hightouch": swift})
-    results, stats = send(world, made, *calls)
+    made = sinks(runtime, emu, options={"hightouch": swift})
+    results, stats = send(runtime, made, *calls)
     assert (20, 20) == (len(emu.events()), len(messages(emu, "customerio")))
     assert [True, True, False] == [result.ok for result in results.values()]
-    assert {name: {"taken": 20} for name in stats} == accounts(stats)
+    assert {name: {"accepted": 20} for name in stats} == all_counts(stats)
     assert {"expired": 20} == stats["hightouch"].client.dropped
 
 
-def test_a_failing_direct_sink_is_that_sinks_refusal(emu, world, caplog):
+def test_a_failing_direct_sink_is_that_sinks_refusal(emu, runtime, caplog):
     """Told to `on_error`, or to the log without one; the others get theirs."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/track")
     told = []
-    direct = {"direct": True, "retry": RetryPolicy(attempts=2, first_wait=0.01)}
-    options = {"hightouch": direct, "customerio": direct}
+    send_immediately = {"send_immediately": True, "retry": RetryPolicy(attempts=2, first_wait=0.01)}
+    options = {"hightouch": send_immediately, "customerio": send_immediately}
     for on_error in (lambda *given: told.append(given), None):
-        made = sinks(world, emu, options=options)
-        _, stats = send(world, made, lambda f: f.track(*PAID), on_error=on_error)
-        assert {"undelivered": 1} == account(stats["hightouch"])
-        assert {"taken": 1} == account(stats["customerio"]) == account(stats["mixpanel"])
+        made = sinks(runtime, emu, options=options)
+        _, stats = send(runtime, made, lambda f: f.track(*PAID), on_error=on_error)
+        assert {"undelivered": 1} == counts(stats["hightouch"])
+        assert {"accepted": 1} == counts(stats["customerio"]) == counts(stats["mixpanel"])
     ((name, error),) = told
     assert ("hightouch", ServerError) == (name, type(error))
-    assert "hightouch did not take a call: Hightouch: HTTP 500" in caplog.text
+    assert "hightouch rejected a call: Hightouch: HTTP 500" in caplog.text
     assert (2, 2) == (len(emu.events()), len(messages(emu, "customerio")))
 
 
-def test_full_and_closed_clients_refuse_for_themselves(emu, world):
+def test_full_and_closed_clients_refuse_for_themselves(emu, runtime):
     """A callback that raises changes nothing."""
 
     def broken(*_):
         raise RuntimeError("mine")
 
-    full = {"when_full": "raise", "limits": Limits(queue_records=1, flush_after=None)}
-    made = sinks(world, emu, options={"customerio": full})
+    full = {"when_full": "raise", "limits": Limits(max_queue_size=1, flush_after=None)}
+    made = sinks(runtime, emu, options={"customerio": full})
     client = made["hightouch"].client
-    if world == "sync":
+    if runtime == "sync":
         client.close()
     else:
-        anyio.run(client.aclose, backend=world)
+        anyio.run(client.aclose, backend=runtime)
     calls = [lambda f, n=n: f.track(f"u-{n}", "Visit") for n in range(2)]
-    _, stats = send(world, made, *calls, on_error=broken)
-    expected = {"mixpanel": {"taken": 2}, "customerio": {"taken": 1, "queue_full": 1},
+    _, stats = send(runtime, made, *calls, on_error=broken)
+    expected = {"mixpanel": {"accepted": 2}, "customerio": {"accepted": 1, "queue_full": 1},
                 "hightouch": {"closed": 2}}  # fmt: skip
-    assert expected == accounts(stats)
+    assert expected == all_counts(stats)
 
 
 class Meeting:
@@ -167,13 +167,13 @@ def test_sinks_that_send_at_once_do_so_together(backend):
         guests = []
         guests += [Meeting(guests) for _ in range(3)]
         made = {f"s{n}": Sink(AsyncMixpanel("T", guest)) for n, guest in enumerate(guests)}
-        async with AsyncFanOut(**made) as everywhere:
+        async with AsyncFanOut(**made) as fan_out:
             with anyio.fail_after(5):
-                await everywhere.track("u-17", "Visit")
-            return everywhere.stats()
+                await fan_out.track("u-17", "Visit")
+            return fan_out.stats()
 
     stats = anyio.run(go, backend=backend)
-    assert {name: {"taken": 1} for name in stats} == accounts(stats)
+    assert {name: {"accepted": 1} for name in stats} == all_counts(stats)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -187,27 +187,27 @@ def test_a_cancelled_call_is_accounted_for(backend):
             "stuck": Sink(AsyncMixpanel("T", stuck)),
             "quick": Sink(AsyncHightouch("k", disabled=True)),
         }
-        everywhere = AsyncFanOut(**made)
+        fan_out = AsyncFanOut(**made)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(everywhere.track, "u-17", "Visit")
+            tasks.start_soon(fan_out.track, "u-17", "Visit")
             await stuck.here.wait()
-            under_way = everywhere.stats()
+            under_way = fan_out.stats()
             tasks.cancel_scope.cancel()
-        await everywhere.aclose()
-        return under_way, everywhere.stats()
+        await fan_out.aclose()
+        return under_way, fan_out.stats()
 
     under_way, after = anyio.run(go, backend=backend)
-    assert {"stuck": {"pending": 1}, "quick": {"taken": 1}} == accounts(under_way)
-    assert {"stuck": {"interrupted": 1}, "quick": {"taken": 1}} == accounts(after)
+    assert {"stuck": {"pending": 1}, "quick": {"accepted": 1}} == all_counts(under_way)
+    assert {"stuck": {"interrupted": 1}, "quick": {"accepted": 1}} == all_counts(after)
 
 
 def test_a_call_that_is_never_awaited_is_accepted_all_the_same(emu):
     """By the sinks that send in the background."""
 
     async def main():
-        async with AsyncFanOut(**sinks("asyncio", emu)) as everywhere:
-            everywhere.track(*PAID).close()
-        return everywhere.stats()
+        async with AsyncFanOut(**sinks("asyncio", emu)) as fan_out:
+            fan_out.track(*PAID).close()
+        return fan_out.stats()
 
     stats = asyncio.run(main())
     assert [1, 1, 1] == [each.client.delivered for each in stats.values()]
@@ -240,36 +240,36 @@ CALLS = st.one_of(
 @given(st.lists(CALLS, max_size=12))
 def test_every_account_balances_whatever_is_called(calls):
     """`offered` is what did not raise, and lies in one drawer each; so do the clients' books."""
-    full = {"when_full": "raise", "limits": Limits(queue_records=2, flush_after=None)}
+    full = {"when_full": "raise", "limits": Limits(max_queue_size=2, flush_after=None)}
     made = {
         "mixpanel": Sink(Mixpanel("T", MemoryConsumer(), sample_rate=0.5)),
-        "full": Sink(CustomerIO("k", base_url=NOWHERE, **full), consent="marketing"),
+        "full": Sink(CustomerIO("k", base_url=UNREACHABLE, **full), consent="marketing"),
         "some": Sink(Hightouch("k", disabled=True), events=["Order *"], sample=0.5),
     }
-    everywhere = FanOut(on_error=lambda *_: None, **made)
+    fan_out = FanOut(on_error=lambda *_: None, **made)
     made_calls = 0
     for call in calls:
         try:
-            call(everywhere)
+            call(fan_out)
             made_calls += 1
         except ValidationError:
             pass
-        stats = everywhere.stats()
-        assert [made_calls] * 3 == [each.offered for each in stats.values()]
+        stats = fan_out.stats()
+        assert [made_calls] * 3 == [each.received for each in stats.values()]
         assert all(each.balanced and each.client.balanced for each in stats.values())
         assert [0, 0, 0] == [each.pending for each in stats.values()]
-        assert all(each.taken == each.client.accepted for each in list(stats.values())[1:])
-    made["full"].client._sender.buffer.give_up("test")
-    everywhere.close(0)
+        assert all(each.accepted == each.client.accepted for each in list(stats.values())[1:])
+    made["full"].client._sender.buffer.drop_all("test")
+    fan_out.close(0)
 
 
 # ---- opening, flushing, closing ------------------------------------------------------------------
 
 
-def test_leaving_closes_the_clients_but_those_to_keep_open(emu, world):
+def test_leaving_closes_the_clients_but_those_to_keep_open(emu, runtime):
     """Those are flushed, and serve on."""
-    made = sinks(world, emu, hightouch={"keep_open": True})
-    send(world, made, lambda f: f.track(*PAID))
+    made = sinks(runtime, emu, hightouch={"keep_open": True})
+    send(runtime, made, lambda f: f.track(*PAID))
     assert 1 == len(messages(emu, "hightouch"))
 
     async def after():
@@ -278,37 +278,37 @@ def test_leaving_closes_the_clients_but_those_to_keep_open(emu, world):
         await made["hightouch"].client.track(*PAID)
         await made["hightouch"].client.aclose()
 
-    if world == "sync":
+    if runtime == "sync":
         with pytest.raises(ClosedError):
             made["customerio"].client.track(*PAID)
         made["hightouch"].client.track(*PAID)
         made["hightouch"].client.close()
     else:
-        anyio.run(after, backend=world)
+        anyio.run(after, backend=runtime)
     assert 2 == len(messages(emu, "hightouch"))
 
 
-def test_a_closed_fan_out_takes_nothing(emu, world):
+def test_a_closed_fan_out_takes_nothing(emu, runtime):
     """And closing it twice is closing it once."""
-    made = sinks(world, emu)
-    if world == "sync":
-        everywhere = FanOut(**made)
-        everywhere.track(*PAID)
-        assert [True] * 3 == [result.ok for result in everywhere.close().values()]
-        assert [0, 0, 0] == [result.delivered for result in everywhere.close().values()]
+    made = sinks(runtime, emu)
+    if runtime == "sync":
+        fan_out = FanOut(**made)
+        fan_out.track(*PAID)
+        assert [True] * 3 == [result.ok for result in fan_out.close().values()]
+        assert [0, 0, 0] == [result.delivered for result in fan_out.close().values()]
         with pytest.raises(ClosedError):
-            everywhere.track(*PAID)
+            fan_out.track(*PAID)
         return
 
     async def go():
-        everywhere = AsyncFanOut(**made)
-        await everywhere.track(*PAID)
-        assert [True] * 3 == [result.ok for result in (await everywhere.aclose()).values()]
-        assert [0, 0, 0] == [result.delivered for result in (await everywhere.aclose()).values()]
+        fan_out = AsyncFanOut(**made)
+        await fan_out.track(*PAID)
+        assert [True] * 3 == [result.ok for result in (await fan_out.aclose()).values()]
+        assert [0, 0, 0] == [result.delivered for result in (await fan_out.aclose()).values()]
         with pytest.raises(ClosedError):
-            await everywhere.track(*PAID)
+            await fan_out.track(*PAID)
 
-    anyio.run(go, backend=world)
+    anyio.run(go, backend=runtime)
 
 
 class Broken:
@@ -321,18 +321,18 @@ class Broken:
         raise OSError("disk full")
 
 
-def test_a_consumer_that_fails_keeps_nobody_from_closing(emu, world):
+def test_a_consumer_that_fails_keeps_nobody_from_closing(emu, runtime):
     """Its own error is raised when all are done; what it does not take is its refusal."""
-    made = sinks(world, emu, only=["hightouch"])
-    face = Mixpanel if world == "sync" else AsyncMixpanel
+    made = sinks(runtime, emu, only=["hightouch"])
+    face = Mixpanel if runtime == "sync" else AsyncMixpanel
     made |= {"first": Sink(face("T", Broken())), "second": Sink(face("T", Broken()))}
     with pytest.raises(ExceptionGroup) as caught:
-        send(world, made, lambda f: f.track(*PAID), on_error=lambda *_: None)
+        send(runtime, made, lambda f: f.track(*PAID), on_error=lambda *_: None)
     assert [OSError, OSError] == [type(error) for error in caught.value.exceptions]
     assert 1 == len(messages(emu))
-    made = sinks(world, emu, only=["hightouch"]) | {"first": Sink(face("T", Broken()))}
+    made = sinks(runtime, emu, only=["hightouch"]) | {"first": Sink(face("T", Broken()))}
     with pytest.raises(OSError, match="disk full"):
-        send(world, made, lambda f: f.track(*PAID), on_error=lambda *_: None)
+        send(runtime, made, lambda f: f.track(*PAID), on_error=lambda *_: None)
     assert 2 == len(messages(emu))
 
 
@@ -358,17 +358,17 @@ def test_a_client_that_cannot_be_entered_leaves_none_open(emu):
 SCRIPT = """
 import os
 from mixpanel.cdp import CustomerIO, FanOut, Hightouch, Sink
-everywhere = FanOut(
+fan_out = FanOut(
     customerio=Sink(CustomerIO("k", base_url=os.environ["CIO_URL"])),
     hightouch=Sink(Hightouch("k", base_url=os.environ["HT_URL"]), events="Parent"),
 )
-everywhere.track("u", "Parent")
-assert everywhere.flush()["customerio"].ok
+fan_out.track("u", "Parent")
+assert fan_out.flush()["customerio"].ok
 child = os.fork()
 if child == 0:
-    assert 0 == everywhere.stats()["hightouch"].offered
-    everywhere.track("u", "Child")
-    assert {"routing": 1} == everywhere.stats()["hightouch"].withheld
+    assert 0 == fan_out.stats()["hightouch"].received
+    fan_out.track("u", "Child")
+    assert {"routing": 1} == fan_out.stats()["hightouch"].filtered
 else:
     os.waitpid(child, 0)
 """

@@ -106,14 +106,16 @@ def test_leaving_the_mailings_is_not_leaving(cio):
 
 def test_preferences_change_one_by_one(cio):
     """By flat names, which leave a person's other choices alone."""
-    message = sent(cio.prefer("u", topics={1: True, "topic_2": False}, channels={"sms": False}))
+    message = sent(
+        cio.set_preferences("u", topics={1: True, "topic_2": False}, channels={"sms": False})
+    )
     assert {
         "cio_subscription_preferences.topics.topic_1": True,
         "cio_subscription_preferences.topics.topic_2": False,
         "cio_subscription_preferences.channels.sms": False,
     } == message["traits"]
     for channel in CHANNELS:
-        cio.prefer("u", channels={channel: True})
+        cio.set_preferences("u", channels={channel: True})
 
 
 def test_a_verb_takes_the_options_of_any_call(cio):
@@ -125,18 +127,18 @@ def test_a_verb_takes_the_options_of_any_call(cio):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda c: c.suppress_person(None), "needs a user_id"),
+        (lambda c: c.suppress_person(None), "requires a user_id"),
         (lambda c: c.delete_person(""), "user_id is empty"),
         (lambda c: c.unsubscribe(None), "user_id is missing"),
         (lambda c: c.relate(None, "acme"), "user_id is missing"),
         (lambda c: c.merge("u", "u"), "nothing to merge"),
         (lambda c: c.register_device("u", "", "web"), "one of 'android', 'ios'"),
-        (lambda c: c.set_object("acme", object_type_id="company"), "number of a type"),
+        (lambda c: c.set_object("acme", object_type_id="company"), "must be a whole number"),
         (lambda c: c.set_object("acme", object_type_id=True), "object_type_id must be"),
-        (lambda c: c.prefer("u"), "nothing to change"),
-        (lambda c: c.prefer("u", topics={"news": True}), "topic 'news' must be a number"),
-        (lambda c: c.prefer("u", channels={"fax": True}), "'fax' is unknown"),
-        (lambda c: c.prefer("u", channels={"sms": "no"}), "must be True or False"),
+        (lambda c: c.set_preferences("u"), "nothing to change"),
+        (lambda c: c.set_preferences("u", topics={"news": True}), "topic 'news' must be a number"),
+        (lambda c: c.set_preferences("u", channels={"fax": True}), "'fax' is unknown"),
+        (lambda c: c.set_preferences("u", channels={"sms": "no"}), "must be True or False"),
     ],
 )
 def test_what_the_api_would_not_read_is_refused(cio, call, words):

@@ -12,48 +12,53 @@ from mixpanel.cdp import (
     Hightouch,
     Sink,
 )
-from tests.cdp.cdp_worlds import SWIFT
+from tests.cdp.run_clients import FAST_RETRY
 
-NOWHERE = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 PAID = ("u-17", "Order Paid", {"amount": 12.5})
 
 
-def sinks(world, emu, *, options=None, only=None, **terms):
+def sinks(runtime, emu, *, options=None, only=None, **rules):
     """The three sinks of one emulator; `terms` and client `options` by sink."""
     faces = {"mixpanel": (AsyncMixpanel, Mixpanel), "customerio": (AsyncCustomerIO, CustomerIO),
              "hightouch": (AsyncHightouch, Hightouch)}  # fmt: skip
     urls = {"mixpanel": emu.url, "customerio": emu.customerio_url, "hightouch": emu.hightouch_url}
     made = {}
     for name in only or faces:
-        told = {"base_url": urls[name], "retry": SWIFT, **(options or {}).get(name, {})}
-        client = faces[name][world == "sync"]("k", **told)
-        made[name] = Sink(client, **terms.get(name, {}))
+        told = {"base_url": urls[name], "retry": FAST_RETRY, **(options or {}).get(name, {})}
+        client = faces[name][runtime == "sync"]("k", **told)
+        made[name] = Sink(client, **rules.get(name, {}))
     return made
 
 
-def send(world, made, *calls, **options):
+def send(runtime, made, *calls, **options):
     """Make a fan-out of the sinks, let each call use it, flush, close; return results and stats."""
-    if world == "sync":
-        with FanOut(**options, **made) as everywhere:
+    if runtime == "sync":
+        with FanOut(**options, **made) as fan_out:
             for call in calls:
-                call(everywhere)
-            return everywhere.flush(10), everywhere.stats()
+                call(fan_out)
+            return fan_out.flush(10), fan_out.stats()
 
     async def go():
-        async with AsyncFanOut(**options, **made) as everywhere:
+        async with AsyncFanOut(**options, **made) as fan_out:
             for call in calls:
-                await call(everywhere)
-            return await everywhere.flush(10), everywhere.stats()
+                await call(fan_out)
+            return await fan_out.flush(10), fan_out.stats()
 
-    return anyio.run(go, backend=world)
+    return anyio.run(go, backend=runtime)
 
 
-def account(stats):
+def counts(stats):
     """What is not zero of an account."""
     assert stats.balanced
-    told = {"taken": stats.taken, **stats.withheld, **stats.refused, "pending": stats.pending}
+    told = {
+        "accepted": stats.accepted,
+        **stats.filtered,
+        **stats.rejected,
+        "pending": stats.pending,
+    }
     return {name: count for name, count in told.items() if count}
 
 
-def accounts(stats):
-    return {name: account(each) for name, each in stats.items()}
+def all_counts(stats):
+    return {name: counts(each) for name, each in stats.items()}

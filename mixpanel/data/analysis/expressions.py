@@ -1,20 +1,35 @@
-"""Translate Mixpanel's expression language (`where`, `on`) to DuckDB SQL.
+"""Translate Mixpanel's expression language (`where`, `on`) to DuckDB SQL; no I/O.
 
-A room without I/O. Its values have types that differ from row to row, and SQL columns have not; so
-each part of an expression becomes up to three columns, one for each type it may have, and a row
-where all of them are NULL is undefined. The rules of the language then fall out of SQL's own: what
-mixes types meets a NULL. What a person wrote becomes a parameter, never a part of the SQL.
+The type of a value may differ from row to row, and that of an SQL column may not: so each part of
+an expression becomes up to three columns, one for each type it may have, and a row where all of
+them are NULL is undefined. The rules of the language then follow from those of SQL: an operation
+on mixed types meets a NULL. Strings and names become parameters, never a part of the SQL.
 
-Not documented, and chosen here: Python's precedence; null and undefined equal one another and
-nothing else; lists and objects are set, but equal nothing; `boolean` of a number is undefined.
+Chosen here, because Mixpanel documents none of it: Python's precedence; null and undefined equal
+one another and nothing else; lists and objects are set, but equal nothing; `boolean` of a number is
+undefined.
 """
+
+from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "Compiled",
+    "ExpressionError",
+    "Names",
+    "Value",
+    "compile_condition",
+    "compile_expression",
+    "property_in",
+]
 
 LONGEST = 20_000  # characters of an expression
 MOST_SQL = 500_000  # and of one column of what it becomes
@@ -40,21 +55,22 @@ class ExpressionError(ValueError):
 class Value:
     """Part of an expression as SQL: a column for each type it may have, None where it never has.
 
-    At most one of them is not NULL in any row. `told` is SQL for "is set", where that is more than
-    one of them being there. A `moment` is a number of seconds that strings with a date compare to.
+    At most one of them is not NULL in any row. `set_when` is SQL for "is set", where that is more
+    than one of them being there. With `is_time` the number is one of seconds, and strings with a
+    date compare to it.
     """
 
     number: str | None = None
     text: str | None = None
     boolean: str | None = None
-    told: str | None = None
-    moment: bool = False
+    set_when: str | None = None
+    is_time: bool = False
 
     @property
     def is_set(self) -> str:
         """SQL that is true where the value is neither null nor undefined, and never NULL."""
-        if self.told is not None:
-            return self.told
+        if self.set_when is not None:
+            return self.set_when
         columns = [each for each in (self.number, self.text, self.boolean) if each is not None]
         return "(" + " or ".join(f"{each} is not null" for each in columns or ["null"]) + ")"
 
@@ -108,9 +124,20 @@ def compile_condition(text: str, names: Mapping[str, Names], *, prefix: str = "x
     return compiled
 
 
+def property_in(text: str) -> tuple[str, str] | None:
+    """Return `("properties", "plan")` for `properties["plan"]`, None for any other expression."""
+    try:
+        match ast.parse(_source(text), mode="eval").body:
+            case ast.Subscript(value=ast.Name(id=of), slice=ast.Constant(value=str(name))):
+                return of, _joined(name)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    return None
+
+
 class _Compiler:
     def __init__(self, text: str, names: Mapping[str, Names], prefix: str) -> None:
-        self._source = ESCAPE.sub(_escaped, re.sub(r"[\r\n]", " ", text)).lstrip()
+        self._source = _source(text)
         self._names = names
         self._prefix = prefix
         self.parameters: dict[str, Any] = {}
@@ -179,13 +206,15 @@ class _Compiler:
 
     def _constant(self, value: Any, node: ast.AST) -> Value:
         if value is None:
-            return Value(told="false")
+            return Value(set_when="false")
         if isinstance(value, bool):
             return _always("true" if value else "false")
         if isinstance(value, str):
-            return Value(text=f"{self._parameter(self._text(value, node))}::varchar", told="true")
+            return Value(
+                text=f"{self._parameter(self._text(value, node))}::varchar", set_when="true"
+            )
         if isinstance(value, (int, float)):
-            return Value(number=self._number(value, node), told="true")
+            return Value(number=self._number(value, node), set_when="true")
         raise self._error(f"{value!r} is not part of the expression language", node)
 
     def _number(self, value: float, node: ast.AST) -> str:
@@ -196,7 +225,7 @@ class _Compiler:
 
     def _text(self, value: str, node: ast.AST) -> str:
         try:
-            return value.encode("utf-16", "surrogatepass").decode("utf-16")
+            return _joined(value)
         except UnicodeDecodeError as error:
             raise self._error("string holds half a surrogate pair", node) from error
 
@@ -233,7 +262,7 @@ class _Compiler:
 
     def _datetime(self, argument: ast.expr) -> Value:
         if not (isinstance(argument, ast.Constant) and isinstance(argument.value, str)):
-            return Value(number=_moment(self._value(argument)), moment=True)
+            return Value(number=_moment(self._value(argument)), is_time=True)
         try:
             moment = datetime.fromisoformat(argument.value)
         except ValueError as error:
@@ -241,7 +270,9 @@ class _Compiler:
                 f"{argument.value!r} is no ISO 8601 date or time", argument
             ) from error
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return Value(number=self._number(moment.timestamp(), argument), told="true", moment=True)
+        return Value(
+            number=self._number(moment.timestamp(), argument), set_when="true", is_time=True
+        )
 
     def _binary(self, left: Value, op: ast.operator, right: Value, node: ast.AST) -> Value:
         number = left.number and right.number
@@ -261,7 +292,7 @@ class _Compiler:
         value = self._value(node)
         if value.number is None and value.text is None:
             return f"coalesce({value.boolean or 'null'}, false)"
-        if value.boolean is None and value.told == "true":
+        if value.boolean is None and value.set_when == "true":
             raise self._error(f"`{word}` joins conditions, not a number or a string", node)
         boolean = value.boolean or "null::boolean"
         failure = f"error('`{word}` joins conditions, and found a value that is no boolean')"
@@ -283,7 +314,7 @@ class _Compiler:
         if sign is None:
             raise self._error("there are only the comparisons == != < <= > >= in", node)
         numbers = [one.number, other.number]
-        if one.moment or other.moment:
+        if one.is_time or other.is_time:
             numbers = [_moment(one), _moment(other)]
         return Value(boolean=f"({numbers[0]} {sign} {numbers[1]})" if all(numbers) else None)
 
@@ -295,12 +326,21 @@ class _Compiler:
         return Value(boolean=text and value.text and f"contains({text}, {value.text})")
 
 
+def _joined(text: str) -> str:
+    """Join surrogate pairs, as `\\ud83d\\ude00` makes them; one alone raises a ValueError."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16")
+
+
+def _source(text: str) -> str:
+    return ESCAPE.sub(_escaped, re.sub(r"[\r\n]", " ", text)).lstrip()
+
+
 def _escaped(found: re.Match[str]) -> str:
     return found[0] if found["lone"] is None else "\\" + found[0]
 
 
 def _always(boolean: str) -> Value:
-    return Value(boolean=boolean, told="true")
+    return Value(boolean=boolean, set_when="true")
 
 
 def _member(json: str, pointer: str) -> Value:
@@ -311,7 +351,7 @@ def _member(json: str, pointer: str) -> Value:
         number=f"(case when {kind} in {numeric} then {member}::double end)",
         text=f"(case when {kind} = 'VARCHAR' then {member} end)",
         boolean=f"(case when {kind} = 'BOOLEAN' then {member}::boolean end)",
-        told=f"(coalesce({kind}, 'NULL') != 'NULL')",
+        set_when=f"(coalesce({kind}, 'NULL') != 'NULL')",
     )
 
 
@@ -319,7 +359,7 @@ def _negated(value: Value) -> Value:
     boolean = value.boolean
     if value.number is None and value.text is None:
         return _always(f"coalesce(not {boolean or 'null'}, true)")
-    if boolean is None and value.told == "true":
+    if boolean is None and value.set_when == "true":
         return Value()
     boolean = boolean or "null::boolean"
     return Value(
@@ -334,10 +374,10 @@ def _same(one: Value, other: Value) -> Value:
         (one.text, other.text),
         (one.boolean, other.boolean),
     ]
-    if one.moment or other.moment:
+    if one.is_time or other.is_time:
         pairs[0] = (_moment(one), _moment(other))
     equal = [f"{mine} = {its}" for mine, its in pairs if mine is not None and its is not None]
-    if "true" not in (one.told, other.told):
+    if "true" not in (one.set_when, other.set_when):
         equal.append(f"not ({one.is_set} or {other.is_set})")
     return _always(f"coalesce({', '.join([*equal, 'false'])})")
 

@@ -5,22 +5,24 @@ import anyio
 from mixpanel import FlushResult, RetryPolicy
 from mixpanel.cdp import AsyncCustomerIO, AsyncHightouch, CustomerIO, Hightouch
 
-WORLDS = ("asyncio", "trio", "sync")
+RUNTIMES = ("asyncio", "trio", "sync")
 FACES = {"customerio": (AsyncCustomerIO, CustomerIO), "hightouch": (AsyncHightouch, Hightouch)}
-SWIFT = RetryPolicy(first_wait=0.01, max_age=20.0)
+FAST_RETRY = RetryPolicy(first_wait=0.01, max_age=20.0)
 
 
-def visit(world, emu, vendor, *calls, key="k", flush_timeout=10.0, close_timeout=5.0, **options):
+def run_calls(
+    runtime, emu, vendor, *calls, key="k", flush_timeout=10.0, close_timeout=5.0, **options
+):
     """Make a client, let each call use it, flush; return the flush's result and the stats."""
-    options = {"base_url": getattr(emu, f"{vendor}_url"), "retry": SWIFT, **options}
-    if options.get("direct"):
+    options = {"base_url": getattr(emu, f"{vendor}_url"), "retry": FAST_RETRY, **options}
+    if options.get("send_immediately"):
         options["retry"] = RetryPolicy(attempts=3, first_wait=0.01)
     asynchronous, synchronous = FACES[vendor]
-    if world == "sync":
+    if runtime == "sync":
         with synchronous(key, **options) as client:
             for call in calls:
                 call(client)
-            ended = ending(client.flush(flush_timeout), client.stats())
+            ended = totals(client.flush(flush_timeout), client.stats())
             client.close(close_timeout)
             return ended
 
@@ -28,14 +30,14 @@ def visit(world, emu, vendor, *calls, key="k", flush_timeout=10.0, close_timeout
         async with asynchronous(key, **options) as client:
             for call in calls:
                 await call(client)
-            ended = ending(await client.flush(flush_timeout), client.stats())
+            ended = totals(await client.flush(flush_timeout), client.stats())
             await client.aclose(close_timeout)
             return ended
 
-    return anyio.run(go, backend=world)
+    return anyio.run(go, backend=runtime)
 
 
-def ending(flushed, stats):
+def totals(flushed, stats):
     """The flush's result as if nothing had been sent before it, and the stats."""
     whole = FlushResult(
         stats.delivered, stats.rejected, stats.dropped, stats.pending, flushed.errors

@@ -1,0 +1,1 @@
+"""Live queries and discovery: requests, answers, and the methods that join them."""

@@ -1,0 +1,147 @@
+"""Check the arguments of queries before anything is sent. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, get_args
+
+from mixpanel.data._fetch.plan import as_day, text, today, whole
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.expressions import Expression, Property, Raw, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import date
+
+    from mixpanel.data._fetch.plan import Day
+
+__all__ = [
+    "Where",
+    "check_dates",
+    "event_name",
+    "event_names",
+    "identifier",
+    "identifiers",
+    "on_text",
+    "one_of",
+    "property_name",
+    "where_text",
+    "whole",
+]
+
+Where = Expression | str | None
+ACCESSOR = re.compile(r"""(?:properties|user|event)\[\s*["']""")
+
+
+def check_dates(from_date: Day, to_date: Day) -> tuple[date, date]:
+    """Read the first and last day of a query, both included.
+
+    :raises ConfigError: for dates that are none, reversed, or yet to come.
+    """
+    first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
+    if first > last:
+        raise ConfigError(f"from_date={first} is later than to_date={last}")
+    if last > today() + timedelta(days=1):  # tomorrow has begun in some time zones
+        raise ConfigError(f"to_date={last} is in the future: it is {today()} in UTC")
+    return first, last
+
+
+def one_of(name: str, value: Any, choices: Any) -> str:
+    """Return a value that is one of a `Literal`'s.
+
+    :raises ConfigError: naming the choices.
+    """
+    known = choices if isinstance(choices, tuple) else get_args(choices)
+    if value not in known or not isinstance(value, str):
+        raise ConfigError(f"{name}={value!r} is unknown: choose {', '.join(known)}")
+    return value
+
+
+def event_name(value: str, name: str = "event") -> str:
+    """Return the name of an event.
+
+    :raises ConfigError: for what is none.
+    """
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name}={value!r} must be the name of an event")
+    return str(text(name, value))
+
+
+def event_names(values: Iterable[str] | str, name: str = "events") -> list[str]:
+    """Return one or several names, each once, in the order given.
+
+    :raises ConfigError: for none at all, and for what is no name.
+    """
+    try:
+        several = [values] if isinstance(values, str) else list(values)
+    except TypeError:
+        raise ConfigError(f"{name}={values!r} must be a name or a list of names") from None
+    if not several:
+        raise ConfigError(f"{name} must hold at least one name")
+    return list(dict.fromkeys(event_name(value, name) for value in several))
+
+
+def identifier(value: Any, name: str) -> int:
+    """Return the number of a report, funnel or cohort.
+
+    :raises ConfigError: for what is none.
+    """
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ConfigError(f"{name}={value!r} must be a positive whole number")
+    return number
+
+
+def identifiers(values: Sequence[str] | str, name: str) -> list[str]:
+    """Return one or several distinct ids, each once.
+
+    :raises ConfigError: for none at all, and for what is none.
+    """
+    several = event_names(values, name)
+    if any(not each.strip() for each in several):
+        raise ConfigError(f"{name} must not hold an empty id")
+    return several
+
+
+def where_text(where: Where, name: str = "where") -> str | None:
+    """Return a condition as expression text; None for none.
+
+    :raises ExpressionError: for what cannot be read; text that is known to be right can be given
+        as `raw(text)`.
+    :raises ConfigError: for what is neither an expression nor text.
+    """
+    if where is None or isinstance(where, Expression):
+        return None if where is None else str(where)
+    if not isinstance(where, str):
+        raise ConfigError(f"{name}={where!r} must be an expression, or text of one")
+    if not where.strip():
+        return None
+    text(name, where)
+    parse(where)
+    return where
+
+
+def on_text(on: Expression | str | None, name: str = "on") -> str | None:
+    """Return a value as expression text; text without an accessor names a property of the event.
+
+    :raises ExpressionError: for what cannot be read.
+    :raises ConfigError: for what is neither an expression nor text.
+    """
+    if isinstance(on, str) and on and not ACCESSOR.search(on):
+        text(name, on)
+        return str(Property(on))
+    return where_text(on, name)
+
+
+def property_name(on: Expression | str | None) -> str | None:
+    """Return how a result names what it is segmented by: the property, else the expression."""
+    if isinstance(on, Property):
+        return on.name
+    if isinstance(on, str):
+        try:
+            found = parse(on) if ACCESSOR.search(on) else None
+        except ConfigError:
+            found = None
+        return found.name if isinstance(found, Property) else on
+    return on.text if isinstance(on, Raw) else None if on is None else str(on)

@@ -1,0 +1,52 @@
+"""Remember answers for a while."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from mixpanel._runtime import fork
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+__all__ = ["Cache"]
+
+LIFETIME = 600.0  # seconds
+
+
+class Cache:
+    """Keep values for `lifetime` seconds; safe to use from several threads."""
+
+    def __init__(
+        self, lifetime: float = LIFETIME, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.lifetime = lifetime
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._values: dict[Hashable, tuple[float, Any]] = {}
+        fork.register_instance(fork.Order.LOCKS, self)
+
+    def get(self, key: Hashable, default: Any = None) -> Any:
+        """Return the value of a key, or the default when there is none or it is too old."""
+        with self._lock:
+            expires, value = self._values.get(key, (0.0, default))
+            if key in self._values and expires <= self._clock():
+                del self._values[key]
+                return default
+            return value
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Keep a value from now on."""
+        with self._lock:
+            self._values[key] = self._clock() + self.lifetime, value
+
+    def after_fork(self) -> None:
+        """Renew the lock, which a thread of the parent may have held."""
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        """Forget all values."""
+        with self._lock:
+            self._values.clear()

@@ -1,0 +1,374 @@
+"""Discover what a project has: the methods of both workspaces."""
+
+from __future__ import annotations
+
+import copy
+import re
+from contextlib import suppress
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import quote
+
+from mixpanel.data._fetch.plan import today
+from mixpanel.data._queries import answer_values, discovery_answers
+from mixpanel.data._queries.arguments import event_name, one_of, whole
+from mixpanel.data.discovery import (
+    BookmarkInfo,
+    BookmarkType,
+    EntityType,
+    FunnelInfo,
+    LexiconSchema,
+    LimitedList,
+    SavedCohort,
+    TopEvent,
+)
+from mixpanel.data.exceptions import (
+    APIError,
+    EventNotFoundError,
+    MixpanelDataError,
+    PropertyNotFoundError,
+    QueryError,
+)
+from mixpanel.data.query_results import CountType
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Hashable
+
+    from mixpanel.data._queries.cache import Cache
+    from mixpanel.data.workspace import AsyncWorkspace
+
+__all__ = ["DiscoveryMethods"]
+
+T = TypeVar("T")
+MOST_NAMES = 5000  # which the server clamps a limit to
+EARLIEST = date(2000, 1, 1)
+TOO_FAR_BACK = re.compile(r"exceeds (\d+) days", re.IGNORECASE)
+MISSING = object()
+SHORT = 20.0  # seconds for what a query does without, should it fail
+
+
+class DiscoveryMethods:
+    """Names and definitions; answers are cached for ten minutes."""
+
+    _core: AsyncWorkspace
+
+    async def list_events(
+        self, *, limit: int = MOST_NAMES, refresh: bool = False
+    ) -> LimitedList[str]:
+        """Return the names of the project's events, in alphabetical order.
+
+        `limit_hit` is True if there are more than `limit` (1 to 5,000). Costs one query, unless the
+        answer is cached from the last ten minutes; `refresh` bypasses the cache.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+        whole("limit", limit, 1, MOST_NAMES)
+
+        async def load() -> LimitedList[str]:
+            names = discovery_answers.names(await self._event_names(limit))
+            return _limited(names, limit)
+
+        return await self._remembered(("events", limit), load, refresh=refresh)
+
+    async def list_properties(
+        self, event: str, *, limit: int = MOST_NAMES, refresh: bool = False
+    ) -> LimitedList[str]:
+        """Return the names of an event's properties, in alphabetical order.
+
+        `limit_hit` is True if there are more than `limit`.
+
+        :raises EventNotFoundError: with similar names; finding those may cost a second query.
+        :raises APIError: when Mixpanel refuses.
+        """
+        event_name(event)
+        whole("limit", limit, 1, MOST_NAMES)
+
+        async def load() -> LimitedList[str]:
+            params = {"event": event, "limit": limit}
+            try:
+                answer = await self._get("events/properties/top", params)
+            except QueryError as error:
+                await self._check_event(event, error)
+                raise
+            names = discovery_answers.properties(answer)
+            if not names:
+                await self._check_event(event)
+            return _limited(names, limit)
+
+        return await self._remembered(("properties", event, limit), load, refresh=refresh)
+
+    async def list_property_values(
+        self,
+        property_name: str,
+        event: str | None = None,
+        limit: int = 100,
+        *,
+        refresh: bool = False,
+    ) -> LimitedList[str]:
+        """Return values of a property as text, the most frequent first.
+
+        `limit_hit` is True if there may be more than `limit`. Without `event`, those of all events.
+
+        :raises EventNotFoundError: with similar names.
+        :raises PropertyNotFoundError: with similar names.
+        :raises APIError: when Mixpanel refuses.
+        """
+        event_name(property_name, "property_name")
+        if event is not None:
+            event_name(event)
+        whole("limit", limit, 1, 10_000)
+
+        async def load() -> LimitedList[str]:
+            params = {"event": event, "name": property_name, "limit": limit}
+            try:
+                values = discovery_answers.names(
+                    await self._get("events/properties/values", params)
+                )
+            except QueryError as error:
+                if event is not None:
+                    await self._check_event(event, error)
+                raise
+            if not values and event is not None:
+                await self._check_property(event, property_name)
+            return LimitedList(values, limit=limit)
+
+        key = ("values", property_name, event, limit)
+        return await self._remembered(key, load, refresh=refresh)
+
+    async def list_events_with_properties(self, *, refresh: bool = False) -> dict[str, list[str]]:
+        """Return the properties of every event, by its name, for the cost of one query.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+
+        async def load() -> dict[str, list[str]]:
+            params = {"fetch_per_event_properties": True}
+            answer = await self._get("data_definitions/events", params)
+            return discovery_answers.events_with_properties(answer)
+
+        return await self._remembered("events with properties", load, refresh=refresh)
+
+    async def list_funnels(self, *, refresh: bool = False) -> list[FunnelInfo]:
+        """Return the saved funnels, by name.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+
+        async def load() -> list[FunnelInfo]:
+            return discovery_answers.funnels(await self._get("funnels/list"))
+
+        return await self._remembered("funnels", load, refresh=refresh)
+
+    async def list_cohorts(self, *, refresh: bool = False) -> list[SavedCohort]:
+        """Return the saved cohorts, by name.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+
+        async def load() -> list[SavedCohort]:
+            return discovery_answers.cohorts(await self._get("cohorts/list", method="POST"))
+
+        return await self._remembered("cohorts", load, refresh=refresh)
+
+    async def list_bookmarks(
+        self, bookmark_type: BookmarkType | None = None, *, refresh: bool = False
+    ) -> list[BookmarkInfo]:
+        """Return the saved reports, by name; costs none of the hourly queries.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+        if bookmark_type is not None:
+            one_of("bookmark_type", bookmark_type, BookmarkType)
+
+        async def load() -> list[BookmarkInfo]:
+            params = {"v": 2, "type": bookmark_type}
+            return discovery_answers.bookmarks(await self._get_app("bookmarks", params))
+
+        return await self._remembered(("bookmarks", bookmark_type), load, refresh=refresh)
+
+    async def top_events(
+        self,
+        *,
+        type: CountType = "general",  # noqa: A002 - the API's name
+        limit: int | None = None,
+    ) -> LimitedList[TopEvent]:
+        """Return today's most frequent events, and their change from yesterday; never cached.
+
+        `limit` is 100 unless given.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+        one_of("type", type, CountType)
+        whole("limit", limit, 1, MOST_NAMES)
+        answer = await self._get("events/top", {"type": type, "limit": limit or 100})
+        return LimitedList(discovery_answers.top_events(answer), limit=limit or 100)
+
+    async def lexicon_schemas(
+        self, *, entity_type: EntityType | None = None, refresh: bool = False
+    ) -> list[LexiconSchema]:
+        """Return the lexicon's entries of events and profiles, by type and name.
+
+        Only what has a schema is there. Costs none of the hourly queries, but one of the lexicon's
+        five a minute.
+
+        :raises APIError: when Mixpanel refuses.
+        """
+        if entity_type is not None:
+            one_of("entity_type", entity_type, EntityType)
+
+        async def load() -> list[LexiconSchema]:
+            path = "schemas" if entity_type is None else f"schemas/{entity_type}"
+            return discovery_answers.schemas(await self._get_app(path))
+
+        return await self._remembered(("schemas", entity_type), load, refresh=refresh)
+
+    async def lexicon_schema(
+        self, entity_type: EntityType, name: str, *, refresh: bool = False
+    ) -> LexiconSchema:
+        """Return the lexicon's entry of one event, or of profiles ("profile" and "$user").
+
+        :raises EventNotFoundError: when the lexicon has no such entry.
+        :raises APIError: when Mixpanel refuses.
+        """
+        one_of("entity_type", entity_type, EntityType)
+        event_name(name, "name")
+
+        async def load() -> LexiconSchema:
+            path = f"schemas/{entity_type}/{quote(name, safe='')}"
+            try:
+                found = discovery_answers.schema(await self._get_app(path), entity_type, name)
+            except QueryError as error:
+                if error.status_code != 404:
+                    raise
+                found = None
+            if found is None:
+                known = await self.lexicon_schemas(entity_type=entity_type)
+                raise EventNotFoundError(
+                    name, discovery_answers.similar(name, [each.name for each in known])
+                )
+            return found
+
+        return await self._remembered(("schema", entity_type, name), load, refresh=refresh)
+
+    async def project_timezone(self) -> str | None:
+        """Return the timezone that the project's days are in, as "Europe/Oslo"; None if unknown.
+
+        Costs none of the hourly queries, and is cached.
+        """
+        known = self._cache.get("timezone", MISSING)
+        if known is MISSING:
+            known = None
+            with suppress(APIError):
+                answer = await self._app("/api/app/me")
+                known = discovery_answers.timezone(answer, self._core.api.project_id)
+            self._cache.put("timezone", known)
+        return cast("str | None", known)
+
+    def clear_discovery_cache(self) -> None:
+        """Clear the cache, so that the next discovery calls Mixpanel."""
+        self._cache.clear()
+
+    # ---- what queries use -----------------------------------------------------------------------
+
+    @property
+    def _cache(self) -> Cache:
+        return self._core._discovered
+
+    async def _remembered(
+        self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool
+    ) -> T:
+        """Return a copy of the cached value, which a caller may change."""
+        value = MISSING if refresh else self._cache.get(key, MISSING)
+        if value is MISSING:
+            self._core._refuse_closed()
+            value = await load()
+            self._cache.put(key, value)
+        return cast("T", copy.deepcopy(value))
+
+    async def _get(
+        self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
+    ) -> Any:
+        answer = await self._core.api.query(path, params=params, method=method, repeat=False)
+        answer_values.check_error(answer, path)
+        return answer
+
+    async def _get_app(self, path: str, params: dict[str, Any] | None = None) -> Any:
+        params = {k: v for k, v in (params or {}).items() if v is not None}
+        full = f"/api/app/projects/{self._core.api.project_id}/{path}"
+        return await self._core.api.request("GET", full, params=params, family="app")
+
+    async def _app(self, path: str) -> Any:
+        """Read something that a query does without, should it fail."""
+        api = self._core.api
+        return await api._requested("GET", path, family="app", timeout=SHORT, repeat=False)
+
+    async def _event_names(self, limit: int) -> Any:
+        days = self._cache.get("history days")
+        first = EARLIEST if days is None else today() - timedelta(days=days)
+        params: dict[str, Any] = {
+            "type": "general",
+            "limit": limit,
+            "from_date": str(first),
+            "to_date": str(today()),
+        }
+        try:
+            return await self._get("events/names", params)
+        except QueryError as error:
+            found = TOO_FAR_BACK.search(error.message) if error.status_code == 403 else None
+            if found is None or days is not None:
+                raise
+            self._cache.put("history days", int(found[1]))
+            return await self._event_names(limit)
+
+    async def _check_event(self, event: str, cause: Exception | None = None) -> None:
+        """Refuse an event that the project does not have, as far as that can be found out.
+
+        :raises EventNotFoundError: with similar names.
+        """
+        if event.startswith("$"):  # events of Mixpanel's own are not among the names
+            return
+        try:
+            names = await self.list_events()
+        except MixpanelDataError:
+            return
+        if event not in names and not names.limit_hit:
+            raise EventNotFoundError(event, discovery_answers.similar(event, names)) from cause
+
+    async def _check_property(self, event: str, name: str) -> None:
+        """Refuse a property that an event does not have, as far as that can be found out.
+
+        :raises EventNotFoundError: with similar names.
+        :raises PropertyNotFoundError: with similar names.
+        """
+        if name.startswith("$") or name in ("time", "distinct_id"):
+            return
+        try:
+            names = await self.list_properties(event)
+        except APIError:
+            return
+        if name not in names and not names.limit_hit:
+            raise PropertyNotFoundError(name, event, discovery_answers.similar(name, names))
+
+    async def _view(self) -> int | None:
+        """Return the number of the data view to query; None where none can be found."""
+        given = self._core._workspace_id
+        if given is not None:
+            return given
+        known = self._cache.get("view", MISSING)
+        if known is MISSING:
+            project = self._core.api.project_id
+            known = None
+            for path in (f"projects/{project}/workspaces/public", "projects/metadata/index"):
+                with suppress(APIError):
+                    answer = await self._app(f"/api/app/{path}")
+                    known = discovery_answers.default_workspace(answer, project)
+                if known is not None:
+                    break
+            self._cache.put("view", known)
+        return cast("int | None", known)
+
+
+def _limited(names: Collection[str], limit: int) -> LimitedList[str]:
+    found = LimitedList(sorted(set(names)), limit=limit)
+    found.limit_hit = len(names) >= limit
+    return found

@@ -1,0 +1,162 @@
+"""Query users: their events, figures over their profiles, and scripts."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mixpanel.data._queries import answers, requests
+from mixpanel.data._queries.arguments import (
+    identifiers,
+    whole,
+)
+from mixpanel.data._queries.sending import QuerySender
+from mixpanel.data.exceptions import ConfigError, JQLDeprecationWarning, QueryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mixpanel.data._fetch.plan import Day
+    from mixpanel.data._queries.arguments import Where
+    from mixpanel.data._queries.requests import QueryRequest
+    from mixpanel.data.query_results import (
+        ActivityFeedResult,
+        EngageStatsResult,
+        JQLResult,
+        UserEvent,
+    )
+
+__all__ = ["UserQueries"]
+
+GONE = (404, 405, 410)
+
+
+class UserQueries(QuerySender):
+    """Activity of users, figures over profiles, and JQL."""
+
+    async def activity_feed(
+        self,
+        distinct_ids: Sequence[str] | str,
+        *,
+        from_date: Day | None = None,
+        to_date: Day | None = None,
+        events: Sequence[str] | str | None = None,
+        exclude_events: Sequence[str] | str | None = None,
+        search: str = "",
+        limit: int = 1000,
+        max_calls: int = 12,
+    ) -> ActivityFeedResult:
+        """Return the events of some users, in the order of their time; the last 30 days by default.
+
+        - `events`: only these; or all but `exclude_events`.
+        - `search`: only events that hold this text.
+        - `limit`: the latest so many events. A query covers up to 15,000 events of 30 days, and at
+          most `max_calls` are made; `limit_hit` is True if there are more events.
+
+        :raises ConfigError: for arguments that cannot work; before anything is sent.
+        :raises APIError: when Mixpanel refuses.
+        """
+        whole("limit", limit, 1, 1_000_000)
+        whole("max_calls", max_calls, 1, 60)
+        options: dict[str, Any] = {
+            "events": events,
+            "exclude_events": exclude_events,
+            "search": search,
+            "project_id": self._core.api.project_id,
+        }
+        first = partial(requests.activity_feed, distinct_ids, from_date, to_date, **options)
+        first(workspace_id=0, limit=min(limit, requests.MOST_FEED_EVENTS))  # checks the arguments
+        view = await self._view()
+        found, more = None, False
+        if view is not None:
+            page = partial(first, workspace_id=view)
+            found, more = await self._feed_pages(page, limit, max_calls)
+        if found is None:
+            if events is not None or exclude_events is not None or search:
+                raise ConfigError(
+                    "events, exclude_events and search need the number of a data view: give the "
+                    "workspace its workspace_id"
+                )
+            request = requests.activity_feed_of_old(distinct_ids, from_date, to_date)
+            found, _ = answers.feed_page(await self._query(request))
+        ids = identifiers(distinct_ids, "distinct_ids")
+        dates = (
+            None if from_date is None else str(from_date),
+            None if to_date is None else str(to_date),
+        )
+        result = answers.activity_feed(
+            found, ids, dates, limit_hit=more, timezone=await self.project_timezone()
+        )
+        return result if len(result.events) <= limit else answers.latest(result, limit)
+
+    async def _feed_pages(
+        self, page: partial[QueryRequest], limit: int, max_calls: int
+    ) -> tuple[list[UserEvent] | None, bool]:
+        """Return the events of all pages, None where the endpoint is not there; and if more are."""
+        found: list[UserEvent] = []
+        sentinel: Any = None
+        for call in range(max_calls):
+            size = min(limit - len(found), requests.MOST_FEED_EVENTS)
+            try:
+                answer = await self._query(page(limit=size, sentinel=sentinel))
+            except QueryError as error:
+                if call or error.status_code not in GONE:
+                    raise
+                return None, False
+            events, following = answers.feed_page(answer)
+            found += events
+            if following is None or (following == sentinel and not events):
+                return found, False
+            sentinel = following
+            if len(found) >= limit:
+                break
+        return found, True
+
+    async def engage_stats(
+        self,
+        action: str = "count()",
+        *,
+        where: Where = None,
+        cohort_id: int | None = None,
+        segment_by_cohorts: Sequence[int] | None = None,
+        group_id: str | None = None,
+        as_of_timestamp: int | None = None,
+        include_all_users: bool = False,
+    ) -> EngageStatsResult:
+        """Compute one figure over profiles.
+
+        - `action`: `count()`, `extremes(properties["age"])`, `percentile(properties["age"], 95)` or
+          `numeric_summary(properties["age"])`.
+        - `where`: a condition on the profile, as `prop("plan") == "team"`.
+        - `cohort_id`: only its members; `segment_by_cohorts`: a figure for each of these cohorts.
+        - `group_id`: profiles of this group key in place of users'.
+
+        :raises ConfigError: for arguments that cannot work; before anything is sent.
+        :raises APIError: when Mixpanel refuses.
+        """
+        request = requests.engage_stats(
+            action, where=where, cohort_id=cohort_id, segment_by_cohorts=segment_by_cohorts,
+            group_id=group_id, as_of_timestamp=as_of_timestamp,
+            include_all_users=include_all_users,
+        )  # fmt: skip
+        answer, timezone = await self._answer(request)
+        assert request.form is not None
+        return answers.engage_stats(answer, request.form, timezone)
+
+    async def jql(self, script: str, params: Mapping[str, Any] | None = None) -> JQLResult:
+        """Run a JQL script, whose `main()` reads `params`.
+
+        Deprecated: Mixpanel keeps JQL in maintenance mode and may switch it off. Use `query` and
+        its kin, or fetch events and use SQL. Each call warns by `JQLDeprecationWarning`.
+
+        :raises JQLSyntaxError: for a script that Mixpanel cannot run.
+        :raises APIError: when Mixpanel refuses.
+        """
+        warnings.warn(
+            "JQL is in maintenance mode at Mixpanel: use query(), or fetch events and use SQL",
+            JQLDeprecationWarning,
+            stacklevel=2,
+        )
+        answer, timezone = await self._answer(requests.jql(script, params))
+        return answers.jql(answer, timezone)

@@ -1,0 +1,450 @@
+"""Draw results as text for a terminal: no more columns than it has, and readable without colour."""
+
+from __future__ import annotations
+
+import unicodedata
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from mixpanel.data._result_labels import (
+    BETWEEN,
+    bars_of,
+    duration,
+    figure,
+    no_picture,
+    series_of,
+    share,
+    shown,
+    subtitle,
+    title,
+)
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.query_results import (
+    FlowsResult,
+    FrequencyResult,
+    FunnelResult,
+    RetentionResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from mixpanel.data.query_results import FlowStep, FunnelStep, QueryResult, Series
+
+__all__ = ["chart"]
+
+NARROWEST = 40
+HEIGHT, BAND = 10, 3  # lines of one series, and of each of several
+MOST_SERIES, MOST_ROWS, MOST_NODES = 12, 40, 12
+MOST_BARS = 20
+NARROWEST_STEP = 18
+SHORTEST_BAR = 8
+LONGEST_NAME = 28
+
+EIGHTHS = " ▁▂▃▄▅▆▇█"
+PARTS = " ▏▎▍▌▋▊▉█"
+SHADES = " ░▒▓█"
+# Colours of the 256 that are told apart on dark and on light.
+PALETTE = (33, 208, 35, 162, 99, 178, 44, 160)
+HEAT = (254, 195, 159, 117, 75, 69, 27, 19)
+VARIATIONS = "\ufe0e\ufe0f"  # choose between text and emoji
+
+
+def chart(result: QueryResult, width: int, *, color: bool) -> str:
+    """Return a chart, none of whose lines is wider than `width` columns.
+
+    :raises ConfigError: for a result that cannot be drawn, and a width below 40.
+    """
+    if isinstance(width, bool) or not isinstance(width, int) or width < NARROWEST:
+        raise ConfigError(f"width={width!r} must be a whole number of at least {NARROWEST} columns")
+    result = shown(result)
+    pen = _Pen(width, color=color)
+    match result:
+        case FunnelResult():
+            lines = _funnel(result, pen)
+        case RetentionResult():
+            lines = _retention(result, pen)
+        case FrequencyResult():
+            lines = _frequency(result, pen)
+        case FlowsResult():
+            lines = _flows(result, pen)
+        case _:
+            lines = _figures(result, pen)
+    head = [pen.bold(fitted(title(result), width)), *_wrapped(subtitle(result), width), ""]
+    return "\n".join(line.rstrip() for line in [*head, *lines])
+
+
+def _figures(result: QueryResult, pen: _Pen) -> list[str]:
+    if (bars := bars_of(result)) is not None:
+        return _histogram(bars, pen)
+    series = series_of(result)
+    if series is None:
+        raise no_picture(result)
+    return _series(series, pen)
+
+
+class _Pen:
+    """Writes with colour, or without."""
+
+    def __init__(self, width: int, *, color: bool) -> None:
+        self.width, self.color = width, color
+
+    def paint(self, text: str, number: int) -> str:
+        """Colour a text with one of the palette's colours."""
+        if not self.color or not text.strip():
+            return text
+        return f"\x1b[38;5;{PALETTE[number % len(PALETTE)]}m{text}\x1b[0m"
+
+    def heat(self, text: str, rate: float) -> str:
+        """Lay a text on a background that is darker the higher the rate is."""
+        if not self.color:
+            return text
+        step = min(len(HEAT) - 1, max(0, int(rate * len(HEAT))))
+        ink = 16 if step < len(HEAT) - 3 else 231
+        return f"\x1b[38;5;{ink}m\x1b[48;5;{HEAT[step]}m{text}\x1b[0m"
+
+    def bold(self, text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if self.color else text
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return a text of parts, as many on each line as fit."""
+    lines: list[str] = []
+    for part in text.split(BETWEEN):
+        if lines and columns_of(lines[-1] + BETWEEN + part) <= width:
+            lines[-1] += BETWEEN + part
+        else:
+            lines.append(fitted(part, width))
+    return lines
+
+
+# ---- text in columns ----------------------------------------------------------------------------
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns of a terminal a text takes."""
+    return sum(map(_columns, text))
+
+
+def _columns(letter: str) -> int:
+    if unicodedata.category(letter) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def _visible(text: str) -> str:
+    """Return a text without what a terminal would obey: escaped, or left out if nobody sees it."""
+    return "".join(map(_shown_letter, text))
+
+
+def _shown_letter(letter: str) -> str:
+    category = unicodedata.category(letter)
+    if category in ("Cc", "Cs", "Zl", "Zp"):
+        return repr(letter)[1:-1]
+    return "" if category == "Cf" or letter in VARIATIONS else letter
+
+
+def fitted(text: str, width: int) -> str:
+    """Return a text that takes at most so many columns, cut with an ellipsis."""
+    clean = _visible(text)
+    if columns_of(clean) <= width:
+        return clean
+    kept, room = "", width - 1
+    for letter in clean:
+        room -= _columns(letter)
+        if room < 0:
+            break
+        kept += letter
+    return kept + "…"
+
+
+def left(text: str, width: int) -> str:
+    """Return a text of exactly so many columns, its end cut or padded."""
+    text = fitted(text, width)
+    return text + " " * (width - columns_of(text))
+
+
+def right(text: str, width: int) -> str:
+    """Return a text of exactly so many columns, padded before it."""
+    text = fitted(text, width)
+    return " " * (width - columns_of(text)) + text
+
+
+def _name_width(names: Iterable[str], width: int) -> int:
+    longest = max((columns_of(name) for name in names), default=0)
+    return min(longest, LONGEST_NAME, width // 3)
+
+
+def _bar(rate: float, width: int) -> str:
+    """Return a bar of exactly `width` columns, filled by a share; what is not 0 can be seen."""
+    eighths = round(max(0.0, min(1.0, rate)) * width * 8)
+    if rate > 0:
+        eighths = max(1, eighths)
+    whole, part = divmod(eighths, 8)
+    bar = "█" * whole + (PARTS[part] if part else "")
+    return bar.ljust(width)
+
+
+# ---- series -------------------------------------------------------------------------------------
+
+
+def _series(series: Series, pen: _Pen) -> list[str]:
+    if not series or not any(series.values()):
+        return ["no data"]
+    dates = list(dict.fromkeys(date for values in series.values() for date in values))
+    if len(dates) == 1:
+        return _histogram({name: sum(values.values()) for name, values in series.items()}, pen)
+    names = list(series)[:MOST_SERIES]
+    chosen = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
+    high = max(max(values) for values in chosen.values())
+    low = min(0, *(min(values) for values in chosen.values()))
+    gutter = max(len(figure(high)), len(figure(low))) + 1
+    room = pen.width - gutter - 1
+    wide, merged = _layout(len(dates), room)
+    single = len(chosen) == 1
+    lines: list[str] = []
+    for number, (name, values) in enumerate(chosen.items()):
+        if not single:
+            facts = f"max {figure(max(values))}  last {figure(values[-1])}"
+            named = fitted(name, pen.width - columns_of(facts) - 3)
+            gap = " " * (pen.width - columns_of(named) - columns_of(facts))
+            lines.append(pen.paint(named, number) + gap + facts)
+        lines += _columns_chart(
+            _merged(values, merged),
+            low,
+            high,
+            wide,
+            gutter,
+            HEIGHT if single else BAND,
+            pen,
+            number,
+        )
+    lines.append(_axis(sorted(dates)[::merged], wide, gutter, pen.width))
+    if merged > 1:
+        lines.append(f"each column is the highest of {merged} values")
+    return lines + _left_out(len(series), len(names), "series")
+
+
+def _layout(count: int, room: int) -> tuple[int, int]:
+    """Return how wide a bar is, and how many values it stands for."""
+    if count <= room:
+        return min(8, room // count), 1
+    return 1, -(-count // room)
+
+
+def _merged(values: Sequence[float], size: int) -> list[float]:
+    return [max(values[n : n + size]) for n in range(0, len(values), size)]
+
+
+def _columns_chart(
+    values: Sequence[float],
+    low: float,
+    high: float,
+    wide: int,
+    gutter: int,
+    height: int,
+    pen: _Pen,
+    number: int,
+) -> list[str]:
+    span = high - low or 1
+    levels = [round((value - low) / span * height * 8) for value in values]
+    levels = [
+        max(level, 1) if value > low else level for level, value in zip(levels, values, strict=True)
+    ]
+    ink = wide - 1 if wide > 2 else wide
+    lines = []
+    for row in range(height - 1, -1, -1):
+        cells = "".join(
+            EIGHTHS[max(0, min(8, level - row * 8))] * ink + " " * (wide - ink) for level in levels
+        )
+        mark = figure(high) if row == height - 1 else figure(low) if row == 0 else ""
+        edge = "┤" if mark else "│"
+        lines.append(right(mark, gutter - 1) + edge + pen.paint(cells, number))
+    return lines
+
+
+def _axis(dates: Sequence[str], wide: int, gutter: int, width: int) -> str:
+    """Return a line of dates, each below the first column of its bar, as many as have room."""
+    times = [_short_date(date, dates) for date in dates]
+    line, free = " " * gutter, gutter
+    for number, text in enumerate(times):
+        place = gutter + number * wide
+        if place >= free and place + len(text) <= width:
+            line = line.ljust(place) + text
+            free = place + len(text) + 2
+    return line
+
+
+def _short_date(date: str, dates: Sequence[str]) -> str:
+    day, clock = date[:10], date[11:16]
+    if clock and len({each[:10] for each in dates}) == 1:
+        return clock
+    same_year = len({each[:4] for each in dates}) == 1
+    return (day[5:] if same_year else day) + (f" {clock}" if clock and clock != "00:00" else "")
+
+
+def _left_out(count: int, kept: int, things: str) -> list[str]:
+    more = count - kept
+    one = "series" if things == "series" else things.removesuffix("s")
+    return [f"… {more:,} more {one if more == 1 else things}"] if more > 0 else []
+
+
+def _histogram(totals: dict[str, float], pen: _Pen) -> list[str]:
+    """Return a bar for each name."""
+    if not totals:
+        return ["no data"]
+    kept = dict(list(totals.items())[:MOST_BARS])
+    name_width = _name_width(kept, pen.width)
+    figures = {name: figure(value) for name, value in kept.items()}
+    most = max(map(len, figures.values()))
+    room = pen.width - name_width - most - 4
+    high = max(kept.values()) or 1
+    bars = {name: pen.paint(_bar(value / high, room), 0) for name, value in kept.items()}
+    lines = [
+        f"{left(name, name_width)}  {bar}  {right(figures[name], most)}"
+        for name, bar in bars.items()
+    ]
+    return lines + _left_out(len(totals), len(kept), "bars")
+
+
+# ---- funnels ------------------------------------------------------------------------------------
+
+
+def _funnel(result: FunnelResult, pen: _Pen) -> list[str]:
+    lines = _steps(result.steps, pen, 0)
+    for number, (name, steps) in enumerate(list(result.segments.items())[:MOST_SERIES], start=1):
+        lines += ["", pen.bold(fitted(name, pen.width)), *_steps(steps, pen, number)]
+    return lines + _left_out(len(result.segments), MOST_SERIES, "segments")
+
+
+def _steps(steps: Sequence[FunnelStep], pen: _Pen, number: int) -> list[str]:
+    names = [f"{n} {step.label or step.event}" for n, step in enumerate(steps, start=1)]
+    facts: list[tuple[str, ...]] = [
+        (figure(step.count), share(step.overall_conversion_rate), *_from_before(n, step))
+        for n, step in enumerate(steps)
+    ]
+    widths = [max(map(columns_of, column), default=0) for column in zip(*facts, strict=True)]
+    name_width = _name_width(names, pen.width)
+    while (room := pen.width - name_width - sum(widths) - 2 * len(widths) - 2) < SHORTEST_BAR:
+        facts, widths = [each[:-1] for each in facts], widths[:-1]  # the time goes first
+    return [
+        "  ".join([
+            left(name, name_width),
+            pen.paint(_bar(step.overall_conversion_rate, room), number),
+            *(right(fact, width) for fact, width in zip(each, widths, strict=True)),
+        ])
+        for name, step, each in zip(names, steps, facts, strict=True)
+    ]  # fmt: skip
+
+
+def _from_before(number: int, step: FunnelStep) -> tuple[str, str]:
+    if not number:
+        return "", ""
+    return f"↳ {share(step.conversion_rate)}", duration(step.avg_time)
+
+
+# ---- tables of shares ---------------------------------------------------------------------------
+
+
+def _retention(result: RetentionResult, pen: _Pen) -> list[str]:
+    def table(cohorts: Iterable[tuple[str, int, Sequence[float]]]) -> list[str]:
+        return _shares("cohort", "users", cohorts, pen, first=0)
+
+    size = sum(cohort.size for cohort in result.cohorts)
+    average = [("average", size, result.average)] if len(result.cohorts) > 1 else []
+    lines = table([*((c.date, c.size, c.retention) for c in result.cohorts), *average])
+    for name, cohorts in list(result.segments.items())[:MOST_SERIES]:
+        lines += ["", pen.bold(fitted(name, pen.width))]
+        lines += table([(c.date, c.size, c.retention) for c in cohorts])
+    return lines + _left_out(len(result.segments), MOST_SERIES, "segments")
+
+
+def _frequency(result: FrequencyResult, pen: _Pen) -> list[str]:
+    def table(dates: dict[str, tuple[int, ...]]) -> list[str]:
+        used = max((sum(map(bool, counts)) for counts in dates.values()), default=0)
+        rows = [
+            (date, counts[0], [n / counts[0] if counts[0] else 0.0 for n in counts[: used or 1]])
+            for date, counts in dates.items()
+        ]
+        return _shares("date", "users", rows, pen, first=1)
+
+    lines = table(result.data)
+    for name, dates in list(result.segments.items())[:MOST_SERIES]:
+        lines += ["", pen.bold(fitted(name, pen.width)), *table(dates)]
+    return lines + _left_out(len(result.segments), MOST_SERIES, "segments")
+
+
+def _shares(
+    head: str,
+    size_head: str,
+    given: Iterable[tuple[str, int, Sequence[float]]],
+    pen: _Pen,
+    *,
+    first: int,
+) -> list[str]:
+    """Return a table of shares, darker where they are higher."""
+    rows = list(given)
+    kept = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS - 1], rows[-1]]
+    sizes = [figure(size) for _, size, _ in kept]
+    size_width = max(map(len, [size_head, *sizes]))
+    date_width = max((columns_of(date) for date, _, _ in kept), default=0)
+    date_width = max(date_width, len(head))
+    cell = 6
+    most = max((len(shares) for _, _, shares in kept), default=0)
+    fits = min(most, (pen.width - date_width - size_width - 3) // cell)
+    numbers = "".join(right(str(n), cell) for n in range(first, first + fits))
+    lines = [f"{left(head, date_width)}  {right(size_head, size_width)} {numbers}"]
+    for (date, _, shares), size in zip(kept, sizes, strict=True):
+        cells = "".join(
+            pen.heat(_cell(rate, cell, color=pen.color), rate) for rate in shares[:fits]
+        )
+        lines.append(f"{left(date, date_width)}  {right(size, size_width)} {cells}")
+    lines += _left_out(len(rows), len(kept), "rows")
+    return lines + _left_out(most, fits, "columns")
+
+
+def _cell(rate: float, width: int, *, color: bool) -> str:
+    text = f"{100 * rate:.0f}%"
+    if color:
+        return right(text, width - 1) + " "
+    shade = SHADES[min(4, int(rate * 4) + (rate > 0))] if rate > 0 else " "
+    return right(text, width - 1) + shade
+
+
+# ---- flows --------------------------------------------------------------------------------------
+
+
+def _flows(result: FlowsResult, pen: _Pen) -> list[str]:
+    if not result.steps:
+        return ["no data"]
+    anchors = sum(n.count for step in result.steps if not step.step for n in step.nodes) or 1
+    events = dict.fromkeys(node.event for step in result.steps for node in step.nodes)
+    colors = {event: number for number, event in enumerate(events)}
+    per_row = max(1, min(len(result.steps), (pen.width + 2) // (NARROWEST_STEP + 2)))
+    wide = (pen.width + 2) // per_row - 2
+    lines: list[str] = []
+    for start in range(0, len(result.steps), per_row):
+        steps = result.steps[start : start + per_row]
+        columns = [_flow_column(step, wide, anchors, colors, pen) for step in steps]
+        rows = zip_longest(*columns, fillvalue=" " * wide)
+        lines += ["  ".join(cells) for cells in rows]
+        lines.append("")
+    if result.paths:
+        lines.append("most frequent paths")
+        most = max(len(figure(path.count)) for path in result.paths)
+        for path in result.paths:
+            text = fitted(" → ".join(path.events), pen.width - most - 2)
+            lines.append(f"{right(figure(path.count), most)}  {text}")
+    return lines
+
+
+def _flow_column(
+    step: FlowStep, wide: int, anchors: int, colors: dict[str, int], pen: _Pen
+) -> list[str]:
+    lines = [left("anchor" if not step.step else f"{step.step:+d}", wide)]
+    for node in step.nodes[:MOST_NODES]:
+        count = figure(node.count)
+        lines.append(f"{left(node.event, wide - len(count) - 1)} {count}")
+        lines.append(pen.paint(_bar(node.count / anchors, wide), colors[node.event]))
+    more = _left_out(len(step.nodes), MOST_NODES, "events")
+    return [*lines, *(left(line, wide) for line in more)]

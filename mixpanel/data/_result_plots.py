@@ -1,0 +1,390 @@
+"""Draw results with matplotlib, which is imported here only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from mixpanel.data._result_labels import (
+    bars_of,
+    duration,
+    figure,
+    no_picture,
+    series_of,
+    share,
+    shown,
+    subtitle,
+    title,
+)
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.query_results import (
+    FlowsResult,
+    FrequencyResult,
+    FunnelResult,
+    RetentionResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from mixpanel.data.query_results import FunnelStep, QueryResult, Series
+
+__all__ = ["plot"]
+
+DRAWN = (FunnelResult, RetentionResult, FrequencyResult, FlowsResult)
+MOST_SERIES = 10
+MOST_NODES = 12
+LONGEST_NAME = 32
+# Colours that people with any colour vision tell apart (Okabe and Ito), the yellow darkened.
+COLORS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00",
+    "#56B4E9", "#B8A800", "#7F3C8D", "#555555", "#8C564B",
+)  # fmt: skip
+QUIET = "#666666"
+FAINT = "#DDDDDD"
+
+
+def plot(result: QueryResult, ax: Axes | None) -> Axes:
+    """Draw a result on some axes, by default new ones, and return them.
+
+    :raises ConfigError: without matplotlib, and for a result that cannot be drawn.
+    """
+    try:
+        from matplotlib import pyplot as plt
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "a plot needs matplotlib: pip install 'mixpanel-async[plot]'; .chart() does without"
+        ) from error
+    result = shown(result)
+    bars, series = bars_of(result), series_of(result)
+    if bars is None and series is None and not isinstance(result, DRAWN):
+        raise no_picture(result)
+    if ax is None:
+        _, ax = plt.subplots(figsize=_size(result), layout="constrained")
+    match result:
+        case FunnelResult():
+            _funnel(result, ax)
+        case RetentionResult():
+            _retention(result, ax)
+        case FrequencyResult():
+            _frequency(result, ax)
+        case FlowsResult():
+            _flows(result, ax)
+        case _ if bars is not None:
+            _bars(bars, ax)
+        case _:
+            _series(series or {}, ax)
+    ax.set_title(_text(title(result), 80), loc="left", fontweight="bold", pad=22)
+    ax.annotate(
+        _text(subtitle(result), 120),
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 7),
+        textcoords="offset points",
+        color=QUIET,
+        fontsize=9,
+    )
+    return ax
+
+
+def _size(result: QueryResult) -> tuple[float, float]:
+    """Return width and height in inches, for what is to be shown."""
+    match result:
+        case RetentionResult():
+            periods = max((len(cohort.retention) for cohort in result.cohorts), default=1)
+            return (min(16.0, 3.5 + 0.6 * periods), min(14.0, 2.0 + 0.3 * len(result.cohorts)))
+        case FrequencyResult():
+            return (min(16.0, 3.5 + 0.55 * _used(result)), min(14.0, 2.0 + 0.3 * len(result.data)))
+        case FunnelResult():
+            return (max(7.0, min(16.0, 1.6 * len(result.steps) + 2.5)), 4.5)
+        case FlowsResult():
+            return (max(7.0, min(16.0, 2.9 * len(result.steps))), 5.5)
+    return (9.0, 4.2)
+
+
+def _text(text: str, longest: int = LONGEST_NAME) -> str:
+    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text)
+    if len(clean) > longest:
+        clean = clean[: longest - 1] + "…"
+    clean = clean.replace("$", r"\$")
+    return "\u200b" + clean if clean.startswith("_") else clean
+
+
+def _bare(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _figures(ax: Axes) -> None:
+    """Label the y axis as charts label theirs, from 0 on where nothing is negative."""
+    ax.yaxis.set_major_formatter(lambda value, _: figure(value))
+    low, high = ax.dataLim.y0, ax.dataLim.y1  # infinite without data
+    if low >= 0:
+        ax.set_ylim(0, 1.06 * high if 0 < high < float("inf") else 1)
+
+
+# ---- series -------------------------------------------------------------------------------------
+
+
+def _series(series: Series, ax: Axes) -> None:
+    from matplotlib import dates as untyped
+
+    mdates: Any = untyped
+    dates = sorted({date for values in series.values() for date in values})
+    if len(dates) < 2 or not all(map(_moment, dates)):
+        _bars({name: sum(values.values()) for name, values in series.items()}, ax)
+        return
+    days = [mdates.date2num(_moment(date)) for date in dates]
+    kept = list(series)[:MOST_SERIES]
+    for number, name in enumerate(kept):
+        ax.plot(
+            days,
+            [series[name].get(date, 0) for date in dates],
+            color=COLORS[number % len(COLORS)],
+            linewidth=1.8,
+            marker="o" if len(dates) <= 40 else None,
+            markersize=3.5,
+            label=_text(name),
+        )
+    locator = mdates.AutoDateLocator(maxticks=10)
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
+    _bare(ax)
+    _figures(ax)
+    if len(kept) > 1:
+        _legend(ax, len(series) - len(kept))
+
+
+def _legend(ax: Axes, left_out: int) -> None:
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        title=f"and {left_out} more" if left_out > 0 else None,
+    )
+
+
+def _moment(date: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(date).replace(tzinfo=None)
+    except ValueError:
+        return None
+
+
+def _bars(totals: dict[str, float], ax: Axes) -> None:
+    """Draw a bar for each name."""
+    kept = list(totals)[: 2 * MOST_SERIES]
+    ax.bar(range(len(kept)), [totals[name] for name in kept], color=COLORS[0], width=0.8)
+    _name_bars(ax, kept, most=90 // max(1, len(kept)))
+    _bare(ax)
+    _figures(ax)
+
+
+def _name_bars(ax: Axes, names: Sequence[str], most: int) -> None:
+    """Write names below bars, in lines of at most so many characters."""
+    lines = [wrap(name, max(most, 6), max_lines=3, placeholder="…") for name in names]
+    ax.set_xticks(range(len(names)), ["\n".join(map(_text, each)) for each in lines])
+
+
+# ---- funnels ------------------------------------------------------------------------------------
+
+
+def _funnel(result: FunnelResult, ax: Axes) -> None:
+    groups: dict[str, Sequence[FunnelStep]] = {"": result.steps}
+    if result.segments:
+        groups = dict(list(result.segments.items())[:MOST_SERIES])
+    alone, wide = not result.segments, 0.8 / len(groups)
+    for number, (name, steps) in enumerate(groups.items()):
+        places = [n - 0.4 + wide * (number + 0.5) for n in range(len(steps))]
+        color = COLORS[number % len(COLORS)]
+        rates = [step.overall_conversion_rate for step in steps]
+        if alone:
+            whole = [steps[0].overall_conversion_rate] * len(steps) if steps else []
+            ax.bar(places, whole, width=wide, color=FAINT, hatch="///", edgecolor="white")
+        ax.bar(places, rates, width=wide * 0.96, color=color, label=_text(name))
+        for n, step in enumerate(steps):
+            _label_step(ax, places[n], n, step, alone=alone)
+    names = [f"{n}  {step.label or step.event}" for n, step in enumerate(result.steps, start=1)]
+    _name_bars(ax, names, most=18)
+    ax.set_ylim(0, 1.17)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    _bare(ax)
+    if not alone:
+        _legend(ax, len(result.segments) - len(groups))
+
+
+def _label_step(ax: Axes, place: float, number: int, step: FunnelStep, *, alone: bool) -> None:
+    rate = step.overall_conversion_rate
+    if not alone:
+        ax.text(place, rate + 0.01, share(rate), ha="center", va="bottom", fontsize=8)
+        return
+    text = f"{figure(step.count)}\n{share(rate)}"
+    ax.text(place, rate + 0.01, text, ha="center", va="bottom", fontsize=9)
+    if number:
+        lines = [f"{share(step.conversion_rate)} of step {number}", duration(step.avg_time)]
+        inside = rate > 0.2
+        ax.text(
+            place,
+            0.03 if inside else rate + 0.13,
+            "\n".join(filter(None, lines)),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color="white" if inside else QUIET,
+        )
+
+
+# ---- heat maps ----------------------------------------------------------------------------------
+
+
+def _retention(result: RetentionResult, ax: Axes) -> None:
+    rows = [(f"{c.date}  ({figure(c.size)})", list(c.retention)) for c in result.cohorts]
+    if len(rows) > 1:
+        size = figure(sum(cohort.size for cohort in result.cohorts))
+        rows.append((f"average  ({size})", list(result.average)))
+    _heat(rows, ax, first=0, apart=len(result.cohorts) > 1)
+    every = f"{result.unit}s" if result.interval == 1 else f"{result.interval} {result.unit}s each"
+    ax.set_xlabel(f"{every}, since the first event{' (or later)' if result.unbounded else ''}")
+
+
+def _frequency(result: FrequencyResult, ax: Axes) -> None:
+    used = _used(result)
+    rows = [
+        (
+            f"{date}  ({figure(counts[0])})",
+            [n / counts[0] if counts[0] else 0 for n in counts[:used]],
+        )
+        for date, counts in result.data.items()
+    ]
+    _heat(rows, ax, first=1, apart=False)
+    ax.set_xlabel(f"active in at least … {result.addiction_unit}s")
+
+
+def _used(result: FrequencyResult) -> int:
+    """Return how many of the counts are not 0 for every date."""
+    return max((sum(map(bool, counts)) for counts in result.data.values()), default=0) or 1
+
+
+def _heat(rows: Sequence[tuple[str, list[float]]], ax: Axes, *, first: int, apart: bool) -> None:
+    """Draw a table of shares, darker where they are higher; `apart` sets the last row off."""
+    wide = max((len(shares) for _, shares in rows), default=0)
+    nothing = float("nan")
+    cells = [shares + [nothing] * (wide - len(shares)) for _, shares in rows]
+    if cells and wide:
+        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+    for row, shares in enumerate(cells):
+        for column, rate in enumerate(shares):
+            if rate == rate and wide <= 40:  # noqa: PLR0124 - NaN
+                ink = "white" if rate > 0.55 else "#222222"
+                ax.text(
+                    column + 0.5, row + 0.5, f"{100 * rate:.0f}%",
+                    ha="center", va="center", color=ink, fontsize=8,
+                )  # fmt: skip
+    ax.set_yticks([n + 0.5 for n in range(len(rows))], [name for name, _ in rows], fontsize=8)
+    step = max(1, -(-wide // 32))
+    ax.set_xticks(
+        [n + 0.5 for n in range(0, wide, step)],
+        [str(n + first) for n in range(0, wide, step)],
+        fontsize=8,
+    )
+    if apart:
+        ax.axhline(len(rows) - 1, color="#444444", linewidth=1.2)
+    ax.set_ylim(max(len(rows), 1), 0)
+    ax.set_xlim(0, max(wide, 1))
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+# ---- flows --------------------------------------------------------------------------------------
+
+GAP = 0.03  # between nodes, as a share of the height
+BOX = 0.16  # how wide a node is; a step is 1
+
+
+def _flows(result: FlowsResult, ax: Axes) -> None:
+    """Draw a column of boxes for each step, and bands between them as high as they are frequent."""
+    steps = sorted(result.steps, key=lambda step: step.step)
+    whole = max((sum(node.count for node in step.nodes) for step in steps), default=0) or 1
+    colors: dict[str, str] = {}
+    boxes: dict[tuple[int, str], tuple[float, float]] = {}  # top and height
+    for step in steps:
+        nodes = [node for node in step.nodes if node.count][:MOST_NODES]
+        top = 1.0
+        for node in nodes:
+            plain = node.type in ("DROPOFF", "PRUNED")
+            color = (
+                FAINT if plain else colors.setdefault(node.event, COLORS[len(colors) % len(COLORS)])
+            )
+            height = node.count / whole
+            boxes[step.step, node.event] = (top, height)
+            ax.fill_between(
+                [step.step, step.step + BOX], top - height, top, color=color, linewidth=0
+            )
+            ax.text(
+                step.step + BOX + 0.02, top - height / 2,
+                f"{_text(node.event, 22)}  {figure(node.count)}",
+                va="center", fontsize=8, zorder=3,
+            )  # fmt: skip
+            top -= max(height, 0.012) + GAP
+    _bands(result, ax, boxes, whole, colors)
+    low = min((top - height for top, height in boxes.values()), default=0.0)
+    ax.set_ylim(min(0.0, low) - 0.02, 1.03)
+    numbers = [step.step for step in steps] or [0]
+    ax.set_xlim(numbers[0] - 0.05, numbers[-1] + 0.95)
+    ax.set_xticks(
+        [number + BOX / 2 for number in numbers],
+        ["anchor" if number == 0 else f"{number:+d}" for number in numbers],
+    )
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def _bands(
+    result: FlowsResult,
+    ax: Axes,
+    boxes: dict[tuple[int, str], tuple[float, float]],
+    whole: int,
+    colors: dict[str, str],
+) -> None:
+    used: dict[tuple[int, str, int], float] = {}  # of a box, how much of its side is taken
+    for step in result.steps:
+        for node in step.nodes:
+            start = (step.step, node.event)
+            ends = [(edge, (edge.step, edge.event)) for edge in node.edges if edge.count]
+            drawn = [(edge, end) for edge, end in ends if start in boxes and end in boxes]
+            # From top to bottom, so that bands cross as little as can be.
+            for edge, end in sorted(drawn, key=lambda item: -boxes[item[1]][0]):
+                left, right = sorted([start, end])
+                height = edge.count / whole
+                tops = []
+                for place, side in ((left, 1), (right, -1)):
+                    taken = used.get((*place, side), 0.0)
+                    used[*place, side] = taken + height
+                    tops.append(boxes[place][0] - taken)
+                color = colors.get(edge.event, FAINT)
+                _band(ax, left[0] + BOX, right[0], tops[0], tops[1], height, color)
+
+
+def _band(
+    ax: Axes, left: float, right: float, top: float, other_top: float, height: float, color: str
+) -> None:
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    middle = (left + right) / 2
+    corners = [
+        (left, top), (middle, top), (middle, other_top), (right, other_top),
+        (right, other_top - height), (middle, other_top - height), (middle, top - height),
+        (left, top - height), (left, top),
+    ]  # fmt: skip
+    codes = [
+        Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY,
+    ]  # fmt: skip
+    ax.add_patch(PathPatch(Path(corners, codes), facecolor=color, alpha=0.3, linewidth=0))

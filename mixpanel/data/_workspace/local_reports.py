@@ -1,0 +1,119 @@
+"""Run reports over a table of the local database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from mixpanel.data.analysis.period import Period
+from mixpanel.data.analysis.similar_names import similar_names
+from mixpanel.data.analysis.source import EventSource
+from mixpanel.data.exceptions import ConfigError, EventNotFoundError
+from mixpanel.data.query_results import FlowsResult, FunnelResult, RetentionResult
+from mixpanel.data.store import fetch_log
+from mixpanel.data.store import tables as catalog
+from mixpanel.data.store.quoting import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from duckdb import DuckDBPyConnection
+
+    from mixpanel.data._fetch.plan import Day
+    from mixpanel.data.analysis.query import Query
+    from mixpanel.data.query_results import QueryResult
+    from mixpanel.data.store import Database
+
+__all__ = ["LocalReports"]
+
+R = TypeVar("R", bound="QueryResult")
+
+COLUMNS = ("event_name", "event_time", "distinct_id", "insert_id", "properties")
+
+
+class LocalReports:
+    """Runs reports over tables of one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def _run(
+        self,
+        report: Callable[[EventSource, Period], Query[R]],
+        from_date: Day,
+        to_date: Day,
+        table: str,
+        timezone: str | None,
+        profiles: str | None,
+    ) -> R:
+        with self._database._asking() as cursor:
+            name = _with_columns(cursor, table, COLUMNS)
+            known = fetch_log.find(cursor, name)
+            people = None if profiles is None else _with_columns(cursor, profiles, COLUMNS[2::2])
+        zone = timezone or (known.project_timezone if known else None)
+        query = report(_source(name, people), Period.checked(from_date, to_date, zone))
+        result = query.read(self._database.sql_rows(query.statement, query.parameters).rows)
+        if _is_empty(result):
+            self._check_events(name, query.events)
+        return result
+
+    def _last_time(self, table: str) -> datetime | None:
+        """Return when the last event of a table happened."""
+        with self._database._asking() as cursor:
+            name = _with_columns(cursor, table, COLUMNS)
+        query = f"SELECT max(event_time) FROM main.{quoted(name)}"  # noqa: S608
+        found: datetime | None = self._database.sql_scalar(query)
+        return found
+
+    def _check_events(self, table: str, names: Sequence[str]) -> None:
+        """Refuse names that no event in the table has.
+
+        :raises EventNotFoundError: with similar names.
+        """
+        statement = (
+            f"SELECT DISTINCT event_name FROM main.{quoted(table)} WHERE event_name NOT NULL"  # noqa: S608
+        )
+        known = {name for (name,) in self._database.sql_rows(statement).rows}
+        for name in names:
+            if name not in known:
+                raise EventNotFoundError(name, similar_names(name, known))
+
+
+def _with_columns(cursor: DuckDBPyConnection, table: str, wanted: Sequence[str]) -> str:
+    schema = catalog.schema(cursor, table)
+    missing = [name for name in wanted if name not in {column.name for column in schema.columns}]
+    if missing:
+        raise ConfigError(
+            f"{schema.table_name} has no column {' or '.join(missing)}: reports need a table as a "
+            "fetch makes it"
+        )
+    return schema.table_name
+
+
+def _source(table: str, profiles: str | None) -> EventSource:
+    # With the schema before it, a table of any name is not mistaken for a part of the statement.
+    relation = f"main.{quoted(table)}"
+    if profiles is None:
+        return EventSource(relation)
+    people = (
+        f"SELECT distinct_id, first(properties) AS profile FROM main.{quoted(profiles)} "  # noqa: S608
+        "GROUP BY distinct_id"
+    )
+    joined = (
+        f"SELECT events.*, people.profile FROM {relation} AS events "  # noqa: S608
+        f"LEFT JOIN ({people}) AS people USING (distinct_id)"
+    )
+    return EventSource(f"({joined})", profile="profile")
+
+
+def _is_empty(result: QueryResult) -> bool:
+    """Whether something that was to be counted never happened."""
+    match result:
+        case FunnelResult(steps=steps):
+            return not steps[-1].count
+        case RetentionResult(cohorts=cohorts):
+            return not any(number for cohort in cohorts for number in cohort.counts)
+        case FlowsResult(steps=steps):
+            return not any(node.count for step in steps for node in step.nodes)
+    rows = result._rows()
+    return not any(row[name] for row in rows for name in row if isinstance(row[name], (int, float)))

@@ -1,0 +1,243 @@
+"""How many users went through a sequence of events, in order and within a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from mixpanel.data.analysis.arguments import (
+    MOST_SEGMENTS,
+    about,
+    among,
+    count,
+    event_name,
+    written,
+)
+from mixpanel.data.analysis.layout import block, with_queries
+from mixpanel.data.analysis.period import label
+from mixpanel.data.analysis.query import Query
+from mixpanel.data.analysis.source import Scope
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.query_results import FunnelResult, FunnelStep, TimeUnit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mixpanel.data.analysis.expressions import Compiled
+    from mixpanel.data.analysis.period import Period
+    from mixpanel.data.analysis.source import EventSource
+
+__all__ = ["Step", "WindowUnit", "funnel"]
+
+WindowUnit = Literal["second", "minute", "hour", "day", "week", "month"]
+
+UNITS = get_args(TimeUnit)
+MOST_STEPS = 100  # Mixpanel's own limit
+SECONDS = {
+    "second": 1,
+    "minute": 60,
+    "hour": 3600,
+    "day": 86_400,
+    "week": 7 * 86_400,
+    "month": 30 * 86_400,
+}
+LONGEST = 367 * 86_400  # seconds; Mixpanel's own limit
+DATES, SEGMENTS, ALL = "date", "segment", "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a funnel: an event, and which of its occurrences count."""
+
+    event: str
+    where: str | Compiled | None = None
+    label: str | None = None
+
+
+def funnel(
+    source: EventSource,
+    period: Period,
+    steps: Sequence[str | Step],
+    *,
+    window: int = 14,
+    window_unit: WindowUnit = "day",
+    on: str | Compiled | None = None,
+    where: str | Compiled | None = None,
+    unit: TimeUnit | None = None,
+    limit: int = 255,
+    name: str = "",
+) -> Query[FunnelResult]:
+    """Count the users who went through the steps in order, with anything in between.
+
+    A user enters with each first event within the period, and has from there `window` (counted in
+    `window_unit`s, a month being 30 days) for the other steps, after the end of the period too.
+    The attempt that reached furthest counts, the earliest of equals. Steps may happen at the same
+    time; but one event is not two steps, so a step whose event stands before in the funnel must be
+    later than the step before it.
+
+    `on` parts users by their first event, and `unit` by when they entered; both also take each
+    user's best attempt. `where` holds for the events of all steps.
+
+    :raises ConfigError: for arguments that cannot work.
+    """
+    known = _checked(steps)
+    among("window_unit", window_unit, list(SECONDS))
+    seconds = count("window", window, 1, LONGEST // SECONDS[window_unit]) * SECONDS[window_unit]
+    if unit is not None:
+        among("unit", unit, UNITS)
+    count("limit", limit, 1, MOST_SEGMENTS)
+    scope = Scope(source)
+    statement = _statement(scope, period, known, seconds, on, where, unit, limit)
+
+    def read(rows: Sequence[tuple[Any, ...]]) -> FunnelResult:
+        found: dict[str, dict[Any, tuple[FunnelStep, ...]]] = defaultdict(dict)
+        limit_hit = False
+        for kind, segment, bucket, counts, times, times_from_start in rows:
+            if kind == SEGMENTS and len(found[kind]) == limit:
+                limit_hit = True
+                continue
+            place = label(bucket) if kind == DATES else segment
+            found[kind][place] = _steps(known, counts, times, times_from_start)
+        nothing = _steps(known, [0] * len(known), [None] * len(known), [None] * len(known))
+        total = found[ALL].get(None, nothing)
+        dates = {} if unit is None else dict.fromkeys(period.buckets(unit), nothing)
+        return FunnelResult(
+            None,
+            name,
+            str(period.from_date),
+            str(period.to_date),
+            total[-1].overall_conversion_rate,
+            total,
+            None if on is None else written(on),
+            found[SEGMENTS],
+            dates | found[DATES],
+            window,
+            window_unit,
+            limit_hit=limit_hit,
+            **about(period, query),
+        )
+
+    query = Query(statement, scope.parameters, read, tuple(step.event for step in known))
+    return query
+
+
+def _checked(steps: Sequence[str | Step]) -> tuple[Step, ...]:
+    if isinstance(steps, str) or not hasattr(steps, "__iter__"):
+        raise ConfigError(f"steps={steps!r} must be a list of events, in their order")
+    known = tuple(each if isinstance(each, Step) else Step(each) for each in steps)
+    if not 1 <= len(known) <= MOST_STEPS:
+        raise ConfigError(f"a funnel has 1 to {MOST_STEPS} steps, not {len(known)}")
+    for step in known:
+        event_name(step.event, "steps")
+    return known
+
+
+def _statement(
+    scope: Scope,
+    period: Period,
+    steps: Sequence[Step],
+    seconds: int,
+    on: str | Compiled | None,
+    where: str | Compiled | None,
+    unit: TimeUnit | None,
+    limit: int,
+) -> str:
+    ctes = {}
+    for number, step in enumerate(steps, start=1):
+        end = period.end if number == 1 else period.after(timedelta(seconds=seconds))
+        chosen = ["distinct_id IS NOT NULL"]
+        if step.where is not None:
+            chosen.append(scope.condition(step.where, f"where of step {number}"))
+        events = scope.events([step.event], period.start, end, where=where, extra=chosen)
+        columns = f"distinct_id, time AS time{number}"
+        if number == 1 and on is not None:
+            events = scope.segmented(events, on)
+            columns += ", segment"
+        ctes[f"step{number}"] = f"SELECT {columns}\nFROM {block(events)}"
+    ctes["attempts"] = _attempts(period, steps, seconds, unit, parted=on is not None)
+    parts = [_counted(ALL, None, len(steps))]
+    if on is not None:
+        best = f"{_counted(SEGMENTS, 'segment', len(steps))}\nORDER BY counts[1] DESC, segment"
+        parts.append(f"SELECT *\nFROM {block(f'{best}{chr(10)}LIMIT {limit + 1}')}")
+    if unit is not None:
+        parts.append(_counted(DATES, "bucket", len(steps)))
+    order = "\nORDER BY kind, counts[1] DESC, segment, bucket"
+    return with_queries("\nUNION ALL\n".join(parts) + order, **ctes)
+
+
+def _attempts(
+    period: Period, steps: Sequence[Step], seconds: int, unit: TimeUnit | None, *, parted: bool
+) -> str:
+    """Return the query of each entry: the time of each step, and how many steps were in time."""
+    joins, times, reached = "", ["time1"], "1"
+    for number in range(2, len(steps) + 1):
+        before = number - 1
+        again = steps[number - 1].event in {step.event for step in steps[: number - 1]}
+        joins += (
+            f"\nASOF LEFT JOIN step{number} ON step{before}.distinct_id = step{number}.distinct_id"
+            f" AND time{before} {'<' if again else '<='} time{number}"
+        )
+        times.append(f"time{number}")
+    whens = [
+        f"WHEN time{number} <= time1 + INTERVAL '{seconds} seconds' THEN {number}"
+        for number in range(len(steps), 1, -1)
+    ]
+    if whens:
+        reached = f"CASE {' '.join(whens)} ELSE 1 END"
+    columns = ["step1.distinct_id", f"[{', '.join(times)}] AS times", f"{reached} AS reached"]
+    if parted:
+        columns.append("segment")
+    if unit is not None:
+        columns.append(f"{period.bucket('time1', unit)} AS bucket")
+    return f"SELECT {', '.join(columns)}\nFROM step1{joins}"
+
+
+def _counted(kind: str, column: Literal["segment", "bucket"] | None, steps: int) -> str:
+    """Return the query of the counts and times of each group of attempts."""
+    # The furthest attempt first, then the earliest; milliseconds have 15 digits at most.
+    best = "arg_max(times, reached * 1_000_000_000_000_000 - epoch_ms(times[1]))"
+    counts = ", ".join(f"count(*) FILTER (reached >= {number})" for number in range(1, steps + 1))
+    gaps, totals = ["NULL"], ["NULL"]
+    for number in range(2, steps + 1):
+        far = f"FILTER (reached >= {number})"
+        gaps.append(f"avg(epoch(times[{number}] - times[{number - 1}])) {far}")
+        totals.append(f"avg(epoch(times[{number}] - times[1])) {far}")
+    key = "distinct_id" if column is None else f"{column}, distinct_id"
+    users = f"SELECT {key}, max(reached) AS reached, {best} AS times\nFROM attempts\nGROUP BY {key}"
+    names = [
+        f"'{kind}' AS kind",
+        "segment" if column == "segment" else "NULL::VARCHAR AS segment",
+        "bucket" if column == "bucket" else "NULL::TIMESTAMP AS bucket",
+        f"[{counts}] AS counts",
+        f"[{', '.join(gaps)}]::DOUBLE[] AS times",
+        f"[{', '.join(totals)}]::DOUBLE[] AS times_from_start",
+    ]
+    query = f"SELECT {', '.join(names)}\nFROM {block(users)}"
+    return query if column is None else f"{query}\nGROUP BY {column}"
+
+
+def _steps(
+    known: Sequence[Step],
+    counts: Sequence[int],
+    times: Sequence[float | None],
+    times_from_start: Sequence[float | None],
+) -> tuple[FunnelStep, ...]:
+    before = [counts[0], *counts]
+    return tuple(
+        FunnelStep(
+            step.event,
+            counts[n],
+            1.0 if n == 0 else _share(counts[n], before[n]),
+            _share(counts[n], counts[0]),
+            times[n],
+            times_from_start[n],
+            step.label,
+        )
+        for n, step in enumerate(known)
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

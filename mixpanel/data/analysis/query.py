@@ -1,0 +1,56 @@
+"""A report as SQL: the statement, its parameters, and how its rows become a result."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mixpanel.data.query_results import QueryResult
+
+__all__ = ["Query"]
+
+R = TypeVar("R", bound="QueryResult")
+_PARAMETER = re.compile(r"\$([A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[R]):
+    """One report: run `statement` with `parameters` on DuckDB, and give the rows to `read`.
+
+    `events` are the names it looks for. `sql` is the same statement with its parameters written
+    in, to be shown or run by hand.
+    """
+
+    statement: str
+    parameters: dict[str, Any]
+    read: Callable[[Sequence[tuple[Any, ...]]], R] = field(compare=False, repr=False)
+    events: tuple[str, ...] = ()
+
+    @property
+    def sql(self) -> str:
+        """The statement with its parameters written in."""
+        return _PARAMETER.sub(self._written, self.statement)
+
+    def _written(self, found: re.Match[str]) -> str:
+        if found[1] not in self.parameters:
+            return found[0]
+        return _literal(self.parameters[found[1]])
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, datetime):
+        return f"TIMESTAMP '{value.isoformat(sep=' ')}'"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value).lower()
+    parts = str(value).replace("'", "''").split("\x00")
+    if len(parts) == 1:
+        return f"'{parts[0]}'"
+    return "(" + " || chr(0) || ".join(f"'{part}'" for part in parts) + ")"  # no SQL holds a NUL

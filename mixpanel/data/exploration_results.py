@@ -1,0 +1,169 @@
+"""Results of looking around in the events of a table: what values, how many, of how many users.
+
+They were computed by JQL scripts once; here SQL over a fetched table gives them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mixpanel.data._result import Result
+from mixpanel.data.query_results import QueryResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "DailyCount",
+    "DailyCountsResult",
+    "EngagementBucket",
+    "EngagementDistributionResult",
+    "NumericPropertySummaryResult",
+    "PropertyCoverage",
+    "PropertyCoverageResult",
+    "PropertyDistributionResult",
+    "PropertyValueCount",
+]
+
+
+class _RowsResult(QueryResult):
+    """A result whose rows are those of one of its fields."""
+
+    __slots__ = ()
+
+    _FIELD = "values"
+    _NAMES: tuple[str, ...] = ()
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {name: getattr(row, name) for name in self._NAMES} for row in getattr(self, self._FIELD)
+        ]
+
+    def _columns(self) -> list[str]:
+        return list(self._NAMES)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PropertyValueCount(Result):
+    """One value of a property; `percentage` is that of all values, those past the limit too."""
+
+    value: Any
+    count: int
+    percentage: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PropertyDistributionResult(_RowsResult):
+    """The values of a property, most frequent first.
+
+    `total_count` is how many events have one; those without, or with null, are not counted.
+    """
+
+    _NAMES = ("value", "count", "percentage")
+
+    event: str
+    property_name: str
+    from_date: str
+    to_date: str
+    total_count: int
+    values: tuple[PropertyValueCount, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NumericPropertySummaryResult(QueryResult):
+    """What the numbers of a property are like; None where no event has one.
+
+    `stddev` is that of the population. `percentiles` are between neighbouring values, by linear
+    interpolation.
+    """
+
+    event: str
+    property_name: str
+    from_date: str
+    to_date: str
+    count: int
+    min: float | None
+    max: float | None
+    sum: float
+    avg: float | None
+    stddev: float | None
+    percentiles: dict[int, float | None]
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        row = {name: getattr(self, name) for name in self._columns()[:6]}
+        return [row | {f"p{number}": value for number, value in self.percentiles.items()}]
+
+    def _columns(self) -> list[str]:
+        names = ["count", "min", "max", "sum", "avg", "stddev"]
+        return [*names, *(f"p{number}" for number in self.percentiles)]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DailyCount(Result):
+    """How often an event happened on a day."""
+
+    date: str
+    event: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class DailyCountsResult(_RowsResult):
+    """How often events happened each day; `events` is None where all were counted."""
+
+    _FIELD = "counts"
+    _NAMES = ("date", "event", "count")
+
+    from_date: str
+    to_date: str
+    events: tuple[str, ...] | None
+    counts: tuple[DailyCount, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EngagementBucket(Result):
+    """How many users did so many events, as `"2-4"` or `"100+"`."""
+
+    bucket_min: int
+    bucket_label: str
+    user_count: int
+    percentage: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class EngagementDistributionResult(_RowsResult):
+    """How many users did few events and how many did many."""
+
+    _FIELD = "buckets"
+    _NAMES = ("bucket_min", "bucket_label", "user_count", "percentage")
+
+    from_date: str
+    to_date: str
+    events: tuple[str, ...] | None
+    total_users: int
+    buckets: tuple[EngagementBucket, ...]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PropertyCoverage(Result):
+    """How many events have a property; null counts as missing."""
+
+    property: str
+    defined_count: int
+    null_count: int
+    coverage_percentage: float
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PropertyCoverageResult(_RowsResult):
+    """How many of an event's occurrences have some properties."""
+
+    _FIELD = "coverage"
+    _NAMES = ("property", "defined_count", "null_count", "coverage_percentage")
+
+    event: str
+    from_date: str
+    to_date: str
+    total_events: int
+    coverage: tuple[PropertyCoverage, ...]

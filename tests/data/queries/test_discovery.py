@@ -1,0 +1,244 @@
+"""Discovery: what a project has, how long that is remembered, and what was cut off."""
+
+import copy
+
+import pytest
+
+from mixpanel.data._queries.cache import Cache
+from mixpanel.data._queries.discovery_answers import similar
+from mixpanel.data.discovery import BookmarkInfo, FunnelInfo, LimitedList, SavedCohort, TopEvent
+from mixpanel.data.exceptions import (
+    ConfigError,
+    EventNotFoundError,
+    PropertyNotFoundError,
+    QueryError,
+    ServerError,
+)
+from tests.data.queries.fake_mixpanel import NAMES, InTurn
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+async def test_events_are_listed_in_order_over_all_of_history(ws, server):
+    """With the largest limit, as the server's own is 255."""
+    names = await ws.list_events()
+    assert names == ["Opened App", "Order Paid", "Signed Up"]
+    assert (names.limit, names.limit_hit) == (5000, False)
+    sent = server.last_of("events/names").query
+    assert (sent["limit"], sent["from_date"], sent["type"]) == ("5000", "2000-01-01", "general")
+
+
+async def test_a_list_that_was_cut_off_says_so(ws):
+    """So that nobody takes it for all."""
+    names = await ws.list_events(limit=3)
+    assert names.limit_hit
+    assert (await ws.list_events(limit=4)).limit_hit is False
+
+
+async def test_answers_are_remembered_until_refreshed_or_cleared(ws, server):
+    """A caller may change what it was given."""
+    (await ws.list_events()).append("mine")
+    assert await ws.list_events() == sorted(NAMES)
+    assert len(server.queries) == 1
+    await ws.list_events(refresh=True)
+    assert len(server.queries) == 2
+    ws.clear_discovery_cache()
+    await ws.list_events()
+    assert len(server.queries) == 3
+
+
+def test_what_is_remembered_expires():
+    """After its lifetime, and not before."""
+    now = [0.0]
+    cache = Cache(10, clock=lambda: now[0])
+    cache.put("a", 1)
+    now[0] = 9.9
+    assert cache.get("a") == 1
+    now[0] = 10.0
+    assert cache.get("a", "gone") == "gone"
+
+
+async def test_a_plan_that_limits_history_is_heeded(ws, server):
+    """Mixpanel says how far back; that is remembered, as a refused query counts."""
+    refusal = (403, {"error": "Date range exceeds 90 days into the past"})
+    server["events/names"] = InTurn(refusal, NAMES)
+    assert len(await ws.list_events()) == 3
+    assert server.queries[1].query["from_date"] > "2000-01-01"
+    await ws.list_events(refresh=True)
+    assert len(server.queries) == 3
+    server["events/names"] = (403, {"error": "no access"})
+    with pytest.raises(QueryError, match="no access"):
+        await ws.list_events(refresh=True)
+
+
+async def test_properties_are_asked_with_a_limit(ws, server):
+    """Else there would be ten."""
+    server["events/properties/top"] = {"plan": {"count": 31}, "amount": {}}
+    names = await ws.list_properties("Order Paid")
+    assert names == ["amount", "plan"]
+    assert server.last.query["limit"] == "5000"
+    assert server.last.query["event"] == "Order Paid"
+
+
+@pytest.mark.parametrize("answer", [{}, (400, {"error": "invalid event"})])
+async def test_properties_of_an_unknown_event(ws, server, answer):
+    """Empty or refused: similar names are suggested."""
+    server["events/properties/top"] = answer
+    with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):
+        await ws.list_properties("order_paid")
+    for event in ("Signed Up", "$session_start"):
+        if isinstance(answer, dict):
+            assert await ws.list_properties(event) == []
+        else:
+            with pytest.raises(QueryError):
+                await ws.list_properties(event)
+
+
+async def test_values_keep_the_servers_order(ws, server):
+    """The most frequent first; numbers are text."""
+    server["events/properties/values"] = ["team", "free", 5]
+    values = await ws.list_property_values("plan", "Order Paid", 100)
+    assert values == ["team", "free", "5"]
+    assert server.last.query == {
+        "project_id": "4242", "event": "Order Paid", "name": "plan", "limit": "100",
+    }  # fmt: skip
+    assert (await ws.list_property_values("plan", limit=3)).limit_hit
+    assert "event" not in server.last.query
+
+
+async def test_values_of_an_unknown_property(ws, server):
+    """Similar names are suggested; an event that has the property merely has no values."""
+    server["events/properties/values"] = []
+    server["events/properties/top"] = {"plan": {"count": 1}}
+    with pytest.raises(PropertyNotFoundError, match="did you mean plan"):
+        await ws.list_property_values("Plan", event="Order Paid")
+    assert await ws.list_property_values("plan", event="Order Paid") == []
+
+
+async def test_events_with_properties_cost_one_query(ws, server):
+    """In order."""
+    server["data_definitions/events"] = {
+        "results": [
+            {"name": "Order Paid", "properties": [{"name": "plan"}, {"name": "amount"}]},
+            {"name": "Opened App", "properties": None},
+        ]
+    }
+    found = await ws.list_events_with_properties()
+    assert list(found.items()) == [("Opened App", []), ("Order Paid", ["amount", "plan"])]
+    assert server.last.query["fetch_per_event_properties"] == "true"
+    assert len(server.queries) == 1
+
+
+async def test_funnels_and_cohorts_are_listed_by_name(ws, server):
+    """Funnels answer to both spellings of their number."""
+    server["funnels/list"] = [{"funnel_id": 2, "name": "Z"}, {"funnel_id": 1, "name": "A"}]
+    server["cohorts/list"] = [
+        {"id": 5, "name": "Power", "count": 812, "description": "", "is_visible": 0,
+         "created": "2025-11-02 09:00:00", "project_id": 4242},
+    ]  # fmt: skip
+    assert await ws.list_funnels() == [FunnelInfo(1, "A"), FunnelInfo(2, "Z")]
+    assert (await ws.list_funnels())[0].id == 1
+    [cohort] = await ws.list_cohorts()
+    assert cohort == SavedCohort(5, "Power", 812, "", "2025-11-02 09:00:00", is_visible=False)
+    assert server.last.method == "POST"
+
+
+@pytest.mark.parametrize("envelopes", [1, 2])
+async def test_reports_are_listed_without_a_query(ws, server, envelopes):
+    """In one envelope or two."""
+    rows = [{"id": 9, "name": "Trend", "type": "insights", "params": {"sections": {}}}]
+    answer = {"results": rows}
+    for _ in range(envelopes - 1):
+        answer = {"results": answer}
+    server["/api/app/projects/4242/bookmarks"] = answer
+    [report] = await ws.list_bookmarks("insights")
+    assert report == BookmarkInfo(9, "Trend", "insights", params={"sections": {}})
+    assert report.to_dict() == {"id": 9, "name": "Trend", "type": "insights"}
+    assert server.sent[-1].query == {"v": "2", "type": "insights"}
+    assert server.queries == []
+    with pytest.raises(ConfigError, match="choose insights"):
+        await ws.list_bookmarks("pie")
+
+
+async def test_top_events_are_never_remembered(ws, server):
+    """They change all day."""
+    server["events/top"] = {
+        "type": "general",
+        "events": [{"event": "Order Paid", "amount": 31, "percent_change": -0.12}],
+    }
+    for _ in range(2):
+        assert await ws.top_events() == [TopEvent("Order Paid", 31, -0.12)]
+    assert len(server.queries) == 2
+    assert server.last.query["limit"] == "100"
+
+
+SCHEMA = {
+    "description": "A paid order",
+    "properties": {"amount": {"type": "number", "metadata": {"com.mixpanel": {"hidden": True}}}},
+    "metadata": {"com.mixpanel": {"displayName": "Paid", "tags": ["core"], "$source": "api"}},
+}
+
+
+async def test_the_lexicon_is_read(ws, server):
+    """As one list, and one by one, with or without its envelope."""
+    rows = [{"entityType": "event", "name": "Order Paid", "schemaJson": SCHEMA}]
+    server["/api/app/projects/4242/schemas"] = {"status": "ok", "results": rows}
+    server["/api/app/projects/4242/schemas/event"] = {"status": "ok", "results": rows}
+    [entry] = await ws.lexicon_schemas()
+    assert (entry.entity_type, entry.name) == ("event", "Order Paid")
+    assert entry.schema_json.properties["amount"].metadata.hidden
+    assert entry.schema_json.metadata.display_name == "Paid"
+    for answer in (SCHEMA, {"status": "ok", "results": SCHEMA}, {"results": rows}):
+        server["/api/app/projects/4242/schemas/event/Order Paid"] = answer
+        found = await ws.lexicon_schema("event", "Order Paid", refresh=True)
+        assert found == entry
+    with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):
+        await ws.lexicon_schema("event", "order")
+    with pytest.raises(ConfigError, match="choose event, profile"):
+        await ws.lexicon_schema("user", "x")
+
+
+@pytest.mark.parametrize("answer", [5, {"a": 1}, None, {"results": 5}])
+async def test_odd_answers_are_typed_errors(ws, server, answer):
+    """Whatever the endpoint."""
+    for path in ("events/names", "funnels/list", "cohorts/list", "data_definitions/events"):
+        server[path] = answer
+    server["/api/app/projects/4242/bookmarks"] = answer
+    server["events/top"] = {"events": answer}
+    calls = [
+        ws.list_events, ws.list_funnels, ws.list_cohorts, ws.list_events_with_properties,
+        ws.list_bookmarks, ws.top_events,
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(ServerError, match="no known shape"):
+            await call()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("order paid", ["Order Paid", "Order Paid Late"]),
+        ("Order", ["Order Paid", "Order Paid Late"]),
+        ("Ordr Paid", ["Order Paid"]),
+        ("app_opened", ["Opened App"]),
+        ("zzz", []),
+    ],
+)
+def test_similar_names_come_likeliest_first(name, expected):
+    """Another case, a part, a misspelling, the same words."""
+    known = ["Order Paid Late", "Order Paid", "Opened App"]
+    assert similar(name, known)[: len(expected)] == expected
+    assert bool(similar(name, known)) == bool(expected)
+
+
+def test_a_copy_of_a_limited_list_keeps_what_it_says():
+    """As of what is remembered."""
+    again = copy.deepcopy(LimitedList(["a"], limit=1))
+    assert again == ["a"]
+    assert again.limit_hit
+    assert LimitedList(["a"]).limit_hit is False

@@ -1,0 +1,166 @@
+"""`ws.local`: reports over tables that were fetched, on both faces of a workspace."""
+
+import httpx
+import pytest
+
+from mixpanel.data import AsyncWorkspace, Credentials, Workspace
+from mixpanel.data._workspace.local_analysis import LocalAnalysis
+from mixpanel.data.analysis.funnel import Step
+from mixpanel.data.exceptions import (
+    ConfigError,
+    EventNotFoundError,
+    SQLError,
+    TableNotFoundError,
+)
+from mixpanel.emulator import Emulator
+
+ROBOT = Credentials(username="robot", secret="s3cret", project_id="42")
+DAYS = {"from_date": "2026-01-01", "to_date": "2026-01-03"}
+HOUR = 3_600_000
+BEGAN = 1_767_225_600_000  # 2026-01-01 in UTC
+
+
+def event(name, hours, user, **properties):
+    known = {"time": BEGAN + round(hours * HOUR), "distinct_id": user}
+    return {
+        "event": name,
+        "properties": known | {"$insert_id": f"{name[0]}-{hours}-{user}"} | properties,
+    }
+
+
+EVENTS = [
+    event("Opened App", 1, "u1", plan="team"),
+    event("Opened App", 2, "u2", plan="free"),
+    event("Order Paid", 3, "u1", amount=10),
+    event("Opened App", 30, "u1", plan="team"),
+    event("Order Paid", 31, "u2", amount=20),
+]
+
+
+@pytest.fixture(scope="module")
+def ws():
+    """Fetch the events and two profiles from an emulator."""
+    with Emulator() as emu, Workspace.memory(credentials=ROBOT, base_url=emu.url) as workspace:
+        sent = httpx.post(
+            f"{emu.url}/import?strict=1&project_id=42", json=EVENTS, auth=("robot", "s3cret")
+        )
+        assert 200 == sent.status_code
+        people = [
+            {"$token": "T", "$distinct_id": f"u{n}", "$set": {"city": city}}
+            for n, city in ((1, "Porto"), (2, "Oslo"))
+        ]
+        assert 200 == httpx.post(f"{emu.url}/engage", json=people).status_code
+        workspace.fetch_events(**DAYS, progress=False)
+        workspace.fetch_events("old", **DAYS, project_timezone="US/Pacific", progress=False)
+        workspace.fetch_profiles("people", progress=False)
+        yield workspace
+
+
+def test_each_report_answers(ws):
+    """One after another, over the same table."""
+    found = ws.local.segmentation("Opened App", **DAYS, on="plan")
+    assert ({"team": 2, "free": 1}, 3) == (
+        {name: sum(dates.values()) for name, dates in found.series.items()},
+        found.total,
+    )
+    steps = ws.local.funnel(["Opened App", "Order Paid"], **DAYS).steps
+    assert [2, 2] == [step.count for step in steps]
+    cohorts = ws.local.retention("Opened App", "Order Paid", **DAYS).cohorts
+    assert (2, 1, 1) == (cohorts[0].size, *cohorts[0].counts[:2])
+    assert (2, 1) == ws.local.frequency(**DAYS).data["2026-01-01"][:2]
+    assert ["Order Paid"] == [
+        node.event for node in ws.local.flows("Opened App", **DAYS, forward=1).steps[1].nodes
+    ]
+    assert 2 == sum(ws.local.event_counts("Order Paid", **DAYS).series["Order Paid"].values())
+    assert ["team", "free"] == list(ws.local.property_counts("Opened App", "plan", **DAYS).series)
+    assert 20.0 == ws.local.segmentation_sum("Order Paid", **DAYS, on="amount").results[
+        "2026-01-02"
+    ]  # fmt: skip
+    assert 10.0 == ws.local.segmentation_average("Order Paid", **DAYS, on="amount").results[
+        "2026-01-01"
+    ]  # fmt: skip
+    assert ["10 - 11", "20 - 21"] == list(
+        ws.local.segmentation_numeric("Order Paid", **DAYS, on="amount").series
+    )
+
+
+def test_looking_around(ws):
+    """What once took JQL."""
+    plans = ws.local.property_distribution("Opened App", "plan", **DAYS)
+    assert [("team", 2), ("free", 1)] == [(each.value, each.count) for each in plans.values]
+    amounts = ws.local.numeric_summary("Order Paid", "amount", **DAYS)
+    assert (2, 30.0, 15.0) == (amounts.count, amounts.sum, amounts.percentiles[50])
+    assert 4 == len(ws.local.daily_counts(**DAYS).counts)
+    assert 2 == ws.local.engagement_distribution(**DAYS).total_users
+    coverage = ws.local.property_coverage("Opened App", ["plan", "x"], **DAYS).coverage
+    assert [100.0, 0.0] == [each.coverage_percentage for each in coverage]
+
+
+def test_the_sql_that_is_shown_can_be_run(ws):
+    """By `ws.sql_rows`, which reads only."""
+    found = ws.local.funnel([Step("Opened App", 'properties["plan"] == "team"')], **DAYS)
+    assert 1 == ws.sql_rows(found.sql).rows[0][3][0]
+
+
+def test_profiles_are_joined_where_they_are_named(ws):
+    """As `user["city"]` in expressions."""
+    found = ws.local.segmentation("Opened App", **DAYS, on='user["city"]', profiles="people")
+    assert {"Porto": 2, "Oslo": 1} == {n: sum(d.values()) for n, d in found.series.items()}
+    with pytest.raises(ConfigError, match=r"unknown name 'user'"):
+        ws.local.segmentation("Opened App", **DAYS, on='user["city"]')
+
+
+def test_the_timezone_is_that_of_the_fetch_unless_given(ws):
+    """Days of another zone begin at another hour."""
+    assert "UTC" == ws.local.segmentation("Opened App", **DAYS).timezone
+    assert "US/Pacific" == ws.local.segmentation("Opened App", **DAYS, table="old").timezone
+    tokyo = ws.local.segmentation("Opened App", **DAYS, timezone="Asia/Tokyo")
+    assert {"2026-01-01": 2, "2026-01-02": 1, "2026-01-03": 0} == tokyo.series["Opened App"]
+
+
+def test_an_event_that_never_was_is_an_error_with_similar_names(ws):
+    """One that only was at other times is zeros."""
+    with pytest.raises(EventNotFoundError, match=r"did you mean Opened App\?") as caught:
+        ws.local.segmentation("opened app", **DAYS)
+    assert ["Opened App"] == caught.value.similar_events
+    with pytest.raises(EventNotFoundError):
+        ws.local.funnel(["Opened App", "Paid"], **DAYS)
+    with pytest.raises(EventNotFoundError):
+        ws.local.retention("Opened App", "Never", **DAYS)
+    with pytest.raises(EventNotFoundError):
+        ws.local.flows("Never", **DAYS)
+    before = {"from_date": "2025-01-01", "to_date": "2025-01-01"}
+    assert 0 == ws.local.segmentation("Opened App", **before).total
+
+
+def test_tables_must_be_there_and_hold_events(ws):
+    """Names are those of tables, whatever their case."""
+    with pytest.raises(TableNotFoundError):
+        ws.local.segmentation("Opened App", **DAYS, table="missing")
+    with pytest.raises(ConfigError, match="no column event_name or"):
+        ws.local.segmentation("Opened App", **DAYS, table="people")
+    with pytest.raises(ConfigError, match="cannot be the name"):
+        ws.local.segmentation("Opened App", **DAYS, table='x"; drop table events')
+    assert 3 == ws.local.segmentation("Opened App", **DAYS, table="EVENTS").total
+
+
+def test_an_expression_that_does_not_suit_a_value_is_an_error(ws):
+    """Mixpanel refuses it too."""
+    with pytest.raises(SQLError, match="joins conditions"):
+        ws.local.segmentation("Opened App", **DAYS, where='properties["plan"] and true')
+
+
+def test_bad_arguments_are_typed_errors(ws):
+    """Dates and steps."""
+    with pytest.raises(ConfigError, match="is after"):
+        ws.local.segmentation("Opened App", from_date="2026-01-02", to_date="2026-01-01")
+    for steps in (None, 7, [None], []):
+        with pytest.raises(ConfigError):
+            ws.local.funnel(steps, **DAYS)
+
+
+def test_both_faces_offer_them():
+    """Nothing in them waits for a server."""
+    assert isinstance(AsyncWorkspace.local, property)
+    assert AsyncWorkspace.local is Workspace.local
+    assert "segmentation" in dir(LocalAnalysis)

@@ -1,0 +1,267 @@
+"""Charts as text: within the terminal's width, with and without colour, whatever the names."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from mixpanel.data._result_labels import duration, figure
+from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exploration_results import (
+    DailyCount,
+    DailyCountsResult,
+    EngagementBucket,
+    EngagementDistributionResult,
+    PropertyCoverage,
+    PropertyCoverageResult,
+    PropertyDistributionResult,
+    PropertyValueCount,
+)
+from mixpanel.data.query_results import (
+    ActivityFeedResult,
+    CohortInfo,
+    EventCountsResult,
+    FlowEdge,
+    FlowNode,
+    FlowPath,
+    FlowsResult,
+    FlowStep,
+    FrequencyResult,
+    FunnelResult,
+    FunnelStep,
+    InsightsResult,
+    JQLResult,
+    NumericAverageResult,
+    NumericBucketResult,
+    NumericSumResult,
+    PropertyCountsResult,
+    RetentionResult,
+    SavedReportResult,
+    SegmentationResult,
+)
+
+FIRST, LAST = "2026-01-01", "2026-01-31"
+MONTH = {f"2026-01-{day:02}": day * 100 for day in range(1, 32)}
+HOSTILE = "\x1b[31mrød\x07 日本語の名前がとても長い $x$ _y 🎉🎉 " * 3
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def segmentation(series, **more):
+    return SegmentationResult("Order Paid", FIRST, LAST, "day", "plan", 1, series, **more)
+
+
+STEPS = (
+    FunnelStep("Opened App", 200, 1.0, 1.0),
+    FunnelStep("Viewed", 90, 0.45, 0.45, 7380.0, 7380.0),
+    FunnelStep(HOSTILE, 50, 0.56, 0.25, 640.0, 8020.0),
+)
+COHORTS = (
+    CohortInfo(FIRST, 120, (0.66, 0.34, 0.0), (80, 41, 0)),
+    CohortInfo("2026-01-02", 98, (0.71, 0.33), (70, 33)),
+)
+FLOWS = FlowsResult(
+    None,
+    (
+        FlowStep(-1, (FlowNode("Searched", "REVERSE", 4), FlowNode("$dropoff", "DROPOFF", 6))),
+        FlowStep(0, (
+            FlowNode("Opened", "ANCHOR", 10, (
+                FlowEdge(HOSTILE, 1, "FORWARD", 7),
+                FlowEdge("Searched", -1, "REVERSE", 4),
+            )),
+        )),
+        FlowStep(1, (FlowNode(HOSTILE, "FORWARD", 7), FlowNode("$other", "PRUNED", 3))),
+    ),
+    paths=(FlowPath(("Searched", "Opened", HOSTILE), 4),),
+    event="Opened",
+    from_date=FIRST,
+    to_date=LAST,
+)  # fmt: skip
+RESULTS = {
+    "one series": segmentation({"Order Paid": MONTH}),
+    "several series": segmentation({HOSTILE: MONTH, "free": dict.fromkeys(MONTH, 7)}),
+    "one date": segmentation({"team": {FIRST: 31}, HOSTILE: {FIRST: 0}}),
+    "more series than shown": segmentation({f"s{n}": MONTH for n in range(30)}, limit_hit=True),
+    "hours": segmentation({"a": {f"2026-01-01 {n:02}:00:00": n for n in range(24)}}),
+    "negative": NumericSumResult("a", FIRST, LAST, "n", "day", {FIRST: -5.5, LAST: 1e15}),
+    "average": NumericAverageResult("a", FIRST, LAST, "n", "day", MONTH, sampling_factor=0.1),
+    "ranges": NumericBucketResult("a", FIRST, LAST, "n", "day", {"0 - 10": MONTH}),
+    "users in ranges": NumericBucketResult(
+        "a", FIRST, LAST, "n", "day", {"0 - 1": MONTH}, "unique"
+    ),
+    "events": EventCountsResult(("a", "b"), FIRST, LAST, "day", "unique", {"a": MONTH, "b": MONTH}),
+    "properties": PropertyCountsResult("a", "p", FIRST, LAST, "day", "general", {"x": MONTH}),
+    "funnel": FunnelResult(1, "", FIRST, LAST, 0.25, STEPS, window=7, window_unit="day"),
+    "parted funnel": FunnelResult(1, "Buy", FIRST, LAST, 0.25, STEPS, "p", {HOSTILE: STEPS}),
+    "retention": RetentionResult("A", None, FIRST, LAST, "day", COHORTS),
+    "parted retention": RetentionResult(
+        "A", "B", FIRST, LAST, "week", COHORTS, 2, unbounded=True, segment_property="p",
+        segments={HOSTILE: COHORTS},
+    ),
+    "long retention": RetentionResult(
+        "A", "B", FIRST, LAST, "day", (CohortInfo(FIRST, 9, (0.5,) * 90, (1,) * 90),) * 60
+    ),
+    "frequency": FrequencyResult("A", FIRST, LAST, "day", "hour", {FIRST: (9, 5, 1), LAST: (0, 0)}),
+    "flows": FLOWS,
+    "insights": InsightsResult(
+        FIRST, LAST, ("$metric", "p"), {"A": {"$overall": MONTH, "x": MONTH}}
+    ),
+    "days": DailyCountsResult(
+        FIRST, LAST, None, (DailyCount(FIRST, "a", 5), DailyCount(LAST, HOSTILE, 7))
+    ),
+    "values": PropertyDistributionResult(
+        "a", "p", FIRST, LAST, 9,
+        (PropertyValueCount(HOSTILE, 5, 55.56), PropertyValueCount(None, 4, 44.44)),
+    ),
+    "engagement": EngagementDistributionResult(
+        FIRST, LAST, ("a",), 5, (EngagementBucket(1, "1", 5, 100.0),)
+    ),
+    "coverage": PropertyCoverageResult(
+        "a", FIRST, LAST, 9, (PropertyCoverage(HOSTILE, 9, 0, 100.0),)
+    ),
+    "saved": SavedReportResult(
+        5, FIRST, LAST, ("$retention",), {}, "retention",
+        RetentionResult("A", None, FIRST, LAST, "day", COHORTS),
+    ),
+}  # fmt: skip
+EMPTY = {
+    "series": segmentation({}),
+    "zeros": segmentation({"a": dict.fromkeys(MONTH, 0)}),
+    "funnel": FunnelResult(1, "", FIRST, LAST, 0.0, ()),
+    "retention": RetentionResult("A", None, FIRST, LAST, "day", ()),
+    "frequency": FrequencyResult(None, FIRST, LAST, "day", "hour", {}),
+    "flows": FlowsResult(None, ()),
+    "insights": InsightsResult(None, None, ("$metric",), {}),
+}
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("result", [*RESULTS.values(), *EMPTY.values()], ids=[*RESULTS, *EMPTY])
+def test_no_line_is_wider_than_the_terminal(result, width):
+    """As a terminal counts columns; and colour changes nothing but the colour."""
+    plain = result.chart(width)
+    coloured = result.chart(width, color=True)
+    for line in plain.splitlines():
+        assert cell_len(line) <= width
+        assert "\x1b" not in line
+        assert "\x07" not in line
+    if not isinstance(result, (RetentionResult, FrequencyResult, SavedReportResult)):
+        bare = COLOUR.sub("", coloured)  # shares are shaded without colour
+        assert plain.splitlines() == [line.rstrip() for line in bare.splitlines()]
+
+
+def test_a_series_shows_its_scale_and_its_dates():
+    """The highest value above, zero below, dates under the bars."""
+    lines = RESULTS["one series"].chart(80).splitlines()
+    assert "Order Paid by plan" == lines[0]
+    assert "events per day · 2026-01-01 to 2026-01-31" == lines[1]
+    assert lines[3].startswith("3,100┤")
+    assert lines[12].startswith("    0┤")
+    assert "01-01" == lines[13].split()[0]
+
+
+def test_bars_are_as_high_as_their_values():
+    """What is half as much is half as high; what is little can be seen, and 0 cannot."""
+    found = segmentation(
+        {"a": {"2026-01-01": 100, "2026-01-02": 50, "2026-01-03": 0.1, "2026-01-04": 0}}
+    )
+    lines = [re.split("[┤│]", line)[-1] for line in found.chart(40).splitlines()]
+    rows = [line for line in lines if "█" in line or "▁" in line]
+    tall = [sum(row[n : n + 1] == "█" for row in rows) for n in (0, 8)]
+    assert [10, 5] == tall
+    assert "▁" == rows[-1][16]
+    assert "▁" not in rows[-1][24:]
+
+
+def test_many_dates_share_columns_and_it_is_told():
+    """Each column is the highest of some, never their sum."""
+    hours = {f"2026-01-{d:02} {h:02}:00:00": h for d in range(1, 32) for h in range(24)}
+    text = segmentation({"a": hours}).chart(80)
+    assert "each column is the highest of 10 values" in text
+    assert "23┤" in text
+
+
+def test_a_funnel_shows_counts_rates_and_times():
+    """Of the first step, and of the step before."""
+    text = RESULTS["funnel"].chart(100)
+    assert re.search(r"2 Viewed +█+\S* +90 +45\.0% +↳ 45\.0% +2 h 3 min", text)
+
+
+def test_a_narrow_funnel_leaves_the_times_out():
+    """Before the bars become too short to compare."""
+    assert "2 h 3 min" not in RESULTS["funnel"].chart(40)
+
+
+def test_retention_shades_without_colour():
+    """And leaves empty what is not there yet."""
+    lines = RESULTS["retention"].chart(80).splitlines()
+    assert "66%▓" in lines[4]
+    assert lines[4].endswith("0%")
+    assert lines[5].endswith("33%▒")
+    assert lines[6].startswith("average")
+
+
+def test_what_is_left_out_is_told():
+    """Series, columns and rows."""
+    assert "… 18 more series" in RESULTS["more series than shown"].chart(80)
+    long = RESULTS["long retention"].chart(80)
+    assert "… 21 more rows" in long
+    assert "… 80 more columns" in long
+
+
+@pytest.mark.parametrize(
+    "result", [JQLResult(({"a": 1},)), ActivityFeedResult(("u",), None, None, ())]
+)
+def test_what_has_no_figures_cannot_be_drawn(result):
+    """Rows are offered instead."""
+    with pytest.raises(ConfigError, match=r"use \.df"):
+        result.chart()
+
+
+@pytest.mark.parametrize("width", [39, 0, -1, None, 80.0, True])
+def test_a_width_that_cannot_be_is_refused(width):
+    """Below 40 columns nothing can be told apart."""
+    with pytest.raises(ConfigError, match="at least 40"):
+        RESULTS["funnel"].chart(width)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=50),
+        st.dictionaries(
+            st.dates().map(str), st.floats(-1e300, 1e300) | st.integers(0, 2**70), max_size=30
+        ),
+        max_size=15,
+    ),
+    st.integers(40, 130),
+)
+def test_any_series_fits(series, width):
+    """Whatever the names and values."""
+    for line in segmentation(series).chart(width).splitlines():
+        assert cell_len(line) <= width
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, "0"), (12345, "12,345"), (1_234_567, "1.235M"), (2.5e9, "2.5B"), (8.642, "8.64"),
+        (-0.001, "-0.001"), (12345.6, "12,346"), (float("nan"), "-"), (3e12, "3T"),
+    ],
+)  # fmt: skip
+def test_figures_are_short(value, expected):
+    """A few characters each."""
+    assert expected == figure(value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (None, ""), (0, "0 s"), (0.25, "0.25 s"), (59.6, "1 min"), (640, "10 min 40 s"),
+        (7380, "2 h 3 min"), (90_061, "1 d 1 h"), (86_400, "1 d"), (86_401, "1 d"),
+    ],
+)  # fmt: skip
+def test_durations_have_two_units_at_most(seconds, expected):
+    """The largest ones, next to each other."""
+    assert expected == duration(seconds)
