@@ -188,20 +188,27 @@ def test_a_filter_of_jq_reads_the_json(mp):
 )  # fmt: skip
 def test_a_chart_fits_the_terminal(mp, arguments, width):
     """In plain letters, without colours, where there is no terminal."""
-    done = mp("query", *arguments, "--chart", COLUMNS=width)
+    done = mp("query", *arguments, "--format", "chart", COLUMNS=width)
     assert done.exit_code == 0, done.stderr
     assert done.stdout
     assert max(map(len, done.stdout.splitlines())) <= int(width)
     assert "\x1b" not in done.stdout
 
 
+def test_a_chart_is_no_json(mp):
+    """So no filter of jq can read it; lists of names cannot be drawn."""
+    for command in (("query", "funnel", "77", *DAYS, "--jq", "."), ("inspect", "events")):
+        done = mp(*command, "--format", "chart")
+        assert done.exit_code == ExitCode.USAGE
+
+
 def test_what_a_limit_cut_off_is_noted(mp, server):
     """On stderr, beside a result that is whole."""
     done = mp("query", "segmentation", "Order Paid", "--on", "plan", "--limit", "1", *DAYS)
-    assert "a limit cut this off" in done.stderr
+    assert "cut off by the limit" in done.stderr
     assert json.loads(done.stdout)["total"] is None
     done = mp("inspect", "events", "--limit", "3")
-    assert "a limit cut this off" in done.stderr
+    assert "cut off by the limit" in done.stderr
     server["insights"] = insights({"a": {"all": 1}}, meta={"min_sampling_factor": 0.1})
     done = mp("query", "insights", "Order Paid", "--total", *DAYS)
     assert "10% of the events" in done.stderr
@@ -284,5 +291,5 @@ def test_a_data_view_may_be_named(mp, server):
 def test_a_funnel_of_an_inline_report_is_charted(mp, server):
     """Its steps, by number."""
     server["insights"] = {"headers": ["$funnel"]} | insights({"a": FIGURES}, headers=["$funnel"])
-    done = mp("query", "saved-report", "2", "--chart")
+    done = mp("query", "saved-report", "2", "--format", "chart")
     assert "Opened App" in done.stdout
