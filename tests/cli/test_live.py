@@ -1,6 +1,7 @@
 """`mp query …` and `mp inspect …` of what Mixpanel answers, before a server of a test's own."""
 
 import json
+import shlex
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -60,7 +61,10 @@ def server():
     fake["events/top"] = {"events": [{"event": "Order Paid", "amount": 3, "percent_change": 0.5}]}
     fake["funnels/list"] = [{"funnel_id": 77, "name": "Checkout"}]
     fake["cohorts/list"] = [{"id": 5, "name": "Power", "count": 8}]
-    fake["funnels"] = {"data": {"2026-01-01": {"steps": steps(4, 2)}}}
+    both = {"$overall": steps(4, 2), "team": steps(3, 2)}
+    fake["funnels"] = lambda sent: {
+        "data": {"2026-01-01": both if "on" in sent.query else {"steps": steps(4, 2)}}
+    }
     fake["retention"] = COHORTS
     fake["retention/addiction"] = {"data": {"2026-01-01": [3, 1]}}
     fake["insights"] = insights({"Order Paid": {"2026-01-01T00:00:00": 31}})
@@ -157,6 +161,23 @@ def test_every_list_is_written_plainly(mp, arguments, expected):
     done = mp("inspect", *arguments, "--format", "plain")
     assert done.exit_code == 0, done.stderr
     assert done.stdout.splitlines() == expected
+
+
+EXAMPLES = [
+    line
+    for _, _, examples in (*live_query.COMMANDS, *live_inspect.COMMANDS)
+    for line in examples.strip().splitlines()
+]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_every_example_of_the_help_runs(mp, tmp_path, monkeypatch, line):
+    """As it stands there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "top.js").write_text("function main() { return [] }")
+    done = mp(*shlex.split(line)[1:])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout
 
 
 def test_every_command_is_tried():
