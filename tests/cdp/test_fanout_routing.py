@@ -31,14 +31,14 @@ from tests.cdp.run_fanout import PAID, all_counts, counts, send, sinks
     ],
 )
 def test_event_patterns_have_wildcards_and_exclusions(given, wanted, unwanted):
-    """Only the star is special; a "not" wins wherever it stands."""
+    """Only `*` is special, and an exclusion takes precedence."""
     matches = event_matcher(given)
     assert [True] * len(wanted) == list(map(matches, wanted))
     assert [False] * len(unwanted) == list(map(matches, unwanted))
 
 
 def test_sinks_are_routed_by_event_and_kind_of_call(emu):
-    """People and groups are no events; pages are."""
+    """Event patterns apply to pages, but not to people and groups."""
     calls = [
         lambda f: f.identify("u-17", {"plan": "team"}),
         lambda f: f.track(*PAID),
@@ -59,7 +59,7 @@ def test_sinks_are_routed_by_event_and_kind_of_call(emu):
 
 
 def test_a_sink_with_consent_receives_only_people_who_agreed(emu):
-    """For all purposes of the sink; what nobody said was not agreed to."""
+    """To all purposes of the sink; unknown consent counts as none."""
     calls = [
         lambda f: f.track("u-1", "V"),
         lambda f: f.track("u-2", "V", consent=()),
@@ -78,7 +78,7 @@ def test_a_sink_with_consent_receives_only_people_who_agreed(emu):
 
 
 def test_consent_may_come_from_a_function(emu, caplog):
-    """Told the person's id; a call's own word wins, and a failure is no consent."""
+    """It gets the person's id; a call's own consent takes precedence, and an error means none."""
     asked = []
 
     def consent_of(sampling_id):
@@ -100,7 +100,7 @@ def test_consent_may_come_from_a_function(emu, caplog):
 
 
 def test_integrations_turn_sinks_off(emu):
-    """By the sink's own name or its vendor's; names of no sink go on to the vendors."""
+    """By the name of the sink or its vendor; other names are passed on to the vendors."""
     calls = [
         lambda f: f.track("u-1", "V", integrations={"Hightouch": False, "Ads": False}),
         lambda f: f.track("u-2", "V", integrations={"All": False, "Customer.io": True}),
@@ -151,7 +151,7 @@ def run_calls(user_id, **said):
 
 
 def test_sampling_keeps_a_share_of_the_people():
-    """Of 10,000 within three standard deviations, and the smaller share lies in the larger."""
+    """Within three standard deviations of 10,000, and the smaller sample is part of the larger."""
     tenth, half = rules(sample=0.1), rules(sample=0.5)
     people = [f"user-{number}" for number in range(10_000)]
     few = {
@@ -170,7 +170,7 @@ def test_sampling_keeps_a_share_of_the_people():
 
 
 def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
-    """By the same measure as a Mixpanel client's `sample_rate`: the same people fan_out."""
+    """`sample` chooses the same people as the `sample_rate` of a Mixpanel client."""
     kept = MemoryConsumer()
     made = {
         "mixpanel": Sink(Mixpanel("T", kept, sample_rate=0.3)),
@@ -188,7 +188,7 @@ def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
 
 
 def test_all_calls_about_a_person_are_in_a_sample_or_none():
-    """Whatever is said of them; what is about nobody is sampled by itself."""
+    """A call without a person is sampled by its group or message id."""
     asked = rules(sample=0.5)
     for user in map(str, range(20)):
         calls = [
@@ -205,7 +205,7 @@ def test_all_calls_about_a_person_are_in_a_sample_or_none():
 
 
 def test_actions_are_sent_only_to_sinks_that_support_them(emu):
-    """Given as an event or by name; other semantic events go to all."""
+    """Typed or by name; other semantic events are sent to all sinks."""
     order = semantic.OrderCompleted(order_id="o-1", total=9.5)
     calls = [
         lambda f: f.track("u-1", semantic.UserSuppressed()),
@@ -223,7 +223,7 @@ def test_actions_are_sent_only_to_sinks_that_support_them(emu):
 
 
 def test_deletions_ignore_consent_and_sampling(emu):
-    """A person who withdrew their consent may still ask for it; to be let in again takes it."""
+    """People who withdrew their consent can still be deleted; unsuppressing requires consent."""
     calls = [
         lambda f: f.track("u-1", semantic.UserDeleted()),
         lambda f: f.track("u-1", semantic.DeviceDeleted(token="t")),
