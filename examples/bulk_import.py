@@ -1,10 +1,10 @@
-"""Import a file of events of any age, and say what became of each.
+"""Import a file of events of any age, with a result for each event.
 
     MP_TOKEN=... MP_USERNAME=... MP_SECRET=... MP_PROJECT_ID=... python examples/bulk_import.py
 
 It uses a service account (Organization Settings > Service Accounts). To try it without one, run
-`mp emulator` and set MP_BASE_URL=http://127.0.0.1:8650, and the others to anything. The same from
-the shell: `mp import events examples/data/flights.ndjson`.
+`mp emulator`, set MP_BASE_URL=http://127.0.0.1:8650, and set the other variables to any value. The
+same from the shell: `mp import events examples/data/flights.ndjson`.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ def events(file: Path) -> Iterator[dict[str, Any]]:
 
 
 async def main() -> None:
-    """Import the file, and show what was refused."""
+    """Import the file, and print the rejected events."""
     if missing := [name for name in ACCOUNT if not os.environ.get(name)]:
-        sys.exit(f"it needs a project's token and a service account: set {', '.join(missing)}")
+        sys.exit(f"a project token and a service account are required: set {', '.join(missing)}")
     token, username, secret, project_id = (os.environ[name] for name in ACCOUNT)
     account = ServiceAccountCredentials(username, secret, project_id)
     async with AsyncMixpanel(token, credentials=account) as mp:
         result = await mp.import_events(
             events(FLIGHTS), on_progress=lambda done: print(f"{done.imported:,} imported …")
         )
-    for refused in result.rejected_records:
-        print(f"event {refused.index}: {refused.message}", file=sys.stderr)
-    print(f"{result.imported:,} imported, {result.rejected:,} refused")
+    for record in result.rejected_records:
+        print(f"event {record.index}: {record.message}", file=sys.stderr)
+    print(f"{result.imported:,} imported, {result.rejected:,} rejected")
 
 
 if __name__ == "__main__":

@@ -20,19 +20,19 @@ from django.urls import path
 
 from mixpanel import AsyncBufferedConsumer, LocalFlagsConfig, Mixpanel
 
-# On the async buffered consumer a sync client never waits for a request.
+# With the async buffered consumer, calls of the sync client never wait for a request.
 mp = Mixpanel(
     os.environ.get("MP_TOKEN", "YOUR_TOKEN"),
     AsyncBufferedConsumer(),
     local_flags_config=LocalFlagsConfig(),
 )
-# Here and not below, because a WSGI server only imports this module. It waits for the first answer.
-# Where workers are forked after the import, each starts polling again at its first check of a flag.
+# At import, because a WSGI server only imports this module; it blocks until the first response.
+# Workers that are forked afterwards resume polling at their first check of a flag.
 mp.local_flags.start_polling_for_definitions()
 
 
 def checkout(request: HttpRequest) -> JsonResponse:
-    """Show the new checkout to those who shall see it."""
+    """Show the new checkout to the users with the flag."""
     user = request.headers.get("X-User", "anonymous-visitor")
     new = mp.local_flags.is_enabled("new-checkout", {"distinct_id": user})
     mp.track(user, "Checkout Opened", {"new": new})

@@ -16,20 +16,20 @@ from mixpanel import AsyncMixpanel, context
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open one client for the whole server; closing it sends what still waits."""
+    """Open one client for the whole server; closing it sends pending messages."""
     async with AsyncMixpanel(os.environ.get("MP_TOKEN", "YOUR_TOKEN")) as mp:
         app.state.mp = mp
         yield
 
 
 async def visitor(x_user: Annotated[str, Header()]) -> AsyncIterator[str]:
-    """Say once for each request who is being served; every event of the request knows it."""
+    """Set the user of all events that are tracked during the request."""
     with context(x_user, {"app": "shop"}):
         yield x_user
 
 
 def mixpanel(request: Request) -> AsyncMixpanel:
-    """Hand the client to a handler."""
+    """Return the client, as a dependency."""
     mp: AsyncMixpanel = request.app.state.mp
     return mp
 
@@ -47,7 +47,7 @@ async def book(book: str, mp: Mp) -> dict[str, str]:
 
 @app.post("/orders")
 async def order(user: Annotated[str, Depends(visitor)], amount: float, mp: Mp) -> dict[str, Any]:
-    """Take an order, and keep the customer's profile up to date."""
+    """Accept an order, and update the customer's profile."""
     await mp.track(None, "Order Paid", {"amount": amount})
     await mp.people_increment(user, {"orders": 1, "spent": amount})
     return {"amount": amount}

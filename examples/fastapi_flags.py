@@ -23,7 +23,7 @@ BUTTON = Flag("button-colour", default="grey")
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Fetch the definitions before the first request, and keep them fresh until the last."""
+    """Fetch the definitions before the first request, and poll for changes until shutdown."""
     token = os.environ.get("MP_TOKEN", "YOUR_TOKEN")
     async with AsyncMixpanel(token, local_flags_config=LocalFlagsConfig()) as mp:
         app.state.mp = mp
@@ -31,7 +31,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def flags(request: Request, x_user: Annotated[str, Header()]) -> Snapshot:
-    """Answer all of a request's questions from one state of the definitions."""
+    """Return a snapshot, so that all checks of a request use the same definitions."""
     mp: AsyncMixpanel = request.app.state.mp
     return mp.local_flags.snapshot({"distinct_id": x_user, "custom_properties": {"plan": "team"}})
 
@@ -42,7 +42,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/checkout")
 async def checkout(request: Request, x_user: Annotated[str, Header()]) -> dict[str, str]:
-    """Ask where it matters: a plain call, no await; the exposure is reported by itself."""
+    """Check a flag with a plain call; the exposure is tracked in the background."""
     mp: AsyncMixpanel = request.app.state.mp
     new = NEW_CHECKOUT.value(mp.local_flags, {"distinct_id": x_user})
     return {"page": "new" if new else "old"}
@@ -50,5 +50,5 @@ async def checkout(request: Request, x_user: Annotated[str, Header()]) -> dict[s
 
 @app.get("/bootstrap")
 async def bootstrap(flags: Flags) -> dict[str, object]:
-    """Give a front end what to start with; it reports the exposures of what it shows."""
+    """Return the variants for a front end, which tracks the exposures itself."""
     return {"button": flags.get_variant_value(BUTTON.key, BUTTON.default), **flags.bootstrap()}

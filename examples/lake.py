@@ -1,11 +1,11 @@
-"""Fetch events once, leave them in a data lake, and ask a distributed engine.
+"""Fetch events once, export them to a data lake, and query it with a distributed engine.
 
     pip install 'mixpanel-async[data]' daft
     python examples/lake.py LAKE_FOLDER 2026-01-01 2026-01-31
 
-The account is that of `mp auth` or the environment. The lake is hive-partitioned Parquet, one
-folder `day=2026-01-31/` a day: Spark, Ray, Polars or Trino read it the same way. With
-`s3://bucket/lake` it is written through fsspec.
+The account is that of `mp auth` or the environment. The lake is hive-partitioned Parquet, with one
+folder `day=2026-01-31/` for each day; Spark, Ray, Polars and Trino can read it as well. A URL such
+as `s3://bucket/lake` is written through fsspec.
 """
 
 import sys
@@ -40,12 +40,12 @@ def users_a_day(lake: str) -> Users:
 
 
 def main(lake: str, first: str, last: str) -> None:
-    """Show that both say the same."""
+    """Print the users of each day, and check that both engines agree."""
     from_duckdb, from_lake = fill(lake, first, last), users_a_day(lake)
     for day, users in from_lake:
         print(day, users)
     if from_lake != from_duckdb:
-        sys.exit("DuckDB says something else")
+        sys.exit("DuckDB returned a different result")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Ask for flags through OpenFeature, and count what people do with what they see.
+"""Evaluate flags through OpenFeature, and track a conversion.
 
     pip install 'mixpanel-async[openfeature]'
     MP_TOKEN=... python examples/openfeature_flags.py
 
 To try it without an account, run `mp emulator --flags examples/data/flags.json` and set
-MP_BASE_URL=http://127.0.0.1:8650; what is not defined there is an error, and False.
+MP_BASE_URL=http://127.0.0.1:8650; an undefined flag is reported as an error, with the value False.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ VISITORS = [
 
 
 async def main() -> None:
-    """Show each visitor one of two checkouts, and let them pay."""
+    """Show each visitor one of two checkouts, and track their payment."""
     token = os.environ.get("MP_TOKEN", "YOUR_TOKEN")
     async with AsyncMixpanel(token, local_flags_config=LocalFlagsConfig()) as mp:
-        # Opening the client has fetched the definitions, so this does not wait.
+        # Opening the client fetched the definitions, so this does not block.
         api.set_provider_and_wait(MixpanelProvider(mp))
         flags = api.get_client()
         for visitor in VISITORS:
-            # Decided in this process; the `_async` method would await a remote answer if need be.
+            # Evaluated in this process; with a remote provider this would await the server.
             seen = await flags.get_boolean_details_async("new-checkout", False, visitor)  # noqa: FBT003
             print(f"{visitor.targeting_key}: new checkout {seen.value}, because {seen.reason}")
             if seen.error_code:

@@ -12,19 +12,19 @@ from mixpanel import AsyncMixpanel, context
 
 
 async def main() -> None:
-    """Sign somebody up, and let them open three reports."""
+    """Track a sign-up and three opened reports."""
     async with AsyncMixpanel(os.environ.get("MP_TOKEN", "YOUR_TOKEN")) as mp:
         await mp.track("u-17", "Signed Up", {"plan": "team"})
         await mp.people_set("u-17", {"$name": "Ada", "plan": "team"})
 
-        # Inside the block every event knows who it is about and where it happened.
+        # Events in this block have the user and the properties of the context.
         with context("u-17", {"page": "/reports"}):
             for report in ("sales", "traffic", "churn"):
                 await mp.track(None, "Report Opened", {"report": report})
 
-        # Leaving `async with` sends what waits; flush() does it now and says what came of it.
+        # Leaving `async with` sends pending messages; flush() sends them now.
         result = await mp.flush()
-        print(f"{result.delivered} delivered, {result.pending} still waiting")
+        print(f"{result.delivered} delivered, {result.pending} pending")
 
 
 if __name__ == "__main__":

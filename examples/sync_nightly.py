@@ -1,15 +1,15 @@
-"""Keep a table of events up to date, and a lake of Parquet beside it: a job for every night.
+"""Keep a table of events and a lake of Parquet files up to date, as a nightly job.
 
     pip install 'mixpanel-async[data]'
     python examples/sync_nightly.py shop.db lake 2026-01-01
 
-The day says where to begin the first time; another after it is the last one, else it is yesterday.
-In a crontab, an hour after midnight in UTC:
+The first run starts with the given day. A second day is the last one to fetch; the default is
+yesterday. In a crontab, an hour after midnight in UTC:
 
     0 1 * * *  python sync_nightly.py shop.db lake 2026-01-01
 
 The account is the default one of `mp auth`, or MP_USERNAME, MP_SECRET, MP_PROJECT_ID and MP_REGION.
-Run again after it failed, it goes on from there; run twice, the second time changes nothing.
+Run it again after a failure and it resumes; run it twice and the second run changes nothing.
 """
 
 import sys
@@ -22,7 +22,7 @@ Days = dict[date, int]
 
 
 def events_a_day(ws: Workspace) -> Days:
-    """Count the events of each day, if there is a table yet."""
+    """Count the events of each day; none before the first fetch."""
     if not any(table.name == "events" for table in ws.tables()):
         return {}
     found = ws.sql_rows("SELECT CAST(event_time AS DATE) AS day, count(*) FROM events GROUP BY day")
@@ -30,14 +30,14 @@ def events_a_day(ws: Workspace) -> Days:
 
 
 def main(database: str, lake: str, first: str, last: str | None = None) -> None:
-    """Fetch what is new or came late, write the lake anew, and say which days changed."""
-    yesterday = datetime.now(UTC).date() - timedelta(days=1)  # today is not over
+    """Fetch new and late events, rewrite the lake, and print the days that changed."""
+    yesterday = datetime.now(UTC).date() - timedelta(days=1)  # today is incomplete
     with Workspace(path=database) as ws:
         before = events_a_day(ws)
         try:
             result = ws.sync_events(from_date=first, to_date=last or yesterday, progress=False)
         except InterruptedFetchError as error:
-            sys.exit(str(error))  # which days are missing, and why
+            sys.exit(str(error))  # names the missing days and the reason
         after = events_a_day(ws)
         ws.export_parquet("events", lake, overwrite=True)
 

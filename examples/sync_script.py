@@ -1,9 +1,9 @@
-"""Track from a script that knows nothing of async, in batches.
+"""Track events in batches from a sync script.
 
     MP_TOKEN=... python examples/sync_script.py
 
-The default `Mixpanel` sends each message at once and raises what goes wrong. For more than a few
-messages, a `BufferedConsumer` sends up to 2,000 in one request.
+By default `Mixpanel` sends each message immediately and raises errors. For more than a few
+messages, use a `BufferedConsumer`, which sends up to 2,000 in one request.
 """
 
 import os
@@ -15,12 +15,12 @@ INVOICES = [("acme", 1200.0), ("globex", 450.0), ("initech", 80.0)]
 
 
 def main() -> None:
-    """Book last night's invoices, once, however often the script runs."""
+    """Track last night's invoices, once even if the script runs repeatedly."""
     night = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=1)
     token = os.environ.get("MP_TOKEN", "YOUR_TOKEN")
     with Mixpanel(token, BufferedConsumer(max_size=500)) as mp:
         for company, amount in INVOICES:
-            # The same key, time and user give the same event: a second run makes no copy.
+            # Key, time and user identify the event, so a second run adds no duplicate.
             mp.track(
                 company, "Invoice Sent", {"amount": amount}, time=night, dedupe_key=f"{night:%F}"
             )

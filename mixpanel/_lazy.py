@@ -22,7 +22,7 @@ __all__ = ["load_lazily"]
 def load_lazily(module_name: str) -> bool:
     """Defer the imports of the block it is the condition of; return False if they have to run.
 
-    The block holds nothing but `from … import …`. `dir()` of a package lists its `__all__`.
+    The block holds nothing but `from … import …`. `dir()` lists `__all__`, too.
     """
     module = sys.modules[module_name]
     path, get_data = str(module.__file__), getattr(module.__loader__, "get_data", None)
@@ -49,11 +49,9 @@ def load_lazily(module_name: str) -> bool:
         return value
 
     def __dir__() -> list[str]:  # noqa: N807 - PEP 562
-        return sorted({*vars(module), *vars(module)["__all__"]})
+        return sorted(vars(module)["__all__"])
 
-    vars(module)["__getattr__"] = __getattr__
-    if hasattr(module, "__path__"):  # else pytest would not find the fixtures of a module by `dir`
-        vars(module)["__dir__"] = __dir__
+    vars(module).update(__getattr__=__getattr__, __dir__=__dir__)
     return True
 
 

@@ -199,11 +199,12 @@ def delivery_steps(  # noqa: C901
             odd_responses += found.unexpected
             if found.outcome is ResponseOutcome.AMBIGUOUS and not repeat_ambiguous:
                 part = yield from _without_unrepeatable(part, error)
+                if not part:
+                    break
                 if odd_responses > 1:
                     # Twice a response that cannot be understood: a third would be no better.
-                    yield Resolve(part, "dropped", "ambiguous", error)
-                    break
-                if not part:
+                    what = f"{len(part)} message(s) may have been processed"
+                    yield Resolve(part, "dropped", "ambiguous", _ambiguous(error, part, what))
                     break
             # Each record expires by its own age, whatever the age of others in its batch.
             part = yield from _without_expired(part, clock() - policy.max_age + TICK, error)
@@ -266,14 +267,17 @@ def _without_unrepeatable(
     unsafe = [record for record in part if not record.repeatable]
     if not unsafe:
         return part
+    what = f"{len(unsafe)} update(s) may have been applied and are not safe to repeat"
+    yield Resolve(unsafe, "dropped", "ambiguous", _ambiguous(error, unsafe, what))
+    return [record for record in part if record.repeatable]
+
+
+def _ambiguous(error: DeliveryError, records: list[Record], what: str) -> AmbiguousDeliveryError:
     ambiguous = AmbiguousDeliveryError(
-        f"{error}; {len(unsafe)} update(s) may have been applied and are not safe to repeat",
-        endpoint=unsafe[0].endpoint,
-        status=error.status,
+        f"{error}; {what}", endpoint=records[0].endpoint, status=error.status
     )
     ambiguous.__cause__ = error
-    yield Resolve(unsafe, "dropped", "ambiguous", ambiguous)
-    return [record for record in part if record.repeatable]
+    return ambiguous
 
 
 def _without_expired(

@@ -280,7 +280,7 @@ def _provider(
     :raises FlagsError: if they cannot be fetched.
     """
     from mixpanel import __version__
-    from mixpanel.flags._fetching.requests import FlagsError
+    from mixpanel.flags import FlagsError
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.types import LocalFlagsConfig
 

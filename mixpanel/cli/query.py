@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixpanel._runtime.checked_files import read_at_most
+from mixpanel.cli import live_query
 from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_database
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import (
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from mixpanel.cli.app import Command
 
 MAX_QUERY_BYTES = 16_000_000
-HELP = "No request is sent to Mixpanel."
+HELP = """
+`sql` queries the local database without a request. Mixpanel answers every other command, which
+counts towards the 60 queries an hour of the project.
+"""
 EXAMPLE = "mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"
 SQL = """
 mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'
@@ -83,7 +87,7 @@ def sql(
         say("no rows", "dim")
 
 
-COMMANDS: "tuple[Command, ...]" = (("sql", sql, SQL),)
+COMMANDS: "tuple[Command, ...]" = (("sql", sql, SQL), *live_query.COMMANDS)
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

@@ -12,13 +12,8 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._http.connections import LoopConnections
-from mixpanel._http.proxies import (
-    TransportOptions,
-)
-from mixpanel._http.responses import (
-    Response,
-    TransportFailure,
-)
+from mixpanel._http.proxies import TransportOptions
+from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
 from mixpanel._runtime.sync_methods import synced
@@ -211,9 +206,9 @@ class RemoteFeatureFlagsProvider:
         except Exception as error:
             raise _encoding_error(error) from None
         # Naive local time, as the official SDK reports it.
-        started, clock = datetime.now(), time.perf_counter()  # noqa: DTZ005
+        started, start = datetime.now(), time.perf_counter()  # noqa: DTZ005
         response = await send(self._connections, request)
-        latency, completed = time.perf_counter() - clock, datetime.now()  # noqa: DTZ005
+        latency, completed = time.perf_counter() - start, datetime.now()  # noqa: DTZ005
         if isinstance(response, Response) and len(response.body) > INLINE_DECODE_BYTES:
             variants = await anyio.to_thread.run_sync(
                 _parse_variants, response, abandon_on_cancel=True

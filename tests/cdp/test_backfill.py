@@ -53,7 +53,7 @@ def numbers(emu, vendor):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("vendor", FACES)
-def test_a_generator_arrives_whole_with_its_times(emu, runtime, vendor):
+def test_backfill_sends_every_row_of_a_generator_with_its_timestamp(emu, runtime, vendor):
     """In batches as large as the dialect's; the timestamps are those of the rows."""
     result = backfilled(runtime, emu, vendor, past_message_composer(2001))
     assert (result.imported, result.rejected, result.position) == (2001, 0, 2001)
@@ -70,7 +70,7 @@ def test_a_generator_arrives_whole_with_its_times(emu, runtime, vendor):
         (Limits(max_batch_bytes=1), 100, 1),
     ],
 )
-def test_the_clients_limits_bound_its_batches(emu, limits, requests, largest):
+def test_backfill_batches_stay_within_the_clients_limits(emu, limits, requests, largest):
     """Those given count where they are below the vendor's; a message alone goes in any case."""
     result = backfilled(
         "asyncio", emu, "customerio", past_message_composer(100), {"limits": limits}
@@ -81,7 +81,7 @@ def test_the_clients_limits_bound_its_batches(emu, limits, requests, largest):
 
 
 @pytest.mark.parametrize("vendor", FACES)
-def test_faults_lose_nothing_and_copy_nothing(emu, vendor):
+def test_backfill_delivers_each_message_once_despite_faults(emu, vendor):
     """429, 5xx and answers lost on the way: each message is there, under one id."""
     emu.play(
         Fault.status(429, retry_after=0),
@@ -95,7 +95,7 @@ def test_faults_lose_nothing_and_copy_nothing(emu, vendor):
     assert numbers(emu, vendor) == list(range(3000))
 
 
-def test_twice_makes_no_copies(emu):
+def test_repeating_a_backfill_sends_the_same_message_ids(emu):
     """The id is made of the content."""
     for _ in range(2):
         assert backfilled("asyncio", emu, "customerio", past_message_composer(250)).imported == 250
@@ -103,7 +103,7 @@ def test_twice_makes_no_copies(emu):
     assert numbers(emu, "customerio") == list(range(250))
 
 
-def test_a_refused_row_is_named_and_the_rest_arrives(emu):
+def test_an_invalid_row_is_reported_and_the_others_arrive(emu):
     """Position, reason and record; what is too large never leaves."""
 
     def rows():
@@ -125,7 +125,7 @@ def test_a_refused_row_is_named_and_the_rest_arrives(emu):
     assert result.rejected_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
 
 
-def test_a_strict_refusal_is_narrowed_down_to_its_row(emu):
+def test_a_batch_rejected_by_strict_mode_is_split_until_the_row_is_found(emu):
     """The batch is halved until the bad one stands alone; its neighbours arrive."""
 
     rows = list(past_message_composer(300))
@@ -140,7 +140,7 @@ def test_a_strict_refusal_is_narrowed_down_to_its_row(emu):
     assert numbers(emu, "customerio") == [n for n in range(300) if n != 77]
 
 
-def test_a_wrong_key_stops_it_at_once_and_says_where_to_go_on():
+def test_a_wrong_key_stops_a_backfill_and_reports_where_to_resume():
     """Nothing before the position is missing."""
     with Emulator(customerio=CustomerIORules(keys={"good"})) as emu:
         with pytest.raises(ImportInterrupted) as raised:
@@ -149,7 +149,7 @@ def test_a_wrong_key_stops_it_at_once_and_says_where_to_go_on():
         assert "start_at=0" in str(raised.value)
 
 
-def test_it_goes_on_where_it_stopped(emu):
+def test_a_backfill_resumes_at_its_position(emu):
     """`start_at` skips what is settled."""
     emu.play(Fault.latency(0.0) * 4, Fault.status(401).forever())
     with pytest.raises(ImportInterrupted) as raised:
@@ -164,7 +164,7 @@ def test_it_goes_on_where_it_stopped(emu):
     assert numbers(emu, "customerio") == list(range(1000))
 
 
-def test_flat_rows_of_a_frame(emu):
+def test_rows_of_a_dataframe_can_be_backfilled(emu):
     """Columns are named or found; gaps are left out; timestamps are the frame's."""
     frame = pd.DataFrame(
         {
@@ -188,7 +188,7 @@ def test_flat_rows_of_a_frame(emu):
     ]
 
 
-def test_a_missing_column_ends_it_before_anything_is_sent(emu):
+def test_a_missing_column_stops_a_backfill_before_anything_is_sent(emu):
     """It is a mistake in the call, not in a row."""
     with pytest.raises(ConfigurationError, match="track needs a column for timestamp"):
         backfilled("asyncio", emu, "customerio", [{"user_id": 1, "event": "x"}], kind="track")
@@ -196,13 +196,13 @@ def test_a_missing_column_ends_it_before_anything_is_sent(emu):
 
 
 @pytest.mark.parametrize("arguments", [{"event": "x"}, {"columns": {}}])
-def test_columns_are_for_flat_rows(emu, arguments):
+def test_columns_and_event_require_a_kind(emu, arguments):
     """Without a kind rows are messages already."""
     with pytest.raises(ConfigurationError, match="pass kind= as well"):
         backfilled("asyncio", emu, "customerio", [], **arguments)
 
 
-def test_progress_is_told_and_stats_stay_apart(emu):
+def test_backfill_reports_progress_and_is_not_counted_in_stats(emu):
     """The client's own messages go on beside it."""
     seen = []
 
@@ -220,7 +220,7 @@ def test_progress_is_told_and_stats_stay_apart(emu):
     assert len(seen) == 5
 
 
-def test_with_oauth_each_request_has_a_good_token():
+def test_backfill_with_oauth_has_a_valid_token_in_each_request():
     """A revoked token in the middle is renewed once."""
     rules = HightouchRules(oauth=OAuthRules(required=True))
     with Emulator(hightouch=rules) as emu:
@@ -238,7 +238,7 @@ def test_with_oauth_each_request_has_a_good_token():
         assert len(emu.requests("/hightouch/oauth/token")) == 2
 
 
-def test_compressed_where_asked_and_plain_where_refused(emu):
+def test_backfill_falls_back_to_uncompressed_bodies(emu):
     """The first refusal of gzip is the last attempt at it."""
     emu.play(Fault.status(400), when=lambda request: "content-encoding" in request.headers)
     options = {"gzip": True, **MANY}
@@ -251,14 +251,14 @@ def test_compressed_where_asked_and_plain_where_refused(emu):
     assert (len(encodings), set(encodings[1:])) == (10, {None})
 
 
-def test_a_direct_client_backfills_in_batches(emu):
+def test_a_client_that_sends_immediately_backfills_in_batches(emu):
     """Even a last batch of one goes there, so that sizes and answers are alike."""
     with CustomerIO("k", base_url=emu.customerio_url, send_immediately=True, **MANY) as cio:
         assert cio.backfill(past_message_composer(101)).requests == 2
     assert {entry["endpoint"] for entry in emu.cdp_messages("customerio")} == {"batch"}
 
 
-def test_a_closed_client_refuses(emu):
+def test_a_closed_client_rejects_a_backfill(emu):
     """It has no connections any more."""
     cio = Hightouch("k", base_url=emu.hightouch_url)
     cio.close()
@@ -266,7 +266,7 @@ def test_a_closed_client_refuses(emu):
         cio.backfill(past_message_composer(1))
 
 
-def test_a_disabled_client_checks_and_sends_nothing(emu):
+def test_a_disabled_client_validates_a_backfill_and_sends_nothing(emu):
     """As for any other call."""
     result = backfilled(
         "asyncio", emu, "customerio", past_message_composer(10), options={"disabled": True}
@@ -274,13 +274,13 @@ def test_a_disabled_client_checks_and_sends_nothing(emu):
     assert (result.imported, result.rejected, emu.requests()) == (0, 0, [])
 
 
-def test_the_sync_face_keeps_help_and_parameters():
+def test_sync_backfill_has_the_parameters_and_help_of_the_async_one():
     """They are those of the async method, whose example awaits."""
     assert CustomerIO.backfill.__doc__ == AsyncCustomerIO.backfill.__doc__.replace("await ", "")
     assert partial(CustomerIO.backfill).func.__wrapped__ is AsyncCustomerIO.backfill
 
 
-def test_position_never_passes_what_was_not_sent(emu):
+def test_the_position_never_exceeds_the_rows_that_were_sent(emu):
     """Also while a batch is being filled: whoever resumes there misses nothing."""
     seen, sent = [], []
 
@@ -305,7 +305,7 @@ def test_position_never_passes_what_was_not_sent(emu):
     )
 
 
-def test_an_interrupt_in_a_callback_ends_it(emu):
+def test_an_interrupt_in_a_callback_ends_a_backfill(emu):
     """Ctrl-C and sys.exit() are the caller's, also from a callback of the sync face."""
     rows = [
         {**row, "event": "" if n % 3 == 0 else "E"}
@@ -325,7 +325,7 @@ def test_an_interrupt_in_a_callback_ends_it(emu):
                 assert len(told) == 1
 
 
-def test_a_source_that_fails_half_way_says_where(emu):
+def test_an_error_of_the_row_source_is_reported_with_its_position(emu):
     """Whatever it raises: what came before was sent, and counts."""
 
     def rows():
@@ -338,7 +338,7 @@ def test_a_source_that_fails_half_way_says_where(emu):
 
 
 @pytest.mark.parametrize("runtime", ["asyncio", "trio"])
-def test_a_generator_is_closed_when_it_ends_early(runtime):
+def test_a_row_generator_is_closed_when_a_backfill_ends_early(runtime):
     """Its `finally` runs before the call returns."""
     closed = []
 
@@ -355,7 +355,7 @@ def test_a_generator_is_closed_when_it_ends_early(runtime):
         assert closed == [True]
 
 
-def test_progress_is_told_while_every_row_is_refused(emu):
+def test_progress_is_reported_while_every_row_is_rejected(emu):
     """A checkpoint moves on, too."""
     seen = []
     rows = [{"type": "track", "userId": "u"}] * 3000
@@ -374,13 +374,13 @@ def test_progress_is_told_while_every_row_is_refused(emu):
         ([], {"start_at": 3}, "start_at=3 is beyond the source, which has 0 rows"),
     ],
 )
-def test_a_call_that_cannot_be_meant_is_refused(emu, rows, arguments, why):
+def test_invalid_arguments_of_a_backfill_are_rejected(emu, rows, arguments, why):
     """At once, and in words."""
     with pytest.raises(ConfigurationError, match=why):
         backfilled("asyncio", emu, "customerio", rows, **arguments)
 
 
-def test_no_error_repeats_a_key_in_any_form():
+def test_no_error_contains_a_write_key_in_any_form():
     """Not even as the header has it."""
     key = "a-long-write-key"
     header = b64encode(f"{key}:".encode()).decode()

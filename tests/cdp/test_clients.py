@@ -80,7 +80,7 @@ def vendor(request):
 # ---- delivery -----------------------------------------------------------------------------------
 
 
-def test_the_six_calls_travel_in_one_batch(emu, runtime, vendor):
+def test_the_six_calls_are_sent_in_one_batch(emu, runtime, vendor):
     """In the order they were made, each with a random UUID for its id."""
     result, stats = run_calls(runtime, emu, vendor, *SIX)
     assert (6, True, 1) == (result.delivered, result.ok, stats.requests)
@@ -91,7 +91,7 @@ def test_the_six_calls_travel_in_one_batch(emu, runtime, vendor):
     assert (6, {4}) == (len(ids), {one.version for one in ids})
 
 
-def test_direct_sends_each_to_its_own_endpoint(emu, runtime, vendor):
+def test_send_immediately_uses_the_endpoint_of_each_kind(emu, runtime, vendor):
     """All six, each in a request of its own; `batch` is the seventh."""
     batch = [{"type": kind, "userId": "u2"} for kind in ("identify", "page")]
     run_calls(runtime, emu, vendor, *SIX, lambda c: c.batch(batch), send_immediately=True)
@@ -100,7 +100,7 @@ def test_direct_sends_each_to_its_own_endpoint(emu, runtime, vendor):
     assert [] == emu.cdp_dropped()
 
 
-def test_direct_raises_what_the_server_says(emu, runtime):
+def test_send_immediately_raises_the_servers_error(emu, runtime):
     """With the server's words, the vendor's name, and no other's."""
     emu.play(Fault.status(400, body={"meta": {"errors": ["userId is odd"]}}))
     with pytest.raises(RejectedError) as caught:
@@ -134,7 +134,7 @@ def test_any_2xx_even_empty_is_a_success(runtime, vendor, rules):
     assert (6, 0) == (result.delivered, stats.retried)
 
 
-def test_a_web_page_is_no_success(emu, runtime, vendor):
+def test_an_html_page_is_not_a_success(emu, runtime, vendor):
     """A captive portal answers 200 to everything: it is tried again, and told."""
     emu.play(Fault.html() * 2)
     errors = []
@@ -146,7 +146,7 @@ def test_a_web_page_is_no_success(emu, runtime, vendor):
     assert "received an HTML page, probably from a captive portal or a proxy" in str(errors[0])
 
 
-def test_a_web_page_for_ever_ends_in_an_error(emu, runtime, vendor):
+def test_repeated_html_pages_end_in_an_error(emu, runtime, vendor):
     """Direct calls raise it; in the background it is an outage like any other."""
     emu.play(Fault.html().forever())
     with pytest.raises(ServerError, match="HTML page"):
@@ -174,7 +174,7 @@ def test_a_web_page_for_ever_ends_in_an_error(emu, runtime, vendor):
         ("Application/XHTML+xml", b"\x1f\x8b\x08", False),
     ],
 )
-def test_what_a_success_looks_like(content_type, body, delivered):
+def test_responses_that_are_classified_as_a_success(content_type, body, delivered):
     """Empty, JSON and plain text are the vendor's; a page is not, whatever it calls itself."""
     headers = {} if content_type is None else {"content-type": content_type}
     client = Hightouch("k", base_url="http://127.0.0.1:1")
@@ -200,7 +200,7 @@ def test_what_a_success_looks_like(content_type, body, delivered):
         ({"failed_records": [{"index": 0}]}, False),
     ],
 )
-def test_a_success_that_says_that_something_failed_is_not_one(body, delivered):
+def test_a_2xx_that_reports_a_failure_is_a_rejection(body, delivered):
     """However it says so: nothing counts as delivered that the server names as failed."""
     client = Hightouch("k", base_url="http://127.0.0.1:1")
     part = [client._composer.track("u", "Paid")]
@@ -231,7 +231,7 @@ said = st.recursive(
     st.dictionaries(st.sampled_from(["content-type", "retry-after", "date"]), st.text(max_size=9)),
     said | st.binary(max_size=30),
 )
-def test_whatever_a_vendor_answers_has_one_meaning(status, headers, body):
+def test_any_response_is_classified(status, headers, body):
     """Only a 2xx delivers, anything else has its error, and nothing raises."""
     client = Hightouch("k", base_url="http://127.0.0.1:1")
     part = [client._composer.track("u", "Paid")]
@@ -240,7 +240,7 @@ def test_whatever_a_vendor_answers_has_one_meaning(status, headers, body):
     assert judged.outcome is not ResponseOutcome.DELIVERED or 200 <= status < 300
 
 
-def test_a_partial_success_costs_only_the_message_it_is_about(emu, runtime, vendor):
+def test_a_partial_success_loses_only_the_rejected_message(emu, runtime, vendor):
     """Smaller batches, which repeat message ids, show which one failed."""
     calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(9)]
     emu.play(
@@ -255,7 +255,7 @@ def test_a_partial_success_costs_only_the_message_it_is_about(emu, runtime, vend
     )
 
 
-def test_one_bad_message_does_not_cost_the_rest_of_its_batch(emu, runtime):
+def test_one_invalid_message_does_not_lose_the_rest_of_its_batch(emu, runtime):
     """Strict mode refuses the whole batch: halving it finds the one that is to blame."""
     calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(60)]
     emu.play(
@@ -282,7 +282,7 @@ def test_order_is_kept_when_requests_fail(emu, runtime, vendor):
     assert list(range(350)) == [m["properties"]["n"] for m in messages(emu)]
 
 
-def test_batches_are_cut_at_the_vendors_limits(emu, runtime, vendor):
+def test_batches_stay_within_the_vendors_limits(emu, runtime, vendor):
     """475,000 bytes, envelope and commas counted, whatever is asked for."""
     calls = [lambda c, n=n: c.track("u", "V", {"t": "x" * 30_000, "n": n}) for n in range(40)]
     calls += [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(2000)]
@@ -311,7 +311,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
     assert HIGHTOUCH.max_batch_bytes == empty + api.capacity
 
 
-def test_too_large_messages_go_to_on_drop_and_hold_nobody_up(emu, runtime, vendor):
+def test_messages_that_are_too_large_are_passed_to_on_drop(emu, runtime, vendor):
     """The rest is delivered, and `flush` does not wait for them."""
     drops = []
     result, stats = run_calls(
@@ -325,7 +325,7 @@ def test_too_large_messages_go_to_on_drop_and_hold_nobody_up(emu, runtime, vendo
     assert ["identify", "track"] == [m["type"] for m in messages(emu)]
 
 
-def test_direct_refuses_what_is_too_large(emu, runtime, vendor):
+def test_send_immediately_raises_for_a_message_that_is_too_large(emu, runtime, vendor):
     """Without sending it, and without showing it."""
     with pytest.raises(PayloadTooLargeError) as caught:
         run_calls(
@@ -339,7 +339,7 @@ def test_direct_refuses_what_is_too_large(emu, runtime, vendor):
     assert [] == emu.requests(f"/{vendor}/v1/track")
 
 
-def test_a_raised_item_limit_is_heeded(runtime):
+def test_a_raised_message_limit_is_used(runtime):
     """Hightouch raises it for some to 96 KB."""
     with Emulator(hightouch=HightouchRules(max_message_bytes=96_000)) as emu:
         result, _ = run_calls(
@@ -349,7 +349,7 @@ def test_a_raised_item_limit_is_heeded(runtime):
     assert (1, True) == (result.delivered, result.ok)
 
 
-def test_gzip_is_tried_and_given_up_when_refused(emu, runtime, vendor):
+def test_gzip_is_turned_off_when_the_server_rejects_it(emu, runtime, vendor):
     """Nobody documents whether each source takes it."""
     calls = [lambda c: c.track("u", "Visit")] * 20
     emu.play(
@@ -372,7 +372,7 @@ def test_a_repeated_request_has_the_same_message_ids(emu, runtime, vendor):
 # ---- Customer.io --------------------------------------------------------------------------------
 
 
-def test_strict_mode_is_asked_for_by_default(emu, runtime):
+def test_strict_mode_is_requested_by_default(emu, runtime):
     """Else a wrong key and a missing id would be answered with 200."""
     run_calls(runtime, emu, "customerio", SIX[0])
     run_calls(runtime, emu, "customerio", SIX[0], strict=False)
@@ -380,7 +380,7 @@ def test_strict_mode_is_asked_for_by_default(emu, runtime):
     assert ("1", None) == (first.get("x-strict-mode"), second.get("x-strict-mode"))
 
 
-def test_customerio_verbs_reach_the_server_in_its_own_shapes(emu, runtime):
+def test_customerio_methods_send_what_the_api_reads(emu, runtime):
     """People, devices, objects, relationships, merges, preferences, reports."""
     report = semantic.ReportDeliveryEvent(delivery_id="d", metric="opened")
     run_calls(
@@ -404,7 +404,7 @@ def test_customerio_verbs_reach_the_server_in_its_own_shapes(emu, runtime):
     ] == [m["event"] for m in messages(emu) if m["type"] == "track"]  # fmt: skip
 
 
-def test_track_takes_a_semantic_event(emu, runtime, vendor):
+def test_track_accepts_a_semantic_event(emu, runtime, vendor):
     """Its fields find their places, and properties of one's own are added."""
     paid = semantic.OrderCompleted(order_id="o-1", total=12.5)
     run_calls(runtime, emu, vendor, lambda c: c.track("u", paid, {"gift": True}))
@@ -414,7 +414,7 @@ def test_track_takes_a_semantic_event(emu, runtime, vendor):
     )  # fmt: skip
 
 
-def test_a_key_of_another_region_is_refused():
+def test_a_key_of_another_region_is_rejected():
     """The server would answer 200 and keep nothing."""
     with pytest.raises(ConfigurationError, match="belongs to region 'eu'") as caught:
         AsyncCustomerIO(EU_KEY, region="us")
@@ -427,7 +427,7 @@ def test_a_key_of_another_region_is_refused():
     assert "https://cdp-eu.customer.io" in repr(CustomerIO("classic", region="eu"))
 
 
-def test_prefixed_keys_are_bearers(emu, runtime):
+def test_prefixed_keys_use_bearer_authorization(emu, runtime):
     """And a newline from a mounted secret is taken off."""
     run_calls(runtime, emu, "customerio", SIX[0], key=f"{EU_KEY}\n")
     assert [EU_KEY] == [entry["key"] for entry in emu.cdp_messages()]
@@ -441,7 +441,7 @@ def test_clients_of_one_source_share_its_rate():
     assert one is not other
 
 
-def test_a_batch_may_share_context_and_integrations(emu, runtime, vendor):
+def test_a_batch_has_default_context_and_integrations(emu, runtime, vendor):
     """What a message says of its own stands above; the next message has nothing of it."""
     rows = [
         {"type": "track", "userId": "u", "event": "A", "context": {"ip": "::1"}},
@@ -458,13 +458,13 @@ def test_a_batch_may_share_context_and_integrations(emu, runtime, vendor):
     assert {"ip": "::1"} == rows[0]["context"]
 
 
-def test_an_empty_batch_is_refused(emu, runtime, vendor):
+def test_an_empty_batch_is_rejected(emu, runtime, vendor):
     """Whoever sends one has lost its messages before."""
     with pytest.raises(ValidationError, match="the batch is empty"):
         run_calls(runtime, emu, vendor, lambda c: c.batch(iter(())))
 
 
-def test_the_rate_limit_is_waited_for(runtime):
+def test_requests_wait_for_the_rate_limit(runtime):
     """No request is refused with 429 although more are made than the limit allows."""
     dialect = Dialect("Slow", {"us": "http://127.0.0.1:1"}, rate=(3, 0.3))
     # On a busy machine requests arrive closer together than they left.
@@ -505,14 +505,14 @@ def test_hightouch_regions_and_contracts(emu, runtime):
         AsyncHightouch("k", region="us")
 
 
-def test_hightouch_is_told_where_contracts_look_for_their_version(emu, runtime):
+def test_version_at_changes_the_path_of_the_schema_version(emu, runtime):
     """A workspace may have chosen a property."""
     call = lambda c: c.track("u", "Paid", schema_version="2")
     run_calls(runtime, emu, "hightouch", call, version_at="properties.apiVersion")
     assert {"apiVersion": "2"} == messages(emu)[0]["properties"]
 
 
-def test_an_action_of_customerio_is_doubtful_at_hightouch(emu, runtime):
+def test_hightouch_warns_about_an_action_of_customerio(emu, runtime):
     """Tracked by its name it would be kept, and nobody be forgotten; the typed one is refused."""
     call = lambda c: c.track("u", "User Suppressed")
     _, stats = run_calls(runtime, emu, "hightouch", call)
@@ -533,7 +533,7 @@ def test_an_action_of_customerio_is_doubtful_at_hightouch(emu, runtime):
         (lambda c: c.track("u", "Object Deleted", {"objectId": [1]}), "objectId must be"),
     ],
 )
-def test_an_action_tracked_by_its_name_is_checked_as_a_typed_one(emu, runtime, call, why):
+def test_an_action_tracked_by_its_name_is_validated_like_the_typed_event(emu, runtime, call, why):
     """What Customer.io would take and not act upon is doubtful."""
     _, stats = run_calls(runtime, emu, "customerio", call)
     assert ({} if why is None else {"doubtful": 1}) == stats.warnings
@@ -545,7 +545,7 @@ def test_an_action_tracked_by_its_name_is_checked_as_a_typed_one(emu, runtime, c
 # ---- the seam -----------------------------------------------------------------------------------
 
 
-def test_any_dialect_of_the_spec_can_be_spoken(emu):
+def test_a_client_can_use_any_dialect(emu):
     """Segment's own is constants alone."""
     segment = Dialect("Segment", {"us": "https://api.segment.io"}, max_batch_bytes=500_000)
     with SegmentClient(WriteKey("k"), segment, base_url=emu.hightouch_url) as client:
@@ -557,7 +557,7 @@ def test_any_dialect_of_the_spec_can_be_spoken(emu):
 # ---- acceptance ---------------------------------------------------------------------------------
 
 
-def test_messages_are_frozen_when_the_call_is_made(emu):
+def test_messages_are_serialised_when_the_method_is_called(emu):
     """A later change of the dict, and a call that is never awaited, change nothing."""
 
     async def main():
@@ -571,7 +571,7 @@ def test_messages_are_frozen_when_the_call_is_made(emu):
     assert {"n": 1} == messages(emu)[0]["traits"]
 
 
-def test_disabled_checks_and_counts_but_sends_nothing(emu, runtime, vendor):
+def test_a_disabled_client_validates_and_counts_but_sends_nothing(emu, runtime, vendor):
     """Even wrong calls still raise."""
     _, stats = run_calls(runtime, emu, vendor, *SIX, disabled=True)
     assert ({"disabled": 6}, []) == (stats.dropped, emu.requests())
@@ -579,7 +579,7 @@ def test_disabled_checks_and_counts_but_sends_nothing(emu, runtime, vendor):
         run_calls(runtime, emu, vendor, lambda c: c.track(None, "Visit"), disabled=True)
 
 
-def test_default_context_stands_under_each_call(emu, runtime, vendor):
+def test_default_context_is_merged_into_each_call(emu, runtime, vendor):
     """The call's own wins, name by name; neither is changed."""
     given = {"ip": "1.1.1.1", "locale": "de"}
     run_calls(
@@ -593,7 +593,7 @@ def test_default_context_stands_under_each_call(emu, runtime, vendor):
     assert {"ip": "1.1.1.1", "locale": "de"} == given
 
 
-def test_batch_is_all_or_nothing_when_composed(emu, runtime, vendor):
+def test_a_batch_with_an_invalid_message_sends_nothing(emu, runtime, vendor):
     """The error names the message, and none was taken."""
     told = [{"type": "track", "userId": "u", "event": "V"}, {"type": "track", "event": "V"}]
     with pytest.raises(ValidationError, match="message 1: "):
@@ -602,7 +602,7 @@ def test_batch_is_all_or_nothing_when_composed(emu, runtime, vendor):
 
 
 @pytest.mark.parametrize("when_full", ["drop_newest", "drop_oldest", "raise"])
-def test_a_full_buffer_does_what_was_chosen(when_full):
+def test_when_full_decides_what_a_full_buffer_does(when_full):
     """And says of which message."""
     told = []
     client = Hightouch(
@@ -623,7 +623,7 @@ def test_a_full_buffer_does_what_was_chosen(when_full):
     client.close(0)
 
 
-def test_waiting_for_room_loses_nothing(emu, runtime, vendor):
+def test_waiting_for_space_in_the_buffer_loses_nothing(emu, runtime, vendor):
     """The caller is slowed down instead."""
     calls = [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(50)]
     limits = Limits(max_queue_size=7, max_batch_size=5)
@@ -631,7 +631,7 @@ def test_waiting_for_room_loses_nothing(emu, runtime, vendor):
     assert (50, 0) == (stats.delivered, stats.lost)
 
 
-def test_a_closed_client_takes_nothing(emu):
+def test_a_closed_client_accepts_nothing(emu):
     """And says so."""
     client = CustomerIO("k", base_url=emu.customerio_url)
     client.close()
@@ -639,7 +639,7 @@ def test_a_closed_client_takes_nothing(emu):
         client.track("u", "V")
 
 
-def test_unknown_options_are_refused():
+def test_unknown_client_options_are_rejected():
     """A misspelt option must not be a silent default."""
     with pytest.raises(TypeError, match="retrys"):
         CustomerIO("k", retrys=1)
@@ -647,7 +647,7 @@ def test_unknown_options_are_refused():
         CustomerIO("k", when_full="block")
 
 
-def test_a_raising_callback_stops_nothing(emu, runtime, vendor):
+def test_an_error_in_a_callback_does_not_stop_delivery(emu, runtime, vendor):
     """It is logged; everything else arrives."""
 
     def broken(*_):
@@ -722,7 +722,7 @@ if os.environ.get("CDP_FORK") and os.fork() == 0:
 
 
 @pytest.mark.parametrize("fork", [False, True])
-def test_a_normal_exit_sends_what_waits(emu, fork):
+def test_pending_messages_are_sent_at_interpreter_exit(emu, fork):
     """Without `flush` or `close`; a forked child sends its own, and not the parent's again."""
     if fork and not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
@@ -788,7 +788,7 @@ def test_help_shows_what_a_method_returns(method, returned):
     assert returned in pydoc.plain(pydoc.render_doc(method)).replace("typing.", "")
 
 
-def test_nothing_prints_the_write_key(emu):
+def test_no_repr_or_error_contains_the_write_key(emu):
     """Neither a repr nor an error that the server echoes it in."""
     emu.play(Fault.status(401, body={"code": "bad_key", "message": "key hunter2-key is unknown"}))
     with (
@@ -800,7 +800,7 @@ def test_nothing_prints_the_write_key(emu):
 
 
 @pytest.mark.parametrize("send_immediately", [False, True])
-def test_a_request_that_comes_again_says_how_often_it_came(emu, runtime, vendor, send_immediately):
+def test_a_retried_request_has_a_retry_count_header(emu, runtime, vendor, send_immediately):
     """So their side can tell a repetition from a twin."""
     emu.play(Fault.status(503), Fault.status(510))
     calls = [lambda c: c.track("u", "Visit")] * 2
@@ -809,7 +809,7 @@ def test_a_request_that_comes_again_says_how_often_it_came(emu, runtime, vendor,
     assert [None, "1", "2", *[None] * send_immediately] == told
 
 
-def test_an_outage_ends_in_a_counted_drop(emu, runtime, vendor):
+def test_messages_expire_and_are_counted_after_an_outage(emu, runtime, vendor):
     """After `max_age`, with the reason, and `flush` comes back."""
     emu.play(Fault.status(500).forever())
     told = []

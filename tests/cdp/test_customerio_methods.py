@@ -91,12 +91,12 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("call", "expected"), CALLS)
-def test_each_verb_says_what_the_api_reads(cio, call, expected):
+def test_each_customerio_method_composes_what_the_api_reads(cio, call, expected):
     """The type of an object stands in its traits: at the top every object would be of type 1."""
     assert expected == own(call(cio))
 
 
-def test_leaving_the_mailings_is_not_leaving(cio):
+def test_unsubscribe_does_not_delete_the_person(cio):
     """Three verbs, three messages that nothing could take for one another."""
     verbs = [cio.unsubscribe, cio.delete_person, cio.suppress_person]
     told = [own(verb("u")) for verb in verbs]
@@ -104,7 +104,7 @@ def test_leaving_the_mailings_is_not_leaving(cio):
     assert [{"unsubscribed": True}, None, None] == [each.get("traits") for each in told]
 
 
-def test_preferences_change_one_by_one(cio):
+def test_set_preferences_changes_only_the_given_ones(cio):
     """By flat names, which leave a person's other choices alone."""
     message = sent(
         cio.set_preferences("u", topics={1: True, "topic_2": False}, channels={"sms": False})
@@ -118,7 +118,7 @@ def test_preferences_change_one_by_one(cio):
         cio.set_preferences("u", channels={channel: True})
 
 
-def test_a_verb_takes_the_options_of_any_call(cio):
+def test_customerio_methods_take_the_common_options(cio):
     """A time of its own for a backfill, and an id that is shared with other sinks."""
     message = sent(cio.delete_person("u", timestamp="2020-01-01", message_id="m"))
     assert ("2020-01-01T00:00:00.000Z", "m") == (message["timestamp"], message["messageId"])
@@ -141,7 +141,7 @@ def test_a_verb_takes_the_options_of_any_call(cio):
         (lambda c: c.set_preferences("u", channels={"sms": "no"}), "must be True or False"),
     ],
 )
-def test_what_the_api_would_not_read_is_refused(cio, call, words):
+def test_values_that_the_api_would_ignore_are_rejected(cio, call, words):
     """At the call, in words."""
     with pytest.raises(ValidationError, match=words):
         call(cio)

@@ -50,7 +50,7 @@ def made(emu, vendor, **options):
 # ---- S: both forks ------------------------------------------------------------------------------
 
 
-def test_s1_requests_at_once_leave_nothing_behind(emu, runtime, vendor):
+def test_concurrent_requests_lose_no_message(emu, runtime, vendor):
     """Of three threads theirs remembered one, and what the others had was lost."""
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(500)]
     few = Limits(max_batch_size=10, concurrency=4)
@@ -59,7 +59,7 @@ def test_s1_requests_at_once_leave_nothing_behind(emu, runtime, vendor):
     assert list(range(500)) == sorted(m["properties"]["n"] for m in messages(emu))
 
 
-def test_s2_closing_sends_the_whole_queue(emu, vendor):
+def test_closing_sends_the_whole_queue(emu, vendor):
     """Theirs stops after the batch at hand: 1 of 500 arrived."""
     client = made(emu, vendor, limits=Limits(max_batch_size=100))
     for n in range(500):
@@ -68,14 +68,14 @@ def test_s2_closing_sends_the_whole_queue(emu, vendor):
     assert list(range(500)) == [m["properties"]["n"] for m in messages(emu)]
 
 
-def test_s3_a_direct_client_can_be_closed(emu, vendor):
+def test_a_client_that_sends_immediately_can_be_closed(emu, vendor):
     """Theirs raised TypeError, as there was no thread to join."""
     client = made(emu, vendor, send_immediately=True)
     client.track("u", "Visit")
     assert client.close().ok
 
 
-def test_s4_flush_returns_though_a_message_was_too_large(emu, vendor):
+def test_flush_returns_after_a_message_that_is_too_large(emu, vendor):
     """Theirs waited for it for ever."""
     client = made(emu, vendor, on_drop=lambda *_: None)
     client.track("u", "Big", {"t": "x" * 40_000})
@@ -84,7 +84,7 @@ def test_s4_flush_returns_though_a_message_was_too_large(emu, vendor):
 
 
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(hours=-5), timedelta(days=400)])
-def test_s5_naive_times_are_utc(emu, runtime, vendor, ago):
+def test_naive_datetimes_are_utc(emu, runtime, vendor, ago):
     """Theirs guessed: some landed five hours in the future."""
     moment = datetime(2026, 3, 1, 12, 30) - ago
     run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", timestamp=moment))
@@ -92,7 +92,7 @@ def test_s5_naive_times_are_utc(emu, runtime, vendor, ago):
     assert moment.replace(tzinfo=UTC) == told
 
 
-def test_s6_no_value_is_dropped(emu, runtime, vendor):
+def test_unusual_values_are_converted_and_not_dropped(emu, runtime, vendor):
     """Theirs dropped a key for one UUID in it, and a whole list."""
 
     @dataclass
@@ -114,7 +114,7 @@ def test_s6_no_value_is_dropped(emu, runtime, vendor):
     assert [str(UUID(int=2)), 1] == kept["list"]
 
 
-def test_s7_zero_is_an_id_and_nothing_is_not(emu, runtime, vendor):
+def test_zero_is_a_valid_id_and_empty_text_is_not(emu, runtime, vendor):
     """Theirs refused 0, and took True, NaN and an event without a name."""
     run_calls(runtime, emu, vendor, lambda c: c.track(0, "Visit"))
     assert "0" == messages(emu)[0]["userId"]
@@ -125,7 +125,7 @@ def test_s7_zero_is_an_id_and_nothing_is_not(emu, runtime, vendor):
         run_calls(runtime, emu, vendor, lambda c: c.track("u", ""))
 
 
-def test_s8_the_callers_dicts_are_theirs(emu, runtime, vendor):
+def test_the_callers_dicts_are_not_modified(emu, runtime, vendor):
     """Theirs wrote into the context and overwrote its library."""
     context = {"library": {"name": "mine"}}
     run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", context=context))
@@ -133,7 +133,7 @@ def test_s8_the_callers_dicts_are_theirs(emu, runtime, vendor):
     assert {"name": "mine"} == messages(emu)[0]["context"]["library"]
 
 
-def test_s9_no_batch_is_too_large(emu, runtime, vendor):
+def test_no_request_exceeds_the_limits(emu, runtime, vendor):
     """Theirs made one of 507,751 bytes, which Customer.io drops as a whole with 200."""
     calls = [lambda c: c.track("u", "Visit", {"t": "x" * 31_500})] * 35
     result, _ = run_calls(runtime, emu, vendor, *calls)
@@ -142,14 +142,14 @@ def test_s9_no_batch_is_too_large(emu, runtime, vendor):
 
 
 @pytest.mark.parametrize("body", [b"", b"oops", b"[]", b'{"meta":{"errors":["x"]}}', b'{"a":1}'])
-def test_s10_a_refusal_of_any_shape_is_not_repeated(emu, runtime, vendor, body):
+def test_a_rejection_in_any_format_is_not_retried(emu, runtime, vendor, body):
     """Theirs looked for `code`, took its absence for a network error, and tried eleven times."""
     emu.play(Fault.status(400, body=body).forever())
     result, stats = run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"))
     assert (1, 0, 1) == (result.rejected, stats.retried, len(emu.requests()))
 
 
-def test_s12_bodies_are_json_and_not_longer_than_need_be(emu, runtime, vendor):
+def test_bodies_are_compact_json(emu, runtime, vendor):
     """Theirs wrote NaN, which is none, and three times the bytes for an emoji."""
     run_calls(
         runtime, emu, vendor, lambda c: c.track("u", "Visit", {"n": float("nan"), "t": "🎈" * 300})
@@ -163,7 +163,7 @@ def test_s12_bodies_are_json_and_not_longer_than_need_be(emu, runtime, vendor):
     assert ("🎈" * 300).encode() in body
 
 
-def test_s13_flush_and_close_keep_their_time(emu, vendor):
+def test_flush_and_close_respect_their_timeout(emu, vendor):
     """Theirs had no timeout; a dead server held a program up for 17 minutes."""
     emu.play(Fault.status(503).forever())
     client = made(emu, vendor, on_error=lambda *_: None)
@@ -172,7 +172,7 @@ def test_s13_flush_and_close_keep_their_time(emu, vendor):
     assert {"closed": 1} == client.close(0.05).dropped
 
 
-def test_s14_no_log_holds_a_payload_or_a_key(emu, runtime, vendor, caplog):
+def test_no_log_contains_a_payload_or_a_key(emu, runtime, vendor, caplog):
     """Theirs logged whole messages, and Hightouch's the write key too."""
     caplog.set_level(logging.DEBUG, "mixpanel")
     emu.play(Fault.status(500), Fault.status(400))
@@ -188,7 +188,7 @@ def test_s14_no_log_holds_a_payload_or_a_key(emu, runtime, vendor, caplog):
 # ---- C: Customer.io's ---------------------------------------------------------------------------
 
 
-def test_c1_a_raising_on_error_does_not_end_sending(emu, runtime):
+def test_an_exception_in_on_error_does_not_stop_the_sender(emu, runtime):
     """Theirs lost its only thread: nothing was sent any more, and flush hung."""
 
     def broken(*_):
@@ -202,7 +202,7 @@ def test_c1_a_raising_on_error_does_not_end_sending(emu, runtime):
     assert 3 == result.delivered
 
 
-def test_c2_c5_nothing_of_another_package_comes_along():
+def test_the_package_does_not_install_foreign_modules():
     """Theirs installs the top-level package of another, and pins what nobody needs any more."""
     told = distribution("mixpanel-async")
     needed = {re.match(r"[\w-]+", one)[0].lower() for one in told.requires or ()}
@@ -212,7 +212,7 @@ def test_c2_c5_nothing_of_another_package_comes_along():
     }
 
 
-def test_c3_a_wrong_key_is_no_success(runtime):
+def test_a_wrong_key_is_not_counted_as_delivered(runtime):
     """Theirs said that all was uploaded."""
     from mixpanel.emulator import CustomerIORules
 
@@ -221,7 +221,7 @@ def test_c3_a_wrong_key_is_no_success(runtime):
     assert (0, 1) == (result.delivered, result.pending)
 
 
-def test_c4_we_say_who_we_are(emu, runtime, vendor):
+def test_requests_identify_this_library(emu, runtime, vendor):
     """Theirs went by the name of the library that they were copied from."""
     run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"))
     (entry,) = emu.cdp_messages()
@@ -253,7 +253,7 @@ def a_proxy():
         thread.join()
 
 
-def test_h1_a_proxy_is_gone_through(runtime, vendor):
+def test_requests_use_the_configured_proxy(runtime, vendor):
     """Theirs took the setting and threw it away."""
     with a_proxy() as (address, seen):
 
@@ -267,7 +267,7 @@ def test_h1_a_proxy_is_gone_through(runtime, vendor):
     assert [b"POST http://localhost:9/v1/batch HTTP/1.1"] == seen
 
 
-def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, runtime):
+def test_a_401_renews_the_access_token_and_a_400_does_not(emu, runtime):
     """Theirs kept a revoked token until half its life, and threw a good one away."""
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
 
@@ -294,7 +294,7 @@ def test_h2_a_401_renews_the_token_and_a_400_does_not(emu, runtime):
     ],
     ids=["error without error", "reset in seconds", "200 without a token"],
 )
-def test_h3_h4_h5_no_answer_of_the_authorization_server_makes_us_spin(emu, runtime, fault):
+def test_no_response_of_the_authorization_server_causes_a_busy_loop(emu, runtime, fault):
     """Theirs burnt a whole core for ever, or blocked for ever."""
     emu.play(fault.forever(), path="/hightouch/oauth/token")
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
@@ -306,7 +306,7 @@ def test_h3_h4_h5_no_answer_of_the_authorization_server_makes_us_spin(emu, runti
     assert len(emu.requests("/hightouch/oauth/token")) < 10
 
 
-def test_h6_each_outage_has_its_own_patience(emu, runtime):
+def test_the_retry_wait_starts_anew_after_each_outage(emu, runtime):
     """Theirs never counted its retries from zero again."""
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
     emu.play(Fault.status(500) * 4, path="/hightouch/oauth/token")
@@ -323,7 +323,7 @@ def test_h6_each_outage_has_its_own_patience(emu, runtime):
     assert (2, 0) == (stats.delivered, result.pending)
 
 
-def test_h7_the_error_of_a_large_message_is_a_sentence(emu, vendor):
+def test_the_error_for_a_large_message_is_readable(emu, vendor):
     """Theirs was a tuple of format string and arguments, the message within."""
     with made(emu, vendor, send_immediately=True) as client, pytest.raises(Exception) as caught:
         client.track("u", "Big", {"t": "x" * 40_000}, message_id="m-1")
@@ -332,13 +332,13 @@ def test_h7_the_error_of_a_large_message_is_a_sentence(emu, vendor):
     assert f"bytes larger than {name} takes: it was not sent" in str(caught.value)
 
 
-def test_group_needs_no_person_at_customerio(emu, runtime):
+def test_a_group_message_needs_no_person_at_customerio(emu, runtime):
     """Theirs demanded one for years."""
     run_calls(runtime, emu, "customerio", lambda c: c.group(None, "g", {"name": "Acme"}))
     assert "g" == messages(emu)[0]["groupId"]
 
 
-def test_object_types_stand_where_they_are_read(emu, runtime):
+def test_object_types_are_sent_in_the_traits(emu, runtime):
     """At the top of a message they are ignored, and every object becomes one of type 1."""
     run_calls(runtime, emu, "customerio", lambda c: c.set_object("o", object_type_id=3))
     assert "3" == messages(emu)[0]["traits"]["object_type_id"]
@@ -350,7 +350,7 @@ def test_suppressing_is_not_unsubscribing(emu, runtime):
     assert ("track", "User Suppressed") == (messages(emu)[0]["type"], messages(emu)[0]["event"])
 
 
-def test_an_empty_200_is_no_error(runtime):
+def test_an_empty_200_response_is_a_success(runtime):
     """Theirs failed to decode it, after it had arrived."""
     from mixpanel.emulator import CustomerIORules
 
@@ -361,7 +361,7 @@ def test_an_empty_200_is_no_error(runtime):
         assert 1 == len(messages(emu))
 
 
-def test_a_refused_message_is_named_to_a_direct_caller(emu, runtime, vendor):
+def test_send_immediately_names_the_rejected_message(emu, runtime, vendor):
     """With its record, for a dead-letter file."""
     emu.play(Fault.status(400))
     with pytest.raises(RejectedError) as caught:

@@ -35,12 +35,12 @@ def basic(key):
         (HIGHTOUCH, CLASSIC, Secret("token"), "Bearer token"),
     ],
 )
-def test_each_key_authorises_in_its_way(dialect, key, token, expected):
+def test_each_kind_of_key_has_its_authorization_header(dialect, key, token, expected):
     """Prefixed keys are bearers at Customer.io only; a token of OAuth goes before the key."""
     assert expected == dialect.headers(key, token)["Authorization"].reveal()
 
 
-def test_customerio_is_strict_unless_told_otherwise():
+def test_customerio_uses_strict_mode_by_default():
     """Without the header a wrong key is answered with 200."""
     assert "1" == CUSTOMERIO.headers(CLASSIC)["X-Strict-Mode"]
     assert "X-Strict-Mode" not in PERMISSIVE.headers(CLASSIC)
@@ -59,13 +59,13 @@ def test_customerio_is_strict_unless_told_otherwise():
         (HIGHTOUCH, CLASSIC, {"region": "eu-west-1"}, "https://eu-west-1.hightouch-events.com"),
     ],
 )
-def test_the_origin_is_what_was_said_or_what_the_key_says(dialect, key, options, expected):
+def test_the_origin_is_from_base_url_region_or_key(dialect, key, options, expected):
     """In this order: URL, region, key, the vendor's first region."""
     assert expected == dialect.origin(key, **options)
 
 
 @pytest.mark.parametrize("dialect", [CUSTOMERIO, PERMISSIVE, HIGHTOUCH])
-def test_the_environment_may_say_the_origin(dialect, monkeypatch):
+def test_the_origin_may_come_from_the_environment(dialect, monkeypatch):
     """Above the region, below what the program says; each vendor has a variable of its own."""
     name = "MP_HIGHTOUCH_BASE_URL" if dialect is HIGHTOUCH else "MP_CUSTOMERIO_BASE_URL"
     monkeypatch.setenv(name, "http://127.0.0.1:1/x/")
@@ -80,7 +80,7 @@ def test_the_environment_may_say_the_origin(dialect, monkeypatch):
     assert dialect.origin(CLASSIC) in dialect.hosts.values()
 
 
-def test_an_unknown_region_or_unsafe_url_is_refused():
+def test_an_unknown_region_or_unsafe_url_is_rejected():
     """Where it is given, with what there is to choose from."""
     with pytest.raises(ConfigurationError, match="choose one of 'us', 'eu'"):
         CUSTOMERIO.origin(CLASSIC, region="eu-west-1")
@@ -88,7 +88,7 @@ def test_an_unknown_region_or_unsafe_url_is_refused():
         CUSTOMERIO.origin(CLASSIC, base_url="http://cdp.customer.io")
 
 
-def test_a_key_for_another_region_is_warned_of():
+def test_the_dialect_warns_about_a_key_of_another_region():
     """That host answers 200 and keeps nothing; of a host of one's own nothing can be said."""
     warning = CUSTOMERIO.region_warning(EUROPEAN, "https://cdp.customer.io")
     assert "region='eu'" in warning
@@ -106,7 +106,7 @@ def test_a_write_key_is_trimmed_and_never_printed():
 
 
 @pytest.mark.parametrize("bad", ["", " \n", "a b", "a\nb", "schlüssel", None, 5])
-def test_what_is_no_write_key_is_refused(bad):
+def test_an_invalid_write_key_is_rejected(bad):
     """Before it could break a header, and without showing it."""
     with pytest.raises(ConfigurationError, match="write_key") as raised:
         WriteKey(bad)
@@ -135,7 +135,7 @@ def test_what_is_no_write_key_is_refused(bad):
         (b"[" * 100_000, ["[" * 500]),
     ],
 )  # fmt: skip
-def test_every_shape_of_refusal_is_read(body, expected):
+def test_every_error_format_is_parsed(body, expected):
     """At a peer, an unexpected shape was retried eleven times as a network error."""
     assert expected == error_reasons(body)
 
@@ -159,7 +159,7 @@ RUDDERSTACK = Dialect(
 
 
 @pytest.mark.parametrize("dialect", [CUSTOMERIO, HIGHTOUCH, SEGMENT, RUDDERSTACK])
-def test_one_composer_speaks_every_dialect(dialect):
+def test_one_composer_serves_every_dialect(dialect):
     """A further vendor is constants and at most a few functions."""
     composer = SegmentComposer(dialect, now=lambda: 0.0, new_id=lambda: "ID", library={"name": "x"})
     messages = [composer.track("u", "Paid"), composer.alias("a", "u")]
@@ -171,7 +171,7 @@ def test_one_composer_speaks_every_dialect(dialect):
     assert "/v1/track" == dialect.path("track")
 
 
-def test_the_write_key_may_stand_in_the_envelope():
+def test_the_envelope_may_contain_the_write_key():
     """Hightouch wants it there beside a token of OAuth; Segment takes it without a header."""
     told = json.loads(HIGHTOUCH.batch_body([], AT, 'k"1'))
     assert {"batch": [], "sentAt": AT, "writeKey": 'k"1'} == told

@@ -43,7 +43,7 @@ def runtime(request):
 # ---- the same fan_out -------------------------------------------------------------------------
 
 
-def test_all_sinks_say_the_same_id_and_moment(emu, runtime):
+def test_all_sinks_receive_the_same_id_and_timestamp(emu, runtime):
     """So that one event can be found again in three places."""
     results, stats = send(runtime, sinks(runtime, emu), lambda f: f.track(*PAID))
     (event,) = emu.events()
@@ -59,7 +59,7 @@ def test_all_sinks_say_the_same_id_and_moment(emu, runtime):
     assert [1, 1, 1] == [each.client.delivered for each in stats.values()]
 
 
-def test_id_and_moment_may_be_given(emu):
+def test_message_id_and_timestamp_may_be_passed(emu):
     """Mixpanel gets of a longer id what `dedupe_key` would make of it; a repetition is no copy."""
     moment = datetime.now(UTC).replace(microsecond=0)
     calls = [
@@ -77,7 +77,7 @@ def test_id_and_moment_may_be_given(emu):
         assert {f"{moment.isoformat()[:19]}.000Z"} == timestamp_fields
 
 
-def test_calls_are_frozen_when_they_are_made(emu):
+def test_a_fan_out_copies_arguments_when_it_is_called(emu):
     """Iterators are read once and for all; a later change of the dict is not seen."""
 
     async def main():
@@ -93,7 +93,7 @@ def test_calls_are_frozen_when_they_are_made(emu):
         assert expected == {name: each["properties"][name] for name in expected}
 
 
-def test_the_context_says_whom_a_call_is_about(emu, runtime):
+def test_a_fan_out_uses_the_ids_of_the_context(emu, runtime):
     """To all sinks alike; a call that names somebody is about nobody else."""
 
     async def inside(f):
@@ -121,7 +121,7 @@ def test_the_context_says_whom_a_call_is_about(emu, runtime):
 # ---- as Mixpanel says it -------------------------------------------------------------------------
 
 
-def test_people_groups_and_views_reach_mixpanel_in_its_words(emu):
+def test_people_groups_and_views_are_translated_for_mixpanel(emu):
     """Reserved names of profiles, `group_key`, two events for pages and screens."""
     traits = {"email": "ada@example.com", "firstName": "Ada", "plan": "team",
               "name": "A. L.", "$name": "Ada L."}  # fmt: skip
@@ -149,7 +149,7 @@ def test_people_groups_and_views_reach_mixpanel_in_its_words(emu):
     assert kinds == [m["type"] for m in messages(emu, "hightouch")]
 
 
-def test_what_mixpanel_has_no_word_for_is_withheld(emu):
+def test_calls_without_an_equivalent_at_mixpanel_are_filtered(emu):
     """And counted; the others get it."""
     calls = [
         lambda f: f.identify(None, {"plan": "free"}, anonymous_id="d-1"),
@@ -162,7 +162,7 @@ def test_what_mixpanel_has_no_word_for_is_withheld(emu):
     assert ({}, {}) == (emu.profiles(), emu.groups())
 
 
-def test_what_a_vendor_does_not_take_is_withheld():
+def test_calls_that_a_vendor_does_not_support_are_filtered():
     """Rather than refused at each call."""
     narrow = Dialect("Narrow", {"us": UNREACHABLE}, kinds=frozenset({"track"}))
     with FanOut(narrow=Sink(SegmentClient(WriteKey("k"), narrow, disabled=True))) as fan_out:
@@ -171,7 +171,7 @@ def test_what_a_vendor_does_not_take_is_withheld():
     assert {"unsupported": 1, "accepted": 1} == counts(fan_out.stats()["narrow"])
 
 
-def test_a_mixpanel_sink_alone_refuses_who_is_nobody():
+def test_a_mixpanel_sink_alone_rejects_a_call_without_ids():
     """An error rather than a message that has no place."""
     fan_out = FanOut(mixpanel=Sink(Mixpanel("T", MemoryConsumer())))
     for call in (lambda f: f.identify(None), lambda f: f.track(None, "V"), lambda f: f.page()):
@@ -180,7 +180,7 @@ def test_a_mixpanel_sink_alone_refuses_who_is_nobody():
     assert 0 == fan_out.stats()["mixpanel"].received
 
 
-def test_context_of_the_spec_becomes_properties_of_mixpanel():
+def test_the_spec_context_becomes_mixpanel_properties():
     """What it has a name for; the event's own properties win."""
     kept = MemoryConsumer()
     told = {"page": {"url": "/a", "title": "A"}, "os": {"name": "iOS"}, "ip": "1.2.3.4", "app": 3,
@@ -196,7 +196,7 @@ def test_context_of_the_spec_becomes_properties_of_mixpanel():
     assert {"email_id": "e-1", "email": "ada@example.com"}.items() <= opened["properties"].items()
 
 
-def test_a_hook_of_one_sink_changes_nothing_for_the_others(emu):
+def test_a_before_send_hook_affects_only_its_own_sink(emu):
     """It may well be there to keep something from that sink alone."""
 
     def hook(endpoint, message):
@@ -239,7 +239,7 @@ def test_a_hook_of_one_sink_changes_nothing_for_the_others(emu):
         (lambda: FanOut(ht=Sink(Hightouch("k")), consent=_asks_later), "async function"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(make, told):
+def test_invalid_sinks_are_rejected(make, told):
     """Where it is written, naming the sink."""
     with pytest.raises(ConfigurationError, match=told):
         make()
@@ -249,14 +249,14 @@ async def _asks_later(sampling_id):
     """Nobody would await it."""
 
 
-def test_one_client_is_one_sink():
+def test_a_client_cannot_be_used_by_two_sinks():
     """Behind two it would say all twice."""
     client = Hightouch("k")
     with pytest.raises(ConfigurationError, match="twice"):
         FanOut(one=Sink(client), other=Sink(client))
 
 
-def test_unknown_options_of_a_call_are_refused():
+def test_unknown_options_of_a_fan_out_call_are_rejected():
     """A misspelt option must not be a silent default."""
     fan_out = FanOut(ht=Sink(Hightouch("k", disabled=True)))
     with pytest.raises(TypeError, match="track has no option 'consents'"):
@@ -282,7 +282,7 @@ def test_sync_calls_do_not_block_a_running_loop(emu):
     assert 2 == len(messages(emu))
 
 
-def test_what_is_tracked_can_be_captured():
+def test_a_fan_out_can_be_captured():
     """`mixpanel.testing` sees what goes to Mixpanel, as of any client."""
     with capture() as kept, FanOut(mixpanel=Sink(Mixpanel("T", base_url=UNREACHABLE))) as fan_out:
         fan_out.track(*PAID)
@@ -290,7 +290,7 @@ def test_what_is_tracked_can_be_captured():
     assert {"accepted": 1} == counts(fan_out.stats()["mixpanel"])
 
 
-def test_the_faces_offer_the_same():
+def test_both_fan_outs_have_the_same_methods():
     """Verbs are written once; all that is public is documented."""
     public = {
         face: {name for name in dir(face) if not name.startswith("_")}
@@ -311,6 +311,6 @@ def test_the_faces_offer_the_same():
     assert "<FanOut to ht>" == repr(FanOut(ht=Sink(Hightouch("k"))))
 
 
-def test_purposes_are_texts():
+def test_consent_is_one_or_several_texts():
     """A lone text is one of them, and only True is yes."""
     assert {"ads"} == parse_consent("ads") == parse_consent({"ads": True, "mail": None, "sms": 1})

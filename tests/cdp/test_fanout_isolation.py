@@ -35,7 +35,7 @@ def runtime(request):
 # ---- one sink never harms another ----------------------------------------------------------------
 
 
-def test_a_call_that_one_sink_refuses_goes_to_the_others(emu, runtime):
+def test_a_call_that_one_sink_rejects_is_sent_to_the_others(emu, runtime):
     """It is told to `on_error`, and counted."""
     told = []
     calls = [
@@ -70,7 +70,7 @@ WRONG = (
 )
 
 
-def test_a_wrong_call_is_an_error_and_goes_to_nobody(emu):
+def test_an_invalid_call_raises_and_is_sent_to_no_sink(emu):
     """At the caller's line, before anything is sent; such a call counts as never made."""
     fan_out = FanOut(**sinks("sync", emu))
     for call in WRONG:
@@ -86,7 +86,7 @@ def _failing():
     raise OSError("gone")
 
 
-def test_an_error_says_which_sinks_it_is_about(emu):
+def test_a_validation_error_names_the_sinks(emu):
     """Once, when all say the same."""
     fan_out = FanOut(**sinks("sync", emu, only=["customerio", "hightouch"]))
     told = "track requires a user_id or an anonymous_id (customerio, hightouch)"
@@ -96,7 +96,7 @@ def test_an_error_says_which_sinks_it_is_about(emu):
     fan_out.close()
 
 
-def test_a_server_that_is_down_harms_its_own_sink_alone(emu, runtime):
+def test_a_server_that_is_down_affects_only_its_own_sink(emu, runtime):
     """The others get everything; its messages are waited for, then counted."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/batch")
     swift = {"retry": RetryPolicy(first_wait=0.01, max_age=0.1), "on_error": lambda *_: None}
@@ -109,7 +109,7 @@ def test_a_server_that_is_down_harms_its_own_sink_alone(emu, runtime):
     assert {"expired": 20} == stats["hightouch"].client.dropped
 
 
-def test_a_failing_direct_sink_is_that_sinks_refusal(emu, runtime, caplog):
+def test_an_error_of_a_sink_that_sends_immediately_is_its_rejection(emu, runtime, caplog):
     """Told to `on_error`, or to the log without one; the others get theirs."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/track")
     told = []
@@ -126,7 +126,7 @@ def test_a_failing_direct_sink_is_that_sinks_refusal(emu, runtime, caplog):
     assert (2, 2) == (len(emu.events()), len(messages(emu, "customerio")))
 
 
-def test_full_and_closed_clients_refuse_for_themselves(emu, runtime):
+def test_full_and_closed_clients_do_not_affect_other_sinks(emu, runtime):
     """A callback that raises changes nothing."""
 
     def broken(*_):
@@ -160,7 +160,7 @@ class Meeting:
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_sinks_that_send_at_once_do_so_together(backend):
+def test_sinks_that_send_immediately_run_concurrently(backend):
     """Awaiting takes as long as the slowest needs: one after the other, these would never end."""
 
     async def go():
@@ -177,7 +177,7 @@ def test_sinks_that_send_at_once_do_so_together(backend):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_a_cancelled_call_is_accounted_for(backend):
+def test_a_cancelled_call_is_counted_as_interrupted(backend):
     """What was under way counts as interrupted, what was accepted before stays so."""
 
     async def go():
@@ -201,7 +201,7 @@ def test_a_cancelled_call_is_accounted_for(backend):
     assert {"stuck": {"interrupted": 1}, "quick": {"accepted": 1}} == all_counts(after)
 
 
-def test_a_call_that_is_never_awaited_is_accepted_all_the_same(emu):
+def test_a_fan_out_call_that_is_never_awaited_is_accepted(emu):
     """By the sinks that send in the background."""
 
     async def main():
@@ -238,7 +238,7 @@ CALLS = st.one_of(
 
 @settings(max_examples=50, deadline=None, database=None)
 @given(st.lists(CALLS, max_size=12))
-def test_every_account_balances_whatever_is_called(calls):
+def test_the_counts_of_every_sink_balance(calls):
     """`offered` is what did not raise, and lies in one drawer each; so do the clients' books."""
     full = {"when_full": "raise", "limits": Limits(max_queue_size=2, flush_after=None)}
     made = {
@@ -266,7 +266,7 @@ def test_every_account_balances_whatever_is_called(calls):
 # ---- opening, flushing, closing ------------------------------------------------------------------
 
 
-def test_leaving_closes_the_clients_but_those_to_keep_open(emu, runtime):
+def test_closing_a_fan_out_leaves_keep_open_clients_open(emu, runtime):
     """Those are flushed, and serve on."""
     made = sinks(runtime, emu, hightouch={"keep_open": True})
     send(runtime, made, lambda f: f.track(*PAID))
@@ -288,7 +288,7 @@ def test_leaving_closes_the_clients_but_those_to_keep_open(emu, runtime):
     assert 2 == len(messages(emu, "hightouch"))
 
 
-def test_a_closed_fan_out_takes_nothing(emu, runtime):
+def test_a_closed_fan_out_accepts_nothing(emu, runtime):
     """And closing it twice is closing it once."""
     made = sinks(runtime, emu)
     if runtime == "sync":
@@ -321,7 +321,7 @@ class Broken:
         raise OSError("disk full")
 
 
-def test_a_consumer_that_fails_keeps_nobody_from_closing(emu, runtime):
+def test_a_failing_consumer_does_not_keep_other_sinks_from_closing(emu, runtime):
     """Its own error is raised when all are done; what it does not take is its refusal."""
     made = sinks(runtime, emu, only=["hightouch"])
     face = Mixpanel if runtime == "sync" else AsyncMixpanel
@@ -336,7 +336,7 @@ def test_a_consumer_that_fails_keeps_nobody_from_closing(emu, runtime):
     assert 2 == len(messages(emu))
 
 
-def test_a_client_that_cannot_be_entered_leaves_none_open(emu):
+def test_a_client_that_cannot_be_entered_leaves_no_client_open(emu):
     """What was entered before it is closed again."""
 
     class Shut(AsyncMixpanel):
@@ -375,7 +375,7 @@ else:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_forked_child_has_an_account_of_its_own(emu):
+def test_a_forked_child_counts_from_zero(emu):
     """And sends what waits when it ends."""
     env = {**os.environ, "CIO_URL": emu.customerio_url, "HT_URL": emu.hightouch_url}
     done = subprocess.run(

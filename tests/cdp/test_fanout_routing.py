@@ -30,14 +30,14 @@ from tests.cdp.run_fanout import PAID, all_counts, counts, send, sinks
         (["*ed"], ["Paid and delivered", "two\nlines ended"], ["Paid"]),
     ],
 )
-def test_patterns_of_events(given, wanted, unwanted):
+def test_event_patterns_have_wildcards_and_exclusions(given, wanted, unwanted):
     """Only the star is special; a "not" wins wherever it stands."""
     matches = event_matcher(given)
     assert [True] * len(wanted) == list(map(matches, wanted))
     assert [False] * len(unwanted) == list(map(matches, unwanted))
 
 
-def test_routing_by_event_and_by_kind_of_call(emu):
+def test_sinks_are_routed_by_event_and_kind_of_call(emu):
     """People and groups are no events; pages are."""
     calls = [
         lambda f: f.identify("u-17", {"plan": "team"}),
@@ -58,7 +58,7 @@ def test_routing_by_event_and_by_kind_of_call(emu):
     assert expected == all_counts(stats)
 
 
-def test_consent_is_needed_where_it_is_asked_for(emu):
+def test_a_sink_with_consent_receives_only_people_who_agreed(emu):
     """For all purposes of the sink; what nobody said was not agreed to."""
     calls = [
         lambda f: f.track("u-1", "V"),
@@ -77,7 +77,7 @@ def test_consent_is_needed_where_it_is_asked_for(emu):
     assert expected == all_counts(stats)
 
 
-def test_consent_may_be_looked_up(emu, caplog):
+def test_consent_may_come_from_a_function(emu, caplog):
     """Told the person's id; a call's own word wins, and a failure is no consent."""
     asked = []
 
@@ -99,7 +99,7 @@ def test_consent_may_be_looked_up(emu, caplog):
     assert 2 == caplog.text.count("the fan-out's consent function failed")
 
 
-def test_integrations_leave_sinks_out(emu):
+def test_integrations_turn_sinks_off(emu):
     """By the sink's own name or its vendor's; names of no sink go on to the vendors."""
     calls = [
         lambda f: f.track("u-1", "V", integrations={"Hightouch": False, "Ads": False}),
@@ -128,7 +128,7 @@ def test_integrations_leave_sinks_out(emu):
         ),
     ],
 )
-def test_what_integrations_say(integrations, expected):
+def test_integrations_are_split_into_sinks_and_vendors(integrations, expected):
     """A vendor never reads an "All" that was meant for the fan-out alone."""
     assert expected == parse_integrations(integrations, frozenset({"ht"}))
 
@@ -187,7 +187,7 @@ def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
     assert {f"user-{n}" for n in (0, 2, 6, 7, 8, 10)} == {f"user-{n}" for n in range(11)} & accepted
 
 
-def test_a_person_is_wholly_in_a_sample_or_out():
+def test_all_calls_about_a_person_are_in_a_sample_or_none():
     """Whatever is said of them; what is about nobody is sampled by itself."""
     asked = rules(sample=0.5)
     for user in map(str, range(20)):
@@ -204,7 +204,7 @@ def test_a_person_is_wholly_in_a_sample_or_out():
 # ---- Customer.io's actions -----------------------------------------------------------------------
 
 
-def test_actions_go_only_to_who_acts_on_them(emu):
+def test_actions_are_sent_only_to_sinks_that_support_them(emu):
     """Given as an event or by name; other semantic events go to all."""
     order = semantic.OrderCompleted(order_id="o-1", total=9.5)
     calls = [
@@ -222,7 +222,7 @@ def test_actions_go_only_to_who_acts_on_them(emu):
     assert [{"action": 2}, {}, {"action": 2}] == [each.filtered for each in stats.values()]
 
 
-def test_to_be_forgotten_takes_no_consent_and_no_sample(emu):
+def test_deletions_ignore_consent_and_sampling(emu):
     """A person who withdrew their consent may still ask for it; to be let in again takes it."""
     calls = [
         lambda f: f.track("u-1", semantic.UserDeleted()),

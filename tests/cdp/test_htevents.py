@@ -38,7 +38,7 @@ def ht(emu):
     htevents.shutdown()  # while there is still somebody to take what waits
 
 
-def test_all_calls_in_the_positions_of_the_old_library(emu, ht):
+def test_htevents_calls_have_the_positional_parameters_of_hightouchs_module(emu, ht):
     """Each answers whether it was taken, and with the message."""
     assert (True, "identify") == _kind(ht.identify("u", {"plan": "team"}))
     assert (True, "track") == _kind(ht.track("u", "Paid", {"a": 1}, {"ip": "1.1.1.1"}))
@@ -61,7 +61,7 @@ def _kind(answer):
 
 
 @pytest.mark.parametrize("name", ["identify", "track", "page", "screen", "group", "alias"])
-def test_signatures_are_the_composers(name):
+def test_htevents_functions_have_the_composers_signatures(name):
     """Without `self`."""
     ours = inspect.signature(getattr(htevents, name))
     theirs = inspect.signature(getattr(SegmentComposer, name))
@@ -69,14 +69,14 @@ def test_signatures_are_the_composers(name):
     assert getattr(htevents, name).__doc__
 
 
-def test_the_write_key_has_to_be_set_first():
+def test_htevents_requires_a_write_key():
     """And the error says how."""
     with pytest.raises(ConfigurationError, match=r"htevents\.write_key"):
         htevents.track("u", "Visit")
 
 
 @pytest.mark.parametrize("end", ["flush", "join", "shutdown"])
-def test_every_way_to_end_sends_all_that_waits(emu, ht, end):
+def test_flush_join_and_shutdown_send_pending_messages(emu, ht, end):
     """`join` of the old library forgot the queue."""
     for n in range(500):
         ht.track("u", "Visit", {"n": n, "text": "x" * 2000})
@@ -96,7 +96,7 @@ def test_after_shutdown_settings_are_read_again(emu, ht):
     assert ht.flush() is ht.shutdown() is ht.join() is None
 
 
-def test_on_error_hears_the_end_and_not_each_attempt(emu, ht):
+def test_htevents_on_error_is_called_once_per_lost_message(emu, ht):
     """With the messages that it struck; what it raises stops nothing."""
     heard = []
 
@@ -116,7 +116,7 @@ def test_on_error_hears_the_end_and_not_each_attempt(emu, ht):
     assert ["Good"] == [m["event"] for m in messages(emu)]
 
 
-def test_a_full_queue_is_answered_with_false(emu, ht):
+def test_a_call_returns_false_when_the_queue_is_full(emu, ht):
     """As there; nothing is raised."""
     ht.max_queue_size = 1
     emu.play(Fault.latency(0.3))
@@ -124,14 +124,14 @@ def test_a_full_queue_is_answered_with_false(emu, ht):
     assert [True, False, False] == answers
 
 
-def test_what_no_request_can_carry_is_answered_with_false(emu, ht):
+def test_a_call_returns_false_for_a_message_that_is_too_large(emu, ht):
     """It was dropped, and told so, within the call."""
     taken, message = ht.track("u", "Big", {"t": "x" * 40_000})
     assert (False, "Big") == (taken, message["event"])
     assert {"too_large": 1} == ht.default_client.stats().dropped
 
 
-def test_sync_mode_sends_at_once_and_retries(emu, ht):
+def test_sync_mode_sends_immediately_and_retries(emu, ht):
     """Theirs tried once, and could not be shut down."""
     ht.sync_mode, ht.timeout = True, 5
     emu.play(Fault.status(503, retry_after=0))
@@ -143,7 +143,7 @@ def test_sync_mode_sends_at_once_and_retries(emu, ht):
     assert ht.shutdown().ok
 
 
-def test_send_false_checks_and_sends_nothing(emu, ht):
+def test_send_false_validates_and_sends_nothing(emu, ht):
     """Wrong calls still raise."""
     ht.send = False
     assert ht.track("u", "Visit")[0]
@@ -166,7 +166,7 @@ def test_oauth_and_gzip_settings_reach_the_client(emu, ht):
     assert request.headers["authorization"].startswith("Bearer ")
 
 
-def test_log_handler_and_debug_are_heeded(emu, ht):
+def test_log_handler_and_debug_configure_logging(emu, ht):
     """Once each, however many clients are made."""
     logger = logging.getLogger("mixpanel")
     records, level = [], logger.level
@@ -187,7 +187,7 @@ def test_log_handler_and_debug_are_heeded(emu, ht):
         ht.log_handler = None
 
 
-def test_debug_tells_on_stderr_of_each_request_and_of_nothing_in_it(emu):
+def test_debug_logs_each_request_without_its_content(emu):
     """As theirs does, but without what people did, the key, and every line twice."""
     program = f"""
 from mixpanel.cdp import htevents
@@ -217,7 +217,7 @@ def test_calls_from_a_running_loop_do_not_block_it(emu, ht):
     assert 1 == len(messages(emu))
 
 
-def test_a_program_that_just_ends_loses_nothing(emu):
+def test_htevents_sends_pending_messages_at_exit(emu):
     """Neither with one message nor with a full queue."""
     source = f"""
 from mixpanel.cdp import htevents

@@ -86,26 +86,26 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("call", "expected"), CALLS)
-def test_each_call_makes_the_message_of_the_spec(call, expected):
+def test_each_method_composes_the_message_of_the_spec(call, expected):
     """Absent ids are left out rather than sent as null."""
     assert expected == sent(call(composer()))
 
 
 @pytest.mark.parametrize(("call", "expected"), CALLS)
-def test_wire_completes_what_the_calls_make(call, expected):
+def test_from_dict_composes_the_same_messages_as_the_methods(call, expected):
     """A message that is read back from a file is the message that was written."""
     message = call(composer())
     assert expected == sent(composer().from_dict(json.loads(message.body)))
 
 
-def test_a_message_tells_its_kind_and_id():
+def test_a_message_has_its_kind_and_id():
     """The sender needs both without reading the body; the repr holds nothing of the payload."""
     message = composer().track("secret-user", "Paid", message_id="m-1")
     assert ("track", "m-1", True) == (message.kind, message.message_id, message.repeatable)
     assert "secret" not in repr(message)
 
 
-def test_direct_body_has_sent_at_and_no_type():
+def test_a_single_body_has_sent_at_and_no_type():
     """Its own endpoint tells the type by the path."""
     told = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
     expected = common("identify", userId="u", sentAt="2026-01-31T12:00:00.000Z")
@@ -119,7 +119,7 @@ def test_hightouch_gets_both_timestamps():
     assert (STAMP, STAMP) == (message["timestamp"], message["originalTimestamp"])
 
 
-def test_messages_travel_on_the_buffer_that_events_use():
+def test_messages_use_the_buffer_of_the_mixpanel_client():
     """No second queue: the buffer takes them as they are and keeps the books."""
     stats = DeliveryStats()
     buffer = Buffer(Limits(), stats, max_in_flight={"batch": 1})
@@ -130,7 +130,7 @@ def test_messages_travel_on_the_buffer_that_events_use():
 # ---- frozen -------------------------------------------------------------------------------------
 
 
-def test_later_changes_are_not_seen_and_nothing_given_is_changed():
+def test_arguments_are_copied_and_not_modified():
     """The caller's dicts stay the caller's, `library` in their context included."""
     properties, context = {"tags": ["a"]}, {"library": {"name": "theirs"}, "ip": "::1"}
     message = composer(default_context={"locale": "de"}).track("u", "Paid", properties, context)
@@ -140,7 +140,7 @@ def test_later_changes_are_not_seen_and_nothing_given_is_changed():
     assert {"locale": "de", "library": {"name": "theirs"}, "ip": "::1"} == sent(message)["context"]
 
 
-def test_the_default_context_is_as_it_was_when_it_was_given():
+def test_later_changes_of_the_default_context_have_no_effect():
     """What is lost of it on the way to JSON is noted with every message, as of any value."""
     heard, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
     told = composer(default_context=given, note=lambda *what: heard.append(what))
@@ -173,7 +173,7 @@ class Colour(StrEnum):
         (10**30, "1" + "0" * 30),
     ],
 )
-def test_ids_are_text_and_zero_is_one(given, expected):
+def test_ids_become_text_and_zero_is_valid(given, expected):
     """Every peer refuses the user 0."""
     assert expected == sent(composer().track(given, "Paid"))["userId"]
 
@@ -181,7 +181,7 @@ def test_ids_are_text_and_zero_is_one(given, expected):
 @pytest.mark.parametrize(
     "bad", ["", "  ", True, 1.5, 17.0, float("nan"), 1j, Decimal(1), ["u"], object()]
 )
-def test_what_is_no_id_is_refused(bad):
+def test_invalid_ids_are_rejected(bad):
     """A float that was a whole number before a gap in its column would be another person."""
     for call in (
         lambda c: c.track(bad, "Paid"),
@@ -225,13 +225,13 @@ def test_what_is_no_id_is_refused(bad):
         (lambda c: c.from_dict({"type": "group", "userId": "u"}), "group_id is missing"),
     ],
 )
-def test_what_no_server_would_keep_is_refused_at_the_call(call, words):
+def test_invalid_messages_are_rejected_at_the_call(call, words):
     """With a typed error that says what was wrong, in every mode."""
     with pytest.raises(ValidationError, match=words):
         call(composer(validation="off"))
 
 
-def test_hightouch_wants_a_person_where_customerio_does_not():
+def test_hightouch_requires_a_person_where_customerio_does_not():
     """The dialects differ in whom a group and an identify may leave out."""
     for call in (
         lambda c: c.group(None, "acme"),
@@ -242,7 +242,7 @@ def test_hightouch_wants_a_person_where_customerio_does_not():
             call(composer(HIGHTOUCH))
 
 
-def test_a_dialect_may_lack_a_kind():
+def test_a_dialect_may_not_support_a_kind():
     """Then the call says so, instead of the server in silence."""
     only = replace(PLAIN, kinds=frozenset({"track"}))
     with pytest.raises(ValidationError, match="Plain does not support alias"):
@@ -276,7 +276,7 @@ def test_timestamps_are_utc_to_the_millisecond(given, expected):
 @pytest.mark.parametrize(
     "seconds", [0, 1.25, 1_764_000_000.1239, 1_764_000_000.9999999, 253_402_300_799.5, -0.25, -1.5]
 )
-def test_the_clock_is_said_as_the_calendar_has_it(seconds):
+def test_clock_times_are_formatted_as_by_datetime(seconds):
     """Also where a fraction rounds up to the next second, and before 1970."""
     clock = SegmentComposer(PLAIN, now=lambda: seconds, new_id=lambda: "ID", library=LIBRARY)
     expected = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
@@ -286,13 +286,13 @@ def test_the_clock_is_said_as_the_calendar_has_it(seconds):
 @pytest.mark.parametrize(
     "bad", ["yesterday", "", True, float("nan"), float("inf"), 10**30, [1], object()]
 )
-def test_what_is_no_time_is_refused(bad):
+def test_invalid_timestamps_are_rejected(bad):
     """Rather than guessed at, or taken for now."""
     with pytest.raises(ValidationError, match="timestamp must be a datetime"):
         composer().track("u", "Paid", timestamp=bad)
 
 
-def test_pandas_missing_time_is_refused_as_a_timestamp_and_null_as_a_value():
+def test_nat_is_rejected_as_a_timestamp_and_null_as_a_value():
     """NaT calls itself a datetime."""
     pandas = pytest.importorskip("pandas")
     with pytest.raises(ValidationError, match="timestamp must be"):
@@ -301,7 +301,7 @@ def test_pandas_missing_time_is_refused_as_a_timestamp_and_null_as_a_value():
     assert {"a": None, "b": "1970-01-01T00:00:00.000Z"} == sent(message)["properties"]
 
 
-def test_the_wire_keeps_an_original_timestamp():
+def test_from_dict_uses_the_original_timestamp():
     """What other libraries call it in their exports."""
     message = {"type": "track", "userId": 1, "event": "E", "originalTimestamp": "2026-01-31"}
     assert "2026-01-31T00:00:00.000Z" == sent(composer().from_dict(message))["timestamp"]
@@ -349,7 +349,7 @@ def test_text_is_sent_as_utf8():
     assert "😀".encode() in composer().track("u", "😀").body
 
 
-def test_losses_are_noted_and_refused_in_mode_raise():
+def test_conversion_losses_are_noted_or_raised():
     """NaN travels as null, which somebody should hear of."""
     heard = []
     told = composer(note=lambda kind, text: heard.append((kind, text)))
@@ -359,7 +359,7 @@ def test_losses_are_noted_and_refused_in_mode_raise():
         composer(validation="raise").track("u", "Paid", {"value": float("nan")})
 
 
-def test_advice_is_noted_and_refused_in_mode_raise():
+def test_advice_is_noted_or_raised():
     """A doubtful name is sent, for it may be meant."""
     heard = []
     options = {"advice": lambda _event: lambda message: [f"{message['event']}?"]}
@@ -370,7 +370,7 @@ def test_advice_is_noted_and_refused_in_mode_raise():
         composer(validation="raise", **options).track("u", "Pad")
 
 
-def test_integrations_go_along():
+def test_integrations_are_sent_with_the_message():
     """`All: False` turns off what is not named."""
     message = composer().track("u", "Paid", integrations={"All": False, "Mixpanel": True})
     assert {"All": False, "Mixpanel": True} == sent(message)["integrations"]
@@ -379,7 +379,7 @@ def test_integrations_go_along():
 # ---- contracts ----------------------------------------------------------------------------------
 
 
-def test_schema_version_stands_where_the_contract_reads_it():
+def test_schema_version_is_sent_at_its_path():
     """In Hightouch's default place, beside a context of the caller's own."""
     message = composer(HIGHTOUCH).track(
         "u", "Paid", context={"ip": "::1", "protocols": {"a": 1}}, schema_version="1.2.0"
@@ -408,7 +408,7 @@ def test_schema_version_may_be_a_property_or_a_trait(path):
 
 
 @pytest.mark.parametrize("path", ["", "context", "context.", "event.version", "apiVersion"])
-def test_a_version_has_its_place_in_a_message(path):
+def test_an_invalid_schema_version_path_is_rejected(path):
     """Else no contract would find it."""
     with pytest.raises(ConfigurationError, match="must be a path in a message"):
         replace(HIGHTOUCH, schema_version_path=path)
@@ -417,7 +417,7 @@ def test_a_version_has_its_place_in_a_message(path):
 # ---- settings -----------------------------------------------------------------------------------
 
 
-def test_bad_settings_are_refused():
+def test_invalid_composer_settings_are_rejected():
     """Where they are given."""
     with pytest.raises(ConfigurationError, match="validation"):
         composer(validation="loud")

@@ -85,7 +85,7 @@ def test_one_token_serves_all_requests(emu, runtime, send_immediately):
     assert "k" == json.loads(request.body)["writeKey"]
 
 
-def test_without_a_token_such_a_source_refuses(emu, runtime):
+def test_a_source_with_oauth_rejects_requests_without_a_token(emu, runtime):
     """So the tests above prove something."""
     with pytest.raises(AuthenticationError, match="access token is required"):
         run_calls(runtime, emu, "hightouch", TRACK, send_immediately=True)
@@ -116,7 +116,7 @@ def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, runtime, 
     assert 3 == len(messages(emu))
 
 
-def test_a_key_without_the_right_is_final_after_one_renewal(emu, runtime):
+def test_a_forbidden_key_is_permanent_after_one_renewal(emu, runtime):
     """403 twice: a human has to help."""
     who = oauth(emu.hightouch_oauth_url, scope="other")
     with pytest.raises(AuthenticationError, match="lacks the scope"):
@@ -124,7 +124,7 @@ def test_a_key_without_the_right_is_final_after_one_renewal(emu, runtime):
     assert (2, 2) == (asked(emu), len(emu.requests("/hightouch/v1/track")))
 
 
-def test_an_unknown_client_is_an_error_at_once(emu, runtime):
+def test_an_unknown_oauth_client_is_not_retried(emu, runtime):
     """Asked once; the events stay, and `flush` comes back."""
     errors = []
     who = HightouchOAuth("stranger", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
@@ -149,7 +149,7 @@ def test_an_unknown_client_is_an_error_at_once(emu, runtime):
     ],
     ids=lambda fault: fault.name,
 )
-def test_a_failing_authorization_server_is_asked_again_with_patience(emu, runtime, fault):
+def test_a_failing_authorization_server_is_retried_with_backoff(emu, runtime, fault):
     """Each failure is one failed attempt of the batch: counted, backed off, bounded."""
     emu.play(fault * 2, path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
@@ -157,7 +157,7 @@ def test_a_failing_authorization_server_is_asked_again_with_patience(emu, runtim
     assert (1, 2, 3) == (result.delivered, stats.retried, asked(emu))
 
 
-def test_a_dead_authorization_server_costs_no_events_in_silence(emu, runtime):
+def test_events_expire_visibly_when_the_authorization_server_is_down(emu, runtime):
     """Patience ends as it does for any outage, and the drop is counted."""
     emu.play(Fault.status(500, body={"no": "error"}).forever(), path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
@@ -169,7 +169,7 @@ def test_a_dead_authorization_server_costs_no_events_in_silence(emu, runtime):
     assert asked(emu) < 100
 
 
-def test_our_wrong_clock_is_corrected_by_the_servers(runtime):
+def test_a_wrong_local_clock_is_corrected_by_the_servers(runtime):
     """The first assertion is refused as too early, the second counts from the server's Date."""
     rules = OAuthRules(required=True)
     with Emulator(now=lambda: 1_000_000_000.0, hightouch=HightouchRules(oauth=rules)) as emu:
@@ -178,7 +178,7 @@ def test_our_wrong_clock_is_corrected_by_the_servers(runtime):
         assert (1, 0, 2) == (result.delivered, stats.retried, asked(emu))
 
 
-def test_parallel_requests_ask_for_one_token(emu):
+def test_concurrent_requests_obtain_one_token(emu):
     """Whoever comes while somebody asks, waits for that."""
     emu.play(Fault.latency(0.1), path=TOKEN_PATH)
 
@@ -197,7 +197,7 @@ def test_parallel_requests_ask_for_one_token(emu):
     assert 1 == asked(emu)
 
 
-def test_the_key_can_rotate(emu, runtime, tmp_path):
+def test_the_private_key_can_be_rotated(emu, runtime, tmp_path):
     """A file, or a function, is read anew for each token."""
     path = tmp_path / "key.pem"
     path.write_text(key_pair()[0])
@@ -209,7 +209,7 @@ def test_the_key_can_rotate(emu, runtime, tmp_path):
     assert 3 == len(messages(emu))
 
 
-def test_a_key_that_breaks_later_stops_nothing_else(emu, runtime):
+def test_a_private_key_that_becomes_invalid_stops_only_its_messages(emu, runtime):
     """It is an error of the delivery; the key is never shown."""
     who = oauth(emu.hightouch_oauth_url, lambda: "hunter2")
     with pytest.raises(AuthenticationError, match="private_key cannot sign") as caught:
@@ -226,7 +226,7 @@ def test_a_key_that_breaks_later_stops_nothing_else(emu, runtime):
         ({"server": "http://auth.example"}, "https"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(given, what):
+def test_invalid_oauth_settings_are_rejected(given, what):
     """Where they are given."""
     settings = {"client_id": "c", "private_key": key_pair()[0], "key_id": "k", **given}
     with pytest.raises(ConfigurationError, match=what):
@@ -264,7 +264,7 @@ def drive(steps, *replies):
         reply = replies.pop(0)
 
 
-def test_the_assertion_is_what_the_server_wants():
+def test_the_assertion_has_the_claims_that_the_server_requires():
     """Form-encoded, the scope too; five seconds back and fifty-five ahead."""
     (request,), failure = drive(tokens().ensure_token(), granted("t"))
     form = parse_qs(request.content.decode())
@@ -283,7 +283,7 @@ def test_the_assertion_is_what_the_server_wants():
     assert "https://auth.example/token" == request.url
 
 
-def test_a_token_is_renewed_at_half_its_life():
+def test_a_token_is_renewed_after_half_of_its_lifetime():
     """And kept until then."""
     clock = Clock()
     source = tokens(clock)
@@ -296,7 +296,7 @@ def test_a_token_is_renewed_at_half_its_life():
 
 
 @pytest.mark.parametrize("lifetime", [None, "soon", -1, True, 0])
-def test_a_lifetime_that_is_none_means_a_minute_until_renewal(lifetime):
+def test_a_token_with_an_invalid_lifetime_is_renewed_after_a_minute(lifetime):
     """The server need not say."""
     clock = Clock()
     source = tokens(clock)
@@ -308,7 +308,7 @@ def test_a_lifetime_that_is_none_means_a_minute_until_renewal(lifetime):
     assert Secret("two") == source.token
 
 
-def test_a_failed_renewal_does_no_harm_while_the_token_is_good():
+def test_a_failed_renewal_is_ignored_while_the_token_is_valid():
     """It is tried again some seconds later."""
     clock = Clock()
     source = tokens(clock)
@@ -340,14 +340,14 @@ def test_rate_limits_of_the_authorization_server(headers, seconds):
     assert not failure.permanent
 
 
-def test_the_corrected_clock_is_tried_once():
+def test_clock_skew_is_corrected_once():
     """Not for ever, whatever the server says."""
     early = Response(400, {}, b'{"error":"invalid_request","error_description":"Token is expired"}')
     requests, failure = drive(tokens().ensure_token(), early, early)
     assert (2, True) == (len(requests), failure.permanent)
 
 
-def test_those_who_wait_share_the_failure():
+def test_requests_waiting_for_a_token_share_the_failure():
     """They do not ask one after the other."""
     clock = Clock()
     source = tokens(clock)
@@ -362,7 +362,7 @@ def test_those_who_wait_share_the_failure():
     assert ended.value.value is shared.value.value
 
 
-def test_somebody_who_went_away_does_not_block_the_others():
+def test_an_abandoned_token_request_does_not_block_the_others():
     """A cancelled request lets go; one that was never ended is passed over after a while."""
     clock = Clock()
     source = tokens(clock)
@@ -378,13 +378,13 @@ def test_somebody_who_went_away_does_not_block_the_others():
     assert isinstance(next(waiting), Request)
 
 
-def test_a_turnstile_without_a_token_lets_all_answers_through():
+def test_without_a_token_source_every_response_passes():
     """401 is nothing that it could help."""
     reply = Response(401, {}, b"")
     assert ([None], reply) == drive(RateLimitedAuth(None, None).run(), reply)
 
 
-def test_a_pace_is_kept_in_every_span():
+def test_the_rate_limit_holds_in_every_window():
     """Three in two seconds; who is early waits for a turn of their own."""
     clock = Clock()
     rate_limiter = RateLimiter(3, 2.0, clock=clock)

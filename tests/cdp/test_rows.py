@@ -15,7 +15,7 @@ AT = datetime(2024, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("who", ["user_id", "userId", "User ID", "USERID"])
-def test_usual_names_are_found_however_they_are_written(who):
+def test_usual_column_names_are_found_in_any_spelling(who):
     """Capitals and separators do not count."""
     row = {who: "u-1", "event": "Paid", "Event Time": AT, "amount": 12.5}
     assert FlatRows("track").message(row) == {
@@ -56,7 +56,7 @@ def test_each_kind_has_its_own_columns(kind, row, told):
     assert FlatRows(kind).message(row) == {"type": kind, **told}
 
 
-def test_named_columns_stand_above_usual_names():
+def test_named_columns_take_precedence_over_usual_names():
     """And "" says that there is none: then the usual column is a property."""
     row = {"customer": "c", "user_id": "internal", "what": "Paid", "at": AT, "context": "shop"}
     columns = {"user_id": "customer", "event": "what", "timestamp": "at", "context": ""}
@@ -69,7 +69,7 @@ def test_named_columns_stand_above_usual_names():
     }
 
 
-def test_one_name_for_every_event():
+def test_event_names_all_rows():
     """A column called event is then a property."""
     told = FlatRows("track", event="Paid").message({"user_id": 1, "time": 5, "event": "launch"})
     assert (told["event"], told["properties"]) == ("Paid", {"event": "launch"})
@@ -90,7 +90,7 @@ def test_empty_cells_are_left_out(empty):
     }
 
 
-def test_arrays_are_values():
+def test_arrays_are_sent_as_lists():
     """They compare element by element, and are not empty for that."""
     row = {"user_id": "u", "scores": np.array([1.0, math.nan])}
     assert FlatRows("identify").message(row)["traits"]["scores"] is row["scores"]
@@ -139,27 +139,27 @@ def test_later_rows_may_lack_a_column():
         ),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(arguments, why):
+def test_invalid_columns_are_rejected_at_once(arguments, why):
     """Before any row is read."""
     with pytest.raises(ConfigurationError) as raised:
         FlatRows(*arguments)
     assert why in str(raised.value)
 
 
-def test_an_alias_has_nothing_else():
+def test_an_alias_row_with_other_columns_is_rejected():
     """It would be lost in silence."""
     with pytest.raises(ValidationError, match="remove 'plan'"):
         FlatRows("alias").message({"user_id": 1, "previous_id": 2, "plan": "team"})
 
 
 @pytest.mark.parametrize("row", [7, "text", None, ["user_id"]])
-def test_what_is_no_row_is_refused(row):
+def test_an_invalid_row_is_rejected(row):
     """And only that row."""
     with pytest.raises(ValidationError, match="must be a mapping"):
         FlatRows("identify").message(row)
 
 
-def test_the_id_is_made_of_the_content():
+def test_the_message_id_is_a_hash_of_the_content():
     """The same row, the same id; any difference, another one; its own id stands."""
     one = {"type": "track", "userId": "u", "event": "x", "timestamp": AT}
     again = with_message_id({**one, "timestamp": datetime(2024, 1, 31, 12, tzinfo=UTC)})
@@ -170,7 +170,7 @@ def test_the_id_is_made_of_the_content():
 
 
 @pytest.mark.parametrize("kind", ["track", "page", "screen"])
-def test_what_was_done_needs_its_time(kind):
+def test_events_and_views_require_a_timestamp(kind):
     """Else it would be dated today."""
     with pytest.raises(ValidationError, match="needs a timestamp"):
         require_timestamp({"type": kind, "timestamp": None})
@@ -178,6 +178,6 @@ def test_what_was_done_needs_its_time(kind):
 
 
 @pytest.mark.parametrize("kind", ["identify", "group", "alias"])
-def test_what_is_known_needs_none(kind):
+def test_people_and_groups_require_no_timestamp(kind):
     """Traits are of now unless they say otherwise."""
     assert require_timestamp({"type": kind}) == {"type": kind}

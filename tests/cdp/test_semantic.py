@@ -167,7 +167,7 @@ def paths_of(kind):
     }
 
 
-def test_there_are_72():
+def test_there_are_72_semantic_events():
     """Nine actions, an experiment, 28 of commerce, 6 of email, 4 chats, 7 of apps, 17 videos."""
     assert 72 == len(EVENTS) == len(REFERENCE)
     assert list(REFERENCE) == list(EVENTS)
@@ -211,7 +211,7 @@ def _loose(kind):
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_each_class_is_called_as_its_event(name):
+def test_each_class_is_named_after_its_event(name):
     """One who knows the name finds the class."""
     called = "".join(word[0].upper() + word[1:] for word in name.split())
     assert getattr(semantic, called) is EVENTS[name]
@@ -219,7 +219,7 @@ def test_each_class_is_called_as_its_event(name):
 
 
 @pytest.mark.parametrize(("name", "kind"), EVENTS.items())
-def test_each_event_knows_whom_it_needs(name, kind):
+def test_each_event_knows_which_ids_it_requires(name, kind):
     """People's actions a user, reports nobody, an object's end anybody, the rest either id."""
     required = {field.name: "x" for field in kind.schema.values() if field.required}
     required |= {k: v for k, v in (("type", "ios"), ("metric", "opened"),
@@ -242,7 +242,7 @@ def test_each_event_knows_whom_it_needs(name, kind):
 
 
 @pytest.mark.parametrize(("name", "kind"), EVENTS.items())
-def test_each_event_can_be_replayed_from_its_wire_form(name, kind):
+def test_each_event_can_be_sent_again_from_its_dict(name, kind):
     """As from a file of failed records."""
     samples = {"token": "t", "type": "ios", "metric": "opened", "action_type": "viewed_content"}
     given = {
@@ -253,7 +253,7 @@ def test_each_event_can_be_replayed_from_its_wire_form(name, kind):
     assert sent(message) == sent(composer().from_dict(sent(message)))
 
 
-def test_actions_are_refused_where_they_would_do_nothing():
+def test_actions_are_rejected_where_they_would_do_nothing():
     """Hightouch keeps "User Suppressed" as any event; the person would go on getting mail."""
     with pytest.raises(ValidationError, match="is an action of Customer"):
         composer(HIGHTOUCH).track("u", semantic.UserSuppressed())
@@ -277,7 +277,7 @@ def test_ids_are_sent_as_text_and_amounts_as_numbers():
     } == sent(composer().track("u", event))["properties"]
 
 
-def test_several_ids_stay_several():
+def test_a_list_of_ids_stays_a_list():
     """At the start of a video there may be more than one ad."""
     event = semantic.VideoPlaybackStarted(ad_asset_id=[1, "b"], content_asset_ids=["c"])
     told = sent(composer().track("u", event))["properties"]
@@ -290,7 +290,7 @@ def test_a_date_may_be_a_date():
     assert "2026-01-31" == sent(composer().track("u", event))["properties"]["airdate"]
 
 
-def test_what_is_your_own_goes_along():
+def test_extra_properties_are_sent_with_a_semantic_event():
     """Among the properties; with a device to the device, beside a context of your own."""
     paid = sent(composer().track("u", semantic.OrderCompleted(total=1), {"gift": True}))
     assert {"gift": True, "total": 1} == paid["properties"]
@@ -328,7 +328,7 @@ def test_what_is_your_own_goes_along():
         (lambda: semantic.ReportDeliveryEvent(delivery_id="d", metric="seen"), "must be one of"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_refused_where_the_event_is_made(make, words):
+def test_an_invalid_field_is_rejected_when_the_event_is_created(make, words):
     """With all that is wrong at once, and no value in the text."""
     with pytest.raises(ValidationError, match=words):
         make()
@@ -344,7 +344,7 @@ def test_events_are_frozen_and_compare_by_value():
     assert "OrderCompleted(total=1)" == repr(event)
 
 
-def test_an_event_of_your_own_is_typed_in_the_same_way():
+def test_a_subclass_defines_a_typed_event():
     """And does not join the 72."""
 
     class SeatAdded(SemanticEvent, event="Seat Added"):
@@ -355,7 +355,7 @@ def test_an_event_of_your_own_is_typed_in_the_same_way():
     assert "Seat Added" not in EVENTS
 
 
-def test_a_shape_without_a_name_is_no_event():
+def test_a_typed_model_without_a_name_is_not_an_event():
     """Only its events can be tracked."""
 
     class Nameless(SemanticEvent):
@@ -396,7 +396,7 @@ def test_a_shape_without_a_name_is_no_event():
         ("user unsuppressed", "User Unsuppressed"),
     ],
 )
-def test_a_near_miss_is_recognised(written, meant):
+def test_a_misspelt_event_name_is_recognised(written, meant):
     """It would fire no mapping, in silence."""
     assert meant == did_you_mean(written)
 
@@ -410,12 +410,12 @@ def test_a_near_miss_is_recognised(written, meant):
         " Order Completed ", *REFERENCE,
     ],
 )  # fmt: skip
-def test_a_name_of_its_own_is_left_alone(name):
+def test_an_unrelated_event_name_is_not_corrected(name):
     """As are the 72 themselves: none is a near miss of another."""
     assert did_you_mean(name) is None
 
 
-def test_advice_names_what_an_action_lacks():
+def test_advice_names_the_missing_fields_of_an_action():
     """Tracked by name, its fields may stand where nobody reads them."""
     heard = []
     told = composer(advice=advice, note=lambda _kind, text: heard.append(text))
@@ -430,7 +430,7 @@ def test_advice_names_what_an_action_lacks():
     ] == heard
 
 
-def test_the_table_is_only_a_table():
+def test_the_module_of_semantic_events_contains_only_declarations():
     """Classes with fields, groups of them, and nothing that runs."""
     tree = ast.parse(Path(semantic.__file__).read_text())
     for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):

@@ -1,4 +1,4 @@
-"""Import any number of events: nothing lost, everything said, and a way to resume."""
+"""Import any number of events: nothing is lost, every rejection is reported, imports resume."""
 
 import logging
 import sqlite3
@@ -50,8 +50,8 @@ async def test_every_kind_of_stream_is_imported(emu, anyio_backend, as_stream):
 
 
 @pytest.mark.anyio
-async def test_failures_are_mapped_to_positions_in_the_stream(emu, anyio_backend):
-    """Refused by the server or unusable before it: each has its position and reason."""
+async def test_rejections_are_mapped_to_positions_in_the_stream(emu, anyio_backend):
+    """Rejected by the server or before it: each has its position and reason."""
     bad = {3, 2500, 4499}
 
     def mixed():
@@ -73,7 +73,7 @@ async def test_failures_are_mapped_to_positions_in_the_stream(emu, anyio_backend
 
 @pytest.mark.anyio
 async def test_429_and_413_and_resets_lose_nothing(emu, anyio_backend):
-    """The width and the batch adapt; every event is there once."""
+    """Concurrency and batch size adapt; every event is stored once."""
     emu.play(
         Fault.status(429, retry_after=0),
         Fault.status(413),
@@ -90,8 +90,8 @@ async def test_429_and_413_and_resets_lose_nothing(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_a_fatal_answer_stops_and_says_where_to_resume(emu, anyio_backend):
-    """Nothing before `position` is missing; resuming there makes it whole."""
+async def test_a_fatal_response_stops_the_import_and_says_where_to_resume(emu, anyio_backend):
+    """Nothing before `position` is missing; resuming there completes the import."""
     emu.play(Fault.latency(0.0) * 2, Fault.status(401).forever(), path="/import")
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         with pytest.raises(ImportInterrupted) as raised:
@@ -107,7 +107,7 @@ async def test_a_fatal_answer_stops_and_says_where_to_resume(emu, anyio_backend)
 
 @pytest.mark.anyio
 async def test_memory_is_bounded_by_what_is_in_flight(emu, anyio_backend):
-    """The stream is not read further ahead than the width allows."""
+    """The stream is not read further ahead than the concurrency allows."""
     read, ahead = 0, 0
 
     def counted():
@@ -128,7 +128,7 @@ async def test_memory_is_bounded_by_what_is_in_flight(emu, anyio_backend):
 
 @pytest.mark.anyio
 async def test_an_event_without_an_id_gets_the_same_one_each_time(emu, anyio_backend):
-    """Importing a file twice makes no copies."""
+    """Importing a file twice creates no duplicates."""
     events = [{"event": "E", "properties": {"distinct_id": "u", "time": TIME, "n": 1}}]
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         await mp.import_events(events)
@@ -140,7 +140,7 @@ async def test_an_event_without_an_id_gets_the_same_one_each_time(emu, anyio_bac
 @pytest.mark.anyio
 @pytest.mark.parametrize("as_stream", [iter, later], ids=["iterator", "async"])
 async def test_an_error_of_the_source_says_where_to_resume(emu, anyio_backend, as_stream):
-    """What came before it is imported, and what the source raised is the cause."""
+    """The rows before it are imported, and the source's exception is the cause."""
 
     def broken():
         yield from past(10)
@@ -155,15 +155,15 @@ async def test_an_error_of_the_source_says_where_to_resume(emu, anyio_backend, a
 
 
 @pytest.mark.anyio
-async def test_what_is_no_stream_at_all_is_an_error_of_the_source(emu, anyio_backend):
-    """Like any other."""
+async def test_an_object_that_is_not_iterable_is_an_error_of_the_source(emu, anyio_backend):
+    """It is reported like any other error of the source."""
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         with pytest.raises(ImportInterrupted, match=r"start_at=0: .*not iterable"):
             await mp.import_events(None)
 
 
-class Unspeakable(str):
-    """An id that cannot be written."""
+class Unprintable(str):
+    """An id whose `__str__` raises."""
 
     __slots__ = ()
 
@@ -174,7 +174,7 @@ class Unspeakable(str):
 
 
 class Unreadable(dict):
-    """An event that cannot be looked at."""
+    """An event whose methods raise."""
 
     def get(self, *_):
         raise RuntimeError("no")
@@ -188,16 +188,16 @@ class Unreadable(dict):
     [
         {"event": "E", "properties": {"time": TIME, "distinct_id": "u", "n": 10**5000}},
         {"event": "E", "properties": {"time": 10**400, "distinct_id": "u"}},
-        {"event": "E", "properties": {"time": TIME, "distinct_id": Unspeakable("u")}},
-        {"event": "E", "properties": {"time": TIME, "$insert_id": Unspeakable("i")}},
+        {"event": "E", "properties": {"time": TIME, "distinct_id": Unprintable("u")}},
+        {"event": "E", "properties": {"time": TIME, "$insert_id": Unprintable("i")}},
         Unreadable(event="E"),
-        Unspeakable("x"),
+        Unprintable("x"),
         None,
     ],
     ids=["huge integer", "huge time", "distinct_id", "insert_id", "mapping", "value", "none"],
 )
-async def test_an_odd_row_costs_only_itself(emu, anyio_backend, odd):
-    """It is refused by itself, or goes through; the rows around it are imported."""
+async def test_an_odd_row_does_not_affect_its_neighbours(emu, anyio_backend, odd):
+    """It is rejected or imported by itself; the rows around it are imported."""
     rows = [*past(2), odd, *list(past(4))[2:]]
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         result = await mp.import_events(rows)
@@ -207,8 +207,8 @@ async def test_an_odd_row_costs_only_itself(emu, anyio_backend, odd):
 
 
 @pytest.mark.anyio
-async def test_a_callback_that_raises_stops_nothing(emu, anyio_backend, caplog):
-    """It is logged once, and the import goes on."""
+async def test_a_callback_that_raises_does_not_stop_the_import(emu, anyio_backend, caplog):
+    """It is logged once."""
 
     def raising(_):
         raise KeyError("oops")
@@ -223,7 +223,7 @@ async def test_a_callback_that_raises_stops_nothing(emu, anyio_backend, caplog):
 
 
 @pytest.mark.anyio
-async def test_a_callback_that_nobody_would_await_is_refused(emu, anyio_backend):
+async def test_an_async_callback_is_a_configuration_error(emu, anyio_backend):
     """Before anything is read."""
 
     async def told(_):
@@ -236,7 +236,7 @@ async def test_a_callback_that_nobody_would_await_is_refused(emu, anyio_backend)
 
 
 def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
-    """A cursor of sqlite3 refuses any other."""
+    """A cursor of sqlite3 works in no other."""
     base = sqlite3.connect(":memory:")
     base.execute("create table event (n)")
     base.executemany("insert into event values (?)", [(n,) for n in range(2600)])
@@ -260,7 +260,7 @@ def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_a_source_that_stops_the_program_stops_it(emu, stop):
-    """Ctrl-C while reading reaches the caller, and the home loop lives on."""
+    """Ctrl-C while reading reaches the caller, and the background loop keeps running."""
 
     def stopping():
         yield from past(10)
@@ -272,14 +272,14 @@ def test_a_source_that_stops_the_program_stops_it(emu, stop):
         assert mp.import_events(past(3)).imported == 3
 
 
-def test_the_sync_face_imports_too(emu):
-    """Same method, same result."""
+def test_the_sync_client_imports_too(emu):
+    """The same method, the same result."""
     with Mixpanel("t", base_url=emu.url) as mp:
         assert mp.import_events(past(100)).imported == 100
 
 
 @pytest.mark.anyio
-async def test_settings_that_make_no_sense_are_refused(emu, anyio_backend):
+async def test_invalid_settings_are_configuration_errors(emu, anyio_backend):
     """Before anything is read."""
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         for options in ({"concurrency": 0}, {"start_at": -1}):
@@ -289,7 +289,7 @@ async def test_settings_that_make_no_sense_are_refused(emu, anyio_backend):
 
 @pytest.mark.anyio
 async def test_cancelling_an_import_ends_it(emu, anyio_backend):
-    """Nothing goes on behind the caller's back."""
+    """Nothing continues in the background."""
     emu.play(Fault.silence().forever(), path="/import")
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         with anyio.move_on_after(0.3) as scope:

@@ -1,4 +1,4 @@
-"""Secrets never leave by what a program shows: reprs, copies, errors, logs, frames."""
+"""Programs show no secrets: in reprs, copies, errors, logs and frames."""
 
 import base64
 import contextlib
@@ -66,7 +66,7 @@ def encoded(pair):
 
 @functools.cache
 def needles():
-    """Every secret, and what it looks like in a header."""
+    """Return every secret, and what it looks like in a header."""
     pem_line = key_pair()[0].splitlines()[5]
     pairs = (f"me:{ACCOUNT}", f"{API}:", f"{KEY}:", f"user:{PROXY}")
     return (*NAMES.values(), pem_line, *map(encoded, pairs))
@@ -92,7 +92,7 @@ def proxied(port=9):
 
 
 def in_frames(error):
-    """Return which secrets a crash reporter would send that captures locals, and whose frames."""
+    """Return the secrets that a crash reporter would send with the locals, and whose frames."""
     for one in chain(error, set()):
         one.__traceback__ = without_this_file(one.__traceback__)
     captured = traceback.TracebackException.from_exception(error, capture_locals=True)
@@ -101,7 +101,7 @@ def in_frames(error):
 
 
 def hidden(error):
-    """Return the frames of what `from None` hides, too."""
+    """Return the frames that `from None` hides, too."""
     return [
         f"{frame.f_code.co_name}: {name}={value!r}"
         for one in chain(error, set())
@@ -111,7 +111,7 @@ def hidden(error):
 
 
 def chain(error, seen):
-    """Yield an exception and each that leads to it."""
+    """Yield an exception and each that led to it."""
     if error is None or id(error) in seen:
         return
     seen.add(id(error))
@@ -121,7 +121,7 @@ def chain(error, seen):
 
 
 def without_this_file(frames):
-    """Leave out the frames of the tests, which hold what they gave."""
+    """Leave out the frames of the tests, which hold what they passed."""
     kept = []
     while frames is not None:
         kept += [frames] if frames.tb_frame.f_code.co_filename != __file__ else []
@@ -136,14 +136,14 @@ def without_this_file(frames):
 
 
 def holders():
-    """Make one of everything that is given a secret."""
+    """Make one object of every kind that is passed a secret."""
     proxy, everything = proxied(), {"credentials": account(), "proxy": proxied()}
     access = AccessTokens(oauth())
     access._store(json.dumps({"access_token": TOKEN, "expires_in": 60}).encode())
     consumer = Consumer(**everything)
     local, remote = LocalFlagsConfig(enable_polling=False), RemoteFlagsConfig()
     hightouch = Hightouch(KEY, oauth=oauth(), proxy=proxy)
-    hightouch._api.guard.access._store(json.dumps({"access_token": TOKEN}).encode())
+    hightouch._api.guard.token_source._store(json.dumps({"access_token": TOKEN}).encode())
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     workspace = AsyncWorkspace(credentials=given, base_url="http://127.0.0.1:9")
     assert workspace.api is not None
@@ -172,7 +172,7 @@ def step_request(api, endpoint="imports"):
 
 
 def reached(root):
-    """Yield everything of this package that one object leads to, and the texts in between."""
+    """Yield everything of this package that an object refers to, and the texts in between."""
     seen, remaining = {}, [(type(root).__name__, root)]
     while remaining:
         place, one = remaining.pop()
@@ -190,7 +190,7 @@ def reached(root):
 
 
 def attributes(one):
-    """Return what an object holds, in slots too."""
+    """Return an object's attributes, those in slots too."""
     slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
     held = {name: getattr(one, name) for name in slots if hasattr(one, name)}
     return {**held, **getattr(one, "__dict__", {})}
@@ -248,7 +248,7 @@ def without_bytes(made):
 
 @pytest.mark.parametrize("made", [account, oauth], ids=["service account", "oauth"])
 def test_credentials_survive_a_pickle_for_another_process(made):
-    """A pool of spawned processes is given them so."""
+    """They can be passed to a pool of spawned processes."""
     before = made()
     after = pickle.loads(pickle.dumps(before))
     assert before == after
@@ -268,7 +268,7 @@ def test_credentials_survive_a_pickle_for_another_process(made):
     ids=["secret", "api secret", "transport", "route", "request", "write key's route"],
 )
 def test_requests_and_settings_with_a_secret_do_not_pickle(made):
-    """Better no pickle than one that somebody writes to a disk unawares."""
+    """No pickle is better than one that is written to a disk unnoticed."""
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(made())
 
@@ -283,7 +283,7 @@ NAMED = re.compile(r"(.*_)?(secrets?|password|private_key|write_key|authorizatio
 
 
 def test_every_field_named_as_a_secret_has_a_type_that_hides_it():
-    """A class of tomorrow is looked at, too: fields of dataclasses and models, by their names."""
+    """New classes are checked, too: fields of dataclasses and models, by their names."""
     plain, looked_at = [], 0
     for module in modules():
         if module.__name__.startswith("mixpanel.emulator"):
@@ -342,8 +342,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
-def test_a_refused_setting_leaves_no_secret_in_its_traceback(make, tmp_path, monkeypatch):
-    """Nor in what the error hides behind `from None`."""
+def test_an_invalid_setting_leaves_no_secret_in_its_traceback(make, tmp_path, monkeypatch):
+    """Nor in the context that `from None` hides."""
     monkeypatch.setenv("MP_CONFIG_PATH", str(tmp_path / "config.toml"))
     with pytest.raises(MixpanelException) as caught:
         make()
@@ -353,7 +353,7 @@ def test_a_refused_setting_leaves_no_secret_in_its_traceback(make, tmp_path, mon
 
 
 def test_the_error_that_a_caller_was_handling_keeps_its_traceback():
-    """It is theirs: only what failed meanwhile is cut."""
+    """It is the caller's: only the later error is stripped of frames."""
     theirs = LookupError("theirs")
     with pytest.raises(ConfigurationError) as caught:
         try:
@@ -509,7 +509,7 @@ async def with_oauth(url, proxy):
     kept = options(url, proxy)
     kept["limits"] = mixpanel.Limits(request_timeout=kept.pop("request_timeout"))
     client = AsyncHightouch(KEY, oauth=oauth(url), send_immediately=True, **kept)
-    access = client._api.guard.access
+    access = client._api.guard.token_source
     access._store(json.dumps({"access_token": TOKEN, "expires_in": 600}).encode())
     await client.track("u", "E")
 
@@ -571,7 +571,7 @@ SYNC = [
 
 @pytest.fixture
 def logs(caplog):
-    """Everything that anybody logs, down to DEBUG."""
+    """Collect everything that is logged, down to DEBUG."""
     with caplog.at_level(logging.DEBUG):
         for name in ("httpx", "httpcore", "asyncio", "mixpanel", "hpack", "h11"):
             logging.getLogger(name).setLevel(logging.DEBUG)
@@ -584,7 +584,7 @@ def logs(caplog):
 
 @pytest.fixture(params=[False, True], ids=["direct", "through a proxy"])
 def addressed(request):
-    """Return where a request goes and through which proxy, given the port of the fault."""
+    """Return where a request is sent and through which proxy, given the port of the fault."""
 
     def place(fault, port):
         scheme = "https" if fault == "broken TLS" else "http"
@@ -597,7 +597,7 @@ def addressed(request):
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch):
-    """Repeat at once what is repeated."""
+    """Repeat without delay what is repeated."""
     monkeypatch.setattr("mixpanel.lookup_tables.RETRY", PATIENCE)
 
 
@@ -613,7 +613,7 @@ def faulty(fault):
 
 
 def ends(error, fault):
-    """Check one failure: it is a failure, typed unless it was cancelled, and shows nothing."""
+    """Check one failure: it is typed unless it was cancelled, and shows no secret."""
     assert error is not None
     assert fault == "cancelled" or isinstance(error, MixpanelException)
     assert in_frames(error) == []
@@ -649,7 +649,7 @@ def test_no_failure_carries_a_secret(face, fault, backend, addressed, logs):
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "cancelled"])
 @pytest.mark.parametrize("face", SYNC, ids=lambda face: face.__name__)
 def test_no_failure_of_a_sync_call_carries_a_secret(face, fault, addressed, logs):
-    """Nor when the request leaves from the calling thread."""
+    """Also when the request is sent by the calling thread."""
     with faulty(fault) as port, pytest.raises(Exception) as caught:
         face(*addressed(fault, port))
     ends(caught.value, fault)
@@ -675,7 +675,7 @@ def test_ctrl_c_while_a_sync_request_waits_carries_no_secret(monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_what_fails_in_a_client_of_the_users_keeps_their_frames_alone(backend):
+def test_an_error_in_the_users_http_client_keeps_only_their_frames(backend):
     """They look for their own mistake; the library's frames between hold headers."""
 
     def broken_by_them(request):
@@ -697,8 +697,8 @@ def test_what_fails_in_a_client_of_the_users_keeps_their_frames_alone(backend):
     assert in_frames(error) == []
 
 
-def test_the_cause_of_a_failure_says_what_it_was():
-    """Only its frames are gone: kind and text stay."""
+def test_the_cause_of_a_failure_keeps_type_and_text():
+    """Only its frames are removed."""
     with faulty("refused") as port:
         consumer = Consumer(credentials=account(), **options(f"http://127.0.0.1:{port}", None))
         with pytest.raises(mixpanel.TransportError) as caught:
@@ -708,8 +708,8 @@ def test_the_cause_of_a_failure_says_what_it_was():
     assert "refused" in str(cause)
 
 
-def test_a_header_that_http_does_not_take_is_not_quoted():
-    """h11 says which value it refuses: that is no cause of ours."""
+def test_an_invalid_header_is_not_quoted():
+    """h11 quotes the value in its error, which is therefore not chained."""
 
     class Lax(Secret):
         pass

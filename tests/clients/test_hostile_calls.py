@@ -1,4 +1,4 @@
-"""What no caller means to do: it ends in a typed error at their line, or in a sound message."""
+"""Calls that no one means to make raise a typed error at their line, or send a valid message."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ NOW = 1_764_000_000.0
 
 @pytest.fixture
 def kept():
-    """Keep what is sent; the memory reads each message as strict JSON."""
+    """Keep what is sent, reading each message as strict JSON."""
     return MemoryConsumer()
 
 
@@ -82,8 +82,8 @@ STRANGE_VALUES = {
 
 
 @pytest.mark.parametrize("call", STRANGE_VALUES.values(), ids=STRANGE_VALUES)
-def test_a_strange_value_never_poisons_the_batch(kept, call):
-    """Warned of and sent as what any JSON reader takes; refused in mode "raise"."""
+def test_a_strange_value_never_spoils_a_batch(kept, call):
+    """It is logged and sent as valid JSON; in mode "raise" it raises."""
     with pytest.raises(ValidationError):
         call(Mixpanel("t", kept, validation="raise"))
     assert [] == kept.messages()
@@ -96,7 +96,7 @@ def test_a_strange_value_never_poisons_the_batch(kept, call):
 
 
 def test_a_dedupe_key_of_lone_surrogates_still_makes_an_id(kept):
-    """The id is a digest; any text will do."""
+    """The id is a digest of any text."""
     mp = Mixpanel("t", kept, validation="raise")
     mp.track("u", "E", dedupe_key="\ud800", time=mp._now())
     mp.track("u", "E", dedupe_key="\udfff", time=mp._now())
@@ -105,7 +105,7 @@ def test_a_dedupe_key_of_lone_surrogates_still_makes_an_id(kept):
 
 
 def test_a_uuid_is_an_insert_id(kept):
-    """By option or property, it is sent as its text and nothing is wrong with it."""
+    """As option or property, it is sent as its text, without a warning."""
     mp, own = Mixpanel("t", kept, validation="raise"), uuid.uuid4()
     mp.track("u", "E", insert_id=own)
     mp.track("u", "E", {"$insert_id": own})
@@ -130,7 +130,7 @@ class Node:
 
 
 def test_a_wide_cycle_is_cut_where_it_closes():
-    """Twenty nodes that all know each other are said once, not twenty to the sixteenth times."""
+    """Twenty nodes that refer to each other are written once, not twenty to the sixteenth times."""
     node = Node()
     node.links = [node] * 20
     body, notes = dumps({"node": node})
@@ -149,7 +149,7 @@ def test_shared_objects_do_not_multiply(plain):
 
 
 def test_an_endless_iterable_ends():
-    """And says that it was cut."""
+    """A note says that it was cut."""
     from itertools import count
 
     body, notes = dumps({"numbers": count()})
@@ -157,7 +157,7 @@ def test_an_endless_iterable_ends():
     assert 100_000 > len(json.loads(body)["numbers"]) > 99_000
 
 
-def test_a_cycle_is_refused_in_mode_raise(kept):
+def test_a_cycle_raises_in_mode_raise(kept):
     """At the caller's line."""
     node = Node()
     node.links = [node]
@@ -165,8 +165,8 @@ def test_a_cycle_is_refused_in_mode_raise(kept):
         Mixpanel("t", kept, validation="raise").track("u", "E", {"node": node})
 
 
-def test_a_value_that_stands_twice_is_no_cycle():
-    """Only what is inside of itself is cut."""
+def test_a_value_that_occurs_twice_is_not_a_cycle():
+    """Only a value inside itself is cut."""
     node = Node()
     body, notes = dumps({"a": node, "b": [node, node]})
     assert {"a": {"links": []}, "b": [{"links": []}] * 2} == json.loads(body)
@@ -187,8 +187,8 @@ def test_a_block_may_be_left_in_another_context(block):
     entered.__exit__(None, None, None)
 
 
-def test_leaving_elsewhere_undoes_what_was_copied_there(kept):
-    """A task that started inside of the block and ends it is outside afterwards."""
+def test_leaving_a_block_in_another_task_undoes_its_copy(kept):
+    """A task started inside the block which ends it is outside afterwards."""
     mp = Mixpanel("t", kept)
     with mixpanel.context("outer"):
         entered = mixpanel.context("inner")
@@ -204,7 +204,7 @@ def test_leaving_elsewhere_undoes_what_was_copied_there(kept):
 
 
 def test_before_send_may_track(kept):
-    """What the hook tracks goes without the hook, and the next message has it again."""
+    """Messages that the hook tracks skip the hook; the next message passes it again."""
 
     def count(endpoint, message):
         mp.track("u", "Seen", {"event": message["event"]})
@@ -217,8 +217,8 @@ def test_before_send_may_track(kept):
 
 
 @pytest.mark.parametrize("returned", [["list"], "text", 5, True], ids=repr)
-def test_before_send_that_returns_no_message_lets_nothing_out(kept, returned, caplog):
-    """As when it fails."""
+def test_before_send_that_returns_no_message_drops_it(kept, returned, caplog):
+    """As when it raises."""
     mp = Mixpanel("t", kept, before_send=lambda *_: returned)
     mp.track("u", "E")
     assert [] == kept.messages()
@@ -229,7 +229,7 @@ def test_before_send_that_returns_no_message_lets_nothing_out(kept, returned, ca
 @pytest.mark.anyio
 @pytest.mark.parametrize("when_full", ["drop_newest", "drop_oldest"])
 async def test_on_drop_may_track_into_a_full_buffer(anyio_backend, when_full, caplog):
-    """It hears of the first drop; of those that it causes itself the log speaks."""
+    """It is called for the first drop; those that it causes itself are logged."""
     caplog.set_level(logging.ERROR)
     heard = []
 
@@ -257,7 +257,7 @@ BATCH = [{"event": f"E{n}", "properties": {"distinct_id": "u"}} for n in range(3
 
 
 @pytest.mark.anyio
-async def test_a_batch_is_taken_whole_or_not_at_all(anyio_backend):
+async def test_a_batch_is_accepted_as_a_whole_or_not_at_all(anyio_backend):
     """With `when_full="raise"` the caller may try the same batch again."""
     limits = Limits(max_queue_size=4, flush_after=None)
     consumer = AsyncBufferedConsumer(base_url=NOWHERE, limits=limits, when_full="raise")
@@ -271,7 +271,7 @@ async def test_a_batch_is_taken_whole_or_not_at_all(anyio_backend):
     await consumer.aclose(0)
 
 
-def test_a_sync_batch_says_how_much_of_it_was_taken():
+def test_a_sync_batch_says_how_much_of_it_was_accepted():
     """A buffer that sends when it is full cannot know beforehand."""
     limits = Limits(max_queue_size=2, flush_after=None)
     consumer = BufferedConsumer(base_url=NOWHERE, limits=limits, when_full="raise")
@@ -286,7 +286,7 @@ def test_a_sync_batch_says_how_much_of_it_was_taken():
 
 
 def test_flags_are_not_fetched_while_events_are_captured():
-    """The provider serves the fallback and says why; only a loopback emulator is asked."""
+    """The provider returns the fallback with the reason; only a loopback emulator is used."""
     config = RemoteFlagsConfig(base_url="https://flags.example.invalid")
     mp = Mixpanel("t", MemoryConsumer(), remote_flags_config=config)
     with capture():
@@ -298,7 +298,7 @@ def test_flags_are_not_fetched_while_events_are_captured():
 
 
 def test_a_half_built_client_has_a_repr():
-    """A debugger shows it at the very line that failed."""
+    """A debugger shows it at the line that failed."""
     assert "<Mixpanel via None>" == repr(Mixpanel.__new__(Mixpanel))
 
 
@@ -314,14 +314,14 @@ def test_a_half_built_client_has_a_repr():
     ],
 )
 def test_no_error_text_holds_a_password(url):
-    """Neither ours nor the parser's that it was made of."""
+    """Neither ours nor the URL parser's."""
     with pytest.raises(ConfigurationError) as refused:
         checked_origin(url)
     assert "ter2" not in str(refused.value)
 
 
 def test_a_datetime_is_a_time_of_the_last_five_days(kept):
-    """The check of the range has not become stricter for honest times."""
+    """The check of the range accepts valid times."""
     mp = Mixpanel("t", kept, validation="raise")
     mp.track("u", "E", time=datetime.now(UTC))
     assert 1 == len(kept.events)

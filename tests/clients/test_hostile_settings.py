@@ -1,4 +1,4 @@
-"""Settings that cannot work are refused where they are given, by an error of this package."""
+"""Invalid settings are refused at construction, by an error of this package."""
 
 import contextlib
 
@@ -87,8 +87,8 @@ NONE_IS_A_DEFAULT = set(ORIGINS) - {"oauth"}
 
 @pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
 @pytest.mark.parametrize("make", ORIGINS.values(), ids=ORIGINS)
-def test_a_host_that_cannot_be_is_refused_where_it_is_given(make, host):
-    """By a ConfigurationError, and not by whatever the HTTP library raises later."""
+def test_an_invalid_host_is_refused_at_construction(make, host):
+    """By a ConfigurationError, and not later by an error of the HTTP library."""
     if host == "" and make is ORIGINS["flags' api_host"]:
         return  # means the default, as for the official client
     with pytest.raises(ConfigurationError):
@@ -100,8 +100,8 @@ def test_a_host_that_cannot_be_is_refused_where_it_is_given(make, host):
 
 @pytest.mark.parametrize("given", NO_TEXT, ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize("name", ORIGINS)
-def test_a_url_that_is_no_text_is_refused(name, given):
-    """As a TypeError too, for who expects one."""
+def test_a_url_of_another_type_is_refused(name, given):
+    """Also as a TypeError."""
     if given is None and name in NONE_IS_A_DEFAULT:
         with contextlib.suppress(ConfigurationError):
             ORIGINS[name](given)
@@ -122,8 +122,8 @@ def test_a_url_that_is_no_text_is_refused(name, given):
         "a.example.",
     ],
 )
-def test_an_origin_that_is_taken_is_one_to_every_http_library(url):
-    """In ASCII, so that no request of later stumbles over it."""
+def test_an_accepted_origin_is_valid_in_every_http_library(url):
+    """In ASCII, so that no later request fails because of it."""
     origin = checked_origin(url)
     assert origin.isascii()
     assert httpx.URL(origin).host
@@ -160,7 +160,7 @@ NAMES = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_or_secret_that_no_request_can_hold_is_refused(name, text):
+def test_a_name_or_secret_that_no_header_can_hold_is_refused(name, text):
     """Nothing that would break a header, and nothing that cannot be encoded."""
     if name == "proxy's password" and text == "":
         return  # a user without a password
@@ -173,8 +173,8 @@ def test_a_name_or_secret_that_no_request_can_hold_is_refused(name, text):
     "given", [None, 7, b"bytes", ["list"], {}, True], ids=lambda given: type(given).__name__
 )
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"proxy's password"}))
-def test_a_name_or_secret_that_is_no_text_is_refused(name, given):
-    """With the type that it had."""
+def test_a_name_or_secret_of_another_type_is_refused(name, given):
+    """The error names its type."""
     if name == "proxy" and given is None:
         return  # means none
     with pytest.raises(ConfigurationError):
@@ -182,8 +182,8 @@ def test_a_name_or_secret_that_is_no_text_is_refused(name, given):
 
 
 @pytest.mark.parametrize("secret", ["pässwörd", "пароль", "密码", "a b", "a:b", "%41"])
-def test_a_secret_beyond_ascii_works_as_utf8(secret):
-    """As RFC 7617 has it for Basic authentication."""
+def test_a_secret_beyond_ascii_is_sent_as_utf8(secret):
+    """As in RFC 7617 for Basic authentication."""
     import base64
 
     header = ServiceAccountCredentials("ü", secret, "1").authorization()
@@ -196,8 +196,8 @@ def test_a_secret_beyond_ascii_works_as_utf8(secret):
     ["http://h:0", "http://h:99999", "http://☃.net", "http://a..b", "http://h%2e", "http://h\\x",
      "http://" + "a" * 64 + ".example", "socks5://h:port", "http://[::1", 7, b"http://h", ""],
 )  # fmt: skip
-def test_a_proxy_that_cannot_be_is_refused_where_it_is_given(given):
-    """For both halves of the package."""
+def test_an_invalid_proxy_is_refused_at_construction(given):
+    """By clients and by the data API."""
     for make in (Consumer, AsyncConsumer, BufferedConsumer):
         with pytest.raises(ConfigurationError):
             make(proxy=given)
@@ -206,8 +206,8 @@ def test_a_proxy_that_cannot_be_is_refused_where_it_is_given(given):
 
 
 @pytest.mark.parametrize("table_id", ["", "a/b", "..", ".", "a\udc80", "a\r\n", None, 7, b"x", " "])
-def test_a_lookup_table_id_that_cannot_be_is_refused(table_id):
-    """Nor does it lead to another path."""
+def test_an_invalid_lookup_table_id_is_refused(table_id):
+    """It cannot lead to another path."""
 
     async def attempt():
         account = ServiceAccountCredentials("u", "s", "1")
@@ -223,8 +223,8 @@ def test_a_lookup_table_id_that_cannot_be_is_refused(table_id):
     [("X-A", "é"), ("X-A", "a\r\nb"), ("X-A", 7), ("X-A", None), ("X-A", b"x"), ("X A", "a"),
      ("X-é", "a"), ("", "a"), (7, "a"), ("Authorization", "a"), ("X-A:", "a")],
 )  # fmt: skip
-def test_a_header_of_the_callers_that_http_does_not_take_is_refused(name, value):
-    """Before a request is made of it."""
+def test_an_invalid_header_of_the_caller_is_refused(name, value):
+    """Before a request is made with it."""
     api = AsyncAPI(Credentials(username="u", secret="s", project_id="1"))
 
     async def attempt():
@@ -236,29 +236,29 @@ def test_a_header_of_the_callers_that_http_does_not_take_is_refused(name, value)
 
 
 @pytest.mark.parametrize("given", [None, 7, b"k", [], "", "k\udc80", [b"k"], [None]])
-def test_a_signing_key_that_cannot_be_is_refused(given):
+def test_an_invalid_signing_key_is_refused(given):
     """None of these is the sender's mistake."""
     with pytest.raises(ConfigurationError):
         webhooks.verify(b"{}", {"x-cio-timestamp": "0"}, given, now=0.0)
 
 
 @pytest.mark.parametrize("message", ['{"a": "\udc80"}', None, 7, [], b"\xff", "[]", "{"])
-def test_a_raw_message_that_is_no_json_text_is_refused(message):
-    """By the consumer that it is given to."""
+def test_a_raw_message_that_is_not_json_is_refused(message):
+    """By the consumer that it is passed to."""
     with pytest.raises(ValidationError):
         Consumer().send("events", message)
 
 
 @pytest.mark.parametrize("key", [("a",), ("a", "b", "c"), ("k", 7), ("k", b"s"), ("k\0", "s")])
 def test_an_api_key_of_another_shape_is_refused(key):
-    """A key alone, or a key and its secret."""
+    """It is a key, or a tuple of a key and its secret."""
     with pytest.raises(ConfigurationError):
         Consumer().send("imports", "{}", key)
 
 
 @pytest.mark.parametrize("region", ["mars", 7, [], {}, b"us", "US"])
-def test_a_region_that_is_none_is_refused(region):
-    """Of whatever type."""
+def test_an_unknown_region_is_refused(region):
+    """Of any type."""
     with pytest.raises(ConfigurationError):
         Consumer(region=region)
     for vendor in (CustomerIO, Hightouch):
@@ -272,14 +272,14 @@ def test_a_region_that_is_none_is_refused(region):
      {"host": b"\x7f\x00\x00\x01"}, {"host": None}, {"port": -1},
      {"port": 99999}, {"port": "80"}, {"port": None}, {"port": True}],
 )  # fmt: skip
-def test_an_address_that_the_emulator_cannot_have_is_refused(address):
-    """Before anything listens."""
+def test_an_invalid_address_of_the_emulator_is_refused(address):
+    """Before it listens."""
     with pytest.raises(ConfigurationError):
         Emulator(**address)
 
 
-def test_a_workspace_with_settings_that_cannot_be_shows_a_repr():
-    """A crash reporter asks for it half-way through the constructor."""
+def test_a_workspace_with_invalid_settings_has_a_repr():
+    """A crash reporter calls it on the half-constructed object."""
     assert repr(Workspace.__new__(Workspace)) == "<Workspace>"
     with pytest.raises(MixpanelException):
         Workspace(credentials=ServiceAccountCredentials("u", "s", "1"), project_id="a/b")

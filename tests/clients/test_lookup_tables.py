@@ -1,4 +1,4 @@
-"""Lookup tables, listed and replaced."""
+"""List and replace lookup tables."""
 
 import pytest
 
@@ -39,14 +39,14 @@ def test_tables_are_listed(mp):
     ],
 )
 def test_a_table_is_replaced_as_a_whole(mp, emu, rows):
-    """By CSV text, bytes, or rows; a 503 in between is retried."""
+    """With CSV text, bytes, or rows; a 503 in between is retried."""
     emu.play(Fault.status(503))
     mp.replace_lookup_table(ID, rows)
     assert emu.lookup_tables[ID]["rows"] == [{"sku": "A1", "name": "Tea"}]
 
 
-def test_rows_that_are_not_valid_are_named(mp):
-    """`failed_records` says which."""
+def test_invalid_rows_are_listed(mp):
+    """In `rejected_records`."""
     with pytest.raises(RejectedError) as raised:
         mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\nA1,Coffee\r\n")
     assert raised.value.rejected_records
@@ -60,8 +60,8 @@ def test_rows_that_are_not_valid_are_named(mp):
         {"code": 200, "status": "OK", "error": "not all rows were taken"},
     ],
 )
-def test_a_success_that_says_that_something_failed_is_not_one(mp, emu, body):
-    """Whatever its status is: the caller learns why, and the table is not sent again."""
+def test_a_success_that_reports_a_failure_is_an_error(mp, emu, body):
+    """Whatever its status: the caller gets the reason, and the table is not sent again."""
     emu.play(Fault.status(200, body=body))
     with pytest.raises(RejectedError) as raised:
         mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
@@ -70,8 +70,8 @@ def test_a_success_that_says_that_something_failed_is_not_one(mp, emu, body):
 
 
 @pytest.mark.parametrize("body", ["<html>Welcome</html>", '{"code": 200', "", "[1]"])
-def test_an_answer_that_is_not_from_mixpanel_is_tried_again(mp, emu, body, monkeypatch):
-    """A captive portal replaces no table; when it stays, the error is typed."""
+def test_a_response_that_is_not_from_mixpanel_is_retried(mp, emu, body, monkeypatch):
+    """A captive portal replaces no table; if it stays, the error is typed."""
     monkeypatch.setattr("mixpanel.lookup_tables.RETRY", RetryPolicy(attempts=2, first_wait=0.01))
     emu.play(Fault.status(200, body=body))
     mp.replace_lookup_table(ID, "sku,name\r\nA1,Tea\r\n")
@@ -82,21 +82,21 @@ def test_an_answer_that_is_not_from_mixpanel_is_tried_again(mp, emu, body, monke
 
 
 def test_an_unknown_table_is_an_error(mp):
-    """Tables are made in Mixpanel's pages, not here."""
+    """Tables are created in Mixpanel's web interface, not here."""
     with pytest.raises(ServerError, match="404"):
         mp.replace_lookup_table("nope", "a\r\n1\r\n")
 
 
 @pytest.mark.parametrize("table_id", ["", "../track"])
-def test_an_id_that_is_none_is_refused(mp, table_id):
-    """No path is smuggled into the URL."""
+def test_an_invalid_table_id_is_a_configuration_error(mp, table_id):
+    """No path gets into the URL."""
     with pytest.raises(ConfigurationError):
         mp.replace_lookup_table(table_id, "a\r\n1\r\n")
 
 
 @pytest.mark.anyio
 async def test_a_service_account_is_needed(emu, anyio_backend):
-    """And the error says so."""
+    """The error says so."""
     async with AsyncMixpanel("t", base_url=emu.url) as client:
         with pytest.raises(ConfigurationError, match="ServiceAccountCredentials"):
             await client.lookup_tables()

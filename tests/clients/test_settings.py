@@ -1,4 +1,4 @@
-"""Where things go, and who may ask."""
+"""Hosts, credentials, limits and retry policies."""
 
 import contextlib
 import copy
@@ -117,7 +117,7 @@ def test_hostile_origins_are_refused(url):
         ("https://bücher.example", "https://xn--bcher-kva.example"),
     ],
 )
-def test_honest_origins_are_taken(url, origin):
+def test_valid_origins_are_accepted(url, origin):
     """Bare hosts mean https."""
     assert checked_origin(url) == origin
 
@@ -146,7 +146,7 @@ def test_honest_origins_are_taken(url, origin):
         lambda: RetryPolicy(attempts=0),
     ],
 )
-def test_settings_that_cannot_work_are_refused_where_they_are_given(make):
+def test_invalid_settings_are_refused_at_construction(make):
     """Not at the first event, hours later."""
     with pytest.raises(ConfigurationError):
         make()
@@ -182,8 +182,8 @@ def test_credentials_check_their_parts():
     ],
     ids=lambda holder: type(holder).__name__,
 )
-def test_a_secret_never_prints(holder):
-    """Not in repr, str, format, dir() values or a pickle, but for one of the credentials."""
+def test_a_secret_is_never_shown(holder):
+    """Not in repr, str, format, dir() values or a pickle, except that of credentials."""
     shown = repr(holder) + str(holder) + f"{holder!s:>3}" + repr(getattr(holder, "__dict__", ""))
     assert CANARY not in shown
     if isinstance(holder, ServiceAccountCredentials):
@@ -193,8 +193,8 @@ def test_a_secret_never_prints(holder):
         assert CANARY.encode() not in pickle.dumps(holder)
 
 
-def test_a_secret_compares_but_does_not_pickle():
-    """Equal by value, its own copy, refused by pickle."""
+def test_a_secret_compares_by_value_and_cannot_be_pickled():
+    """A copy is the secret itself."""
     assert Secret("a") == Secret("a") != Secret("b")
     assert Secret("a") == copy.deepcopy(Secret("a")) == copy.copy(Secret("a"))
     with pytest.raises(TypeError, match="cannot be pickled"):
@@ -202,7 +202,7 @@ def test_a_secret_compares_but_does_not_pickle():
 
 
 def test_full_jitter_grows_and_is_capped():
-    """U(0, min(cap, first * 2**n)), with Retry-After as a clamped floor."""
+    """U(0, min(cap, first * 2**n)), with Retry-After as a clamped lower bound."""
     policy = RetryPolicy(first_wait=2, max_wait=60)
     assert [policy.wait(n, None, 1.0) for n in (1, 2, 5, 6, 1000)] == [2, 4, 32, 60, 60]
     assert policy.wait(1, None, 0.0) == 0

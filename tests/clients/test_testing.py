@@ -1,4 +1,4 @@
-"""What users' own tests are given: a consumer with a memory, a fixture, assertions that explain."""
+"""What users' tests use: a consumer in memory, a fixture, assertions that explain."""
 
 import asyncio
 import subprocess
@@ -31,7 +31,7 @@ NOWHERE = "http://127.0.0.1:9"
 # The consumer
 
 
-def test_a_sync_client_fills_the_memory():
+def test_messages_of_a_sync_client_are_kept():
     """Each kind of message is found under its name."""
     consumer = MemoryConsumer()
     mp = Mixpanel("T", consumer)
@@ -46,7 +46,7 @@ def test_a_sync_client_fills_the_memory():
     assert 4 == len(consumer.messages())
 
 
-def test_an_async_client_fills_the_memory():
+def test_messages_of_an_async_client_are_kept():
     """The same consumer serves both clients."""
     consumer = MemoryConsumer()
 
@@ -58,7 +58,7 @@ def test_an_async_client_fills_the_memory():
     assert 1 == len(consumer.events)
 
 
-def test_clear_forgets():
+def test_clear_discards_the_messages():
     """One consumer may serve several parts of a test."""
     consumer = MemoryConsumer()
     consumer.send("events", '[{"event": "A"}, {"event": "B"}]')
@@ -67,8 +67,8 @@ def test_clear_forgets():
     assert [] == consumer.messages()
 
 
-def test_an_unknown_endpoint_is_refused():
-    """A misspelt endpoint must not vanish in a list that nobody reads."""
+def test_an_unknown_endpoint_raises():
+    """A misspelt endpoint must not vanish in a list that is never read."""
     with pytest.raises(MixpanelException, match="persons"):
         MemoryConsumer().send("persons", "{}")
 
@@ -95,7 +95,7 @@ def test_threads_share_a_consumer():
 
 @pytest.fixture
 def consumer():
-    """A memory of three events."""
+    """Return a consumer with three events."""
     consumer = MemoryConsumer()
     mp = Mixpanel("T", consumer)
     mp.track("u-17", "Signed Up", {"plan": "team"})
@@ -104,8 +104,8 @@ def consumer():
     return consumer
 
 
-def test_it_returns_what_it_found(consumer):
-    """The whole event is there for further questions."""
+def test_an_assertion_returns_the_matching_events(consumer):
+    """The whole event is there for further checks."""
     (event,) = consumer.assert_tracked("Order Paid", distinct_id="u-17")
     assert "T" == event["properties"]["token"]
 
@@ -121,13 +121,13 @@ def test_it_returns_what_it_found(consumer):
         {"amount": ANY},
     ],
 )
-def test_values_compare_as_they_travel(consumer, properties):
-    """A datetime given to track is found by that datetime, not only by its text."""
+def test_values_compare_as_they_are_sent(consumer, properties):
+    """A datetime passed to track is found by that datetime, not only by its text."""
     assert consumer.assert_tracked("Order Paid", **properties)
 
 
-def test_an_exact_number_of_times(consumer):
-    """Twice is twice, never is never."""
+def test_times_is_an_exact_number(consumer):
+    """2 is twice, 0 is never."""
     consumer.assert_tracked("Order Paid", times=2)
     consumer.assert_tracked("Order Paid", times=0, amount=99)
     with pytest.raises(AssertionError, match=r"tracked 2 time\(s\), not 1"):
@@ -146,20 +146,20 @@ def test_a_failure_shows_the_nearest_event_and_all_others(consumer):
     assert 'Signed Up  u-17  {"plan": "team"}' in said
 
 
-def test_a_failure_guesses_what_was_meant(consumer):
+def test_a_failure_suggests_the_nearest_name(consumer):
     """Most wrong names are misspelt."""
     with pytest.raises(AssertionError, match="did you mean 'Signed Up'"):
         consumer.assert_tracked("Signed up")
 
 
-def test_a_failure_with_an_empty_memory_says_so():
+def test_a_failure_without_any_event_says_so():
     """Nothing tracked at all is the most common surprise."""
     with pytest.raises(AssertionError, match="nothing was tracked"):
         assert_tracked("Signed Up", MemoryConsumer())
 
 
-def test_a_failure_does_not_flood_the_screen():
-    """Of many events the last twenty are shown."""
+def test_a_failure_lists_the_last_twenty_events():
+    """Of many events it says how many came before."""
     consumer = MemoryConsumer()
     for number in range(50):
         consumer.send("events", f'{{"event": "E{number}", "properties": {{}}}}')
@@ -169,8 +169,8 @@ def test_a_failure_does_not_flood_the_screen():
     assert "E29" not in str(failed.value)
 
 
-def test_without_a_consumer_there_must_be_a_capture():
-    """Asking nobody is a mistake in the test, not a failure of the code."""
+def test_without_a_consumer_or_capture_an_assertion_is_a_runtime_error():
+    """That is a mistake in the test, not a failure of the code."""
     with pytest.raises(RuntimeError, match="mixpanel_events"):
         assert_tracked("Signed Up")
 
@@ -179,7 +179,7 @@ def test_without_a_consumer_there_must_be_a_capture():
 
 
 def test_every_client_is_captured(mixpanel_events):
-    """Whatever its consumer, nothing goes out."""
+    """Whatever its consumer, nothing is sent."""
 
     async def main():
         for given in (None, AsyncBufferedConsumer(base_url=NOWHERE)):
@@ -202,7 +202,7 @@ def test_every_client_is_captured(mixpanel_events):
 
 
 def test_a_bulk_import_is_captured(mixpanel_events):
-    """Imported events count as tracked, and the import says that they arrived."""
+    """Imported events count as tracked, and the result as imported."""
     mp = Mixpanel("T", base_url=NOWHERE)
     row = {"event": "Old", "properties": {"time": 1_700_000_000, "distinct_id": "u"}}
     result = mp.import_events([row, {"event": "No time", "properties": {}}])
@@ -211,22 +211,22 @@ def test_a_bulk_import_is_captured(mixpanel_events):
     mp.close()
 
 
-def test_what_asks_the_server_is_refused(mixpanel_events):
-    """An answer cannot be captured; a made-up one would lie."""
+def test_lookup_tables_raise_while_events_are_captured(mixpanel_events):
+    """A response cannot be captured, and an invented one would be wrong."""
     mp = Mixpanel("T", base_url=NOWHERE)
     with pytest.raises(ConfigurationError, match="emulator"):
         mp.lookup_tables()
     mp.close()
 
 
-def test_the_function_asks_the_capture(mixpanel_events):
-    """`assert_tracked` without a consumer means the capture."""
+def test_the_function_uses_the_innermost_capture(mixpanel_events):
+    """`assert_tracked` without a consumer looks there."""
     Mixpanel("T", MemoryConsumer()).track("u", "Signed Up")
     assert assert_tracked("Signed Up") == mixpanel_events.events
 
 
-def test_rules_of_the_client_still_hold(mixpanel_events):
-    """Closed, disabled, and sync-in-async behave as they do in production."""
+def test_a_captured_client_behaves_as_in_production(mixpanel_events):
+    """Closed, disabled, and sync-in-async."""
     mp = Mixpanel("T", disabled=True, base_url=NOWHERE)
     mp.track("u", "Unseen")
     mp.close()
@@ -241,8 +241,8 @@ def test_rules_of_the_client_still_hold(mixpanel_events):
     assert [] == mixpanel_events.messages()
 
 
-def test_afterwards_clients_deliver_again():
-    """The capture leaves nothing behind; an inner one takes over for its length."""
+def test_clients_deliver_again_after_a_capture():
+    """An inner capture takes over for its length."""
     consumer = MemoryConsumer()
     mp = Mixpanel("T", consumer)
     with capture() as outer:
@@ -258,7 +258,7 @@ def test_afterwards_clients_deliver_again():
 
 
 def test_clients_of_other_platforms_are_captured(mixpanel_events):
-    """Async and sync, in the background and direct: each message is found under its vendor."""
+    """Async and sync, buffered and sending at once: each message is under its vendor."""
     told = []
 
     async def main():
@@ -279,7 +279,7 @@ def test_clients_of_other_platforms_are_captured(mixpanel_events):
 
 
 def test_a_failure_shows_what_the_platform_got(mixpanel_events):
-    """Whose it was, and how the nearest event differs."""
+    """With the user id, and how the nearest event differs."""
     Hightouch("K", base_url=NOWHERE).track("u-17", "Order Paid", {"amount": 3})
     with pytest.raises(AssertionError) as failed:
         mixpanel_events.assert_tracked_at("hightouch", "Order Paid", user_id="u-18", amount=3)
@@ -292,7 +292,7 @@ def test_a_failure_shows_what_the_platform_got(mixpanel_events):
 
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_a_fan_out_is_captured_sink_by_sink(mixpanel_events, send_immediately):
-    """One call, three messages, none of which leaves."""
+    """One call, three messages, none of which is sent."""
     mp = Mixpanel("T", base_url=NOWHERE)
     cio = CustomerIO("K", base_url=NOWHERE, send_immediately=send_immediately)
     with FanOut(mixpanel=Sink(mp), customerio=Sink(cio)) as everywhere:
@@ -302,7 +302,7 @@ def test_a_fan_out_is_captured_sink_by_sink(mixpanel_events, send_immediately):
 
 
 def test_a_backfill_is_captured(mixpanel_events):
-    """Nobody is asked for a token, and the result says that the messages arrived."""
+    """No access token is requested, and the result counts the messages as imported."""
     oauth = HightouchOAuth("id", lambda: "no key", "key-1")
     rows = [{"type": "track", "userId": "u", "event": "Old", "timestamp": 1_700_000_000}, {}]
     with Hightouch("K", base_url=NOWHERE, oauth=oauth) as ht:
@@ -311,8 +311,8 @@ def test_a_backfill_is_captured(mixpanel_events):
     mixpanel_events.assert_tracked_at("hightouch", "Old", user_id="u")
 
 
-def test_rules_of_other_platforms_clients_still_hold(mixpanel_events):
-    """Closed, disabled, too large, and sync-in-async behave as they do in production."""
+def test_a_captured_client_of_another_platform_behaves_as_in_production(mixpanel_events):
+    """Closed, disabled, too large, and sync-in-async."""
     CustomerIO("K", disabled=True, base_url=NOWHERE).track("u", "Unseen")
     cio = CustomerIO("K", base_url=NOWHERE, send_immediately=True)
     with pytest.raises(mixpanel.PayloadTooLargeError):
@@ -332,8 +332,8 @@ def test_rules_of_other_platforms_clients_still_hold(mixpanel_events):
 # The plugin
 
 
-def test_pytest_finds_the_fixture_by_itself(pytester):
-    """A user's test needs no import and no configuration, and its failure explains."""
+def test_pytest_finds_the_fixture_without_an_import(pytester):
+    """A user's test needs no configuration, and its failure explains."""
     pytester.makepyfile(
         """
         from mixpanel import Mixpanel
@@ -355,7 +355,7 @@ def test_pytest_finds_the_fixture_by_itself(pytester):
     result.stdout.fnmatch_lines(["*amount: 3, expected 12.5*"])
 
 
-def test_importing_it_loads_neither_pytest_nor_httpx():
+def test_importing_testing_loads_neither_pytest_nor_httpx():
     """A `MemoryConsumer` is of use without pytest, and the plugin slows no test run down."""
     code = "import sys, mixpanel.testing; print({'pytest', 'httpx', 'asgiref'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,9 +3,8 @@
 import httpx
 import pytest
 
-from mixpanel.data import AsyncWorkspace, Credentials, Workspace
+from mixpanel.data import AsyncWorkspace, Credentials, Step, Workspace, prop, user_prop
 from mixpanel.data._workspace.local_analysis import LocalAnalysis
-from mixpanel.data.analysis.funnel import Step
 from mixpanel.data.exceptions import (
     ConfigError,
     EventNotFoundError,
@@ -98,13 +97,13 @@ def test_looking_around(ws):
 
 def test_the_sql_that_is_shown_can_be_run(ws):
     """By `ws.sql_rows`, which reads only."""
-    found = ws.local.funnel([Step("Opened App", 'properties["plan"] == "team"')], **DAYS)
+    found = ws.local.funnel([Step("Opened App", prop("plan") == "team")], **DAYS)
     assert 1 == ws.sql_rows(found.sql).rows[0][3][0]
 
 
 def test_profiles_are_joined_where_they_are_named(ws):
     """As `user["city"]` in expressions."""
-    found = ws.local.segmentation("Opened App", **DAYS, on='user["city"]', profiles="people")
+    found = ws.local.segmentation("Opened App", **DAYS, on=user_prop("city"), profiles="people")
     assert {"Porto": 2, "Oslo": 1} == {n: sum(d.values()) for n, d in found.series.items()}
     with pytest.raises(ConfigError, match=r"unknown name 'user'"):
         ws.local.segmentation("Opened App", **DAYS, on='user["city"]')

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 import pytest
 
 from mixpanel.data import query_results
-from mixpanel.data._result_values import as_count, as_rate, in_step_order
 from mixpanel.data.query_results import (
     ActivityFeedResult,
     CohortInfo,
@@ -190,32 +189,6 @@ def test_jql_rows_of_groups_become_columns():
     found = JQLResult(({"key": ["a"], "value": [1, 2]}, {"x": 5}, 7))
     assert ["key_0", "value_0", "value_1", "x", "value"] == list(found.to_table_dict()[0])
     assert 3 == found.to_dict()["row_count"]
-
-
-def test_counts_are_read_from_text():
-    """Flows send them so."""
-    assert (10254, 3, 0) == (as_count("10254"), as_count(3.0), as_count(0))
-
-
-@pytest.mark.parametrize("value", ["", "x", "1.5", 1.5, None, True, -1, "-1"])
-def test_what_is_not_a_count_is_refused(value):
-    """Rather than counted as something."""
-    with pytest.raises((ValueError, TypeError)):
-        as_count(value)
-
-
-def test_rates_that_are_not_numbers_are_none():
-    """`"NaN"` is what Mixpanel sends where nobody started."""
-    assert (0.2, None, None, 0.5) == (as_rate("0.2"), as_rate("NaN"), as_rate(None), as_rate(0.5))
-
-
-def test_steps_are_sorted_by_their_number():
-    """Not as text; an event's own dots stay."""
-    names = ["10. b", "9. a", "2. v1.5 Opened", "1. x"]
-    assert [
-        ("1. x", "x"), ("2. v1.5 Opened", "v1.5 Opened"), ("9. a", "a"), ("10. b", "b")
-    ] == in_step_order(names)  # fmt: skip
-    assert [("1. a", "a"), ("z", "z"), ("b", "b")] == in_step_order(["z", "b", "1. a"])
 
 
 def test_public_names_are_sorted_and_exist():

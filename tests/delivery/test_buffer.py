@@ -1,4 +1,4 @@
-"""The buffer keeps its bounds and its books."""
+"""The buffer stays within its limits, and its counts add up."""
 
 import pytest
 from hypothesis import settings
@@ -43,7 +43,7 @@ def numbers(records):
 
 
 def test_a_batch_is_due_by_count():
-    """The last of `max_batch_size` makes it due."""
+    """It is due as soon as it has `max_batch_size` records."""
     buffer = make(max_batch_size=3)
     buffer.put(event(0))
     buffer.put(event(1))
@@ -68,7 +68,7 @@ def test_a_batch_is_due_by_bytes_and_packs_byte_exactly():
 
 
 def test_a_batch_is_due_by_age():
-    """The oldest record decides."""
+    """The oldest record of a queue decides."""
     clock = Clock()
     buffer = make(clock=clock, flush_after=1.0)
     buffer.put(event())
@@ -79,8 +79,8 @@ def test_a_batch_is_due_by_age():
     assert take(buffer) is not None
 
 
-def test_a_record_larger_than_a_batch_travels_alone():
-    """It is for the server to refuse, not for the packing to get stuck on."""
+def test_a_record_larger_than_a_batch_is_sent_alone():
+    """The server rejects it; packing does not get stuck on it."""
     buffer = make(max_batch_bytes=50)
     buffer.put(event(0, size=100))
     buffer.put(event(1))
@@ -102,7 +102,7 @@ def test_profiles_have_one_request_in_flight_and_events_several():
     ]
 
 
-def test_records_with_an_api_secret_travel_apart():
+def test_records_with_different_credentials_are_in_different_batches():
     """Credentials of one call never authorise another's events."""
     buffer = make()
     secret = ApiSecret("s")
@@ -121,8 +121,8 @@ def test_records_with_an_api_secret_travel_apart():
     ("when_full", "kept", "dropped"),
     [("drop_newest", [10, 11], [12]), ("drop_oldest", [11, 12], [10])],
 )
-def test_a_full_buffer_drops_and_tells(bound, when_full, kept, dropped):
-    """Bounded by count and by bytes; what goes is counted and handed to `on_drop`."""
+def test_a_full_buffer_drops_and_reports_messages(bound, when_full, kept, dropped):
+    """Bounded by count and by bytes; what is dropped is counted and passed to `on_drop`."""
     told = []
     buffer = make(when_full, on_drop=lambda why, gone: told.append((why, gone)), **bound)
     for n in (10, 11, 12):
@@ -133,8 +133,8 @@ def test_a_full_buffer_drops_and_tells(bound, when_full, kept, dropped):
     assert buffer.stats.snapshot().balanced
 
 
-def test_a_full_buffer_raises_or_asks_to_wait():
-    """Neither counts as accepted."""
+def test_a_full_buffer_raises_or_returns_none():
+    """With `when_full` "raise" and "wait"; neither message counts as accepted."""
     buffer = make("raise", max_queue_size=1)
     buffer.put(event())
     with pytest.raises(QueueFullError):
@@ -145,15 +145,15 @@ def test_a_full_buffer_raises_or_asks_to_wait():
     assert buffer.stats.accepted == waiting.stats.accepted == 1
 
 
-def test_a_record_larger_than_the_whole_buffer_is_dropped_as_such():
-    """It would never fit."""
+def test_a_record_larger_than_the_whole_buffer_is_dropped_as_too_large():
+    """No flush would make space for it."""
     buffer = make("raise", max_queue_bytes=50)
     buffer.put(event(size=100))
     assert buffer.stats.snapshot().dropped == {"too_large": 1}
 
 
-def test_landing_puts_open_records_back_in_order():
-    """What was not settled leads the lane again."""
+def test_finishing_a_batch_returns_unsettled_records_in_order():
+    """They are at the head of their queue again."""
     buffer = make(max_batch_size=4)
     for n in range(6):
         buffer.put(event(n))
@@ -163,8 +163,8 @@ def test_landing_puts_open_records_back_in_order():
     assert numbers(take(buffer, everything=True).records) == [0, 2, 3, 4]
 
 
-def test_landing_an_unsafe_update_that_was_on_the_wire_leaves_it_in_doubt():
-    """It may have been applied: counted as ambiguous, never sent again."""
+def test_an_unrepeatable_update_that_was_being_sent_is_ambiguous():
+    """It may have been applied: it is counted, and never sent again."""
     buffer = make()
     buffer.put(event(0, "people", repeatable=False))
     buffer.put(event(1, "people"))
@@ -175,8 +175,8 @@ def test_landing_an_unsafe_update_that_was_on_the_wire_leaves_it_in_doubt():
     assert numbers(take(buffer, everything=True).records) == [1]
 
 
-def test_a_flight_of_a_loop_that_is_gone_settles_nothing_twice():
-    """After `reclaim` the old owner's word no longer counts."""
+def test_a_reclaimed_batch_settles_nothing_twice():
+    """After `reclaim`, outcomes that its old owner reports are not counted."""
     buffer = make()
     buffer.put(event())
     lost = take(buffer, everything=True)
@@ -189,8 +189,8 @@ def test_a_flight_of_a_loop_that_is_gone_settles_nothing_twice():
     assert buffer.stats.delivered == 1
 
 
-class Books(RuleBasedStateMachine):
-    """Whatever happens in whatever order, the books balance and the bytes add up."""
+class BufferMachine(RuleBasedStateMachine):
+    """Whatever happens in whatever order, counts and bytes add up."""
 
     def __init__(self):
         super().__init__()
@@ -263,5 +263,5 @@ class Books(RuleBasedStateMachine):
             ) or queue.max_in_flight > 1
 
 
-TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBuffer = BufferMachine.TestCase
+TestBuffer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

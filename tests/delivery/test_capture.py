@@ -1,4 +1,4 @@
-"""The capture seam: a client is captured by what it is built on, not by being known."""
+"""A client is captured because of what it is built on, not because it is known."""
 
 import asyncio
 
@@ -97,7 +97,7 @@ def test_a_client_that_capture_has_never_seen_is_captured_when_it_sends_at_once(
 
 
 def test_an_import_that_capture_has_never_seen_is_captured():
-    """The result says that the rows arrived."""
+    """The result counts the rows as imported."""
     pager = Pager()
     job = ImportJob(pager.alert, PagerApi(), pager.sender.connections)
     with captured() as kept:
@@ -125,13 +125,13 @@ def test_a_custom_consumer_is_not_called_while_messages_are_captured():
 
 @pytest.mark.parametrize("client", [AsyncMixpanel, Mixpanel, AsyncCustomerIO, CustomerIO, Sender])
 def test_a_capture_patches_no_class(client):
-    """The seam is a look at one variable."""
+    """The seam is one variable that is looked at."""
     before = [dict(vars(each)) for each in client.__mro__]
     with captured():
         assert before == [dict(vars(each)) for each in client.__mro__]
 
 
-def test_a_closed_sender_is_captured_no_more():
+def test_a_closed_sender_raises_while_messages_are_captured():
     """Closed means closed, captured or not."""
     pager = Pager(buffered=False, background=False)
     asyncio.run(pager.sender.aclose(0))
@@ -144,8 +144,8 @@ def test_a_closed_sender_is_captured_no_more():
     assert [] == kept.messages()
 
 
-def test_an_error_of_what_keeps_the_messages_ends_the_capture():
-    """Whatever a test does inside the block, clients deliver again after it."""
+def test_an_error_inside_a_capture_ends_it():
+    """Clients deliver again after the block, whatever happened in it."""
 
     def keep(name, body):
         raise MixpanelException("no room")

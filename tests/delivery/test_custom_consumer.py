@@ -1,4 +1,4 @@
-"""Consumers of somebody else: called as the official client calls them, and never in the way."""
+"""Users' own consumers: called as the official client calls them, without blocking the loop."""
 
 import os
 import threading
@@ -12,7 +12,7 @@ from mixpanel.consumers import AsyncBufferedConsumer
 
 
 class Slow:
-    """Block in `send` and `flush` until it is told to go on."""
+    """A consumer that blocks in `send` and `flush` until it is released."""
 
     def __init__(self):
         self.go_on = threading.Event()
@@ -31,8 +31,8 @@ class Slow:
 
 
 @pytest.mark.anyio
-async def test_a_slow_consumer_leaves_the_threads_to_others(anyio_backend):
-    """A hundred messages wait for it in the loop, one at a time in a thread."""
+async def test_a_slow_consumer_takes_one_worker_thread(anyio_backend):
+    """A hundred messages wait for it in the event loop, one at a time in a thread."""
     consumer = Slow()
     mp = AsyncMixpanel("t", consumer)
     async with anyio.create_task_group() as tasks:
@@ -47,7 +47,7 @@ async def test_a_slow_consumer_leaves_the_threads_to_others(anyio_backend):
 
 @pytest.mark.anyio
 async def test_flushing_a_slow_consumer_ends_with_its_timeout(anyio_backend, caplog):
-    """It is left to itself in its thread, and the log says so."""
+    """The consumer's own flush continues in its thread, and a warning is logged."""
     consumer = Slow()
     mp = AsyncMixpanel("t", consumer)
     with anyio.fail_after(5):
@@ -58,7 +58,7 @@ async def test_flushing_a_slow_consumer_ends_with_its_timeout(anyio_backend, cap
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_does_not_wait_for_a_thread_it_does_not_have():
-    """The parent's call goes on in the parent only."""
+    """The call in progress continues in the parent only."""
     consumer = Slow()
     mp = AsyncMixpanel("t", consumer)
     waiting = threading.Thread(target=lambda: anyio.run(mp.track, "u", "Visit"))
@@ -81,7 +81,7 @@ async def _told(*_):
 
 
 class Callable:
-    """An object whose call is async."""
+    """An object with an async `__call__`."""
 
     async def __call__(self, *_):
         raise AssertionError
@@ -90,14 +90,14 @@ class Callable:
 @pytest.mark.parametrize("callback", [_told, Callable(), "print"], ids=["async", "object", "text"])
 @pytest.mark.parametrize("client", [AsyncMixpanel, Mixpanel, AsyncBufferedConsumer])
 @pytest.mark.parametrize("name", ["on_error", "on_drop"])
-def test_a_callback_that_nobody_would_await_is_refused(client, name, callback):
-    """Where it is given, with what to give instead."""
+def test_an_async_callback_is_a_configuration_error(client, name, callback):
+    """It is raised by the constructor, and says what to pass instead."""
     token = () if client is AsyncBufferedConsumer else ("t",)
     with pytest.raises(ConfigurationError, match=f"{name}.*function"):
         client(*token, **{name: callback})
 
 
-def test_an_async_before_send_is_refused():
-    """It would drop every message."""
+def test_an_async_before_send_is_a_configuration_error():
+    """Its coroutine would replace every message."""
     with pytest.raises(ConfigurationError, match=r"before_send.*plain function"):
         Mixpanel("t", before_send=_told)

@@ -1,4 +1,4 @@
-"""Whatever the wire does, every message ends once and the books balance."""
+"""Whatever the network does, every message has one outcome and the counts add up."""
 
 import gzip
 import json
@@ -113,7 +113,7 @@ async def test_after_any_fault_nothing_is_lost_or_doubled(emu, anyio_backend, fa
 
 @pytest.mark.anyio
 async def test_an_ambiguous_add_is_applied_once(emu, anyio_backend):
-    """The server took it, the answer was lost: it is counted and told, never sent again."""
+    """The server applied it, the response was lost: it is reported, and never sent again."""
     told = []
     emu.play(Fault.reset("after"), path="/engage")
     mp = AsyncMixpanel("t", consumer(emu, on_drop=lambda why, gone: told.append((why, gone))))
@@ -127,8 +127,8 @@ async def test_an_ambiguous_add_is_applied_once(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_an_add_that_never_left_is_sent_again(emu, anyio_backend):
-    """A 429 or 503 of Mixpanel's own says that nothing was processed."""
+async def test_an_add_that_was_not_processed_is_sent_again(emu, anyio_backend):
+    """A 429 or 503 with Mixpanel's own body means that nothing was processed."""
     emu.play(Fault.status(429), Fault.status(503), path="/engage")
     mp = AsyncMixpanel("t", consumer(emu))
     await mp.people_increment("u", {"credits": 5})
@@ -147,10 +147,8 @@ async def test_an_add_that_never_left_is_sent_again(emu, anyio_backend):
     ],
     ids=["503 of a gateway", "429 of a gateway", "408"],
 )
-async def test_an_add_is_not_repeated_after_a_refusal_that_proves_nothing(
-    emu, anyio_backend, fault
-):
-    """A gateway may lose the server behind it after that applied the update; `$set` goes again."""
+async def test_an_add_is_not_repeated_after_an_error_of_a_gateway(emu, anyio_backend, fault):
+    """The server behind it may have applied the update; `$set` is sent again."""
     emu.play(fault, path="/engage")
     mp = AsyncMixpanel("t", consumer(emu))
     await mp.people_increment("u", {"credits": 5})
@@ -165,8 +163,8 @@ async def test_an_add_is_not_repeated_after_a_refusal_that_proves_nothing(
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("ingestion", ["track", "import"])
-async def test_one_bad_event_among_ten(emu, anyio_backend, ingestion):
-    """Nine are delivered; with strict answers the tenth is reported with its reason."""
+async def test_one_invalid_event_does_not_hold_back_nine_valid_ones(emu, anyio_backend, ingestion):
+    """Nine are delivered; with strict responses the tenth is reported with its reason."""
     told = []
     mp = AsyncMixpanel(
         "t",
@@ -190,8 +188,8 @@ async def test_one_bad_event_among_ten(emu, anyio_backend, ingestion):
 
 
 @pytest.mark.anyio
-async def test_a_413_splits_and_the_limit_is_remembered(emu, anyio_backend):
-    """After the first 413 the batches are made to fit."""
+async def test_after_a_413_batches_stay_small(emu, anyio_backend):
+    """The first one is split, and later ones are made to fit."""
     emu.play(Fault.status(413), path="/track")
     mp = AsyncMixpanel("t", consumer(emu))
     for n in range(100):
@@ -210,8 +208,8 @@ async def test_a_413_splits_and_the_limit_is_remembered(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_a_429_holds_the_whole_lane_back(emu, anyio_backend):
-    """No second request knocks while the server asked for a pause."""
+async def test_a_429_pauses_the_whole_queue(emu, anyio_backend):
+    """No second request is sent while the server asked for a pause."""
     emu.play(Fault.status(429, retry_after=1), path="/track")
     limits = Limits(request_timeout=5, max_batch_size=10)
     policy = RetryPolicy(first_wait=0.01)
@@ -233,8 +231,8 @@ async def test_a_429_holds_the_whole_lane_back(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_wrong_credentials_keep_the_events_and_say_so(emu, anyio_backend):
-    """A 401 is for a human: told at once, nothing lost, flush does not hang."""
+async def test_wrong_credentials_keep_the_events_and_report_the_error(emu, anyio_backend):
+    """A 401 needs a human: it is reported at once, nothing is lost, flush returns."""
     told = []
     emu.play(Fault.status(401), path="/import")
     mp = AsyncMixpanel(
@@ -251,7 +249,7 @@ async def test_wrong_credentials_keep_the_events_and_say_so(emu, anyio_backend):
 
 @pytest.mark.anyio
 async def test_profiles_arrive_in_order_through_an_outage(emu, anyio_backend):
-    """One request in flight: the last `$set` wins, as it was called."""
+    """One request is in flight at a time, so the last `$set` wins."""
     emu.play(Fault.status(503), Fault.reset("after"), Fault.status(503), path="/engage")
     mp = AsyncMixpanel("t", consumer(emu, max_size=2))
     for n in range(20):
@@ -263,7 +261,7 @@ async def test_profiles_arrive_in_order_through_an_outage(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_waiting_for_room_loses_nothing(emu, anyio_backend):
+async def test_waiting_for_space_loses_nothing(emu, anyio_backend):
     """`when_full="wait"` slows the caller down instead."""
     emu.play(Fault.latency(0.02).forever())
     limits = Limits(max_queue_size=10, flush_after=0.01)
@@ -279,7 +277,7 @@ async def test_waiting_for_room_loses_nothing(emu, anyio_backend):
 
 
 def test_an_outage_does_not_raise_into_sync_callers(emu):
-    """A full batch that cannot leave stays; the next flush brings it."""
+    """A full batch that cannot be sent stays; the next flush sends it."""
     emu.play(Fault.status(503) * 3)
     retry = RetryPolicy(attempts=2, first_wait=0.01)
     mp = Mixpanel("t", BufferedConsumer(5, base_url=emu.url, retry=retry))
@@ -292,8 +290,8 @@ def test_an_outage_does_not_raise_into_sync_callers(emu):
     mp.consumer.close()
 
 
-def test_what_is_not_json_is_refused_at_the_callers_line(emu):
-    """And never stands in the way of others."""
+def test_a_message_that_is_not_json_raises_at_the_callers_line(emu):
+    """It never gets between valid messages."""
     consumer = BufferedConsumer(base_url=emu.url)
     for nonsense in ("not json", "[]", "[1]", b"\xff", "5"):
         with pytest.raises(ValidationError):
@@ -304,8 +302,8 @@ def test_what_is_not_json_is_refused_at_the_callers_line(emu):
     assert len(emu.events()) == 1
 
 
-def test_a_message_that_nobody_can_read_back_poisons_nothing(emu):
-    """An integer of 5,000 digits is refused alone; the others arrive."""
+def test_a_message_that_cannot_be_decoded_does_not_harm_others(emu):
+    """An integer of 5,000 digits is rejected alone; the others are delivered."""
     mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
     mp.track("u", "bad", {"n": 10**5000})
     for n in range(5):
@@ -316,8 +314,8 @@ def test_a_message_that_nobody_can_read_back_poisons_nothing(emu):
     assert len(emu.events("Visit")) == 5
 
 
-def test_a_callback_that_exits_stops_nobody(emu):
-    """The home loop is everybody's."""
+def test_a_callback_that_calls_sys_exit_does_not_end_the_loop(emu):
+    """All clients share the background loop."""
 
     def leave(*_):
         raise SystemExit("analytics broke")
@@ -331,8 +329,8 @@ def test_a_callback_that_exits_stops_nobody(emu):
     mp.consumer.close()
 
 
-def test_a_batch_by_age_leaves_when_another_message_comes(emu):
-    """`flush_after` of the sync consumer."""
+def test_a_batch_that_is_old_enough_is_sent_with_the_next_message(emu):
+    """With `flush_after` of the sync consumer."""
     mp = Mixpanel("t", BufferedConsumer(flush_after=0.02, base_url=emu.url))
     mp.track("u", "Visit")
     time.sleep(0.05)
@@ -342,7 +340,7 @@ def test_a_batch_by_age_leaves_when_another_message_comes(emu):
 
 
 def test_raise_for_loss_raises_for_loss_only(emu):
-    """A retry that succeeded is none; a drop without an error is one."""
+    """A retry that succeeded is not a loss; a drop without an error is one."""
     emu.play(Fault.status(503))
     mp = Mixpanel("t", BufferedConsumer(base_url=emu.url, retry=QUICK))
     mp.track("u", "Visit")
@@ -359,8 +357,8 @@ def test_raise_for_loss_raises_for_loss_only(emu):
     mp.consumer.close()
 
 
-def test_credentials_beside_a_consumer_are_not_ignored():
-    """They belong to the consumer; saying nothing would send the token instead."""
+def test_credentials_passed_beside_a_consumer_are_an_error():
+    """They belong to the consumer; ignored, the token would be sent instead."""
     with pytest.raises(ConfigurationError, match="credentials"):
         Mixpanel("t", BufferedConsumer(), credentials=ACCOUNT)
 
@@ -380,8 +378,8 @@ def test_credentials_beside_a_consumer_are_not_ignored():
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-async def test_an_at_once_consumer_raises_what_went_wrong(emu, anyio_backend, fault, error):
-    """A typed error with what the caller needs next, and no payload in its text."""
+async def test_a_consumer_that_sends_at_once_raises_a_typed_error(emu, anyio_backend, fault, error):
+    """It has what the caller needs next, and no payload in its text."""
     emu.play(fault.forever())
     given = AsyncConsumer(
         base_url=emu.url, request_timeout=0.2, retry_limit=1, retry_backoff_factor=0.01
@@ -398,7 +396,7 @@ async def test_an_at_once_consumer_raises_what_went_wrong(emu, anyio_backend, fa
 
 @pytest.mark.anyio
 async def test_the_error_of_one_event_is_raised_for_that_event_only(emu, anyio_backend):
-    """Callers never see each other's failures."""
+    """Callers never see each other's errors."""
     given = AsyncConsumer(base_url=emu.url, credentials=ACCOUNT)
     mp = AsyncMixpanel("t", given, ingestion="import", validation="off")
     outcomes = {}
@@ -421,8 +419,8 @@ async def test_the_error_of_one_event_is_raised_for_that_event_only(emu, anyio_b
 
 
 @pytest.mark.anyio
-async def test_what_a_request_looks_like(emu, anyio_backend):
-    """JSON arrays, gzip for events only, no redirect, no secret in the URL."""
+async def test_requests_are_json_arrays_with_gzip_for_events_only(emu, anyio_backend):
+    """No secret is in the URL."""
     mp = AsyncMixpanel("TOKEN", consumer(emu, credentials=ACCOUNT))
     await mp.track_batch([{"event": "Visit", "properties": {"distinct_id": "u"}}] * 10)
     await mp.people_set("u", {"a": 1})
@@ -445,7 +443,7 @@ async def test_what_a_request_looks_like(emu, anyio_backend):
 
 @pytest.mark.anyio
 async def test_an_api_secret_of_one_call_authorises_that_call_only(emu, anyio_backend):
-    """The official client leaks it to later calls; this one does not."""
+    """The official client uses it for later calls, too; this one does not."""
     mp = AsyncMixpanel("TOKEN", consumer(emu))
     await mp.import_data("key", "u", "One", 1_600_000_000, api_secret="s3cr3t")
     await mp.import_data(None, "u", "Two", 1_600_000_000)
@@ -457,7 +455,7 @@ async def test_an_api_secret_of_one_call_authorises_that_call_only(emu, anyio_ba
 
 @pytest.mark.anyio
 async def test_your_own_httpx_client_is_used_and_left_open(anyio_backend):
-    """Proxies, mounts and mocks are yours to choose."""
+    """Its proxies, mounts and mocks are yours."""
     with respx.mock(base_url="https://api-eu.mixpanel.com") as mock:
         mock.post("/track").respond(200, json={"status": 1})
         async with httpx.AsyncClient() as client:
@@ -471,7 +469,7 @@ async def test_your_own_httpx_client_is_used_and_left_open(anyio_backend):
 
 @pytest.mark.anyio
 async def test_redirects_are_not_followed(anyio_backend):
-    """Credentials go where they were meant to, or nowhere."""
+    """Credentials are sent to the configured host only."""
     with respx.mock(base_url="https://api.mixpanel.com") as mock:
         mock.post("/track").respond(302, headers={"location": "https://evil.example/"})
         async with httpx.AsyncClient(follow_redirects=True) as client:
@@ -484,7 +482,7 @@ async def test_redirects_are_not_followed(anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_a_certificate_nobody_vouches_for_halts(anyio_backend):
+async def test_an_untrusted_certificate_stops_delivery(anyio_backend):
     """No downgrade, no endless retry: a typed error at once."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -519,8 +517,8 @@ async def test_a_certificate_nobody_vouches_for_halts(anyio_backend):
 # httpx leaves the inner generators of an unfinished answer to the collector; trio says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.anyio
-async def test_an_endless_answer_is_cut_off(anyio_backend):
-    """A server that never stops talking costs a bounded amount of memory."""
+async def test_an_endless_response_is_cut_off(anyio_backend):
+    """It takes a bounded amount of memory."""
 
     class Flood(httpx.AsyncByteStream):
         def __aiter__(self):
@@ -540,8 +538,8 @@ async def test_an_endless_answer_is_cut_off(anyio_backend):
 @pytest.mark.parametrize(
     "fault", [Fault.reset("before"), Fault.reset("after"), Fault.truncated()], ids=lambda f: f.name
 )
-def test_the_blocking_wire_reports_failures_like_any_attempt(emu, fault):
-    """And goes on with the next request."""
+def test_the_sync_transport_reports_failures_like_the_async_one(emu, fault):
+    """It works for the next request, too."""
     emu.play(fault)
     request = Request("POST", emu.url + "/track", {"Content-Type": "application/json"}, b"[]")
     transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
@@ -551,7 +549,7 @@ def test_the_blocking_wire_reports_failures_like_any_attempt(emu, fault):
 
 
 def test_no_secret_reaches_the_logs(emu, caplog):
-    """At DEBUG, through a failure and its traceback, the canary shows nowhere."""
+    """At DEBUG, through a failure and its traceback, the canary is in no line."""
     caplog.set_level(logging.DEBUG)
     emu.play(Fault.status(401).forever())
     mp = Mixpanel("t", base_url=emu.url, credentials=ACCOUNT)

@@ -1,4 +1,4 @@
-"""The flow of one batch, without a clock or a socket."""
+"""The delivery of one batch, without a clock or a socket."""
 
 import json
 
@@ -50,7 +50,7 @@ def numbers(some):
 
 
 class Run:
-    """Drive an exchange with a server made of a function, and keep what it did."""
+    """Drive a delivery with a function as the server, and record what it did."""
 
     def __init__(self, some, server, *, policy=None, gzip=False, **options):
         self.now, self.sent, self.settled, self.steps = 0.0, [], {}, []
@@ -85,14 +85,14 @@ class Run:
         raise AssertionError("the exchange does not end")
 
     def settle(self, step):
-        """Note what else is to be seen as records are settled."""
+        """Record what else matters when records are settled."""
 
     def of(self, kind):
         return [step for step in self.steps if isinstance(step, kind)]
 
 
 def script(*replies):
-    """Answer with each reply in turn, then with success."""
+    """Reply with each response in turn, then with success."""
     return lambda attempt, _step: replies[attempt - 1] if attempt <= len(replies) else OK
 
 
@@ -101,7 +101,7 @@ def broken(may_have_been_sent=True):
 
 
 def test_a_success_settles_the_batch():
-    """One request, everything delivered."""
+    """One request, every record delivered."""
     run = Run(records(3), script())
     assert run.settled == {"delivered": [0, 1, 2]}
 
@@ -116,15 +116,15 @@ def test_a_success_settles_the_batch():
         b'{"status":1,"error":null}',
     ],
 )
-def test_every_documented_success_is_one(body):
-    """Plain, verbose and strict answers all count."""
+def test_every_documented_success_delivers(body):
+    """Plain, verbose and strict responses."""
     assert (
         classify_response(Response(200, {}, body), records(3)).outcome is ResponseOutcome.DELIVERED
     )
 
 
 def test_a_partial_success_maps_failures_to_their_records():
-    """A strict 400 delivers the rest; either spelling of the id is read."""
+    """A strict 400 delivers the rest; both spellings of the id are read."""
     body = {
         "failed_records": [
             {"index": 1, "$insert_id": "a", "field": "properties.time", "message": "too old"},
@@ -144,16 +144,16 @@ def test_a_partial_success_maps_failures_to_their_records():
 
 
 @pytest.mark.parametrize("index", [-1, 5, True, "1", None, 1.5, 10**30])
-def test_a_nonsense_index_blames_nobody(index):
-    """A failed record that cannot be found leaves the refusal to be bisected."""
+def test_a_rejected_record_with_an_invalid_index_is_not_attributed(index):
+    """The whole batch counts as rejected and is bisected."""
     assert (
         classify_response(answer(400, {"failed_records": [{"index": index}]}), records(5)).failed
         == {}
     )
 
 
-def test_a_poisoned_batch_is_bisected():
-    """An unspecific 400 finds the one record it is about."""
+def test_a_batch_with_one_invalid_record_is_bisected():
+    """A 400 without details is traced to the record it is about."""
 
     def server(_attempt, step):
         poisoned = 7 in numbers(step.records)
@@ -168,8 +168,8 @@ def test_a_poisoned_batch_is_bisected():
 @pytest.mark.parametrize(
     "refusal", [answer(400, {"error": "token"}), answer(200, {"status": 0, "error": "token"})]
 )
-def test_a_refusal_of_what_all_share_is_not_bisected(refusal):
-    """A wrong token costs some requests, not two for each event; every record is named."""
+def test_a_rejection_of_what_all_records_share_is_not_bisected(refusal):
+    """A wrong token takes a few requests, not two per event; every record is reported."""
     run = Run(records(2000), lambda *_: refusal)
     assert sorted(run.settled["rejected"]) == list(range(2000))
     assert len(run.sent) == 17
@@ -179,8 +179,8 @@ def test_a_refusal_of_what_all_share_is_not_bisected(refusal):
 
 
 @pytest.mark.parametrize("poor", [{0, 1999}, set(range(1000)), set(range(2000)) - {133}])
-def test_refusals_in_the_same_words_do_not_condemn_good_events(poor):
-    """One good event among those asked alone, and the batch is bisected to the end."""
+def test_equal_errors_do_not_reject_valid_events(poor):
+    """With one valid event among those probed, the batch is bisected to the end."""
 
     def server(_attempt, step):
         return answer(400, {"error": "token"}) if poor & set(numbers(step.records)) else OK
@@ -191,13 +191,13 @@ def test_refusals_in_the_same_words_do_not_condemn_good_events(poor):
 
 
 def test_profiles_are_bisected_in_order():
-    """No update is asked about out of turn: it could overtake an older one."""
+    """No update is probed out of order: it could overtake an older one."""
     run = Run(records(64, "people"), lambda *_: answer(400, {"error": "token"}))
     assert [sent[0] for sent in run.sent if len(sent) == 1] == list(range(64))
 
 
-def test_413_splits_and_remembers():
-    """A batch that is too large is halved, and the limit is learned."""
+def test_413_halves_the_batch_and_the_limit():
+    """The queue remembers how much the server takes."""
 
     def server(_attempt, step):
         return answer(413) if len(step.records) > 2 else OK
@@ -232,8 +232,8 @@ def test_429_without_retry_after_backs_off_with_full_jitter():
         ("", 1.0),
     ],
 )
-def test_retry_after_is_a_floor_within_reason(header, seconds):
-    """Numbers and dates count, nonsense does not, and nobody waits for ever."""
+def test_retry_after_is_a_minimum_within_bounds(header, seconds):
+    """Numbers and dates count, nonsense does not, and `max_retry_after` caps it."""
     limited = answer(429, retry_after=header, date="Fri, 20 Nov 2026 10:00:00 GMT")
     assert [step.seconds for step in Run(records(1), script(limited)).of(Wait)] == [seconds]
 
@@ -271,8 +271,8 @@ FOREIGN_ERRORS = [
 @pytest.mark.parametrize(
     "status", [408, 425, 460, 500, 501, 502, 504, 505, 506, 507, 508, 510, 511, 520, 529, 599]
 )
-def test_an_unsafe_update_is_not_repeated_after_an_error_that_proves_nothing(status, body):
-    """`$add` may have been applied; it is counted as ambiguous, `$set` stays to go again."""
+def test_an_unrepeatable_update_is_ambiguous_after_an_error_without_proof(status, body):
+    """`$add` may have been applied: it is counted as ambiguous; `$set` stays queued."""
     mixed = [
         Record("people", b'{"n":0}', repeatable=False),
         Record("people", b'{"n":1}', repeatable=True),
@@ -287,7 +287,7 @@ def test_an_unsafe_update_is_not_repeated_after_an_error_that_proves_nothing(sta
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("body", OWN_ERRORS)
-def test_an_unsafe_update_is_repeated_after_a_refusal_of_mixpanels_own(status, body):
+def test_an_unrepeatable_update_is_sent_again_after_mixpanels_own_error(status, body):
     """With its own error body Mixpanel says that it processed nothing."""
     if "code" in body:
         body = body | {"code": status}
@@ -298,8 +298,8 @@ def test_an_unsafe_update_is_repeated_after_a_refusal_of_mixpanels_own(status, b
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("body", FOREIGN_ERRORS)
-def test_an_unsafe_update_is_not_repeated_after_a_gateways_refusal(status, body):
-    """A gateway may say so after the server behind it had the request."""
+def test_an_unrepeatable_update_is_not_sent_again_after_a_gateways_error(status, body):
+    """The server behind the gateway may have had the request."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     some = [*records(1, "people", repeatable=False), Record("people", b'{"n":1}')]
     run = Run(some, script(Response(status, {"retry-after": "7"}, content)))
@@ -317,15 +317,15 @@ def test_an_unsafe_update_is_not_repeated_after_a_gateways_refusal(status, body)
         (404, {"num_records_imported": 1}),
     ],
 )
-def test_a_refusal_that_counts_some_as_taken_proves_nothing(status, body):
-    """Its unsafe updates are not sent again in smaller batches."""
+def test_an_error_that_counts_accepted_records_is_not_a_proof(status, body):
+    """Its unrepeatable updates are not sent again in smaller batches."""
     run = Run(records(4, "people", repeatable=False), script(answer(status, body)))
     assert run.settled == {"dropped ambiguous": [0, 1, 2, 3]}
     assert len(run.sent) == 1
 
 
 def test_transport_failures_know_whether_anything_was_sent():
-    """Before the request left even `$add` is safe; after it, it is not."""
+    """Before the request left even `$add` is sent again; after it, it is not."""
     unsafe = records(1, "people", repeatable=False)
     assert Run(unsafe, script(broken(may_have_been_sent=False))).settled == {"delivered": [0]}
     assert Run(unsafe, script(broken())).settled == {"dropped ambiguous": [0]}
@@ -434,15 +434,15 @@ def bad(*indices):
         (200, b'"OK"', AMBIGUOUS, []),
     ],
 )
-def test_only_answers_whose_parts_agree_deliver(status, body, outcome, failed):
-    """Nothing counts as delivered that an answer does not plainly say was taken."""
+def test_only_consistent_responses_deliver(status, body, outcome, failed):
+    """Nothing counts as delivered unless the response plainly says so."""
     judged = classify_response(answer(status, body), records(3))
     assert judged.outcome is outcome
     assert sorted(judged.failed) == failed
 
 
-def test_an_import_of_which_nothing_was_taken_is_repeated_once_and_counted():
-    """Events are safe to repeat; then what the server counts decides again, never silence."""
+def test_an_import_that_accepted_nothing_is_repeated_once():
+    """Events are safe to repeat; then the server's counts decide."""
     none = answer(200, {"code": 200, "status": "OK", "num_records_imported": 0})
     run = Run(records(3, "imports"), lambda *_: none)
     assert run.settled == {"dropped ambiguous": [0, 1, 2]}
@@ -451,8 +451,8 @@ def test_an_import_of_which_nothing_was_taken_is_repeated_once_and_counted():
     assert Run(records(3, "imports"), script(none)).settled == {"delivered": [0, 1, 2]}
 
 
-def test_a_strict_refusal_that_names_too_few_is_bisected():
-    """The server took one of three and named one: who the other is, is found out."""
+def test_a_strict_rejection_that_lists_too_few_records_is_bisected():
+    """The server accepted one of three and listed one: bisecting finds the other."""
 
     def server(_attempt, step):
         here = numbers(step.records)
@@ -465,15 +465,15 @@ def test_a_strict_refusal_that_names_too_few_is_bisected():
     assert sorted(run.settled["delivered"]) == [0, 3]
 
 
-def test_a_page_of_a_captive_portal_is_no_success():
-    """200 with HTML is retried like a broken connection, for as long as patience lasts."""
+def test_a_captive_portals_page_is_not_a_success():
+    """200 with HTML is retried like a broken connection, until the records expire."""
     html = Response(200, {"content-type": "text/html"}, b"<html>Welcome to the lobby</html>")
     assert Run(records(1), script(html, html, html)).settled == {"delivered": [0]}
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{}", b"null", b'"ok?"', b"2", b"true", b"[]"])
 def test_a_success_of_unknown_shape_is_retried_once(body):
-    """Then it counts as ambiguous: repeating for ever would only make copies."""
+    """Then it counts as ambiguous: more repeats would only create duplicates."""
     odd = Response(200, {}, body)
     if body == b"null":
         assert classify_response(odd, records(1)).outcome is ResponseOutcome.AMBIGUOUS
@@ -481,10 +481,12 @@ def test_a_success_of_unknown_shape_is_retried_once(body):
     run = Run(records(2), lambda *_: odd)
     assert run.settled == {"dropped ambiguous": [0, 1]}
     assert len(run.sent) == 2
+    [step] = run.of(Resolve)  # what the caller of an unbuffered client gets is of that type too
+    assert isinstance(step.error, AmbiguousDeliveryError)
 
 
-def test_a_refusal_of_all_updates_does_not_repeat_unsafe_ones():
-    """Status 0 may mean "not all were valid": `$add` in such a batch is left in doubt."""
+def test_a_rejected_batch_of_updates_does_not_repeat_unrepeatable_ones():
+    """Status 0 may mean "not all were valid": `$add` in such a batch is ambiguous."""
     mixed = [
         Record("people", b'{"n":0}', repeatable=False),
         Record("people", b'{"n":1}'),
@@ -500,7 +502,7 @@ def test_a_refusal_of_all_updates_does_not_repeat_unsafe_ones():
 
 
 @pytest.mark.parametrize("status", [301, 302, 401, 402, 403, 404, 405, 501, 505])
-def test_what_only_a_human_can_mend_halts_and_keeps(status):
+def test_an_error_only_a_human_can_fix_stops_and_keeps_the_records(status):
     """Nothing is settled; the records stay for later."""
     run = Run(records(3), lambda *_: answer(status, {"error": "no"}))
     assert run.settled == {}
@@ -508,8 +510,8 @@ def test_what_only_a_human_can_mend_halts_and_keeps(status):
     assert isinstance(halt.error, AuthenticationError) is (status in (401, 402, 403))
 
 
-def test_patience_ends_by_age_or_by_attempts():
-    """Too old means dropped and counted; too often means kept for the next flush."""
+def test_retries_end_by_age_or_by_attempts():
+    """Too old: dropped and counted. Too many attempts: kept for the next flush."""
     old = Run(records(1), lambda *_: answer(503), policy=RetryPolicy(max_age=30))
     assert old.settled == {"dropped expired": [0]}
     often = Run(records(1), lambda *_: answer(503), policy=RetryPolicy(attempts=3, max_age=1e9))
@@ -519,7 +521,7 @@ def test_patience_ends_by_age_or_by_attempts():
 
 
 def aged(*ages, endpoint="events"):
-    """Return records that were accepted so many seconds before 0."""
+    """Return records that were enqueued so many seconds before 0."""
     some = records(len(ages), endpoint)
     for record, age in zip(some, ages, strict=True):
         record.enqueued_at = -float(age)
@@ -527,7 +529,7 @@ def aged(*ages, endpoint="events"):
 
 
 class Ages(Run):
-    """Note how old each record is when it is given up, and at the last attempt before."""
+    """Record how old each record is when it expires, and at the last attempt before."""
 
     def __init__(self, some, server, **options):
         self.ages, self.record_at = (
@@ -544,7 +546,7 @@ class Ages(Run):
 
 @pytest.mark.parametrize("retry_after", [None, 1, 3, 100])
 def test_each_record_has_its_own_age_limit(retry_after):
-    """None is given up before its own patience ends, however old its neighbours are."""
+    """None expires before its own `max_age`, however old the others in its batch are."""
     ages = [4.9, 4.0, 0.1, 3.0, 0.0, 2.5]
     headers = {} if retry_after is None else {"retry_after": str(retry_after)}
     run = Ages(
@@ -556,8 +558,8 @@ def test_each_record_has_its_own_age_limit(retry_after):
     assert run.attempts_at[-1] - youngest > 4.4  # one more try before the end
 
 
-def test_the_young_are_delivered_when_the_old_expire():
-    """The others wait on, and go once the server is back."""
+def test_younger_records_are_delivered_when_older_ones_expire():
+    """They wait on, and are sent when the server is back."""
     run = Run(
         aged(100, 299.5, 20, 300, 400, 0),
         script(answer(503), answer(503)),
@@ -568,7 +570,7 @@ def test_the_young_are_delivered_when_the_old_expire():
 
 
 def test_parts_of_a_batch_expire_by_the_age_of_their_own_records():
-    """Also after a bisection and a partial refusal."""
+    """Also after a bisection and a partial rejection."""
 
     def server(attempt, step):
         if len(step.records) == 8:
@@ -583,8 +585,8 @@ def test_parts_of_a_batch_expire_by_the_age_of_their_own_records():
     assert set(run.settled["dropped expired"]) <= {0, 2, 5, 7}
 
 
-def test_sleeps_that_end_early_do_not_keep_an_exchange_going():
-    """Clocks are rough: a wait of a rest too small to be slept is the last."""
+def test_sleeps_that_end_early_do_not_add_attempts():
+    """Clocks are coarse: a remaining wait too small to sleep is the last."""
     steps = delivery_steps(
         aged(4.9999, 0.1),
         policy=RetryPolicy(max_age=5, first_wait=1),
@@ -604,8 +606,8 @@ def test_sleeps_that_end_early_do_not_keep_an_exchange_going():
     assert len(taken) < 30
 
 
-def test_gzip_is_given_up_when_the_first_answer_refuses():
-    """A server that does not take gzip is met plainly, and remembered so."""
+def test_gzip_is_disabled_when_the_first_response_rejects_it():
+    """The queue remembers it for a server that does not take gzip."""
 
     def server(_attempt, step):
         return answer(415) if step.gzip else OK
@@ -657,7 +659,7 @@ replies = st.builds(
 
 
 def says_success(reply, sent):
-    """Return the numbers that a reply says were taken, worked out anew; None: not a success."""
+    """Return the numbers that a reply says were accepted, derived anew; None: not a success."""
     try:
         data = json.loads(reply.body)
     except (ValueError, RecursionError):
@@ -683,7 +685,7 @@ def says_success(reply, sent):
 
 
 def is_proof(reply):
-    """Return True if a reply proves that nothing was applied, worked out anew."""
+    """Return True if a reply proves that nothing was applied, derived anew."""
     if isinstance(reply, TransportFailure):
         return not reply.may_have_been_sent
     try:
@@ -705,8 +707,8 @@ def is_proof(reply):
     st.booleans(),
     st.sampled_from(["people", "events", "imports"]),
 )
-def test_whatever_is_answered_each_record_ends_once_and_rightly(answers, repeatable, gzip, queue):
-    """One verdict each, bounded waits, no success that was not said, no `$add` twice unproven."""
+def test_whatever_the_responses_each_record_has_one_outcome(answers, repeatable, gzip, queue):
+    """Bounded waits, no delivery without a success, no `$add` twice without a proof."""
     some = [
         Record(queue, b'{"n":%d}' % n, repeatable=each or queue != "people")
         for n, each in enumerate(repeatable)

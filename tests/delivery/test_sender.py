@@ -1,4 +1,4 @@
-"""Delivery never stops: whatever ends, is cancelled, raises or interrupts, messages go on."""
+"""Messages are delivered whatever ends, is cancelled, raises or interrupts."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ def is_balanced(stats):
 
 @pytest.mark.parametrize("verb", ["track", "people_set"])
 def test_a_thousand_loops_that_each_track_once_lose_nothing(emu, verb):
-    """One `asyncio.run` for each message, ending at once; a single flush delivers them all."""
+    """One `asyncio.run` per message, ending at once; a single flush delivers them all."""
     consumer = AsyncBufferedConsumer(base_url=emu.url)
     mp = AsyncMixpanel("t", consumer)
 
@@ -99,7 +99,7 @@ def test_a_loop_may_end_at_any_step_of_the_sender(emu, turns, endpoint):
 
 
 def test_a_batch_whose_loop_died_is_sent_by_another(emu):
-    """A loop that is closed in the middle of a request never says so; its batch is taken back."""
+    """A loop closed in the middle of a request reports nothing; its batch is reclaimed."""
     consumer = AsyncBufferedConsumer(max_size=1, base_url=emu.url, retry=QUICK)
     mp = AsyncMixpanel("t", consumer)
     emu.play(Fault.silence() * 4, path="/track")
@@ -126,8 +126,8 @@ def test_a_batch_whose_loop_died_is_sent_by_another(emu):
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_a_sweep_that_cancels_every_task_does_not_stop_delivery(emu, turns):
-    """The background sender starts again by itself, without another message or a flush."""
+def test_cancelling_every_task_does_not_stop_delivery(emu, turns):
+    """The background task starts again without another message or a flush."""
     consumer = AsyncBufferedConsumer(flush_after=0.02, base_url=emu.url, retry=QUICK)
     mp = AsyncMixpanel("t", consumer)
 
@@ -222,8 +222,8 @@ def test_a_thousand_doubly_cancelled_calls_leave_the_client_working(emu, face, h
 
 
 @pytest.mark.anyio
-async def test_an_answer_that_came_is_counted_though_the_caller_is_cancelled(anyio_backend):
-    """A call of ours that has its result when the cancellation comes has also done its work."""
+async def test_a_response_is_counted_even_if_its_caller_is_cancelled(anyio_backend):
+    """A call that has its result when the cancellation comes has also done its work."""
     done = []
 
     async def call():
@@ -239,8 +239,8 @@ async def test_an_answer_that_came_is_counted_though_the_caller_is_cancelled(any
 
 
 @pytest.mark.anyio
-async def test_a_call_in_its_own_task_hands_on_what_it_returns_and_raises(anyio_backend):
-    """Also what would otherwise end the event loop, such as SystemExit."""
+async def test_a_call_in_its_own_task_passes_on_its_result_or_exception(anyio_backend):
+    """Also exceptions that would end the event loop, such as SystemExit."""
 
     async def gives():
         return 7
@@ -257,7 +257,7 @@ async def test_a_call_in_its_own_task_hands_on_what_it_returns_and_raises(anyio_
 
 
 class Handler(logging.Handler):
-    """A handler as applications have them: it raises, or it tracks."""
+    """A log handler as applications have them: it raises, or it tracks."""
 
     def __init__(self, act):
         super().__init__(logging.DEBUG)
@@ -269,7 +269,7 @@ class Handler(logging.Handler):
 
 @pytest.fixture
 def handler():
-    """Put a handler on the package's logger for one test."""
+    """Add a handler to the package's logger for one test."""
     logger = logging.getLogger("mixpanel")
     level, added = logger.level, []
 
@@ -286,7 +286,7 @@ def handler():
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, asyncio.CancelledError])
 @pytest.mark.parametrize("face", ["async", "sync"])
-def test_a_log_handler_that_raises_does_not_touch_delivery(emu, handler, capsys, kind, face):
+def test_a_log_handler_that_raises_does_not_disturb_delivery(emu, handler, capsys, kind, face):
     """Each event is sent as often as the server asks for, and counted once."""
 
     def fail(record):
@@ -316,7 +316,7 @@ def test_a_log_handler_that_raises_does_not_touch_delivery(emu, handler, capsys,
     assert "a handler's own" in capsys.readouterr().err
 
 
-def test_a_log_handler_that_tracks_is_one_more_caller(emu, handler):
+def test_a_log_handler_may_track(emu, handler):
     """Its events are delivered like any other, and nothing is sent twice."""
     consumer = BufferedConsumer(base_url=emu.url, retry_backoff_factor=0.01)
     mp = Mixpanel("t", consumer)
@@ -337,8 +337,8 @@ def test_a_log_handler_that_tracks_is_one_more_caller(emu, handler):
 
 
 @pytest.mark.parametrize("kind", [Consumer, BufferedConsumer, AsyncBufferedConsumer])
-def test_the_sync_client_works_on_our_own_thread(emu, kind):
-    """As in a callback of a background sender, a log handler or a finalizer: it never waits."""
+def test_the_sync_client_never_waits_on_the_background_thread(emu, kind):
+    """As in a callback of a background sender, a log handler or a finalizer."""
     mp = Mixpanel("t", kind(base_url=emu.url))
 
     async def call_on_background_loop():
@@ -353,8 +353,8 @@ def test_the_sync_client_works_on_our_own_thread(emu, kind):
     )
 
 
-def test_the_sync_cdp_client_works_on_our_own_thread(emu):
-    """Direct or buffered."""
+def test_the_sync_cdp_client_never_waits_on_the_background_thread(emu):
+    """Sending at once or buffered."""
     for send_immediately in (True, False):
         client = CustomerIO("k", send_immediately=send_immediately, base_url=emu.customerio_url)
 
@@ -366,8 +366,8 @@ def test_the_sync_cdp_client_works_on_our_own_thread(emu):
         assert 1 == client.stats().delivered
 
 
-def test_finalizers_that_run_on_our_own_thread_lose_nothing(emu):
-    """The collector runs them on whatever thread happens to allocate."""
+def test_finalizers_on_the_background_thread_lose_nothing(emu):
+    """The garbage collector runs them on whatever thread happens to allocate."""
     mp = Mixpanel("t", BufferedConsumer(base_url=emu.url))
 
     class Thing:
@@ -393,7 +393,7 @@ def test_finalizers_that_run_on_our_own_thread_lose_nothing(emu):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("face", ["track", "send", "cdp"])
-async def test_a_tight_loop_that_is_refused_lets_the_sender_work(emu, anyio_backend, face):
+async def test_a_tight_loop_on_a_full_buffer_lets_the_sender_work(emu, anyio_backend, face):
     """With `when_full="raise"` and no other await, most of the messages get through."""
     limits = Limits(max_queue_size=100, max_batch_size=50)
     if face == "cdp":
@@ -431,7 +431,7 @@ async def test_a_tight_loop_that_is_refused_lets_the_sender_work(emu, anyio_back
 
 
 class AsyncTransport:
-    """Answers every request at once that all is well, and counts messages by id."""
+    """Replies to every request at once with success, and counts messages by id."""
 
     has_sent = True
 
@@ -494,7 +494,7 @@ def interrupted(work, interrupt, at, *, anywhere=True):
 
 
 def checked(sender):
-    """Check what must hold at any moment that no critical section is under way."""
+    """Check the invariants that hold while no critical section is in progress."""
     buffer, stats = sender.buffer, sender.stats
     total = 0
     for queue in buffer.queues.values():
@@ -614,7 +614,7 @@ def test_a_signal_handler_may_raise_at_any_point(kind, error):
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signal.setitimer")
 @pytest.mark.parametrize("kind", [BufferedConsumer, AsyncBufferedConsumer])
 def test_a_real_signal_handler_tracks_while_the_program_tracks(emu, kind):
-    """Thousands of each at the same time: all arrive."""
+    """Thousands of each at the same time: all are delivered."""
     mp = Mixpanel("t", kind(base_url=emu.url, limits=Limits(max_queue_size=200_000)))
     handled = 0
 
@@ -660,8 +660,8 @@ def test_a_flush_inside_the_interrupted_buffer_returns_instead_of_waiting_for_ev
 
 
 @pytest.mark.anyio
-async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu, anyio_backend):
-    """Taken back while its sender waits for the next attempt, it is sent once, by the next."""
+async def test_the_old_owner_of_a_reclaimed_batch_does_not_send_it(emu, anyio_backend):
+    """Nor does it pause the queue: the batch is sent once, by its new owner."""
     retry = RetryPolicy(first_wait=0.2, max_wait=0.2, max_age=20)
     mp = AsyncMixpanel("t", AsyncBufferedConsumer(max_size=1, base_url=emu.url, retry=retry))
     emu.play(Fault.status(503))
@@ -680,8 +680,8 @@ async def test_who_lost_a_batch_neither_sends_it_again_nor_pauses_its_queue(emu,
 # ---- a living owner -----------------------------------------------------------------------------
 
 
-def test_at_any_moment_each_batch_in_flight_has_a_living_owner(emu, monkeypatch):
-    """Watched at every step, while loops end, tasks are cancelled and threads track."""
+def test_each_batch_in_flight_always_has_a_living_owner(emu, monkeypatch):
+    """Checked at every step, while loops end, tasks are cancelled and threads track."""
     watched = []
     take, finish = Sender._take_in, Sender._task_ended
 
@@ -759,8 +759,8 @@ time.sleep(0.3)
 
 
 @pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
-def test_what_daemon_threads_track_at_the_exit_arrives_or_is_counted(emu, consumer):
-    """Each message whose call returned is at the server, or was handed to `on_drop`."""
+def test_messages_of_daemon_threads_at_exit_are_delivered_or_counted(emu, consumer):
+    """Each message whose call returned is at the server, or was passed to `on_drop`."""
     done = subprocess.run(
         [sys.executable, "-c", DAEMON.format(consumer=consumer)],
         env={**os.environ, "MP_BASE_URL": emu.url},
@@ -794,7 +794,7 @@ mp.track("u", "Visit", {{"n": 1}})
 
 
 @pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer", "Consumer"])
-def test_what_other_exit_handlers_track_after_the_drain_is_sent_at_once(emu, consumer):
+def test_messages_of_later_exit_handlers_are_sent_at_once(emu, consumer):
     """Within the time of the drain."""
     done = subprocess.run(
         [sys.executable, "-c", LATE.format(consumer=consumer)],
@@ -808,8 +808,8 @@ def test_what_other_exit_handlers_track_after_the_drain_is_sent_at_once(emu, con
 
 
 @pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
-def test_what_cannot_be_sent_after_the_drain_is_counted(consumer):
-    """When the server does not answer."""
+def test_messages_that_cannot_be_sent_after_the_drain_are_counted(consumer):
+    """When the server does not respond."""
     done = subprocess.run(
         [sys.executable, "-c", LATE.format(consumer=consumer)],
         env={**os.environ, "URL": "http://127.0.0.1:9"},

@@ -1,4 +1,4 @@
-"""Customer.io's and Hightouch's wires of the emulator: what is kept, dropped, refused."""
+"""Customer.io and Hightouch in the emulator: messages accepted, dropped and rejected."""
 
 import gzip
 import json
@@ -60,7 +60,7 @@ def written(message):
 
 
 def post(emu, endpoint, message, *, headers=STRICT, auth=CLASSIC):
-    """Send to Customer.io, strictly unless told otherwise."""
+    """Send to Customer.io, in strict mode by default."""
     url = f"{emu.customerio_url}/v1/{endpoint}"
     headers = {"Content-Type": "application/json", **(headers or {})}
     return httpx.post(url, content=written(message), headers=headers, auth=auth)
@@ -74,8 +74,8 @@ def hightouch(emu, endpoint, message, *, auth=CLASSIC, **options):
     return httpx.post(f"{emu.hightouch_url}/v1/{endpoint}", json=message, auth=auth, **options)
 
 
-def errors(answer):
-    return answer.json()["meta"]["errors"]
+def errors(response):
+    return response.json()["meta"]["errors"]
 
 
 def why(emu, vendor=None):
@@ -86,7 +86,7 @@ def ids(emu, vendor=None, **options):
     return [each["message"]["messageId"] for each in emu.cdp_messages(vendor, **options)]
 
 
-# What is kept
+# Accepted messages
 
 GOOD = {
     "identify": {"anonymousId": "a1", "traits": {"plan": "pro"}},
@@ -100,18 +100,18 @@ GOOD = {
 
 @pytest.mark.parametrize("kind", GOOD)
 @pytest.mark.parametrize("send", [post, hightouch])
-def test_each_endpoint_keeps_its_message(emu, send, kind):
+def test_each_endpoint_accepts_its_message(emu, send, kind):
     """The type comes from the path."""
     message = {**GOOD[kind], "messageId": "m1"}
-    assert (200, {}) == ((answer := send(emu, kind, message)).status_code, answer.json())
+    assert (200, {}) == ((response := send(emu, kind, message)).status_code, response.json())
     (kept,) = emu.cdp_messages()
     assert {**message, "type": kind} == kept["message"]
     assert (kind, "KEY", NOW) == (kept["endpoint"], kept["key"], kept["received_at"])
 
 
 @pytest.mark.parametrize("send", [post, hightouch])
-def test_a_batch_keeps_all_six_types_in_order(emu, send):
-    """Each item says its type."""
+def test_a_batch_accepts_all_six_types_in_order(emu, send):
+    """Each item has its type."""
     batch = [{**GOOD[kind], "type": kind, "messageId": kind} for kind in GOOD]
     sent = {"batch": batch, "sentAt": "2026-11-20T10:00:00.000Z"}
     assert 200 == send(emu, "batch", sent).status_code
@@ -121,16 +121,16 @@ def test_a_batch_keeps_all_six_types_in_order(emu, send):
     }
 
 
-def test_both_vendors_are_kept_apart(emu):
-    """Yet in one order of arrival."""
+def test_messages_of_both_vendors_are_separate(emu):
+    """But they are in one order of arrival."""
     post(emu, "track", TRACK)
     hightouch(emu, "track", {**TRACK, "messageId": "m2"})
     assert ["customerio", "hightouch"] == [each["vendor"] for each in emu.cdp_messages()]
     assert ["m2"] == ids(emu, "hightouch")
 
 
-def test_context_of_a_batch_stands_under_that_of_an_item(emu):
-    """The item's own wins, name by name."""
+def test_the_context_of_an_item_overrides_that_of_its_batch(emu):
+    """Key by key."""
     items = [{**TRACK, "type": "track", "context": {"ip": "1.1.1.1"}}, {**TRACK, "type": "track"}]
     above = {"context": {"ip": "2.2.2.2", "locale": "de"}, "integrations": {"All": False}}
     assert 200 == post(emu, "batch", {"batch": items, **above}).status_code
@@ -141,8 +141,8 @@ def test_context_of_a_batch_stands_under_that_of_an_item(emu):
     ]
 
 
-def test_headers_of_interest_are_kept(emu):
-    """Strict mode and retries can be asked about, secrets cannot."""
+def test_messages_have_the_headers_of_their_request(emu):
+    """Strict mode and retries are recorded, secrets are not."""
     post(emu, "track", TRACK, headers={**STRICT, "X-Retry-Count": "2", "User-Agent": "me/1"})
     (kept,) = emu.cdp_messages()
     assert {
@@ -153,14 +153,14 @@ def test_headers_of_interest_are_kept(emu):
     } == kept["headers"]
 
 
-def test_events_names_are_trimmed(emu):
+def test_event_names_are_trimmed(emu):
     """As the server does."""
     post(emu, "track", {**TRACK, "event": " Order Paid "})
     assert "Order Paid" == emu.cdp_messages()[0]["message"]["event"]
 
 
 def test_a_message_sent_twice_is_seen_twice_and_counted_once(emu):
-    """By its messageId, within one source; those without an id are all their own."""
+    """By messageId, within one source; messages without an id are always unique."""
     for message in (TRACK, TRACK, {**TRACK, "messageId": None}, {**TRACK, "messageId": None}):
         post(emu, "track", message)
     post(emu, "track", TRACK, auth=("OTHER", ""))
@@ -168,13 +168,13 @@ def test_a_message_sent_twice_is_seen_twice_and_counted_once(emu):
     assert ["m1", None, None, "m1"] == ids(emu, unique=True)
 
 
-def test_gzip_is_taken(emu):
-    """Sizes are those of the unpacked message."""
+def test_gzip_is_accepted(emu):
+    """Sizes are those of the uncompressed message."""
     body = gzip.compress(json.dumps({"batch": [{**TRACK, "type": "track"}]}).encode())
     for url in (emu.customerio_url, emu.hightouch_url):
         headers = {**STRICT, "Content-Encoding": "gzip"}
-        answer = httpx.post(f"{url}/v1/batch", content=body, headers=headers, auth=CLASSIC)
-        assert 200 == answer.status_code
+        response = httpx.post(f"{url}/v1/batch", content=body, headers=headers, auth=CLASSIC)
+        assert 200 == response.status_code
     expected = len(json.dumps({**TRACK, "type": "track"}))
     assert [expected] * 2 == [each["bytes"] for each in emu.cdp_messages()]
 
@@ -191,13 +191,13 @@ def test_success_may_be_any_2xx_and_empty(emulate, rules, status, content):
     """For both vendors."""
     emu = emulate(customerio=CustomerIORules(**rules), hightouch=HightouchRules(**rules))
     for send in (post, hightouch):
-        answer = send(emu, "track", TRACK)
-        assert (status, content) == (answer.status_code, answer.content)
+        response = send(emu, "track", TRACK)
+        assert (status, content) == (response.status_code, response.content)
     assert 2 == len(emu.cdp_messages())
 
 
-def test_there_is_nothing_to_read(emu):
-    """All endpoints are POST, and there are seven."""
+def test_the_endpoints_accept_only_post(emu):
+    """There are seven."""
     assert 405 == httpx.get(f"{emu.customerio_url}/v1/identify").status_code
     assert 404 == permissive(emu, "delete", {}).status_code
 
@@ -215,8 +215,8 @@ BEARER = {"Authorization": f"Bearer {PREFIXED}"}
         (None, BEARER, PREFIXED),
     ],
 )
-def test_a_good_key_is_basic_or_a_prefixed_bearer(emulate, auth, headers, key):
-    """Told by which key a message came."""
+def test_a_valid_key_is_basic_or_a_prefixed_bearer(emulate, auth, headers, key):
+    """Messages have the key that they were sent with."""
     emu = emulate(customerio=CustomerIORules(keys={"KEY", PREFIXED}))
     assert 200 == post(emu, "track", TRACK, auth=auth, headers={**STRICT, **headers}).status_code
     assert [key] == [each["key"] for each in emu.cdp_messages()]
@@ -233,20 +233,20 @@ BAD_KEYS = [
 
 
 @pytest.mark.parametrize(("auth", "headers"), BAD_KEYS)
-def test_a_bad_key_is_401_when_strict_and_200_when_not(emulate, auth, headers):
-    """Permissive keeps nothing either, but does not say so."""
+def test_an_invalid_key_is_401_in_strict_mode_else_200(emulate, auth, headers):
+    """Permissive mode drops the message without an error."""
     emu = emulate(customerio=CustomerIORules(keys=["KEY", PREFIXED]))
-    answer = post(emu, "track", TRACK, auth=auth, headers={**STRICT, **headers})
-    assert 401 == answer.status_code
-    assert "Unauthorized" in answer.json()["meta"]["error"]
+    response = post(emu, "track", TRACK, auth=auth, headers={**STRICT, **headers})
+    assert 401 == response.status_code
+    assert "Unauthorized" in response.json()["meta"]["error"]
     assert ([], []) == (emu.cdp_messages(), emu.cdp_dropped())
     assert 200 == post(emu, "track", TRACK, auth=auth, headers=headers).status_code
     assert ([], ["write key is not known"]) == (emu.cdp_messages(), why(emu))
     assert {**TRACK, "type": "track"} == emu.cdp_dropped()[0]["message"]
 
 
-def test_the_wrong_region_answers_200_and_keeps_nothing(emulate):
-    """Even in strict mode; a classic key tells no region."""
+def test_a_key_of_another_region_gets_200_and_is_dropped(emulate):
+    """Even in strict mode; a classic key has no region."""
     emu = emulate(customerio=CustomerIORules(region="eu"))
     assert 200 == post(emu, "track", TRACK, auth=None, headers={**STRICT, **BEARER}).status_code
     assert ["write key is for another region"] == why(emu)
@@ -255,13 +255,13 @@ def test_the_wrong_region_answers_200_and_keeps_nothing(emulate):
 
 
 def test_one_key_may_be_given_as_text(emulate):
-    """A string is one key, not many letters."""
+    """A string is one key, not a collection of letters."""
     emu = emulate(customerio=CustomerIORules(keys="KEY"))
-    answers = [post(emu, "track", TRACK, auth=(key, "")).status_code for key in ("KEY", "K")]
-    assert [200, 401] == answers
+    responses = [post(emu, "track", TRACK, auth=(key, "")).status_code for key in ("KEY", "K")]
+    assert [200, 401] == responses
 
 
-# Customer.io: what a message needs
+# Customer.io: required fields
 
 BAD = [
     ("identify", {"traits": {"email": "a@example.org"}}, "userId or anonymousId is required"),
@@ -292,10 +292,10 @@ BAD = [
 
 
 @pytest.mark.parametrize(("endpoint", "message", "reason"), BAD)
-def test_a_bad_message_is_400_when_strict_and_200_when_not(emu, endpoint, message, reason):
-    """The reason is answered, or else only to be found among the dropped."""
-    answer = post(emu, endpoint, message)
-    assert (400, [reason]) == (answer.status_code, errors(answer))
+def test_an_invalid_message_is_400_in_strict_mode_else_200(emu, endpoint, message, reason):
+    """The reason is in the response, or else in the dropped message."""
+    response = post(emu, endpoint, message)
+    assert (400, [reason]) == (response.status_code, errors(response))
     assert [] == emu.cdp_dropped()
     assert 200 == permissive(emu, endpoint, message).status_code
     assert ([], [reason]) == (emu.cdp_messages(), why(emu))
@@ -312,8 +312,8 @@ FINE = [
 
 
 @pytest.mark.parametrize(("endpoint", "message"), FINE)
-def test_the_exceptions_of_the_schemas_are_taken(emu, endpoint, message):
-    """Email instead of ids, an object alone, reports of nobody, times long ago."""
+def test_the_exceptions_of_the_schemas_are_accepted(emu, endpoint, message):
+    """Email instead of ids, an object alone, reports without a person, old timestamps."""
     assert 200 == post(emu, endpoint, message).status_code
     assert 1 == len(emu.cdp_messages())
 
@@ -331,7 +331,7 @@ def test_any_other_strict_mode_is_permissive(emu, value):
         (b"{", "invalid JSON"),
         (b"[]", "invalid JSON"),
         (b'{"a": NaN}', "invalid JSON"),
-        (b'{"a": 1} x', "invalid JSON: more text"),
+        (b'{"a": 1} x', "invalid JSON: unexpected text"),
         (b"{1: 1}", "invalid JSON"),
         (b'{"a": "\xff"}', "invalid JSON"),
         pytest.param(b'{"a": ' + b"[" * 100_000, "invalid JSON", id="deep"),
@@ -342,18 +342,18 @@ def test_any_other_strict_mode_is_permissive(emu, value):
         (b' { "batch" : [ ] } ', "batch must be a list"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_400_when_strict_and_200_when_not(emu, body, reason):
-    """There is no message to show then."""
+def test_an_unreadable_body_is_400_in_strict_mode_else_200(emu, body, reason):
+    """The dropped entry then has no message."""
     url = f"{emu.customerio_url}/v1/batch"
-    answer = httpx.post(url, content=body, headers=STRICT, auth=CLASSIC)
-    assert (400, True) == (answer.status_code, errors(answer)[0].startswith(reason))
+    response = httpx.post(url, content=body, headers=STRICT, auth=CLASSIC)
+    assert (400, True) == (response.status_code, errors(response)[0].startswith(reason))
     assert 200 == httpx.post(url, content=body, auth=CLASSIC).status_code
     (dropped,) = emu.cdp_dropped()
     assert (None, True) == (dropped["message"], dropped["why"].startswith(reason))
 
 
-def test_an_unknown_encoding_is_415_when_strict(emu):
-    """Only gzip is known."""
+def test_an_unknown_encoding_is_415_in_strict_mode(emu):
+    """Only gzip is supported."""
     headers = {"Content-Encoding": "br"}
     assert 415 == post(emu, "track", TRACK, headers={**STRICT, **headers}).status_code
     assert 200 == post(emu, "track", TRACK, headers=headers).status_code
@@ -378,18 +378,18 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("whole", "kept"), [(True, []), (False, ["m1"])])
-def test_a_strict_batch_names_all_its_bad_items(emulate, whole, kept):
-    """Whether the good ones are kept is a choice; nothing is dropped in silence."""
+def test_a_strict_batch_lists_all_its_invalid_items(emulate, whole, kept):
+    """Whether the valid ones are accepted is configurable; nothing is silently dropped."""
     emu = emulate(customerio=CustomerIORules(whole_batch=whole))
-    answer = post(emu, "batch", MIXED)
+    response = post(emu, "batch", MIXED)
     named = [f"batch[{index}]: {reason}" for index, reason in enumerate(REASONS, start=1)]
-    assert (400, named) == (answer.status_code, errors(answer))
+    assert (400, named) == (response.status_code, errors(response))
     assert (kept, []) == (ids(emu), emu.cdp_dropped())
 
 
-def test_a_permissive_batch_drops_its_bad_items(emu):
-    """The good one is kept."""
-    assert (200, {}) == ((answer := permissive(emu, "batch", MIXED)).status_code, answer.json())
+def test_a_permissive_batch_drops_its_invalid_items(emu):
+    """The valid one is accepted."""
+    assert (200, {}) == ((response := permissive(emu, "batch", MIXED)).status_code, response.json())
     assert (["m1"], REASONS) == (ids(emu), why(emu))
 
 
@@ -397,7 +397,7 @@ def test_a_permissive_batch_drops_its_bad_items(emu):
 
 
 def sized(size):
-    """Make a message of so many bytes, some of them in letters of two."""
+    """Return a message of this many bytes, some of them in two-byte letters."""
     message = {**TRACK, "type": "track", "properties": {"text": "ä" * 100}}
     message["properties"]["text"] += "x" * (size - len(written(message)))
     return message
@@ -405,7 +405,7 @@ def sized(size):
 
 @pytest.mark.parametrize(("size", "status"), [(32_000, 200), (32_001, 400)])
 def test_a_message_may_have_32_kb(emu, size, status):
-    """In bytes, on its own and in a batch."""
+    """In bytes, alone and in a batch."""
     for endpoint, body in (("track", sized(size)), ("batch", {"batch": [sized(size)]})):
         assert status == post(emu, endpoint, body).status_code
         assert 200 == permissive(emu, endpoint, body).status_code
@@ -416,14 +416,14 @@ def test_a_message_may_have_32_kb(emu, size, status):
 
 
 def whole(size):
-    """Make a batch request of so many bytes."""
+    """Return a batch request of this many bytes."""
     batch = [sized(20_000) for _ in range(24)]
     return {"batch": [*batch, sized(size - len(written({"batch": batch})) - 1)]}
 
 
 @pytest.mark.parametrize(("size", "status"), [(500_000, 200), (500_001, 400)])
 def test_a_request_may_have_500_kb(emu, size, status):
-    """The envelope counts; permissive loses the whole batch and says 200."""
+    """The envelope counts; permissive mode drops the whole batch with 200."""
     assert status == post(emu, "batch", whole(size)).status_code
     assert 200 == permissive(emu, "batch", whole(size)).status_code
     expected = ["request exceeds the limit of 500000 bytes"]
@@ -431,32 +431,32 @@ def test_a_request_may_have_500_kb(emu, size, status):
     assert {size} == {len(each.body) for each in emu.requests()}
 
 
-def test_gzip_does_not_widen_the_limit(emu):
-    """Nor does a bomb fill the memory."""
+def test_gzip_does_not_raise_the_limit(emu):
+    """A zip bomb does not fill the memory either."""
     body = gzip.compress(b" " * 50_000_000, compresslevel=1)
     headers = {**STRICT, "Content-Encoding": "gzip"}
     url = f"{emu.customerio_url}/v1/batch"
-    answer = httpx.post(url, content=body, headers=headers, auth=CLASSIC)
-    assert ["request exceeds the limit of 500000 bytes"] == errors(answer)
+    response = httpx.post(url, content=body, headers=headers, auth=CLASSIC)
+    assert ["request exceeds the limit of 500000 bytes"] == errors(response)
 
 
-def test_limits_and_their_status_can_be_chosen(emulate):
-    """What strict mode says to oversize is not documented."""
+def test_limits_and_their_status_are_configurable(emulate):
+    """The status for oversize messages in strict mode is not documented."""
     rules = {"max_message_bytes": 100, "max_batch_bytes": 1000, "oversize_status": 413}
     emu = emulate(customerio=CustomerIORules(**rules))
     for endpoint, body in (("track", sized(400)), ("batch", whole(499_000))):
         assert 413 == post(emu, endpoint, body).status_code
 
 
-def test_an_invalid_item_outweighs_an_oversize_one(emulate):
+def test_an_invalid_item_takes_precedence_over_an_oversize_one(emulate):
     """A batch with both is 400."""
     emu = emulate(customerio=CustomerIORules(oversize_status=413))
-    answer = post(emu, "batch", {"batch": [sized(32_001), {}]})
-    assert (400, 2) == (answer.status_code, len(errors(answer)))
+    response = post(emu, "batch", {"batch": [sized(32_001), {}]})
+    assert (400, 2) == (response.status_code, len(errors(response)))
 
 
-def test_the_mixpanel_limit_is_another(emulate):
-    """An emulator with tiny Mixpanel requests still takes batches, and the other way round."""
+def test_the_limits_of_mixpanel_do_not_apply_to_vendors(emulate):
+    """And the other way round."""
     emu = emulate(max_bytes=100)
     assert 200 == post(emu, "batch", whole(500_000)).status_code
 
@@ -464,7 +464,7 @@ def test_the_mixpanel_limit_is_another(emulate):
 # Rates and faults
 
 
-def test_a_rate_is_429_in_both_modes_and_passes(emulate, clock):
+def test_exceeding_the_rate_is_429_in_both_modes_until_it_passes(emulate, clock):
     """3000 requests in 3 seconds, here 3; each vendor has its own."""
     emu = emulate(customerio=CustomerIORules(rate=(3, 3)))
     assert [200, 200, 200, 429] == [post(emu, "track", TRACK).status_code for _ in range(4)]
@@ -476,23 +476,23 @@ def test_a_rate_is_429_in_both_modes_and_passes(emulate, clock):
     assert ([], 5) == (emu.cdp_dropped(), len(emu.cdp_messages()))
 
 
-def test_faults_play_here_too(emu):
-    """For one path, and in the vendor's words."""
+def test_faults_apply_to_vendors(emu):
+    """For one path, in the vendor's error format."""
     path = "/customerio/v1/track"
     emu.play(Fault.status(400), Fault.status(503), Fault.status(204), path=path)
     emu.play(Fault.status(500), path="/hightouch/v1/track")
     assert ["scripted answer 400"] == errors(post(emu, "track", TRACK))
     assert {"meta": {"error": "scripted answer 503"}} == post(emu, "track", TRACK).json()
     assert b"" == post(emu, "track", TRACK).content
-    told = {"code": "internal_server_error", "message": "scripted answer 500"}
-    assert told == hightouch(emu, "track", TRACK).json()
+    body = {"code": "internal_server_error", "message": "scripted answer 500"}
+    assert body == hightouch(emu, "track", TRACK).json()
     assert ([400, 503, 204], []) == (
         [each.status for each in emu.requests(path)],
         emu.cdp_messages(),
     )
 
 
-def test_a_reset_after_a_message_was_kept(emu):
+def test_a_message_before_a_reset_is_accepted(emu):
     """The client cannot know, and sends it again."""
     emu.play(Fault.reset("after"))
     with pytest.raises(httpx.ReadError):
@@ -501,8 +501,8 @@ def test_a_reset_after_a_message_was_kept(emu):
     assert (["m1", "m1"], ["m1"]) == (ids(emu), ids(emu, unique=True))
 
 
-def test_a_fault_can_refuse_items_of_a_batch(emu):
-    """Strictly all of it, permissively these."""
+def test_a_fault_can_reject_items_of_a_batch(emu):
+    """The whole batch in strict mode, else only these."""
     emu.play(Fault.partial([1], "contract violated") * 3)
     body = {"batch": [{**TRACK, "type": "track", "messageId": str(n)} for n in range(3)]}
     assert ["batch[1]: contract violated"] == errors(post(emu, "batch", body))
@@ -512,14 +512,14 @@ def test_a_fault_can_refuse_items_of_a_batch(emu):
     assert ["contract violated"] * 2 == why(emu)
 
 
-def test_a_fault_carries_any_header(emu):
-    """Such as the moment when a rate begins anew."""
+def test_a_fault_can_have_any_header(emu):
+    """Such as the time when a rate limit ends."""
     emu.play(Fault.status(429, headers={"X-RateLimit-Reset": "1795000005000"}))
     assert "1795000005000" == post(emu, "track", TRACK).headers["x-ratelimit-reset"]
 
 
 def test_clear_forgets_messages_and_rates(emulate):
-    """Kept and dropped."""
+    """Accepted and dropped ones."""
     emu = emulate(customerio=CustomerIORules(rate=(2, 3)))
     post(emu, "track", TRACK)
     permissive(emu, "track", {})
@@ -531,8 +531,8 @@ def test_clear_forgets_messages_and_rates(emulate):
 # Hightouch
 
 
-def test_a_write_key_may_stand_in_the_header_or_the_body(emulate):
-    """The header goes first."""
+def test_a_write_key_may_be_in_the_header_or_the_body(emulate):
+    """The header takes precedence."""
     emu = emulate(hightouch=HightouchRules(keys={"KEY", "BODY"}))
     body = {"batch": [{**TRACK, "type": "track"}], "writeKey": "BODY"}
     for auth in (CLASSIC, None):
@@ -543,11 +543,11 @@ def test_a_write_key_may_stand_in_the_header_or_the_body(emulate):
 @pytest.mark.parametrize(
     ("auth", "key"), [(("WRONG", ""), "KEY"), (("KEY", "x"), "KEY"), (None, "WRONG"), (None, None)]
 )
-def test_a_bad_write_key_is_401(emulate, auth, key):
+def test_an_invalid_write_key_is_401(emulate, auth, key):
     """Unless the mode is permissive."""
     emu = emulate(hightouch=HightouchRules(keys={"KEY"}))
-    answer = hightouch(emu, "track", {**TRACK, "writeKey": key}, auth=auth)
-    assert (401, "unauthorized") == (answer.status_code, answer.json()["code"])
+    response = hightouch(emu, "track", {**TRACK, "writeKey": key}, auth=auth)
+    assert (401, "unauthorized") == (response.status_code, response.json()["code"])
     assert ([], []) == (emu.cdp_messages(), emu.cdp_dropped())
 
 
@@ -565,34 +565,34 @@ def test_a_bad_write_key_is_401(emulate, auth, key):
     ],
 )  # fmt: skip
 def test_hightouch_drops_invalid_messages_with_200(emu, endpoint, message, reason):
-    """It needs a person for groups, and knows no email instead of an id."""
+    """It requires a person for groups, and does not accept an email instead of an id."""
     assert 200 == hightouch(emu, endpoint, message).status_code
     assert ([], [reason]) == (emu.cdp_messages(), why(emu, "hightouch"))
 
 
-def test_hightouch_acts_on_no_reserved_event(emu):
+def test_hightouch_has_no_reserved_events(emu):
     """They are events like any other."""
     hightouch(emu, "track", {"userId": "u", "event": "Device Deleted", "messageId": "m"})
     assert ["m"] == ids(emu)
 
 
 @pytest.mark.parametrize("body", [{"batch": [sized(32_001)]}, whole(500_001)])
-def test_hightouch_refuses_oversize(emu, body):
-    """With 413, and nothing is kept."""
+def test_hightouch_rejects_oversize_messages(emu, body):
+    """With 413, and nothing is accepted."""
     assert (413, []) == (hightouch(emu, "batch", body).status_code, emu.cdp_messages())
 
 
-def test_hightouch_refuses_what_it_cannot_read(emu):
+def test_hightouch_rejects_an_unreadable_body(emu):
     """With 400."""
-    answer = httpx.post(f"{emu.hightouch_url}/v1/batch", content=b"{", auth=CLASSIC)
-    assert (400, "bad_request") == (answer.status_code, answer.json()["code"])
+    response = httpx.post(f"{emu.hightouch_url}/v1/batch", content=b"{", auth=CLASSIC)
+    assert (400, "bad_request") == (response.status_code, response.json()["code"])
 
 
-# The page
+# The web page
 
 
-def test_the_page_shows_messages_and_why_some_were_dropped(emu):
-    """Only when there are any."""
+def test_the_web_page_shows_messages_and_why_some_were_dropped(emu):
+    """Only if there are any."""
     assert "Hightouch" not in httpx.get(emu.url).text
     post(emu, "track", {**TRACK, "event": "<b>"})
     permissive(emu, "track", {"event": "lost"})

@@ -1,4 +1,4 @@
-"""The modes, regions and contracts of Hightouch's wire in the emulator."""
+"""Modes, regions and contracts of Hightouch in the emulator."""
 
 import httpx
 import pytest
@@ -35,8 +35,8 @@ def post(emu, endpoint, message, *, auth=CLASSIC, **options):
     return httpx.post(f"{emu.hightouch_url}/v1/{endpoint}", json=message, auth=auth, **options)
 
 
-def told(answer):
-    return answer.status_code, answer.json()["code"], answer.json()["message"]
+def error_of(response):
+    return response.status_code, response.json()["code"], response.json()["message"]
 
 
 def ids(emu):
@@ -48,7 +48,7 @@ def why(emu):
 
 
 def versioned(version, **properties):
-    """Make an event that names the version of its contract."""
+    """Return an event with the version of its contract."""
     context = {"protocols": {"schemaVersion": version}}
     return {**TRACK, "context": context, "properties": properties}
 
@@ -67,37 +67,37 @@ BAD = [
 
 
 @pytest.mark.parametrize(("endpoint", "message", "reason"), BAD)
-def test_strict_refuses_invalid_messages(emulate, endpoint, message, reason):
-    """With 400, and nothing is dropped in silence."""
+def test_strict_mode_rejects_invalid_messages(emulate, endpoint, message, reason):
+    """With 400, and nothing is silently dropped."""
     emu = emulate(mode="strict")
-    assert (400, "bad_request", reason) == told(post(emu, endpoint, message))
+    assert (400, "bad_request", reason) == error_of(post(emu, endpoint, message))
     assert ([], []) == (emu.cdp_messages(), emu.cdp_dropped())
 
 
-def test_strict_keeps_what_is_good(emulate):
+def test_strict_mode_accepts_valid_messages(emulate):
     """As the other modes do."""
     emu = emulate(mode="strict")
-    answer = post(emu, "batch", {"batch": [ITEM]})
-    assert (200, {}, ["m1"]) == (answer.status_code, answer.json(), ids(emu))
+    response = post(emu, "batch", {"batch": [ITEM]})
+    assert (200, {}, ["m1"]) == (response.status_code, response.json(), ids(emu))
 
 
 @pytest.mark.parametrize("auth", [("WRONG", ""), ("KEY", "password"), None])
 @pytest.mark.parametrize("mode", ["mixed", "strict"])
-def test_a_bad_key_is_401_unless_permissive(emulate, mode, auth):
-    """Before its messages are looked at."""
+def test_an_invalid_key_is_401_unless_permissive(emulate, mode, auth):
+    """Before its messages are validated."""
     emu = emulate(mode=mode, keys=["KEY"])
-    answer = post(emu, "track", {}, auth=auth)
-    assert (401, "unauthorized") == told(answer)[:2]
+    response = post(emu, "track", {}, auth=auth)
+    assert (401, "unauthorized") == error_of(response)[:2]
     assert [] == emu.cdp_dropped()
 
 
 @pytest.mark.parametrize("status", [413, 400])
 @pytest.mark.parametrize("body", [{"batch": [LARGE]}, HUGE], ids=["message", "request"])
-def test_the_status_of_oversize_can_be_chosen(emulate, status, body):
+def test_the_status_for_oversize_messages_is_configurable(emulate, status, body):
     """It is not documented."""
     emu = emulate(mode="strict", oversize_status=status)
-    answer = post(emu, "batch", body)
-    assert (status, True) == (answer.status_code, "exceeds the limit" in told(answer)[2])
+    response = post(emu, "batch", body)
+    assert (status, True) == (response.status_code, "exceeds the limit" in error_of(response)[2])
     assert ([], []) == (emu.cdp_messages(), emu.cdp_dropped())
 
 
@@ -114,12 +114,12 @@ NAMED = "batch[1]: event is required"
         ({"whole_batch": False}, 413, ["m1", "m2"]),
     ],
 )
-def test_a_refused_batch_may_still_keep_its_good_items(emulate, rules, status, kept):
-    """Refused for invalid items only when strict, for oversize ones in either mode."""
+def test_a_rejected_batch_may_still_accept_its_valid_items(emulate, rules, status, kept):
+    """Rejected for invalid items only in strict mode, for oversize ones in both."""
     emu = emulate(**rules)
-    answer = post(emu, "batch", MIXED)
-    reasons = told(answer)[2].split("; ")
-    assert (status, kept, []) == (answer.status_code, ids(emu), emu.cdp_dropped())
+    response = post(emu, "batch", MIXED)
+    reasons = error_of(response)[2].split("; ")
+    assert (status, kept, []) == (response.status_code, ids(emu), emu.cdp_dropped())
     assert [NAMED] * (status == 400) == reasons[:-1]
     assert reasons[-1].startswith("batch[2]: message of ")
 
@@ -132,7 +132,7 @@ def test_a_refused_batch_may_still_keep_its_good_items(emulate, rules, status, k
         ("text", "event is required"),
     ],
 )
-def test_the_shape_of_an_error_can_be_chosen(emulate, shape, content):
+def test_the_format_of_an_error_is_configurable(emulate, shape, content):
     """It is not documented; a client reads all three."""
     contracts = {"Blocked": Contract(required="amount")}
     emu = emulate(mode="strict", error_shape=shape, keys=["KEY"], contracts=contracts)
@@ -159,25 +159,25 @@ def test_the_shape_of_an_error_can_be_chosen(emulate, shape, content):
         (None, {"Authorization": "Bearer x"}, "access token is unknown or revoked"),
     ],
 )
-def test_permissive_answers_200_to_a_bad_key(emulate, auth, headers, reason):
-    """The message is dropped, and can be seen with the reason."""
+def test_permissive_mode_responds_200_to_an_invalid_key(emulate, auth, headers, reason):
+    """The message is dropped, with the reason."""
     emu = emulate(mode="permissive", keys=["KEY"])
-    answer = post(emu, "track", TRACK, auth=auth, headers=headers)
-    assert (200, {}) == (answer.status_code, answer.json())
+    response = post(emu, "track", TRACK, auth=auth, headers=headers)
+    assert (200, {}) == (response.status_code, response.json())
     (dropped,) = emu.cdp_dropped()
     assert (ITEM, None, reason) == (dropped["message"], dropped["key"], dropped["why"])
     assert [] == emu.cdp_messages()
 
 
-def test_permissive_needs_no_token_for_200(emulate):
-    """Nor does it keep what came without one."""
+def test_permissive_mode_responds_200_without_a_token(emulate):
+    """The message is dropped."""
     emu = emulate(mode="permissive", oauth=OAuthRules(required=True))
     assert 200 == post(emu, "track", TRACK).status_code
     assert ([], ["an access token is required for this source"]) == (ids(emu), why(emu))
 
 
-def test_permissive_drops_the_bad_items_of_a_batch(emulate):
-    """The oversize ones too; the good ones are kept."""
+def test_permissive_mode_drops_the_invalid_items_of_a_batch(emulate):
+    """Oversize ones too; the valid ones are accepted."""
     emu = emulate(mode="permissive")
     assert 200 == post(emu, "batch", MIXED).status_code
     assert (["m1", "m2"], 2) == (ids(emu), len(emu.cdp_dropped()))
@@ -195,20 +195,20 @@ def test_permissive_drops_the_bad_items_of_a_batch(emulate):
     ],
     ids=["json", "empty", "large", "encoding", "gzip"],
 )
-def test_permissive_answers_200_to_what_it_cannot_read(emulate, content, headers, reason):
-    """There is no message to show then."""
+def test_permissive_mode_responds_200_to_an_unreadable_body(emulate, content, headers, reason):
+    """The dropped entry then has no message."""
     emu = emulate(mode="permissive")
     url = f"{emu.hightouch_url}/v1/batch"
-    answer = httpx.post(url, content=content, headers=headers, auth=CLASSIC)
-    assert 200 == answer.status_code
+    response = httpx.post(url, content=content, headers=headers, auth=CLASSIC)
+    assert 200 == response.status_code
     (dropped,) = emu.cdp_dropped()
     assert (None, len(content)) == (dropped["message"], dropped["bytes"])
     assert dropped["why"].startswith(reason)
 
 
 @pytest.mark.parametrize("mode", ["mixed", "strict", "permissive"])
-def test_a_rate_is_429_in_all_modes(emulate, mode):
-    """Nothing is dropped in silence then."""
+def test_exceeding_the_rate_is_429_in_all_modes(emulate, mode):
+    """Then nothing is silently dropped."""
     emu = emulate(mode=mode, rate=(1, 3))
     assert [200, 429] == [post(emu, "track", TRACK).status_code for _ in range(2)]
     assert (["m1"], []) == (ids(emu), emu.cdp_dropped())
@@ -228,8 +228,8 @@ def test_the_wrong_region_answers_200_and_keeps_nothing(emulate, mode, message):
     assert [] == emu.cdp_messages()
 
 
-def test_keys_of_this_region_or_of_none_are_at_home(emulate):
-    """A key itself does not tell."""
+def test_keys_of_this_region_or_of_none_are_accepted(emulate):
+    """The key itself has no region."""
     emu = emulate(region="eu-west-1", key_regions={"EU": "eu-west-1", "US": "us-east-1"})
     for key in ("EU", "KEY", "US"):
         assert 200 == post(emu, "track", TRACK, auth=(key, "")).status_code
@@ -255,22 +255,22 @@ VIOLATIONS = [
 
 @pytest.mark.parametrize(("message", "reason"), VIOLATIONS)
 @pytest.mark.parametrize("mode", ["mixed", "permissive"])
-def test_a_contract_blocks_with_200(emulate, mode, message, reason):
-    """The blocked event can be seen with the reason."""
+def test_a_contract_blocks_an_event_with_200(emulate, mode, message, reason):
+    """The blocked event is in the dropped ones, with the reason."""
     emu = emulate(mode=mode, contracts={"Order Paid": CONTRACT})
-    answer = post(emu, "track", message)
-    assert (200, {}) == (answer.status_code, answer.json())
+    response = post(emu, "track", message)
+    assert (200, {}) == (response.status_code, response.json())
     assert ([], [reason]) == (emu.cdp_messages(), why(emu))
     assert {**message, "type": "track"} == emu.cdp_dropped()[0]["message"]
 
 
 @pytest.mark.parametrize(("message", "reason"), VIOLATIONS)
-def test_a_contract_refuses_when_strict(emulate, message, reason):
-    """With 400, on its own and in a batch."""
+def test_a_contract_rejects_an_event_in_strict_mode(emulate, message, reason):
+    """With 400, alone and in a batch."""
     emu = emulate(mode="strict", contracts={"Order Paid": CONTRACT})
-    assert (400, "bad_request", reason) == told(post(emu, "track", message))
+    assert (400, "bad_request", reason) == error_of(post(emu, "track", message))
     batch = {"batch": [{**message, "type": "track"}]}
-    assert (400, "bad_request", f"batch[0]: {reason}") == told(post(emu, "batch", batch))
+    assert (400, "bad_request", f"batch[0]: {reason}") == error_of(post(emu, "batch", batch))
     assert ([], []) == (emu.cdp_messages(), emu.cdp_dropped())
 
 
@@ -283,22 +283,22 @@ def test_a_contract_refuses_when_strict(emulate, message, reason):
         ("page", {**TRACK, "name": "Order Paid"}),
     ],
 )
-def test_a_contract_lets_all_else_pass(emulate, endpoint, message):
-    """It is found by the exact name of an event, and more properties are no harm."""
+def test_a_contract_applies_to_its_event_only(emulate, endpoint, message):
+    """By the exact name of the event; additional properties are allowed."""
     emu = emulate(mode="strict", contracts={"Order Paid": CONTRACT})
     assert 200 == post(emu, endpoint, message).status_code
     assert ["m1"] == ids(emu)
 
 
-def test_an_invalid_event_is_told_before_its_contract(emulate):
+def test_an_invalid_event_is_reported_before_its_contract(emulate):
     """One reason is enough."""
     emu = emulate(contracts={"Order Paid": CONTRACT})
     post(emu, "track", {**TRACK, "userId": None})
     assert ["userId or anonymousId is required"] == why(emu)
 
 
-def test_a_contract_may_take_events_without_a_version(emulate):
-    """Or ask for no version at all; one name may be given as text."""
+def test_a_contract_may_accept_events_without_a_version(emulate):
+    """Or any version at all; one version may be given as text."""
     contracts = {"Order Paid": Contract(versions=[None, "1"]), "x": Contract(required="amount")}
     emu = emulate(mode="strict", contracts=contracts)
     events = [TRACK, versioned("1"), versioned("2")]
@@ -306,8 +306,8 @@ def test_a_contract_may_take_events_without_a_version(emulate):
     assert [200, 200, 400, 200, 400] == [post(emu, "track", each).status_code for each in events]
 
 
-def test_a_contract_may_find_its_version_elsewhere(emulate):
-    """Where the client puts it as well."""
+def test_the_path_of_a_contracts_version_is_configurable(emulate):
+    """For clients that put it there as well."""
     at = "properties.apiVersion"
     emu = emulate(contracts={"Order Paid": Contract(versions="1.0.0")}, version_at=at)
     once = {"send_immediately": True, "version_at": at}
@@ -318,7 +318,7 @@ def test_a_contract_may_find_its_version_elsewhere(emulate):
     assert [f"contract of Order Paid: {at} is '1.0', not one of its versions"] == why(emu)
 
 
-def test_the_page_shows_what_a_contract_blocked(emulate):
+def test_the_web_page_shows_blocked_events(emulate):
     """With the reason."""
     emu = emulate(contracts={"Order Paid": Contract(required=["amount"])})
     post(emu, "track", TRACK)

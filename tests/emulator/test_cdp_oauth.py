@@ -1,4 +1,4 @@
-"""Hightouch's authorization server in the emulator: who gets a token, and what it opens."""
+"""Hightouch's authorization server in the emulator: tokens and what they allow."""
 
 import base64
 import json
@@ -56,8 +56,8 @@ def based(data):
 
 
 def assertion(emu, *, key=KEY, head=None, now=NOW, **claims):
-    """Write a client assertion; a claim of None is left out."""
-    told = {
+    """Return a client assertion; a claim of None is omitted."""
+    body = {
         "iss": "client",
         "sub": "client",
         "aud": emu.hightouch_oauth_url,
@@ -66,22 +66,22 @@ def assertion(emu, *, key=KEY, head=None, now=NOW, **claims):
         "jti": str(uuid.uuid4()),
         **claims,
     }
-    told = {name: value for name, value in told.items() if value is not None}
+    body = {name: value for name, value in body.items() if value is not None}
     head = {"alg": "RS256", "kid": "kid", "typ": "JWT", **(head or {})}
-    signed = based(head) + b"." + based(told)
+    signed = based(head) + b"." + based(body)
     return (signed + b"." + based(key.sign(signed, PKCS1v15(), SHA256()))).decode()
 
 
 def ask(emu, signed=None, **form):
-    """Ask for a token."""
-    told = {
+    """Request a token."""
+    body = {
         "grant_type": "client_credentials",
         "client_assertion_type": ASSERTION,
         "client_assertion": assertion(emu) if signed is None else signed,
         "scope": "tracking_api:write",
         **form,
     }
-    return httpx.post(f"{emu.hightouch_oauth_url}/token", data=told)
+    return httpx.post(f"{emu.hightouch_oauth_url}/token", data=body)
 
 
 def track(emu, token):
@@ -97,18 +97,18 @@ def token(emu, **form):
 
 
 def test_a_signed_assertion_gets_a_token(emu):
-    """For the scope asked for and the time set, on the emulator's clock."""
-    answer = ask(emu)
-    told = answer.json()
-    opaque = told.pop("access_token")
-    assert {"token_type": "Bearer", "scope": "tracking_api:write", "expires_in": 600} == told
-    assert NOW == parsedate_to_datetime(answer.headers["date"]).timestamp()
+    """For the requested scope and the configured time, on the emulator's clock."""
+    response = ask(emu)
+    body = response.json()
+    opaque = body.pop("access_token")
+    assert {"token_type": "Bearer", "scope": "tracking_api:write", "expires_in": 600} == body
+    assert NOW == parsedate_to_datetime(response.headers["date"]).timestamp()
     assert 200 == track(emu, opaque).status_code
     assert ["KEY"] == [each["key"] for each in emu.cdp_messages()]
 
 
 def test_a_scope_needs_no_url_encoding(emu):
-    """As existing libraries paste it in."""
+    """Existing libraries do not encode it."""
     form = (
         f"grant_type=client_credentials&client_assertion_type={ASSERTION}&scope=tracking_api:write"
     )
@@ -141,19 +141,19 @@ def unsigned(emu):
         (lambda emu: assertion(emu, now=NOW + 6), 400, "invalid_request",
          "Token used before issued"),
         (lambda emu: assertion(emu, now=NOW - 55), 400, "invalid_request", "Token is expired"),
-        (lambda emu: "no.jwt", 400, "invalid_request", "no JWT"),
-        (lambda emu: "a.b.c", 400, "invalid_request", "no JWT"),
-        (lambda emu: "é", 400, "invalid_request", "no JWT"),
-        (lambda emu: "", 400, "invalid_request", "no JWT"),
+        (lambda emu: "no.jwt", 400, "invalid_request", "not a JWT"),
+        (lambda emu: "a.b.c", 400, "invalid_request", "not a JWT"),
+        (lambda emu: "é", 400, "invalid_request", "not a JWT"),
+        (lambda emu: "", 400, "invalid_request", "not a JWT"),
     ],
 )  # fmt: skip
-def test_a_bad_assertion_gets_none(emu, signed, status, error, words):
-    """In OAuth's words, and with the Date that corrects a clock."""
-    answer = ask(emu, signed(emu))
-    told = answer.json()
-    assert (status, error) == (answer.status_code, told["error"])
-    assert words in told["error_description"]
-    assert "date" in answer.headers
+def test_an_invalid_assertion_gets_no_token(emu, signed, status, error, words):
+    """With an OAuth error, and the Date that corrects a client's clock."""
+    response = ask(emu, signed(emu))
+    body = response.json()
+    assert (status, error) == (response.status_code, body["error"])
+    assert words in body["error_description"]
+    assert "date" in response.headers
 
 
 @pytest.mark.parametrize(
@@ -164,42 +164,42 @@ def test_a_bad_assertion_gets_none(emu, signed, status, error, words):
         ({"scope": " "}, "invalid_scope"),
     ],
 )
-def test_a_bad_form_gets_none(emu, form, error):
-    """Each field is looked at."""
-    answer = ask(emu, **form)
-    assert (400, error) == (answer.status_code, answer.json()["error"])
+def test_an_invalid_form_gets_no_token(emu, form, error):
+    """Each field is validated."""
+    response = ask(emu, **form)
+    assert (400, error) == (response.status_code, response.json()["error"])
 
 
 def test_a_token_request_is_a_form(emu):
     """JSON is 415."""
-    answer = httpx.post(f"{emu.hightouch_oauth_url}/token", json={})
-    assert (415, "invalid_request") == (answer.status_code, answer.json()["error"])
+    response = httpx.post(f"{emu.hightouch_oauth_url}/token", json={})
+    assert (415, "invalid_request") == (response.status_code, response.json()["error"])
 
 
-def test_an_assertion_serves_once(emu):
-    """Its jti is remembered, until the emulator is cleared."""
+def test_an_assertion_can_be_used_once(emu):
+    """Its jti is remembered until the emulator is cleared."""
     signed = assertion(emu)
     assert [200, 400] == [ask(emu, signed).status_code for _ in range(2)]
     emu.clear()
     assert 200 == ask(emu, signed).status_code
 
 
-def test_without_rules_any_client_and_signature_will_do():
-    """Still it must be an assertion for this server."""
+def test_without_rules_any_client_and_signature_is_accepted():
+    """But it must be an assertion for this server."""
     with Emulator(now=lambda: NOW) as emu:
         signed = assertion(emu, key=OTHER_KEY, iss="me", sub="me", head={"kid": "any"})
         assert 200 == ask(emu, signed).status_code
         assert 400 == ask(emu, "x.y.z").status_code
 
 
-def test_a_token_may_come_without_its_lifetime(clock):
-    """Then it lasts for ever."""
+def test_a_token_may_have_no_lifetime(clock):
+    """Then it does not expire."""
     oauth = OAuthRules(expires_in=None)
     with Emulator(now=clock, hightouch=HightouchRules(oauth=oauth)) as emu:
-        told = ask(emu).json()
-        assert "expires_in" not in told
+        body = ask(emu).json()
+        assert "expires_in" not in body
         clock.now += 10**8
-        assert 200 == track(emu, told["access_token"]).status_code
+        assert 200 == track(emu, body["access_token"]).status_code
 
 
 # Using it
@@ -211,26 +211,26 @@ def test_a_token_expires_on_the_emulators_clock(emu, clock):
     clock.now += 599
     assert 200 == track(emu, opaque).status_code
     clock.now += 1
-    answer = track(emu, opaque)
-    told = {"code": "unauthorized", "message": "access token has expired"}
-    assert (401, told) == (answer.status_code, answer.json())
+    response = track(emu, opaque)
+    body = {"code": "unauthorized", "message": "access token has expired"}
+    assert (401, body) == (response.status_code, response.json())
 
 
-def test_a_revoked_token_is_401_and_a_new_one_is_good(emu):
-    """As when someone rotates keys."""
+def test_a_revoked_token_is_401_and_a_new_one_is_accepted(emu):
+    """As after a rotation of keys."""
     opaque = token(emu)
     emu.revoke_tokens()
     assert [401, 200] == [track(emu, each).status_code for each in (opaque, token(emu))]
 
 
 def test_a_token_without_the_scope_is_403(emu):
-    """It is granted all the same."""
-    answer = track(emu, token(emu, scope="public_api:read"))
-    assert (403, "forbidden") == (answer.status_code, answer.json()["code"])
+    """It is issued nevertheless."""
+    response = track(emu, token(emu, scope="public_api:read"))
+    assert (403, "forbidden") == (response.status_code, response.json()["code"])
 
 
 def test_a_token_needs_the_write_key_in_the_body(emu):
-    """The header has no room for it."""
+    """The header has the token instead."""
     headers = {"Authorization": f"Bearer {token(emu)}"}
     body = {**TRACK, "writeKey": "WRONG"}
     url = f"{emu.hightouch_url}/v1/track"
@@ -251,13 +251,13 @@ def test_a_token_can_be_required():
 
 @pytest.mark.parametrize("status", [400, 401, 415, 429, 500])
 def test_the_authorization_server_can_fail(emu, status):
-    """In OAuth's words, or in any; events go on."""
+    """With OAuth errors, or any other; events are still accepted."""
     path = "/hightouch/oauth/token"
     reset = str((NOW + 5) * 1000)
     emu.play(Fault.status(status, headers={"X-RateLimit-Reset": reset}), path=path)
-    answer = ask(emu)
-    assert (status, "invalid_request") == (answer.status_code, answer.json()["error"])
-    assert reset == answer.headers["x-ratelimit-reset"]
+    response = ask(emu)
+    assert (status, "invalid_request") == (response.status_code, response.json()["error"])
+    assert reset == response.headers["x-ratelimit-reset"]
     opaque = token(emu)
     assert (200, 2) == (track(emu, opaque).status_code, len(emu.requests(path)))
 
@@ -269,13 +269,13 @@ def test_the_authorization_server_can_fail(emu, status):
     "text", ["no key", pem(ec.generate_private_key(ec.SECP256R1()))], ids=["text", "elliptic"]
 )
 def test_a_public_key_must_be_one_for_rs256(text):
-    """Told when the rules are made."""
+    """The error is raised when the rules are created."""
     with pytest.raises(ValueError):
         OAuthRules(public_keys={"kid": text})
 
 
-def test_checking_signatures_needs_cryptography(monkeypatch):
-    """Told with what to install."""
+def test_verifying_signatures_needs_cryptography(monkeypatch):
+    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     with pytest.raises(ImportError, match="pip install cryptography"):
         OAuthRules(public_keys={"kid": pem(KEY)})

@@ -1,4 +1,4 @@
-"""The emulator as a thing to run and to read."""
+"""Starting, stopping and reading the emulator."""
 
 import gc
 import gzip
@@ -37,15 +37,15 @@ def http(emu):
 
 
 def event(name="Order Paid", *, insert_id="a-1", **properties):
-    told = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": insert_id}
-    return {"event": name, "properties": {**told, **properties}}
+    body = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": insert_id}
+    return {"event": name, "properties": {**body, **properties}}
 
 
 # Running
 
 
-def test_the_address_answers_only_between_start_and_stop():
-    """A stopped emulator leaves no port and no thread behind."""
+def test_the_address_is_served_only_between_start_and_stop():
+    """A stopped emulator leaves no port and no thread open."""
     threads = set(threading.enumerate())
     emulator = Emulator()
     emulator.start()
@@ -58,14 +58,14 @@ def test_the_address_answers_only_between_start_and_stop():
     assert set() == set(threading.enumerate()) - threads
 
 
-def test_what_was_sent_can_be_read_after_the_block():
-    """The server is gone, its memory is not."""
+def test_data_can_be_read_after_the_block():
+    """The server is closed, its memory is not."""
     with Emulator(now=lambda: NOW) as emulator:
         httpx.post(f"{emulator.url}/track", json=[event()])
     assert ["Order Paid"] == [each["event"] for each in emulator.events()]
 
 
-def test_an_outage_ends_at_the_same_address():
+def test_a_restarted_emulator_has_the_same_address():
     """Stop and start again: same url, same data."""
     emulator = Emulator(now=lambda: NOW)
     with emulator:
@@ -76,21 +76,21 @@ def test_an_outage_ends_at_the_same_address():
         assert (before, 2) == (emulator.url, len(emulator.events()))
 
 
-def test_it_starts_once(emu):
-    """A second start without a stop is a mistake, and says so."""
+def test_a_second_start_is_an_error(emu):
+    """Without a stop in between."""
     with pytest.raises(RuntimeError, match="already"):
         emu.start()
 
 
-def test_a_taken_port_is_an_error_at_start(emu):
-    """Nobody gets a server that is somebody else's."""
+def test_a_port_in_use_is_an_error_at_start(emu):
+    """Rather than requests to another server."""
     with pytest.raises(OSError, match="in use"):
         Emulator(port=emu.port).start()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.1", "example.org", ""])
-def test_it_answers_on_this_machine_only(host):
-    """An address that others could reach is refused."""
+def test_only_loopback_addresses_are_served(host):
+    """An address that other machines can reach is rejected."""
     with pytest.raises(ValueError, match="loopback"):
         Emulator(host=host)
 
@@ -100,8 +100,8 @@ def kept_in_memory():
     return _memory().execute("show databases").fetchall()
 
 
-def test_emulators_in_memory_keep_apart():
-    """They share one DuckDB, and leave nothing in it when they are let go of."""
+def test_emulators_in_memory_are_separate():
+    """They share one DuckDB, and leave nothing in it when they are garbage-collected."""
     before = kept_in_memory()
     with Emulator(now=lambda: NOW) as one, Emulator(now=lambda: NOW) as other:
         httpx.post(f"{one.url}/track", json=[event()])
@@ -133,16 +133,16 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(
     duckdb.__version__ < "2", reason="before 2.0 DuckDB by itself aborts in such a child"
 )
-def test_a_child_ends_well_when_its_parent_had_an_emulator():
-    """What is left of that one does not crash it, and it may have its own."""
-    told = subprocess.run(
+def test_a_forked_child_of_a_process_with_an_emulator_exits_cleanly():
+    """And it may have an emulator of its own."""
+    body = subprocess.run(
         [sys.executable, "-c", PARENT], check=True, capture_output=True, text=True, timeout=30
     )
-    assert "0\n" == told.stdout
+    assert "0\n" == body.stdout
 
 
 def test_a_file_keeps_the_data(tmp_path):
-    """What one emulator stored the next one finds, aliases and all."""
+    """The next emulator finds the data of the last one, including aliases."""
     db = tmp_path / "shop.duckdb"
     alias = {"event": "$create_alias", "properties": {"distinct_id": "u1", "alias": "a1"}}
     alias["properties"]["token"] = "T"
@@ -156,8 +156,8 @@ def test_a_file_keeps_the_data(tmp_path):
         assert {"u1": {"plan": "team"}} == second.profiles()
 
 
-def test_a_file_that_is_no_database_is_an_error_at_start(tmp_path):
-    """Nobody gets a server that cannot store."""
+def test_a_file_that_is_not_a_database_is_an_error_at_start(tmp_path):
+    """Rather than at the first request."""
     db = tmp_path / "notes.txt"
     db.write_text("hello")
     with pytest.raises(OSError, match="not a valid DuckDB"):
@@ -165,8 +165,8 @@ def test_a_file_that_is_no_database_is_an_error_at_start(tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_it_serves_async_code(backend):
-    """`async with` works on asyncio and on trio."""
+def test_the_emulator_is_an_async_context_manager(backend):
+    """On asyncio and on trio."""
 
     async def body():
         async with Emulator(now=lambda: NOW) as emulator:
@@ -178,8 +178,8 @@ def test_it_serves_async_code(backend):
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_it_stops_although_its_block_is_cancelled(backend):
-    """A cancelled scope leaves no server behind."""
+def test_the_emulator_stops_when_its_block_is_cancelled(backend):
+    """A cancelled scope leaves no server running."""
 
     async def body():
         with anyio.move_on_after(0.05):
@@ -194,7 +194,7 @@ def test_it_stops_although_its_block_is_cancelled(backend):
 
 
 def test_stop_does_not_wait_for_clients(emu):
-    """Open keep-alive connections and half-sent requests are cut."""
+    """Open keep-alive connections and half-sent requests are aborted."""
     address = ("127.0.0.1", emu.port)
     with socket.create_connection(address), socket.create_connection(address) as half:
         half.sendall(b"POST /track HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n[")
@@ -225,7 +225,7 @@ def test_serve_ends_cleanly_on_a_signal(signal, tmp_path):
 
 
 def test_serve_works_outside_the_main_thread():
-    """Only the main thread hears signals; elsewhere `serve` still serves."""
+    """Only the main thread can handle signals."""
     heard: list[Emulator] = []
     ready = threading.Event()
 
@@ -246,7 +246,7 @@ def test_serve_works_outside_the_main_thread():
 
 
 def test_the_latest_of_equal_keys_wins_in_the_place_of_the_first(emu, http):
-    """Four equal parts are one event; `raw` still shows every copy."""
+    """Four equal fields are one event; `raw` still returns every copy."""
     http.post("/track", json=[event(plan="free"), event(insert_id="a-2")])
     http.post("/track", json=[event(plan="team")])
     assert [event(plan="team"), event(insert_id="a-2")] == emu.events()
@@ -263,18 +263,18 @@ def test_the_latest_of_equal_keys_wins_in_the_place_of_the_first(emu, http):
     ],
 )
 def test_every_part_of_the_key_counts(emu, http, other):
-    """A difference in one part makes two events."""
+    """A difference in one field makes two events."""
     http.post("/track", json=[event(), other])
     assert 2 == len(emu.events())
 
 
-def test_seconds_and_milliseconds_are_the_same_moment(emu, http):
-    """The key compares moments, not notations."""
+def test_seconds_and_milliseconds_are_the_same_time(emu, http):
+    """Times are compared, not their notation."""
     http.post("/track", json=[event(time=NOW), event(time=NOW * 1000)])
     assert 1 == len(emu.events())
 
 
-def test_events_can_be_chosen(emu, http):
+def test_events_can_be_filtered(emu, http):
     """By name, by distinct_id, by both."""
     http.post("/track", json=[event("A"), event("B"), event("B", distinct_id="u2")])
     assert (1, 2, 2, 1) == (
@@ -285,15 +285,15 @@ def test_events_can_be_chosen(emu, http):
     )
 
 
-def test_awkward_text_survives(emu, http):
-    """Line separators, NUL, quotes and numbers beyond 64 bits come back as they went."""
+def test_unusual_text_is_stored_unchanged(emu, http):
+    """Line separators, NUL, quotes and numbers beyond 64 bits."""
     odd = {"text": "a\u2028b\x85\"'\\", "nul": "\x00", "big": 2**80, "emoji": "🐙"}
     http.post("/track", json=[event("näme\x00'\"", **odd)])
     assert [event("näme\x00'\"", **odd)] == emu.events()
 
 
-def test_many_events_are_all_there(emu, http):
-    """Reads see everything that was taken in, however it waits."""
+def test_reads_include_pending_events(emu, http):
+    """However many are waiting to be written."""
     for batch in range(4):
         names = [f"{batch}-{number}" for number in range(2000)]
         http.post("/track", json=[event(insert_id=name) for name in names])
@@ -301,8 +301,8 @@ def test_many_events_are_all_there(emu, http):
     assert [f"{batch}-{number}" for batch in range(4) for number in range(2000)] == stored
 
 
-def test_requests_are_written_down_as_they_came(emu, http):
-    """Method, path, query, headers, the bytes on the wire, what they say, the answer."""
+def test_requests_are_recorded_as_received(emu, http):
+    """Method, path, query, headers, the bytes, the records in them, the response."""
     body = gzip.compress(json.dumps([event()]).encode())
     http.post("/track?ip=0", content=body, headers={"Content-Encoding": "gzip", "X-Odd": "1"})
     http.get("/nowhere")
@@ -313,8 +313,8 @@ def test_requests_are_written_down_as_they_came(emu, http):
     assert [200, 404] == [each.status for each in emu.requests()]
 
 
-def test_wait_for_returns_when_enough_has_come(emu):
-    """It does not matter which thread sends."""
+def test_wait_for_returns_when_enough_events_arrived(emu):
+    """Whichever thread sends them."""
     body = [event(insert_id="a"), event(insert_id="b")]
     sender = threading.Timer(0.05, lambda: httpx.post(f"{emu.url}/track", json=body))
     sender.start()
@@ -322,14 +322,14 @@ def test_wait_for_returns_when_enough_has_come(emu):
     sender.join()
 
 
-def test_wait_for_says_how_many_came(emu, http):
-    """A timeout is an error that counts."""
+def test_wait_for_reports_how_many_events_arrived(emu, http):
+    """In its TimeoutError."""
     http.post("/track", json=[event()])
     with pytest.raises(TimeoutError, match="1 of 2"):
         emu.wait_for(2, timeout=0.02)
 
 
-def test_clear_forgets(emu, http):
+def test_clear_removes_everything(emu, http):
     """After clear it is as new."""
     http.post("/track", json=[event()])
     http.post("/engage", json=[{"$token": "T", "$distinct_id": "u1", "$set": {"a": 1}}])
@@ -339,11 +339,11 @@ def test_clear_forgets(emu, http):
     assert ([], {}, {}, {}, []) == left
 
 
-# The page
+# The web page
 
 
-def test_the_page_shows_what_came(emu, http):
-    """Counts, the newest events and requests, nothing from elsewhere, and no request of its own."""
+def test_the_web_page_shows_what_was_received(emu, http):
+    """Counts, the newest events and requests; it loads nothing else, and is not recorded."""
     http.post("/track", json=[event("Order Paid", plan="team"), event("Other")])
     http.get("/nope")
     page = http.get("/")
@@ -355,15 +355,15 @@ def test_the_page_shows_what_came(emu, http):
     assert 2 == len(emu.requests())
 
 
-def test_an_empty_page_says_how_to_begin(http):
-    """The line to type; it is gone once something has come, even if that was refused."""
+def test_an_empty_web_page_shows_how_to_begin(http):
+    """The hint is gone after the first request, even a refused one."""
     assert "MP_BASE_URL=" in http.get("/").text
     http.get("/nope")
     assert "MP_BASE_URL=" not in http.get("/").text
 
 
-def test_the_page_tells_event_times_from_arrivals(http):
-    """What came last stands first, however old it is."""
+def test_the_web_page_sorts_events_by_arrival(http):
+    """The newest arrival is first, however old the event is."""
     http.post("/track", json=[event("Late")])
     http.post("/track", json=[event("Early", time=NOW - 3600)])
     page = http.get("/").text
@@ -372,8 +372,8 @@ def test_the_page_tells_event_times_from_arrivals(http):
     assert "Arrived (UTC)" in page
 
 
-def test_the_page_says_why_a_request_was_refused(http):
-    """The first record at fault, or what is wrong with the whole; escaped, like all that came."""
+def test_the_web_page_shows_why_a_request_was_refused(http):
+    """The first invalid record, or the error of the request; escaped."""
     wrong = event(time="<noon>")
     assert 400 == http.post("/import", json=[event(), wrong], auth=("T", "")).status_code
     assert 400 == http.post("/track", content=b"{").status_code
@@ -383,7 +383,7 @@ def test_the_page_says_why_a_request_was_refused(http):
     assert "<noon>" not in page
 
 
-def test_the_page_escapes_what_came(http):
+def test_the_web_page_escapes_what_was_received(http):
     """Names and values are text, never markup."""
     http.post("/track", json=[event("<script>a", distinct_id="<i>", text="<b>")])
     http.post("/<u>")

@@ -17,7 +17,7 @@ DAYS = {"project_id": "42", "from_date": "2025-11-20", "to_date": "2025-11-24"}
 
 
 class Clock:
-    """A clock that tests put forward."""
+    """A clock that a test moves."""
 
     def __init__(self):
         self.time = NOW
@@ -45,8 +45,8 @@ def http(emu):
 
 
 def event(name="Order Paid", *, insert_id="a-1", time=NOW, **properties):
-    told = {"time": time, "distinct_id": "u1", "$insert_id": insert_id}
-    return {"event": name, "properties": {**told, **properties}}
+    body = {"time": time, "distinct_id": "u1", "$insert_id": insert_id}
+    return {"event": name, "properties": {**body, **properties}}
 
 
 def send(http, *events):
@@ -56,51 +56,51 @@ def send(http, *events):
 
 def export(http, **parameters):
     """Return the lines of an export."""
-    answer = http.get("/api/2.0/export", params={**DAYS, **parameters})
-    assert (200, "") == (answer.status_code, "" if answer.is_success else answer.text)
-    return [json.loads(line) for line in answer.content.split(b"\n") if line]
+    response = http.get("/api/2.0/export", params={**DAYS, **parameters})
+    assert (200, "") == (response.status_code, "" if response.is_success else response.text)
+    return [json.loads(line) for line in response.content.split(b"\n") if line]
 
 
 def names(lines):
     return [each["event"] for each in lines]
 
 
-# What comes
+# Lines
 
 
-def test_a_line_has_the_documented_shape(http):
-    """One object with the time in seconds, the ids, the moment it came, and the rest."""
+def test_a_line_has_the_documented_format(http):
+    """One object with the time in seconds, the ids, the receipt time, and the properties."""
     send(http, event(time=NOW * 1000 - 1, amount=12.5, ip="1.2.3.4", mp_processing_time_ms=5))
-    answer = http.get("/api/2.0/export", params=DAYS)
-    told = {
+    response = http.get("/api/2.0/export", params=DAYS)
+    body = {
         "time": NOW - 1,
         "distinct_id": "u1",
         "$insert_id": "a-1",
         "mp_processing_time_ms": NOW * 1000,
         "amount": 12.5,
     }
-    assert {"event": "Order Paid", "properties": told} == json.loads(answer.content)
-    assert "text/plain; charset=utf-8" == answer.headers["content-type"]
-    assert answer.content.endswith(b"}\n")
-    assert 1 == answer.content.count(b"\n")
+    assert {"event": "Order Paid", "properties": body} == json.loads(response.content)
+    assert "text/plain; charset=utf-8" == response.headers["content-type"]
+    assert response.content.endswith(b"}\n")
+    assert 1 == response.content.count(b"\n")
 
 
 def test_a_token_is_not_exported(emu, http):
-    """It said whose event it was, and is no property of it."""
+    """It identified the project, and is not a property of the event."""
     httpx.post(f"{emu.url}/track", json=[event(token="T")])
     (line,) = export(http)
     assert "token" not in line["properties"]
 
 
-def test_times_come_in_milliseconds_on_request(http):
-    """Sub-seconds are lost only without it."""
+def test_times_are_in_milliseconds_on_request(http):
+    """Without it, fractions of a second are lost."""
     send(http, event(time=NOW * 1000 - 1))
     (line,) = export(http, time_in_ms="true")
     assert NOW * 1000 - 1 == line["properties"]["time"]
 
 
-def test_an_event_without_properties_is_whole(http):
-    """No comma too many."""
+def test_an_event_without_properties_is_valid_json(http):
+    """Without a comma too many."""
     send(http, event())
     assert {"time", "distinct_id", "$insert_id", "mp_processing_time_ms"} == set(
         export(http)[0]["properties"]
@@ -108,7 +108,7 @@ def test_an_event_without_properties_is_whole(http):
 
 
 def test_both_days_count_as_utc(http):
-    """From the first millisecond of the one to the last of the other."""
+    """From the first millisecond of one to the last of the other."""
     edges = {
         "before": DAY * 1000 - 1,
         "first": DAY * 1000,
@@ -121,27 +121,27 @@ def test_both_days_count_as_utc(http):
 
 
 def test_no_events_are_an_empty_body(http):
-    """Emptiness is no error."""
-    answer = http.get("/api/2.0/export", params=DAYS)
-    assert (200, b"") == (answer.status_code, answer.content)
+    """That is not an error."""
+    response = http.get("/api/2.0/export", params=DAYS)
+    assert (200, b"") == (response.status_code, response.content)
 
 
-def test_copies_come_as_often_as_they_were_sent(http):
+def test_copies_are_exported_as_often_as_they_were_sent(http):
     """The export does not de-duplicate."""
     send(http, event(n=1))
     send(http, event(n=2))
     assert [1, 2] == [each["properties"]["n"] for each in export(http)]
 
 
-def test_events_are_chosen_by_name(http):
+def test_events_are_filtered_by_name(http):
     """`event` is a JSON array of names."""
     names_sent = ("a", "b", 'c"d')
     send(http, *(event(name, insert_id=f"i{n}") for n, name in enumerate(names_sent)))
     assert ["a", 'c"d'] == names(export(http, event=json.dumps(["a", 'c"d'])))
 
 
-def test_events_are_chosen_by_condition(http):
-    """`where` sees their properties, their time, and the profile of their user."""
+def test_events_are_filtered_by_condition(http):
+    """`where` reads their properties, their time, and the profile of their user."""
     send(
         http,
         event("small", insert_id="a", amount=1, time=NOW - 7200),
@@ -156,8 +156,8 @@ def test_events_are_chosen_by_condition(http):
     assert ["other"] == names(export(http, where='properties["$distinct_id"] == "u2"'))
 
 
-def test_an_alias_leads_to_the_profile(http):
-    """Also over two hops."""
+def test_a_condition_finds_the_profile_of_an_alias(http):
+    """Also over two steps."""
     for alias, who in (("a1", "a2"), ("a2", "u1")):
         properties = {"distinct_id": who, "alias": alias}
         send(http, {"event": "$create_alias", "properties": properties})
@@ -167,15 +167,15 @@ def test_an_alias_leads_to_the_profile(http):
     assert ["mine"] == found
 
 
-def test_a_limit_takes_the_first(http):
-    """Exactly as many, over pieces of every size."""
+def test_a_limit_exports_the_first_events(http):
+    """Exactly as many, with chunks of every size."""
     send(http, *(event(insert_id=f"i{n}", n=n) for n in range(500)))
     for limit in (1, 64, 65, 499, 500, 501):
         lines = export(http, limit=limit)
         assert list(range(min(limit, 500))) == [each["properties"]["n"] for each in lines]
 
 
-def test_what_splits_other_readers_comes_whole(http):
+def test_lines_may_contain_unicode_line_separators(http):
     """U+2028 and NUL are legal in JSON strings."""
     send(http, event(text="a\u2028b\u0085c\0d", insert_id="a"), event("b\u2028", insert_id="b"))
     lines = export(http)
@@ -183,37 +183,37 @@ def test_what_splits_other_readers_comes_whole(http):
     assert "b\u2028" == lines[1]["event"]
 
 
-# How it comes
+# Transfer
 
 
-def test_gzip_begins_above_1400_bytes(http):
-    """For who accepts it."""
+def test_bodies_above_1400_bytes_are_gzipped(http):
+    """If the client accepts it."""
     send(http, event())
     assert "content-encoding" not in http.get("/api/2.0/export", params=DAYS).headers
     send(http, *(event(insert_id=f"i{n}") for n in range(20)))
-    answer = http.get("/api/2.0/export", params=DAYS)
-    assert "gzip" == answer.headers["content-encoding"]
-    assert 21 == answer.content.count(b"\n")
+    response = http.get("/api/2.0/export", params=DAYS)
+    assert "gzip" == response.headers["content-encoding"]
+    assert 21 == response.content.count(b"\n")
     plain = http.get("/api/2.0/export", params=DAYS, headers={"accept-encoding": "identity"})
     assert "content-encoding" not in plain.headers
-    assert answer.content == plain.content
+    assert response.content == plain.content
 
 
-def test_large_exports_come_in_pieces(emu, http, tmp_path):
-    """Several megabytes, gzipped and not, the first time and again: the same lines."""
+def test_large_exports_are_sent_in_chunks(emu, http, tmp_path):
+    """Several megabytes, gzipped and not, cached and not: the same lines."""
     file = tmp_path / "events.ndjson"
     lines = [json.dumps(event(insert_id=f"i{n}", n=n, pad="x" * 1000)) for n in range(12_000)]
     file.write_text("\n".join(lines))
     emu.load(file)
     for encoding in ("gzip", "identity", "gzip"):
-        answer = http.get("/api/2.0/export", params=DAYS, headers={"accept-encoding": encoding})
-        assert "chunked" == answer.headers["transfer-encoding"]
-        found = [json.loads(line)["properties"]["n"] for line in answer.content.splitlines()]
+        response = http.get("/api/2.0/export", params=DAYS, headers={"accept-encoding": encoding})
+        assert "chunked" == response.headers["transfer-encoding"]
+        found = [json.loads(line)["properties"]["n"] for line in response.content.splitlines()]
         assert list(range(12_000)) == found
 
 
-def test_what_was_remembered_is_not_served_when_events_have_come(emu, http):
-    """Neither after a new event nor after a clear."""
+def test_the_export_cache_is_invalidated_by_new_events(emu, http):
+    """And by a clear."""
     send(http, *(event(insert_id=f"i{n}") for n in range(20)))
     assert 20 == len(export(http))
     send(http, event(insert_id="new"))
@@ -222,8 +222,8 @@ def test_what_was_remembered_is_not_served_when_events_have_come(emu, http):
     assert [] == export(http)
 
 
-def test_other_requests_are_answered_meanwhile(emu, http, tmp_path):
-    """An export that nobody reads holds up no one."""
+def test_an_export_does_not_block_other_requests(emu, http, tmp_path):
+    """Even if its client does not read it."""
     file = tmp_path / "events.ndjson"
     line = json.dumps(event(pad="x" * 1000)) + "\n"
     file.write_text(line * 12_000)
@@ -233,7 +233,7 @@ def test_other_requests_are_answered_meanwhile(emu, http, tmp_path):
         assert 200 == http.get("/api/app/me").status_code
 
 
-# What does not come
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -252,15 +252,15 @@ def test_other_requests_are_answered_meanwhile(emu, http, tmp_path):
         ({"where": 'properties["s"] and true'}, "where: `and` joins conditions"),
     ],
 )
-def test_wrong_parameters_are_refused_in_plain_text(http, parameters, message):
+def test_invalid_parameters_are_refused_in_plain_text(http, parameters, message):
     """400, before any line."""
     send(http, event(s="text"))
-    answer = http.get("/api/2.0/export", params={**DAYS, **parameters})
+    response = http.get("/api/2.0/export", params={**DAYS, **parameters})
     assert (400, "text/plain; charset=utf-8") == (
-        answer.status_code,
-        answer.headers["content-type"],
+        response.status_code,
+        response.headers["content-type"],
     )
-    assert message in answer.text
+    assert message in response.text
 
 
 @pytest.mark.parametrize(
@@ -272,16 +272,16 @@ def test_wrong_parameters_are_refused_in_plain_text(http, parameters, message):
         (ACCOUNT, {"project_id": ""}),
     ],
 )
-def test_a_service_account_is_needed(emu, auth, parameters):
-    """With its secret and a project_id; a token does not do."""
-    answer = httpx.get(f"{emu.url}/api/2.0/export", params={**DAYS, **parameters}, auth=auth)
-    assert (401, "Invalid credentials") == (answer.status_code, answer.text)
+def test_the_export_requires_a_service_account(emu, auth, parameters):
+    """A token is not sufficient."""
+    response = httpx.get(f"{emu.url}/api/2.0/export", params={**DAYS, **parameters}, auth=auth)
+    assert (401, "Invalid credentials") == (response.status_code, response.text)
 
 
-def test_a_service_account_can_be_probed(emu, http):
+def test_a_service_account_can_be_checked(emu, http):
     """GET /api/app/me needs no project."""
-    answer = http.get("/api/app/me").json()
-    assert {"status": "ok", "results": {"user_name": "robot"}} == answer
+    response = http.get("/api/app/me").json()
+    assert {"status": "ok", "results": {"user_name": "robot"}} == response
     refused = httpx.get(f"{emu.url}/api/app/me", auth=("robot", "wrong"))
     assert 401 == refused.status_code
     assert {"status": "error", "error": "Invalid credentials"} == refused.json()
@@ -290,8 +290,8 @@ def test_a_service_account_can_be_probed(emu, http):
 # Limits
 
 
-def test_the_hour_and_the_second_have_their_limits(clock):
-    """429 says in how many seconds to come again, by the emulator's clock."""
+def test_calls_per_hour_and_per_second_are_limited(clock):
+    """429 with Retry-After, by the emulator's clock."""
     limits = Limits(per_hour=4, per_second=3)
     with (
         Emulator(now=clock, export_limits=limits) as emu,
@@ -299,8 +299,8 @@ def test_the_hour_and_the_second_have_their_limits(clock):
     ):
 
         def ask():
-            answer = http.get("/api/2.0/export", params=DAYS)
-            return answer.status_code, answer.headers.get("retry-after")
+            response = http.get("/api/2.0/export", params=DAYS)
+            return response.status_code, response.headers.get("retry-after")
 
         assert [(200, None)] * 3 == [ask() for _ in range(3)]
         assert (429, "1") == ask()
@@ -313,7 +313,7 @@ def test_the_hour_and_the_second_have_their_limits(clock):
         assert 200 == http.get("/api/app/me").status_code
 
 
-def test_as_many_at_once_and_no_more(clock, tmp_path):
+def test_concurrent_exports_are_limited(clock, tmp_path):
     """An export counts until its last byte is sent."""
     file = tmp_path / "events.ndjson"
     file.write_text((json.dumps(event(pad="x" * 1000)) + "\n") * 30_000)
@@ -330,8 +330,8 @@ def test_as_many_at_once_and_no_more(clock, tmp_path):
         assert 200 == http.get("/api/2.0/export", params={**DAYS, "limit": 1}).status_code
 
 
-def test_the_documented_limits():
-    """As in the reference."""
+def test_the_limits_are_those_of_the_documentation():
+    """Of the export and of the Query API."""
     assert Limits(per_hour=60, per_second=3, concurrent=100) == Limits.export()
     assert Limits(per_hour=60, concurrent=5) == Limits.query()
 
@@ -341,66 +341,66 @@ def test_the_documented_limits():
 
 @pytest.fixture
 def full(http):
-    """A client of an emulator that has enough for gzip."""
+    """A client of an emulator with enough events for gzip."""
     send(http, *(event(insert_id=f"i{n}", n=n) for n in range(100)))
     return http
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "identity"])
 def test_an_export_may_be_terminated_early(emu, full, encoding):
-    """200, half of the lines, and one that is no JSON."""
+    """200, half of the lines, and a last one that is not JSON."""
     emu.play(Fault.terminated_early(after=0.5), path="/api/2.0/export")
-    answer = full.get("/api/2.0/export", params=DAYS, headers={"accept-encoding": encoding})
-    lines = answer.content.splitlines()
-    assert (200, 51, b"export terminated early") == (answer.status_code, len(lines), lines[-1])
+    response = full.get("/api/2.0/export", params=DAYS, headers={"accept-encoding": encoding})
+    lines = response.content.splitlines()
+    assert (200, 51, b"export terminated early") == (response.status_code, len(lines), lines[-1])
     assert 100 == len(export(full))
 
 
-def test_a_body_may_break_off(emu, full):
-    """Half of the promised bytes, and a close."""
+def test_a_body_may_be_truncated(emu, full):
+    """Half of the declared bytes, then the connection is closed."""
     emu.play(Fault.truncated(at=0.5))
     with pytest.raises(httpx.RemoteProtocolError):
         full.get("/api/2.0/export", params=DAYS)
 
 
-def test_a_body_may_break_off_and_not_say_so(emu, full):
-    """The gzip ends early and the length agrees."""
+def test_a_body_may_be_truncated_with_a_matching_length(emu, full):
+    """Only the gzip ends early."""
     emu.play(Fault.truncated(at=0.5, declared=False))
-    with full.stream("GET", "/api/2.0/export", params=DAYS) as answer:
-        body = b"".join(answer.iter_raw())
+    with full.stream("GET", "/api/2.0/export", params=DAYS) as response:
+        body = b"".join(response.iter_raw())
     with pytest.raises(EOFError):
         gzip.decompress(body)
 
 
-def test_a_connection_may_be_reset_while_answering(emu, full):
-    """Some of the body is there already."""
+def test_a_connection_may_be_reset_during_the_response(emu, full):
+    """A part of the body has arrived."""
     emu.play(Fault.reset("answering"))
     got = b""
     with (
         pytest.raises(httpx.ReadError),
-        full.stream("GET", "/api/2.0/export", params=DAYS) as answer,
+        full.stream("GET", "/api/2.0/export", params=DAYS) as response,
     ):
-        for piece in answer.iter_raw():
+        for piece in response.iter_raw():
             got += piece
     assert got
 
 
 @pytest.mark.parametrize("status", [402, 403, 429, 503])
-def test_any_status_comes_in_the_words_of_its_family(emu, full, status):
+def test_a_scripted_status_has_the_format_of_its_endpoint(emu, full, status):
     """Plain text from the export, JSON from the Query API."""
     emu.play(Fault.status(status, retry_after=7) * 2)
-    answer = full.get("/api/2.0/export", params=DAYS)
+    response = full.get("/api/2.0/export", params=DAYS)
     assert (status, "7", f"scripted answer {status}") == (
-        answer.status_code,
-        answer.headers["retry-after"],
-        answer.text,
+        response.status_code,
+        response.headers["retry-after"],
+        response.text,
     )
-    told = full.post("/api/query/engage", params={"project_id": "42"}).json()
-    assert {"error": f"scripted answer {status}", "status": "error"} == told
+    body = full.post("/api/query/engage", params={"project_id": "42"}).json()
+    assert {"error": f"scripted answer {status}", "status": "error"} == body
 
 
-def test_stopping_cuts_an_export_that_is_running(tmp_path):
-    """No thread is left behind."""
+def test_stopping_aborts_a_running_export(tmp_path):
+    """No thread is left running."""
     file = tmp_path / "events.ndjson"
     file.write_text((json.dumps(event(pad="x" * 1000)) + "\n") * 30_000)
     before = set(threading.enumerate())
@@ -410,14 +410,14 @@ def test_stopping_cuts_an_export_that_is_running(tmp_path):
     with (
         httpx.Client(base_url=emulator.url, auth=ACCOUNT) as http,
         pytest.raises(httpx.TransportError),
-        http.stream("GET", "/api/2.0/export", params=DAYS) as answer,
+        http.stream("GET", "/api/2.0/export", params=DAYS) as response,
     ):
         emulator.stop()
-        for _ in answer.iter_raw():
+        for _ in response.iter_raw():
             pass
-        answer.raise_for_status()
+        response.raise_for_status()
     deadline = time.monotonic() + 10
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
-        time.sleep(0.01)  # a thread that was reading ends when it has been told
-    # One of an earlier test may have ended meanwhile: none is new.
+        time.sleep(0.01)  # a thread that was reading ends when it notices the disconnect
+    # One of an earlier test may have ended since: none is new.
     assert set() == set(threading.enumerate()) - before

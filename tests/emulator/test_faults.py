@@ -1,4 +1,4 @@
-"""Scripted faults: what the client sees, and what the server kept."""
+"""Scripted faults: what the client sees, and what the server stored."""
 
 import json
 import socket
@@ -44,13 +44,13 @@ def raw_request(body, length=None):
 
 
 def test_each_fault_happens_once_and_in_order(emu, http):
-    """After the last one all is well again."""
+    """After the last one requests succeed again."""
     emu.play(Fault.status(503), Fault.status(429) * 2)
     assert [503, 429, 429, 200] == [track(http).status_code for _ in range(4)]
 
 
-def test_a_fault_can_last(emu, http):
-    """Until clear."""
+def test_a_fault_can_last_until_clear(emu, http):
+    """It applies to every request."""
     emu.play(Fault.status(500).forever())
     assert [500] * 5 == [track(http).status_code for _ in range(5)]
     emu.clear()
@@ -66,8 +66,8 @@ def test_a_fault_can_be_for_one_path(emu, http):
     ]
 
 
-def test_a_fault_can_wait_for_its_record(emu, http):
-    """`when` sees the request whole."""
+def test_a_fault_can_wait_for_a_matching_request(emu, http):
+    """`when` gets the request with its body."""
     emu.play(Fault.reset(), when=lambda request: len(request.records) > 1)
     assert 200 == track(http).status_code
     with pytest.raises(httpx.ReadError):
@@ -75,23 +75,23 @@ def test_a_fault_can_wait_for_its_record(emu, http):
     assert 1 == len(emu.events(raw=True))
 
 
-def test_a_fault_for_no_request_is_none(emu, http):
-    """Multiplied by zero."""
+def test_a_fault_multiplied_by_zero_never_happens(emu, http):
+    """The next request succeeds."""
     emu.play(Fault.status(500) * 0)
     assert 200 == track(http).status_code
 
 
-def test_faults_spare_the_page(emu, http):
-    """A person looking on does not use them up."""
+def test_faults_do_not_apply_to_the_web_page(emu, http):
+    """Viewing it does not use them up."""
     emu.play(Fault.status(500))
     assert [200, 500] == [http.get("/").status_code, track(http).status_code]
 
 
-# Answers
+# Responses
 
 
 def test_status_ingests_nothing(emu, http):
-    """The error is in Mixpanel's words, without Retry-After unless asked for."""
+    """The error has Mixpanel's format, without Retry-After unless requested."""
     emu.play(Fault.status(503))
     answer = track(http)
     assert "Service Unavailable" == answer.json()["status"]
@@ -102,7 +102,7 @@ def test_status_ingests_nothing(emu, http):
 @pytest.mark.parametrize(
     ("given", "header"), [(7, "7"), (0.5, "0.5"), ("Fri, 20 Nov 2026 10:00:00 GMT",) * 2]
 )
-def test_status_says_when_to_come_back(emu, http, given, header):
+def test_status_can_have_retry_after(emu, http, given, header):
     """Seconds or a date."""
     emu.play(Fault.status(429, retry_after=given))
     assert header == track(http).headers["retry-after"]
@@ -112,22 +112,22 @@ def test_status_says_when_to_come_back(emu, http, given, header):
     ("body", "content"),
     [(b"\x00", b"\x00"), ("no", b"no"), ({"code": 1}, b'{"code": 1}'), ([], b"[]"), ("", b"")],
 )
-def test_status_carries_any_body(emu, http, body, content):
+def test_status_can_have_any_body(emu, http, body, content):
     """Bytes, text, JSON."""
     emu.play(Fault.status(502, body=body))
     assert content == track(http).content
 
 
 @pytest.mark.parametrize("code", [204, 304, 408, 524])
-def test_status_may_be_any(emu, http, code):
-    """Also those without a body or a name."""
+def test_any_status_can_be_scripted(emu, http, code):
+    """Including those without a body or a name."""
     emu.play(Fault.status(code))
     assert code == track(http).status_code
     assert 200 == track(http).status_code
 
 
-def test_latency_answers_late_and_as_usual(emu, http):
-    """The request is taken in before the wait."""
+def test_latency_delays_the_usual_response(emu, http):
+    """The request is ingested before the delay."""
     emu.play(Fault.latency(0.1))
     began = time.monotonic()
     assert 1 == track(http).json()["status"]
@@ -139,7 +139,7 @@ def test_latency_answers_late_and_as_usual(emu, http):
     assert [EVENT] == emu.wait_for(1)
 
 
-def test_html_is_a_portal(emu, http):
+def test_html_is_a_captive_portal(emu, http):
     """200, a web page, and nothing ingested."""
     emu.play(Fault.html())
     answer = track(http)
@@ -148,8 +148,8 @@ def test_html_is_a_portal(emu, http):
 
 
 @pytest.mark.parametrize("ingested", [True, False])
-def test_malformed_is_half_an_answer(emu, http, ingested):
-    """The status and type are right, the JSON is not."""
+def test_malformed_is_incomplete_json(emu, http, ingested):
+    """With the usual status and content type."""
     emu.play(Fault.malformed(ingested=ingested))
     answer = track(http)
     assert (200, "application/json") == (answer.status_code, answer.headers["content-type"])
@@ -159,8 +159,8 @@ def test_malformed_is_half_an_answer(emu, http, ingested):
 
 
 @pytest.mark.parametrize("ingested", [True, False])
-def test_truncated_breaks_off(emu, http, ingested):
-    """Fewer bytes come than were promised."""
+def test_truncated_sends_fewer_bytes_than_declared(emu, http, ingested):
+    """Then the connection is closed."""
     emu.play(Fault.truncated(ingested=ingested))
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
         track(http)
@@ -168,23 +168,23 @@ def test_truncated_breaks_off(emu, http, ingested):
 
 
 @pytest.mark.parametrize("headers", [True, False])
-def test_a_drip_arrives_in_the_end(emu, http, headers):
-    """Byte by byte, and whole."""
+def test_a_drip_arrives_completely(emu, http, headers):
+    """Byte by byte."""
     emu.play(Fault.drip(0.001, headers=headers))
     assert {"status": 1, "error": None} == track(http).json()
     assert (1, 200) == (len(emu.events()), emu.requests()[0].status)
 
 
 def test_a_drip_outlasts_a_read_timeout(emu, http):
-    """Each byte comes in time, the answer does not: only a deadline for the whole helps."""
+    """Each byte is in time, the response is not: only a total deadline helps."""
     emu.play(Fault.drip(0.03))
     began = time.monotonic()
     track(http, timeout=0.5)
     assert time.monotonic() - began > 0.5
 
 
-def test_partial_refuses_the_chosen_records(emu, http):
-    """They are listed in failed_records; their neighbours are stored."""
+def test_partial_rejects_the_given_records(emu, http):
+    """They are listed in failed_records; the others are stored."""
     emu.play(Fault.partial([1], "because"))
     other = {**EVENT, "event": "Other"}
     answer = http.post("/import?project_id=1", json=[EVENT, other], auth=("robot", "s3cret"))
@@ -196,8 +196,8 @@ def test_partial_refuses_the_chosen_records(emu, http):
 # Connections
 
 
-def test_a_reset_is_a_reset(emu):
-    """The client's kernel sees RST, which no client can take for an end."""
+def test_a_reset_sends_rst(emu):
+    """The client cannot mistake it for the end of the response."""
     emu.play(Fault.reset("before"))
     with socket.create_connection(("127.0.0.1", emu.port)) as connection:
         connection.sendall(raw_request("[]"))
@@ -239,15 +239,15 @@ def test_reset_after_the_body_still_ingests(emu, http):
     assert [None, 200] == [each.status for each in emu.requests()]
 
 
-def test_a_reset_has_its_moments():
-    """A typo is found at once."""
+def test_an_unknown_kind_of_reset_is_an_error():
+    """A typo is reported when the fault is created."""
     with pytest.raises(ValueError, match='when must be "before", "during"'):
         Fault.reset("later")
 
 
 @pytest.mark.parametrize("ingested", [True, False])
-def test_silence_never_answers(emu, http, ingested):
-    """The client has to give up by itself; the next request is answered."""
+def test_silence_never_responds(emu, http, ingested):
+    """The client has to time out; the next request succeeds."""
     emu.play(Fault.silence(ingested=ingested))
     with pytest.raises(httpx.ReadTimeout):
         track(http, timeout=0.1)
@@ -259,8 +259,8 @@ def test_silence_never_answers(emu, http, ingested):
 @pytest.mark.parametrize(
     "fault", [Fault.silence(), Fault.drip(60), Fault.drip(60, headers=True), Fault.latency(60)]
 )
-def test_stop_cuts_a_request_that_is_held(fault):
-    """Nobody waits for a scripted minute."""
+def test_stop_aborts_a_delayed_request(fault):
+    """It does not wait for a scripted minute."""
     ended: list[Exception] = []
 
     def send():
@@ -281,8 +281,8 @@ def test_stop_cuts_a_request_that_is_held(fault):
     assert 1 == len(ended)
 
 
-def test_a_client_that_leaves_is_forgotten(emu):
-    """Its half request stays written down, and nothing is logged or left hanging."""
+def test_a_client_that_disconnects_leaves_nothing_behind(emu):
+    """Its incomplete request is recorded, nothing is logged or left running."""
     with socket.create_connection(("127.0.0.1", emu.port)) as connection:
         connection.sendall(raw_request("[{", length=100))
         while not emu.requests():

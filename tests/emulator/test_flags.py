@@ -24,11 +24,13 @@ TOKEN = ("T", "")
 ACCOUNT = ("robot", "s3cret")
 USERS = [f"user-{number}" for number in range(200)]
 OFFICIAL = peers.python("official")
-TLS = ssl.create_default_context()  # never used, but httpx takes longer to make one than to ask
+TLS = (
+    ssl.create_default_context()
+)  # never used, but httpx takes longer to create one than to send a request
 
 
 def flag(key="new-checkout", *rollouts, context="distinct_id", **more):
-    """Define a flag with two variants; without rollouts it is for everybody."""
+    """Define a flag with two variants; without rollouts it includes everyone."""
     return {
         "id": f"id-{key}",
         "name": key,
@@ -49,7 +51,7 @@ def flag(key="new-checkout", *rollouts, context="distinct_id", **more):
 
 
 def everyone(variant):
-    """A rollout that gives everybody the same variant."""
+    """A rollout that gives everyone the same variant."""
     return {"rollout_percentage": 1.0, "variant_splits": {variant: 1.0, other(variant): 0.0}}
 
 
@@ -58,23 +60,23 @@ def other(variant):
 
 
 def chosen(emulator, user="u1", *, flag_key=None, **context):
-    """Ask for a user's flags, and return each one's variant_key."""
+    """Request a user's flags, and return each one's variant_key."""
     params = {"context": json.dumps({"distinct_id": user, **context}), "token": "T"}
     if flag_key is not None:
         params["flag_key"] = flag_key
-    answer = httpx.get(f"{emulator.url}/flags", params=params, auth=TOKEN, verify=TLS)
-    assert 200 == answer.status_code
-    return {key: each["variant_key"] for key, each in answer.json()["flags"].items()}
+    response = httpx.get(f"{emulator.url}/flags", params=params, auth=TOKEN, verify=TLS)
+    assert 200 == response.status_code
+    return {key: each["variant_key"] for key, each in response.json()["flags"].items()}
 
 
 def definitions(emulator, **headers):
-    """Ask for the definitions with these headers."""
+    """Request the definitions with these headers."""
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return httpx.get(f"{emulator.url}/flags/definitions", auth=TOKEN, headers=sent)
 
 
 def rewrite(path, content):
-    """Write a file as an editor would, later by its clock than the last time."""
+    """Write a file as an editor would, with a later modification time."""
     before = path.stat().st_mtime_ns if path.exists() else 0
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     os.utime(path, ns=(before + 10**9, before + 10**9))
@@ -83,27 +85,27 @@ def rewrite(path, content):
 # Definitions
 
 
-def test_definitions_are_served_as_they_are(emu):
-    """Cohorts, unknown keys and malformed flags included: what to do with them is the client's."""
-    told = {
+def test_definitions_are_served_unchanged(emu):
+    """Including cohorts, unknown keys and malformed flags, which clients have to handle."""
+    body = {
         "flags": [flag("a", {"rollout_percentage": 1, "cohort_hash": "h"}), {"key": 5}, "é"],
         "more": 1,
     }
-    emu.set_flags(told, cohorts={"h": {"u1"}})
-    answer = definitions(emu)
-    assert (200, "application/json") == (answer.status_code, answer.headers["content-type"])
-    assert told == answer.json()
+    emu.set_flags(body, cohorts={"h": {"u1"}})
+    response = definitions(emu)
+    assert (200, "application/json") == (response.status_code, response.headers["content-type"])
+    assert body == response.json()
 
 
 def test_there_are_no_flags_at_first(emu):
-    """An empty list, as for a project that has none."""
+    """An empty list, as for a project without flags."""
     assert {"flags": []} == definitions(emu).json()
     assert {} == chosen(emu)
 
 
 @pytest.mark.parametrize("shape", ["dict", "list", "tuple", "path", "string"])
-def test_flags_come_in_any_shape(tmp_path, shape):
-    """An answer of Mixpanel, a list of flags, or a file with either; getter and wire agree."""
+def test_flags_may_be_a_response_a_list_or_a_file(tmp_path, shape):
+    """The property returns the same as the endpoint."""
     file = tmp_path / "flags.json"
     file.write_text(json.dumps([flag()]), encoding="utf-8-sig")
     shapes = {
@@ -117,8 +119,8 @@ def test_flags_come_in_any_shape(tmp_path, shape):
         assert [flag()] == emulator.flags == definitions(emulator).json()["flags"]
 
 
-def test_flags_belong_to_the_emulator(emu):
-    """What was handed over or handed out may be changed without changing what is served."""
+def test_flags_are_copied(emu):
+    """Changing the given or the returned ones does not change what is served."""
     mine = [flag()]
     emu.set_flags(mine)
     mine.append(flag("b"))
@@ -129,8 +131,8 @@ def test_flags_belong_to_the_emulator(emu):
 @pytest.mark.parametrize(
     "wrong", [{}, {"flags": {}}, {"flags": None}, [float("nan")], "missing.json"]
 )
-def test_what_is_no_list_of_flags_is_refused_at_once(emu, wrong, tmp_path, monkeypatch):
-    """The caller hears of it, and the flags stay as they were."""
+def test_invalid_flags_are_rejected_at_once(emu, wrong, tmp_path, monkeypatch):
+    """With an error, and the flags stay as they were."""
     monkeypatch.chdir(tmp_path)
     emu.set_flags([flag()])
     with pytest.raises((ValueError, OSError)):
@@ -138,8 +140,8 @@ def test_what_is_no_list_of_flags_is_refused_at_once(emu, wrong, tmp_path, monke
     assert [flag()] == emu.flags
 
 
-def test_clear_forgets_what_was_sent_and_keeps_the_flags(emu):
-    """Flags were configured, not sent."""
+def test_clear_keeps_the_flags(emu):
+    """They were configured, not sent."""
     emu.set_flags([flag()])
     definitions(emu)
     emu.clear()
@@ -149,18 +151,18 @@ def test_clear_forgets_what_was_sent_and_keeps_the_flags(emu):
 # ETag
 
 
-def test_an_unchanged_answer_is_304(emu):
+def test_unchanged_definitions_are_304(emu):
     """The strong ETag of the body, alone, in a list, weakened by a proxy, or as a star."""
     emu.set_flags([flag()])
     tag = definitions(emu).headers["etag"]
     assert re.fullmatch(r'"[^"]+"', tag)
     for known in (tag, f'"x", {tag}', f"W/{tag}", "*"):
-        answer = definitions(emu, if_none_match=known)
-        assert (304, tag, b"") == (answer.status_code, answer.headers["etag"], answer.content)
+        response = definitions(emu, if_none_match=known)
+        assert (304, tag, b"") == (response.status_code, response.headers["etag"], response.content)
 
 
-def test_a_changed_answer_has_another_etag(emu):
-    """And changing it back brings back the first one."""
+def test_changed_definitions_have_another_etag(emu):
+    """Changing them back restores the first one."""
     emu.set_flags([flag()])
     first = definitions(emu).headers["etag"]
     emu.set_flags([flag("b")])
@@ -171,14 +173,14 @@ def test_a_changed_answer_has_another_etag(emu):
     assert 304 == definitions(emu, if_none_match=first).status_code
 
 
-def test_a_server_without_etags():
-    """`etag=False` names none and heeds none."""
+def test_etags_can_be_switched_off():
+    """`etag=False` sends none and ignores If-None-Match."""
     with Emulator(flags=[flag()], etag=False) as emulator:
-        answer = definitions(emulator, if_none_match="*")
-    assert (200, None) == (answer.status_code, answer.headers.get("etag"))
+        response = definitions(emulator, if_none_match="*")
+    assert (200, None) == (response.status_code, response.headers.get("etag"))
 
 
-# Who may ask
+# Credentials
 
 
 @pytest.mark.parametrize("path", ["/flags", "/flags/definitions"])
@@ -196,28 +198,28 @@ def test_a_server_without_etags():
     ],
     ids=repr,
 )
-def test_a_token_or_a_service_account_may_ask(path, auth, more, status):
-    """By Basic header alone; the API secret is for other endpoints."""
+def test_flags_need_a_token_or_a_service_account(path, auth, more, status):
+    """As Basic header only; the API secret is for other endpoints."""
     known = {"tokens": "T", "service_accounts": dict([ACCOUNT]), "api_secrets": "SECRET"}
     params = {"context": '{"distinct_id":"u1"}', **more}
     with Emulator(flags=[flag()], **known) as emulator:
-        answer = httpx.get(f"{emulator.url}{path}", params=params, auth=auth)
-    assert status == answer.status_code
+        response = httpx.get(f"{emulator.url}{path}", params=params, auth=auth)
+    assert status == response.status_code
     if status == 401:
-        assert {"error": "Invalid credentials", "status": "error"} == answer.json()
+        assert {"error": "Invalid credentials", "status": "error"} == response.json()
 
 
 # Remote evaluation
 
 
-def test_remote_evaluation_answers_with_what_was_chosen(emu):
-    """The documented fields, for a tester and for anybody."""
+def test_remote_evaluation_returns_the_selected_variants(emu):
+    """With the documented fields, for test users and others."""
     values = {"experiment_id": "e-1", "is_experiment_active": True}
     tested = flag("tested", everyone("control"), **values)
     tested["ruleset"]["test"] = {"users": {"qa-1": "treatment"}}
     emu.set_flags([tested])
     params = {"context": '{"distinct_id":"qa-1"}'}
-    answer = httpx.get(f"{emu.url}/flags", params=params, auth=TOKEN)
+    response = httpx.get(f"{emu.url}/flags", params=params, auth=TOKEN)
     assert {
         "code": 200,
         "flags": {
@@ -229,12 +231,12 @@ def test_remote_evaluation_answers_with_what_was_chosen(emu):
                 "is_qa_tester": True,
             }
         },
-    } == answer.json()
+    } == response.json()
     assert {"tested": "control"} == chosen(emu, "u1")
 
 
 def test_remote_evaluation_agrees_with_local_evaluation(emu):
-    """The same flags choose the same for every user, shares and splits included."""
+    """The same flags select the same variants for every user, rollouts and splits included."""
     rule = {"==": [{"var": "plan"}, "team"]}
     flags = [
         flag("all"),
@@ -251,8 +253,8 @@ def test_remote_evaluation_agrees_with_local_evaluation(emu):
         assert expected == chosen(emu, user, **context)
 
 
-def test_only_enrolled_flags_are_answered(emu):
-    """Neither those outside the share, nor those whose context key is missing, nor broken ones."""
+def test_only_flags_that_include_the_user_are_returned(emu):
+    """Not those with another context key, and not malformed ones."""
     emu.set_flags(
         [
             flag("in"),
@@ -266,15 +268,15 @@ def test_only_enrolled_flags_are_answered(emu):
     assert ["in", "by-company"] == list(chosen(emu, company_id="acme"))
 
 
-def test_one_flag_can_be_asked_for(emu):
-    """By `flag_key`; an unknown one is not enrolled."""
+def test_one_flag_can_be_requested(emu):
+    """By `flag_key`; an unknown one is not returned."""
     emu.set_flags([flag("a"), flag("b")])
     assert ["b"] == list(chosen(emu, flag_key="b"))
     assert {} == chosen(emu, flag_key="c")
 
 
 def test_a_device_id_defaults_to_the_distinct_id(emu):
-    """Flags by device then choose as for a device of that name."""
+    """Flags by device then treat it as a device of that name."""
     emu.set_flags([flag(context="device_id")])
     for user in USERS[:20]:
         assert chosen(emu, user) == chosen(emu, "someone", device_id=user)
@@ -295,10 +297,10 @@ def test_a_device_id_defaults_to_the_distinct_id(emu):
     ids=repr,
 )
 def test_a_context_needs_a_distinct_id(emu, params, why):
-    """Refused in the documented words, with the reason; a context encoded twice is no JSON."""
-    answer = httpx.get(f"{emu.url}/flags", params=params, auth=TOKEN)
-    told = answer.json()
-    assert (400, "error", True) == (answer.status_code, told["status"], why in told["error"])
+    """Otherwise the documented error, with the reason; a context encoded twice is not JSON."""
+    response = httpx.get(f"{emu.url}/flags", params=params, auth=TOKEN)
+    body = response.json()
+    assert (400, "error", True) == (response.status_code, body["status"], why in body["error"])
 
 
 # Cohorts
@@ -316,14 +318,14 @@ def test_a_cohort_is_decided_on_the_server(emu):
     assert {"first": "control"} == chosen(emu, "u2")
 
 
-def test_one_member_may_stand_alone(emu):
-    """A string is one distinct_id, not its letters."""
+def test_a_cohort_of_one_member_may_be_a_string(emu):
+    """A string is one distinct_id, not a collection of letters."""
     emu.set_flags([flag("a", {**everyone("control"), "cohort_hash": "h"})], cohorts={"h": "u1"})
     assert ({"a": "control"}, {}) == (chosen(emu, "u1"), chosen(emu, "u"))
 
 
-def test_a_rollout_keeps_its_share_whoever_stands_before_it(emu):
-    """A rollout for others is passed over, but still counts: its position is part of the salt."""
+def test_rollouts_for_other_cohorts_keep_their_position(emu):
+    """They are skipped but counted: the position is part of the salt."""
     second = {"rollout_percentage": 0.4}
     emu.set_flags([flag("a", {"rollout_percentage": 1.0, "cohort_hash": "h"}, second)])
     local = parse_definitions({"flags": [flag("a", {"rollout_percentage": 0.0}, second)]})
@@ -332,7 +334,7 @@ def test_a_rollout_keeps_its_share_whoever_stands_before_it(emu):
 
 
 @pytest.mark.parametrize("cohort_hash", [["h"], {"h": 1}, 5, None, ""])
-def test_an_odd_cohort_hash_harms_nothing(emu, cohort_hash):
+def test_a_malformed_cohort_hash_is_ignored(emu, cohort_hash):
     """It names no cohort."""
     odd = {**everyone("treatment"), "cohort_hash": cohort_hash}
     emu.set_flags([flag("odd", odd), flag("b")], cohorts={"h": {"u1"}})
@@ -343,7 +345,7 @@ def test_an_odd_cohort_hash_harms_nothing(emu, cohort_hash):
 
 
 def test_requests_for_flags_are_recorded(emu):
-    """As any other, with what was asked and what was answered."""
+    """Like any other, with request and response."""
     emu.set_flags([flag()])
     tag = definitions(emu).headers["etag"]
     definitions(emu, if_none_match=tag)
@@ -356,17 +358,17 @@ def test_requests_for_flags_are_recorded(emu):
     )
 
 
-def test_faults_happen_to_flags(emu):
+def test_faults_apply_to_flags(emu):
     """The scripted one first, then the flags again."""
     emu.set_flags([flag()])
     emu.play(Fault.status(503), Fault.html(), Fault.malformed(), path="/flags/definitions")
-    answers = [definitions(emu) for _ in range(4)]
-    assert [503, 200, 200, 200] == [each.status_code for each in answers]
-    assert [False, False, True] == [b"new-checkout" in each.content for each in answers[1:]]
+    responses = [definitions(emu) for _ in range(4)]
+    assert [503, 200, 200, 200] == [each.status_code for each in responses]
+    assert [False, False, True] == [b"new-checkout" in each.content for each in responses[1:]]
 
 
-def test_the_page_shows_the_flags(emu):
-    """Key, context, variants and shares; one of another shape as the text it is."""
+def test_the_web_page_shows_the_flags(emu):
+    """Key, context, variants and rollouts; a malformed one as its text."""
     rollouts = [{"rollout_percentage": 0.25}, {"rollout_percentage": 1}]
     emu.set_flags([flag("<b>", *rollouts), {"key": "<i>"}, 7])
     page = httpx.get(emu.url).text
@@ -379,8 +381,8 @@ def test_the_page_shows_the_flags(emu):
 # A file of flags
 
 
-def test_a_file_is_followed(emu, tmp_path):
-    """Editing it changes the next answer, and its ETag; touching it changes neither."""
+def test_a_changed_file_is_reloaded(emu, tmp_path):
+    """Editing it changes the next response and its ETag; touching it changes neither."""
     file = tmp_path / "flags.json"
     rewrite(file, [flag("a")])
     emu.set_flags(file)
@@ -393,7 +395,7 @@ def test_a_file_is_followed(emu, tmp_path):
     assert (200, {"flags": [flag("b")]}) == (second.status_code, second.json())
 
 
-def test_an_edited_file_keeps_its_cohorts(emu, tmp_path):
+def test_a_reloaded_file_keeps_its_cohorts(emu, tmp_path):
     """They are not in the file."""
     file, cohort = tmp_path / "flags.json", {"rollout_percentage": 1.0, "cohort_hash": "h"}
     rewrite(file, [flag("a", cohort)])
@@ -404,7 +406,7 @@ def test_an_edited_file_keeps_its_cohorts(emu, tmp_path):
 
 @pytest.mark.parametrize("broken", ['{"flags": [', '{"flags": 1}', "[NaN]", "\x00", ""])
 def test_a_malformed_file_keeps_the_last_good_flags(emu, tmp_path, caplog, broken):
-    """It is complained of once, by name, until it is good again."""
+    """It is logged once, by name, until it is valid again."""
     file = tmp_path / "flags.json"
     rewrite(file, [flag("a")])
     emu.set_flags(file)
@@ -417,8 +419,8 @@ def test_a_malformed_file_keeps_the_last_good_flags(emu, tmp_path, caplog, broke
     assert ["b"] == list(chosen(emu))
 
 
-def test_a_file_that_is_gone_keeps_the_last_good_flags(emu, tmp_path, caplog):
-    """Editors take a file away for a moment when they save it."""
+def test_a_removed_file_keeps_the_last_good_flags(emu, tmp_path, caplog):
+    """Editors remove a file briefly when they save it."""
     file = tmp_path / "flags.json"
     rewrite(file, [flag("a")])
     emu.set_flags(file)
@@ -429,8 +431,8 @@ def test_a_file_that_is_gone_keeps_the_last_good_flags(emu, tmp_path, caplog):
     assert ["b"] == list(chosen(emu))
 
 
-def test_other_flags_end_the_following_of_a_file(emu, tmp_path):
-    """What was set last holds."""
+def test_setting_other_flags_stops_reloading_a_file(emu, tmp_path):
+    """The flags that were set last are served."""
     file = tmp_path / "flags.json"
     rewrite(file, [flag("a")])
     emu.set_flags(file)
@@ -442,8 +444,8 @@ def test_other_flags_end_the_following_of_a_file(emu, tmp_path):
 # Running it
 
 
-def test_the_emulator_loads_without_the_flags():
-    """Who tests events waits for no flag evaluation."""
+def test_the_emulator_imports_flag_evaluation_lazily():
+    """Tests of events do not wait for it."""
     code = (
         "import sys\nfrom mixpanel.emulator import Emulator\n"
         "with Emulator(flags=[]): pass\n"
@@ -453,7 +455,7 @@ def test_the_emulator_loads_without_the_flags():
     assert "set()" == done.stdout.strip()
 
 
-def test_serve_takes_a_file(tmp_path):
+def test_serve_accepts_a_file_of_flags(tmp_path):
     """As the emulator does."""
     file, seen = tmp_path / "flags.json", []
     rewrite(file, [flag("a")])
@@ -466,8 +468,8 @@ def test_serve_takes_a_file(tmp_path):
     assert ["a"] == seen
 
 
-def test_mp_emulator_follows_a_file(tmp_path):
-    """One can edit flags while it runs; a slip is told on stderr."""
+def test_mp_emulator_reloads_a_file_of_flags(tmp_path):
+    """A mistake in it is reported on stderr."""
     file = tmp_path / "flags.json"
     rewrite(file, [flag("a")])
     run = "from mixpanel.cli.main import run; run()"
@@ -480,8 +482,8 @@ def test_mp_emulator_follows_a_file(tmp_path):
         url = running.stdout.readline().strip()
 
         def keys():
-            told = httpx.get(f"{url}/flags/definitions", auth=TOKEN).json()
-            return [each["key"] for each in told["flags"]]
+            body = httpx.get(f"{url}/flags/definitions", auth=TOKEN).json()
+            return [each["key"] for each in body["flags"]]
 
         served = [keys()]
         rewrite(file, [flag("b")])
@@ -497,8 +499,8 @@ def test_mp_emulator_follows_a_file(tmp_path):
     assert "Traceback" not in err
 
 
-def test_mp_emulator_refuses_a_malformed_file_in_one_line(tmp_path):
-    """At the start there is no last good one."""
+def test_mp_emulator_rejects_a_malformed_file_in_one_line(tmp_path):
+    """At the start there are no last good flags."""
     file = tmp_path / "flags.json"
     file.write_text("{")
     runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
@@ -518,7 +520,7 @@ url, users = sys.argv[1], json.loads(sys.argv[2])
 account = ServiceAccountCredentials("robot", "s3cret", "42") if sys.argv[3:] else None
 local, remote = LocalFlagsConfig(enable_polling=False), RemoteFlagsConfig()
 mp = Mixpanel("T", None, credentials=account, local_flags_config=local, remote_flags_config=remote)
-# Its api_host is always taken for https.
+# It always uses https for its api_host.
 mp.local_flags._sync_client.base_url = mp.remote_flags._sync_client.base_url = url
 """
 SCRIPT = """
@@ -545,7 +547,7 @@ def official(emulator, users, *more):
 )
 @pytest.mark.parametrize("account", [(), ("account",)], ids=["token", "service account"])
 def test_the_official_sdk_reads_both_endpoints(account):
-    """By token and by service account, its two providers choose as we do."""
+    """With token and with service account, its providers select the same variants."""
     flags = [flag("all"), flag("some", {"rollout_percentage": 0.3}), flag("by", context="group")]
     users = USERS[:30]
     with Emulator(flags=flags, tokens="T", service_accounts=dict([ACCOUNT])) as emulator:

@@ -1,4 +1,4 @@
-"""Filling the emulator from files of real events."""
+"""Loading files of real events into the emulator."""
 
 import gzip
 import json
@@ -40,8 +40,8 @@ def line(name="Order Paid", **properties):
     return json.dumps({"event": name, "properties": properties})
 
 
-def test_an_export_loaded_is_exported_again(emu, tmp_path):
-    """Line for line, however old, with the moment each came."""
+def test_a_loaded_export_is_exported_unchanged(emu, tmp_path):
+    """Line for line, of any age, with the receipt times."""
     lines = [
         line(
             time=1_400_000_000 + n,
@@ -61,7 +61,7 @@ def test_an_export_loaded_is_exported_again(emu, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".ndjson.gz"])
-def test_files_may_be_gzipped_and_end_as_they_like(emu, tmp_path, suffix):
+def test_files_may_be_gzipped_and_have_any_line_endings(emu, tmp_path, suffix):
     """Empty lines, CRLF, and no newline at the end."""
     text = f"{line(time=NOW, n=1)}\r\n\n{line(time=NOW, n=2)}".encode()
     file = tmp_path / f"events{suffix}"
@@ -70,18 +70,18 @@ def test_files_may_be_gzipped_and_end_as_they_like(emu, tmp_path, suffix):
     assert [1, 2] == [json.loads(each)["properties"]["n"] for each in exported(emu)]
 
 
-def test_what_is_missing_stays_missing(emu, tmp_path):
-    """Events without ids are never taken for copies of one another."""
+def test_missing_ids_are_not_generated(emu, tmp_path):
+    """Events without ids are never treated as copies of each other."""
     file = tmp_path / "events.ndjson"
     file.write_text(f"{line(time=NOW, n=1)}\n{line(time=NOW, n=1)}\n")
     emu.load(file)
-    told = {"time": NOW, "mp_processing_time_ms": NOW * 1000, "n": 1}
-    assert [told] * 2 == [json.loads(each)["properties"] for each in exported(emu)]
+    properties = {"time": NOW, "mp_processing_time_ms": NOW * 1000, "n": 1}
+    assert [properties] * 2 == [json.loads(each)["properties"] for each in exported(emu)]
     assert [{"time": NOW, "n": 1}] * 2 == [each["properties"] for each in emu.events()]
 
 
-def test_times_may_be_in_milliseconds(emu, tmp_path):
-    """As Mixpanel tells them apart."""
+def test_loaded_times_may_be_in_milliseconds(emu, tmp_path):
+    """Distinguished as Mixpanel does."""
     file = tmp_path / "events.ndjson"
     file.write_text(f"{line(time=NOW * 1000 + 7)}\n{line(time=NOW + 0.25)}\n")
     emu.load(file)
@@ -89,8 +89,8 @@ def test_times_may_be_in_milliseconds(emu, tmp_path):
     assert [NOW * 1000 + 7, NOW * 1000 + 250] == found
 
 
-def test_what_duckdb_cannot_read_is_served_as_it_came(emu, tmp_path):
-    """Half a surrogate pair, beside U+2028, NUL and a megabyte."""
+def test_lines_that_duckdb_rejects_are_served_unchanged(emu, tmp_path):
+    """Half a surrogate pair, next to U+2028, NUL and a megabyte."""
     texts = ["half \ud800 pair", "line\u2028end", "nul\0byte", "x" * 1_000_000, "\N{GRINNING FACE}"]
     lines = [
         line("b\udfff" if n == 0 else "a", time=NOW, n=n, text=each, **{"$insert_id": f"i{n}"})
@@ -119,8 +119,8 @@ def test_what_duckdb_cannot_read_is_served_as_it_came(emu, tmp_path):
         ('{"event": "a", "properties": {"time": "now"}}', r"event 3: 'properties.time' is invalid"),
     ],
 )
-def test_a_line_that_is_no_event_is_named(emu, tmp_path, bad, message):
-    """By file and number, and its piece of the file is not stored."""
+def test_an_invalid_line_is_named(emu, tmp_path, bad, message):
+    """By file and number; its block of the file is not stored."""
     file = tmp_path / "events.ndjson"
     file.write_text("\n".join([line(time=NOW), line(time=NOW), bad, line(time=NOW)]))
     with pytest.raises(ValueError, match=message):
@@ -128,23 +128,23 @@ def test_a_line_that_is_no_event_is_named(emu, tmp_path, bad, message):
     assert [] == emu.events()
 
 
-def test_numbers_that_are_none_are_served_as_they_came(emu, tmp_path):
-    """NaN is no JSON, and some exports hold it."""
+def test_nan_is_served_unchanged(emu, tmp_path):
+    """It is not JSON, but some exports contain it."""
     file = tmp_path / "events.ndjson"
     file.write_text(line(time=NOW, n=float("nan")) + "\n" + line(time=NOW, n=1))
     assert 2 == emu.load(file)
     assert b'"n":NaN' in exported(emu)[0]
 
 
-def test_a_file_that_is_cut_is_an_error(emu, tmp_path):
-    """Not half of it in silence."""
+def test_a_truncated_file_is_an_error(emu, tmp_path):
+    """Rather than half of the events."""
     file = tmp_path / "events.ndjson.gz"
     file.write_bytes(gzip.compress(line(time=NOW).encode())[:-10])
     with pytest.raises(ValueError, match=r"events.ndjson.gz is not valid gzip"):
         emu.load(file)
 
 
-def test_it_loads_before_it_starts(tmp_path):
+def test_files_can_be_loaded_before_the_start(tmp_path):
     """The data is there with the first request."""
     file = tmp_path / "events.ndjson"
     file.write_text(line(time=NOW))
@@ -154,13 +154,13 @@ def test_it_loads_before_it_starts(tmp_path):
         assert 1 == len(exported(emulator))
 
 
-def test_a_file_that_is_not_there_is_an_error(emu, tmp_path):
+def test_a_missing_file_is_an_error(emu, tmp_path):
     """Python's own."""
     with pytest.raises(FileNotFoundError):
         emu.load(tmp_path / "none.ndjson")
 
 
-def test_a_file_of_an_older_emulator_is_brought_up_to_date(tmp_path):
+def test_a_database_of_an_older_emulator_is_migrated(tmp_path):
     """Before, every property was in one column."""
     db = tmp_path / "shop.duckdb"
     properties = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": "a", "n": 1}
@@ -182,8 +182,8 @@ def test_a_file_of_an_older_emulator_is_brought_up_to_date(tmp_path):
 # mp emulator --load
 
 
-def test_mp_emulator_begins_with_a_file(tmp_path):
-    """Also with several; the address is told when all is there."""
+def test_mp_emulator_loads_files(tmp_path):
+    """One or several; the address is printed when all are loaded."""
     files = [tmp_path / "one.ndjson", tmp_path / "two.ndjson"]
     for n, file in enumerate(files):
         file.write_text(line(time=NOW, n=n))
@@ -205,7 +205,7 @@ def test_mp_emulator_begins_with_a_file(tmp_path):
     assert f"Loaded 1 event from {files[1]}." in err
 
 
-def test_mp_emulator_refuses_a_file_of_something_else(tmp_path):
+def test_mp_emulator_rejects_a_file_without_events(tmp_path):
     """In one line, with the number of the event."""
     file = tmp_path / "events.ndjson"
     file.write_text("{")

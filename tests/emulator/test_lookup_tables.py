@@ -1,4 +1,4 @@
-"""Lookup tables: listed and replaced over the wire, created by hand."""
+"""Lookup tables: listed and replaced by the API, created by the emulator."""
 
 import gzip
 
@@ -37,8 +37,8 @@ def test_tables_are_listed(http):
     assert {"code": 200, "status": "OK", "results": results} == answer.json()
 
 
-def test_a_table_is_replaced_whole(emu, http):
-    """Rows that are not sent again are gone; gzip is fine."""
+def test_a_table_is_replaced_as_a_whole(emu, http):
+    """Rows that are not sent again are gone; gzip is accepted."""
     http.put(PATH, content="sku,price\na,1\nb,2\n")
     body = gzip.compress(b"sku,price\nb,3\n")
     answer = http.put(PATH, content=body, headers={"content-encoding": "gzip"})
@@ -46,7 +46,7 @@ def test_a_table_is_replaced_whole(emu, http):
     assert {"skus": {"name": "SKUs", "rows": [{"sku": "b", "price": 3}]}} == emu.lookup_tables
 
 
-def test_a_bad_table_changes_nothing(emu, http):
+def test_an_invalid_table_changes_nothing(emu, http):
     """400 lists at most ten rows."""
     http.put(PATH, content="sku\na\n")
     answer = http.put(PATH, content="sku\n" + "a\n" * 20)
@@ -62,22 +62,22 @@ def test_an_unknown_table_is_404(http):
 
 
 @pytest.mark.parametrize("auth", [("T", ""), ("robot", "wrong")])
-def test_tables_take_service_accounts_and_secrets(auth):
-    """A project token is not enough."""
+def test_tables_accept_service_accounts_and_secrets(auth):
+    """A project token is not sufficient."""
     options = {"tokens": "T", "service_accounts": {"robot": "s3cret"}}
     with Emulator(**options) as emulator:
         assert 401 == httpx.put(emulator.url + PATH, auth=auth, content="a").status_code
         assert 404 == httpx.put(emulator.url + PATH, auth=ACCOUNT, content="a").status_code
 
 
-def test_a_hundred_replacements_a_day(http):
+def test_a_hundred_replacements_per_day_are_accepted(http):
     """Then it is 429."""
     statuses = [http.put(PATH, content="sku\na\n").status_code for _ in range(101)]
     assert [200] * 100 + [429] == statuses
 
 
 def test_text_that_is_not_utf_8_is_refused(http):
-    """400, in words."""
+    """400, with the reason."""
     answer = http.put(PATH, content=b"sku\n\xff\n")
     assert (400, "Bad Request") == (answer.status_code, answer.json()["status"])
 
@@ -97,13 +97,13 @@ def test_fields_have_documented_types():
     "text",
     ["", "\n", "a,a\n1,2\n", "a,\n1,2\n", "a,b\n1\n", "a\n1\n1\n", "a,b\n,1\n", 'a\n"x'],
 )
-def test_a_table_that_is_no_table_is_refused(text):
-    """No header, names or keys twice, rows of another length, quotes left open."""
+def test_an_invalid_table_is_rejected(text):
+    """No header, names or keys twice, rows of another length, unclosed quotes."""
     assert read_table(text)[1]
 
 
 @given(st.text())
-def test_any_text_is_read_or_refused(text):
+def test_any_text_is_parsed_or_rejected(text):
     """Nothing raises."""
     rows, failed = read_table(text)
     assert isinstance(rows, list)

@@ -1,4 +1,4 @@
-"""The official SDK, in its own environment, pointed at the emulator."""
+"""The official SDK, in its own environment, sends to the emulator."""
 
 import subprocess
 
@@ -44,16 +44,20 @@ def run(emulator, script):
     return done.stdout.strip()
 
 
-def test_its_events_arrive(emu):
-    """With its own key parts, once each."""
+def test_events_of_the_official_sdk_arrive(emu):
+    """With their own key fields, once each."""
     run(emu, "mp.track('u1', 'Order Paid', {'plan': 'team'})")
     (event,) = emu.events("Order Paid")
-    told = event["properties"]
-    assert ("u1", "team", "python") == (told["distinct_id"], told["plan"], told["mp_lib"])
+    properties = event["properties"]
+    assert ("u1", "team", "python") == (
+        properties["distinct_id"],
+        properties["plan"],
+        properties["mp_lib"],
+    )
 
 
-def test_its_batches_arrive(emu):
-    """Fifty to a request, the rest at flush."""
+def test_batches_of_the_official_sdk_arrive(emu):
+    """Fifty per request, the rest at flush."""
     run(
         emu,
         "consumer = BufferedConsumer(**urls)\n"
@@ -65,8 +69,8 @@ def test_its_batches_arrive(emu):
     assert [50, 50, 20] == [len(each.records) for each in emu.requests("/track")]
 
 
-def test_its_profile_updates_arrive(emu):
-    """Users and groups, every verb."""
+def test_profile_updates_of_the_official_sdk_arrive(emu):
+    """Users and groups, every operation."""
     run(
         emu,
         "mp.people_set('u1', {'plan': 'free', 'seats': 1})\n"
@@ -88,7 +92,7 @@ def test_its_profile_updates_arrive(emu):
     assert {("company", "acme"): {"seats": 5, "tags": ["x"]}} == emu.groups()
 
 
-def test_its_imports_and_merges_arrive(emu):
+def test_imports_and_merges_of_the_official_sdk_arrive(emu):
     """With a service account, form-encoded as it sends them."""
     run(
         emu,
@@ -100,8 +104,8 @@ def test_its_imports_and_merges_arrive(emu):
     assert {"u1": {"a": 1}} == emu.profiles()
 
 
-def test_its_alias_arrives(emu):
-    """Sent through a consumer of one's own: its `alias` knows only the default host."""
+def test_aliases_of_the_official_sdk_arrive(emu):
+    """Through a custom consumer: its `alias` always sends to the default host."""
     run(
         emu,
         "import json\n"
@@ -123,14 +127,14 @@ def test_its_alias_arrives(emu):
         ("mp.people_increment('u1', {'a': 'b'})", "number"),
     ],
 )
-def test_it_reads_our_refusals(emu, script, words):
-    """Each ends in its own exception, with our reason."""
+def test_the_official_sdk_raises_on_refusals(emu, script, words):
+    """Each as its own exception, with the emulator's reason."""
     said = run(emu, f"try:\n    {script}\nexcept MixpanelException as error:\n    print(error)\n")
     assert words in said
 
 
-def test_it_meets_our_faults(emu):
-    """A portal's page is not an answer."""
+def test_the_official_sdk_raises_on_faults(emu):
+    """A portal's page is not a valid response."""
     emu.play(Fault.html())
     script = "try: mp.track('u1', 'A')\nexcept MixpanelException as error: print(error)\n"
     assert "Cannot interpret" in run(emu, script)

@@ -1,4 +1,4 @@
-"""The emulator and web pages: which names it answers to, and whose requests it takes."""
+"""The emulator and web pages: accepted names and origins."""
 
 import json
 import socket
@@ -46,8 +46,8 @@ def http(emu):
         yield client
 
 
-def answer(emu, *lines, body=b"", version="1.1", target="POST /track"):
-    """Send a request as raw bytes; return its status and the answer after it."""
+def raw_response(emu, *lines, body=b"", version="1.1", target="POST /track"):
+    """Send a request as raw bytes; return the status and the rest of the response."""
     head = [f"{target} HTTP/{version}", *lines, f"Content-Length: {len(body)}"]
     if version == "1.1":
         head.append("Connection: close")
@@ -82,9 +82,9 @@ def answer(emu, *lines, body=b"", version="1.1", target="POST /track"):
         "[::ffff:127.0.0.1]",
     ],
 )
-def test_loopback_names_are_answered(emu, host):
-    """With any port, in any case, with or without the dot of a whole name."""
-    assert answer(emu, f"Host: {host}", body=EVENT.encode()) == (200, "1")
+def test_loopback_names_are_accepted(emu, host):
+    """With any port, in any case, with or without a trailing dot."""
+    assert raw_response(emu, f"Host: {host}", body=EVENT.encode()) == (200, "1")
     assert len(emu.events()) == 1
 
 
@@ -115,9 +115,9 @@ def test_loopback_names_are_answered(emu, host):
     ],
 )
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_foreign_names_are_misdirected(emu, host, version):
-    """A name that is rebound to this machine gets neither an answer nor an event in."""
-    status, content = answer(emu, f"Host: {host}", body=EVENT.encode(), version=version)
+def test_other_names_are_refused(emu, host, version):
+    """DNS rebinding gives a page neither a response nor a way to send events."""
+    status, content = raw_response(emu, f"Host: {host}", body=EVENT.encode(), version=version)
     assert status == 421
     assert "127.0.0.1" in json.loads(content)["error"]
     assert emu.events() == []
@@ -125,30 +125,30 @@ def test_foreign_names_are_misdirected(emu, host, version):
 
 
 def test_several_hosts_are_refused(emu):
-    """One of them could be what a proxy looked at, the other what we do."""
+    """A proxy could have checked one of them, and the emulator the other."""
     for other in ("attacker.example", "127.0.0.1"):
-        status, _ = answer(emu, "Host: 127.0.0.1", f"Host: {other}", body=EVENT.encode())
+        status, _ = raw_response(emu, "Host: 127.0.0.1", f"Host: {other}", body=EVENT.encode())
         assert status == 400
     assert emu.events() == []
 
 
-def test_without_a_host_only_http_1_0_is_answered(emu):
-    """No browser omits it; old tools that speak HTTP/1.0 may."""
-    assert answer(emu, body=EVENT.encode(), version="1.0") == (200, "1")
-    assert answer(emu, body=EVENT.encode())[0] == 400
+def test_without_a_host_only_http_1_0_is_accepted(emu):
+    """Browsers never omit it; old HTTP/1.0 tools may."""
+    assert raw_response(emu, body=EVENT.encode(), version="1.0") == (200, "1")
+    assert raw_response(emu, body=EVENT.encode())[0] == 400
     assert len(emu.events()) == 1
 
 
 @pytest.mark.parametrize(("method", "path"), LANES)
-def test_every_lane_checks_the_name(http, method, path):
-    """The page and unknown paths included."""
+def test_every_endpoint_checks_the_name(http, method, path):
+    """Including the web page and unknown paths."""
     refused = http.request(method, path, headers={"Host": "attacker.example"})
     assert refused.status_code == 421
     assert "Host" in refused.text
 
 
-def test_a_name_of_ipv6_is_answered_on_ipv6():
-    """The address that it was started with is one of its names."""
+def test_an_ipv6_address_is_accepted_on_ipv6():
+    """The address that the emulator was started with is one of its names."""
     with ExitStack() as stack:
         try:
             emulator = stack.enter_context(Emulator(host="::1"))
@@ -180,7 +180,7 @@ def test_a_name_of_ipv6_is_answered_on_ipv6():
 )
 @pytest.mark.parametrize(("method", "path"), [lane for lane in LANES if lane[1] != "/"])
 def test_pages_of_other_origins_are_refused(emu, http, method, path, headers):
-    """Simple requests come without a preflight: the first is refused, and nothing is kept."""
+    """Simple requests have no preflight: the first one is refused, and nothing is stored."""
     emu.play(Fault.status(503))
     simple = {"Content-Type": "text/plain", **headers}
     refused = http.request(method, path, content=EVENT, headers=simple)
@@ -188,17 +188,17 @@ def test_pages_of_other_origins_are_refused(emu, http, method, path, headers):
     assert "--allow-origin" in refused.text
     assert "access-control-allow-origin" not in refused.headers
     assert emu.requests() == []
-    assert http.post("/track", content=EVENT).status_code == 503  # the fault is still to come
+    assert http.post("/track", content=EVENT).status_code == 503  # the fault was not used up
 
 
 def test_several_origins_are_refused(emu):
-    """An allowed one does not speak for another."""
+    """Even if one of them is allowed."""
     lines = ("Host: localhost", f"Origin: {APP}", "Origin: https://attacker.example")
-    assert answer(emu, *lines, body=EVENT.encode())[0] == 403
+    assert raw_response(emu, *lines, body=EVENT.encode())[0] == 403
 
 
-def test_what_is_not_a_page_of_another_site_is_taken(emu, http):
-    """SDKs send no Origin; the emulator's own page and the address bar say who they are."""
+def test_requests_that_are_not_cross_site_are_accepted(emu, http):
+    """SDKs send no Origin; the emulator's own page and the address bar are recognised."""
     for headers in (
         {},
         {"Origin": emu.url},
@@ -209,8 +209,8 @@ def test_what_is_not_a_page_of_another_site_is_taken(emu, http):
     assert http.get("/", headers={"Sec-Fetch-Site": "none"}).status_code == 200
 
 
-def test_a_link_leads_to_the_page(http):
-    """From any site; its answer cannot be read there."""
+def test_a_link_to_the_web_page_works(http):
+    """From any site, which cannot read the response."""
     answered = http.get("/", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"})
     assert answered.status_code == 200
     assert "access-control-allow-origin" not in answered.headers
@@ -218,7 +218,7 @@ def test_a_link_leads_to_the_page(http):
 
 @pytest.mark.parametrize(("method", "path"), LANES)
 def test_an_allowed_origin_may_send_and_read(http, method, path):
-    """Every answer, a refusal of the endpoint's own too, names the origin."""
+    """Every response has CORS headers, including those that refuse a request."""
     answered = http.request(method, path, content=EVENT, headers={"Origin": APP})
     assert answered.status_code not in (403, 421)
     assert answered.headers["access-control-allow-origin"] == APP
@@ -231,7 +231,7 @@ def test_an_allowed_origin_may_send_and_read(http, method, path):
     [Fault.status(503), Fault.status(204), Fault.html(), Fault.malformed(), Fault.drip(0.0)],
     ids=lambda fault: fault.name,
 )
-def test_scripted_answers_can_be_read_as_well(emu, http, fault):
+def test_responses_of_faults_have_cors_headers(emu, http, fault):
     """A page in development meets the same faults."""
     emu.play(fault)
     answered = http.post("/track", content=EVENT, headers={"Origin": APP})
@@ -240,7 +240,7 @@ def test_scripted_answers_can_be_read_as_well(emu, http, fault):
 
 @pytest.mark.parametrize(("method", "path"), LANES)
 def test_a_preflight_of_an_allowed_origin_is_answered(emu, http, method, path):
-    """Browsers ask before they send JSON or an Authorization header."""
+    """Browsers send one before JSON or an Authorization header."""
     emu.play(Fault.status(503))
     asking = {
         "Origin": APP,
@@ -268,8 +268,8 @@ def test_a_preflight_of_an_allowed_origin_is_answered(emu, http, method, path):
         ("null", "null"),
     ],
 )
-def test_origins_are_taken_as_people_write_them(given, sent):
-    """With a slash, capitals or the usual port."""
+def test_origins_are_normalised(given, sent):
+    """A slash, capitals or the default port do not matter."""
     with Emulator(allow_origins=given, now=lambda: 1_764_000_000) as emulator:
         url = f"{emulator.url}/track"
         assert httpx.post(url, content=EVENT, headers={"Origin": sent}).status_code == 200
@@ -281,7 +281,7 @@ def test_origins_are_taken_as_people_write_them(given, sent):
     ["*", "localhost:3000", "http://", "http://a/b", "http://a?b", "ftp://a", "http://u@a", "",
      "http://*.example", "http://☃.example", "http://a:port", 3000, None],
 )  # fmt: skip
-def test_what_is_no_origin_is_refused(given):
-    """At once, in words."""
+def test_an_invalid_origin_is_an_error(given):
+    """When the emulator is created."""
     with pytest.raises(ValueError, match="allow_origins must be origins of web pages"):
         Emulator(allow_origins=[given])

@@ -42,38 +42,38 @@ def put(http, who, **properties):
 
 
 def ask(http, **fields):
-    """Ask by form, and return the answer."""
+    """Send a query as a form, and return the response."""
     return http.post("/api/query/engage", params={"project_id": "42"}, data=fields)
 
 
-def ids(answer):
-    assert (200, "") == (answer.status_code, "" if answer.is_success else answer.text)
-    return [each["$distinct_id"] for each in answer.json()["results"]]
+def ids(response):
+    assert (200, "") == (response.status_code, "" if response.is_success else response.text)
+    return [each["$distinct_id"] for each in response.json()["results"]]
 
 
 def everybody(http, **fields):
-    """Page through a query to its end."""
-    answer = ask(http, **fields)
-    found = ids(answer)
-    while len(ids(answer)) == 2:
-        told = answer.json()
-        answer = ask(http, **fields, page=told["page"] + 1, session_id=told["session_id"])
-        found += ids(answer)
+    """Read all pages of a query."""
+    response = ask(http, **fields)
+    found = ids(response)
+    while len(ids(response)) == 2:
+        body = response.json()
+        response = ask(http, **fields, page=body["page"] + 1, session_id=body["session_id"])
+        found += ids(response)
     return found
 
 
-def test_a_page_has_the_documented_shape(http):
-    """With the total, and when each was seen last."""
+def test_a_page_has_the_documented_format(http):
+    """With the total, and when each user was last seen."""
     put(http, "u1", plan="team")
-    told = ask(http).json()
-    session_id = told.pop("session_id")
+    body = ask(http).json()
+    session_id = body.pop("session_id")
     assert session_id
     profile = {"$distinct_id": "u1", "$properties": {"$last_seen": SEEN, "plan": "team"}}
     expected = {"page": 0, "page_size": 2, "status": "ok", "total": 1, "results": [profile]}
-    assert expected == told
+    assert expected == body
 
 
-def test_pages_follow_by_session(people):
+def test_pages_are_read_by_session(people):
     """Each profile once, `total` on the first page only, and in any order."""
     first = ask(people).json()
     assert 5 == first["total"]
@@ -86,44 +86,44 @@ def test_pages_follow_by_session(people):
     assert [["u1", "u2"], ["u3", "u4"], ["u5"], []] == found
 
 
-def test_a_session_stands_still(people):
-    """A profile that comes later does not move the pages."""
+def test_a_session_does_not_change(people):
+    """A profile that is added later does not shift the pages."""
     first = ask(people).json()
     put(people, "a0", plan="team")
     assert ["u3", "u4"] == ids(ask(people, session_id=first["session_id"], page=1))
 
 
 def test_later_pages_need_their_session(people):
-    """And one that exists."""
+    """An existing one."""
     assert 400 == ask(people, page=1).status_code
-    told = ask(people, page=1, session_id="nonsense").json()
-    assert {"error": "session_id is not known, or has expired", "status": "error"} == told
+    body = ask(people, page=1, session_id="nonsense").json()
+    assert {"error": "session_id is not known, or has expired", "status": "error"} == body
 
 
 def test_the_page_size_is_a_thousand():
-    """Unless a test wants to turn pages sooner."""
+    """Unless a test configures another."""
     with Emulator(now=lambda: NOW) as emulator:
-        told = httpx.post(
+        body = httpx.post(
             f"{emulator.url}/api/query/engage", params={"project_id": "1"}, auth=("a", "b")
         ).json()
-    assert (1000, 0, []) == (told["page_size"], told["total"], told["results"])
+    assert (1000, 0, []) == (body["page_size"], body["total"], body["results"])
 
 
-def test_json_bodies_are_taken_too(people):
-    """With the same fields, as JSON or as text that holds it."""
+def test_json_bodies_are_accepted(people):
+    """With the same fields, as JSON values or as JSON text."""
     fields = {"where": 'properties["plan"] == "free"', "output_properties": ["plan"]}
     url, query = "/api/query/engage", {"project_id": "42"}
-    told = people.post(url, params=query, json=fields).json()
+    body = people.post(url, params=query, json=fields).json()
     expected = [{"$distinct_id": who, "$properties": {"plan": "free"}} for who in ("u2", "u4")]
-    assert expected == told["results"]
+    assert expected == body["results"]
     fields["output_properties"] = '["plan"]'
     assert expected == people.post(url, params=query, json=fields).json()["results"]
 
 
-def test_only_some_properties_on_request(people):
-    """Others are left out, also `$last_seen`."""
-    told = ask(people, output_properties='["plan", "none"]', distinct_id="u1").json()
-    assert [{"$distinct_id": "u1", "$properties": {"plan": "team"}}] == told["results"]
+def test_properties_can_be_selected(people):
+    """Others are omitted, including `$last_seen`."""
+    body = ask(people, output_properties='["plan", "none"]', distinct_id="u1").json()
+    assert [{"$distinct_id": "u1", "$properties": {"plan": "team"}}] == body["results"]
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_only_some_properties_on_request(people):
         ("", EVERYBODY),
     ],
 )
-def test_profiles_are_chosen_by_condition(people, where, expected):
-    """`where` sees profile properties."""
+def test_profiles_are_filtered_by_condition(people, where, expected):
+    """`where` reads profile properties."""
     assert expected == everybody(people, where=where)
 
 
-def test_profiles_are_chosen_by_id(people):
+def test_profiles_are_filtered_by_id(people):
     """One or several, and by an alias."""
     alias = {"event": "$create_alias", "properties": {"distinct_id": "u3", "alias": "a3"}}
     people.post("/import", params={"project_id": "42"}, json=[alias]).raise_for_status()
@@ -154,8 +154,8 @@ def test_profiles_are_chosen_by_id(people):
     assert ["u2", "u3"] == ids(ask(people, distinct_ids='["u2", "a3", "nobody"]'))
 
 
-def test_profiles_are_chosen_by_cohort(emu, people):
-    """With those who have no profile, unless they are not wanted."""
+def test_profiles_are_filtered_by_cohort(emu, people):
+    """Members without a profile are included, unless the query excludes them."""
     emu.set_cohorts({123: ["u2", "u1", "stranger"]})
     assert ["stranger", "u1", "u2"] == everybody(people, filter_by_cohort='{"id": 123}')
     cohort = {"filter_by_cohort": '{"id":123}', "include_all_users": "false"}
@@ -164,8 +164,8 @@ def test_profiles_are_chosen_by_cohort(emu, people):
     assert {"$distinct_id": "stranger", "$properties": {}} == stranger
 
 
-def test_groups_have_profiles_too(people):
-    """Chosen by their group key."""
+def test_group_profiles_can_be_queried(people):
+    """By their group key."""
     for key, group_id in (("company", "c1"), ("company", "c2"), ("team", "t1")):
         group = {"$token": "T", "$group_key": key, "$group_id": group_id}
         people.post("/groups", json=[{**group, "$set": {"size": len(group_id)}}])
@@ -173,7 +173,7 @@ def test_groups_have_profiles_too(people):
     assert ["t1"] == ids(ask(people, data_group_id="team", where='properties["size"] == 2'))
 
 
-def test_profiles_are_chosen_by_what_they_did(people):
+def test_profiles_are_filtered_by_behaviors(people):
     """Copies count once; windows end now, or at `as_of_timestamp`."""
     events = [
         {"event": name, "properties": {"time": time, "distinct_id": who, "$insert_id": which}}
@@ -213,7 +213,7 @@ def test_profiles_are_chosen_by_what_they_did(people):
         ({"filter_by_cohort": "{"}, "filter_by_cohort is not valid JSON"),
         ({"filter_by_cohort": "{}", "behaviors": "[]"}, "cannot be combined"),
         ({"behaviors": "30"}, "behaviors must be a list"),
-        ({"behaviors": '[{"name": "b1"}]'}, "a behavior has a name"),
+        ({"behaviors": '[{"name": "b1"}]'}, "a behavior requires name"),
         (
             {"behaviors": '[{"name":"b","window":"long","event_selectors":[]}]'},
             "window must be like 30d, not 'long'",
@@ -226,16 +226,16 @@ def test_profiles_are_chosen_by_what_they_did(people):
         ({"where": 'properties["plan"] and true'}, "where: `and` joins conditions"),
     ],
 )
-def test_wrong_questions_are_refused(people, fields, message):
-    """400, in the words of the Query API."""
-    answer = ask(people, **fields)
-    told = answer.json()
-    assert (400, "error") == (answer.status_code, told["status"])
-    assert message in told["error"]
+def test_invalid_queries_are_refused(people, fields, message):
+    """400, in the format of the Query API."""
+    response = ask(people, **fields)
+    body = response.json()
+    assert (400, "error") == (response.status_code, body["status"])
+    assert message in body["error"]
 
 
 def test_pages_of_behaviors_need_a_fixed_time():
-    """Beyond a thousand profiles, in the service's own words."""
+    """Above a thousand profiles, with the service's own message."""
     behaviors = json.dumps([{"window": "1d", "name": "b1", "event_selectors": [{"event": "a"}]}])
     fields = {"behaviors": behaviors, "where": 'behaviors["b1"] == 0'}
     with (
@@ -256,19 +256,19 @@ def test_pages_of_behaviors_need_a_fixed_time():
 
 
 @pytest.mark.parametrize("auth", [None, ("robot", "wrong"), ("T", "")])
-def test_a_service_account_is_needed(auth):
+def test_profile_queries_require_a_service_account(auth):
     """401, as JSON."""
     with Emulator(service_accounts={"robot": "s3cret"}, tokens="T") as emulator:
-        answer = httpx.post(
+        response = httpx.post(
             f"{emulator.url}/api/query/engage", params={"project_id": "42"}, auth=auth
         )
     assert (401, {"error": "Invalid credentials", "status": "error"}) == (
-        answer.status_code,
-        answer.json(),
+        response.status_code,
+        response.json(),
     )
 
 
-def test_queries_have_a_budget():
+def test_queries_are_rate_limited():
     """Every page counts."""
     with (
         Emulator(now=lambda: NOW, query_limits=Limits(per_hour=2)) as emulator,
@@ -283,7 +283,7 @@ def test_queries_have_a_budget():
         assert 200 == ask(http).status_code
 
 
-def test_pages_may_be_asked_for_at_once(people):
+def test_pages_may_be_read_concurrently(people):
     """From several threads."""
     session_id = ask(people).json()["session_id"]
     found = {}

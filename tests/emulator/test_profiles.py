@@ -57,8 +57,8 @@ def test_repeating_a_repeatable_operation_changes_nothing(properties, change):
 
 
 @given(PROFILES, st.sampled_from(["$set", "$set_once", "$union", "$append", "$remove"]), LISTS)
-def test_the_profile_before_is_left_alone(properties, operation, value):
-    """A new one comes back."""
+def test_an_operation_does_not_change_the_given_profile(properties, operation, value):
+    """It returns a new one."""
     before = repr(properties)
     apply(properties, operation, value)
     assert before == repr(properties)
@@ -83,24 +83,26 @@ def test_the_profile_before_is_left_alone(properties, operation, value):
         (update(**{"$unset": [1]}), "$unset"),
     ],
 )
-def test_a_bad_update_is_refused_alone(record, field):
-    """Its neighbours are applied."""
+def test_an_invalid_update_is_rejected_alone(record, field):
+    """The other updates are applied."""
     judgement = validate_updates([record, update(**{"$set": {"a": 1}})])
     assert [(0, field)] == [(each.index, each.field) for each in judgement.rejected]
     assert 1 == len(judgement.accepted)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_groups_take_every_operation(operation):
-    """Also those the documentation does not name for them."""
+def test_groups_accept_every_operation(operation):
+    """Including those that are not documented for them."""
     value = ["a"] if operation == "$unset" else {}
     record = {"$token": "T", "$group_key": "company", "$group_id": 7, operation: value}
     (accepted,) = validate_updates([record], groups=True).accepted
     assert (("company", "7"), operation) == (accepted.key, accepted.operation)
 
 
-def test_meta_keys_are_read():
-    """`$ignore_time` leaves last_seen alone, `$ignore_alias` takes the id literally."""
+def test_ignore_time_and_ignore_alias_apply():
+    """`$ignore_time` does not change last_seen, `$ignore_alias` takes the id literally."""
     plain = update(**{"$delete": "", "$ip": "0", "$time": 1})
-    told = validate_updates([plain, {**plain, "$ignore_time": True, "$ignore_alias": True}], now=5)
-    assert [(5000, False), (None, True)] == [(x.seen, x.ignore_alias) for x in told.accepted]
+    result = validate_updates(
+        [plain, {**plain, "$ignore_time": True, "$ignore_alias": True}], now=5
+    )
+    assert [(5000, False), (None, True)] == [(x.seen, x.ignore_alias) for x in result.accepted]

@@ -1,4 +1,4 @@
-"""Statuses that Python has no name for, on every wire of the emulator."""
+"""Statuses that Python has no name for, on every endpoint of the emulator."""
 
 import http.client
 
@@ -47,15 +47,15 @@ def http_client(emu):
 
 @pytest.mark.parametrize("path", WIRES)
 @pytest.mark.parametrize("status", [200, 299, 399, 400, 408, 418, 503, *UNNAMED])
-def test_a_status_can_be_scripted_on_every_wire(emu, http_client, path, status):
-    """Named or not, and with a body."""
+def test_a_status_can_be_scripted_on_every_endpoint(emu, http_client, path, status):
+    """With a name or without, and with a body."""
     emu.play(Fault.status(status), path=path)
-    answer = http_client.request(WIRES[path], path)
-    assert (status, True) == (answer.status_code, bool(answer.content))
+    response = http_client.request(WIRES[path], path)
+    assert (status, True) == (response.status_code, bool(response.content))
 
 
 def test_every_status_can_be_scripted(emu, http_client):
-    """From 200 to 599, and the connection stays whole."""
+    """From 200 to 599, without breaking the connection."""
     path, statuses = "/hightouch/v1/track", range(200, 600)
     emu.play(*map(Fault.status, statuses), path=path)
     answers = [http_client.post(path) for _ in statuses]
@@ -64,39 +64,43 @@ def test_every_status_can_be_scripted(emu, http_client):
 
 
 @pytest.mark.parametrize("status", UNNAMED)
-def test_an_unnamed_status_is_told_by_its_class(emu, http_client, status):
-    """In the words of each wire."""
+def test_an_unnamed_status_has_the_phrase_of_its_class(emu, http_client, status):
+    """In the format of each endpoint."""
     name = "Client Error" if status < 500 else "Server Error"
     code, message = name.lower().replace(" ", "_"), f"scripted answer {status}"
-    told = {
+    bodies = {
         "/track": {"code": status, "error": message, "status": name},
         "/customerio/v1/track": {"meta": {"error": message}},
         "/hightouch/v1/track": {"code": code, "message": message},
         "/hightouch/oauth/token": {"error": "invalid_request", "error_description": message},
     }
-    for path, expected in told.items():
+    for path, expected in bodies.items():
         emu.play(Fault.status(status), path=path)
         assert expected == http_client.post(path).json()
 
 
 @pytest.mark.parametrize("status", [204, 205, 304])
 def test_some_statuses_never_have_a_body(emu, http_client, status):
-    """Whatever was scripted, as HTTP has it."""
+    """Whatever was scripted, as HTTP requires."""
     emu.play(Fault.status(status, body={"error": "no"}, retry_after=3), path="/track")
-    answer = http_client.post("/track")
-    assert (status, b"", "3") == (answer.status_code, answer.content, answer.headers["retry-after"])
+    response = http_client.post("/track")
+    assert (status, b"", "3") == (
+        response.status_code,
+        response.content,
+        response.headers["retry-after"],
+    )
 
 
 @pytest.mark.parametrize("status", [0, 100, 199, 600, -1])
-def test_a_status_no_answer_ends_with_is_refused(status):
-    """A typo is found at once."""
-    with pytest.raises(ValueError, match="from 200 to 599"):
+def test_an_invalid_status_is_an_error(status):
+    """A typo is reported when the fault is created."""
+    with pytest.raises(ValueError, match="between 200 and 599"):
         Fault.status(status)
 
 
 @pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
 @pytest.mark.parametrize("status", UNNAMED)
-def test_the_clients_see_the_status(emu, vendor, status):
+def test_clients_report_an_unnamed_status(emu, vendor, status):
     """Not a broken connection."""
     client = {"customerio": CustomerIO, "hightouch": Hightouch}[vendor]
     emu.play(Fault.status(status), path=f"/{vendor}/v1/track")
@@ -112,24 +116,24 @@ def test_the_clients_see_the_status(emu, vendor, status):
 
 @pytest.mark.parametrize("status", UNNAMED)
 def test_rules_may_choose_an_unnamed_status(status):
-    """For what is too large."""
+    """For oversize messages."""
     rules = {"max_batch_bytes": 10, "oversize_status": status}
     options = {"customerio": CustomerIORules(**rules), "hightouch": HightouchRules(**rules)}
     with Emulator(now=lambda: NOW, **options) as emu:
         for url in (emu.customerio_url, emu.hightouch_url):
             headers = {"X-Strict-Mode": "1"}
-            answer = httpx.post(f"{url}/v1/track", json=TRACK, auth=("KEY", ""), headers=headers)
-            assert status == answer.status_code
+            response = httpx.post(f"{url}/v1/track", json=TRACK, auth=("KEY", ""), headers=headers)
+            assert status == response.status_code
 
 
 @pytest.mark.parametrize(("status", "reason"), [(200, "OK"), (299, "Successful")])
-def test_a_spoiled_answer_names_its_status_too(status, reason):
-    """Where the emulator writes the head by itself."""
+def test_a_truncated_response_has_an_unnamed_status(status, reason):
+    """There the emulator writes the head of the response itself."""
     with Emulator(now=lambda: NOW, hightouch=HightouchRules(success_status=status)) as emu:
         emu.play(Fault.drip(0))
         connection = http.client.HTTPConnection(emu.host, emu.port)
         body = b'{"userId": "u1", "event": "x", "messageId": "m1", "writeKey": "KEY"}'
         connection.request("POST", "/hightouch/v1/track", body)
-        answer = connection.getresponse()
-        assert (status, reason, b"{}") == (answer.status, answer.reason, answer.read())
+        response = connection.getresponse()
+        assert (status, reason, b"{}") == (response.status, response.reason, response.read())
         connection.close()

@@ -36,8 +36,8 @@ def run(name, *arguments):
     return done.stdout
 
 
-def refused(name, *arguments):
-    """Run an example that ends at once, and return what it says."""
+def failed(name, *arguments):
+    """Run an example that exits with an error, and return its stderr."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         capture_output=True, text=True, check=False, timeout=60,
@@ -46,16 +46,16 @@ def refused(name, *arguments):
     return done.stderr
 
 
-def test_quickstart(emu):
+def test_the_quickstart_example_tracks_four_events_and_a_profile(emu):
     """Four events of one user, and a profile."""
-    assert "5 delivered, 0 still waiting\n" == run("quickstart.py")
+    assert "5 delivered, 0 pending\n" == run("quickstart.py")
     names = [event["event"] for event in emu.events(distinct_id="u-17")]
     assert ["Signed Up", *["Report Opened"] * 3] == names
     assert {"u-17": {"$name": "Ada", "plan": "team"}} == emu.profiles()
     assert "/reports" == emu.events("Report Opened")[0]["properties"]["page"]
 
 
-def test_sync_script(emu):
+def test_the_sync_script_creates_no_duplicates(emu):
     """Three invoices and three companies; a second run makes no copy."""
     run("sync_script.py")
     assert "delivered=6" in run("sync_script.py")
@@ -64,39 +64,39 @@ def test_sync_script(emu):
     assert 4 == len(emu.requests())
 
 
-def test_bulk_import(emu):
+def test_the_bulk_import_example_imports_every_event(emu):
     """All of the real events, by service account."""
-    assert run("bulk_import.py").endswith("975 imported, 0 refused\n")
+    assert run("bulk_import.py").endswith("975 imported, 0 rejected\n")
     assert 393 == len(emu.events("Flight Cancelled"))
     assert {"/import"} == {request.path for request in emu.requests()}
 
 
-def test_bulk_import_asks_for_its_account(monkeypatch):
+def test_the_bulk_import_example_names_missing_variables(monkeypatch):
     """A sentence that names what is missing, not a traceback."""
     for name in ("MP_TOKEN", "MP_USERNAME"):
         monkeypatch.setenv(name, ACCOUNT[name])
-    asked = "it needs a project's token and a service account: set MP_SECRET, MP_PROJECT_ID\n"
-    assert asked == refused("bulk_import.py")
+    error = "a project token and a service account are required: set MP_SECRET, MP_PROJECT_ID\n"
+    assert error == failed("bulk_import.py")
 
 
 @pytest.mark.parametrize("name", ["data_quickstart.py", "sync_nightly.py"])
-def test_without_arguments_it_says_how_to_run_it(name):
+def test_examples_without_arguments_print_their_usage(name):
     """A line of usage, not a traceback."""
-    assert re.fullmatch(rf"usage: {name} .*DAY.*\n", refused(name))
+    assert re.fullmatch(rf"usage: {name} .*DAY.*\n", failed(name))
 
 
 FLIGHTS = EXAMPLES / "data" / "flights.ndjson"
 DATA_QUICKSTART = """\
 2 days in 2 calls
-975 events, 0 copies merged
+975 events, 0 duplicates merged
     393  Flight Cancelled, by 393
     291  Flight Arrived, by 291
     291  Flight Departed, by 291
-most in the hour from 2013-02-09 21:00 UTC: 86
+busiest hour: 2013-02-09 21:00 UTC, 86 events
 """
 
 
-def test_data_quickstart(emu):
+def test_the_data_quickstart_example_fetches_and_queries_two_days(emu):
     """Two days, two calls, and SQL."""
     emu.load(FLIGHTS)
     assert DATA_QUICKSTART == run("data_quickstart.py", "2013-02-09", "2013-02-10")
@@ -192,7 +192,7 @@ def test_every_example_is_listed_and_run():
         assert f'"{example.stem}' in tested or f"{example.stem}.py" in tested
 
 
-def test_examples_know_no_other_place():
+def test_examples_set_no_base_url():
     """They are found by MP_BASE_URL alone, as a reader's own program would be."""
     for example in EXAMPLES.glob("*.py"):
         assert "base_url" not in example.read_text()

@@ -76,7 +76,7 @@ u-17: new checkout False, because ERROR
 """
 
 
-def test_openfeature_says_why(emu, monkeypatch):
+def test_the_openfeature_example_prints_the_reason(emu, monkeypatch):
     """With the flags that come along one visitor is in; without any, it says what is wrong."""
     monkeypatch.setenv("MP_BASE_URL", emu.url)
 

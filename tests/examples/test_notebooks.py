@@ -65,7 +65,7 @@ def executed(tmp_path_factory):
 
 
 @each_notebook
-def test_it_runs_and_shows_what_is_stored(path, executed):
+def test_a_notebook_runs_and_shows_its_stored_output(path, executed):
     """To the word; `python -m tests.notebooks` stores what it shows now."""
     folder, said = executed
     assert (folder / path.name).exists(), said
@@ -76,7 +76,7 @@ def test_it_runs_and_shows_what_is_stored(path, executed):
 
 
 @each_notebook
-def test_it_was_run_from_top_to_bottom(path):
+def test_a_notebook_was_run_from_top_to_bottom(path):
     """And stored without a complaint, or a trace of the machine it ran on."""
     code = cells(path, "code")
     assert list(range(1, len(code) + 1)) == [cell["execution_count"] for cell in code]
@@ -89,7 +89,7 @@ def test_it_was_run_from_top_to_bottom(path):
 
 
 @each_notebook
-def test_it_reads_well(path):
+def test_a_notebook_has_a_title_imports_and_short_cells(path):
     """A title, then imports and nothing else, then cells that fit on a screen; without pictures."""
     first = cells(path)[0]
     assert ("markdown", "# ") == (first["cell_type"], first["source"][:2])
@@ -105,7 +105,7 @@ def test_it_reads_well(path):
 
 
 @each_notebook
-def test_it_needs_and_holds_no_key(path):
+def test_a_notebook_contains_no_key(path):
     """The one cell on a source of one's own takes it from the environment."""
     text = path.read_text()
     assert not KEY.search(text)
@@ -114,7 +114,7 @@ def test_it_needs_and_holds_no_key(path):
     assert not any("os.environ" in cell["source"] for cell in cells(path, "code"))
 
 
-def test_what_they_point_to_is_there():
+def test_links_in_notebooks_exist():
     """In the notebooks, and in their list, which names them all."""
     listed = (NOTEBOOKS / "README.md").read_text()
     for path in PATHS:
@@ -124,7 +124,7 @@ def test_what_they_point_to_is_there():
         assert (NOTEBOOKS / target).exists(), target
 
 
-def test_every_verb_is_shown():
+def test_every_customerio_method_is_used_in_a_notebook():
     """Whatever can be said to Customer.io stands in one of them."""
     code = "".join(cell["source"] for path in PATHS for cell in cells(path, "code"))
     shown = set(re.findall(r"\.(\w+)", code)) | set(re.findall(r"await (\w+)\(", code))

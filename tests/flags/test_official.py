@@ -22,7 +22,7 @@ from mixpanel.flags.types import SelectedVariant
 url, keys, users = sys.argv[1], json.loads(sys.argv[2]), json.load(sys.stdin)
 mp = Mixpanel("T", None, local_flags_config=LocalFlagsConfig(enable_polling=False))
 flags = mp.local_flags
-flags._sync_client.base_url = url  # its api_host is always taken for https
+flags._sync_client.base_url = url  # it always uses https for its api_host
 flags.start_polling_for_definitions()
 none = SelectedVariant(None)
 print(json.dumps([

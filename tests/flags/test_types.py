@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import pickle
+import subprocess
+import sys
 
 import pytest
 from pydantic import ValidationError
@@ -225,3 +227,14 @@ def test_every_public_name_of_flags_exists():
     """`__all__` is sorted and complete."""
     assert sorted(flags.__all__) == flags.__all__
     assert all(hasattr(flags, name) for name in flags.__all__)
+
+
+def test_evaluation_alone_does_not_import_the_http_client():
+    """The providers and their error are imported when they are first used."""
+    code = (
+        "import sys, mixpanel.flags\n"
+        "assert 'mixpanel.flags.local_feature_flags' not in sys.modules\n"
+        "assert 'httpx' not in sys.modules\n"
+        "assert mixpanel.flags.LocalFeatureFlagsProvider.__module__ in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""Each answer belongs to the request it was given to, and each failure knows what had left."""
+"""Responses are paired with their own requests, and failures state whether anything was sent."""
 
 import errno
 import socket
@@ -216,8 +216,8 @@ def bodies(*answers):
 
 @shapes()
 @extras()
-def test_a_surplus_in_the_same_segment_is_not_the_next_answer_blocking(shape, extra):
-    """The connection is closed instead; nothing is credited to the second request."""
+def test_sync_surplus_in_the_same_segment_is_not_read_as_the_next_response(shape, extra):
+    """The connection is closed, and the second request is sent on a new one."""
     with serving(shape=shape, together=extra) as server, blocking() as send:
         assert bodies(*[send(get(server, n)) for n in (1, 2, 3)]) == [b"/1", b"/2", b"/3"]
         assert len(server.sockets) == 2
@@ -228,8 +228,8 @@ def without_body(_path):
 
 
 @pytest.mark.anyio
-async def test_an_answer_without_a_body_has_no_surplus_either(anyio_backend):
-    """What follows a 204 is not its body, nor the next answer."""
+async def test_data_after_a_response_without_a_body_is_not_read_as_the_next_response(anyio_backend):
+    """What follows a 204 is neither its body nor the next response."""
     with serving(shape=without_body, together=SURPLUS) as server:
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [await transport.send(get(server, n)) for n in (1, 2)]
@@ -242,8 +242,10 @@ async def test_an_answer_without_a_body_has_no_surplus_either(anyio_backend):
 @shapes()
 @extras()
 @pytest.mark.anyio
-async def test_a_surplus_in_the_same_segment_is_not_the_next_answer(anyio_backend, shape, extra):
-    """Nor on a loop."""
+async def test_async_surplus_in_the_same_segment_is_not_read_as_the_next_response(
+    anyio_backend, shape, extra
+):
+    """The connection is closed, also on an event loop."""
     with serving(shape=shape, together=extra) as server:
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [await transport.send(get(server, n)) for n in (1, 2, 3)]
@@ -252,8 +254,8 @@ async def test_a_surplus_in_the_same_segment_is_not_the_next_answer(anyio_backen
         assert len(server.sockets) == 2
 
 
-def test_a_surplus_that_comes_while_idle_is_not_the_next_answer_blocking():
-    """Neither some time after the answer nor right before the next request."""
+def test_sync_surplus_on_an_idle_connection_is_not_read_as_the_next_response():
+    """Whether it arrives soon after the response or right before the next request."""
     with serving() as server, blocking() as send:
         first = send(get(server, 1))
         server.push(SURPLUS)
@@ -264,8 +266,8 @@ def test_a_surplus_that_comes_while_idle_is_not_the_next_answer_blocking():
 
 
 @pytest.mark.anyio
-async def test_a_surplus_that_comes_while_idle_is_not_the_next_answer(anyio_backend):
-    """Nor on a loop, whether or not it had a turn in between."""
+async def test_async_surplus_on_an_idle_connection_is_not_read_as_the_next_response(anyio_backend):
+    """Whether or not the loop ran in between."""
     with serving() as server:
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [await transport.send(get(server, 1))]
@@ -280,8 +282,8 @@ async def test_a_surplus_that_comes_while_idle_is_not_the_next_answer(anyio_back
 
 
 @shapes()
-def test_a_surplus_under_tls_is_not_the_next_answer_blocking(authority, shape):
-    """In a record of its own, in the same segment."""
+def test_sync_surplus_under_tls_is_not_read_as_the_next_response(authority, shape):
+    """In a TLS record of its own, in the same segment."""
     theirs, ours = contexts(authority)
     with serving(tls=theirs, shape=shape, together=SURPLUS) as server:
         with blocking(TransportOptions(ssl_context=ours)) as send:
@@ -291,8 +293,10 @@ def test_a_surplus_under_tls_is_not_the_next_answer_blocking(authority, shape):
 
 @shapes()
 @pytest.mark.anyio
-async def test_a_surplus_under_tls_is_not_the_next_answer(anyio_backend, authority, shape):
-    """Where the socket has nothing left to read, as TLS has taken it all."""
+async def test_async_surplus_under_tls_is_not_read_as_the_next_response(
+    anyio_backend, authority, shape
+):
+    """Also when TLS has already read it from the socket."""
     theirs, ours = contexts(authority)
     with serving(tls=theirs, shape=shape, together=SURPLUS) as server:
         transport = AsyncTransport(
@@ -305,8 +309,8 @@ async def test_a_surplus_under_tls_is_not_the_next_answer(anyio_backend, authori
 
 
 @pytest.mark.anyio
-async def test_a_callers_client_is_given_no_surplus_either(anyio_backend):
-    """Its connections are httpx's too."""
+async def test_surplus_on_a_callers_client_is_not_read_as_the_next_response(anyio_backend):
+    """Connections of the caller's own httpx client are checked, too."""
     with serving(together=SURPLUS) as server:
         async with httpx.AsyncClient() as client:
             transport = AsyncTransport(
@@ -317,8 +321,8 @@ async def test_a_callers_client_is_given_no_surplus_either(anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_long_answers_leave_no_surplus(anyio_backend):
-    """What streams to a file is paired with its request as well."""
+async def test_surplus_of_a_streamed_response_is_not_read_as_the_next_response(anyio_backend):
+    """Responses that are streamed to a file are paired with their requests as well."""
     with serving(together=SURPLUS) as server:
         transport = StreamingTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
         got = [
@@ -332,8 +336,8 @@ async def test_long_answers_leave_no_surplus(anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_without_a_surplus_connections_are_reused(anyio_backend, authority):
-    """The watch over surplus bytes costs no connection, in the clear or under TLS."""
+async def test_connections_without_surplus_are_reused(anyio_backend, authority):
+    """The check for surplus data costs no connection, with or without TLS."""
     theirs, ours = contexts(authority)
     for options, settings in (
         ({}, TransportOptions()),
@@ -353,8 +357,8 @@ async def test_without_a_surplus_connections_are_reused(anyio_backend, authority
 # ---- before the request -------------------------------------------------------------------------
 
 
-def test_an_answer_before_the_request_is_not_its_answer_blocking(monkeypatch):
-    """Nothing is sent where the server has spoken first."""
+def test_sync_data_before_the_request_is_not_read_as_its_response(monkeypatch):
+    """Nothing is sent on a connection on which the server has already sent data."""
     connect = httpcore.SyncBackend.connect_tcp
 
     def slowly(self, *where, **how):
@@ -364,18 +368,18 @@ def test_an_answer_before_the_request_is_not_its_answer_blocking(monkeypatch):
 
     monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", slowly)
     with serving(greeting=SURPLUS) as server, blocking() as send:
-        reply = send(get(server, 1))
-    assert isinstance(reply, TransportFailure)
-    assert not reply.may_have_been_sent
+        response = send(get(server, 1))
+    assert isinstance(response, TransportFailure)
+    assert not response.may_have_been_sent
     assert server.paths == []
 
 
 @pytest.mark.parametrize("detect_sent", [True, False])
 @pytest.mark.anyio
-async def test_an_answer_before_the_request_is_not_its_answer(
+async def test_async_data_before_the_request_is_not_read_as_its_response(
     anyio_backend, detect_sent, monkeypatch
 ):
-    """Nor on a loop, where asyncio may have read it already."""
+    """Also when asyncio has already read it."""
     connect = httpcore.AnyIOBackend.connect_tcp
     other = httpcore.TrioBackend.connect_tcp
 
@@ -389,10 +393,10 @@ async def test_an_answer_before_the_request_is_not_its_answer(
     monkeypatch.setattr(httpcore.TrioBackend, "connect_tcp", slowly)
     with serving(greeting=SURPLUS) as server:
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-        reply = await transport.send(get(server, 1), detect_sent=detect_sent)
+        response = await transport.send(get(server, 1), detect_sent=detect_sent)
         await transport.aclose()
-    assert isinstance(reply, TransportFailure)
-    assert not reply.may_have_been_sent
+    assert isinstance(response, TransportFailure)
+    assert not response.may_have_been_sent
     assert server.paths == []
 
 
@@ -463,36 +467,38 @@ def way(port, proxied):
 
 
 @UNSENT
-def test_a_failure_before_the_first_byte_says_so_blocking(script, proxied):
-    """TLS and proxies are there before the request: it has not left when they fail."""
+def test_a_sync_failure_before_the_first_byte_counts_as_not_sent(script, proxied):
+    """TLS handshakes and proxies come before the request, which is not sent when they fail."""
     with answering(script) as port:
         url, transport = way(port, proxied)
         transport = SyncTransport(transport, max_response_bytes=1000)
-        reply = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.3)
+        response = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.3)
         transport.close()
-    assert isinstance(reply, TransportFailure)
-    assert not reply.may_have_been_sent
+    assert isinstance(response, TransportFailure)
+    assert not response.may_have_been_sent
 
 
 @UNSENT
 @pytest.mark.anyio
-async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, proxied):
-    """On a loop too, with a client of ours or the caller's."""
+async def test_an_async_failure_before_the_first_byte_counts_as_not_sent(
+    anyio_backend, script, proxied
+):
+    """With a client of this package or of the caller."""
     with answering(script) as port:
         url, options = way(port, proxied)
         request = Request("POST", url, {}, b"[]")
         transport = AsyncTransport(options, deadline=0.3, max_response_bytes=1000)
-        reply = await transport.send(request, detect_sent=True)
+        response = await transport.send(request, detect_sent=True)
         await transport.aclose()
-        replies = [reply]
+        responses = [response]
         if script != [None] or proxied:  # there httpcore by itself leaves the socket open
             proxy = None if options.proxy is None else options.proxy.reveal()
             async with httpx.AsyncClient(proxy=proxy) as client:
                 transport = AsyncTransport(
                     TransportOptions(client=client), deadline=0.3, max_response_bytes=1000
                 )
-                replies.append(await transport.send(request, detect_sent=True))
-    assert {(type(one), one.may_have_been_sent) for one in replies} == {(TransportFailure, False)}
+                responses.append(await transport.send(request, detect_sent=True))
+    assert {(type(one), one.may_have_been_sent) for one in responses} == {(TransportFailure, False)}
 
 
 @pytest.mark.parametrize(
@@ -506,8 +512,8 @@ async def test_a_failure_before_the_first_byte_says_so(anyio_backend, script, pr
     ids=lambda error: type(error).__name__ + str(error.errno or ""),
 )
 @pytest.mark.anyio
-async def test_without_a_connection_nothing_was_sent(anyio_backend, error, monkeypatch):
-    """No file left, no route, nobody there, no such name: it can be tried again."""
+async def test_a_failure_to_connect_counts_as_not_sent(anyio_backend, error, monkeypatch):
+    """No file descriptor, no route, no listener, no such name: the request can be retried."""
 
     async def fails(*_args, **_options):
         raise error
@@ -520,35 +526,35 @@ async def test_without_a_connection_nothing_was_sent(anyio_backend, error, monke
     monkeypatch.setattr(socket, "create_connection", fails_at_once)
     request = Request("POST", "http://127.0.0.1:9/engage", {}, b"[]")
     transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-    replies = [
+    responses = [
         await transport.send(request, detect_sent=detect_sent) for detect_sent in (True, False)
     ]
     await transport.aclose()
     with blocking() as send:
-        replies.append(send(request))
-    assert [(one.may_have_been_sent, one.permanent) for one in replies] == [(False, False)] * 3
+        responses.append(send(request))
+    assert [(one.may_have_been_sent, one.permanent) for one in responses] == [(False, False)] * 3
 
 
-def test_certificates_that_cannot_be_loaded_are_a_matter_of_settings(monkeypatch, tmp_path):
-    """Nothing was sent; the error names what to check."""
+def test_certificates_that_cannot_be_loaded_are_a_permanent_failure(monkeypatch, tmp_path):
+    """Nothing was sent; the error names the variables to check."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     default_tls_context.cache_clear()
     with blocking() as send:
-        reply = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
-    assert (reply.may_have_been_sent, reply.permanent) == (False, True)
-    assert "SSL_CERT_FILE" in str(reply.error)
+        response = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
+    assert (response.may_have_been_sent, response.permanent) == (False, True)
+    assert "SSL_CERT_FILE" in str(response.error)
     with pytest.raises(ConfigurationError, match="SSL_CERT_FILE"):
         AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
 
 
 @pytest.mark.anyio
-async def test_a_failure_after_the_first_byte_says_so(anyio_backend):
-    """Also through a tunnel, and whoever's the client is."""
+async def test_a_failure_after_the_first_byte_counts_as_sent(anyio_backend):
+    """Also through a proxy tunnel, and with the caller's own client."""
     request = Request("POST", "http://127.0.0.1:{}/engage", {}, b"[]")
     with answering([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"]) as port:
         request = Request("POST", f"http://127.0.0.1:{port}/engage", {}, b"[]")
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-        replies = [
+        responses = [
             await transport.send(request, detect_sent=detect_sent) for detect_sent in (True, False)
         ]
         await transport.aclose()
@@ -556,10 +562,10 @@ async def test_a_failure_after_the_first_byte_says_so(anyio_backend):
             transport = AsyncTransport(
                 TransportOptions(client=client), deadline=5, max_response_bytes=1000
             )
-            replies.append(await transport.send(request, detect_sent=True))
+            responses.append(await transport.send(request, detect_sent=True))
         with blocking() as send:
-            replies.append(send(request))
-    assert [(isinstance(one, TransportFailure), one.may_have_been_sent) for one in replies] == [
+            responses.append(send(request))
+    assert [(isinstance(one, TransportFailure), one.may_have_been_sent) for one in responses] == [
         (True, True)
     ] * 4
 
@@ -604,35 +610,35 @@ class Broken(httpx.AsyncBaseTransport):
     ],
 )
 @pytest.mark.anyio
-async def test_a_callers_transport_may_raise_anything(
+async def test_any_exception_of_a_callers_transport_is_a_failure(
     anyio_backend, error, traced, may_have_been_sent
 ):
-    """Only what plainly happened before the request left counts as not sent."""
+    """Only errors that certainly precede the request count as not sent."""
     async with httpx.AsyncClient(transport=Broken(error, traced=traced)) as client:
         transport = AsyncTransport(
             TransportOptions(client=client), deadline=5, max_response_bytes=1000
         )
-        reply = await transport.send(
+        response = await transport.send(
             Request("POST", "http://localhost/engage", {}, b"[]"), detect_sent=True
         )
-    assert isinstance(reply, TransportFailure)
-    assert reply.may_have_been_sent is may_have_been_sent
-    assert reply.error.__cause__ is error
+    assert isinstance(response, TransportFailure)
+    assert response.may_have_been_sent is may_have_been_sent
+    assert response.error.__cause__ is error
 
 
 @pytest.mark.anyio
-async def test_a_callers_client_that_is_closed_sends_nothing(anyio_backend):
-    """It is a matter of settings; the messages are kept."""
+async def test_a_closed_client_of_the_caller_is_a_permanent_failure(anyio_backend):
+    """Nothing is sent; the messages are kept."""
     client = httpx.AsyncClient()
     await client.aclose()
     transport = AsyncTransport(TransportOptions(client=client), deadline=5, max_response_bytes=1000)
-    reply = await transport.send(Request("POST", "http://localhost:9/engage", {}, b"[]"))
-    assert (reply.may_have_been_sent, reply.permanent) == (False, True)
-    assert "closed" in str(reply.error)
+    response = await transport.send(Request("POST", "http://localhost:9/engage", {}, b"[]"))
+    assert (response.may_have_been_sent, response.permanent) == (False, True)
+    assert "closed" in str(response.error)
 
 
 @pytest.mark.anyio
-async def test_a_hook_that_reads_the_answer_takes_nothing_away(anyio_backend):
+async def test_an_event_hook_may_read_the_response(anyio_backend):
     """A caller's client may log each body."""
 
     async def read(response):
@@ -643,9 +649,9 @@ async def test_a_hook_that_reads_the_answer_takes_nothing_away(anyio_backend):
             transport = AsyncTransport(
                 TransportOptions(client=client), deadline=5, max_response_bytes=1000
             )
-            reply = await transport.send(get(server, 1))
-    assert isinstance(reply, Response)
-    assert reply.body == b"/1"
+            response = await transport.send(get(server, 1))
+    assert isinstance(response, Response)
+    assert response.body == b"/1"
 
 
 # ---- anything at all ----------------------------------------------------------------------------
@@ -668,15 +674,15 @@ def anything(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.anyio
-async def test_whatever_bytes_come_an_attempt_ends_and_was_sent(anyio_backend, seed):
-    """As an answer, or as a failure after the request had left; nothing is raised."""
+async def test_any_bytes_from_the_server_end_the_attempt_as_sent(anyio_backend, seed):
+    """As a response or as a failure; nothing is raised."""
     scripts = anything(seed)
     with answering(*scripts) as port:
         request = Request("POST", f"http://127.0.0.1:{port}/track", {}, b"[]")
         transport = AsyncTransport(TransportOptions(), deadline=5, max_response_bytes=1000)
-        replies = [await transport.send(request, detect_sent=True) for _ in range(20)]
+        responses = [await transport.send(request, detect_sent=True) for _ in range(20)]
         await transport.aclose()
         with blocking() as send:
-            replies += [send(request) for _ in range(20)]
-    assert all(isinstance(one, Response) or one.may_have_been_sent for one in replies)
-    assert {type(one) for one in replies} == {Response, TransportFailure}
+            responses += [send(request) for _ in range(20)]
+    assert all(isinstance(one, Response) or one.may_have_been_sent for one in responses)
+    assert {type(one) for one in responses} == {Response, TransportFailure}

@@ -1,4 +1,4 @@
-"""The way to the server: proxies, names and addresses, all within one deadline."""
+"""Connecting to the server: proxies, name lookup and addresses, within one deadline."""
 
 import base64
 import math
@@ -71,14 +71,14 @@ WANTS = (
 
 @pytest.mark.parametrize("client", [AsyncMixpanel, Mixpanel, AsyncConsumer, BufferedConsumer])
 @pytest.mark.parametrize("given", ["garbage", "", "ftp://proxy", "http://", "http://h:port", 7])
-def test_a_proxy_that_is_none_is_refused_at_once(client, given):
-    """Where it is given, not at the first request."""
+def test_an_invalid_proxy_url_is_refused_at_construction(client, given):
+    """Not at the first request."""
     token = ("t",) if client in (AsyncMixpanel, Mixpanel) else ()
     with pytest.raises(ConfigurationError, match="proxy"):
         client(*token, proxy=given)
 
 
-def test_no_password_of_a_proxy_is_shown():
+def test_the_password_of_a_proxy_is_never_shown():
     """Neither in a repr nor in an error."""
     transport = TransportOptions(proxy="http://user:canary@proxy.example:3128")
     assert repr(transport) == "<TransportOptions proxy='http://***@proxy.example:3128'>"
@@ -92,8 +92,8 @@ def test_no_password_of_a_proxy_is_shown():
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1:9", "https://127.0.0.1:9"])
-def test_a_proxy_that_wants_a_password_is_a_matter_of_settings(host):
-    """407 is not retried, however the proxy is asked."""
+def test_a_proxy_that_requires_a_password_is_a_permanent_failure(host):
+    """407 is not retried, with or without a tunnel."""
     with proxy(WANTS) as (port, heads):
         consumer = Consumer(base_url=host, proxy=f"http://127.0.0.1:{port}")
         with pytest.raises((ServerError, TransportError), match="407"):
@@ -102,8 +102,8 @@ def test_a_proxy_that_wants_a_password_is_a_matter_of_settings(host):
     assert len(heads) == 1
 
 
-def test_an_environment_that_names_no_proxy_is_a_transport_error(monkeypatch):
-    """Typed like any failure to connect, without the password."""
+def test_an_invalid_proxy_in_the_environment_is_a_transport_error(monkeypatch):
+    """Like any failure to connect, and without the password."""
     monkeypatch.setenv("HTTP_PROXY", "ftp://user:canary@proxy.example")
     consumer = Consumer(base_url="http://127.0.0.1:9")
     with pytest.raises(TransportError, match="PROXY") as raised:
@@ -112,8 +112,8 @@ def test_an_environment_that_names_no_proxy_is_a_transport_error(monkeypatch):
     consumer.close()
 
 
-def test_the_last_drain_goes_through_the_environments_proxy(monkeypatch):
-    """Going around it is not ours to decide; its password goes along."""
+def test_the_drain_at_exit_uses_the_proxy_of_the_environment(monkeypatch):
+    """With its user name and password."""
     with proxy(OK) as (port, heads):
         monkeypatch.setenv("HTTP_PROXY", f"http://user:p%40ss@127.0.0.1:{port}")
         monkeypatch.delenv("NO_PROXY", raising=False)
@@ -126,7 +126,7 @@ def test_the_last_drain_goes_through_the_environments_proxy(monkeypatch):
     assert base64.b64encode(b"user:p@ss").decode() in heads[0]
 
 
-def test_a_name_that_is_not_looked_up_in_time_ends_with_the_attempt(monkeypatch):
+def test_a_slow_name_lookup_ends_with_the_attempt(monkeypatch):
     """The resolver hangs; the caller does not."""
     answer = threading.Event()
 
@@ -136,29 +136,33 @@ def test_a_name_that_is_not_looked_up_in_time_ends_with_the_attempt(monkeypatch)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
     transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
-    reply = transport.send(Request("GET", "http://localhost:9/", {}), end=time.monotonic() + 0.05)
+    response = transport.send(
+        Request("GET", "http://localhost:9/", {}), end=time.monotonic() + 0.05
+    )
     answer.set()
     transport.close()
-    assert isinstance(reply, TransportFailure)
-    assert isinstance(reply.error, RequestTimeoutError)
-    assert not reply.may_have_been_sent
+    assert isinstance(response, TransportFailure)
+    assert isinstance(response.error, RequestTimeoutError)
+    assert not response.may_have_been_sent
 
 
-def test_a_name_that_does_not_exist_is_a_transport_error(monkeypatch):
-    """With nothing sent."""
+def test_an_unknown_host_is_a_transport_error(monkeypatch):
+    """Nothing was sent."""
 
     def unknown(*_args, **_options):
         raise socket.gaierror("unknown")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
-    reply = transport.send(Request("GET", "http://nowhere.invalid/", {}), end=time.monotonic() + 1)
-    assert isinstance(reply.error, TransportError)
-    assert not reply.may_have_been_sent
+    response = transport.send(
+        Request("GET", "http://nowhere.invalid/", {}), end=time.monotonic() + 1
+    )
+    assert isinstance(response.error, TransportError)
+    assert not response.may_have_been_sent
 
 
-def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
-    """One deadline over all addresses of a name, shared out among them."""
+def test_an_unreachable_address_leaves_time_for_the_next_one(emu, monkeypatch):
+    """The deadline is divided among all addresses of a name."""
     port = int(emu.url.rpartition(":")[2])
 
     def two(host, *args, **options):
@@ -179,14 +183,14 @@ def test_a_dead_address_leaves_time_for_the_living_one(emu, monkeypatch):
     monkeypatch.setattr(socket, "create_connection", dead)
     transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
     request = Request("GET", f"http://two.example:{port}/", {})
-    reply = transport.send(request, end=time.monotonic() + 1.0)
+    response = transport.send(request, end=time.monotonic() + 1.0)
     transport.close()
-    assert isinstance(reply, Response)
+    assert isinstance(response, Response)
 
 
-def test_an_attempt_without_a_deadline_is_no_error(emu):
-    """A socket takes no endless timeout."""
+def test_an_attempt_may_have_no_deadline(emu):
+    """Sockets accept no infinite timeout, so a day is used."""
     transport = SyncTransport(TransportOptions(), max_response_bytes=1000)
-    reply = transport.send(Request("GET", f"{emu.url}/", {}), end=math.inf)
+    response = transport.send(Request("GET", f"{emu.url}/", {}), end=math.inf)
     transport.close()
-    assert isinstance(reply, Response)
+    assert isinstance(response, Response)

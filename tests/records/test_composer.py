@@ -1,4 +1,4 @@
-"""What each call puts on the wire, record for record, and what is caught before."""
+"""What each call sends, record for record, and what validation finds before."""
 
 import inspect
 import json
@@ -161,13 +161,13 @@ CALLS = [
 
 
 @pytest.mark.parametrize(("call", "endpoint", "message"), CALLS)
-def test_each_verb_sends_its_exact_record(mp, kept, call, endpoint, message):
+def test_each_method_sends_its_exact_record(mp, kept, call, endpoint, message):
     """The official record, key for key."""
     assert call(mp) is None
     assert kept.only == (endpoint, message)
 
 
-def test_both_faces_compose_the_same_records(kept):
+def test_both_clients_compose_the_same_records(kept):
     """The async client's records equal the sync client's."""
     client = AsyncMixpanel("TOKEN", kept, validation="raise")
     client._now = lambda: NOW
@@ -225,7 +225,7 @@ def test_the_official_client_makes_the_same_calls(kept):
 
 
 def test_official_signatures_are_a_prefix_of_ours():
-    """Every official positional parameter stands where it stood."""
+    """Every official positional parameter keeps its position."""
     interpreter = peers.python("official")
     if not interpreter.exists():
         pytest.skip("python -m tests.peers official makes its environment")
@@ -270,8 +270,8 @@ def test_fresh_ids_are_32_hexadecimal_digits(kept):
     assert uuid.UUID(first).hex == first
 
 
-def test_a_falsy_consumer_is_still_the_consumer():
-    """An empty list-like test double is not replaced in silence."""
+def test_a_falsy_consumer_is_used():
+    """An empty list-like test double is not silently replaced."""
 
     class Falsy(list):
         def send(self, endpoint, message, *_):
@@ -300,8 +300,8 @@ def test_explicit_options_of_track(mp, kept):
     }
 
 
-def test_simplified_ids_leave_the_distinct_id_out(mp, kept):
-    """Sent as null it would be taken for a user; left out, Mixpanel derives it."""
+def test_simplified_ids_omit_the_distinct_id(mp, kept):
+    """Null would be taken for a user; without it, Mixpanel derives the distinct_id."""
     mp.track(None, "E", device_id="d")
     assert "distinct_id" not in kept.only[1]["properties"]
 
@@ -435,22 +435,22 @@ BAD = [
 
 
 @pytest.mark.parametrize(("call", "words"), BAD)
-def test_mode_raise_refuses_at_the_callers_line(mp, kept, call, words):
-    """A typed error that says what is wrong; nothing is sent."""
+def test_mode_raise_raises_from_the_call(mp, kept, call, words):
+    """A typed error describes the problem; nothing is sent."""
     with pytest.raises(ValidationError, match=words):
         call(mp)
     assert kept.calls == []
 
 
-def test_an_id_that_is_none_is_none(mp, kept):
-    """`None` is no text "none", which the server would refuse."""
+def test_an_id_of_none_is_not_the_text_none(mp, kept):
+    """The server would reject the text "none"."""
     mp.track("u", "E", {"$device_id": None, "$user_id": None})
     assert len(kept.calls) == 1
 
 
 @pytest.mark.parametrize(("call", "words"), BAD)
-def test_mode_warn_counts_and_sends_all_the_same(kept, call, words):
-    """The default never raises over a message's content."""
+def test_mode_warn_counts_the_problem_and_sends_the_message(kept, call, words):
+    """The default never raises because of a message's content."""
     mp = Mixpanel("t", kept)
     mp._now = lambda: NOW
     call(mp)
@@ -467,15 +467,15 @@ def test_mode_warn_logs_once_a_minute(kept, caplog):
     assert mp.stats().warnings == {"invalid": 100}
 
 
-def test_mode_off_checks_nothing(kept):
-    """For callers who know."""
+def test_mode_off_validates_nothing(kept):
+    """For callers who validate on their own."""
     mp = Mixpanel("t", kept, validation="off")
     mp.track("null", "E")
     assert mp.stats().warnings == {}
 
 
 def test_overriding_the_token_works_and_warns(kept):
-    """The official client allows it; it is seldom meant."""
+    """The official client allows it, but it is seldom intended."""
     mp = Mixpanel("t", kept)
     mp.track("u", "E", {"token": "other"})
     assert kept.only[1]["properties"]["token"] == "other"
@@ -485,8 +485,8 @@ def test_overriding_the_token_works_and_warns(kept):
 # ---- hooks, off switch, sampling ----------------------------------------------------------------
 
 
-def test_before_send_may_change_and_drop(kept):
-    """It sees each message before it is written."""
+def test_before_send_may_change_and_drop_messages(kept):
+    """It gets each message before it is serialized."""
 
     def redact(endpoint, message):
         if endpoint == "people":
@@ -502,16 +502,16 @@ def test_before_send_may_change_and_drop(kept):
     assert mp.stats().balanced
 
 
-def test_a_failing_before_send_lets_nothing_out(kept):
-    """It may be there to keep private data in."""
+def test_a_failing_before_send_drops_the_message(kept):
+    """The hook may exist to remove private data."""
     mp = Mixpanel("t", kept, before_send=lambda *_: 1 / 0)
     mp.track("u", "E", {"email": "a@example.org"})
     assert kept.calls == []
     assert mp.stats().dropped == {"before_send_error": 1}
 
 
-def test_a_disabled_client_checks_but_sends_nothing(kept):
-    """For tests and opt-outs; the books still balance."""
+def test_a_disabled_client_validates_but_sends_nothing(kept):
+    """For tests and opt-outs; the statistics still balance."""
     mp = Mixpanel("t", kept, disabled=True, validation="raise")
     mp.track("u", "E")
     with pytest.raises(ValidationError):
@@ -521,8 +521,8 @@ def test_a_disabled_client_checks_but_sends_nothing(kept):
     assert mp.stats().lost == 0
 
 
-def test_sampling_keeps_whole_users_and_weighs_them(kept):
-    """A user is in or out, so funnels stay whole; the weight gives the totals back."""
+def test_sampling_keeps_whole_users_and_adds_weights(kept):
+    """A user is in or out, so funnels stay complete; the weights give the totals."""
     mp = Mixpanel("t", kept, sample_rate=0.25)
     for n in range(400):
         mp.track(f"u{n}", "A")

@@ -1,4 +1,4 @@
-"""Every line of the coercion table, and what nobody thinks of."""
+"""Every line of the conversion table, and hostile values."""
 
 import dataclasses
 import enum
@@ -90,8 +90,8 @@ def sent(value, **options):
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
-def test_every_line_of_the_table_that_loses_nothing(given, expected):
-    """Converted without a note."""
+def test_lossless_conversions_leave_no_note(given, expected):
+    """Every line of the conversion table that keeps the value."""
     assert sent(given) == (expected, [])
 
 
@@ -109,8 +109,8 @@ def test_every_line_of_the_table_that_loses_nothing(given, expected):
     ],
     ids=str,
 )
-def test_what_loses_something_is_noted(given, expected):
-    """`null`, U+FFFD and text instead of a value each leave a note."""
+def test_lossy_conversions_leave_a_note(given, expected):
+    """`null`, U+FFFD and text instead of a value."""
     value, notes = sent(given)
     assert value == expected
     assert len(notes) == 1
@@ -130,8 +130,8 @@ def test_cycles_and_depth_end():
     assert sent(deep)[1]
 
 
-def test_the_word_nan_in_a_text_is_only_a_word():
-    """The fast path's look for bare NaN does not change texts."""
+def test_the_word_nan_in_a_text_stays_text():
+    """The fast path does not change texts."""
     assert sent("NaN Infinity") == ("NaN Infinity", [])
 
 
@@ -148,8 +148,8 @@ def test_a_value_that_raises_becomes_null(raising):
     assert "RuntimeError" in notes[0]
 
 
-def test_a_custom_serializer_speaks_for_its_own_types():
-    """The official `serializer=` keeps working, NaN and surrogates are cleaned after it."""
+def test_a_custom_serializer_encodes_its_own_types():
+    """The official `serializer=` works; NaN and surrogates are cleaned after it."""
 
     class Mine(DatetimeSerializer):
         def default(self, o):
@@ -207,7 +207,7 @@ def test_anything_becomes_strict_json(properties):
 
 
 @given(st.dictionaries(st.text(max_size=5), values, max_size=4))
-def test_plain_means_json_knows_it(properties):
-    """What is called plain survives the standard library unchanged."""
+def test_plain_data_survives_the_standard_library(properties):
+    """What is called plain is read back unchanged."""
     if plain_depth(properties):
         json.dumps(properties)

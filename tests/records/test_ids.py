@@ -1,4 +1,4 @@
-"""The ids of messages: a server keeps one of two messages that have the same."""
+"""The ids by which servers de-duplicate messages."""
 
 import os
 import threading
@@ -12,8 +12,8 @@ each_kind = pytest.mark.parametrize("new_id", [new_uuid, new_hex], ids=["uuid", 
 
 
 @each_kind
-def test_none_comes_twice(new_id):
-    """Whichever thread makes them."""
+def test_no_id_comes_twice(new_id):
+    """Whichever thread makes it."""
     made = []
     threads = [
         threading.Thread(target=lambda: made.extend([new_id() for _ in range(20_000)]))
@@ -37,7 +37,7 @@ def test_a_uuid_is_written_as_usual_and_hex_without_dashes():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @each_kind
 def test_a_forked_child_makes_other_ids(new_id):
-    """It begins as a copy of its parent."""
+    """It starts as a copy of its parent's generator."""
     new_id()  # so that parent and child are in the middle of the same row
     reader, writer = os.pipe()
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""Text of a CSV file that a spreadsheet would run: guarded alike, whoever writes the file."""
+"""Text in CSV files that a spreadsheet would evaluate is guarded by every writer."""
 
 import csv
 import io
@@ -49,21 +49,21 @@ def connection():
 
 
 @pytest.mark.parametrize("text", RUNS)
-def test_text_that_a_spreadsheet_runs_is_guarded(text):
-    """Fullwidth forms, and what stands behind white space or nothing to be seen, too."""
+def test_text_that_a_spreadsheet_would_evaluate_is_guarded(text):
+    """Also fullwidth forms, and text after white space or invisible characters."""
     assert "'" + text == guarded(text)
 
 
 @pytest.mark.parametrize("text", SAFE)
-def test_other_text_and_numbers_stay(text):
-    """A guard on them would change data for nothing."""
+def test_other_text_and_numbers_are_unchanged(text):
+    """A guard would change the data for nothing."""
     assert text == guarded(text)
 
 
 @settings(deadline=None)
 @given(st.text(st.sampled_from(STARTS + "".join(BEFORE) + "a0.5e\x00'\u0661 "), max_size=6))
-def test_sql_guards_as_python_does(connection, text):
-    """Two languages of expressions, one meaning."""
+def test_sql_and_python_guard_the_same_text(connection, text):
+    """Two regular expression engines, one meaning."""
     query = f"SELECT {guarded_sql('$text')}"
     assert guarded(text) == connection.execute(query, {"text": text}).fetchone()[0]
 
@@ -88,8 +88,8 @@ def test_all_writers_of_csv_guard_alike(tmp_path, capsys):
     assert [guarded(text) for text in [*RUNS, *SAFE]] == [row[1] for row in printed]
 
 
-def test_columns_of_no_rows_are_guarded_too(tmp_path):
-    """As those of some."""
+def test_column_names_of_an_empty_table_are_guarded(tmp_path):
+    """As those of a table with rows."""
     Database.open(tmp_path / "a.db").close()
     query = 'SELECT 1 AS "=x" WHERE false'
     command = ["query", "sql", "--db", str(tmp_path / "a.db"), "--format", "csv", query]
@@ -108,8 +108,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_plain_output_holds_no_control_characters(capsys):
-    """Line ends and tabs alone; what is escaped can still be read."""
+def test_plain_output_contains_no_control_characters(capsys):
+    """But for line ends and tabs; what is escaped can still be read."""
     write([ESCAPE + "\n\t"], OutputOptions(Format.PLAIN))
     write({"a": ESCAPE}, OutputOptions(Format.PLAIN))
     told = capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_plain_output_holds_no_control_characters(capsys):
     assert not set(ESCAPE[:1] + "\x07\x9b\x7f") & set(told)
 
 
-def test_json_holds_no_control_characters(capsys):
+def test_json_contains_no_control_characters(capsys):
     """JSON allows some in strings; their escapes mean the same."""
     for form in (Format.JSON, Format.JSONL):
         write([ESCAPE], OutputOptions(form))
@@ -128,7 +128,7 @@ def test_json_holds_no_control_characters(capsys):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_csv_is_escaped_on_a_terminal_alone(monkeypatch, terminal):
+def test_csv_is_escaped_on_a_terminal_only(monkeypatch, terminal):
     """In a file the characters are data, which programs read."""
     out = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
@@ -138,7 +138,7 @@ def test_csv_is_escaped_on_a_terminal_alone(monkeypatch, terminal):
 
 
 def test_an_export_to_a_terminal_is_escaped(tmp_path, monkeypatch):
-    """As a query is."""
+    """As the output of a query is."""
     with Database.open(tmp_path / "a.db") as db:
         db.sql_rows("CREATE TABLE t AS SELECT ? AS a", [ESCAPE], write=True)
     out = Terminal()
@@ -147,8 +147,8 @@ def test_an_export_to_a_terminal_is_escaped(tmp_path, monkeypatch):
     assert "a\n" + r"\x1b]0;owned\x07\x9b31m\x7f" + "\n" == out.getvalue()
 
 
-def test_messages_and_reprs_hold_no_control_characters(capsys):
-    """What a server or a table says is shown, not obeyed."""
+def test_messages_and_reprs_contain_no_control_characters(capsys):
+    """Text from a server or a table is shown, never sent to the terminal raw."""
     complain(ESCAPE)
     assert r"\x1b]0;owned\x07\x9b31m\x7f" in capsys.readouterr().err
     [cell] = key_value_table([("a", ESCAPE)]).columns[1].cells

@@ -1,4 +1,4 @@
-"""The sync faces' way into async code, and what it rests on."""
+"""Sync calls on the background loop, and the parts of asgiref that they rely on."""
 
 import asyncio
 import contextvars
@@ -16,15 +16,15 @@ async def where():
     return asyncio.get_running_loop(), threading.current_thread().name
 
 
-def test_every_call_runs_on_the_one_home_loop():
+def test_every_call_runs_on_the_one_background_loop():
     """Connections belong to one loop; so do all calls."""
     (first, name), (second, _) = background_loop.run(where), background_loop.run(where)
     assert first is second
     assert name == "mixpanel-background-loop"
 
 
-def test_asgiref_still_looks_where_we_point_it():
-    """The pin: a release that moves these names is noticed here, not by users."""
+def test_asgiref_still_reads_the_attributes_that_name_its_loop():
+    """A release that renames them is noticed here, not by users."""
     loop = background_loop.background_loop()
     local = SyncToAsync.threadlocal
     import os
@@ -38,8 +38,8 @@ def test_asgiref_still_looks_where_we_point_it():
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("inner", [False, True])
-def test_what_ends_a_task_does_not_end_the_loop(stop, inner):
-    """It reaches who waits, from a task of the call's own too, and the next call works."""
+def test_an_exit_in_a_task_does_not_end_the_background_loop(stop, inner):
+    """The waiting caller gets it, also from a child task, and the next call works."""
     loop = background_loop.background_loop()
 
     async def fail():
@@ -55,8 +55,8 @@ def test_what_ends_a_task_does_not_end_the_loop(stop, inner):
     assert background_loop.run(where)[0] is loop
 
 
-def test_a_short_call_may_run_aside():
-    """Another loop is held up for so long; our own would wait for itself."""
+def test_a_short_call_may_block_another_loop():
+    """But not the background loop, which would wait for itself."""
 
     async def outside():
         return background_loop.run_anywhere(where, "Thing.close()")[0]
@@ -69,8 +69,8 @@ def test_a_short_call_may_run_aside():
         background_loop.run(call_on_background_loop)
 
 
-def test_the_pointers_are_put_back():
-    """A web framework's own use of asgiref does not notice us."""
+def test_the_attributes_of_asgiref_are_restored():
+    """A web framework's own use of asgiref is not affected."""
     local = SyncToAsync.threadlocal
     local.main_event_loop = "theirs"
     try:
@@ -115,8 +115,8 @@ def test_many_threads_call_at_once():
     assert results == [1] * 8
 
 
-def test_home_is_made_anew_after_it_was_left():
-    """Leaving ends the thread; the next call starts another."""
+def test_a_new_background_loop_starts_after_a_stop():
+    """Stopping ends the thread; the next call starts another."""
     first, _ = background_loop.run(where)
     background_loop.stop_background_loop()
     assert first.is_closed()
@@ -131,8 +131,8 @@ async def test_blocking_a_running_loop_is_refused(anyio_backend):
         background_loop.refuse_in_async("Consumer.flush")
 
 
-def test_who_is_interrupted_leaves_nothing_running():
-    """Ctrl-C cancels the call, and comes out when it has put its things in order."""
+def test_an_interrupted_call_leaves_nothing_running():
+    """Ctrl-C cancels the call, and is raised when it has cleaned up."""
     ended = []
 
     async def forever():

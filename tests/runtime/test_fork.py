@@ -122,8 +122,8 @@ def test_a_failing_callback_does_not_keep_the_others_from_running(caplog):
     assert [record.message for record in caplog.records] == ["a fork handler failed"]
 
 
-def test_only_the_registry_speaks_to_the_operating_system():
-    """So the order of all handlers stands in one place."""
+def test_only_the_registry_calls_register_at_fork():
+    """So the order of all handlers is defined in one place."""
     users = {
         path.relative_to(PACKAGE).as_posix()
         for path in PACKAGE.rglob("*.py")

@@ -54,7 +54,7 @@ def test_one_client_serves_two_event_loops(emu):
 
 
 def test_what_a_closed_loop_left_is_sent_in_the_next(emu):
-    """An event tracked just before the loop ended leaves with the next loop."""
+    """An event tracked just before a loop ended is sent in the next one."""
     mp = AsyncMixpanel("t", base_url=emu.url)
 
     async def visit(n):
@@ -68,8 +68,8 @@ def test_what_a_closed_loop_left_is_sent_in_the_next(emu):
     assert mp.stats().balanced
 
 
-def test_the_sender_starts_again_in_the_next_loop_by_itself(emu):
-    """Without a flush: what one loop left leaves by its age in the next."""
+def test_the_sender_starts_again_in_the_next_loop_without_a_flush(emu):
+    """What one loop left is sent by its age in the next."""
     mp = AsyncMixpanel("t", AsyncBufferedConsumer(flush_after=0.05, base_url=emu.url))
 
     async def visit(n, seconds):
@@ -86,7 +86,7 @@ def test_the_sender_starts_again_in_the_next_loop_by_itself(emu):
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # the loop was closed under its sockets
-def test_loops_that_were_closed_leave_no_sockets(emu):
+def test_closed_loops_leave_no_sockets_open(emu):
     """A program that makes a loop for each piece of work does not run out of files."""
     consumer = AsyncBufferedConsumer(base_url=emu.url)
     mp = AsyncMixpanel("t", consumer)
@@ -126,8 +126,8 @@ async def test_tracking_without_async_with_starts_the_sender(emu, anyio_backend)
 
 
 @pytest.mark.anyio
-async def test_an_idle_sender_goes_home_and_comes_back(emu, anyio_backend, monkeypatch):
-    """A forgotten client keeps neither a task nor a connection; the next event wakes it."""
+async def test_an_idle_sender_ends_and_starts_again(emu, anyio_backend, monkeypatch):
+    """An idle client keeps neither a task nor a connection; the next event starts the sender."""
     monkeypatch.setattr("mixpanel._delivery.sender.IDLE_TIMEOUT", 0.05)
     monkeypatch.setattr("mixpanel._http.connections.IDLE_TIMEOUT", 0.05)
     consumer = AsyncBufferedConsumer(flush_after=0.01, base_url=emu.url)
@@ -159,8 +159,8 @@ async def test_open_and_close_in_different_tasks(emu, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_a_closed_client_says_so(emu, anyio_backend):
-    """Tracking after close is an error, not a loss."""
+async def test_tracking_after_close_raises(emu, anyio_backend):
+    """It is an error, not a silent loss."""
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         pass
     with pytest.raises(ClosedError):
@@ -173,7 +173,7 @@ async def test_a_closed_client_says_so(emu, anyio_backend):
 @pytest.mark.anyio
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.05, 0.1])
 async def test_cancelling_a_flush_keeps_the_events(emu, anyio_backend, delay):
-    """A flush that is cut off at any moment leaves every event for the next one."""
+    """A flush that is cancelled at any point leaves every event for the next one."""
     emu.play(Fault.latency(0.06) * 3)
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
         for n in range(20):
@@ -197,7 +197,7 @@ async def test_closing_in_a_cancelled_scope_still_flushes(emu, anyio_backend):
 
 @pytest.mark.anyio
 async def test_closing_in_a_cancelled_scope_closes_the_flags_too(emu, anyio_backend):
-    """Whatever the client opened is closed, and it takes no message from the first moment on."""
+    """All that the client opened is closed, and it accepts no message any more."""
     mp = AsyncMixpanel("t", base_url=emu.url, local_flags_config=LocalFlagsConfig())
     await mp.local_flags.astart_polling_for_definitions()
     await mp.track("u", "Visit", {"n": 1})
@@ -209,8 +209,8 @@ async def test_closing_in_a_cancelled_scope_closes_the_flags_too(emu, anyio_back
         await mp.track("u", "Visit", {"n": 2})
 
 
-def test_native_cancellation_of_an_awaited_send_is_accounted(emu):
-    """Cancelling the asyncio task that awaits an at-once consumer leaves the books balanced."""
+def test_native_cancellation_of_an_awaited_send_is_counted(emu):
+    """Cancelling the asyncio task that awaits a consumer leaves the statistics balanced."""
     emu.play(Fault.silence())
 
     async def main():
@@ -287,7 +287,7 @@ def test_a_sync_client_may_send_in_the_background(emu):
 
 
 def test_a_sync_client_in_a_running_loop_names_the_async_class(emu):
-    """Blocking a loop is refused with the way out."""
+    """Blocking a loop is refused, with the class to use instead."""
     mp = Mixpanel("t", base_url=emu.url)
 
     async def main():
@@ -301,7 +301,7 @@ def test_a_sync_client_in_a_running_loop_names_the_async_class(emu):
 
 @pytest.mark.parametrize("consumer", [Consumer, BufferedConsumer])
 def test_a_sync_client_works_under_sync_to_async(emu, consumer):
-    """asgiref's own bridge and ours do not get in each other's way."""
+    """asgiref's own calls and those of this package do not interfere."""
     mp = Mixpanel("t", consumer(base_url=emu.url))
 
     async def main():
@@ -316,8 +316,8 @@ def test_a_sync_client_works_under_sync_to_async(emu, consumer):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("consumer", [Consumer, BufferedConsumer])
-async def test_an_async_client_takes_a_sync_consumer_without_blocking(emu, anyio_backend, consumer):
-    """A sync consumer of ours lends its core to an async client."""
+async def test_an_async_client_uses_a_sync_consumer_without_blocking(emu, anyio_backend, consumer):
+    """The sync consumer's core is async."""
     given = consumer(base_url=emu.url)
     mp = AsyncMixpanel("t", given)
     for n in range(60):
@@ -412,8 +412,8 @@ def _child_tracks(url, n):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_multiprocessing_child_drains_at_its_end(emu, method):
-    """Children of `multiprocessing` skip atexit; their events leave all the same."""
+def test_a_multiprocessing_child_sends_its_events_at_exit(emu, method):
+    """Children of `multiprocessing` skip atexit; their events are sent all the same."""
     context = multiprocessing.get_context(method)
     children = [context.Process(target=_child_tracks, args=(emu.url, n)) for n in range(2)]
     for child in children:
@@ -425,8 +425,8 @@ def test_a_multiprocessing_child_drains_at_its_end(emu, method):
 
 
 @needs_fork
-def test_fork_while_another_thread_loads_modules(emu):
-    """The child waits for no lock of a thread that it does not have; both clients go on in it."""
+def test_fork_while_another_thread_imports_modules(emu):
+    """The child waits for no lock of a thread that it does not have; both clients work in it."""
     out, err, _ = program(
         emu,
         """
@@ -594,8 +594,8 @@ def test_interpreter_exit_sends_what_an_async_buffer_holds(emu, backend):
     assert names(emu) == list(range(10))
 
 
-def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
-    """However long loading takes: a batch that falls due meanwhile is not lost between the two."""
+def test_the_background_loop_takes_nothing_that_interpreter_exit_sends(emu):
+    """However long imports take, a batch that becomes due meanwhile is not lost between the two."""
     _, err, _ = program(
         emu,
         """
@@ -612,8 +612,8 @@ def test_the_home_loop_takes_nothing_that_interpreter_exit_sends(emu):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_interpreter_exit_delivers_what_the_home_loop_has_just_begun_to_send(emu, host):
-    """No thread starts by then to load httpx or to look up a name; nothing is lost or logged."""
+def test_interpreter_exit_delivers_what_the_background_loop_has_just_begun_to_send(emu, host):
+    """No thread can start by then to load httpx or to look up a name; nothing is lost or logged."""
     _, err, _ = program(
         emu,
         """
@@ -628,8 +628,8 @@ def test_interpreter_exit_delivers_what_the_home_loop_has_just_begun_to_send(emu
     assert names(emu) == list(range(22))
 
 
-def test_sys_exit_in_a_thread_does_no_harm(emu):
-    """A thread that exits takes only itself along."""
+def test_sys_exit_in_a_thread_ends_only_that_thread(emu):
+    """The client works on in the others."""
     program(
         emu,
         """
@@ -646,8 +646,8 @@ def test_sys_exit_in_a_thread_does_no_harm(emu):
     assert names(emu) == [1, 2]
 
 
-def test_sigterm_under_a_handler_that_exits_drains(emu):
-    """A handler that calls sys.exit gives the buffer its last chance."""
+def test_sigterm_with_a_handler_that_exits_sends_the_buffer(emu):
+    """`sys.exit` in the handler runs the drain at exit."""
     program(
         emu,
         """
@@ -668,8 +668,8 @@ def test_sigterm_under_a_handler_that_exits_drains(emu):
     [Fault.silence(), Fault.drip(0.2), Fault.status(503), Fault.reset("before")],
     ids=lambda f: f.name,
 )
-def test_exit_is_never_held_up_and_says_what_was_lost(emu, fault):
-    """Whatever the server does, the process ends and the loss is reported."""
+def test_exit_ends_in_time_and_reports_what_was_lost(emu, fault):
+    """Whatever the server does, the process ends and the loss is logged."""
     emu.play(fault.forever())
     out, err, _seconds = program(
         emu,
@@ -690,7 +690,7 @@ def test_exit_is_never_held_up_and_says_what_was_lost(emu, fault):
 @pytest.mark.anyio
 @pytest.mark.parametrize("fault", [Fault.silence(), Fault.drip(0.2)], ids=lambda f: f.name)
 async def test_close_returns_in_time_whatever_the_server_does(emu, anyio_backend, fault):
-    """A server that never answers, or drips, cannot hold up `aclose`; the rest is counted."""
+    """A server that never responds, or drips, cannot block `aclose`; the rest is counted."""
     emu.play(fault.forever())
     mp = AsyncMixpanel("t", base_url=emu.url)
     for n in range(10):

@@ -1,4 +1,4 @@
-"""What other users could plant where this package reads and writes, and what it makes of it."""
+"""Files that other users could plant where this package reads and writes."""
 
 import hashlib
 import json

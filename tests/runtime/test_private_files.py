@@ -1,4 +1,4 @@
-"""Files for their owner alone: whole or not at all, through nobody's link, without leftovers."""
+"""Private files: written atomically, never through links, without leftovers."""
 
 import errno
 import multiprocessing
@@ -130,8 +130,8 @@ def test_a_checked_read_takes_only_a_private_regular_file(tmp_path, kind):
 
 
 @each_kind
-def test_the_open_descriptor_is_what_is_checked(tmp_path, monkeypatch, kind):
-    """A file that is swapped between the look and the open gains nothing."""
+def test_the_checks_are_made_on_the_open_descriptor(tmp_path, monkeypatch, kind):
+    """Swapping the file between the check and the open gains nothing."""
     path, good = tmp_path / "file", tmp_path / "good"
     good.write_bytes(b"good")
     before = os.lstat(good)
@@ -163,8 +163,8 @@ def test_a_file_that_grows_while_it_is_read_stays_within_the_bound(tmp_path, mon
 
 
 @as_root
-def test_files_that_come_with_a_program_may_be_its_authors(tmp_path):
-    """With owned=False a file of another user is read, unless everybody may write to it."""
+def test_files_of_another_user_are_read_without_owned(tmp_path):
+    """Unless all users may write to them."""
     path = planted(tmp_path / "file", "of another user")
     assert b"theirs" == read_checked(path, max_bytes=100, owned=False)
     path.chmod(0o646)
@@ -172,8 +172,8 @@ def test_files_that_come_with_a_program_may_be_its_authors(tmp_path):
         read_checked(path, max_bytes=100, owned=False)
 
 
-def test_what_somebody_typed_may_be_a_fifo_but_ends(tmp_path):
-    """A FIFO is read to its end, and an endless device up to the bound."""
+def test_a_path_of_the_user_may_be_a_fifo_up_to_a_limit(tmp_path):
+    """A FIFO is read to its end, and an endless device up to the limit."""
     path = planted(tmp_path / "fifo", "fifo")
     writer = threading.Thread(target=path.write_bytes, args=(b"typed",))
     writer.start()
@@ -237,8 +237,8 @@ def test_a_link_at_the_path_is_replaced_and_not_written_through(tmp_path, link, 
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", pytest.param("device", marks=as_root)])
-def test_what_is_no_file_is_not_replaced(tmp_path, kind):
-    """A process of root's would remove /dev/null for everybody."""
+def test_a_device_is_never_replaced(tmp_path, kind):
+    """A process of root's would remove /dev/null for all users."""
     path = planted(tmp_path / "file", kind)
     before = os.lstat(path)
     for make in (lambda: write(path, b"new"), lambda: create_replacing(path)):
@@ -248,8 +248,8 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind):
     assert ["file"] == names(tmp_path)
 
 
-def test_a_temporary_name_that_is_taken_is_not_used(tmp_path, monkeypatch):
-    """Somebody who guesses it gains a link that nobody writes through."""
+def test_an_existing_temporary_name_is_not_used(tmp_path, monkeypatch):
+    """Guessing it only gains a link that nothing is written through."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     guessed = iter(["a" * 16, "b" * 16])
@@ -394,8 +394,8 @@ def halfway():
         process.communicate()
 
 
-def test_what_a_killed_writer_leaves_is_removed_at_the_next_start(tmp_path, halfway):
-    """The old file is whole, and nothing of the new one stays."""
+def test_temporary_files_of_a_killed_writer_are_removed_at_the_next_start(tmp_path, halfway):
+    """The old file is complete, and nothing of the new one stays."""
     path = tmp_path / "file"
     write(path, b"old")
     process = halfway(path)
@@ -407,8 +407,8 @@ def test_what_a_killed_writer_leaves_is_removed_at_the_next_start(tmp_path, half
     assert (b"old", ["file"]) == (path.read_bytes(), names(tmp_path))
 
 
-def test_a_writer_that_lives_keeps_its_temporary_file(tmp_path, halfway):
-    """It ends as if nobody had looked."""
+def test_a_running_writer_keeps_its_temporary_file(tmp_path, halfway):
+    """Cleaning up does not disturb it."""
     path = tmp_path / "file"
     process = halfway(path)
     remove_abandoned(path)
@@ -478,8 +478,8 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
 
 
 @each_kind
-def test_a_lock_lies_in_no_planted_file(tmp_path, kind):
-    """What was planted stays as it was."""
+def test_a_lock_is_never_taken_on_a_planted_file(tmp_path, kind):
+    """The planted file stays as it was."""
     if kind == "large":
         pytest.skip("a lock file is never read")
     path = planted(tmp_path / "lock", kind)
@@ -492,8 +492,8 @@ def test_a_lock_lies_in_no_planted_file(tmp_path, kind):
         assert b"secret" == (tmp_path / "victim").read_bytes()
 
 
-def test_a_lock_is_no_second_name_of_a_file(tmp_path):
-    """Its mode would be changed, and its holder would lock something else."""
+def test_a_lock_is_never_taken_on_a_hard_link(tmp_path):
+    """Its mode would be changed, and its holder would lock another file."""
     (tmp_path / "victim").touch(0o600)
     (tmp_path / "lock").hardlink_to(tmp_path / "victim")
     with pytest.raises(UnsafeFileError, match="hard link"):
@@ -553,9 +553,7 @@ def test_a_forked_child_neither_holds_nor_removes_a_lock(tmp_path):
         theirs.close()
 
 
-def test_without_flock_everybody_gets_the_lock_and_nothing_is_taken_for_abandoned(
-    tmp_path, monkeypatch
-):
+def test_without_flock_every_lock_is_acquired_and_no_file_is_removed(tmp_path, monkeypatch):
     """As on Windows."""
     monkeypatch.setattr(file_lock, "fcntl", None)
     monkeypatch.setattr(private_files, "fcntl", None)

@@ -1,4 +1,4 @@
-"""Folders for one process, which no killed process leaves behind for good."""
+"""Temporary folders of one process, removed even if the process is killed."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def maker():
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
-def test_a_temporary_folder_is_private_and_goes(parent, umask):
+def test_a_temporary_folder_is_private_and_removed(parent, umask):
     """Under any umask, with all that is in it."""
     before = os.umask(umask)
     try:
@@ -65,8 +65,8 @@ def test_a_temporary_folder_is_private_and_goes(parent, umask):
     assert [] == names(parent)
 
 
-def test_the_folder_of_a_killed_process_goes_with_the_next_one(parent, maker):
-    """While it lives its folder stays."""
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_one(parent, maker):
+    """While the process lives, its folder stays."""
     with temporary_folder():
         assert 2 == len(names(parent))
     maker.send_signal(signal.SIGKILL)
@@ -95,8 +95,8 @@ def test_nothing_else_in_the_temporary_folder_is_touched(parent, tmp_path):
     assert ["precious"] == names(victim)
 
 
-def test_many_makers_at_once_keep_their_folders(parent):
-    """A folder between its making and its lock may be taken for abandoned: another is made."""
+def test_many_processes_at_once_keep_their_folders(parent):
+    """A folder that is not locked yet may be taken for abandoned; then another is made."""
     lost = []
 
     def makes():
@@ -117,7 +117,7 @@ def test_many_makers_at_once_keep_their_folders(parent):
 
 
 @pytest.mark.parametrize("make", [Workspace.memory, Workspace.ephemeral])
-def test_a_workspace_of_no_file_leaves_no_folder(parent, monkeypatch, make):
+def test_a_workspace_without_a_file_leaves_no_folder(parent, monkeypatch, make):
     """After it is closed."""
     for name, value in {"USERNAME": "u", "SECRET": "s", "PROJECT_ID": "42"}.items():
         monkeypatch.setenv(f"MP_{name}", value)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mixpanel.data._fetch.plan import Day
-    from mixpanel.data.analysis.expressions import Compiled
-    from mixpanel.data.analysis.funnel import Step, WindowUnit
+    from mixpanel.data.analysis.funnel import AnyStep, WindowUnit
+    from mixpanel.data.analysis.source import Condition
     from mixpanel.data.query_results import (
         CountType,
         EventCountsResult,
@@ -44,8 +44,8 @@ class LocalAnalysis(LocalExploration):
     - Days are whole days, both ends included, of `timezone`, by default that which the table was
       fetched with, else UTC: give the project's own, or days begin at another hour than in
       Mixpanel.
-    - `on` is the name of a property, or an expression as `properties["plan"]`; `where` is an
-      expression as `properties["plan"] == "team"`.
+    - `on` is the name of a property, or an expression as `prop("plan")`; `where` is an expression
+      as `prop("plan") == "team"`, or text: `properties["plan"] == "team"`.
     - With `profiles`, the name of a table of profiles, expressions may use `user["$email"]` too.
 
     :raises ConfigError: for arguments that cannot work.
@@ -60,11 +60,11 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        on: str | Compiled | None = None,
+        on: Condition | None = None,
         unit: SegmentationUnit = "day",
         type: CountType = "general",  # noqa: A002 - Mixpanel's word
-        where: str | Compiled | None = None,
-        limit: int = 60,
+        where: Condition | None = None,
+        limit: int = 1000,
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,
@@ -137,9 +137,9 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        on: str | Compiled,
+        on: Condition,
         unit: HourDayUnit = "day",
-        where: str | Compiled | None = None,
+        where: Condition | None = None,
         type: CountType = "general",  # noqa: A002 - Mixpanel's word
         table: str = "events",
         timezone: str | None = None,
@@ -162,9 +162,9 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        on: str | Compiled,
+        on: Condition,
         unit: HourDayUnit = "day",
-        where: str | Compiled | None = None,
+        where: Condition | None = None,
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,
@@ -183,9 +183,9 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        on: str | Compiled,
+        on: Condition,
         unit: HourDayUnit = "day",
-        where: str | Compiled | None = None,
+        where: Condition | None = None,
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,
@@ -203,16 +203,16 @@ class LocalAnalysis(LocalExploration):
 
     def funnel(
         self,
-        steps: Sequence[str | Step],
+        steps: Sequence[str | AnyStep],
         *,
         from_date: Day,
         to_date: Day,
         window: int = 14,
         window_unit: WindowUnit = "day",
-        on: str | Compiled | None = None,
-        where: str | Compiled | None = None,
+        on: Condition | None = None,
+        where: Condition | None = None,
         unit: TimeUnit | None = None,
-        limit: int = 255,
+        limit: int = 1000,
         name: str = "",
         table: str = "events",
         timezone: str | None = None,
@@ -221,7 +221,7 @@ class LocalAnalysis(LocalExploration):
         """Count the users who went through the steps in order, with anything in between.
 
         >>> ws.local.funnel(  # doctest: +SKIP
-        ...     ["Opened App", Step("Order Paid", 'properties["amount"] > 10')],
+        ...     ["Opened App", Step("Order Paid", prop("amount") > 10)],
         ...     from_date="2026-01-01", to_date="2026-01-31", window=7,
         ... )
 
@@ -250,15 +250,15 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        born_where: str | Compiled | None = None,
-        return_where: str | Compiled | None = None,
+        born_where: Condition | None = None,
+        return_where: Condition | None = None,
         interval: int = 1,
         interval_count: int = 10,
         unit: TimeUnit = "day",
         retention_type: RetentionType = "birth",
         unbounded: bool = False,
-        on: str | Compiled | None = None,
-        limit: int = 255,
+        on: Condition | None = None,
+        limit: int = 1000,
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,
@@ -299,9 +299,9 @@ class LocalAnalysis(LocalExploration):
         unit: TimeUnit = "day",
         addiction_unit: HourDayUnit = "hour",
         event: str | None = None,
-        where: str | Compiled | None = None,
-        on: str | Compiled | None = None,
-        limit: int = 255,
+        where: Condition | None = None,
+        on: Condition | None = None,
+        limit: int = 1000,
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,
@@ -330,7 +330,7 @@ class LocalAnalysis(LocalExploration):
         count_type: Literal["unique", "total"] = "unique",
         window: int = 7,
         window_unit: WindowUnit = "day",
-        where: str | Compiled | None = None,
+        where: Condition | None = None,
         hidden_events: Sequence[str] = (),
         collapse_repeated: bool = False,
         events_per_step: int = 10,

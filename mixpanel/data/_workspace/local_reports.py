@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from mixpanel.data._queries.discovery_answers import similar
 from mixpanel.data.analysis.period import Period
-from mixpanel.data.analysis.similar_names import similar_names
 from mixpanel.data.analysis.source import EventSource
 from mixpanel.data.exceptions import ConfigError, EventNotFoundError
 from mixpanel.data.query_results import FlowsResult, FunnelResult, RetentionResult
@@ -76,7 +76,7 @@ class LocalReports:
         known = {name for (name,) in self._database.sql_rows(statement).rows}
         for name in names:
             if name not in known:
-                raise EventNotFoundError(name, similar_names(name, known))
+                raise EventNotFoundError(name, similar(name, sorted(known)))
 
 
 def _with_columns(cursor: DuckDBPyConnection, table: str, wanted: Sequence[str]) -> str:

@@ -6,14 +6,16 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data._fetch import plan
+from mixpanel.data._queries.arguments import property_name
 from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.expressions import Expression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Period
     from mixpanel.data.analysis.query import Query
+    from mixpanel.data.analysis.source import Condition
 
 __all__ = ["MOST_SEGMENTS", "about", "among", "count", "event_name", "event_names", "written"]
 
@@ -73,6 +75,6 @@ def about(period: Period, query: Query[Any]) -> dict[str, Any]:
     return {"timezone": period.timezone, "computed_at": datetime.now(UTC), "sql": query.sql}
 
 
-def written(on: str | Compiled) -> str:
-    """Return an expression as it was written; one that was compiled before has no text."""
-    return on if isinstance(on, str) else "expression"
+def written(on: Condition) -> str:
+    """Return how a result names what it is parted by; what was compiled before has no text."""
+    return str(property_name(on)) if isinstance(on, (str, Expression)) else "expression"

@@ -48,7 +48,7 @@ class ExpressionError(ValueError):
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(f"{message} (at character {position})")
-        self.position = position
+        self.message, self.position = message, position
 
 
 @dataclass(frozen=True, slots=True)

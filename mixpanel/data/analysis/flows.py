@@ -17,9 +17,8 @@ from mixpanel.data.query_results import FlowEdge, FlowNode, FlowPath, FlowsResul
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Period
-    from mixpanel.data.analysis.source import EventSource
+    from mixpanel.data.analysis.source import Condition, EventSource
 
 __all__ = ["DROPOFF", "OTHER", "flows"]
 
@@ -43,7 +42,7 @@ def flows(
     count_type: Literal["unique", "total"] = "unique",
     window: int = 7,
     window_unit: WindowUnit = "day",
-    where: str | Compiled | None = None,
+    where: Condition | None = None,
     hidden_events: Sequence[str] = (),
     collapse_repeated: bool = False,
     events_per_step: int = 10,
@@ -115,7 +114,7 @@ def _statement(
     scope: Scope,
     period: Period,
     event: str,
-    where: str | Compiled | None,
+    where: Condition | None,
     hidden: Sequence[str],
     *,
     reverse: int,
@@ -165,9 +164,9 @@ def _statement(
             f"list_filter({path}, lambda each: each IS NOT NULL) AS path, n\n"
             f"FROM (FROM paths ORDER BY n DESC, {path} LIMIT {paths})"
         )
+    every = block("\nUNION ALL\n".join(parts))
     return with_queries(
-        "\nUNION ALL\n".join(parts)
-        + "\nORDER BY path IS NULL, step, way, n DESC, path, event, following",
+        f"SELECT *\nFROM {every}\nORDER BY path IS NULL, step, way, n DESC, path, event, following",
         sequence=sequence,
         paths=counted,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from mixpanel.data.analysis.arguments import (
     MOST_SEGMENTS,
@@ -25,11 +25,10 @@ from mixpanel.data.query_results import FunnelResult, FunnelStep, TimeUnit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Period
-    from mixpanel.data.analysis.source import EventSource
+    from mixpanel.data.analysis.source import Condition, EventSource
 
-__all__ = ["Step", "WindowUnit", "funnel"]
+__all__ = ["AnyStep", "Step", "WindowUnit", "funnel"]
 
 WindowUnit = Literal["second", "minute", "hour", "day", "week", "month"]
 
@@ -47,26 +46,45 @@ LONGEST = 367 * 86_400  # seconds; Mixpanel's own limit
 DATES, SEGMENTS, ALL = "date", "segment", "all"
 
 
+class AnyStep(Protocol):
+    """One step of a funnel, as `mixpanel.data.Step` is one."""
+
+    @property
+    def event(self) -> str:
+        """The name of its event."""
+        ...
+
+    @property
+    def where(self) -> Condition | None:
+        """Which of its occurrences count."""
+        ...
+
+    @property
+    def label(self) -> str | None:
+        """What the step is called."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step of a funnel: an event, and which of its occurrences count."""
 
     event: str
-    where: str | Compiled | None = None
+    where: Condition | None = None
     label: str | None = None
 
 
 def funnel(
     source: EventSource,
     period: Period,
-    steps: Sequence[str | Step],
+    steps: Sequence[str | AnyStep],
     *,
     window: int = 14,
     window_unit: WindowUnit = "day",
-    on: str | Compiled | None = None,
-    where: str | Compiled | None = None,
+    on: Condition | None = None,
+    where: Condition | None = None,
     unit: TimeUnit | None = None,
-    limit: int = 255,
+    limit: int = 1000,
     name: str = "",
 ) -> Query[FunnelResult]:
     """Count the users who went through the steps in order, with anything in between.
@@ -123,10 +141,10 @@ def funnel(
     return query
 
 
-def _checked(steps: Sequence[str | Step]) -> tuple[Step, ...]:
+def _checked(steps: Sequence[str | AnyStep]) -> tuple[AnyStep, ...]:
     if isinstance(steps, str) or not hasattr(steps, "__iter__"):
         raise ConfigError(f"steps={steps!r} must be a list of events, in their order")
-    known = tuple(each if isinstance(each, Step) else Step(each) for each in steps)
+    known = tuple(_step(each) for each in steps)
     if not 1 <= len(known) <= MOST_STEPS:
         raise ConfigError(f"a funnel has 1 to {MOST_STEPS} steps, not {len(known)}")
     for step in known:
@@ -134,13 +152,19 @@ def _checked(steps: Sequence[str | Step]) -> tuple[Step, ...]:
     return known
 
 
+def _step(given: str | AnyStep) -> AnyStep:
+    if isinstance(given, str) or not hasattr(given, "event"):
+        return Step(event_name(given, "steps"))
+    return given
+
+
 def _statement(
     scope: Scope,
     period: Period,
-    steps: Sequence[Step],
+    steps: Sequence[AnyStep],
     seconds: int,
-    on: str | Compiled | None,
-    where: str | Compiled | None,
+    on: Condition | None,
+    where: Condition | None,
     unit: TimeUnit | None,
     limit: int,
 ) -> str:
@@ -163,12 +187,13 @@ def _statement(
         parts.append(f"SELECT *\nFROM {block(f'{best}{chr(10)}LIMIT {limit + 1}')}")
     if unit is not None:
         parts.append(_counted(DATES, "bucket", len(steps)))
-    order = "\nORDER BY kind, counts[1] DESC, segment, bucket"
-    return with_queries("\nUNION ALL\n".join(parts) + order, **ctes)
+    every = block("\nUNION ALL\n".join(parts))
+    last = f"SELECT *\nFROM {every}\nORDER BY kind, counts[1] DESC, segment, bucket"
+    return with_queries(last, **ctes)
 
 
 def _attempts(
-    period: Period, steps: Sequence[Step], seconds: int, unit: TimeUnit | None, *, parted: bool
+    period: Period, steps: Sequence[AnyStep], seconds: int, unit: TimeUnit | None, *, parted: bool
 ) -> str:
     """Return the query of each entry: the time of each step, and how many steps were in time."""
     joins, times, reached = "", ["time1"], "1"
@@ -219,7 +244,7 @@ def _counted(kind: str, column: Literal["segment", "bucket"] | None, steps: int)
 
 
 def _steps(
-    known: Sequence[Step],
+    known: Sequence[AnyStep],
     counts: Sequence[int],
     times: Sequence[float | None],
     times_from_start: Sequence[float | None],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from mixpanel.data.analysis.arguments import about, among, event_name, written
+from mixpanel.data.analysis.arguments import about, among, event_name
 from mixpanel.data.analysis.layout import conditions, with_queries
 from mixpanel.data.analysis.period import label
 from mixpanel.data.analysis.query import Query
 from mixpanel.data.analysis.segmentation import MEASURES, TYPES
-from mixpanel.data.analysis.source import Scope
+from mixpanel.data.analysis.source import Scope, expression
 from mixpanel.data.query_results import (
     CountType,
     HourDayUnit,
@@ -22,9 +22,8 @@ from mixpanel.data.query_results import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Period
-    from mixpanel.data.analysis.source import EventSource
+    from mixpanel.data.analysis.source import Condition, EventSource
 
 __all__ = ["segmentation_average", "segmentation_numeric", "segmentation_sum"]
 
@@ -39,9 +38,9 @@ def segmentation_sum(
     period: Period,
     event: str,
     *,
-    on: str | Compiled,
+    on: Condition,
     unit: HourDayUnit = "day",
-    where: str | Compiled | None = None,
+    where: Condition | None = None,
 ) -> Query[NumericSumResult]:
     """Add up a number over an event, by date; what is not a number counts as 0, as in Mixpanel.
 
@@ -55,9 +54,9 @@ def segmentation_average(
     period: Period,
     event: str,
     *,
-    on: str | Compiled,
+    on: Condition,
     unit: HourDayUnit = "day",
-    where: str | Compiled | None = None,
+    where: Condition | None = None,
 ) -> Query[NumericAverageResult]:
     """Average a number over an event, by date; what is not a number counts as 0, as in Mixpanel.
 
@@ -74,9 +73,9 @@ def _by_date(
     source: EventSource,
     period: Period,
     event: str,
-    on: str | Compiled,
+    on: Condition,
     unit: HourDayUnit,
-    where: str | Compiled | None,
+    where: Condition | None,
 ) -> Query[R]:
     event = event_name(event)
     among("unit", unit, UNITS)
@@ -96,7 +95,7 @@ def _by_date(
             event,
             str(period.from_date),
             str(period.to_date),
-            written(on),
+            expression(on, "on"),
             unit,
             results,
             **about(period, query),
@@ -111,10 +110,10 @@ def segmentation_numeric(
     period: Period,
     event: str,
     *,
-    on: str | Compiled,
+    on: Condition,
     unit: HourDayUnit = "day",
     type: CountType = "general",  # noqa: A002 - Mixpanel's word
-    where: str | Compiled | None = None,
+    where: Condition | None = None,
 ) -> Query[NumericBucketResult]:
     """Count an event by ranges of a number, and date.
 
@@ -158,7 +157,7 @@ def segmentation_numeric(
             event,
             str(period.from_date),
             str(period.to_date),
-            written(on),
+            expression(on, "on"),
             unit,
             {name: nothing | dates for name, dates in found.items()},
             type,

@@ -32,9 +32,8 @@ from mixpanel.data.query_results import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Period
-    from mixpanel.data.analysis.source import EventSource
+    from mixpanel.data.analysis.source import Condition, EventSource
 
 __all__ = ["frequency", "retention"]
 
@@ -51,15 +50,15 @@ def retention(
     born_event: str | None,
     return_event: str | None = None,
     *,
-    born_where: str | Compiled | None = None,
-    return_where: str | Compiled | None = None,
+    born_where: Condition | None = None,
+    return_where: Condition | None = None,
     unit: TimeUnit = "day",
     interval: int = 1,
     interval_count: int = 10,
     retention_type: RetentionType = "birth",
     unbounded: bool = False,
-    on: str | Compiled | None = None,
-    limit: int = 255,
+    on: Condition | None = None,
+    limit: int = 1000,
     until: datetime | None = None,
 ) -> Query[RetentionResult]:
     """Count the users who came back in each interval after their first event.
@@ -71,8 +70,8 @@ def retention(
 
     Intervals are counted from each user's own first event, whatever the clock says: a day is 24
     hours, a week 7 days and a month 30. Interval 0 holds what follows at once, and there are
-    `interval_count` more. The first event is not itself a return; another event at the same time
-    is one. With `unbounded`, interval N counts those who came back in N or later.
+    `interval_count` more. The first event is not itself a return; one of another name may happen
+    at the same time. With `unbounded`, interval N counts those who came back in N or later.
 
     `on` parts users by their first event; `born_where` and `return_where` choose events. `until`
     is when the events end, in UTC without a zone: a cohort has no intervals that begin after it.
@@ -288,9 +287,9 @@ def frequency(
     *,
     unit: TimeUnit = "day",
     addiction_unit: HourDayUnit = "hour",
-    where: str | Compiled | None = None,
-    on: str | Compiled | None = None,
-    limit: int = 255,
+    where: Condition | None = None,
+    on: Condition | None = None,
+    limit: int = 1000,
 ) -> Query[FrequencyResult]:
     """Count in how many hours, or on how many days, of each period users did an event.
 

@@ -30,16 +30,15 @@ from mixpanel.data.query_results import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mixpanel.data.analysis.expressions import Compiled
     from mixpanel.data.analysis.period import Bucket, Period
-    from mixpanel.data.analysis.source import EventSource
+    from mixpanel.data.analysis.source import Condition, EventSource
     from mixpanel.data.query_results import Series
 
 __all__ = ["event_counts", "property_counts", "segmentation"]
 
 UNITS = get_args(SegmentationUnit)
 TYPES = get_args(CountType)
-SEGMENTS = 60  # Mixpanel's default
+SEGMENTS = 1_000
 MOST_COUNTS = 10_000_000  # of a result, about 1 GB
 # Average is that of events per user.
 MEASURES = {
@@ -54,10 +53,10 @@ def segmentation(
     period: Period,
     event: str,
     *,
-    on: str | Compiled | None = None,
+    on: Condition | None = None,
     unit: SegmentationUnit = "day",
     type: CountType = "general",  # noqa: A002 - Mixpanel's word
-    where: str | Compiled | None = None,
+    where: Condition | None = None,
     limit: int = SEGMENTS,
 ) -> Query[SegmentationResult]:
     """Count an event by date and, with `on`, by the values of a property or expression.
@@ -227,7 +226,7 @@ def _series(
         if rank > limit:
             limit_hit = True
             continue
-        name: Any = names[0] if segment is None and names else segment
+        name = names[0] if segment is None and names else str(segment)
         found[name][label(bucket, clock=clock)] = n
     nothing = dict.fromkeys(period.buckets(unit), 0)
     if len(nothing) * len(found) > MOST_COUNTS:

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mixpanel.data.analysis import expressions as compiler
 from mixpanel.data.analysis.expressions import (
     Compiled,
-    ExpressionError,
     Names,
     Value,
     compile_condition,
@@ -16,13 +16,17 @@ from mixpanel.data.analysis.expressions import (
     property_in,
 )
 from mixpanel.data.analysis.layout import block, conditions
-from mixpanel.data.exceptions import ConfigError
+from mixpanel.data.exceptions import ConfigError, ExpressionError
+from mixpanel.data.expressions import Expression
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-__all__ = ["EventSource", "Scope", "accessor", "named"]
+Condition = str | Expression | Compiled
+"""What `where` and `on` may be: text, an expression of Python, or one that is SQL already."""
+
+__all__ = ["Condition", "EventSource", "Scope", "accessor", "expression", "named"]
 
 SECONDS = Value(number="epoch(time)", set_when="true", is_time=True)
 USER = Value(text="distinct_id")
@@ -86,7 +90,7 @@ class Scope:
         start: datetime,
         end: datetime,
         *,
-        where: str | Compiled | None = None,
+        where: Condition | None = None,
         extra: Sequence[str] = (),
     ) -> str:
         """Return the query of the events of some names (None: all) from `start` to before `end`.
@@ -142,7 +146,7 @@ class Scope:
             f"GROUP BY {', '.join(key)}"
         )
 
-    def segmented(self, events: str, on: str | Compiled, argument: str = "on") -> str:
+    def segmented(self, events: str, on: Condition, argument: str = "on") -> str:
         """Return the query of the same events with a column `segment`: the text of `on`.
 
         What is missing is "undefined", and a JSON null "null"; a list is one text as a whole.
@@ -158,14 +162,14 @@ class Scope:
 
     # ---- expressions ----------------------------------------------------------------------------
 
-    def condition(self, where: str | Compiled, argument: str) -> str:
+    def condition(self, where: Condition, argument: str) -> str:
         """Return SQL that is true or false for each event.
 
         :raises ConfigError: for an expression that cannot be read, saying where.
         """
         return self._compiled(where, argument, is_condition=True).condition
 
-    def json(self, on: str, argument: str = "on") -> str:
+    def json(self, on: Condition, argument: str = "on") -> str:
         """Return SQL of a property as JSON, NULL where it is missing.
 
         :raises ConfigError: for an expression that is not a property.
@@ -177,7 +181,7 @@ class Scope:
         columns = [each for each in (value.number, value.text, value.boolean) if each is not None]
         return f"coalesce({', '.join(f'to_json({each})' for each in columns)})"
 
-    def _property(self, on: str, argument: str) -> str | None:
+    def _property(self, on: Condition, argument: str) -> str | None:
         """Return SQL of a property as JSON; None for one with a column of its own, and others."""
         of, name = property_in(expression(on, argument)) or ("", "")
         names = self._names().get(of)
@@ -187,7 +191,7 @@ class Scope:
         pointer = "/" + name.replace("~", "~0").replace("/", "~1")
         return f"json_extract({names.json}, {self.parameter(f'x{self._expressions}_', pointer)})"
 
-    def number(self, on: str | Compiled, argument: str = "on") -> str:
+    def number(self, on: Condition, argument: str = "on") -> str:
         """Return SQL of a number; NULL where the expression has none.
 
         :raises ConfigError: also for an expression that never is a number.
@@ -197,12 +201,12 @@ class Scope:
             raise ConfigError(f"{argument}={on!r} never is a number: convert it, as number({on})")
         return value.number
 
-    def _compiled(
-        self, text: str | Compiled, argument: str, *, is_condition: bool = False
-    ) -> Compiled:
+    def _compiled(self, text: Condition, argument: str, *, is_condition: bool = False) -> Compiled:
         if isinstance(text, Compiled):
             self.parameters |= text.parameters
             return text
+        if isinstance(text, Expression):
+            text = str(text)
         self._expressions += 1
         prefix = f"x{self._expressions}_"
         try:
@@ -212,8 +216,10 @@ class Scope:
                 found = compile_condition(text, self._names(), prefix=prefix)
             else:
                 found = compile_expression(expression(text, argument), self._names(), prefix=prefix)
-        except ExpressionError as error:
-            raise ConfigError(f"{argument}={text!r}: {error}") from error
+        except compiler.ExpressionError as error:
+            raise ExpressionError(
+                f"{argument}={text!r}: {error.message}", position=error.position
+            ) from error
         self.parameters |= found.parameters
         return found
 
@@ -232,6 +238,10 @@ def expression(on: object, argument: str) -> str:
 
     :raises ConfigError: for what is not text, or empty.
     """
+    if isinstance(on, Expression):
+        return str(on)
+    if isinstance(on, Compiled):
+        return "expression"
     if isinstance(on, str) and _ACCESS.search(on):
         return on
     return accessor(on, argument)

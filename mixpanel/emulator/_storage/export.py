@@ -231,6 +231,7 @@ async def respond(
 async def _chunks(
     warehouse: Warehouse, selection: Selection, ranges: list[SequenceRange]
 ) -> AsyncIterator[bytes]:
+    # One range ahead: DuckDB writes the next chunk while this one is compressed and sent.
     pending: asyncio.Future[bytes] | None = None
     for sequence_range in [*ranges, None]:
         ready = pending
@@ -252,7 +253,7 @@ async def _compress(
         body.append(await asyncio.to_thread(packer.compress, chunk))
         size += len(body[-1])
         yield body[-1]
-        if size > CACHE_BYTES:
+        if size > CACHE_BYTES:  # too long to be cached: do not keep it in memory
             body.clear()
     body.append(packer.flush())
     yield body[-1]

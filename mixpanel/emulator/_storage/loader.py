@@ -96,6 +96,8 @@ def _copy(path: Path, number: int, line: str, now: float) -> EventCopy:
     distinct_id, insert_id = rest.get("distinct_id"), rest.get("$insert_id")
     received_at = rest.get("mp_processing_time_ms")
     properties = {name: value for name, value in rest.items() if name not in COLUMNS}
+    # DuckDB stores valid JSON only: for anything else the original text is kept as `raw`, and a
+    # repaired version is what conditions read.
     plain = json.dumps(properties, ensure_ascii=False, separators=(",", ":"))
     raw = LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", plain)
     has_raw = raw != plain or "NaN" in raw or "Infinity" in raw

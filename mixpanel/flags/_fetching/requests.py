@@ -8,10 +8,7 @@ from urllib.parse import urlencode, urlsplit
 
 from mixpanel._delivery import capture
 from mixpanel._http.request import USER_AGENT, Request
-from mixpanel._http.responses import (
-    Response,
-    TransportFailure,
-)
+from mixpanel._http.responses import Response, TransportFailure, retry_after
 from mixpanel._records.encoding import dumps, loads
 from mixpanel.credentials import ProjectToken, Secret, ServiceAccountCredentials, checked_text
 from mixpanel.exceptions import MixpanelException, TransportError
@@ -123,10 +120,6 @@ def decode_response(response: Response | TransportFailure, max_bytes: int) -> An
         # Not chained: the cause of a transport error may hold the URL, and that the token.
         raise FlagsError(str(response.error).partition(" (")[0]) from None
     if response.status != 200:
-        from mixpanel._http.responses import (
-            retry_after,
-        )
-
         raise FlagsError(
             f"HTTP {response.status}{_server_message(response)}",
             response.status,

@@ -50,12 +50,12 @@ def evaluate(table, text):
     """Return what an expression is in the row: a number, string or boolean, or undefined."""
     compiled = compile_expression(text, {"properties": Names("p"), "event": EVENT})
     value = compiled.value
-    told = []
+    body = []
     for column in (value.number, value.text, value.boolean):
         names = set(re.findall(r"\$(x\d+)", column or ""))
         parameters = {name: compiled.parameters[name] for name in names}
-        told += table.execute(f"select {column or 'null'} from rows", parameters).fetchone()
-    present = [each for each in told if each is not None]
+        body += table.execute(f"select {column or 'null'} from rows", parameters).fetchone()
+    present = [each for each in body if each is not None]
     assert len(present) <= 1
     return present[0] if present else UNDEFINED
 

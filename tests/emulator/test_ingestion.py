@@ -1,4 +1,4 @@
-"""The ingestion wire: what each endpoint takes, answers and stores."""
+"""The ingestion endpoints: what each one accepts, returns and stores."""
 
 import base64
 import gzip
@@ -28,8 +28,8 @@ def http(emu):
 
 
 def event(name="Order Paid", *, insert_id="a-1", **properties):
-    told = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": insert_id}
-    return {"event": name, "properties": {**told, **properties}}
+    required = {"token": "T", "time": NOW, "distinct_id": "u1", "$insert_id": insert_id}
+    return {"event": name, "properties": {**required, **properties}}
 
 
 def post_import(http, records, **params):
@@ -42,38 +42,38 @@ def post_import(http, records, **params):
 
 @pytest.mark.parametrize("records", [event(), [event()]], ids=["object", "array"])
 @pytest.mark.parametrize("form", ["json", "data", "base64", "gzip", "ndjson"])
-def test_track_reads_every_documented_body(emu, http, records, form):
+def test_track_decodes_every_documented_body(emu, http, records, form):
     """JSON, form, old base64, gzip and lines: all the same events."""
     text = json.dumps(records)
     old = base64.b64encode(text.encode()).decode()
     lines = {"content-type": "application/x-ndjson"}
     zipped = {"content-encoding": "gzip", "content-type": "application/json"}
-    answer = {
+    response = {
         "json": lambda: http.post("/track", content=text),
         "data": lambda: http.post("/track", data={"data": text}),
         "base64": lambda: http.post("/track", data={"data": old}),
         "gzip": lambda: http.post("/track", content=gzip.compress(text.encode()), headers=zipped),
         "ndjson": lambda: http.post("/track", content=json.dumps(event()) + "\n\n", headers=lines),
     }[form]()
-    assert (200, "1") == (answer.status_code, answer.text)
+    assert (200, "1") == (response.status_code, response.text)
     assert [event()] == emu.events()
 
 
-def test_one_good_event_makes_a_good_request(emu, http):
-    """Without strict, bad events vanish."""
-    answer = http.post("/track", json=[event(), event(time="yesterday")])
-    assert ("1", [event()]) == (answer.text, emu.events())
+def test_one_valid_event_makes_a_valid_request(emu, http):
+    """Without strict, invalid events are silently dropped."""
+    response = http.post("/track", json=[event(), event(time="yesterday")])
+    assert ("1", [event()]) == (response.text, emu.events())
 
 
 @pytest.mark.parametrize("records", [[], [event(time="yesterday")]])
-def test_track_without_a_good_event_answers_0(http, records):
+def test_track_without_a_valid_event_returns_0(http, records):
     """Plain 0, and still 200."""
-    answer = http.post("/track", json=records)
-    assert (200, "0") == (answer.status_code, answer.text)
+    response = http.post("/track", json=records)
+    assert (200, "0") == (response.status_code, response.text)
 
 
 @pytest.mark.parametrize("where", ["query", "form"])
-def test_verbose_track_answers_in_json(http, where):
+def test_verbose_track_returns_json(http, where):
     """`verbose` is read from the query, and from the form as old clients send it."""
 
     def send(*records):
@@ -86,23 +86,29 @@ def test_verbose_track_answers_in_json(http, where):
     assert "five days" in send(event(time=1))["error"]
 
 
-def test_strict_track_lists_what_failed(http):
-    """With strict=1 the answer names each bad record."""
-    answer = http.post("/track?strict=1", json=[event(), event(time=1)])
-    told = answer.json()
-    assert (400, 0, 1) == (answer.status_code, told["status"], told["num_good_events"])
-    assert [(1, "properties.time")] == [(x["index"], x["field"]) for x in told["failed_records"]]
+def test_strict_track_lists_the_rejected_records(http):
+    """In the response with strict=1."""
+    response = http.post("/track?strict=1", json=[event(), event(time=1)])
+    response_body = response.json()
+    assert (400, 0, 1) == (
+        response.status_code,
+        response_body["status"],
+        response_body["num_good_events"],
+    )
+    assert [(1, "properties.time")] == [
+        (x["index"], x["field"]) for x in response_body["failed_records"]
+    ]
 
 
 @pytest.mark.parametrize("path", ["/track", "/engage", "/groups"])
 def test_no_token_is_unauthorized(http, path):
     """Without a token in any record the request is refused."""
-    answer = http.post(path, json=[{"event": "A", "properties": {}}])
-    assert (401, "error") == (answer.status_code, answer.json()["status"])
+    response = http.post(path, json=[{"event": "A", "properties": {}}])
+    assert (401, "error") == (response.status_code, response.json()["status"])
 
 
-def test_only_known_tokens_are_taken():
-    """With `tokens` given, another token is refused."""
+def test_only_known_tokens_are_accepted():
+    """With `tokens`, another token is refused."""
     with Emulator(tokens="T", now=lambda: NOW) as emulator:
         url = f"{emulator.url}/track"
         statuses = [
@@ -111,7 +117,7 @@ def test_only_known_tokens_are_taken():
     assert [200, 401, 401] == statuses
 
 
-def test_missing_parts_of_the_key_are_filled_in(emu, http):
+def test_missing_key_fields_are_added(emu, http):
     """No time: receipt. No distinct_id: a hash of the address. No $insert_id: a new one each."""
     bare = {"event": "A", "properties": {"token": "T"}}
     http.post("/track", json=[bare, bare])
@@ -124,17 +130,17 @@ def test_missing_parts_of_the_key_are_filled_in(emu, http):
 # POST /import
 
 
-def test_import_counts_what_it_stored(emu, http):
-    """The documented answer of success."""
-    answer = post_import(http, [event(), event("Other")])
-    assert {"code": 200, "num_records_imported": 2, "status": "OK"} == answer.json()
+def test_import_returns_the_count_of_stored_records(emu, http):
+    """The documented response of success."""
+    response = post_import(http, [event(), event("Other")])
+    assert {"code": 200, "num_records_imported": 2, "status": "OK"} == response.json()
     assert 2 == len(emu.events())
 
 
-def test_a_partly_good_import_stores_the_good_part(emu, http):
+def test_a_partly_valid_import_stores_the_valid_records(emu, http):
     """400 with failed_records is a partial success."""
-    answer = post_import(http, [event(), event("Other", insert_id="b-1", time=0)])
-    assert 400 == answer.status_code
+    response = post_import(http, [event(), event("Other", insert_id="b-1", time=0)])
+    assert 400 == response.status_code
     assert {
         "code": 400,
         "error": "some data points in the request failed validation",
@@ -148,40 +154,43 @@ def test_a_partly_good_import_stores_the_good_part(emu, http):
                 "message": "'properties.time' is invalid: before 1971-01-01",
             }
         ],
-    } == answer.json()
+    } == response.json()
     assert [event()] == emu.events()
 
 
-def test_a_lenient_import_drops_the_bad_part_in_silence(emu, http):
+def test_a_lenient_import_silently_drops_invalid_records(emu, http):
     """strict=0 reports nothing."""
-    answer = post_import(http, [event(), event(time=0)], strict="0")
-    assert (200, 1) == (answer.status_code, answer.json()["num_records_imported"])
+    response = post_import(http, [event(), event(time=0)], strict="0")
+    assert (200, 1) == (response.status_code, response.json()["num_records_imported"])
     assert [event()] == emu.events()
 
 
-def test_import_is_strict_unless_told_otherwise(http):
-    """The documented default."""
-    answer = http.post("/import?project_id=42", json=[event(time=0)], auth=ACCOUNT)
-    assert 400 == answer.status_code
+def test_import_is_strict_by_default(http):
+    """As documented."""
+    response = http.post("/import?project_id=42", json=[event(time=0)], auth=ACCOUNT)
+    assert 400 == response.status_code
 
 
-def test_import_reads_lines(emu, http):
-    """NDJSON, one event a line, gzipped."""
+def test_import_accepts_ndjson(emu, http):
+    """One event per line, gzipped."""
     body = "\n".join(json.dumps(event(text="a\u2028b", insert_id=n)) for n in "ab")
     headers = {"content-type": "application/x-ndjson", "content-encoding": "gzip"}
     http.post("/import", content=gzip.compress(body.encode()), headers=headers, auth=("T", ""))
     assert 2 == len(emu.events())
 
 
-def test_a_form_import_answers_as_the_official_sdk_reads(http):
-    """`status` is 1 or 0 when `data` and `verbose` come in a form."""
+def test_a_form_import_has_the_response_that_the_official_sdk_reads(http):
+    """`status` is 1 or 0 if `data` and `verbose` are in a form."""
 
     def send(record):
         data = {"data": json.dumps(record), "verbose": 1, "ip": 0}
         return http.post("/import?project_id=42", data=data, auth=ACCOUNT).json()
 
     assert {"status": 1, "error": None} == send(event())
-    assert (0, 1) == ((told := send(event(time=0)))["status"], len(told["failed_records"]))
+    assert (0, 1) == (
+        (response_body := send(event(time=0)))["status"],
+        len(response_body["failed_records"]),
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,23 +205,27 @@ def test_a_form_import_answers_as_the_official_sdk_reads(http):
         ("other", "", "42", 401),
     ],
 )
-def test_import_takes_three_kinds_of_credentials(username, password, project_id, status):
+def test_import_accepts_three_kinds_of_credentials(username, password, project_id, status):
     """Service account with project_id; token or API secret with an empty password."""
     query = {"project_id": project_id} if project_id else {}
     options = {"tokens": {"T"}, "api_secrets": ["secret"], "service_accounts": {"robot": "s3cret"}}
     with Emulator(now=lambda: NOW, **options) as emulator:
-        answer = httpx.post(
+        response = httpx.post(
             f"{emulator.url}/import", params=query, json=[event()], auth=(username, password)
         )
-    assert status == answer.status_code
+    assert status == response.status_code
 
 
 @pytest.mark.parametrize("header", [None, "Bearer x", "Basic", "Basic !!", "Basic Og=="])
 def test_import_without_credentials_is_401(emu, http, header):
     """And stores nothing."""
     headers = {"authorization": header} if header else {}
-    answer = http.post("/import", json=[event()], headers=headers)
-    assert {"code": 401, "error": "Invalid credentials", "status": "Unauthorized"} == answer.json()
+    response = http.post("/import", json=[event()], headers=headers)
+    assert {
+        "code": 401,
+        "error": "Invalid credentials",
+        "status": "Unauthorized",
+    } == response.json()
     assert [] == emu.events()
 
 
@@ -224,7 +237,7 @@ def update(**operation):
 
 
 def test_an_add_that_comes_twice_adds_twice(emu, http):
-    """There is no de-duplication of profile updates."""
+    """Profile updates are not de-duplicated."""
     for _ in range(2):
         http.post("/engage", json=[update(**{"$add": {"credits": 5}})])
     assert {"u1": {"credits": 10}} == emu.profiles()
@@ -243,8 +256,8 @@ def test_a_batch_mixes_operations_and_profiles(emu, http):
     assert {"u1": {"seats": 3}} == emu.profiles()
 
 
-def test_profiles_survive_being_read_between_updates(emu, http):
-    """Reading writes them down; the next update finds them there."""
+def test_profiles_can_be_read_between_updates(emu, http):
+    """Reading writes pending ones; the next update finds them."""
     for _ in range(3):
         http.post("/engage", json=[update(**{"$append": {"visits": "x"}})])
         emu.profiles()
@@ -252,24 +265,27 @@ def test_profiles_survive_being_read_between_updates(emu, http):
     assert {} == emu.profiles()
 
 
-def test_bad_updates_answer_200_and_0(emu, http):
-    """One has to look at the body."""
-    answer = http.post("/engage?verbose=1", json=[update(**{"$add": {"credits": "five"}})])
-    assert (200, 0) == (answer.status_code, answer.json()["status"])
-    assert "number" in answer.json()["error"]
+def test_invalid_updates_return_200_and_0(emu, http):
+    """Clients have to read the body."""
+    response = http.post("/engage?verbose=1", json=[update(**{"$add": {"credits": "five"}})])
+    assert (200, 0) == (response.status_code, response.json()["status"])
+    assert "number" in response.json()["error"]
     assert {} == emu.profiles()
 
 
-def test_strict_updates_list_what_failed(emu, http):
-    """The good ones are applied."""
+def test_strict_updates_list_the_rejected_records(emu, http):
+    """The valid ones are applied."""
     batch = [update(**{"$set": {"a": 1}}), update(**{"$set": 1})]
-    told = http.post("/engage?strict=1", json=batch).json()
-    assert ([1], 1) == ([x["index"] for x in told["failed_records"]], told["num_good_events"])
+    response_body = http.post("/engage?strict=1", json=batch).json()
+    assert ([1], 1) == (
+        [x["index"] for x in response_body["failed_records"]],
+        response_body["num_good_events"],
+    )
     assert {"u1": {"a": 1}} == emu.profiles()
 
 
 def test_groups_have_profiles_of_their_own(emu, http):
-    """Keyed by group key and group id."""
+    """By group key and group id."""
     group = {"$token": "T", "$group_key": "company", "$group_id": "acme"}
     batch = [{**group, "$set": {"seats": 5}}, {**group, "$union": {"tags": ["a", "a"]}}]
     assert "1" == http.post("/groups", json=batch).text
@@ -280,8 +296,8 @@ def test_groups_have_profiles_of_their_own(emu, http):
 # Identity
 
 
-def test_an_alias_stands_for_its_user(emu, http):
-    """Updates to the alias reach the user's profile, which takes in what the alias had."""
+def test_an_alias_resolves_to_its_user(emu, http):
+    """Updates of the alias change the user's profile, into which the alias's is merged."""
     http.post("/engage", json=[update(**{"$distinct_id": "a1", "$set": {"a": 1, "b": 1}})])
     http.post("/engage", json=[update(**{"$set": {"b": 2}})])
     properties = {"distinct_id": "u1", "alias": "a1", "token": "T"}
@@ -291,8 +307,8 @@ def test_an_alias_stands_for_its_user(emu, http):
     assert 1 == len(emu.events("$create_alias"))
 
 
-def test_deleting_an_alias_deletes_its_user_unless_told_otherwise(emu, http):
-    """`$ignore_alias` spares the original profile."""
+def test_deleting_an_alias_deletes_its_user_without_ignore_alias(emu, http):
+    """`$ignore_alias` keeps the original profile."""
     properties = {"distinct_id": "u1", "alias": "a1", "token": "T"}
     http.post("/track", json={"event": "$create_alias", "properties": properties})
     http.post("/engage", json=[update(**{"$set": {"a": 1}})])
@@ -304,7 +320,7 @@ def test_deleting_an_alias_deletes_its_user_unless_told_otherwise(emu, http):
 
 
 def test_identify_links_an_anonymous_id(emu, http):
-    """It comes by /track, and needs a UUIDv4."""
+    """It is sent to /track, and needs a UUIDv4."""
     anonymous = "7c1a5a4e-6b1f-4c6e-9a43-7e3b7f0a1b2c"
     properties = {"$identified_id": "u1", "$anon_id": anonymous, "token": "T"}
     record = {"event": "$identify", "properties": properties}
@@ -316,15 +332,15 @@ def test_identify_links_an_anonymous_id(emu, http):
 
 
 @pytest.mark.parametrize(("ids", "status"), [(["u1", "u2"], 200), (["u1"], 400), ("u1", 400)])
-def test_merge_takes_exactly_two_ids(emu, http, ids, status):
+def test_merge_requires_exactly_two_ids(emu, http, ids, status):
     """On /import, without time or $insert_id."""
     record = {"event": "$merge", "properties": {"$distinct_ids": ids}}
     assert status == post_import(http, [record]).status_code
     assert (status == 200) == bool(emu.events("$merge"))
 
 
-def test_aliases_of_aliases_end_somewhere(emu, http):
-    """Circles cannot be closed."""
+def test_aliases_of_aliases_have_no_cycles(emu, http):
+    """A cycle cannot be created."""
     for first, second in [("a", "b"), ("b", "c"), ("c", "a")]:
         record = {"event": "$merge", "properties": {"$distinct_ids": [first, second]}}
         post_import(http, [record])
@@ -332,7 +348,7 @@ def test_aliases_of_aliases_end_somewhere(emu, http):
     assert {"a": {"x": 1}} == emu.profiles()
 
 
-def test_simplified_ids_decide_who_it_was(emu, http):
+def test_simplified_ids_determine_the_distinct_id(emu, http):
     """The canonical id is $user_id, else $device:<id>; the first event with both links them."""
     bare = {"token": "T", "time": NOW}
     http.post(
@@ -351,7 +367,7 @@ def test_simplified_ids_decide_who_it_was(emu, http):
 
 
 def test_too_many_records_are_413(emu, http):
-    """The limit itself still passes."""
+    """The limit itself is accepted."""
     events = [event(insert_id=str(number)) for number in range(2, 2003)]
     assert 413 == http.post("/track", json=events).status_code
     assert 413 == post_import(http, events).status_code
@@ -362,22 +378,22 @@ def test_too_many_records_are_413(emu, http):
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 @pytest.mark.parametrize("size", [2_097_152, 8_000_000, 30_000_000])
 def test_too_many_bytes_are_413(emu, http, encoding, size):
-    """The limit is on the uncompressed size, and a zip bomb is only unpacked as far as it."""
+    """The limit is on the uncompressed size; a zip bomb is decompressed only up to it."""
     body = b'[{"event":"' + b"a" * size + b'"}]'
     headers = {"content-encoding": encoding}
     sent = gzip.compress(body, 1) if encoding == "gzip" else body
-    answer = http.post("/import", content=sent, headers=headers, auth=("T", ""))
+    response = http.post("/import", content=sent, headers=headers, auth=("T", ""))
     assert {
         "code": 413,
         "error": "request exceeds max limit of 2097152 bytes",
         "status": "Request Entity Too Large",
-    } == answer.json()
+    } == response.json()
     assert 413 == http.post("/track", content=sent, headers=headers).status_code
     assert 200 == http.post("/track", json=[event()]).status_code
 
 
 def test_a_rate_limit_holds_for_a_rolling_minute():
-    """Events of both wires count together; beyond the limit it is 429 until a minute has passed."""
+    """Events of /track and /import count together; above it, 429 until a minute has passed."""
     moments = [NOW]
     with (
         Emulator(rate_limit=3, now=lambda: moments[-1]) as emulator,
@@ -386,15 +402,15 @@ def test_a_rate_limit_holds_for_a_rolling_minute():
         two = [event(insert_id="a"), event(insert_id="b")]
         assert 200 == http.post("/track", json=two).status_code
         assert (429, "Too Many Requests") == (
-            (answer := post_import(http, two)).status_code,
-            answer.json()["status"],
+            (response := post_import(http, two)).status_code,
+            response.json()["status"],
         )
         moments.append(NOW + 60)
         assert 200 == post_import(http, two).status_code
 
 
-def test_latency_holds_back_every_answer():
-    """The request is taken in first."""
+def test_latency_delays_every_response():
+    """The request is ingested first."""
     with Emulator(latency=0.1, now=lambda: NOW) as emulator:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{emulator.url}/track", json=[event()], timeout=0.05)
@@ -411,7 +427,7 @@ def test_malformed_json_is_400(http, path, body):
 
 @pytest.mark.parametrize("body", [b"[]", gzip.compress(b"[]")[:-9]], ids=["plain", "cut"])
 def test_broken_gzip_is_400(http, body):
-    """A body that is not what its header says is refused."""
+    """The body must match its Content-Encoding."""
     headers = {"content-encoding": "gzip"}
     assert 400 == http.post("/track", content=body, headers=headers).status_code
 

@@ -43,17 +43,17 @@ def nested(depth):
     return {"a": nested(depth - 1)} if depth else 1
 
 
-def judge(*records, endpoint="import", **options):
+def validate(*records, endpoint="import", **options):
     return validate_events(records, endpoint=endpoint, now=NOW, **options)
 
 
-def only(judgement):
-    (stored,) = judgement.accepted
+def only(result):
+    (stored,) = result.accepted
     return stored
 
 
-def refused(*records, **options):
-    return [refusal.field for refusal in judge(*records, **options).rejected]
+def rejected_fields(*records, **options):
+    return [record_error.field for record_error in validate(*records, **options).rejected]
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,13 @@ def refused(*records, **options):
         (event(distinct_id={}), "properties.distinct_id"),
     ],
 )
-def test_a_rule_names_the_field_that_breaks_it(record, field):
-    """And refuses that record only."""
-    judgement = judge(event(), record)
-    assert [(1, field)] == [(refusal.index, refusal.field) for refusal in judgement.rejected]
-    assert (1, 1) == (judgement.good, len(judgement.accepted))
+def test_a_rejected_record_names_the_invalid_field(record, field):
+    """Only that record is rejected."""
+    result = validate(event(), record)
+    assert [(1, field)] == [
+        (record_error.index, record_error.field) for record_error in result.rejected
+    ]
+    assert (1, 1) == (result.good, len(result.accepted))
 
 
 @pytest.mark.parametrize(
@@ -119,26 +121,26 @@ def test_a_rule_names_the_field_that_breaks_it(record, field):
         event(**{"$insert_id": "A" * 36}),
     ],
 )
-def test_the_limits_themselves_pass(record):
-    """One more would not."""
-    assert [] == judge(record).rejected
+def test_values_at_the_limits_are_accepted(record):
+    """One more would not be."""
+    assert [] == validate(record).rejected
 
 
 @given(st.sampled_from(sorted(BANNED_IDS)), st.data())
 def test_banned_ids_are_banned_in_any_case(banned, data):
-    """They would merge strangers into one user."""
+    """They would merge unrelated users into one."""
     spelled = "".join(data.draw(st.sampled_from([c.lower(), c.upper()])) for c in banned)
-    assert ["properties.distinct_id"] == refused(event(distinct_id=spelled))
+    assert ["properties.distinct_id"] == rejected_fields(event(distinct_id=spelled))
 
 
 @given(st.lists(RECORDS, max_size=6), st.sampled_from(["track", "import"]), st.booleans())
-def test_every_record_is_judged_and_nothing_raises(records, endpoint, strict):
-    """Whatever JSON comes: good or refused, what is stored has a whole key, and input is spared."""
+def test_every_record_is_validated_and_nothing_raises(records, endpoint, strict):
+    """For any JSON: accepted or rejected, stored with a complete key, input unchanged."""
     before = json.dumps(records)
-    judgement = judge(*records, endpoint=endpoint, strict=strict)
-    assert len(records) == judgement.good + len(judgement.rejected)
+    result = validate(*records, endpoint=endpoint, strict=strict)
+    assert len(records) == result.good + len(result.rejected)
     assert before == json.dumps(records)
-    for stored in judgement.accepted:
+    for stored in result.accepted:
         sent_fields, properties = json.loads(stored.sent_fields), json.loads(stored.properties)
         assert sent_fields.keys() <= {"token", "time"}
         assert not properties.keys() & {"token", "time", "distinct_id", "$insert_id"}
@@ -146,28 +148,28 @@ def test_every_record_is_judged_and_nothing_raises(records, endpoint, strict):
 
 
 @given(st.dictionaries(st.text(max_size=50), st.text() | st.integers() | st.booleans()))
-def test_what_keeps_the_rules_is_stored_as_it_was_sent(properties):
-    """All but strings, which are cut at 255 characters."""
+def test_valid_events_are_stored_as_sent(properties):
+    """Except strings, which are truncated to 255 characters."""
     record = event(**{f"p-{name}": value for name, value in properties.items()})
     sent_fields = {
         name: value[:255] if isinstance(value, str) else value
         for name, value in record["properties"].items()
         if name.startswith("p-")
     }
-    stored = only(judge(record))
+    stored = only(validate(record))
     assert sent_fields == json.loads(stored.properties)
     assert {"token": "T", "time": NOW} == json.loads(stored.sent_fields)
 
 
-def test_the_address_is_read_and_not_stored():
-    """`ip` says where an event was, and is no property of it."""
-    stored = only(judge(event(ip="0", n=1)))
+def test_the_ip_is_not_stored():
+    """It is used for geolocation, and is not a property of the event."""
+    stored = only(validate(event(ip="0", n=1)))
     assert {"n": 1} == json.loads(stored.properties)
 
 
-def test_long_strings_are_cut_wherever_they_are():
-    """At 255 characters, in lists and objects too."""
-    stored = only(judge(event(a="x" * 300, b=["é" * 300], c={"d": {"e": "z" * 300}})))
+def test_long_strings_are_truncated_at_any_depth():
+    """To 255 characters, in lists and objects too."""
+    stored = only(validate(event(a="x" * 300, b=["é" * 300], c={"d": {"e": "z" * 300}})))
     sent_fields = json.loads(stored.properties)
     assert ("x" * 255, ["é" * 255], {"d": {"e": "z" * 255}}) == (
         sent_fields["a"],
@@ -187,50 +189,50 @@ def test_long_strings_are_cut_wherever_they_are():
     ],
 )
 def test_time_is_seconds_or_milliseconds(time, milliseconds):
-    """The size of the number tells."""
-    assert milliseconds == only(judge(event(time=time))).time
+    """Depending on the size of the number."""
+    assert milliseconds == only(validate(event(time=time))).time
 
 
-def test_track_takes_the_last_five_days():
-    """Import takes anything since 1971."""
+def test_track_accepts_the_last_five_days():
+    """Import accepts times since 1971."""
     edge, older = event(time=NOW - 5 * DAY), event(time=NOW - 5 * DAY - 1)
-    assert [] == refused(edge, endpoint="track")
-    assert ["properties.time"] == refused(older, endpoint="track")
-    assert [] == refused(older, endpoint="import")
+    assert [] == rejected_fields(edge, endpoint="track")
+    assert ["properties.time"] == rejected_fields(older, endpoint="track")
+    assert [] == rejected_fields(older, endpoint="import")
 
 
-def test_a_missing_insert_id_is_made_up_where_it_may_be_missing():
+def test_an_optional_insert_id_is_generated():
     """On /track and on a lenient import, each time a new one."""
     record = without("$insert_id")
     made = [
-        only(judge(record, endpoint="track")).insert_id,
-        only(judge(record, endpoint="track")).insert_id,
-        only(judge(record, strict=False)).insert_id,
+        only(validate(record, endpoint="track")).insert_id,
+        only(validate(record, endpoint="track")).insert_id,
+        only(validate(record, strict=False)).insert_id,
     ]
     assert 3 == len({str(uuid.UUID(each)) for each in made})
 
 
-def test_ignored_events_are_good_and_gone():
-    """`$ignore` drops in silence."""
-    judgement = judge(event(**{"$ignore": True}))
-    assert ([], [], 1) == (judgement.accepted, judgement.rejected, judgement.good)
+def test_ignored_events_are_valid_and_not_stored():
+    """`$ignore` drops them silently."""
+    result = validate(event(**{"$ignore": True}))
+    assert ([], [], 1) == (result.accepted, result.rejected, result.good)
 
 
-def test_a_refused_event_tells_no_alias():
-    """Both ids are there, but the event is not stored."""
+def test_a_rejected_event_creates_no_alias():
+    """Although it has both ids."""
     linked = {"$device_id": "d1", "$user_id": "u1"}
-    assert {"$device:d1": "u1"} == judge(event(**linked)).aliases
-    assert {} == judge(event(**linked, time=0)).aliases
+    assert {"$device:d1": "u1"} == validate(event(**linked)).aliases
+    assert {} == validate(event(**linked, time=0)).aliases
 
 
-def test_a_null_distinct_id_is_none():
+def test_a_null_distinct_id_counts_as_missing():
     """The official SDK sends null for events of Simplified ID Merge."""
-    assert "u9" == only(judge(event(distinct_id=None, **{"$user_id": "u9"}))).distinct_id
+    assert "u9" == only(validate(event(distinct_id=None, **{"$user_id": "u9"}))).distinct_id
 
 
-def test_chosen_records_are_refused():
-    """A fault may refuse what is good."""
-    judgement = judge(event(), event(), refuse={1: "because"})
+def test_a_fault_can_reject_valid_records():
+    """By index."""
+    result = validate(event(), event(), refuse={1: "because"})
     assert [(1, "a-1", "because")] == [
-        (each.index, each.insert_id, each.message) for each in judgement.rejected
+        (each.index, each.insert_id, each.message) for each in result.rejected
     ]

@@ -1,0 +1,189 @@
+"""`mp inspect events`, `properties`, `funnels` and the like: what a project has."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mixpanel.cli._options.live import EventOption, LiveCommand, live
+from mixpanel.cli._options.shared import argument_or_option
+
+if TYPE_CHECKING:
+    from mixpanel.cli.app import Command
+
+EVENTS = "mp inspect events --format plain"
+PROPERTIES = 'mp inspect properties "Order Paid"'
+VALUES = 'mp inspect values plan --event "Order Paid" --limit 20'
+FUNNELS = "mp inspect funnels --format table"
+COHORTS = "mp inspect cohorts --format table"
+BOOKMARKS = "mp inspect bookmarks --type insights --format table"
+TOP = "mp inspect top-events --limit 5 --format table"
+SCHEMAS = "mp inspect lexicon-schemas --type event"
+SCHEMA = 'mp inspect lexicon-schema event "Order Paid"'
+
+
+class CountType(StrEnum):
+    """What is counted."""
+
+    GENERAL = "general"
+    UNIQUE = "unique"
+    AVERAGE = "average"
+
+
+class BookmarkType(StrEnum):
+    """Kinds of saved reports."""
+
+    INSIGHTS = "insights"
+    FUNNELS = "funnels"
+    RETENTION = "retention"
+    FLOWS = "flows"
+    LAUNCH_ANALYSIS = "launch-analysis"
+
+
+class EntityType(StrEnum):
+    """What the lexicon describes."""
+
+    EVENT = "event"
+    PROFILE = "profile"
+
+
+@live()
+def events(
+    *,
+    limit: Annotated[
+        int, typer.Option("--limit", "-l", metavar="N", min=1, max=5000, help="At most N.")
+    ] = 5000,
+    live: LiveCommand,
+) -> None:
+    """List the project's events; costs one of the hourly queries."""
+    live.run(lambda ws: ws.list_events(limit=limit))
+
+
+@live()
+def properties(
+    event: Annotated[
+        str | None, typer.Argument(metavar="EVENT", show_default=False, help="The event.")
+    ] = None,
+    *,
+    option: EventOption = None,
+    live: LiveCommand,
+) -> None:
+    """List the properties of an event; costs one of the hourly queries."""
+    name = argument_or_option("EVENT", event, option)
+    live.run(lambda ws: ws.list_properties(name))
+
+
+@live()
+def values(
+    property: Annotated[  # noqa: A002
+        str | None, typer.Argument(metavar="PROPERTY", show_default=False, help="The property.")
+    ] = None,
+    *,
+    option: Annotated[
+        str | None,
+        typer.Option("--property", "-p", metavar="PROPERTY", help="The same as PROPERTY."),
+    ] = None,
+    event: Annotated[
+        str | None, typer.Option("--event", "-e", metavar="EVENT", help="Only of this event.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", "-l", metavar="N", min=1, max=10_000, help="At most N.")
+    ] = 100,
+    live: LiveCommand,
+) -> None:
+    """List values of a property, the most frequent first; costs one of the hourly queries."""
+    name = argument_or_option("PROPERTY", property, option)
+    live.run(lambda ws: ws.list_property_values(name, event, limit))
+
+
+@live()
+def funnels(*, live: LiveCommand) -> None:
+    """List the saved funnels; costs one of the hourly queries."""
+    live.run(lambda ws: ws.list_funnels())
+
+
+@live()
+def cohorts(*, live: LiveCommand) -> None:
+    """List the saved cohorts; costs one of the hourly queries."""
+    live.run(lambda ws: ws.list_cohorts())
+
+
+@live()
+def bookmarks(
+    *,
+    type: Annotated[  # noqa: A002
+        BookmarkType | None, typer.Option("--type", "-t", help="Only reports of this type.")
+    ] = None,
+    live: LiveCommand,
+) -> None:
+    """List the saved reports; costs none of the hourly queries."""
+    kind: Any = None if type is None else type.value
+    live.run(lambda ws: ws.list_bookmarks(kind))
+
+
+@live()
+def top_events(
+    *,
+    type: Annotated[  # noqa: A002
+        CountType,
+        typer.Option("--type", "-t", help="Count events, users, or events per user."),
+    ] = CountType.GENERAL,
+    limit: Annotated[
+        int, typer.Option("--limit", "-l", metavar="N", min=1, max=5000, help="At most N.")
+    ] = 10,
+    live: LiveCommand,
+) -> None:
+    """List today's most frequent events; costs one of the hourly queries."""
+    live.run(lambda ws: ws.top_events(type=type.value, limit=limit))
+
+
+@live()
+def lexicon_schemas(
+    *,
+    type: Annotated[  # noqa: A002
+        EntityType | None, typer.Option("--type", "-t", help="Only events, or only profiles.")
+    ] = None,
+    live: LiveCommand,
+) -> None:
+    """List the lexicon's entries; costs none of the hourly queries."""
+    kind: Any = None if type is None else type.value
+    live.run(lambda ws: ws.lexicon_schemas(entity_type=kind))
+
+
+@live()
+def lexicon_schema(
+    type: Annotated[  # noqa: A002
+        EntityType | None,
+        typer.Argument(metavar="event|profile", show_default=False, help="What it describes."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="Its name.")
+    ] = None,
+    *,
+    type_option: Annotated[
+        EntityType | None, typer.Option("--type", "-t", help="The same as event|profile.")
+    ] = None,
+    name_option: Annotated[
+        str | None, typer.Option("--name", "-n", metavar="NAME", help="The same as NAME.")
+    ] = None,
+    live: LiveCommand,
+) -> None:
+    """Show one of the lexicon's entries; costs none of the hourly queries."""
+    kind, wanted = (
+        argument_or_option("event|profile", type, type_option),
+        argument_or_option("NAME", name, name_option),
+    )
+    live.run(lambda ws: ws.lexicon_schema(kind.value, wanted))
+
+
+COMMANDS: "tuple[Command, ...]" = (
+    ("events", events, EVENTS),
+    ("properties", properties, PROPERTIES),
+    ("values", values, VALUES),
+    ("funnels", funnels, FUNNELS),
+    ("cohorts", cohorts, COHORTS),
+    ("bookmarks", bookmarks, BOOKMARKS),
+    ("top-events", top_events, TOP),
+    ("lexicon-schemas", lexicon_schemas, SCHEMAS),
+    ("lexicon-schema", lexicon_schema, SCHEMA),
+)
