@@ -12,6 +12,8 @@ from mixpanel.cdp import AsyncCustomerIO, AsyncHightouch, HightouchOAuth
 from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 LARGE = range(12_000, 12_300)
 SLOTS = 40  # places in the stream where something happens
 FAULTS = [

@@ -255,7 +255,7 @@ def test_customerio_gets_its_own(emu, arguments, fields):
         ),
         (["object", "acme", "--relate", "u", "--delete"], "exclude each other"),
         (["object", "acme", "--relationship", "{}"], "--relationship needs --relate"),
-        (["object", "acme", "--type", "company"], "object type id must be the number of a type"),
+        (["object", "acme", "--type", "company"], "object type id must be a whole number"),
         *[
             (arguments, "nobody is there to be asked: add --yes if it is meant")
             for arguments in ENDS

@@ -55,6 +55,8 @@ from mixpanel.data import AsyncWorkspace, Config, Credentials, Workspace
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 ACCOUNT, API, KEY, TOKEN = "canary-account", "canary-api", "canary-write-key", "canary-token"
 WEBHOOK, PROXY = "canary-webhook", "canary-proxy"
 NAMES = {"account": ACCOUNT, "api": API, "key": KEY, "token": TOKEN, "hook": WEBHOOK, "p": PROXY}

@@ -46,6 +46,8 @@ from mixpanel._http.sync_transport import (
 )
 from mixpanel.emulator import Fault
 
+pytestmark = pytest.mark.slow
+
 QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05, max_retry_after=0.2, max_age=20)
 ACCOUNT = ServiceAccountCredentials("user", "s3cr3t-canary", "42")
 EACH_FAULT = [

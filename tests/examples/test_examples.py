@@ -12,6 +12,8 @@ import pytest
 
 from mixpanel.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCOUNT = {"MP_TOKEN": "T", "MP_USERNAME": "robot", "MP_SECRET": "s", "MP_PROJECT_ID": "42"}
 
@@ -79,7 +81,7 @@ def test_the_bulk_import_example_names_missing_variables(monkeypatch):
     assert error == failed("bulk_import.py")
 
 
-@pytest.mark.parametrize("name", ["data_quickstart.py", "sync_nightly.py"])
+@pytest.mark.parametrize("name", ["data_quickstart.py", "local_reports.py", "sync_nightly.py"])
 def test_examples_without_arguments_print_their_usage(name):
     """One line, not a traceback."""
     assert re.fullmatch(rf"usage: {name} .*DAY.*\n", failed(name))
@@ -100,6 +102,17 @@ def test_the_data_quickstart_example_fetches_and_queries_two_days(emu):
     """Two days need two calls."""
     emu.load(FLIGHTS)
     assert DATA_QUICKSTART == run("data_quickstart.py", "2013-02-09", "2013-02-10")
+    assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
+
+
+def test_the_local_reports_example_fits_the_terminal(emu):
+    """Hours, a funnel by airport and the carriers, drawn 78 columns wide."""
+    emu.load(FLIGHTS)
+    shown = run("local_reports.py", "2013-02-09", "2013-02-10")
+    assert max(map(len, shown.splitlines())) <= 79
+    assert "events per hour · 2013-02-09 to 2013-02-10 (America/New_York)" in shown
+    assert re.search(r"^1 Flight Departed +█+ +291 +100\.0%$", shown, re.MULTILINE)
+    assert re.search(r"^B6 +█+ +73$", shown, re.MULTILINE)
     assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
 
 

@@ -9,6 +9,8 @@ import pytest
 from mixpanel.emulator import Fault
 from tests.cdp.run_clients import messages
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fanout.py"
 PRINTED = """\
 mixpanel: 81 calls, 80 accepted, filtered: 1 action

@@ -12,6 +12,8 @@ import pytest
 
 from tests.flags.test_local import flag
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

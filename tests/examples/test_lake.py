@@ -11,6 +11,8 @@ import pytest
 from mixpanel.emulator import Emulator
 from tests.data.test_fetch import filled
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lake.py"
 ACCOUNT = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
 

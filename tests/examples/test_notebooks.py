@@ -14,6 +14,8 @@ from mixpanel import __version__
 from mixpanel.cdp import AsyncCustomerIO
 from tests.notebooks import NOTEBOOKS, notebooks
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PATHS = notebooks()
 MOST_LINES = 15

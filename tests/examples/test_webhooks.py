@@ -20,6 +20,8 @@ import pytest
 
 from mixpanel.cdp import webhooks
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = "signing-key"
 WHO = "ada@example.com"

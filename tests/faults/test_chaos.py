@@ -6,6 +6,8 @@ import pytest
 
 from tests.faults import chaos
 
+pytestmark = pytest.mark.slow
+
 
 # Loops end under their sockets, and a sweep cancels anyio's own tasks before they begin.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -8,6 +8,8 @@ from tests.faults import matrix
 from tests.faults.kinds import KINDS
 from tests.faults.server import FaultProxy, FaultServer
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = matrix.everything()
 SELECTED = matrix.pairs(EVERYTHING)
 

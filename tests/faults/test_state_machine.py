@@ -39,6 +39,8 @@ from mixpanel._runtime import shutdown
 from mixpanel.settings import Endpoints
 from tests.faults.oracle import REFUSALS
 
+pytestmark = pytest.mark.slow
+
 PLACES = ("events", "imports", "people", "add")
 FAULTS = (
     "late", "reset", "lost response", "not sent", "hang", "429", "503", "500", "400", "401", "413",
