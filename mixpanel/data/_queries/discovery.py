@@ -44,6 +44,7 @@ MOST_NAMES = 5000  # which the server clamps a limit to
 EARLIEST = date(2000, 1, 1)
 TOO_FAR_BACK = re.compile(r"exceeds (\d+) days", re.IGNORECASE)
 MISSING = object()
+RECENT = 60.0  # seconds: a cached list that is older may lack new events
 SHORT = 20.0  # seconds for what a query does without, should it fail
 
 
@@ -331,6 +332,8 @@ class DiscoveryMethods:
             return
         try:
             names = await self.list_events()
+            if event not in names and self._cache.age(("events", MOST_NAMES)) > RECENT:
+                names = await self.list_events(refresh=True)  # the event may be new
         except MixpanelDataError:
             return
         if event not in names and not names.limit_hit:
