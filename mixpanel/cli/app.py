@@ -57,7 +57,7 @@ GROUPS = (
     ("flags", "flags", "List, evaluate and check feature flags."),
     ("cdp", "cdp", "Send to Customer.io Data Pipelines and Hightouch Events."),
 )
-HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 CLICK_USAGE = 2  # the exit code of click's and Typer's errors of usage
 EXAMPLE = "mp demo"
 
@@ -118,6 +118,18 @@ class _Group(_SectionedHelp, TyperGroup):
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        """Write the first line of each command's help, wrapped instead of cut off."""
+        with formatter.section("Commands"):
+            formatter.write_dl(self.command_summaries())
+
+    def command_summaries(self) -> list[tuple[str, str]]:
+        """Return the names of the commands with the first line of their help."""
+        return [
+            (name, (command.help or "").partition("\n\n")[0])
+            for name, command in self.commands.items()
+        ]
+
 
 class _Root(_Group):
     """The group of all groups; every command runs inside its `invoke`."""
@@ -137,10 +149,9 @@ class _Root(_Group):
         with _ended():
             return super().invoke(ctx)
 
-    def format_commands(self, _ctx: Any, formatter: Any) -> None:
-        """List the groups without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, _, summary in GROUPS])
+    def command_summaries(self) -> list[tuple[str, str]]:
+        """Return the names and summaries of the groups, without importing them."""
+        return [(name, summary) for name, _, summary in GROUPS]
 
 
 def unwrapped(text: str | None) -> str:

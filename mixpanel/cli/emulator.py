@@ -66,7 +66,7 @@ def emulator(
     MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch.
     """
     # Loaded before the address is printed: a script that reads it may stop the server at once.
-    import rich.text  # noqa: F401
+    import rich.console  # noqa: F401
 
     from mixpanel.emulator import serve
 

@@ -1,6 +1,5 @@
 """`mp fetch`: events and profiles into the local database."""
 
-import csv
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +7,7 @@ import typer
 from mixpanel.cli._options.database import AccountOption, DatabaseOption
 from mixpanel.cli._options.fetching import check_options, run_fetch, run_stream, show_plan
 from mixpanel.cli._options.project import BaseUrlOption
-from mixpanel.cli._options.shared import refuse_together, require_with, with_options
+from mixpanel.cli._options.shared import parse_names, refuse_together, require_with, with_options
 from mixpanel.cli._output.format import OutputOptions, output_options
 
 if TYPE_CHECKING:
@@ -48,17 +47,6 @@ def _day(context: typer.Context, parameter: Any, value: str | None) -> str | Non
     return value
 
 
-def _names(context: typer.Context, values: list[str] | None) -> list[str] | None:
-    """Split names at commas; a name that has a comma is quoted, as in CSV."""
-    if not values or context.resilient_parsing:
-        return values
-    try:
-        rows = [next(csv.reader([each], skipinitialspace=True, strict=True), []) for each in values]
-    except csv.Error as error:
-        raise typer.BadParameter(f"unclosed quote: {', '.join(values)}") from error
-    return [name.strip() for row in rows for name in row if name.strip()]
-
-
 Name = Annotated[
     str | None, typer.Argument(metavar="TABLE", show_default=False, help="A name for the table.")
 ]
@@ -72,7 +60,7 @@ ToOption = Annotated[
 EventsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--events", "-e", metavar="NAME", callback=_names, show_default="all",
+        "--events", "-e", metavar="NAME", callback=parse_names, show_default="all",
         help="Only events of this name; repeatable, or several separated by commas.",
     ),
 ]  # fmt: skip
@@ -218,7 +206,7 @@ def profiles(
     output_properties: Annotated[
         list[str] | None,
         typer.Option(
-            "--output-properties", "-o", metavar="NAME", callback=_names, show_default="all",
+            "--output-properties", "-o", metavar="NAME", callback=parse_names, show_default="all",
             help="Only this property, which is much faster; repeatable, or separated by commas.",
         ),
     ] = None,

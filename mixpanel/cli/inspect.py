@@ -14,7 +14,7 @@ from mixpanel.cli._options.database import (
     display_path,
     open_database,
 )
-from mixpanel.cli._options.shared import with_options
+from mixpanel.cli._options.shared import argument_or_option, with_options
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
 from mixpanel.cli.live_inspect import COMMANDS as LIVE_COMMANDS
@@ -232,7 +232,7 @@ def column(
     """
     if table_option is not None and column is None and column_option is None:
         table, column = None, table  # mp inspect column -t events event_name
-    wanted = _argument("COLUMN", column, column_option)
+    wanted = argument_or_option("COLUMN", column, column_option)
     with _table(table, table_option, db) as (database, name):
         found = database.column_stats(name, wanted, top_n=top_n)
     _write(found, output)
@@ -250,7 +250,7 @@ def typed_view(
     The view is called `TABLE_typed`. It has the properties of the table as it is now; create it
     again after a fetch.
     """
-    name = _argument("TABLE", table, table_option)
+    name = argument_or_option("TABLE", table, table_option)
     with open_database(db, write=True) as database:
         created = database.typed_view(name)
         where = display_path(database.path)
@@ -335,7 +335,7 @@ COMMANDS: "tuple[Command, ...]" = (
 
 @contextmanager
 def _table(argument: str | None, option: str | None, db: Any) -> "Iterator[tuple[Database, str]]":
-    name = _argument("TABLE", argument, option)
+    name = argument_or_option("TABLE", argument, option)
     with open_database(db) as database:
         yield database, name
 
@@ -343,19 +343,6 @@ def _table(argument: str | None, option: str | None, db: Any) -> "Iterator[tuple
 def _write(found: Any, output: OutputOptions) -> None:
     """Write a result whose CSV has the rows of its table."""
     write(found.to_table_dict() if output.format is Format.CSV else found, output)
-
-
-def _argument(name: str, argument: str | None, option: str | None) -> str:
-    """Return a value that may be an argument or an option.
-
-    :raises typer.BadParameter: if it is missing, or both are given and differ.
-    """
-    if argument is not None and option is not None and argument != option:
-        raise typer.BadParameter(f"{name} is given twice: {argument} and {option}")
-    value = argument or option
-    if not value:
-        raise typer.BadParameter(f"{name} is missing")
-    return value
 
 
 def _table_row(table: "TableInfo") -> dict[str, Any]:

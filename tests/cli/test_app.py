@@ -85,9 +85,12 @@ def test_every_command_is_documented(typed, command):
 @pytest.mark.parametrize(("typed", "command"), list(commands()), ids=lambda value: str(value)[:30])
 def test_each_option_names_its_value(typed, command):
     """As NAME, N or FILE, not by a type of Python."""
+    context = command.make_context(typed, [], resilient_parsing=True)
     for parameter in command.params:
-        takes_value = not getattr(parameter, "is_flag", False)
-        assert not takes_value or parameter.metavar, f"{typed} {parameter.name}"
+        record = parameter.get_help_record(context)
+        is_argument = parameter.param_type_name == "argument"
+        assert is_argument or not re.search(r"<(list|str|int|float|file|path)\b", record[0]), record
+        assert not is_argument or parameter.metavar, f"{typed} {parameter.name}"
 
 
 @pytest.mark.parametrize("width", [80, 120])

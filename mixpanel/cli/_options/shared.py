@@ -1,9 +1,12 @@
 """Options that several commands share, declared once."""
 
+import csv
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
+
+import typer
 
 
 def with_options(
@@ -49,7 +52,7 @@ def refuse_together(options: dict[str, Any]) -> None:
     :raises typer.BadParameter: if two or more of them have a value.
     """
     if len(given(options)) > 1:
-        raise _bad_parameter(f"{' and '.join(options)} cannot be used together")
+        raise typer.BadParameter(f"{' and '.join(options)} cannot be used together")
 
 
 def require_with(option: str, value: Any, others: dict[str, Any]) -> None:
@@ -58,7 +61,7 @@ def require_with(option: str, value: Any, others: dict[str, Any]) -> None:
     :raises typer.BadParameter: if it has a value and none of the others has.
     """
     if given({option: value}) and not given(others):
-        raise _bad_parameter(f"{option} needs {' or '.join(others)}")
+        raise typer.BadParameter(f"{option} needs {' or '.join(others)}")
 
 
 def given(options: dict[str, Any]) -> list[str]:
@@ -66,7 +69,28 @@ def given(options: dict[str, Any]) -> list[str]:
     return [name for name, value in options.items() if value not in (None, False, [])]
 
 
-def _bad_parameter(message: str) -> Exception:
-    import typer
+def argument_or_option(name: str, argument: Any, option: Any) -> Any:
+    """Return a value that can be given as an argument or as an option.
 
-    return typer.BadParameter(message)
+    :raises typer.BadParameter: if it is missing, or both are given and differ.
+    """
+    if argument is not None and option is not None and argument != option:
+        raise typer.BadParameter(f"{name} is given twice: {argument} and {option}")
+    value = argument or option
+    if not value:
+        raise typer.BadParameter(f"{name} is missing")
+    return value
+
+
+def parse_names(context: typer.Context, values: list[str] | None) -> list[str] | None:
+    """Split the names of an option at commas; a name with a comma is quoted, as in CSV.
+
+    :raises typer.BadParameter: for an unclosed quote.
+    """
+    if not values or context.resilient_parsing:
+        return values
+    try:
+        rows = [next(csv.reader([each], skipinitialspace=True, strict=True), []) for each in values]
+    except csv.Error as error:
+        raise typer.BadParameter(f"unclosed quote: {', '.join(values)}") from error
+    return [name.strip() for row in rows for name in row if name.strip()]

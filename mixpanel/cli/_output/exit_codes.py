@@ -36,7 +36,7 @@ def exit_code(error: BaseException) -> ExitCode:
     status = getattr(error, "status", None)
     not_found = (
         data.AccountNotFoundError, data.TableNotFoundError, data.DatabaseNotFoundError,
-        data.PropertyNotFoundError, data.ReportNotFoundError,
+        data.EventNotFoundError, data.PropertyNotFoundError, data.ReportNotFoundError,
     )  # fmt: skip
     # From the most specific class to the most general one.
     if isinstance(error, not_found):
@@ -47,8 +47,7 @@ def exit_code(error: BaseException) -> ExitCode:
         return ExitCode.USAGE
     if isinstance(error, AuthenticationError) or status in REFUSED_CREDENTIALS:
         return ExitCode.AUTHENTICATION
-    code = getattr(error, "code", None)
-    if status == HTTPStatus.NOT_FOUND or code in ("FILE_NOT_FOUND", "EVENT_NOT_FOUND"):
+    if status == HTTPStatus.NOT_FOUND or getattr(error, "code", None) == "FILE_NOT_FOUND":
         return ExitCode.NOT_FOUND
     if isinstance(error, RateLimitError) or status == HTTPStatus.TOO_MANY_REQUESTS:
         return ExitCode.RATE_LIMITED
