@@ -292,7 +292,8 @@ class DiscoveryMethods:
         self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Any:
         answer = await self._core.api.query(path, params=params, method=method, repeat=False)
-        answer_values.check_error(answer, path)
+        info = self._core.api._asked(method or "GET", path, params or {})
+        answer_values.check_error(answer, info)
         return answer
 
     async def _get_app(self, path: str, params: dict[str, Any] | None = None) -> Any:

@@ -76,7 +76,9 @@ class QuerySender(DiscoveryMethods):
         self._core._refuse_closed()
         try:
             answer = await self._core.api.query(**request.sent(), repeat=False)
-            answer_values.check_error(answer, request.path)
+            sent = {**(request.params or {}), **(request.form or {}), **(request.json_body or {})}
+            info = self._core.api._asked(request.method, request.path, sent)
+            answer_values.check_error(answer, info)
         except QueryError as error:
             if error.status_code in (200, *NOT_FOUND):
                 for event in events:
