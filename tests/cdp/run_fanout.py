@@ -25,8 +25,8 @@ def sinks(runtime, emu, *, options=None, only=None, **rules):
     urls = {"mixpanel": emu.url, "customerio": emu.customerio_url, "hightouch": emu.hightouch_url}
     made = {}
     for name in only or faces:
-        told = {"base_url": urls[name], "retry": FAST_RETRY, **(options or {}).get(name, {})}
-        client = faces[name][runtime == "sync"]("k", **told)
+        settings = {"base_url": urls[name], "retry": FAST_RETRY, **(options or {}).get(name, {})}
+        client = faces[name][runtime == "sync"]("k", **settings)
         made[name] = Sink(client, **rules.get(name, {}))
     return made
 
@@ -51,13 +51,13 @@ def send(runtime, made, *calls, **options):
 def counts(stats):
     """Return the counts of a sink that are not zero."""
     assert stats.balanced
-    told = {
+    data = {
         "accepted": stats.accepted,
         **stats.filtered,
         **stats.rejected,
         "pending": stats.pending,
     }
-    return {name: count for name, count in told.items() if count}
+    return {name: count for name, count in data.items() if count}
 
 
 def all_counts(stats):

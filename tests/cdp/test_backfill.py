@@ -113,15 +113,15 @@ def test_an_invalid_row_is_reported_and_the_others_arrive(emu):
         yield {**next(past_message_composer(1)), "properties": {"text": "x" * 32_000}}
         yield "no row at all"
 
-    told = []
-    result = backfilled("asyncio", emu, "customerio", rows(), on_rejected=told.append)
+    reported = []
+    result = backfilled("asyncio", emu, "customerio", rows(), on_rejected=reported.append)
     assert (result.imported, result.rejected, result.position) == (120, 4, 124)
     by_position = {one.index: one.message for one in result.rejected_records}
     assert "needs a timestamp" in by_position[120]
     assert "type must be one of" in by_position[121]
     assert "bytes larger than Customer.io takes" in by_position[122]
     assert "must be a mapping" in by_position[123]
-    assert tuple(told) == result.rejected_records
+    assert tuple(reported) == result.rejected_records
     assert result.rejected_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
 
 
@@ -179,10 +179,10 @@ def test_rows_of_a_dataframe_can_be_backfilled(emu):
         kind="track", event="Order Paid", columns={"user_id": "customer", "timestamp": "paid_at"},
     )  # fmt: skip
     assert result.ok
-    told = [
+    values = [
         (one["userId"], one["timestamp"], one["properties"]) for one in messages(emu, "hightouch")
     ]
-    assert told == [
+    assert values == [
         ("u-1", "2024-01-31T12:00:00.000Z", {"amount": 12.5}),
         ("u-2", "2024-02-01T00:00:00.000Z", {"coupon": "SPRING"}),
     ]
@@ -314,15 +314,15 @@ def test_an_interrupt_in_a_callback_ends_a_backfill(emu):
     with CustomerIO("k", base_url=emu.customerio_url) as cio:
         for stop in (KeyboardInterrupt, SystemExit):
             for name in ("on_progress", "on_rejected"):
-                told = []
+                reported = []
 
-                def callback(one, stop=stop, told=told):
-                    told.append(one)
+                def callback(one, stop=stop, reported=reported):
+                    reported.append(one)
                     raise stop
 
                 with pytest.raises(stop):
                     cio.backfill(rows, **{name: callback})
-                assert len(told) == 1
+                assert len(reported) == 1
 
 
 def test_an_error_of_the_row_source_is_reported_with_its_position(emu):
@@ -385,8 +385,8 @@ def test_no_error_contains_a_write_key_in_any_form():
     key = "a-long-write-key"
     header = b64encode(f"{key}:".encode()).decode()
     with Emulator() as emu:
-        told = {"meta": {"error": f"who is {key}, or Basic {header}?"}}
-        emu.play(Fault.status(400, body=told))
+        data = {"meta": {"error": f"who is {key}, or Basic {header}?"}}
+        emu.play(Fault.status(400, body=data))
         cio = CustomerIO(key, base_url=emu.customerio_url, send_immediately=True)
         with cio, pytest.raises(RejectedError) as raised:
             cio.track("u", "x")

@@ -209,7 +209,7 @@ def test_a_2xx_that_reports_a_failure_is_a_rejection(body, delivered):
     assert not judged.not_processed
 
 
-said = st.recursive(
+json_bodies = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(0, 500)
@@ -229,7 +229,7 @@ said = st.recursive(
 @given(
     st.integers(100, 650),
     st.dictionaries(st.sampled_from(["content-type", "retry-after", "date"]), st.text(max_size=9)),
-    said | st.binary(max_size=30),
+    json_bodies | st.binary(max_size=30),
 )
 def test_any_response_is_classified(status, headers, body):
     """Only a 2xx is a delivery, everything else has an error, and no response raises."""
@@ -262,14 +262,14 @@ def test_one_invalid_message_does_not_lose_the_rest_of_its_batch(emu, runtime):
         Fault.status(400, body={"meta": {"errors": ["no"]}}).forever(),
         when=lambda request: b'"m41"' in request.body,
     )
-    told = []
-    result, stats = run_calls(runtime, emu, "customerio", *calls, on_delivery=told.append)
+    reported = []
+    result, stats = run_calls(runtime, emu, "customerio", *calls, on_delivery=reported.append)
     assert (59, 1) == (result.delivered, result.rejected)
     assert [f"m{n}" for n in range(60) if n != 41] == [m["messageId"] for m in messages(emu)]
     assert [("m41", "rejected", "Customer.io: HTTP 400: no")] == [
-        (one.message_id, one.fate, one.reason) for one in told if one.fate != "delivered"
+        (one.message_id, one.fate, one.reason) for one in reported if one.fate != "delivered"
     ]
-    assert 60 == len({one.message_id for one in told}) == len(told)
+    assert 60 == len({one.message_id for one in reported}) == len(reported)
     assert stats.balanced
 
 
@@ -595,18 +595,18 @@ def test_default_context_is_merged_into_each_call(emu, runtime, vendor):
 
 def test_a_batch_with_an_invalid_message_sends_nothing(emu, runtime, vendor):
     """The error names the message, and none was accepted."""
-    told = [{"type": "track", "userId": "u", "event": "V"}, {"type": "track", "event": "V"}]
+    values = [{"type": "track", "userId": "u", "event": "V"}, {"type": "track", "event": "V"}]
     with pytest.raises(ValidationError, match="message 1: "):
-        run_calls(runtime, emu, vendor, lambda c: c.batch(told))
+        run_calls(runtime, emu, vendor, lambda c: c.batch(values))
     assert [] == messages(emu)
 
 
 @pytest.mark.parametrize("when_full", ["drop_newest", "drop_oldest", "raise"])
 def test_when_full_decides_what_a_full_buffer_does(when_full):
     """And reports the affected message."""
-    told = []
+    reported = []
     client = Hightouch(
-        "k", base_url="http://127.0.0.1:9", when_full=when_full, on_delivery=told.append,
+        "k", base_url="http://127.0.0.1:9", when_full=when_full, on_delivery=reported.append,
         limits=Limits(max_queue_size=2, flush_after=None),
     )  # fmt: skip
     for name in ("a", "b"):
@@ -617,7 +617,9 @@ def test_when_full_decides_what_a_full_buffer_does(when_full):
     else:
         client.track("u", "V", message_id="c")
         lost = "c" if when_full == "drop_newest" else "a"
-        assert [(lost, "dropped", "queue_full")] == [(d.message_id, d.fate, d.reason) for d in told]
+        assert [(lost, "dropped", "queue_full")] == [
+            (d.message_id, d.fate, d.reason) for d in reported
+        ]
     assert 2 == client.stats().pending
     client._sender.buffer.drop_all("test")
     client.close(0)
@@ -805,18 +807,18 @@ def test_a_retried_request_has_a_retry_count_header(emu, runtime, vendor, send_i
     emu.play(Fault.status(503), Fault.status(510))
     calls = [lambda c: c.track("u", "Visit")] * 2
     run_calls(runtime, emu, vendor, *calls, send_immediately=send_immediately)
-    told = [one.headers.get("x-retry-count") for one in emu.requests()]
-    assert [None, "1", "2", *[None] * send_immediately] == told
+    values = [one.headers.get("x-retry-count") for one in emu.requests()]
+    assert [None, "1", "2", *[None] * send_immediately] == values
 
 
 def test_messages_expire_and_are_counted_after_an_outage(emu, runtime, vendor):
     """After `max_age`, with the reason, and `flush` returns."""
     emu.play(Fault.status(500).forever())
-    told = []
+    reported = []
     result, stats = run_calls(
-        runtime, emu, vendor, SIX[0], on_delivery=told.append, on_error=lambda *_: None,
+        runtime, emu, vendor, SIX[0], on_delivery=reported.append, on_error=lambda *_: None,
         retry=RetryPolicy(first_wait=0.01, max_age=0.1),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped == stats.dropped
-    assert [("dropped", "expired")] == [(one.fate, one.reason) for one in told]
+    assert [("dropped", "expired")] == [(one.fate, one.reason) for one in reported]
     assert FAST_RETRY.attempts is None

@@ -23,8 +23,8 @@ def sent(message):
 
 def own(message):
     """Return the fields of a message without the common ones."""
-    told = sent(message)
-    return {k: v for k, v in told.items() if k not in ("messageId", "timestamp")}
+    body = sent(message)
+    return {k: v for k, v in body.items() if k not in ("messageId", "timestamp")}
 
 
 def event(name, **rest):
@@ -99,9 +99,9 @@ def test_each_customerio_method_composes_what_the_api_reads(cio, call, expected)
 def test_unsubscribe_does_not_delete_the_person(cio):
     """Three methods send three clearly different messages."""
     verbs = [cio.unsubscribe, cio.delete_person, cio.suppress_person]
-    told = [own(verb("u")) for verb in verbs]
-    assert [None, "User Deleted", "User Suppressed"] == [each.get("event") for each in told]
-    assert [{"unsubscribed": True}, None, None] == [each.get("traits") for each in told]
+    values = [own(verb("u")) for verb in verbs]
+    assert [None, "User Deleted", "User Suppressed"] == [each.get("event") for each in values]
+    assert [{"unsubscribed": True}, None, None] == [each.get("traits") for each in values]
 
 
 def test_set_preferences_changes_only_the_given_ones(cio):

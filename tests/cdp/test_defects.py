@@ -86,10 +86,10 @@ def test_flush_returns_after_a_message_that_is_too_large(emu, vendor):
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(hours=-5), timedelta(days=400)])
 def test_naive_datetimes_are_utc(emu, runtime, vendor, ago):
     """The other libraries guessed: some landed five hours in the future."""
-    moment = datetime(2026, 3, 1, 12, 30) - ago
-    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", timestamp=moment))
-    told = datetime.fromisoformat(messages(emu)[0]["timestamp"])
-    assert moment.replace(tzinfo=UTC) == told
+    timestamp = datetime(2026, 3, 1, 12, 30) - ago
+    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", timestamp=timestamp))
+    actual = datetime.fromisoformat(messages(emu)[0]["timestamp"])
+    assert timestamp.replace(tzinfo=UTC) == actual
 
 
 def test_unusual_values_are_converted_and_not_dropped(emu, runtime, vendor):
@@ -204,8 +204,8 @@ def test_an_exception_in_on_error_does_not_stop_the_sender(emu, runtime):
 
 def test_the_package_does_not_install_foreign_modules():
     """The other libraries install a foreign top-level package, and pin unneeded dependencies."""
-    told = distribution("mixpanel-async")
-    needed = {re.match(r"[\w-]+", one)[0].lower() for one in told.requires or ()}
+    actual = distribution("mixpanel-async")
+    needed = {re.match(r"[\w-]+", one)[0].lower() for one in actual.requires or ()}
     assert not needed & {"requests", "backoff", "monotonic", "python-dateutil"}
     assert not {"customerio", "hightouch"} & {
         name for name, owners in packages_distributions().items() if "mixpanel-async" in owners

@@ -163,9 +163,9 @@ def test_one_composer_serves_every_dialect(dialect):
     """Another vendor needs only constants and a few functions."""
     composer = SegmentComposer(dialect, now=lambda: 0.0, new_id=lambda: "ID", library={"name": "x"})
     messages = [composer.track("u", "Paid"), composer.alias("a", "u")]
-    told = json.loads(dialect.batch_body(messages, AT))
-    assert ["track", "alias"] == [each["type"] for each in told["batch"]]
-    assert AT == told["sentAt"]
+    body = json.loads(dialect.batch_body(messages, AT))
+    assert ["track", "alias"] == [each["type"] for each in body["batch"]]
+    assert AT == body["sentAt"]
     assert dialect.origin(CLASSIC).startswith("https://")
     assert basic("abc") == dialect.headers(CLASSIC)["Authorization"].reveal()
     assert "/v1/track" == dialect.path("track")
@@ -173,8 +173,8 @@ def test_one_composer_serves_every_dialect(dialect):
 
 def test_the_envelope_may_contain_the_write_key():
     """Hightouch requires it there with OAuth; Segment accepts it without a header."""
-    told = json.loads(HIGHTOUCH.batch_body([], AT, 'k"1'))
-    assert {"batch": [], "sentAt": AT, "writeKey": 'k"1'} == told
+    body = json.loads(HIGHTOUCH.batch_body([], AT, 'k"1'))
+    assert {"batch": [], "sentAt": AT, "writeKey": 'k"1'} == body
     assert {"batch": [], "sentAt": AT} == json.loads(b"".join(batch_envelope(AT)))
 
 

@@ -51,8 +51,8 @@ def test_all_sinks_receive_the_same_id_and_timestamp(emu, runtime):
     message_id = customerio["messageId"]
     assert [message_id] * 2 == [hightouch["messageId"], event["properties"]["$insert_id"]]
     assert customerio["timestamp"] == hightouch["timestamp"] == hightouch["originalTimestamp"]
-    moment = datetime.fromisoformat(customerio["timestamp"])
-    assert round(moment.timestamp() * 1000) == event["properties"]["time"]
+    timestamp = datetime.fromisoformat(customerio["timestamp"])
+    assert round(timestamp.timestamp() * 1000) == event["properties"]["time"]
     assert [12.5] * 3 == [each["properties"]["amount"] for each in (event, customerio, hightouch)]
     assert [True, True, True] == [result.ok for result in results.values()]
     assert {name: {"accepted": 1} for name in stats} == all_counts(stats)
@@ -61,20 +61,20 @@ def test_all_sinks_receive_the_same_id_and_timestamp(emu, runtime):
 
 def test_message_id_and_timestamp_may_be_passed(emu):
     """Mixpanel gets a hash of a longer id, as for `dedupe_key`, and de-duplicates repetitions."""
-    moment = datetime.now(UTC).replace(microsecond=0)
+    timestamp = datetime.now(UTC).replace(microsecond=0)
     calls = [
-        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=moment),
-        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=moment.timestamp()),
-        lambda f: f.track("u-17", "Visit", message_id="a-1", timestamp=moment.isoformat()),
+        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=timestamp),
+        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=timestamp.timestamp()),
+        lambda f: f.track("u-17", "Visit", message_id="a-1", timestamp=timestamp.isoformat()),
     ]
     send("trio", sinks("trio", emu), *calls)
     hashed = deterministic_id("Order Paid", "u-17", "order/17: paid")
     assert {hashed, "a-1"} == {each["properties"]["$insert_id"] for each in emu.events()}
-    assert {moment.timestamp() * 1000} == {each["properties"]["time"] for each in emu.events()}
+    assert {timestamp.timestamp() * 1000} == {each["properties"]["time"] for each in emu.events()}
     for vendor in ("customerio", "hightouch"):
         assert ["order/17: paid"] * 2 + ["a-1"] == [m["messageId"] for m in messages(emu, vendor)]
         timestamp_fields = {m["timestamp"] for m in messages(emu, vendor)}
-        assert {f"{moment.isoformat()[:19]}.000Z"} == timestamp_fields
+        assert {f"{timestamp.isoformat()[:19]}.000Z"} == timestamp_fields
 
 
 def test_a_fan_out_copies_arguments_when_it_is_called(emu):
@@ -82,9 +82,9 @@ def test_a_fan_out_copies_arguments_when_it_is_called(emu):
 
     async def main():
         async with AsyncFanOut(**sinks("asyncio", emu)) as fan_out:
-            told = {"tags": iter("ab"), "deep": [{"more": (n for n in (1, 2))}]}
-            calling = fan_out.track("u-17", "Visit", told)
-            told["deep"].clear()
+            data = {"tags": iter("ab"), "deep": [{"more": (n for n in (1, 2))}]}
+            calling = fan_out.track("u-17", "Visit", data)
+            data["deep"].clear()
             await calling
 
     asyncio.run(main())
@@ -110,12 +110,12 @@ def test_a_fan_out_uses_the_ids_of_the_context(emu, runtime):
     whole = [("u-17", "d-1"), (None, "d-2")]
     for vendor in ("customerio", "hightouch"):
         assert whole == [(m.get("userId"), m["anonymousId"]) for m in messages(emu, vendor)]
-    told = [each["properties"] for each in emu.events()]
+    values = [each["properties"] for each in emu.events()]
     assert [("u-17", "d-1"), (None, "d-2")] == [
-        (each.get("$user_id"), each["$device_id"]) for each in told
+        (each.get("$user_id"), each["$device_id"]) for each in values
     ]
-    assert ["u-17", "$device:d-2"] == [each["distinct_id"] for each in told]
-    assert ["/", "/"] == [each["page"] for each in told]
+    assert ["u-17", "$device:d-2"] == [each["distinct_id"] for each in values]
+    assert ["/", "/"] == [each["page"] for each in values]
 
 
 # ---- as Mixpanel says it -------------------------------------------------------------------------
@@ -183,11 +183,11 @@ def test_a_mixpanel_sink_alone_rejects_a_call_without_ids():
 def test_the_spec_context_becomes_mixpanel_properties():
     """Where Mixpanel has a default property; the event's own properties take precedence."""
     kept = MemoryConsumer()
-    told = {"page": {"url": "/a", "title": "A"}, "os": {"name": "iOS"}, "ip": "1.2.3.4", "app": 3,
+    data = {"page": {"url": "/a", "title": "A"}, "os": {"name": "iOS"}, "ip": "1.2.3.4", "app": 3,
             "campaign": {"name": "spring"}}  # fmt: skip
     with FanOut(mixpanel=Sink(Mixpanel("T", kept), group_key="company")) as fan_out:
-        fan_out.track("u-17", "Visit", {"$os": "mine"}, context=told)
-        fan_out.identify("u-17", {"plan": "team"}, context=told)
+        fan_out.track("u-17", "Visit", {"$os": "mine"}, context=data)
+        fan_out.identify("u-17", {"plan": "team"}, context=data)
         fan_out.track("u-17", semantic.EmailOpened(email_id="e-1", email="ada@example.com"))
     run_calls, opened = kept.events
     expected = {"$current_url": "/a", "$os": "mine", "ip": "1.2.3.4", "utm_campaign": "spring"}
@@ -215,7 +215,7 @@ def test_a_before_send_hook_affects_only_its_own_sink(emu):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "expected_error"),
     [
         (FanOut, "FanOut has no sinks; pass at least one"),
         (lambda: FanOut(mp=Sink(AsyncMixpanel("T"))), r"mp: FanOut takes Sink\(Mixpanel"),
@@ -239,9 +239,9 @@ def test_a_before_send_hook_affects_only_its_own_sink(emu):
         (lambda: FanOut(ht=Sink(Hightouch("k")), consent=_asks_later), "async function"),
     ],
 )
-def test_invalid_sinks_are_rejected(make, told):
+def test_invalid_sinks_are_rejected(make, expected_error):
     """At construction, naming the sink."""
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=expected_error):
         make()
 
 

@@ -37,17 +37,19 @@ def runtime(request):
 
 def test_a_call_that_one_sink_rejects_is_sent_to_the_others(emu, runtime):
     """It is reported to `on_error`, and counted."""
-    told = []
+    reported = []
     calls = [
         lambda f: f.group(None, "acme", {"seats": 3}),  # Hightouch asks for a member
         lambda f: f.track("u-17", "Visit", {"time": "noon"}),  # to Mixpanel, when it happened
     ]
     made = sinks(runtime, emu, mixpanel={"group_key": "company"})
-    _, stats = send(runtime, made, *calls, on_error=lambda name, error: told.append((name, error)))
+    _, stats = send(
+        runtime, made, *calls, on_error=lambda name, error: reported.append((name, error))
+    )
     assert ["group", "track"] == [m["type"] for m in messages(emu, "customerio")]
-    assert ["hightouch", "mixpanel"] == [name for name, _ in told]
-    assert all(isinstance(error, ValidationError) for _, error in told)
-    assert "use timestamp instead" in str(told[1][1])
+    assert ["hightouch", "mixpanel"] == [name for name, _ in reported]
+    assert all(isinstance(error, ValidationError) for _, error in reported)
+    assert "use timestamp instead" in str(reported[1][1])
     expected = {"mixpanel": {"accepted": 1, "invalid": 1}, "customerio": {"accepted": 2},
                 "hightouch": {"accepted": 1, "invalid": 1}}  # fmt: skip
     assert expected == all_counts(stats)
@@ -89,10 +91,10 @@ def _failing():
 def test_a_validation_error_names_the_sinks(emu):
     """Once, when all say the same."""
     fan_out = FanOut(**sinks("sync", emu, only=["customerio", "hightouch"]))
-    told = "track requires a user_id or an anonymous_id (customerio, hightouch)"
+    text = "track requires a user_id or an anonymous_id (customerio, hightouch)"
     with pytest.raises(ValidationError) as caught:
         fan_out.track(None, "Visit")
-    assert told == str(caught.value)
+    assert text == str(caught.value)
     fan_out.close()
 
 
@@ -112,15 +114,15 @@ def test_a_server_that_is_down_affects_only_its_own_sink(emu, runtime):
 def test_an_error_of_a_sink_that_sends_immediately_is_its_rejection(emu, runtime, caplog):
     """It is reported to `on_error`, or logged; the other sinks receive the call."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/track")
-    told = []
+    reported = []
     send_immediately = {"send_immediately": True, "retry": RetryPolicy(attempts=2, first_wait=0.01)}
     options = {"hightouch": send_immediately, "customerio": send_immediately}
-    for on_error in (lambda *given: told.append(given), None):
+    for on_error in (lambda *given: reported.append(given), None):
         made = sinks(runtime, emu, options=options)
         _, stats = send(runtime, made, lambda f: f.track(*PAID), on_error=on_error)
         assert {"undelivered": 1} == counts(stats["hightouch"])
         assert {"accepted": 1} == counts(stats["customerio"]) == counts(stats["mixpanel"])
-    ((name, error),) = told
+    ((name, error),) = reported
     assert ("hightouch", ServerError) == (name, type(error))
     assert "hightouch rejected a call: Hightouch: HTTP 500" in caplog.text
     assert (2, 2) == (len(emu.events()), len(messages(emu, "customerio")))

@@ -79,10 +79,10 @@ def test_a_sink_with_consent_receives_only_people_who_agreed(emu):
 
 def test_consent_may_come_from_a_function(emu, caplog):
     """It gets the person's id; a call's own consent takes precedence, and an error means none."""
-    asked = []
+    requested = []
 
     def consent_of(sampling_id):
-        asked.append(sampling_id)
+        requested.append(sampling_id)
         return {"u-1": {"marketing"}, "d-1": "marketing", "u-2": None}[sampling_id]
 
     calls = [
@@ -95,7 +95,7 @@ def test_consent_may_come_from_a_function(emu, caplog):
     made = sinks("sync", emu, only=["hightouch"], hightouch={"consent": "marketing"})
     _, stats = send("sync", made, *calls, consent=consent_of)
     assert {"accepted": 2, "consent": 3} == counts(stats["hightouch"])
-    assert ["u-1", "d-1", "u-2", "u-3"] == asked
+    assert ["u-1", "d-1", "u-2", "u-3"] == requested
     assert 2 == caplog.text.count("the fan-out's consent function failed")
 
 
@@ -109,8 +109,8 @@ def test_integrations_turn_sinks_off(emu):
     ]
     _, stats = send("trio", sinks("trio", emu), *calls)
     assert {"u-1"} == {each["properties"]["distinct_id"] for each in emu.events()}
-    told = [(m["userId"], m.get("integrations")) for m in messages(emu, "customerio")]
-    assert [("u-1", {"Ads": False}), ("u-2", None)] == told
+    values = [(m["userId"], m.get("integrations")) for m in messages(emu, "customerio")]
+    assert [("u-1", {"Ads": False}), ("u-2", None)] == values
     assert [("u-3", None)] == [
         (m["userId"], m.get("integrations")) for m in messages(emu, "hightouch")
     ]
@@ -134,7 +134,7 @@ def test_integrations_are_split_into_sinks_and_vendors(integrations, expected):
 
 
 def rules(**given):
-    told = {
+    options = {
         "supports_actions": False,
         "calls": KINDS,
         "events": None,
@@ -142,12 +142,12 @@ def rules(**given):
         "sample": 1.0,
         **given,
     }
-    return SinkRules.from_options("ht", "Hightouch", **told)
+    return SinkRules.from_options("ht", "Hightouch", **options)
 
 
-def run_calls(user_id, **said):
-    told = {"event": "Visit", "properties": None, **said}
-    return Call("track", told, user_id, None, "m-1", "2026-01-31T12:00:00.000Z")
+def visit_call(user_id, **arguments):
+    data = {"event": "Visit", "properties": None, **arguments}
+    return Call("track", data, user_id, None, "m-1", "2026-01-31T12:00:00.000Z")
 
 
 def test_sampling_keeps_a_share_of_the_people():
@@ -157,12 +157,12 @@ def test_sampling_keeps_a_share_of_the_people():
     few = {
         sampling_id
         for sampling_id in people
-        if tenth.filter_reason(run_calls(sampling_id), frozenset()) is None
+        if tenth.filter_reason(visit_call(sampling_id), frozenset()) is None
     }
     many = {
         sampling_id
         for sampling_id in people
-        if half.filter_reason(run_calls(sampling_id), frozenset()) is None
+        if half.filter_reason(visit_call(sampling_id), frozenset()) is None
     }
     assert abs(len(few) - 1000) < 90
     assert abs(len(many) - 5000) < 150
@@ -189,16 +189,16 @@ def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
 
 def test_all_calls_about_a_person_are_in_a_sample_or_none():
     """A call without a person is sampled by its group or message id."""
-    asked = rules(sample=0.5)
+    half = rules(sample=0.5)
     for user in map(str, range(20)):
         calls = [
-            run_calls(user),
+            visit_call(user),
             Call("identify", {"traits": None}, user, "d", "m-2", "2026-01-31T12:00:00.000Z"),
             Call("group", {"group_id": "g", "traits": None}, user, None, "m-3", "2026-01-31"),
         ]
-        assert 1 == len({asked.filter_reason(call, frozenset()) for call in calls})
+        assert 1 == len({half.filter_reason(call, frozenset()) for call in calls})
     group = Call("group", {"group_id": "g", "traits": None}, None, None, "m-3", "2026-01-31")
-    assert ("g", "m-1") == (group.sampling_id, run_calls(None).sampling_id)
+    assert ("g", "m-1") == (group.sampling_id, visit_call(None).sampling_id)
 
 
 # ---- Customer.io's actions -----------------------------------------------------------------------

@@ -98,10 +98,10 @@ def test_after_shutdown_settings_are_read_again(emu, ht):
 
 def test_htevents_on_error_is_called_once_per_lost_message(emu, ht):
     """With the lost messages; an exception that it raises is logged."""
-    heard = []
+    notes = []
 
     def on_error(error, batch):
-        heard.append((type(error), [m["event"] for m in batch]))
+        notes.append((type(error), [m["event"] for m in batch]))
         raise RuntimeError("mine")
 
     ht.on_error = on_error
@@ -111,8 +111,8 @@ def test_htevents_on_error_is_called_once_per_lost_message(emu, ht):
     ht.track("u", "Good")
     ht.track("u", "Big", {"t": "x" * 40_000})
     ht.flush()
-    assert (RejectedError, ["Bad"]) == heard[0]
-    assert ["Big"] == heard[1][1]
+    assert (RejectedError, ["Bad"]) == notes[0]
+    assert ["Big"] == notes[1][1]
     assert ["Good"] == [m["event"] for m in messages(emu)]
 
 

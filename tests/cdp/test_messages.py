@@ -107,10 +107,10 @@ def test_a_message_has_its_kind_and_id():
 
 def test_a_single_body_has_sent_at_and_no_type():
     """The path of the endpoint implies the type."""
-    told = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
+    body = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
     expected = common("identify", userId="u", sentAt="2026-01-31T12:00:00.000Z")
     del expected["type"]
-    assert expected == told
+    assert expected == body
 
 
 def test_hightouch_gets_both_timestamps():
@@ -142,15 +142,17 @@ def test_arguments_are_copied_and_not_modified():
 
 def test_later_changes_of_the_default_context_have_no_effect():
     """Its conversion losses are noted with every message, like those of any value."""
-    heard, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
-    told = composer(default_context=given, note=lambda *what: heard.append(what))
+    notes, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
+    actual = composer(default_context=given, note=lambda *what: notes.append(what))
     given["place"]["lat"] = 52.5
     context = {
         "library": LIBRARY, "place": {"lat": None}, "seen": "2026-01-31T00:00:00.000Z",
     }  # fmt: skip
-    assert context == sent(told.track("u", "Paid"))["context"]
-    assert {**context, "ip": "::1"} == sent(told.track("u", "Paid", None, {"ip": "::1"}))["context"]
-    assert [("coerced", "a number was not finite")] * 2 == heard
+    assert context == sent(actual.track("u", "Paid"))["context"]
+    assert {**context, "ip": "::1"} == sent(actual.track("u", "Paid", None, {"ip": "::1"}))[
+        "context"
+    ]
+    assert [("coerced", "a number was not finite")] * 2 == notes
     with pytest.raises(ValidationError, match="not finite"):
         composer(default_context={"x": float("inf")}, validation="raise").track("u", "Paid")
 
@@ -351,21 +353,21 @@ def test_text_is_sent_as_utf8():
 
 def test_conversion_losses_are_noted_or_raised():
     """NaN is sent as null, which is worth a warning."""
-    heard = []
-    told = composer(note=lambda kind, text: heard.append((kind, text)))
-    told.track("u", "Paid", {"value": float("nan")})
-    assert [("coerced", "a number was not finite")] == heard
+    notes = []
+    actual = composer(note=lambda kind, text: notes.append((kind, text)))
+    actual.track("u", "Paid", {"value": float("nan")})
+    assert [("coerced", "a number was not finite")] == notes
     with pytest.raises(ValidationError, match="not finite"):
         composer(validation="raise").track("u", "Paid", {"value": float("nan")})
 
 
 def test_advice_is_noted_or_raised():
     """A suspicious name is sent anyway, because it may be intended."""
-    heard = []
+    notes = []
     options = {"advice": lambda _event: lambda message: [f"{message['event']}?"]}
-    composer(note=lambda *what: heard.append(what), **options).track("u", "Pad")
-    composer(note=lambda *what: heard.append(what), validation="off", **options).track("u", "Pad")
-    assert [("doubtful", "Pad?")] == heard
+    composer(note=lambda *what: notes.append(what), **options).track("u", "Pad")
+    composer(note=lambda *what: notes.append(what), validation="off", **options).track("u", "Pad")
+    assert [("doubtful", "Pad?")] == notes
     with pytest.raises(ValidationError, match="Pad"):
         composer(validation="raise", **options).track("u", "Pad")
 
@@ -391,14 +393,14 @@ def test_schema_version_is_sent_at_its_path():
 @pytest.mark.parametrize("path", ["properties.apiVersion", "traits.apiVersion"])
 def test_schema_version_may_be_a_property_or_a_trait(path):
     """A workspace may configure another path; every kind has the one or the other."""
-    told = composer(replace(HIGHTOUCH, schema_version_path=path))
+    actual = composer(replace(HIGHTOUCH, schema_version_path=path))
     given = {"amount": 1}
     for message in (
-        told.track("u", "Paid", given, schema_version="2"),
-        told.page("u", None, "Docs", given, schema_version="2"),
-        told.screen("u", None, "Home", given, schema_version="2"),
-        told.identify("u", given, schema_version="2"),
-        told.group("u", "g", given, schema_version="2"),
+        actual.track("u", "Paid", given, schema_version="2"),
+        actual.page("u", None, "Docs", given, schema_version="2"),
+        actual.screen("u", None, "Home", given, schema_version="2"),
+        actual.identify("u", given, schema_version="2"),
+        actual.group("u", "g", given, schema_version="2"),
     ):
         where = "traits" if message.kind in ("identify", "group") else "properties"
         assert {"amount": 1, "apiVersion": "2"} == sent(message)[where]

@@ -58,7 +58,7 @@ def emu():
         yield emulator
 
 
-def asked(emu):
+def token_requests(emu):
     return len(emu.requests(TOKEN_PATH))
 
 
@@ -79,7 +79,7 @@ def test_one_token_serves_all_requests(emu, runtime, send_immediately):
         send_immediately=send_immediately,
         limits=Limits(max_batch_size=1),
     )
-    assert (5, 1) == (len(messages(emu)), asked(emu))
+    assert (5, 1) == (len(messages(emu)), token_requests(emu))
     request = emu.requests(f"/hightouch/v1/{'track' if send_immediately else 'batch'}")[0]
     assert request.headers["authorization"].startswith("Bearer ")
     assert "k" == json.loads(request.body)["writeKey"]
@@ -112,7 +112,7 @@ def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, runtime, 
         oauth=who,
         send_immediately=send_immediately,
     )
-    assert (3, 0, 2) == (stats.delivered, stats.retried, asked(emu))
+    assert (3, 0, 2) == (stats.delivered, stats.retried, token_requests(emu))
     assert 3 == len(messages(emu))
 
 
@@ -121,7 +121,7 @@ def test_a_forbidden_key_is_permanent_after_one_renewal(emu, runtime):
     who = oauth(emu.hightouch_oauth_url, scope="other")
     with pytest.raises(AuthenticationError, match="lacks the scope"):
         run_calls(runtime, emu, "hightouch", TRACK, oauth=who, send_immediately=True)
-    assert (2, 2) == (asked(emu), len(emu.requests("/hightouch/v1/track")))
+    assert (2, 2) == (token_requests(emu), len(emu.requests("/hightouch/v1/track")))
 
 
 def test_an_unknown_oauth_client_is_not_retried(emu, runtime):
@@ -133,7 +133,7 @@ def test_an_unknown_oauth_client_is_not_retried(emu, runtime):
     )
     assert (1, 0, 401) == (result.pending, result.delivered, errors[0].status)
     assert "authorization server: HTTP 401: invalid_client" in str(errors[0])
-    assert asked(emu) <= 3
+    assert token_requests(emu) <= 3
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_failing_authorization_server_is_retried_with_backoff(emu, runtime, fa
     emu.play(fault * 2, path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
     result, stats = run_calls(runtime, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None)
-    assert (1, 2, 3) == (result.delivered, stats.retried, asked(emu))
+    assert (1, 2, 3) == (result.delivered, stats.retried, token_requests(emu))
 
 
 def test_events_expire_visibly_when_the_authorization_server_is_down(emu, runtime):
@@ -166,7 +166,7 @@ def test_events_expire_visibly_when_the_authorization_server_is_down(emu, runtim
         retry=type(FAST_RETRY)(first_wait=0.05, max_wait=0.05, max_age=0.3),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped
-    assert asked(emu) < 100
+    assert token_requests(emu) < 100
 
 
 def test_a_wrong_local_clock_is_corrected_by_the_servers(runtime):
@@ -175,7 +175,7 @@ def test_a_wrong_local_clock_is_corrected_by_the_servers(runtime):
     with Emulator(now=lambda: 1_000_000_000.0, hightouch=HightouchRules(oauth=rules)) as emu:
         who = oauth(emu.hightouch_oauth_url)
         result, stats = run_calls(runtime, emu, "hightouch", TRACK, oauth=who)
-        assert (1, 0, 2) == (result.delivered, stats.retried, asked(emu))
+        assert (1, 0, 2) == (result.delivered, stats.retried, token_requests(emu))
 
 
 def test_concurrent_requests_obtain_one_token(emu):
@@ -194,7 +194,7 @@ def test_concurrent_requests_obtain_one_token(emu):
             assert 16 == client.stats().delivered
 
     anyio.run(main)
-    assert 1 == asked(emu)
+    assert 1 == token_requests(emu)
 
 
 def test_the_private_key_can_be_rotated(emu, runtime, tmp_path):

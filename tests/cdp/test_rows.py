@@ -28,7 +28,7 @@ def test_usual_column_names_are_found_in_any_spelling(who):
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "told"),
+    ("kind", "row", "text"),
     [
         ("identify", {"user_id": 1, "plan": "team"}, {"userId": 1, "traits": {"plan": "team"}}),
         ("group", {"group_id": "g", "size": 3}, {"groupId": "g", "traits": {"size": 3}}),
@@ -51,9 +51,9 @@ def test_usual_column_names_are_found_in_any_spelling(who):
         ),
     ],
 )
-def test_each_kind_has_its_own_columns(kind, row, told):
+def test_each_kind_has_its_own_columns(kind, row, text):
     """Other columns become properties or traits."""
-    assert FlatRows(kind).message(row) == {"type": kind, **told}
+    assert FlatRows(kind).message(row) == {"type": kind, **text}
 
 
 def test_named_columns_take_precedence_over_usual_names():
@@ -71,8 +71,8 @@ def test_named_columns_take_precedence_over_usual_names():
 
 def test_event_names_all_rows():
     """A column named event becomes a property then."""
-    told = FlatRows("track", event="Paid").message({"user_id": 1, "time": 5, "event": "launch"})
-    assert (told["event"], told["properties"]) == ("Paid", {"event": "launch"})
+    actual = FlatRows("track", event="Paid").message({"user_id": 1, "time": 5, "event": "launch"})
+    assert (actual["event"], actual["properties"]) == ("Paid", {"event": "launch"})
 
 
 @pytest.mark.parametrize(

@@ -280,8 +280,8 @@ def test_ids_are_sent_as_text_and_amounts_as_numbers():
 def test_a_list_of_ids_stays_a_list():
     """At the start of a video there may be more than one ad."""
     event = semantic.VideoPlaybackStarted(ad_asset_id=[1, "b"], content_asset_ids=["c"])
-    told = sent(composer().track("u", event))["properties"]
-    assert {"ad_asset_id": ["1", "b"], "content_asset_ids": ["c"]} == told
+    body = sent(composer().track("u", event))["properties"]
+    assert {"ad_asset_id": ["1", "b"], "content_asset_ids": ["c"]} == body
 
 
 def test_a_date_may_be_a_date():
@@ -417,17 +417,17 @@ def test_an_unrelated_event_name_is_not_corrected(name):
 
 def test_advice_names_the_missing_fields_of_an_action():
     """Tracked by name, its fields may be at paths that the vendor does not read."""
-    heard = []
-    told = composer(advice=advice, note=lambda _kind, text: heard.append(text))
-    told.track("u", "Device Deleted", {"device": {"token": "t"}})
-    told.track("u", "Order Complete")
-    told.track("u", "Order Completed")
-    told.track(None, "Object Deleted", {"objectId": 3}, anonymous_id="a")
-    told.identify("u", {"event": "Order Complete"})
+    notes = []
+    actual = composer(advice=advice, note=lambda _kind, text: notes.append(text))
+    actual.track("u", "Device Deleted", {"device": {"token": "t"}})
+    actual.track("u", "Order Complete")
+    actual.track("u", "Order Completed")
+    actual.track(None, "Object Deleted", {"objectId": 3}, anonymous_id="a")
+    actual.identify("u", {"event": "Order Complete"})
     assert [
         "'Device Deleted' lacks context.device.token: use DeviceDeleted",
         "'Order Complete' is not a semantic event; did you mean 'Order Completed'?",
-    ] == heard
+    ] == notes
 
 
 def test_the_module_of_semantic_events_contains_only_declarations():

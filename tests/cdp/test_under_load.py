@@ -56,7 +56,7 @@ def play(emu, count):
 @pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
 def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count):
     """Despite 429, 5xx, resets and expired tokens; sizes are measured at the server."""
-    clock, told, drops = Clock(), Counter(), []
+    clock, actual, drops = Clock(), Counter(), []
     with Emulator(
         now=clock,
         customerio=CustomerIORules(),
@@ -70,7 +70,7 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
             "when_full": "wait",
             "on_error": lambda *_: None,
             "on_drop": lambda *drop: drops.append(drop),
-            "on_delivery": lambda one: told.update([(one.message_id, one.fate)]),
+            "on_delivery": lambda one: actual.update([(one.message_id, one.fate)]),
         }
         if vendor == "hightouch":
             who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
@@ -94,7 +94,7 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
         assert (count, count, 0, True) == (
             stats.accepted, stats.delivered, stats.lost, stats.balanced,
         )  # fmt: skip
-        assert {(f"m-{n}", "delivered"): 1 for n in range(count)} == dict(told)
+        assert {(f"m-{n}", "delivered"): 1 for n in range(count)} == dict(actual)
 
         kept = emu.cdp_messages(vendor)
         ids = [entry["message"]["messageId"] for entry in kept]

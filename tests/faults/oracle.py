@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
 
-from mixpanel import AmbiguousDeliveryError, PayloadTooLargeError, RejectedError, ServerError
+from mixpanel import AmbiguousDeliveryError, PayloadTooLargeError, RejectedError
 from tests.faults.server import marker_of
 
 COLUMNS = ("lost", "twice", "stuck", "wrong")
@@ -81,10 +81,7 @@ class DeliveryAudit:
         if isinstance(error, REFUSALS):
             self._fate(marker, "rejected")
         else:
-            # A success that is not to be trusted, twice, counts as ambiguous; the caller gets the
-            # error that says what was wrong with it.
-            twice = isinstance(error, ServerError) and 200 <= (error.status or 0) < 300
-            ambiguous = twice or isinstance(error, AmbiguousDeliveryError)
+            ambiguous = isinstance(error, AmbiguousDeliveryError)
             self._fate(marker, "ambiguous" if ambiguous else "raised")
 
     def on_error(self, error, messages):

@@ -387,7 +387,7 @@ def test_a_planted_checkpoint_is_refused(backfill, emu, tmp_path, kind, more):
     elif kind == "fifo":
         os.mkfifo(checkpoint)
     else:
-        checkpoint.write_text('{"version": 1, "position": 0, "refused": 0}')
+        checkpoint.write_text('{"version": 1, "position": 0, "rejected": 0}')
         checkpoint.chmod(0o602 if kind == "writable by all" else 0o600)
         if kind == "another user":
             os.chown(checkpoint, NOBODY, NOBODY)
@@ -444,7 +444,7 @@ def test_a_killed_backfill_leaves_only_private_files_and_the_next_run_removes_th
     emu.clear_faults()
     result = CliRunner(env=environment(emu)).invoke(app, arguments)
     assert ExitCode.PARTIAL == result.exit_code
-    assert {"delivered": 5940, "refused": 60}.items() <= json.loads(result.stdout).items()
+    assert {"delivered": 5940, "rejected": 60}.items() <= json.loads(result.stdout).items()
     assert ["f", "h.ndjson"] == names(tmp_path)
     refused = sorted(json.loads(line)["position"] for line in failed.read_text().splitlines())
     assert list(range(0, 6000, 100)) == refused
@@ -536,7 +536,7 @@ def test_a_second_run_with_the_same_file_of_rejected_rows_is_refused(refuse, tmp
     with create(failed, [b"{}\n"]):
         result = refuse(failed)
         assert (ExitCode.USAGE, "{}\n") == (result.exit_code, failed.read_text())
-        assert "another run writes to" in result.stderr
+        assert "another process writes to" in result.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
@@ -544,7 +544,7 @@ def test_a_run_ends_when_its_rejected_rows_cannot_be_written(refuse):
     """Continuing would lose them."""
     result = refuse("/dev/full")
     assert ExitCode.PARTIAL != result.exit_code != ExitCode.OK
-    assert "--failed cannot be written: No space left on device" in result.stderr
+    assert "cannot write the file of --failed: No space left on device" in result.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
@@ -562,7 +562,7 @@ def test_an_import_ends_when_its_rejected_rows_cannot_be_written(emu, tmp_path):
         check=False,
     )
     assert done.returncode not in (ExitCode.OK, ExitCode.PARTIAL)
-    assert "--failed cannot be written: No space left on device" in done.stderr
+    assert "cannot write the file of --failed: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -578,7 +578,7 @@ def test_a_batch_reports_its_position_when_rejected_rows_cannot_be_written(emu, 
         emu.play(Fault.status(400).forever())
     command = ["cdp", "batch", str(file), "--failed", "/dev/full"]
     result = CliRunner(env=environment(emu)).invoke(app, command)
-    assert "--failed cannot be written: No space left on device" in result.stderr
+    assert "cannot write the file of --failed: No space left on device" in result.stderr
     assert f"--start-at {0 if bad == 'at the server' else 2}" in result.stderr
     assert ExitCode.ERROR == result.exit_code
 
