@@ -134,6 +134,7 @@ def test_modules_do_not_import_each_other_in_a_circle(folder):
     assert [name for name in inside if is_reachable(name, name)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_each_library_has_one_door(library):
     """Replacing one touches one folder."""
