@@ -111,6 +111,7 @@ def imported_modules(path):
                 yield inner if inner in MODULES else module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted({path.parts[len(PACKAGE.parts)] for path in FILES}))
 def test_modules_do_not_import_each_other_in_a_circle(folder):
     """Nor for type checkers alone, whether directly or through others."""
