@@ -277,4 +277,5 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 TestBuffer = BufferMachine.TestCase
+TestBuffer.pytestmark = [pytest.mark.slow]
 TestBuffer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
