@@ -15,7 +15,6 @@ from mixpanel._runtime import background_loop
 from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
 
-
 # No example has a time limit: machines are shared. None is kept: a run leaves no file behind.
 hypothesis.settings.register_profile("mixpanel", deadline=None, database=None)
 hypothesis.settings.load_profile("mixpanel")
