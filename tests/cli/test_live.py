@@ -126,6 +126,7 @@ QUERIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "path"), QUERIES, ids=lambda value: str(value)[:60])
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_every_query_is_answered_in_every_form(mp, server, arguments, path, form):

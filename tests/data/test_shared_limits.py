@@ -20,6 +20,8 @@ from mixpanel.data._api.rate_limits import Budget
 from mixpanel.data._api.shared_allowance import SharedAllowance, shared_file
 from mixpanel.data.exceptions import RateLimitError
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 
 

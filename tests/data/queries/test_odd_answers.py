@@ -13,6 +13,8 @@ from mixpanel.data._queries.answer_values import about, check_error, count, labe
 from mixpanel.data.exceptions import MixpanelDataError
 from mixpanel.data.query_results import QueryResult
 
+pytestmark = pytest.mark.slow
+
 KEYS = st.sampled_from([
     "data", "series", "values", "results", "events", "event", "properties", "time", "steps",
     "nodes", "edges", "count", "first", "counts", "$overall", "$average", "2026-01-01",
