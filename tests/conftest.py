@@ -47,8 +47,8 @@ def pytest_sessionfinish():
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=pytest.mark.slow),
+    pytest.param(("trio", {}), id="trio", marks=pytest.mark.slow),
 ]
 
 

@@ -168,6 +168,7 @@ def test_version(mp):
     assert f"{mixpanel.__version__}\n" == mp("--version").stdout
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy():
     """Asking for help costs no HTTP client, no database and no server."""
     code = (
@@ -265,6 +266,7 @@ def test_an_origin_that_is_none_is_refused(mp):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
     """Its address is all that stands on stdout; stopping it is no error; the data stays."""

@@ -235,6 +235,7 @@ def test_a_refusal_in_the_middle_says_where_to_go_on(mp, emu, tmp_path):
     assert "--start-at 2000: " in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_where_to_go_on(tmp_path):
     """Whoever interrupts an import loses nothing by it."""
     file = many(tmp_path / "many.ndjson", 60_000)
