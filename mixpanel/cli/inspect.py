@@ -1,4 +1,4 @@
-"""`mp inspect`: the tables of the local database."""
+"""`mp inspect`: the local database; `live_inspect` has the commands about the project."""
 
 import json
 from contextlib import contextmanager
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli import live_inspect
 from mixpanel.cli._options.database import (
     AccountOption,
     DatabaseOption,
@@ -18,6 +17,7 @@ from mixpanel.cli._options.database import (
 from mixpanel.cli._options.shared import argument_or_option, with_options
 from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
+from mixpanel.cli.live_inspect import COMMANDS as LIVE_COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mixpanel.data.store import Database
 
 HELP = """
-Commands that take --db read the local database, without a request; several of them can run at once,
-but not while a fetch writes to it. The others ask Mixpanel.
+Commands about the local database send no request; several can run at once, but not while a fetch
+writes to it. `events` to `lexicon-schema` list what the project has at Mixpanel.
 """
 EXAMPLE = "mp inspect tables"
 COLUMN = """
@@ -84,7 +84,7 @@ def info(
 def tables(
     *, _account: AccountOption = None, db: DatabaseOption = None, output: OutputOptions
 ) -> None:
-    """List the tables: type, rows, days, and which days are missing.
+    """List the tables: type, rows, days and missing days.
 
     A table that an interrupted fetch has begun is incomplete; run the same fetch again to resume
     it.
@@ -161,7 +161,7 @@ def breakdown(
     db: DatabaseOption = None,
     output: OutputOptions,
 ) -> None:
-    """Count events and users by event name, the most frequent first."""
+    """Count events and users by event name."""
     with _table(table, table_option, db) as (database, name):
         found = database.event_breakdown(name)
     if output.format is not Format.TABLE:
@@ -329,7 +329,7 @@ COMMANDS: "tuple[Command, ...]" = (
     ("typed-view", typed_view, "mp inspect typed-view events"),
     ("drop", drop, DROP),
     ("drop-all", drop_all, "mp inspect drop-all --type profiles"),
-    *live_inspect.COMMANDS,
+    *LIVE_COMMANDS,
 )
 
 

@@ -1,4 +1,4 @@
-"""`mp query`: SQL over the local database."""
+"""`mp query`: SQL over the local database; `live_query` has the commands sent to Mixpanel."""
 
 import sys
 from collections.abc import Iterable
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mixpanel._runtime.checked_files import read_at_most
-from mixpanel.cli import live_query
 from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_database
 from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import (
@@ -19,14 +18,15 @@ from mixpanel.cli._output.format import (
     write_csv_line,
 )
 from mixpanel.cli._output.terminal import say
+from mixpanel.cli.live_query import COMMANDS as LIVE_COMMANDS
 
 if TYPE_CHECKING:
     from mixpanel.cli.app import Command
 
 MAX_QUERY_BYTES = 16_000_000
 HELP = """
-`sql` queries the local database without a request. Mixpanel answers every other command, which
-counts towards the 60 queries an hour of the project.
+`sql` sends no request. Each of the others costs one of the 60 queries an hour that Mixpanel allows
+for a project, and waits when they are used up.
 """
 EXAMPLE = "mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"
 SQL = """
@@ -87,7 +87,7 @@ def sql(
         say("no rows", "dim")
 
 
-COMMANDS: "tuple[Command, ...]" = (("sql", sql, SQL), *live_query.COMMANDS)
+COMMANDS: "tuple[Command, ...]" = (("sql", sql, SQL), *LIVE_COMMANDS)
 
 
 def _query_text(query: str | None, file: Path | None) -> str:

@@ -17,6 +17,8 @@ from mixpanel.emulator import CustomerIORules, Emulator, Fault
 from tests.cdp.run_clients import messages
 from tests.cli.cli_data import wait_until
 
+pytestmark = pytest.mark.slow
+
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
 TABLE = (
     "--kind", "track", "--event", "Order Paid",

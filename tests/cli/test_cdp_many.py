@@ -23,6 +23,8 @@ from tests.cdp.run_clients import messages
 from tests.cli.cli_data import lines, runner, wait_until
 from tests.cli.test_import import read_all
 
+pytestmark = pytest.mark.slow
+
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
 SIX = [
     {"type": "identify", "userId": "u", "traits": {"plan": "team"}},

@@ -13,6 +13,8 @@ from rich.console import Console
 from mixpanel.cli import demo
 from mixpanel.cli._output.terminal import bar_chart, sparkline
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=[80, 120])
 def played(request):

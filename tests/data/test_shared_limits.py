@@ -154,6 +154,43 @@ os._exit(0)
     assert left.remaining(101.0) == 59
 
 
+def test_a_forked_child_shares_the_budget(path):
+    """What it starts is counted, and what its parent has under way is not taken for its own."""
+    script = f"""
+import os, pathlib
+from mixpanel.data._api.rate_limits import Budget, HOUR
+import anyio
+
+path = pathlib.Path({str(path)!r})
+budget = Budget("queries", (60, HOUR), concurrent=2, shared_in=path)
+
+async def one():
+    async with budget.call():
+        pass
+
+async def held():
+    async with budget.call():
+        child = os.fork()
+        if not child:
+            budget._after_fork()
+            assert budget._allowance._depth == 0
+            assert budget.remaining() == 59
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+anyio.run(held)
+child = os.fork()
+if not child:
+    budget._after_fork()
+    anyio.run(one)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert budget.remaining() == 58
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    subprocess.run(command, check=True, timeout=60)
+
+
 # ---- what counts --------------------------------------------------------------------------------
 
 

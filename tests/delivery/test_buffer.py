@@ -123,12 +123,12 @@ def test_records_with_different_credentials_are_in_different_batches():
 )
 def test_a_full_buffer_drops_and_reports_messages(bound, when_full, kept, dropped):
     """Bounded by count and by bytes; what is dropped is counted and passed to `on_drop`."""
-    told = []
-    buffer = make(when_full, on_drop=lambda why, gone: told.append((why, gone)), **bound)
+    drops = []
+    buffer = make(when_full, on_drop=lambda why, gone: drops.append((why, gone)), **bound)
     for n in (10, 11, 12):
         buffer.put(event(n))
     assert numbers(take(buffer, everything=True).records) == kept
-    assert told == [("queue_full", [{"n": dropped[0]}])]
+    assert drops == [("queue_full", [{"n": dropped[0]}])]
     assert buffer.stats.snapshot().dropped == {"queue_full": 1}
     assert buffer.stats.snapshot().balanced
 

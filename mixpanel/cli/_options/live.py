@@ -1,8 +1,11 @@
 """Options of the commands that query Mixpanel, and running such a command."""
 
+import asyncio
+import csv
 import shutil
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +13,6 @@ import typer
 from mixpanel.cli._options.database import AccountOption
 from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import BaseUrlOption
-from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.format import Format, FormatOption, JqOption, OutputOptions, write
 from mixpanel.cli._output.terminal import is_plain, say
 
@@ -19,51 +21,65 @@ if TYPE_CHECKING:
 
     from mixpanel.data.workspace import AsyncWorkspace
 
-# Arguments of the library that no parameter of a command is called after.
-OPTION_NAMES = {
-    "return_": "--return", "interval_count": "--intervals", "distinct_ids": "--users",
-    "exclude_events": "--exclude", "property_name": "PROPERTY", "entity_type": "--type",
-    "bookmark_type": "--type", "funnel_id": "ID", "bookmark_id": "ID",
-}  # fmt: skip
 MIN_CHART_WIDTH = 40  # columns
 
 MaxWaitOption = Annotated[
     float | None,
     typer.Option(
         "--max-wait", metavar="SECONDS", min=0, show_default="65 minutes",
-        help="Fail instead of waiting longer for the hourly limit.",
+        help="Fail instead of waiting longer for the hourly budget.",
     ),
 ]  # fmt: skip
-WorkspaceIdOption = Annotated[
+ViewOption = Annotated[
     int | None,
     typer.Option(
         "--workspace-id", metavar="ID", min=1, envvar="MP_WORKSPACE_ID",
         show_default="the whole project", help="The data view to query.",
     ),
 ]  # fmt: skip
+
+
+class ChartFormat(StrEnum):
+    """How a result that can be drawn is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PLAIN = "plain"
+    CHART = "chart"
+
+
+ChartFormatOption = Annotated[
+    ChartFormat | None,
+    typer.Option(
+        "--format", "-f", metavar="FORMAT", show_default="table on a terminal, else json",
+        help="table, json, jsonl, csv, plain or chart.",
+    ),
+]  # fmt: skip
 FromOption = Annotated[
     str,
-    typer.Option("--from", metavar="DAY", help="The first day, as 2026-01-31, in project time."),
+    typer.Option(
+        "--from", metavar="DAY", help="The first day, as 2026-01-31, in the project's timezone."
+    ),
 ]
-ToOption = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, inclusive.")]
+ToOption = Annotated[str, typer.Option("--to", metavar="DAY", help="The last day, included.")]
 EventOption = Annotated[
-    str | None, typer.Option("--event", "-e", metavar="EVENT", help="The same as EVENT.")
+    str | None,
+    typer.Option("--event", "-e", metavar="EVENT", show_default=False, help="The same as EVENT."),
 ]
 WhereOption = Annotated[
     str | None,
     typer.Option(
-        "--where", "-w", metavar="EXPR",
-        help="Only events that match, such as 'properties[\"plan\"] == \"team\"'.",
+        "--where", "-w", metavar="EXPR", show_default=False,
+        help="A condition, as 'properties[\"plan\"] == \"team\"'.",
     ),
 ]  # fmt: skip
-ChartOption = Annotated[
-    bool, typer.Option("--chart", help="Draw a chart in the terminal instead of writing data.")
-]
 
 
 @dataclass(frozen=True, slots=True)
 class LiveCommand:
-    """How a command queries Mixpanel, and how it writes its result."""
+    """How a command reaches Mixpanel, and how it prints the result."""
 
     output: OutputOptions
     base_url: str | None
@@ -71,13 +87,11 @@ class LiveCommand:
     workspace_id: int | None
     chart: bool = False
 
-    def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> Any:
-        """Run a query and write its result; what is missing in it is noted on stderr."""
-        import asyncio
-
+    def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> None:
+        """Run a query and print its result; what is missing in it is noted on stderr."""
         from mixpanel.data.workspace import AsyncWorkspace
 
-        async def run_query() -> Any:
+        async def answer() -> Any:
             async with AsyncWorkspace(
                 global_options.account,
                 base_url=self.base_url,
@@ -87,53 +101,75 @@ class LiveCommand:
             ) as workspace:
                 return await query(workspace)
 
-        global_options.option_names = {**OPTION_NAMES, **global_options.option_names}
-        result = asyncio.run(run_query())
-        self._write(result)
-        return result
+        result = asyncio.run(answer())
+        self._print(result)
+        if getattr(result, "limit_hit", False):
+            say("cut off by the limit: there is more; use a larger --limit", "yellow")
+        if getattr(result, "sampling_factor", 1.0) < 1:
+            say(f"sampled: {result.sampling_factor:.0%} of the events were counted", "yellow")
 
-    def _write(self, result: Any) -> None:
+    def _print(self, result: Any) -> None:
         if self.chart:
             width = max(MIN_CHART_WIDTH, shutil.get_terminal_size().columns)
-            print(result.chart(width, color=sys.stdout.isatty() and not is_plain()))
+            typer.echo(result.chart(width, color=sys.stdout.isatty() and not is_plain()))
         elif self.output.format is Format.CSV and hasattr(result, "to_table_dict"):
             write(result.to_table_dict(), self.output)
         else:
             write(result, self.output)
-        if getattr(result, "limit_hit", False):
-            say("a limit cut this off: there is more; give a larger --limit", "yellow")
-        if getattr(result, "sampling_factor", 1.0) < 1:
-            say(f"sampled: {result.sampling_factor:.0%} of the events were counted", "yellow")
 
 
-def live(*, chart: bool = False) -> "Callable[[Callable[..., None]], Callable[..., None]]":
-    """Add the options of a query to a command, which takes them as `live`.
-
-    With `chart`, also the option that draws the result.
-    """
-    return with_options(live=_live_options_with_chart if chart else _live_options)
-
-
-def _live_options(
+def live_options(
     *,
     _account: AccountOption = None,
     base_url: BaseUrlOption = None,
     max_wait: MaxWaitOption = None,
-    workspace_id: WorkspaceIdOption = None,
+    workspace_id: ViewOption = None,
     format: FormatOption = None,  # noqa: A002
     jq: JqOption = None,
 ) -> LiveCommand:
+    """Return the options that every command of this kind has, see `with_options`."""
     return LiveCommand(OutputOptions(format, jq), base_url, max_wait, workspace_id)
 
 
-def _live_options_with_chart(
+def live_chart_options(
     *,
-    chart: ChartOption = False,
     _account: AccountOption = None,
     base_url: BaseUrlOption = None,
     max_wait: MaxWaitOption = None,
-    workspace_id: WorkspaceIdOption = None,
-    format: FormatOption = None,  # noqa: A002
+    workspace_id: ViewOption = None,
+    format: ChartFormatOption = None,  # noqa: A002
     jq: JqOption = None,
 ) -> LiveCommand:
-    return LiveCommand(OutputOptions(format, jq), base_url, max_wait, workspace_id, chart)
+    """Return the same for a command whose result can be drawn by `--format chart`.
+
+    :raises typer.BadParameter: for a chart with `--jq`.
+    """
+    is_chart = format is ChartFormat.CHART
+    if is_chart and jq is not None:
+        raise typer.BadParameter("--jq works on json and jsonl, not on chart")
+    requested = None if format is None or is_chart else Format(format.value)
+    output = OutputOptions(requested, jq)
+    return LiveCommand(output, base_url, max_wait, workspace_id, chart=is_chart)
+
+
+def required(name: str, argument: Any, option: Any) -> Any:
+    """Return a value that may be an argument or an option.
+
+    :raises typer.BadParameter: if it is missing, or both are given and differ.
+    """
+    if argument is not None and option is not None and argument != option:
+        raise typer.BadParameter(f"{name} is given twice, as an argument and as an option")
+    if argument is None and option is None:
+        raise typer.BadParameter(f"{name} is missing")
+    return option if argument is None else argument
+
+
+def split_names(context: typer.Context, values: list[str] | None) -> list[str] | None:
+    """Split names at commas; a name that has a comma is quoted, as in CSV."""
+    if not values or context.resilient_parsing:
+        return values
+    try:
+        rows = [next(csv.reader([each], skipinitialspace=True, strict=True), []) for each in values]
+    except csv.Error as error:
+        raise typer.BadParameter(f"unclosed quote: {', '.join(values)}") from error
+    return [name.strip() for row in rows for name in row if name.strip()]

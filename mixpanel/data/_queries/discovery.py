@@ -255,13 +255,14 @@ class DiscoveryMethods:
 
         Costs none of the hourly queries, and is cached.
         """
-        known = self._cache.get("timezone", MISSING)
-        if known is MISSING:
-            known = None
-            with suppress(APIError):
-                answer = await self._app("/api/app/me")
-                known = discovery_answers.timezone(answer, self._core.api.project_id)
-            self._cache.put("timezone", known)
+        async with self._cache.loading("timezone"):
+            known = self._cache.get("timezone", MISSING)
+            if known is MISSING:
+                known = None
+                with suppress(APIError):
+                    answer = await self._app("/api/app/me")
+                    known = discovery_answers.timezone(answer, self._core.api.project_id)
+                self._cache.put("timezone", known)
         return cast("str | None", known)
 
     def clear_discovery_cache(self) -> None:
@@ -278,11 +279,12 @@ class DiscoveryMethods:
         self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool
     ) -> T:
         """Return a copy of the cached value, which a caller may change."""
-        value = MISSING if refresh else self._cache.get(key, MISSING)
-        if value is MISSING:
-            self._core._refuse_closed()
-            value = await load()
-            self._cache.put(key, value)
+        async with self._cache.loading(key):
+            value = MISSING if refresh else self._cache.get(key, MISSING)
+            if value is MISSING:
+                self._core._refuse_closed()
+                value = await load()
+                self._cache.put(key, value)
         return cast("T", copy.deepcopy(value))
 
     async def _get(
