@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.text import Text
 
-    from mixpanel.data._fetch.tasks import Progress
+    from mixpanel.data._fetch.progress import Progress
     from mixpanel.data.results import BatchProgress
 
 OFTEN = 1000  # records of a stream between two counts

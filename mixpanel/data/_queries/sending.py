@@ -73,7 +73,7 @@ class QuerySender(DiscoveryMethods):
         :raises EventNotFoundError: with similar names.
         :raises APIError: when Mixpanel refuses for another reason.
         """
-        self._core._refuse_closed()
+        self._core.check_open()
         try:
             answer = await self._core.api.query(**request.sent(), repeat=False)
             answer_values.check_error(answer, request.path)
