@@ -15,6 +15,8 @@ from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, 
 from tests.cdp.run_clients import FACES, RUNTIMES, messages
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 QUICK = RetryPolicy(first_wait=0.01, max_wait=0.05, max_age=20.0)
 MANY = {"limits": Limits(max_batch_size=100)}  # requests, of few messages
 AT = 1_700_000_000

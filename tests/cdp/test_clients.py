@@ -225,6 +225,7 @@ json_bodies = st.recursive(
 ).map(lambda value: json.dumps(value).encode())
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.integers(100, 650),
@@ -723,6 +724,7 @@ if os.environ.get("CDP_FORK") and os.fork() == 0:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork", [False, True])
 def test_pending_messages_are_sent_at_interpreter_exit(emu, fork):
     """Without `flush` or `close`; a forked child sends only its own messages."""

@@ -27,6 +27,8 @@ from mixpanel.emulator import Emulator, Fault
 from tests.cdp.run_clients import RUNTIMES, messages, run_calls
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=RUNTIMES)
 def runtime(request):

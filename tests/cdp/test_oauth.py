@@ -23,6 +23,8 @@ from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
 from mixpanel.exceptions import RateLimitError, ServerError, TransportError
 from tests.cdp.run_clients import FAST_RETRY, RUNTIMES, messages, run_calls
 
+pytestmark = pytest.mark.slow
+
 TRACK = lambda c: c.track("u", "Visit")
 TOKEN_PATH = "/hightouch/oauth/token"
 

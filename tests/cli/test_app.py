@@ -168,6 +168,7 @@ def test_version_prints_the_version_alone(mp):
     assert f"{mixpanel.__version__}\n" == mp("--version").stdout
 
 
+@pytest.mark.slow
 def test_help_imports_no_heavy_module():
     """Help needs no HTTP client, no database, no server and no Rich."""
     code = (
@@ -265,6 +266,7 @@ def test_an_invalid_origin_is_refused(mp):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
     """Its address alone is on stdout, stopping it is no error, and the data is kept."""

@@ -36,6 +36,8 @@ from tests.cli.cli_data import (
     runner,
 )
 
+pytestmark = pytest.mark.slow
+
 ENGAGE = "/api/query/engage"
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
 

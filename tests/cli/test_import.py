@@ -237,6 +237,7 @@ def test_a_stopped_import_says_where_to_resume(mp, emu, tmp_path):
     assert "--start-at 2000: " in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_the_position_of_an_import(tmp_path):
     """All rows before it have arrived."""
     file = many(tmp_path / "many.ndjson", 60_000)

@@ -1,9 +1,11 @@
 """`mp query …` and `mp inspect …` of what Mixpanel answers, before a server of a test's own."""
 
 import json
+import re
 import shlex
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
@@ -124,6 +126,7 @@ QUERIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "path"), QUERIES, ids=lambda value: str(value)[:60])
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_every_query_is_answered_in_every_form(mp, server, arguments, path, form):
@@ -163,15 +166,19 @@ def test_every_list_is_written_plainly(mp, arguments, expected):
     assert done.stdout.splitlines() == expected
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 EXAMPLES = [
-    line
-    for _, _, examples in (*live_query.COMMANDS, *live_inspect.COMMANDS)
-    for line in examples.strip().splitlines()
+    *re.findall(r"^\$ (mp .+)$", PAGE, re.MULTILINE),
+    *(
+        line
+        for _, _, examples in (*live_query.COMMANDS, *live_inspect.COMMANDS)
+        for line in examples.strip().splitlines()
+    ),
 ]
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
-def test_every_example_of_the_help_runs(mp, tmp_path, monkeypatch, line):
+def test_every_example_of_help_and_documentation_runs(mp, tmp_path, monkeypatch, line):
     """As it stands there."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "top.js").write_text("function main() { return [] }")

@@ -332,6 +332,7 @@ def test_a_captured_client_of_another_platform_behaves_as_in_production(mixpanel
 # The plugin
 
 
+@pytest.mark.slow
 def test_pytest_finds_the_fixture_without_an_import(pytester):
     """A user's test needs no configuration, and its failure explains."""
     pytester.makepyfile(

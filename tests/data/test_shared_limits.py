@@ -20,6 +20,8 @@ from mixpanel.data._api.rate_limits import Budget
 from mixpanel.data._api.shared_allowance import SharedAllowance, shared_file
 from mixpanel.data.exceptions import RateLimitError
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 
 
@@ -152,6 +154,18 @@ os._exit(0)
     left = allowance(path, concurrent=1)
     assert left.opens(101.0) == 101.0
     assert left.remaining(101.0) == 59
+
+
+def test_a_call_that_ended_without_the_file_is_not_under_way_for_ever(path):
+    """As when the disk was full, or another process held the lock, at its end."""
+    mine = allowance(path, concurrent=1)
+    start = mine.try_start(100.0)
+    mine._alone_until = math.inf
+    mine.end(start)
+    mine._alone_until = -math.inf
+    assert mine.opens(101.0) == 101.0
+    assert allowance(path, concurrent=1).opens(101.0) == 101.0
+    assert mine.remaining(101.0) == 59
 
 
 def test_a_forked_child_shares_the_budget(path):

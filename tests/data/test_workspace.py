@@ -138,6 +138,7 @@ with Workspace(path=sys.argv[1]) as ws:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_fetch(tmp_path):
     """Nothing goes on behind the caller's back, and the same call goes on from what arrived."""
     with Emulator() as emu:

@@ -152,6 +152,19 @@ def test_a_record_larger_than_the_whole_buffer_is_dropped_as_too_large():
     assert buffer.stats.snapshot().dropped == {"too_large": 1}
 
 
+def test_batches_that_return_in_another_order_are_queued_in_their_own():
+    """The head is the oldest message: a flush waits for it."""
+    buffer = make(max_batch_size=2, concurrency=2)
+    for n in range(5):
+        buffer.put(event(n))
+    first, second = take(buffer), take(buffer)
+    buffer.finish(first)
+    buffer.finish(second)
+    queue = buffer.queues["events"]
+    assert numbers(queue.unsent) == [0, 1, 2, 3, 4]
+    assert queue.oldest_sequence() == 1
+
+
 def test_finishing_a_batch_returns_unsettled_records_in_order():
     """They are at the head of their queue again."""
     buffer = make(max_batch_size=4)
@@ -264,4 +277,5 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 TestBuffer = BufferMachine.TestCase
+TestBuffer.pytestmark = [pytest.mark.slow]
 TestBuffer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -702,6 +702,7 @@ def is_proof(reply):
     return 300 <= reply.status < 500 and reply.status not in (408, 425, 460)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     st.lists(replies, max_size=10),

@@ -105,7 +105,7 @@ def test_the_data_quickstart_example_fetches_and_queries_two_days(emu):
     assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
 
 
-def test_local_reports(emu):
+def test_the_local_reports_example_fits_the_terminal(emu):
     """Hours, a funnel by airport and the carriers, drawn 78 columns wide."""
     emu.load(FLIGHTS)
     shown = run("local_reports.py", "2013-02-09", "2013-02-10")

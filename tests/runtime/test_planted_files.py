@@ -27,7 +27,10 @@ from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from tests.cli.cli_data import wait_until
 from tests.runtime.test_private_files import make_device
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners, modes and links of POSIX")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="owners, modes and links of POSIX"),
+]
 as_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away"
 )

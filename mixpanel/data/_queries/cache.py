@@ -42,6 +42,12 @@ class Cache:
                 return default
             return value
 
+    def age(self, key: Hashable) -> float:
+        """Return how many seconds ago a value was loaded; 0 if there is none."""
+        with self._lock:
+            expires, _ = self._values.get(key, (None, None))
+            return 0.0 if expires is None else self._clock() + self.lifetime - expires
+
     def loading(self, key: Hashable) -> anyio.Lock:
         """Return a lock for loading a value, so that callers in one event loop load it once."""
         here = event_loop.running_loop()

@@ -44,6 +44,7 @@ MOST_NAMES = 5000  # which the server clamps a limit to
 EARLIEST = date(2000, 1, 1)
 TOO_FAR_BACK = re.compile(r"exceeds (\d+) days", re.IGNORECASE)
 MISSING = object()
+RECENT = 60.0  # seconds: a cached list that is older may lack new events
 SHORT = 20.0  # seconds for what a query does without, should it fail
 
 
@@ -291,7 +292,8 @@ class DiscoveryMethods:
         self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Any:
         answer = await self._core.api.query(path, params=params, method=method, repeat=False)
-        answer_values.check_error(answer, path)
+        info = self._core.api._asked(method or "GET", path, params or {})
+        answer_values.check_error(answer, info)
         return answer
 
     async def _get_app(self, path: str, params: dict[str, Any] | None = None) -> Any:
@@ -331,6 +333,8 @@ class DiscoveryMethods:
             return
         try:
             names = await self.list_events()
+            if event not in names and self._cache.age(("events", MOST_NAMES)) > RECENT:
+                names = await self.list_events(refresh=True)  # the event may be new
         except MixpanelDataError:
             return
         if event not in names and not names.limit_hit:
