@@ -116,7 +116,7 @@ def imported_modules(path):
 def test_modules_do_not_import_each_other_in_a_circle(folder):
     """Nor for type checkers alone, whether directly or through others."""
     if folder == "data":
-        pytest.skip("WorkspaceCore and the results' plots are still to be separated")
+        pytest.skip("the expressions and the plots of results are still to be separated")
     graph = {
         name_of(path): set(imported_modules(path)) & MODULES
         for path in FILES

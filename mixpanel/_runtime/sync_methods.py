@@ -28,7 +28,7 @@ def synced(
 ) -> Callable[Concatenate[Any, P], R]:
     """Return the blocking twin of an async method, with its signature and documentation.
 
-    The twin runs the async method on the background loop: that of the object's `_core`, where it
+    The twin runs the async method on the background loop: that of the object's `_async`, where it
     has one; else its own, if its class has one by that name (so that a subclass may override it);
     else the given one, with the object as `self`.
     """
@@ -36,7 +36,7 @@ def synced(
 
     @functools.wraps(method)
     def twin(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        core = getattr(self, "_core", self)
+        core = getattr(self, "_async", self)
         call: Any = getattr(core, name, None)
         instead = ""
         if core is self:

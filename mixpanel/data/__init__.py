@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mixpanel._lazy import load_lazily
 
 if TYPE_CHECKING or not load_lazily(__name__):
-    from mixpanel.data._fetch.tasks import (
+    from mixpanel.data._fetch.progress import (
         Progress,
     )
     from mixpanel.data.api import (
@@ -125,6 +125,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
         ColumnInfo,
         ColumnStatsResult,
         ColumnSummary,
+        CredentialsCheck,
         EventBreakdownResult,
         EventStats,
         FetchPlan,
@@ -164,6 +165,7 @@ __all__ = [
     "ConfigError",
     "CountType",
     "Credentials",
+    "CredentialsCheck",
     "DailyCount",
     "DailyCountsResult",
     "DatabaseLockedError",

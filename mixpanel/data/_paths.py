@@ -1,4 +1,4 @@
-"""Paths as people write them, and what to say of a file that cannot be written."""
+"""Expand `~` in paths, and turn failed writes into clear errors."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ if TYPE_CHECKING:
 
 __all__ = ["expand_home", "write_errors"]
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def expand_home(path: Path | str) -> Path:
-    """Return a path with the home folder in place of the `~` that it begins with, if it does.
+    """Return a path with its leading `~` replaced by the home directory.
 
-    :raises ConfigError: when there is no home folder.
+    :raises ConfigError: when there is no home directory.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise ConfigError(
-            f"cannot expand {path}: there is no home folder; set HOME, or give an absolute path"
+            f"cannot expand {path}: no home directory; set HOME or use an absolute path"
         ) from None
 
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Turn the error of a file that cannot be written into one that names the file and a remedy.
+    """Raise an error with the file and a remedy for an OSError in the block.
 
-    :raises MixpanelDataError: DISK_FULL, or FILE_NOT_WRITTEN for another cause.
+    :raises MixpanelDataError: with the code DISK_FULL, or FILE_NOT_WRITTEN for another cause.
     """
     try:
         yield
     except OSError as error:
-        full = error.errno in FULL
-        why = "the disk is full: make room there, and" if full else f"{error.strerror or error};"
+        is_full = error.errno in DISK_FULL
+        reason = "the disk is full: free some space" if is_full else f"{error.strerror or error}:"
+        remedy = "and repeat the call" if is_full else "correct that and repeat the call"
         raise MixpanelDataError(
-            f"{path} cannot be written: {why} run the same call again",
-            code="DISK_FULL" if full else "FILE_NOT_WRITTEN",
+            f"cannot write {path}: {reason} {remedy}",
+            code="DISK_FULL" if is_full else "FILE_NOT_WRITTEN",
             details={"path": str(path)},
         ) from error

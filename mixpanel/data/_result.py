@@ -1,4 +1,4 @@
-"""What every result can do: be JSON, a DataFrame, text on a screen and a table in a notebook."""
+"""The base of all results: as JSON, as a DataFrame, as text and as a table in a notebook."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["Result", "Rows", "plain"]
 
 SHOWN = 10  # rows of a repr
 SHOWN_IN_NOTEBOOK = 50
-WIDEST = 40
-_UNSEEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # a terminal would obey them
+MAX_WIDTH = 40  # characters of a cell
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # a terminal would obey them
 
 
 class Result:
-    """What all results can do."""
+    """Base class of results: a dataclass with `to_dict()`, `df` and a readable repr."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as what JSON knows: times as ISO 8601, NaN as None."""
+        """Return all fields as values that JSON can represent: times as ISO 8601, NaN as None."""
         own = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         return {name: plain(value) for name, value in own.items()}
 
     def to_table_dict(self) -> list[dict[str, Any]]:
-        """Return the rows that `.df` and tables show, as what JSON knows."""
+        """Return the rows of `.df` as values that JSON can represent."""
         return [plain(row) for row in self._rows()]
 
     @cached_property
     def df(self) -> pd.DataFrame:
         """The rows as a pandas DataFrame, made once.
 
-        :raises ConfigError: without pandas.
+        :raises ConfigError: when pandas is not installed.
         """
         try:
             import pandas as pd
@@ -53,7 +53,7 @@ class Result:
         return pd.DataFrame(self._rows(), columns=self._columns())
 
     def _rows(self) -> Sequence[Mapping[str, Any]]:
-        """Return the rows of `.df`: those of the only list there is, else the one row of all."""
+        """Return the rows of `.df`: by default one row with all fields."""
         return [{field.name: getattr(self, field.name) for field in fields(self)}]  # type: ignore[arg-type]
 
     def _columns(self) -> list[str] | None:
@@ -85,7 +85,7 @@ class Result:
 
 
 class Rows(Result):
-    """A result whose rows are those of one of its fields."""
+    """A result whose rows are the items of one of its fields, `_FIELD`."""
 
     _FIELD = "columns"
 
@@ -100,7 +100,7 @@ class Rows(Result):
 
 
 def plain(value: Any) -> Any:
-    """Return a value as what JSON knows."""
+    """Return a value as one that JSON can represent."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, (float, Decimal)):
@@ -127,7 +127,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
+    return text if len(text) <= MAX_WIDTH else text[: MAX_WIDTH - 1] + "…"
 
 
 def _more(count: int, shown: int) -> list[str]:
@@ -139,8 +139,8 @@ def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
     cut = [
-        [cell if len(cell) <= WIDEST else cell[: WIDEST - 1] + "…" for cell in line]
-        for line in ([_UNSEEN.sub(_escaped, cell) for cell in line] for line in cells)
+        [cell if len(cell) <= MAX_WIDTH else cell[: MAX_WIDTH - 1] + "…" for cell in line]
+        for line in ([CONTROL_CHARACTERS.sub(_escaped, cell) for cell in line] for line in cells)
     ]
     widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
     return [

@@ -1,4 +1,4 @@
-"""Ask Mixpanel's reading APIs: within the project's budget, with retries and typed errors."""
+"""Call Mixpanel's reading APIs: within the rate limits, with retries and typed errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mixpanel._http.responses import (
 )
 from mixpanel.credentials import Secret
 from mixpanel.data._api import rate_limits, responses
-from mixpanel.data._api.download import Part, StreamingConnections
+from mixpanel.data._api.download import PartFile, StreamingConnections
 from mixpanel.data._api.quota import is_counted, quotas_in
 from mixpanel.data._api.responses import RequestInfo
 from mixpanel.data.exceptions import (
@@ -51,22 +51,24 @@ if TYPE_CHECKING:
 __all__ = ["AsyncAPI", "Downloaded"]
 
 RETRY = RetryPolicy(attempts=5, first_wait=1.0, max_age=3600.0)
-CONNECTIONS = 128  # above what all budgets together let be under way
-EXPORT_STARTS = 300.0  # seconds until an export's first byte: Mixpanel gathers it first
-IDLE = 60.0  # seconds between two chunks of an export
-DEADLINES: dict[Family, float] = {"query": 503.0, "app": 135.0, "export": 600.0}
-OVERALL = 3600.0  # seconds for one export
-IN_A_THREAD = 64 * 1024  # bytes above which reading JSON would be felt by the loop
-REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
-NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # of a header
-OURS = frozenset({"authorization", "host", "content-length", "transfer-encoding", "cookie"})
+CONNECTIONS = 128  # more than the rate limits let run at the same time
+EXPORT_HEADERS_TIMEOUT = 300.0  # seconds: Mixpanel collects an export before its first byte
+EXPORT_IDLE_TIMEOUT = 60.0  # seconds between two pieces of an export
+EXPORT_TIMEOUT = 3600.0  # seconds for one export
+TIMEOUTS: dict[Family, float] = {"query": 503.0, "app": 135.0, "export": 600.0}
+PARSE_IN_THREAD = 64 * 1024  # bytes of JSON above which parsing would block the event loop
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+RESERVED_HEADERS = frozenset(
+    {"authorization", "host", "content-length", "transfer-encoding", "cookie"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """An export in a file; with `gzip` its bytes are packed.
+    """An export that was saved to a file, compressed if `gzip` is True.
 
-    `attempts` counts requests; `digest` is the SHA-256 of the file, in hexadecimal.
+    `attempts` is the number of requests; `digest` is the SHA-256 of the file, in hexadecimal.
     """
 
     path: Path
@@ -77,17 +79,22 @@ class Downloaded:
 
 
 class AsyncAPI:
-    """Ask for a project's data; works in any event loop, and in several.
+    """Client for Mixpanel's reading APIs; works on any event loop, and on several at once.
 
-    All calls of this user's processes share the project's budget: `on_wait(seconds, why)` is called
-    when one must wait over four seconds for it. A 429 makes all wait, for as long as the server
-    says. What would have to wait longer than `patience` seconds raises `RateLimitError`. Transient
-    failures are repeated as `retry` says. `timeout` bounds one attempt in seconds, exports aside;
-    by default it is a little longer than Mixpanel's own, so that its error arrives.
+    >>> async with AsyncAPI(credentials) as api:  # doctest: +SKIP
+    ...     names = await api.query("events/names", params={"type": "general"})
 
-    Without `base_url`, the environment's `MP_BASE_URL` counts, then the credentials' region.
+    All processes of this user share the project's rate limits. `on_wait(seconds, why)` is called
+    when a call must wait more than four seconds for one; a call that would wait longer than
+    `max_wait` seconds raises `RateLimitError`. A 429 makes all calls wait as long as the server
+    asks. Transient failures are retried according to `retry`. `timeout` is the limit for one
+    attempt in seconds, exports aside; the default is a little longer than Mixpanel's own limit, so
+    that its error arrives.
 
-    :raises ConfigError: for a `base_url` or region that cannot work.
+    The server is `base_url`, else the environment's `MP_BASE_URL`, else that of the credentials'
+    region.
+
+    :raises ConfigError: for an invalid `base_url` or region.
     """
 
     def __init__(
@@ -99,7 +106,7 @@ class AsyncAPI:
         transport: TransportOptions | None = None,
         on_wait: Callable[[float, str], object] | None = None,
         timeout: float | None = None,
-        patience: float = rate_limits.PATIENCE,
+        max_wait: float = rate_limits.PATIENCE,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -111,14 +118,14 @@ class AsyncAPI:
         self.region: Region = credentials.region
         self.on_wait = on_wait
         origins, project = self._origins, self.project_id
-        budget = rate_limits.shared
-        self.export_budget: rate_limits.Budget = budget("export", origins.export, project)
-        self.query_budget: rate_limits.Budget = budget("query", origins.query, project)
-        self._app_budget: rate_limits.Budget = budget("app", origins.app, project)
+        shared = rate_limits.shared
+        self.export_budget: rate_limits.Budget = shared("export", origins.export, project)
+        self.query_budget: rate_limits.Budget = shared("query", origins.query, project)
+        self._app_budget: rate_limits.Budget = shared("app", origins.app, project)
         self._credentials = credentials
         self._retry = retry or RETRY
         self._timeout = timeout
-        self._patience = patience
+        self._max_wait = max_wait
         self._sleep = sleep
         self._random = random
         transport = transport or TransportOptions()
@@ -141,11 +148,11 @@ class AsyncAPI:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections; later calls raise `ClosedError`."""
         self._closed = True
         await self._connections.aclose()
 
-    # ---- asking ---------------------------------------------------------------------------------
+    # ---- calls ----------------------------------------------------------------------------------
 
     async def query(
         self,
@@ -157,17 +164,19 @@ class AsyncAPI:
         method: str | None = None,
         repeat: bool = True,
     ) -> Any:
-        """Ask the Query API; `path` is what follows `/api/query/`, as in "events/names".
+        """Call the Query API and return its JSON.
 
-        None is left out of `params` and `form`, lists and dicts are sent as JSON. The method is
-        GET, or POST with a form or JSON. Without `repeat`, a call that may have cost one of the
-        hourly queries is not made again.
+        >>> await api.query("events/names", params={"type": "general"})  # doctest: +SKIP
 
-        :raises APIError: of the kind that fits.
+        `path` is relative to `/api/query/`. In `params` and `form`, None is left out, and lists
+        and dicts are sent as JSON. The method is GET, or POST with a form or JSON. With
+        `repeat=False`, a call that may have cost one of the hourly queries is not repeated.
+
+        :raises APIError: when the call fails; see `mixpanel.data.exceptions` for its subclasses.
         """
         path = "/api/query/" + path.removeprefix("/api/query").lstrip("/")
         method = method or ("GET" if form is None and json_body is None else "POST")
-        return await self._requested(
+        return await self._send(
             method,
             path,
             params=params,
@@ -189,22 +198,24 @@ class AsyncAPI:
         timeout: float | None = None,
         family: Family | None = None,
     ) -> Any:
-        """Ask anything, and return its JSON: for endpoints that have no method of their own here.
+        """Call any endpoint and return its JSON, for those without a method of their own.
 
-        `url` is a path such as "/api/app/me", or absolute and on one of Mixpanel's hosts of this
-        region (or on `base_url`): credentials go nowhere else. `family` chooses host and budget;
-        by default the path does. Query and export calls are given the `project_id`. A POST to
-        the app API may change something, so it is repeated only if it surely did not arrive.
+        >>> await api.request("GET", "/api/app/me")  # doctest: +SKIP
 
-        :raises ConfigError: for a URL or header that would carry credentials elsewhere.
-        :raises APIError: of the kind that fits.
+        `url` is a path, or a URL on one of Mixpanel's hosts for this region (or on `base_url`):
+        credentials are sent nowhere else. `family` selects the host and the rate limit; by default
+        the path does. `project_id` is added to query and export calls. A POST to the app API may
+        change something, so it is repeated only if it certainly did not arrive.
+
+        :raises ConfigError: for a URL on another host, or a header that cannot be set.
+        :raises APIError: when the call fails; see `mixpanel.data.exceptions` for its subclasses.
         """
-        return await self._requested(
+        return await self._send(
             method, url, params=params, json_body=json_body, form=form,
             headers=headers, timeout=timeout, family=family,
         )  # fmt: skip
 
-    async def _requested(
+    async def _send(
         self,
         method: str,
         url: str,
@@ -221,38 +232,38 @@ class AsyncAPI:
         target, family, query = self._checked_url(url, family)
         outgoing, content = self._headers(headers), b""
         if form is not None:
-            content = urlencode(_plain(form)).encode()
+            content = urlencode(_encoded(form)).encode()
             outgoing["Content-Type"] = "application/x-www-form-urlencoded"
         elif json_body is not None:
             content = json.dumps(json_body).encode()
             outgoing["Content-Type"] = "application/json"
-        asked_for = {**dict(parse_qsl(query)), **(params or {}), **(form or {})}
+        sent_params = {**dict(parse_qsl(query)), **(params or {}), **(form or {})}
         if json_body is not None:
-            asked_for |= json_body if isinstance(json_body, dict) else {"json_body": json_body}
-        asked = self._asked(method, target, asked_for)
+            sent_params |= json_body if isinstance(json_body, dict) else {"json_body": json_body}
+        info = self._request_info(method, target, sent_params)
         in_body = isinstance(json_body, dict) and "project_id" in json_body
         full = self._with_query(target, query, params, "app" if in_body else family)
         request = Request(method, full, outgoing, content)
-        seconds = timeout or self._timeout or DEADLINES[family]
-        counted = family == "export" or is_counted(target, asked_for)
+        seconds = timeout or self._timeout or TIMEOUTS[family]
+        counted = family == "export" or is_counted(target, sent_params)
 
         async def attempt(_call: Call) -> Response | TransportFailure:
             return await self._connections.receive(
                 request, lambda _head: None, first=seconds, idle=seconds, overall=seconds
             )
 
-        idempotent = repeat and (method in REPEATABLE or family != "app")
-        answer, _ = await self._settle(
-            asked, self._budget_of(family), attempt, idempotent=idempotent, counted=counted
+        idempotent = repeat and (method in IDEMPOTENT or family != "app")
+        response, _ = await self._retry_until_settled(
+            info, self._budget_of(family), attempt, idempotent=idempotent, counted=counted
         )
-        if len(answer.body) < IN_A_THREAD:
-            return responses.parsed(asked, answer)
-        return await anyio.to_thread.run_sync(responses.parsed, asked, answer)
+        if len(response.body) < PARSE_IN_THREAD:
+            return responses.parse_json(info, response)
+        return await anyio.to_thread.run_sync(responses.parse_json, info, response)
 
     async def check(self) -> None:
-        """Find out whether the credentials are accepted, at no cost to the budgets.
+        """Check that Mixpanel accepts the credentials; costs none of the hourly calls.
 
-        :raises AuthenticationError: when they are not.
+        :raises AuthenticationError: when it does not.
         """
         try:
             await self.request("GET", "/api/app/me", family="app")
@@ -273,120 +284,139 @@ class AsyncAPI:
         params: Mapping[str, Any],
         *,
         on_bytes: Callable[[int], object] | None = None,
-        idle: float = IDLE,
-        overall: float = OVERALL,
+        idle: float = EXPORT_IDLE_TIMEOUT,
+        overall: float = EXPORT_TIMEOUT,
     ) -> Downloaded:
-        """Save one raw export, byte for byte as Mixpanel sends it, mostly gzipped.
+        """Save one raw export to a file, byte for byte as Mixpanel sends it, usually gzipped.
 
-        A failed attempt leaves nothing: each starts the file anew, and without success there is
-        no file. `on_bytes` is told how many bytes came; a negative number takes back those of a
-        failed attempt. Each attempt may pause for `idle` and take `overall` seconds.
+        Each attempt begins a new file, and after a failure there is none. `on_bytes` is called
+        with the number of bytes of each piece, and with a negative number when an attempt is
+        discarded. An attempt may pause for `idle` seconds and take `overall` seconds.
 
-        That the answer was complete as HTTP does not say that the export was: see its last line.
+        A complete HTTP response may hold a truncated export: check its last line.
 
-        :raises APIError: of the kind that fits.
+        :raises APIError: when the call fails; see `mixpanel.data.exceptions` for its subclasses.
         """
         target = f"{self._origins.export}/api/2.0/export"
-        asked = self._asked("GET", target, params)
+        info = self._request_info("GET", target, params)
         headers = self._headers(None)
         request = Request("GET", self._with_query(target, "", params, "export"), headers)
-        part = Part(path, on_bytes)
+        file = PartFile(path, on_bytes)
 
         async def attempt(call: Call) -> Response | TransportFailure:
-            part.restart()
+            file.restart()
 
-            def into(head: Response) -> Callable[[bytes], Awaitable[object]] | None:
+            def body_writer(head: Response) -> Callable[[bytes], Awaitable[object]] | None:
                 if not responses.is_export(head):
                     return None
                 call.accepted()
-                return part.write
+                return file.write
 
-            first = max(self._timeout or 0.0, EXPORT_STARTS)
+            first = max(self._timeout or 0.0, EXPORT_HEADERS_TIMEOUT)
             return await self._connections.receive(
-                request, into, first=first, idle=idle, overall=overall
+                request, body_writer, first=first, idle=idle, overall=overall
             )
 
         try:
-            answer, attempts = await self._settle(asked, self.export_budget, attempt)
-            responses.check_export(asked, answer)
-            await part.finish()
+            response, attempts = await self._retry_until_settled(info, self.export_budget, attempt)
+            responses.check_export(info, response)
+            await file.finish()
         except BaseException:
-            part.discard()
+            file.discard()
             raise
-        packed = "gzip" in answer.headers.get("content-encoding", "").lower()
-        return Downloaded(path, part.bytes, packed, attempts, part.digest)
+        is_gzip = "gzip" in response.headers.get("content-encoding", "").lower()
+        return Downloaded(path, file.bytes, is_gzip, attempts, file.digest)
 
-    # ---- one request, until it is settled -------------------------------------------------------
+    # ---- attempts and retries -------------------------------------------------------------------
 
-    async def _settle(
+    async def _retry_until_settled(
         self,
-        asked: RequestInfo,
+        info: RequestInfo,
         budget: Budget,
         attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
         *,
         idempotent: bool = True,
         counted: bool = True,
     ) -> tuple[Response, int]:
-        """Repeat an attempt until it succeeds; return its answer and the number of attempts."""
-        call = budget.call(on_wait=self.on_wait, patience=self._patience, counted=counted)
+        """Repeat an attempt until it succeeds; return the response and the number of attempts.
+
+        A 429 counts as no failure: the rate limiter makes the next attempt wait as long as the
+        server asked, or raises when that exceeds `max_wait`. Everything else follows the retry
+        policy.
+        """
+        call = budget.call(on_wait=self.on_wait, patience=self._max_wait, counted=counted)
         error: APIError | None = None
         attempts = failures = 0
         first_failed = 0.0
         while True:
-            reply = await self._attempted(call, attempt, error)
+            result = await self._attempt(call, attempt, error)
             attempts += 1
-            if isinstance(reply, Response) and responses.is_success(reply):
-                return reply, attempts
-            error = _naming_once(responses.error_of(asked, reply))
+            if isinstance(result, Response) and responses.is_success(result):
+                return result, attempts
+            error = _without_repeated_url(responses.to_error(info, result))
             if isinstance(error, RateLimitError):
-                continue  # the budget knows for how long
-            if not responses.is_worth_repeating(reply, idempotent=idempotent):
+                continue
+            if not responses.is_worth_repeating(result, idempotent=idempotent):
                 raise error
             failures += 1
             first_failed = first_failed or time.monotonic()
             wait = self._retry.wait(failures, error.retry_after, self._random())
-            late = time.monotonic() + wait - first_failed > self._retry.max_age
-            if late or failures >= (self._retry.attempts or failures + 1):
+            too_late = time.monotonic() + wait - first_failed > self._retry.max_age
+            if too_late or failures >= (self._retry.attempts or failures + 1):
                 raise error
             await self._sleep(wait)
 
-    async def _attempted(
+    async def _attempt(
         self,
         call: Call,
         attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
-        refused: APIError | None,
+        previous: APIError | None,
     ) -> Response | TransportFailure:
+        """Make one attempt within the rate limit, and report its outcome to the limiter.
+
+        When the wait after a 429 would be too long, the server's own error is raised, with the
+        time of the next slot: it says more than that of the limiter.
+        """
         if self._closed:
-            raise ClosedError("the API was closed; make a new one")
+            raise ClosedError("the API client is closed; create a new one")
         try:
             async with call:
-                reply = await attempt(call)
-                if isinstance(reply, Response):
-                    quotas = quotas_in(reply.headers)
+                result = await attempt(call)
+                if isinstance(result, Response):
+                    quotas = quotas_in(result.headers)
                     call.learn(quotas)
-                    if responses.is_rate_limit(reply):
-                        call.refused(retry_after(reply.headers), quotas)
+                    if responses.is_rate_limit(result):
+                        call.refused(retry_after(result.headers), quotas)
                     else:
                         call.accepted()
-                if _is_free(reply):
+                if _is_free(result):
                     call.uncounted()
-        except RateLimitError as spent:
-            if not isinstance(refused, RateLimitError):
+        except RateLimitError as error:
+            if not isinstance(previous, RateLimitError):
                 raise
-            refused.retry_after = refused.details["retry_after"] = spent.retry_after
-            refused.next_slot_at = spent.next_slot_at
-            refused.details |= {"next_slot_at": spent.details.get("next_slot_at")}
-            raise refused from spent
-        return reply
+            previous.retry_after = previous.details["retry_after"] = error.retry_after
+            previous.next_slot_at = error.next_slot_at
+            previous.details |= {"next_slot_at": error.details.get("next_slot_at")}
+            raise previous from error
+        return result
 
-    # ---- what is sent, and where ----------------------------------------------------------------
+    # ---- building requests ----------------------------------------------------------------------
 
     def _checked_url(self, url: str, family: Family | None) -> tuple[str, Family, str]:
-        """Return the URL without its query, put together from one of our own origins."""
+        """Return the URL without its query, the family and the query.
+
+        The URL is put together from one of our own origins, never taken over: the credentials go
+        to it, and parsers disagree about odd URLs.
+
+        :raises ConfigError: for a URL on another host, or with characters that none has.
+        """
         if any(c.isspace() or ord(c) < 0x20 or c in "\\#" for c in url):
-            raise ConfigError("the URL holds white space, a control character, # or a backslash")
+            raise ConfigError(
+                "the URL contains white space, a control character, # or a backslash; "
+                "percent-encode it"
+            )
         if family is not None and family not in get_args(Family):
-            raise ConfigError(f"family={family!r} is unknown; choose query, export or app")
+            raise ConfigError(f"family={family!r} is unknown; use query, export or app")
         target, _, query = url.partition("?")
         if target.startswith("/") and not target.startswith("//"):
             chosen = family or _family_of(target)
@@ -396,16 +426,16 @@ class AsyncAPI:
             if target.lower().startswith(origin.lower() + "/"):
                 path = target[len(origin) :]
                 return origin + path, family or _family_of(path), query
-        elsewhere = urlsplit(target).netloc.rpartition("@")[2]
+        host = urlsplit(target).netloc.rpartition("@")[2]
         raise ConfigError(
-            f"{elsewhere or 'the URL'} is no host of this project: give a path that begins with "
-            f"a slash, or a URL that begins with {origins.query}/"
+            f"{host or 'the URL'} is not a host of this project: pass a path that begins with a "
+            f"slash, or a URL that begins with {origins.query}/"
         )
 
     def _with_query(
         self, target: str, query: str, params: Mapping[str, Any] | None, family: Family
     ) -> str:
-        values = _plain(params or {})
+        values = _encoded(params or {})
         if family != "app" and "project_id=" not in query:
             values.setdefault("project_id", self.project_id)
         query = "&".join(filter(None, [query, urlencode(values)]))
@@ -414,7 +444,11 @@ class AsyncAPI:
     def _headers(self, extra: Mapping[str, str] | None) -> dict[str, str | Secret]:
         headers: dict[str, str | Secret] = {"Accept-Encoding": "gzip", "User-Agent": USER_AGENT}
         for name, value in (extra or {}).items():
-            if not isinstance(name, str) or name.lower() in OURS or not NAME.fullmatch(name):
+            if (
+                not isinstance(name, str)
+                or name.lower() in RESERVED_HEADERS
+                or not HEADER_NAME.fullmatch(name)
+            ):
                 raise ConfigError(f"the header {str(name)[:40]!r} cannot be set here")
             if not isinstance(value, str) or not (value.isascii() and value.isprintable()):
                 raise ConfigError(
@@ -423,7 +457,7 @@ class AsyncAPI:
             headers[name] = value.strip()
         return headers | {"Authorization": Secret(self._credentials.authorization())}
 
-    def _asked(self, method: str, target: str, params: Mapping[str, Any]) -> RequestInfo:
+    def _request_info(self, method: str, target: str, params: Mapping[str, Any]) -> RequestInfo:
         return RequestInfo(method, target, dict(params), Secret(self._credentials.authorization()))
 
     def _budget_of(self, family: Family) -> Budget:
@@ -431,15 +465,15 @@ class AsyncAPI:
         return budgets.get(family, self._app_budget)
 
 
-def _is_free(reply: Response | TransportFailure) -> bool:
-    """Return True if an attempt cost nothing, whatever the kind of call."""
-    if isinstance(reply, TransportFailure):
-        return not reply.may_have_been_sent
-    return reply.status in (401, 402)
+def _is_free(result: Response | TransportFailure) -> bool:
+    """Return True if an attempt did not count towards the rate limits, whatever the call."""
+    if isinstance(result, TransportFailure):
+        return not result.may_have_been_sent
+    return result.status in (401, 402)
 
 
-def _naming_once(error: APIError) -> APIError:
-    """Leave out the URL that a failed connection names: the error begins with it."""
+def _without_repeated_url(error: APIError) -> APIError:
+    """Remove the URL that a failed connection names: the message begins with it already."""
     error.message = error.message.replace(f" ({error.request_url})", "")
     error.args = (error.message,)
     return error
@@ -451,12 +485,12 @@ def _family_of(path: str) -> Family:
     return "query" if path.startswith(("/api/query", "/api/2.0")) else "app"
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return values as the APIs read them: lists and dicts as JSON, truth in lower case."""
-    plain = {}
+def _encoded(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values as the APIs expect them: lists, dicts and booleans as JSON, without None."""
+    encoded = {}
     for name, value in values.items():
         if isinstance(value, (bool, list, tuple, dict)):
-            plain[name] = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+            encoded[name] = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
         elif value is not None:
-            plain[name] = str(value)
-    return plain
+            encoded[name] = str(value)
+    return encoded

@@ -1,7 +1,7 @@
-"""What fetching and asking the local database answer with.
+"""The results of fetches and of the local database.
 
 Each is a frozen dataclass: `.to_dict()` can be written as JSON, `.df` is a pandas DataFrame, made
-when first asked for, and notebooks show the rows as a table. Times are aware and in UTC.
+on first use, and notebooks show the rows as a table. Times are aware and in UTC.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mixpanel.data._compatibility import ParallelResultNames
 from mixpanel.data._result import Result, Rows
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from datetime import date, datetime
     from pathlib import Path
 
+    from mixpanel.settings import Region
+
 __all__ = [
     "BatchProgress",
     "ColumnInfo",
     "ColumnStatsResult",
     "ColumnSummary",
+    "CredentialsCheck",
     "EventBreakdownResult",
     "EventStats",
     "FetchPlan",
@@ -42,9 +46,9 @@ TableType = Literal["events", "profiles"]
 
 @dataclass(frozen=True, repr=False)
 class SQLResult(Result):
-    """The answer to a query; iterate for its rows as tuples.
+    """The result of a SQL query; iterating yields its rows as tuples.
 
-    `truncated` says that there were more rows than the limit let through.
+    `truncated` is True if there were more rows than the limit.
     """
 
     columns: list[str]
@@ -52,11 +56,11 @@ class SQLResult(Result):
     truncated: bool = False
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return each row as a dictionary; of columns of one name the last counts."""
+        """Return each row as a dict; of columns with the same name, the last is kept."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return columns, rows and `row_count` as what JSON knows."""
+        """Return columns, rows and `row_count` as values that JSON can represent."""
         return super().to_dict() | {"row_count": len(self.rows)}
 
     def __len__(self) -> int:
@@ -72,19 +76,35 @@ class SQLResult(Result):
         return list(dict.fromkeys(self.columns))
 
 
+# ---- credentials --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class CredentialsCheck(Result):
+    """Credentials that Mixpanel has accepted; `source` is where they were found.
+
+    `account` is None for credentials that are not from an account of the configuration file.
+    """
+
+    success: bool
+    account: str | None
+    project_id: str
+    region: Region
+    source: str
+
+
 # ---- fetching -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
-class FetchResult(Result):
-    """What a fetch did.
+class FetchResult(ParallelResultNames, Result):
+    """The result of a fetch into a table.
 
-    `rows` were written by this fetch, after `merged` copies of the same event were dropped;
-    `repaired` rows held something that is no JSON, and `without_time` have no `event_time`.
-    `unreadable` lines could not be loaded; they are kept, as they came, in `unreadable_files`.
-    `chunks` were fetched whole, in `requests` calls, of which `retried` were repeats; `bytes` came
-    over the wire. What could not be fetched is in `failed_date_ranges` (first and last day) and
-    `failed_page_indices`.
+    - `rows` were written, after `merged` copies of the same event were dropped.
+    - `repaired` rows contained invalid JSON, and `without_time` have no `event_time`.
+    - `unreadable` lines could not be loaded; they are kept unchanged in `unreadable_files`.
+    - `chunks` of days, or pages of profiles, were fetched in `requests` calls, of which `retried`
+      were repeated attempts; `bytes` were received.
     """
 
     table: str
@@ -102,43 +122,11 @@ class FetchResult(Result):
     retried: int = 0
     bytes: int = 0
     chunks: int = 0
-    failed_date_ranges: tuple[tuple[str, str], ...] = ()
-    failed_page_indices: tuple[int, ...] = ()
-
-    @property
-    def total_rows(self) -> int:
-        """The same as `rows`."""
-        return self.rows
-
-    @property
-    def has_failures(self) -> bool:
-        """Whether anything could not be fetched."""
-        return bool(self.failed_date_ranges or self.failed_page_indices)
-
-    @property
-    def successful_batches(self) -> int:
-        """The same as `chunks`."""
-        return self.chunks
-
-    @property
-    def failed_batches(self) -> int:
-        """How many chunks or pages could not be fetched."""
-        return len(self.failed_date_ranges) + len(self.failed_page_indices)
-
-    @property
-    def successful_pages(self) -> int:
-        """The same as `chunks`."""
-        return self.chunks
-
-    @property
-    def failed_pages(self) -> int:
-        """The same as `failed_batches`."""
-        return self.failed_batches
 
 
 @dataclass(frozen=True, repr=False)
 class BatchProgress(Result):
-    """One chunk of a fetch of events has ended, well or not."""
+    """The outcome of one chunk of a fetch of events, for `on_batch_complete`."""
 
     from_date: str
     to_date: str
@@ -151,7 +139,7 @@ class BatchProgress(Result):
 
 @dataclass(frozen=True, repr=False)
 class ProfileProgress(Result):
-    """One page of a fetch of profiles has ended, well or not."""
+    """The outcome of one page of a fetch of profiles, for `on_page_complete`."""
 
     page_index: int
     total_pages: int | None
@@ -163,9 +151,10 @@ class ProfileProgress(Result):
 
 @dataclass(frozen=True, repr=False)
 class FetchPlan(Result):
-    """What a fetch of events would do: `chunks` (first and last day) in `calls` requests.
+    """The calls that a fetch of events would make: `calls`, one for each of `chunks`.
 
-    `calls_left` of this hour's budget are left; `already_done` days are there from before.
+    A chunk is a pair of first and last day. `calls_left` of this hour's calls are left;
+    `already_done` days need no call, because an interrupted fetch has them.
     """
 
     table: str
@@ -178,15 +167,15 @@ class FetchPlan(Result):
     already_done: int
 
 
-# ---- what is in the database --------------------------------------------------------------------
+# ---- the database -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, repr=False)
 class TableInfo(Result):
-    """One table; `gaps` are the ranges between `from_date` and `to_date` that nobody fetched.
+    """A table; `gaps` are the ranges between `from_date` and `to_date` that were not fetched.
 
-    `filters` are those it was fetched with, one entry for each different fetch. A table that an
-    interrupted fetch is still filling is "incomplete"; `type` is "other" for what was not fetched.
+    `filters` are those it was fetched with, one entry for each combination. `state` is "incomplete"
+    until an interrupted fetch is repeated. `type` is "other" for a table that was not fetched.
     """
 
     name: str
@@ -202,7 +191,7 @@ class TableInfo(Result):
 
 @dataclass(frozen=True, repr=False)
 class ColumnInfo(Result):
-    """One column of a table."""
+    """A column of a table."""
 
     name: str
     type: str
@@ -220,7 +209,7 @@ class TableSchema(Rows):
 
 @dataclass(frozen=True, repr=False)
 class WorkspaceInfo(Rows):
-    """Where a workspace keeps what, and for which project; `path` is None in memory."""
+    """A workspace's database, project and account; `path` is None in memory."""
 
     _FIELD = "tables"
 
@@ -235,7 +224,7 @@ class WorkspaceInfo(Rows):
 
 @dataclass(frozen=True, repr=False)
 class ColumnSummary(Result):
-    """What one column holds; `min`, `max` and the quartiles are text, as DuckDB writes them."""
+    """Statistics of a column; `min`, `max` and the quartiles are text, as DuckDB writes them."""
 
     column_name: str
     column_type: str
@@ -253,7 +242,7 @@ class ColumnSummary(Result):
 
 @dataclass(frozen=True, repr=False)
 class SummaryResult(Rows):
-    """What each column of a table holds."""
+    """Statistics of each column of a table."""
 
     table: str
     row_count: int
@@ -262,7 +251,7 @@ class SummaryResult(Rows):
 
 @dataclass(frozen=True, repr=False)
 class EventStats(Result):
-    """One event's share of a table; `pct_of_total` has two decimals."""
+    """An event's share of a table; `pct_of_total` is a percentage with two decimals."""
 
     event_name: str | None
     count: int
@@ -274,7 +263,7 @@ class EventStats(Result):
 
 @dataclass(frozen=True, repr=False)
 class EventBreakdownResult(Rows):
-    """The events of a table, most frequent first; `date_range` is None when no row has a time."""
+    """The events of a table, most frequent first; `date_range` is None if no row has a time."""
 
     _FIELD = "events"
 
@@ -287,7 +276,7 @@ class EventBreakdownResult(Rows):
 
 @dataclass(frozen=True, repr=False)
 class ColumnStatsResult(Result):
-    """What one column or property holds.
+    """Statistics of a column or property.
 
     `unique_count` is approximate; `top_values` are pairs of value and count, most frequent first;
     `min`, `max`, `mean` and `std` are None unless the column is numeric.

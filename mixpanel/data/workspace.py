@@ -1,31 +1,26 @@
-"""A project's data on your own machine: fetch once, then SQL."""
+"""A project's data on your own machine: fetch it once, then query it with SQL."""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import os
-import threading
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar
-
-import anyio
-import anyio.to_thread
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.redaction import hide_arguments
-from mixpanel._runtime.sync_methods import (
-    synced,
-)
+from mixpanel._runtime.signatures import without_await
+from mixpanel._runtime.sync_methods import synced
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
-from mixpanel.data._api.rate_limits import PATIENCE
-from mixpanel.data._fetch.tasks import RunningFetches, Writer, checked_callback
 from mixpanel.data._paths import expand_home
-from mixpanel.data._queries.arguments import identifier
-from mixpanel.data._queries.cache import Cache
 from mixpanel.data._queries.live import LiveQueries
-from mixpanel.data._workspace.local_methods import Local
+from mixpanel.data._workspace.core import (
+    TemporaryWorkspaceOptions,
+    WorkspaceCore,
+    resolve_credentials,
+)
+from mixpanel.data._workspace.local_methods import LocalMethods
 from mixpanel.data._workspace.remote_methods import (
     RemoteMethods,
     stream_events,
@@ -34,14 +29,13 @@ from mixpanel.data._workspace.remote_methods import (
 )
 from mixpanel.data.api import AsyncAPI
 from mixpanel.data.config import Config
-from mixpanel.data.credentials import Credentials, checked
-from mixpanel.data.exceptions import ConfigError, MixpanelDataError
-from mixpanel.data.store import Database
+from mixpanel.data.results import CredentialsCheck
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 
     from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.data.credentials import Credentials
     from mixpanel.settings import Region
 
 __all__ = ["AsyncWorkspace", "Workspace"]
@@ -53,39 +47,44 @@ R = TypeVar("R")
 
 
 class API:
-    """Ask any of Mixpanel's endpoints, from sync code."""
+    """Client for Mixpanel's reading APIs, for sync code: `Workspace.api`."""
 
-    def __init__(self, core: AsyncAPI) -> None:
-        self._core = core
-        self.project_id: str = core.project_id
-        self.region: Region = core.region
+    def __init__(self, api: AsyncAPI) -> None:
+        self._async = api
+        self.project_id: str = api.project_id
+        self.region: Region = api.region
 
     request: Final = synced(AsyncAPI.request)
     query: Final = synced(AsyncAPI.query)
 
 
-class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
+class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     """Discover, fetch and query one Mixpanel project.
 
     >>> async with AsyncWorkspace() as ws:  # doctest: +SKIP
     ...     await ws.fetch_events("january", from_date="2026-01-01", to_date="2026-01-31")
     ...     ws.sql("SELECT event_name, count(*) FROM january GROUP BY ALL")
 
-    What asks Mixpanel is awaited; what asks the local database is not. Credentials are found once,
-    here: `credentials`, else the `account` of that name, else the environment (`MP_USERNAME`,
-    `MP_SECRET`, `MP_PROJECT_ID`, `MP_REGION`), else the default account of `mp auth`; `project_id`
-    and `region` override theirs.
-    The database is at `path`, by default `~/.mp/data/{project_id}.db`, and opened when first used.
-    `read_only` opens it so that several processes may at once, and nothing can be fetched into it.
-    `base_url` leads every call elsewhere, as to an emulator. `external_access` lets SQL reach files
-    and extensions.
-    `on_wait(seconds, why)` is called when a spent budget of calls is waited for; what would wait
-    longer than `max_wait` seconds (65 minutes) raises `RateLimitError`. `workspace_id` is the data
-    view to query (else `MP_WORKSPACE_ID`, else the whole project).
+    Calls to Mixpanel are awaited; the local database is used without awaiting.
 
-    :raises ConfigError: when no credentials are found, or settings cannot work.
-    :raises AccountNotFoundError: when there is no such account.
+    Credentials are resolved once, here: `credentials`, else the `account` of that name, else the
+    environment (`MP_USERNAME`, `MP_SECRET`, `MP_PROJECT_ID`, `MP_REGION`), else the default account
+    of `mp auth`; `project_id` and `region` override theirs.
+
+    The database file is `path`, by default `~/.mp/data/{project_id}.db`, and is opened on first
+    use. `read_only` lets several processes open it at once; nothing can be fetched into it then.
+    `external_access` lets SQL read and write files and load extensions.
+
+    `base_url` sends every call to another server, such as the emulator. `on_wait(seconds, why)` is
+    called when a call waits for a rate limit; one that would wait longer than `max_wait` seconds
+    (default: 65 minutes) raises `RateLimitError`. `workspace_id` is the data view to query (else
+    `MP_WORKSPACE_ID`, else the whole project).
+
+    :raises ConfigError: when no credentials are found, or an argument is invalid.
+    :raises AccountNotFoundError: when there is no account of that name.
     """
+
+    _core: WorkspaceCore
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
         project_id: str | None = None,
         region: Region | None = None,
         path: str | Path | None = None,
-        read_only: bool = False,  # noqa: FBT001, FBT002 - its place is known
+        read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
         credentials: Credentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
@@ -102,39 +101,17 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
         max_wait: float | None = None,
         workspace_id: int | None = None,
     ) -> None:
-        checked_callback(on_wait, "on_wait")
-        found = _credentials(credentials, account, project_id, region)
-        where = Path(path or DATA / f"{found.project_id}.db")
-        self._set(found, where, read_only=read_only)
-        self._base_url, self._on_wait = base_url, on_wait
-        self._external_access = external_access
-        given = workspace_id if workspace_id is not None else os.environ.get("MP_WORKSPACE_ID")
-        self._workspace_id = identifier(given, "workspace_id") if given else None
-        self._max_wait = _checked_wait(max_wait)
-
-    _core: AsyncWorkspace
-    _base_url: str | None = None
-    _on_wait: Callable[[float, str], object] | None = None
-    _external_access = False
-    _workspace_id: int | None = None
-    _max_wait: float | None = None
-
-    def _set(self, found: Credentials | None, path: Path | None, *, read_only: bool) -> None:
-        self._core = self
-        self._credentials = found
-        self._where, self._read_only = path, read_only
-        self._lock = threading.Lock()
-        self._database: Database | None = None
-        self._api: AsyncAPI | None = None
-        self._writer = Writer()
-        self._underway = RunningFetches()
-        self._closed = False
-        self._discovered = Cache()
-
-    @property
-    def _path(self) -> Path | None:
-        # Not before it is asked for: without a home there is still memory.
-        return None if self._where is None else expand_home(self._where)
+        found = resolve_credentials(credentials, account, project_id, region)
+        self._core = WorkspaceCore(
+            found,
+            Path(path or DATA / f"{found.project_id}.db"),
+            read_only=read_only,
+            base_url=base_url,
+            external_access=external_access,
+            on_wait=on_wait,
+            max_wait=max_wait,
+            workspace_id=workspace_id,
+        )
 
     @classmethod
     @asynccontextmanager
@@ -143,10 +120,17 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
         account: str | None = None,
         project_id: str | None = None,
         region: Region | None = None,
-        **options: Any,
+        **options: Unpack[TemporaryWorkspaceOptions],
     ) -> AsyncGenerator[Self]:
-        """Work in a temporary database, which is deleted at the end."""
-        with _temporary() as path:
+        """Open a workspace with a temporary database, which is deleted at the end.
+
+        >>> async with AsyncWorkspace.ephemeral() as ws:  # doctest: +SKIP
+        ...     await ws.fetch_profiles()
+        ...     ws.sql_scalar("SELECT count(*) FROM profiles")
+
+        `options` are the other arguments of the workspace, except `path`.
+        """
+        with _temporary_database() as path:
             async with cls(account, project_id, region, path, **options) as workspace:
                 yield workspace
 
@@ -157,122 +141,71 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, Local):
         account: str | None = None,
         project_id: str | None = None,
         region: Region | None = None,
-        **options: Any,
+        **options: Unpack[TemporaryWorkspaceOptions],
     ) -> AsyncGenerator[Self]:
-        """Work in memory, without any file."""
+        """Open a workspace with a database in memory, without a file.
+
+        >>> async with AsyncWorkspace.memory() as ws:  # doctest: +SKIP
+        ...     await ws.fetch_profiles()
+        ...     ws.sql_scalar("SELECT count(*) FROM profiles")
+
+        `options` are the other arguments of the workspace, except `path`.
+        """
         async with cls(account, project_id, region, **options) as workspace:
-            workspace._where = None
+            workspace._core.unexpanded_path = None
             yield workspace
 
     @classmethod
     def open(cls, path: str | Path, *, read_only: bool = True) -> Self:
-        """Open a database that is there, without credentials.
+        """Open an existing database without credentials; nothing can be fetched.
 
-        :raises FileNotFoundError: when it is not there.
+        >>> ws = AsyncWorkspace.open("events.db")  # doctest: +SKIP
+
+        :raises FileNotFoundError: when the file does not exist.
         """
         workspace = cls.__new__(cls)
-        where = expand_home(path)
-        if not where.is_file():
-            raise FileNotFoundError(f"there is no database {where}")
-        workspace._set(None, where, read_only=read_only)
+        workspace._core = _open_existing(path, read_only=read_only)
         return workspace
 
     @staticmethod
     async def test_credentials(
         account: str | None = None, *, base_url: str | None = None
-    ) -> dict[str, Any]:
-        """Ask Mixpanel whether it takes the credentials; costs none of the hourly queries.
+    ) -> CredentialsCheck:
+        """Check that Mixpanel accepts the credentials; costs none of the hourly queries.
 
-        Returns `{success, account, project_id, region, source}`; `source` says where they are from.
+        >>> check = await AsyncWorkspace.test_credentials()  # doctest: +SKIP
+        >>> check.project_id, check.source  # doctest: +SKIP
+        ('12345', 'default account prod')
 
         :raises AuthenticationError: when it does not.
+        :raises ConfigError: when no credentials are found.
         """
-        found = Config().resolve_credentials(account)
-        api = AsyncAPI(found, base_url=base_url)
-        try:
+        credentials = Config().resolve_credentials(account)
+        async with AsyncAPI(credentials, base_url=base_url) as api:
             await api.check()
-        finally:
-            await api.aclose()
-        return {
-            "success": True,
-            "account": found.account,
-            "project_id": found.project_id,
-            "region": found.region,
-            "source": found.source,
-        }
-
-    def _opened(self) -> Database:
-        with self._lock:
-            self._refuse_closed()
-            if self._database is None:
-                self._database = Database.open(
-                    self._path, read_only=self._read_only, external_access=self._external_access
-                )
-            return self._database
-
-    def _refuse_closed(self) -> None:
-        if self._closed:
-            raise MixpanelDataError("the workspace is closed: open another one", code="CLOSED")
-
-    @contextmanager
-    def _fetching(self) -> Iterator[None]:
-        """Let a fetch end when the workspace is closed, and say so."""
-        self._refuse_closed()
-        cut_short = MixpanelDataError(
-            "the workspace was closed before the fetch had ended: open it again, and run the same "
-            "call again",
-            code="CLOSED",
+        return CredentialsCheck(
+            success=True,
+            account=credentials.account,
+            project_id=credentials.project_id,
+            region=credentials.region,
+            source=credentials.source,
         )
-        try:
-            with self._underway.work() as scope:
-                yield
-        except Exception as error:
-            if not self._closed:
-                raise
-            raise cut_short from error
-        if scope.cancelled_caught:
-            raise cut_short
 
     @property
     def api(self) -> AsyncAPI:
-        """The gate to Mixpanel; `await api.request(...)` calls any endpoint.
+        """The API client; `await api.request(...)` calls any endpoint.
 
         :raises ConfigError: for a workspace that was opened without credentials.
-        :raises MixpanelDataError: for a workspace that was closed.
+        :raises MixpanelDataError: when the workspace is closed.
         """
-        if self.credentials is None:
-            raise ConfigError("this workspace was opened without credentials: use Workspace(...)")
-        with self._lock:
-            self._refuse_closed()
-            if self._api is None:
-                self._api = AsyncAPI(
-                    self.credentials,
-                    base_url=self._base_url,
-                    on_wait=self._on_wait,
-                    patience=PATIENCE if self._max_wait is None else self._max_wait,
-                )
-            return self._api
+        return self._core.api
 
     async def aclose(self) -> None:
-        """Close the database and the connections; a second time does nothing.
+        """Close the database and the connections; later calls do nothing.
 
-        A fetch that is under way ends with an error; run again later, it goes on from there.
+        A fetch in progress ends with an error; the same call continues it later.
         """
-        with self._lock:
-            self._closed = True
-            api, self._api = self._api, None
-        with anyio.CancelScope(shield=True):
-            await self._underway.end()
-            if api is not None:
-                await api.aclose()
-            await anyio.to_thread.run_sync(self._close)
-
-    def _close(self) -> None:
-        with self._lock:
-            self._closed = True
-            database, self._database = self._database, None
-        if database is not None:
-            database.close()
+        await self._core.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -287,18 +220,21 @@ def _synced_static(call: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
         background_loop.refuse_in_async(f"Workspace.{call.__name__}")
         return background_loop.run(call, *args, **kwargs)
 
+    twin.__doc__ = (without_await(call.__doc__) or "").replace("AsyncWorkspace", "Workspace")
     return twin
 
 
-class Workspace(Local):
+class Workspace(LocalMethods):
     """Discover, fetch and query one Mixpanel project from sync code.
 
     >>> with Workspace() as ws:  # doctest: +SKIP
     ...     ws.fetch_events("january", from_date="2026-01-01", to_date="2026-01-31")
     ...     ws.sql("SELECT event_name, count(*) FROM january GROUP BY ALL")
 
-    Its arguments, and what it raises, are those of `AsyncWorkspace`: see `help(AsyncWorkspace)`.
+    Arguments and errors are those of `AsyncWorkspace`: see `help(AsyncWorkspace)`.
     """
+
+    _async: AsyncWorkspace
 
     def __init__(
         self,
@@ -306,7 +242,7 @@ class Workspace(Local):
         project_id: str | None = None,
         region: Region | None = None,
         path: str | Path | None = None,
-        read_only: bool = False,  # noqa: FBT001, FBT002 - its place is known
+        read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
         credentials: Credentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
@@ -315,12 +251,13 @@ class Workspace(Local):
         max_wait: float | None = None,
         workspace_id: int | None = None,
     ) -> None:
-        self._core = AsyncWorkspace(
+        self._async = AsyncWorkspace(
             account, project_id, region, path, read_only,
             credentials=credentials, base_url=base_url,
             external_access=external_access, on_wait=on_wait, max_wait=max_wait,
             workspace_id=workspace_id,
         )  # fmt: skip
+        self._core = self._async._core
 
     @classmethod
     @contextmanager
@@ -329,10 +266,20 @@ class Workspace(Local):
         account: str | None = None,
         project_id: str | None = None,
         region: Region | None = None,
-        **options: Any,
+        **options: Unpack[TemporaryWorkspaceOptions],
     ) -> Generator[Self]:
-        """Work in a temporary database, which is deleted at the end."""
-        with _temporary() as path, cls(account, project_id, region, path, **options) as workspace:
+        """Open a workspace with a temporary database, which is deleted at the end.
+
+        >>> with Workspace.ephemeral() as ws:  # doctest: +SKIP
+        ...     ws.fetch_profiles()
+        ...     ws.sql_scalar("SELECT count(*) FROM profiles")
+
+        `options` are the other arguments of the workspace, except `path`.
+        """
+        with (
+            _temporary_database() as path,
+            cls(account, project_id, region, path, **options) as workspace,
+        ):
             yield workspace
 
     @classmethod
@@ -342,31 +289,41 @@ class Workspace(Local):
         account: str | None = None,
         project_id: str | None = None,
         region: Region | None = None,
-        **options: Any,
+        **options: Unpack[TemporaryWorkspaceOptions],
     ) -> Generator[Self]:
-        """Work in memory, without any file."""
+        """Open a workspace with a database in memory, without a file.
+
+        >>> with Workspace.memory() as ws:  # doctest: +SKIP
+        ...     ws.fetch_profiles()
+        ...     ws.sql_scalar("SELECT count(*) FROM profiles")
+
+        `options` are the other arguments of the workspace, except `path`.
+        """
         with cls(account, project_id, region, **options) as workspace:
-            workspace._core._where = None
+            workspace._core.unexpanded_path = None
             yield workspace
 
     @classmethod
     def open(cls, path: str | Path, *, read_only: bool = True) -> Self:
-        """Open a database that is there, without credentials.
+        """Open an existing database without credentials; nothing can be fetched.
 
-        :raises FileNotFoundError: when it is not there.
+        >>> ws = Workspace.open("events.db")  # doctest: +SKIP
+
+        :raises FileNotFoundError: when the file does not exist.
         """
         workspace = cls.__new__(cls)
-        workspace._core = AsyncWorkspace.open(path, read_only=read_only)
+        workspace._async = AsyncWorkspace.open(path, read_only=read_only)
+        workspace._core = workspace._async._core
         return workspace
 
     test_credentials: Final = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
 
     @property
     def api(self) -> API:
-        """The gate to Mixpanel; `api.request(...)` calls any endpoint.
+        """The API client; `api.request(...)` calls any endpoint.
 
         :raises ConfigError: for a workspace that was opened without credentials.
-        :raises MixpanelDataError: for a workspace that was closed.
+        :raises MixpanelDataError: when the workspace is closed.
         """
         return API(self._core.api)
 
@@ -413,19 +370,20 @@ class Workspace(Local):
 
     def clear_discovery_cache(self) -> None:
         """Clear the cache, so that the next discovery calls Mixpanel."""
-        self._core.clear_discovery_cache()
+        self._async.clear_discovery_cache()
 
     def close(self) -> None:
-        """Close the database and the connections; a second time does nothing.
+        """Close the database and the connections; later calls do nothing.
 
-        A fetch that is under way ends with an error; run again later, it goes on from there.
+        A fetch in progress ends with an error; the same call continues it later.
 
         :raises SyncInAsyncError: in a callback of a fetch.
         """
         core = self._core
-        if core._api is not None or core._underway:
+        # Without connections and fetches, there is nothing to wait for on an event loop.
+        if core.needs_loop_to_close:
             background_loop.run_anywhere(core.aclose, "Workspace.close()")
-        core._close()
+        core.close_database()
 
     def __enter__(self) -> Self:
         return self
@@ -434,39 +392,23 @@ class Workspace(Local):
         self.close()
 
 
-def _checked_wait(max_wait: float | None) -> float | None:
-    number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
-    if max_wait is not None and not (number and max_wait >= 0):
-        raise ConfigError(f"max_wait={max_wait!r} must be a number of seconds, 0 or more")
-    return max_wait
-
-
-@hide_arguments
-def _credentials(
-    given: Credentials | ServiceAccountCredentials | None,
-    account: str | None,
-    project_id: str | None,
-    region: Region | None,
-) -> Credentials:
-    if given is None:
-        return Config().resolve_credentials(account, project_id=project_id, region=region)
-    if account is not None:
-        raise ConfigError("account and credentials exclude each other")
-    fields = {
-        "username": given.username,
-        "secret": given.secret,
-        "project_id": project_id or given.project_id,
-        "region": region or getattr(given, "region", "us"),
-    }
-    return checked(fields, "credentials", source="argument")
+def _open_existing(path: str | Path, *, read_only: bool) -> WorkspaceCore:
+    file = expand_home(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"there is no database {file}: check the path, or create it with Workspace(path=...)"
+        )
+    return WorkspaceCore(None, file, read_only=read_only)
 
 
 @contextmanager
-def _temporary() -> Iterator[Path]:
-    folder, ours = make_temporary_folder(), os.getpid()
+def _temporary_database() -> Iterator[Path]:
+    folder, own_pid = make_temporary_folder(), os.getpid()
 
     def remove() -> None:
-        if os.getpid() == ours:  # a forked child leaves it to its parent
+        # Registered for exit too, as the block may never end. A forked child inherits that, and
+        # must not delete the database of its parent.
+        if os.getpid() == own_pid:
             remove_temporary_folder(folder)
 
     atexit.register(remove)

@@ -20,7 +20,7 @@ from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.progress import FetchReporter, ProgressBar, progress_bar
 from mixpanel.cli.app import app
 from mixpanel.data import Config, ConfigError
-from mixpanel.data._fetch.tasks import Progress
+from mixpanel.data._fetch.progress import Progress
 from mixpanel.emulator import Emulator, Fault
 from tests.cli.cli_data import (
     DAYS,
@@ -165,7 +165,7 @@ def test_errors_name_options(mp):
         assert ExitCode.USAGE == result.exit_code
         assert f"mp: --from {LAST} is later than --to {FIRST}\n" == result.stderr
     zone = mp("fetch", "events", *DAYS, "--project-timezone", "Mars/Base")
-    assert "--project-timezone 'Mars/Base' is no time zone" in zone.stderr
+    assert "--project-timezone 'Mars/Base' is not a known time zone" in zone.stderr
 
 
 def test_a_table_has_rounded_seconds(mp):

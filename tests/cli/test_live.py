@@ -248,7 +248,7 @@ def test_what_a_limit_cut_off_is_noted(mp, server):
         (("segmentation", *DAYS), ExitCode.USAGE, "EVENT is missing"),
         (("segmentation", "a", "-e", "b", *DAYS), ExitCode.USAGE, "EVENT is given twice"),
         (("segmentation", "a", "--from", "x", "--to", "2026-01-01"), ExitCode.USAGE,
-         "--from 'x' is no day"),
+         "--from 'x' is not a date"),
         (("segmentation", "a", "--from", "2026-01-03", "--to", "2026-01-01"), ExitCode.USAGE,
          "--from 2026-01-03 is later than --to 2026-01-01"),
         (("segmentation", "Order Paid", *DAYS, "-w", "plan = 1"), ExitCode.USAGE,

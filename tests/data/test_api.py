@@ -342,8 +342,8 @@ async def test_too_many_exports_at_once_is_a_rate_limit(
 
 
 @pytest.mark.anyio
-async def test_patience_ends(make, server, clock, anyio_backend):
-    """After about an hour of 429s, with the server's own error; `patience=0` does not wait."""
+async def test_waiting_for_a_rate_limit_ends(make, server, clock, anyio_backend):
+    """After about an hour of 429s, with the server's own error; `max_wait=0` does not wait."""
     server.script = [answer(429, b'{"error":"Query rate limit exceeded"}')] * 40
     async with make() as api:
         with pytest.raises(RateLimitError, match="Query rate limit exceeded") as raised:
@@ -352,7 +352,7 @@ async def test_patience_ends(make, server, clock, anyio_backend):
         assert raised.value.retry_after > 0
         assert 3000 < sum(clock.slept) <= 65 * 60
         assert len(server.seen) < 12
-    async with make(patience=0) as hasty:
+    async with make(max_wait=0) as hasty:
         with pytest.raises(RateLimitError):
             await hasty.query("events")
     assert len(server.seen) < 13
@@ -497,8 +497,8 @@ async def test_a_cancelled_download_ends_at_once(make, server, anyio_backend, tm
 @pytest.mark.parametrize(
     ("number", "code", "why"),
     [
-        (errno.ENOSPC, "DISK_FULL", "the disk is full: make room there, and run"),
-        (errno.EACCES, "FILE_NOT_WRITTEN", "Permission denied; run"),
+        (errno.ENOSPC, "DISK_FULL", "the disk is full: free some space and repeat"),
+        (errno.EACCES, "FILE_NOT_WRITTEN", "Permission denied: correct that and repeat"),
     ],
 )
 async def test_a_full_disk_is_the_callers_error(
@@ -591,7 +591,7 @@ async def test_no_connection_at_all_says_so(clock, anyio_backend):
         with pytest.raises(ServerError, match="cannot connect") as raised:
             await api.query("events", params={"where": "private"})
     assert raised.value.status_code == 0
-    assert str(raised.value) == f"GET {url}/api/query/events: no answer: cannot connect"
+    assert str(raised.value) == f"GET {url}/api/query/events: no response: cannot connect"
     assert raised.value.to_dict()["message"] == str(raised.value)
     assert len(clock.slept) == 1
 

@@ -462,7 +462,7 @@ def test_a_home_is_needed_only_for_what_is_there(monkeypatch, tmp_path):
         assert 1 == ws.sql_scalar("SELECT 1")
     with Workspace(path=tmp_path / "ws.db") as ws:
         assert tmp_path / "ws.db" == ws.db_path
-    with Workspace() as ws, pytest.raises(ConfigError, match="set HOME, or give an absolute path"):
+    with Workspace() as ws, pytest.raises(ConfigError, match="set HOME or use an absolute path"):
         ws.tables()
     with pytest.raises(ConfigError, match=r"cannot expand ~/\.mp/config\.toml"):
         Config().list_accounts()

@@ -116,7 +116,7 @@ def test_a_failing_page_stores_nothing(emu, ws):
     put(emu, 60)
     broken = Fault.status(200, body={"status": "ok", "results": "none"})
     emu.play(broken, path=ENGAGE, when=lambda request: b"page=3" in request.body)
-    with pytest.raises(ServerError, match="page 3 of the profiles came without"):
+    with pytest.raises(ServerError, match="page 3 of the profiles has no list"):
         ws.fetch_profiles(replace=True)
     assert 5 == len(ids(ws))
     assert ["profiles"] == [one.name for one in ws.tables()]

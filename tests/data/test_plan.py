@@ -102,7 +102,7 @@ def test_thousands_of_gaps_are_planned_by_halving(monkeypatch):
 def test_a_day_ends_at_the_projects_midnight(zone, hour):
     """In UTC that is earlier in the east, later in the west."""
     midnight = datetime(2026, 1, 2, tzinfo=UTC)
-    assert midnight + timedelta(hours=hour) == plan.end(date(2026, 1, 1), zone)
+    assert midnight + timedelta(hours=hour) == plan.end_of_day(date(2026, 1, 1), zone)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_a_day_ends_at_the_projects_midnight(zone, hour):
 )
 def test_what_was_received_holds_a_day_or_for_good(received, now, good):
     """For good when it came five days after its day was over; never from times to come."""
-    assert plan.holds(date(2026, 1, 1), received, now, "America/Los_Angeles") == good
+    assert plan.is_reusable(date(2026, 1, 1), received, now, "America/Los_Angeles") == good

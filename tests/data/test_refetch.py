@@ -101,7 +101,7 @@ def test_a_table_made_during_a_fetch_is_kept(emu, ws, tmp_path):
 
 def left_over(ws, first, last, at):
     """Leave parts of days as a fetch does that was killed before it loaded them."""
-    wanted = EventQuery.checked("events", first, last)
+    wanted = EventQuery.create("events", from_date=first, to_date=last)
     begun = ws.database.begin_events("events", filters=wanted.filters, mode="new", days=wanted.days)
     begun.stop()
     for day in wanted.days:
@@ -150,7 +150,7 @@ def test_strange_files_among_the_parts_stop_nothing(emu, ws, tmp_path):
 
 def fetched(ws, day, at, **filters):
     """Have a table of one day that was fetched at a moment."""
-    wanted = EventQuery.checked("events", day, day, **filters)
+    wanted = EventQuery.create("events", from_date=day, to_date=day, **filters)
     begun = ws.database.begin_events("events", filters=wanted.filters, mode="new", days=[day])
     path = ws.database.parts / "part"
     path.write_text(json.dumps(event("A")) + "\n")
@@ -161,7 +161,9 @@ def fetched(ws, day, at, **filters):
 
 def to_sync(ws, lookback_days=0, **more):
     more = {"from_date": None, "to_date": DAY, **more}
-    return list(events.to_sync(ws.database, "events", lookback_days, **more).days)
+    return list(
+        events.create_sync_query(ws.database, "events", lookback_days=lookback_days, **more).days
+    )
 
 
 @pytest.mark.parametrize(
@@ -209,9 +211,9 @@ def test_a_sync_can_be_planned(emu, ws):
     """What it would cost is known before it is spent; a table up to date costs nothing."""
     fetched(ws, DAY, datetime(2026, 2, 1, tzinfo=UTC))
     until = date(2026, 3, 31)
-    plan = events.plan_sync(ws._core.api, ws.database, "events", 0, None, until)
+    plan = ws.plan_sync("events", lookback_days=0, to_date=until)
     assert (89, date(2026, 1, 2), until) == (plan.days, plan.from_date, plan.to_date)
-    nothing = events.plan_sync(ws._core.api, ws.database, "events", 0, None, DAY)
+    nothing = ws.plan_sync("events", lookback_days=0, to_date=DAY)
     assert (0, 0, ()) == (nothing.days, nothing.calls, nothing.chunks)
     assert [] == emu.requests()
 
@@ -237,7 +239,7 @@ def test_a_sync_can_be_planned(emu, ws):
 def test_what_cannot_be_asked_for_names_its_argument(wrong):
     """Whatever type it has."""
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        EventQuery.checked("events", DAY, DAY, **wrong)
+        EventQuery.create("events", from_date=DAY, to_date=DAY, **wrong)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_what_cannot_be_asked_for_names_its_argument(wrong):
 def test_profiles_name_their_arguments_too(wrong):
     """Whatever type it has."""
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        ProfileQuery.checked(**wrong)
+        ProfileQuery.create(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [-1, True, "5", 1.5, 10**9])

@@ -23,8 +23,7 @@ from mixpanel.data.results import (
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 FETCHED = FetchResult(
-    "events", 5, "events", 1.5, ("2026-01-01", "2026-01-02"), NOON,
-    chunks=2, failed_date_ranges=(("2026-01-02", "2026-01-02"),),
+    "events", 5, "events", 1.5, ("2026-01-01", "2026-01-02"), NOON, chunks=2
 )  # fmt: skip
 
 
@@ -46,13 +45,14 @@ def test_sql_results_are_sequences_of_rows():
     assert [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}] == found.to_dicts() == found.to_table_dict()
 
 
-def test_a_fetch_answers_to_both_spellings():
-    """That of one fetch, and that of several at once."""
-    assert (5, True, 2, 1) == (
-        FETCHED.total_rows, FETCHED.has_failures, FETCHED.successful_batches, FETCHED.failed_batches
+def test_a_fetch_result_has_the_names_of_mixpanel_data():
+    """Its results of parallel fetches are one type with ours; a finished fetch has no failures."""
+    assert (5, 2, 2) == (
+        FETCHED.total_rows, FETCHED.successful_batches, FETCHED.successful_pages
     )  # fmt: skip
-    assert (2, 1) == (FETCHED.successful_pages, FETCHED.failed_pages)
-    assert [["2026-01-02", "2026-01-02"]] == FETCHED.to_dict()["failed_date_ranges"]
+    assert (False, 0, 0) == (FETCHED.has_failures, FETCHED.failed_batches, FETCHED.failed_pages)
+    assert ((), ()) == (FETCHED.failed_date_ranges, FETCHED.failed_page_indices)
+    assert not {"total_rows", "failed_date_ranges"} & FETCHED.to_dict().keys()
 
 
 def test_results_are_frozen_and_compare():

@@ -107,7 +107,9 @@ def test_a_full_disk_is_one_error(shop, tmp_path, monkeypatch):
     with Workspace(path=tmp_path / "ws.db", credentials=ROBOT, base_url=shop.url) as ws:
         with monkeypatch.context() as full:
             full.setattr(download, "os", SimpleNamespace(**vars(os) | {"write": fail}))
-            with pytest.raises(MixpanelDataError, match="the disk is full: make room") as caught:
+            with pytest.raises(
+                MixpanelDataError, match="the disk is full: free some space"
+            ) as caught:
                 ws.fetch_events(**THREE)
         assert "DISK_FULL" == caught.value.code
         assert caught.value.details["path"].startswith(str(tmp_path / "ws.db.parts"))

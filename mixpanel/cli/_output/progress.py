@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from mixpanel.bulk import ImportProgress
-    from mixpanel.data._fetch.tasks import Progress as FetchProgress
+    from mixpanel.data._fetch.progress import Progress as FetchProgress
     from mixpanel.data.results import BatchProgress
 
 MAX_COUNTED_BYTES = 1_000_000_000  # counting the rows of a larger text file takes too long

@@ -1,4 +1,4 @@
-"""Receive answers that are longer than memory is large, on each event loop's own connections."""
+"""Download responses that do not fit into memory, over each event loop's own connections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from mixpanel._http.connections import LoopConnections
 from mixpanel._runtime.private_files import create_replacing
-from mixpanel.data._api.responses import MOST_BYTES
+from mixpanel.data._api.responses import MAX_BYTES
 from mixpanel.data._paths import write_errors
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.exceptions import ConfigurationError
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
         StreamingTransport,
     )
 
-__all__ = ["Part", "StreamingConnections"]
+__all__ = ["PartFile", "StreamingConnections"]
 
 
 class StreamingConnections(LoopConnections):
-    """Receive from the running loop; the answers come in pieces."""
+    """Connections of each event loop that receive responses piece by piece."""
 
     def __init__(self, transport: TransportOptions) -> None:
-        super().__init__(transport, deadline=0.0, max_response_bytes=MOST_BYTES + 1)
+        super().__init__(transport, deadline=0.0, max_response_bytes=MAX_BYTES + 1)
 
     def _create_transport(self) -> StreamingTransport:
         from mixpanel._http.streaming import (
@@ -79,47 +79,61 @@ class StreamingConnections(LoopConnections):
             raise ConfigError(str(error)) from error
 
 
-class Part:
-    """One file in the making, written by threads, readable for its owner alone."""
+class PartFile:
+    """A file that is being downloaded, readable by its owner only; worker threads write it.
+
+    `on_bytes` gets the number of bytes of each piece, and a negative number when an attempt is
+    discarded.
+    """
 
     def __init__(self, path: Path, on_bytes: Callable[[int], object] | None) -> None:
         self.bytes = 0
         self._path = path
         self._on_bytes = on_bytes
         self._file: int | None = None
-        self._made = self._discarded = False
+        self._created = self._discarded = False
         self._digest = hashlib.sha256()
         # A cancelled caller may discard the file while a thread still writes the last piece.
         self._lock = threading.Lock()
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the bytes so far: taken here, so that nobody reads the file for it."""
+        """The SHA-256 of the bytes so far; taken while writing, to save reading the file again."""
         return self._digest.hexdigest()
 
     def restart(self) -> None:
+        """Discard the bytes of a failed attempt; the next write begins a new file."""
         if self.bytes:
-            self._tell(-self.bytes)
+            self._report(-self.bytes)
         self._close()
         self.bytes = 0
         self._digest = hashlib.sha256()
 
     async def write(self, piece: bytes) -> None:
+        """Append a piece.
+
+        :raises MixpanelDataError: when the file cannot be written.
+        """
         with write_errors(self._path):
             await anyio.to_thread.run_sync(self._write, piece)
         self.bytes += len(piece)
-        self._tell(len(piece))
+        self._report(len(piece))
 
     async def finish(self) -> None:
+        """Close the file; an empty download is a file, too.
+
+        :raises MixpanelDataError: when the file cannot be written.
+        """
         with write_errors(self._path):
-            await anyio.to_thread.run_sync(self._write, b"")  # an empty export is a file, too
+            await anyio.to_thread.run_sync(self._write, b"")
             self._close()
 
     def discard(self) -> None:
+        """Close and delete the file."""
         self._discarded = True
         with suppress(OSError):
             self._close()
-        if self._made:
+        if self._created:
             with suppress(OSError):
                 self._path.unlink()
 
@@ -129,7 +143,7 @@ class Part:
                 return
             if self._file is None:
                 self._file = create_replacing(self._path)
-                self._made = True
+                self._created = True
             self._digest.update(piece)
             rest = memoryview(piece)
             while rest:
@@ -141,7 +155,7 @@ class Part:
             if file is not None:
                 os.close(file)
 
-    def _tell(self, count: int) -> None:
+    def _report(self, count: int) -> None:
         if self._on_bytes is not None:
             with suppress(Exception):  # a progress bar must not stop what it shows
                 self._on_bytes(count)

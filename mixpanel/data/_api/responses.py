@@ -1,13 +1,13 @@
-"""Say what an answer of Mixpanel's reading APIs means: one table for all endpoints.
+"""Classify the responses of Mixpanel's reading APIs: one table for all endpoints.
 
-400 403 404 405 422 …   QueryError            what was asked cannot be answered
-401                     AuthenticationError   also a 400 that says "Unable to authenticate"
+400 403 404 405 422 …   QueryError            the request is invalid, or names something unknown
+401                     AuthenticationError   also a 400 with "Unable to authenticate"
 402                     PlanError             not in the project's plan
 412                     JQLSyntaxError
 429                     RateLimitError        also a 400 about too many exports in progress
 408 425 5xx             ServerError           worth another attempt
 3xx 407 501 505         ServerError           not worth one
-200, but no JSON        ServerError           a proxy spoke, not Mixpanel
+200 without JSON        ServerError           from a proxy, not from Mixpanel
 """
 
 from __future__ import annotations
@@ -42,56 +42,57 @@ if TYPE_CHECKING:
 __all__ = [
     "RequestInfo",
     "check_export",
-    "error_of",
     "is_export",
     "is_rate_limit",
     "is_success",
     "is_worth_repeating",
-    "parsed",
+    "parse_json",
+    "to_error",
 ]
 
-MOST_BYTES = 256 * 1024 * 1024  # of one answer that is read into memory, unpacked
+MAX_BYTES = 256 * 1024 * 1024  # of a response read into memory, decompressed
 EXCERPT = 1000  # characters of a body that an error keeps
 NOT_PERSONAL = {
     *("project_id", "workspace_id", "event", "name", "from_date", "to_date", "unit", "interval"),
     *("type", "limit", "page", "session_id", "time_in_ms", "length", "length_unit"),
 }
-LITERAL = re.compile(r"""((?:properties|user|event|behaviors)\[)?(["'])(.*?)\2""")  # or a name
+# A quoted text in an expression. Those after an accessor are names of properties, not values.
+LITERAL = re.compile(r"""((?:properties|user|event|behaviors)\[)?(["'])(.*?)\2""")
 PLAN = (
-    "the project's plan does not include this API (402): Mixpanel's free plan has no Query API, "
-    "its Growth and Enterprise plans have"
+    "the project's plan does not include this API (402): the Query API needs a Growth or "
+    "Enterprise plan"
 )
 HINTS = {
-    401: "Mixpanel refuses the credentials: check user name, secret and region (401)",
+    401: "Mixpanel rejects the credentials (401): check user name, secret and region",
     402: PLAN,
-    407: "the proxy wants a user name and password (407)",
+    407: "the proxy requires a user name and password (407)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """What was asked, for the errors; `url` has no query. Its repr shows no parameters."""
+    """A request as errors describe it. `url` has no query, and the repr shows no parameters."""
 
     method: str
     url: str
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
     authorization: Secret | None = field(default=None, repr=False)
 
-    def known(self, answer: Response | None = None) -> dict[str, Any]:
-        """Return what every error carries."""
-        known: dict[str, Any] = {
+    def error_fields(self, response: Response | None = None) -> dict[str, Any]:
+        """Return the keyword arguments that every `APIError` takes."""
+        fields: dict[str, Any] = {
             "request_method": self.method,
             "request_url": self.url,
             "request_params": self.params,
         }
-        if answer is not None:
-            known["status_code"] = answer.status
-            known["response_body"] = self.without_secrets(_text(answer)[:EXCERPT])
-            known["retry_after"] = retry_after(answer.headers)
-        return known
+        if response is not None:
+            fields["status_code"] = response.status
+            fields["response_body"] = self.without_secrets(_text(response)[:EXCERPT])
+            fields["retry_after"] = retry_after(response.headers)
+        return fields
 
     def without_secrets(self, text: str) -> str:
-        """Take out the credentials, should a server or proxy have sent them back."""
+        """Return text without the credentials, in case a server or proxy echoes them."""
         if self.authorization is None:
             return text
         sent = self.authorization.reveal().partition(" ")[2]
@@ -99,109 +100,116 @@ class RequestInfo:
             secret = b64decode(sent).decode().partition(":")[2]
         except ValueError:
             secret = ""
-        for known in (sent, secret):
-            if known:
-                text = text.replace(known, "***")
+        for credential in (sent, secret):
+            if credential:
+                text = text.replace(credential, "***")
         return text
 
     def without_payload(self, text: str) -> str:
-        """Take out what was asked for, as filters may hold personal data."""
+        """Return text without parameter values and credentials: filters may hold personal data."""
         personal = {k: v for k, v in self.params.items() if k not in NOT_PERSONAL}
+        # The longest first: a value may contain another one.
         for word in sorted(_words(personal), key=len, reverse=True):
             text = text.replace(word, "...")
         return self.without_secrets(text)
 
     def text(self, status: str, reason: str) -> str:
-        """Return one line for people."""
+        """Return the message of an error: one line with the request, the status and the reason."""
         return ": ".join(filter(None, [f"{self.method} {self.url}", status, reason]))
 
 
-def is_success(answer: Response) -> bool:
-    """Tell whether the server did what it was asked."""
-    return 200 <= answer.status < 300
+def is_success(response: Response) -> bool:
+    """Return True for a status of 200 to 299."""
+    return 200 <= response.status < 300
 
 
-def is_rate_limit(answer: Response) -> bool:
-    """Tell whether the project's budget is spent."""
-    return answer.status == 429 or (
-        answer.status == 400 and "too many export requests" in _text(answer).lower()
+def is_rate_limit(response: Response) -> bool:
+    """Return True if one of the project's rate limits is exceeded."""
+    return response.status == 429 or (
+        response.status == 400 and "too many export requests" in _text(response).lower()
     )
 
 
-def is_worth_repeating(reply: Response | TransportFailure, *, idempotent: bool) -> bool:
-    """Tell whether the same request may well succeed in a moment."""
-    if isinstance(reply, TransportFailure):
-        return not reply.permanent and (idempotent or not reply.may_have_been_sent)
-    transient = reply.status in (408, 425) or reply.status >= 500
-    return transient and idempotent and reply.status not in (501, 505)
+def is_worth_repeating(result: Response | TransportFailure, *, idempotent: bool) -> bool:
+    """Return True if the same request may succeed when it is repeated."""
+    if isinstance(result, TransportFailure):
+        return not result.permanent and (idempotent or not result.may_have_been_sent)
+    transient = result.status in (408, 425) or result.status >= 500
+    return transient and idempotent and result.status not in (501, 505)
 
 
-def error_of(asked: RequestInfo, reply: Response | TransportFailure) -> APIError:
-    """Return the error for what is no success."""
-    if isinstance(reply, TransportFailure):
-        error = ServerError(asked.text("no answer", str(reply.error)), **asked.known())
-        error.__cause__ = reply.error
+def to_error(request: RequestInfo, result: Response | TransportFailure) -> APIError:
+    """Return the error for a failed request."""
+    if isinstance(result, TransportFailure):
+        error = ServerError(
+            request.text("no response", str(result.error)), **request.error_fields()
+        )
+        error.__cause__ = result.error
         return error
-    known, status = asked.known(reply), reply.status
-    reason = asked.without_payload(_reason(reply))
-    line = asked.text(HINTS.get(status, f"HTTP {status}"), reason)
-    if is_rate_limit(reply):
-        return RateLimitError(line, **known)
+    fields, status = request.error_fields(result), result.status
+    reason = request.without_payload(_reason(result))
+    message = request.text(HINTS.get(status, f"HTTP {status}"), reason)
+    if is_rate_limit(result):
+        return RateLimitError(message, **fields)
     if status == 412:
-        return JQLSyntaxError(line, script=str(asked.params.get("script", "")), **known)
-    if status == 401 or (status == 400 and "unable to authenticate" in _text(reply).lower()):
-        return AuthenticationError(line, **known)
+        return JQLSyntaxError(message, script=str(request.params.get("script", "")), **fields)
+    if status == 401 or (status == 400 and "unable to authenticate" in _text(result).lower()):
+        return AuthenticationError(message, **fields)
     if status == 402:
-        return PlanError(line, **known)
+        return PlanError(message, **fields)
     if 300 <= status < 400:
-        line = asked.text(f"HTTP {status}", "redirects are not followed: is base_url right?")
-        return ServerError(line, **known)
+        message = request.text(f"HTTP {status}", "redirects are not followed; check base_url")
+        return ServerError(message, **fields)
     if 400 <= status < 500 and status not in (407, 408, 425):
-        return QueryError(line, **known)
-    return ServerError(line, **known)
+        return QueryError(message, **fields)
+    return ServerError(message, **fields)
 
 
-def parsed(asked: RequestInfo, answer: Response) -> Any:
-    """Return the JSON of a success; None for an empty body.
+def parse_json(request: RequestInfo, response: Response) -> Any:
+    """Return the JSON of a successful response; None for an empty body.
 
-    :raises ServerError: for anything else than JSON.
+    :raises ServerError: for a body that is not JSON, or too large.
     """
     try:
-        body = _unpacked(answer)
+        body = _decompress(response)
     except ValueError as error:
-        raise not_from_mixpanel(asked, answer, str(error)) from None
-    if len(body) > MOST_BYTES:
-        raise not_from_mixpanel(asked, answer, "more than 256 MB: ask for less at a time")
+        raise unexpected_body(request, response, str(error)) from None
+    if len(body) > MAX_BYTES:
+        raise unexpected_body(request, response, "more than 256 MB: request less at a time")
     try:
         return loads(body) if body.strip() else None
     except (ValueError, RecursionError):
-        page = "an HTML page" if body.lstrip()[:1] == b"<" else "something"
-        raise not_from_mixpanel(asked, answer, f"{page} that is not JSON") from None
+        kind = "an HTML page" if body.lstrip()[:1] == b"<" else "a body"
+        raise unexpected_body(request, response, f"{kind} that is not JSON") from None
 
 
-def not_from_mixpanel(asked: RequestInfo, answer: Response, what: str) -> ServerError:
-    """Return the error for a 200 that Mixpanel cannot have meant; the body is in the error."""
-    return ServerError(asked.text(f"HTTP {answer.status}", what), **asked.known(answer))
+def unexpected_body(request: RequestInfo, response: Response, reason: str) -> ServerError:
+    """Return the error for a successful status with a body that Mixpanel does not send."""
+    message = request.text(f"HTTP {response.status}", reason)
+    return ServerError(message, **request.error_fields(response))
 
 
 def is_export(head: Response) -> bool:
-    """Tell whether a body is worth saving."""
+    """Return True if the headers are those of an export, so that its body is saved."""
     coding = head.headers.get("content-encoding", "identity").strip().lower()
     html = "html" in head.headers.get("content-type", "").lower()
     return head.status == 200 and not html and coding in ("identity", "gzip", "x-gzip")
 
 
-def check_export(asked: RequestInfo, answer: Response) -> None:
-    """See to it that a success is an export.
+def check_export(request: RequestInfo, response: Response) -> None:
+    """Check that a successful response is an export.
 
     :raises ServerError: when it is not.
     """
-    if not is_export(answer):
-        raise not_from_mixpanel(asked, answer, "something that is no export")
+    if not is_export(response):
+        raise unexpected_body(request, response, "a body that is not an export")
 
 
 def _words(value: Any) -> set[str]:
-    """Return the texts in parameters, and the literals in those that are expressions."""
+    """Return the texts in parameters, and the literals in those that are expressions.
+
+    Texts of one or two characters are left out: replacing them would make an error unreadable.
+    """
     if isinstance(value, dict):
         return {word for inner in value.values() for word in _words(inner)}
     if isinstance(value, (list, tuple, set)):
@@ -211,8 +219,9 @@ def _words(value: Any) -> set[str]:
     return {word for word in (text, *literals) if len(word) > 2}
 
 
-def _reason(answer: Response) -> str:
-    text = _text(answer)
+def _reason(response: Response) -> str:
+    """Return the server's own explanation: one line of up to 300 printable characters."""
+    text = _text(response)
     try:
         data = loads(text)
     except (ValueError, RecursionError):
@@ -227,28 +236,38 @@ def _reason(answer: Response) -> str:
     return " ".join(printable.split())[:300]
 
 
-def _text(answer: Response) -> str:
+def _text(response: Response) -> str:
+    """Return the beginning of a body as text, for errors; empty if it cannot be decompressed."""
     try:
-        body = _unpacked(answer, most=64 * 1024, whole=False)
+        body = _decompress(response, max_bytes=64 * 1024, complete=False)
     except ValueError:
         body = b""
     return body.decode("utf-8", "replace")
 
 
-def _unpacked(answer: Response, *, most: int = MOST_BYTES + 1, whole: bool = True) -> bytes:
-    coding = answer.headers.get("content-encoding", "").strip().lower()
+def _decompress(
+    response: Response, *, max_bytes: int = MAX_BYTES + 1, complete: bool = True
+) -> bytes:
+    """Return up to `max_bytes` of a body, decompressed.
+
+    :raises ValueError: for another coding than gzip, for a body that is not gzip and, unless
+        `complete` is False, for one that is truncated.
+    """
+    coding = response.headers.get("content-encoding", "").strip().lower()
     if coding in ("", "identity"):
-        return answer.body[:most]
+        return response.body[:max_bytes]
     if coding not in ("gzip", "x-gzip"):
-        raise ValueError(f"a body in the coding {coding[:20]!r}, which was not asked for")
-    unpacked, rest = bytearray(), answer.body
+        raise ValueError(f"the body has the unexpected content-encoding {coding[:20]!r}")
+    decompressed, rest = bytearray(), response.body
     try:
-        while rest and len(unpacked) < most:
+        # A gzip body may have several members. The limit holds while decompressing, so that a
+        # small body cannot fill the memory.
+        while rest and len(decompressed) < max_bytes:
             member = zlib.decompressobj(31)
-            unpacked += member.decompress(rest, most - len(unpacked))
-            if whole and not member.eof and len(unpacked) < most:
-                raise ValueError("a gzip body that is cut short")
+            decompressed += member.decompress(rest, max_bytes - len(decompressed))
+            if complete and not member.eof and len(decompressed) < max_bytes:
+                raise ValueError("the gzip body is truncated")
             rest = member.unused_data
     except zlib.error as error:
-        raise ValueError("a body that is not the gzip it claims to be") from error
-    return bytes(unpacked)
+        raise ValueError("the body is not gzip, although its content-encoding is") from error
+    return bytes(decompressed)

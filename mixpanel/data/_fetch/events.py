@@ -1,37 +1,39 @@
-"""Fetch events and profiles once, into the local database.
+"""Fetch events into the local database.
 
-A range of days becomes chunks, a chunk becomes one call, its answer a part file with the bytes as
-they were sent, and DuckDB reads the parts: Python never parses an event. What is loaded is noted
-in the ledger in the same transaction, so an interrupted fetch goes on where it stopped, and the
-table appears only when all of it is there.
+A range of days becomes chunks; a chunk is one call of the export API, whose response goes byte for
+byte into a part file; DuckDB reads the part files, so Python never parses an event. Parts are
+loaded into a staging table, and the fetch log notes their days in the same transaction. That is
+why an interrupted fetch continues where it stopped, and why the table appears, in one transaction
+at the end, only when all of it is there.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._fetch.plan import (
-    SKEW,
+    CLOCK_SKEW,
     Chunk,
     Part,
     as_day,
     chunks,
-    end,
-    holds,
+    end_of_day,
+    is_reusable,
     ranges,
     today,
     whole,
 )
+from mixpanel.data._fetch.progress import Progress, log_exceptions
 from mixpanel.data._fetch.query import EventQuery
-from mixpanel.data._fetch.tasks import Progress, guarded, unwrap_exception_group
+from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data.exceptions import (
     APIError,
     ConfigError,
@@ -46,128 +48,133 @@ from mixpanel.data.store.part_files import GZIP, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-    from datetime import date
 
-    from mixpanel.data._fetch.plan import Day
-    from mixpanel.data._fetch.tasks import Writer
+    from mixpanel.data._fetch.tasks import WriterThread
     from mixpanel.data.api import AsyncAPI
     from mixpanel.data.store import Database, Load, Staged
 
-__all__ = ["fetch_events", "plan_events", "plan_sync", "to_sync"]
+__all__ = ["create_sync_query", "fetch_events", "plan_events"]
 
-ATTEMPTS = 3  # for a day whose answer arrives whole but cannot be read
-CENTURY = 36_500  # days
-HOPELESS = 3  # days in a row that fail before the rest is not even tried
-TOGETHER = 16  # parts that one load takes
+ATTEMPTS = 3  # for a chunk whose response arrives whole but cannot be loaded
+MAX_LOOKBACK_DAYS = 36_500
+MAX_CONSECUTIVE_FAILURES = 3  # chunks; after that the rest is not tried
+PARTS_PER_LOAD = 16
 
 
-def to_sync(
+def create_sync_query(
     database: Database,
-    name: str,
-    lookback_days: int,
-    from_date: Day | None,
-    to_date: Day | None,
-    **options: Any,
+    name: str = "events",
+    *,
+    lookback_days: int = 5,
+    from_date: str | date | None = None,
+    to_date: str | date | None = None,
+    events: Sequence[str] | str | None = None,
+    where: str | None = None,
+    max_workers: int | None = None,
+    chunk_days: int | None = None,
+    project_timezone: str | None = None,
 ) -> EventQuery:
-    """Choose the days that a table lacks, and those that were fetched too early to be final.
+    """Return a query for the days that a table lacks, and those fetched too early to be complete.
 
-    :raises ConfigError: without a `from_date` when the table has no days yet, and for what cannot
-        be added to the table.
+    :raises ConfigError: without a `from_date` when the table has no days yet, and for an argument
+        that is invalid or does not fit the table.
     """
-    whole("lookback_days", lookback_days, 0, CENTURY)
-    has = database.fetched_days(name)
-    if from_date is None and not has:
-        raise ConfigError(f"{name} has no days yet: say from_date, where to begin")
-    first = min(has) if from_date is None else as_day(from_date, "from_date")
-    zone = options.get("project_timezone")
-    last = today(zone) if to_date is None else to_date
-    asked = EventQuery.checked(name, first, last, **options)
-    database.check_events(name, filters=asked.filters, mode="sync")
-    patience, latest = timedelta(days=lookback_days), datetime.now(UTC) + SKEW
-    final = {day for day, at in has.items() if end(day, zone) + patience <= at <= latest}
-    return replace(asked, days=tuple(day for day in asked.days if day not in final), mode="sync")
+    whole("lookback_days", lookback_days, 0, MAX_LOOKBACK_DAYS)
+    fetched_at = database.fetched_days(name)
+    if from_date is None and not fetched_at:
+        raise ConfigError(f"{name} has no days yet: pass from_date, the first day to fetch")
+    query = EventQuery.create(
+        name,
+        from_date=min(fetched_at) if from_date is None else as_day(from_date, "from_date"),
+        to_date=today(project_timezone) if to_date is None else to_date,
+        events=events,
+        where=where,
+        max_workers=max_workers,
+        chunk_days=chunk_days,
+        project_timezone=project_timezone,
+    )
+    # Also when no day is missing: other filters must be refused every time or never.
+    database.check_events(name, filters=query.filters, mode="sync")
+    lookback, latest = timedelta(days=lookback_days), datetime.now(UTC) + CLOCK_SKEW
+    complete = {
+        day
+        for day, at in fetched_at.items()
+        if end_of_day(day, project_timezone) + lookback <= at <= latest
+    }
+    return replace(query, days=tuple(day for day in query.days if day not in complete), mode="sync")
 
 
-def plan_sync(
-    api: AsyncAPI,
-    database: Database,
-    name: str,
-    lookback_days: int,
-    from_date: Day | None,
-    to_date: Day | None,
-    **options: Any,
-) -> FetchPlan:
-    """Say what bringing a table up to date would do and cost; arguments and errors as `to_sync`."""
-    asked = to_sync(database, name, lookback_days, from_date, to_date, **options)
-    return plan_events(api, database, asked)
-
-
-def plan_events(api: AsyncAPI, database: Database, asked: EventQuery) -> FetchPlan:
-    """Say what a fetch would do and cost, without asking the server anything."""
-    done = database.staged_days(asked.name, asked.filters, asked.mode)
-    left = api.export_budget.remaining()
-    todo = _planned(asked, done, left)
-    days = asked.days or (today(asked.filters.project_timezone),)  # up to date: nothing to do
+def plan_events(api: AsyncAPI, database: Database, query: EventQuery) -> FetchPlan:
+    """Return what a fetch would do and cost, without a call."""
+    done = database.staged_days(query.name, query.filters, query.mode)
+    calls_left = api.export_budget.remaining()
+    missing = _missing_chunks(query, done, calls_left)
+    days = query.days or (today(query.filters.project_timezone),)  # up to date: nothing to do
     return FetchPlan(
-        table=asked.name,
+        table=query.name,
         from_date=days[0],
         to_date=days[-1],
-        chunks=tuple((chunk.from_date, chunk.to_date) for chunk in todo),
-        days=sum(chunk.days for chunk in todo),
-        calls=len(todo),
-        calls_left=left,
+        chunks=tuple((chunk.from_date, chunk.to_date) for chunk in missing),
+        days=sum(chunk.days for chunk in missing),
+        calls=len(missing),
+        calls_left=calls_left,
         already_done=len(done),
     )
 
 
-def _planned(asked: EventQuery, done: Collection[date], calls: int) -> list[Chunk]:
-    days = [day for day in asked.days if day not in done]
-    return chunks(days, calls, size=asked.chunk_days)
+def _missing_chunks(query: EventQuery, done: Collection[date], calls: int) -> list[Chunk]:
+    days = [day for day in query.days if day not in done]
+    return chunks(days, calls, size=query.chunk_days)
 
 
 async def fetch_events(
     api: AsyncAPI,
     database: Database,
-    writer: Writer,
-    asked: EventQuery,
+    writer: WriterThread,
+    query: EventQuery,
     *,
     on_progress: Callable[[Progress], object] | None = None,
     on_batch: Callable[[BatchProgress], object] | None = None,
 ) -> FetchResult:
-    """Fetch events; `AsyncWorkspace.fetch_events` says more."""
-    return await _Events(api, database, writer, asked, on_progress, on_batch).run()
+    """Fetch events into the table of the query, as `AsyncWorkspace.fetch_events` describes."""
+    return await _EventFetch(api, database, writer, query, on_progress, on_batch).run()
 
 
-class _Events:
-    """One fetch of events, from the first call to the table."""
+class _EventFetch:
+    """One fetch of events, from the first call to the finished table.
+
+    Downloads run concurrently, one task for each chunk. Loading is serial: each task puts its part
+    into `queue` and waits; one loader task takes up to 16 at a time, because one transaction for
+    16 parts costs far less than 16 transactions.
+    """
 
     def __init__(
         self,
         api: AsyncAPI,
         database: Database,
-        writer: Writer,
-        asked: EventQuery,
+        writer: WriterThread,
+        query: EventQuery,
         on_progress: Callable[[Progress], object] | None,
         on_batch: Callable[[BatchProgress], object] | None,
     ) -> None:
-        self.api, self.database, self.writer, self.asked = api, database, writer, asked
-        self.on_progress, self.on_batch = guarded(on_progress), guarded(on_batch)
-        self.began = time.monotonic()
+        self.api, self.database, self.writer, self.query = api, database, writer, query
+        self.on_progress, self.on_batch = log_exceptions(on_progress), log_exceptions(on_batch)
+        self.started = time.monotonic()
         self.days = self.days_done = self.rows = self.bytes = 0
         self.calls = self.downloads = self.batches = self.batches_done = 0
         self.repaired = self.without_time = self.unreadable = 0
         self.unreadable_files: list[str] = []
-        self.in_a_row = 0
+        self.consecutive_failures = 0
         self.failed: list[tuple[Chunk, APIError]] = []
-        self.downloading = anyio.Semaphore(asked.workers)
-        self.queue: list[_Arrived] = []
-        self.arrived = anyio.Event()
+        self.downloading = anyio.Semaphore(query.concurrency)
+        self.queue: list[_QueuedPart] = []
+        self.queue_filled = anyio.Event()
         self.load: Load
 
     async def run(self) -> FetchResult:
-        """Fetch, load, and swap the table in."""
-        asked = self.asked
-        if not asked.days:
+        """Fetch the days, load them, and put the table in place."""
+        query = self.query
+        if not query.days:
             return self._result(0, 0)
         self.load = await self.writer(self._begin)
         try:
@@ -176,34 +183,34 @@ class _Events:
             self.load.stop()
 
     async def _run(self) -> FetchResult:
-        asked = self.asked
+        query = self.query
         with unwrap_exception_group():
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._stage_what_arrives)
-                done = set(self.load.done) | await self._load_left_over()
-                todo = _planned(asked, done, self.api.export_budget.remaining())
-                self.days, self.batches = sum(chunk.days for chunk in todo), len(todo)
-                self._tell()
-                if asked.filters.limit is None:
-                    await self._fetch_all(todo)
+                tasks.start_soon(self._load_queued_parts)
+                done = set(self.load.done) | await self._load_left_over_parts()
+                missing = _missing_chunks(query, done, self.api.export_budget.remaining())
+                self.days, self.batches = sum(chunk.days for chunk in missing), len(missing)
+                self._report_progress()
+                if query.filters.limit is None:
+                    await self._fetch_all(missing)
                 else:
-                    await self._fetch_some(todo, asked.filters.limit)
-                tasks.cancel_scope.cancel()
+                    await self._fetch_in_order(missing, query.filters.limit)
+                tasks.cancel_scope.cancel()  # the loader waits for more parts
         if self.failed:
-            lost = ranges(day for chunk, _ in self.failed for day in chunk)
-            _, why = self.failed[0]
-            spans = [(str(chunk.from_date), str(chunk.to_date)) for chunk in lost]
-            raise InterruptedFetchError(asked.name, spans, why.message) from why
-        loaded = await self.writer(lambda: self.load.finish(limit=asked.filters.limit))
+            failed = ranges(day for chunk, _ in self.failed for day in chunk)
+            _, error = self.failed[0]
+            spans = [(str(chunk.from_date), str(chunk.to_date)) for chunk in failed]
+            raise InterruptedFetchError(query.name, spans, error.message) from error
+        loaded = await self.writer(lambda: self.load.finish(limit=query.filters.limit))
         return self._result(loaded.rows, loaded.merged)
 
     def _result(self, rows: int, merged: int) -> FetchResult:
-        days = self.asked.days
+        days = self.query.days
         return FetchResult(
-            table=self.asked.name,
+            table=self.query.name,
             rows=rows,
             type="events",
-            duration_seconds=time.monotonic() - self.began,
+            duration_seconds=time.monotonic() - self.started,
             date_range=(str(days[0]), str(days[-1])) if days else None,
             fetched_at=datetime.now(UTC),
             merged=merged,
@@ -218,143 +225,157 @@ class _Events:
         )
 
     def _begin(self) -> Load:
-        asked = self.asked
+        query = self.query
         return self.database.begin_events(
-            asked.name,
-            filters=asked.filters,
-            mode=asked.mode,
-            days=asked.days,
-            mixed=asked.mixed,
+            query.name,
+            filters=query.filters,
+            mode=query.mode,
+            days=query.days,
+            mixed=query.mixed,
         )
 
-    # ---- from the server ----------------------------------------------------------------------
+    # ---- download -----------------------------------------------------------------------------
 
-    async def _fetch_all(self, todo: Sequence[Chunk]) -> None:
+    async def _fetch_all(self, missing: Sequence[Chunk]) -> None:
         async with anyio.create_task_group() as fetches:
-            for chunk in todo:
+            for chunk in missing:
                 fetches.start_soon(self._fetch, chunk)
 
-    async def _fetch_some(self, todo: Sequence[Chunk], limit: int) -> None:
-        for chunk in todo:
+    async def _fetch_in_order(self, missing: Sequence[Chunk], limit: int) -> None:
+        """Fetch chunk after chunk until the limit is reached, so that no call is wasted."""
+        for chunk in missing:
             await self._fetch(chunk)
             if self.rows >= limit or self.failed:
                 return
 
     async def _fetch(self, chunk: Chunk) -> None:
+        """Download and load a chunk.
+
+        The API client has retried failed requests already. What is repeated here are exports that
+        arrived as a success, and turned out to be truncated, unreadable or somebody's web page.
+        """
         error: APIError | None = None
         for _ in range(ATTEMPTS):
             try:
                 async with self.downloading:
-                    if self.in_a_row >= HOPELESS:
-                        return self._lost(chunk, self.failed[-1][1])
+                    # Checked with the slot in hand: earlier chunks may have failed meanwhile.
+                    if self.consecutive_failures >= MAX_CONSECUTIVE_FAILURES:
+                        return self._chunk_failed(chunk, self.failed[-1][1])
                     part = await self._download(chunk)
             except (ServerError, RateLimitError, TruncatedError) as failure:
                 error = failure
-                if failure.status_code == 200:  # somebody's web page: the next may be the export
+                if failure.status_code == 200:  # a proxy's web page: the next may be the export
                     continue
                 break
-            staged = await self._staged(part)
+            staged = await self._stage(part)
             if staged.error is None:
-                self.in_a_row = 0
-                return self._landed(chunk, staged.rows, None)
-            again = isinstance(error, UnreadablePartError)
+                self.consecutive_failures = 0
+                return self._chunk_ended(chunk, staged.rows, None)
+            was_unreadable = isinstance(error, UnreadablePartError)
             error = staged.error
-            if again and isinstance(error, UnreadablePartError):
-                break  # once more is enough: it is the same each time
+            if was_unreadable and isinstance(error, UnreadablePartError):
+                break  # the same bytes a second time: a third would be no different
         assert error is not None
-        return self._lost(chunk, error)
+        return self._chunk_failed(chunk, error)
 
     async def _download(self, chunk: Chunk) -> Part:
         path = self.database.parts / f"{self.load.key}_{chunk.from_date}_{chunk.to_date}.partial"
-        got = await self.api.download(path, self.asked.params(chunk), on_bytes=self._arriving)
-        self.calls += got.attempts
+        downloaded = await self.api.download(
+            path, self.query.params(chunk), on_bytes=self._bytes_arrived
+        )
+        self.calls += downloaded.attempts
         self.downloads += 1
         part = Part(
-            path.with_suffix(GZIP if got.gzip else PLAIN),
+            path.with_suffix(GZIP if downloaded.gzip else PLAIN),
             chunk,
-            got.bytes,
-            got.gzip,
-            digest=got.digest,
+            downloaded.bytes,
+            downloaded.gzip,
+            digest=downloaded.digest,
         )
+        # Noted before it gets its final name: a file that the log does not know is not trusted.
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.database.note_part, self.load, part)
-            got.path.rename(part.path)
+            downloaded.path.rename(part.path)
         return part
 
-    def _arriving(self, count: int) -> None:
+    def _bytes_arrived(self, count: int) -> None:
         self.bytes += count
-        self._tell()
+        self._report_progress()
 
-    # ---- into the database --------------------------------------------------------------------
+    # ---- load ---------------------------------------------------------------------------------
 
-    async def _load_left_over(self) -> set[date]:
-        """Load what an interrupted fetch had received, but not loaded yet."""
+    async def _load_left_over_parts(self) -> set[date]:
+        """Load what an interrupted fetch had downloaded but not loaded; return its days."""
         done: set[date] = set()
-        for part in await self.writer(self._left_over):
-            staged = await self._staged(part)
+        for part in await self.writer(self._left_over_parts):
+            staged = await self._stage(part)
             if staged.error is None:
                 done.update(part.chunk)
         return done
 
-    def _left_over(self) -> list[Part]:
-        wanted = set(self.asked.days) - self.load.done
-        now, zone = datetime.now(UTC), self.asked.filters.project_timezone
-        found = []
+    def _left_over_parts(self) -> list[Part]:
+        wanted = set(self.query.days) - self.load.done
+        now, zone = datetime.now(UTC), self.query.filters.project_timezone
+        parts = []
         for part in self.database.left_over(self.load):
-            at = part.received_at or now
+            received_at = part.received_at or now
             if wanted.issuperset(part.chunk) and all(
-                holds(day, at, now, zone) for day in part.chunk
+                is_reusable(day, received_at, now, zone) for day in part.chunk
             ):
                 wanted -= set(part.chunk)
-                found.append(part)
+                parts.append(part)
             else:
                 part.path.unlink(missing_ok=True)
-        return found
+        return parts
 
-    async def _staged(self, part: Part) -> Staged:
-        arrived = _Arrived(part)
-        self.queue.append(arrived)
-        self.arrived.set()
-        await arrived.known.wait()
-        assert arrived.staged is not None
-        self.repaired += arrived.staged.repaired
-        self.without_time += arrived.staged.without_time
-        self.unreadable += arrived.staged.unreadable
-        if arrived.staged.kept_in is not None:
-            self.unreadable_files.append(str(arrived.staged.kept_in))
+    async def _stage(self, part: Part) -> Staged:
+        """Queue a part for the loader, and wait until it is in the staging table."""
+        queued = _QueuedPart(part)
+        self.queue.append(queued)
+        self.queue_filled.set()
+        await queued.loaded.wait()
+        staged = queued.staged
+        assert staged is not None
+        self.repaired += staged.repaired
+        self.without_time += staged.without_time
+        self.unreadable += staged.unreadable
+        if staged.kept_in is not None:
+            self.unreadable_files.append(str(staged.kept_in))
             logger.warning(
-                "%s lines of the export of %s cannot be read as events: they are kept in %s",
-                arrived.staged.unreadable,
+                "%s lines of the export of %s cannot be read as events; they are kept in %s",
+                staged.unreadable,
                 part.chunk,
-                arrived.staged.kept_in,
+                staged.kept_in,
             )
-        return arrived.staged
+        return staged
 
-    async def _stage_what_arrives(self) -> None:
+    async def _load_queued_parts(self) -> None:
         while True:
-            await self.arrived.wait()
-            self.arrived = anyio.Event()
+            await self.queue_filled.wait()
+            self.queue_filled = anyio.Event()
             while self.queue:
-                several, self.queue = self.queue[:TOGETHER], self.queue[TOGETHER:]
-                staged = await self.writer(partial(self._stage, [one.part for one in several]))
-                for one, result in zip(several, staged, strict=True):
-                    one.staged = result
-                    one.known.set()
+                batch, self.queue = self.queue[:PARTS_PER_LOAD], self.queue[PARTS_PER_LOAD:]
+                results = await self.writer(
+                    partial(self._load_parts, [queued.part for queued in batch])
+                )
+                for queued, staged in zip(batch, results, strict=True):
+                    queued.staged = staged
+                    queued.loaded.set()
 
-    def _stage(self, parts: list[Part]) -> list[Staged]:
+    def _load_parts(self, parts: list[Part]) -> list[Staged]:
         staged = self.load.stage(parts)
         for part in parts:
             part.path.unlink()
         return staged
 
-    # ---- telling ------------------------------------------------------------------------------
+    # ---- progress -----------------------------------------------------------------------------
 
-    def _lost(self, chunk: Chunk, error: APIError) -> None:
-        self.in_a_row += 1
+    def _chunk_failed(self, chunk: Chunk, error: APIError) -> None:
+        self.consecutive_failures += 1
         self.failed.append((chunk, error))
-        self._landed(chunk, 0, error)
+        self._chunk_ended(chunk, 0, error)
 
-    def _landed(self, chunk: Chunk, rows: int, error: APIError | None) -> None:
+    def _chunk_ended(self, chunk: Chunk, rows: int, error: APIError | None) -> None:
         self.batches_done += 1
         self.rows += rows
         self.days_done += chunk.days
@@ -370,27 +391,27 @@ class _Events:
                     error=None if error is None else error.message,
                 )
             )
-        self._tell()
+        self._report_progress()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         if self.on_progress is not None:
             self.on_progress(
                 Progress(
-                    self.asked.name,
+                    self.query.name,
                     self.days_done,
                     self.days,
                     self.rows,
                     self.bytes,
                     self.calls,
-                    time.monotonic() - self.began,
+                    time.monotonic() - self.started,
                 )
             )
 
 
-class _Arrived:
-    """A part on its way into the database."""
+class _QueuedPart:
+    """A downloaded part that waits for the loader."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
-        self.known = anyio.Event()
+        self.loaded = anyio.Event()
         self.staged: Staged | None = None

@@ -1,4 +1,4 @@
-"""Plan a fetch: which days, in which calls, under which filters. Pure."""
+"""Plan a fetch: which days, in which calls, with which filters. Pure."""
 
 from __future__ import annotations
 
@@ -25,35 +25,41 @@ __all__ = [
     "as_day",
     "chunks",
     "days_of",
+    "end_of_day",
+    "is_reusable",
+    "names",
     "ranges",
+    "text",
     "today",
+    "whole",
     "zone",
 ]
 
 Day = str | date
 
-ONE = timedelta(days=1)
+ONE_DAY = timedelta(days=1)
 
-# Events come in up to five days late: a day received before that is fetched again after a while.
-SETTLED = timedelta(days=5)
-FRESH = timedelta(days=1)
-SKEW = timedelta(hours=1)  # by so much a clock may have been put back
+# Mixpanel accepts events up to five days late, so a day received earlier than that is incomplete.
+# It may still be used while the interrupted fetch it belongs to is repeated, for a day.
+COMPLETE_AFTER = timedelta(days=5)
+REUSABLE_FOR = timedelta(days=1)
+CLOCK_SKEW = timedelta(hours=1)  # by which the clock may have been set back since
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Chunk:
-    """Some whole days, both ends included, that one call fetches."""
+    """A range of whole days, both ends included, that one call fetches."""
 
     from_date: date
     to_date: date
 
     @property
     def days(self) -> int:
-        """How many days these are."""
+        """The number of days."""
         return (self.to_date - self.from_date).days + 1
 
     def __iter__(self) -> Iterator[date]:
-        """Yield each day."""
+        """Yield the days in order."""
         return iter(days_of(self.from_date, self.to_date))
 
     def __str__(self) -> str:
@@ -64,9 +70,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file with what one call returned, as it was sent: a line is one event or profile.
+    """A file with the response of one call as Mixpanel sent it: one event or profile a line.
 
-    `received_at` is when, if not just now; `digest` the SHA-256 of the file, if it was taken.
+    `received_at` is None for a part that has just arrived. `digest` is the SHA-256 of the file, or
+    empty.
     """
 
     path: Path
@@ -79,7 +86,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What was asked for besides the days; two fetches with equal filters may share a table."""
+    """What a fetch selects besides the days; fetches with equal filters may share a table."""
 
     events: tuple[str, ...] = ()
     where: str | None = None
@@ -97,53 +104,55 @@ class Filters:
         return {name: value for name, value in asdict(self).items() if value}
 
     def to_json(self) -> str:
-        """Write them in one way only, for the ledger."""
+        """Return canonical JSON: equal filters are equal text in the fetch log."""
         return json.dumps(self.to_dict(), ensure_ascii=False, sort_keys=True)
 
     def key(self) -> str:
-        """Return a short name that equal filters share."""
+        """Return a short hash that equal filters share."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
 
 def as_day(value: Day, name: str) -> date:
-    """Read a day: a `date`, or text as 2026-01-31.
+    """Return a day given as a `date` or as text like 2026-01-31.
 
-    :raises ConfigError: for anything else.
+    :raises ConfigError: naming the argument, for anything else.
     """
     if isinstance(value, datetime):
-        raise ConfigError(f"{name}={value!r} must be a day without a time, as 2026-01-31")
+        raise ConfigError(f"{name}={value!r} must be a date without a time, such as 2026-01-31")
     if isinstance(value, date):
         return value
     if isinstance(value, str) and len(value) == len("2026-01-31"):
         with suppress(ValueError):
             return date.fromisoformat(value)
-    raise ConfigError(f"{name}={value!r} is no day; write it as 2026-01-31")
+    raise ConfigError(f"{name}={value!r} is not a date; write it as 2026-01-31")
 
 
 def days_of(from_date: date, to_date: date) -> list[date]:
-    """Return every day from one to the other, both included."""
-    return [from_date + n * ONE for n in range((to_date - from_date).days + 1)]
+    """Return the days of a range, both ends included."""
+    return [from_date + n * ONE_DAY for n in range((to_date - from_date).days + 1)]
 
 
 def chunks(days: Collection[date], calls: int, *, size: int | None = None) -> list[Chunk]:
-    """Gather days into at most so many `calls`: one day each while that fits, else longer chunks.
+    """Divide days into at most `calls` chunks: of one day each if they fit, else of more.
 
-    Chunks never span a gap, so there are at least as many as runs of days. `size` is how many days
-    a chunk takes, whatever that costs.
+    Chunks never span a gap, so there may be more: at least one for each run of days. With `size`,
+    each has up to that many days, however many calls that takes.
     """
     runs = ranges(days)
     if size is None:
         calls = max(1, calls)
+        # The number of calls only falls as chunks grow, so the shortest size is found by halving:
+        # counting them for every size would take minutes for thousands of gaps.
         sizes = range(max(1, -(-len(days) // calls)), max(1, len(days)))
         size = sizes.start + bisect_left(sizes, 1, key=lambda n: _calls(runs, n) <= calls)
     return _cut(runs, size)
 
 
 def ranges(days: Iterable[date]) -> list[Chunk]:
-    """Return the runs of neighbouring days, in order."""
+    """Return the runs of consecutive days, in order."""
     runs: list[Chunk] = []
     for day in sorted(set(days)):
-        if runs and runs[-1].to_date + ONE == day:
+        if runs and runs[-1].to_date + ONE_DAY == day:
             runs[-1] = Chunk(runs[-1].from_date, day)
         else:
             runs.append(Chunk(day, day))
@@ -156,16 +165,18 @@ def _calls(runs: Iterable[Chunk], size: int) -> int:
 
 def _cut(runs: Iterable[Chunk], size: int) -> list[Chunk]:
     return [
-        Chunk(run.from_date + n * ONE, min(run.from_date + (n + size - 1) * ONE, run.to_date))
+        Chunk(
+            run.from_date + n * ONE_DAY, min(run.from_date + (n + size - 1) * ONE_DAY, run.to_date)
+        )
         for run in runs
         for n in range(0, run.days, size)
     ]
 
 
 def names(given: Iterable[str] | str | None, argument: str) -> tuple[str, ...]:
-    """Take one name or several; each once, in a fixed order.
+    """Return one name or several as a sorted tuple without duplicates.
 
-    :raises ConfigError: for a name that is empty, or is none.
+    :raises ConfigError: for a name that is empty or not text.
     """
     try:
         several = (given,) if isinstance(given, str) else tuple(given or ())
@@ -173,14 +184,14 @@ def names(given: Iterable[str] | str | None, argument: str) -> tuple[str, ...]:
         raise ConfigError(f"{argument}={given!r} must be a name or a list of names") from None
     for name in several:
         if not text(argument, name):
-            raise ConfigError(f"{argument}={name!r}: a name is text, and not empty")
+            raise ConfigError(f"{argument}={name!r}: a name must be text and not empty")
     return tuple(sorted(set(several)))
 
 
 def text(argument: str, value: str | None) -> str | None:
-    """Take a text that can be sent; None is none.
+    """Return text that can be encoded as UTF-8; None stays None.
 
-    :raises ConfigError: for what is no text, and for half a surrogate pair.
+    :raises ConfigError: for another type, or half a surrogate pair.
     """
     if value is None:
         return None
@@ -189,27 +200,27 @@ def text(argument: str, value: str | None) -> str | None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"{argument}={value!r} holds half a character: UTF-8 has none") from None
+        raise ConfigError(
+            f"{argument}={value!r} holds half a surrogate pair, which UTF-8 cannot encode"
+        ) from None
     return value
 
 
 def whole(name: str, value: int | None, least: int, most: int) -> None:
-    """Refuse what is no whole number from `least` to `most`; None is none.
+    """Check that a value is None or a whole number from `least` to `most`.
 
     :raises ConfigError: naming the argument.
     """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ConfigError(
-            f"{name}={value!r} must be a whole number and lie between {least} and {most:,}"
-        )
+        raise ConfigError(f"{name}={value!r} must be a whole number between {least} and {most:,}")
 
 
 def zone(name: str | None) -> ZoneInfo | None:
     """Return the time zone of a project; None for UTC.
 
-    :raises ConfigError: for a name that the time zone database does not have.
+    :raises ConfigError: for a name that is not in the time zone database.
     """
     if name is None or name == "UTC":
         return None
@@ -217,25 +228,29 @@ def zone(name: str | None) -> ZoneInfo | None:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError, TypeError, AttributeError):
         raise ConfigError(
-            f"project_timezone={name!r} is no time zone; names are as Europe/Oslo"
+            f"project_timezone={name!r} is not a known time zone; use a name such as Europe/Oslo"
         ) from None
 
 
 def today(project_timezone: str | None = None, now: float | None = None) -> date:
-    """Return the day it is in the project."""
+    """Return the current date in the project's time zone."""
     where = zone(project_timezone) or UTC
     return (datetime.now(where) if now is None else datetime.fromtimestamp(now, where)).date()
 
 
-def end(day: date, project_timezone: str | None = None) -> datetime:
-    """Return the moment at which a day is over in the project."""
-    return datetime.combine(day + ONE, time(), zone(project_timezone) or UTC)
+def end_of_day(day: date, project_timezone: str | None = None) -> datetime:
+    """Return the time at which a day ends in the project's time zone."""
+    return datetime.combine(day + ONE_DAY, time(), zone(project_timezone) or UTC)
 
 
-def holds(
+def is_reusable(
     day: date, received_at: datetime, now: datetime, project_timezone: str | None = None
 ) -> bool:
-    """Tell whether what was received of a day may still be used, without asking again."""
+    """Return True if a day that was received earlier need not be fetched again.
+
+    That is so for a day after it was received, and for good if late events could no longer come.
+    A time in the future is a clock that was wrong, and proves nothing.
+    """
     age = now - received_at
-    settled = received_at - end(day, project_timezone) >= SETTLED
-    return age >= -SKEW and (age <= FRESH or settled)
+    is_complete = received_at - end_of_day(day, project_timezone) >= COMPLETE_AFTER
+    return age >= -CLOCK_SKEW and (age <= REUSABLE_FOR or is_complete)

@@ -1,4 +1,4 @@
-"""Ask for profiles, page by page."""
+"""Fetch profiles, page by page, into the local database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import anyio
 from pydantic_core import PydanticSerializationError, to_json
 
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.data._fetch.tasks import Progress, guarded, unwrap_exception_group
+from mixpanel.data._fetch.progress import Progress, log_exceptions
+from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data._paths import write_errors
 from mixpanel.data.exceptions import ServerError, UnreadablePartError
 from mixpanel.data.results import FetchResult, ProfileProgress
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mixpanel.data._fetch.query import ProfileQuery
-    from mixpanel.data._fetch.tasks import Writer
+    from mixpanel.data._fetch.tasks import WriterThread
     from mixpanel.data.api import AsyncAPI
-    from mixpanel.data.store import Database, Mode, ProfilesLoad
+    from mixpanel.data.store import Database, ProfilesLoad
 
 __all__ = ["Page", "fetch_profiles", "pages"]
 
@@ -36,32 +37,32 @@ PAGE_SIZE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of profiles, as the API sends them; `of` so many, if it says so."""
+    """One page of profiles as the API sends them; `page_count` is None if it sends no total."""
 
     index: int
-    of: int | None
+    page_count: int | None
     profiles: list[dict[str, Any]]
 
 
-async def pages(api: AsyncAPI, asked: ProfileQuery) -> AsyncGenerator[Page]:
-    """Yield every page, in order; after the first, several are fetched at a time.
+async def pages(api: AsyncAPI, query: ProfileQuery) -> AsyncGenerator[Page]:
+    """Yield all pages in order; after the first, several are fetched concurrently.
 
-    Their total says which page is the last one. Without it that is the first one that is not full,
-    and only then a call may be spent on an empty page.
+    The first response's total gives the number of pages. Without a total, pages are fetched one
+    by one until one is not full, so that at most one call is spent on an empty page.
     """
-    if asked.nobody:
+    if query.selects_nothing:
         return
-    first = await _page(api, asked, 0, None)
-    session, size, of = first.session_id, first.page_size, first.page.of
+    first = await _fetch_page(api, query, 0, None)
+    session, size, page_count = first.session_id, first.page_size, first.page.page_count
     yield first.page
-    last = len(first.page.profiles) < size
+    is_last = len(first.page.profiles) < size
     index = 1
-    while not last and index != of:
-        width = 1 if of is None else min(asked.workers, of - index)
+    while not is_last and index != page_count:
+        width = 1 if page_count is None else min(query.concurrency, page_count - index)
         wave: list[Page | None] = [None] * width
 
         async def fetch(slot: int, start: int, wave: list[Page | None]) -> None:
-            wave[slot] = (await _page(api, asked, start + slot, session)).page
+            wave[slot] = (await _fetch_page(api, query, start + slot, session)).page
 
         with unwrap_exception_group():
             async with anyio.create_task_group() as calls:
@@ -69,32 +70,36 @@ async def pages(api: AsyncAPI, asked: ProfileQuery) -> AsyncGenerator[Page]:
                     calls.start_soon(fetch, slot, index, wave)
         for page in wave:
             assert page is not None
-            yield Page(page.index, of, page.profiles)
-            last = last or len(page.profiles) < size
+            # Totals of later pages may differ while the project changes: the first one counts.
+            yield Page(page.index, page_count, page.profiles)
+            is_last = is_last or len(page.profiles) < size
         index += width
 
 
 @dataclass(frozen=True, slots=True)
-class _Reply:
+class _PageResponse:
     page: Page
     session_id: str | None
     page_size: int
 
 
-async def _page(api: AsyncAPI, asked: ProfileQuery, index: int, session: str | None) -> _Reply:
-    form = asked.form()
+async def _fetch_page(
+    api: AsyncAPI, query: ProfileQuery, index: int, session: str | None
+) -> _PageResponse:
+    form = query.form()
     if index:
         form |= {"page": str(index)} | ({"session_id": session} if session else {})
-    reply = await api.query("engage", form=form, method="POST")
-    results = reply.get("results") if isinstance(reply, dict) else None
+    body = await api.query("engage", form=form, method="POST")
+    results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
-        raise ServerError(f"page {index} of the profiles came without a list of results")
-    size, total, given = reply.get("page_size"), reply.get("total"), reply.get("session_id")
+        raise ServerError(f"the response for page {index} of the profiles has no list of results")
+    size, total, session_id = body.get("page_size"), body.get("total"), body.get("session_id")
     size = size if isinstance(size, int) and size > 0 else PAGE_SIZE
+    # A total smaller than this page cannot be true; it would end the fetch too early.
     known = total if isinstance(total, int) and total >= len(results) else None
-    return _Reply(
+    return _PageResponse(
         Page(index, None if known is None else max(1, -(-known // size)), results),
-        given if isinstance(given, str) else None,
+        session_id if isinstance(session_id, str) else None,
         size,
     )
 
@@ -102,48 +107,58 @@ async def _page(api: AsyncAPI, asked: ProfileQuery, index: int, session: str | N
 async def fetch_profiles(
     api: AsyncAPI,
     database: Database,
-    writer: Writer,
-    name: str,
-    mode: Mode,
-    asked: ProfileQuery,
+    writer: WriterThread,
+    query: ProfileQuery,
     *,
-    mixed: bool = False,
     on_progress: Callable[[Progress], object] | None = None,
     on_page: Callable[[ProfileProgress], object] | None = None,
 ) -> FetchResult:
-    """Fetch profiles; `AsyncWorkspace.fetch_profiles` says more."""
-    tell, tell_page = guarded(on_progress), guarded(on_page)
-    began, rows, sent, calls, repaired = time.monotonic(), 0, 0, 0, 0
-    kept_in: list[str] = []
-    unreadable = 0
+    """Fetch profiles into the table of the query, as `AsyncWorkspace.fetch_profiles` describes."""
+    on_progress, on_page = log_exceptions(on_progress), log_exceptions(on_page)
+    name, started = query.name, time.monotonic()
+    rows = size = calls = repaired = unreadable = 0
+    unreadable_files: list[str] = []
     load = await writer(
-        lambda: database.begin_profiles(name, filters=asked.filters, mode=mode, mixed=mixed)
+        lambda: database.begin_profiles(
+            name, filters=query.filters, mode=query.mode, mixed=query.mixed
+        )
     )
     try:
-        if tell is not None:
-            tell(Progress(name, 0, 0, 0, 0, 0, 0.0))
-        async with aclosing(pages(api, asked)) as each:
+        if on_progress is not None:
+            on_progress(Progress(name, 0, 0, 0, 0, 0, 0.0))
+        async with aclosing(pages(api, query)) as each:
             async for page in each:
                 path = database.parts / f"{load.key}_{page.index}.ndjson"
                 stored = await writer(partial(_store, load, path, page.profiles))
-                rows, sent, calls = rows + stored.rows, sent + stored.bytes, page.index + 1
+                rows, size, calls = rows + stored.rows, size + stored.bytes, page.index + 1
                 repaired += stored.repaired
                 if stored.kept_in is not None:
                     unreadable += stored.unreadable
-                    kept_in.append(str(stored.kept_in))
+                    unreadable_files.append(str(stored.kept_in))
                     logger.warning(
-                        "%s profiles of page %s cannot be loaded: they are kept in %s",
+                        "%s profiles of page %s cannot be loaded; they are kept in %s",
                         stored.unreadable,
                         page.index,
                         stored.kept_in,
                     )
-                if tell_page is not None:
-                    tell_page(ProfileProgress(page.index, page.of, stored.rows, True, None, rows))  # noqa: FBT003
-                if tell is not None:
-                    seconds = time.monotonic() - began
-                    tell(Progress(name, calls, page.of or 0, rows, sent, calls, seconds))
+                if on_page is not None:
+                    on_page(
+                        ProfileProgress(
+                            page_index=page.index,
+                            total_pages=page.page_count,
+                            rows=stored.rows,
+                            success=True,
+                            error=None,
+                            cumulative_rows=rows,
+                        )
+                    )
+                if on_progress is not None:
+                    seconds = time.monotonic() - started
+                    steps = page.page_count or 0
+                    on_progress(Progress(name, calls, steps, rows, size, calls, seconds))
         loaded = await writer(load.finish)
     except BaseException:
+        # Pages belong to a session that has ended: the next fetch begins anew.
         with anyio.CancelScope(shield=True):
             await writer(load.abandon)
         raise
@@ -151,15 +166,15 @@ async def fetch_profiles(
         table=name,
         rows=loaded.rows,
         type="profiles",
-        duration_seconds=time.monotonic() - began,
+        duration_seconds=time.monotonic() - started,
         date_range=None,
         fetched_at=datetime.now(UTC),
         merged=loaded.merged,
         repaired=repaired,
         unreadable=unreadable,
-        unreadable_files=tuple(kept_in),
+        unreadable_files=tuple(unreadable_files),
         requests=calls,
-        bytes=sent,
+        bytes=size,
         chunks=calls,
     )
 
@@ -176,7 +191,7 @@ class _Stored:
 def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> _Stored:
     try:
         return _store_up_to(LONGEST, load, path, profiles)
-    except UnreadablePartError:  # long ones may need more memory than there is
+    except UnreadablePartError:  # DuckDB may lack the memory for the longest profiles
         return _store_up_to(SURE_TO_FIT, load, path, profiles)
 
 
@@ -201,7 +216,7 @@ def _store_up_to(
 
 
 def _line(profile: dict[str, Any]) -> tuple[bytes, bool]:
-    """Write a profile as JSON, repaired as events are, and tell whether it had to be."""
+    """Return a profile as a line of JSON, and True if it had to be repaired as events are."""
     try:
         line = to_json(profile, inf_nan_mode="constants")
     except PydanticSerializationError:  # half a surrogate pair
@@ -209,5 +224,5 @@ def _line(profile: dict[str, Any]) -> tuple[bytes, bool]:
     else:
         if b"NaN" not in line and b"Infinity" not in line:
             return line, False
-    good = repair_line(line)
-    return good, good != line
+    repaired = repair_line(line)
+    return repaired, repaired != line

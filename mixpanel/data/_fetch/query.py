@@ -1,11 +1,15 @@
-"""What is asked for: checked as a whole, before the server or the database hears of it. Pure."""
+"""Validated queries for events and profiles.
+
+A fetch, its plan and a stream take one of these whole. Every argument has been checked by then, so
+nothing invalid reaches the server or the database. Pure.
+"""
 
 from __future__ import annotations
 
 import json
 import time
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -24,37 +28,37 @@ from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import date
 
-    from mixpanel.data._fetch.plan import Day
     from mixpanel.data.store import Mode
 
 __all__ = ["EventQuery", "ProfileQuery"]
 
-EXPORTS = 8  # under way at a time, unless somebody says another number
-QUERIES = 5  # under way at a time, at most: what Mixpanel allows a project
-MOST_ROWS = 100_000  # what one export call returns with `limit`
+EXPORT_CONCURRENCY = 8  # by default
+QUERY_CONCURRENCY = 5  # by default, and at most: Mixpanel's limit for a project
+MAX_EXPORT_LIMIT = 100_000  # events of one export call with `limit`
+# `distinct_ids=[]` in filters: not the same as no filter, and no profile has an empty id.
+NO_PROFILES = ("",)
 
 
 @dataclass(frozen=True, slots=True)
 class EventQuery:
-    """A fetch of events, checked before anything is asked of the server or the database."""
+    """The events to fetch into the table `name`, or to stream."""
 
     name: str
     days: tuple[date, ...]
     filters: Filters
     mode: Mode
     mixed: bool = False
-    workers: int = EXPORTS
+    concurrency: int = EXPORT_CONCURRENCY
     chunk_days: int | None = None
 
     @classmethod
-    def checked(
+    def create(
         cls,
-        name: str,
-        from_date: Day,
-        to_date: Day,
+        name: str = "events",
         *,
+        from_date: str | date,
+        to_date: str | date,
         events: Sequence[str] | str | None = None,
         where: str | None = None,
         limit: int | None = None,
@@ -65,18 +69,17 @@ class EventQuery:
         chunk_days: int | None = None,
         project_timezone: str | None = None,
     ) -> EventQuery:
-        """Check what a caller asks for.
+        """Return a query made from a caller's arguments.
 
-        :raises ConfigError: for what cannot be asked for.
+        :raises ConfigError: for an argument that is invalid or excludes another one.
         """
         first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
         if first > last:
             raise ConfigError(f"from_date={first} is later than to_date={last}")
-        if last > today() + timedelta(days=1):  # tomorrow has begun for some projects
-            raise ConfigError(f"to_date={last} is yet to come: it is {today()} in UTC")
-        if append and replace:
-            raise ConfigError("append and replace exclude each other")
-        whole("limit", limit, 1, MOST_ROWS)
+        # East of UTC it may be tomorrow already.
+        if last > today() + timedelta(days=1):
+            raise ConfigError(f"to_date={last} is in the future: today is {today()} in UTC")
+        whole("limit", limit, 1, MAX_EXPORT_LIMIT)
         whole("max_workers", max_workers, 1, 100)
         whole("chunk_days", chunk_days, 1, 100)
         zone(project_timezone)
@@ -86,51 +89,64 @@ class EventQuery:
             limit=limit,
             project_timezone=project_timezone,
         )
-        mode: Mode = "append" if append else "replace" if replace else "new"
-        days = tuple(days_of(first, last))
-        return cls(name, days, filters, mode, mixed, max_workers or EXPORTS, chunk_days)
+        return cls(
+            name,
+            tuple(days_of(first, last)),
+            filters,
+            _mode(append=append, replace=replace),
+            mixed,
+            max_workers or EXPORT_CONCURRENCY,
+            chunk_days,
+        )
 
     @property
     def from_date(self) -> date:
-        """Return the first day."""
+        """The first day."""
         return self.days[0]
 
     @property
     def to_date(self) -> date:
-        """Return the last day."""
+        """The last day, which is included."""
         return self.days[-1]
 
     def params(self, chunk: Chunk) -> dict[str, str]:
-        """Return the query of the call for some days."""
-        asked = {
+        """Return the query parameters of the export call for a chunk of days."""
+        params = {
             "from_date": str(chunk.from_date),
             "to_date": str(chunk.to_date),
             "time_in_ms": "true",
         }
         if self.filters.events:
-            asked["event"] = json.dumps(self.filters.events, ensure_ascii=False)
+            params["event"] = json.dumps(self.filters.events, ensure_ascii=False)
         if self.filters.where:
-            asked["where"] = self.filters.where
+            params["where"] = self.filters.where
         if self.filters.limit:
-            asked["limit"] = str(self.filters.limit)
-        return asked
+            params["limit"] = str(self.filters.limit)
+        return params
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileQuery:
-    """What profiles are asked for, checked before anything is sent."""
+    """The profiles to fetch into the table `name`, or to stream."""
 
+    name: str
     filters: Filters
+    mode: Mode
+    mixed: bool = False
     as_of_timestamp: int | None = None
-    workers: int = QUERIES
+    concurrency: int = QUERY_CONCURRENCY
 
     @classmethod
-    def checked(
+    def create(
         cls,
+        name: str = "profiles",
         *,
         where: str | None = None,
         cohort_id: int | None = None,
         output_properties: Sequence[str] | str | None = None,
+        append: bool = False,
+        replace: bool = False,
+        mixed: bool = False,
         distinct_id: str | None = None,
         distinct_ids: Sequence[str] | None = None,
         group_id: str | None = None,
@@ -139,30 +155,32 @@ class ProfileQuery:
         include_all_users: bool = False,
         max_workers: int | None = None,
     ) -> ProfileQuery:
-        """Check what a caller asks for.
+        """Return a query made from a caller's arguments.
 
-        :raises ConfigError: for what excludes each other, and what cannot be asked for.
+        :raises ConfigError: for an argument that is invalid, needs another one or excludes it.
         """
         if distinct_id is not None and distinct_ids is not None:
-            raise ConfigError("distinct_id and distinct_ids exclude each other")
+            raise _exclusive("distinct_id", "distinct_ids")
         if behaviors is not None and cohort_id is not None:
-            raise ConfigError("behaviors and cohort_id exclude each other")
+            raise _exclusive("behaviors", "cohort_id")
         if behaviors is not None and not where:
-            raise ConfigError('behaviors need a where that uses them, as behaviors["b1"] > 0')
+            raise ConfigError('behaviors need a where that uses them, such as behaviors["b1"] > 0')
         if include_all_users and cohort_id is None:
             raise ConfigError("include_all_users needs a cohort_id")
-        number = isinstance(as_of_timestamp, (int, float, NoneType))
-        if not number or (as_of_timestamp is not None and not 0 < as_of_timestamp <= time.time()):
+        is_number = isinstance(as_of_timestamp, (int, float, NoneType))
+        if not is_number or (
+            as_of_timestamp is not None and not 0 < as_of_timestamp <= time.time()
+        ):
             raise ConfigError(
-                f"as_of_timestamp={as_of_timestamp!r} must be a moment in the past, "
-                "in seconds since 1970"
+                f"as_of_timestamp={as_of_timestamp!r} must be a time in the past, in seconds since "
+                "1970"
             )
         whole("max_workers", max_workers, 1, 100)
         ids = (distinct_id,) if distinct_id is not None else tuple(distinct_ids or ())
         for each in ids:
             text("distinct_id", each)
         if distinct_ids is not None and not ids:
-            ids = ("",)  # asked for nobody, which is not the same as for everybody
+            ids = NO_PROFILES
         filters = Filters(
             where=text("where", where) or None,
             cohort_id=cohort_id,
@@ -172,27 +190,33 @@ class ProfileQuery:
             distinct_ids=tuple(dict.fromkeys(ids)),
             include_all_users=include_all_users,
         )
-        return cls(filters, as_of_timestamp, min(max_workers or QUERIES, QUERIES))
+        return cls(
+            name,
+            filters,
+            _mode(append=append, replace=replace),
+            mixed,
+            as_of_timestamp,
+            min(max_workers or QUERY_CONCURRENCY, QUERY_CONCURRENCY),
+        )
 
     @property
-    def nobody(self) -> bool:
-        """Tell whether nobody is asked for, so that no call is needed."""
-        return self.filters.distinct_ids == ("",)
+    def selects_nothing(self) -> bool:
+        """True for `distinct_ids=[]`, which needs no call."""
+        return self.filters.distinct_ids == NO_PROFILES
 
     def form(self) -> dict[str, str]:
-        """Return the form fields of every page."""
-        asked = self.filters
-        ids = list(asked.distinct_ids)
-        cohort = None
-        if asked.cohort_id is not None:
-            cohort = {"id": asked.cohort_id}
+        """Return the form fields that all pages have in common."""
+        filters = self.filters
+        ids = list(filters.distinct_ids)
+        cohort = None if filters.cohort_id is None else {"id": filters.cohort_id}
         fields: dict[str, Any] = {
-            "where": asked.where,
+            "where": filters.where,
             "filter_by_cohort": cohort,
-            "include_all_users": None if cohort is None else asked.include_all_users,
-            "output_properties": list(asked.output_properties) or None,
-            "data_group_id": asked.group_id,
-            "behaviors": asked.behaviors,
+            # The API's default is True, so False must be sent too.
+            "include_all_users": None if cohort is None else filters.include_all_users,
+            "output_properties": list(filters.output_properties) or None,
+            "data_group_id": filters.group_id,
+            "behaviors": filters.behaviors,
             "as_of_timestamp": self.as_of_timestamp,
             "distinct_id": ids[0] if len(ids) == 1 else None,
             "distinct_ids": ids if len(ids) > 1 else None,
@@ -204,18 +228,31 @@ class ProfileQuery:
         }
 
 
+def _mode(*, append: bool, replace: bool) -> Mode:
+    if append and replace:
+        raise _exclusive("append", "replace")
+    return "append" if append else "replace" if replace else "new"
+
+
+def _exclusive(first: str, second: str) -> ConfigError:
+    return ConfigError(f"{first} and {second} are mutually exclusive: pass one of them")
+
+
 def _behaviors(given: Sequence[Mapping[str, Any]] | str | None) -> str | None:
+    """Return behaviors as canonical JSON, so that equal ones make equal filters."""
     if given is None:
         return None
-    wanted = 'behaviors must be a JSON list as [{"window": "30d", "name": "b1", '
-    wanted += '"event_selectors": [{"event": "Order Paid"}]}]'
+    expected = (
+        'behaviors must be a JSON list such as [{"window": "30d", "name": "b1", '
+        '"event_selectors": [{"event": "Order Paid"}]}]'
+    )
     if isinstance(given, str):
         try:
             given = json.loads(given)
         except ValueError:
-            raise ConfigError(wanted) from None
+            raise ConfigError(expected) from None
     if not isinstance(given, (list, tuple)) or not all(
         isinstance(one, dict) and {"window", "name", "event_selectors"} <= set(one) for one in given
     ):
-        raise ConfigError(wanted)
+        raise ConfigError(expected)
     return json.dumps(given, ensure_ascii=False, sort_keys=True)

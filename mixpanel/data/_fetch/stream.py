@@ -1,7 +1,7 @@
 """Stream events and profiles without storing them, in blocks of rows.
 
-A day is received whole, and checked to be whole, before its first event is handed out: what has
-been handed out never comes again.
+A chunk of days is downloaded and checked to be complete before its first event is yielded. So a
+retry never yields an event a second time.
 """
 
 from __future__ import annotations
@@ -33,74 +33,78 @@ __all__ = ["event_blocks", "profile_blocks"]
 
 Row = dict[str, Any]
 
-ATTEMPTS = 3  # for a day whose answer is cut
-BLOCK = 1 << 20  # bytes that are read, and parsed, at a time
-AHEAD = (1, 2, 4)  # days received at a time: the first alone, so that its events come soon
+ATTEMPTS = 3  # for a chunk whose export is truncated
+BLOCK_BYTES = 1 << 20  # read and parsed at a time
+CHUNKS_AHEAD = (1, 2, 4)  # downloaded at a time: the first alone, so that its events come soon
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TAIL_BYTES = 200
 
 
 async def event_blocks(
-    api: AsyncAPI, asked: EventQuery, *, raw: bool = False
+    api: AsyncAPI, query: EventQuery, *, raw: bool = False
 ) -> AsyncGenerator[list[Row]]:
     """Yield blocks of events, day by day, exactly `limit` of them if there are as many."""
-    left = asked.filters.limit
-    todo = chunks(asked.days, api.export_budget.remaining(), size=asked.chunk_days)
+    left = query.filters.limit
+    planned = chunks(query.days, api.export_budget.remaining(), size=query.chunk_days)
     folder = await anyio.to_thread.run_sync(make_temporary_folder)
     try:
-        at, round_ = 0, 0
-        while at < len(todo):
-            width = AHEAD[min(round_, len(AHEAD) - 1)]
-            for part in await _received(api, asked, todo[at : at + width], folder):
-                with await anyio.to_thread.run_sync(_opened, part) as file:
-                    while block := await anyio.to_thread.run_sync(_rows, file, part, raw):
+        start, round_ = 0, 0
+        while start < len(planned):
+            width = CHUNKS_AHEAD[min(round_, len(CHUNKS_AHEAD) - 1)]
+            for part in await _download(api, query, planned[start : start + width], folder):
+                with await anyio.to_thread.run_sync(_open, part) as file:
+                    while block := await anyio.to_thread.run_sync(_read_block, file, part, raw):
                         yield block if left is None else block[:left]
                         if left is not None:
                             left -= len(block)
                             if left <= 0:
                                 return
                 part.path.unlink()
-            at, round_ = at + width, round_ + 1
+            start, round_ = start + width, round_ + 1
     finally:
         remove_temporary_folder(folder)
 
 
-async def _received(
-    api: AsyncAPI, asked: EventQuery, todo: list[Chunk], folder: Path
+async def _download(
+    api: AsyncAPI, query: EventQuery, planned: list[Chunk], folder: Path
 ) -> list[Part]:
     parts: dict[Chunk, Part] = {}
 
-    async def receive(chunk: Chunk) -> None:
+    async def download(chunk: Chunk) -> None:
         for attempt in range(ATTEMPTS):
-            got = await api.download(folder / str(chunk.from_date), asked.params(chunk))
-            part = Part(got.path, chunk, got.bytes, got.gzip)
-            tail = await anyio.to_thread.run_sync(_cut, part)
+            file = await api.download(folder / str(chunk.from_date), query.params(chunk))
+            part = Part(file.path, chunk, file.bytes, file.gzip)
+            tail = await anyio.to_thread.run_sync(_truncated_tail, part)
             if tail is None:
                 parts[chunk] = part
                 return
             if attempt == ATTEMPTS - 1:
                 raise TruncatedError(
-                    f"the export of {chunk} ended early, {ATTEMPTS} times: {tail!r}",
+                    f"the export of {chunk} was truncated {ATTEMPTS} times; it ends with {tail!r}",
                     tail=tail,
                 )
 
     with unwrap_exception_group():
         async with anyio.create_task_group() as calls:
-            for chunk in todo:
-                calls.start_soon(receive, chunk)
-    return [parts[chunk] for chunk in todo]
+            for chunk in planned:
+                calls.start_soon(download, chunk)
+    return [parts[chunk] for chunk in planned]
 
 
-def _opened(part: Part) -> IO[bytes]:
+def _open(part: Part) -> IO[bytes]:
     return cast("IO[bytes]", gzip.open(part.path) if part.gzip else part.path.open("rb"))
 
 
-def _cut(part: Part) -> str | None:
-    """Return the last words of an export that is not whole."""
+def _truncated_tail(part: Part) -> str | None:
+    """Return the end of a truncated export; None for a complete one.
+
+    HTTP says nothing about it: Mixpanel ends a truncated export with status 200, and a last line
+    that is not an event.
+    """
     tail = b""
     try:
-        with _opened(part) as file:
-            while block := file.read(BLOCK):
+        with _open(part) as file:
+            while block := file.read(BLOCK_BYTES):
                 tail = block if b"\n" in block[:-1] else tail + block
     except (EOFError, OSError, zlib.error):
         return "(the connection broke)"
@@ -110,15 +114,15 @@ def _cut(part: Part) -> str | None:
     return line[-TAIL_BYTES:].decode(errors="replace")
 
 
-def _rows(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
+def _read_block(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
     rows: list[Row] = []
-    for line in file.readlines(BLOCK):
+    for line in file.readlines(BLOCK_BYTES):
         if line.strip():
             event = _parsed(line)
             if event is None:
                 start = line[:TAIL_BYTES].decode(errors="replace")
                 raise TruncatedError(
-                    f"the export of {part.chunk} holds a line that is no event: {start!r}",
+                    f"the export of {part.chunk} has a line that is not an event: {start!r}",
                     tail=start,
                 )
             rows.append(event if raw else _event(event))
@@ -126,7 +130,7 @@ def _rows(file: IO[bytes], part: Part, raw: bool) -> list[Row]:  # noqa: FBT001
 
 
 def _parsed(line: bytes) -> Row | None:
-    """Read a line, repaired if need be; None for what a fetch would not take for an event."""
+    """Parse a line, repaired if necessary; None for one that a fetch would not load as an event."""
     try:
         event = from_json(line, allow_inf_nan=False)
     except ValueError:
@@ -140,18 +144,18 @@ def _parsed(line: bytes) -> Row | None:
     return event if known else None
 
 
-def _event(sent: Row) -> Row:
-    """Return an event as a fetch would store it: None for what it lacks."""
-    properties = sent.get("properties")
+def _event(raw: Row) -> Row:
+    """Return an event as a fetch would store it, with None for what is missing."""
+    properties = raw.get("properties")
     promoted: Row = {}
     if isinstance(properties, dict):
         properties = dict(properties)
-        moment = _moment(properties.get("time"))
+        time = _datetime(properties.get("time"))
         promoted = {name: properties.pop(name, None) for name in ("distinct_id", "$insert_id")}
-        if moment is not None:
-            promoted["time"], _ = moment, properties.pop("time")
+        if time is not None:
+            promoted["time"], _ = time, properties.pop("time")
     return {
-        "event_name": _text(sent.get("event")),
+        "event_name": _text(raw.get("event")),
         "event_time": promoted.get("time"),
         "distinct_id": _text(promoted.get("distinct_id")),
         "insert_id": _text(promoted.get("$insert_id")),
@@ -163,7 +167,7 @@ def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else to_json(value).decode()
 
 
-def _moment(milliseconds: Any) -> datetime | None:
+def _datetime(milliseconds: Any) -> datetime | None:
     # The call asked for milliseconds, so the unit is known.
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float, str)):
         return None
@@ -174,18 +178,18 @@ def _moment(milliseconds: Any) -> datetime | None:
 
 
 async def profile_blocks(
-    api: AsyncAPI, asked: ProfileQuery, *, raw: bool = False
+    api: AsyncAPI, query: ProfileQuery, *, raw: bool = False
 ) -> AsyncGenerator[list[Row]]:
     """Yield the profiles, page by page."""
-    async for page in pages(api, asked):
+    async for page in pages(api, query):
         yield page.profiles if raw else list(map(_profile, page.profiles))
 
 
-def _profile(sent: Row) -> Row:
-    properties = sent.get("$properties")
+def _profile(raw: Row) -> Row:
+    properties = raw.get("$properties")
     properties = dict(properties) if isinstance(properties, dict) else {}
     return {
-        "distinct_id": _text(sent.get("$distinct_id")),
+        "distinct_id": _text(raw.get("$distinct_id")),
         "last_seen": properties.pop("$last_seen", None),
         "properties": properties,
     }

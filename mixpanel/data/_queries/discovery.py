@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Hashable
 
     from mixpanel.data._queries.cache import Cache
-    from mixpanel.data.workspace import AsyncWorkspace
+    from mixpanel.data._workspace.core import WorkspaceCore
 
 __all__ = ["DiscoveryMethods"]
 
@@ -51,7 +51,7 @@ SHORT = 20.0  # seconds for what a query does without, should it fail
 class DiscoveryMethods:
     """Names and definitions; answers are cached for ten minutes."""
 
-    _core: AsyncWorkspace
+    _core: WorkspaceCore
 
     async def list_events(
         self, *, limit: int = MOST_NAMES, refresh: bool = False
@@ -274,7 +274,7 @@ class DiscoveryMethods:
 
     @property
     def _cache(self) -> Cache:
-        return self._core._discovered
+        return self._core.discovery_cache
 
     async def _remembered(
         self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool
@@ -283,7 +283,7 @@ class DiscoveryMethods:
         async with self._cache.loading(key):
             value = MISSING if refresh else self._cache.get(key, MISSING)
             if value is MISSING:
-                self._core._refuse_closed()
+                self._core.check_open()
                 value = await load()
                 self._cache.put(key, value)
         return cast("T", copy.deepcopy(value))
@@ -292,7 +292,7 @@ class DiscoveryMethods:
         self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Any:
         answer = await self._core.api.query(path, params=params, method=method, repeat=False)
-        info = self._core.api._asked(method or "GET", path, params or {})
+        info = self._core.api._request_info(method or "GET", path, params or {})
         answer_values.check_error(answer, info)
         return answer
 
@@ -304,7 +304,7 @@ class DiscoveryMethods:
     async def _app(self, path: str) -> Any:
         """Read something that a query does without, should it fail."""
         api = self._core.api
-        return await api._requested("GET", path, family="app", timeout=SHORT, repeat=False)
+        return await api._send("GET", path, family="app", timeout=SHORT, repeat=False)
 
     async def _event_names(self, limit: int) -> Any:
         days = self._cache.get("history days")
@@ -357,7 +357,7 @@ class DiscoveryMethods:
 
     async def _view(self) -> int | None:
         """Return the number of the data view to query; None where none can be found."""
-        given = self._core._workspace_id
+        given = self._core.workspace_id
         if given is not None:
             return given
         known = self._cache.get("view", MISSING)

@@ -73,11 +73,11 @@ class QuerySender(DiscoveryMethods):
         :raises EventNotFoundError: with similar names.
         :raises APIError: when Mixpanel refuses for another reason.
         """
-        self._core._refuse_closed()
+        self._core.check_open()
         try:
             answer = await self._core.api.query(**request.sent(), repeat=False)
             sent = {**(request.params or {}), **(request.form or {}), **(request.json_body or {})}
-            info = self._core.api._asked(request.method, request.path, sent)
+            info = self._core.api._request_info(request.method, request.path, sent)
             answer_values.check_error(answer, info)
         except QueryError as error:
             if error.status_code in (200, *NOT_FOUND):

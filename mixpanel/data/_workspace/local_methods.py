@@ -1,4 +1,4 @@
-"""What a workspace asks of the local database, the same on both faces."""
+"""The methods of both workspaces on the local database."""
 
 from __future__ import annotations
 
@@ -15,56 +15,59 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from mixpanel.data._workspace.core import WorkspaceCore
     from mixpanel.data.credentials import Credentials
-    from mixpanel.data.workspace import AsyncWorkspace
 
-__all__ = ["Local"]
+__all__ = ["LocalMethods"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def _local(method: Callable[Concatenate[Database, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Offer a method of the database on the workspace, with its signature and documentation."""
+    """Return a method of the database as one of the workspace, with signature and docstring."""
 
     @functools.wraps(method)
-    def asked(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         return method(self.database, *args, **kwargs)
 
-    return cast("Callable[Concatenate[Any, P], R]", asked)
+    return cast("Callable[Concatenate[Any, P], R]", call)
 
 
-class Local:
-    """Ask the local database: plain methods on both faces, for nothing here waits for a server."""
+class LocalMethods:
+    """Query the local database: plain methods in both workspaces, as they wait for no server."""
 
-    _core: AsyncWorkspace
+    _core: WorkspaceCore
 
     @property
     def database(self) -> Database:
-        """The database, opened when first asked for."""
-        return self._core._opened()
+        """The database, opened on first use.
+
+        :raises MixpanelDataError: when the workspace is closed.
+        """
+        return self._core.open_database()
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """DuckDB's own connection, for what is not offered here; through it you may write."""
+        """DuckDB's own connection, for everything that has no method here; it may also write."""
         return self.database.connection
 
     @property
     def credentials(self) -> Credentials | None:
-        """Who asks; None for a workspace that was opened without."""
-        return self._core._credentials
+        """The credentials in use; None for a workspace that was opened without."""
+        return self._core.credentials
 
     @property
     def db_path(self) -> Path | None:
-        """Where the database is; None in memory.
+        """The path of the database file; None in memory.
 
-        :raises ConfigError: when it is at home, and nobody knows where that is.
+        :raises ConfigError: when the path begins with `~` and there is no home directory.
         """
-        return self._core._path
+        return self._core.path
 
     @property
     def local(self) -> LocalAnalysis:
-        """Mixpanel's reports over a table that was fetched: see `help(LocalAnalysis)`."""
+        """Mixpanel's reports, computed over a table that was fetched: see `help(LocalAnalysis)`."""
         return LocalAnalysis(self.database)
 
     sql: Final = _local(Database.sql_df)
@@ -86,21 +89,21 @@ class Local:
     export_csv: Final = _local(Database.export_csv)
 
     def info(self) -> WorkspaceInfo:
-        """Say where the data is, for which project, and what there is."""
-        who, database = self.credentials, self.database
+        """Return the path, size and tables of the database, and the project and account."""
+        credentials, database = self.credentials, self.database
         return WorkspaceInfo(
             path=database.path,
-            project_id=who.project_id if who else None,
-            region=who.region if who else None,
-            account=who.account if who else None,
+            project_id=credentials.project_id if credentials else None,
+            region=credentials.region if credentials else None,
+            account=credentials.account if credentials else None,
             tables=database.tables(),
             size_mb=database.size_mb,
             created_at=database.created_at,
         )
 
     def __repr__(self) -> str:
-        core = getattr(self, "_core", None)  # none yet, while it is being made
+        core = getattr(self, "_core", None)  # missing when `__init__` has failed
         if core is None:
             return f"<{type(self).__name__}>"
-        project = core._credentials.project_id if core._credentials else "no project"
-        return f"<{type(self).__name__} {project} at {core._where or 'memory'}>"
+        project = core.credentials.project_id if core.credentials else "no project"
+        return f"<{type(self).__name__} {project} at {core.unexpanded_path or 'memory'}>"

@@ -1,4 +1,4 @@
-"""What a workspace asks of Mixpanel, written once for both faces."""
+"""The methods of both workspaces that fetch from Mixpanel or stream from it."""
 
 from __future__ import annotations
 
@@ -6,139 +6,315 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Unpack, cast
 
 import anyio.to_thread
 
 from mixpanel._runtime import background_loop
-from mixpanel.data._fetch import events as fetch
-from mixpanel.data._fetch import stream
-from mixpanel.data._fetch.profiles import fetch_profiles
+from mixpanel._runtime.signatures import without_await
+from mixpanel.data._fetch import events, profiles, stream
+from mixpanel.data._fetch.options import (
+    FetchEventsOptions,
+    FetchProfilesOptions,
+    StreamEventsOptions,
+    StreamProfilesOptions,
+    SyncEventsOptions,
+    with_options,
+)
+from mixpanel.data._fetch.progress import Progress, checked_callback, progress_line
 from mixpanel.data._fetch.query import EventQuery, ProfileQuery
-from mixpanel.data._fetch.tasks import Progress, checked_callback, terminal_line
-from mixpanel.data.exceptions import ConfigError
+from mixpanel.data._workspace.core import WorkspaceCore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Generator, Iterator
 
-    from mixpanel.data._fetch.plan import Day
     from mixpanel.data.results import BatchProgress, FetchPlan, FetchResult, ProfileProgress
-    from mixpanel.data.workspace import AsyncWorkspace
 
 __all__ = ["RemoteMethods", "stream_events", "stream_profiles", "synced_rows"]
 
 Row = dict[str, Any]
 P = ParamSpec("P")
+Blocks = Callable[Concatenate[WorkspaceCore, P], AsyncGenerator[list[Row], None]]
 
 
+# ---- streams ------------------------------------------------------------------------------------
+
+# Written once, as streams of blocks. A block is what one trip to the event loop brings: the async
+# workspace yields its rows, and the sync one crosses to the background loop once a block instead
+# of once a row.
+
+
+@with_options(StreamEventsOptions, EventQuery.create)
 async def stream_events(
-    self: AsyncWorkspace,
-    *,
-    from_date: Day,
-    to_date: Day,
-    events: Sequence[str] | str | None = None,
-    where: str | None = None,
-    limit: int | None = None,
-    raw: bool = False,
-    chunk_days: int | None = None,
+    core: WorkspaceCore, *, raw: bool = False, **options: Unpack[StreamEventsOptions]
 ) -> AsyncGenerator[list[Row]]:
     """Stream events without storing them.
 
-    They come as `{event_name, event_time, distinct_id, insert_id, properties}`, the time aware and
-    in UTC; with `raw` as the API sends them, time in milliseconds. A day is received whole before
-    its first event comes; `limit` (up to 100,000) is exact. Other arguments as in `fetch_events`.
+    >>> async for event in ws.stream_events(  # doctest: +SKIP
+    ...     from_date="2026-01-01", to_date="2026-01-07"
+    ... ):
+    ...     print(event["event_name"], event["event_time"])
 
-    :raises ConfigError: for arguments that cannot work.
-    :raises TruncatedError: when a day keeps ending early.
-    :raises APIError: when Mixpanel refuses, or keeps failing.
+    An event is `{event_name, event_time, distinct_id, insert_id, properties}`, with an aware time
+    in UTC; with `raw`, it is as the API sends it, with its time in milliseconds. A day is
+    downloaded completely before its first event is yielded. `limit` (up to 100,000) is exact.
+    Other arguments as in `fetch_events`.
+
+    :raises ConfigError: for invalid arguments.
+    :raises TruncatedError: when the export of a day is truncated each time.
+    :raises APIError: when Mixpanel rejects the call, or keeps failing.
     """
-    asked = EventQuery.checked(
-        "stream", from_date, to_date,
-        events=events, where=where, limit=limit, chunk_days=chunk_days,
-    )  # fmt: skip
-    async with aclosing(stream.event_blocks(self.api, asked, raw=raw)) as blocks:
+    query = EventQuery.create(**options)
+    async with aclosing(stream.event_blocks(core.api, query, raw=raw)) as blocks:
         async for block in blocks:
             yield block
 
 
+@with_options(StreamProfilesOptions, ProfileQuery.create)
 async def stream_profiles(
-    self: AsyncWorkspace,
-    *,
-    where: str | None = None,
-    cohort_id: int | None = None,
-    output_properties: Sequence[str] | str | None = None,
-    raw: bool = False,
-    distinct_id: str | None = None,
-    distinct_ids: Sequence[str] | None = None,
-    group_id: str | None = None,
-    behaviors: Sequence[Mapping[str, Any]] | str | None = None,
-    as_of_timestamp: int | None = None,
-    include_all_users: bool = False,
+    core: WorkspaceCore, *, raw: bool = False, **options: Unpack[StreamProfilesOptions]
 ) -> AsyncGenerator[list[Row]]:
     """Stream profiles without storing them, as `{distinct_id, last_seen, properties}`.
 
-    With `raw` as the API sends them. Arguments as in `fetch_profiles`.
+    >>> async for profile in ws.stream_profiles(cohort_id=1234):  # doctest: +SKIP
+    ...     print(profile["distinct_id"], profile["properties"].get("$email"))
 
-    :raises ConfigError: for arguments that exclude each other.
-    :raises APIError: when Mixpanel refuses, or keeps failing.
+    With `raw`, a profile is as the API sends it. Other arguments as in `fetch_profiles`.
+
+    :raises ConfigError: for arguments that are invalid or exclude each other.
+    :raises APIError: when Mixpanel rejects the call, or keeps failing.
     """
-    asked = ProfileQuery.checked(
-        where=where, cohort_id=cohort_id, output_properties=output_properties,
-        distinct_id=distinct_id, distinct_ids=distinct_ids, group_id=group_id,
-        behaviors=behaviors, as_of_timestamp=as_of_timestamp, include_all_users=include_all_users,
-    )  # fmt: skip
-    async with aclosing(stream.profile_blocks(self.api, asked, raw=raw)) as blocks:
+    query = ProfileQuery.create(**options)
+    async with aclosing(stream.profile_blocks(core.api, query, raw=raw)) as blocks:
         async for block in blocks:
             yield block
 
 
-Blocks = Callable[Concatenate["AsyncWorkspace", P], AsyncGenerator[list[Row], None]]
-
-
-def _rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], AsyncIterator[Row]]:
-    """Turn an async stream of blocks into one of rows."""
+def async_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], AsyncIterator[Row]]:
+    """Return the method of `AsyncWorkspace` that yields the rows of the blocks."""
 
     @functools.wraps(blocks)
     async def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Row]:
-        async with aclosing(blocks(self, *args, **kwargs)) as each:
-            async for block in each:
+        async with aclosing(blocks(self._core, *args, **kwargs)) as opened:
+            async for block in opened:
                 for row in block:
                     yield row
 
-    _give(rows, "AsyncIterator[Row]")
+    _set_signature(rows, "AsyncIterator[Row]")
     return cast("Callable[Concatenate[Any, P], AsyncIterator[Row]]", rows)
 
 
-def _give(rows: Any, what: str) -> None:
-    """Let help tell what a method gives, where what it wraps gives blocks."""
-    own = inspect.signature(rows)
-    self_, *parameters = own.parameters.values()
-    parameters.insert(0, self_.replace(annotation=own.empty))
-    rows.__signature__ = own.replace(parameters=parameters, return_annotation=what)
-
-
 def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row]]:
-    """Make the sync twin of a stream: one trip to the home loop a block."""
+    """Return the method of `Workspace` that yields the rows of the blocks."""
 
     @functools.wraps(blocks)
     def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> Generator[Row]:
         background_loop.refuse_in_async(f"{type(self).__name__}.{blocks.__name__}")
-        each = blocks(self._core, *args, **kwargs)
+        opened = blocks(self._core, *args, **kwargs)
 
-        async def following() -> list[Row] | None:
-            return await anext(each, None)
+        async def next_block() -> list[Row] | None:
+            return await anext(opened, None)
 
-        async def done() -> None:
-            await each.aclose()
+        async def close() -> None:
+            await opened.aclose()
 
         try:
-            while (block := background_loop.run(following)) is not None:
+            while (block := background_loop.run(next_block)) is not None:
                 yield from block
         finally:
-            background_loop.run(done)
+            background_loop.run(close)
 
-    _give(rows, "Iterator[Row]")
+    _set_signature(rows, "Iterator[Row]")
+    rows.__doc__ = without_await(blocks.__doc__)
     return cast("Callable[Concatenate[Any, P], Iterator[Row]]", rows)
+
+
+def _set_signature(rows: Any, returns: str) -> None:
+    """Show what the method takes and yields, in place of the blocks that it wraps."""
+    own = inspect.signature(rows)
+    first, *parameters = own.parameters.values()
+    parameters.insert(0, first.replace(name="self", annotation=own.empty))
+    returns = returns.replace("Row", "dict[str, Any]")
+    rows.__signature__ = own.replace(parameters=parameters, return_annotation=returns)
+
+
+# ---- fetches -----------------------------------------------------------------------------------
+
+
+class RemoteMethods:
+    """Fetch events and profiles into the database, plan that, and stream them."""
+
+    _core: WorkspaceCore
+
+    @with_options(FetchEventsOptions, EventQuery.create)
+    async def fetch_events(
+        self,
+        name: str = "events",
+        *,
+        progress: bool | Callable[[Progress], object] = True,
+        on_batch_complete: Callable[[BatchProgress], object] | None = None,
+        parallel: bool = True,  # noqa: ARG002 - see data/_compatibility.py
+        batch_size: int = 1000,  # noqa: ARG002 - see data/_compatibility.py
+        **options: Unpack[FetchEventsOptions],
+    ) -> FetchResult:
+        """Fetch the events of whole days, both ends included, into the table `name`.
+
+        >>> await ws.fetch_events(  # doctest: +SKIP
+        ...     "january", from_date="2026-01-01", to_date="2026-01-31", events=["Order Paid"]
+        ... )
+
+        The table appears when all of it is there, and copies of one event (same event, time,
+        distinct_id and `$insert_id`) are merged. After an interruption or failure, the same call
+        continues with what is missing. A call fetches one day while the hourly limit of 60 exports
+        allows it, else several.
+
+        - `events`: names of events, by default all. `where`: an expression of Mixpanel's, such as
+          `properties["plan"] == "team"`. `limit`: the maximum number of events, up to 100,000.
+        - `replace` swaps the new table in at the end; `append` adds days to a table, and replaces
+          those it has. A table with other filters is refused, unless `mixed` is True.
+        - `progress`: True for a line on a terminal, or a function that is called with `Progress`.
+          `on_batch_complete` is called with `BatchProgress` after each call.
+        - `max_workers`: concurrent calls, by default 8. `chunk_days`: days fetched by one call.
+        - `project_timezone`: for projects created before 2023, whose events carry local time: makes
+          `event_time` true UTC, and adds `event_time_local`.
+        - `parallel` and `batch_size` are accepted and have no effect.
+
+        :raises TableExistsError: when the table exists; before anything is fetched.
+        :raises TableNotFoundError: when there is no table to append to.
+        :raises ConfigError: for invalid arguments.
+        :raises InterruptedFetchError: when some days could not be fetched.
+        :raises APIError: when Mixpanel rejects the call: see `AuthenticationError`, `PlanError`,
+            `QueryError`.
+        """
+        query = EventQuery.create(name, **options)
+        return await self._fetch_events(query, progress, on_batch_complete)
+
+    @with_options(FetchEventsOptions, EventQuery.create)
+    async def plan_events(
+        self, name: str = "events", **options: Unpack[FetchEventsOptions]
+    ) -> FetchPlan:
+        """Return the calls that `fetch_events` would make with these arguments; makes none.
+
+        >>> plan = await ws.plan_events(  # doctest: +SKIP
+        ...     "quarter", from_date="2026-01-01", to_date="2026-03-31"
+        ... )
+        >>> plan.calls  # doctest: +SKIP
+        45
+        """
+        query = EventQuery.create(name, **options)
+        core = self._core
+        return await core.writer(lambda: events.plan_events(core.api, core.open_database(), query))
+
+    @with_options(SyncEventsOptions, events.create_sync_query)
+    async def sync_events(
+        self,
+        name: str = "events",
+        *,
+        progress: bool | Callable[[Progress], object] = True,
+        on_batch_complete: Callable[[BatchProgress], object] | None = None,
+        **options: Unpack[SyncEventsOptions],
+    ) -> FetchResult:
+        """Bring a table up to date; repeating the call fetches only what is new.
+
+        >>> await ws.sync_events("events", from_date="2026-01-01")  # doctest: +SKIP
+
+        Fetches the days that the table lacks, up to `to_date` (today), and once more those that
+        were fetched less than `lookback_days` after they ended, because events arrive late. Each
+        such day is replaced as a whole. The first call needs `from_date`, the first day. Other
+        arguments as in `fetch_events`.
+
+        :raises ConfigError: without a `from_date` for a table that does not exist yet.
+        :raises InterruptedFetchError: when some days could not be fetched.
+        :raises APIError: when Mixpanel rejects the call.
+        """
+        _check_callbacks(progress, on_batch_complete=on_batch_complete)
+        core = self._core
+        query = await core.writer(
+            lambda: events.create_sync_query(core.open_database(), name, **options)
+        )
+        return await self._fetch_events(query, progress, on_batch_complete)
+
+    @with_options(SyncEventsOptions, events.create_sync_query)
+    async def plan_sync(
+        self, name: str = "events", **options: Unpack[SyncEventsOptions]
+    ) -> FetchPlan:
+        """Return the calls that `sync_events` would make with these arguments; makes none.
+
+        >>> (await ws.plan_sync("events")).calls  # doctest: +SKIP
+        6
+        """
+        core = self._core
+
+        def plan() -> FetchPlan:
+            database = core.open_database()
+            query = events.create_sync_query(database, name, **options)
+            return events.plan_events(core.api, database, query)
+
+        return await core.writer(plan)
+
+    async def _fetch_events(
+        self,
+        query: EventQuery,
+        progress: bool | Callable[[Progress], object],  # noqa: FBT001
+        on_batch: Callable[[BatchProgress], object] | None,
+    ) -> FetchResult:
+        _check_callbacks(progress, on_batch_complete=on_batch)
+        core = self._core
+        with core.fetching(), progress_line(progress) as on_progress:
+            database = await anyio.to_thread.run_sync(core.open_database)
+            return await events.fetch_events(
+                core.api, database, core.writer, query, on_progress=on_progress, on_batch=on_batch
+            )
+
+    @with_options(FetchProfilesOptions, ProfileQuery.create)
+    async def fetch_profiles(
+        self,
+        name: str = "profiles",
+        *,
+        progress: bool | Callable[[Progress], object] = True,
+        on_page_complete: Callable[[ProfileProgress], object] | None = None,
+        parallel: bool = True,  # noqa: ARG002 - see data/_compatibility.py
+        batch_size: int = 1000,  # noqa: ARG002 - see data/_compatibility.py
+        **options: Unpack[FetchProfilesOptions],
+    ) -> FetchResult:
+        """Fetch profiles of users, or of a group, into the table `name`.
+
+        >>> await ws.fetch_profiles("team", where='properties["plan"] == "team"')  # doctest: +SKIP
+
+        A page has a thousand profiles; all pages together cost one of the 60 hourly queries.
+
+        - `append` updates a table: of several profiles with one distinct_id the latest is kept.
+          `replace` swaps the new table in at the end.
+        - `cohort_id`: only its members; `include_all_users` adds those without a profile.
+        - `output_properties`: only these properties; much faster.
+        - `group_id`: the profiles of this group key instead of users'.
+        - `behaviors`: a list such as `[{"window": "30d", "name": "b1", "event_selectors":
+          [{"event": "Order Paid"}]}]`, for a `where` such as `behaviors["b1"] > 0`;
+          `as_of_timestamp` (in seconds) is the time from which their windows reach back.
+        - `on_page_complete` is called with `ProfileProgress` after each page.
+        - `max_workers`: concurrent queries, by default and at most 5. `parallel` and `batch_size`
+          are accepted and have no effect.
+
+        :raises TableExistsError: when the table exists; before anything is fetched.
+        :raises ConfigError: for arguments that are invalid or exclude each other.
+        :raises APIError: when Mixpanel rejects the call or keeps failing; nothing is stored then.
+        """
+        query = ProfileQuery.create(name, **options)
+        _check_callbacks(progress, on_page_complete=on_page_complete)
+        core = self._core
+        with core.fetching(), progress_line(progress) as on_progress:
+            database = await anyio.to_thread.run_sync(core.open_database)
+            return await profiles.fetch_profiles(
+                core.api,
+                database,
+                core.writer,
+                query,
+                on_progress=on_progress,
+                on_page=on_page_complete,
+            )
+
+    stream_events: Final = async_rows(stream_events)
+    stream_profiles: Final = async_rows(stream_profiles)
 
 
 def _check_callbacks(progress: object, **others: object) -> None:
@@ -146,217 +322,3 @@ def _check_callbacks(progress: object, **others: object) -> None:
         checked_callback(progress, "progress")
     for name, callback in others.items():
         checked_callback(callback, name)
-
-
-class RemoteMethods:
-    """Fetch and stream; what waits for Mixpanel is awaited."""
-
-    _core: AsyncWorkspace
-
-    async def fetch_events(
-        self,
-        name: str = "events",
-        *,
-        from_date: Day,
-        to_date: Day,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        progress: bool | Callable[[Progress], object] = True,
-        on_batch_complete: Callable[[BatchProgress], object] | None = None,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-        parallel: bool = True,  # noqa: ARG002 - accepted: fetching always is
-        batch_size: int = 1000,  # noqa: ARG002 - accepted: DuckDB loads whole files
-    ) -> FetchResult:
-        """Fetch events of whole days, both ends included, into the table `name`.
-
-        The table appears when all of it is there, and copies of one event (same event, time,
-        distinct_id and `$insert_id`) are merged. Interrupted or failed, the same call goes on from
-        what it had. A call is a day while the hourly budget of 60 exports allows, else several.
-
-        - `events`: names; all without. `where`: an expression of Mixpanel's, as
-          `properties["plan"] == "team"`. `limit`: so many rows at most, up to 100,000.
-        - `replace` swaps the new table in at the end; `append` adds days to a table, or replaces
-          those it has. Other filters than the table's are refused, unless `mixed`.
-        - `progress`: a line on a terminal, or a function called with `Progress`.
-        - `max_workers`: concurrent calls (8); `chunk_days`: how many days a call takes.
-        - `project_timezone`: for projects from before 2023, whose events carry local time: makes
-          `event_time` true UTC, and adds `event_time_local`.
-        - `parallel` and `batch_size` are accepted and have no effect.
-
-        :raises TableExistsError: when there is such a table; before anything is fetched.
-        :raises TableNotFoundError: when there is none to append to.
-        :raises ConfigError: for arguments that cannot work.
-        :raises InterruptedFetchError: when some days could not be fetched.
-        :raises APIError: when Mixpanel refuses: see `AuthenticationError`, `PlanError`,
-            `QueryError`.
-        """
-        asked = EventQuery.checked(
-            name, from_date, to_date,
-            events=events, where=where, limit=limit, append=append, replace=replace, mixed=mixed,
-            max_workers=max_workers, chunk_days=chunk_days, project_timezone=project_timezone,
-        )  # fmt: skip
-        return await self._fetch(asked, progress, on_batch_complete)
-
-    async def plan_events(
-        self,
-        name: str = "events",
-        *,
-        from_date: Day,
-        to_date: Day,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        limit: int | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-    ) -> FetchPlan:
-        """Say which calls `fetch_events` would make with these arguments, without making any."""
-        asked = EventQuery.checked(
-            name, from_date, to_date,
-            events=events, where=where, limit=limit, append=append, replace=replace, mixed=mixed,
-            max_workers=max_workers, chunk_days=chunk_days, project_timezone=project_timezone,
-        )  # fmt: skip
-        core = self._core
-        return await core._writer(lambda: fetch.plan_events(core.api, core.database, asked))
-
-    async def sync_events(
-        self,
-        name: str = "events",
-        *,
-        lookback_days: int = 5,
-        from_date: Day | None = None,
-        to_date: Day | None = None,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        progress: bool | Callable[[Progress], object] = True,
-        on_batch_complete: Callable[[BatchProgress], object] | None = None,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-    ) -> FetchResult:
-        """Bring a table up to date, so that running it again changes nothing but what is new.
-
-        Fetches the days that the table lacks, up to `to_date` (today), and once more those that
-        were fetched less than `lookback_days` after they ended, because events arrive late; each
-        such day is replaced as a whole. The first time, `from_date` says where to begin.
-
-        :raises ConfigError: without a `from_date` for a table that is not there yet.
-        :raises InterruptedFetchError: when some days could not be fetched.
-        :raises APIError: when Mixpanel refuses.
-        """
-        _check_callbacks(progress, on_batch_complete=on_batch_complete)
-        asked = await self._core._writer(
-            lambda: fetch.to_sync(
-                self._core.database, name, lookback_days, from_date, to_date,
-                events=events, where=where, max_workers=max_workers, chunk_days=chunk_days,
-                project_timezone=project_timezone,
-            )
-        )  # fmt: skip
-        return await self._fetch(asked, progress, on_batch_complete)
-
-    async def plan_sync(
-        self,
-        name: str = "events",
-        *,
-        lookback_days: int = 5,
-        from_date: Day | None = None,
-        to_date: Day | None = None,
-        events: Sequence[str] | str | None = None,
-        where: str | None = None,
-        max_workers: int | None = None,
-        chunk_days: int | None = None,
-        project_timezone: str | None = None,
-    ) -> FetchPlan:
-        """Say which calls `sync_events` would make with these arguments, without making any."""
-        core = self._core
-        return await core._writer(
-            lambda: fetch.plan_sync(
-                core.api, core.database, name, lookback_days, from_date, to_date,
-                events=events, where=where, max_workers=max_workers, chunk_days=chunk_days,
-                project_timezone=project_timezone,
-            )
-        )  # fmt: skip
-
-    async def _fetch(
-        self,
-        asked: EventQuery,
-        progress: bool | Callable[[Progress], object],  # noqa: FBT001
-        on_batch: Callable[[BatchProgress], object] | None,
-    ) -> FetchResult:
-        _check_callbacks(progress, on_batch_complete=on_batch)
-        core = self._core
-        with core._fetching(), terminal_line(progress) as tell:
-            database = await anyio.to_thread.run_sync(core._opened)
-            return await fetch.fetch_events(
-                core.api, database, core._writer, asked, on_progress=tell, on_batch=on_batch
-            )
-
-    async def fetch_profiles(
-        self,
-        name: str = "profiles",
-        *,
-        where: str | None = None,
-        cohort_id: int | None = None,
-        output_properties: Sequence[str] | str | None = None,
-        append: bool = False,
-        replace: bool = False,
-        mixed: bool = False,
-        distinct_id: str | None = None,
-        distinct_ids: Sequence[str] | None = None,
-        group_id: str | None = None,
-        behaviors: Sequence[Mapping[str, Any]] | str | None = None,
-        as_of_timestamp: int | None = None,
-        include_all_users: bool = False,
-        progress: bool | Callable[[Progress], object] = True,
-        on_page_complete: Callable[[ProfileProgress], object] | None = None,
-        max_workers: int | None = None,
-        parallel: bool = True,  # noqa: ARG002 - accepted: fetching always is
-        batch_size: int = 1000,  # noqa: ARG002 - accepted: a page is a thousand
-    ) -> FetchResult:
-        """Fetch user profiles, or those of a group, into the table `name`.
-
-        A page is a thousand profiles; all of them together cost one of the 60 hourly queries.
-
-        - `append` updates a table: of profiles with one distinct_id the latest fetched wins.
-        - `cohort_id`: only its members; `include_all_users` adds those without a profile.
-        - `output_properties`: only these; much faster.
-        - `group_id`: profiles of this group key in place of users'.
-        - `behaviors`: a list as `[{"window": "30d", "name": "b1", "event_selectors":
-          [{"event": "Order Paid"}]}]`, for a `where` such as `behaviors["b1"] > 0`;
-          `as_of_timestamp` (seconds) is the moment they are counted back from.
-        - `max_workers`: concurrent queries, at most and by default 5. `parallel` and `batch_size`
-          are accepted and have no effect.
-
-        :raises TableExistsError: when there is such a table; before anything is fetched.
-        :raises ConfigError: for arguments that exclude each other.
-        :raises APIError: when Mixpanel refuses, or keeps failing; nothing is stored then.
-        """
-        asked = ProfileQuery.checked(
-            where=where, cohort_id=cohort_id, output_properties=output_properties,
-            distinct_id=distinct_id, distinct_ids=distinct_ids, group_id=group_id,
-            behaviors=behaviors, as_of_timestamp=as_of_timestamp,
-            include_all_users=include_all_users, max_workers=max_workers,
-        )  # fmt: skip
-        if append and replace:
-            raise ConfigError("append and replace exclude each other")
-        mode: Any = "append" if append else "replace" if replace else "new"
-        _check_callbacks(progress, on_page_complete=on_page_complete)
-        core = self._core
-        with core._fetching(), terminal_line(progress) as tell:
-            database = await anyio.to_thread.run_sync(core._opened)
-            return await fetch_profiles(
-                core.api, database, core._writer, name, mode, asked,
-                mixed=mixed, on_progress=tell, on_page=on_page_complete,
-            )  # fmt: skip
-
-    stream_events: Final = _rows(stream_events)
-    stream_profiles: Final = _rows(stream_profiles)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._fetch.plan import Chunk, holds
+from mixpanel.data._fetch.plan import Chunk, is_reusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -84,7 +84,7 @@ class Entry:
     def holds(self, now: datetime) -> bool:
         """Whether what was staged of this day may still be used."""
         zone = json.loads(self.filters).get("project_timezone")
-        return holds(self.day, self.fetched_at, now, zone)
+        return is_reusable(self.day, self.fetched_at, now, zone)
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:

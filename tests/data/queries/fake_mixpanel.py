@@ -79,7 +79,7 @@ class FakeMixpanel:
         async def no_sleep(_seconds):
             return None
 
-        workspace._api = AsyncAPI(
+        workspace._core._api = AsyncAPI(
             ROBOT,
             transport=TransportOptions(client=client),
             retry=RetryPolicy(attempts=3),

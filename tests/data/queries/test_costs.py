@@ -70,7 +70,7 @@ async def test_the_limit_of_a_response_is_taken_over(ws, server):
 async def test_who_does_not_want_to_wait_is_given_the_time(server):
     """With `max_wait=0`, before anything is sent."""
     async with server.workspace() as ws:
-        ws.api._patience = 0.0
+        ws.api._max_wait = 0.0
         ws.api.query_budget.penalize(1200)
         with pytest.raises(RateLimitError) as error:
             await ws.segmentation("Order Paid", **JAN)
@@ -84,7 +84,7 @@ async def test_a_refusal_that_would_be_waited_for_too_long_was_sent(server):
     """And says when the next call may be made."""
     server["segmentation"] = response({"error": "spent"}, 429, {"Retry-After": "1800"})
     async with server.workspace() as ws:
-        ws.api._patience = 60.0
+        ws.api._max_wait = 60.0
         with pytest.raises(RateLimitError, match="spent") as error:
             await ws.segmentation("Order Paid", **JAN)
     assert error.value.sent is True
@@ -109,6 +109,6 @@ def test_a_data_view_is_a_number(server, view):
 async def test_a_workspace_hands_on_how_long_it_waits(server):
     """To everything that it asks."""
     async with AsyncWorkspace(credentials=ROBOT, path="unused.db", max_wait=7) as ws:
-        assert ws.api._patience == 7
+        assert ws.api._max_wait == 7
     async with AsyncWorkspace(credentials=ROBOT, path="unused.db") as ws:
-        assert ws.api._patience == 3900
+        assert ws.api._max_wait == 3900

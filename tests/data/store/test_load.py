@@ -185,7 +185,7 @@ def test_wall_time_of_old_projects(db, part):
         ] == rows(db, "event_time, event_time_local")
     with pytest.raises(ConfigError, match="project_timezone='US/Pacific', not None"):
         load(db, one, mode="append")
-    with pytest.raises(ConfigError, match="no time zone"):
+    with pytest.raises(ConfigError, match="not a known time zone"):
         load(db, one, name="x", filters=Filters(project_timezone="Mars/North"))
 
 

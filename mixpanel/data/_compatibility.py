@@ -1,0 +1,66 @@
+"""What stays for code written for `mixpanel_data`, the package whose surface this one keeps.
+
+None of it has an effect of its own. Everything that is kept for this reason is listed here:
+
+- `parallel` and `batch_size` of `fetch_events` and `fetch_profiles`, and the options `--parallel`
+  and `--batch-size` of `mp fetch`: accepted and ignored, as fetches are always concurrent and
+  DuckDB loads whole files.
+- The attributes of `FetchResult` below: that package had two more types of result, for fetches
+  with `parallel=True`.
+- `DateRangeTooLargeError`: never raised, as a range of any length is divided into calls.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ParallelResultNames"]
+
+
+class ParallelResultNames:
+    """The attributes of the results of parallel fetches, for `FetchResult`.
+
+    Nothing of a finished fetch has failed: one that is incomplete raises `InterruptedFetchError`,
+    which has `failed_date_ranges`.
+    """
+
+    rows: int
+    chunks: int
+
+    @property
+    def total_rows(self) -> int:
+        """The same as `rows`."""
+        return self.rows
+
+    @property
+    def successful_batches(self) -> int:
+        """The same as `chunks`."""
+        return self.chunks
+
+    @property
+    def successful_pages(self) -> int:
+        """The same as `chunks`."""
+        return self.chunks
+
+    @property
+    def failed_batches(self) -> int:
+        """Always 0."""
+        return 0
+
+    @property
+    def failed_pages(self) -> int:
+        """Always 0."""
+        return 0
+
+    @property
+    def failed_date_ranges(self) -> tuple[tuple[str, str], ...]:
+        """Always empty."""
+        return ()
+
+    @property
+    def failed_page_indices(self) -> tuple[int, ...]:
+        """Always empty."""
+        return ()
+
+    @property
+    def has_failures(self) -> bool:
+        """Always False."""
+        return False

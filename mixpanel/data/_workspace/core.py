@@ -1,0 +1,205 @@
+"""What both workspaces share: credentials, connections, the local database and running fetches."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypedDict
+
+import anyio
+import anyio.to_thread
+
+from mixpanel._runtime.redaction import hide_arguments
+from mixpanel.data._api.rate_limits import PATIENCE
+from mixpanel.data._fetch.progress import checked_callback
+from mixpanel.data._fetch.tasks import RunningFetches, WriterThread
+from mixpanel.data._paths import expand_home
+from mixpanel.data._queries.arguments import identifier
+from mixpanel.data._queries.cache import Cache
+from mixpanel.data.api import AsyncAPI
+from mixpanel.data.config import Config
+from mixpanel.data.credentials import Credentials, checked
+from mixpanel.data.exceptions import ConfigError, MixpanelDataError
+from mixpanel.data.store import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.settings import Region
+
+__all__ = ["TemporaryWorkspaceOptions", "WorkspaceCore", "resolve_credentials"]
+
+
+class TemporaryWorkspaceOptions(TypedDict, total=False):
+    """The keyword arguments of `Workspace.ephemeral` and `memory`: those of `Workspace`."""
+
+    read_only: bool
+    credentials: Credentials | ServiceAccountCredentials | None
+    base_url: str | None
+    external_access: bool
+    on_wait: Callable[[float, str], object] | None
+    max_wait: float | None
+    workspace_id: int | None
+
+
+class WorkspaceCore:
+    """The state of a workspace. `AsyncWorkspace` and `Workspace` hold one and share its type.
+
+    The database and the connections are opened on first use, from whichever thread comes first.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials | None,
+        path: Path | None,
+        *,
+        read_only: bool = False,
+        base_url: str | None = None,
+        external_access: bool = False,
+        on_wait: Callable[[float, str], object] | None = None,
+        max_wait: float | None = None,
+        workspace_id: int | None = None,
+    ) -> None:
+        checked_callback(on_wait, "on_wait")
+        self.credentials = credentials
+        self.unexpanded_path = path
+        self.workspace_id = None if credentials is None else _workspace_id(workspace_id)
+        self.writer = WriterThread()
+        self.running_fetches = RunningFetches()
+        self.discovery_cache = Cache()
+        self._read_only, self._external_access = read_only, external_access
+        self._base_url, self._on_wait = base_url, on_wait
+        self._max_wait = _checked_wait(max_wait)
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+        self._api: AsyncAPI | None = None
+        self._closed = False
+
+    @property
+    def path(self) -> Path | None:
+        """The database file; None in memory.
+
+        :raises ConfigError: when the path begins with `~` and there is no home directory.
+        """
+        # Expanded late: a workspace in memory, or one that is never queried, needs no home.
+        return None if self.unexpanded_path is None else expand_home(self.unexpanded_path)
+
+    def open_database(self) -> Database:
+        """Return the database, opened by the first call."""
+        with self._lock:
+            self.check_open()
+            if self._database is None:
+                self._database = Database.open(
+                    self.path, read_only=self._read_only, external_access=self._external_access
+                )
+            return self._database
+
+    @property
+    def api(self) -> AsyncAPI:
+        """The API client, made by the first call.
+
+        :raises ConfigError: for a workspace that was opened without credentials.
+        :raises MixpanelDataError: when the workspace is closed.
+        """
+        if self.credentials is None:
+            raise ConfigError("this workspace was opened without credentials: use Workspace(...)")
+        with self._lock:
+            self.check_open()
+            if self._api is None:
+                self._api = AsyncAPI(
+                    self.credentials,
+                    base_url=self._base_url,
+                    on_wait=self._on_wait,
+                    max_wait=PATIENCE if self._max_wait is None else self._max_wait,
+                )
+            return self._api
+
+    def check_open(self) -> None:
+        """Raise an error if the workspace is closed."""
+        if self._closed:
+            raise MixpanelDataError("the workspace is closed: open another one", code="CLOSED")
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Register the fetch inside the block, so that closing the workspace cancels it.
+
+        :raises MixpanelDataError: when the workspace is closed before or during the fetch.
+        """
+        self.check_open()
+        cut_short = MixpanelDataError(
+            "the workspace was closed before the fetch had ended: open it again and repeat the "
+            "call, which continues from what has arrived",
+            code="CLOSED",
+        )
+        try:
+            with self.running_fetches.register() as scope:
+                yield
+        except Exception as error:
+            # Whatever failed first may be a consequence of closing: connections break, the
+            # database is gone. The caller needs the cause, not the symptom.
+            if not self._closed:
+                raise
+            raise cut_short from error
+        if scope.cancelled_caught:
+            raise cut_short
+
+    @property
+    def needs_loop_to_close(self) -> bool:
+        """True when closing must wait for connections or fetches on an event loop."""
+        return self._api is not None or bool(self.running_fetches)
+
+    async def aclose(self) -> None:
+        """Cancel running fetches, close connections and database; later calls do nothing."""
+        with self._lock:
+            self._closed = True
+            api, self._api = self._api, None
+        # Shielded: a cancelled caller must not leave a database file locked behind it.
+        with anyio.CancelScope(shield=True):
+            await self.running_fetches.cancel()
+            if api is not None:
+                await api.aclose()
+            await anyio.to_thread.run_sync(self.close_database)
+
+    def close_database(self) -> None:
+        """Close the database, without touching the connections."""
+        with self._lock:
+            self._closed = True
+            database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+
+@hide_arguments
+def resolve_credentials(
+    given: Credentials | ServiceAccountCredentials | None,
+    account: str | None,
+    project_id: str | None,
+    region: Region | None,
+) -> Credentials:
+    """Return the given credentials, else those that `Config.resolve_credentials` finds."""
+    if given is None:
+        return Config().resolve_credentials(account, project_id=project_id, region=region)
+    if account is not None:
+        raise ConfigError("account and credentials are mutually exclusive: pass one of them")
+    fields = {
+        "username": given.username,
+        "secret": given.secret,
+        "project_id": project_id or given.project_id,
+        "region": region or getattr(given, "region", "us"),
+    }
+    return checked(fields, "credentials", source="argument")
+
+
+def _checked_wait(max_wait: float | None) -> float | None:
+    is_number = isinstance(max_wait, (int, float)) and not isinstance(max_wait, bool)
+    if max_wait is not None and not (is_number and max_wait >= 0):
+        raise ConfigError(f"max_wait={max_wait!r} must be a number of seconds, 0 or more")
+    return max_wait
+
+
+def _workspace_id(given: int | None) -> int | None:
+    value = given if given is not None else os.environ.get("MP_WORKSPACE_ID")
+    return identifier(value, "workspace_id") if value else None
