@@ -49,7 +49,7 @@ def load_lazily(module_name: str) -> bool:
         return value
 
     def __dir__() -> list[str]:  # noqa: N807 - PEP 562
-        return sorted(vars(module)["__all__"])
+        return sorted({*vars(module), *vars(module)["__all__"]})  # pytest finds fixtures by `dir`
 
     vars(module).update(__getattr__=__getattr__, __dir__=__dir__)
     return True

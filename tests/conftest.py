@@ -7,12 +7,17 @@ import signal
 import threading
 import time
 
+import hypothesis
 import pytest
 import trustme
 
 from mixpanel._runtime import background_loop
 from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
+
+# No example has a time limit: machines are shared. None is kept: a run leaves no file behind.
+hypothesis.settings.register_profile("mixpanel", deadline=None, database=None)
+hypothesis.settings.load_profile("mixpanel")
 
 
 def pytest_configure():
@@ -47,8 +52,8 @@ def pytest_sessionfinish():
 
 BACKENDS = [
     pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-    pytest.param(("trio", {}), id="trio"),
+    pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=pytest.mark.slow),
+    pytest.param(("trio", {}), id="trio", marks=pytest.mark.slow),
 ]
 
 

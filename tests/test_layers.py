@@ -111,6 +111,7 @@ def imported_modules(path):
                 yield inner if inner in MODULES else module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted({path.parts[len(PACKAGE.parts)] for path in FILES}))
 def test_modules_do_not_import_each_other_in_a_circle(folder):
     """Nor for type checkers alone, whether directly or through others."""
@@ -134,6 +135,7 @@ def test_modules_do_not_import_each_other_in_a_circle(folder):
     assert [name for name in inside if is_reachable(name, name)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_each_library_has_one_door(library):
     """Replacing one touches one folder."""

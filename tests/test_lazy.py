@@ -14,6 +14,8 @@ import pytest
 import mixpanel
 from mixpanel import _lazy
 
+pytestmark = pytest.mark.slow
+
 LAZY = ["mixpanel", "mixpanel.cdp", "mixpanel.data", "mixpanel.testing"]
 
 

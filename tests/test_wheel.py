@@ -15,6 +15,8 @@ from packaging.requirements import Requirement
 pytest.importorskip("hatchling", reason="needs hatchling, from the dependency group `tests`")
 from hatch_build import bill_of_materials
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

@@ -31,6 +31,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
+from operator import attrgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -114,6 +115,9 @@ class EndpointQueue:
         if self.unsent:
             heads.append(self.unsent[0].sequence)
         return min(heads, default=None)
+
+
+_sequence = attrgetter("sequence")
 
 
 def _locked(
@@ -555,7 +559,12 @@ class Buffer:
         queue, nothing = batch.queue, list[Any]()
         unsent, size = queue.unsent, 0
         if batch.unsettled:
-            unsent = deque([*batch.unsettled, *unsent])
+            returned = [*batch.unsettled, *unsent]
+            if unsent and unsent[0].sequence < batch.unsettled[-1].sequence:
+                # Another batch came back first. The head must be the oldest, or a flush that waits
+                # for it would end too early.
+                returned.sort(key=_sequence)
+            unsent = deque(returned)
             size = sum([len(record.body) for record in batch.unsettled])
         in_flight = [one for one in queue.in_flight if one is not batch]
         queue.unsent = unsent

@@ -169,15 +169,23 @@ class LoopConnections:
         )
 
     async def _close_when_idle(self, pool: _LoopPool) -> None:
+        """Wait until the pool is idle or stopped, and close it: the task that owns its end.
+
+        The connections have to be closed in the loop that opened them, also when that loop ends.
+        """
         pool.has_started = True
         try:
-            left = IDLE_TIMEOUT
-            while pool.in_use or (left := pool.last_used + IDLE_TIMEOUT - time.monotonic()) > 0:
-                with anyio.move_on_after(IDLE_TIMEOUT if pool.in_use else left):
+            remaining = IDLE_TIMEOUT
+            while (
+                pool.in_use or (remaining := pool.last_used + IDLE_TIMEOUT - time.monotonic()) > 0
+            ):
+                with anyio.move_on_after(IDLE_TIMEOUT if pool.in_use else remaining):
                     await pool.stop.wait()
                     break
                 await pool.close_retired()
         finally:
+            # Also when the task is cancelled, as `asyncio.run` does at the end of its loop. A new
+            # request may have replaced the pool already.
             if self._by_loop.get(pool.loop.key) is pool:
                 del self._by_loop[pool.loop.key]
             with suppress(Exception), anyio.move_on_after(CLOSE_TIMEOUT, shield=True):

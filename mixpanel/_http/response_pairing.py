@@ -105,6 +105,8 @@ def retire_if_surplus(stream: object) -> None:
     cannot be detected: surplus that arrives after the next request was sent, together with that
     request's own response.
     """
+    # httpx, the pool and proxies each wrap the stream. Innermost is the HTTP/1.1 connection; with a
+    # stream of the caller's own transport there may be none.
     for _ in range(8):
         if isinstance(stream, (httpcore.AsyncHTTP11Connection, httpcore.HTTP11Connection)):
             break

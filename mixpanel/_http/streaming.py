@@ -164,6 +164,7 @@ class _BodyReader:
         with anyio.CancelScope() as stop:
             async for chunk in raw_stream(self._response):
                 now = anyio.current_time()
+                # Not for every chunk: moving a deadline makes the loop schedule another timer.
                 if now - extended_at > min(1.0, self._idle_timeout / 8):
                     self._scope.deadline = min(self._deadline, now + self._idle_timeout)
                     extended_at = now

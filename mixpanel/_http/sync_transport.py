@@ -118,7 +118,11 @@ class _DeadlineStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ARG002
     ) -> httpcore.NetworkStream:
-        tls = self._stream.start_tls(ssl_context, server_hostname, self._remaining())
+        try:
+            tls = self._stream.start_tls(ssl_context, server_hostname, self._remaining())
+        except BaseException:  # the deadline may have passed before the handshake began
+            self._stream.close()
+            raise
         return _DeadlineStream(tls, self._attempt)
 
     def get_extra_info(self, info: str) -> Any:

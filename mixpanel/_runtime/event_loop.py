@@ -83,7 +83,7 @@ class _AsyncioLoop:
         self.key = loop
         self.is_running = loop.is_running  # not wrapped, because it is called for each message
         self._thread = threading.get_ident()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself refers to tasks only weakly
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         if threading.get_ident() == self._thread and self.key.is_running():

@@ -123,6 +123,8 @@ class FileLock:
                     os.close(descriptor)
 
     def _open(self) -> int:
+        # Either create the file or open the one that is there, never both in one call: only a file
+        # that existed before can have been planted, and needs the checks.
         while True:
             try:
                 created = os.open(self.path, open_flags(os.O_RDWR | os.O_CREAT | os.O_EXCL), 0o600)

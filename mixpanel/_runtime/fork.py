@@ -3,8 +3,8 @@
 A child process has a copy of every object of its parent, but only the thread that forked. Locks
 that other threads held stay held, event loops have no thread, sockets are shared with the parent,
 and buffered messages would be sent twice. So each module that has such state registers here what
-its copy needs. What is registered runs in the order of `Order`; within one step, in the order of
-registration.
+its copy needs. The steps run in the order of `Order`; each calls its callbacks, in the order of
+registration, and then its instances.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def register(
 ) -> None:
     """Register callbacks for the life of the process, with the meaning of `os.register_at_fork`.
 
-    `before` callbacks run in reverse order of registration, as those of the standard library do.
+    `order` is the step in which `after_in_child` runs. `before` callbacks run in reverse order of
+    registration, as those of the standard library do.
     """
     if before is not None:
         _before.append(before)

@@ -66,6 +66,7 @@ def create(path: Path, content: Iterable[bytes] = ()) -> FileIO:
         for block in _blocks(content):
             write_all(file, block)
         os.fsync(file.fileno())
+        # The rename is what makes it atomic: before it the old file is complete, after it the new.
         if os.name == "nt":  # pragma: no cover - an open file cannot be renamed there
             file.close()
         temporary.replace(path)

@@ -37,6 +37,7 @@ def strip_tracebacks(
     whose text quotes the value that they failed on are removed from the chain. With `keep_callers`,
     frames of code that is neither ours nor an HTTP library's stay.
     """
+    # Chains can share exceptions, and refer back: each is visited once. `outer` counts as visited.
     seen = {id(outer)}
     remaining: list[BaseException] = [error]
     while remaining:
@@ -49,7 +50,7 @@ def strip_tracebacks(
         )
         if getattr(current, "_request", None) is not None:  # httpx's errors refer to the request
             current._request = None  # type: ignore[attr-defined]
-        suppressed = current.__suppress_context__
+        suppressed = current.__suppress_context__  # assigning `__cause__` sets it to True
         if current.__cause__ is not None and _quotes(current.__cause__):
             current.__cause__ = None
         if current.__context__ is not None and _quotes(current.__context__):
@@ -68,6 +69,7 @@ def _quotes(error: BaseException) -> bool:
 
 
 def _without_library_frames(traceback: TracebackType | None) -> TracebackType | None:
+    # Tracebacks cannot lose a middle part: the ones to keep are linked anew, from the last one.
     kept = []
     while traceback is not None:
         name = str(traceback.tb_frame.f_globals.get("__name__", ""))

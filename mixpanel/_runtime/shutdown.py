@@ -64,6 +64,8 @@ def register(sender: Drainable) -> None:
         return
     first = _registered_pid == 0
     _registered_pid = os.getpid()
+    # A forked child inherits the `atexit` handler, but children of `multiprocessing` never run it.
+    # They run the finalizers of that module, which they do not inherit.
     if first:
         atexit.register(_drain)
     if "multiprocessing.util" in sys.modules:

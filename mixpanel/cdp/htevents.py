@@ -118,9 +118,9 @@ def _module_function(
             return False, message.decoded()
         return fits, message.decoded()
 
-    own = inspect.signature(compose)
-    parameters = list(own.parameters.values())[1:]
-    call.__signature__ = own.replace(  # type: ignore[attr-defined]
+    signature = inspect.signature(compose)
+    parameters = list(signature.parameters.values())[1:]
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=parameters, return_annotation="tuple[bool, dict[str, Any]]"
     )
     return call

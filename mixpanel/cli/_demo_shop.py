@@ -1,4 +1,4 @@
-"""Play a small shop: its visitors, its back office, and ten orders of which one is broken."""
+"""The small shop of `mp demo`: visitors, a back office, and ten orders of which one is invalid."""
 
 import random
 import time
@@ -9,7 +9,7 @@ import anyio
 
 from mixpanel import AsyncMixpanel, Mixpanel, context
 
-TOKEN = "corner-bookshop"  # noqa: S105 - it opens nothing
+TOKEN = "corner-bookshop"  # noqa: S105 - the emulator takes any token
 BRANCHES = {
     "harbour": {"$name": "Harbour Street", "city": "Porto", "staff": 4},
     "station": {"$name": "Old Station", "city": "Porto", "staff": 2},
@@ -18,11 +18,11 @@ BOOKS = {"Moby Dick": 12.5, "Emma": 9.0, "Dracula": 11.0, "Walden": 14.0, "Candi
 CHANNELS = ("search", "newsletter", "direct")
 NAMES = ("Ada", "Bo", "Chen", "Dina", "Emil", "Fay", "Gus", "Hana", "Ivo", "June")
 HOURS = 8
-BROKEN = "undefined"  # what a web page sends when nobody filled in the user
+INVALID_USER = "undefined"  # as sent by a web page with a bug
 
 
 class Shop:
-    """A day of customers who always do the same, and know nothing of how it is recorded."""
+    """A day of customers, the same in every run, who know nothing of how it is recorded."""
 
     def __init__(self) -> None:
         self.opened: float = time.time() - HOURS * 3600
@@ -33,17 +33,17 @@ class Shop:
         return [f"visitor-{number}" for number in range(first, first + count)]
 
     async def visit(self, mp: AsyncMixpanel, visitor: str) -> None:
-        """Come in, look at books, perhaps buy some; who it is stands in the context."""
+        """Visit the shop, view books, perhaps buy some; the context holds the visitor's id."""
         chance = random.Random(visitor)
         clock = self._clock(chance)
-        about = {"channel": chance.choice(CHANNELS), "branch": chance.choice(list(BRANCHES))}
-        with context(visitor, about):
+        properties = {"channel": chance.choice(CHANNELS), "branch": chance.choice(list(BRANCHES))}
+        with context(visitor, properties):
             await mp.track(None, "Shop Visited", time=next(clock))
             cart = chance.sample(list(BOOKS), chance.randint(1, 4))
             for book in cart:
                 await anyio.lowlevel.checkpoint()
-                look = {"book": book, "price": BOOKS[book]}
-                await mp.track(None, "Book Viewed", look, time=next(clock))
+                view = {"book": book, "price": BOOKS[book]}
+                await mp.track(None, "Book Viewed", view, time=next(clock))
             if chance.random() < 0.5:
                 await mp.track(None, "Cart Filled", {"books": cart}, time=next(clock))
                 if chance.random() < 0.7:
@@ -53,12 +53,12 @@ class Shop:
 
     async def all_visit(self, mp: AsyncMixpanel, visitors: list[str]) -> None:
         """Let all of them visit at the same time."""
-        async with anyio.create_task_group() as crowd:
+        async with anyio.create_task_group() as tasks:
             for visitor in visitors:
-                crowd.start_soon(self.visit, mp, visitor)
+                tasks.start_soon(self.visit, mp, visitor)
 
     def ship(self, mp: Mixpanel) -> None:
-        """Ship what was ordered, and keep the customers' profiles and the branches up to date."""
+        """Ship the orders, and update the profiles of customers and branches."""
         for branch, facts in BRANCHES.items():
             mp.group_set("branch", branch, facts)
         for number, (customer, amount) in enumerate(self.orders):
@@ -67,12 +67,15 @@ class Shop:
             mp.people_increment(customer, {"orders": 1, "spent": amount})
 
     def ten_orders(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Return ten orders, one of them from nobody."""
+        """Yield ten orders, one of them of an invalid user."""
         for number in range(10):
-            yield BROKEN if number == 6 else f"visitor-{number + 1}", {"amount": 10.0 + number}
+            yield (
+                INVALID_USER if number == 6 else f"visitor-{number + 1}",
+                {"amount": 10.0 + number},
+            )
 
     def _clock(self, chance: random.Random) -> Iterator[float]:
-        moment = self.opened + chance.random() * (HOURS - 1) * 3600
+        now = self.opened + chance.random() * (HOURS - 1) * 3600
         while True:
-            moment += chance.randint(5, 90)
-            yield moment
+            now += chance.randint(5, 90)
+            yield now

@@ -1,141 +1,298 @@
-"""Gather the commands of `mp`, and end them all in the same way."""
+"""The `mp` command: its groups, its help, and how a command ends.
+
+Conventions for every command:
+
+- A module of this folder is one group: `inspect.py` holds `mp inspect …`. It is imported when the
+  group is used, so that `mp --help` stays fast; `GROUPS` below has its line of help. `HELP` of the
+  module continues that line, `EXAMPLE` is one example of the group, and `COMMANDS` lists each
+  command as (name, function, examples), one example a line.
+- The docstring of a function is its help. Each option has a help text, and a metavar if it takes a
+  value: NAME, ID, N, DAY, FILE, URL, SECONDS, JSON, TEXT.
+- Results go to stdout through `write`, in the format of `--format` and `--jq`, which every command
+  with a result has: `@with_options(output=output_options)`. The default is a table on a terminal
+  and JSON in a pipe. A `TableView` shows other rows in the table than in the JSON, and
+  `output.for_stream()` is for rows that come one by one.
+- Messages go to stderr through `say`, and `--quiet` silences them.
+- A command raises errors of the package, or `typer.BadParameter` for a wrong argument; `exit_code`
+  gives the exit code, and `in_option_names` rewrites `replace=True` to `--replace` by the name of
+  the command's parameter. So call a parameter what the library calls the argument.
+- What cannot be undone asks first: `ForceOption` and `confirm_or_abort`.
+- A command that takes long shows a `progress_bar`. Rows that fail go to `failed_rows`, the file of
+  `--failed`. Columns of a table are mapped by `--column ROLE=COLUMN` and `parse_columns`.
+- With `--dry-run` nothing is sent and nothing is written.
+"""
 
 import errno
+import inspect
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
-from typing import Annotated, Any
+from importlib import import_module
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from mixpanel import __version__
-from mixpanel.cli import (
-    auth,
-    cdp,
-    demo,
-    emulator,
-    export,
-    fetch,
-    flags,
-    importing,
-    inspect,
-    live_inspect,
-    live_query,
-    query,
-)
-from mixpanel.cli._options.global_options import ErrorFormat, asked, forget
+from mixpanel._version import __version__
+from mixpanel.cli._options.global_options import ErrorFormat, global_options, reset
 from mixpanel.cli._options.project import account_names
-from mixpanel.cli._output.exit_codes import ExitCode, as_dict, exit_code, one_line
-from mixpanel.cli._output.terminal import complain, err, prose
+from mixpanel.cli._output.exit_codes import ExitCode, error_to_dict, exit_code, json_line
+from mixpanel.cli._output.option_names import in_option_names
+from mixpanel.cli._output.terminal import complain
 from mixpanel.exceptions import MixpanelException
 
-# Typer may bring a click of its own, so this is the way to its class for wrong arguments.
-UsageError: Any = typer.BadParameter.__base__
+Command = tuple[str, Callable[..., None], str]  # its name, its function, its examples
+
+# Name, module, and the first line of the help, which `mp --help` shows without the module.
+GROUPS = (
+    ("demo", "demo", "See a small shop's day arrive in a local Mixpanel."),
+    ("emulator", "emulator", "Run a local Mixpanel server until Ctrl-C."),
+    ("auth", "auth", "Manage the accounts that other commands use."),
+    ("import", "importing", "Import files of events into a project."),
+    ("fetch", "fetch", "Fetch events and profiles into a local database."),
+    ("query", "query", "Query Mixpanel, or the local database with SQL."),
+    ("inspect", "inspect", "Look at a project and at the local database; drop tables."),
+    ("export", "export", "Export tables of the local database to files."),
+    ("flags", "flags", "List, evaluate and check feature flags."),
+    ("cdp", "cdp", "Send to Customer.io Data Pipelines and Hightouch Events."),
+)
+HELP_OPTIONS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+CLICK_USAGE = 2  # the exit code of click's and Typer's errors of usage
+EXAMPLE = "mp demo"
 
 
-HELP = {"help_option_names": ["-h", "--help"]}
-# What stands in help for a value of each type; some versions of Typer write <str>.
-WORDS = {"str": "TEXT", "int": "N", "float": "N", "file": "FILE", "Path": "FILE", "path": "PATH"}
+# ---- help ---------------------------------------------------------------------------------------
 
 
-def _in_words(parameters: list[Any], ctx: Any) -> list[Any]:
-    """Let help show a word in capitals for each value, and nothing where there is none."""
-    for one in parameters:
-        if one.param_type_name == "argument":
-            one.metavar = one.metavar or one.name.upper()
-            one.display_type_rich = lambda **_: None  # its name says what it is
-        elif one.is_flag:
-            one.metavar = ""
-        elif one.metavar is None and hasattr(one, "display_type"):
-            kind = re.sub(r"^<(?:list\[)?|( range)?\]?>$", "", one.display_type(ctx))
-            one.metavar = WORDS.get(kind, kind)
-    return parameters
+class _SectionedHelp:
+    """Help with options under the headings of their panels, and examples that are not wrapped.
+
+    Both methods are click's own extension points. Without Rich's boxes help fits into 80 columns,
+    and Rich is not imported for it.
+    """
+
+    epilog: str | None
+    get_params: Any
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options, by heading."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            heading = getattr(parameter, "rich_help_panel", None) or "Options"
+            if parameter.param_type_name == "argument":
+                # Without its type: the name says what it is.
+                heading, record = "Arguments", (record[0].partition(" ")[0], record[1])
+            sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def format_epilog(self, _ctx: Any, formatter: Any) -> None:
+        """Write the examples, each on a line of its own, as it can be copied."""
+        lines = (self.epilog or "").strip().splitlines()
+        if lines:
+            with formatter.section("Examples" if len(lines) > 1 else "Example"):
+                for line in lines:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-class Single(TyperCommand):
-    """Show what a command takes as manuals do: FILE, not {FILE} <file>."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, for help and for reading what was typed."""
-        return _in_words(super().get_params(ctx), ctx)
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words of the line of usage."""
-        pieces = super().collect_usage_pieces(ctx)
-        return [re.sub(r"[{}]", "", piece).replace("...]...", "...]") for piece in pieces]
-
-
-class Group(TyperGroup):
-    """Show what a group takes as its commands do."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, for help and for reading what was typed."""
-        return _in_words(super().get_params(ctx), ctx)
+class _Command(_SectionedHelp, TyperCommand):
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, and remember its options and arguments for errors."""
+        global_options.option_names = {
+            str(each.name).rstrip("_"): each.opts[0]
+            if each.param_type_name == "option"
+            else each.metavar or str(each.name).upper()
+            for each in self.params
+        }
+        return super().invoke(ctx)
 
 
-class Commands(Group):
-    """End every command with what went wrong, and the exit code that tells its kind."""
+class _Group(_SectionedHelp, TyperGroup):
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, and then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        """Write the first line of each command's help, wrapped instead of cut off."""
+        with formatter.section("Commands"):
+            formatter.write_dl(self.command_summaries())
+
+    def command_summaries(self) -> list[tuple[str, str]]:
+        """Return the names of the commands with the first line of their help."""
+        return [
+            (name, (command.help or "").partition("\n\n")[0])
+            for name, command in self.commands.items()
+        ]
+
+
+class _Root(_Group):
+    """The group of all groups; every command runs inside its `invoke`."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Lazy({group[0]: partial(_load, *group) for group in GROUPS})
 
     def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
-        """Read what stands before the command."""
-        forget(args)
+        """Parse the global options."""
+        reset(args)
         with _ended():
             return super().make_context(info_name, args, *more, **extra)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command."""
         with _ended():
             return super().invoke(ctx)
+
+    def command_summaries(self) -> list[tuple[str, str]]:
+        """Return the names and summaries of the groups, without importing them."""
+        return [(name, summary) for name, _, summary in GROUPS]
+
+
+def unwrapped(text: str | None) -> str:
+    """Return a docstring with each paragraph on one line, to be wrapped for any terminal."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+def show_help(context: typer.Context) -> None:
+    """Print help when a group is called without a command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+# ---- commands, made when they are used ----------------------------------------------------------
+
+
+class _Lazy(Mapping[str, Any]):
+    """Commands by name, each built on first use: one run needs one of them."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = {name: cache(maker) for name, maker in makers.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+def _load(_name: str, module_name: str, summary: str) -> Any:
+    """Import a module and return its command or group."""
+    module = import_module(f"mixpanel.cli.{module_name}")
+    if hasattr(module, "COMMAND"):
+        return _command(*module.COMMAND)
+    return _group(f"{summary}\n\n{module.HELP}", module.EXAMPLE, module.COMMANDS)
+
+
+def _command(name: str, function: Callable[..., None], examples: str) -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    # Typer caches the help option when it is first built, which may be outside of the root.
+    app.command(
+        name, cls=_Command, help=unwrapped(function.__doc__), epilog=examples.strip(),
+        context_settings=HELP_OPTIONS,
+    )(function)  # fmt: skip
+    return typer.main.get_command(app)
+
+
+def _group(help_text: str, example: str, commands: Iterable[Command]) -> Any:
+    made = _Lazy({each[0]: partial(_command, *each) for each in commands})
+
+    class Lazy(_Group):
+        def __init__(self, **attributes: Any) -> None:
+            super().__init__(**attributes)
+            self.commands: Any = made
+
+    app = typer.Typer(cls=Lazy, add_completion=False, rich_markup_mode=None)
+    app.callback(
+        help=unwrapped(help_text), epilog=example, invoke_without_command=True,
+        context_settings=HELP_OPTIONS,
+    )(show_help)  # fmt: skip
+    return typer.main.get_command(app)
+
+
+# ---- how a command ends -------------------------------------------------------------------------
 
 
 @contextmanager
 def _ended() -> Iterator[None]:
+    """Report an error on stderr, and end with the exit code of its kind."""
     try:
         yield
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
-    except typer.Abort:  # a question was answered by no, or could not be answered
-        _tell({"code": "CANCELLED", "message": "Cancelled", "details": {}}, start="")
+    except typer.Abort:  # a question was answered with no, or not at all
+        _report({"code": "CANCELLED", "message": "Cancelled", "details": {}}, prefix="")
         raise typer.Exit(ExitCode.ERROR) from None
-    except UsageError as error:
-        error.message = error.message.removeprefix("Value error, ")  # pydantic's words
-        if asked.errors is ErrorFormat.TEXT:
-            error.exit_code = ExitCode.USAGE  # where click has 2
-            raise
-        _tell({"code": "USAGE", "message": error.format_message(), "details": {}})
-        raise typer.Exit(ExitCode.USAGE) from None
     except MixpanelException as error:
-        _tell(as_dict(error) | {"message": str(error)})
+        _report(error_to_dict(error) | {"message": _message(error)})
         raise typer.Exit(exit_code(error)) from error
     except OSError as error:
-        if error.errno == errno.EPIPE:  # whoever read the result has gone: Typer ends it quietly
+        if error.errno == errno.EPIPE:  # the reader of stdout has gone; Typer ends quietly
             raise
-        about = f": {error.filename}" if error.filename else ""
-        told = {"code": "OS_ERROR", "message": f"{error.strerror or error}{about}", "details": {}}
-        _tell(told)
+        where = f": {error.filename}" if error.filename else ""
+        message = f"{error.strerror or error}{where}"
+        _report({"code": "OS_ERROR", "message": message, "details": {}})
         raise typer.Exit(ExitCode.ERROR) from error
     except ImportError as error:
         if "pip install" not in str(error):
             raise
-        _tell({"code": "NOT_INSTALLED", "message": str(error), "details": {}})
+        _report({"code": "NOT_INSTALLED", "message": str(error), "details": {}})
         raise typer.Exit(ExitCode.ERROR) from error
+    except Exception as error:
+        _end_usage_error(error)
 
 
-def _tell(told: dict[str, Any], start: str = "mp: ") -> None:
-    if asked.errors is ErrorFormat.JSON:
-        err().file.write(one_line(told) + "\n")
+def _end_usage_error(error: Any) -> NoReturn:
+    """Report an error of usage, and raise anything else as it is.
+
+    Some versions of Typer bring a click of their own, so there is no class to import for all errors
+    of usage; they share an exit code.
+    """
+    if getattr(error, "exit_code", None) != CLICK_USAGE or not hasattr(error, "format_message"):
+        raise error
+    # "Value error, " is pydantic's.
+    message = error.message.removeprefix("Value error, ")
+    error.message = in_option_names(message, global_options.option_names)
+    if global_options.error_format is ErrorFormat.TEXT:
+        error.exit_code = ExitCode.USAGE
+        raise error
+    _report({"code": "USAGE", "message": error.format_message(), "details": {}})
+    raise typer.Exit(ExitCode.USAGE) from None
+
+
+def _message(error: MixpanelException) -> str:
+    from mixpanel.data.exceptions import QueryError
+
+    # The message of a query may quote SQL, where `limit=5` is no option.
+    return in_option_names(
+        str(error), global_options.option_names, switches_only=isinstance(error, QueryError)
+    )
+
+
+def _report(error: dict[str, Any], prefix: str = "mp: ") -> None:
+    if global_options.error_format is ErrorFormat.JSON:
+        typer.echo(json_line(error), err=True)
         return
-    complain(f"{start}{told['message']}")
-    for note in told.get("notes", ()):
+    complain(f"{prefix}{error['message']}")
+    for note in error.get("notes", ()):
         complain(note, "dim")
 
 
-def _version(wanted: bool) -> None:
+# ---- mp itself ----------------------------------------------------------------------------------
+
+
+def _print_version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        typer.echo(__version__)
         raise typer.Exit
 
 
@@ -146,131 +303,61 @@ def mp(
         str | None,
         typer.Option(
             "--account", "-a", metavar="NAME", envvar="MP_ACCOUNT", autocompletion=account_names,
-            help="Use this account of `mp auth list`, whatever else the environment says.",
+            help="Use this account of `mp auth list`, before the environment's.",
         ),
     ] = None,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No talk on stderr, only what went wrong.")
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="Print errors only; no progress or status messages."
+        ),
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show the log of the package on stderr.")
+        bool, typer.Option("--verbose", "-v", help="Write the package's debug log to stderr.")
     ] = False,
     error_format: Annotated[
         ErrorFormat,
         typer.Option(
-            envvar="MP_ERROR_FORMAT",
-            help="Write an error as text, or as one JSON object; then stderr has nothing else.",
+            metavar="FORMAT", envvar="MP_ERROR_FORMAT",
+            help="Write errors as text, or as json with nothing else on stderr.",
         ),
     ] = ErrorFormat.TEXT,
     _version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:  # fmt: skip
-    """Mixpanel from the shell: try it, run it locally, bring events in, fetch them and ask them.
+    """Mixpanel from the shell: a demo, a local server, imports, fetches and SQL.
 
-    Data goes to stdout, talk to stderr. A command ends with 0 when done, 1 for an error, 2 for
-    refused credentials, 3 for wrong arguments, 4 for what was not found, 5 when rate limited, 6
-    when some records were refused, and 130 when interrupted.
+    Results go to stdout: a table on a terminal, JSON in a pipe. Messages go to stderr. Exit codes:
+    0 done, 1 error, 2 credentials refused, 3 wrong usage, 4 not found, 5 rate limited, 6 some
+    records rejected, 130 interrupted.
     """
-    asked.account, asked.quiet, asked.errors = account, quiet, error_format
-    if verbose or asked.silent:
-        context.call_on_close(_log(logging.DEBUG if verbose else logging.ERROR))
+    global_options.account, global_options.quiet = account, quiet
+    global_options.error_format = error_format
+    if verbose or global_options.errors_only:
+        context.call_on_close(_log_to_stderr(logging.DEBUG if verbose else logging.ERROR))
+    show_help(context)
 
 
-def _log(level: int) -> Callable[[], None]:
-    """Write the package's log to stderr from this level on; return what undoes it."""
+def _log_to_stderr(level: int) -> Callable[[], None]:
+    """Write the package's log to stderr from this level on; return a function that stops it."""
     logger, handler = logging.getLogger("mixpanel"), logging.StreamHandler()
-    before = logger.level
+    level_before = logger.level
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(level)
 
     def undo() -> None:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(level_before)
 
     return undo
 
 
 app: typer.Typer = typer.Typer(
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings=HELP,
+    cls=_Root, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=HELP_OPTIONS
 )
-app.callback(help=prose(mp), epilog="Example: mp demo")(mp)
-for _called, _command, _shown in (
-    ("demo", demo.demo, demo.EXAMPLE),
-    ("emulator", emulator.emulator, emulator.EXAMPLE),
-):
-    app.command(_called, cls=Single, help=prose(_command), epilog=_shown)(_command)
-
-Command = tuple[str, Callable[..., None], str]  # its name, what it does, an example of it
-
-
-class Lazily(Mapping[str, Any]):
-    """Commands by name, each made when it is first asked for: one call needs one of them."""
-
-    def __init__(self, commands: Iterable[Command]) -> None:
-        self._makers = {
-            called: cache(partial(_made, called, command, shown))
-            for called, command, shown in commands
-        }
-
-    def __getitem__(self, called: str) -> Any:
-        return self._makers[called]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        return len(self._makers)
-
-
-def _made(called: str, command: Callable[..., None], shown: str) -> Any:
-    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    # It remembers its option for help from the first time, which may be without the app around it.
-    made = alone.command(
-        called, cls=Single, help=prose(command), epilog=shown, context_settings=HELP
-    )
-    made(command)
-    return typer.main.get_command(alone)
-
-
-def group(name: str, about: Callable[[], None], example: str, commands: Iterable[Command]) -> None:
-    """Add a group of commands, such as `mp auth`; `about` lends it its docstring."""
-    made = Lazily(commands)
-
-    class Lazy(Group):
-        def __init__(self, **given: Any) -> None:
-            super().__init__(**given)
-            self.commands: Any = made
-
-    inner = typer.Typer(cls=Lazy, no_args_is_help=True)
-    inner.callback(help=prose(about), epilog=example)(about)
-    app.add_typer(inner, name=name)
-
-
-group("auth", auth.auth, auth.EXAMPLE, auth.COMMANDS)
-group("fetch", fetch.fetch, fetch.EXAMPLE, fetch.COMMANDS)
-group("query", query.query, query.EXAMPLE, (*query.COMMANDS, *live_query.COMMANDS))
-group("inspect", inspect.inspect, inspect.EXAMPLE, (*inspect.COMMANDS, *live_inspect.COMMANDS))
-group("export", export.export, export.EXAMPLE, export.COMMANDS)
-group("cdp", cdp.cdp, cdp.EXAMPLE, cdp.COMMANDS)
-group(
-    "import", importing.imports, importing.EXAMPLE,
-    [("events", importing.events, importing.EXAMPLES)],
-)  # fmt: skip
-group(
-    "flags",
-    flags.flags,
-    flags.EXAMPLE,
-    [
-        ("list", flags.list_, flags.LIST),
-        ("eval", flags.evaluate, flags.EVALUATE),
-        ("explain", flags.explain, flags.EXAMPLE),
-        ("lint", flags.lint, flags.LINT),
-        ("watch", flags.watch, flags.WATCH),
-    ],
-)
+app.callback(help=unwrapped(mp.__doc__), epilog=EXAMPLE, invoke_without_command=True)(mp)

@@ -1,29 +1,33 @@
-"""Keep the accounts that other commands ask Mixpanel with."""
+"""`mp auth`: the accounts that other commands use."""
 
-import asyncio
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixpanel.cli._options.global_options import asked
+from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import Region, account_names
-from mixpanel.cli._output.format import As, Jq, Options, write
-from mixpanel.cli._output.terminal import Force, ask, say, sure
+from mixpanel.cli._options.shared import with_options
+from mixpanel.cli._output.format import OutputOptions, output_options, write
+from mixpanel.cli._output.terminal import ForceOption, ask, confirm_or_abort, say
 
 if TYPE_CHECKING:
+    from mixpanel.cli.app import Command
     from mixpanel.data.config import Config, Credentials
 
-EXAMPLE = "Example: mp auth add prod"
-ADD = """Examples:
+HELP = """
+An account is a service account and a project. Accounts are stored in ~/.mp/config.toml, or the file
+of MP_CONFIG_PATH, readable by you alone.
 
+A command uses the account of --account NAME, else the one in MP_USERNAME, MP_SECRET, MP_PROJECT_ID
+and MP_REGION, else the default. `mp import` and `mp flags` never use the default.
+"""
+EXAMPLE = "mp auth add prod"
+ADD = """
 mp auth add prod
-
-mp auth add prod --username reports.a1b2c3.mp-service-account --project 12345 --region eu
-
+mp auth add prod -u reports.a1b2c3.mp-service-account -p 12345 -r eu
 pass show mixpanel | mp auth add prod -u reports.a1b2c3.mp-service-account -p 12345 --secret-stdin
 """
 HIDDEN = "********"
@@ -34,103 +38,104 @@ Name = Annotated[
         metavar="NAME", show_default=False, autocompletion=account_names, help="The account."
     ),
 ]
-AnyName = Annotated[
+OptionalName = Annotated[
     str | None,
     typer.Argument(
-        metavar="NAME", show_default=False, autocompletion=account_names,
-        help="The account. [dim]Else the one that other commands would use[/]",
+        metavar="NAME", show_default="the one other commands use", autocompletion=account_names,
+        help="The account.",
     ),
 ]  # fmt: skip
 
 
-def auth() -> None:
-    """Keep the accounts that other commands ask Mixpanel with.
-
-    An account is a service account and a project, kept in ~/.mp/config.toml or the file that
-    MP_CONFIG_PATH names, readable by you alone. A command uses the account of --account NAME, or
-    else the one in the environment, MP_USERNAME, MP_SECRET, MP_PROJECT_ID and MP_REGION, or else
-    the default. `mp import` and `mp flags` never use the default: of the accounts kept here, only
-    one that --account names.
-    """
-
-
-def list_(*, format: As = None, jq: Jq = None) -> None:  # noqa: A002
-    """List the accounts that are kept."""
-    options = Options(format, jq)
+@with_options(output=output_options)
+def list_(*, output: OutputOptions) -> None:
+    """List the accounts."""
     accounts = _config().list_accounts()
-    write([asdict(one) for one in accounts], options)
+    write([asdict(each) for each in accounts], output)
     if not accounts:
-        say("no accounts yet: mp auth add NAME", "dim")
+        say("no accounts yet: add one with mp auth add NAME", "dim")
 
 
+@with_options(output=output_options)
 def add(
-    name: Annotated[str, typer.Argument(show_default=False, help="What to call it.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", show_default=False, help="A name for the account.")
+    ],
     *,
     username: Annotated[
-        str | None, typer.Option("--username", "-u", help="The service account's user name.")
+        str | None,
+        typer.Option("--username", "-u", metavar="NAME", help="The service account's user name."),
     ] = None,
-    project: Annotated[
-        str | None, typer.Option("--project", "-p", help="The project's id, a number.")
+    project_id: Annotated[
+        str | None,
+        typer.Option("--project", "-p", metavar="ID", help="The project id, a number."),
     ] = None,
     region: Annotated[
         Region | None,
-        typer.Option("--region", "-r", show_default="us", help="Where the project keeps its data."),
+        typer.Option(
+            "--region", "-r", metavar="REGION", show_default="us",
+            help="Where the project's data is stored: us, eu or in.",
+        ),
     ] = None,
     default: Annotated[
-        bool, typer.Option("--default", "-d", help="Use it wherever none is named.")
+        bool, typer.Option("--default", "-d", help="Make it the default account.")
     ] = False,
     secret_stdin: Annotated[
         bool, typer.Option("--secret-stdin", help="Read the secret from stdin.")
     ] = False,
     interactive: Annotated[
         bool,
-        typer.Option("--interactive", "-i", help="Ask for what is missing, on no terminal too."),
+        typer.Option(
+            "--interactive", "-i",
+            help="Prompt for missing values even if stdin is not a terminal.",
+        ),
     ] = False,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
-) -> None:
-    """Keep an account; the first one becomes the default.
+    output: OutputOptions,
+) -> None:  # fmt: skip
+    """Add an account; the first one becomes the default.
 
-    What is missing is asked for on a terminal. The secret comes from stdin with --secret-stdin,
-    else from MP_SECRET, else it is asked for and not shown; it is never an argument, where
-    everybody's process list would show it.
+    On a terminal, missing values are prompted for. The secret is read from stdin with
+    --secret-stdin, else from MP_SECRET, else prompted for without echo. There is no option for it,
+    because other users of the machine can read the arguments of a process.
     """
     from mixpanel.data.exceptions import AccountExistsError
 
-    options, config = Options(format, jq), _config()
+    config = _config()
     if interactive and secret_stdin:
-        raise typer.BadParameter("--secret-stdin leaves no stdin to answer --interactive on")
+        raise typer.BadParameter(
+            "--interactive and --secret-stdin cannot be used together: both read stdin"
+        )
     if name in config.names():
         raise AccountExistsError(name)
     can_ask = interactive or (sys.stdin.isatty() and not secret_stdin)
-    username = username or _asked("Service account's user name", "--username", can_ask=can_ask)
-    project = project or _asked("Project id", "--project", can_ask=can_ask)
+    username = username or _prompt("Service account's user name", "--username", can_ask=can_ask)
+    project_id = project_id or _prompt("Project id", "--project", can_ask=can_ask)
     if region is None and can_ask:
-        region = _asked_region()
+        region = _prompt_region()
     config.add_account(
         name,
         username=username,
         secret=_secret(stdin=secret_stdin, can_ask=can_ask),
-        project_id=project,
+        project_id=project_id,
         region=(region or Region.US).value,
         default=default,
     )
-    added = next(one for one in config.list_accounts() if one.name == name)
-    write(asdict(added), options)
+    added = next(each for each in config.list_accounts() if each.name == name)
+    write(asdict(added), output)
     say(f"added {name}{', the default' if added.is_default else ''}", "green")
 
 
-def remove(name: Name, *, force: Force = False) -> None:
-    """Forget an account; when it was the default, the next one takes its place."""
+def remove(name: Name, *, force: ForceOption = False) -> None:
+    """Remove an account; if it was the default, the next one becomes it."""
     from mixpanel.data.exceptions import AccountNotFoundError
 
     config = _config()
     if name not in config.names():
         raise AccountNotFoundError(name, config.names())
-    sure(f"Forget {name} and its secret?", force=force)
+    confirm_or_abort(f"Remove {name} and its secret?", force=force)
     config.remove_account(name)
-    now = config.default()
-    say(f"removed {name}" + (f"; the default is {now}" if now else ""), "green")
+    default = config.default()
+    say(f"removed {name}" + (f"; the default is {default}" if default else ""), "green")
 
 
 def switch(name: Name) -> None:
@@ -139,57 +144,60 @@ def switch(name: Name) -> None:
     say(f"the default is {name}", "green")
 
 
-def show(name: AnyName = None, *, format: As = None, jq: Jq = None) -> None:  # noqa: A002
-    """Show an account and where it comes from; never its secret."""
-    options = Options(format, jq)
-    found = _config().resolve_credentials(name or asked.account)
+@with_options(output=output_options)
+def show(name: OptionalName = None, *, output: OutputOptions) -> None:
+    """Show an account and where it comes from, without its secret."""
+    credentials = _config().resolve_credentials(name or global_options.account)
     write(
         {
-            "name": found.account,
-            "username": found.username,
+            "name": credentials.account,
+            "username": credentials.username,
             "secret": HIDDEN,
-            "project_id": found.project_id,
-            "region": found.region,
-            "source": found.source,
+            "project_id": credentials.project_id,
+            "region": credentials.region,
+            "source": credentials.source,
         },
-        options,
+        output,
     )
 
 
-def check(name: AnyName = None, *, format: As = None, jq: Jq = None) -> None:  # noqa: A002
-    """Ask Mixpanel whether it takes an account.
+@with_options(output=output_options)
+def check(name: OptionalName = None, *, output: OutputOptions) -> None:
+    """Test an account against Mixpanel.
 
-    It says where the credentials came from, and costs none of the project's 60 queries an hour.
+    The result says where the credentials came from. It uses none of the project's 60 queries an
+    hour.
     """
+    import asyncio
+
     from mixpanel.exceptions import MixpanelException
 
-    options = Options(format, jq)
-    found = _config().resolve_credentials(name or asked.account)
+    credentials = _config().resolve_credentials(name or global_options.account)
     try:
-        asyncio.run(_asked_mixpanel(found))
+        asyncio.run(_check(credentials))
     except MixpanelException as error:
-        error.add_note(f"the credentials are those of: {found.source}")
+        error.add_note(f"the credentials come from: {credentials.source}")
         raise
     write(
         {
             "success": True,
-            "account": found.account,
-            "username": found.username,
-            "project_id": found.project_id,
-            "region": found.region,
-            "source": found.source,
+            "account": credentials.account,
+            "username": credentials.username,
+            "project_id": credentials.project_id,
+            "region": credentials.region,
+            "source": credentials.source,
         },
-        options,
+        output,
     )
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    ("list", list_, "Example: mp auth list --format table"),
+COMMANDS: "tuple[Command, ...]" = (
+    ("list", list_, "mp auth list"),
     ("add", add, ADD),
-    ("remove", remove, "Example: mp auth remove staging"),
-    ("switch", switch, "Example: mp auth switch prod"),
-    ("show", show, "Example: mp auth show"),
-    ("test", check, "Example: mp auth test prod"),
+    ("remove", remove, "mp auth remove staging"),
+    ("switch", switch, "mp auth switch prod"),
+    ("show", show, "mp auth show"),
+    ("test", check, "mp auth test prod"),
 )
 
 
@@ -199,7 +207,7 @@ def _config() -> "Config":
     return Config()
 
 
-async def _asked_mixpanel(credentials: "Credentials") -> None:
+async def _check(credentials: "Credentials") -> None:
     from mixpanel.data.api import AsyncAPI
 
     api = AsyncAPI(credentials)
@@ -209,15 +217,15 @@ async def _asked_mixpanel(credentials: "Credentials") -> None:
         await api.aclose()
 
 
-def _asked(question: str, option: str, *, can_ask: bool) -> str:
+def _prompt(question: str, option: str, *, can_ask: bool) -> str:
     if not can_ask:
-        raise typer.BadParameter(f"give {option}: there is no terminal to ask on")
+        raise typer.BadParameter(f"{option} is required when stdin is not a terminal")
     return ask(question)
 
 
-def _asked_region() -> Region:
+def _prompt_region() -> Region:
     while True:
-        region = ask("Region, us, eu or in [us]").lower() or Region.US
+        region = ask("Region: us, eu or in [us]").lower() or Region.US
         if region in list(Region):
             return Region(region)
 
@@ -227,10 +235,10 @@ def _secret(*, stdin: bool, can_ask: bool) -> str:
         return sys.stdin.read().strip()
     from_environment = os.environ.get("MP_SECRET", "").strip()
     if from_environment:
-        say("the secret is the one in MP_SECRET", "dim")
+        say("using the secret in MP_SECRET", "dim")
         return from_environment
     if not can_ask:
         raise typer.BadParameter(
-            "where is the secret? set MP_SECRET, or pipe it in with --secret-stdin"
+            "the secret is missing: set MP_SECRET, or pipe it in with --secret-stdin"
         )
     return ask("Secret (not shown)", hidden=True)

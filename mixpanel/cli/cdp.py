@@ -1,333 +1,329 @@
-"""Send to Customer.io and Hightouch from the shell."""
+"""`mp cdp`: Customer.io Data Pipelines and Hightouch Events."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixpanel.cli._cdp import backfill, check, customerio
-from mixpanel.cli._cdp.input import MessagesFile, RowsFile, unwrapped
+from mixpanel.cli._cdp.input import MessagesFile, RowsFileOption, unwrapped
 from mixpanel.cli._cdp.options import (
-    AnonymousId,
+    AnonymousIdOption,
     Json,
-    Manner,
-    UserId,
+    RunOptions,
+    UserIdOption,
+    common_fields,
     json_option,
-    of_around,
-    of_manner,
-    sharing,
+    run_options,
 )
-from mixpanel.cli._cdp.send_file import Many, alone, of_many, send_many
+from mixpanel.cli._cdp.send_file import FileOptions, file_options, refuse_file_options, send_file
 from mixpanel.cli._cdp.send_one import send
-from mixpanel.cli._cdp.source import Source, of_source
+from mixpanel.cli._cdp.source import Source, source_options
+from mixpanel.cli._options.shared import with_options
 
 if TYPE_CHECKING:
     from mixpanel.cdp._segment.message import Kind
+    from mixpanel.cli.app import Command
 
-EXAMPLE = 'Example: mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
-IDENTIFY = """Examples:
-
+HELP = """
+Choose the vendor with --to or MP_CDP_TO, and set the source's write key in the environment:
+MP_CUSTOMERIO_WRITE_KEY or MP_HIGHTOUCH_WRITE_KEY. A single message is sent at once, and the
+server's response decides the exit code. A file of any size is sent in order and in batches.
+"""
+EXAMPLE = 'mp cdp track "Order Paid" --user-id u-17 --properties \'{"amount": 12.5}\''
+IDENTIFY = """
 mp cdp identify --user-id u-17 --traits '{"email": "ada@example.com", "plan": "team"}'
-
 mp cdp identify --file people.ndjson --failed failed.ndjson
 """
-TRACK = """Examples:
-
+TRACK = """
 mp cdp track "Order Paid" --user-id u-17 --properties '{"amount": 12.5}'
-
 mp cdp track "Order Paid" --file orders.ndjson
 """
-PAGE = "Example: mp cdp page Pricing --user-id u-17 --category Docs"
-SCREEN = "Example: mp cdp screen Home --anonymous-id a-4"
-GROUP = 'Example: mp cdp group acme --user-id u-17 --traits \'{"plan": "team"}\''
-ALIAS = "Example: mp cdp alias anonymous-4 u-17"
-BATCH = """Examples:
-
+BATCH = """
 mp cdp batch messages.ndjson --failed failed.ndjson
-
 jq -c '.[]' dump.json | mp cdp batch - --to hightouch
 """
-REPLAY = """Examples:
-
+REPLAY = """
 mp cdp replay failed.ndjson --failed still-failed.ndjson
-
 jq -c 'select(.record.event == "Order Paid")' failed.ndjson | mp cdp replay -
 """
 
-Traits = Annotated[Json | None, json_option("What is known of them.")]
-PropertiesJson = Annotated[Json | None, json_option("What else is known of it.")]
-SchemaVersion = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="The version of its contract, for Hightouch.")
+TraitsOption = Annotated[Json | None, json_option("Traits of the person.")]
+PropertiesOption = Annotated[Json | None, json_option("Properties of the message.")]
+SchemaVersionOption = Annotated[
+    str | None,
+    typer.Option(metavar="VERSION", help="The version of its contract, for Hightouch."),
 ]
-Category = Annotated[str | None, typer.Option(metavar="TEXT", help="Its category.")]
-
-
-def cdp() -> None:
-    """Send to Customer.io Data Pipelines and Hightouch Events: one message, or files of them.
-
-    Say whose source it is with --to, or MP_CDP_TO, and give its key, best in the environment:
-    MP_CUSTOMERIO_WRITE_KEY or MP_HIGHTOUCH_WRITE_KEY. One message is sent at once, and the server's
-    answer is how the command ends. A file goes in batches and in order, any number of messages.
-    """
+CategoryOption = Annotated[str | None, typer.Option(metavar="TEXT", help="The category.")]
 
 
 def _send(
     kind: "Kind",
     fields: Mapping[str, Any],
     source: Source,
-    manner: Manner,
+    run: RunOptions,
     file: Path | None,
-    many: Many,
+    files: FileOptions,
     schema_version: str | None = None,
 ) -> None:
-    """Send one message of the fields, or one for each row of a file, which may lack some."""
+    """Send one message of the fields, or one for each row of a file, which override them."""
     given = {name: value for name, value in fields.items() if value is not None}
     if schema_version is not None:
-        _place_version(kind, given, schema_version, source)
+        _set_schema_version(kind, given, schema_version, source)
     if file is None:
-        alone(many)
-        send(source, manner, lambda composer: composer.from_dict({"type": kind, **given}))
+        refuse_file_options(files)
+        send(source, run, lambda composer: composer.from_dict({"type": kind, **given}))
         return
     if "messageId" in given:
-        raise typer.BadParameter("one --message-id is not for many: give each row its messageId")
+        raise typer.BadParameter(
+            "--message-id and --file cannot be used together: give each row its messageId"
+        )
 
     def shape(row: Any) -> Mapping[str, Any]:
         from mixpanel._records.record import mapping
         from mixpanel.exceptions import ValidationError
 
-        told = mapping(row, "a row")
-        if told.get("type", kind) != kind:
-            raise ValidationError([f"this is no {kind}, but {told['type']!r}: use mp cdp batch"])
-        under = {name: _under(told.get(name), value) for name, value in given.items()}
-        return {"type": kind, **told, **under}
+        values = mapping(row, "a row")
+        if values.get("type", kind) != kind:
+            raise ValidationError(
+                [f"the row's type is {values['type']!r}, not {kind!r}: use mp cdp batch"]
+            )
+        merged = {name: _merged(values.get(name), value) for name, value in given.items()}
+        return {"type": kind, **values, **merged}
 
-    send_many(source, manner, many, file, shape)
+    send_file(source, run, files, file, shape)
 
 
-def _place_version(kind: "Kind", fields: dict[str, Any], version: str, source: Source) -> None:
+def _set_schema_version(kind: "Kind", fields: dict[str, Any], version: str, source: Source) -> None:
     from mixpanel.cdp._segment.typed_events import set_path
 
     path = source.dialect.version_path(kind)
     if path is None:
         name = source.dialect.name
-        raise typer.BadParameter(f"{name} knows no contracts", param_hint="--schema-version")
+        raise typer.BadParameter(f"{name} has no contracts", param_hint="--schema-version")
     set_path(fields, path, version)
 
 
-def _under(own: Any, value: Any) -> Any:
-    """Return what a row has, or else what was given; of objects, name by name."""
-    if isinstance(own, Mapping) and isinstance(value, Mapping):
-        return {**value, **own}
-    return value if own is None else own
+def _merged(own: Any, default: Any) -> Any:
+    """Return the value of a row, or the default; objects are merged name by name."""
+    if isinstance(own, Mapping) and isinstance(default, Mapping):
+        return {**default, **own}
+    return default if own is None else own
 
 
-def _wanted(what: str, value: str | None, file: Path | None) -> None:
+def _require(argument: str, value: str | None, file: Path | None) -> None:
     if value is None and file is None:
-        raise typer.BadParameter(f"which {what}? or give --file")
+        verb = "are" if " and " in argument else "is"
+        raise typer.BadParameter(f"{argument} {verb} missing: give it, or --file")
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def identify(
     *,
-    user_id: UserId = None,
-    anonymous_id: AnonymousId = None,
-    traits: Traits = None,
-    schema_version: SchemaVersion = None,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    user_id: UserIdOption = None,
+    anonymous_id: AnonymousIdOption = None,
+    traits: TraitsOption = None,
+    schema_version: SchemaVersionOption = None,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Say who a person is, and what is known of them.
+    """Identify a person and set traits.
 
-    With --file, for each row: {"userId": …, "traits": {…}}; options stand in for what a row lacks.
+    Rows of --file: {"userId": …, "traits": {…}}. Options are the defaults of fields that a row does
+    not have.
     """
-    fields = {"userId": user_id, "anonymousId": anonymous_id, "traits": traits, **around}
-    _send("identify", fields, source, manner, file, many, schema_version)
+    fields = {"userId": user_id, "anonymousId": anonymous_id, "traits": traits, **fields}
+    _send("identify", fields, source, run, file, files, schema_version)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def track(
     event: Annotated[
         str | None,
-        typer.Argument(metavar="EVENT", show_default=False, help="What they did."),
+        typer.Argument(metavar="EVENT", show_default=False, help="The event name."),
     ] = None,
     *,
-    user_id: UserId = None,
-    anonymous_id: AnonymousId = None,
-    properties: PropertiesJson = None,
+    user_id: UserIdOption = None,
+    anonymous_id: AnonymousIdOption = None,
+    properties: PropertiesOption = None,
     group_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The group or object that it is about.")
+        str | None, typer.Option(metavar="ID", help="The group or object the event is about.")
     ] = None,
-    schema_version: SchemaVersion = None,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    schema_version: SchemaVersionOption = None,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Say that a person did something.
+    """Track an event of a person.
 
-    With --file, for each row: {"userId": …, "event": …, "properties": {…}}; EVENT and options stand
-    in for what a row lacks.
+    Rows of --file: {"userId": …, "event": …, "properties": {…}}. EVENT and options are the defaults
+    of fields that a row does not have.
     """
-    _wanted("EVENT", event, file)
+    _require("EVENT", event, file)
     fields = {
         "userId": user_id, "anonymousId": anonymous_id, "event": event, "properties": properties,
-        "groupId": group_id, **around,
+        "groupId": group_id, **fields,
     }  # fmt: skip
-    _send("track", fields, source, manner, file, many, schema_version)
+    _send("track", fields, source, run, file, files, schema_version)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def page(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", show_default=False, help="The page's name.")
     ] = None,
     *,
-    user_id: UserId = None,
-    anonymous_id: AnonymousId = None,
-    category: Category = None,
-    properties: PropertiesJson = None,
-    schema_version: SchemaVersion = None,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    user_id: UserIdOption = None,
+    anonymous_id: AnonymousIdOption = None,
+    category: CategoryOption = None,
+    properties: PropertiesOption = None,
+    schema_version: SchemaVersionOption = None,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Say that a person looked at a page.
+    """Track a page view of a person.
 
-    With --file, for each row: {"userId": …, "name": …, "properties": {…}}; NAME and options stand
-    in for what a row lacks.
+    Rows of --file: {"userId": …, "name": …, "properties": {…}}. NAME and options are the defaults
+    of fields that a row does not have.
     """
     fields = {
         "userId": user_id, "anonymousId": anonymous_id, "name": name, "category": category,
-        "properties": properties, **around,
+        "properties": properties, **fields,
     }  # fmt: skip
-    _send("page", fields, source, manner, file, many, schema_version)
+    _send("page", fields, source, run, file, files, schema_version)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def screen(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", show_default=False, help="The screen's name.")
     ] = None,
     *,
-    user_id: UserId = None,
-    anonymous_id: AnonymousId = None,
-    category: Category = None,
-    properties: PropertiesJson = None,
-    schema_version: SchemaVersion = None,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    user_id: UserIdOption = None,
+    anonymous_id: AnonymousIdOption = None,
+    category: CategoryOption = None,
+    properties: PropertiesOption = None,
+    schema_version: SchemaVersionOption = None,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Say that a person looked at a screen of an app.
+    """Track a screen view of a person in an app.
 
-    With --file, for each row: {"userId": …, "name": …, "properties": {…}}; NAME and options stand
-    in for what a row lacks.
+    Rows of --file: {"userId": …, "name": …, "properties": {…}}. NAME and options are the defaults
+    of fields that a row does not have.
     """
     fields = {
         "userId": user_id, "anonymousId": anonymous_id, "name": name, "category": category,
-        "properties": properties, **around,
+        "properties": properties, **fields,
     }  # fmt: skip
-    _send("screen", fields, source, manner, file, many, schema_version)
+    _send("screen", fields, source, run, file, files, schema_version)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def group(
     group_id: Annotated[
         str | None, typer.Argument(metavar="GROUP_ID", show_default=False, help="The group's id.")
     ] = None,
     *,
-    user_id: UserId = None,
-    anonymous_id: AnonymousId = None,
-    traits: Annotated[Json | None, json_option("What is known of the group.")] = None,
-    schema_version: SchemaVersion = None,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    user_id: UserIdOption = None,
+    anonymous_id: AnonymousIdOption = None,
+    traits: Annotated[Json | None, json_option("Traits of the group.")] = None,
+    schema_version: SchemaVersionOption = None,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Say that a person belongs to a group, and what is known of the group.
+    """Put a person into a group and set the group's traits.
 
-    Customer.io takes a group without a person too. With --file, for each row: {"userId": …,
-    "groupId": …, "traits": {…}}; GROUP_ID and options stand in for what a row lacks.
+    Customer.io accepts a group without a person too. Rows of --file: {"userId": …, "groupId": …,
+    "traits": {…}}. GROUP_ID and options are the defaults of fields that a row does not have.
     """
-    _wanted("GROUP_ID", group_id, file)
+    _require("GROUP_ID", group_id, file)
     fields = {
         "userId": user_id, "anonymousId": anonymous_id, "groupId": group_id, "traits": traits,
-        **around,
+        **fields,
     }  # fmt: skip
-    _send("group", fields, source, manner, file, many, schema_version)
+    _send("group", fields, source, run, file, files, schema_version)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def alias(
     previous_id: Annotated[
         str | None,
-        typer.Argument(metavar="PREVIOUS_ID", show_default=False, help="Who is merged away."),
+        typer.Argument(
+            metavar="PREVIOUS_ID", show_default=False, help="The user or anonymous id to merge."
+        ),
     ] = None,
     user_id: Annotated[
-        str | None, typer.Argument(metavar="USER_ID", show_default=False, help="Who stays.")
+        str | None,
+        typer.Argument(metavar="USER_ID", show_default=False, help="The user id that stays."),
     ] = None,
     *,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Merge a person, by user or anonymous id, into another; there is no way back.
+    """Merge a person into another one; this cannot be undone.
 
-    With --file, for each row: {"previousId": …, "userId": …}.
+    Rows of --file: {"previousId": …, "userId": …}.
     """
-    _wanted("PREVIOUS_ID and USER_ID", user_id, file)
-    fields = {"previousId": previous_id, "userId": user_id, **around}
-    _send("alias", fields, source, manner, file, many)
+    _require("PREVIOUS_ID and USER_ID", user_id, file)
+    fields = {"previousId": previous_id, "userId": user_id, **fields}
+    _send("alias", fields, source, run, file, files)
 
 
-@sharing(many=of_many, manner=of_manner, source=of_source)
-def batch(file: MessagesFile, *, many: Many, manner: Manner, source: Source) -> None:
-    """Send a file of messages of any kind, in order: {"type": "track", "userId": …}.
+@with_options(files=file_options, run=run_options, source=source_options)
+def batch(file: MessagesFile, *, files: FileOptions, run: RunOptions, source: Source) -> None:
+    """Send a file of messages of any type, in order.
 
-    Id, time and context are added where they are missing. A message that has its timestamp, but no
-    messageId, gets an id made of its content: sending the file again makes no copies of it. Refused
-    messages do not hold up the others; the command then ends with 6. Memory is bounded.
+    A row is a message with its type: {"type": "track", "userId": …, "event": …}. Missing ids, times
+    and contexts are added. A message with a timestamp but without a messageId gets an id derived
+    from its content, so that sending the file again makes no duplicates. Rejected messages do not
+    stop the others; the command then ends with 6.
     """
-    send_many(source, manner, many, file)
+    send_file(source, run, files, file)
 
 
-@sharing(many=of_many, manner=of_manner, source=of_source)
-def replay(file: MessagesFile, *, many: Many, manner: Manner, source: Source) -> None:
-    """Send again what was refused before, from a file that --failed wrote.
+@with_options(files=file_options, run=run_options, source=source_options)
+def replay(file: MessagesFile, *, files: FileOptions, run: RunOptions, source: Source) -> None:
+    """Send rejected messages again, from a file that --failed wrote.
 
-    Messages keep their ids, so that what arrived the first time is not counted twice. Lines may
-    also be bare messages, as `batch` takes them.
+    Messages keep their ids, so that one that arrived the first time is not counted twice. Rows may
+    also be messages themselves, as `batch` takes them.
     """
-    send_many(source, manner, many, file, unwrapped)
+    send_file(source, run, files, file, unwrapped)
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: "tuple[Command, ...]" = (
     ("identify", identify, IDENTIFY),
     ("track", track, TRACK),
-    ("page", page, PAGE),
-    ("screen", screen, SCREEN),
-    ("group", group, GROUP),
-    ("alias", alias, ALIAS),
+    ("page", page, "mp cdp page Pricing --user-id u-17 --category Docs"),
+    ("screen", screen, "mp cdp screen Home --anonymous-id a-4"),
+    ("group", group, 'mp cdp group acme --user-id u-17 --traits \'{"plan": "team"}\''),
+    ("alias", alias, "mp cdp alias anonymous-4 u-17"),
     ("batch", batch, BATCH),
     ("device", customerio.device, customerio.DEVICE),
     ("object", customerio.object_, customerio.OBJECT),
     ("suppress", customerio.suppress, customerio.SUPPRESS),
     ("delete", customerio.delete, customerio.DELETE),
     ("replay", replay, REPLAY),
-    ("backfill", backfill.backfill, backfill.EXAMPLE),
+    ("backfill", backfill.backfill, backfill.EXAMPLES),
     ("validate", check.validate, check.VALIDATE),
     ("ping", check.ping, check.PING),
 )

@@ -1,4 +1,4 @@
-"""Watch a small shop's day travel into a local Mixpanel."""
+"""`mp demo`: a small shop's day, sent to a local Mixpanel."""
 
 import time
 from collections import Counter
@@ -11,63 +11,74 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from mixpanel.cli._output.terminal import BAR, bars, megabytes, out, pairs, sparkline
+from mixpanel.cli._output.terminal import (
+    BAR,
+    bar_chart,
+    format_bytes,
+    key_value_table,
+    sparkline,
+    stdout_console,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from rich.console import Console, RenderableType
+
     from mixpanel import AsyncMixpanel, DeliveryError, Mixpanel
     from mixpanel.bulk import ImportResult
     from mixpanel.cli._demo_shop import Shop
+    from mixpanel.cli.app import Command
     from mixpanel.emulator import Emulator
 
-EXAMPLE = "Example: mp demo"
-PAUSE = 0.4  # seconds between the steps, for whoever watches
-OUTAGE = 1.8
-LOOK = 0.05
-LATENCY = 0.04
-NARROW = 90
-CROWD = 300  # about as many events as wait in the end
+PAUSE = 0.4  # seconds between the steps, on a terminal
+OUTAGE = 1.8  # seconds
+REFRESH = 0.05  # seconds
+LATENCY = 0.04  # seconds of the emulator
+NARROW = 90  # columns of a terminal
+FULL_QUEUE = 300  # events waiting at the end of the outage, roughly
 DATA = "flights.ndjson"
 FLAG = "free-shipping"
 
 
 def demo() -> None:
-    """Watch a small shop's day travel into a local Mixpanel.
+    """See a small shop's day arrive in a local Mixpanel.
 
-    It takes less than ten seconds and needs neither an account nor a network: a Mixpanel is
-    started on this machine, and real events travel to it over a real socket.
+    It takes less than ten seconds and needs neither an account nor a network: it starts a Mixpanel
+    server on this machine and sends real events to it over a socket.
     """
-    anyio.run(_play, out())
+    anyio.run(_play, stdout_console())
+
+
+COMMAND: "Command" = ("demo", demo, "mp demo")
 
 
 @dataclass(slots=True)
 class Day:
     """What the steps share."""
 
-    console: Console
+    console: "Console"
     emulator: "Emulator"
     shop: "Shop"
     visitors: "AsyncMixpanel"
     office: "Mixpanel"
     strict: "AsyncMixpanel"
-    refusals: list[str]
+    rejections: list[str]
     imported: "ImportResult | None" = None
 
-    def tell(self, what: RenderableType) -> None:
+    def show(self, what: "RenderableType") -> None:
         """Print below the title of the step."""
         self.console.print(Padding(what, (0, 0, 0, 4)))
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to watch: its title, the line of code that does it, and the doing."""
+    """A step of the demo: its title, the line of code it is about, and what runs."""
 
     title: str
     code: str
@@ -75,7 +86,7 @@ class Step:
 
 
 @asynccontextmanager
-async def _opened(console: Console) -> "AsyncIterator[Day]":
+async def _opened(console: "Console") -> "AsyncIterator[Day]":
     from mixpanel import (
         AsyncBufferedConsumer,
         AsyncMixpanel,
@@ -88,12 +99,12 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
     from mixpanel.cli._demo_shop import TOKEN, Shop
     from mixpanel.emulator import Emulator
 
-    refusals: list[str] = []
+    rejections: list[str] = []
 
-    def refused(error: "DeliveryError", _messages: list[dict[str, Any]]) -> None:
-        refusals.extend(
-            f"record {one.index}, {one.record and one.record['event']}: {one.message}"
-            for one in error.rejected_records
+    def on_error(error: "DeliveryError", _messages: list[dict[str, Any]]) -> None:
+        rejections.extend(
+            f"record {each.index}, {each.record and each.record['event']}: {each.message}"
+            for each in error.rejected_records
         )
 
     async with Emulator(latency=LATENCY) as emulator:
@@ -115,53 +126,53 @@ async def _opened(console: Console) -> "AsyncIterator[Day]":
             TOKEN,
             ingestion="import",
             credentials=ServiceAccountCredentials("demo", "demo", "1"),
-            validation="off",  # so that the server is the one to complain
-            on_error=refused,
+            validation="off",  # the server reports the invalid event
+            on_error=on_error,
             base_url=emulator.url,
         )
         async with strict:
             try:
                 office = Mixpanel(TOKEN, batches)
-                yield Day(console, emulator, Shop(), visitors, office, strict, refusals)
+                yield Day(console, emulator, Shop(), visitors, office, strict, rejections)
             finally:
                 await visitors.aclose()
                 await background.aclose()
                 await anyio.to_thread.run_sync(lambda: batches.close())  # noqa: PLW0108
 
 
-async def _play(console: Console) -> None:
-    began = time.monotonic()
+async def _play(console: "Console") -> None:
+    started = time.monotonic()
     async with _opened(console) as day:
         console.print("\n[bold]A small shop's day[/bold]")
-        console.print("All of it travels over a real socket, to a Mixpanel on this machine.")
+        console.print("Everything is sent over a socket to a Mixpanel server on this machine.")
         for number, step in enumerate(STEPS, 1):
             console.print(f"\n[bold cyan]{number}[/]  [bold]{step.title}[/]")
             if step.code:
-                day.tell(Text(step.code, "green"))
+                day.show(Text(step.code, "green"))
             if console.is_terminal:
                 await anyio.sleep(PAUSE)
             await step.play(day)
-    console.print(f"\nThat took {time.monotonic() - began:.1f} s. Now yours:", style="bold")
-    console.print(Padding(pairs(NEXT), (0, 0, 1, 4)))
+    console.print(f"\nThat took {time.monotonic() - started:.1f} s. Next:", style="bold")
+    console.print(Padding(key_value_table(NEXT), (0, 0, 1, 4)))
     console.print(Padding(Text(INSTALL, "dim"), (0, 0, 1, 4)))
 
 
 NEXT = (
     ("mp emulator", "run this local Mixpanel for your own program"),
-    ("mp import events FILE", "bring events in from NDJSON, CSV or Parquet"),
-    ("mp fetch events", "bring your project's events into DuckDB, then SQL"),
+    ("mp import events FILE", "import events from NDJSON, CSV or Parquet"),
+    ("mp fetch events", "fetch your project's events into DuckDB, for SQL"),
     ("examples/", "short programs to copy from"),
 )
 INSTALL = """\
-`mp` comes with pip install 'mixpanel-async[all]'
-or, from a clone, python3 -m pip install '.[all]'"""
+To install `mp`: pip install 'mixpanel-async[all]'
+or, from a clone: python3 -m pip install '.[all]'"""
 
 
 # ---- the steps ----------------------------------------------------------------------------------
 
 
 async def _start(day: Day) -> None:
-    day.tell(f"It answers at {day.emulator.url}, by the rules that Mixpanel documents.")
+    day.show(f"It listens at {day.emulator.url} and follows the rules that Mixpanel documents.")
 
 
 async def _visitors(day: Day) -> None:
@@ -169,20 +180,20 @@ async def _visitors(day: Day) -> None:
     meanwhile = day.visitors.stats()
     await day.visitors.flush()
     stats = day.visitors.stats()
-    day.tell(
-        f"{meanwhile.accepted:,} events accepted while {meanwhile.delivered:,} were delivered: "
-        f"nobody waits for a server. A background task brought them all, {stats.delivered:,} in "
-        f"{stats.requests} requests."
+    day.show(
+        f"{meanwhile.accepted:,} events were accepted while {meanwhile.delivered:,} were "
+        "delivered: track() does not wait for the server. A background task delivered all "
+        f"{stats.delivered:,} in {stats.requests} requests."
     )
 
 
 async def _office(day: Day) -> None:
-    # The office is sync code; in an async program it has a thread of its own.
+    # The office is sync code, which an async program runs in a thread.
     await anyio.to_thread.run_sync(day.shop.ship, day.office)
     await anyio.to_thread.run_sync(day.office.flush)
     stats, orders = day.office.stats(), len(day.shop.orders)
     profiles, groups = len(day.emulator.profiles()), len(day.emulator.groups())
-    day.tell(
+    day.show(
         f"{orders} orders shipped: {stats.delivered} messages in {stats.requests} requests "
         f"keep {profiles} customer profiles and {groups} groups up to date."
     )
@@ -193,10 +204,10 @@ async def _real_events(day: Day) -> None:
 
     result = await day.strict.import_events(read_events(flights()))
     day.imported = result
-    day.tell(
+    day.show(
         f"{result.imported:,} departures, arrivals and cancellations at New York's airports on "
-        f"9 February 2013, the morning after a blizzard: {megabytes(result.bytes_sent)} gzipped, "
-        f"in {result.seconds:.1f} s."
+        "9 February 2013, the morning after a blizzard: "
+        f"{format_bytes(result.bytes_sent)} gzipped, in {result.seconds:.1f} s."
     )
 
 
@@ -210,14 +221,14 @@ async def _outage(day: Day) -> None:
     emulator.play(Fault.status(503).forever(), path="/track", when=lambda _: time.monotonic() < end)
     waiting: list[int] = []
 
-    def picture() -> Table:
+    def status() -> Table:
         stats = mp.stats()
         state = Text("down", "bold red") if time.monotonic() < end else Text("up", "bold green")
         grid = Table.grid(padding=(0, 2))
         grid.add_row(Text("server", "dim"), state)
-        grid.add_row(Text("waiting", "dim"), Text(sparkline(waiting, full=CROWD), "yellow"))
+        grid.add_row(Text("waiting", "dim"), Text(sparkline(waiting, full=FULL_QUEUE), "yellow"))
         grid.add_row(
-            "", f"{stats.pending:,} events wait, {stats.retried - before.retried} attempts repeated"
+            "", f"{stats.pending:,} events waiting, {stats.retried - before.retried} retries"
         )
         return grid
 
@@ -225,8 +236,8 @@ async def _outage(day: Day) -> None:
         while time.monotonic() < end or mp.stats().pending:
             waiting.append(mp.stats().pending)
             if live is not None:
-                live.update(Padding(picture(), (0, 0, 0, 4)), refresh=True)
-            await anyio.sleep(LOOK)
+                live.update(Padding(status(), (0, 0, 0, 4)), refresh=True)
+            await anyio.sleep(REFRESH)
         waiting.append(0)
 
     async def arrive() -> None:
@@ -234,20 +245,21 @@ async def _outage(day: Day) -> None:
             await shop.visit(mp, visitor)
             await anyio.sleep(OUTAGE / 90)
 
-    day.tell("The line breaks after two requests; then every answer is 503. The shop stays open.")
+    day.show("The connection breaks twice, then every response is 503. The shop stays open.")
     if day.console.is_terminal:
         with Live(console=day.console, auto_refresh=False, transient=True) as live:
             await _together(arrive, partial(watch, live))
     else:
         await _together(arrive, partial(watch, None))
     after = mp.stats()
-    came = after.accepted - before.accepted
-    twice = len(emulator.events(raw=True)) - len(emulator.events())
-    day.tell(pairs([("waiting", sparkline(waiting)), ("", f"{max(waiting):,} at the most")]))
-    day.tell(
-        f"{came:,} events came in, {after.delivered - before.delivered:,} were delivered; "
-        f"{after.retried - before.retried} attempts were repeated. {twice} events arrived twice: "
-        "Mixpanel knows them by their $insert_id and counts one."
+    accepted = after.accepted - before.accepted
+    duplicates = len(emulator.events(raw=True)) - len(emulator.events())
+    chart = [("waiting", sparkline(waiting)), ("", f"at most {max(waiting):,}")]
+    day.show(key_value_table(chart))
+    day.show(
+        f"{accepted:,} events were accepted and {after.delivered - before.delivered:,} delivered, "
+        f"with {after.retried - before.retried} retries. {duplicates} events arrived twice: "
+        "Mixpanel recognizes them by their $insert_id and counts one."
     )
 
 
@@ -257,77 +269,79 @@ async def _one_bad(day: Day) -> None:
         await day.strict.track(who, "Gift Ordered", properties)
     await day.strict.flush()
     stats = day.strict.stats()
-    day.tell(
+    day.show(
         f"{stats.delivered - before.delivered} delivered, "
-        f"{stats.rejected - before.rejected} rejected. The server says why, and which:"
+        f"{stats.rejected - before.rejected} rejected. The server reports which one, and why:"
     )
-    for refusal in day.refusals:
-        day.tell(Text(refusal, "red"))
+    for each in day.rejections:
+        day.show(Text(each, "red"))
 
 
 async def _flag(day: Day) -> None:
     flags, visitors = day.visitors.local_flags, [f"visitor-{n}" for n in range(1, 201)]
 
-    def who() -> set[str]:
-        # What a request handler does: a plain call, no await, no socket.
-        return {one for one in visitors if flags.is_enabled(FLAG, {"distinct_id": one})}
+    def enabled() -> set[str]:
+        # As in a request handler: a plain call, without await and without I/O.
+        return {each for each in visitors if flags.is_enabled(FLAG, {"distinct_id": each})}
 
     rows, seen = [], set[str]()
     for share in (0.1, 0.5):
         day.emulator.set_flags(_free_shipping(share))
         await flags.astart_polling_for_definitions()
         with anyio.move_on_after(2):
-            while FLAG not in flags.definitions.flags or (seen and who() == seen):  # noqa: ASYNC110
-                await anyio.sleep(LOOK)
-        now = who()  # this round reports the exposures; the next is timed
-        began = time.perf_counter()
-        who()
-        each = (time.perf_counter() - began) / len(visitors) * 1e6
-        stayed = f"; all {len(seen)} from before too" if seen and seen <= now else ""
+            while FLAG not in flags.definitions.flags or (seen and enabled() == seen):  # noqa: ASYNC110
+                await anyio.sleep(REFRESH)
+        now = enabled()  # reports the exposures; the next round is the one to time
+        started = time.perf_counter()
+        enabled()
+        per_check = (time.perf_counter() - started) / len(visitors) * 1e6
+        stayed = f", all {len(seen)} from before among them" if seen and seen <= now else ""
         rows.append(
-            (f"{share:.0%}", f"{len(now)} of 200 visitors get it{stayed} ({each:.1f} µs a check)")
+            (
+                f"{share:.0%}",
+                f"{len(now)} of 200 visitors get it{stayed} ({per_check:.1f} µs a check)",
+            )
         )
         seen = now
-    day.tell("A rollout goes up while the shop is open; handlers never wait for it:")
-    day.tell(pairs(rows))
+    day.show("A rollout is raised while the shop is open, without a request in any handler:")
+    day.show(key_value_table(rows))
     await day.visitors.flush()
-    day.tell("Who was shown it is an event like any other, reported once for each visitor.")
+    day.show("Each exposure is an event like any other, reported once for each visitor.")
 
 
-async def _books(day: Day) -> None:
+async def _accounting(day: Day) -> None:
     rows = [
         ("AsyncMixpanel, visitors", day.visitors.stats()),
         ("Mixpanel, back office", day.office.stats()),
         ("AsyncMixpanel, gifts", day.strict.stats()),
     ]
     numbers = [
-        (who, s.accepted, s.delivered, s.rejected, sum(s.dropped.values()), s.pending, s.retried)
-        for who, s in rows
+        (name, s.accepted, s.delivered, s.rejected, sum(s.dropped.values()), s.pending, s.retried)
+        for name, s in rows
     ]
-    one = day.imported
-    if one is not None:
-        total = one.imported + one.rejected
-        numbers.append(
-            ("import_events, flights", total, one.imported, one.rejected, 0, 0, one.retried)
-        )
+    flights = day.imported
+    if flights is not None:
+        imported, rejected, retried = flights.imported, flights.rejected, flights.retried
+        total = imported + rejected
+        numbers.append(("import_events, flights", total, imported, rejected, 0, 0, retried))
     space = 3 if day.console.width > NARROW else 1
     table = Table(box=None, pad_edge=False, padding=(0, space, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
     for name in ("accepted", "delivered", "rejected", "dropped", "pending", "retried"):
         table.add_column(name, justify="right")
-    for who, *counts in numbers:
-        table.add_row(who, *(f"{count:,}" for count in counts))
-    day.tell(table)
+    for name, *counts in numbers:
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    day.show(table)
     accepted, delivered, rejected, dropped, pending, _ = (
         sum(column) for column in list(zip(*numbers, strict=True))[1:]
     )
-    holds = accepted == delivered + rejected + dropped + pending
-    day.tell("")
-    day.tell(
+    is_balanced = accepted == delivered + rejected + dropped + pending
+    day.show("")
+    day.show(
         Text(
             f"{accepted:,} accepted = {delivered:,} delivered + {rejected:,} rejected "
-            f"+ {dropped:,} dropped + {pending:,} pending  {'✓' if holds else '✗'}",
-            "bold green" if holds else "bold red",
+            f"+ {dropped:,} dropped + {pending:,} pending  {'✓' if is_balanced else '✗'}",
+            "bold green" if is_balanced else "bold red",
         )
     )
 
@@ -335,15 +349,15 @@ async def _books(day: Day) -> None:
 async def _arrived(day: Day) -> None:
     emulator = day.emulator
     names = Counter(event["event"] for event in emulator.events())
-    day.tell(bars(names.most_common(), width=28))
+    day.show(bar_chart(names.most_common(), width=28))
     profiles = emulator.profiles()
-    best = max(profiles, key=lambda who: profiles[who].get("spent", 0))
+    best = max(profiles, key=lambda user: profiles[user].get("spent", 0))
     (key, group), facts = next(iter(sorted(emulator.groups().items())))
-    day.tell("")
-    day.tell(
-        pairs(
+    day.show("")
+    day.show(
+        key_value_table(
             [
-                ("events", f"{names.total():,}, each once"),
+                ("events", f"{names.total():,} without duplicates"),
                 ("profiles", f"{len(profiles):,}; best customer: {_facts(profiles[best])}"),
                 ("groups", f"{len(emulator.groups())}; {key} {group}: {_facts(facts)}"),
             ]
@@ -355,29 +369,30 @@ async def _sql(day: Day) -> None:
     from mixpanel import ServiceAccountCredentials
     from mixpanel.data import AsyncWorkspace
 
-    who = ServiceAccountCredentials("demo", "demo", "1")
+    credentials = ServiceAccountCredentials("demo", "demo", "1")
     opened = datetime.fromtimestamp(day.shop.opened, UTC).date()
-    async with AsyncWorkspace.memory(credentials=who, base_url=day.emulator.url) as ws:
-        got = await ws.fetch_events(
+    async with AsyncWorkspace.memory(credentials=credentials, base_url=day.emulator.url) as ws:
+        fetched = await ws.fetch_events(
             "shop", from_date=opened, to_date=datetime.now(UTC).date(), progress=False
         )
         rows = ws.sql_rows(CHANNELS).rows
-    day.tell(
-        f"{got.rows:,} events came back, {megabytes(got.bytes)} in {got.requests} "
-        f"call{'s' if got.requests > 1 else ''}. Each is a row in DuckDB; which channel pays?"
+    day.show(
+        f"{fetched.rows:,} events were fetched, {format_bytes(fetched.bytes)} in "
+        f"{fetched.requests} request{'s' if fetched.requests > 1 else ''}. Each is a row in "
+        "DuckDB. Which channel pays?"
     )
-    day.tell("")
-    day.tell(Text(CHANNELS, "green"))
-    day.tell("")
+    day.show("")
+    day.show(Text(CHANNELS, "green"))
+    day.show("")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for name in ("channel", "visitors", "orders", "revenue"):
         table.add_column(name, justify="left" if name == "channel" else "right")
     table.add_column("")
-    most = max(revenue for *_, revenue in rows)
+    largest = max(revenue for *_, revenue in rows)
     for channel, visitors, orders, revenue in rows:
-        bar = Text(BAR * round(28 * revenue / most), "cyan")
+        bar = Text(BAR * round(28 * revenue / largest), "cyan")
         table.add_row(channel, f"{visitors:,}", f"{orders:,}", f"{revenue:,.2f}", bar)
-    day.tell(table)
+    day.show(table)
 
 
 CHANNELS = """\
@@ -391,31 +406,31 @@ FROM shop WHERE channel IS NOT NULL GROUP BY channel ORDER BY revenue DESC"""
 STEPS = (
     Step("A Mixpanel of your own", "with Emulator() as emu:", _start),
     Step(
-        "120 visitors at once, through AsyncMixpanel",
+        "120 visitors at once, with AsyncMixpanel",
         'with context("visitor-7"): await mp.track(None, "Book Viewed", {...})',
         _visitors,
     ),
     Step(
-        "The back office, through Mixpanel: events, profiles, groups",
+        "The back office, with Mixpanel: events, profiles, groups",
         'mp.people_increment("visitor-7", {"orders": 1})',
         _office,
     ),
     Step("A file of real events", "await mp.import_events(rows)", _real_events),
-    Step("The server fails, in front of you", "", _outage),
+    Step("The server fails", "", _outage),
     Step(
         "One bad event among ten",
         'await mp.track("undefined", "Gift Ordered", {"amount": 16.0})',
         _one_bad,
     ),
     Step(
-        "A flag changes under running handlers",
+        "A flag changes while handlers run",
         'if mp.local_flags.is_enabled("free-shipping", {"distinct_id": "visitor-7"}):',
         _flag,
     ),
-    Step("Nothing is lost in silence", "mp.stats()", _books),
+    Step("Every event is accounted for", "mp.stats()", _accounting),
     Step("What arrived", "emu.events(), emu.profiles(), emu.groups()", _arrived),
     Step(
-        "Fetched once, asked in SQL",
+        "Fetch once, query with SQL",
         'await ws.fetch_events("shop", from_date=...); ws.sql("SELECT ...")',
         _sql,
     ),
@@ -445,7 +460,7 @@ async def _together(*tasks: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def flights() -> Path:
-    """Return where the real events are: in the installed package, or in a checkout's examples."""
+    """Return the file of real events, in the installed package or in a checkout's examples."""
     installed = Path(__file__).parent / "data" / DATA
     checkout = Path(__file__).parents[2] / "examples" / "data" / DATA
     return installed if installed.exists() else checkout

@@ -1,47 +1,45 @@
-"""Fetch events and profiles once, into a local database, to ask it as often as you like."""
+"""`mp fetch`: events and profiles into the local database."""
 
-import csv
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._options.database import Account, Db
-from mixpanel.cli._options.fetching import check, exclude, need, plan, run, stream
-from mixpanel.cli._options.project import Base
-from mixpanel.cli._output.format import As, Jq, Options
+from mixpanel.cli._options.database import AccountOption, DatabaseOption
+from mixpanel.cli._options.fetching import check_options, run_fetch, run_stream, show_plan
+from mixpanel.cli._options.project import BaseUrlOption
+from mixpanel.cli._options.shared import parse_names, refuse_together, require_with, with_options
+from mixpanel.cli._output.format import OutputOptions, output_options
 
-EXAMPLE = "Example: mp fetch events --from 2026-01-01 --to 2026-03-31"
-EVENTS = """Examples:
+if TYPE_CHECKING:
+    from mixpanel.cli.app import Command
 
+HELP = """
+The database is a DuckDB file: `mp inspect` shows what is in it, and `mp query sql` queries it
+without a request. Mixpanel allows 60 exports and 60 queries an hour for a project; a fetch waits
+when they are used up. Run the same command again to resume an interrupted fetch.
+"""
+EXAMPLE = "mp fetch events --from 2026-01-01 --to 2026-03-31"
+EVENTS = """
 mp fetch events --from 2026-01-01 --to 2026-03-31
-
 mp fetch events january --from 2026-01-01 --to 2026-01-31 -e "Order Paid" -e "Order Shipped"
-
 mp fetch events --from 2025-01-01 --to 2025-12-31 --dry-run
-
 mp fetch events --from 2026-01-01 --to 2026-01-07 --stdout | gzip > week.ndjson.gz
 """
-PROFILES = """Examples:
-
+PROFILES = """
 mp fetch profiles
-
 mp fetch profiles team --where 'properties["plan"] == "team"' -o plan -o city
-
 mp fetch profiles --append
 """
-SYNC = """Examples:
-
+SYNC = """
 mp fetch sync --from 2026-01-01
-
 mp fetch sync
-
-mp fetch sync --dry-run --format table
+mp fetch sync --dry-run
 """
-LIMIT = 100_000
+MAX_LIMIT = 100_000
 
 
 def _day(context: typer.Context, parameter: Any, value: str | None) -> str | None:
+    """Refuse what is not a day before any request, naming the option."""
     if value is not None and not context.resilient_parsing:
         from mixpanel.data._fetch.plan import as_day
 
@@ -49,179 +47,167 @@ def _day(context: typer.Context, parameter: Any, value: str | None) -> str | Non
     return value
 
 
-def _names(context: typer.Context, given: list[str] | None) -> list[str] | None:
-    """Divide names at commas; one with a comma in it stands in quotes, as in CSV."""
-    if not given or context.resilient_parsing:
-        return given
-    try:
-        rows = [next(csv.reader([one], skipinitialspace=True, strict=True), []) for one in given]
-    except csv.Error as error:
-        raise typer.BadParameter(f"a quote without its end: {', '.join(given)}") from error
-    return [name.strip() for row in rows for name in row if name.strip()]
-
-
 Name = Annotated[
-    str | None, typer.Argument(metavar="NAME", show_default=False, help="What to call the table.")
+    str | None, typer.Argument(metavar="TABLE", show_default=False, help="A name for the table.")
 ]
-From = Annotated[
+FromOption = Annotated[
     str,
     typer.Option("--from", metavar="DAY", callback=_day, help="The first day, as 2026-01-31."),
 ]
-To = Annotated[
-    str, typer.Option("--to", metavar="DAY", callback=_day, help="The last day, it included.")
+ToOption = Annotated[
+    str, typer.Option("--to", metavar="DAY", callback=_day, help="The last day, inclusive.")
 ]
-Events = Annotated[
+EventsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--events", "-e", metavar="NAME", callback=_names, show_default="all",
-        help="Only events of this name; give it again for more, or divide names with commas. "
-        "A name with a comma needs quotes of its own: -e '\"Paid, late\"'.",
+        "--events", "-e", metavar="NAME", callback=parse_names, show_default="all",
+        help="Only events of this name; repeatable, or several separated by commas.",
     ),
 ]  # fmt: skip
-Where = Annotated[
+WhereOption = Annotated[
     str | None,
     typer.Option(
-        "--where", "-w", metavar="EXPR", show_default=False,
-        help="Only those for which this holds, as 'properties[\"plan\"] == \"team\"'.",
+        "--where", "-w", metavar="EXPR",
+        help="Only rows that match, such as 'properties[\"plan\"] == \"team\"'.",
     ),
 ]  # fmt: skip
-Limit = Annotated[
+LimitOption = Annotated[
     int | None,
     typer.Option(
-        "--limit", "-l", metavar="N", min=1, max=LIMIT,
-        help=f"So many events at most, up to {LIMIT:,}.",
+        "--limit", "-l", metavar="N", min=1, max=MAX_LIMIT, help="At most N events.",
     ),
 ]  # fmt: skip
-Replace = Annotated[
-    bool,
-    typer.Option("--replace", help="Put the new table in place of the old one, once it is whole."),
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="Replace the table once the new one is complete.")
 ]
-Mixed = Annotated[
-    bool, typer.Option("--mixed", help="Append also what was fetched with other filters.")
+MixedOption = Annotated[
+    bool, typer.Option("--mixed", help="Allow --append of rows fetched with other filters.")
 ]
-Workers = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=100, show_default="8", help="Calls at a time.")
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", metavar="N", min=1, max=100, show_default="8", help="Requests at once."
+    ),
 ]
-ChunkDays = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=100, help="How many days a call takes.")
-]
-Zone = Annotated[
+ChunkDaysOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, max=100, show_default="1, or what the hourly limit allows",
+        help="Days in one request.",
+    ),
+]  # fmt: skip
+TimezoneOption = Annotated[
     str | None,
     typer.Option(
         "--project-timezone", metavar="ZONE", show_default="UTC",
-        help="The zone of a project from before 2023, whose events carry local time.",
+        help="The time zone of a project from before 2023, whose events have local times.",
     ),
 ]  # fmt: skip
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say which calls it would make, and make none.")
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show the requests it would make, and make none.")
 ]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
-Stdout = Annotated[
-    bool,
-    typer.Option("--stdout", help="Store nothing: write each one to stdout, as a line of JSON."),
+NoProgressOption = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
+StdoutOption = Annotated[
+    bool, typer.Option("--stdout", help="Store nothing: write lines of JSON to stdout.")
 ]
-Raw = Annotated[bool, typer.Option("--raw", help="With --stdout: as Mixpanel sends them.")]
-Parallel = Annotated[
-    bool,
-    typer.Option("--parallel", "-p", help="Accepted, without effect: fetching always is parallel."),
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="With --stdout: write records as Mixpanel sends them.")
 ]
-BatchSize = Annotated[
+# Options of mixpanel_data, whose scripts should run unchanged.
+ParallelOption = Annotated[
+    bool, typer.Option("--parallel", "-p", help="Ignored: a fetch always runs in parallel.")
+]
+BatchSizeOption = Annotated[
     int | None,
     typer.Option(
-        "--batch-size", metavar="N", min=100, max=LIMIT,
-        help="Accepted, without effect: DuckDB loads whole files.",
+        "--batch-size", metavar="N", min=100, max=MAX_LIMIT,
+        help="Ignored: DuckDB loads whole files.",
     ),
 ]  # fmt: skip
 
 
-def fetch() -> None:
-    """Fetch events and profiles once, into a local database.
-
-    The database is a DuckDB file; `mp inspect` shows what is in it and `mp query sql` asks it, as
-    often as you like and without a call. Mixpanel takes 60 exports and 60 queries an hour from a
-    project: what does not fit is waited for. Interrupted, the same command goes on from there.
-    """
-
-
+@with_options(output=output_options)
 def events(
     name: Name = None,
     *,
-    from_date: From,
-    to_date: To,
-    events: Events = None,
-    where: Where = None,
-    limit: Limit = None,
-    replace: Replace = False,
+    from_date: FromOption,
+    to_date: ToOption,
+    events: EventsOption = None,
+    where: WhereOption = None,
+    limit: LimitOption = None,
+    replace: ReplaceOption = False,
     append: Annotated[
-        bool, typer.Option("--append", help="Add days to the table, or replace those it has.")
+        bool,
+        typer.Option("--append", help="Add days to the table; days it has already are replaced."),
     ] = False,
-    mixed: Mixed = False,
-    workers: Workers = None,
-    chunk_days: ChunkDays = None,
-    project_timezone: Zone = None,
-    stdout: Stdout = False,
-    raw: Raw = False,
-    dry_run: DryRun = False,
-    no_progress: NoProgress = False,
-    _parallel: Parallel = False,
-    _batch_size: BatchSize = None,
-    _account: Account = None,
-    db: Db = None,
-    base_url: Base = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    mixed: MixedOption = False,
+    max_workers: WorkersOption = None,
+    chunk_days: ChunkDaysOption = None,
+    project_timezone: TimezoneOption = None,
+    stdout: StdoutOption = False,
+    raw: RawOption = False,
+    dry_run: DryRunOption = False,
+    no_progress: NoProgressOption = False,
+    _parallel: ParallelOption = False,
+    _batch_size: BatchSizeOption = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    base_url: BaseUrlOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Fetch the events of some days into a table, by default `events`.
+    """Fetch the events of a range of days into a table.
 
-    The table appears when all of it is there. Copies of an event, which Mixpanel's export may
-    hold, are merged. A call takes a day while the hourly budget of 60 allows, else several.
+    The table is `events` unless it is named. It appears when it is complete. Duplicates in
+    Mixpanel's export are merged. One request fetches a day while the hourly limit of 60 allows it,
+    else several days.
     """
-    options = Options(format, jq)
     stored: dict[str, Any] = {
-        "NAME": name, "--replace": replace, "--append": append, "--mixed": mixed,
-        "--workers": workers, "--project-timezone": project_timezone, "--dry-run": dry_run,
+        "TABLE": name, "--replace": replace, "--append": append, "--mixed": mixed,
+        "--workers": max_workers, "--project-timezone": project_timezone, "--dry-run": dry_run,
     }  # fmt: skip
-    check(stored, replace=replace, append=append, stdout=stdout, raw=raw, options=options)
-    asked_for: dict[str, Any] = {
+    check_options(stored, replace=replace, append=append, stdout=stdout, raw=raw, output=output)
+    query: dict[str, Any] = {
         "from_date": from_date, "to_date": to_date, "events": events, "where": where,
         "limit": limit, "chunk_days": chunk_days,
     }  # fmt: skip
     if stdout:
-        stream(
-            lambda opened: opened.stream_events(raw=raw, **asked_for),
+        run_stream(
+            lambda opened: opened.stream_events(raw=raw, **query),
             "events", db=db, base_url=base_url,
         )  # fmt: skip
         return
-    asked_for |= {
-        "append": append, "replace": replace, "mixed": mixed, "max_workers": workers,
+    query |= {
+        "append": append, "replace": replace, "mixed": mixed, "max_workers": max_workers,
         "project_timezone": project_timezone,
     }  # fmt: skip
     table = name or "events"
     if dry_run:
-        plan(lambda opened: opened.plan_events(table, **asked_for), db, base_url, options)
+        show_plan(lambda opened: opened.plan_events(table, **query), db, base_url, output)
         return
-    run(
+    run_fetch(
         table,
         "days",
-        lambda opened, teller: opened.fetch_events(
-            table, progress=teller.progress, on_batch_complete=teller.batch, **asked_for
+        lambda opened, reporter: opened.fetch_events(
+            table, progress=reporter.progress, on_batch_complete=reporter.batch, **query
         ),
-        options, db=db, base_url=base_url, no_progress=no_progress,
+        output, db=db, base_url=base_url, no_progress=no_progress,
     )  # fmt: skip
 
 
+@with_options(output=output_options)
 def profiles(
     name: Name = None,
     *,
-    where: Where = None,
-    cohort: Annotated[
-        int | None, typer.Option("--cohort", "-c", metavar="ID", help="Only those in this cohort.")
+    where: WhereOption = None,
+    cohort_id: Annotated[
+        int | None,
+        typer.Option("--cohort", "-c", metavar="ID", help="Only profiles in this cohort."),
     ] = None,
     output_properties: Annotated[
         list[str] | None,
         typer.Option(
-            "--output-properties", "-o", metavar="NAME", callback=_names, show_default="all",
-            help="Only this property, much faster; again, or with commas, for more.",
+            "--output-properties", "-o", metavar="NAME", callback=parse_names, show_default="all",
+            help="Only this property, which is much faster; repeatable, or separated by commas.",
         ),
     ] = None,
     distinct_id: Annotated[
@@ -229,89 +215,96 @@ def profiles(
     ] = None,
     distinct_ids: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ID", show_default=False, help="One of several profiles; repeat the option."
-        ),
+        typer.Option(metavar="ID", show_default=False, help="Only these profiles; repeatable."),
     ] = None,
     group_id: Annotated[
         str | None,
-        typer.Option("--group-id", "-g", metavar="KEY", help="Of this group key, not of users."),
+        typer.Option(
+            "--group-id", "-g", metavar="KEY", help="Profiles of this group key, not of users."
+        ),
     ] = None,
     behaviors: Annotated[
         str | None,
         typer.Option(
             metavar="JSON",
-            help='Name what users did, for --where: \'[{"window": "30d", "name": "b1", '
+            help='Define behaviors for --where: \'[{"window": "30d", "name": "b1", '
             '"event_selectors": [{"event": "Order Paid"}]}]\' and \'behaviors["b1"] > 0\'.',
         ),
     ] = None,
     as_of_timestamp: Annotated[
         int | None,
-        typer.Option(metavar="SECONDS", help="Count behaviors back from here. [dim]Else now[/]"),
-    ] = None,
-    include_all_users: Annotated[
-        bool, typer.Option("--include-all-users", help="With --cohort: also without a profile.")
-    ] = False,
-    replace: Replace = False,
-    append: Annotated[
-        bool,
-        typer.Option("--append", help="Update the table: the latest of each profile stays."),
-    ] = False,
-    mixed: Mixed = False,
-    workers: Annotated[
-        int | None, typer.Option(
-            metavar="N", min=1, max=100, show_default="5",
-            help="Calls at a time, 5 at most.",
+        typer.Option(
+            metavar="SECONDS", show_default="now", help="The end of the window of --behaviors."
         ),
     ] = None,
-    stdout: Stdout = False,
-    raw: Raw = False,
-    no_progress: NoProgress = False,
-    _parallel: Parallel = False,
-    _batch_size: BatchSize = None,
-    _account: Account = None,
-    db: Db = None,
-    base_url: Base = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    include_all_users: Annotated[
+        bool,
+        typer.Option(
+            "--include-all-users", help="With --cohort: include users without a profile."
+        ),
+    ] = False,
+    replace: ReplaceOption = False,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="Update the table; the latest version of a profile stays."),
+    ] = False,
+    mixed: MixedOption = False,
+    max_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", metavar="N", min=1, max=100, show_default="5",
+            help="Requests at once, at most 5.",
+        ),
+    ] = None,
+    stdout: StdoutOption = False,
+    raw: RawOption = False,
+    no_progress: NoProgressOption = False,
+    _parallel: ParallelOption = False,
+    _batch_size: BatchSizeOption = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    base_url: BaseUrlOption = None,
+    output: OutputOptions,
 ) -> None:  # fmt: skip
-    """Fetch the profiles of users, or of a group, into a table, by default `profiles`.
+    """Fetch the profiles of users, or of a group, into a table.
 
-    However many there are, they cost one of the 60 queries an hour that a project has. Nothing is
-    stored before the last one has come.
+    The table is `profiles` unless it is named. However many profiles there are, they count as one
+    of the project's 60 queries an hour. Nothing is stored until the last one has arrived.
     """
-    options = Options(format, jq)
     stored: dict[str, Any] = {
-        "NAME": name, "--replace": replace, "--append": append, "--mixed": mixed,
-        "--workers": workers,
+        "TABLE": name, "--replace": replace, "--append": append, "--mixed": mixed,
+        "--workers": max_workers,
     }  # fmt: skip
-    check(stored, replace=replace, append=append, stdout=stdout, raw=raw, options=options)
-    exclude({"--distinct-id": distinct_id, "--distinct-ids": distinct_ids})
-    exclude({"--behaviors": behaviors, "--cohort": cohort})
-    need("--behaviors", behaviors, {"--where": where})
-    need("--include-all-users", include_all_users, {"--cohort": cohort})
-    asked_for: dict[str, Any] = {
-        "where": where, "cohort_id": cohort, "output_properties": output_properties,
+    check_options(stored, replace=replace, append=append, stdout=stdout, raw=raw, output=output)
+    refuse_together({"--distinct-id": distinct_id, "--distinct-ids": distinct_ids})
+    refuse_together({"--behaviors": behaviors, "--cohort": cohort_id})
+    require_with("--behaviors", behaviors, {"--where": where})
+    require_with("--include-all-users", include_all_users, {"--cohort": cohort_id})
+    query: dict[str, Any] = {
+        "where": where, "cohort_id": cohort_id, "output_properties": output_properties,
         "distinct_id": distinct_id, "distinct_ids": distinct_ids or None, "group_id": group_id,
         "behaviors": behaviors, "as_of_timestamp": as_of_timestamp,
         "include_all_users": include_all_users,
     }  # fmt: skip
     if stdout:
-        stream(
-            lambda opened: opened.stream_profiles(raw=raw, **asked_for),
+        run_stream(
+            lambda opened: opened.stream_profiles(raw=raw, **query),
             "profiles", db=db, base_url=base_url,
         )  # fmt: skip
         return
-    asked_for |= {"append": append, "replace": replace, "mixed": mixed, "max_workers": workers}
+    query |= {"append": append, "replace": replace, "mixed": mixed, "max_workers": max_workers}
     table = name or "profiles"
-    run(
+    run_fetch(
         table,
         "pages",
-        lambda opened, teller: opened.fetch_profiles(table, progress=teller.progress, **asked_for),
-        options, db=db, base_url=base_url, no_progress=no_progress,
+        lambda opened, reporter: opened.fetch_profiles(
+            table, progress=reporter.progress, **query
+        ),
+        output, db=db, base_url=base_url, no_progress=no_progress,
     )  # fmt: skip
 
 
+@with_options(output=output_options)
 def sync(
     name: Name = None,
     *,
@@ -319,61 +312,61 @@ def sync(
         str | None,
         typer.Option(
             "--from", metavar="DAY", callback=_day, show_default=False,
-            help="Where to begin, the first time.",
+            help="The first day, needed for a new table.",
         ),
     ] = None,
     to_date: Annotated[
         str | None,
         typer.Option(
             "--to", metavar="DAY", callback=_day, show_default="today",
-            help="The last day, it included.",
+            help="The last day, inclusive.",
         ),
     ] = None,
     lookback_days: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, max=LIMIT, help="Fetch days again for so long after they ended."
+            metavar="N", min=0, max=MAX_LIMIT,
+            help="Fetch a day again for N days after it ended, for late events.",
         ),
     ] = 5,
-    events: Events = None,
-    where: Where = None,
-    workers: Workers = None,
-    chunk_days: ChunkDays = None,
-    project_timezone: Zone = None,
-    dry_run: DryRun = False,
-    no_progress: NoProgress = False,
-    _account: Account = None,
-    db: Db = None,
-    base_url: Base = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    events: EventsOption = None,
+    where: WhereOption = None,
+    max_workers: WorkersOption = None,
+    chunk_days: ChunkDaysOption = None,
+    project_timezone: TimezoneOption = None,
+    dry_run: DryRunOption = False,
+    no_progress: NoProgressOption = False,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    base_url: BaseUrlOption = None,
+    output: OutputOptions,
 ) -> None:  # fmt: skip
-    """Bring a table of events up to date, by default `events`.
+    """Bring a table of events up to date.
 
-    It fetches the days that the table lacks, and again those whose events may still arrive late;
-    such a day is replaced as a whole, so running it twice changes nothing.
+    The table is `events` unless it is named. It fetches the days that are missing, and again the
+    days for which late events may still arrive. Such a day is replaced as a whole, so running it
+    twice changes nothing.
     """
-    options = Options(format, jq)
     table = name or "events"
-    asked_for: dict[str, Any] = {
+    query: dict[str, Any] = {
         "from_date": from_date, "to_date": to_date, "lookback_days": lookback_days,
-        "events": events, "where": where, "max_workers": workers, "chunk_days": chunk_days,
+        "events": events, "where": where, "max_workers": max_workers, "chunk_days": chunk_days,
         "project_timezone": project_timezone,
     }  # fmt: skip
     if dry_run:
-        plan(lambda opened: opened.plan_sync(table, **asked_for), db, base_url, options)
+        show_plan(lambda opened: opened.plan_sync(table, **query), db, base_url, output)
         return
-    run(
+    run_fetch(
         table,
         "days",
-        lambda opened, teller: opened.sync_events(
-            table, progress=teller.progress, on_batch_complete=teller.batch, **asked_for
+        lambda opened, reporter: opened.sync_events(
+            table, progress=reporter.progress, on_batch_complete=reporter.batch, **query
         ),
-        options, db=db, base_url=base_url, no_progress=no_progress,
+        output, db=db, base_url=base_url, no_progress=no_progress,
     )  # fmt: skip
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: "tuple[Command, ...]" = (
     ("events", events, EVENTS),
     ("profiles", profiles, PROFILES),
     ("sync", sync, SYNC),

@@ -1,73 +1,77 @@
-"""Look at feature flags from the shell: list, evaluate, explain, lint, watch."""
+"""`mp flags`: feature flags from the shell."""
 
 import json
 import logging
+import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from mixpanel._runtime.checked_files import read_at_most
-from mixpanel.cli._options.project import WHOSE, Base, Region, Token, Where, Write, account
+from mixpanel.cli._options.project import (
+    CREDENTIALS_HINT,
+    BaseUrlOption,
+    Region,
+    RegionOption,
+    TokenOption,
+    service_account,
+)
+from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.exit_codes import ExitCode, exit_code
-from mixpanel.cli._output.terminal import Format, as_json, complain, out, say, visible
+from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
+from mixpanel.cli._output.terminal import complain, escape_controls, say
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from mixpanel.cli.app import Command
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
     from mixpanel.flags.types import FallbackReason, FlagsConfig, SelectedVariant
 
-EXAMPLE = 'Example: mp flags explain new-checkout --context \'{"distinct_id": "u-17"}\''
-LIST = "Example: mp flags list --file flags.json"
-EVALUATE = (
-    "Example: mp flags eval new-checkout --context "
-    '\'{"distinct_id": "u-17", "custom_properties": {"plan": "team"}}\''
-)
-LINT = "Example: mp flags lint flags.json"
-MOST_BYTES = 64 * 1024 * 1024  # of a file of definitions
-WATCH = "Example: mp flags watch --interval 10"
+HELP = """
+Definitions are read from a --file, or fetched from Mixpanel. Fetching needs --token, or a service
+account in MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or mp --account NAME; the default account is
+not used. Mixpanel bills each fetch as a flag request. No command here reports an exposure.
+"""
+EXAMPLE = 'mp flags explain new-checkout --context \'{"distinct_id": "u-17"}\''
+EVALUATE = """
+mp flags eval new-checkout --context '{"distinct_id": "u-17", "custom_properties": {"plan": "pro"}}'
+mp flags eval new-checkout --context @user.json --file flags.json
+"""
+MAX_FILE_BYTES = 64 * 1024 * 1024
 
-File = Annotated[
+FileOption = Annotated[
     Path | None,
     typer.Option(
-        exists=True,
-        dir_okay=False,
-        help='Take the definitions from this JSON file, {"flags": [...]} or a list.',
+        metavar="FILE", exists=True, dir_okay=False,
+        help='Read the definitions from this JSON file, {"flags": [...]} or a list.',
+    ),
+]  # fmt: skip
+ContextOption = Annotated[
+    str,
+    typer.Option(
+        "--context", metavar="JSON|@FILE", show_default=False, help="The evaluation context."
     ),
 ]
-ContextJson = Annotated[
-    str, typer.Option("--context", help="Who asks, as JSON, or @FILE.", show_default=False)
-]
-Key = Annotated[str, typer.Argument(show_default=False, help="The flag's key.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False, help="The flag's key.")]
 
 
-def flags() -> None:
-    """Look at feature flags: what is defined, who gets what and why, and what is wrong.
-
-    Definitions come from a --file, or from Mixpanel: for that it needs the project's --token, or a
-    service account, from the environment, MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or
-    mp --account NAME; the default account is not used. Mixpanel bills each fetch as a flag
-    request. Nothing here reports an exposure.
-    """
-
-
+@with_options(output=output_options)
 def list_(
     *,
-    token: Token = None,
-    region: Where = Region.US,
-    base_url: Base = None,
-    file: File = None,
-    format: Write = Format.TEXT,  # noqa: A002
+    token: TokenOption = None,
+    region: RegionOption = Region.US,
+    base_url: BaseUrlOption = None,
+    file: FileOption = None,
+    output: OutputOptions,
 ) -> None:
-    """List the flags that are defined."""
+    """List the flags of a project or a file."""
     with _provider(token, region, base_url, file) as provider:
         found = provider.definitions
     rows: list[dict[str, Any]] = [
@@ -80,162 +84,186 @@ def list_(
         }
         for flag in found.flags.values()
     ]
-    if format is Format.JSON:
-        as_json({"flags": rows, "problems": [str(one) for one in found.diagnostics]})
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("flag", "by", "variants", "rollouts", "name"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(
-            Text(visible(row["key"])), Text(visible(row["context"])),
-            Text(visible(", ".join(row["variants"]))), str(row["rollouts"]),
-            Text(visible(row["name"])),
-        )  # fmt: skip
-    out().print(table if rows else "no flags")
-    for one in found.diagnostics:
-        say(str(one), "yellow")
+    problems = [str(each) for each in found.diagnostics]
+    shown = [row | {"variants": ", ".join(row["variants"])} for row in rows]
+    write(TableView({"flags": rows, "problems": problems}, shown), output)
+    if not rows:
+        say("no flags", "dim")
+    for each in problems:
+        say(each, "yellow")
 
 
+@with_options(output=output_options)
 def evaluate(
     key: Key,
-    context: ContextJson,
+    context: ContextOption,
     *,
     remote: Annotated[
-        bool, typer.Option("--remote", help="Let Mixpanel decide instead of deciding here.")
+        bool, typer.Option("--remote", help="Let Mixpanel evaluate the flag, not this process.")
     ] = False,
-    token: Token = None,
-    region: Where = Region.US,
-    base_url: Base = None,
-    file: File = None,
-    format: Write = Format.TEXT,  # noqa: A002
+    token: TokenOption = None,
+    region: RegionOption = Region.US,
+    base_url: BaseUrlOption = None,
+    file: FileOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Say which variant of a flag somebody gets."""
-    asked = _context(context)
+    """Evaluate a flag for a context.
+
+    Without a variant, the reason is on stderr too; the command ends with 4 if there is no such
+    flag.
+    """
+    user = _context(context)
     if remote and file is not None:
-        raise ConfigurationError("--remote asks Mixpanel, --file decides here: give one of the two")
-    failed: Exception | None = None
+        raise ConfigurationError(
+            "--remote and --file cannot be used together: Mixpanel evaluates its own definitions"
+        )
+    failure: Exception | None = None
     if remote:
-        selected, failed = _remotely(key, asked, token, region, base_url)
+        selected, failure = _evaluate_remotely(key, user, token, region, base_url)
     else:
         with _provider(token, region, base_url, file) as provider:
-            selected = provider.snapshot(asked).get_variant(key)
+            selected = provider.snapshot(user).get_variant(key)
     reason = selected.fallback_reason
-    if format is Format.JSON:
-        as_json(
-            {
-                "flag": key,
-                "variant": selected.variant_key,
-                "value": selected.variant_value,
-                "source": selected.variant_source,
-                "reason": None if reason is None else reason.kind,
-                "message": None if reason is None else reason.message,
-            }
-        )
-    elif reason is None:
-        value = json.dumps(selected.variant_value, ensure_ascii=False)
-        out().print(Text(visible(f"{selected.variant_key} = {value}")))
-    else:
-        say(f"no variant: {_in_words(reason)}")
+    if failure is None:
+        result = {
+            "flag": key,
+            "variant": selected.variant_key,
+            "value": selected.variant_value,
+            "source": selected.variant_source,
+            "reason": None if reason is None else reason.kind,
+            "message": None if reason is None else reason.message,
+        }
+        write(result, output)
+    if reason is not None:
+        say(f"no variant: {_describe(reason)}")
     if reason is not None and reason.kind == "FLAG_NOT_FOUND":
         raise typer.Exit(ExitCode.NOT_FOUND)
-    if failed is not None:
-        raise typer.Exit(exit_code(failed))
+    if failure is not None:
+        raise typer.Exit(exit_code(failure))
 
 
+@with_options(output=output_options)
 def explain(
     key: Key,
-    context: ContextJson,
+    context: ContextOption,
     *,
-    token: Token = None,
-    region: Where = Region.US,
-    base_url: Base = None,
-    file: File = None,
+    token: TokenOption = None,
+    region: RegionOption = Region.US,
+    base_url: BaseUrlOption = None,
+    file: FileOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Say why somebody gets a variant: rollout by rollout, with buckets and clauses."""
-    asked = _context(context)
+    """Explain the evaluation of a flag, rollout by rollout.
+
+    A rollout shows the user's bucket, its threshold, and the clauses of its rule.
+    """
+    user = _context(context)
     with _provider(token, region, base_url, file) as provider:
         if key not in provider.definitions.flags and key not in provider.definitions.unusable:
             complain(f"mp: there is no flag {key!r}")
             raise typer.Exit(ExitCode.NOT_FOUND)
-        out().print(Text(visible(str(provider.explain(key, asked)))), soft_wrap=True)
+        trace = provider.explain(key, user)
+    if output.format in (Format.TABLE, Format.PLAIN):
+        typer.echo(escape_controls(str(trace)))
+    else:
+        write(asdict(trace), output)
 
 
+@with_options(output=output_options)
 def lint(
     file: Annotated[
         Path,
         typer.Argument(
-            exists=True,
-            dir_okay=False,
-            metavar="FILE",
+            exists=True, dir_okay=False, metavar="FILE",
             help='Definitions as JSON, {"flags": [...]} or a list.',
         ),
     ],
     *,
-    format: Write = Format.TEXT,  # noqa: A002
-) -> None:
-    """Report what cannot be decided locally, and what can hardly be meant.
+    output: OutputOptions,
+) -> None:  # fmt: skip
+    """List flags that cannot be evaluated locally, and mistakes.
 
-    Rollouts by cohort or past events, sticky variants, rollouts that nobody reaches, splits that do
-    not sum to one, unknown operators, overrides and test users without a variant. Ends with 6 when
-    there is something to report.
+    Reported are rollouts by cohort or by past events, sticky variants, rollouts that no user can
+    reach, splits that do not sum to one, unknown operators, and overrides and test users without a
+    variant. Ends with 6 if there is anything to report.
     """
-    from mixpanel.flags.lint import lint as linted
+    from mixpanel.flags.lint import lint as find_problems
 
-    found = linted(_definitions(file))
-    if format is Format.JSON:
-        as_json(
-            {
-                "problems": [
-                    {
-                        "kind": one.kind,
-                        "flag": one.flag_key,
-                        "rollout": one.rollout,
-                        "message": one.message,
-                    }
-                    for one in found
-                ]
-            }
-        )
-    else:
-        for one in found:
-            out().print(Text(visible(str(one))), soft_wrap=True)
-        say(f"{len(found)} to look at" if found else "nothing to report", "dim")
-    if found:
+    problems = [
+        {
+            "kind": each.kind,
+            "flag": each.flag_key,
+            "rollout": each.rollout,
+            "message": each.message,
+        }
+        for each in find_problems(_definitions(file))
+    ]
+    write(TableView({"problems": problems}, problems), output)
+    say(f"{len(problems)} to report" if problems else "nothing to report", "dim")
+    if problems:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
+@with_options(output=output_options)
 def watch(
     *,
-    token: Token = None,
-    region: Where = Region.US,
-    base_url: Base = None,
+    token: TokenOption = None,
+    region: RegionOption = Region.US,
+    base_url: BaseUrlOption = None,
     interval: Annotated[
-        float, typer.Option(min=0.1, help="Seconds between two fetches; each is billed.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Time between fetches; each is billed."),
     ] = 60.0,
     seconds: Annotated[
-        float | None, typer.Option(min=0, help="Stop after so long; else at Ctrl-C.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, show_default="at Ctrl-C", help="When to stop."),
     ] = None,
+    output: OutputOptions,
 ) -> None:
-    """Show changes of flags as they happen, until Ctrl-C."""
+    """Print changes of flags as they happen, until Ctrl-C.
+
+    Each change is a line: JSON in a pipe, text on a terminal and with --format plain.
+    """
+    lines = output.for_stream()
+    if lines.format in (Format.JSON, Format.CSV):
+        raise typer.BadParameter("changes are lines: use --format jsonl, table or plain")
     end = None if seconds is None else time.monotonic() + seconds
     with _provider(token, region, base_url, None, interval=interval) as provider:
         before = provider.definitions.flags
-        many = "1 flag" if len(before) == 1 else f"{len(before)} flags"
-        say(f"{many}; watching, Ctrl-C stops", "dim")
+        count = "1 flag" if len(before) == 1 else f"{len(before)} flags"
+        say(f"watching {count}, Ctrl-C stops", "dim")
 
         def changed(keys: frozenset[str]) -> None:
             nonlocal before
             now = provider.definitions.flags
             for key in sorted(keys):
-                what = "changed" if key in now and key in before else "new"
-                what = what if key in now else "gone"
-                out().print(Text(visible(f"{time.strftime('%H:%M:%S')}  {what:<8}{key}")))
+                change = "removed" if key not in now else "changed" if key in before else "added"
+                _write_change({"time": time.strftime("%X"), "change": change, "flag": key}, lines)
             before = now
 
         provider.add_listener(changed)
         while end is None or time.monotonic() < end:
             time.sleep(0.1)
+
+
+def _write_change(row: dict[str, str], output: OutputOptions) -> None:
+    if output.format is Format.JSONL:
+        write([row], output)
+    else:
+        print(escape_controls(f"{row['time']}  {row['change']:<8}{row['flag']}"))
+    sys.stdout.flush()  # a pipe would hold it back until there is more
+
+
+COMMANDS: "tuple[Command, ...]" = (
+    ("list", list_, "mp flags list --file flags.json"),
+    ("eval", evaluate, EVALUATE),
+    ("explain", explain, EXAMPLE),
+    ("lint", lint, "mp flags lint flags.json"),
+    ("watch", watch, "mp flags watch --interval 10"),
+)
+
+
+# ---- providers ----------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -247,7 +275,10 @@ def _provider(
     *,
     interval: float = 0.0,
 ) -> "Iterator[LocalFeatureFlagsProvider]":
-    """Open a provider that has its definitions, or say why it has none."""
+    """Open a provider and load its definitions.
+
+    :raises FlagsError: if they cannot be fetched.
+    """
     from mixpanel import __version__
     from mixpanel.flags import FlagsError
     from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
@@ -258,43 +289,43 @@ def _provider(
     if file is not None:
         config.bootstrap, config.offline = _definitions(file), True
     else:
-        token, credentials = _point(config, token, region, base_url)
+        token, credentials = _configure(config, token, region, base_url)
     if interval:
         config.enable_polling, config.polling_interval_in_seconds = True, interval
     provider = LocalFeatureFlagsProvider(
         token or "none: from a file", config, __version__, lambda *_: None, credentials
     )
     with provider:
-        with _unlogged():
+        with _without_log():
             provider.start_polling_for_definitions()
         if not provider.are_flags_ready():
             error = provider.last_error
-            why = f"{provider._api.origin}: {error or 'no answer in time'}"
+            why = f"{provider._api.origin}: {error or 'no response in time'}"
             raise FlagsError(why, getattr(error, "status", None)) from error
         yield provider
 
 
 @contextmanager
-def _unlogged() -> "Iterator[None]":
-    """Keep the package's log off the terminal while the command itself says what went wrong."""
-    logger, nowhere = logging.getLogger("mixpanel"), logging.NullHandler()
-    logger.addHandler(nowhere)
+def _without_log() -> "Iterator[None]":
+    """Keep the package's log off stderr: the command reports the error itself."""
+    logger, handler = logging.getLogger("mixpanel"), logging.NullHandler()
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(nowhere)
+        logger.removeHandler(handler)
 
 
-def _remotely(
+def _evaluate_remotely(
     key: str, context: dict[str, Any], token: str | None, region: Region, base_url: str | None
 ) -> "tuple[SelectedVariant, Exception | None]":
-    """Return what Mixpanel decides, and why it could not if so."""
+    """Return the variant that Mixpanel selects, and the error if the request failed."""
     from mixpanel import __version__
     from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
     from mixpanel.flags.types import RemoteFlagsConfig, SelectedVariant
 
     config = RemoteFlagsConfig()
-    token, credentials = _point(config, token, region, base_url)
+    token, credentials = _configure(config, token, region, base_url)
     with RemoteFeatureFlagsProvider(
         token, config, __version__, lambda *_: None, credentials
     ) as provider:
@@ -302,61 +333,62 @@ def _remotely(
         reason = selected.fallback_reason
         if reason is None or reason.kind != "BACKEND_ERROR":
             return selected, None
-        told = replace(reason, message=f"{provider._api.origin}: {reason.message}")
-        return replace(selected, fallback_reason=told), provider.last_error
+        reason = replace(reason, message=f"{provider._api.origin}: {reason.message}")
+        return replace(selected, fallback_reason=reason), provider.last_error
 
 
-def _point(
+def _configure(
     config: "FlagsConfig", token: str | None, region: Region, base_url: str | None
 ) -> "tuple[str, ServiceAccountCredentials | None]":
-    """Say where to ask; return the token and the account to ask with."""
+    """Set the address in `config`; return the token and the credentials to use."""
     config.region, config.base_url = region.value, base_url
-    credentials = account()
+    credentials = service_account()
     if credentials is not None:
-        # With a service account the token says nothing more, but a provider has one.
+        # A provider needs a token, but with a service account it is not sent.
         return token or credentials.project_id, credentials
     if not token:
-        raise ConfigurationError(f"which project? give a --file, --token, or {WHOSE}")
+        raise ConfigurationError(
+            f"the project is missing: give --file or --token, or {CREDENTIALS_HINT}"
+        )
     return token, None
 
 
+def _describe(reason: "FallbackReason") -> str:
+    if reason.kind == "MISSING_CONTEXT_KEY":
+        return f"the context has no {reason.message}, which this flag needs ({reason.kind})"
+    return f"{reason.kind} ({reason.message})" if reason.message else reason.kind
+
+
+# ---- JSON of the user ---------------------------------------------------------------------------
+
+
 def _context(text: str) -> dict[str, Any]:
-    source = _text(Path(text[1:])) if text.startswith("@") else text
+    source = _read(Path(text[1:])) if text.startswith("@") else text
     try:
         context = json.loads(source)
     except ValueError as error:
-        raise ConfigurationError(f"--context is no JSON: {error}") from error
+        raise ConfigurationError(f"--context is not valid JSON: {error}") from error
     if not isinstance(context, dict):
         raise ConfigurationError('--context must be an object, such as {"distinct_id": "u-17"}')
     return context
 
 
-def _in_words(reason: "FallbackReason") -> str:
-    if reason.kind == "MISSING_CONTEXT_KEY":
-        return f"the context lacks {reason.message}, by which this flag is decided ({reason.kind})"
-    return f"{reason.kind} ({reason.message})" if reason.message else reason.kind
-
-
 def _definitions(file: Path) -> dict[str, Any]:
-    found = _read(file)
+    try:
+        found = json.loads(_read(file))
+    except ValueError as error:
+        raise ConfigurationError(f"{file} is not valid JSON: {error}") from error
     payload = {"flags": found} if isinstance(found, list) else found
     if not isinstance(payload, dict) or not isinstance(payload.get("flags"), list):
-        raise ConfigurationError(f'{file}: flags are {{"flags": [...]}} or a list')
+        raise ConfigurationError(f'{file} must hold {{"flags": [...]}} or a list of flags')
     return payload
 
 
-def _read(file: Path) -> Any:
+def _read(file: Path) -> str:
     try:
-        return json.loads(_text(file))
-    except ValueError as error:
-        raise ConfigurationError(f"{file} is no JSON: {error}") from error
-
-
-def _text(file: Path) -> str:
-    try:
-        # A FIFO is fine here, what never ends is not.
-        return read_at_most(file, MOST_BYTES).decode("utf-8-sig")
+        # A FIFO may be read here, but not an endless device.
+        return read_at_most(file, MAX_FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"cannot read {file}: it is no UTF-8") from error
+        raise ConfigurationError(f"cannot read {file}: it is not UTF-8") from error
     except OSError as error:
         raise ConfigurationError(f"cannot read {file}: {error.strerror}") from error

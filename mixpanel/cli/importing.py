@@ -1,154 +1,154 @@
-"""Bring files of events into a project."""
+"""`mp import`: files of events into a project."""
 
-import asyncio
 import time
 from collections import Counter
-from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from mixpanel.cli._options.project import WHOSE, Base, Region, Token, Where, Write, account
+from mixpanel.cli._options.columns import parse_columns
+from mixpanel.cli._options.project import (
+    CREDENTIALS_HINT,
+    BaseUrlOption,
+    Region,
+    RegionOption,
+    TokenOption,
+    service_account,
+)
+from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.failed_rows import (
     FailedRows,
     UnwritableError,
-    apart,
     failed_rows,
-    progress,
+    require_distinct_paths,
 )
-from mixpanel.cli._output.terminal import (
-    Format,
-    as_json,
-    counts,
-    megabytes,
-    out,
-    pairs,
-    say,
-    visible,
+from mixpanel.cli._output.format import (
+    OutputOptions,
+    TableView,
+    delivery_summary,
+    output_options,
+    write,
 )
+from mixpanel.cli._output.progress import ImportReporter, progress_bar
+from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mixpanel import AsyncMixpanel
     from mixpanel.bulk import ImportProgress, ImportResult
+    from mixpanel.cli.app import Command
 
-EXAMPLE = "Example: mp import events events.ndjson"
-EXAMPLES = """Examples:
-
+HELP = ""
+EXAMPLE = "mp import events events.ndjson"
+EXAMPLES = """
 mp import events events.ndjson
-
-mp import events orders.csv --event "Order Paid" --time-column paid_at --failed failed.ndjson
-
+mp import events orders.csv --event "Order Paid" --column time=paid_at --failed failed.ndjson
 mp import events events.parquet --dry-run
 """
-SHOWN = 5  # problems, and reasons, that a person gets to see
+ROLES = ("event", "time", "distinct_id", "insert_id")
+SHOWN = 5  # problems of a dry run
 
 
-def imports() -> None:
-    """Bring files of events into a project."""
-
-
+@with_options(output=output_options)
 def events(
     file: Annotated[
         Path,
         typer.Argument(
             exists=True, dir_okay=False, readable=True, show_default=False, metavar="FILE",
-            help="NDJSON, CSV or Parquet, as its name ends; text may be .gz or .zst.",
+            help="NDJSON, CSV or Parquet, by its extension; text may be .gz or .zst.",
         ),
     ],
     *,
-    token: Token = None,
-    region: Where = Region.US,
-    base_url: Base = None,
+    token: TokenOption = None,
+    region: RegionOption = Region.US,
+    base_url: BaseUrlOption = None,
     event: Annotated[
-        str | None, typer.Option(help="One name for every row, when no column holds it.")
-    ] = None,
-    event_column: Annotated[
-        str | None, typer.Option(help="The event's name. [dim]Else: event, event_name, name[/]")
-    ] = None,
-    time_column: Annotated[
         str | None,
+        typer.Option(metavar="NAME", help="The event name of every row, instead of a column."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
         typer.Option(
-            help="ISO 8601 (UTC unless it says otherwise), seconds or milliseconds. "
-            "[dim]Else: time, timestamp, event_time, ts[/]"
+            metavar="ROLE=COLUMN",
+            help="Use this column for event, time, distinct_id or insert_id; repeatable. "
+            "distinct_id= is for events without a user. By default, columns with the usual names "
+            "are used.",
         ),
     ] = None,
-    distinct_id_column: Annotated[
-        str | None,
-        typer.Option(help='The user; "" for none. [dim]Else: distinct_id, user_id[/]'),
-    ] = None,
-    insert_id_column: Annotated[
-        str | None,
-        typer.Option(help="The event's own id. [dim]Else: $insert_id, insert_id, id[/]"),
-    ] = None,
     start_at: Annotated[
-        int, typer.Option(min=0, help="Skip so many events, to go on with an import.")
+        int,
+        typer.Option(metavar="N", min=0, help="Skip N rows, to resume an import."),
     ] = 0,
     failed: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, writable=True,
-            help="Write each refused event here, with its position and the reason, as NDJSON; "
-            "with --start-at, those before stay there.",
+            metavar="FILE", dir_okay=False, writable=True,
+            help="Write rejected events to this file, as NDJSON with position and reason. With "
+            "--start-at, earlier lines stay.",
         ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=32, help="Requests in flight at the most.")
+        int, typer.Option(metavar="N", min=1, max=32, help="Maximum number of requests at once.")
     ] = 20,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every event here, and send nothing.")
+        bool, typer.Option("--dry-run", help="Validate every event, and send nothing.")
     ] = False,
-    format: Write = Format.TEXT,  # noqa: A002
+    output: OutputOptions,
 ) -> None:  # fmt: skip
     """Import the events of a file, of any age and number.
 
-    A line of NDJSON may have the shape of Mixpanel's own exports, {"event": …, "properties": …},
-    or be flat like the rows of CSV and Parquet: then columns are the event's name, time, user and
-    id, and all others its properties. Times become milliseconds in UTC. Without an id column, rows
-    that are alike in everything count as one event, and importing a file twice makes no copies.
+    A line of NDJSON is an event as Mixpanel exports it, {"event": …, "properties": …}, or flat like
+    a row of CSV or Parquet, where the columns that have no role become properties. The usual names
+    are event, event_name, name; time, timestamp, event_time, ts; distinct_id, user_id; $insert_id,
+    insert_id, id.
 
-    It needs the project's --token, or better a service account with the role Admin or Owner, from
-    the environment, MP_USERNAME, MP_SECRET and MP_PROJECT_ID, or mp --account NAME; the default
-    account is not used.
+    A time is ISO 8601, in UTC unless it has an offset, or a number of seconds or milliseconds.
+    Importing a file twice makes no duplicates; without an insert_id, identical rows count as one
+    event.
+
+    It needs --token, or better a service account with the role Admin or Owner: in MP_USERNAME,
+    MP_SECRET and MP_PROJECT_ID, or mp --account NAME; the default account is not used.
     """
     from mixpanel.data.store import Columns, read_events
 
-    apart(failed, file)
-    columns = Columns(event_column, time_column, distinct_id_column, insert_id_column, event)
-    # What is wrong with any argument is said before the failed of an earlier run are written over.
-    rows = _begun(read_events(file, columns))
+    require_distinct_paths(failed, file)
+    columns = Columns(**parse_columns(column, ROLES), event_name=event)
+    # All arguments are checked before the failed rows of an earlier run are overwritten.
+    rows = _with_first_row_read(read_events(file, columns))
     if dry_run:
-        with failed_rows(failed, start_at) as refused:
-            _check(file, rows, start_at, refused, format)
+        with failed_rows(failed, start_at) as rejected:
+            _check(file, rows, start_at, rejected, output)
         return
-    credentials = account()
+    credentials = service_account()
     if credentials is None and not token:
-        raise typer.BadParameter(f"give --token, or {WHOSE}", param_hint="--token")
+        raise typer.BadParameter(f"give --token, or {CREDENTIALS_HINT}", param_hint="--token")
     client = _client(
-        # With a service account the token goes nowhere, but a client has one.
+        # A client needs a token, but with a service account it is not sent.
         token=token or (credentials.project_id if credentials else ""),
         credentials=credentials,
         region=region.value,
         base_url=base_url,
     )
-    with failed_rows(failed, start_at) as refused:
-        _import(_Import(file, rows, start_at, concurrency, refused), client, format)
+    with failed_rows(failed, start_at) as rejected:
+        _import(_Import(file, rows, start_at, concurrency, rejected), client, output)
 
 
-def _begun(rows: "Iterator[dict[str, Any]]") -> "Iterator[dict[str, Any]]":
-    """Read the first row: before it, nobody knows whether the file can be read."""
+COMMANDS: "tuple[Command, ...]" = (("events", events, EXAMPLES),)
+
+
+def _with_first_row_read(rows: "Iterator[dict[str, Any]]") -> "Iterator[dict[str, Any]]":
+    """Read the first row, which raises if the file cannot be read; yield it again."""
     return chain(list(islice(rows, 1)), rows)
 
 
 def _client(**options: Any) -> "AsyncMixpanel":
     from mixpanel import AsyncMixpanel
 
-    # The server judges every record; to warn of the same things here would say them twice.
+    # The server validates every event; warnings about the same problems would repeat them.
     return AsyncMixpanel(validation="off", **options)
 
 
@@ -156,7 +156,7 @@ def _client(**options: Any) -> "AsyncMixpanel":
 
 
 class _Import:
-    """One run of an import, and how far it has come."""
+    """One run of an import, and its progress."""
 
     def __init__(
         self,
@@ -164,20 +164,20 @@ class _Import:
         rows: "Iterator[dict[str, Any]]",
         start_at: int,
         concurrency: int,
-        failed: FailedRows,
+        rejected: FailedRows,
     ) -> None:
         self.file = file
         self.rows = rows
         self.start_at = start_at
         self.concurrency = concurrency
-        self.failed = failed
+        self.rejected = rejected
         self.imported = 0
         self.position = start_at
 
     async def run(
         self, show: "Callable[[ImportProgress], None]", client: "AsyncMixpanel"
     ) -> "ImportResult":
-        def told(progress: "ImportProgress") -> None:
+        def on_progress(progress: "ImportProgress") -> None:
             self.imported, self.position = progress.imported, progress.position
             show(progress)
 
@@ -186,63 +186,52 @@ class _Import:
                 self.rows,
                 concurrency=self.concurrency,
                 start_at=self.start_at,
-                on_progress=told,
-                on_rejected=self.failed.write_record,
+                on_progress=on_progress,
+                on_rejected=self.rejected.write_record,
             )
 
 
-def _import(run: _Import, client: "AsyncMixpanel", format: Format) -> None:  # noqa: A002
+def _import(run: _Import, client: "AsyncMixpanel", output: OutputOptions) -> None:
+    import asyncio
+
     from mixpanel.bulk import ImportInterrupted
     from mixpanel.exceptions import MixpanelException
 
     try:
-        with progress(run.file, run.start_at) as show:
-            result = asyncio.run(run.run(show, client))
+        with progress_bar(run.file.name) as bar:
+            reporter = ImportReporter(bar, run.file, "events")
+            result = asyncio.run(run.run(reporter.progress, client))
     except ImportInterrupted as stopped:
-        _show(stopped.result, format)
-        _resume(run.file, stopped.result.position)
-        raise
+        _write_result(stopped.result, output)
+        raise  # its message says where to resume
     except KeyboardInterrupt:
         say(f"interrupted: {run.imported:,} events were imported", "yellow")
-        _resume(run.file, run.position)
+        _say_how_to_resume(run.position)
         raise
     except (MixpanelException, UnwritableError):
         if run.position > run.start_at:
-            _resume(run.file, run.position)
+            _say_how_to_resume(run.position)
         raise
-    _show(result, format)
+    _write_result(result, output)
     if not result.ok:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
-def _resume(file: Path, position: int) -> None:
-    say(f"go on with: mp import events {file} --start-at {position}")
+def _say_how_to_resume(position: int) -> None:
+    say(f"resume with the same command and --start-at {position}")
 
 
-def _show(result: "ImportResult", format: Format) -> None:  # noqa: A002
-    if format is Format.JSON:
-        data = asdict(result)
-        del data["rejected_records"]
-        as_json(data)
-        return
-    rate = result.imported / result.seconds if result.seconds else 0.0
-    rows = [
-        ("imported", f"{result.imported:,}"),
-        ("rejected", f"{result.rejected:,}"),
-        ("requests", f"{result.requests:,}, {result.retried:,} of them repeated"),
-        ("sent", f"{megabytes(result.bytes_sent)} in {result.seconds:.1f} s, {rate:,.0f} events/s"),
-    ]
-    out().print(pairs(rows))
-    _show_reasons(result.reasons.items())
-
-
-def _show_reasons(reasons: Any) -> None:
-    common = sorted(reasons, key=lambda item: -item[1])
-    if common:
-        out().print("\nrejected because")
-        out().print(counts((count, reason) for reason, count in common[:SHOWN]))
-        if len(common) > SHOWN:
-            out().print(f"and for {len(common) - SHOWN:,} other reasons", style="dim")
+def _write_result(result: "ImportResult", output: OutputOptions) -> None:
+    data = {
+        "imported": result.imported,
+        "rejected": result.rejected,
+        "position": result.position,
+        "requests": result.requests,
+        "retried": result.retried,
+        "bytes_sent": result.bytes_sent,
+        "seconds": round(result.seconds, 3),
+    }
+    write(delivery_summary(data, result.reasons), output)
 
 
 # ---- checking -----------------------------------------------------------------------------------
@@ -252,18 +241,17 @@ def _check(
     file: Path,
     rows: "Iterator[dict[str, Any]]",
     start_at: int,
-    refused: FailedRows,
-    format: Format,  # noqa: A002
+    rejected: FailedRows,
+    output: OutputOptions,
 ) -> None:
-    from mixpanel._records.composer import (
-        Composer,
-    )
+    """Validate every row by the documented rules, as the server would."""
+    from mixpanel._records.composer import Composer
     from mixpanel.exceptions import RejectedRecord, ValidationError
 
     composer = Composer("dry-run", now=time.time, new_id=str, library={}, validation="raise")
     names: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    first: list[RejectedRecord] = []
+    problems: list[RejectedRecord] = []
     for position, event in enumerate(rows):
         if position < start_at:
             continue
@@ -273,18 +261,15 @@ def _check(
         except ValidationError as error:
             failed = RejectedRecord(position, str(error), record=event)
             reasons[failed.message] += 1
-            first += [failed] if len(first) < SHOWN else []
-            refused.write_record(failed)
-    good, bad = names.total(), reasons.total()
-    if format is Format.JSON:
-        problems = [{"position": one.index, "message": one.message} for one in first]
-        as_json({"good": good, "bad": bad, "events": names, "reasons": reasons, "first": problems})
-    else:
-        out().print(pairs([("good", f"{good:,}"), ("bad", f"{bad:,}")]))
-        out().print(counts((count, name) for name, count in names.most_common(SHOWN)))
-        for one in first:
-            text = visible(f"{file.name}, event {one.index}: {one.message}")
-            out().print(Text(text, "red"), soft_wrap=True)
-    say("a dry run: nothing was sent", "dim")
-    if bad:
+            problems += [failed] if len(problems) < SHOWN else []
+            rejected.write_record(failed)
+    counts = {"valid": names.total(), "invalid": reasons.total()}
+    first = [{"position": each.index, "message": each.message} for each in problems]
+    data = counts | {"events": names, "reasons": reasons, "problems": first}
+    by_name = {f"event: {name}": count for name, count in names.most_common(SHOWN)}
+    write(TableView(data, counts | by_name), output)
+    for each in problems:
+        say(f"{file.name}, event {each.index}: {each.message}", "red")
+    say("dry run: nothing was sent", "dim")
+    if reasons:
         raise typer.Exit(ExitCode.PARTIAL)

@@ -1,38 +1,48 @@
-"""Look into the local database, and drop what is no longer needed."""
+"""`mp inspect`: the local database; `live_inspect` has the commands about the project."""
 
 import json
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._options.database import Account, Db, Shown, located, opened, short
-from mixpanel.cli._output.format import As, Format, Jq, Options, write
-from mixpanel.cli._output.terminal import Force, say, sure
+from mixpanel.cli._options.database import (
+    AccountOption,
+    DatabaseOption,
+    database_path,
+    display_path,
+    open_database,
+)
+from mixpanel.cli._options.shared import argument_or_option, with_options
+from mixpanel.cli._output.format import Format, OutputOptions, TableView, output_options, write
+from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort, say
+from mixpanel.cli.live_inspect import COMMANDS as LIVE_COMMANDS
 
 if TYPE_CHECKING:
-    from mixpanel.data.results import Result, TableInfo
+    from collections.abc import Iterator
+
+    from mixpanel.cli.app import Command
+    from mixpanel.data.results import TableInfo
     from mixpanel.data.store import Database
 
-EXAMPLE = "Example: mp inspect tables --format table"
-COLUMN = """Examples:
-
-mp inspect column events event_name
-
-mp inspect column events "properties->>'$.plan'" --format table
+HELP = """
+Commands about the local database send no request; several can run at once, but not while a fetch
+writes to it. `events` to `lexicon-schema` list what the project has at Mixpanel.
 """
-DROP = """Examples:
-
+EXAMPLE = "mp inspect tables"
+COLUMN = """
+mp inspect column events event_name
+mp inspect column events "properties->>'$.plan'"
+"""
+DROP = """
 mp inspect drop january february
-
 mp inspect drop january --force
 """
-MOST = 100_000
+MAX_ROWS = 100_000
 
 
-class Kind(StrEnum):
+class TableType(StrEnum):
     """What a fetched table holds."""
 
     EVENTS = "events"
@@ -47,216 +57,204 @@ TableOption = Annotated[
 ]
 
 
-def inspect() -> None:
-    """Look into the local database, or list what the project has at Mixpanel.
-
-    What only looks into the database may run several times at once, but not while a fetch writes.
-    """
-
-
+@with_options(output=output_options)
 def info(
-    *,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    *, _account: AccountOption = None, db: DatabaseOption = None, output: OutputOptions
 ) -> None:
-    """Say where the database is, whose, how big, and what is in it."""
+    """Show the path, project, size and tables of the database."""
     from mixpanel.data.results import WorkspaceInfo
 
-    options = Options(format, jq)
-    path, found = located(db)
-    with opened(path) as database:
-        told = WorkspaceInfo(
+    path, credentials = database_path(db)
+    with open_database(path) as database:
+        found = WorkspaceInfo(
             path=database.path,
-            project_id=found.project_id if found else None,
-            region=found.region if found else None,
-            account=found.account if found else None,
+            project_id=credentials.project_id if credentials else None,
+            region=credentials.region if credentials else None,
+            account=credentials.account if credentials else None,
             tables=database.tables(),
             size_mb=database.size_mb,
             created_at=database.created_at,
         )
-    data = told.to_dict() | {"source": found.source if found else None}
-    write(Shown(data, data | {"tables": ", ".join(one.name for one in told.tables)}), options)
+    data = found.to_dict() | {"source": credentials.source if credentials else None}
+    names = ", ".join(each.name for each in found.tables)
+    write(TableView(data, data | {"tables": names}), output)
 
 
+@with_options(output=output_options)
 def tables(
-    *,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    *, _account: AccountOption = None, db: DatabaseOption = None, output: OutputOptions
 ) -> None:
-    """List the tables: what kind, how many rows, which days, and which days are missing.
+    """List the tables: type, rows, days and missing days.
 
-    A table that an interrupted fetch is still filling is incomplete; the same fetch goes on with
+    A table that an interrupted fetch has begun is incomplete; run the same fetch again to resume
     it.
     """
-    options = Options(format, jq)
-    with opened(db) as database:
+    with open_database(db) as database:
         found = database.tables()
-    write([_in_words(one) for one in found] if options.written is Format.TABLE else found, options)
+    is_table = output.format is Format.TABLE
+    write([_table_row(each) for each in found] if is_table else found, output)
     if not found:
-        say("no tables yet: mp fetch events", "dim")
+        say("no tables yet: fetch some with mp fetch events", "dim")
 
 
+@with_options(output=output_options)
 def schema(
     table: Table = None,
     *,
-    option: TableOption = None,
+    table_option: TableOption = None,
     sample: Annotated[
-        bool, typer.Option("--sample", help="Show a value of each column beside it.")
+        bool, typer.Option("--sample", help="Add a sample value for each column.")
     ] = False,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:
     """Show the columns of a table."""
-    options = Options(format, jq)
-    with _table(table, option, db) as (database, name):
+    with _table(table, table_option, db) as (database, name):
         found = database.schema(name)
-        row = _sampled(database, name, 1) if sample else []
+        rows = _sampled(database, name, 1) if sample else []
     data = found.to_dict()
     for column in data["columns"] if sample else ():
-        column["sample"] = row[0][column["name"]] if row else None
-    _show(Shown(data, data["columns"]), options)
+        column["sample"] = rows[0][column["name"]] if rows else None
+    _write(TableView(data, data["columns"]), output)
 
 
+@with_options(output=output_options)
 def sample(
     table: Table = None,
     *,
-    option: TableOption = None,
-    rows: Annotated[int, typer.Option("--rows", "-n", min=1, max=MOST, help="How many rows.")] = 10,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    table_option: TableOption = None,
+    rows: Annotated[
+        int, typer.Option("--rows", "-n", metavar="N", min=1, max=MAX_ROWS, help="How many rows.")
+    ] = 10,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Show some rows of a table, taken at random."""
-    options = Options(format, jq)
-    with _table(table, option, db) as (database, name):
+    """Show a random sample of rows."""
+    with _table(table, table_option, db) as (database, name):
         found = _sampled(database, name, rows)
-    write(found, options)
+    write(found, output)
 
 
+@with_options(output=output_options)
 def summarize(
     table: Table = None,
     *,
-    option: TableOption = None,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    table_option: TableOption = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Say what each column of a table holds: least and most, how many different, how many empty."""
-    options = Options(format, jq)
-    with _table(table, option, db) as (database, name):
+    """Show min, max, distinct and null counts per column."""
+    with _table(table, table_option, db) as (database, name):
         found = database.summarize(name)
-    _show(found, options)
+    _write(found, output)
 
 
+@with_options(output=output_options)
 def breakdown(
     table: Table = None,
     *,
-    option: TableOption = None,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    table_option: TableOption = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Count each event of a table, and who did it, the most frequent first."""
-    options = Options(format, jq)
-    with _table(table, option, db) as (database, name):
+    """Count events and users by event name."""
+    with _table(table, table_option, db) as (database, name):
         found = database.event_breakdown(name)
-    if options.written is not Format.TABLE:
-        _show(found, options)
+    if output.format is not Format.TABLE:
+        _write(found, output)
         return
+    # Short names and times, so that a row fits into 80 columns.
     rows = [
         {
-            "event_name": one.event_name,
-            "count": one.count,
-            "users": one.unique_users,
-            "first_seen": one.first_seen and f"{one.first_seen:%Y-%m-%d %H:%M}",
-            "last_seen": one.last_seen and f"{one.last_seen:%Y-%m-%d %H:%M}",
-            "pct_of_total": one.pct_of_total,
+            "event_name": each.event_name,
+            "count": each.count,
+            "users": each.unique_users,
+            "first_seen": each.first_seen and f"{each.first_seen:%Y-%m-%d %H:%M}",
+            "last_seen": each.last_seen and f"{each.last_seen:%Y-%m-%d %H:%M}",
+            "pct_of_total": each.pct_of_total,
         }
-        for one in found.events
+        for each in found.events
     ]
-    write(rows, options)  # a row fits into a line of 80 letters
+    write(rows, output)
 
 
+@with_options(output=output_options)
 def keys(
     table: Table = None,
     *,
-    option: TableOption = None,
+    table_option: TableOption = None,
     event: Annotated[
         str | None,
-        typer.Option("--event", "-e", metavar="NAME", help="Only those of this event."),
+        typer.Option("--event", "-e", metavar="NAME", help="Only properties of this event."),
     ] = None,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:
-    """List the names of all properties in a table."""
-    options = Options(format, jq)
-    with _table(table, option, db) as (database, name):
+    """List the property names in a table."""
+    with _table(table, table_option, db) as (database, name):
         found = database.property_keys(name, event)
-    write(found, options)
+    write(found, output)
 
 
+@with_options(output=output_options)
 def column(
     table: Table = None,
     column: Annotated[
         str | None,
         typer.Argument(
             metavar="COLUMN", show_default=False,
-            help="The column, or a property as properties->>'$.plan'.",
+            help="The column, or a property such as properties->>'$.plan'.",
         ),
     ] = None,
     *,
-    option: TableOption = None,
+    table_option: TableOption = None,
     column_option: Annotated[
         str | None, typer.Option("--column", "-c", metavar="COLUMN", help="The same as COLUMN.")
     ] = None,
-    top: Annotated[
-        int, typer.Option(min=1, max=MOST, help="Show so many of its most frequent values.")
+    top_n: Annotated[
+        int,
+        typer.Option(
+            "--top", metavar="N", min=1, max=MAX_ROWS, help="How many frequent values to show."
+        ),
     ] = 10,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:  # fmt: skip
-    """Say what a column or a property holds, and its most frequent values.
+    """Show statistics and frequent values of a column.
 
-    How many different values there are is an estimate.
+    It may be a property too. The number of distinct values is an estimate.
     """
-    options = Options(format, jq)
-    if option is not None and column is None and column_option is None:
+    if table_option is not None and column is None and column_option is None:
         table, column = None, table  # mp inspect column -t events event_name
-    wanted = _one("COLUMN", column, column_option)
-    with _table(table, option, db) as (database, name):
-        found = database.column_stats(name, wanted, top_n=top)
-    _show(found, options)
+    wanted = argument_or_option("COLUMN", column, column_option)
+    with _table(table, table_option, db) as (database, name):
+        found = database.column_stats(name, wanted, top_n=top_n)
+    _write(found, output)
 
 
 def typed_view(
     table: Table = None,
     *,
-    option: TableOption = None,
-    _account: Account = None,
-    db: Db = None,
+    table_option: TableOption = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
 ) -> None:
-    """Make a view `TABLE_typed`, with a column of a fitting type for each property.
+    """Create a view with a typed column for each property.
 
-    It knows the properties that the table has now: make it again after a fetch.
+    The view is called `TABLE_typed`. It has the properties of the table as it is now; create it
+    again after a fetch.
     """
-    name = _one("TABLE", table, option)
-    with opened(db, write=True) as database:
-        made = database.typed_view(name)
-        where = short(database.path)
-    say(f"made {made} in {where}", "green")
+    name = argument_or_option("TABLE", table, table_option)
+    with open_database(db, write=True) as database:
+        created = database.typed_view(name)
+        where = display_path(database.path)
+    say(f"created {created} in {where}", "green")
 
 
 def drop(
@@ -265,111 +263,107 @@ def drop(
         typer.Argument(metavar="TABLE...", show_default=False, help="The tables."),
     ] = None,
     *,
-    option: Annotated[
+    table_option: Annotated[
         list[str] | None,
         typer.Option("--table", "-t", metavar="TABLE", help="The same as TABLE."),
     ] = None,
-    force: Force = False,
-    _account: Account = None,
-    db: Db = None,
+    force: ForceOption = False,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
 ) -> None:
-    """Drop tables, all of them or none; also what an interrupted fetch has left of one."""
-    given: list[str] = [*(tables or []), *(option or [])]
+    """Drop tables, all of them or none.
+
+    What an interrupted fetch has left of them is deleted too.
+    """
+    given: list[str] = [*(tables or []), *(table_option or [])]
     names = list(dict.fromkeys(given))
     if not names:
-        raise typer.BadParameter("which TABLE?")
-    with opened(db) as database:
-        there = {one.name.lower(): one for one in database.tables()}
-        found = [there[name.lower()] for name in names if name.lower() in there]
-        where = short(database.path)
+        raise typer.BadParameter("TABLE is missing")
+    with open_database(db) as database:
+        by_name = {each.name.lower(): each for each in database.tables()}
+        found = [by_name[name.lower()] for name in names if name.lower() in by_name]
+        where = display_path(database.path)
+    # With an unknown name nothing is dropped, so there is nothing to confirm.
     if len(found) == len(names):
         _confirm(found, where, force=force)
-    with opened(db, write=True) as database:
+    with open_database(db, write=True) as database:
         database.drop(*names)
-    say(f"dropped {', '.join(names)} of {where}", "green")
+    say(f"dropped {', '.join(names)} from {where}", "green")
 
 
 def drop_all(
     *,
     type: Annotated[  # noqa: A002
-        Kind | None,
-        typer.Option("--type", "-t", show_default="all", help="Only those that hold these."),
+        TableType | None,
+        typer.Option(
+            "--type", "-t", metavar="TYPE", show_default="all",
+            help="Only tables of this type, events or profiles.",
+        ),
     ] = None,
-    force: Force = False,
-    _account: Account = None,
-    db: Db = None,
-) -> None:
+    force: ForceOption = False,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+) -> None:  # fmt: skip
     """Drop all tables."""
-    with opened(db) as database:
-        found = [one for one in database.tables() if type is None or one.type == type.value]
-        where = short(database.path)
+    with open_database(db) as database:
+        found = [each for each in database.tables() if type is None or each.type == type.value]
+        where = display_path(database.path)
     if not found:
         say(f"nothing to drop in {where}", "dim")
         return
     _confirm(found, where, force=force)
-    with opened(db, write=True) as database:
+    with open_database(db, write=True) as database:
         database.drop_all(None if type is None else type.value)
-    say(f"dropped {', '.join(one.name for one in found)} of {where}", "green")
+    say(f"dropped {', '.join(each.name for each in found)} from {where}", "green")
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
-    ("info", info, "Example: mp inspect info"),
-    ("tables", tables, "Example: mp inspect tables --format table"),
-    ("schema", schema, "Example: mp inspect schema events --sample"),
-    ("sample", sample, "Example: mp inspect sample events --rows 3"),
-    ("summarize", summarize, "Example: mp inspect summarize events --format table"),
-    ("breakdown", breakdown, "Example: mp inspect breakdown events --format table"),
-    ("keys", keys, 'Example: mp inspect keys events --event "Order Paid"'),
+COMMANDS: "tuple[Command, ...]" = (
+    ("info", info, "mp inspect info"),
+    ("tables", tables, "mp inspect tables"),
+    ("schema", schema, "mp inspect schema events --sample"),
+    ("sample", sample, "mp inspect sample events --rows 3 --format json"),
+    ("summarize", summarize, "mp inspect summarize events"),
+    ("breakdown", breakdown, "mp inspect breakdown events"),
+    ("keys", keys, 'mp inspect keys events --event "Order Paid"'),
     ("column", column, COLUMN),
-    ("typed-view", typed_view, "Example: mp inspect typed-view events"),
+    ("typed-view", typed_view, "mp inspect typed-view events"),
     ("drop", drop, DROP),
-    ("drop-all", drop_all, "Example: mp inspect drop-all --type profiles"),
+    ("drop-all", drop_all, "mp inspect drop-all --type profiles"),
+    *LIVE_COMMANDS,
 )
 
 
 @contextmanager
 def _table(argument: str | None, option: str | None, db: Any) -> "Iterator[tuple[Database, str]]":
-    name = _one("TABLE", argument, option)
-    with opened(db) as database:
+    name = argument_or_option("TABLE", argument, option)
+    with open_database(db) as database:
         yield database, name
 
 
-def _show(found: "Result | Shown", options: Options) -> None:
-    """Write a result; a file of CSV gets its rows, as a table does."""
-    write(found.to_table_dict() if options.written is Format.CSV else found, options)
+def _write(found: Any, output: OutputOptions) -> None:
+    """Write a result whose CSV has the rows of its table."""
+    write(found.to_table_dict() if output.format is Format.CSV else found, output)
 
 
-def _one(what: str, argument: str | None, option: str | None) -> str:
-    """Return what was given in one of two ways."""
-    if argument is not None and option is not None and argument != option:
-        raise typer.BadParameter(f"which {what}: {argument} or {option}?")
-    given = argument or option
-    if not given:
-        raise typer.BadParameter(f"which {what}?")
-    return given
-
-
-def _in_words(table: "TableInfo") -> dict[str, Any]:
-    """Write what is known of a table the way people read it."""
+def _table_row(table: "TableInfo") -> dict[str, Any]:
+    """Return what is known of a table as text, for people."""
     from mixpanel.data._fetch.plan import Chunk
 
-    told = table.to_dict()
-    days = ", ".join(str(Chunk(*gap)) for gap in table.gaps)
-    return told | {
+    return table.to_dict() | {
         "fetched_at": f"{table.fetched_at:%Y-%m-%d %H:%M}" if table.fetched_at else None,
-        "gaps": days,
-        "filters": "; ".join(map(_filter_in_words, table.filters)),
+        "gaps": ", ".join(str(Chunk(*gap)) for gap in table.gaps),
+        "filters": "; ".join(map(_filter_text, table.filters)),
     }
 
 
-def _filter_in_words(filters: dict[str, Any]) -> str:
-    told = {name: json.dumps(value, ensure_ascii=False) for name, value in filters.items()}
-    return ", ".join(f"{name} {value}" for name, value in told.items()) or "none"
+def _filter_text(filters: dict[str, Any]) -> str:
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in filters.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "none"
 
 
 def _sampled(database: "Database", table: str, rows: int) -> list[dict[str, Any]]:
-    """Return some rows, properties as the objects they are."""
-    nested = [one.name for one in database.schema(table).columns if one.type == "JSON"]
+    """Return sample rows with properties as objects, not as JSON text."""
+    nested = [each.name for each in database.schema(table).columns if each.type == "JSON"]
     found = database.sample(table, rows).to_dicts()
     for row in found:
         row |= {name: json.loads(row[name]) for name in nested if row[name] is not None}
@@ -377,5 +371,5 @@ def _sampled(database: "Database", table: str, rows: int) -> list[dict[str, Any]
 
 
 def _confirm(found: "list[TableInfo]", where: str, *, force: bool) -> None:
-    wanted = ", ".join(f"{one.name} ({one.row_count:,} rows)" for one in found)
-    sure(f"Drop {wanted} from {where}?", force=force)
+    tables = ", ".join(f"{each.name} ({each.row_count:,} rows)" for each in found)
+    confirm_or_abort(f"Drop {tables} from {where}?", force=force)

@@ -1,22 +1,31 @@
 """`mp inspect events`, `properties`, `funnels` and the like: what a project has."""
 
-from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._options.live import EventOption, LiveCommand, live, one
+from mixpanel.cli._options.live import (
+    EventOption,
+    LiveCommand,
+    live_options,
+    required,
+)
+from mixpanel.cli._options.shared import with_options
 
-EVENTS = "Example: mp inspect events --format plain"
-PROPERTIES = 'Example: mp inspect properties "Order Paid"'
-VALUES = 'Example: mp inspect values plan --event "Order Paid" --limit 20'
-FUNNELS = "Example: mp inspect funnels --format table"
-COHORTS = "Example: mp inspect cohorts --format table"
-BOOKMARKS = "Example: mp inspect bookmarks --type insights --format table"
-TOP = "Example: mp inspect top-events --limit 5 --format table"
-SCHEMAS = "Example: mp inspect lexicon-schemas --type event"
-SCHEMA = 'Example: mp inspect lexicon-schema event "Order Paid"'
+if TYPE_CHECKING:
+    from mixpanel.cli.app import Command
+
+
+EVENTS = "mp inspect events --format plain"
+PROPERTIES = 'mp inspect properties "Order Paid"'
+VALUES = 'mp inspect values plan --event "Order Paid" --limit 20'
+FUNNELS = "mp inspect funnels --format table"
+COHORTS = "mp inspect cohorts --format table"
+BOOKMARKS = "mp inspect bookmarks --type insights --format table"
+TOP = "mp inspect top-events --limit 5 --format table"
+SCHEMAS = "mp inspect lexicon-schemas --type event"
+SCHEMA = 'mp inspect lexicon-schema event "Order Paid"'
 
 
 class CountType(StrEnum):
@@ -44,7 +53,7 @@ class EntityType(StrEnum):
     PROFILE = "profile"
 
 
-@live()
+@with_options(live=live_options)
 def events(
     *,
     limit: Annotated[
@@ -52,11 +61,11 @@ def events(
     ] = 5000,
     live: LiveCommand,
 ) -> None:
-    """List the project's events; costs one of the hourly queries."""
+    """List the project's events. Costs one of the hourly queries."""
     live.run(lambda ws: ws.list_events(limit=limit))
 
 
-@live()
+@with_options(live=live_options)
 def properties(
     event: Annotated[
         str | None, typer.Argument(metavar="EVENT", show_default=False, help="The event.")
@@ -65,12 +74,12 @@ def properties(
     option: EventOption = None,
     live: LiveCommand,
 ) -> None:
-    """List the properties of an event; costs one of the hourly queries."""
-    name = one("EVENT", event, option)
+    """List the properties of an event. Costs one of the hourly queries."""
+    name = required("EVENT", event, option)
     live.run(lambda ws: ws.list_properties(name))
 
 
-@live()
+@with_options(live=live_options)
 def values(
     property: Annotated[  # noqa: A002
         str | None, typer.Argument(metavar="PROPERTY", show_default=False, help="The property.")
@@ -88,89 +97,96 @@ def values(
     ] = 100,
     live: LiveCommand,
 ) -> None:
-    """List values of a property, the most frequent first; costs one of the hourly queries."""
-    name = one("PROPERTY", property, option)
+    """List values of a property, the most frequent first. Costs one of the hourly queries."""
+    name = required("PROPERTY", property, option)
     live.run(lambda ws: ws.list_property_values(name, event, limit))
 
 
-@live()
+@with_options(live=live_options)
 def funnels(*, live: LiveCommand) -> None:
-    """List the saved funnels; costs one of the hourly queries."""
+    """List the saved funnels. Costs one of the hourly queries."""
     live.run(lambda ws: ws.list_funnels())
 
 
-@live()
+@with_options(live=live_options)
 def cohorts(*, live: LiveCommand) -> None:
-    """List the saved cohorts; costs one of the hourly queries."""
+    """List the saved cohorts. Costs one of the hourly queries."""
     live.run(lambda ws: ws.list_cohorts())
 
 
-@live()
+@with_options(live=live_options)
 def bookmarks(
     *,
     type: Annotated[  # noqa: A002
-        BookmarkType | None, typer.Option("--type", "-t", help="Only reports of this type.")
+        BookmarkType | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="TYPE",
+            help="Only insights, funnels, retention, flows or launch-analysis.",
+        ),
     ] = None,
     live: LiveCommand,
 ) -> None:
-    """List the saved reports; costs none of the hourly queries."""
+    """List the saved reports. Costs none of the hourly queries."""
     kind: Any = None if type is None else type.value
     live.run(lambda ws: ws.list_bookmarks(kind))
 
 
-@live()
+@with_options(live=live_options)
 def top_events(
     *,
     type: Annotated[  # noqa: A002
         CountType,
-        typer.Option("--type", "-t", help="Count events, users, or events per user."),
+        typer.Option("--type", "-t", metavar="TYPE", help="general, unique or average (per user)."),
     ] = CountType.GENERAL,
     limit: Annotated[
         int, typer.Option("--limit", "-l", metavar="N", min=1, max=5000, help="At most N.")
     ] = 10,
     live: LiveCommand,
 ) -> None:
-    """List today's most frequent events; costs one of the hourly queries."""
+    """List today's most frequent events. Costs one of the hourly queries."""
     live.run(lambda ws: ws.top_events(type=type.value, limit=limit))
 
 
-@live()
+@with_options(live=live_options)
 def lexicon_schemas(
     *,
     type: Annotated[  # noqa: A002
-        EntityType | None, typer.Option("--type", "-t", help="Only events, or only profiles.")
+        EntityType | None,
+        typer.Option("--type", "-t", metavar="TYPE", help="Only event, or only profile."),
     ] = None,
     live: LiveCommand,
 ) -> None:
-    """List the lexicon's entries; costs none of the hourly queries."""
+    """List the lexicon's entries. Costs none of the hourly queries."""
     kind: Any = None if type is None else type.value
     live.run(lambda ws: ws.lexicon_schemas(entity_type=kind))
 
 
-@live()
+@with_options(live=live_options)
 def lexicon_schema(
     type: Annotated[  # noqa: A002
         EntityType | None,
-        typer.Argument(metavar="event|profile", show_default=False, help="What it describes."),
+        typer.Argument(metavar="TYPE", show_default=False, help="event or profile."),
     ] = None,
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", show_default=False, help="Its name.")
     ] = None,
     *,
     type_option: Annotated[
-        EntityType | None, typer.Option("--type", "-t", help="The same as event|profile.")
+        EntityType | None, typer.Option("--type", "-t", metavar="TYPE", help="The same as TYPE.")
     ] = None,
     name_option: Annotated[
         str | None, typer.Option("--name", "-n", metavar="NAME", help="The same as NAME.")
     ] = None,
     live: LiveCommand,
 ) -> None:
-    """Show one of the lexicon's entries; costs none of the hourly queries."""
-    kind, wanted = one("event|profile", type, type_option), one("NAME", name, name_option)
+    """Show one of the lexicon's entries. Costs none of the hourly queries."""
+    kind, wanted = required("TYPE", type, type_option), required("NAME", name, name_option)
     live.run(lambda ws: ws.lexicon_schema(kind.value, wanted))
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: "tuple[Command, ...]" = (
     ("events", events, EVENTS),
     ("properties", properties, PROPERTIES),
     ("values", values, VALUES),

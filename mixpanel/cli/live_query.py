@@ -1,55 +1,52 @@
-"""`mp query segmentation`, `funnel`, `retention` and the like: queries that Mixpanel answers."""
+"""`mp query segmentation`, `funnel` and the like: queries that Mixpanel computes."""
 
 import json
 import sys
 import warnings
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mixpanel.cli._options.live import (
     EventOption,
-    From,
+    FromOption,
     LiveCommand,
-    To,
+    ToOption,
     WhereOption,
-    live,
-    one,
-    parse_names,
+    live_chart_options,
+    live_options,
+    required,
+    split_names,
 )
+from mixpanel.cli._options.shared import with_options
 
-SEGMENTATION = """Examples:
+if TYPE_CHECKING:
+    from mixpanel.cli.app import Command
 
+
+SEGMENTATION = """
 mp query segmentation "Order Paid" --from 2026-01-01 --to 2026-01-31
-
-mp query segmentation "Order Paid" --from 2026-01-01 --to 2026-01-31 --on plan --chart
+mp query segmentation "Order Paid" --from 2026-01-01 --to 2026-01-31 --on plan --format chart
 """
-NUMERIC = 'Example: mp query segmentation-numeric "Order Paid" --on amount --from 2026-01-01 --to 2026-01-31'  # noqa: E501 - a command
-SUM = (
-    'Example: mp query segmentation-sum "Order Paid" --on amount --from 2026-01-01 --to 2026-01-31'
-)
-AVERAGE = 'Example: mp query segmentation-average "Order Paid" --on amount --from 2026-01-01 --to 2026-01-31'  # noqa: E501 - a command
-COUNTS = 'Example: mp query event-counts -e "Order Paid" -e "Opened App" --from 2026-01-01 --to 2026-01-31'  # noqa: E501 - a command
-PROPERTIES = 'Example: mp query property-counts "Order Paid" plan --from 2026-01-01 --to 2026-01-31'
-FUNNEL = "Example: mp query funnel 77 --from 2026-01-01 --to 2026-01-31 --on plan --format table"
-RETENTION = 'Example: mp query retention --born "Opened App" --return "Order Paid" --from 2026-01-01 --to 2026-01-31 --unit week'  # noqa: E501 - a command
-FREQUENCY = 'Example: mp query frequency --event "Opened App" --from 2026-01-01 --to 2026-01-31 --unit week --addiction-unit day'  # noqa: E501 - a command
-FEED = "Example: mp query activity-feed u-17 --from 2026-01-01 --format jsonl"
-REPORT = "Example: mp query saved-report 4711 --format table"
-FLOWS = """Examples:
-
+NUMERIC = 'mp query segmentation-numeric "Order Paid" --on amount --from 2026-01-01 --to 2026-01-31'
+SUM = 'mp query segmentation-sum "Order Paid" --on amount --from 2026-01-01 --to 2026-01-31'
+AVERAGE = 'mp query segmentation-average "Order Paid" --on amount --from 2026-01-01 --to 2026-01-31'
+COUNTS = 'mp query event-counts -e "Order Paid" -e "Opened App" --from 2026-01-01 --to 2026-01-31'
+PROPERTIES = 'mp query property-counts "Order Paid" plan --from 2026-01-01 --to 2026-01-31'
+FUNNEL = "mp query funnel 77 --from 2026-01-01 --to 2026-01-31 --on plan --format table"
+RETENTION = 'mp query retention --born "Opened App" --return "Order Paid" --from 2026-01-01 --to 2026-01-31 --unit week'  # noqa: E501 - a command
+FREQUENCY = 'mp query frequency --event "Opened App" --from 2026-01-01 --to 2026-01-31 --unit week --addiction-unit day'  # noqa: E501 - a command
+FEED = "mp query activity-feed u-17 --from 2026-01-01 --format jsonl"
+REPORT = "mp query saved-report 4711 --format table"
+FLOWS = """
 mp query flows 4712
-
-mp query flows "Opened App" --from 2026-01-01 --to 2026-01-31 --direction both --chart
+mp query flows "Opened App" --from 2026-01-01 --to 2026-01-31 --direction both --format chart
 """
-JQL = "Example: mp query jql top.js --param event='Order Paid'"
-INSIGHTS = """Examples:
-
+JQL = "mp query jql top.js --param event='Order Paid'"
+INSIGHTS = """
 mp query insights "Order Paid" --last 30 --math unique --by plan
-
 mp query insights "Order Paid" "Opened App" --formula "(A / B) * 100" --last 12 --unit week
 """
 
@@ -110,24 +107,30 @@ Number = Annotated[
 Type = Annotated[
     CountType,
     typer.Option(
-        "--type", "-t", help="Count events, unique users, or the average of events per user."
+        "--type",
+        "-t",
+        metavar="TYPE",
+        help="general counts events, unique users, average events per user.",
     ),
 ]
-Periods = Annotated[SegmentationUnit, typer.Option("--unit", "-u", help="The length of a period.")]
-Days = Annotated[Unit, typer.Option("--unit", "-u", help="The length of a period.")]
-Hours = Annotated[ShortUnit, typer.Option("--unit", "-u", help="The length of a period.")]
+Periods = Annotated[
+    SegmentationUnit,
+    typer.Option("--unit", "-u", metavar="UNIT", help="minute, hour, day, week or month."),
+]
+Days = Annotated[Unit, typer.Option("--unit", "-u", metavar="UNIT", help="day, week or month.")]
+Hours = Annotated[ShortUnit, typer.Option("--unit", "-u", metavar="UNIT", help="hour or day.")]
 Limit = Annotated[
     int, typer.Option("--limit", "-l", metavar="N", min=1, max=10_000, help="At most N segments.")
 ]
 Id = Annotated[int, typer.Argument(metavar="ID", show_default=False, help="Its number.")]
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def segmentation(
     event: Event = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     option: EventOption = None,
     on: On = None,
     unit: Periods = SegmentationUnit.DAY,
@@ -136,8 +139,8 @@ def segmentation(
     limit: Limit = 1000,
     live: LiveCommand,
 ) -> None:
-    """Count an event by date, and by the values of a property."""
-    name = one("EVENT", event, option)
+    """Count an event by date, and by a property."""
+    name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation(
             name, from_date=from_date, to_date=to_date,
@@ -146,12 +149,12 @@ def segmentation(
     )  # fmt: skip
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def segmentation_numeric(
     event: Event = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     on: Number,
     option: EventOption = None,
     unit: Hours = ShortUnit.DAY,
@@ -159,8 +162,8 @@ def segmentation_numeric(
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Count an event by date and by ranges of a number."""
-    name = one("EVENT", event, option)
+    """Count an event by ranges of a number, by date."""
+    name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation_numeric(
             name, from_date=from_date, to_date=to_date,
@@ -169,20 +172,20 @@ def segmentation_numeric(
     )  # fmt: skip
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def segmentation_sum(
     event: Event = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     on: Number,
     option: EventOption = None,
     unit: Hours = ShortUnit.DAY,
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Add up a number over an event's occurrences, by date."""
-    name = one("EVENT", event, option)
+    """Add up a number over an event, by date."""
+    name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation_sum(
             name, from_date=from_date, to_date=to_date, on=on, unit=unit.value, where=where
@@ -190,20 +193,20 @@ def segmentation_sum(
     )
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def segmentation_average(
     event: Event = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     on: Number,
     option: EventOption = None,
     unit: Hours = ShortUnit.DAY,
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Compute the average of a number over an event's occurrences, by date."""
-    name = one("EVENT", event, option)
+    """Average a number over an event, by date."""
+    name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation_average(
             name, from_date=from_date, to_date=to_date, on=on, unit=unit.value, where=where
@@ -211,18 +214,18 @@ def segmentation_average(
     )
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def event_counts(
     events: Annotated[
         list[str] | None, typer.Argument(metavar="EVENT", show_default=False, help="The events.")
     ] = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--events", "-e", metavar="EVENT", callback=parse_names,
+            "--events", "-e", metavar="EVENT", callback=split_names,
             help="The same as EVENT; repeat it, or divide names with commas.",
         ),
     ] = None,
@@ -231,7 +234,7 @@ def event_counts(
     live: LiveCommand,
 ) -> None:  # fmt: skip
     """Count several events by date, in one query."""
-    names = one("EVENT", events or None, option or None)
+    names = required("EVENT", events or None, option or None)
     live.run(
         lambda ws: ws.event_counts(
             names, from_date=from_date, to_date=to_date, type=type.value, unit=unit.value
@@ -239,7 +242,7 @@ def event_counts(
     )
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def property_counts(
     event: Event = None,
     property: Annotated[  # noqa: A002
@@ -247,8 +250,8 @@ def property_counts(
         typer.Argument(metavar="PROPERTY", show_default=False, help="The name of the property."),
     ] = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     option: EventOption = None,
     property_option: Annotated[
         str | None,
@@ -259,10 +262,10 @@ def property_counts(
     limit: Limit = 10,
     live: LiveCommand,
 ) -> None:
-    """Count an event by the values of a property and date."""
+    """Count an event by the values of a property."""
     if option is not None and property is None and property_option is None:
         event, property = None, event  # noqa: A001 - `--event E PROPERTY`
-    name, of = one("EVENT", event, option), one("PROPERTY", property, property_option)
+    name, of = required("EVENT", event, option), required("PROPERTY", property, property_option)
     live.run(
         lambda ws: ws.property_counts(
             name, of, from_date=from_date, to_date=to_date,
@@ -271,22 +274,28 @@ def property_counts(
     )  # fmt: skip
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def funnel(
     funnel_id: Id,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     unit: Annotated[
         Unit | None,
-        typer.Option("--unit", "-u", show_default="one period", help="Steps of each period."),
+        typer.Option(
+            "--unit",
+            "-u",
+            metavar="UNIT",
+            show_default="one period",
+            help="Steps of each day, week or month.",
+        ),
     ] = None,
     on: On = None,
     where: WhereOption = None,
     limit: Limit = 1000,
     live: LiveCommand,
 ) -> None:
-    """Compute a saved funnel; `mp inspect funnels` lists them."""
+    """Compute a saved funnel. `mp inspect funnels` lists them."""
     live.run(
         lambda ws: ws.funnel(
             funnel_id, from_date=from_date, to_date=to_date,
@@ -295,7 +304,7 @@ def funnel(
     )  # fmt: skip
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def retention(
     born: Annotated[
         str | None,
@@ -306,8 +315,8 @@ def retention(
         typer.Argument(metavar="RETURN", show_default=False, help="The event they come back to."),
     ] = None,
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     born_option: Annotated[
         str | None, typer.Option("--born", "-b", metavar="EVENT", help="The same as BORN.")
     ] = None,
@@ -330,8 +339,11 @@ def retention(
     on: On = None,
     live: LiveCommand,
 ) -> None:
-    """Count the users who did one event, and came back to do another."""
-    first = one("BORN", born, born_option)
+    """Count users who came back after a first event.
+
+    Without RETURN any event counts.
+    """
+    first = required("BORN", born, born_option)
     if return_ is not None and return_option is not None:
         raise typer.BadParameter("RETURN is given twice, as an argument and as an option")
     live.run(
@@ -343,24 +355,27 @@ def retention(
     )  # fmt: skip
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def frequency(
     *,
-    from_date: From,
-    to_date: To,
+    from_date: FromOption,
+    to_date: ToOption,
     event: Annotated[
         str | None,
         typer.Option("--event", "-e", metavar="EVENT", show_default="any", help="The event."),
     ] = None,
     unit: Days = Unit.DAY,
     addiction_unit: Annotated[
-        ShortUnit, typer.Option("--addiction-unit", help="The part of a period.")
+        ShortUnit, typer.Option("--addiction-unit", metavar="UNIT", help="hour or day.")
     ] = ShortUnit.HOUR,
     where: WhereOption = None,
     on: On = None,
     live: LiveCommand,
 ) -> None:
-    """Count on how many days, or in how many hours, of each period users were active."""
+    """Count on how many days users were active.
+
+    That is, in how many parts of each period: days of a week, or hours of a day.
+    """
     live.run(
         lambda ws: ws.frequency(
             from_date=from_date, to_date=to_date,
@@ -369,7 +384,7 @@ def frequency(
     )  # fmt: skip
 
 
-@live()
+@with_options(live=live_options)
 def activity_feed(
     users: Annotated[
         list[str] | None,
@@ -379,7 +394,7 @@ def activity_feed(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            "--users", "-U", metavar="USER", callback=parse_names,
+            "--users", "-U", metavar="USER", callback=split_names,
             help="The same as USER; repeat it, or divide ids with commas.",
         ),
     ] = None,
@@ -394,7 +409,7 @@ def activity_feed(
     events: Annotated[
         list[str] | None,
         typer.Option(
-            "--events", "-e", metavar="EVENT", callback=parse_names, show_default="all",
+            "--events", "-e", metavar="EVENT", callback=split_names, show_default="all",
             help="Only these events; repeat it, or divide names with commas.",
         ),
     ] = None,
@@ -403,8 +418,8 @@ def activity_feed(
     ] = 1000,
     live: LiveCommand,
 ) -> None:  # fmt: skip
-    """Show the events of some users, in the order of their time."""
-    ids = one("USER", users or None, option or None)
+    """Show the events of some users, by time."""
+    ids = required("USER", users or None, option or None)
     live.run(
         lambda ws: ws.activity_feed(
             ids, from_date=from_date, to_date=to_date, events=events or None, limit=limit
@@ -412,18 +427,18 @@ def activity_feed(
     )
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def saved_report(bookmark_id: Id, *, live: LiveCommand) -> None:
-    """Compute a saved report of any type; `mp inspect bookmarks` lists them."""
+    """Compute a saved report. `mp inspect bookmarks` lists them."""
     live.run(lambda ws: ws.saved_report(bookmark_id))
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def flows(
     of: Annotated[
         str,
         typer.Argument(
-            metavar="EVENT|ID", show_default=False, help="An event, or a saved report's number."
+            metavar="EVENT_OR_ID", show_default=False, help="An event, or a saved report's number."
         ),
     ],
     *,
@@ -436,7 +451,12 @@ def flows(
     ] = None,
     direction: Annotated[
         Direction | None,
-        typer.Option("--direction", show_default="after", help="Events before or after it."),
+        typer.Option(
+            "--direction",
+            metavar="DIRECTION",
+            show_default="after",
+            help="Events before or after it, or both.",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", metavar="N", min=1, max=5, help="How far; 3 steps.")
@@ -444,7 +464,10 @@ def flows(
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Compute what users do before and after an event, or a saved flows report."""
+    """Compute what users do before or after an event.
+
+    With a number, compute that saved flows report.
+    """
     if of.isascii() and of.isdigit():
         given: dict[str, Any] = {"--from": from_date, "--to": to_date, "--direction": direction}
         given |= {"--steps": steps, "--where": where}
@@ -464,7 +487,7 @@ def flows(
     )  # fmt: skip
 
 
-@live()
+@with_options(live=live_options)
 def jql(
     file: Annotated[
         str | None,
@@ -483,7 +506,7 @@ def jql(
     ] = None,
     live: LiveCommand,
 ) -> None:
-    """Run a JQL script. Deprecated: Mixpanel keeps JQL in maintenance mode."""
+    """Run a JQL script. Mixpanel keeps JQL in maintenance mode: prefer the other commands."""
     text = _script(file, script)
     values = _parameters(param, params)
     with warnings.catch_warnings():
@@ -493,7 +516,7 @@ def jql(
         live.run(lambda ws: ws.jql(text, values))
 
 
-@live(chart=True)
+@with_options(live=live_chart_options)
 def insights(
     events: Annotated[
         list[str], typer.Argument(metavar="EVENT", show_default=False, help="One or more events.")
@@ -536,7 +559,7 @@ def insights(
     ] = 3000,
     live: LiveCommand,
 ) -> None:
-    """Compute an insights report that is not saved."""
+    """Compute a report that is not saved."""
     from mixpanel.data.inline_queries import Metric
 
     def query(ws: Any) -> Any:
@@ -549,7 +572,7 @@ def insights(
     live.run(query)
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+COMMANDS: "tuple[Command, ...]" = (
     ("segmentation", segmentation, SEGMENTATION),
     ("segmentation-numeric", segmentation_numeric, NUMERIC),
     ("segmentation-sum", segmentation_sum, SUM),

@@ -1,34 +1,39 @@
-"""Start `mp`, or say what is missing to start it."""
+"""The entry point of `mp`."""
 
 import os
 import sys
+
+INSTALL = "mp needs: pip install 'mixpanel-async[cli]'"
 
 
 def run() -> None:
     """Run the command line and end the process with its exit code."""
     try:
         from mixpanel.cli.app import app
+
+        app(prog_name="mp")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
             raise
-        print("mp needs: pip install 'mixpanel-async[cli]'", file=sys.stderr)
+        print(INSTALL, file=sys.stderr)
         sys.exit(1)
-    try:
-        app(prog_name="mp")
     except SystemExit as end:
-        sys.exit(_written(end.code))
+        sys.exit(_flushed(end.code))
 
 
-def _written(code: str | int | None) -> str | int | None:
-    """See to it that the result has left, which a full disk shows only now; return the code."""
-    if sys.stdout is None:  # it was closed from the start
+def _flushed(code: str | int | None) -> str | int | None:
+    """Flush stdout and return the exit code, 1 if the result could not be written.
+
+    A full disk may report its error only now.
+    """
+    if sys.stdout is None:  # closed by the parent process
         return code
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Python would try again at its own end, and say so in four lines.
+        # Python would flush again at exit and print a traceback of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not code and not isinstance(error, BrokenPipeError):
-            print(f"mp: the result cannot be written: {error.strerror}", file=sys.stderr)
+            print(f"mp: cannot write the result: {error.strerror}", file=sys.stderr)
         return code or 1
     return code

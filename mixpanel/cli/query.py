@@ -1,99 +1,98 @@
-"""Ask the local database."""
+"""`mp query`: SQL over the local database; `live_query` has the commands sent to Mixpanel."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixpanel._runtime.checked_files import read_at_most
-from mixpanel.cli._options.database import Account, Db, opened
-from mixpanel.cli._output.format import As, Format, Jq, Options, write, write_csv_line
+from mixpanel.cli._options.database import AccountOption, DatabaseOption, open_database
+from mixpanel.cli._options.shared import with_options
+from mixpanel.cli._output.format import (
+    Format,
+    OutputOptions,
+    output_options,
+    write,
+    write_csv_line,
+)
 from mixpanel.cli._output.terminal import say
+from mixpanel.cli.live_query import COMMANDS as LIVE_COMMANDS
 
-MOST_BYTES = 16_000_000  # of a query
-EXAMPLE = "Example: mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"
-SQL = """Examples:
+if TYPE_CHECKING:
+    from mixpanel.cli.app import Command
 
-mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL' --format table
-
+MAX_QUERY_BYTES = 16_000_000
+HELP = """
+`sql` sends no request. Each of the others costs one of the 60 queries an hour that Mixpanel allows
+for a project, and waits when they are used up.
+"""
+EXAMPLE = "mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'"
+SQL = """
+mp query sql 'SELECT event_name, count(*) FROM events GROUP BY ALL'
 mp query sql "SELECT properties->>'$.plan' AS plan, count(*) FROM events GROUP BY ALL"
-
 mp query sql --scalar 'SELECT count(DISTINCT distinct_id) FROM events' --format plain
-
 mp query sql --file funnel.sql --format csv > funnel.csv
 """
 
 
-def query() -> None:
-    """Query the local database with `sql`; every other command is answered by Mixpanel."""
-
-
+@with_options(output=output_options)
 def sql(
     query: Annotated[
         str | None,
-        typer.Argument(metavar="QUERY", show_default=False, help="One statement of SQL."),
+        typer.Argument(metavar="QUERY", show_default=False, help="One SQL statement."),
     ] = None,
     *,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-F", metavar="FILE", help="Read it from here; - is stdin."),
+        typer.Option(
+            "--file", "-F", metavar="FILE", help="Read the query from a file; - is stdin."
+        ),
     ] = None,
     scalar: Annotated[
-        bool, typer.Option("--scalar", "-s", help="Only the first column of the first row.")
+        bool, typer.Option("--scalar", "-s", help="Print the first column of the first row.")
     ] = False,
     write_: Annotated[
-        bool, typer.Option("--write", help="Let it change the database too, not only read.")
+        bool, typer.Option("--write", help="Allow statements that change the database.")
     ] = False,
-    external: Annotated[
-        bool, typer.Option("--external", help="Let it reach files, extensions and the network.")
+    external_access: Annotated[
+        bool, typer.Option("--external", help="Allow files, extensions and the network.")
     ] = False,
-    _account: Account = None,
-    db: Db = None,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    _account: AccountOption = None,
+    db: DatabaseOption = None,
+    output: OutputOptions,
 ) -> None:
-    """Ask the local database in DuckDB's SQL.
+    """Run a query in DuckDB's SQL.
 
     A table of events has the columns event_name, event_time (UTC), distinct_id, insert_id and
-    properties, one of profiles distinct_id, properties and last_seen; a property is read as
-    properties->>'$.plan'. Unless told otherwise, a query only reads, and nothing but the database.
-    Several may run at the same time.
+    properties; one of profiles has distinct_id, properties and last_seen. A property is
+    properties->>'$.plan'. A query only reads, and only the database, unless --write or --external
+    allow more. Several queries can run at the same time.
     """
-    from mixpanel.data.exceptions import UnsafeSQLError
-
-    options = Options(format, jq)
-    text = _text(query, file)
-    with opened(db, write=write_, external=external) as database:
-        try:
-            found = database.sql_rows(text, write=write_, limit=1 if scalar else None)
-        except UnsafeSQLError as error:
-            if not write_ and "write=True" in str(error):
-                error.add_note("in the shell: --write")
-            if not external and "external_access=True" in str(error):
-                error.add_note("in the shell: --external")
-            raise
+    text = _query_text(query, file)
+    with open_database(db, write=write_, external=external_access) as database:
+        found = database.sql_rows(text, write=write_, limit=1 if scalar else None)
     if scalar:
         value = found.rows[0][0] if found.rows else None
-        write({"value": value}, options)
+        write({"value": value}, output)
         return
-    columns = _apart(found.columns)
+    columns = _unique_names(found.columns)
     rows = [dict(zip(columns, row, strict=True)) for row in found.rows]
-    if not rows and options.written is Format.CSV:
-        write_csv_line(columns)
+    if not rows and output.format is Format.CSV:
+        write_csv_line(columns)  # a reader of the file still needs them
         return
-    write(rows, options)
-    if not rows and options.written is Format.TABLE:
+    write(rows, output)
+    if not rows and output.format is Format.TABLE:
         say("no rows", "dim")
 
 
-COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (("sql", sql, SQL),)
+COMMANDS: "tuple[Command, ...]" = (("sql", sql, SQL), *LIVE_COMMANDS)
 
 
-def _text(query: str | None, file: Path | None) -> str:
+def _query_text(query: str | None, file: Path | None) -> str:
     if query is not None and file is not None:
-        raise typer.BadParameter("QUERY and --file exclude each other")
+        raise typer.BadParameter("QUERY and --file cannot be used together")
     if file is None:
         text = query
     elif str(file) == "-":
@@ -103,7 +102,7 @@ def _text(query: str | None, file: Path | None) -> str:
 
         text = _read(expand_home(file))
     if text is None or not text.strip():
-        raise typer.BadParameter("what is the query? Give it as QUERY, or with --file")
+        raise typer.BadParameter("the query is missing: give QUERY or --file")
     return text
 
 
@@ -111,16 +110,16 @@ def _read(file: Path) -> str:
     from mixpanel.data.exceptions import MixpanelDataError
 
     try:
-        return read_at_most(file, MOST_BYTES).decode("utf-8-sig")
+        return read_at_most(file, MAX_QUERY_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise typer.BadParameter(f"{file} is no text in UTF-8", param_hint="--file") from None
+        raise typer.BadParameter(f"{file} is not UTF-8", param_hint="--file") from None
     except OSError as error:
-        kind = "FILE_NOT_FOUND" if isinstance(error, FileNotFoundError) else "FILE_UNREADABLE"
-        raise MixpanelDataError(f"{file}: {error.strerror}", code=kind) from error
+        code = "FILE_NOT_FOUND" if isinstance(error, FileNotFoundError) else "FILE_UNREADABLE"
+        raise MixpanelDataError(f"{file}: {error.strerror}", code=code) from error
 
 
-def _apart(columns: Iterable[str]) -> list[str]:
-    """Give each column a name of its own, so that none hides another: n, n_2."""
+def _unique_names(columns: Iterable[str]) -> list[str]:
+    """Return column names with a number added to repeated ones: n, n_2."""
     names: dict[str, None] = {}
     for column in columns:
         name, number = column, 1

@@ -107,8 +107,9 @@ def title(result: QueryResult) -> str:
     """Return in one line what was computed."""
     match result:
         case FunnelResult():
-            ends = [result.steps[0].event, result.steps[-1].event] if result.steps else []
-            return result.funnel_name or " → ".join(dict.fromkeys(ends)) or "Funnel"
+            ends = result.steps[:1] + result.steps[-1:]
+            names = dict.fromkeys(step.label or step.event for step in ends)
+            return result.funnel_name or " → ".join(names) or "Funnel"
         case RetentionResult():
             born = result.born_event or result.return_event or ANY
             return f"{born}, then {result.return_event or ANY}"
@@ -158,7 +159,7 @@ def subtitle(result: QueryResult) -> str:
         _measure(result),
         f"{first[:10]} to {last[:10]}{zone}" if first and last else "",
         f"sampled at {share(result.sampling_factor)}" if result.sampling_factor < 1 else "",
-        "more segments than the limit" if result.limit_hit else "",
+        "there are more than the limit" if result.limit_hit else "",
     ]
     return BETWEEN.join(filter(None, parts))
 

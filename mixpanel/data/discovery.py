@@ -34,8 +34,8 @@ class LimitedList(list[T]):
 
     def __init__(self, values: Iterable[T] = (), *, limit: int | None = None) -> None:
         super().__init__(values)
-        self.limit = limit
-        self.limit_hit = limit is not None and len(self) >= limit
+        self.limit: int | None = limit
+        self.limit_hit: bool = limit is not None and len(self) >= limit
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -250,12 +250,16 @@ class RateLimitError(APIError, exceptions.RateLimitError):
         **known: Any,
     ) -> None:
         super().__init__(message, **known)
-        self.sent, self.next_slot_at = sent, next_slot_at
-        self.limit, self.used, self.window_seconds = limit, used, window_seconds
+        self.sent: bool = sent
+        self.next_slot_at: datetime | None = next_slot_at
+        self.limit: int | None = limit
+        self.used: int | None = used
+        self.window_seconds: int | None = window_seconds
         when = None if next_slot_at is None else next_slot_at.isoformat()
         budget = {"next_slot_at": when, "limit": limit, "used": used}
         budget["window_seconds"] = window_seconds
-        self.details |= {"sent": sent} | {k: v for k, v in budget.items() if v is not None}
+        self.details.update({"sent": sent})
+        self.details.update({k: v for k, v in budget.items() if v is not None})
 
 
 class QueryError(APIError):
@@ -325,8 +329,9 @@ class PropertyNotFoundError(MixpanelDataError):
     def __init__(
         self, property_name: str, event_name: str | None, similar_properties: Iterable[str] = ()
     ) -> None:
-        self.property_name, self.event_name = property_name, event_name
-        self.similar_properties = list(similar_properties)
+        self.property_name: str = property_name
+        self.event_name: str | None = event_name
+        self.similar_properties: list[str] = list(similar_properties)
         of = "" if event_name is None else f" of {event_name!r}"
         names = ", ".join(self.similar_properties)
         hint = f"; did you mean {names}?" if names else ""
@@ -346,7 +351,9 @@ class ReportNotFoundError(MixpanelDataError):
     default_code = "REPORT_NOT_FOUND"
 
     def __init__(self, kind: str, report_id: int, available: Mapping[int, str]) -> None:
-        self.kind, self.report_id, self.available = kind, report_id, dict(available)
+        self.kind: str = kind
+        self.report_id: int = report_id
+        self.available: dict[int, str] = dict(available)
         some = [f"{number} ({name})" for number, name in list(self.available.items())[:5]]
         more = f" and {len(self.available) - 5} more" if len(self.available) > 5 else ""
         hint = f"there are {', '.join(some)}{more}" if some else "the project has none"

@@ -66,7 +66,9 @@ class Expression:
     """
 
     __slots__ = ()
-    __hash__ = object.__hash__
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     # ---- comparisons ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ FAST_RETRY = RetryPolicy(first_wait=0.01, max_age=20.0)
 def run_calls(
     runtime, emu, vendor, *calls, key="k", flush_timeout=10.0, close_timeout=5.0, **options
 ):
-    """Make a client, let each call use it, flush; return the flush's result and the stats."""
+    """Run calls on a new client and flush it; return the result of the flush and the stats."""
     options = {"base_url": getattr(emu, f"{vendor}_url"), "retry": FAST_RETRY, **options}
     if options.get("send_immediately"):
         options["retry"] = RetryPolicy(attempts=3, first_wait=0.01)
@@ -38,7 +38,7 @@ def run_calls(
 
 
 def totals(flushed, stats):
-    """The flush's result as if nothing had been sent before it, and the stats."""
+    """Return the totals as a flush result, with the errors of the last flush, and the stats."""
     whole = FlushResult(
         stats.delivered, stats.rejected, stats.dropped, stats.pending, flushed.errors
     )
@@ -46,5 +46,5 @@ def totals(flushed, stats):
 
 
 def messages(emu, vendor=None, **options):
-    """What the vendor kept, without what was around it."""
+    """Return the messages that a vendor stored."""
     return [entry["message"] for entry in emu.cdp_messages(vendor, **options)]

@@ -1,4 +1,4 @@
-"""Make the sinks of one emulator, and the same calls from asyncio, trio and plain sync code."""
+"""Create the sinks of one emulator, and make the same calls from asyncio, trio and sync code."""
 
 import anyio
 
@@ -19,20 +19,20 @@ PAID = ("u-17", "Order Paid", {"amount": 12.5})
 
 
 def sinks(runtime, emu, *, options=None, only=None, **rules):
-    """The three sinks of one emulator; `terms` and client `options` by sink."""
+    """Return the three sinks of one emulator; `rules` and client `options` are by sink."""
     faces = {"mixpanel": (AsyncMixpanel, Mixpanel), "customerio": (AsyncCustomerIO, CustomerIO),
              "hightouch": (AsyncHightouch, Hightouch)}  # fmt: skip
     urls = {"mixpanel": emu.url, "customerio": emu.customerio_url, "hightouch": emu.hightouch_url}
     made = {}
     for name in only or faces:
-        told = {"base_url": urls[name], "retry": FAST_RETRY, **(options or {}).get(name, {})}
-        client = faces[name][runtime == "sync"]("k", **told)
+        settings = {"base_url": urls[name], "retry": FAST_RETRY, **(options or {}).get(name, {})}
+        client = faces[name][runtime == "sync"]("k", **settings)
         made[name] = Sink(client, **rules.get(name, {}))
     return made
 
 
 def send(runtime, made, *calls, **options):
-    """Make a fan-out of the sinks, let each call use it, flush, close; return results and stats."""
+    """Run calls on a fan-out, flush and close it; return the results and the stats."""
     if runtime == "sync":
         with FanOut(**options, **made) as fan_out:
             for call in calls:
@@ -49,15 +49,15 @@ def send(runtime, made, *calls, **options):
 
 
 def counts(stats):
-    """What is not zero of an account."""
+    """Return the counts of a sink that are not zero."""
     assert stats.balanced
-    told = {
+    data = {
         "accepted": stats.accepted,
         **stats.filtered,
         **stats.rejected,
         "pending": stats.pending,
     }
-    return {name: count for name, count in told.items() if count}
+    return {name: count for name, count in data.items() if count}
 
 
 def all_counts(stats):

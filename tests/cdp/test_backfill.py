@@ -1,4 +1,4 @@
-"""Backfill: any number of messages of the past, each accounted for, resumable, without copies."""
+"""Backfill: any number of past messages, each counted, resumable, without duplicates."""
 
 import json
 from base64 import b64encode
@@ -14,6 +14,8 @@ from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth
 from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
 from tests.cdp.run_clients import FACES, RUNTIMES, messages
 from tests.cdp.test_oauth import key_pair
+
+pytestmark = pytest.mark.slow
 
 QUICK = RetryPolicy(first_wait=0.01, max_wait=0.05, max_age=20.0)
 MANY = {"limits": Limits(max_batch_size=100)}  # requests, of few messages
@@ -54,7 +56,7 @@ def numbers(emu, vendor):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("vendor", FACES)
 def test_backfill_sends_every_row_of_a_generator_with_its_timestamp(emu, runtime, vendor):
-    """In batches as large as the dialect's; the timestamps are those of the rows."""
+    """In batches of the dialect's size, with the timestamps of the rows."""
     result = backfilled(runtime, emu, vendor, past_message_composer(2001))
     assert (result.imported, result.rejected, result.position) == (2001, 0, 2001)
     assert (result.ok, result.requests) == (True, 2)
@@ -71,7 +73,7 @@ def test_backfill_sends_every_row_of_a_generator_with_its_timestamp(emu, runtime
     ],
 )
 def test_backfill_batches_stay_within_the_clients_limits(emu, limits, requests, largest):
-    """Those given count where they are below the vendor's; a message alone goes in any case."""
+    """Limits below the vendor's apply; a single message is always sent."""
     result = backfilled(
         "asyncio", emu, "customerio", past_message_composer(100), {"limits": limits}
     )
@@ -82,7 +84,7 @@ def test_backfill_batches_stay_within_the_clients_limits(emu, limits, requests, 
 
 @pytest.mark.parametrize("vendor", FACES)
 def test_backfill_delivers_each_message_once_despite_faults(emu, vendor):
-    """429, 5xx and answers lost on the way: each message is there, under one id."""
+    """After 429, 5xx and lost responses, each message is stored under one id."""
     emu.play(
         Fault.status(429, retry_after=0),
         Fault.reset("after"),
@@ -104,7 +106,7 @@ def test_repeating_a_backfill_sends_the_same_message_ids(emu):
 
 
 def test_an_invalid_row_is_reported_and_the_others_arrive(emu):
-    """Position, reason and record; what is too large never leaves."""
+    """With position, reason and record; a message that is too large is not sent."""
 
     def rows():
         yield from past_message_composer(120)
@@ -113,20 +115,20 @@ def test_an_invalid_row_is_reported_and_the_others_arrive(emu):
         yield {**next(past_message_composer(1)), "properties": {"text": "x" * 32_000}}
         yield "no row at all"
 
-    told = []
-    result = backfilled("asyncio", emu, "customerio", rows(), on_rejected=told.append)
+    reported = []
+    result = backfilled("asyncio", emu, "customerio", rows(), on_rejected=reported.append)
     assert (result.imported, result.rejected, result.position) == (120, 4, 124)
     by_position = {one.index: one.message for one in result.rejected_records}
     assert "needs a timestamp" in by_position[120]
     assert "type must be one of" in by_position[121]
     assert "bytes larger than Customer.io takes" in by_position[122]
     assert "must be a mapping" in by_position[123]
-    assert tuple(told) == result.rejected_records
+    assert tuple(reported) == result.rejected_records
     assert result.rejected_records[0].record == {"type": "track", "userId": "u", "event": "No time"}
 
 
 def test_a_batch_rejected_by_strict_mode_is_split_until_the_row_is_found(emu):
-    """The batch is halved until the bad one stands alone; its neighbours arrive."""
+    """The batch is halved until the invalid message is alone; the others arrive."""
 
     rows = list(past_message_composer(300))
     del rows[77]["userId"]
@@ -150,7 +152,7 @@ def test_a_wrong_key_stops_a_backfill_and_reports_where_to_resume():
 
 
 def test_a_backfill_resumes_at_its_position(emu):
-    """`start_at` skips what is settled."""
+    """`start_at` skips the rows that were settled before."""
     emu.play(Fault.latency(0.0) * 4, Fault.status(401).forever())
     with pytest.raises(ImportInterrupted) as raised:
         backfilled("asyncio", emu, "customerio", past_message_composer(1000), MANY, concurrency=1)
@@ -165,7 +167,7 @@ def test_a_backfill_resumes_at_its_position(emu):
 
 
 def test_rows_of_a_dataframe_can_be_backfilled(emu):
-    """Columns are named or found; gaps are left out; timestamps are the frame's."""
+    """Columns are named or found; missing values are left out; timestamps are kept."""
     frame = pd.DataFrame(
         {
             "customer": ["u-1", "u-2"],
@@ -179,17 +181,17 @@ def test_rows_of_a_dataframe_can_be_backfilled(emu):
         kind="track", event="Order Paid", columns={"user_id": "customer", "timestamp": "paid_at"},
     )  # fmt: skip
     assert result.ok
-    told = [
+    values = [
         (one["userId"], one["timestamp"], one["properties"]) for one in messages(emu, "hightouch")
     ]
-    assert told == [
+    assert values == [
         ("u-1", "2024-01-31T12:00:00.000Z", {"amount": 12.5}),
         ("u-2", "2024-02-01T00:00:00.000Z", {"coupon": "SPRING"}),
     ]
 
 
 def test_a_missing_column_stops_a_backfill_before_anything_is_sent(emu):
-    """It is a mistake in the call, not in a row."""
+    """It is an error of the call, not of a row."""
     with pytest.raises(ConfigurationError, match="track needs a column for timestamp"):
         backfilled("asyncio", emu, "customerio", [{"user_id": 1, "event": "x"}], kind="track")
     assert emu.requests("/customerio/v1/batch") == []
@@ -197,13 +199,13 @@ def test_a_missing_column_stops_a_backfill_before_anything_is_sent(emu):
 
 @pytest.mark.parametrize("arguments", [{"event": "x"}, {"columns": {}}])
 def test_columns_and_event_require_a_kind(emu, arguments):
-    """Without a kind rows are messages already."""
+    """Without a kind, rows are complete messages."""
     with pytest.raises(ConfigurationError, match="pass kind= as well"):
         backfilled("asyncio", emu, "customerio", [], **arguments)
 
 
 def test_backfill_reports_progress_and_is_not_counted_in_stats(emu):
-    """The client's own messages go on beside it."""
+    """The client's other messages are sent meanwhile."""
     seen = []
 
     async def go():
@@ -221,7 +223,7 @@ def test_backfill_reports_progress_and_is_not_counted_in_stats(emu):
 
 
 def test_backfill_with_oauth_has_a_valid_token_in_each_request():
-    """A revoked token in the middle is renewed once."""
+    """A token that is revoked during the backfill is renewed once."""
     rules = HightouchRules(oauth=OAuthRules(required=True))
     with Emulator(hightouch=rules) as emu:
         who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
@@ -239,7 +241,7 @@ def test_backfill_with_oauth_has_a_valid_token_in_each_request():
 
 
 def test_backfill_falls_back_to_uncompressed_bodies(emu):
-    """The first refusal of gzip is the last attempt at it."""
+    """After the first rejection, gzip is not tried again."""
     emu.play(Fault.status(400), when=lambda request: "content-encoding" in request.headers)
     options = {"gzip": True, **MANY}
     result = backfilled(
@@ -252,14 +254,14 @@ def test_backfill_falls_back_to_uncompressed_bodies(emu):
 
 
 def test_a_client_that_sends_immediately_backfills_in_batches(emu):
-    """Even a last batch of one goes there, so that sizes and answers are alike."""
+    """Also a last batch of one message, so that sizes and responses are alike."""
     with CustomerIO("k", base_url=emu.customerio_url, send_immediately=True, **MANY) as cio:
         assert cio.backfill(past_message_composer(101)).requests == 2
     assert {entry["endpoint"] for entry in emu.cdp_messages("customerio")} == {"batch"}
 
 
 def test_a_closed_client_rejects_a_backfill(emu):
-    """It has no connections any more."""
+    """Its connections are closed."""
     cio = Hightouch("k", base_url=emu.hightouch_url)
     cio.close()
     with pytest.raises(ClosedError):
@@ -267,7 +269,7 @@ def test_a_closed_client_rejects_a_backfill(emu):
 
 
 def test_a_disabled_client_validates_a_backfill_and_sends_nothing(emu):
-    """As for any other call."""
+    """As it does for any other call."""
     result = backfilled(
         "asyncio", emu, "customerio", past_message_composer(10), options={"disabled": True}
     )
@@ -275,13 +277,13 @@ def test_a_disabled_client_validates_a_backfill_and_sends_nothing(emu):
 
 
 def test_sync_backfill_has_the_parameters_and_help_of_the_async_one():
-    """They are those of the async method, whose example awaits."""
+    """The example is the same without `await`."""
     assert CustomerIO.backfill.__doc__ == AsyncCustomerIO.backfill.__doc__.replace("await ", "")
     assert partial(CustomerIO.backfill).func.__wrapped__ is AsyncCustomerIO.backfill
 
 
 def test_the_position_never_exceeds_the_rows_that_were_sent(emu):
-    """Also while a batch is being filled: whoever resumes there misses nothing."""
+    """Also while a batch is being filled, so resuming there skips no row."""
     seen, sent = [], []
 
     async def slow():
@@ -306,7 +308,7 @@ def test_the_position_never_exceeds_the_rows_that_were_sent(emu):
 
 
 def test_an_interrupt_in_a_callback_ends_a_backfill(emu):
-    """Ctrl-C and sys.exit() are the caller's, also from a callback of the sync face."""
+    """Ctrl-C and sys.exit() reach the caller, also from a callback of the sync client."""
     rows = [
         {**row, "event": "" if n % 3 == 0 else "E"}
         for n, row in enumerate(past_message_composer(1000))
@@ -314,19 +316,19 @@ def test_an_interrupt_in_a_callback_ends_a_backfill(emu):
     with CustomerIO("k", base_url=emu.customerio_url) as cio:
         for stop in (KeyboardInterrupt, SystemExit):
             for name in ("on_progress", "on_rejected"):
-                told = []
+                reported = []
 
-                def callback(one, stop=stop, told=told):
-                    told.append(one)
+                def callback(one, stop=stop, reported=reported):
+                    reported.append(one)
                     raise stop
 
                 with pytest.raises(stop):
                     cio.backfill(rows, **{name: callback})
-                assert len(told) == 1
+                assert len(reported) == 1
 
 
 def test_an_error_of_the_row_source_is_reported_with_its_position(emu):
-    """Whatever it raises: what came before was sent, and counts."""
+    """The rows before the error were sent and are counted."""
 
     def rows():
         yield from past_message_composer(250)
@@ -356,7 +358,7 @@ def test_a_row_generator_is_closed_when_a_backfill_ends_early(runtime):
 
 
 def test_progress_is_reported_while_every_row_is_rejected(emu):
-    """A checkpoint moves on, too."""
+    """So a checkpoint advances, too."""
     seen = []
     rows = [{"type": "track", "userId": "u"}] * 3000
     result = backfilled("asyncio", emu, "customerio", rows, on_progress=seen.append)
@@ -375,18 +377,18 @@ def test_progress_is_reported_while_every_row_is_rejected(emu):
     ],
 )
 def test_invalid_arguments_of_a_backfill_are_rejected(emu, rows, arguments, why):
-    """At once, and in words."""
+    """At once, with a message."""
     with pytest.raises(ConfigurationError, match=why):
         backfilled("asyncio", emu, "customerio", rows, **arguments)
 
 
 def test_no_error_contains_a_write_key_in_any_form():
-    """Not even as the header has it."""
+    """Not even in the encoding of the header."""
     key = "a-long-write-key"
     header = b64encode(f"{key}:".encode()).decode()
     with Emulator() as emu:
-        told = {"meta": {"error": f"who is {key}, or Basic {header}?"}}
-        emu.play(Fault.status(400, body=told))
+        data = {"meta": {"error": f"who is {key}, or Basic {header}?"}}
+        emu.play(Fault.status(400, body=data))
         cio = CustomerIO(key, base_url=emu.customerio_url, send_immediately=True)
         with cio, pytest.raises(RejectedError) as raised:
             cio.track("u", "x")

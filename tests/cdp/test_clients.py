@@ -1,4 +1,4 @@
-"""What the clients of Customer.io and Hightouch promise, in every world, over a real socket."""
+"""The clients of Customer.io and Hightouch on every runtime, over a real socket."""
 
 import asyncio
 import inspect
@@ -101,7 +101,7 @@ def test_send_immediately_uses_the_endpoint_of_each_kind(emu, runtime, vendor):
 
 
 def test_send_immediately_raises_the_servers_error(emu, runtime):
-    """With the server's words, the vendor's name, and no other's."""
+    """The error has the server's reason and the name of the vendor."""
     emu.play(Fault.status(400, body={"meta": {"errors": ["userId is odd"]}}))
     with pytest.raises(RejectedError) as caught:
         run_calls(runtime, emu, "customerio", SIX[0], send_immediately=True)
@@ -110,7 +110,7 @@ def test_send_immediately_raises_the_servers_error(emu, runtime):
 
 
 def test_a_wrong_key_is_an_error_and_keeps_the_messages(runtime, vendor):
-    """In the background they wait for somebody to correct it; `flush` comes back at once."""
+    """In the background the messages stay pending, and `flush` returns at once."""
     errors = []
     with Emulator(
         customerio=CustomerIORules(keys=["right"]), hightouch=HightouchRules(keys=["right"])
@@ -135,7 +135,7 @@ def test_any_2xx_even_empty_is_a_success(runtime, vendor, rules):
 
 
 def test_an_html_page_is_not_a_success(emu, runtime, vendor):
-    """A captive portal answers 200 to everything: it is tried again, and told."""
+    """A captive portal answers 200 to everything: the request is retried and the error reported."""
     emu.play(Fault.html() * 2)
     errors = []
     result, stats = run_calls(
@@ -147,7 +147,7 @@ def test_an_html_page_is_not_a_success(emu, runtime, vendor):
 
 
 def test_repeated_html_pages_end_in_an_error(emu, runtime, vendor):
-    """Direct calls raise it; in the background it is an outage like any other."""
+    """Calls that send immediately raise it; in the background it is treated as an outage."""
     emu.play(Fault.html().forever())
     with pytest.raises(ServerError, match="HTML page"):
         run_calls(runtime, emu, vendor, SIX[0], send_immediately=True)
@@ -175,7 +175,7 @@ def test_repeated_html_pages_end_in_an_error(emu, runtime, vendor):
     ],
 )
 def test_responses_that_are_classified_as_a_success(content_type, body, delivered):
-    """Empty, JSON and plain text are the vendor's; a page is not, whatever it calls itself."""
+    """Empty bodies, JSON and plain text; an HTML page is none, whatever its content type."""
     headers = {} if content_type is None else {"content-type": content_type}
     client = Hightouch("k", base_url="http://127.0.0.1:1")
     part = [client._composer.track("u", "Paid")]
@@ -201,7 +201,7 @@ def test_responses_that_are_classified_as_a_success(content_type, body, delivere
     ],
 )
 def test_a_2xx_that_reports_a_failure_is_a_rejection(body, delivered):
-    """However it says so: nothing counts as delivered that the server names as failed."""
+    """In any format: a message that the server reports as failed is not counted as delivered."""
     client = Hightouch("k", base_url="http://127.0.0.1:1")
     part = [client._composer.track("u", "Paid")]
     judged = client._api.classify(Response(200, {}, json.dumps(body).encode()), part)
@@ -209,7 +209,7 @@ def test_a_2xx_that_reports_a_failure_is_a_rejection(body, delivered):
     assert not judged.not_processed
 
 
-said = st.recursive(
+json_bodies = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(0, 500)
@@ -225,14 +225,15 @@ said = st.recursive(
 ).map(lambda value: json.dumps(value).encode())
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.integers(100, 650),
     st.dictionaries(st.sampled_from(["content-type", "retry-after", "date"]), st.text(max_size=9)),
-    said | st.binary(max_size=30),
+    json_bodies | st.binary(max_size=30),
 )
 def test_any_response_is_classified(status, headers, body):
-    """Only a 2xx delivers, anything else has its error, and nothing raises."""
+    """Only a 2xx is a delivery, everything else has an error, and no response raises."""
     client = Hightouch("k", base_url="http://127.0.0.1:1")
     part = [client._composer.track("u", "Paid")]
     judged = client._api.classify(Response(status, headers, body), part)
@@ -241,7 +242,7 @@ def test_any_response_is_classified(status, headers, body):
 
 
 def test_a_partial_success_loses_only_the_rejected_message(emu, runtime, vendor):
-    """Smaller batches, which repeat message ids, show which one failed."""
+    """Smaller batches with the same message ids show which message failed."""
     calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(9)]
     emu.play(
         Fault.status(200, body={"success": False, "errors": [{"reason": "bad"}]}).forever(),
@@ -256,25 +257,25 @@ def test_a_partial_success_loses_only_the_rejected_message(emu, runtime, vendor)
 
 
 def test_one_invalid_message_does_not_lose_the_rest_of_its_batch(emu, runtime):
-    """Strict mode refuses the whole batch: halving it finds the one that is to blame."""
+    """Strict mode rejects the whole batch; halving it finds the invalid message."""
     calls = [lambda c, n=n: c.track(f"u{n}", "Visit", message_id=f"m{n}") for n in range(60)]
     emu.play(
         Fault.status(400, body={"meta": {"errors": ["no"]}}).forever(),
         when=lambda request: b'"m41"' in request.body,
     )
-    told = []
-    result, stats = run_calls(runtime, emu, "customerio", *calls, on_delivery=told.append)
+    reported = []
+    result, stats = run_calls(runtime, emu, "customerio", *calls, on_delivery=reported.append)
     assert (59, 1) == (result.delivered, result.rejected)
     assert [f"m{n}" for n in range(60) if n != 41] == [m["messageId"] for m in messages(emu)]
     assert [("m41", "rejected", "Customer.io: HTTP 400: no")] == [
-        (one.message_id, one.fate, one.reason) for one in told if one.fate != "delivered"
+        (one.message_id, one.fate, one.reason) for one in reported if one.fate != "delivered"
     ]
-    assert 60 == len({one.message_id for one in told}) == len(told)
+    assert 60 == len({one.message_id for one in reported}) == len(reported)
     assert stats.balanced
 
 
 def test_order_is_kept_when_requests_fail(emu, runtime, vendor):
-    """By default nothing overtakes: one request at a time."""
+    """By default one request is sent at a time."""
     emu.play(Fault.status(500), Fault.status(429), Fault.status(503))
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(350)]
     result, _ = run_calls(runtime, emu, vendor, *calls, limits=Limits(max_batch_size=100))
@@ -283,7 +284,7 @@ def test_order_is_kept_when_requests_fail(emu, runtime, vendor):
 
 
 def test_batches_stay_within_the_vendors_limits(emu, runtime, vendor):
-    """475,000 bytes, envelope and commas counted, whatever is asked for."""
+    """475,000 bytes with envelope and commas, whatever the user's limits."""
     calls = [lambda c, n=n: c.track("u", "V", {"t": "x" * 30_000, "n": n}) for n in range(40)]
     calls += [lambda c, n=n: c.track("u", "V", {"n": n}) for n in range(2000)]
     limits = Limits(max_batch_size=2000, flush_after=5.0)
@@ -295,7 +296,7 @@ def test_batches_stay_within_the_vendors_limits(emu, runtime, vendor):
 
 @pytest.mark.parametrize("with_key", [False, True])
 def test_a_batch_is_full_to_the_last_byte(with_key):
-    """The buffer's limit is the room between the brackets, and the brackets."""
+    """The buffer's limit is the capacity plus the two brackets."""
     from mixpanel.cdp._hightouch.dialect import HIGHTOUCH
     from mixpanel.cdp._segment.rate_limit import RateLimitedAuth
     from mixpanel.cdp._segment.requests import SegmentApi
@@ -312,7 +313,7 @@ def test_a_batch_is_full_to_the_last_byte(with_key):
 
 
 def test_messages_that_are_too_large_are_passed_to_on_drop(emu, runtime, vendor):
-    """The rest is delivered, and `flush` does not wait for them."""
+    """The others are delivered, and `flush` does not wait."""
     drops = []
     result, stats = run_calls(
         runtime, emu, vendor,
@@ -326,7 +327,7 @@ def test_messages_that_are_too_large_are_passed_to_on_drop(emu, runtime, vendor)
 
 
 def test_send_immediately_raises_for_a_message_that_is_too_large(emu, runtime, vendor):
-    """Without sending it, and without showing it."""
+    """Without sending it, and without its content in the error."""
     with pytest.raises(PayloadTooLargeError) as caught:
         run_calls(
             runtime,
@@ -340,7 +341,7 @@ def test_send_immediately_raises_for_a_message_that_is_too_large(emu, runtime, v
 
 
 def test_a_raised_message_limit_is_used(runtime):
-    """Hightouch raises it for some to 96 KB."""
+    """Hightouch raises it to 96 KB for some customers."""
     with Emulator(hightouch=HightouchRules(max_message_bytes=96_000)) as emu:
         result, _ = run_calls(
             runtime, emu, "hightouch", lambda c: c.track("u", "Big", {"t": "x" * 33_000}),
@@ -350,7 +351,7 @@ def test_a_raised_message_limit_is_used(runtime):
 
 
 def test_gzip_is_turned_off_when_the_server_rejects_it(emu, runtime, vendor):
-    """Nobody documents whether each source takes it."""
+    """No vendor documents whether every source accepts it."""
     calls = [lambda c: c.track("u", "Visit")] * 20
     emu.play(
         Fault.status(400), when=lambda request: request.headers.get("content-encoding") == "gzip"
@@ -362,7 +363,7 @@ def test_gzip_is_turned_off_when_the_server_rejects_it(emu, runtime, vendor):
 
 
 def test_a_repeated_request_has_the_same_message_ids(emu, runtime, vendor):
-    """So the vendor knows a repetition, even when only the answer was lost."""
+    """So the vendor can de-duplicate, also when only the response was lost."""
     emu.play(Fault.reset("after"))
     result, stats = run_calls(runtime, emu, vendor, *SIX)
     assert (6, 1) == (result.delivered, stats.retried)
@@ -373,7 +374,7 @@ def test_a_repeated_request_has_the_same_message_ids(emu, runtime, vendor):
 
 
 def test_strict_mode_is_requested_by_default(emu, runtime):
-    """Else a wrong key and a missing id would be answered with 200."""
+    """Otherwise a wrong key or a missing id would be answered with 200."""
     run_calls(runtime, emu, "customerio", SIX[0])
     run_calls(runtime, emu, "customerio", SIX[0], strict=False)
     first, second = (entry["headers"] for entry in emu.cdp_messages())
@@ -405,7 +406,7 @@ def test_customerio_methods_send_what_the_api_reads(emu, runtime):
 
 
 def test_track_accepts_a_semantic_event(emu, runtime, vendor):
-    """Its fields find their places, and properties of one's own are added."""
+    """Its fields are sent at their paths, together with extra properties."""
     paid = semantic.OrderCompleted(order_id="o-1", total=12.5)
     run_calls(runtime, emu, vendor, lambda c: c.track("u", paid, {"gift": True}))
     (kept,) = messages(emu)
@@ -415,7 +416,7 @@ def test_track_accepts_a_semantic_event(emu, runtime, vendor):
 
 
 def test_a_key_of_another_region_is_rejected():
-    """The server would answer 200 and keep nothing."""
+    """The server would answer 200 and store nothing."""
     with pytest.raises(ConfigurationError, match="belongs to region 'eu'") as caught:
         AsyncCustomerIO(EU_KEY, region="us")
     for written in ("https://CDP.customer.io", "https://cdp.customer.io:443", "cdp.customer.io"):
@@ -428,13 +429,13 @@ def test_a_key_of_another_region_is_rejected():
 
 
 def test_prefixed_keys_use_bearer_authorization(emu, runtime):
-    """And a newline from a mounted secret is taken off."""
+    """And the newline of a mounted secret is stripped."""
     run_calls(runtime, emu, "customerio", SIX[0], key=f"{EU_KEY}\n")
     assert [EU_KEY] == [entry["key"] for entry in emu.cdp_messages()]
 
 
 def test_clients_of_one_source_share_its_rate():
-    """A second client of the same key does not double it."""
+    """A second client with the same key does not double the rate."""
     made = [CustomerIO(key, base_url="http://127.0.0.1:1") for key in ("k", "k", "other")]
     one, same, other = [client._api.guard.rate_limiter for client in made]
     assert one is same
@@ -442,7 +443,7 @@ def test_clients_of_one_source_share_its_rate():
 
 
 def test_a_batch_has_default_context_and_integrations(emu, runtime, vendor):
-    """What a message says of its own stands above; the next message has nothing of it."""
+    """The message's own values take precedence, and do not leak into the next message."""
     rows = [
         {"type": "track", "userId": "u", "event": "A", "context": {"ip": "::1"}},
         {"type": "track", "userId": "u", "event": "B", "integrations": {"x": False}},
@@ -459,13 +460,13 @@ def test_a_batch_has_default_context_and_integrations(emu, runtime, vendor):
 
 
 def test_an_empty_batch_is_rejected(emu, runtime, vendor):
-    """Whoever sends one has lost its messages before."""
+    """An empty batch is a mistake of the caller."""
     with pytest.raises(ValidationError, match="the batch is empty"):
         run_calls(runtime, emu, vendor, lambda c: c.batch(iter(())))
 
 
 def test_requests_wait_for_the_rate_limit(runtime):
-    """No request is refused with 429 although more are made than the limit allows."""
+    """No request gets a 429, although more are made than the limit allows."""
     dialect = Dialect("Slow", {"us": "http://127.0.0.1:1"}, rate=(3, 0.3))
     # On a busy machine requests arrive closer together than they left.
     with Emulator(customerio=CustomerIORules(rate=(3, 0.1))) as emu:
@@ -506,14 +507,14 @@ def test_hightouch_regions_and_contracts(emu, runtime):
 
 
 def test_version_at_changes_the_path_of_the_schema_version(emu, runtime):
-    """A workspace may have chosen a property."""
+    """A workspace may use a property instead."""
     call = lambda c: c.track("u", "Paid", schema_version="2")
     run_calls(runtime, emu, "hightouch", call, version_at="properties.apiVersion")
     assert {"apiVersion": "2"} == messages(emu)[0]["properties"]
 
 
 def test_hightouch_warns_about_an_action_of_customerio(emu, runtime):
-    """Tracked by its name it would be kept, and nobody be forgotten; the typed one is refused."""
+    """Tracked by name it would only be stored as an event; the typed event is rejected."""
     call = lambda c: c.track("u", "User Suppressed")
     _, stats = run_calls(runtime, emu, "hightouch", call)
     assert {"doubtful": 1} == stats.warnings
@@ -534,7 +535,7 @@ def test_hightouch_warns_about_an_action_of_customerio(emu, runtime):
     ],
 )
 def test_an_action_tracked_by_its_name_is_validated_like_the_typed_event(emu, runtime, call, why):
-    """What Customer.io would take and not act upon is doubtful."""
+    """A message that Customer.io would accept but ignore causes a warning."""
     _, stats = run_calls(runtime, emu, "customerio", call)
     assert ({} if why is None else {"doubtful": 1}) == stats.warnings
     if why is not None:
@@ -546,7 +547,7 @@ def test_an_action_tracked_by_its_name_is_validated_like_the_typed_event(emu, ru
 
 
 def test_a_client_can_use_any_dialect(emu):
-    """Segment's own is constants alone."""
+    """Segment's dialect consists of constants."""
     segment = Dialect("Segment", {"us": "https://api.segment.io"}, max_batch_bytes=500_000)
     with SegmentClient(WriteKey("k"), segment, base_url=emu.hightouch_url) as client:
         client.track("u", "Visit", message_id="m")
@@ -558,7 +559,7 @@ def test_a_client_can_use_any_dialect(emu):
 
 
 def test_messages_are_serialised_when_the_method_is_called(emu):
-    """A later change of the dict, and a call that is never awaited, change nothing."""
+    """Changing the dict later, or never awaiting the call, has no effect."""
 
     async def main():
         async with AsyncHightouch("k", base_url=emu.hightouch_url) as client:
@@ -572,7 +573,7 @@ def test_messages_are_serialised_when_the_method_is_called(emu):
 
 
 def test_a_disabled_client_validates_and_counts_but_sends_nothing(emu, runtime, vendor):
-    """Even wrong calls still raise."""
+    """Invalid calls still raise."""
     _, stats = run_calls(runtime, emu, vendor, *SIX, disabled=True)
     assert ({"disabled": 6}, []) == (stats.dropped, emu.requests())
     with pytest.raises(ValidationError):
@@ -580,7 +581,7 @@ def test_a_disabled_client_validates_and_counts_but_sends_nothing(emu, runtime, 
 
 
 def test_default_context_is_merged_into_each_call(emu, runtime, vendor):
-    """The call's own wins, name by name; neither is changed."""
+    """The call's own values take precedence, key by key; neither dict is modified."""
     given = {"ip": "1.1.1.1", "locale": "de"}
     run_calls(
         runtime, emu, vendor, lambda c: c.track("u", "V", context={"locale": "en"}),
@@ -594,19 +595,19 @@ def test_default_context_is_merged_into_each_call(emu, runtime, vendor):
 
 
 def test_a_batch_with_an_invalid_message_sends_nothing(emu, runtime, vendor):
-    """The error names the message, and none was taken."""
-    told = [{"type": "track", "userId": "u", "event": "V"}, {"type": "track", "event": "V"}]
+    """The error names the message, and none was accepted."""
+    values = [{"type": "track", "userId": "u", "event": "V"}, {"type": "track", "event": "V"}]
     with pytest.raises(ValidationError, match="message 1: "):
-        run_calls(runtime, emu, vendor, lambda c: c.batch(told))
+        run_calls(runtime, emu, vendor, lambda c: c.batch(values))
     assert [] == messages(emu)
 
 
 @pytest.mark.parametrize("when_full", ["drop_newest", "drop_oldest", "raise"])
 def test_when_full_decides_what_a_full_buffer_does(when_full):
-    """And says of which message."""
-    told = []
+    """And reports the affected message."""
+    reported = []
     client = Hightouch(
-        "k", base_url="http://127.0.0.1:9", when_full=when_full, on_delivery=told.append,
+        "k", base_url="http://127.0.0.1:9", when_full=when_full, on_delivery=reported.append,
         limits=Limits(max_queue_size=2, flush_after=None),
     )  # fmt: skip
     for name in ("a", "b"):
@@ -617,7 +618,9 @@ def test_when_full_decides_what_a_full_buffer_does(when_full):
     else:
         client.track("u", "V", message_id="c")
         lost = "c" if when_full == "drop_newest" else "a"
-        assert [(lost, "dropped", "queue_full")] == [(d.message_id, d.fate, d.reason) for d in told]
+        assert [(lost, "dropped", "queue_full")] == [
+            (d.message_id, d.fate, d.reason) for d in reported
+        ]
     assert 2 == client.stats().pending
     client._sender.buffer.drop_all("test")
     client.close(0)
@@ -632,7 +635,7 @@ def test_waiting_for_space_in_the_buffer_loses_nothing(emu, runtime, vendor):
 
 
 def test_a_closed_client_accepts_nothing(emu):
-    """And says so."""
+    """With an error."""
     client = CustomerIO("k", base_url=emu.customerio_url)
     client.close()
     with pytest.raises(ClosedError):
@@ -664,7 +667,7 @@ def test_an_error_in_a_callback_does_not_stop_delivery(emu, runtime, vendor):
 
 
 def test_one_client_serves_two_event_loops(emu):
-    """What the first left behind leaves with the second."""
+    """Messages left by the first loop are sent by the second."""
     client = AsyncCustomerIO("k", base_url=emu.customerio_url)
 
     async def visit_once(n):
@@ -696,7 +699,7 @@ def test_many_threads_share_a_sync_client(emu):
 
 
 def test_sync_calls_do_not_block_a_running_loop(emu):
-    """Buffered calls are welcome there; what would wait is refused."""
+    """Buffered calls work there; calls that would block are rejected."""
     client = Hightouch("k", base_url=emu.hightouch_url)
 
     async def main():
@@ -721,9 +724,10 @@ if os.environ.get("CDP_FORK") and os.fork() == 0:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork", [False, True])
 def test_pending_messages_are_sent_at_interpreter_exit(emu, fork):
-    """Without `flush` or `close`; a forked child sends its own, and not the parent's again."""
+    """Without `flush` or `close`; a forked child sends only its own messages."""
     if fork and not hasattr(os, "fork"):
         pytest.skip("needs os.fork")
     env = {**os.environ, "CDP_URL": emu.customerio_url, "CDP_FORK": "1" if fork else ""}
@@ -801,22 +805,22 @@ def test_no_repr_or_error_contains_the_write_key(emu):
 
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_a_retried_request_has_a_retry_count_header(emu, runtime, vendor, send_immediately):
-    """So their side can tell a repetition from a twin."""
+    """So the server can recognise a retry."""
     emu.play(Fault.status(503), Fault.status(510))
     calls = [lambda c: c.track("u", "Visit")] * 2
     run_calls(runtime, emu, vendor, *calls, send_immediately=send_immediately)
-    told = [one.headers.get("x-retry-count") for one in emu.requests()]
-    assert [None, "1", "2", *[None] * send_immediately] == told
+    values = [one.headers.get("x-retry-count") for one in emu.requests()]
+    assert [None, "1", "2", *[None] * send_immediately] == values
 
 
 def test_messages_expire_and_are_counted_after_an_outage(emu, runtime, vendor):
-    """After `max_age`, with the reason, and `flush` comes back."""
+    """After `max_age`, with the reason, and `flush` returns."""
     emu.play(Fault.status(500).forever())
-    told = []
+    reported = []
     result, stats = run_calls(
-        runtime, emu, vendor, SIX[0], on_delivery=told.append, on_error=lambda *_: None,
+        runtime, emu, vendor, SIX[0], on_delivery=reported.append, on_error=lambda *_: None,
         retry=RetryPolicy(first_wait=0.01, max_age=0.1),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped == stats.dropped
-    assert [("dropped", "expired")] == [(one.fate, one.reason) for one in told]
+    assert [("dropped", "expired")] == [(one.fate, one.reason) for one in reported]
     assert FAST_RETRY.attempts is None

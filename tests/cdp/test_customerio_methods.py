@@ -1,4 +1,4 @@
-"""Customer.io's verbs put each id where its API reads it, and none stands for another."""
+"""Customer.io's methods send each id where its API reads it."""
 
 import json
 
@@ -22,9 +22,9 @@ def sent(message):
 
 
 def own(message):
-    """What a message holds besides what every one does."""
-    told = sent(message)
-    return {k: v for k, v in told.items() if k not in ("messageId", "timestamp")}
+    """Return the fields of a message without the common ones."""
+    body = sent(message)
+    return {k: v for k, v in body.items() if k not in ("messageId", "timestamp")}
 
 
 def event(name, **rest):
@@ -92,20 +92,20 @@ CALLS = [
 
 @pytest.mark.parametrize(("call", "expected"), CALLS)
 def test_each_customerio_method_composes_what_the_api_reads(cio, call, expected):
-    """The type of an object stands in its traits: at the top every object would be of type 1."""
+    """The type of an object is sent in its traits: elsewhere it would be ignored."""
     assert expected == own(call(cio))
 
 
 def test_unsubscribe_does_not_delete_the_person(cio):
-    """Three verbs, three messages that nothing could take for one another."""
+    """Three methods send three clearly different messages."""
     verbs = [cio.unsubscribe, cio.delete_person, cio.suppress_person]
-    told = [own(verb("u")) for verb in verbs]
-    assert [None, "User Deleted", "User Suppressed"] == [each.get("event") for each in told]
-    assert [{"unsubscribed": True}, None, None] == [each.get("traits") for each in told]
+    values = [own(verb("u")) for verb in verbs]
+    assert [None, "User Deleted", "User Suppressed"] == [each.get("event") for each in values]
+    assert [{"unsubscribed": True}, None, None] == [each.get("traits") for each in values]
 
 
 def test_set_preferences_changes_only_the_given_ones(cio):
-    """By flat names, which leave a person's other choices alone."""
+    """By flat names, which leave the other preferences as they are."""
     message = sent(
         cio.set_preferences("u", topics={1: True, "topic_2": False}, channels={"sms": False})
     )
@@ -119,7 +119,7 @@ def test_set_preferences_changes_only_the_given_ones(cio):
 
 
 def test_customerio_methods_take_the_common_options(cio):
-    """A time of its own for a backfill, and an id that is shared with other sinks."""
+    """Such as a timestamp for a backfill, and an id that is shared with other sinks."""
     message = sent(cio.delete_person("u", timestamp="2020-01-01", message_id="m"))
     assert ("2020-01-01T00:00:00.000Z", "m") == (message["timestamp"], message["messageId"])
 
@@ -142,6 +142,6 @@ def test_customerio_methods_take_the_common_options(cio):
     ],
 )
 def test_values_that_the_api_would_ignore_are_rejected(cio, call, words):
-    """At the call, in words."""
+    """At the call, with a message."""
     with pytest.raises(ValidationError, match=words):
         call(cio)

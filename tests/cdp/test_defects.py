@@ -1,4 +1,4 @@
-"""What other libraries for these two vendors do wrong, each once: here it goes well.
+"""Defects of other libraries for these two vendors, which do not occur here.
 
 The numbers are those of the list of defects that the tests were written from: S for what both
 forks of Segment's library share, C for Customer.io's, H for Hightouch's.
@@ -27,6 +27,8 @@ from mixpanel.emulator import Emulator, Fault
 from tests.cdp.run_clients import RUNTIMES, messages, run_calls
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=RUNTIMES)
 def runtime(request):
@@ -51,7 +53,7 @@ def made(emu, vendor, **options):
 
 
 def test_concurrent_requests_lose_no_message(emu, runtime, vendor):
-    """Of three threads theirs remembered one, and what the others had was lost."""
+    """The other libraries joined only one of three threads, and lost the messages of the others."""
     calls = [lambda c, n=n: c.track("u", "Visit", {"n": n}) for n in range(500)]
     few = Limits(max_batch_size=10, concurrency=4)
     result, _ = run_calls(runtime, emu, vendor, *calls, ordered=False, limits=few)
@@ -60,7 +62,7 @@ def test_concurrent_requests_lose_no_message(emu, runtime, vendor):
 
 
 def test_closing_sends_the_whole_queue(emu, vendor):
-    """Theirs stops after the batch at hand: 1 of 500 arrived."""
+    """The other libraries stopped after the current batch: 1 of 500 arrived."""
     client = made(emu, vendor, limits=Limits(max_batch_size=100))
     for n in range(500):
         client.track("u", "Visit", {"n": n})
@@ -69,14 +71,14 @@ def test_closing_sends_the_whole_queue(emu, vendor):
 
 
 def test_a_client_that_sends_immediately_can_be_closed(emu, vendor):
-    """Theirs raised TypeError, as there was no thread to join."""
+    """The other libraries raised TypeError, as there was no thread to join."""
     client = made(emu, vendor, send_immediately=True)
     client.track("u", "Visit")
     assert client.close().ok
 
 
 def test_flush_returns_after_a_message_that_is_too_large(emu, vendor):
-    """Theirs waited for it for ever."""
+    """The other libraries waited for it forever."""
     client = made(emu, vendor, on_drop=lambda *_: None)
     client.track("u", "Big", {"t": "x" * 40_000})
     assert client.flush(5).pending == 0
@@ -85,15 +87,15 @@ def test_flush_returns_after_a_message_that_is_too_large(emu, vendor):
 
 @pytest.mark.parametrize("ago", [timedelta(0), timedelta(hours=-5), timedelta(days=400)])
 def test_naive_datetimes_are_utc(emu, runtime, vendor, ago):
-    """Theirs guessed: some landed five hours in the future."""
-    moment = datetime(2026, 3, 1, 12, 30) - ago
-    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", timestamp=moment))
-    told = datetime.fromisoformat(messages(emu)[0]["timestamp"])
-    assert moment.replace(tzinfo=UTC) == told
+    """The other libraries guessed: some landed five hours in the future."""
+    timestamp = datetime(2026, 3, 1, 12, 30) - ago
+    run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", timestamp=timestamp))
+    actual = datetime.fromisoformat(messages(emu)[0]["timestamp"])
+    assert timestamp.replace(tzinfo=UTC) == actual
 
 
 def test_unusual_values_are_converted_and_not_dropped(emu, runtime, vendor):
-    """Theirs dropped a key for one UUID in it, and a whole list."""
+    """The other libraries dropped the whole key for one UUID in it."""
 
     @dataclass
     class Price:
@@ -115,7 +117,7 @@ def test_unusual_values_are_converted_and_not_dropped(emu, runtime, vendor):
 
 
 def test_zero_is_a_valid_id_and_empty_text_is_not(emu, runtime, vendor):
-    """Theirs refused 0, and took True, NaN and an event without a name."""
+    """The other libraries rejected 0, and accepted True, NaN and an event without a name."""
     run_calls(runtime, emu, vendor, lambda c: c.track(0, "Visit"))
     assert "0" == messages(emu)[0]["userId"]
     for bad in (True, float("nan"), 1j, "", None):
@@ -126,7 +128,7 @@ def test_zero_is_a_valid_id_and_empty_text_is_not(emu, runtime, vendor):
 
 
 def test_the_callers_dicts_are_not_modified(emu, runtime, vendor):
-    """Theirs wrote into the context and overwrote its library."""
+    """The other libraries wrote into the context and overwrote its library."""
     context = {"library": {"name": "mine"}}
     run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit", context=context))
     assert {"library": {"name": "mine"}} == context
@@ -134,7 +136,7 @@ def test_the_callers_dicts_are_not_modified(emu, runtime, vendor):
 
 
 def test_no_request_exceeds_the_limits(emu, runtime, vendor):
-    """Theirs made one of 507,751 bytes, which Customer.io drops as a whole with 200."""
+    """The other libraries sent one of 507,751 bytes, which Customer.io drops with a 200."""
     calls = [lambda c: c.track("u", "Visit", {"t": "x" * 31_500})] * 35
     result, _ = run_calls(runtime, emu, vendor, *calls)
     assert 35 == result.delivered
@@ -143,14 +145,14 @@ def test_no_request_exceeds_the_limits(emu, runtime, vendor):
 
 @pytest.mark.parametrize("body", [b"", b"oops", b"[]", b'{"meta":{"errors":["x"]}}', b'{"a":1}'])
 def test_a_rejection_in_any_format_is_not_retried(emu, runtime, vendor, body):
-    """Theirs looked for `code`, took its absence for a network error, and tried eleven times."""
+    """The other libraries took a missing `code` for a network error, and tried eleven times."""
     emu.play(Fault.status(400, body=body).forever())
     result, stats = run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"))
     assert (1, 0, 1) == (result.rejected, stats.retried, len(emu.requests()))
 
 
 def test_bodies_are_compact_json(emu, runtime, vendor):
-    """Theirs wrote NaN, which is none, and three times the bytes for an emoji."""
+    """The other libraries wrote NaN, which is not JSON, and three times the bytes for an emoji."""
     run_calls(
         runtime, emu, vendor, lambda c: c.track("u", "Visit", {"n": float("nan"), "t": "🎈" * 300})
     )
@@ -164,7 +166,7 @@ def test_bodies_are_compact_json(emu, runtime, vendor):
 
 
 def test_flush_and_close_respect_their_timeout(emu, vendor):
-    """Theirs had no timeout; a dead server held a program up for 17 minutes."""
+    """The other libraries had no timeout; a dead server blocked a program for 17 minutes."""
     emu.play(Fault.status(503).forever())
     client = made(emu, vendor, on_error=lambda *_: None)
     client.track("u", "Visit")
@@ -173,7 +175,7 @@ def test_flush_and_close_respect_their_timeout(emu, vendor):
 
 
 def test_no_log_contains_a_payload_or_a_key(emu, runtime, vendor, caplog):
-    """Theirs logged whole messages, and Hightouch's the write key too."""
+    """The other libraries logged whole messages, and Hightouch's the write key too."""
     caplog.set_level(logging.DEBUG, "mixpanel")
     emu.play(Fault.status(500), Fault.status(400))
     run_calls(
@@ -189,7 +191,7 @@ def test_no_log_contains_a_payload_or_a_key(emu, runtime, vendor, caplog):
 
 
 def test_an_exception_in_on_error_does_not_stop_the_sender(emu, runtime):
-    """Theirs lost its only thread: nothing was sent any more, and flush hung."""
+    """The other libraries lost their only thread, and flush hung."""
 
     def broken(*_):
         raise RuntimeError("mine")
@@ -203,9 +205,9 @@ def test_an_exception_in_on_error_does_not_stop_the_sender(emu, runtime):
 
 
 def test_the_package_does_not_install_foreign_modules():
-    """Theirs installs the top-level package of another, and pins what nobody needs any more."""
-    told = distribution("mixpanel-async")
-    needed = {re.match(r"[\w-]+", one)[0].lower() for one in told.requires or ()}
+    """The other libraries install a foreign top-level package, and pin unneeded dependencies."""
+    actual = distribution("mixpanel-async")
+    needed = {re.match(r"[\w-]+", one)[0].lower() for one in actual.requires or ()}
     assert not needed & {"requests", "backoff", "monotonic", "python-dateutil"}
     assert not {"customerio", "hightouch"} & {
         name for name, owners in packages_distributions().items() if "mixpanel-async" in owners
@@ -213,7 +215,7 @@ def test_the_package_does_not_install_foreign_modules():
 
 
 def test_a_wrong_key_is_not_counted_as_delivered(runtime):
-    """Theirs said that all was uploaded."""
+    """The other libraries reported a successful upload."""
     from mixpanel.emulator import CustomerIORules
 
     with Emulator(customerio=CustomerIORules(keys=["right"])) as emu:
@@ -222,7 +224,7 @@ def test_a_wrong_key_is_not_counted_as_delivered(runtime):
 
 
 def test_requests_identify_this_library(emu, runtime, vendor):
-    """Theirs went by the name of the library that they were copied from."""
+    """The other libraries used the name of the library that they were forked from."""
     run_calls(runtime, emu, vendor, lambda c: c.track("u", "Visit"))
     (entry,) = emu.cdp_messages()
     assert entry["headers"]["user-agent"].startswith("mixpanel-async/")
@@ -234,7 +236,7 @@ def test_requests_identify_this_library(emu, runtime, vendor):
 
 @contextmanager
 def a_proxy():
-    """Stand for a proxy: take one request, answer 200, and tell its first line."""
+    """Act as a proxy: accept one request, answer 200, and record its first line."""
     seen = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -254,7 +256,7 @@ def a_proxy():
 
 
 def test_requests_use_the_configured_proxy(runtime, vendor):
-    """Theirs took the setting and threw it away."""
+    """The other libraries ignored the setting."""
     with a_proxy() as (address, seen):
 
         class Elsewhere:
@@ -268,7 +270,7 @@ def test_requests_use_the_configured_proxy(runtime, vendor):
 
 
 def test_a_401_renews_the_access_token_and_a_400_does_not(emu, runtime):
-    """Theirs kept a revoked token until half its life, and threw a good one away."""
+    """The other library kept a revoked token, and discarded a valid one."""
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
 
     def revoke(client):
@@ -295,7 +297,7 @@ def test_a_401_renews_the_access_token_and_a_400_does_not(emu, runtime):
     ids=["error without error", "reset in seconds", "200 without a token"],
 )
 def test_no_response_of_the_authorization_server_causes_a_busy_loop(emu, runtime, fault):
-    """Theirs burnt a whole core for ever, or blocked for ever."""
+    """The other library used a whole core, or blocked, forever."""
     emu.play(fault.forever(), path="/hightouch/oauth/token")
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
     result, _ = run_calls(
@@ -307,7 +309,7 @@ def test_no_response_of_the_authorization_server_causes_a_busy_loop(emu, runtime
 
 
 def test_the_retry_wait_starts_anew_after_each_outage(emu, runtime):
-    """Theirs never counted its retries from zero again."""
+    """The other libraries never reset their retry count."""
     who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
     emu.play(Fault.status(500) * 4, path="/hightouch/oauth/token")
 
@@ -324,7 +326,7 @@ def test_the_retry_wait_starts_anew_after_each_outage(emu, runtime):
 
 
 def test_the_error_for_a_large_message_is_readable(emu, vendor):
-    """Theirs was a tuple of format string and arguments, the message within."""
+    """In the other libraries it was a tuple of format string and arguments with the message."""
     with made(emu, vendor, send_immediately=True) as client, pytest.raises(Exception) as caught:
         client.track("u", "Big", {"t": "x" * 40_000}, message_id="m-1")
     name = client._api.dialect.name
@@ -333,25 +335,25 @@ def test_the_error_for_a_large_message_is_readable(emu, vendor):
 
 
 def test_a_group_message_needs_no_person_at_customerio(emu, runtime):
-    """Theirs demanded one for years."""
+    """The other library required one."""
     run_calls(runtime, emu, "customerio", lambda c: c.group(None, "g", {"name": "Acme"}))
     assert "g" == messages(emu)[0]["groupId"]
 
 
 def test_object_types_are_sent_in_the_traits(emu, runtime):
-    """At the top of a message they are ignored, and every object becomes one of type 1."""
+    """At the top of a message they are ignored, and every object becomes type 1."""
     run_calls(runtime, emu, "customerio", lambda c: c.set_object("o", object_type_id=3))
     assert "3" == messages(emu)[0]["traits"]["object_type_id"]
 
 
 def test_suppressing_is_not_unsubscribing(emu, runtime):
-    """A trait forgets nobody."""
+    """A trait does not delete a person."""
     run_calls(runtime, emu, "customerio", lambda c: c.suppress_person("u"))
     assert ("track", "User Suppressed") == (messages(emu)[0]["type"], messages(emu)[0]["event"])
 
 
 def test_an_empty_200_response_is_a_success(runtime):
-    """Theirs failed to decode it, after it had arrived."""
+    """The other libraries failed to decode it."""
     from mixpanel.emulator import CustomerIORules
 
     with Emulator(customerio=CustomerIORules(empty_body=True)) as emu:
@@ -370,7 +372,7 @@ def test_send_immediately_names_the_rejected_message(emu, runtime, vendor):
 
 
 def test_cancelling_a_flush_loses_nothing(emu):
-    """The sender goes on; what waits is still there."""
+    """The sender continues, and pending messages stay pending."""
     from mixpanel.cdp import AsyncCustomerIO
 
     emu.play(Fault.latency(0.2))

@@ -1,4 +1,4 @@
-"""What sets the vendors apart, and that the seam fits others too."""
+"""The dialects of the vendors, and of others."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def basic(key):
     ],
 )
 def test_each_kind_of_key_has_its_authorization_header(dialect, key, token, expected):
-    """Prefixed keys are bearers at Customer.io only; a token of OAuth goes before the key."""
+    """Prefixed keys are bearer tokens at Customer.io only; an OAuth token takes precedence."""
     assert expected == dialect.headers(key, token)["Authorization"].reveal()
 
 
@@ -66,7 +66,7 @@ def test_the_origin_is_from_base_url_region_or_key(dialect, key, options, expect
 
 @pytest.mark.parametrize("dialect", [CUSTOMERIO, PERMISSIVE, HIGHTOUCH])
 def test_the_origin_may_come_from_the_environment(dialect, monkeypatch):
-    """Above the region, below what the program says; each vendor has a variable of its own."""
+    """It overrides the region, and `base_url` overrides it; each vendor has its own variable."""
     name = "MP_HIGHTOUCH_BASE_URL" if dialect is HIGHTOUCH else "MP_CUSTOMERIO_BASE_URL"
     monkeypatch.setenv(name, "http://127.0.0.1:1/x/")
     assert "http://127.0.0.1:1/x" == dialect.origin(CLASSIC, region="eu")
@@ -81,7 +81,7 @@ def test_the_origin_may_come_from_the_environment(dialect, monkeypatch):
 
 
 def test_an_unknown_region_or_unsafe_url_is_rejected():
-    """Where it is given, with what there is to choose from."""
+    """At construction, with the known regions."""
     with pytest.raises(ConfigurationError, match="choose one of 'us', 'eu'"):
         CUSTOMERIO.origin(CLASSIC, region="eu-west-1")
     with pytest.raises(ConfigurationError, match="https"):
@@ -89,7 +89,7 @@ def test_an_unknown_region_or_unsafe_url_is_rejected():
 
 
 def test_the_dialect_warns_about_a_key_of_another_region():
-    """That host answers 200 and keeps nothing; of a host of one's own nothing can be said."""
+    """That host answers 200 and stores nothing; there is no warning for a custom host."""
     warning = CUSTOMERIO.region_warning(EUROPEAN, "https://cdp.customer.io")
     assert "region='eu'" in warning
     assert "abc" not in warning
@@ -136,7 +136,7 @@ def test_an_invalid_write_key_is_rejected(bad):
     ],
 )  # fmt: skip
 def test_every_error_format_is_parsed(body, expected):
-    """At a peer, an unexpected shape was retried eleven times as a network error."""
+    """Another library retried an unexpected format eleven times as a network error."""
     assert expected == error_reasons(body)
 
 
@@ -160,26 +160,26 @@ RUDDERSTACK = Dialect(
 
 @pytest.mark.parametrize("dialect", [CUSTOMERIO, HIGHTOUCH, SEGMENT, RUDDERSTACK])
 def test_one_composer_serves_every_dialect(dialect):
-    """A further vendor is constants and at most a few functions."""
+    """Another vendor needs only constants and a few functions."""
     composer = SegmentComposer(dialect, now=lambda: 0.0, new_id=lambda: "ID", library={"name": "x"})
     messages = [composer.track("u", "Paid"), composer.alias("a", "u")]
-    told = json.loads(dialect.batch_body(messages, AT))
-    assert ["track", "alias"] == [each["type"] for each in told["batch"]]
-    assert AT == told["sentAt"]
+    body = json.loads(dialect.batch_body(messages, AT))
+    assert ["track", "alias"] == [each["type"] for each in body["batch"]]
+    assert AT == body["sentAt"]
     assert dialect.origin(CLASSIC).startswith("https://")
     assert basic("abc") == dialect.headers(CLASSIC)["Authorization"].reveal()
     assert "/v1/track" == dialect.path("track")
 
 
 def test_the_envelope_may_contain_the_write_key():
-    """Hightouch wants it there beside a token of OAuth; Segment takes it without a header."""
-    told = json.loads(HIGHTOUCH.batch_body([], AT, 'k"1'))
-    assert {"batch": [], "sentAt": AT, "writeKey": 'k"1'} == told
+    """Hightouch requires it there with OAuth; Segment accepts it without a header."""
+    body = json.loads(HIGHTOUCH.batch_body([], AT, 'k"1'))
+    assert {"batch": [], "sentAt": AT, "writeKey": 'k"1'} == body
     assert {"batch": [], "sentAt": AT} == json.loads(b"".join(batch_envelope(AT)))
 
 
 def test_each_dialect_is_short():
-    """Constants and a few functions, or the seam is in the wrong place."""
+    """A dialect is constants and a few functions."""
     house = Path(mixpanel.cdp.__file__).parent
     for name in ("_customerio", "_hightouch"):
         assert len((house / name / "dialect.py").read_text().splitlines()) < 150

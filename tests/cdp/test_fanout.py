@@ -1,4 +1,4 @@
-"""One call, several sinks: the same fan_out, in each one's words, from both faces."""
+"""One call to several sinks: the same message, translated for each vendor, async and sync."""
 
 import asyncio
 import inspect
@@ -44,15 +44,15 @@ def runtime(request):
 
 
 def test_all_sinks_receive_the_same_id_and_timestamp(emu, runtime):
-    """So that one event can be found again in three places."""
+    """So the same event can be found at all three vendors."""
     results, stats = send(runtime, sinks(runtime, emu), lambda f: f.track(*PAID))
     (event,) = emu.events()
     (customerio,), (hightouch,) = messages(emu, "customerio"), messages(emu, "hightouch")
     message_id = customerio["messageId"]
     assert [message_id] * 2 == [hightouch["messageId"], event["properties"]["$insert_id"]]
     assert customerio["timestamp"] == hightouch["timestamp"] == hightouch["originalTimestamp"]
-    moment = datetime.fromisoformat(customerio["timestamp"])
-    assert round(moment.timestamp() * 1000) == event["properties"]["time"]
+    timestamp = datetime.fromisoformat(customerio["timestamp"])
+    assert round(timestamp.timestamp() * 1000) == event["properties"]["time"]
     assert [12.5] * 3 == [each["properties"]["amount"] for each in (event, customerio, hightouch)]
     assert [True, True, True] == [result.ok for result in results.values()]
     assert {name: {"accepted": 1} for name in stats} == all_counts(stats)
@@ -60,31 +60,31 @@ def test_all_sinks_receive_the_same_id_and_timestamp(emu, runtime):
 
 
 def test_message_id_and_timestamp_may_be_passed(emu):
-    """Mixpanel gets of a longer id what `dedupe_key` would make of it; a repetition is no copy."""
-    moment = datetime.now(UTC).replace(microsecond=0)
+    """Mixpanel gets a hash of a longer id, as for `dedupe_key`, and de-duplicates repetitions."""
+    timestamp = datetime.now(UTC).replace(microsecond=0)
     calls = [
-        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=moment),
-        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=moment.timestamp()),
-        lambda f: f.track("u-17", "Visit", message_id="a-1", timestamp=moment.isoformat()),
+        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=timestamp),
+        lambda f: f.track(*PAID, message_id="order/17: paid", timestamp=timestamp.timestamp()),
+        lambda f: f.track("u-17", "Visit", message_id="a-1", timestamp=timestamp.isoformat()),
     ]
     send("trio", sinks("trio", emu), *calls)
     hashed = deterministic_id("Order Paid", "u-17", "order/17: paid")
     assert {hashed, "a-1"} == {each["properties"]["$insert_id"] for each in emu.events()}
-    assert {moment.timestamp() * 1000} == {each["properties"]["time"] for each in emu.events()}
+    assert {timestamp.timestamp() * 1000} == {each["properties"]["time"] for each in emu.events()}
     for vendor in ("customerio", "hightouch"):
         assert ["order/17: paid"] * 2 + ["a-1"] == [m["messageId"] for m in messages(emu, vendor)]
         timestamp_fields = {m["timestamp"] for m in messages(emu, vendor)}
-        assert {f"{moment.isoformat()[:19]}.000Z"} == timestamp_fields
+        assert {f"{timestamp.isoformat()[:19]}.000Z"} == timestamp_fields
 
 
 def test_a_fan_out_copies_arguments_when_it_is_called(emu):
-    """Iterators are read once and for all; a later change of the dict is not seen."""
+    """Iterators are read once, and later changes of the dict have no effect."""
 
     async def main():
         async with AsyncFanOut(**sinks("asyncio", emu)) as fan_out:
-            told = {"tags": iter("ab"), "deep": [{"more": (n for n in (1, 2))}]}
-            calling = fan_out.track("u-17", "Visit", told)
-            told["deep"].clear()
+            data = {"tags": iter("ab"), "deep": [{"more": (n for n in (1, 2))}]}
+            calling = fan_out.track("u-17", "Visit", data)
+            data["deep"].clear()
             await calling
 
     asyncio.run(main())
@@ -94,7 +94,7 @@ def test_a_fan_out_copies_arguments_when_it_is_called(emu):
 
 
 def test_a_fan_out_uses_the_ids_of_the_context(emu, runtime):
-    """To all sinks alike; a call that names somebody is about nobody else."""
+    """In all sinks; a call with its own ids does not mix them with those of the context."""
 
     async def inside(f):
         with context("u-17", {"page": "/"}, device_id="d-1"):
@@ -110,12 +110,12 @@ def test_a_fan_out_uses_the_ids_of_the_context(emu, runtime):
     whole = [("u-17", "d-1"), (None, "d-2")]
     for vendor in ("customerio", "hightouch"):
         assert whole == [(m.get("userId"), m["anonymousId"]) for m in messages(emu, vendor)]
-    told = [each["properties"] for each in emu.events()]
+    values = [each["properties"] for each in emu.events()]
     assert [("u-17", "d-1"), (None, "d-2")] == [
-        (each.get("$user_id"), each["$device_id"]) for each in told
+        (each.get("$user_id"), each["$device_id"]) for each in values
     ]
-    assert ["u-17", "$device:d-2"] == [each["distinct_id"] for each in told]
-    assert ["/", "/"] == [each["page"] for each in told]
+    assert ["u-17", "$device:d-2"] == [each["distinct_id"] for each in values]
+    assert ["/", "/"] == [each["page"] for each in values]
 
 
 # ---- as Mixpanel says it -------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_people_groups_and_views_are_translated_for_mixpanel(emu):
 
 
 def test_calls_without_an_equivalent_at_mixpanel_are_filtered(emu):
-    """And counted; the others get it."""
+    """And counted; the other sinks receive them."""
     calls = [
         lambda f: f.identify(None, {"plan": "free"}, anonymous_id="d-1"),
         lambda f: f.identify("u-17"),
@@ -163,7 +163,7 @@ def test_calls_without_an_equivalent_at_mixpanel_are_filtered(emu):
 
 
 def test_calls_that_a_vendor_does_not_support_are_filtered():
-    """Rather than refused at each call."""
+    """They are not counted as rejected."""
     narrow = Dialect("Narrow", {"us": UNREACHABLE}, kinds=frozenset({"track"}))
     with FanOut(narrow=Sink(SegmentClient(WriteKey("k"), narrow, disabled=True))) as fan_out:
         fan_out.page("u-17")
@@ -172,7 +172,7 @@ def test_calls_that_a_vendor_does_not_support_are_filtered():
 
 
 def test_a_mixpanel_sink_alone_rejects_a_call_without_ids():
-    """An error rather than a message that has no place."""
+    """There is no person to attach the event to."""
     fan_out = FanOut(mixpanel=Sink(Mixpanel("T", MemoryConsumer())))
     for call in (lambda f: f.identify(None), lambda f: f.track(None, "V"), lambda f: f.page()):
         with pytest.raises((ValidationError, TypeError), match="user_id"):
@@ -181,13 +181,13 @@ def test_a_mixpanel_sink_alone_rejects_a_call_without_ids():
 
 
 def test_the_spec_context_becomes_mixpanel_properties():
-    """What it has a name for; the event's own properties win."""
+    """Where Mixpanel has a default property; the event's own properties take precedence."""
     kept = MemoryConsumer()
-    told = {"page": {"url": "/a", "title": "A"}, "os": {"name": "iOS"}, "ip": "1.2.3.4", "app": 3,
+    data = {"page": {"url": "/a", "title": "A"}, "os": {"name": "iOS"}, "ip": "1.2.3.4", "app": 3,
             "campaign": {"name": "spring"}}  # fmt: skip
     with FanOut(mixpanel=Sink(Mixpanel("T", kept), group_key="company")) as fan_out:
-        fan_out.track("u-17", "Visit", {"$os": "mine"}, context=told)
-        fan_out.identify("u-17", {"plan": "team"}, context=told)
+        fan_out.track("u-17", "Visit", {"$os": "mine"}, context=data)
+        fan_out.identify("u-17", {"plan": "team"}, context=data)
         fan_out.track("u-17", semantic.EmailOpened(email_id="e-1", email="ada@example.com"))
     run_calls, opened = kept.events
     expected = {"$current_url": "/a", "$os": "mine", "ip": "1.2.3.4", "utm_campaign": "spring"}
@@ -197,7 +197,7 @@ def test_the_spec_context_becomes_mixpanel_properties():
 
 
 def test_a_before_send_hook_affects_only_its_own_sink(emu):
-    """It may well be there to keep something from that sink alone."""
+    """It may remove something that the other sinks should receive."""
 
     def hook(endpoint, message):
         message["properties"]["who"]["email"] = "gone"
@@ -215,7 +215,7 @@ def test_a_before_send_hook_affects_only_its_own_sink(emu):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "expected_error"),
     [
         (FanOut, "FanOut has no sinks; pass at least one"),
         (lambda: FanOut(mp=Sink(AsyncMixpanel("T"))), r"mp: FanOut takes Sink\(Mixpanel"),
@@ -239,18 +239,18 @@ def test_a_before_send_hook_affects_only_its_own_sink(emu):
         (lambda: FanOut(ht=Sink(Hightouch("k")), consent=_asks_later), "async function"),
     ],
 )
-def test_invalid_sinks_are_rejected(make, told):
-    """Where it is written, naming the sink."""
-    with pytest.raises(ConfigurationError, match=told):
+def test_invalid_sinks_are_rejected(make, expected_error):
+    """At construction, naming the sink."""
+    with pytest.raises(ConfigurationError, match=expected_error):
         make()
 
 
 async def _asks_later(sampling_id):
-    """Nobody would await it."""
+    """An async consent function, which would never be awaited."""
 
 
 def test_a_client_cannot_be_used_by_two_sinks():
-    """Behind two it would say all twice."""
+    """Every message would be sent twice."""
     client = Hightouch("k")
     with pytest.raises(ConfigurationError, match="twice"):
         FanOut(one=Sink(client), other=Sink(client))
@@ -264,7 +264,7 @@ def test_unknown_options_of_a_fan_out_call_are_rejected():
 
 
 def test_sync_calls_do_not_block_a_running_loop(emu):
-    """Nobody gets a call that one of the sinks would make wait; buffered ones alone are welcome."""
+    """If one sink would block, the call is rejected; with buffered sinks only, it works."""
     all_three = FanOut(**sinks("sync", emu))
     buffered = FanOut(**sinks("sync", emu, only=["customerio", "hightouch"]))
 
@@ -283,7 +283,7 @@ def test_sync_calls_do_not_block_a_running_loop(emu):
 
 
 def test_a_fan_out_can_be_captured():
-    """`mixpanel.testing` sees what goes to Mixpanel, as of any client."""
+    """`mixpanel.testing` captures what a fan-out sends to Mixpanel."""
     with capture() as kept, FanOut(mixpanel=Sink(Mixpanel("T", base_url=UNREACHABLE))) as fan_out:
         fan_out.track(*PAID)
     kept.assert_tracked("Order Paid", distinct_id="u-17", amount=12.5)
@@ -291,7 +291,7 @@ def test_a_fan_out_can_be_captured():
 
 
 def test_both_fan_outs_have_the_same_methods():
-    """Verbs are written once; all that is public is documented."""
+    """The methods are written once, and every public one is documented."""
     public = {
         face: {name for name in dir(face) if not name.startswith("_")}
         for face in (AsyncFanOut, FanOut, FanOutMethods)
@@ -312,5 +312,5 @@ def test_both_fan_outs_have_the_same_methods():
 
 
 def test_consent_is_one_or_several_texts():
-    """A lone text is one of them, and only True is yes."""
+    """A single text is one purpose, and in a mapping only True counts."""
     assert {"ads"} == parse_consent("ads") == parse_consent({"ads": True, "mail": None, "sms": 1})

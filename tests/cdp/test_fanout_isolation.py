@@ -36,18 +36,20 @@ def runtime(request):
 
 
 def test_a_call_that_one_sink_rejects_is_sent_to_the_others(emu, runtime):
-    """It is told to `on_error`, and counted."""
-    told = []
+    """It is reported to `on_error`, and counted."""
+    reported = []
     calls = [
         lambda f: f.group(None, "acme", {"seats": 3}),  # Hightouch asks for a member
         lambda f: f.track("u-17", "Visit", {"time": "noon"}),  # to Mixpanel, when it happened
     ]
     made = sinks(runtime, emu, mixpanel={"group_key": "company"})
-    _, stats = send(runtime, made, *calls, on_error=lambda name, error: told.append((name, error)))
+    _, stats = send(
+        runtime, made, *calls, on_error=lambda name, error: reported.append((name, error))
+    )
     assert ["group", "track"] == [m["type"] for m in messages(emu, "customerio")]
-    assert ["hightouch", "mixpanel"] == [name for name, _ in told]
-    assert all(isinstance(error, ValidationError) for _, error in told)
-    assert "use timestamp instead" in str(told[1][1])
+    assert ["hightouch", "mixpanel"] == [name for name, _ in reported]
+    assert all(isinstance(error, ValidationError) for _, error in reported)
+    assert "use timestamp instead" in str(reported[1][1])
     expected = {"mixpanel": {"accepted": 1, "invalid": 1}, "customerio": {"accepted": 2},
                 "hightouch": {"accepted": 1, "invalid": 1}}  # fmt: skip
     assert expected == all_counts(stats)
@@ -89,10 +91,10 @@ def _failing():
 def test_a_validation_error_names_the_sinks(emu):
     """Once, when all say the same."""
     fan_out = FanOut(**sinks("sync", emu, only=["customerio", "hightouch"]))
-    told = "track requires a user_id or an anonymous_id (customerio, hightouch)"
+    text = "track requires a user_id or an anonymous_id (customerio, hightouch)"
     with pytest.raises(ValidationError) as caught:
         fan_out.track(None, "Visit")
-    assert told == str(caught.value)
+    assert text == str(caught.value)
     fan_out.close()
 
 
@@ -110,17 +112,17 @@ def test_a_server_that_is_down_affects_only_its_own_sink(emu, runtime):
 
 
 def test_an_error_of_a_sink_that_sends_immediately_is_its_rejection(emu, runtime, caplog):
-    """Told to `on_error`, or to the log without one; the others get theirs."""
+    """It is reported to `on_error`, or logged; the other sinks receive the call."""
     emu.play(Fault.status(500).forever(), path="/hightouch/v1/track")
-    told = []
+    reported = []
     send_immediately = {"send_immediately": True, "retry": RetryPolicy(attempts=2, first_wait=0.01)}
     options = {"hightouch": send_immediately, "customerio": send_immediately}
-    for on_error in (lambda *given: told.append(given), None):
+    for on_error in (lambda *given: reported.append(given), None):
         made = sinks(runtime, emu, options=options)
         _, stats = send(runtime, made, lambda f: f.track(*PAID), on_error=on_error)
         assert {"undelivered": 1} == counts(stats["hightouch"])
         assert {"accepted": 1} == counts(stats["customerio"]) == counts(stats["mixpanel"])
-    ((name, error),) = told
+    ((name, error),) = reported
     assert ("hightouch", ServerError) == (name, type(error))
     assert "hightouch rejected a call: Hightouch: HTTP 500" in caplog.text
     assert (2, 2) == (len(emu.events()), len(messages(emu, "customerio")))
@@ -147,7 +149,7 @@ def test_full_and_closed_clients_do_not_affect_other_sinks(emu, runtime):
 
 
 class Meeting:
-    """A consumer that keeps a message only when others are about to keep theirs."""
+    """A consumer whose send returns only when all the others are sending, too."""
 
     def __init__(self, guests):
         self.guests = guests
@@ -178,7 +180,7 @@ def test_sinks_that_send_immediately_run_concurrently(backend):
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_cancelled_call_is_counted_as_interrupted(backend):
-    """What was under way counts as interrupted, what was accepted before stays so."""
+    """A delivery in progress counts as interrupted; accepted calls stay accepted."""
 
     async def go():
         stuck = Meeting([])
@@ -239,7 +241,7 @@ CALLS = st.one_of(
 @settings(max_examples=50, deadline=None, database=None)
 @given(st.lists(CALLS, max_size=12))
 def test_the_counts_of_every_sink_balance(calls):
-    """`offered` is what did not raise, and lies in one drawer each; so do the clients' books."""
+    """Every call that did not raise is counted once; the clients' counts balance too."""
     full = {"when_full": "raise", "limits": Limits(max_queue_size=2, flush_after=None)}
     made = {
         "mixpanel": Sink(Mixpanel("T", MemoryConsumer(), sample_rate=0.5)),
@@ -267,7 +269,7 @@ def test_the_counts_of_every_sink_balance(calls):
 
 
 def test_closing_a_fan_out_leaves_keep_open_clients_open(emu, runtime):
-    """Those are flushed, and serve on."""
+    """Those are flushed and stay usable."""
     made = sinks(runtime, emu, hightouch={"keep_open": True})
     send(runtime, made, lambda f: f.track(*PAID))
     assert 1 == len(messages(emu, "hightouch"))
@@ -289,7 +291,7 @@ def test_closing_a_fan_out_leaves_keep_open_clients_open(emu, runtime):
 
 
 def test_a_closed_fan_out_accepts_nothing(emu, runtime):
-    """And closing it twice is closing it once."""
+    """Closing it again has no effect."""
     made = sinks(runtime, emu)
     if runtime == "sync":
         fan_out = FanOut(**made)
@@ -322,7 +324,7 @@ class Broken:
 
 
 def test_a_failing_consumer_does_not_keep_other_sinks_from_closing(emu, runtime):
-    """Its own error is raised when all are done; what it does not take is its refusal."""
+    """Its error is raised at the end; its messages are counted as rejected."""
     made = sinks(runtime, emu, only=["hightouch"])
     face = Mixpanel if runtime == "sync" else AsyncMixpanel
     made |= {"first": Sink(face("T", Broken())), "second": Sink(face("T", Broken()))}
@@ -337,7 +339,7 @@ def test_a_failing_consumer_does_not_keep_other_sinks_from_closing(emu, runtime)
 
 
 def test_a_client_that_cannot_be_entered_leaves_no_client_open(emu):
-    """What was entered before it is closed again."""
+    """Those that were entered before are closed again."""
 
     class Shut(AsyncMixpanel):
         async def __aenter__(self):
@@ -376,7 +378,7 @@ else:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_counts_from_zero(emu):
-    """And sends what waits when it ends."""
+    """And sends its own messages when it ends."""
     env = {**os.environ, "CIO_URL": emu.customerio_url, "HT_URL": emu.hightouch_url}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT], env=env, check=True, capture_output=True,

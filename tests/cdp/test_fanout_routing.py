@@ -31,14 +31,14 @@ from tests.cdp.run_fanout import PAID, all_counts, counts, send, sinks
     ],
 )
 def test_event_patterns_have_wildcards_and_exclusions(given, wanted, unwanted):
-    """Only the star is special; a "not" wins wherever it stands."""
+    """Only `*` is special, and an exclusion takes precedence."""
     matches = event_matcher(given)
     assert [True] * len(wanted) == list(map(matches, wanted))
     assert [False] * len(unwanted) == list(map(matches, unwanted))
 
 
 def test_sinks_are_routed_by_event_and_kind_of_call(emu):
-    """People and groups are no events; pages are."""
+    """Event patterns apply to pages, but not to people and groups."""
     calls = [
         lambda f: f.identify("u-17", {"plan": "team"}),
         lambda f: f.track(*PAID),
@@ -59,7 +59,7 @@ def test_sinks_are_routed_by_event_and_kind_of_call(emu):
 
 
 def test_a_sink_with_consent_receives_only_people_who_agreed(emu):
-    """For all purposes of the sink; what nobody said was not agreed to."""
+    """To all purposes of the sink; unknown consent counts as none."""
     calls = [
         lambda f: f.track("u-1", "V"),
         lambda f: f.track("u-2", "V", consent=()),
@@ -78,11 +78,11 @@ def test_a_sink_with_consent_receives_only_people_who_agreed(emu):
 
 
 def test_consent_may_come_from_a_function(emu, caplog):
-    """Told the person's id; a call's own word wins, and a failure is no consent."""
-    asked = []
+    """It gets the person's id; a call's own consent takes precedence, and an error means none."""
+    requested = []
 
     def consent_of(sampling_id):
-        asked.append(sampling_id)
+        requested.append(sampling_id)
         return {"u-1": {"marketing"}, "d-1": "marketing", "u-2": None}[sampling_id]
 
     calls = [
@@ -95,12 +95,12 @@ def test_consent_may_come_from_a_function(emu, caplog):
     made = sinks("sync", emu, only=["hightouch"], hightouch={"consent": "marketing"})
     _, stats = send("sync", made, *calls, consent=consent_of)
     assert {"accepted": 2, "consent": 3} == counts(stats["hightouch"])
-    assert ["u-1", "d-1", "u-2", "u-3"] == asked
+    assert ["u-1", "d-1", "u-2", "u-3"] == requested
     assert 2 == caplog.text.count("the fan-out's consent function failed")
 
 
 def test_integrations_turn_sinks_off(emu):
-    """By the sink's own name or its vendor's; names of no sink go on to the vendors."""
+    """By the name of the sink or its vendor; other names are passed on to the vendors."""
     calls = [
         lambda f: f.track("u-1", "V", integrations={"Hightouch": False, "Ads": False}),
         lambda f: f.track("u-2", "V", integrations={"All": False, "Customer.io": True}),
@@ -109,8 +109,8 @@ def test_integrations_turn_sinks_off(emu):
     ]
     _, stats = send("trio", sinks("trio", emu), *calls)
     assert {"u-1"} == {each["properties"]["distinct_id"] for each in emu.events()}
-    told = [(m["userId"], m.get("integrations")) for m in messages(emu, "customerio")]
-    assert [("u-1", {"Ads": False}), ("u-2", None)] == told
+    values = [(m["userId"], m.get("integrations")) for m in messages(emu, "customerio")]
+    assert [("u-1", {"Ads": False}), ("u-2", None)] == values
     assert [("u-3", None)] == [
         (m["userId"], m.get("integrations")) for m in messages(emu, "hightouch")
     ]
@@ -134,7 +134,7 @@ def test_integrations_are_split_into_sinks_and_vendors(integrations, expected):
 
 
 def rules(**given):
-    told = {
+    options = {
         "supports_actions": False,
         "calls": KINDS,
         "events": None,
@@ -142,27 +142,27 @@ def rules(**given):
         "sample": 1.0,
         **given,
     }
-    return SinkRules.from_options("ht", "Hightouch", **told)
+    return SinkRules.from_options("ht", "Hightouch", **options)
 
 
-def run_calls(user_id, **said):
-    told = {"event": "Visit", "properties": None, **said}
-    return Call("track", told, user_id, None, "m-1", "2026-01-31T12:00:00.000Z")
+def visit_call(user_id, **arguments):
+    data = {"event": "Visit", "properties": None, **arguments}
+    return Call("track", data, user_id, None, "m-1", "2026-01-31T12:00:00.000Z")
 
 
 def test_sampling_keeps_a_share_of_the_people():
-    """Of 10,000 within three standard deviations, and the smaller share lies in the larger."""
+    """Within three standard deviations of 10,000, and the smaller sample is part of the larger."""
     tenth, half = rules(sample=0.1), rules(sample=0.5)
     people = [f"user-{number}" for number in range(10_000)]
     few = {
         sampling_id
         for sampling_id in people
-        if tenth.filter_reason(run_calls(sampling_id), frozenset()) is None
+        if tenth.filter_reason(visit_call(sampling_id), frozenset()) is None
     }
     many = {
         sampling_id
         for sampling_id in people
-        if half.filter_reason(run_calls(sampling_id), frozenset()) is None
+        if half.filter_reason(visit_call(sampling_id), frozenset()) is None
     }
     assert abs(len(few) - 1000) < 90
     assert abs(len(many) - 5000) < 150
@@ -170,7 +170,7 @@ def test_sampling_keeps_a_share_of_the_people():
 
 
 def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
-    """By the same measure as a Mixpanel client's `sample_rate`: the same people fan_out."""
+    """`sample` chooses the same people as the `sample_rate` of a Mixpanel client."""
     kept = MemoryConsumer()
     made = {
         "mixpanel": Sink(Mixpanel("T", kept, sample_rate=0.3)),
@@ -188,24 +188,24 @@ def test_sampling_is_the_same_in_every_process_and_at_mixpanel():
 
 
 def test_all_calls_about_a_person_are_in_a_sample_or_none():
-    """Whatever is said of them; what is about nobody is sampled by itself."""
-    asked = rules(sample=0.5)
+    """A call without a person is sampled by its group or message id."""
+    half = rules(sample=0.5)
     for user in map(str, range(20)):
         calls = [
-            run_calls(user),
+            visit_call(user),
             Call("identify", {"traits": None}, user, "d", "m-2", "2026-01-31T12:00:00.000Z"),
             Call("group", {"group_id": "g", "traits": None}, user, None, "m-3", "2026-01-31"),
         ]
-        assert 1 == len({asked.filter_reason(call, frozenset()) for call in calls})
+        assert 1 == len({half.filter_reason(call, frozenset()) for call in calls})
     group = Call("group", {"group_id": "g", "traits": None}, None, None, "m-3", "2026-01-31")
-    assert ("g", "m-1") == (group.sampling_id, run_calls(None).sampling_id)
+    assert ("g", "m-1") == (group.sampling_id, visit_call(None).sampling_id)
 
 
 # ---- Customer.io's actions -----------------------------------------------------------------------
 
 
 def test_actions_are_sent_only_to_sinks_that_support_them(emu):
-    """Given as an event or by name; other semantic events go to all."""
+    """Typed or by name; other semantic events are sent to all sinks."""
     order = semantic.OrderCompleted(order_id="o-1", total=9.5)
     calls = [
         lambda f: f.track("u-1", semantic.UserSuppressed()),
@@ -223,7 +223,7 @@ def test_actions_are_sent_only_to_sinks_that_support_them(emu):
 
 
 def test_deletions_ignore_consent_and_sampling(emu):
-    """A person who withdrew their consent may still ask for it; to be let in again takes it."""
+    """People who withdrew their consent can still be deleted; unsuppressing requires consent."""
     calls = [
         lambda f: f.track("u-1", semantic.UserDeleted()),
         lambda f: f.track("u-1", semantic.DeviceDeleted(token="t")),

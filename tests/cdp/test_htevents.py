@@ -1,4 +1,4 @@
-"""Hightouch's module-level calls: names, positions and answers as they are there."""
+"""Hightouch's module-level calls: the same names, parameters and return values."""
 
 import asyncio
 import inspect
@@ -24,7 +24,7 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True)
 def _afresh():
-    """Give every test the module as it was imported."""
+    """Reset the module after each test."""
     yield
     for name, value in SETTINGS.items():
         setattr(htevents, name, value)
@@ -32,14 +32,14 @@ def _afresh():
 
 @pytest.fixture
 def ht(emu):
-    """The module, turned to the emulator."""
+    """Return the module, configured for the emulator."""
     htevents.write_key, htevents.host = "k", emu.hightouch_url
     yield htevents
     htevents.shutdown()  # while there is still somebody to take what waits
 
 
 def test_htevents_calls_have_the_positional_parameters_of_hightouchs_module(emu, ht):
-    """Each answers whether it was taken, and with the message."""
+    """Each returns whether the message was accepted, and the message."""
     assert (True, "identify") == _kind(ht.identify("u", {"plan": "team"}))
     assert (True, "track") == _kind(ht.track("u", "Paid", {"a": 1}, {"ip": "1.1.1.1"}))
     assert (True, "page") == _kind(ht.page("u", "Docs", "Start", {"a": 1}))
@@ -70,14 +70,14 @@ def test_htevents_functions_have_the_composers_signatures(name):
 
 
 def test_htevents_requires_a_write_key():
-    """And the error says how."""
+    """The error explains how to set it."""
     with pytest.raises(ConfigurationError, match=r"htevents\.write_key"):
         htevents.track("u", "Visit")
 
 
 @pytest.mark.parametrize("end", ["flush", "join", "shutdown"])
 def test_flush_join_and_shutdown_send_pending_messages(emu, ht, end):
-    """`join` of the old library forgot the queue."""
+    """In Hightouch's library `join` lost the queue."""
     for n in range(500):
         ht.track("u", "Visit", {"n": n, "text": "x" * 2000})
     assert getattr(ht, end)().ok
@@ -86,7 +86,7 @@ def test_flush_join_and_shutdown_send_pending_messages(emu, ht, end):
 
 
 def test_after_shutdown_settings_are_read_again(emu, ht):
-    """The next call starts afresh."""
+    """The next call creates a new client."""
     ht.track("u", "Visit")
     ht.shutdown()
     ht.write_key = "other"
@@ -97,11 +97,11 @@ def test_after_shutdown_settings_are_read_again(emu, ht):
 
 
 def test_htevents_on_error_is_called_once_per_lost_message(emu, ht):
-    """With the messages that it struck; what it raises stops nothing."""
-    heard = []
+    """With the lost messages; an exception that it raises is logged."""
+    notes = []
 
     def on_error(error, batch):
-        heard.append((type(error), [m["event"] for m in batch]))
+        notes.append((type(error), [m["event"] for m in batch]))
         raise RuntimeError("mine")
 
     ht.on_error = on_error
@@ -111,13 +111,13 @@ def test_htevents_on_error_is_called_once_per_lost_message(emu, ht):
     ht.track("u", "Good")
     ht.track("u", "Big", {"t": "x" * 40_000})
     ht.flush()
-    assert (RejectedError, ["Bad"]) == heard[0]
-    assert ["Big"] == heard[1][1]
+    assert (RejectedError, ["Bad"]) == notes[0]
+    assert ["Big"] == notes[1][1]
     assert ["Good"] == [m["event"] for m in messages(emu)]
 
 
 def test_a_call_returns_false_when_the_queue_is_full(emu, ht):
-    """As there; nothing is raised."""
+    """As in Hightouch's library, nothing is raised."""
     ht.max_queue_size = 1
     emu.play(Fault.latency(0.3))
     answers = [ht.track("u", "Visit", {"n": n})[0] for n in range(3)]
@@ -125,14 +125,14 @@ def test_a_call_returns_false_when_the_queue_is_full(emu, ht):
 
 
 def test_a_call_returns_false_for_a_message_that_is_too_large(emu, ht):
-    """It was dropped, and told so, within the call."""
+    """It is dropped and reported within the call."""
     taken, message = ht.track("u", "Big", {"t": "x" * 40_000})
     assert (False, "Big") == (taken, message["event"])
     assert {"too_large": 1} == ht.default_client.stats().dropped
 
 
 def test_sync_mode_sends_immediately_and_retries(emu, ht):
-    """Theirs tried once, and could not be shut down."""
+    """Hightouch's library tried once, and could not be shut down."""
     ht.sync_mode, ht.timeout = True, 5
     emu.play(Fault.status(503, retry_after=0))
     ht.track("u", "Visit")
@@ -154,7 +154,7 @@ def test_send_false_validates_and_sends_nothing(emu, ht):
 
 
 def test_oauth_and_gzip_settings_reach_the_client(emu, ht):
-    """All five of OAuth."""
+    """All five OAuth settings."""
     ht.oauth_client_id, ht.oauth_key_id = "client", "key-1"
     ht.oauth_client_key, ht.oauth_auth_server = key_pair()[0], emu.hightouch_oauth_url
     ht.gzip = True
@@ -167,7 +167,7 @@ def test_oauth_and_gzip_settings_reach_the_client(emu, ht):
 
 
 def test_log_handler_and_debug_configure_logging(emu, ht):
-    """Once each, however many clients are made."""
+    """Once, however many clients are created."""
     logger = logging.getLogger("mixpanel")
     records, level = [], logger.level
     handler = logging.Handler()
@@ -188,7 +188,7 @@ def test_log_handler_and_debug_configure_logging(emu, ht):
 
 
 def test_debug_logs_each_request_without_its_content(emu):
-    """As theirs does, but without what people did, the key, and every line twice."""
+    """Without payloads, the key, or duplicate lines."""
     program = f"""
 from mixpanel.cdp import htevents
 htevents.write_key, htevents.host, htevents.debug = "SECRET", "{emu.hightouch_url}", True
@@ -207,7 +207,7 @@ for name in ("Visit", "Leave"):
 
 
 def test_calls_from_a_running_loop_do_not_block_it(emu, ht):
-    """An async web application may use the module as it did."""
+    """So an async web application can use the module."""
 
     async def main():
         ht.track("u", "Visit")
@@ -218,7 +218,7 @@ def test_calls_from_a_running_loop_do_not_block_it(emu, ht):
 
 
 def test_htevents_sends_pending_messages_at_exit(emu):
-    """Neither with one message nor with a full queue."""
+    """Both with one message and with a full queue."""
     source = f"""
 from mixpanel.cdp import htevents
 htevents.write_key, htevents.host = "k", {emu.hightouch_url!r}

@@ -1,4 +1,4 @@
-"""What each call of the Segment spec puts on the wire, and what is caught at the caller's line."""
+"""The message of each call of the Segment spec, and the errors raised at the call."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def sent(message):
 
 
 def common(kind, **own):
-    """What a message holds besides its own; Customer.io's."""
+    """Return the common fields of a message to Customer.io."""
     return {
         "type": kind,
         "messageId": "ID",
@@ -106,21 +106,21 @@ def test_a_message_has_its_kind_and_id():
 
 
 def test_a_single_body_has_sent_at_and_no_type():
-    """Its own endpoint tells the type by the path."""
-    told = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
+    """The path of the endpoint implies the type."""
+    body = json.loads(CUSTOMERIO.single_body(composer().identify("u"), "2026-01-31T12:00:00.000Z"))
     expected = common("identify", userId="u", sentAt="2026-01-31T12:00:00.000Z")
     del expected["type"]
-    assert expected == told
+    assert expected == body
 
 
 def test_hightouch_gets_both_timestamps():
-    """Its pages require originalTimestamp, its own library sends timestamp."""
+    """Its documentation requires originalTimestamp, its own library sends timestamp."""
     message = sent(composer(HIGHTOUCH).track("u", "Paid"))
     assert (STAMP, STAMP) == (message["timestamp"], message["originalTimestamp"])
 
 
 def test_messages_use_the_buffer_of_the_mixpanel_client():
-    """No second queue: the buffer takes them as they are and keeps the books."""
+    """There is no second queue: the same buffer stores and counts them."""
     stats = DeliveryStats()
     buffer = Buffer(Limits(), stats, max_in_flight={"batch": 1})
     buffer.put(composer().track("u", "Paid"))
@@ -131,7 +131,7 @@ def test_messages_use_the_buffer_of_the_mixpanel_client():
 
 
 def test_arguments_are_copied_and_not_modified():
-    """The caller's dicts stay the caller's, `library` in their context included."""
+    """Also the `library` in the caller's context."""
     properties, context = {"tags": ["a"]}, {"library": {"name": "theirs"}, "ip": "::1"}
     message = composer(default_context={"locale": "de"}).track("u", "Paid", properties, context)
     properties["tags"].append("b")
@@ -141,16 +141,18 @@ def test_arguments_are_copied_and_not_modified():
 
 
 def test_later_changes_of_the_default_context_have_no_effect():
-    """What is lost of it on the way to JSON is noted with every message, as of any value."""
-    heard, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
-    told = composer(default_context=given, note=lambda *what: heard.append(what))
+    """Its conversion losses are noted with every message, like those of any value."""
+    notes, given = [], {"place": {"lat": float("nan")}, "seen": datetime(2026, 1, 31)}
+    actual = composer(default_context=given, note=lambda *what: notes.append(what))
     given["place"]["lat"] = 52.5
     context = {
         "library": LIBRARY, "place": {"lat": None}, "seen": "2026-01-31T00:00:00.000Z",
     }  # fmt: skip
-    assert context == sent(told.track("u", "Paid"))["context"]
-    assert {**context, "ip": "::1"} == sent(told.track("u", "Paid", None, {"ip": "::1"}))["context"]
-    assert [("coerced", "a number was not finite")] * 2 == heard
+    assert context == sent(actual.track("u", "Paid"))["context"]
+    assert {**context, "ip": "::1"} == sent(actual.track("u", "Paid", None, {"ip": "::1"}))[
+        "context"
+    ]
+    assert [("coerced", "a number was not finite")] * 2 == notes
     with pytest.raises(ValidationError, match="not finite"):
         composer(default_context={"x": float("inf")}, validation="raise").track("u", "Paid")
 
@@ -174,7 +176,7 @@ class Colour(StrEnum):
     ],
 )
 def test_ids_become_text_and_zero_is_valid(given, expected):
-    """Every peer refuses the user 0."""
+    """Other libraries reject the user 0."""
     assert expected == sent(composer().track(given, "Paid"))["userId"]
 
 
@@ -182,7 +184,7 @@ def test_ids_become_text_and_zero_is_valid(given, expected):
     "bad", ["", "  ", True, 1.5, 17.0, float("nan"), 1j, Decimal(1), ["u"], object()]
 )
 def test_invalid_ids_are_rejected(bad):
-    """A float that was a whole number before a gap in its column would be another person."""
+    """A whole number becomes a float in a column with missing values, and another person's id."""
     for call in (
         lambda c: c.track(bad, "Paid"),
         lambda c: c.identify("u", anonymous_id=bad),
@@ -232,7 +234,7 @@ def test_invalid_messages_are_rejected_at_the_call(call, words):
 
 
 def test_hightouch_requires_a_person_where_customerio_does_not():
-    """The dialects differ in whom a group and an identify may leave out."""
+    """The dialects differ in the ids that a group and an identify message require."""
     for call in (
         lambda c: c.group(None, "acme"),
         lambda c: c.identify(traits={"email": "x@y.example"}),
@@ -243,7 +245,7 @@ def test_hightouch_requires_a_person_where_customerio_does_not():
 
 
 def test_a_dialect_may_not_support_a_kind():
-    """Then the call says so, instead of the server in silence."""
+    """Then the call raises an error."""
     only = replace(PLAIN, kinds=frozenset({"track"}))
     with pytest.raises(ValidationError, match="Plain does not support alias"):
         composer(only).alias("a", "b")
@@ -287,13 +289,13 @@ def test_clock_times_are_formatted_as_by_datetime(seconds):
     "bad", ["yesterday", "", True, float("nan"), float("inf"), 10**30, [1], object()]
 )
 def test_invalid_timestamps_are_rejected(bad):
-    """Rather than guessed at, or taken for now."""
+    """They are neither guessed nor replaced by the current time."""
     with pytest.raises(ValidationError, match="timestamp must be a datetime"):
         composer().track("u", "Paid", timestamp=bad)
 
 
 def test_nat_is_rejected_as_a_timestamp_and_null_as_a_value():
-    """NaT calls itself a datetime."""
+    """NaT is an instance of datetime."""
     pandas = pytest.importorskip("pandas")
     with pytest.raises(ValidationError, match="timestamp must be"):
         composer().track("u", "Paid", timestamp=pandas.NaT)
@@ -302,7 +304,7 @@ def test_nat_is_rejected_as_a_timestamp_and_null_as_a_value():
 
 
 def test_from_dict_uses_the_original_timestamp():
-    """What other libraries call it in their exports."""
+    """Other libraries use this name in their exports."""
     message = {"type": "track", "userId": 1, "event": "E", "originalTimestamp": "2026-01-31"}
     assert "2026-01-31T00:00:00.000Z" == sent(composer().from_dict(message))["timestamp"]
 
@@ -339,7 +341,7 @@ class Point:
     ],
 )
 def test_values_are_coerced_and_never_dropped(given, expected):
-    """One UUID in a list cost the peers the whole list."""
+    """Other libraries drop a whole list for one UUID in it."""
     message = composer().track("u", "Paid", {"value": given})
     assert {"value": expected} == sent(message)["properties"]
 
@@ -350,28 +352,28 @@ def test_text_is_sent_as_utf8():
 
 
 def test_conversion_losses_are_noted_or_raised():
-    """NaN travels as null, which somebody should hear of."""
-    heard = []
-    told = composer(note=lambda kind, text: heard.append((kind, text)))
-    told.track("u", "Paid", {"value": float("nan")})
-    assert [("coerced", "a number was not finite")] == heard
+    """NaN is sent as null, which is worth a warning."""
+    notes = []
+    actual = composer(note=lambda kind, text: notes.append((kind, text)))
+    actual.track("u", "Paid", {"value": float("nan")})
+    assert [("coerced", "a number was not finite")] == notes
     with pytest.raises(ValidationError, match="not finite"):
         composer(validation="raise").track("u", "Paid", {"value": float("nan")})
 
 
 def test_advice_is_noted_or_raised():
-    """A doubtful name is sent, for it may be meant."""
-    heard = []
+    """A suspicious name is sent anyway, because it may be intended."""
+    notes = []
     options = {"advice": lambda _event: lambda message: [f"{message['event']}?"]}
-    composer(note=lambda *what: heard.append(what), **options).track("u", "Pad")
-    composer(note=lambda *what: heard.append(what), validation="off", **options).track("u", "Pad")
-    assert [("doubtful", "Pad?")] == heard
+    composer(note=lambda *what: notes.append(what), **options).track("u", "Pad")
+    composer(note=lambda *what: notes.append(what), validation="off", **options).track("u", "Pad")
+    assert [("doubtful", "Pad?")] == notes
     with pytest.raises(ValidationError, match="Pad"):
         composer(validation="raise", **options).track("u", "Pad")
 
 
 def test_integrations_are_sent_with_the_message():
-    """`All: False` turns off what is not named."""
+    """`All: False` turns off the destinations that are not named."""
     message = composer().track("u", "Paid", integrations={"All": False, "Mixpanel": True})
     assert {"All": False, "Mixpanel": True} == sent(message)["integrations"]
 
@@ -380,7 +382,7 @@ def test_integrations_are_sent_with_the_message():
 
 
 def test_schema_version_is_sent_at_its_path():
-    """In Hightouch's default place, beside a context of the caller's own."""
+    """At Hightouch's default path, merged with the caller's context."""
     message = composer(HIGHTOUCH).track(
         "u", "Paid", context={"ip": "::1", "protocols": {"a": 1}}, schema_version="1.2.0"
     )
@@ -391,14 +393,14 @@ def test_schema_version_is_sent_at_its_path():
 @pytest.mark.parametrize("path", ["properties.apiVersion", "traits.apiVersion"])
 def test_schema_version_may_be_a_property_or_a_trait(path):
     """A workspace may configure another path; every kind has the one or the other."""
-    told = composer(replace(HIGHTOUCH, schema_version_path=path))
+    actual = composer(replace(HIGHTOUCH, schema_version_path=path))
     given = {"amount": 1}
     for message in (
-        told.track("u", "Paid", given, schema_version="2"),
-        told.page("u", None, "Docs", given, schema_version="2"),
-        told.screen("u", None, "Home", given, schema_version="2"),
-        told.identify("u", given, schema_version="2"),
-        told.group("u", "g", given, schema_version="2"),
+        actual.track("u", "Paid", given, schema_version="2"),
+        actual.page("u", None, "Docs", given, schema_version="2"),
+        actual.screen("u", None, "Home", given, schema_version="2"),
+        actual.identify("u", given, schema_version="2"),
+        actual.group("u", "g", given, schema_version="2"),
     ):
         where = "traits" if message.kind in ("identify", "group") else "properties"
         assert {"amount": 1, "apiVersion": "2"} == sent(message)[where]
@@ -409,7 +411,7 @@ def test_schema_version_may_be_a_property_or_a_trait(path):
 
 @pytest.mark.parametrize("path", ["", "context", "context.", "event.version", "apiVersion"])
 def test_an_invalid_schema_version_path_is_rejected(path):
-    """Else no contract would find it."""
+    """No contract would find the version there."""
     with pytest.raises(ConfigurationError, match="must be a path in a message"):
         replace(HIGHTOUCH, schema_version_path=path)
 
@@ -418,7 +420,7 @@ def test_an_invalid_schema_version_path_is_rejected(path):
 
 
 def test_invalid_composer_settings_are_rejected():
-    """Where they are given."""
+    """At construction."""
     with pytest.raises(ConfigurationError, match="validation"):
         composer(validation="loud")
     with pytest.raises(ValidationError, match="default_context"):
@@ -426,7 +428,7 @@ def test_invalid_composer_settings_are_rejected():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    """Nor a second room before it is asked for."""
+    """Submodules are loaded when a name is first used."""
     source = """
 import sys, mixpanel.cdp as cdp
 assert not {"httpx", "anyio", "asyncio", "mixpanel._records.record"} & set(sys.modules)
@@ -445,7 +447,7 @@ else:
 
 
 def test_naive_times_do_not_follow_the_zone_of_the_machine(monkeypatch):
-    """The peers guess, and land five hours in the future."""
+    """Other libraries guess, and produce times five hours in the future."""
     import time
 
     monkeypatch.setenv("TZ", "America/Lima")

@@ -1,4 +1,4 @@
-"""Access tokens for Hightouch: asked for once, renewed in time, and never for ever."""
+"""Access tokens for Hightouch: obtained once, renewed in time, with bounded retries."""
 
 import json
 from functools import cache
@@ -23,13 +23,15 @@ from mixpanel.emulator import Emulator, Fault, HightouchRules, OAuthRules
 from mixpanel.exceptions import RateLimitError, ServerError, TransportError
 from tests.cdp.run_clients import FAST_RETRY, RUNTIMES, messages, run_calls
 
+pytestmark = pytest.mark.slow
+
 TRACK = lambda c: c.track("u", "Visit")
 TOKEN_PATH = "/hightouch/oauth/token"
 
 
 @cache
 def key_pair():
-    """A private and a public key as PEM text, made once: it takes a while."""
+    """Return a private and a public key as PEM text; cached, because generating them is slow."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -52,13 +54,13 @@ def runtime(request):
 
 @pytest.fixture
 def emu():
-    """An emulator that wants tokens, and checks by whom they are asked for."""
+    """Return an emulator that requires tokens and verifies the assertions."""
     rules = OAuthRules(clients=["client"], public_keys={"key-1": key_pair()[1]}, required=True)
     with Emulator(hightouch=HightouchRules(keys=["k"], oauth=rules)) as emulator:
         yield emulator
 
 
-def asked(emu):
+def token_requests(emu):
     return len(emu.requests(TOKEN_PATH))
 
 
@@ -67,7 +69,7 @@ def asked(emu):
 
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_one_token_serves_all_requests(emu, runtime, send_immediately):
-    """It goes into the header, and the write key into the body."""
+    """It is sent in the header, and the write key in the body."""
     who = oauth(emu.hightouch_oauth_url)
     calls = [TRACK] * 5
     run_calls(
@@ -79,21 +81,21 @@ def test_one_token_serves_all_requests(emu, runtime, send_immediately):
         send_immediately=send_immediately,
         limits=Limits(max_batch_size=1),
     )
-    assert (5, 1) == (len(messages(emu)), asked(emu))
+    assert (5, 1) == (len(messages(emu)), token_requests(emu))
     request = emu.requests(f"/hightouch/v1/{'track' if send_immediately else 'batch'}")[0]
     assert request.headers["authorization"].startswith("Bearer ")
     assert "k" == json.loads(request.body)["writeKey"]
 
 
 def test_a_source_with_oauth_rejects_requests_without_a_token(emu, runtime):
-    """So the tests above prove something."""
+    """So the other tests are meaningful."""
     with pytest.raises(AuthenticationError, match="access token is required"):
         run_calls(runtime, emu, "hightouch", TRACK, send_immediately=True)
 
 
 @pytest.mark.parametrize("send_immediately", [False, True])
 def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, runtime, send_immediately):
-    """The caller notices nothing, and nothing waits for a retry."""
+    """The caller is not affected, and there is no retry delay."""
     who = oauth(emu.hightouch_oauth_url)
 
     def revoke(client):
@@ -112,20 +114,20 @@ def test_a_revoked_token_is_renewed_and_the_request_repeated_once(emu, runtime, 
         oauth=who,
         send_immediately=send_immediately,
     )
-    assert (3, 0, 2) == (stats.delivered, stats.retried, asked(emu))
+    assert (3, 0, 2) == (stats.delivered, stats.retried, token_requests(emu))
     assert 3 == len(messages(emu))
 
 
 def test_a_forbidden_key_is_permanent_after_one_renewal(emu, runtime):
-    """403 twice: a human has to help."""
+    """Two 403 responses mean that the configuration is wrong."""
     who = oauth(emu.hightouch_oauth_url, scope="other")
     with pytest.raises(AuthenticationError, match="lacks the scope"):
         run_calls(runtime, emu, "hightouch", TRACK, oauth=who, send_immediately=True)
-    assert (2, 2) == (asked(emu), len(emu.requests("/hightouch/v1/track")))
+    assert (2, 2) == (token_requests(emu), len(emu.requests("/hightouch/v1/track")))
 
 
 def test_an_unknown_oauth_client_is_not_retried(emu, runtime):
-    """Asked once; the events stay, and `flush` comes back."""
+    """One request is made, the events stay pending, and `flush` returns."""
     errors = []
     who = HightouchOAuth("stranger", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
     result, _ = run_calls(
@@ -133,7 +135,7 @@ def test_an_unknown_oauth_client_is_not_retried(emu, runtime):
     )
     assert (1, 0, 401) == (result.pending, result.delivered, errors[0].status)
     assert "authorization server: HTTP 401: invalid_client" in str(errors[0])
-    assert asked(emu) <= 3
+    assert token_requests(emu) <= 3
 
 
 @pytest.mark.parametrize(
@@ -150,15 +152,15 @@ def test_an_unknown_oauth_client_is_not_retried(emu, runtime):
     ids=lambda fault: fault.name,
 )
 def test_a_failing_authorization_server_is_retried_with_backoff(emu, runtime, fault):
-    """Each failure is one failed attempt of the batch: counted, backed off, bounded."""
+    """Each failure counts as a failed attempt of the batch."""
     emu.play(fault * 2, path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
     result, stats = run_calls(runtime, emu, "hightouch", TRACK, oauth=who, on_error=lambda *_: None)
-    assert (1, 2, 3) == (result.delivered, stats.retried, asked(emu))
+    assert (1, 2, 3) == (result.delivered, stats.retried, token_requests(emu))
 
 
 def test_events_expire_visibly_when_the_authorization_server_is_down(emu, runtime):
-    """Patience ends as it does for any outage, and the drop is counted."""
+    """They expire as in any outage, and are counted as dropped."""
     emu.play(Fault.status(500, body={"no": "error"}).forever(), path=TOKEN_PATH)
     who = oauth(emu.hightouch_oauth_url)
     result, _ = run_calls(
@@ -166,20 +168,20 @@ def test_events_expire_visibly_when_the_authorization_server_is_down(emu, runtim
         retry=type(FAST_RETRY)(first_wait=0.05, max_wait=0.05, max_age=0.3),
     )  # fmt: skip
     assert {"expired": 1} == result.dropped
-    assert asked(emu) < 100
+    assert token_requests(emu) < 100
 
 
 def test_a_wrong_local_clock_is_corrected_by_the_servers(runtime):
-    """The first assertion is refused as too early, the second counts from the server's Date."""
+    """The first assertion is rejected as too early; the second uses the server's Date."""
     rules = OAuthRules(required=True)
     with Emulator(now=lambda: 1_000_000_000.0, hightouch=HightouchRules(oauth=rules)) as emu:
         who = oauth(emu.hightouch_oauth_url)
         result, stats = run_calls(runtime, emu, "hightouch", TRACK, oauth=who)
-        assert (1, 0, 2) == (result.delivered, stats.retried, asked(emu))
+        assert (1, 0, 2) == (result.delivered, stats.retried, token_requests(emu))
 
 
 def test_concurrent_requests_obtain_one_token(emu):
-    """Whoever comes while somebody asks, waits for that."""
+    """Requests wait while another one obtains the token."""
     emu.play(Fault.latency(0.1), path=TOKEN_PATH)
 
     async def main():
@@ -194,11 +196,11 @@ def test_concurrent_requests_obtain_one_token(emu):
             assert 16 == client.stats().delivered
 
     anyio.run(main)
-    assert 1 == asked(emu)
+    assert 1 == token_requests(emu)
 
 
 def test_the_private_key_can_be_rotated(emu, runtime, tmp_path):
-    """A file, or a function, is read anew for each token."""
+    """A file or a function is read again for each token."""
     path = tmp_path / "key.pem"
     path.write_text(key_pair()[0])
     for source in (path, path.read_text, key_pair()[0].replace("\n", "\\n")):
@@ -210,7 +212,7 @@ def test_the_private_key_can_be_rotated(emu, runtime, tmp_path):
 
 
 def test_a_private_key_that_becomes_invalid_stops_only_its_messages(emu, runtime):
-    """It is an error of the delivery; the key is never shown."""
+    """It is a delivery error that does not contain the key."""
     who = oauth(emu.hightouch_oauth_url, lambda: "hunter2")
     with pytest.raises(AuthenticationError, match="private_key cannot sign") as caught:
         run_calls(runtime, emu, "hightouch", TRACK, oauth=who, send_immediately=True)
@@ -227,7 +229,7 @@ def test_a_private_key_that_becomes_invalid_stops_only_its_messages(emu, runtime
     ],
 )
 def test_invalid_oauth_settings_are_rejected(given, what):
-    """Where they are given."""
+    """At construction."""
     settings = {"client_id": "c", "private_key": key_pair()[0], "key_id": "k", **given}
     with pytest.raises(ConfigurationError, match=what):
         HightouchOAuth(**settings)
@@ -252,7 +254,7 @@ def granted(token, **more):
 
 
 def drive(steps, *replies):
-    """Answer requests with these replies; return the requests and what the flow returned."""
+    """Respond with these replies; return the requests and the result of the flow."""
     replies, requests, reply = list(replies), [], None
     while True:
         try:
@@ -265,7 +267,7 @@ def drive(steps, *replies):
 
 
 def test_the_assertion_has_the_claims_that_the_server_requires():
-    """Form-encoded, the scope too; five seconds back and fifty-five ahead."""
+    """Form-encoded with the scope; valid from five seconds ago for fifty-five seconds."""
     (request,), failure = drive(tokens().ensure_token(), granted("t"))
     form = parse_qs(request.content.decode())
     assert (None, ["client_credentials"], ["tracking_api:write"]) == (
@@ -284,7 +286,7 @@ def test_the_assertion_has_the_claims_that_the_server_requires():
 
 
 def test_a_token_is_renewed_after_half_of_its_lifetime():
-    """And kept until then."""
+    """It is reused until then."""
     clock = Clock()
     source = tokens(clock)
     drive(source.ensure_token(), granted("one", expires_in=100))
@@ -297,7 +299,7 @@ def test_a_token_is_renewed_after_half_of_its_lifetime():
 
 @pytest.mark.parametrize("lifetime", [None, "soon", -1, True, 0])
 def test_a_token_with_an_invalid_lifetime_is_renewed_after_a_minute(lifetime):
-    """The server need not say."""
+    """The server may omit the lifetime."""
     clock = Clock()
     source = tokens(clock)
     drive(source.ensure_token(), granted("one", expires_in=lifetime))
@@ -309,7 +311,7 @@ def test_a_token_with_an_invalid_lifetime_is_renewed_after_a_minute(lifetime):
 
 
 def test_a_failed_renewal_is_ignored_while_the_token_is_valid():
-    """It is tried again some seconds later."""
+    """The renewal is tried again some seconds later."""
     clock = Clock()
     source = tokens(clock)
     drive(source.ensure_token(), granted("one", expires_in=100))
@@ -333,7 +335,7 @@ def test_a_failed_renewal_is_ignored_while_the_token_is_valid():
     ],
 )
 def test_rate_limits_of_the_authorization_server(headers, seconds):
-    """Milliseconds since 1970; seconds must not become a negative wait."""
+    """They are milliseconds since 1970; seconds must not result in a negative wait."""
     _, failure = drive(tokens().ensure_token(), Response(429, headers, b""))
     assert isinstance(failure.error, RateLimitError)
     assert seconds == failure.error.retry_after
@@ -341,14 +343,14 @@ def test_rate_limits_of_the_authorization_server(headers, seconds):
 
 
 def test_clock_skew_is_corrected_once():
-    """Not for ever, whatever the server says."""
+    """Not repeatedly, whatever the server responds."""
     early = Response(400, {}, b'{"error":"invalid_request","error_description":"Token is expired"}')
     requests, failure = drive(tokens().ensure_token(), early, early)
     assert (2, True) == (len(requests), failure.permanent)
 
 
 def test_requests_waiting_for_a_token_share_the_failure():
-    """They do not ask one after the other."""
+    """They do not each send a request."""
     clock = Clock()
     source = tokens(clock)
     first, second = source.ensure_token(), source.ensure_token()
@@ -363,7 +365,7 @@ def test_requests_waiting_for_a_token_share_the_failure():
 
 
 def test_an_abandoned_token_request_does_not_block_the_others():
-    """A cancelled request lets go; one that was never ended is passed over after a while."""
+    """A cancelled request releases its claim; an abandoned claim expires."""
     clock = Clock()
     source = tokens(clock)
     first = source.ensure_token()
@@ -379,13 +381,13 @@ def test_an_abandoned_token_request_does_not_block_the_others():
 
 
 def test_without_a_token_source_every_response_passes():
-    """401 is nothing that it could help."""
+    """A 401 cannot be fixed by a token then."""
     reply = Response(401, {}, b"")
     assert ([None], reply) == drive(RateLimitedAuth(None, None).run(), reply)
 
 
 def test_the_rate_limit_holds_in_every_window():
-    """Three in two seconds; who is early waits for a turn of their own."""
+    """Three in two seconds; earlier requests wait for their slot."""
     clock = Clock()
     rate_limiter = RateLimiter(3, 2.0, clock=clock)
     assert [0, 0, 0, 2, 2, 2, 4] == [rate_limiter.reserve() for _ in range(7)]

@@ -1,4 +1,4 @@
-"""The table of what other libraries have: nothing is left out, and all it points to is there."""
+"""The table of equivalents is complete, and everything that it refers to exists."""
 
 import inspect
 import re
@@ -135,7 +135,7 @@ POSITIONS = {
 
 
 def sections():
-    """The rows of the table by the title above them."""
+    """Return the rows of the table by section."""
     found = {}
     for part in TABLE.read_text().split("\n### ")[1:]:
         title, _, text = part.partition("\n")
@@ -157,7 +157,7 @@ def command(words):
 
 
 def look_up(name):
-    """Find what a name of the table means here; raise if there is nothing."""
+    """Look up a name of the table; raise if it does not exist."""
     first, *rest = name.split()
     if first == "mp":
         command(rest)
@@ -175,19 +175,19 @@ def look_up(name):
 
 @pytest.mark.parametrize("title", THEIRS)
 def test_every_name_of_the_other_libraries_has_a_row(title):
-    """Each of theirs has one row, in the order in which they have it or another."""
+    """Each name has exactly one row."""
     assert sorted(THEIRS[title]) == sorted(theirs for theirs, _, _ in sections()[title])
 
 
 def test_the_table_has_exactly_the_checked_sections():
-    """What is claimed is what is checked; and there are 72 events."""
+    """No section is unchecked, and there are 72 events."""
     assert set(THEIRS) == set(sections())
     assert len(THEIRS["Semantic events"]) == 72
 
 
 @pytest.mark.parametrize(("title", "theirs", "ours", "status"), ROWS)
 def test_every_row_refers_to_something_that_exists(title, theirs, ours, status):
-    """Names, commands with their options, notebooks; and where there is nothing, a reason."""
+    """Names, commands with options, notebooks; or there is a reason."""
     assert STATUS.match(status), status
     if title == "Semantic events":
         assert ours == f"`semantic.{semantic.EVENTS[theirs].__name__}`"
@@ -204,7 +204,7 @@ def test_every_row_refers_to_something_that_exists(title, theirs, ours, status):
 
 @pytest.mark.parametrize("call", POSITIONS)
 def test_rows_marked_same_have_the_same_positional_parameters(call):
-    """Of a method and of the module's function; what is new comes after, by name."""
+    """For methods and module functions; additional parameters come after them."""
     for function in (getattr(cdp.CustomerIO, call), getattr(cdp.Hightouch, call)):
         names = list(inspect.signature(function).parameters)
         assert POSITIONS[call].split() == names[1 : 1 + len(POSITIONS[call].split())]

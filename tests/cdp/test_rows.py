@@ -1,4 +1,4 @@
-"""Flat rows become messages of the wire's shape; messages of the past keep one id."""
+"""Flat rows become messages of the spec, with stable ids."""
 
 import math
 import re
@@ -16,7 +16,7 @@ AT = datetime(2024, 1, 31, 12, tzinfo=UTC)
 
 @pytest.mark.parametrize("who", ["user_id", "userId", "User ID", "USERID"])
 def test_usual_column_names_are_found_in_any_spelling(who):
-    """Capitals and separators do not count."""
+    """Case and separators do not matter."""
     row = {who: "u-1", "event": "Paid", "Event Time": AT, "amount": 12.5}
     assert FlatRows("track").message(row) == {
         "type": "track",
@@ -28,7 +28,7 @@ def test_usual_column_names_are_found_in_any_spelling(who):
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "told"),
+    ("kind", "row", "text"),
     [
         ("identify", {"user_id": 1, "plan": "team"}, {"userId": 1, "traits": {"plan": "team"}}),
         ("group", {"group_id": "g", "size": 3}, {"groupId": "g", "traits": {"size": 3}}),
@@ -51,13 +51,13 @@ def test_usual_column_names_are_found_in_any_spelling(who):
         ),
     ],
 )
-def test_each_kind_has_its_own_columns(kind, row, told):
-    """What is left are properties, or traits."""
-    assert FlatRows(kind).message(row) == {"type": kind, **told}
+def test_each_kind_has_its_own_columns(kind, row, text):
+    """Other columns become properties or traits."""
+    assert FlatRows(kind).message(row) == {"type": kind, **text}
 
 
 def test_named_columns_take_precedence_over_usual_names():
-    """And "" says that there is none: then the usual column is a property."""
+    """With "" the usual column becomes a property."""
     row = {"customer": "c", "user_id": "internal", "what": "Paid", "at": AT, "context": "shop"}
     columns = {"user_id": "customer", "event": "what", "timestamp": "at", "context": ""}
     assert FlatRows("track", columns=columns).message(row) == {
@@ -70,9 +70,9 @@ def test_named_columns_take_precedence_over_usual_names():
 
 
 def test_event_names_all_rows():
-    """A column called event is then a property."""
-    told = FlatRows("track", event="Paid").message({"user_id": 1, "time": 5, "event": "launch"})
-    assert (told["event"], told["properties"]) == ("Paid", {"event": "launch"})
+    """A column named event becomes a property then."""
+    actual = FlatRows("track", event="Paid").message({"user_id": 1, "time": 5, "event": "launch"})
+    assert (actual["event"], actual["properties"]) == ("Paid", {"event": "launch"})
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_event_names_all_rows():
     ids=repr,
 )
 def test_empty_cells_are_left_out(empty):
-    """Whatever the library of the table says for nothing."""
+    """In the representation of any table library."""
     row = {"user_id": "u", "anonymous_id": empty, "plan": empty, "age": 0, "on": False, "s": ""}
     assert FlatRows("identify").message(row) == {
         "type": "identify",
@@ -91,7 +91,7 @@ def test_empty_cells_are_left_out(empty):
 
 
 def test_arrays_are_sent_as_lists():
-    """They compare element by element, and are not empty for that."""
+    """Their element-wise comparison must not count as empty."""
     row = {"user_id": "u", "scores": np.array([1.0, math.nan])}
     assert FlatRows("identify").message(row)["traits"]["scores"] is row["scores"]
 
@@ -111,13 +111,13 @@ def test_arrays_are_sent_as_lists():
     ],
 )
 def test_a_missing_column_is_named_at_the_first_row(arguments, row, why):
-    """With what is there, and how to say what is meant."""
+    """With the existing columns, and how to name the right one."""
     with pytest.raises(ConfigurationError, match=re.escape(why)):
         FlatRows(*arguments).message(row)
 
 
 def test_later_rows_may_lack_a_column():
-    """Lines of NDJSON have names of their own: each is judged by itself."""
+    """Lines of NDJSON may differ in their names."""
     flat = FlatRows("track")
     flat.message({"user_id": 1, "event": "x", "time": 1})
     assert flat.message({"user_id": 1, "event": "x"}) == {
@@ -147,20 +147,20 @@ def test_invalid_columns_are_rejected_at_once(arguments, why):
 
 
 def test_an_alias_row_with_other_columns_is_rejected():
-    """It would be lost in silence."""
+    """The columns would be lost silently."""
     with pytest.raises(ValidationError, match="remove 'plan'"):
         FlatRows("alias").message({"user_id": 1, "previous_id": 2, "plan": "team"})
 
 
 @pytest.mark.parametrize("row", [7, "text", None, ["user_id"]])
 def test_an_invalid_row_is_rejected(row):
-    """And only that row."""
+    """The other rows are not affected."""
     with pytest.raises(ValidationError, match="must be a mapping"):
         FlatRows("identify").message(row)
 
 
 def test_the_message_id_is_a_hash_of_the_content():
-    """The same row, the same id; any difference, another one; its own id stands."""
+    """Equal rows have the same id, different rows another one; an existing id is kept."""
     one = {"type": "track", "userId": "u", "event": "x", "timestamp": AT}
     again = with_message_id({**one, "timestamp": datetime(2024, 1, 31, 12, tzinfo=UTC)})
     assert with_message_id(one)["messageId"] == again["messageId"]
@@ -171,7 +171,7 @@ def test_the_message_id_is_a_hash_of_the_content():
 
 @pytest.mark.parametrize("kind", ["track", "page", "screen"])
 def test_events_and_views_require_a_timestamp(kind):
-    """Else it would be dated today."""
+    """Otherwise they would be dated today."""
     with pytest.raises(ValidationError, match="needs a timestamp"):
         require_timestamp({"type": kind, "timestamp": None})
     assert require_timestamp({"type": kind, "originalTimestamp": "2024-01-31"})
@@ -179,5 +179,5 @@ def test_events_and_views_require_a_timestamp(kind):
 
 @pytest.mark.parametrize("kind", ["identify", "group", "alias"])
 def test_people_and_groups_require_no_timestamp(kind):
-    """Traits are of now unless they say otherwise."""
+    """Traits are current unless they have a timestamp."""
     assert require_timestamp({"type": kind}) == {"type": kind}

@@ -182,7 +182,7 @@ def test_each_event_has_the_fields_of_the_reference(name):
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_each_event_takes_the_types_of_the_reference_and_no_others(name):
-    """A sample of every field passes; a value of another kind is refused by name."""
+    """A sample of every field is accepted; a value of another type is rejected by name."""
     kind = EVENTS[name]
     given = {}
     for field in kind.schema.values():
@@ -212,7 +212,7 @@ def _loose(kind):
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_each_class_is_named_after_its_event(name):
-    """One who knows the name finds the class."""
+    """So the class can be found by the name."""
     called = "".join(word[0].upper() + word[1:] for word in name.split())
     assert getattr(semantic, called) is EVENTS[name]
     assert (EVENTS[name].__doc__ or "").rstrip().endswith((".", ").", "`."))
@@ -220,7 +220,7 @@ def test_each_class_is_named_after_its_event(name):
 
 @pytest.mark.parametrize(("name", "kind"), EVENTS.items())
 def test_each_event_knows_which_ids_it_requires(name, kind):
-    """People's actions a user, reports nobody, an object's end anybody, the rest either id."""
+    """A user id for actions, none for reports, a placeholder for objects, else any id."""
     required = {field.name: "x" for field in kind.schema.values() if field.required}
     required |= {k: v for k, v in (("type", "ios"), ("metric", "opened"),
                                    ("action_type", "viewed_content")) if k in required}  # fmt: skip
@@ -254,7 +254,7 @@ def test_each_event_can_be_sent_again_from_its_dict(name, kind):
 
 
 def test_actions_are_rejected_where_they_would_do_nothing():
-    """Hightouch keeps "User Suppressed" as any event; the person would go on getting mail."""
+    """Hightouch would store "User Suppressed" as an ordinary event."""
     with pytest.raises(ValidationError, match="is an action of Customer"):
         composer(HIGHTOUCH).track("u", semantic.UserSuppressed())
     composer(HIGHTOUCH).track("u", semantic.OrderCompleted(total=1))
@@ -280,18 +280,18 @@ def test_ids_are_sent_as_text_and_amounts_as_numbers():
 def test_a_list_of_ids_stays_a_list():
     """At the start of a video there may be more than one ad."""
     event = semantic.VideoPlaybackStarted(ad_asset_id=[1, "b"], content_asset_ids=["c"])
-    told = sent(composer().track("u", event))["properties"]
-    assert {"ad_asset_id": ["1", "b"], "content_asset_ids": ["c"]} == told
+    body = sent(composer().track("u", event))["properties"]
+    assert {"ad_asset_id": ["1", "b"], "content_asset_ids": ["c"]} == body
 
 
 def test_a_date_may_be_a_date():
-    """Not only its text."""
+    """Not only text."""
     event = semantic.VideoContentStarted(airdate=date(2026, 1, 31))
     assert "2026-01-31" == sent(composer().track("u", event))["properties"]["airdate"]
 
 
 def test_extra_properties_are_sent_with_a_semantic_event():
-    """Among the properties; with a device to the device, beside a context of your own."""
+    """In the properties; of a device event, in the device, merged with the call's context."""
     paid = sent(composer().track("u", semantic.OrderCompleted(total=1), {"gift": True}))
     assert {"gift": True, "total": 1} == paid["properties"]
     device = semantic.DeviceCreatedOrUpdated(token="t", type="ios")
@@ -329,13 +329,13 @@ def test_extra_properties_are_sent_with_a_semantic_event():
     ],
 )  # fmt: skip
 def test_an_invalid_field_is_rejected_when_the_event_is_created(make, words):
-    """With all that is wrong at once, and no value in the text."""
+    """With all problems at once, and without the values."""
     with pytest.raises(ValidationError, match=words):
         make()
 
 
 def test_events_are_frozen_and_compare_by_value():
-    """They are values: what was checked stays."""
+    """A validated event cannot be changed."""
     event = semantic.OrderCompleted(total=1)
     with pytest.raises(AttributeError, match="frozen"):
         event.total = 2
@@ -345,7 +345,7 @@ def test_events_are_frozen_and_compare_by_value():
 
 
 def test_a_subclass_defines_a_typed_event():
-    """And does not join the 72."""
+    """It is not added to the 72."""
 
     class SeatAdded(SemanticEvent, event="Seat Added"):
         seats: semantic.Int = None
@@ -356,7 +356,7 @@ def test_a_subclass_defines_a_typed_event():
 
 
 def test_a_typed_model_without_a_name_is_not_an_event():
-    """Only its events can be tracked."""
+    """Only events can be tracked."""
 
     class Nameless(SemanticEvent):
         pass
@@ -397,7 +397,7 @@ def test_a_typed_model_without_a_name_is_not_an_event():
     ],
 )
 def test_a_misspelt_event_name_is_recognised(written, meant):
-    """It would fire no mapping, in silence."""
+    """Otherwise no mapping would apply, without any error."""
     assert meant == did_you_mean(written)
 
 
@@ -411,23 +411,23 @@ def test_a_misspelt_event_name_is_recognised(written, meant):
     ],
 )  # fmt: skip
 def test_an_unrelated_event_name_is_not_corrected(name):
-    """As are the 72 themselves: none is a near miss of another."""
+    """Nor any of the 72: none resembles another."""
     assert did_you_mean(name) is None
 
 
 def test_advice_names_the_missing_fields_of_an_action():
-    """Tracked by name, its fields may stand where nobody reads them."""
-    heard = []
-    told = composer(advice=advice, note=lambda _kind, text: heard.append(text))
-    told.track("u", "Device Deleted", {"device": {"token": "t"}})
-    told.track("u", "Order Complete")
-    told.track("u", "Order Completed")
-    told.track(None, "Object Deleted", {"objectId": 3}, anonymous_id="a")
-    told.identify("u", {"event": "Order Complete"})
+    """Tracked by name, its fields may be at paths that the vendor does not read."""
+    notes = []
+    actual = composer(advice=advice, note=lambda _kind, text: notes.append(text))
+    actual.track("u", "Device Deleted", {"device": {"token": "t"}})
+    actual.track("u", "Order Complete")
+    actual.track("u", "Order Completed")
+    actual.track(None, "Object Deleted", {"objectId": 3}, anonymous_id="a")
+    actual.identify("u", {"event": "Order Complete"})
     assert [
         "'Device Deleted' lacks context.device.token: use DeviceDeleted",
         "'Order Complete' is not a semantic event; did you mean 'Order Completed'?",
-    ] == heard
+    ] == notes
 
 
 def test_the_module_of_semantic_events_contains_only_declarations():

@@ -12,6 +12,8 @@ from mixpanel.cdp import AsyncCustomerIO, AsyncHightouch, HightouchOAuth
 from mixpanel.emulator import CustomerIORules, Emulator, Fault, HightouchRules, OAuthRules
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 LARGE = range(12_000, 12_300)
 SLOTS = 40  # places in the stream where something happens
 FAULTS = [
@@ -33,14 +35,14 @@ class Clock:
 
 
 def text(n):
-    """Most are small; a stretch is as large as one may be, in letters of one, two, four bytes."""
+    """Most are small; some have the largest allowed size, with characters of one to four bytes."""
     chosen = random.Random(n)
     large = n in LARGE or chosen.random() < 0.002
     return chosen.choice(("x", "é", "🎈")) * (7600 if large else 10)
 
 
 def play(emu, count):
-    """Have something happen at each slot, to whichever request carries that message."""
+    """Play a fault at each slot, for the request with that message."""
     afters = 0
     for slot in range(SLOTS):
         fault = FAULTS[slot % len(FAULTS)]()
@@ -53,8 +55,8 @@ def play(emu, count):
 @pytest.mark.parametrize(("backend", "count"), [("asyncio", 100_000), ("trio", 20_000)])
 @pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
 def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count):
-    """429, 5xx, resets and expired tokens; the books are exact, sizes are taken at the server."""
-    clock, told, drops = Clock(), Counter(), []
+    """Despite 429, 5xx, resets and expired tokens; sizes are measured at the server."""
+    clock, actual, drops = Clock(), Counter(), []
     with Emulator(
         now=clock,
         customerio=CustomerIORules(),
@@ -68,7 +70,7 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
             "when_full": "wait",
             "on_error": lambda *_: None,
             "on_drop": lambda *drop: drops.append(drop),
-            "on_delivery": lambda one: told.update([(one.message_id, one.fate)]),
+            "on_delivery": lambda one: actual.update([(one.message_id, one.fate)]),
         }
         if vendor == "hightouch":
             who = HightouchOAuth("c", key_pair()[0], "key-1", server=emu.hightouch_oauth_url)
@@ -92,7 +94,7 @@ def test_every_message_arrives_once_and_within_the_limits(vendor, backend, count
         assert (count, count, 0, True) == (
             stats.accepted, stats.delivered, stats.lost, stats.balanced,
         )  # fmt: skip
-        assert {(f"m-{n}", "delivered"): 1 for n in range(count)} == dict(told)
+        assert {(f"m-{n}", "delivered"): 1 for n in range(count)} == dict(actual)
 
         kept = emu.cdp_messages(vendor)
         ids = [entry["message"]["messageId"] for entry in kept]

@@ -1,4 +1,4 @@
-"""Who signed a webhook, when, and what it says."""
+"""Verification and parsing of webhooks."""
 
 import hashlib
 import hmac
@@ -44,7 +44,7 @@ BODY = json.dumps(PAYLOAD).encode()
 
 
 def signed(body=BODY, key=KEY, timestamp=NOW):
-    """Sign by the vendor's words alone: HMAC-SHA256 of `v0:<timestamp>:<body>`, in hex."""
+    """Sign as the vendor documents it: HMAC-SHA256 of `v0:<timestamp>:<body>`, in hex."""
     digest = hmac.new(key.encode(), f"v0:{timestamp}:".encode() + body, hashlib.sha256)
     return {"X-CIO-Timestamp": str(timestamp), "X-CIO-Signature": digest.hexdigest()}
 
@@ -74,7 +74,7 @@ def test_a_valid_signature_is_accepted_with_any_form_of_headers(headers):
 
 @pytest.mark.parametrize("key", [KEY, Secret(KEY), f"{KEY}\n", ["new", KEY], (KEY, Secret("old"))])
 def test_a_key_may_be_one_of_several(key):
-    """While one replaces another."""
+    """During a key rotation."""
     webhooks.verify(BODY, signed(), key, now=NOW)
 
 
@@ -96,7 +96,7 @@ def test_a_key_may_be_one_of_several(key):
     ],
 )
 def test_an_invalid_signature_is_rejected(headers, words):
-    """With a typed error that names neither the key nor the right signature."""
+    """With a typed error that contains neither the key nor the valid signature."""
     with pytest.raises(SignatureError, match=words) as raised:
         webhooks.receive(BODY, headers, KEY, now=NOW)
     assert KEY not in str(raised.value)
@@ -107,7 +107,7 @@ def test_an_invalid_signature_is_rejected(headers, words):
     ("away", "fresh"), [(300, True), (-300, True), (301, False), (-301, False)]
 )
 def test_a_signature_outside_of_the_tolerance_is_rejected(away, fresh):
-    """Five minutes either way: a copy that is sent again says nothing new."""
+    """Five minutes in both directions, against replayed requests."""
     if fresh:
         webhooks.verify(BODY, signed(timestamp=NOW + away), KEY, now=NOW)
         return
@@ -117,7 +117,7 @@ def test_a_signature_outside_of_the_tolerance_is_rejected(away, fresh):
 
 
 def test_an_old_request_with_an_invalid_signature_is_reported_as_invalid():
-    """Age is only worth saying of what was really signed."""
+    """Age is reported only for a valid signature."""
     with pytest.raises(SignatureError) as raised:
         webhooks.verify(BODY, signed(key="another", timestamp=1), KEY, now=NOW)
     assert SignatureError is type(raised.value)
@@ -125,13 +125,13 @@ def test_an_old_request_with_an_invalid_signature_is_reported_as_invalid():
 
 @pytest.mark.parametrize("key", ["", " ", [], ["", KEY], KEY.encode(), [KEY.encode()], [None]])
 def test_an_invalid_signing_key_is_a_configuration_error(key):
-    """With an empty one anybody could sign."""
+    """With an empty key anyone could sign."""
     with pytest.raises(ConfigurationError, match="the signing key"):
         webhooks.verify(BODY, signed(key=""), key, now=NOW)
 
 
 def test_a_text_body_is_a_type_error():
-    """What a framework decoded may not be what was signed."""
+    """Text that a framework decoded may differ from the signed bytes."""
     with pytest.raises(TypeError, match="raw bytes"):
         webhooks.verify(BODY.decode(), signed(), KEY, now=NOW)
 
@@ -150,7 +150,7 @@ def test_only_the_signed_body_passes(body, other):
 
 
 def test_a_delivery_event_has_properties_for_its_fields():
-    """And keeps what has none; its repr shows no person."""
+    """Other fields are kept in `data`; the repr contains no personal data."""
     event = webhooks.parse(BODY)
     assert isinstance(event, DeliveryEvent)
     assert ("01E", "email_clicked", True) == (event.event_id, event.name, event.known)
@@ -169,7 +169,7 @@ def test_a_delivery_event_has_properties_for_its_fields():
 
 
 def test_a_person_event_has_its_own_type():
-    """There is no delivery in it."""
+    """It has no delivery fields."""
     data = {"identifiers": {"id": "u", "email": "x@y.example"}}
     body = json.dumps({**PAYLOAD, "object_type": "customer", "metric": "subscribed", "data": data})
     event = webhooks.parse(body.encode())
@@ -193,7 +193,7 @@ def test_the_54_documented_events_are_known():
     "change", [{"object_type": "whatsapp"}, {"metric": "read"}, {"object_type": None}, {"data": 5}]
 )
 def test_unknown_events_are_parsed(change):
-    """A 4xx for it would hold back what comes after for an hour."""
+    """A 4xx would pause later events for an hour."""
     event = webhooks.parse(json.dumps({**PAYLOAD, **change}).encode())
     assert event.known == ("data" in change)
     assert "01E" == event.event_id
@@ -214,7 +214,7 @@ def test_unknown_events_are_parsed(change):
     ],
 )
 def test_a_malformed_event_is_rejected(body, words):
-    """With a typed error, of the package's own tree."""
+    """With a typed error of the package."""
     with pytest.raises(PayloadError, match=words) as raised:
         webhooks.parse(body)
     assert isinstance(raised.value, WebhookError)

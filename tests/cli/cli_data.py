@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import httpx
 from typer.testing import CliRunner
 
-from mixpanel.cli._options.global_options import forget
+from mixpanel.cli._options.global_options import reset
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator, Fault
 
@@ -73,7 +73,7 @@ def runner(env):
         try:
             return invoked.invoke(app, [str(one) for one in arguments], input=given, prog_name="mp")
         finally:
-            forget([])  # what this run was asked for, as to be quiet, is not for the next test
+            reset([])  # what this run was asked for, as to be quiet, is not for the next test
 
     return run
 

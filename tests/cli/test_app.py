@@ -25,7 +25,7 @@ from mixpanel import (
     ValidationError,
 )
 from mixpanel.cli._output.exit_codes import ExitCode, exit_code
-from mixpanel.cli.app import app
+from mixpanel.cli.app import GROUPS, app
 from mixpanel.emulator import Emulator
 
 
@@ -82,23 +82,68 @@ def test_every_command_is_documented(typed, command):
         assert getattr(parameter, "help", None), f"{typed} does not explain {parameter.name}"
 
 
+@pytest.mark.parametrize(("typed", "command"), list(commands()), ids=lambda value: str(value)[:30])
+def test_each_option_names_its_value(typed, command):
+    """As NAME, N or FILE, not by a type of Python."""
+    context = command.make_context(typed, [], resilient_parsing=True)
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        is_argument = parameter.param_type_name == "argument"
+        assert is_argument or not re.search(r"<(list|str|int|float|file|path)\b", record[0]), record
+        assert not is_argument or parameter.metavar, f"{typed} {parameter.name}"
+
+
+@pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("typed", [typed for typed, _ in commands()])
-def test_help_shows_a_word_for_each_value_and_none_for_a_flag(mp, typed):
-    """NAME, N or text|json; never <bool>, <str> or {key}, which no manual has."""
-    shown = mp(*typed.split()[1:], "--help").stdout
-    assert not re.search(r"<\w", shown)
-    assert re.search(r"--help +-h +Show this", shown)
-    (usage,) = re.findall(r"Usage: (.*)", shown)
-    assert "{" not in usage
+def test_help_fits_the_terminal(typed, width):
+    """But for examples, which are lines to copy."""
+    runner = CliRunner(env={"COLUMNS": str(width), "NO_COLOR": "1"})
+    shown = runner.invoke(app, [*typed.split()[1:], "--help"], prog_name="mp").stdout
+    text = re.split(r"^Examples?:$", shown, flags=re.MULTILINE)[0]
+    assert max(map(len, text.splitlines())) <= width
+    assert re.search(r"-h, --help +Show this message and exit", shown)
+    if "Commands:" in text:
+        assert "..." not in text.partition("Commands:")[2], "a line of help is cut off"
+
+
+def test_the_line_of_a_command_is_the_first_of_its_help():
+    """`mp --help` shows it without importing the command."""
+    root = typer.main.get_command(app)
+    for name, _, summary in GROUPS:
+        assert root.commands[name].help.startswith(f"{summary}"), name
+
+
+def test_each_result_has_the_same_formats():
+    """`--format` and `--jq` come together, and everywhere with the same values."""
+    for typed, command in commands():
+        options = {each.name: each for each in command.params}
+        assert ("format" in options) is ("jq" in options), typed
+        if typed.split()[1:2] != ["emulator"] and not hasattr(command, "commands"):
+            without_result = {
+                "mp demo", "mp auth remove", "mp auth switch", "mp inspect typed-view",
+                "mp inspect drop", "mp inspect drop-all", "mp export parquet", "mp export csv",
+            }  # fmt: skip
+            assert ("format" in options) is (typed not in without_result), typed
+
+
+def test_confirmation_has_one_option():
+    """`--force`, with no second spelling."""
+    spellings = {
+        tuple(each.opts)
+        for _, command in commands()
+        for each in command.params
+        if each.name in ("force", "yes")
+    }
+    assert {("--force",)} == spellings
 
 
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
         ("inspect sample", "How many rows."),
-        ("fetch profiles", "One of several profiles; repeat the option."),
+        ("fetch profiles", "Only these profiles; repeatable."),
         ("emulator", '{"flags": [...]} or a list'),
-        ("emulator", "Take requests from web pages of this origin"),
+        ("emulator", "Accept requests from web pages of this origin"),
         ("emulator", "MP_CUSTOMERIO_BASE_URL=http://127.0.0.1:8650/customerio"),
         ("emulator", "MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch"),
     ],
@@ -109,11 +154,13 @@ def test_help_is_in_whole_words(mp, typed, words):
     assert words in " ".join(shown.replace("│", " ").split())
 
 
-def test_help_is_what_one_gets_without_a_command(mp):
-    """An empty call is a question."""
-    result = mp()
-    assert ExitCode.USAGE == result.exit_code
-    assert "emulator" in result.output
+@pytest.mark.parametrize("group", [(), ("auth",), ("cdp",), ("import",)])
+def test_a_call_without_a_command_prints_help(mp, group):
+    """On stdout, and it is no error."""
+    result = mp(*group)
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+    assert mp(*group, "--help").stdout == result.stdout
+    assert "Commands:" in result.stdout
 
 
 def test_version(mp):
@@ -121,15 +168,16 @@ def test_version(mp):
     assert f"{mixpanel.__version__}\n" == mp("--version").stdout
 
 
+@pytest.mark.slow
 def test_help_loads_nothing_heavy():
     """Asking for help costs no HTTP client, no database and no server."""
     code = (
         "import sys\nfrom mixpanel.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'httpx', 'duckdb', 'starlette', 'uvicorn', 'asgiref'}\n"
+        "heavy = {'httpx', 'duckdb', 'starlette', 'uvicorn', 'asgiref', 'rich', 'asyncio'}\n"
         "print(heavy & set(sys.modules), file=sys.stderr)"
     )
-    for arguments in (["--help"], ["import", "events", "--help"], ["demo", "--help"]):
+    for arguments in (["--help"], ["import", "--help"], ["flags", "eval", "--help"]):
         assert "set()" == python(code, *arguments).stderr.strip(), arguments
 
 
@@ -157,8 +205,8 @@ def test_the_exit_code_tells_the_kind_of_error(error, code):
 
 def test_without_the_extra_it_says_what_to_install():
     """`pip install mixpanel-async` alone has the command, but not what it needs."""
-    for missing in ("typer", "rich"):
-        done = python(without(missing) + RUN, "--help")
+    for missing, command in (("typer", ["--help"]), ("rich", ["auth", "list", "-f", "table"])):
+        done = python(without(missing) + RUN, *command)
         assert (1, "") == (done.returncode, done.stdout)
         assert "mp needs: pip install 'mixpanel-async[cli]'\n" == done.stderr
 
@@ -195,7 +243,7 @@ def test_a_taken_port_is_one_line(mp):
     assert (1, "") == (result.exit_code, result.stdout)
     assert (
         f"mp: cannot listen on port {other.port}: Address already in use; "
-        "is another `mp emulator` running? Else take --port 0\n"
+        "if another `mp emulator` is running, use --port 0\n"
     ) == result.stderr
 
 
@@ -212,9 +260,13 @@ def test_an_origin_that_is_none_is_refused(mp):
     """Before anything is opened."""
     result = mp("emulator", "--port", "0", "--allow-origin", "localhost:3000")
     assert ExitCode.USAGE == result.exit_code
-    assert "origins of pages, such as http://localhost:3000, not 'localhost:3000'" in result.stderr
+    assert (
+        "--allow-origin must be origins of web pages, such as http://localhost:3000, not"
+        in result.stderr
+    )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
     """Its address is all that stands on stdout; stopping it is no error; the data stays."""

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mixpanel.cli import auth
-from mixpanel.cli._options.global_options import ErrorFormat, asked, forget
-from mixpanel.cli._output.exit_codes import ExitCode, as_dict, exit_code
+from mixpanel.cli._options.global_options import ErrorFormat, global_options, reset
+from mixpanel.cli._output.exit_codes import ExitCode, error_to_dict, exit_code
 from mixpanel.cli.app import app
 from mixpanel.data import exceptions as data
 from mixpanel.data.config import Config
@@ -39,7 +39,7 @@ def mp(path):
         return runner.invoke(app, list(map(str, arguments)), prog_name="mp", input=stdin)
 
     yield run
-    forget([])
+    reset([])
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_the_secret_comes_from_stdin(mp, path):
 def test_the_secret_comes_from_the_environment(mp, path):
     """And it says so; stdin stands above it."""
     result = mp(*ADD, MP_SECRET="s3cret")
-    assert "the secret is the one in MP_SECRET\nadded prod, the default\n" == result.stderr
+    assert "using the secret in MP_SECRET\nadded prod, the default\n" == result.stderr
     mp("auth", "add", "b", "-u", "u", "-p", "1", "--secret-stdin", stdin="other", MP_SECRET="s3")
     secrets = [Config(path).get_account(name).secret.get_secret_value() for name in ("prod", "b")]
     assert ["s3cret", "other"] == secrets
@@ -82,13 +82,13 @@ def test_a_secret_is_never_an_argument(mp, path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("-p", "42"), "give --username"),
-        (("-u", "robot"), "give --project"),
+        (("-p", "42"), "--username is required"),
+        (("-u", "robot"), "--project is required"),
         (("-u", "robot", "-p", "42"), "set MP_SECRET, or pipe it in with --secret-stdin"),
         (("-u", "robot", "-p", "42", "--secret-stdin"), "secret is empty"),
-        (("-u", "robot", "-p", "x/y", "--secret-stdin"), "project_id must be the number"),
+        (("-u", "robot", "-p", "x/y", "--secret-stdin"), "--project must be the number"),
         (("-u", "robot", "-p", "42", "-r", "mars"), "mars"),
-        (("--interactive", "--secret-stdin"), "leaves no stdin"),
+        (("--interactive", "--secret-stdin"), "both read stdin"),
     ],
 )
 def test_what_is_missing_is_named(mp, path, arguments, words):
@@ -103,7 +103,7 @@ def test_interactive_asks_for_what_is_missing(mp):
     """On stderr; a region that is none is asked for again."""
     result = mp("auth", "add", "prod", "-i", stdin="robot\n42\nmars\nEU\ns3cret\n")
     assert WHO | {"is_default": True} == json.loads(result.stdout)
-    assert 2 == result.stderr.count("Region, us, eu or in [us]: ")
+    assert 2 == result.stderr.count("Region: us, eu or in [us]: ")
     assert "s3cret" not in result.output
 
 
@@ -158,7 +158,10 @@ def test_list_tells_of_every_account(two, path):
     assert "s3cret" not in two("auth", "list").output
     path.unlink()
     empty = two("auth", "list")
-    assert ("[]\n", "no accounts yet: mp auth add NAME\n") == (empty.stdout, empty.stderr)
+    assert ("[]\n", "no accounts yet: add one with mp auth add NAME\n") == (
+        empty.stdout,
+        empty.stderr,
+    )
 
 
 def test_switch_changes_the_default(two, path):
@@ -185,17 +188,16 @@ def test_who_cannot_be_asked_is_told_of_force(two, path):
     before = path.read_text()
     result = two("auth", "remove", "prod", stdin="")
     assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
-    assert "nobody is there to be asked: add --force" in result.stderr
+    assert "confirmation required, but stdin is not a terminal: add --force" in result.stderr
     assert before == path.read_text()
 
 
-@pytest.mark.parametrize("option", ["--force", "--yes", "-y"])
-def test_remove_asks_first(two, path, option):
+def test_remove_asks_first(two, path):
     """Unless forced; the next account takes the default's place."""
     result = two("auth", "remove", "prod", stdin="y\n")
     assert ExitCode.OK == result.exit_code
     assert result.stderr.endswith("removed prod; the default is staging\n")
-    assert "removed staging\n" == two("auth", "remove", "staging", option).stderr
+    assert "removed staging\n" == two("auth", "remove", "staging", "--force").stderr
     assert [] == Config(path).names()
     assert ExitCode.NOT_FOUND == two("auth", "remove", "prod").exit_code
 
@@ -260,11 +262,11 @@ def test_test_says_whose_credentials_were_refused(two):
     with Emulator(service_accounts={"robot": "s3cret"}) as emu:
         result = two("auth", "test", "staging", MP_BASE_URL=emu.url)
         assert (ExitCode.AUTHENTICATION, "") == (result.exit_code, result.stdout)
-        assert result.stderr.endswith("\nthe credentials are those of: account staging\n")
+        assert result.stderr.endswith("\nthe credentials come from: account staging\n")
         result = two("-a", "staging", "auth", "test", MP_BASE_URL=emu.url, MP_ERROR_FORMAT="json")
     told = json.loads(result.stderr)
     assert "AUTH_FAILED" == told["code"]
-    assert ["the credentials are those of: account staging"] == told["notes"]
+    assert ["the credentials come from: account staging"] == told["notes"]
     assert "s4cret" not in result.output
 
 
@@ -374,14 +376,14 @@ def test_errors_of_sending_are_objects_too():
         "code": "RATE_LIMIT",
         "message": "slow down",
         "details": {"status": 429, "endpoint": "events", "retry_after": 7.0},
-    } == as_dict(error)
-    assert "TRANSPORT" == as_dict(TransportError("x"))["code"]
-    assert "CONFIGURATION" == as_dict(ConfigurationError("x"))["code"]
+    } == error_to_dict(error)
+    assert "TRANSPORT" == error_to_dict(TransportError("x"))["code"]
+    assert "CONFIGURATION" == error_to_dict(ConfigurationError("x"))["code"]
 
 
 def test_wrong_arguments_end_with_3(mp):
     """Of `mp` itself, of a group, of a command; 2 means refused credentials."""
-    for arguments in (("--nope",), ("nope",), ("auth", "nope"), ("auth", "add"), ("auth",), ()):
+    for arguments in (("--nope",), ("nope",), ("auth", "nope"), ("auth", "add")):
         assert ExitCode.USAGE == mp(*arguments).exit_code, arguments
 
 
@@ -398,11 +400,15 @@ def test_ctrl_c_at_a_question_ends_with_130(mp, monkeypatch):
 def test_forgetting_begins_anew(monkeypatch):
     """What one run asked for does not stay for the next one in the same process."""
     monkeypatch.setenv("MP_ERROR_FORMAT", "JSON")
-    forget([])
-    assert ErrorFormat.JSON is asked.errors
-    forget(["--error-format", "text"])
-    assert (None, False, ErrorFormat.TEXT) == (asked.account, asked.quiet, asked.errors)
-    assert not asked.silent
+    reset([])
+    assert ErrorFormat.JSON is global_options.error_format
+    reset(["--error-format", "text"])
+    assert (None, False, ErrorFormat.TEXT) == (
+        global_options.account,
+        global_options.quiet,
+        global_options.error_format,
+    )
+    assert not global_options.errors_only
 
 
 # Light

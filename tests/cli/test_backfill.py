@@ -10,12 +10,14 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from mixpanel.cli._cdp.checkpoint import Came, Checkpoint
+from mixpanel.cli._cdp.checkpoint import Checkpoint, Progress
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import CustomerIORules, Emulator, Fault
 from tests.cdp.run_clients import messages
 from tests.cli.cli_data import wait_until
+
+pytestmark = pytest.mark.slow
 
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
 TABLE = (
@@ -82,7 +84,7 @@ def test_a_table_arrives_with_its_times_and_ids(mp, emu, tmp_path, vendor):
     result = mp(orders(tmp_path / "orders.csv", 2500), *TABLE, vendor=vendor)
     assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"], told["requests"]) == (2500, 0, 2)
+    assert (told["delivered"], told["rejected"], told["requests"]) == (2500, 0, 2)
     first = min(messages(emu, vendor), key=lambda one: one["userId"])
     assert ("0000", "Order Paid", {"amount": 0}, "2024-01-31T12:00:00.000Z") == (
         first["userId"], first["event"], first["properties"], first["timestamp"],
@@ -116,7 +118,7 @@ def test_refused_rows_are_named_and_the_rest_arrives(mp, emu, tmp_path):
     result = mp(path, "--failed", failed)
     assert result.exit_code == ExitCode.PARTIAL
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"]) == (249, 2)
+    assert (told["delivered"], told["rejected"]) == (249, 2)
     refused = [json.loads(line) for line in failed.read_text().splitlines()]
     assert {
         7: "a message in a backfill needs a timestamp",
@@ -137,7 +139,7 @@ def test_a_dry_run_sends_nothing_and_shows_what_would_go(mp, emu, tmp_path):
     result = mp(path, *TABLE, "--dry-run")
     assert result.exit_code == ExitCode.PARTIAL
     told = json.loads(result.stdout)
-    assert (told["good"], told["bad"], told["example"]["userId"]) == (3, 1, "0000")
+    assert (told["valid"], told["invalid"], told["example"]["userId"]) == (3, 1, "0000")
     assert "orders.csv, row 3: a message in a backfill needs a timestamp" in result.stderr
     assert "nothing was sent" in result.stderr
     assert emu.requests() == []
@@ -149,13 +151,13 @@ def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
     emu.play(Fault.latency(0.0), Fault.status(401).forever())
     stopped = mp(path, "--failed", failed, "--concurrency", 1)
     assert stopped.exit_code == ExitCode.AUTHENTICATION
-    assert "it stopped at row 2,001: the same command goes on there" in stopped.stderr
+    assert "stopped at row 2,001: run the same command again to resume" in stopped.stderr
     emu.clear_faults()
     result = mp(path, "--failed", failed, "--concurrency", 1)
-    assert "going on at row 2,001: 2,000 delivered and 1 refused before" in result.stderr
+    assert "resuming at row 2,001: 2,000 delivered and 1 rejected before" in result.stderr
     assert result.exit_code == ExitCode.PARTIAL
     told = json.loads(result.stdout)
-    assert (told["delivered"], told["refused"], told["requests"]) == (3998, 2, 1)
+    assert (told["delivered"], told["rejected"], told["requests"]) == (3998, 2, 1)
     assert [5, 3900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
     assert numbers(emu) == [n for n in range(4000) if n not in {5, 3900}]
     assert not (tmp_path / "h.ndjson.backfill").exists()
@@ -165,14 +167,14 @@ def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
     ("change", "why"),
     [
         (lambda path: history(path, 999), "the file has changed since"),
-        (lambda path: None, "with another columns, event, sent_to"),
+        (lambda path: None, "it is for another columns, event, sent_to"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(mp, tmp_path, change, why):
     """Going on there would skip what was never sent; --restart begins anew."""
     path = orders(tmp_path / "orders.csv", 10)
     job = {"to": "customerio", "sent_to": "x", "kind": "track", "event": "Other", "columns": {}}
-    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Came(5, 0))
+    Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Progress(5, 0))
     change(path)
     result = mp(path, *TABLE)
     assert result.exit_code == ExitCode.USAGE
@@ -203,10 +205,10 @@ def test_a_killed_backfill_goes_on_and_makes_no_copies(emu, tmp_path):
     position = came(checkpoint)
     emu.clear_faults()
     done = subprocess.run(command, env=whole, capture_output=True, text=True, check=True)
-    assert f"going on at row {position:,}" in done.stderr
+    assert f"resuming at row {position:,}" in done.stderr
     told = json.loads(done.stdout)
     assert 0 < position < 10_000
-    assert (told["delivered"], told["refused"]) == (10_000, 0)
+    assert (told["delivered"], told["rejected"]) == (10_000, 0)
     assert numbers(emu) == list(range(10_000))
     assert len(messages(emu)) - 10_000 <= 10_000 - position
     assert not checkpoint.exists()
@@ -225,7 +227,7 @@ def test_ctrl_c_says_where_it_goes_on(emu, tmp_path):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == ExitCode.INTERRUPTED
-    assert "the same command goes on there" in said
+    assert "run the same command again to resume" in said
     assert came(checkpoint) > 0
 
 
@@ -239,14 +241,14 @@ def test_a_wrong_key_ends_with_2(mp, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--column", "user_id"], "'user_id' must be as in user_id=customer"),
-        (["--column", "user_id=x"], "say which --kind they hold"),
+        (["--column", "user_id"], "'user_id' must be ROLE=COLUMN"),
+        (["--column", "user_id=x"], "--event and --column need --kind"),
         (["--kind", "group", *["--column", "user_id=x"] * 2], "user_id is given two columns"),
-        (["--event", "x"], "say which --kind they hold"),
+        (["--event", "x"], "--event and --column need --kind"),
         (["--kind", "track", "--column", "users=x"], "columns has unknown keys 'users' for track"),
         (["--kind", "track", "--column", "user_id=x"], "there is no column 'x' for user_id"),
-        (["--kind", "group"], "in the shell --column group_id=…"),
-        (["--kind", "identify", "--event", "x"], "is for kind='track'"),
+        (["--kind", "group"], "name it with --column group_id=COLUMN"),
+        (["--kind", "identify", "--event", "x"], "is for --kind 'track'"),
     ],
 )
 def test_wrong_arguments_are_explained_before_anything_is_sent(mp, emu, tmp_path, arguments, why):
@@ -262,7 +264,7 @@ def test_what_is_read_is_never_written_over(mp, tmp_path):
     path = history(tmp_path / "h.ndjson", 3)
     result = mp(path, "--failed", path)
     assert result.exit_code == ExitCode.USAGE
-    assert "write the refused to another file" in result.stderr
+    assert "is the file that is read: write to another one" in result.stderr
     assert path.read_text().count("\n") == 3
 
 
@@ -274,10 +276,10 @@ def test_a_checkpoint_is_of_one_source(mp, tmp_path):
         == ExitCode.OK
     )
     job = {"to": "customerio", "source": "another", "sent_to": "x"}
-    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Came(3, 0))
+    Checkpoint(tmp_path / "h.ndjson.backfill", path, job).save(Progress(3, 0))
     result = mp(path)
     assert result.exit_code == ExitCode.USAGE
-    assert "with another sent_to, source" in result.stderr
+    assert "it is for another sent_to, source" in result.stderr
 
 
 @pytest.mark.parametrize("more", [[], ["--restart"]])
@@ -302,7 +304,7 @@ def test_no_file_of_yours_is_taken_for_a_checkpoint(mp, tmp_path, more):
 
 @pytest.mark.parametrize(
     "told",
-    ['"position": 5, "refused": 9', '"position": -5, "refused": 0', '"position": Infinity'],
+    ['"position": 5, "rejected": 9', '"position": -5, "rejected": 0', '"position": Infinity'],
 )
 def test_a_checkpoint_that_cannot_be_is_refused(mp, tmp_path, told):
     """In a sentence."""
@@ -327,7 +329,7 @@ def test_refused_lines_are_on_the_disk_before_the_checkpoint(emu, tmp_path):
     process.wait()
     kept = json.loads(checkpoint.read_text())
     written = [json.loads(line)["position"] for line in failed.read_bytes().split(b"\n")[:-1]]
-    assert kept["refused"] == sum(one < kept["position"] for one in written)
+    assert kept["rejected"] == sum(one < kept["position"] for one in written)
     emu.clear_faults()
     subprocess.run(command, env=whole, capture_output=True, check=False)
     lines = [json.loads(line)["position"] for line in failed.read_text().splitlines()]
@@ -347,7 +349,7 @@ def test_of_two_at_once_the_second_is_refused(mp, emu, tmp_path):
     for more in ([], ["--restart"]):
         result = mp(path, "--failed", failed, *more)
         assert result.exit_code == ExitCode.USAGE
-        assert "another backfill is going on with" in result.stderr
+        assert "another backfill is using" in result.stderr
     assert failed.read_text().count("\n") == 1
     process.kill()
     process.wait()
@@ -366,7 +368,7 @@ def test_what_failed_before_anything_was_sent_leaves_nothing_behind(mp, emu, tmp
             == ExitCode.USAGE
         )
         assert ["h.ndjson"] == [one.name for one in tmp_path.iterdir()]
-    Checkpoint(tmp_path / "h.ndjson.backfill", path, {"to": "another"}).save(Came())
+    Checkpoint(tmp_path / "h.ndjson.backfill", path, {"to": "another"}).save(Progress())
     assert mp(path).exit_code == ExitCode.OK
 
 
@@ -391,7 +393,7 @@ def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path, more):
     path = history(tmp_path / "h.ndjson", 300, bad={250})
     result = mp(path, "--failed", "/dev/full", *more)
     assert result.exit_code == ExitCode.ERROR
-    assert "--failed cannot be written: No space left on device" in result.stderr
+    assert "cannot write the file of --failed: No space left on device" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -136,7 +136,7 @@ def test_a_version_of_a_contract_is_for_hightouch(emu):
     assert {"schemaVersion": "1.2.0"} == message["context"]["protocols"]
     refused = asking(emu)(*TRACK, "--schema-version", "1.2.0")
     assert ExitCode.USAGE == refused.exit_code
-    assert "Customer.io knows no contracts" in refused.stderr
+    assert "Customer.io has no contracts" in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -166,22 +166,25 @@ def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["track", "Paid"], "track requires a user id or an anonymous id"),
-        (["track", "--user-id", "u"], "which EVENT? or give --file"),
+        (["track", "Paid"], "--anonymous-id"),
+        (["track", "--user-id", "u"], "EVENT is missing: give it, or --file"),
         (["track", " ", "--user-id", "u"], "the event name is empty"),
-        (["group", "--user-id", "u"], "which GROUP_ID? or give --file"),
-        (["alias", "old"], "which PREVIOUS_ID and USER_ID? or give --file"),
-        (["alias", "u", "u"], "previous id and user id are the same: nothing to merge"),
-        ([*TRACK, "--properties", "{n: 1}"], "for '--properties': this is no JSON: Expecting"),
+        (["group", "--user-id", "u"], "GROUP_ID is missing: give it, or --file"),
+        (["alias", "old"], "PREVIOUS_ID and USER_ID are missing: give it, or --file"),
+        (["alias", "u", "u"], "PREVIOUS_ID and USER_ID are the same"),
+        (
+            [*TRACK, "--properties", "{n: 1}"],
+            "for '--properties': this is not valid JSON: Expecting",
+        ),
         ([*TRACK, "--properties", "[1]"], 'this must be an object, such as {"plan": "team"}'),
-        ([*TRACK, "--properties", "-"], "stdin is no JSON: Expecting value"),
+        ([*TRACK, "--properties", "-"], "stdin is not valid JSON: Expecting value"),
         ([*TRACK, "--context", "@nowhere.json"], "cannot read nowhere.json: No such file"),
-        ([*TRACK, "--properties", "[" * 100_000], "this is no JSON: maximum recursion"),
+        ([*TRACK, "--properties", "[" * 100_000], "this is not valid JSON: maximum recursion"),
         ([*TRACK, "--timestamp", "soon"], "'soon' must be ISO 8601, or seconds or milliseconds"),
         ([*TRACK, "--properties", '{"x": "' + "x" * 32_000 + '"}'], "bytes larger than"),
         ([*TRACK, "--failed", "f"], "--failed needs --file"),
         ([*TRACK, "--start-at", "1"], "--start-at needs --file"),
-        ([*TRACK, "--region", "moon"], "region='moon' is unknown; choose one of"),
+        ([*TRACK, "--region", "moon"], "--region 'moon' is unknown; choose one of"),
     ],
 )
 def test_wrong_arguments_are_said(emu, vendor, arguments, why):
@@ -226,12 +229,12 @@ def test_wrong_arguments_are_said(emu, vendor, arguments, why):
             },
         ),
         (
-            ["object", "acme", "--type", "2", "--delete", "--yes"],
+            ["object", "acme", "--type", "2", "--delete", "--force"],
             {"event": "Object Deleted", "properties": {"objectId": "acme", "objectTypeId": "2"}},
         ),
-        (["suppress", "u-9", "--yes"], {"event": "User Suppressed", "userId": "u-9"}),
+        (["suppress", "u-9", "--force"], {"event": "User Suppressed", "userId": "u-9"}),
         (["suppress", "u-9", "--undo"], {"event": "User Unsuppressed", "userId": "u-9"}),
-        (["delete", "u-9", "-y"], {"event": "User Deleted", "userId": "u-9"}),
+        (["delete", "u-9", "--force"], {"event": "User Deleted", "userId": "u-9"}),
     ],
 )  # fmt: skip
 def test_customerio_gets_its_own(emu, arguments, fields):
@@ -248,16 +251,16 @@ def test_customerio_gets_its_own(emu, arguments, fields):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["device", "TOK", "--user-id", "u"], "say ios or android"),
+        (["device", "TOK", "--user-id", "u"], "it must be ios or android"),
         (
             ["device", "TOK", "--user-id", "u", "--delete", "--platform", "ios"],
-            "exclude each other",
+            "cannot be used together",
         ),
-        (["object", "acme", "--relate", "u", "--delete"], "exclude each other"),
+        (["object", "acme", "--relate", "u", "--delete"], "cannot be used together"),
         (["object", "acme", "--relationship", "{}"], "--relationship needs --relate"),
-        (["object", "acme", "--type", "company"], "object type id must be the number of a type"),
+        (["object", "acme", "--type", "company"], "--type must be a whole number"),
         *[
-            (arguments, "nobody is there to be asked: add --yes if it is meant")
+            (arguments, "confirmation required, but stdin is not a terminal: add --force")
             for arguments in ENDS
         ],
     ],
@@ -275,7 +278,7 @@ def test_hightouch_has_no_such_thing(emu, arguments):
     """It would keep them as any event, and nothing would happen."""
     told = asking(emu, "hightouch")(*arguments)
     assert ExitCode.USAGE == told.exit_code
-    assert "by Customer.io alone" in told.stderr or "with Customer.io alone" in told.stderr
+    assert f"mp cdp {arguments[0]} is for Customer.io only" in told.stderr
     assert [] == emu.requests()
 
 
@@ -293,7 +296,7 @@ def test_who_forgets_somebody_is_asked(emu, answer, code):
     os.close(slave)
     os.close(master)
     assert code == done.returncode
-    assert f"Forget u-9 at {emu.customerio_url}, and refuse that id from now on?" in done.stderr
+    assert f"Delete u-9 at {emu.customerio_url}, and refuse that id from now on?" in done.stderr
     assert (code == ExitCode.OK) is bool(messages(emu))
 
 
@@ -343,7 +346,7 @@ def test_a_dry_run_shows_the_message(emu, arguments):
     """It needs no key and asks no question."""
     whom = ["--anonymous-id", "u-17"] if arguments == ("page",) else []
     told = asking(emu, key=None, MP_CDP_TO="customerio")(*arguments, *whom, "--dry-run")
-    assert (ExitCode.OK, f"a dry run: nothing was sent to {emu.customerio_url}\n") == (
+    assert (ExitCode.OK, f"dry run: nothing was sent to {emu.customerio_url}\n") == (
         told.exit_code, told.stderr
     )  # fmt: skip
     message = json.loads(told.stdout)
@@ -364,7 +367,7 @@ def test_what_is_too_large_fails_a_dry_run_too(emu):
 def test_the_vendor_is_the_one_whose_key_is_there(emu):
     """With both keys, or none, nothing is guessed; `--to` and MP_CDP_TO say it."""
     both = {"MP_CUSTOMERIO_WRITE_KEY": "c", "MP_HIGHTOUCH_WRITE_KEY": "h"}
-    for env, why in ((both, "has the keys of both"), ({}, "no key is in the environment")):
+    for env, why in ((both, "the keys of both are set"), ({}, "no write key is set")):
         told = for_env(env)(*TRACK)
         assert ExitCode.USAGE == told.exit_code
         assert why in " ".join(told.stderr.replace("│", "").split())
@@ -385,14 +388,17 @@ def test_a_key_may_be_typed_or_come_from_a_file(emu, tmp_path):
     assert [EU_KEY] == [one["key"] for one in emu.cdp_messages()]
     told = mp(*TRACK, "--write-key", "classic")
     assert ExitCode.USAGE == told.exit_code
-    assert "this --write-key does not tell" in told.stderr
+    assert "--write-key may belong to either" in told.stderr
 
 
 def test_without_a_key_nothing_is_sent(emu):
     """The error names the variable to set."""
     told = asking(emu, key=None, MP_CDP_TO="customerio")(*TRACK)
     assert ExitCode.USAGE == told.exit_code
-    assert "mp: which source? give --write-key, or MP_CUSTOMERIO_WRITE_KEY\n" == told.stderr
+    assert (
+        "mp: the write key is missing: give --write-key, or set MP_CUSTOMERIO_WRITE_KEY\n"
+        == told.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -411,7 +417,7 @@ def test_without_a_key_nothing_is_sent(emu):
 def test_the_region_says_where(arguments, to):
     """Of a prefixed key, the key does."""
     told = for_env({})(*TRACK, *arguments, "--dry-run")
-    assert (ExitCode.OK, f"a dry run: nothing was sent to {to}\n") == (told.exit_code, told.stderr)
+    assert (ExitCode.OK, f"dry run: nothing was sent to {to}\n") == (told.exit_code, told.stderr)
 
 
 def test_a_key_of_another_region_is_refused():
@@ -467,7 +473,7 @@ def test_customerio_has_no_tokens(emu, option):
     sent(mp(*TRACK))
     told = mp(*TRACK, f"--oauth-{option}", __file__)
     assert ExitCode.USAGE == told.exit_code
-    assert f"for --oauth-{option}: only Hightouch hands out access tokens" in told.stderr
+    assert f"for --oauth-{option}: OAuth is for Hightouch only" in told.stderr
     assert 1 == len(messages(emu))
 
 
@@ -546,10 +552,10 @@ def test_ping_proves_a_key_of_customerio(emu):
     told = asking(emu)("ping")
     assert ExitCode.OK == told.exit_code
     answer = json.loads(told.stdout)
-    assert ("customerio", "taken", None) == (answer["to"], answer["key"], answer["region"])
+    assert ("customerio", "accepted", None) == (answer["to"], answer["key"], answer["region"])
     assert emu.customerio_url == answer["origin"]
     assert 0 <= answer["seconds"] < 60
-    assert "the key is good" in told.stderr
+    assert "the key is valid" in told.stderr
     assert [] == emu.cdp_messages()
 
 
@@ -558,7 +564,7 @@ def test_ping_does_not_promise_what_200_does_not_prove(emu, arguments):
     """The way is open; of the key nothing is known."""
     told = asking(emu, arguments[0])("ping", *arguments[1:])
     assert (ExitCode.OK, "not proven") == (told.exit_code, json.loads(told.stdout)["key"])
-    assert "the way is open, but" in told.stderr
+    assert "the connection works, but" in told.stderr
     assert [] == emu.cdp_messages()
 
 
@@ -570,7 +576,7 @@ def test_ping_finds_a_wrong_key_and_a_wrong_region():
         foreign = asking(emu, key=EU_KEY)("ping")
         assert ExitCode.ERROR == foreign.exit_code
         assert "not proven" == json.loads(foreign.stdout)["key"]
-        assert "is the key of this --region" in foreign.stderr
+        assert "the key belongs to this --region" in foreign.stderr
 
 
 def test_ping_tries_once(emu):

@@ -15,13 +15,15 @@ import pytest
 
 from mixpanel.cdp._segment import rows as _rows
 from mixpanel.cli._cdp import send_file
-from mixpanel.cli._cdp.input import LONGEST, Reading
+from mixpanel.cli._cdp.input import MAX_ROW_BYTES, RowReader
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.emulator import Emulator, Fault
 from mixpanel.exceptions import MixpanelException
 from tests.cdp.run_clients import messages
 from tests.cli.cli_data import lines, runner, wait_until
 from tests.cli.test_import import read_all
+
+pytestmark = pytest.mark.slow
 
 RUN = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
 SIX = [
@@ -105,7 +107,7 @@ def test_a_batch_of_any_kinds_arrives(emu, vendor, shape, tmp_path):
     assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
     result = json.loads(told.stdout)
     assert (6, 0, 6, 1) == tuple(
-        result[name] for name in ("delivered", "refused", "position", "requests")
+        result[name] for name in ("delivered", "rejected", "position", "requests")
     )
     assert [one["type"] for one in SIX] == [one["type"] for one in messages(emu, vendor)]
     assert {"batch"} == {one["endpoint"] for one in emu.cdp_messages()}
@@ -138,7 +140,7 @@ def test_people_are_forgotten_by_the_file(mp, emu, tmp_path, shape):
     for command, event in (("suppress", "User Suppressed"), ("delete", "User Deleted")):
         emu.clear()
         where, given = ("-", text) if shape == "stdin" else (file, None)
-        told = mp(command, "--file", where, "--yes", given=given)
+        told = mp(command, "--file", where, "--force", given=given)
         assert ExitCode.OK == told.exit_code, told.stderr
         assert [(each, event) for each in ids] == [
             (message["userId"], message["event"]) for message in messages(emu)
@@ -155,28 +157,31 @@ def test_nobody_is_forgotten_by_mistake(mp, emu, tmp_path):
         '"u-4',
         "null",
         '{"user": "u-5"}',
-        "x" * LONGEST,
+        "x" * MAX_ROW_BYTES,
     ]
     file, failed = written(tmp_path / "ids.txt", rows), tmp_path / "failed.ndjson"
-    told = mp("suppress", "--file", file, "--yes", "--failed", failed)
+    told = mp("suppress", "--file", file, "--force", "--failed", failed)
     assert ExitCode.PARTIAL == told.exit_code
     assert ["u-1"] == users(emu)
     assert [1, 2, 3, 4, 5, 6, 7] == [one["position"] for one in lines(failed.read_text())]
     emu.clear()
     for arguments, why in (
-        (["--file", file], "add --yes"),
-        (["--file", "-"], "stdin is what is read, so nobody can be asked: add --yes"),
-        (["-", "--yes"], "give --file -"),
-        (["u-1", "--file", file, "--yes"], "an id is for one"),
-        (["--yes"], "which USER_ID? or give --file"),
-        (["--file", file, "--yes", "--message-id", "x"], "one --message-id is not for many"),
-        (["u-1", "--yes", "--failed", failed], "--failed needs --file"),
+        (["--file", file], "add --force"),
+        (["--file", "-"], "confirmation required, but stdin is the file: add --force"),
+        (["-", "--force"], "use --file -"),
+        (["u-1", "--file", file, "--force"], "an id and --file cannot be used together"),
+        (["--force"], "USER_ID is missing: give it, or --file"),
+        (
+            ["--file", file, "--force", "--message-id", "x"],
+            "--message-id and --file cannot be used together",
+        ),
+        (["u-1", "--force", "--failed", failed], "--failed needs --file"),
     ):
         told = mp("suppress", *arguments, given="")
         assert (ExitCode.USAGE, True) == (told.exit_code, why in told.stderr), told.stderr
     assert [] == emu.requests()
     failed.write_text('{"position": 1, "message": "mended", "record": "u-2"}\n')
-    assert ExitCode.OK == mp("delete", "--file", failed, "--yes").exit_code
+    assert ExitCode.OK == mp("delete", "--file", failed, "--force").exit_code
     assert ["u-2"] == users(emu)
 
 
@@ -209,7 +214,7 @@ def test_devices_and_objects_come_from_files(mp, emu, tmp_path):
     assert {"object_type_id": "3", "relationshipAttributes": {"role": "admin"}} == second["traits"]
     assert ("Relationship Deleted", "u-2") == (third["event"], third["userId"])
     emu.clear()
-    told = mp("object", "--file", "-", "--delete", "--yes", "--dry-run", given="acme\n")
+    told = mp("object", "--file", "-", "--delete", "--force", "--dry-run", given="acme\n")
     assert "Object Deleted" == json.loads(told.stdout)["event"]
     assert [] == emu.requests()
 
@@ -248,7 +253,7 @@ def test_what_has_a_time_may_be_sent_again(mp, emu, tmp_path):
 
 def test_many_are_sent_in_order_within_the_limits(mp, emu, tmp_path, monkeypatch):
     """And never more under way than may be."""
-    monkeypatch.setattr(send_file, "WAITING", 150)
+    monkeypatch.setattr(send_file, "MAX_PENDING", 150)
     told = mp("batch", written(tmp_path / "many.ndjson", visits(420)))
     assert 420 == json.loads(told.stdout)["delivered"]
     assert [f"u-{n}" for n in range(420)] == users(emu)
@@ -318,9 +323,9 @@ ODD = [
     {"userId": "u-4", "event": "Paid"},
 ]
 WHY = {
-    1: "the line is no JSON: Expecting value: line 1 column 1 (char 0)",
+    1: "the line is not valid JSON: Expecting value: line 1 column 1 (char 0)",
     2: "track requires a user_id or an anonymous_id",
-    3: "this is no track, but 'page': use mp cdp batch",
+    3: "the row's type is 'page', not 'track': use mp cdp batch",
     4: "a row must be a mapping of names to values, not list",
     5: "too large",
     6: "track messages have no 'colour'",
@@ -333,7 +338,7 @@ def test_a_bad_line_does_not_hold_up_the_others(emu, vendor, tmp_path):
     told = asking(emu, vendor)("track", "--file", file, "--failed", failed)
     assert ExitCode.PARTIAL == told.exit_code
     result = json.loads(told.stdout)
-    assert (2, 6, 8) == (result["delivered"], result["refused"], result["position"])
+    assert (2, 6, 8) == (result["delivered"], result["rejected"], result["position"])
     assert dict.fromkeys(WHY.values(), 1) == result["reasons"]
     assert ["u-1", "u-4"] == users(emu)
     assert WHY == {one["position"]: one["message"] for one in lines(failed.read_text())}
@@ -394,7 +399,7 @@ def test_of_two_with_one_id_each_has_its_own_fate(mp, tmp_path):
     large = {**small, "userId": "large", "properties": {"text": "x" * 40_000}}
     failed = tmp_path / "failed.ndjson"
     told = mp("batch", written(tmp_path / "m.ndjson", [small, large]), "--failed", failed)
-    assert (1, 1) == (json.loads(told.stdout)["delivered"], json.loads(told.stdout)["refused"])
+    assert (1, 1) == (json.loads(told.stdout)["delivered"], json.loads(told.stdout)["rejected"])
     (line,) = lines(failed.read_text())
     assert (1, "too large", "large") == (
         line["position"], line["message"], line["record"]["userId"],
@@ -426,7 +431,7 @@ def test_what_is_doubtful_is_counted(mp, emu, tmp_path):
     assert "did you mean 'Order Completed'? (3 times)\n" in told.stderr
     assert 1 == told.stderr.count("\n")
     told = mp("batch", file, "--fail-on-warning")
-    assert (ExitCode.PARTIAL, 3) == (told.exit_code, json.loads(told.stdout)["refused"])
+    assert (ExitCode.PARTIAL, 3) == (told.exit_code, json.loads(told.stdout)["rejected"])
     assert 3 == len(messages(emu))
 
 
@@ -434,7 +439,7 @@ def test_a_table_shows_the_reasons(mp, tmp_path):
     """For people."""
     told = mp("batch", written(tmp_path / "m.ndjson", ["nope", SIX[0]]), "-f", "table").stdout
     assert any(line.split()[:2] == ["delivered", "1"] for line in told.splitlines())
-    assert "refused: the line is no JSON" in told
+    assert "rejected: the line is not valid JSON" in told
 
 
 # ---- when it cannot go on -----------------------------------------------------------------------
@@ -459,7 +464,7 @@ def test_it_stops_and_says_where_to_go_on(emu, vendor, fault, code, tmp_path):
     result = json.loads(told.stdout)
     came = len(users(emu))
     assert 0 < came <= 150
-    assert (came, 0, came) == (result["delivered"], result["refused"], result["position"])
+    assert (came, 0, came) == (result["delivered"], result["rejected"], result["position"])
     hint, error = told.stderr.splitlines()
     assert hint.endswith(f"--start-at {came}")
     assert error.startswith("mp: ")
@@ -480,9 +485,12 @@ def test_going_on_adds_to_the_failed(mp, tmp_path):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ('[{"type": "page", "userId": "u"}, {"type"]', "item 1 of the array is no JSON"),
-        ('[{"type": "page", "userId": "u"}', "the array is no JSON: ] expected after item 0"),
-        ('[{"type": "page", "userId": "u"}] {}', "the file goes on after its array"),
+        ('[{"type": "page", "userId": "u"}, {"type"]', "item 1 of the array is not valid JSON"),
+        (
+            '[{"type": "page", "userId": "u"}',
+            "the array after item 0 is not valid JSON: ] expected",
+        ),
+        ('[{"type": "page", "userId": "u"}] {}', "there is more text after the array"),
     ],
 )
 def test_a_broken_array_ends_where_it_breaks(mp, emu, text, why):
@@ -539,7 +547,7 @@ def test_a_second_ctrl_c_says_where_to_go_on_too(tmp_path):
     with Emulator(latency=60.0) as emu, sending(emu, file) as running:
         wait_until(lambda: len(emu.requests()) > 0)
         running.send_signal(signal.SIGINT)
-        assert "finishing what is under way" in running.stderr.readline()
+        assert "waiting for the requests in flight" in running.stderr.readline()
         running.send_signal(signal.SIGINT)
         out, err = running.communicate()
     assert ExitCode.INTERRUPTED == running.returncode
@@ -601,8 +609,8 @@ def test_a_dry_run_shows_each_message(emu, vendor, tmp_path):
     told = asking(emu, vendor)("track", "--file", file, "--failed", failed, "--dry-run", **key)
     assert ExitCode.PARTIAL == told.exit_code
     assert ["u-1", "u-4"] == [one["userId"] for one in lines(told.stdout)]
-    assert "a dry run: nothing was sent to" in told.stderr
-    assert "2 would be, 6 would not" in told.stderr
+    assert "dry run: nothing was sent to" in told.stderr
+    assert "2 would be sent, 6 rejected" in told.stderr
     assert sorted(WHY) == [one["position"] for one in lines(failed.read_text())]
     assert [] == emu.requests()
 
@@ -618,13 +626,13 @@ def test_validate_names_each_problem_and_its_line(mp, emu, tmp_path):
         {"type": "identify", "userId": "u", "traits": {"x": "x" * 32_000}},
     ]
     told = mp("validate", written(tmp_path / "m.ndjson", rows))
-    assert (ExitCode.PARTIAL, "1 good, 4 bad\n") == (told.exit_code, told.stderr)
+    assert (ExitCode.PARTIAL, "1 valid, 4 invalid\n") == (told.exit_code, told.stderr)
     found = {one["where"]: one["problem"] for one in json.loads(told.stdout)}
     assert ["m.ndjson:2", "m.ndjson:4", "m.ndjson:5", "m.ndjson:6"] == list(found)
-    assert "no JSON" in found["m.ndjson:2"]
+    assert "not valid JSON" in found["m.ndjson:2"]
     assert "the event name must be text" in found["m.ndjson:4"]
     assert "did you mean 'Order Completed'?" in found["m.ndjson:5"]
-    assert found["m.ndjson:6"].endswith("bytes larger than Customer.io takes")
+    assert found["m.ndjson:6"].endswith("bytes larger than Customer.io accepts")
     assert [] == emu.requests()
 
 
@@ -634,14 +642,14 @@ def test_validate_judges_by_the_vendor(emu):
     assert ExitCode.OK == asking(emu)("validate", "-", given=text).exit_code
     told = asking(emu, "hightouch")("validate", "-", "-f", "csv", given=text)
     assert ExitCode.PARTIAL == told.exit_code
-    assert told.stdout.splitlines()[1].startswith("stdin[0],0,group needs a user_id")
+    assert told.stdout.splitlines()[1].startswith("stdin[0],0,group requires a user_id")
 
 
 # ---- reading ------------------------------------------------------------------------------------
 
 
 def read(path, **options):
-    return [(row.position, row.value, bool(row.problem)) for row in Reading(path).rows(**options)]
+    return [(row.position, row.value, bool(row.problem)) for row in RowReader(path).rows(**options)]
 
 
 def test_positions_count_lines_and_items(tmp_path):
@@ -669,8 +677,8 @@ def test_what_cannot_be_read_is_a_row_all_the_same(tmp_path, line):
 def test_a_line_without_an_end_fills_no_memory(tmp_path, end):
     """It is passed over in pieces."""
     file = tmp_path / "rows"
-    file.write_bytes(b"x" * (3 * LONGEST) + end)
-    rows = list(Reading(file).rows())
+    file.write_bytes(b"x" * (3 * MAX_ROW_BYTES) + end)
+    rows = list(RowReader(file).rows())
     assert "the line has more than 1,048,576 bytes" == rows[0].problem
     assert 100 == len(rows[0].value)
     assert [{"b": 2}] * (len(end) > 1) == [row.value for row in rows[1:]]
@@ -679,11 +687,11 @@ def test_a_line_without_an_end_fills_no_memory(tmp_path, end):
 def test_a_mark_before_the_first_line_changes_no_position(tmp_path):
     """However long that line is."""
     file = tmp_path / "rows"
-    for first in (b"{}", b'{"a": "' + b"x" * LONGEST + b'"}'):
+    for first in (b"{}", b'{"a": "' + b"x" * MAX_ROW_BYTES + b'"}'):
         for mark in (b"", b"\xef\xbb\xbf"):
             file.write_bytes(mark + first + b'\n{"b": 2}\n')
             one, two = read(file)
-            assert (0, len(first) > LONGEST) == (one[0], one[2])
+            assert (0, len(first) > MAX_ROW_BYTES) == (one[0], one[2])
             assert (1, {"b": 2}, False) == two
 
 
@@ -693,15 +701,15 @@ def test_an_array_is_read_in_pieces(tmp_path):
     for text in (json.dumps(items, ensure_ascii=False), json.dumps(items, indent=2)):
         file = tmp_path / "rows"
         file.write_text(text)
-        assert file.stat().st_size > LONGEST
-        assert items == [row.value for row in Reading(file).rows()]
+        assert file.stat().st_size > MAX_ROW_BYTES
+        assert items == [row.value for row in RowReader(file).rows()]
 
 
 def test_an_item_without_an_end_fills_no_memory(tmp_path):
     """Nobody takes a message of such a size."""
     file = tmp_path / "rows"
-    file.write_text('[{"a": "' + "x" * (2 * LONGEST))
-    with pytest.raises(MixpanelException, match="item 0 of the array is no JSON"):
+    file.write_text('[{"a": "' + "x" * (2 * MAX_ROW_BYTES))
+    with pytest.raises(MixpanelException, match="item 0 of the array is not valid JSON"):
         read(file)
 
 

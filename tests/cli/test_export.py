@@ -32,7 +32,7 @@ def test_parquet_is_one_file(mp, tmp_path):
     assert 72 == count(mp, f"'{path}'")
     again = mp("export", "parquet", "events", path)
     assert ExitCode.USAGE == again.exit_code
-    assert again.stderr.endswith("replaces what is there\nin the shell: --overwrite\n")
+    assert again.stderr.endswith("--overwrite replaces what is there\n")
     assert ExitCode.OK == mp("export", "parquet", "events", path, "--overwrite").exit_code
 
 
@@ -49,7 +49,7 @@ def test_parquet_may_have_a_folder_a_day(mp, tmp_path):
     assert ExitCode.USAGE == profiles.exit_code
     file = mp("export", "parquet", "events", tmp_path / "w.parquet", "--partition-by", "day")
     assert ExitCode.USAGE == file.exit_code
-    assert file.stderr.endswith("in the shell: leave out --partition-by\n")
+    assert file.stderr.endswith("no --partition-by writes one file\n")
 
 
 def test_csv_is_a_file(mp, tmp_path):

@@ -55,7 +55,7 @@ def test_eval_says_which_variant(emu, defined, remote):
     """Decided here or by Mixpanel; no exposure is reported."""
     emu.set_flags(defined)
     done = mp("flags", "eval", "ruled", "--context", USER, *remote, emu=emu)
-    assert done.stdout == 'on = "blue"\n'
+    assert json.loads(done.stdout)["value"] == "blue"
     told = json.loads(
         mp("flags", "eval", "ruled", "--context", USER, "--format", "json", *remote, emu=emu).stdout
     )
@@ -67,15 +67,19 @@ def test_eval_says_which_variant(emu, defined, remote):
 def test_eval_of_an_unknown_flag_ends_with_4(file):
     """And says so on stderr."""
     done = mp("flags", "eval", "nope", "--context", USER, "--file", file)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, json.loads(done.stdout)["reason"]) == (4, "FLAG_NOT_FOUND")
     assert "FLAG_NOT_FOUND" in done.stderr
 
 
 def test_explain_shows_buckets_and_clauses(file):
     """Rollout by rollout."""
-    done = mp("flags", "explain", "ruled", "--context", USER, "--file", file)
-    assert "bucket" in done.stdout
-    assert "plan = 'team'" in done.stdout
+    explain = ("flags", "explain", "ruled", "--context", USER, "--file", file)
+    for form in ("plain", "table"):
+        done = mp(*explain, "--format", form)
+        assert "bucket" in done.stdout
+        assert "plan = 'team'" in done.stdout
+    (rollout,) = json.loads(mp(*explain).stdout)["rollouts"]
+    assert (rollout["bucket"], rollout["variant_key"]) >= (0, "on")
     assert mp("flags", "explain", "nope", "--context", USER, "--file", file).returncode == 4
 
 
@@ -89,8 +93,12 @@ def test_lint_reports_and_ends_with_6(tmp_path, file):
     path.write_text(json.dumps({"flags": [odd]}))
     done = mp("flags", "lint", str(path))
     assert done.returncode == 6
-    assert "flag 'odd', rollout 0: for a cohort\n" in done.stdout
-    problems = json.loads(mp("flags", "lint", str(path), "--format", "json").stdout)["problems"]
+    problems = json.loads(done.stdout)["problems"]
+    assert ("odd", 0, "for a cohort") in [
+        (one["flag"], one["rollout"], one["message"]) for one in problems
+    ]
+    table = mp("flags", "lint", str(path), "--format", "table").stdout
+    assert "for a cohort" in table
     assert {one["flag"] for one in problems} == {"odd"}
 
 
@@ -112,16 +120,15 @@ def test_a_file_of_flags_is_an_object_or_a_list(tmp_path, command):
         path.write_text(neither)
         done = mp("flags", *command, str(path))
         assert (done.returncode, done.stdout) == (3, "")
-        assert done.stderr == f'mp: {path}: flags are {{"flags": [...]}} or a list\n'
+        assert done.stderr == f'mp: {path} must hold {{"flags": [...]}} or a list of flags\n'
 
 
 def test_eval_names_what_the_context_lacks(file):
     """In words, and with the reason that the library has."""
     done = mp("flags", "eval", "checkout", "--context", "{}", "--file", file)
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.returncode, json.loads(done.stdout)["variant"]) == (0, None)
     assert done.stderr == (
-        "no variant: the context lacks distinct_id, by which this flag is decided "
-        "(MISSING_CONTEXT_KEY)\n"
+        "no variant: the context has no distinct_id, which this flag needs (MISSING_CONTEXT_KEY)\n"
     )
 
 
@@ -129,9 +136,9 @@ def test_one_watched_flag_is_one_flag(emu):
     """And two are flags."""
     watch = ("flags", "watch", "--seconds", "0")
     emu.set_flags([flag()])
-    assert mp(*watch, emu=emu).stderr == "1 flag; watching, Ctrl-C stops\n"
+    assert mp(*watch, emu=emu).stderr == "watching 1 flag, Ctrl-C stops\n"
     emu.set_flags([flag(), flag("fresh")])
-    assert mp(*watch, emu=emu).stderr == "2 flags; watching, Ctrl-C stops\n"
+    assert mp(*watch, emu=emu).stderr == "watching 2 flags, Ctrl-C stops\n"
 
 
 def test_watch_shows_changes_as_they_happen(emu, defined):
@@ -145,22 +152,24 @@ def test_watch_shows_changes_as_they_happen(emu, defined):
         time.sleep(0.05)
     emu.set_flags([flag(value=False), flag("fresh")])
     out, _ = process.communicate(timeout=30)
-    assert sorted(line.split()[1:] for line in out.splitlines()) == [
-        ["changed", "checkout"],
-        ["gone", "ruled"],
-        ["new", "fresh"],
+    changes = [json.loads(line) for line in out.splitlines()]
+    assert sorted((one["change"], one["flag"]) for one in changes) == [
+        ("added", "fresh"),
+        ("changed", "checkout"),
+        ("removed", "ruled"),
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["list"], 3, "which project"),
-        (["eval", "x", "--context", "{"], 3, "no JSON"),
+        (["list"], 3, "the project is missing"),
+        (["eval", "x", "--context", "{"], 3, "not valid JSON"),
         (["eval", "x", "--context", "[]"], 3, "must be an object"),
         (["eval", "x", "--context", "@missing.json"], 3, "cannot read missing.json"),
-        (["list"], 3, "or mp --account NAME; the default account is not used"),
-        (["list", "--format", "table"], 3, "'--format': 'table' is not one of 'text', 'json'."),
+        (["list"], 3, "or use mp --account NAME; the default account is not used"),
+        (["list", "--format", "text"], 3, "'text' is not one of 'table', 'json', 'jsonl'"),
+        (["watch", "--format", "csv"], 3, "use --format jsonl, table or plain"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, code, words):
@@ -178,7 +187,7 @@ def test_a_service_account_is_enough(defined, remote):
     arguments = ["flags", "eval", "ruled", "--context", USER, *remote]
     with Emulator(tokens=[], service_accounts={"robot": "s3cret"}, flags=defined) as emu:
         env = {**account, "MP_BASE_URL": emu.url, "MP_TOKEN": ""}
-        assert mp(*arguments, env=env).stdout == 'on = "blue"\n'
+        assert json.loads(mp(*arguments, env=env).stdout)["value"] == "blue"
         assert emu.requests()[0].query["project_id"] == "42"
         done = mp(*arguments, env={**env, "MP_PROJECT_ID": ""})
     assert done.returncode == 3

@@ -6,6 +6,8 @@ from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.emulator import Fault
 from tests.cli.test_flags import USER, mp
 
+pytestmark = pytest.mark.slow
+
 EVAL = ("flags", "eval", "checkout", "--context", USER, "--remote")
 
 

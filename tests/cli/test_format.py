@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixpanel.cli._output.format import Format, Options, write
+from mixpanel.cli._output.format import Format, OutputOptions, write
 from mixpanel.exceptions import ConfigurationError
 
 ROWS = [
@@ -40,7 +40,7 @@ def written(capsys):
     """Write a result, and return what came to stdout."""
 
     def run(result, form=None, jq=None):
-        write(result, Options(form and Format(form), jq))
+        write(result, OutputOptions(form and Format(form), jq))
         return capsys.readouterr().out
 
     return run
@@ -106,7 +106,7 @@ def test_rows_of_an_iterator_are_written_at_once(capsys):
 
     for form, line in ((Format.JSONL, '{"name": "a"}\n'), (Format.PLAIN, "a\n")):
         seen = []
-        write(rows(), Options(form))
+        write(rows(), OutputOptions(form))
         assert [line] == seen
 
 
@@ -117,7 +117,7 @@ def test_what_stdout_cannot_say_is_escaped(monkeypatch, form, encoding):
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
     row = {"name": "é\ud83d"}
-    write([row], Options(Format(form)))
+    write([row], OutputOptions(Format(form)))
     sys.stdout.flush()
     text = raw.getvalue().decode(encoding)
     assert "ud83d" in text
@@ -207,7 +207,7 @@ def test_every_cell_of_csv_is_harmless(rows):
     """Whatever is in it, it reads back as so many rows, and none starts a formula."""
     out, sys.stdout = sys.stdout, io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
     try:
-        write(rows, Options(Format.CSV))
+        write(rows, OutputOptions(Format.CSV))
         sys.stdout.seek(0)
         text = sys.stdout.read()
     finally:
@@ -238,7 +238,7 @@ def test_plain_is_the_default_where_the_environment_says_so(written, monkeypatch
     assert "x\n" == written([{"name": "x"}])
     assert '[\n  "x"\n]\n' == written(["x"], "json")
     monkeypatch.setenv("MP_PLAIN", "0")
-    assert Format.JSON == Options().written
+    assert Format.JSON == OutputOptions().format
 
 
 # jq
@@ -288,3 +288,24 @@ def test_without_jq_it_says_what_to_install(written, monkeypatch):
     monkeypatch.setitem(sys.modules, "jq", None)
     with pytest.raises(ImportError, match="pip install jq"):
         written(ROWS, "json", ".")
+
+
+# The default
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "options", "expected"),
+    [
+        (True, {}, Format.TABLE),
+        (False, {}, Format.JSON),
+        (True, {"jq": "."}, Format.JSON),
+        (True, {"requested": Format.CSV}, Format.CSV),
+        (False, {"is_stream": True}, Format.JSONL),
+        (True, {"is_stream": True}, Format.TABLE),
+        (False, {"is_stream": True, "jq": "."}, Format.JSONL),
+    ],
+)
+def test_a_terminal_gets_a_table_and_a_pipe_json(monkeypatch, is_terminal, options, expected):
+    """Rows that come one by one are lines of JSON; `--format` and `--jq` decide before that."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+    assert expected == OutputOptions(**options).format

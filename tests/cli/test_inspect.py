@@ -137,11 +137,11 @@ def test_a_typed_view_has_a_column_for_each_property(mp, copy):
     for _ in range(2):
         told = mp("inspect", "typed-view", "events", "--db", copy)
         assert (ExitCode.OK, "") == (told.exit_code, told.stdout)
-        assert f"made events_typed in {copy}\n" == told.stderr
+        assert f"created events_typed in {copy}\n" == told.stderr
     rows = mp("query", "sql", "SELECT sum(amount) AS n FROM events_typed", "--db", copy)
     assert [{"n": sum(range(72))}] == json.loads(rows.stdout)
     assert ExitCode.NOT_FOUND == mp("inspect", "typed-view", "nothing", "--db", copy).exit_code
-    assert "which TABLE?" in mp("inspect", "typed-view", "--db", copy).stderr
+    assert "TABLE is missing" in mp("inspect", "typed-view", "--db", copy).stderr
 
 
 def test_keys_are_the_names_of_properties(mp):
@@ -186,11 +186,11 @@ def test_drop_asks_first(mp, copy):
     nobody = mp("inspect", "drop", "events", "--db", copy, given="")
     assert ExitCode.USAGE == nobody.exit_code
     assert asked in nobody.stderr
-    assert "nobody is there to be asked: add --force if it is meant" in nobody.stderr
+    assert "confirmation required, but stdin is not a terminal: add --force" in nobody.stderr
     assert ["events", "profiles"] == names(mp, copy)
     told = mp("inspect", "drop", "events", "--db", copy, given="y\n")
     assert ExitCode.OK == told.exit_code
-    assert f"dropped events of {copy}\n" in told.stderr
+    assert f"dropped events from {copy}\n" in told.stderr
     assert ["profiles"] == names(mp, copy)
 
 
@@ -199,7 +199,7 @@ def test_drop_takes_all_or_none(mp, copy):
     wrong = mp("inspect", "drop", "events", "nope", "--force", "--db", copy)
     assert ExitCode.NOT_FOUND == wrong.exit_code
     assert ["events", "profiles"] == names(mp, copy)
-    both = mp("inspect", "drop", "events", "-t", "profiles", "--yes", "--db", copy)
+    both = mp("inspect", "drop", "events", "-t", "profiles", "--force", "--db", copy)
     assert ExitCode.OK == both.exit_code
     assert [] == names(mp, copy)
     assert ExitCode.USAGE == mp("inspect", "drop", "--force", "--db", copy).exit_code
@@ -217,7 +217,10 @@ def test_drop_all_may_spare_a_kind(mp, copy):
     assert "nothing to drop" in told.stderr
     assert ExitCode.OK == mp("inspect", "drop-all", "--force", "--db", copy).exit_code
     empty = mp("inspect", "tables", "--db", copy)
-    assert ("[]\n", "no tables yet: mp fetch events\n") == (empty.stdout, empty.stderr)
+    assert ("[]\n", "no tables yet: fetch some with mp fetch events\n") == (
+        empty.stdout,
+        empty.stderr,
+    )
 
 
 def test_dropping_makes_no_database(mp, tmp_path):

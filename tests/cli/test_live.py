@@ -1,8 +1,11 @@
 """`mp query …` and `mp inspect …` of what Mixpanel answers, before a server of a test's own."""
 
 import json
+import re
+import shlex
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
@@ -60,7 +63,10 @@ def server():
     fake["events/top"] = {"events": [{"event": "Order Paid", "amount": 3, "percent_change": 0.5}]}
     fake["funnels/list"] = [{"funnel_id": 77, "name": "Checkout"}]
     fake["cohorts/list"] = [{"id": 5, "name": "Power", "count": 8}]
-    fake["funnels"] = {"data": {"2026-01-01": {"steps": steps(4, 2)}}}
+    both = {"$overall": steps(4, 2), "team": steps(3, 2)}
+    fake["funnels"] = lambda sent: {
+        "data": {"2026-01-01": both if "on" in sent.query else {"steps": steps(4, 2)}}
+    }
     fake["retention"] = COHORTS
     fake["retention/addiction"] = {"data": {"2026-01-01": [3, 1]}}
     fake["insights"] = insights({"Order Paid": {"2026-01-01T00:00:00": 31}})
@@ -120,6 +126,7 @@ QUERIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "path"), QUERIES, ids=lambda value: str(value)[:60])
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
 def test_every_query_is_answered_in_every_form(mp, server, arguments, path, form):
@@ -159,6 +166,27 @@ def test_every_list_is_written_plainly(mp, arguments, expected):
     assert done.stdout.splitlines() == expected
 
 
+PAGE = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
+EXAMPLES = [
+    *re.findall(r"^\$ (mp .+)$", PAGE, re.MULTILINE),
+    *(
+        line
+        for _, _, examples in (*live_query.COMMANDS, *live_inspect.COMMANDS)
+        for line in examples.strip().splitlines()
+    ),
+]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_every_example_of_help_and_documentation_runs(mp, tmp_path, monkeypatch, line):
+    """As it stands there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "top.js").write_text("function main() { return [] }")
+    done = mp(*shlex.split(line)[1:])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout
+
+
 def test_every_command_is_tried():
     """None of them is forgotten here."""
     assert {each[0][0] for each in QUERIES} == {name for name, _, _ in live_query.COMMANDS}
@@ -188,20 +216,27 @@ def test_a_filter_of_jq_reads_the_json(mp):
 )  # fmt: skip
 def test_a_chart_fits_the_terminal(mp, arguments, width):
     """In plain letters, without colours, where there is no terminal."""
-    done = mp("query", *arguments, "--chart", COLUMNS=width)
+    done = mp("query", *arguments, "--format", "chart", COLUMNS=width)
     assert done.exit_code == 0, done.stderr
     assert done.stdout
     assert max(map(len, done.stdout.splitlines())) <= int(width)
     assert "\x1b" not in done.stdout
 
 
+def test_a_chart_is_no_json(mp):
+    """So no filter of jq can read it; lists of names cannot be drawn."""
+    for command in (("query", "funnel", "77", *DAYS, "--jq", "."), ("inspect", "events")):
+        done = mp(*command, "--format", "chart")
+        assert done.exit_code == ExitCode.USAGE
+
+
 def test_what_a_limit_cut_off_is_noted(mp, server):
     """On stderr, beside a result that is whole."""
     done = mp("query", "segmentation", "Order Paid", "--on", "plan", "--limit", "1", *DAYS)
-    assert "a limit cut this off" in done.stderr
+    assert "cut off by the limit" in done.stderr
     assert json.loads(done.stdout)["total"] is None
     done = mp("inspect", "events", "--limit", "3")
-    assert "a limit cut this off" in done.stderr
+    assert "cut off by the limit" in done.stderr
     server["insights"] = insights({"a": {"all": 1}}, meta={"min_sampling_factor": 0.1})
     done = mp("query", "insights", "Order Paid", "--total", *DAYS)
     assert "10% of the events" in done.stderr
@@ -284,5 +319,5 @@ def test_a_data_view_may_be_named(mp, server):
 def test_a_funnel_of_an_inline_report_is_charted(mp, server):
     """Its steps, by number."""
     server["insights"] = {"headers": ["$funnel"]} | insights({"a": FIGURES}, headers=["$funnel"])
-    done = mp("query", "saved-report", "2", "--chart")
+    done = mp("query", "saved-report", "2", "--format", "chart")
     assert "Opened App" in done.stdout

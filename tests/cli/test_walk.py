@@ -20,7 +20,10 @@ VARIES = (
     (r" +$", ""),  # a table fills its columns
 )
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the walk is in a POSIX shell")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="the walk is in a POSIX shell"),
+]
 
 
 def block(begins):

@@ -60,15 +60,15 @@ async def test_rejections_are_mapped_to_positions_in_the_stream(emu, anyio_backe
             if n == 2000:
                 yield {"event": "No time", "properties": {}}
 
-    told = []
+    seen = []
     async with AsyncMixpanel("t", base_url=emu.url, validation="off") as mp:
-        result = await mp.import_events(mixed(), on_rejected=told.append)
+        result = await mp.import_events(mixed(), on_rejected=seen.append)
     assert (result.imported, result.rejected) == (4496, 5)
     assert [f.index for f in result.rejected_records] == [3, 100, 2001, 2501, 4500]
     assert result.rejected_records[0].field
     assert result.rejected_records[0].record["properties"]["n"] == 3
     assert "time" in result.rejected_records[2].message
-    assert sum(result.reasons.values()) == len(told) == 5
+    assert sum(result.reasons.values()) == len(seen) == 5
 
 
 @pytest.mark.anyio
@@ -226,11 +226,11 @@ async def test_a_callback_that_raises_does_not_stop_the_import(emu, anyio_backen
 async def test_an_async_callback_is_a_configuration_error(emu, anyio_backend):
     """Before anything is read."""
 
-    async def told(_):
+    async def seen(_):
         raise AssertionError
 
     async with AsyncMixpanel("t", base_url=emu.url) as mp:
-        for options in ({"on_progress": told}, {"on_rejected": told}, {"on_rejected": "print"}):
+        for options in ({"on_progress": seen}, {"on_rejected": seen}, {"on_rejected": "print"}):
             with pytest.raises(ConfigurationError, match="function"):
                 await mp.import_events(past(1), **options)
 
@@ -242,7 +242,7 @@ def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
     base.executemany("insert into event values (?)", [(n,) for n in range(2600)])
     threads = set()
 
-    def told(_):
+    def seen(_):
         threads.add(threading.get_ident())
 
     with Mixpanel("t", base_url=emu.url) as mp:
@@ -250,9 +250,9 @@ def test_a_sync_callers_source_and_callbacks_run_in_its_thread(emu):
             {"event": "E", "properties": {"time": TIME, "distinct_id": f"u{n}", "n": n}}
             for (n,) in base.execute("select n from event")
         )
-        result = mp.import_events([{}], on_rejected=told)
+        result = mp.import_events([{}], on_rejected=seen)
         assert result.rejected == 1
-        result = mp.import_events(rows, on_progress=told)
+        result = mp.import_events(rows, on_progress=seen)
     base.close()
     assert result.imported == 2600
     assert threads == {threading.get_ident()}

@@ -55,6 +55,8 @@ from mixpanel.data import AsyncWorkspace, Config, Credentials, Workspace
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
 from tests.cdp.test_oauth import key_pair
 
+pytestmark = pytest.mark.slow
+
 ACCOUNT, API, KEY, TOKEN = "canary-account", "canary-api", "canary-write-key", "canary-token"
 WEBHOOK, PROXY = "canary-webhook", "canary-proxy"
 NAMES = {"account": ACCOUNT, "api": API, "key": KEY, "token": TOKEN, "hook": WEBHOOK, "p": PROXY}
@@ -197,7 +199,7 @@ def attributes(one):
 
 
 # In these a pickle holds the secret: a program makes them itself, and a pool of processes that
-# are spawned needs them. Requests and answers are bytes on their way: nothing shows them.
+# are spawned needs them. Requests and responses are bytes in transit: nothing shows them.
 PICKLED = (ServiceAccountCredentials, HightouchOAuth, Credentials)
 BYTES = {"content", "body"}
 
@@ -208,7 +210,7 @@ def test_no_object_shows_a_secret():
     for place, one in (pair for root in holders() for pair in reached(root)):
         visited.add(type(one))
         if place.rpartition(".")[2] in BYTES or ".headers" in place:
-            hidden.append(place)  # of an answer or a request
+            hidden.append(place)  # of a response or a request
             continue
         for way, show in WAYS.items():
             with contextlib.suppress(
@@ -407,7 +409,7 @@ def meet(fault, connection):
     connection.recv(65536)
     if fault == "reset":
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    elif fault == "half an answer":
+    elif fault == "half a response":
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
     elif fault == "no HTTP":
         connection.sendall(b"\x00\x01garbage\r\n\r\n")
@@ -419,7 +421,7 @@ def meet(fault, connection):
 
 
 FAULTS = [
-    "refused", "reset", "half an answer", "no HTTP", "401", "hangs", "cancelled", "broken TLS",
+    "refused", "reset", "half a response", "no HTTP", "401", "hangs", "cancelled", "broken TLS",
 ]  # fmt: skip
 EVENT = '{"event":"E","properties":{"token":"T","time":1}}'
 

@@ -138,6 +138,7 @@ def test_a_wide_cycle_is_cut_where_it_closes():
     assert {"Node contains itself"} == set(notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False], ids=["lists", "dataclasses"])
 def test_shared_objects_do_not_multiply(plain):
     """Ten links at each of fifteen levels stop at the bound, with one note of it."""

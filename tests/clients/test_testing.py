@@ -138,12 +138,12 @@ def test_a_failure_shows_the_nearest_event_and_all_others(consumer):
     """The reader sees at once what differs."""
     with pytest.raises(AssertionError) as failed:
         consumer.assert_tracked("Order Paid", distinct_id="u-18", amount=4, plan="solo")
-    said = str(failed.value)
-    assert "'Order Paid' with amount=4, plan='solo', distinct_id='u-18' was not tracked" in said
-    assert "amount: 3, expected 4" in said
-    assert "plan: not there, expected 'solo'" in said
-    assert "tracked (3):" in said
-    assert 'Signed Up  u-17  {"plan": "team"}' in said
+    message = str(failed.value)
+    assert "'Order Paid' with amount=4, plan='solo', distinct_id='u-18' was not tracked" in message
+    assert "amount: 3, expected 4" in message
+    assert "plan: not there, expected 'solo'" in message
+    assert "tracked (3):" in message
+    assert 'Signed Up  u-17  {"plan": "team"}' in message
 
 
 def test_a_failure_suggests_the_nearest_name(consumer):
@@ -259,10 +259,10 @@ def test_clients_deliver_again_after_a_capture():
 
 def test_clients_of_other_platforms_are_captured(mixpanel_events):
     """Async and sync, buffered and sending at once: each message is under its vendor."""
-    told = []
+    deliveries = []
 
     async def main():
-        async with AsyncCustomerIO("K", base_url=NOWHERE, on_delivery=told.append) as cio:
+        async with AsyncCustomerIO("K", base_url=NOWHERE, on_delivery=deliveries.append) as cio:
             await cio.identify("u-17", {"plan": "team"})
             await cio.track("u-17", "Order Paid", {"amount": Decimal("12.5")})
             assert (2, True) == (cio.stats().delivered, cio.stats().balanced)
@@ -271,7 +271,7 @@ def test_clients_of_other_platforms_are_captured(mixpanel_events):
     with Hightouch("K", base_url=NOWHERE, send_immediately=True) as ht:
         ht.batch([{"type": "track", "userId": 18, "event": "Order Paid"}] * 2)
     assert ["identify", "track"] == [each["type"] for each in mixpanel_events.customerio]
-    assert ["delivered"] * 2 == [one.fate for one in told]
+    assert ["delivered"] * 2 == [one.fate for one in deliveries]
     assert mixpanel_events.hightouch == mixpanel_events.messages("hightouch")
     mixpanel_events.assert_tracked_at("customerio", "Order Paid", user_id="u-17", amount=12.5)
     mixpanel_events.assert_tracked_at("hightouch", "Order Paid", user_id=18, times=2)
@@ -283,9 +283,9 @@ def test_a_failure_shows_what_the_platform_got(mixpanel_events):
     Hightouch("K", base_url=NOWHERE).track("u-17", "Order Paid", {"amount": 3})
     with pytest.raises(AssertionError) as failed:
         mixpanel_events.assert_tracked_at("hightouch", "Order Paid", user_id="u-18", amount=3)
-    said = str(failed.value)
-    assert "userId: 'u-17', expected 'u-18'" in said
-    assert 'Order Paid  u-17  {"amount": 3}' in said
+    message = str(failed.value)
+    assert "userId: 'u-17', expected 'u-18'" in message
+    assert 'Order Paid  u-17  {"amount": 3}' in message
     with pytest.raises(AssertionError, match="nothing was tracked"):
         mixpanel_events.assert_tracked_at("customerio", "Order Paid")
 
@@ -332,6 +332,7 @@ def test_a_captured_client_of_another_platform_behaves_as_in_production(mixpanel
 # The plugin
 
 
+@pytest.mark.slow
 def test_pytest_finds_the_fixture_without_an_import(pytester):
     """A user's test needs no configuration, and its failure explains."""
     pytester.makepyfile(

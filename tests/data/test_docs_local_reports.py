@@ -9,6 +9,8 @@ import pytest
 from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[2] / "docs" / "local-reports.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
 BEGAN = 1_767_225_600_000

@@ -23,6 +23,8 @@ from mixpanel.data.exceptions import (
 )
 from mixpanel.emulator import Emulator, Fault
 
+pytestmark = pytest.mark.slow
+
 EXPORT = "/api/2.0/export"
 FIRST = date(2026, 1, 1)
 JANUARY = {"from_date": "2026-01-01", "to_date": "2026-01-31"}

@@ -8,6 +8,7 @@ from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.exceptions import (
     ConfigError,
     EventNotFoundError,
+    PropertyNotFoundError,
     SQLError,
     TableNotFoundError,
 )
@@ -130,6 +131,24 @@ def test_an_event_that_never_was_is_an_error_with_similar_names(ws):
         ws.local.flows("Never", **DAYS)
     before = {"from_date": "2025-01-01", "to_date": "2025-01-01"}
     assert 0 == ws.local.segmentation("Opened App", **before).total
+
+
+def test_a_property_that_never_was_is_an_error_with_similar_names(ws):
+    """Also one that only other events have; but not where no event was counted at all."""
+    for ask in (
+        lambda: ws.local.segmentation("Opened App", **DAYS, on="plam"),
+        lambda: ws.local.segmentation("Opened App", **DAYS, on=prop("plam")),
+        lambda: ws.local.property_counts("Opened App", "plam", **DAYS),
+        lambda: ws.local.property_distribution("Opened App", "plam", **DAYS),
+    ):
+        with pytest.raises(PropertyNotFoundError, match=r"did you mean plan\?"):
+            ask()
+    with pytest.raises(PropertyNotFoundError):
+        ws.local.segmentation("Opened App", **DAYS, on="amount")
+    before = {"from_date": "2025-01-01", "to_date": "2025-01-01"}
+    assert {} == ws.local.segmentation("Opened App", **before, on="plam").series
+    expression = 'number(properties["plan"])'
+    assert ["undefined"] == list(ws.local.segmentation("Opened App", **DAYS, on=expression).series)
 
 
 def test_tables_must_be_there_and_hold_events(ws):

@@ -14,6 +14,8 @@ from mixpanel.data._fetch.query import EventQuery, ProfileQuery
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 EXPORT = "/api/2.0/export"
 DAY = date(2026, 1, 1)
 ONE_DAY = {"from_date": "2026-01-01", "to_date": "2026-01-01"}

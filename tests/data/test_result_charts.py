@@ -42,6 +42,8 @@ from mixpanel.data.query_results import (
     SegmentationResult,
 )
 
+pytestmark = pytest.mark.slow
+
 FIRST, LAST = "2026-01-01", "2026-01-31"
 MONTH = {f"2026-01-{day:02}": day * 100 for day in range(1, 32)}
 HOSTILE = "\x1b[31mrød\x07 日本語の名前がとても長い $x$ _y 🎉🎉 " * 3

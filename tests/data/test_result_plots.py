@@ -8,6 +8,8 @@ from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.query_results import JQLResult
 from tests.data.test_result_charts import EMPTY, HOSTILE, RESULTS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", name="plt")
 def _plt():

@@ -20,6 +20,8 @@ from mixpanel.data._api.rate_limits import Budget
 from mixpanel.data._api.shared_allowance import SharedAllowance, shared_file
 from mixpanel.data.exceptions import RateLimitError
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600.0
 
 
@@ -152,6 +154,55 @@ os._exit(0)
     left = allowance(path, concurrent=1)
     assert left.opens(101.0) == 101.0
     assert left.remaining(101.0) == 59
+
+
+def test_a_call_that_ended_without_the_file_is_not_under_way_for_ever(path):
+    """As when the disk was full, or another process held the lock, at its end."""
+    mine = allowance(path, concurrent=1)
+    start = mine.try_start(100.0)
+    mine._alone_until = math.inf
+    mine.end(start)
+    mine._alone_until = -math.inf
+    assert mine.opens(101.0) == 101.0
+    assert allowance(path, concurrent=1).opens(101.0) == 101.0
+    assert mine.remaining(101.0) == 59
+
+
+def test_a_forked_child_shares_the_budget(path):
+    """What it starts is counted, and what its parent has under way is not taken for its own."""
+    script = f"""
+import os, pathlib
+from mixpanel.data._api.rate_limits import Budget, HOUR
+import anyio
+
+path = pathlib.Path({str(path)!r})
+budget = Budget("queries", (60, HOUR), concurrent=2, shared_in=path)
+
+async def one():
+    async with budget.call():
+        pass
+
+async def held():
+    async with budget.call():
+        child = os.fork()
+        if not child:
+            budget._after_fork()
+            assert budget._allowance._depth == 0
+            assert budget.remaining() == 59
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+anyio.run(held)
+child = os.fork()
+if not child:
+    budget._after_fork()
+    anyio.run(one)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert budget.remaining() == 58
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
+    subprocess.run(command, check=True, timeout=60)
 
 
 # ---- what counts --------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ def ws(emu):
         yield workspace
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

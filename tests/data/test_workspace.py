@@ -189,6 +189,7 @@ with Workspace(path=sys.argv[1]) as ws:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_fetch(tmp_path):
     """Nothing keeps running in the background, and the same call continues with what is missing."""
     with Emulator() as emu:

@@ -19,6 +19,8 @@ from mixpanel.data.exceptions import MixpanelDataError
 from mixpanel.emulator import Emulator, Fault
 from tests.cli.cli_data import FIRST, LAST, PER_DAY, fill, wait_until
 
+pytestmark = pytest.mark.slow
+
 EXPORT = "/api/2.0/export"
 ROBOT = Credentials(username="robot", secret="s3cret", project_id="42")
 THREE = {"from_date": FIRST, "to_date": LAST}

@@ -123,12 +123,12 @@ def test_records_with_different_credentials_are_in_different_batches():
 )
 def test_a_full_buffer_drops_and_reports_messages(bound, when_full, kept, dropped):
     """Bounded by count and by bytes; what is dropped is counted and passed to `on_drop`."""
-    told = []
-    buffer = make(when_full, on_drop=lambda why, gone: told.append((why, gone)), **bound)
+    drops = []
+    buffer = make(when_full, on_drop=lambda why, gone: drops.append((why, gone)), **bound)
     for n in (10, 11, 12):
         buffer.put(event(n))
     assert numbers(take(buffer, everything=True).records) == kept
-    assert told == [("queue_full", [{"n": dropped[0]}])]
+    assert drops == [("queue_full", [{"n": dropped[0]}])]
     assert buffer.stats.snapshot().dropped == {"queue_full": 1}
     assert buffer.stats.snapshot().balanced
 
@@ -150,6 +150,19 @@ def test_a_record_larger_than_the_whole_buffer_is_dropped_as_too_large():
     buffer = make("raise", max_queue_bytes=50)
     buffer.put(event(size=100))
     assert buffer.stats.snapshot().dropped == {"too_large": 1}
+
+
+def test_batches_that_return_in_another_order_are_queued_in_their_own():
+    """The head is the oldest message: a flush waits for it."""
+    buffer = make(max_batch_size=2, concurrency=2)
+    for n in range(5):
+        buffer.put(event(n))
+    first, second = take(buffer), take(buffer)
+    buffer.finish(first)
+    buffer.finish(second)
+    queue = buffer.queues["events"]
+    assert numbers(queue.unsent) == [0, 1, 2, 3, 4]
+    assert queue.oldest_sequence() == 1
 
 
 def test_finishing_a_batch_returns_unsettled_records_in_order():
@@ -264,4 +277,5 @@ class BufferMachine(RuleBasedStateMachine):
 
 
 TestBuffer = BufferMachine.TestCase
+TestBuffer.pytestmark = [pytest.mark.slow]
 TestBuffer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -76,7 +76,7 @@ def test_a_forked_child_does_not_wait_for_a_thread_it_does_not_have():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-async def _told(*_):
+async def async_callback(*_):
     raise AssertionError
 
 
@@ -87,7 +87,9 @@ class Callable:
         raise AssertionError
 
 
-@pytest.mark.parametrize("callback", [_told, Callable(), "print"], ids=["async", "object", "text"])
+@pytest.mark.parametrize(
+    "callback", [async_callback, Callable(), "print"], ids=["async", "object", "text"]
+)
 @pytest.mark.parametrize("client", [AsyncMixpanel, Mixpanel, AsyncBufferedConsumer])
 @pytest.mark.parametrize("name", ["on_error", "on_drop"])
 def test_an_async_callback_is_a_configuration_error(client, name, callback):
@@ -100,4 +102,4 @@ def test_an_async_callback_is_a_configuration_error(client, name, callback):
 def test_an_async_before_send_is_a_configuration_error():
     """Its coroutine would replace every message."""
     with pytest.raises(ConfigurationError, match=r"before_send.*plain function"):
-        Mixpanel("t", before_send=_told)
+        Mixpanel("t", before_send=async_callback)

@@ -46,6 +46,8 @@ from mixpanel._http.sync_transport import (
 )
 from mixpanel.emulator import Fault
 
+pytestmark = pytest.mark.slow
+
 QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05, max_retry_after=0.2, max_age=20)
 ACCOUNT = ServiceAccountCredentials("user", "s3cr3t-canary", "42")
 EACH_FAULT = [
@@ -114,15 +116,15 @@ async def test_after_any_fault_nothing_is_lost_or_doubled(emu, anyio_backend, fa
 @pytest.mark.anyio
 async def test_an_ambiguous_add_is_applied_once(emu, anyio_backend):
     """The server applied it, the response was lost: it is reported, and never sent again."""
-    told = []
+    reports = []
     emu.play(Fault.reset("after"), path="/engage")
-    mp = AsyncMixpanel("t", consumer(emu, on_drop=lambda why, gone: told.append((why, gone))))
+    mp = AsyncMixpanel("t", consumer(emu, on_drop=lambda why, gone: reports.append((why, gone))))
     await mp.people_increment("u", {"credits": 5})
     result = await mp.flush()
     assert result.dropped == {"ambiguous": 1}
     assert emu.profiles()["u"]["credits"] == 5
-    assert told[0][0] == "ambiguous"
-    assert told[0][1][0]["$add"] == {"credits": 5}
+    assert reports[0][0] == "ambiguous"
+    assert reports[0][1][0]["$add"] == {"credits": 5}
     await mp.consumer.aclose()
 
 
@@ -165,10 +167,12 @@ async def test_an_add_is_not_repeated_after_an_error_of_a_gateway(emu, anyio_bac
 @pytest.mark.parametrize("ingestion", ["track", "import"])
 async def test_one_invalid_event_does_not_hold_back_nine_valid_ones(emu, anyio_backend, ingestion):
     """Nine are delivered; with strict responses the tenth is reported with its reason."""
-    told = []
+    reports = []
     mp = AsyncMixpanel(
         "t",
-        consumer(emu, credentials=ACCOUNT, on_error=lambda error, gone: told.append((error, gone))),
+        consumer(
+            emu, credentials=ACCOUNT, on_error=lambda error, gone: reports.append((error, gone))
+        ),
         ingestion=ingestion,
         validation="off",
     )
@@ -180,7 +184,7 @@ async def test_one_invalid_event_does_not_hold_back_nine_valid_ones(emu, anyio_b
     assert mp.stats().balanced
     if ingestion == "import":
         assert (result.delivered, result.rejected) == (9, 1)
-        [(error, gone)] = told
+        [(error, gone)] = reports
         assert isinstance(error, RejectedError)
         assert error.rejected_records[0].field
         assert error.rejected_records[0].record["properties"]["n"] == 4
@@ -233,16 +237,16 @@ async def test_a_429_pauses_the_whole_queue(emu, anyio_backend):
 @pytest.mark.anyio
 async def test_wrong_credentials_keep_the_events_and_report_the_error(emu, anyio_backend):
     """A 401 needs a human: it is reported at once, nothing is lost, flush returns."""
-    told = []
+    reports = []
     emu.play(Fault.status(401), path="/import")
     mp = AsyncMixpanel(
-        "t", consumer(emu, on_error=lambda error, _: told.append(error)), ingestion="import"
+        "t", consumer(emu, on_error=lambda error, _: reports.append(error)), ingestion="import"
     )
     await mp.track("u", "Visit")
     result = await mp.flush()
     assert result.pending == 1
-    assert isinstance(told[0], AuthenticationError)
-    assert told[0].status == 401
+    assert isinstance(reports[0], AuthenticationError)
+    assert reports[0].status == 401
     assert (await mp.flush()).ok
     await mp.consumer.aclose()
 
@@ -491,7 +495,7 @@ async def test_an_untrusted_certificate_stops_delivery(anyio_backend):
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     tls = anyio.streams.tls.TLSListener(listener, ssl_context=context, standard_compatible=False)
 
-    async def answer(stream):
+    async def respond(stream):
         async with stream:
             await stream.receive()
             await stream.send(b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"status":1}')
@@ -499,7 +503,7 @@ async def test_an_untrusted_certificate_stops_delivery(anyio_backend):
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(tls.serve, answer)
+        tasks.start_soon(tls.serve, respond)
         url = f"https://localhost:{port}"
         wary = AsyncMixpanel("t", base_url=url)
         await wary.track("u", "Visit")
@@ -514,7 +518,7 @@ async def test_an_untrusted_certificate_stops_delivery(anyio_backend):
     await tls.aclose()
 
 
-# httpx leaves the inner generators of an unfinished answer to the collector; trio says so.
+# httpx leaves the inner generators of an unfinished response to the collector; trio says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.anyio
 async def test_an_endless_response_is_cut_off(anyio_backend):

@@ -40,7 +40,7 @@ def records(count, endpoint="events", *, repeatable=True):
     return [Record(endpoint, b'{"n":%d}' % n, repeatable=repeatable) for n in range(count)]
 
 
-def answer(status, body=None, **headers):
+def response(status, body=None, **headers):
     text = body if isinstance(body, bytes) else json.dumps(body or {}).encode()
     return Response(status, {k.replace("_", "-"): v for k, v in headers.items()}, text)
 
@@ -131,7 +131,7 @@ def test_a_partial_success_maps_failures_to_their_records():
             {"index": 3, "insert_id": "b", "message": "bad id"},
         ]
     }
-    run = Run(records(5), script(answer(400, body)))
+    run = Run(records(5), script(response(400, body)))
     assert run.settled == {"delivered": [0, 2, 4], "rejected": [1, 3]}
     error = run.of(Resolve)[1].error
     assert isinstance(error, RejectedError)
@@ -147,7 +147,7 @@ def test_a_partial_success_maps_failures_to_their_records():
 def test_a_rejected_record_with_an_invalid_index_is_not_attributed(index):
     """The whole batch counts as rejected and is bisected."""
     assert (
-        classify_response(answer(400, {"failed_records": [{"index": index}]}), records(5)).failed
+        classify_response(response(400, {"failed_records": [{"index": index}]}), records(5)).failed
         == {}
     )
 
@@ -157,7 +157,7 @@ def test_a_batch_with_one_invalid_record_is_bisected():
 
     def server(_attempt, step):
         poisoned = 7 in numbers(step.records)
-        return answer(400, {"error": "malformed"}) if poisoned else OK
+        return response(400, {"error": "malformed"}) if poisoned else OK
 
     run = Run(records(10), server)
     assert run.settled["rejected"] == [7]
@@ -166,7 +166,7 @@ def test_a_batch_with_one_invalid_record_is_bisected():
 
 
 @pytest.mark.parametrize(
-    "refusal", [answer(400, {"error": "token"}), answer(200, {"status": 0, "error": "token"})]
+    "refusal", [response(400, {"error": "token"}), response(200, {"status": 0, "error": "token"})]
 )
 def test_a_rejection_of_what_all_records_share_is_not_bisected(refusal):
     """A wrong token takes a few requests, not two per event; every record is reported."""
@@ -183,7 +183,7 @@ def test_equal_errors_do_not_reject_valid_events(poor):
     """With one valid event among those probed, the batch is bisected to the end."""
 
     def server(_attempt, step):
-        return answer(400, {"error": "token"}) if poor & set(numbers(step.records)) else OK
+        return response(400, {"error": "token"}) if poor & set(numbers(step.records)) else OK
 
     run = Run(records(2000), server)
     assert sorted(run.settled["rejected"]) == sorted(poor)
@@ -192,7 +192,7 @@ def test_equal_errors_do_not_reject_valid_events(poor):
 
 def test_profiles_are_bisected_in_order():
     """No update is probed out of order: it could overtake an older one."""
-    run = Run(records(64, "people"), lambda *_: answer(400, {"error": "token"}))
+    run = Run(records(64, "people"), lambda *_: response(400, {"error": "token"}))
     assert [sent[0] for sent in run.sent if len(sent) == 1] == list(range(64))
 
 
@@ -200,19 +200,19 @@ def test_413_halves_the_batch_and_the_limit():
     """The queue remembers how much the server takes."""
 
     def server(_attempt, step):
-        return answer(413) if len(step.records) > 2 else OK
+        return response(413) if len(step.records) > 2 else OK
 
     run = Run(records(8), server)
     assert run.settled == {"delivered": list(range(8))}
     assert [step.max_bytes for step in run.of(ReduceBatchBytes)]
-    single = Run(records(1), lambda *_: answer(413))
+    single = Run(records(1), lambda *_: response(413))
     assert single.settled == {"rejected": [0]}
     assert isinstance(single.of(Resolve)[0].error, PayloadTooLargeError)
 
 
 def test_429_without_retry_after_backs_off_with_full_jitter():
     """Waits are drawn from U(0, first * 2**n), capped."""
-    run = Run(records(1), script(*[answer(429)] * 8))
+    run = Run(records(1), script(*[response(429)] * 8))
     assert [step.seconds for step in run.of(Wait)] == [1, 2, 4, 8, 16, 30, 30, 30]
     assert isinstance(run.of(Wait)[0].error, RateLimitError)
 
@@ -234,7 +234,7 @@ def test_429_without_retry_after_backs_off_with_full_jitter():
 )
 def test_retry_after_is_a_minimum_within_bounds(header, seconds):
     """Numbers and dates count, nonsense does not, and `max_retry_after` caps it."""
-    limited = answer(429, retry_after=header, date="Fri, 20 Nov 2026 10:00:00 GMT")
+    limited = response(429, retry_after=header, date="Fri, 20 Nov 2026 10:00:00 GMT")
     assert [step.seconds for step in Run(records(1), script(limited)).of(Wait)] == [seconds]
 
 
@@ -277,7 +277,7 @@ def test_an_unrepeatable_update_is_ambiguous_after_an_error_without_proof(status
         Record("people", b'{"n":0}', repeatable=False),
         Record("people", b'{"n":1}', repeatable=True),
     ]
-    run = Run(mixed, script(answer(status, body)))
+    run = Run(mixed, script(response(status, body)))
     assert run.settled.pop("dropped ambiguous") == [0]
     assert isinstance(run.of(Resolve)[0].error, AmbiguousDeliveryError)
     paused_by = status in (501, 505)  # kept, until somebody has looked
@@ -291,7 +291,7 @@ def test_an_unrepeatable_update_is_sent_again_after_mixpanels_own_error(status, 
     """With its own error body Mixpanel says that it processed nothing."""
     if "code" in body:
         body = body | {"code": status}
-    run = Run(records(2, "people", repeatable=False), script(answer(status, body)))
+    run = Run(records(2, "people", repeatable=False), script(response(status, body)))
     assert run.settled == {"delivered": [0, 1]}
     assert len(run.sent) == 2
 
@@ -319,7 +319,7 @@ def test_an_unrepeatable_update_is_not_sent_again_after_a_gateways_error(status,
 )
 def test_an_error_that_counts_accepted_records_is_not_a_proof(status, body):
     """Its unrepeatable updates are not sent again in smaller batches."""
-    run = Run(records(4, "people", repeatable=False), script(answer(status, body)))
+    run = Run(records(4, "people", repeatable=False), script(response(status, body)))
     assert run.settled == {"dropped ambiguous": [0, 1, 2, 3]}
     assert len(run.sent) == 1
 
@@ -364,7 +364,7 @@ def bad(*indices):
         (200, {"status": 1, "num_good_events": 3, "num_records_imported": 3}, DELIVERED, []),
         (200, {"status": 1, "num_good_events": 2, "num_records_imported": 3}, AMBIGUOUS, []),
         (200, {"status": 1, "num_good_events": 0}, AMBIGUOUS, []),
-        # the verbose answer of /track
+        # the verbose response of /track
         (200, {"status": 1, "error": None}, DELIVERED, []),
         (200, {"status": 1, "error": ""}, DELIVERED, []),
         (200, {"status": 1, "error": "one was bad"}, AMBIGUOUS, []),
@@ -412,7 +412,7 @@ def bad(*indices):
         (400, {"num_records_imported": 3}, AMBIGUOUS, []),
         (400, {"num_records_imported": 2}, REJECTED, []),
         (400, {"num_records_imported": 0}, REJECTED, []),
-        # in any other answer the status decides
+        # in any other response the status decides
         (401, {"status": 1, "num_records_imported": 3}, ResponseOutcome.FATAL, []),
         (403, {"failed_records": bad(1)}, ResponseOutcome.FATAL, []),
         (413, {"failed_records": bad(1), "num_records_imported": 2}, REJECTED, []),
@@ -436,14 +436,14 @@ def bad(*indices):
 )
 def test_only_consistent_responses_deliver(status, body, outcome, failed):
     """Nothing counts as delivered unless the response plainly says so."""
-    judged = classify_response(answer(status, body), records(3))
-    assert judged.outcome is outcome
-    assert sorted(judged.failed) == failed
+    classification = classify_response(response(status, body), records(3))
+    assert classification.outcome is outcome
+    assert sorted(classification.failed) == failed
 
 
 def test_an_import_that_accepted_nothing_is_repeated_once():
     """Events are safe to repeat; then the server's counts decide."""
-    none = answer(200, {"code": 200, "status": "OK", "num_records_imported": 0})
+    none = response(200, {"code": 200, "status": "OK", "num_records_imported": 0})
     run = Run(records(3, "imports"), lambda *_: none)
     assert run.settled == {"dropped ambiguous": [0, 1, 2]}
     assert len(run.sent) == 2
@@ -458,7 +458,7 @@ def test_a_strict_rejection_that_lists_too_few_records_is_bisected():
         here = numbers(step.records)
         if not {1, 2} & set(here):
             return OK
-        return answer(400, {"failed_records": bad(0), "num_records_imported": 0})
+        return response(400, {"failed_records": bad(0), "num_records_imported": 0})
 
     run = Run(records(4, "imports"), server)
     assert sorted(run.settled["rejected"]) == [1, 2]
@@ -495,7 +495,7 @@ def test_a_rejected_batch_of_updates_does_not_repeat_unrepeatable_ones():
 
     def server(_attempt, step):
         poor = {0, 1} & set(numbers(step.records))
-        return answer(200, {"status": 0, "error": "bad"}) if poor else OK
+        return response(200, {"status": 0, "error": "bad"}) if poor else OK
 
     run = Run(mixed, server)
     assert run.settled == {"dropped ambiguous": [0], "rejected": [1], "delivered": [2]}
@@ -504,7 +504,7 @@ def test_a_rejected_batch_of_updates_does_not_repeat_unrepeatable_ones():
 @pytest.mark.parametrize("status", [301, 302, 401, 402, 403, 404, 405, 501, 505])
 def test_an_error_only_a_human_can_fix_stops_and_keeps_the_records(status):
     """Nothing is settled; the records stay for later."""
-    run = Run(records(3), lambda *_: answer(status, {"error": "no"}))
+    run = Run(records(3), lambda *_: response(status, {"error": "no"}))
     assert run.settled == {}
     [halt] = run.of(Stop)
     assert isinstance(halt.error, AuthenticationError) is (status in (401, 402, 403))
@@ -512,9 +512,9 @@ def test_an_error_only_a_human_can_fix_stops_and_keeps_the_records(status):
 
 def test_retries_end_by_age_or_by_attempts():
     """Too old: dropped and counted. Too many attempts: kept for the next flush."""
-    old = Run(records(1), lambda *_: answer(503), policy=RetryPolicy(max_age=30))
+    old = Run(records(1), lambda *_: response(503), policy=RetryPolicy(max_age=30))
     assert old.settled == {"dropped expired": [0]}
-    often = Run(records(1), lambda *_: answer(503), policy=RetryPolicy(attempts=3, max_age=1e9))
+    often = Run(records(1), lambda *_: response(503), policy=RetryPolicy(attempts=3, max_age=1e9))
     assert often.settled == {}
     assert len(often.sent) == 3
     assert often.of(Stop)
@@ -550,7 +550,9 @@ def test_each_record_has_its_own_age_limit(retry_after):
     ages = [4.9, 4.0, 0.1, 3.0, 0.0, 2.5]
     headers = {} if retry_after is None else {"retry_after": str(retry_after)}
     run = Ages(
-        aged(*ages), lambda *_: answer(503, **headers), policy=RetryPolicy(max_age=5, first_wait=1)
+        aged(*ages),
+        lambda *_: response(503, **headers),
+        policy=RetryPolicy(max_age=5, first_wait=1),
     )
     assert sorted(run.settled["dropped expired"]) == list(range(6))
     assert min(run.ages.values()) >= 5 - 0.01
@@ -562,7 +564,7 @@ def test_younger_records_are_delivered_when_older_ones_expire():
     """They wait on, and are sent when the server is back."""
     run = Run(
         aged(100, 299.5, 20, 300, 400, 0),
-        script(answer(503), answer(503)),
+        script(response(503), response(503)),
         policy=RetryPolicy(first_wait=8, max_wait=8),
     )
     assert run.settled == {"dropped expired": [3, 4, 1], "delivered": [0, 2, 5]}
@@ -574,8 +576,8 @@ def test_parts_of_a_batch_expire_by_the_age_of_their_own_records():
 
     def server(attempt, step):
         if len(step.records) == 8:
-            return answer(413)
-        return answer(503) if numbers(step.records)[0] == 0 or attempt < 4 else OK
+            return response(413)
+        return response(503) if numbers(step.records)[0] == 0 or attempt < 4 else OK
 
     run = Ages(
         aged(290, 0, 298, 0, 0, 299, 0, 299), server, policy=RetryPolicy(first_wait=4, attempts=9)
@@ -597,7 +599,7 @@ def test_sleeps_that_end_early_do_not_add_attempts():
     with pytest.raises(StopIteration):
         for _ in range(1000):
             taken.append(steps.send(reply))
-            reply = answer(503) if isinstance(taken[-1], Send) else None
+            reply = response(503) if isinstance(taken[-1], Send) else None
             if isinstance(taken[-1], Wait):
                 now += max(0.0, taken[-1].seconds - 0.0005)
             elif isinstance(taken[-1], Resolve):
@@ -610,7 +612,7 @@ def test_gzip_is_disabled_when_the_first_response_rejects_it():
     """The queue remembers it for a server that does not take gzip."""
 
     def server(_attempt, step):
-        return answer(415) if step.gzip else OK
+        return response(415) if step.gzip else OK
 
     run = Run(records(4), server, gzip=None)
     assert run.settled == {"delivered": [0, 1, 2, 3]}
@@ -692,14 +694,15 @@ def is_proof(reply):
         data = json.loads(reply.body)
     except (ValueError, RecursionError):
         data = None
-    told = data if isinstance(data, dict) else {}
-    if any(told.get(n) for n in ("failed_records", "num_records_imported", "num_good_events")):
+    fields = data if isinstance(data, dict) else {}
+    if any(fields.get(n) for n in ("failed_records", "num_records_imported", "num_good_events")):
         return False
     if reply.status in (429, 503):
-        return bool(isinstance(told.get("error"), str) and told["error"] and "status" in told)
+        return bool(isinstance(fields.get("error"), str) and fields["error"] and "status" in fields)
     return 300 <= reply.status < 500 and reply.status not in (408, 425, 460)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     st.lists(replies, max_size=10),
@@ -707,7 +710,7 @@ def is_proof(reply):
     st.booleans(),
     st.sampled_from(["people", "events", "imports"]),
 )
-def test_whatever_the_responses_each_record_has_one_outcome(answers, repeatable, gzip, queue):
+def test_whatever_the_responses_each_record_has_one_outcome(responses, repeatable, gzip, queue):
     """Bounded waits, no delivery without a success, no `$add` twice without a proof."""
     some = [
         Record(queue, b'{"n":%d}' % n, repeatable=each or queue != "people")
@@ -715,7 +718,7 @@ def test_whatever_the_responses_each_record_has_one_outcome(answers, repeatable,
     ]
     unsafe = {n for n, record in enumerate(some) if not record.repeatable}
     doubtful, taken = set(), set()
-    play = script(*answers)
+    play = script(*responses)
 
     def server(attempt, step):
         sent, reply = numbers(step.records), play(attempt, step)

@@ -41,6 +41,8 @@ from mixpanel.emulator import Fault
 from mixpanel.flags import RemoteFlagsConfig
 from tests.cli.cli_data import wait_until
 
+pytestmark = pytest.mark.slow
+
 QUICK = RetryPolicy(first_wait=0.02, max_wait=0.05, max_age=20)
 
 

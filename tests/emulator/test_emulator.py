@@ -203,6 +203,7 @@ def test_stop_does_not_wait_for_clients(emu):
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal", [SIGINT, SIGTERM])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent differently there")
 def test_serve_ends_cleanly_on_a_signal(signal, tmp_path):

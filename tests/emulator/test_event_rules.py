@@ -133,6 +133,7 @@ def test_banned_ids_are_banned_in_any_case(banned, data):
     assert ["properties.distinct_id"] == rejected_fields(event(distinct_id=spelled))
 
 
+@pytest.mark.slow
 @given(st.lists(RECORDS, max_size=6), st.sampled_from(["track", "import"]), st.booleans())
 def test_every_record_is_validated_and_nothing_raises(records, endpoint, strict):
     """For any JSON: accepted or rejected, stored with a complete key, input unchanged."""

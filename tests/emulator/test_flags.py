@@ -506,7 +506,7 @@ def test_mp_emulator_rejects_a_malformed_file_in_one_line(tmp_path):
     runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
     result = runner.invoke(app, ["emulator", "--port", "0", "--flags", str(file)])
     assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith(f"mp: cannot serve {file}: ")
+    assert result.stderr.startswith(f"mp: cannot start: {file}: ")
     assert 1 == result.stderr.count("\n")
 
 

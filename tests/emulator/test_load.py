@@ -212,4 +212,4 @@ def test_mp_emulator_rejects_a_file_without_events(tmp_path):
     runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
     result = runner.invoke(app, ["emulator", "--port", "0", "--load", str(file)])
     assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
-    assert result.stderr.startswith("mp: cannot serve events.ndjson: event 1 is not JSON")
+    assert result.stderr.startswith("mp: cannot start: events.ndjson: event 1 is not JSON")

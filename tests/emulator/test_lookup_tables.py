@@ -102,6 +102,7 @@ def test_an_invalid_table_is_rejected(text):
     assert read_table(text)[1]
 
 
+@pytest.mark.slow
 @given(st.text())
 def test_any_text_is_parsed_or_rejected(text):
     """Nothing raises."""

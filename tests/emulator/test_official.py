@@ -8,9 +8,12 @@ from mixpanel.emulator import Emulator, Fault
 from tests import peers
 
 PYTHON = peers.python("official")
-pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason="python -m tests.peers official makes its environment"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not PYTHON.exists(), reason="python -m tests.peers official makes its environment"
+    ),
+]
 SETUP = """
 import sys
 from mixpanel import BufferedConsumer, Consumer, Mixpanel, MixpanelException

@@ -12,13 +12,15 @@ import pytest
 
 from mixpanel.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ACCOUNT = {"MP_TOKEN": "T", "MP_USERNAME": "robot", "MP_SECRET": "s", "MP_PROJECT_ID": "42"}
 
 
 @pytest.fixture
 def emu(monkeypatch):
-    """A Mixpanel that every client finds through the environment."""
+    """Start a local Mixpanel, and point every client to it through the environment."""
     with Emulator(service_accounts={"robot": "s"}) as emulator:
         monkeypatch.setenv("MP_BASE_URL", emulator.url)
         for name, value in ACCOUNT.items():
@@ -27,7 +29,7 @@ def emu(monkeypatch):
 
 
 def run(name, *arguments):
-    """Run an example as a reader would, with every warning an error."""
+    """Run an example in a process of its own, with warnings as errors."""
     done = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / name, *arguments],
         capture_output=True, text=True, check=False, timeout=60,
@@ -56,7 +58,7 @@ def test_the_quickstart_example_tracks_four_events_and_a_profile(emu):
 
 
 def test_the_sync_script_creates_no_duplicates(emu):
-    """Three invoices and three companies; a second run makes no copy."""
+    """A second run sends the same three invoices and companies."""
     run("sync_script.py")
     assert "delivered=6" in run("sync_script.py")
     assert (3, 6) == (len(emu.events("Invoice Sent")), len(emu.events(raw=True)))
@@ -65,23 +67,23 @@ def test_the_sync_script_creates_no_duplicates(emu):
 
 
 def test_the_bulk_import_example_imports_every_event(emu):
-    """All of the real events, by service account."""
+    """With a service account."""
     assert run("bulk_import.py").endswith("975 imported, 0 rejected\n")
     assert 393 == len(emu.events("Flight Cancelled"))
     assert {"/import"} == {request.path for request in emu.requests()}
 
 
 def test_the_bulk_import_example_names_missing_variables(monkeypatch):
-    """A sentence that names what is missing, not a traceback."""
+    """A message, not a traceback."""
     for name in ("MP_TOKEN", "MP_USERNAME"):
         monkeypatch.setenv(name, ACCOUNT[name])
     error = "a project token and a service account are required: set MP_SECRET, MP_PROJECT_ID\n"
     assert error == failed("bulk_import.py")
 
 
-@pytest.mark.parametrize("name", ["data_quickstart.py", "sync_nightly.py"])
+@pytest.mark.parametrize("name", ["data_quickstart.py", "local_reports.py", "sync_nightly.py"])
 def test_examples_without_arguments_print_their_usage(name):
-    """A line of usage, not a traceback."""
+    """One line, not a traceback."""
     assert re.fullmatch(rf"usage: {name} .*DAY.*\n", failed(name))
 
 
@@ -97,14 +99,25 @@ busiest hour: 2013-02-09 21:00 UTC, 86 events
 
 
 def test_the_data_quickstart_example_fetches_and_queries_two_days(emu):
-    """Two days, two calls, and SQL."""
+    """Two days need two calls."""
     emu.load(FLIGHTS)
     assert DATA_QUICKSTART == run("data_quickstart.py", "2013-02-09", "2013-02-10")
     assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
 
 
-def test_sync_nightly(emu, tmp_path):
-    """The first night brings all; one without news, nothing, and costs no call."""
+def test_the_local_reports_example_fits_the_terminal(emu):
+    """Hours, a funnel by airport and the carriers, drawn 78 columns wide."""
+    emu.load(FLIGHTS)
+    shown = run("local_reports.py", "2013-02-09", "2013-02-10")
+    assert max(map(len, shown.splitlines())) <= 79
+    assert "events per hour · 2013-02-09 to 2013-02-10 (America/New_York)" in shown
+    assert re.search(r"^1 Flight Departed +█+ +291 +100\.0%$", shown, re.MULTILINE)
+    assert re.search(r"^B6 +█+ +73$", shown, re.MULTILINE)
+    assert ["/api/2.0/export"] * 2 == [request.path for request in emu.requests()]
+
+
+def test_a_nightly_sync_without_news_makes_no_call(emu, tmp_path):
+    """The first run fetches everything; a run without news fetches nothing and makes no call."""
     emu.load(FLIGHTS)
     night = ("sync_nightly.py", tmp_path / "shop.db", tmp_path / "lake", "2013-02-09", "2013-02-10")
     first = run(*night).splitlines()
@@ -124,7 +137,7 @@ def fastapi_app():
 
 
 def serve(app, requests):
-    """Open the app, let `requests(http)` use it, close it; return the client's accounts."""
+    """Run `requests(http)` against the app, and return the stats of its client."""
 
     async def main():
         wire = httpx.ASGITransport(app)
@@ -138,8 +151,8 @@ def serve(app, requests):
     return asyncio.run(main())
 
 
-def test_fastapi_app(emu):
-    """Each request's events belong to its user; closing the app sends what waits."""
+def test_the_fastapi_example_tracks_the_user_of_each_request(emu):
+    """Closing the app sends pending events."""
 
     async def shop(http):
         await http.get("/books/emma", headers={"X-User": "ada"})
@@ -158,8 +171,8 @@ def test_fastapi_app(emu):
     assert 0 == serve(app, lambda _http: asyncio.sleep(0)).accepted  # it can open again
 
 
-def test_fastapi_under_load_loses_nothing(emu):
-    """2,000 requests, 50 at a time: one event each, none lost, none twice."""
+def test_the_fastapi_example_loses_no_event_under_load(emu):
+    """2,000 requests, 50 at a time, result in 2,000 events."""
 
     async def crowd(http):
         free = asyncio.Semaphore(50)
@@ -181,7 +194,7 @@ def test_fastapi_under_load_loses_nothing(emu):
 
 
 def test_every_example_is_listed_and_run():
-    """A program that nobody runs grows wrong."""
+    """An example that is not run becomes outdated."""
     listed = (EXAMPLES / "README.md").read_text()
     tests = Path(__file__).parents[1]
     tested = "".join(
@@ -193,6 +206,6 @@ def test_every_example_is_listed_and_run():
 
 
 def test_examples_set_no_base_url():
-    """They are found by MP_BASE_URL alone, as a reader's own program would be."""
+    """They use MP_BASE_URL, as a reader's own program would."""
     for example in EXAMPLES.glob("*.py"):
         assert "base_url" not in example.read_text()

@@ -9,6 +9,8 @@ import pytest
 from mixpanel.emulator import Fault
 from tests.cdp.run_clients import messages
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fanout.py"
 PRINTED = """\
 mixpanel: 81 calls, 80 accepted, filtered: 1 action
@@ -19,7 +21,7 @@ hightouch: 81 calls, 12 accepted, filtered: 40 routing, 28 sampling, 1 action
 
 @pytest.fixture
 def example(emu, monkeypatch):
-    """The example, with each vendor's address in the environment, as its README says."""
+    """Import the example, with each vendor's address in the environment."""
     monkeypatch.setenv("MP_BASE_URL", emu.url)
     monkeypatch.setenv("MP_CUSTOMERIO_BASE_URL", f"{emu.url}/customerio")
     monkeypatch.setenv("MP_HIGHTOUCH_BASE_URL", f"{emu.url}/hightouch")

@@ -1,4 +1,4 @@
-"""The examples of flags do what they say."""
+"""The examples of feature flags."""
 
 import importlib
 import subprocess
@@ -12,12 +12,14 @@ import pytest
 
 from tests.flags.test_local import flag
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
 def example(emu, monkeypatch):
-    """Import an example with the emulator in its environment, and forget it afterwards."""
+    """Import an example with the emulator in its environment, and remove it afterwards."""
     monkeypatch.setenv("MP_BASE_URL", emu.url)
     monkeypatch.setenv("MP_TOKEN", "t")
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -33,8 +35,8 @@ def example(emu, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_the_fastapi_dependency(emu, example):
-    """Flags in handlers; exposures arrive, a bootstrap reports none."""
+def test_the_fastapi_flags_example_tracks_exposures(emu, example):
+    """Exposures of checks are tracked; a bootstrap tracks none."""
     module = example("fastapi_flags")
 
     async def main():
@@ -52,8 +54,8 @@ def test_the_fastapi_dependency(emu, example):
     assert exposure["properties"]["Experiment name"] == "new-checkout"
 
 
-def test_the_django_view(emu, example):
-    """As a WSGI server does it: import, then call; nothing blocks, everything arrives."""
+def test_the_django_example_never_blocks(emu, example):
+    """Imported and called as by a WSGI server; every event arrives."""
     module = example("django_flags")
     environ = {"PATH_INFO": "/checkout", "HTTP_X_USER": "u-17"}
     setup_testing_defaults(environ)
@@ -77,7 +79,7 @@ u-17: new checkout False, because ERROR
 
 
 def test_the_openfeature_example_prints_the_reason(emu, monkeypatch):
-    """With the flags that come along one visitor is in; without any, it says what is wrong."""
+    """With flags one visitor is included; without them, an error is printed."""
     monkeypatch.setenv("MP_BASE_URL", emu.url)
 
     def shown():
@@ -90,6 +92,6 @@ def test_the_openfeature_example_prints_the_reason(emu, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["openfeature_flags", "fastapi_flags", "django_flags"])
-def test_examples_of_flags_name_the_file(name):
-    """Whoever has no account can run them all the same."""
+def test_examples_of_flags_name_the_flags_file(name):
+    """So they can be run without an account."""
     assert "mp emulator --flags examples/data/flags.json" in (EXAMPLES / f"{name}.py").read_text()

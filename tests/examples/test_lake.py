@@ -11,13 +11,15 @@ import pytest
 from mixpanel.emulator import Emulator
 from tests.data.test_fetch import filled
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lake.py"
 ACCOUNT = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
 
 
 @pytest.mark.skipif(find_spec("daft") is None, reason="the engine is not installed")
 def test_the_engine_and_duckdb_agree(tmp_path):
-    """Each counts the users of each day, one from the lake and one from the database."""
+    """The users of each day, counted from the lake and from the database."""
     with Emulator() as emu:
         filled(emu, tmp_path, 10)
         command = [sys.executable, EXAMPLE, tmp_path / "lake", "2026-01-01", "2026-01-10"]

@@ -1,4 +1,4 @@
-"""The notebooks: each runs from top to bottom, shows what it has stored, and keeps the rules."""
+"""The notebooks run from top to bottom, show their stored output, and follow the rules."""
 
 import ast
 import json
@@ -13,6 +13,8 @@ import pytest
 from mixpanel import __version__
 from mixpanel.cdp import AsyncCustomerIO
 from tests.notebooks import NOTEBOOKS, notebooks
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PATHS = notebooks()
@@ -35,7 +37,7 @@ each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.ste
 
 
 def cells(path, kind=None):
-    """The cells of a notebook, or those of one kind, with their sources as text."""
+    """Return the cells of a notebook, or those of one kind, with their sources as text."""
     found = json.loads(path.read_text())["cells"]
     return [
         {**cell, "source": "".join(cell["source"])}
@@ -45,7 +47,7 @@ def cells(path, kind=None):
 
 
 def words(cell):
-    """What a cell shows, word by word: how a table is set is the matter of its library."""
+    """Return the words of a cell's output, without the layout of tables."""
     shown = [
         output["data"].get("text/plain", "") if "data" in output else output.get("text", "")
         for output in cell["outputs"]
@@ -55,7 +57,7 @@ def words(cell):
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """Where the notebooks lie after a run, all of them in one go, and what was said of it."""
+    """Run all notebooks once; return the folder of the results, and the errors."""
     folder = tmp_path_factory.mktemp("notebooks")
     command = [sys.executable, "-m", "tests.notebooks", "--into", folder]
     done = subprocess.run(
@@ -66,9 +68,9 @@ def executed(tmp_path_factory):
 
 @each_notebook
 def test_a_notebook_runs_and_shows_its_stored_output(path, executed):
-    """To the word; `python -m tests.notebooks` stores what it shows now."""
-    folder, said = executed
-    assert (folder / path.name).exists(), said
+    """Word by word; `python -m tests.notebooks` stores the current output."""
+    folder, text = executed
+    assert (folder / path.name).exists(), text
     stored, shown = cells(path, "code"), cells(folder / path.name, "code")
     assert len(stored) == len(shown)
     for number, (before, now) in enumerate(zip(stored, shown, strict=True), 1):
@@ -77,7 +79,7 @@ def test_a_notebook_runs_and_shows_its_stored_output(path, executed):
 
 @each_notebook
 def test_a_notebook_was_run_from_top_to_bottom(path):
-    """And stored without a complaint, or a trace of the machine it ran on."""
+    """Without warnings, and without traces of the machine."""
     code = cells(path, "code")
     assert list(range(1, len(code) + 1)) == [cell["execution_count"] for cell in code]
     for cell in code:
@@ -90,7 +92,7 @@ def test_a_notebook_was_run_from_top_to_bottom(path):
 
 @each_notebook
 def test_a_notebook_has_a_title_imports_and_short_cells(path):
-    """A title, then imports and nothing else, then cells that fit on a screen; without pictures."""
+    """The first code cell holds the imports, and no others do."""
     first = cells(path)[0]
     assert ("markdown", "# ") == (first["cell_type"], first["source"][:2])
     everything = "".join(cell["source"] for cell in cells(path))
@@ -106,7 +108,7 @@ def test_a_notebook_has_a_title_imports_and_short_cells(path):
 
 @each_notebook
 def test_a_notebook_contains_no_key(path):
-    """The one cell on a source of one's own takes it from the environment."""
+    """The text explains how to take it from the environment."""
     text = path.read_text()
     assert not KEY.search(text)
     prose = "".join(cell["source"] for cell in cells(path, "markdown"))
@@ -115,7 +117,7 @@ def test_a_notebook_contains_no_key(path):
 
 
 def test_links_in_notebooks_exist():
-    """In the notebooks, and in their list, which names them all."""
+    """In the notebooks and in their README, which lists them all."""
     listed = (NOTEBOOKS / "README.md").read_text()
     for path in PATHS:
         assert f"[{path.stem}]({path.name})" in listed
@@ -125,13 +127,13 @@ def test_links_in_notebooks_exist():
 
 
 def test_every_customerio_method_is_used_in_a_notebook():
-    """Whatever can be said to Customer.io stands in one of them."""
+    """Every public method of the client is used."""
     code = "".join(cell["source"] for path in PATHS for cell in cells(path, "code"))
     shown = set(re.findall(r"\.(\w+)", code)) | set(re.findall(r"await (\w+)\(", code))
     assert set() == {name for name in dir(AsyncCustomerIO) if name[0] != "_"} - shown
 
 
 def test_an_unknown_notebook_is_an_error():
-    """Rather than a run of none."""
+    """It must not run nothing silently."""
     with pytest.raises(SystemExit, match="no notebook nonsense"):
         notebooks("nonsense")

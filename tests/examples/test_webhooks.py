@@ -20,22 +20,24 @@ import pytest
 
 from mixpanel.cdp import webhooks
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 KEY = "signing-key"
 WHO = "ada@example.com"
 
 
 def body(event_id="01E", metric="bounced", **changes):
-    """A report about somebody's mail."""
+    """Return the body of a reporting event about an email."""
     data = {"recipient": WHO, "identifiers": {"email": WHO}}
-    told = {
+    options = {
         "event_id": event_id,
         "object_type": "email",
         "metric": metric,
         "timestamp": 1,
         **changes,
     }
-    return json.dumps({**told, "data": data}).encode()
+    return json.dumps({**options, "data": data}).encode()
 
 
 def signed(content, key=KEY, age=0):
@@ -44,7 +46,7 @@ def signed(content, key=KEY, age=0):
 
 @pytest.fixture
 def example(monkeypatch, tmp_path):
-    """The module, anew, with a file of its own and a key; its handler notes what it is given."""
+    """Import the module anew, with its own file and key, and a handler that records events."""
     monkeypatch.setenv("CUSTOMERIO_SIGNING_KEY", f"{KEY} the-next-key")
     monkeypatch.setenv("WEBHOOKS_FILE", str(tmp_path / "webhooks.db"))
     spec = importlib.util.spec_from_file_location("webhooks_asgi", EXAMPLES / "webhooks_asgi.py")
@@ -70,14 +72,14 @@ async def served(example):
 
 
 async def until(true):
-    """Wait for the work beside the server."""
+    """Wait until a condition holds."""
     async with asyncio.timeout(20):
         while not true():
             await asyncio.sleep(0.005)
 
 
 def post(example, *requests, handled=None, done=lambda: True):
-    """Send requests in turn, wait until so many events are handled, and return the statuses."""
+    """Send requests, wait until `handled` events are handled, and return the statuses."""
 
     async def main():
         async with served(example) as http:
@@ -89,7 +91,7 @@ def post(example, *requests, handled=None, done=lambda: True):
 
 
 def test_a_signed_event_is_acknowledged_and_handled(example):
-    """By either key, of any kind, known or not, and as old as a repetition may be."""
+    """With either key, of any kind, known or unknown, and as old as a repetition may be."""
     requests = [
         signed(body("1")),
         signed(body("2"), key="the-next-key"),
@@ -102,7 +104,7 @@ def test_a_signed_event_is_acknowledged_and_handled(example):
 
 
 def test_an_invalid_signature_gets_a_401(example):
-    """Without a signature, with another key, with another body, from long ago."""
+    """A missing signature, another key, another body, or an old timestamp."""
     requests = [
         {"content": body()},
         signed(body(), key="another"),
@@ -114,13 +116,13 @@ def test_an_invalid_signature_gets_a_401(example):
 
 
 def test_a_signed_request_without_an_event_gets_a_200(example, caplog):
-    """A 4xx would hold back what comes after; it is said, though."""
+    """A 4xx would hold back later events; the problem is logged."""
     assert [200, 200] == post(example, signed(b"not JSON"), signed(b"{}"))
     assert "valid signature, but not a reporting event" in caplog.text
 
 
 def test_large_requests_and_other_methods_are_rejected(example):
-    """A megabyte is enough, and only POST says anything."""
+    """More than a megabyte, or anything but POST."""
 
     async def main():
         async with served(example) as http:
@@ -130,8 +132,8 @@ def test_large_requests_and_other_methods_are_rejected(example):
     assert (413, 405) == asyncio.run(main())
 
 
-def test_a_repetition_is_handled_once(example):
-    """Also after the server was started anew, and with a new signature."""
+def test_a_repeated_event_is_handled_once(example):
+    """Also after a restart of the server, and with a new signature."""
     first, again = signed(body("1")), signed(body("1"), age=60)
     assert [200] * 3 == post(example, first, again, signed(body("2")), handled=2)
     assert [200] * 2 == post(example, again, signed(body("3")), handled=3)
@@ -139,7 +141,7 @@ def test_a_repetition_is_handled_once(example):
 
 
 def test_a_failing_event_is_retried_and_then_kept_in_the_file(example, caplog):
-    """The others are handled meanwhile; nobody's address comes into the logs."""
+    """The others are handled meanwhile; the logs contain no address."""
     caplog.set_level(logging.INFO)
     example.RETRY_DELAY = 0.0
     tried = []
@@ -166,7 +168,7 @@ def test_a_failing_event_is_retried_and_then_kept_in_the_file(example, caplog):
 
 
 def test_a_handled_event_leaves_no_personal_data_in_the_file(example, tmp_path, monkeypatch):
-    """Only its id, to know a repetition by; and nobody else may read the file."""
+    """Only its id is kept, to recognise a repetition; the file is private."""
     settle, settled = example.Inbox.settle, []
 
     async def noted(inbox, event_id, *, handled):
@@ -183,7 +185,7 @@ def test_a_handled_event_leaves_no_personal_data_in_the_file(example, tmp_path, 
 
 
 def test_the_webhook_server_requires_a_signing_key(example, monkeypatch):
-    """Rather than refuse everybody."""
+    """Without a key it would reject every request."""
     monkeypatch.setenv("CUSTOMERIO_SIGNING_KEY", " ")
     with pytest.raises(RuntimeError, match="CUSTOMERIO_SIGNING_KEY is not set"):
         post(example)
@@ -205,9 +207,9 @@ webhooks_asgi.handle = handle
 
 @contextmanager
 def running(app, tmp_path):
-    """Run uvicorn as a reader would, on any port; yield its process, address and output.
+    """Run uvicorn on any port; yield its process, address and output.
 
-    What waits is handled as soon as the server starts, so its output may begin with that.
+    Pending events are handled at the start, so the output may begin with them.
     """
     environment = {
         **os.environ,
@@ -239,7 +241,7 @@ def running(app, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="kills")
 def test_no_event_is_lost_when_the_webhook_server_is_killed(tmp_path):
-    """What was answered with 200 is handled by the next one, once, and says no name."""
+    """An acknowledged event is handled once after the restart; no personal data is logged."""
     (tmp_path / "stuck.py").write_text(STUCK)
     with running("stuck:app", tmp_path) as (process, url, _):
         assert 200 == httpx.post(url, **signed(body("1"))).status_code

@@ -1,4 +1,4 @@
-"""What goes wrong around a client rather than on its wire: loops, tasks, forks, signals, callbacks.
+"""What goes wrong around a client, not on the network: loops, tasks, forks, signals, callbacks.
 
 Each scenario gets a `World`: a server, and an account of what was tracked. Those that need a fresh
 interpreter run a program of their own.
@@ -41,7 +41,7 @@ from mixpanel.flags import RemoteFlagsConfig
 from mixpanel.flags.types import SelectedVariant
 from tests.faults.kinds import KINDS
 from tests.faults.matrix import BACKENDS, BACKGROUND, CALLER
-from tests.faults.oracle import Account, Outcome, Watch
+from tests.faults.oracle import DeliveryAudit, Outcome, Watch
 from tests.faults.server import FaultServer
 
 SCENARIOS = {}
@@ -78,13 +78,13 @@ def run(name, function, *, small):
     with World() as world:
         try:
             function(world, small)
-            if world.account.stats is not None:
-                world.account.finish()
+            if world.audit.stats is not None:
+                world.audit.finish()
         except StuckError as error:
-            world.account.fault("stuck", str(error))
+            world.audit.fault("stuck", str(error))
         except Exception as error:
-            world.account.fault("wrong", f"{type(error).__name__}: {error}")
-        outcome.merged(world.account, *world.rounds)
+            world.audit.fault("wrong", f"{type(error).__name__}: {error}")
+        outcome.merged(world.audit, *world.rounds)
     outcome.seconds = time.monotonic() - began
     return outcome
 
@@ -102,7 +102,7 @@ class World:
 
     def __enter__(self):
         self.server = self._stack.enter_context(FaultServer())
-        self.account = Account(self.server.record)
+        self.audit = DeliveryAudit(self.server.record)
         self.watch = self._stack.enter_context(Watch())
         return self
 
@@ -112,28 +112,30 @@ class World:
     def play(self, *kinds):
         self.server.script.extend(KINDS[kind] for kind in kinds)
 
-    def client(self, made=AsyncMixpanel, consumer=AsyncBufferedConsumer, *, told=True, **options):
-        """Make a client; unless `told`, its losses go to the log instead of the account."""
-        if told:
+    def client(
+        self, made=AsyncMixpanel, consumer=AsyncBufferedConsumer, *, audited=True, **options
+    ):
+        """Make a client; unless `audited`, its losses go to the log instead of the audit."""
+        if audited:
             options = {
-                "on_error": self.account.on_error,
-                "on_drop": self.account.on_drop,
+                "on_error": self.audit.on_error,
+                "on_drop": self.audit.on_drop,
                 **options,
             }
         options.setdefault("retry", BACKGROUND)
         options.setdefault("limits", Limits(request_timeout=1.0, flush_after=0.01))
         mp = made("t", consumer(base_url=self.server.url, **options))
-        self.account.stats = mp.stats
-        self.watch.over(self.account)
+        self.audit.stats = mp.stats
+        self.watch.over(self.audit)
         return mp
 
     def track(self, mp, marker):
         """Track one message; return what the client returns."""
-        self.account.accepted(marker)
+        self.audit.accepted(marker)
         try:
             return mp.track("u", "Visit", {"m": marker})
         except (QueueFullError, ClosedError, SyncInAsyncError):
-            self.account.refused(marker)
+            self.audit.refused(marker)
             raise
 
     async def flushed(self, mp):
@@ -153,17 +155,17 @@ class World:
 
     async def probe(self, mp, seconds=8):
         """See whether a fresh message arrives by itself."""
-        marker = f"probe-{len(self.account.calls)}"
+        marker = f"probe-{len(self.audit.calls)}"
         await self.track(mp, marker)
         with anyio.move_on_after(seconds):
             while not self.server.record.applied[marker]:
                 await anyio.sleep(0.005)
             return
-        raise StuckError(f"a fresh message does not arrive: {self.account.stats()}")
+        raise StuckError(f"a fresh message does not arrive: {self.audit.stats()}")
 
     def check(self, column, *, holds, what):
         if not holds:
-            self.account.fault(column, what)
+            self.audit.fault(column, what)
 
 
 # ---- loops --------------------------------------------------------------------------------------
@@ -195,11 +197,11 @@ def loops_that_end(world, backend, small):
 
 @scenario("loops that end with a profile update on its way")
 def loops_that_end_with_profiles(world, small):
-    """One request at a time: a single batch that nobody owns stops the lane for good."""
+    """One request at a time: a single batch without an owner stops the queue for good."""
     mp = world.client(limits=Limits(request_timeout=2.0, flush_after=0.01, max_batch_size=1))
 
     async def visit(n):
-        world.account.accepted(f"m-{n}")
+        world.audit.accepted(f"m-{n}")
         await mp.people_set("u", {"m": f"m-{n}"})
         for _ in range(n % 7):
             await asyncio.sleep(0)
@@ -282,9 +284,9 @@ def sweeps(world, backend, small):
     anyio.run(main, **BACKENDS[backend])
 
 
-@on_each("sweeps while the wire breaks", ["asyncio", "uvloop"])
+@on_each("sweeps while connections break", ["asyncio", "uvloop"])
 def sweeps_under_faults(world, backend, small):
-    """Cancelled at any moment of a request that fails, nothing is lost nor stays behind."""
+    """Cancelled at any point of a request that fails, nothing is lost and nothing is left over."""
     chance = random.Random(5)
     harmless = [
         name for name, kind in KINDS.items()
@@ -341,16 +343,16 @@ def double_cancels(world, face, small):
             async with asyncio.timeout(4):
                 world.check("stuck", holds=await works(), what="the next call does not work")
         except TimeoutError:
-            world.account.fault("stuck", "the next call does not return")
+            world.audit.fault("stuck", "the next call does not return")
         await close()
 
     asyncio.run(main())
-    # Whoever is cancelled knows of it; what those calls became is in the counts alone.
-    stats, calls = world.account.stats(), world.account.calls
+    # A cancelled caller gets no error; the outcome of those calls is in the counts alone.
+    stats, calls = world.audit.stats(), world.audit.calls
     counted = stats.rejected + sum(stats.dropped.values())
     for marker in [m for m in calls if not world.server.record.applied[m]][:counted]:
         for reason in stats.dropped:
-            world.account.fates.setdefault(marker, [reason])
+            world.audit.fates.setdefault(marker, [reason])
 
 
 def _awaited(world, face):
@@ -360,7 +362,7 @@ def _awaited(world, face):
         config = RemoteFlagsConfig(request_timeout_in_seconds=5)
         consumer = AsyncBufferedConsumer(base_url=world.server.url)
         mp = AsyncMixpanel("t", consumer, remote_flags_config=config)
-        world.account.stats = mp.stats
+        world.audit.stats = mp.stats
         nothing = SelectedVariant(None)
 
         async def ask(marker):
@@ -383,9 +385,9 @@ def _awaited(world, face):
             limits=limits,
             retry=CALLER,
         )
-        world.account.stats, close = client.stats, client.aclose
+        world.audit.stats, close = client.stats, client.aclose
     else:
-        client = world.client(consumer=AsyncConsumer, told=False, limits=limits, retry=CALLER)
+        client = world.client(consumer=AsyncConsumer, audited=False, limits=limits, retry=CALLER)
         close = client.consumer.aclose
 
     async def call(marker):
@@ -421,7 +423,7 @@ def cancelled_flushes(world, backend, small):
 
 @on_each("threads track under faults", ["BufferedConsumer", "AsyncBufferedConsumer"])
 def threads_track(world, face, small):
-    """Eight threads, one client, a wire that breaks again and again."""
+    """Eight threads, one client, connections that break again and again."""
     consumer = {"BufferedConsumer": BufferedConsumer}.get(face, AsyncBufferedConsumer)
     each = 300 if small else 2500
     for _ in range(6):
@@ -495,13 +497,13 @@ def signals(world, face, small):
     *found, last = out.splitlines() or [""]
     for line in found:
         column, _, what = line.partition(" ")
-        world.account.fault(column, what)
+        world.audit.fault(column, what)
     arrived = len(world.server.record.applied)
     if last != f"tracked {arrived}":
-        world.account.fault("lost", f"{last}, {arrived} arrived")
+        world.audit.fault("lost", f"{last}, {arrived} arrived")
     for marker in world.server.record.applied:
-        world.account.accepted(marker)
-    world.account.stats = lambda: _all_applied(world.account)
+        world.audit.accepted(marker)
+    world.audit.stats = lambda: _all_applied(world.audit)
 
 
 # ---- full buffers -------------------------------------------------------------------------------
@@ -515,11 +517,11 @@ def full_buffers(world, when_full, small):
     async def main():
         mp = world.client(when_full=when_full, limits=limits)
         end, n, refused = time.monotonic() + (2 if small else 6), 0, 0
-        while time.monotonic() < end and len(world.account.calls) < 60_000:
+        while time.monotonic() < end and len(world.audit.calls) < 60_000:
             try:
                 await world.track(mp, f"m-{n}")
             except QueueFullError:
-                world.account.refused(f"m-{n}")
+                world.audit.refused(f"m-{n}")
                 refused += 1
             n += 1
         taken = mp.stats().delivered
@@ -542,8 +544,8 @@ def tracking_while_closing(world, small):
     for _ in range(10 if small else 40):
         with World() as each:
             _track_while_closing(each)
-            each.account.finish()
-            world.rounds.append(each.account)
+            each.audit.finish()
+            world.rounds.append(each.audit)
 
 
 def _track_while_closing(world):
@@ -565,9 +567,9 @@ def _track_while_closing(world):
         thread.join(30)
 
 
-def _all_applied(account):
-    count = len(account.calls)
-    bad = [fate for fates in account.fates.values() for fate in fates]
+def _all_applied(audit):
+    count = len(audit.calls)
+    bad = [fate for fates in audit.fates.values() for fate in fates]
     dropped = {reason: bad.count(reason) for reason in set(bad)}
     return Stats(accepted=count, delivered=count - len(bad), dropped=dropped)
 
@@ -623,7 +625,7 @@ class Meddling:
             raise RuntimeError("a handler of the user's own")
 
 
-FAULTY = ("503 own", "429", "reset after request, applied", "400", "500", "502 page")
+FAULTY = ("503 own", "429", "reset after request, applied", "400", "500", "502 HTML")
 
 
 @on_each(
@@ -641,7 +643,7 @@ def meddling(world, value, small):
     world.play(*FAULTY)
     act = Meddling(world, what)
     options = {
-        "told": False,
+        "audited": False,
         "limits": Limits(request_timeout=1.0, flush_after=0.01, max_batch_size=5),
     }
     refused = []
@@ -679,17 +681,17 @@ def meddling(world, value, small):
         else:
             sync_main()
     for failure in act.failures[:3]:
-        world.account.fault("wrong", f"tracking from there: {failure}")
+        world.audit.fault("wrong", f"tracking from there: {failure}")
     for marker, times in world.server.record.applied.items():
-        # The faults account for three copies at most; more says that an answer was not booked.
+        # The faults explain three copies at most; with more, a response was not counted.
         world.check("wrong", holds=times <= 3, what=f"{marker} was sent {times} times")
-    # Nobody told the account, so it takes the client's word for how many were refused.
-    missing = [m for m in world.account.calls if not world.server.record.applied[m]]
+    # Losses were not reported to the audit, so it takes the client's count of the rejected.
+    missing = [m for m in world.audit.calls if not world.server.record.applied[m]]
     for marker in missing[: mp.stats().rejected]:
-        world.account.fates[marker] = ["rejected"]
+        world.audit.fates[marker] = ["rejected"]
 
 
-@scenario("finalizers that track, on the home thread")
+@scenario("finalizers that track, on the background thread")
 def finalizers(world, small):
     """What a collected object tracks is kept, whichever thread happens to collect it."""
     mp = world.client(
@@ -716,7 +718,7 @@ def finalizers(world, small):
             background_loop.run(collect)
     gc.collect()
     for failure in failures[:3]:
-        world.account.fault("lost", f"in a finalizer: {failure}")
+        world.audit.fault("lost", f"in a finalizer: {failure}")
     world.flushed_sync(mp)
     mp.consumer.close()
 
@@ -760,10 +762,10 @@ def _program(world, body, *args, seconds=60):
     except subprocess.TimeoutExpired:
         process.kill()
         out, err = process.communicate()
-        world.account.fault("stuck", f"a program does not end: {err[-200:]}")
+        world.audit.fault("stuck", f"a program does not end: {err[-200:]}")
         return out
     if process.returncode:
-        world.account.fault("wrong", f"a program failed ({process.returncode}): {err[-300:]}")
+        world.audit.fault("wrong", f"a program failed ({process.returncode}): {err[-300:]}")
     return out
 
 
@@ -810,23 +812,23 @@ def forks(world, face, small):
         for marker in [f"{name}-t{at}" for at in range(50)] + [
             f"{name}-{who}{at}" for who in "cp" for at in range(4)
         ]:
-            world.account.accepted(marker)
+            world.audit.accepted(marker)
         for line in _program(world, FORKS, name, delay, face).splitlines():
             if line != "balanced":
-                world.account.fault("stuck" if "child" in line else "wrong", f"{delay} s: {line}")
+                world.audit.fault("stuck" if "child" in line else "wrong", f"{delay} s: {line}")
     _expect_all(world, once=True)
 
 
 def _expect_all(world, *, once):
     """Close the account of programs that are gone: everything they tracked was to arrive."""
-    record, calls = world.server.record, world.account.calls
+    record, calls = world.server.record, world.audit.calls
     for marker, times in record.applied.items():
         if once and times > 1:
-            world.account.fault("twice", f"{marker} was applied {times} times")
+            world.audit.fault("twice", f"{marker} was applied {times} times")
     for marker in [marker for marker in calls if not record.applied[marker]]:
-        world.account.fault("lost", f"{marker} did not arrive")
+        world.audit.fault("lost", f"{marker} did not arrive")
         del calls[marker]
-    world.account.stats = lambda: _all_applied(world.account)
+    world.audit.stats = lambda: _all_applied(world.audit)
 
 
 DAEMONS = """
@@ -866,5 +868,5 @@ def daemons(world, face, small):
         )  # fmt: skip
         world.check("wrong", holds=accepted > 100, what=f"only {accepted} tracked: {out[:80]}")
     for marker in world.server.record.applied:
-        world.account.accepted(marker)
-    world.account.stats = lambda: _all_applied(world.account)
+        world.audit.accepted(marker)
+    world.audit.stats = lambda: _all_applied(world.audit)

@@ -1,7 +1,7 @@
 """Combine kinds of fault, endpoints, runtimes and clients, and run each combination.
 
-A scenario makes one client and one server that answers the first requests wrongly. Messages go
-out, the fault happens, and all must be accounted for. Then a fresh message must arrive.
+A scenario makes one client and one server that responds wrongly to the first requests. Messages are
+sent, the fault happens, and every one must have an outcome. Then a new message must be delivered.
 """
 
 import logging
@@ -41,16 +41,16 @@ from mixpanel.cdp import (
     Sink,
 )
 from tests.faults.kinds import KINDS
-from tests.faults.oracle import COLUMNS, Account, Outcome, Watch
+from tests.faults.oracle import COLUMNS, DeliveryAudit, Outcome, Watch
 from tests.faults.server import CDP, FaultServer
 
-DEADLINE = 0.3  # seconds of one attempt
-PATIENT = 20.0  # seconds within which all must be settled, and a fresh message arrive
+DEADLINE = 0.3  # request_timeout, in seconds
+TIMEOUT = 20.0  # seconds within which all must be settled, and a new message delivered
 TIMES = 2  # how many requests meet the fault
 BATCH = 10
-SWIFT = {"first_wait": 0.01, "max_wait": 0.05, "max_retry_after": 0.1, "max_age": 60.0}
-BACKGROUND = RetryPolicy(**SWIFT)
-CALLER = RetryPolicy(attempts=6, **SWIFT)
+SHORT_WAITS = {"first_wait": 0.01, "max_wait": 0.05, "max_retry_after": 0.1, "max_age": 60.0}
+BACKGROUND = RetryPolicy(**SHORT_WAITS)
+CALLER = RetryPolicy(attempts=6, **SHORT_WAITS)
 ACCOUNT = ServiceAccountCredentials("user", "secret", "42")
 
 ENDPOINTS = ("events", "imports", "people $set", "people $add", "groups", "customerio", "hightouch")
@@ -117,7 +117,7 @@ def everything():
 
 
 def pairs(whole, seed=12):
-    """Return a selection in which each pair of a kind and an endpoint stands at least once.
+    """Return a selection in which each pair of a kind and an endpoint occurs at least once.
 
     So does each pair of a kind and a runtime, of a kind and a face that it meets at all, and of an
     endpoint, a runtime and a face.
@@ -159,33 +159,33 @@ class Play:
         self.faulty = self.stack.enter_context(
             FaultServer([KINDS[scenario.kind]] * TIMES, deadline=DEADLINE)
         )
-        self.account = self._account(self.faulty, main=True)
+        self.audit = self._audit(self.faulty, main=True)
         self.others = []
 
-    def _account(self, server, *, main=False):
+    def _audit(self, server, *, main=False):
         scenario = self.scenario
         background = scenario.runtime != "threads" and not self.send_immediately
         ordered = scenario.endpoint in ("people $set", "groups", *CDP)
-        return Account(server.record, ordered=main and background and ordered)
+        return DeliveryAudit(server.record, ordered=main and background and ordered)
 
     def marker(self, n):
         return f"{self.run_name}-{n}"
 
-    def options(self, account, *, send_immediately=False):
+    def options(self, audit, *, send_immediately=False):
         return {
             "limits": Limits(request_timeout=DEADLINE, flush_after=0.02, max_batch_size=BATCH),
             "retry": CALLER
             if send_immediately or self.scenario.runtime == "threads"
             else BACKGROUND,
-            "on_error": account.on_error,
-            "on_drop": account.on_drop,
+            "on_error": audit.on_error,
+            "on_drop": audit.on_drop,
         }
 
     # ---- clients ---------------------------------------------------------------------------------
 
-    def mixpanel(self, server, account, face, endpoint):
+    def mixpanel(self, server, audit, face, endpoint):
         """Make a client of Mixpanel's, and note where its statistics are."""
-        options = self.options(account, send_immediately=self.send_immediately)
+        options = self.options(audit, send_immediately=self.send_immediately)
         if face in ("BufferedConsumer", "Consumer"):
             limits = Limits(request_timeout=DEADLINE, flush_after=None)
             options |= {"limits": limits}
@@ -196,21 +196,21 @@ class Play:
         client = (Mixpanel if self.scenario.runtime == "threads" else AsyncMixpanel)(
             "t", consumer, ingestion="import" if endpoint == "imports" else "track"
         )
-        account.stats = client.stats
-        self.watch.over(account)
+        audit.stats = client.stats
+        self.watch.over(audit)
         return client
 
-    def cdp(self, server, account, vendor, *, send_immediately=False):
+    def cdp(self, server, audit, vendor, *, send_immediately=False):
         asynchronous, synchronous, path = CLIENTS[vendor]
         made = synchronous if self.scenario.runtime == "threads" else asynchronous
         client = made(
             "k", base_url=server.url + path, send_immediately=send_immediately,
-            on_delivery=account.on_delivery,
-            **self.options(account, send_immediately=send_immediately),
+            on_delivery=audit.on_delivery,
+            **self.options(audit, send_immediately=send_immediately),
         )  # fmt: skip
-        account.stats = client.stats
-        account.reports_delivery = True
-        self.watch.over(account)
+        audit.stats = client.stats
+        audit.reports_delivery = True
+        self.watch.over(audit)
         return client
 
     def client(self):
@@ -219,11 +219,11 @@ class Play:
             return self._fan_out()
         if scenario.endpoint in CDP:
             return self.cdp(
-                self.faulty, self.account, scenario.endpoint, send_immediately=self.send_immediately
+                self.faulty, self.audit, scenario.endpoint, send_immediately=self.send_immediately
             )
         if face == "import_events":
             face = "Consumer" if scenario.runtime == "threads" else "AsyncConsumer"
-        return self.mixpanel(self.faulty, self.account, face, scenario.endpoint)
+        return self.mixpanel(self.faulty, self.audit, face, scenario.endpoint)
 
     def _fan_out(self):
         """Make a client of three sinks, of which one meets the fault."""
@@ -236,14 +236,14 @@ class Play:
             # Two sinks of one server have an account each, of the messages on their own endpoint.
             if not hit and self.others:
                 server = self.stack.enter_context(FaultServer())
-            account = self.account if hit else self._account(server)
+            audit = self.audit if hit else self._audit(server)
             if not hit:
-                self.others.append(account)
+                self.others.append(audit)
             if name == "mixpanel":
                 face = "BufferedConsumer" if threads else "AsyncBufferedConsumer"
-                client = self.mixpanel(server, account, face, endpoint)
+                client = self.mixpanel(server, audit, face, endpoint)
             else:
-                client = self.cdp(server, account, name)
+                client = self.cdp(server, audit, name)
             sinks[name] = Sink(client)
         return (FanOut if threads else AsyncFanOut)(**sinks)
 
@@ -252,8 +252,8 @@ class Play:
     def send(self, client, n):
         """Make one call; return what the client returns, for async code to await."""
         marker = self.marker(n)
-        for account in (self.account, *self.others):
-            account.accepted(marker)
+        for audit in (self.audit, *self.others):
+            audit.accepted(marker)
         endpoint, face = self.scenario.endpoint, self.scenario.face
         if face == "fan-out" and endpoint == "people $set":
             return client.identify("u", {"m": marker})
@@ -267,7 +267,7 @@ class Play:
 
     def rows(self):
         for n in range(self.count):
-            self.account.accepted(self.marker(n))
+            self.audit.accepted(self.marker(n))
             yield {
                 "event": "Visit",
                 "properties": {
@@ -277,40 +277,40 @@ class Play:
             }  # fmt: skip
 
     def pending(self):
-        return sum(account.stats().pending for account in (self.account, *self.others))
+        return sum(audit.stats().pending for audit in (self.audit, *self.others))
 
     def arrived(self, n):
         marker = self.marker(n)
-        records = [account.record for account in (self.account, *self.others)]
+        records = [audit.record for audit in (self.audit, *self.others)]
         return all(marker in record.applied or marker in record.lied for record in records)
 
     def check_flush(self, results):
-        """Hold a flush's result against the statistics, when nothing else goes on."""
+        """Compare a flush's result with the statistics, when nothing else is in progress."""
         results = list(results.values()) if isinstance(results, dict) else [results]
         for result in results:
             if result.ok and (result.rejected or result.pending or result.dropped):
-                self.account.fault("wrong", f"ok, but {result}")
+                self.audit.fault("wrong", f"ok, but {result}")
             if result.delivered < 0 or result.rejected < 0:
-                self.account.fault("wrong", f"a flush with a count below zero: {result}")
+                self.audit.fault("wrong", f"a flush with a count below zero: {result}")
         # While something waits, requests may still be under way; when nothing does, nothing is.
         if not sum(result.pending for result in results) and self.pending():
-            self.account.fault("wrong", f"flush says {results}, but {self.pending()} pending")
+            self.audit.fault("wrong", f"flush returned {results}, but {self.pending()} pending")
 
     def end(self):
-        accounts = (self.account, *self.others)
-        for account in accounts:
-            account.finish()
-        self.outcome.merged(*accounts)
+        audits = (self.audit, *self.others)
+        for audit in audits:
+            audit.finish()
+        self.outcome.merged(*audits)
 
     def close(self):
-        accounts = [a for a in (self.account, *self.others) if a in self.watch._accounts]
-        self.watch.done(*accounts)
+        audits = [a for a in (self.audit, *self.others) if a in self.watch._accounts]
+        self.watch.done(*audits)
         self.stack.close()
 
     # ---- async -----------------------------------------------------------------------------------
 
     async def run_async(self):
-        with anyio.move_on_after(3 * PATIENT) as scope:
+        with anyio.move_on_after(3 * TIMEOUT) as scope:
             client = self.client()
             if self.scenario.face == "import_events":
                 await self._import(client)
@@ -319,14 +319,14 @@ class Play:
             else:
                 await self._buffered(client)
         if scope.cancelled_caught:
-            self.account.fault("stuck", f"not over after {3 * PATIENT:g} s")
+            self.audit.fault("stuck", f"not over after {3 * TIMEOUT:g} s")
 
     async def _buffered(self, client):
         for n in range(self.count):
             await self.send(client, n)
             if n % 8 == 7:
                 await anyio.sleep(0.001)
-        end = time.monotonic() + PATIENT
+        end = time.monotonic() + TIMEOUT
         while True:
             self.check_flush(await client.flush(5))
             if not self.pending() or time.monotonic() > end:
@@ -334,15 +334,15 @@ class Play:
         probe = self.count
         while True:  # an update that is not safe to repeat may meet one more broken connection
             await self.send(client, probe)
-            self.check_flush(await client.flush(PATIENT))
-            with anyio.move_on_after(1.0):  # an answer may be here before the server has noted it
+            self.check_flush(await client.flush(TIMEOUT))
+            with anyio.move_on_after(1.0):  # it may come before the server records it
                 while not self.arrived(probe):
                     await anyio.sleep(0.01)
             if self.arrived(probe) or probe >= self.count + 3 or time.monotonic() > end:
                 break
             probe += 1
         if not self.arrived(probe):
-            self.account.fault("stuck", "a fresh message does not arrive")
+            self.audit.fault("stuck", "a fresh message does not arrive")
         await _close(client)
 
     async def _directly(self, client):
@@ -350,37 +350,37 @@ class Play:
             try:
                 await self.send(client, n)
             except DeliveryError as error:
-                self.account.raised(self.marker(n), error)
+                self.audit.raised(self.marker(n), error)
 
         async with anyio.create_task_group() as tasks:
             for n in range(0, self.count, 2):
                 tasks.start_soon(call, n)
             for n in range(1, self.count, 2):
                 await call(n)
-        end, n = time.monotonic() + PATIENT, self.count
+        end, n = time.monotonic() + TIMEOUT, self.count
         await call(n)
         while not self.arrived(n) and time.monotonic() < end:
             n += 1
             await call(n)
         if not self.arrived(n):
-            self.account.fault("stuck", "a fresh message does not arrive")
+            self.audit.fault("stuck", "a fresh message does not arrive")
         await _close(client)
 
     async def _import(self, client):
-        books = self._import_books()
-        while (start := books.start_at) is not None:
-            with books.noting():
-                books.note(await client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
+        counts = self._import_counts()
+        while (start := counts.start_at) is not None:
+            with counts.noting():
+                counts.note(await client.import_events(
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=counts.failed
                 ))  # fmt: skip
-        books.check()
+        counts.check()
         await _close(client)
 
-    def _import_books(self):
-        books = ImportBooks(self.account)
-        self.watch.done(self.account)  # nothing here goes through the client's own counts
-        self.account.stats = books.stats
-        return books
+    def _import_counts(self):
+        counts = ImportCounts(self.audit)
+        self.watch.done(self.audit)  # nothing here goes through the client's own counts
+        self.audit.stats = counts.stats
+        return counts
 
     # ---- sync ------------------------------------------------------------------------------------
 
@@ -396,7 +396,7 @@ class Play:
             try:
                 self.send(client, n)
             except DeliveryError as error:
-                self.account.raised(self.marker(n), error)
+                self.audit.raised(self.marker(n), error)
 
         def work(first):
             for n in range(first, self.count, 3):
@@ -406,11 +406,11 @@ class Play:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(3 * PATIENT)
+            thread.join(3 * TIMEOUT)
             if thread.is_alive():
-                self.account.fault("stuck", "a thread does not come back")
+                self.audit.fault("stuck", "a thread does not come back")
                 return
-        end, n = time.monotonic() + PATIENT, self.count
+        end, n = time.monotonic() + TIMEOUT, self.count
         while not self.send_immediately:
             self.check_flush(client.flush(5))
             if not self.pending() or time.monotonic() > end:
@@ -418,30 +418,30 @@ class Play:
         while True:
             call(n)
             if not self.send_immediately:
-                self.check_flush(client.flush(PATIENT))
+                self.check_flush(client.flush(TIMEOUT))
             if self.arrived(n) or time.monotonic() > end:
                 break
             n += 1
         if not self.arrived(n):
-            self.account.fault("stuck", "a fresh message does not arrive")
+            self.audit.fault("stuck", "a fresh message does not arrive")
         _close_sync(client)
 
     def _import_sync(self, client):
-        books = self._import_books()
-        while (start := books.start_at) is not None:
-            with books.noting():
-                books.note(client.import_events(
-                    self.rows(), start_at=start, retry=CALLER, on_rejected=books.failed
+        counts = self._import_counts()
+        while (start := counts.start_at) is not None:
+            with counts.noting():
+                counts.note(client.import_events(
+                    self.rows(), start_at=start, retry=CALLER, on_rejected=counts.failed
                 ))  # fmt: skip
-        books.check()
+        counts.check()
         _close_sync(client)
 
 
-class ImportBooks:
+class ImportCounts:
     """Read the results of an import, and of those that resume it, as statistics of a client."""
 
-    def __init__(self, account):
-        self.account = account
+    def __init__(self, audit):
+        self.audit = audit
         self.imported = 0
         self.start_at = 0  # None when all is done
         self.interrupted = 0
@@ -460,21 +460,21 @@ class ImportBooks:
         self.start_at = None
 
     def failed(self, record):
-        self.account.on_error(RejectedError(record.message), [record.record or {}])
+        self.audit.on_error(RejectedError(record.message), [record.record or {}])
 
     def stats(self):
-        calls, rejected = len(self.account.calls), len(self.account.fates)
+        calls, rejected = len(self.audit.calls), len(self.audit.fates)
         if self.start_at is not None:
             return Stats(accepted=calls, rejected=rejected, pending=calls - rejected)
         return Stats(accepted=calls, rejected=rejected, delivered=calls - rejected)
 
     def check(self):
-        calls, rejected = len(self.account.calls), len(self.account.fates)
+        calls, rejected = len(self.audit.calls), len(self.audit.fates)
         if self.interrupted >= 10:
-            self.account.fault("stuck", "ten imports were interrupted")
+            self.audit.fault("stuck", "ten imports were interrupted")
         # What an interrupted import sent beyond its position, the next one sends again.
         if not self.interrupted and self.imported + rejected != calls:
-            self.account.fault("wrong", f"{self.imported} and {rejected} of {calls} rows")
+            self.audit.fault("wrong", f"{self.imported} and {rejected} of {calls} rows")
 
 
 async def _close(client):
@@ -507,8 +507,8 @@ def play(scenario, watch):
             anyio.run(one.run_async, **BACKENDS[scenario.runtime])
         one.end()
     except Exception as error:
-        one.account.fault("wrong", f"{type(error).__name__}: {error}")
-        one.outcome.merged(one.account)
+        one.audit.fault("wrong", f"{type(error).__name__}: {error}")
+        one.outcome.merged(one.audit)
     finally:
         one.close()
     one.outcome.seconds = time.monotonic() - began

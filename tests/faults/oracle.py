@@ -1,12 +1,12 @@
 """Compare what a server applied with what the client reports, at every step and at the end.
 
-An `Account` watches one client. The calls made, the callbacks and the server's record go in; out
-come violations, in four columns:
+A `DeliveryAudit` watches one client. From the calls made, the callbacks and the server's record it
+finds violations, in four columns:
 
-- `lost`: a message has no fate at all: never applied, not counted as rejected or dropped;
-- `twice`: the server cannot know two copies for one, or `$add` was applied again;
-- `stuck`: something still waits when all is healthy, or a fresh message does not arrive;
-- `wrong`: counts that do not add up, a delivery that never happened, a message with two fates.
+- `lost`: a message has no outcome: never applied, not counted as rejected or dropped;
+- `twice`: the server cannot recognise two copies as one, or `$add` was applied again;
+- `stuck`: something is pending when all is healthy, or a new message is not delivered;
+- `wrong`: counts that do not add up, a delivery that never happened, a message with two outcomes.
 """
 
 import threading
@@ -24,7 +24,7 @@ REFUSALS = (RejectedError, PayloadTooLargeError)
 
 @dataclass
 class Outcome:
-    """What one scenario showed."""
+    """The result of one scenario."""
 
     name: str
     messages: int = 0
@@ -38,18 +38,18 @@ class Outcome:
     def count(self, column):
         return sum(1 for found, _ in self.violations if found == column)
 
-    def merged(self, *accounts):
-        for account in accounts:
-            self.messages += len(account.calls)
-            self.violations += account.violations
+    def merged(self, *audits):
+        for audit in audits:
+            self.messages += len(audit.calls)
+            self.violations += audit.violations
         return self
 
     def __str__(self):
         return "\n".join(f"{self.name}: {column}: {what}" for column, what in self.violations)
 
 
-class Account:
-    """Keep what a client was given and what it said; `record` is the server's memory."""
+class DeliveryAudit:
+    """Keep what a client was passed and what it reported; `record` is the server's record."""
 
     def __init__(self, record, *, ordered=False):
         self.record = record
@@ -66,23 +66,23 @@ class Account:
         self._lock = threading.Lock()
         self._stepping = threading.Lock()
 
-    # ---- what the client is given, and what it says --------------------------------------------
+    # ---- what the client is passed, and what it reports ----------------------------------------
 
     def accepted(self, marker):
-        """Note a message that the client took, or that it raised a delivery error about."""
+        """Note a message that the client accepted, or raised a delivery error about."""
         self.calls[marker] = next(self._place)
 
     def refused(self, marker):
-        """Note that the client refused a message at the caller's line after all."""
+        """Note that the client did not accept a message: it raised at the caller's line."""
         self.calls.pop(marker, None)
 
     def raised(self, marker, error):
-        """Note the error that stands for a message's fate: its caller hears it, nobody else."""
+        """Note the error that is a message's outcome: it goes to its caller only."""
         if isinstance(error, REFUSALS):
             self._fate(marker, "rejected")
         else:
-            doubt = isinstance(error, AmbiguousDeliveryError)
-            self._fate(marker, "ambiguous" if doubt else "raised")
+            ambiguous = isinstance(error, AmbiguousDeliveryError)
+            self._fate(marker, "ambiguous" if ambiguous else "raised")
 
     def on_error(self, error, messages):
         if isinstance(error, REFUSALS):
@@ -107,14 +107,14 @@ class Account:
 
     def fault(self, column, what):
         with self._lock:
-            # What is wrong stays wrong at the next look: once is enough.
+            # It stays wrong at the next check: once is enough.
             if (column, what) not in self.violations and len(self.violations) < 200:
                 self.violations.append((column, what))
 
     # ---- at every step --------------------------------------------------------------------------
 
     def step(self):
-        """Check what must hold at any moment whatever."""
+        """Check what must hold at any time."""
         if self.stats is None:
             return
         stats = self.stats()
@@ -130,7 +130,7 @@ class Account:
         self._check_progress()
 
     def _check_progress(self):
-        # A callback may run where others wait for it, so whoever finds this busy leaves it.
+        # A callback may run where others wait for it: never wait here.
         if not self._stepping.acquire(blocking=False):
             return
         try:
@@ -145,7 +145,7 @@ class Account:
     # ---- at the end -----------------------------------------------------------------------------
 
     def finish(self):
-        """Hold the whole account against what the server applied."""
+        """Compare the whole audit with what the server applied."""
         self.step()
         stats, record = self.stats(), self.record
         if stats.accepted < len(self.calls):
@@ -164,15 +164,15 @@ class Account:
     def _check_fates(self, stats):
         for marker, fates in self.fates.items():
             if len(fates) > 1:
-                self.fault("wrong", f"{marker} has several fates: {fates}")
+                self.fault("wrong", f"{marker} has several outcomes: {fates}")
             if marker not in self.calls:
                 self.fault("wrong", f"{marker} was never accepted, but is reported {fates}")
             if "rejected" in fates and self.record.applied[marker]:
                 self.fault("wrong", f"{marker} was reported rejected, and was applied")
-        said = Counter(fate for fates in self.fates.values() for fate in fates)
+        reported = Counter(fate for fates in self.fates.values() for fate in fates)
         counted = Counter({"rejected": stats.rejected}) + Counter(stats.dropped)
-        if said != counted:
-            self.fault("wrong", f"reported {dict(said)}, counted {dict(counted)}")
+        if reported != counted:
+            self.fault("wrong", f"reported {dict(reported)}, counted {dict(counted)}")
         if self.reports_delivery:
             twice = [marker for marker, times in self.delivered.items() if times > 1]
             if twice or len(self.delivered) != stats.delivered:
@@ -180,7 +180,7 @@ class Account:
 
     def _check_arrivals(self, stats):
         record = self.record
-        # What still waits has no fate yet, and which of them it is only the client knows.
+        # Pending messages have no outcome yet, and only the client knows which those are.
         missing = [
             marker for marker in self.calls
             if marker not in self.fates and not record.applied[marker] and marker not in record.lied
@@ -189,7 +189,7 @@ class Account:
         for marker in missing[stats.pending :][:claimed]:
             self.fault("wrong", f"{marker} counts as delivered, and was never applied")
         for marker in missing[stats.pending + claimed :]:
-            self.fault("lost", f"{marker} was accepted, and nothing tells what became of it")
+            self.fault("lost", f"{marker} was accepted, and has no outcome")
         for marker, keys in record.keys.items():
             if len(keys) > 1:
                 self.fault("twice", f"{marker} came under {len(keys)} keys")
@@ -204,7 +204,7 @@ class Account:
 
 
 class Watch:
-    """Check every open account again and again from a thread, until left."""
+    """Check every open audit again and again from a thread, until the block is left."""
 
     def __init__(self, pause=0.002):
         self._pause = pause
@@ -221,22 +221,22 @@ class Watch:
         self._leave.set()
         self._thread.join(10)
 
-    def over(self, account):
-        self._accounts.append(account)
+    def over(self, audit):
+        self._accounts.append(audit)
 
-    def done(self, *accounts):
-        for account in accounts:
-            self._accounts.remove(account)
+    def done(self, *audits):
+        for audit in audits:
+            self._accounts.remove(audit)
 
     def _look(self):
         while not self._leave.wait(self._pause):
-            for account in tuple(self._accounts):
-                account.step()
+            for audit in tuple(self._accounts):
+                audit.step()
                 self.looks += 1
 
 
 def within(seconds, condition, pause=0.005):
-    """Return whether a condition comes true in time."""
+    """Return True if a condition becomes true in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

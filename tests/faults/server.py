@@ -1,8 +1,8 @@
-"""Serve HTTP over raw sockets, so that an answer can be wrong in every way that bytes can be.
+"""Serve HTTP over raw sockets, so that a response can be wrong in every way that bytes can be.
 
-A `FaultServer` runs on a thread of its own, on a random loopback port. The n-th request is answered
-as the n-th kind of fault of its script says, every later one properly. It reads the requests
-itself, and remembers of each message how often it was applied, and under which key.
+A `FaultServer` runs on a thread of its own, on a random loopback port. It responds to the n-th
+request with the n-th fault of its script, and properly to later ones. It parses the requests
+itself, and records how often each message was applied, and under which key.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ OK = {
     "customerio": b'{"success": true}',
     "hightouch": b'{"success": true}',
 }
-CROSSING = 0.1  # seconds that bytes may take to reach whoever looks for them
+CROSSING = 0.1  # seconds that bytes may take to reach the client
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time to linger: close() sends RST
 
 
@@ -44,7 +44,7 @@ def marker_of(message):
 
 
 def key_of(endpoint, message):
-    """Return what the real server tells copies of one message by; None where it cannot."""
+    """Return the key by which the real server recognises copies; None where it has none."""
     if endpoint in CDP:
         return message.get("messageId")
     if endpoint in ("events", "imports"):
@@ -71,14 +71,16 @@ class Request:
 
 @dataclass
 class Record:
-    """What a server remembers; written by its thread, read by any."""
+    """What a server has applied; written by its thread, read by any."""
 
     applied: Counter = field(default_factory=Counter)  # how often, by marker
     keys: dict = field(default_factory=dict)  # the keys a marker came under
     order: list = field(default_factory=list)  # markers as they were applied
-    lied: set = field(default_factory=set)  # a success was answered, and nothing applied
+    lied: set = field(default_factory=set)  # the response was a success, but nothing was applied
     unsafe: set = field(default_factory=set)  # markers of `$add`, which must never come twice
-    crossing: bool = False  # an answer may look like that to a request: only the end is exact
+    crossing: bool = (
+        False  # a response may look like that of another request: only the end is exact
+    )
     requests: int = 0
     connections: int = 0
     followed: int = 0  # redirects that were followed
@@ -95,7 +97,7 @@ class Record:
 
 
 def head(status, body=b"", *, headers=(), length=None, version="HTTP/1.1"):
-    """Return the head of an answer; `length` None is the length of the body."""
+    """Return the head of a response; `length` None is the length of the body."""
     lines = [f"{version} {status}", "Content-Type: application/json", *headers]
     if length is None:
         length = len(body)
@@ -104,13 +106,13 @@ def head(status, body=b"", *, headers=(), length=None, version="HTTP/1.1"):
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
-def answer(status, body=b"", **options):
-    """Return a whole answer."""
+def response(status, body=b"", **options):
+    """Return a whole response."""
     return head(status, body, **options) + body
 
 
 def ok_body(request):
-    """Return what Mixpanel, or the vendor, answers when all is well."""
+    """Return the body of a success of Mixpanel or the vendor."""
     if request.endpoint == "imports":
         count = len(request.messages)
         return b'{"code": 200, "num_records_imported": %d, "status": "OK"}' % count
@@ -118,7 +120,7 @@ def ok_body(request):
 
 
 def ok(request, **options):
-    return answer("200 OK", ok_body(request), **options)
+    return response("200 OK", ok_body(request), **options)
 
 
 class PeerGoneError(Exception):
@@ -153,7 +155,7 @@ class Connection:
     async def send_late(self, data):
         """Send bytes that no request waits for; return until when a request may cross them."""
         self.server.record.crossing = True
-        with contextlib.suppress(OSError):  # nothing there, or nobody
+        with contextlib.suppress(OSError):  # the client is gone
             self.held += self.sock.recv(65536)
         await self.send(data)
         return math.inf if self.held else time.monotonic() + CROSSING
@@ -216,7 +218,7 @@ class Connection:
 
 
 class FaultServer:
-    """Answer the first requests as the script says, and all others as a healthy server would."""
+    """Respond to the first requests as scripted, and to all others as a healthy server."""
 
     def __init__(self, script=(), *, deadline=0.3):
         self.script = list(script)
@@ -294,7 +296,7 @@ class FaultServer:
                     self.record.requests += 1
                     self.record.apply(request.endpoint, request.messages)
                     await connection.send(
-                        ok(request) if request.endpoint else answer("200 OK", b'{"flags": {}}')
+                        ok(request) if request.endpoint else response("200 OK", b'{"flags": {}}')
                     )
         except PeerGoneError:
             pass
@@ -325,7 +327,8 @@ class FaultProxy:
     """Pass bytes on to another server, and cut or slow them: `limits` by connection.
 
     The n-th connection ends with a reset after so many bytes of the request (`("up", n)`) or of
-    the answers (`("down", n)`); `("slow", n)` passes answers on n bytes at a time. Later ones pass.
+    the responses (`("down", n)`); `("slow", n)` passes responses on n bytes at a time. Later
+    connections pass.
     """
 
     def __init__(self, target, limits=()):

@@ -1,4 +1,4 @@
-"""Whatever the wire does, to any client on any runtime, each message has exactly one fate."""
+"""Whatever the network does, to any client on any runtime, each message has one outcome."""
 
 import gc
 
@@ -8,11 +8,13 @@ from tests.faults import matrix
 from tests.faults.kinds import KINDS
 from tests.faults.server import FaultProxy, FaultServer
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = matrix.everything()
 SELECTED = matrix.pairs(EVERYTHING)
 
 
-def test_the_selection_holds_each_pair():
+def test_the_selection_contains_each_pair():
     """Each kind meets each endpoint; each client runs on each of its runtimes."""
     assert len(KINDS) >= 45
     for first, second in [("kind", "endpoint"), ("kind", "face"), ("kind", "runtime")]:
@@ -24,8 +26,8 @@ def test_the_selection_holds_each_pair():
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # loops end under their sockets
 @pytest.mark.parametrize("endpoint", matrix.ENDPOINTS)
-def test_each_message_has_one_fate_whatever_the_wire_does(endpoint):
-    """Nothing lost in silence, applied twice, stuck, or reported wrongly."""
+def test_each_message_has_one_outcome_whatever_the_network_does(endpoint):
+    """Nothing is silently lost, applied twice, stuck, or reported wrongly."""
     scenarios = [one for one in SELECTED if one.endpoint == endpoint]
     outcomes = matrix.run(scenarios, parallel=14, limit=240)
     gc.collect()  # while warnings of sockets that a loop ended under are ours to ignore
@@ -39,7 +41,7 @@ CUTS = [("up", 1), ("up", 150), ("up", 400), ("down", 1), ("down", 40), ("down",
 
 @pytest.mark.parametrize("cut", CUTS, ids=lambda cut: f"{cut[0]}-{cut[1]}")
 def test_a_connection_that_is_cut_anywhere_loses_nothing(cut):
-    """A proxy cuts each of the first connections after so many bytes; then all arrives, once."""
+    """A proxy cuts each of the first connections after some bytes; then all is delivered once."""
     from mixpanel import BufferedConsumer, Mixpanel
 
     with FaultServer() as server, FaultProxy(server.url, [cut, cut]) as proxy:

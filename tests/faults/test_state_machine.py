@@ -1,4 +1,4 @@
-"""Buffer, sender and exchange in one process, on a clock that jumps, in any order of events."""
+"""Buffer, sender and retries in one process, on a clock that jumps, in any order of events."""
 
 import asyncio
 import gc
@@ -39,15 +39,17 @@ from mixpanel._runtime import shutdown
 from mixpanel.settings import Endpoints
 from tests.faults.oracle import REFUSALS
 
+pytestmark = pytest.mark.slow
+
 PLACES = ("events", "imports", "people", "add")
 FAULTS = (
-    "late", "reset", "lost answer", "not sent", "hang", "429", "503", "500", "400", "401", "413",
-    "partial", "page", "odd",
+    "late", "reset", "lost response", "not sent", "hang", "429", "503", "500", "400", "401", "413",
+    "partial", "HTML", "odd",
 )  # fmt: skip
 OWN = b'{"code": 503, "error": "try again", "status": "error"}'
 
 
-# ---- a transport without a wire, and a clock without time ---------------------------------------
+# ---- a transport without a network, and a clock without time -------------------------------------
 
 
 class Clock:
@@ -82,13 +84,13 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
 
 class Connections:
-    """Stand where the client keeps its connections: answer as told, and remember what came."""
+    """Replace the client's connections: respond as scripted, and record the requests."""
 
     def __init__(self):
         self.transport = TransportOptions()
         self.faults = deque()
         self.applied = Counter()
-        self.unanswered = set()  # applied by a request whose answer may never have been read
+        self.unanswered = set()  # applied by a request whose response may never have been read
         self.order = []
 
     async def attempt(self, request, on_sent=None):
@@ -97,10 +99,10 @@ class Connections:
         await anyio.lowlevel.checkpoint()
         if on_sent is not None and fault != "not sent":
             on_sent()
-        if fault in ("ok", "late", "lost answer"):
+        if fault in ("ok", "late", "lost response"):
             self._apply(messages)
             self.unanswered |= {message["m"] for message in messages}
-        await anyio.sleep({"late": 3.0, "lost answer": 10.0}.get(fault, 0.01))
+        await anyio.sleep({"late": 3.0, "lost response": 10.0}.get(fault, 0.01))
         if fault == "hang":
             await anyio.sleep(10.0)
         if fault == "ok":
@@ -112,12 +114,12 @@ class Connections:
         return self._reply(fault, len(messages))
 
     def _reply(self, fault, count):
-        if fault in ("reset", "lost answer", "hang"):
+        if fault in ("reset", "lost response", "hang"):
             return TransportFailure(TransportError("broke"), may_have_been_sent=True)
         if fault == "not sent":
             return TransportFailure(TransportError("refused"), may_have_been_sent=False)
-        if fault in ("page", "odd"):
-            return Response(200, {}, b"<html>" if fault == "page" else b'{"hello": 1}')
+        if fault in ("HTML", "odd"):
+            return Response(200, {}, b"<html>" if fault == "HTML" else b'{"hello": 1}')
         if fault.isdigit():
             return Response(int(fault), {}, OWN if fault in ("429", "503") else b"")
         return Response(
@@ -189,7 +191,7 @@ class System:
         self.sender.accept(self.new_record(place))
 
     async def deliver(self, place):
-        """Deliver one message at once; whoever hears its error knows its fate."""
+        """Deliver one message at once; its error is its outcome."""
         one = self.new_record(place)
         try:
             await self.sender.deliver([one])
@@ -223,7 +225,7 @@ class System:
             for queue in queues:
                 assert queue.bytes == sum(len(one.body) for one in queue.unsent)
                 assert len(queue.in_flight) <= queue.max_in_flight + 1, (
-                    "more requests than the lane may have"
+                    "more requests than the queue may have in flight"
                 )
         known = set(self.connections.applied) | set(self.fates)
         assert stats.delivered <= len(known), "more delivered than was ever applied"
@@ -232,13 +234,13 @@ class System:
         assert all(len(fates) == 1 for fates in self.fates.values()), self.fates
 
     def check_owners(self):
-        """Each batch in flight is in the hands of a task of this loop."""
+        """Each batch in flight belongs to a task of this loop."""
         held = set()
         for task in asyncio.all_tasks():
             held |= _held_by(task.get_coro())
         for queue in self.sender.buffer.queues.values():
             for batch in queue.in_flight:
-                assert id(batch) in held, f"nobody has a batch of {queue.endpoint}"
+                assert id(batch) in held, f"a batch of {queue.endpoint} has no owner"
 
     def check_end(self):
         """All is healthy, and all has been flushed."""
@@ -389,7 +391,7 @@ class Delivery(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(FAULTS), times=st.integers(1, 3))
     def fault(self, kind, times):
-        """Have the next requests answered wrongly."""
+        """Script faults for the next requests."""
         self.system.connections.faults.extend([kind] * times)
 
     @rule()
@@ -433,7 +435,7 @@ class Delivery(RuleBasedStateMachine):
         fresh = len(self.system.places) and max(self.system.places) + 1
         self.system.numbers = iter(range(fresh, 10**9))
         self.system.track("events")
-        with anyio.move_on_after(200):  # by itself, nobody flushes
+        with anyio.move_on_after(200):  # without a flush
             while self.system.sender.stats.pending:
                 await asyncio.sleep(0.05)
         assert self.system.connections.applied[fresh], "a fresh message does not arrive"
@@ -454,11 +456,11 @@ TestDelivery.settings = settings(
 
 @pytest.mark.parametrize("seed", range(60 if LARGE else 8))
 def test_random_schedules_account_for_each_message(seed):
-    """trio runs tasks in any order, and its clock jumps: hours of faults pass in a moment."""
+    """trio runs tasks in any order, and its clock jumps: hours of faults take seconds."""
     chance = random.Random(seed)
     clock = trio.testing.MockClock(autojump_threshold=0)
     moments = count()
-    # Time passes while code runs: else a wait shorter than the clock can tell is never over.
+    # Time passes while code runs: else a wait below the clock's resolution never ends.
     system = System(lambda: clock.current_time() + next(moments) * 1e-6)
 
     async def work():

@@ -17,6 +17,8 @@ from mixpanel.flags._rules.compiler import _value
 from mixpanel.flags._rules.js_values import fold
 from tests import peers
 
+pytestmark = pytest.mark.slow
+
 RAISED = "raised"
 quiet = settings(derandomize=True, deadline=None, database=None, max_examples=1000)
 

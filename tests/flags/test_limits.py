@@ -23,6 +23,8 @@ from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 from mixpanel.flags.types import RemoteFlagsConfig
 from tests.flags.test_local import NONE, USER, flag, provider, until
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ("default", "json-logic")
 ON = [{"key": "on", "value": True, "split": 1.0}]
 HAS_X = {"==": [{"var": "x"}, 1]}

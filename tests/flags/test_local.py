@@ -32,6 +32,8 @@ from mixpanel.flags import SelectedVariant, overrides
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from mixpanel.flags.overrides import override_flags
 
+pytestmark = pytest.mark.slow
+
 USER = {"distinct_id": "u-17"}
 NONE = SelectedVariant("fallback")
 

@@ -9,6 +9,8 @@ from mixpanel import LocalFlagsConfig
 from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from tests import peers
 
+pytestmark = pytest.mark.slow
+
 OFFICIAL = peers.python("official")
 USERS = 10_000
 COUNTRIES = ("CH", "de", "Fr", "jp")

@@ -3,11 +3,14 @@
 import anyio
 import anyio.lowlevel
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from mixpanel import AsyncMixpanel, LocalFlagsConfig
 from mixpanel.emulator import Fault
 from tests.flags.test_local import flag
+
+pytestmark = pytest.mark.slow
 
 KEYS = ("checkout", "search", "banner")
 REQUESTS = 1000

@@ -3,11 +3,14 @@
 import base64
 import math
 import socket
+import ssl
 import threading
 import time
 from contextlib import contextmanager
 
+import httpcore
 import pytest
+from httpcore._backends.sync import SyncStream
 
 from mixpanel import (
     AsyncConsumer,
@@ -32,6 +35,8 @@ from mixpanel._http.responses import (
 )
 from mixpanel._http.sync_transport import (
     SyncTransport,
+    _Attempt,
+    _DeadlineStream,
 )
 
 MESSAGE = '{"event":"E","properties":{"token":"t"}}'
@@ -194,3 +199,13 @@ def test_an_attempt_may_have_no_deadline(emu):
     response = transport.send(Request("GET", f"{emu.url}/", {}), end=math.inf)
     transport.close()
     assert isinstance(response, Response)
+
+
+def test_a_deadline_that_passes_before_the_tls_handshake_closes_the_socket():
+    """Nobody else would: httpcore closes what fails in a handshake that has begun."""
+    ours, theirs = socket.socketpair()
+    stream = _DeadlineStream(SyncStream(ours), _Attempt())  # whose deadline is long ago
+    with pytest.raises(httpcore.ReadTimeout):
+        stream.start_tls(ssl.create_default_context(), "example.com")
+    assert ours.fileno() == -1
+    theirs.close()

@@ -250,7 +250,7 @@ def test_official_signatures_are_a_prefix_of_ours():
 
 
 def test_the_record_is_a_snapshot(kept):
-    """Changing the dict afterwards changes nothing, and the caller's dict stays as it was."""
+    """Changing the dict afterwards has no effect, and the caller's dict stays unchanged."""
     mp = Mixpanel("t", kept)
     properties = {"list": [1]}
     mp.people_track_charge("u", 5, properties)
@@ -261,7 +261,7 @@ def test_the_record_is_a_snapshot(kept):
 
 
 def test_fresh_ids_are_32_hexadecimal_digits(kept):
-    """As the official client's, of a length and alphabet that Mixpanel takes."""
+    """As the official client's, of a length and alphabet that Mixpanel accepts."""
     mp = Mixpanel("t", kept)
     mp.track("u", "E")
     mp.track("u", "E")
@@ -285,8 +285,8 @@ def test_a_falsy_consumer_is_used():
 # ---- options ------------------------------------------------------------------------------------
 
 
-def test_explicit_options_of_track(mp, kept):
-    """time, insert_id, ip, device_id and user_id have names of their own."""
+def test_track_has_options_for_the_reserved_properties(mp, kept):
+    """time, insert_id, ip, device_id and user_id."""
     when = datetime.fromtimestamp(NOW - 60, UTC)
     mp.track("u", "E", time=when, insert_id="own-1", ip="1.2.3.4", device_id="d", user_id="x")
     properties = kept.only[1]["properties"]
@@ -307,7 +307,7 @@ def test_simplified_ids_omit_the_distinct_id(mp, kept):
 
 
 def test_a_missing_distinct_id_is_never_null(kept):
-    """Null, or nothing at all, would make one synthetic user of a whole server."""
+    """Null or a missing key would make one synthetic user of all events of a server."""
     mp = Mixpanel("t", kept)
     mp.track(None, "E")
     assert kept.only[1]["properties"]["distinct_id"] == ""
@@ -315,7 +315,7 @@ def test_a_missing_distinct_id_is_never_null(kept):
 
 
 def test_a_numeric_distinct_id_becomes_text(mp, kept):
-    """Two spellings of an id would be two users."""
+    """A number and its text would be two users."""
     mp.track(17, "E")
     assert kept.only[1]["properties"]["distinct_id"] == "17"
 
@@ -459,7 +459,7 @@ def test_mode_warn_counts_the_problem_and_sends_the_message(kept, call, words):
 
 
 def test_mode_warn_logs_once_a_minute(kept, caplog):
-    """A flood of bad messages is one line in the log."""
+    """Many bad messages are one line in the log."""
     mp = Mixpanel("t", kept)
     for _ in range(100):
         mp.track("null", "E")

@@ -194,6 +194,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), values, max_size=6))
 def test_anything_becomes_strict_json(properties):

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from mixpanel._records.spreadsheets import guarded, guarded_sql
 from mixpanel.cli import export as export_command
-from mixpanel.cli._output.format import Format, Options, write
-from mixpanel.cli._output.terminal import complain, pairs
+from mixpanel.cli._output.format import Format, OutputOptions, write
+from mixpanel.cli._output.terminal import complain, key_value_table
 from mixpanel.cli.app import app
 from mixpanel.data.results import SQLResult
 from mixpanel.data.store import Database
@@ -81,7 +81,7 @@ def test_all_writers_of_csv_guard_alike(tmp_path, capsys):
         found = db.sql_rows("FROM t ORDER BY i")
     with Path(file).open(encoding="utf-8", newline="") as lines:
         header, *exported = csv.reader(lines)
-    write([dict(zip(found.columns, row, strict=True)) for row in found], Options(Format.CSV))
+    write([dict(zip(found.columns, row, strict=True)) for row in found], OutputOptions(Format.CSV))
     told, *printed = csv.reader(io.StringIO(capsys.readouterr().out, newline=""))
     assert ["i", "'\uff1dv", "n"] == header == told
     assert printed == sorted(exported, key=lambda row: int(row[0]))
@@ -110,8 +110,8 @@ class Terminal(io.StringIO):
 
 def test_plain_output_contains_no_control_characters(capsys):
     """But for line ends and tabs; what is escaped can still be read."""
-    write([ESCAPE + "\n\t"], Options(Format.PLAIN))
-    write({"a": ESCAPE}, Options(Format.PLAIN))
+    write([ESCAPE + "\n\t"], OutputOptions(Format.PLAIN))
+    write({"a": ESCAPE}, OutputOptions(Format.PLAIN))
     told = capsys.readouterr().out
     assert r"\x1b]0;owned\x07\x9b31m\x7f" + "\n\t\n" in told
     assert r"a=\x1b]0;owned\x07\x9b31m\x7f" + "\n" in told
@@ -121,7 +121,7 @@ def test_plain_output_contains_no_control_characters(capsys):
 def test_json_contains_no_control_characters(capsys):
     """JSON allows some in strings; their escapes mean the same."""
     for form in (Format.JSON, Format.JSONL):
-        write([ESCAPE], Options(form))
+        write([ESCAPE], OutputOptions(form))
         told = capsys.readouterr().out
         assert not set("\x1b\x07\x9b\x7f") & set(told)
         assert r"\u001b]0;owned\u0007\u009b31m\u007f" in told
@@ -132,7 +132,7 @@ def test_csv_is_escaped_on_a_terminal_only(monkeypatch, terminal):
     """In a file the characters are data, which programs read."""
     out = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
-    write([{"a": ESCAPE}], Options(Format.CSV))
+    write([{"a": ESCAPE}], OutputOptions(Format.CSV))
     assert terminal == (ESCAPE not in out.getvalue())
     assert terminal == (r"\x1b]0;owned" in out.getvalue())
 
@@ -151,6 +151,6 @@ def test_messages_and_reprs_contain_no_control_characters(capsys):
     """Text from a server or a table is shown, never sent to the terminal raw."""
     complain(ESCAPE)
     assert r"\x1b]0;owned\x07\x9b31m\x7f" in capsys.readouterr().err
-    [cell] = pairs([("a", ESCAPE)]).columns[1].cells
+    [cell] = key_value_table([("a", ESCAPE)]).columns[1].cells
     assert r"\x1b]0;owned\x07\x9b31m\x7f" == str(cell)
     assert "\x1b" not in repr(SQLResult(["a", "b"], [(ESCAPE, 1), (ESCAPE, 2)]))

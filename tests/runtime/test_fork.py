@@ -11,6 +11,8 @@ import pytest
 import mixpanel
 from mixpanel._runtime import fork
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(mixpanel.__file__).parent
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 

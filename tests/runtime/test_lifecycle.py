@@ -31,6 +31,8 @@ from mixpanel.emulator import Fault
 from mixpanel.flags import LocalFlagsConfig
 from tests.cli.cli_data import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def names(emu, raw=True):
     return sorted(event["properties"]["n"] for event in emu.events(raw=raw))

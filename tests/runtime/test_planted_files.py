@@ -27,7 +27,10 @@ from mixpanel.flags.local_feature_flags import LocalFeatureFlagsProvider
 from tests.cli.cli_data import wait_until
 from tests.runtime.test_private_files import make_device
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="owners, modes and links of POSIX")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="owners, modes and links of POSIX"),
+]
 as_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away"
 )
@@ -83,7 +86,7 @@ def provider(path, url="https://api.mixpanel.com", **config):
 
 
 def test_a_snapshot_of_this_user_is_served(tmp_path):
-    """So that the refusals below are those of the file."""
+    """This shows that the refusals in the next tests are due to the file."""
     with provider(snapshot(tmp_path / "flags.json")) as flags:
         assert "planted" == flags.get_variant_value("checkout", None, USER)
 
@@ -114,7 +117,7 @@ def spoiled(path, how):
     ],
 )
 def test_a_snapshot_that_others_could_have_written_is_not_served(emu, tmp_path, caplog, how, why):
-    """One warning says why, and the first fetch puts a private file in its place."""
+    """One warning gives the reason, and the first fetch replaces it by a private file."""
     path = snapshot(tmp_path / "flags.json")
     spoiled(path, how)
     emu.set_flags([flag("fetched")])
@@ -132,8 +135,8 @@ def test_a_snapshot_that_others_could_have_written_is_not_served(emu, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", ["fifo", pytest.param("device", marks=as_root), "socket"])
-def test_a_snapshot_path_of_something_else_is_refused_at_once(tmp_path, kind):
-    """Neither the constructor waits, nor is anything replaced."""
+def test_a_snapshot_path_that_is_not_a_file_is_refused_at_once(tmp_path, kind):
+    """The constructor does not block, and nothing is replaced."""
     path = tmp_path / "flags.json"
     if kind == "device":
         make_device(path)
@@ -147,7 +150,7 @@ def test_a_snapshot_path_of_something_else_is_refused_at_once(tmp_path, kind):
 
 
 def test_a_device_that_takes_the_place_of_the_snapshot_is_not_replaced(emu, tmp_path, caplog):
-    """What was fetched is served all the same, and the log says that it is not kept."""
+    """What was fetched is served all the same, and a warning says that it is not stored."""
     path = tmp_path / "flags.json"
     emu.set_flags([flag("fetched")])
     with provider(path, emu.url) as flags:
@@ -158,8 +161,8 @@ def test_a_device_that_takes_the_place_of_the_snapshot_is_not_replaced(emu, tmp_
     assert [] != [text for text in caplog.messages if "could not be written" in text]
 
 
-def test_a_follower_sees_every_change_of_the_same_size(tmp_path):
-    """Even in the same file, with the time of before."""
+def test_a_follower_notices_changes_of_the_same_size(tmp_path):
+    """Also in the same file, with the same modification time."""
     path = tmp_path / "flags.json"
     leader, follower = SnapshotFile(path, "t"), SnapshotFile(path, "t")
     seen = []
@@ -179,8 +182,8 @@ def test_a_follower_sees_every_change_of_the_same_size(tmp_path):
     assert follower.load(only_new=True) is not None
 
 
-def test_a_follower_takes_a_touch_for_no_change(tmp_path):
-    """The definitions are current again, and need not be read in again."""
+def test_a_follower_does_not_reload_a_touched_file(tmp_path):
+    """The definitions count as current again, without being read."""
     file = SnapshotFile(tmp_path / "flags.json", "t")
     file.save(SavedDefinitions({"flags": []}, None, 1_000_000.0))
     os.utime(file.path, (1, 1))
@@ -190,7 +193,7 @@ def test_a_follower_takes_a_touch_for_no_change(tmp_path):
     assert file.load(only_new=True) is None
 
 
-def test_what_a_killed_process_left_of_a_snapshot_is_removed_at_the_next_start(tmp_path):
+def test_temporary_snapshots_of_a_killed_process_are_removed_at_the_next_start(tmp_path):
     """Before anything is fetched."""
     path = snapshot(tmp_path / "flags.json")
     abandoned(path)
@@ -199,8 +202,8 @@ def test_what_a_killed_process_left_of_a_snapshot_is_removed_at_the_next_start(t
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
-def test_a_planted_lease_stops_nobody(emu, tmp_path, caplog, kind):
-    """The process polls for itself, and one warning says why."""
+def test_a_planted_lease_does_not_stop_polling(emu, tmp_path, caplog, kind):
+    """The process polls on its own, and one warning gives the reason."""
     path, victim = tmp_path / "flags.json", tmp_path / "victim"
     lease = tmp_path / "flags.json.lease"
     victim.write_bytes(b"")
@@ -216,8 +219,8 @@ def test_a_planted_lease_stops_nobody(emu, tmp_path, caplog, kind):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "writable by all", "missing"])
-def test_a_bootstrap_is_a_regular_file(tmp_path, kind):
-    """One error names it and says what is wrong with it."""
+def test_a_bootstrap_must_be_a_regular_file(tmp_path, kind):
+    """One error names it and describes the problem."""
     path = tmp_path / "bootstrap.json"
     if kind == "fifo":
         os.mkfifo(path)
@@ -242,8 +245,8 @@ def test_a_bootstrap_may_be_a_link(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "writable by all", "bytes"])
-def test_a_private_key_file_is_a_regular_file(tmp_path, kind):
-    """Nobody waits for it, and the error names it."""
+def test_a_private_key_must_be_a_regular_file(tmp_path, kind):
+    """Opening it never blocks, and the error names it."""
     pytest.importorskip("jwt")
     path = tmp_path / "key.pem"
     if kind == "fifo":
@@ -271,7 +274,7 @@ def config(tmp_path):
     ("bits", "why"), [(0o660, "other users may write"), (0o606, "other users may write")]
 )
 def test_a_config_that_others_may_write_to_is_refused(config, bits, why):
-    """Whose account is used would be theirs to say; chmod is what helps."""
+    """They could choose whose account is used; the error recommends chmod."""
     config.path.chmod(bits)
     for use in (config.list_accounts, lambda: config.add_account("other", **ACCOUNT)):
         with pytest.raises(ConfigError, match=why):
@@ -282,7 +285,7 @@ def test_a_config_that_others_may_write_to_is_refused(config, bits, why):
 
 @as_root
 def test_a_config_of_another_user_is_refused(config):
-    """It may be read by a link of one's own, not by theirs."""
+    """It may be reached by a link of this user, but not by one of theirs."""
     os.chown(config.path, NOBODY, NOBODY)
     with pytest.raises(ConfigError, match="belongs to another user"):
         config.list_accounts()
@@ -296,8 +299,8 @@ def test_a_config_of_another_user_is_refused(config):
 
 
 @pytest.mark.parametrize("kind", ["symlink", "hard link", "fifo"])
-def test_a_planted_lock_of_the_config_changes_nothing_else(config, kind):
-    """Neither the content nor the mode of what it leads to."""
+def test_a_planted_lock_of_the_config_changes_no_other_file(config, kind):
+    """Neither the content nor the mode of the file that it leads to."""
     lock, victim = config.path.with_name(".config.toml.lock"), config.path.with_name("victim")
     lock.unlink()
     victim.write_text("precious")
@@ -313,8 +316,8 @@ def test_a_planted_lock_of_the_config_changes_nothing_else(config, kind):
     assert ("precious", 0o644, ["prod"]) == (victim.read_text(), mode(victim), config.names())
 
 
-def test_a_config_that_is_locked_for_long_is_one_clear_error(config, monkeypatch):
-    """Rather than to wait without end for a process that hangs."""
+def test_a_config_that_stays_locked_is_an_error(config, monkeypatch):
+    """The wait for a process that hangs is limited."""
     monkeypatch.setattr("mixpanel.data.config.LOCK_TIMEOUT", 0.05)
     lock = FileLock(config.path.with_name(".config.toml.lock"))
     assert lock.acquire()
@@ -324,8 +327,8 @@ def test_a_config_that_is_locked_for_long_is_one_clear_error(config, monkeypatch
     config.add_account("other", **ACCOUNT)
 
 
-def test_a_link_at_the_usual_place_opens_and_closes_no_other_folder(tmp_path, monkeypatch):
-    """The folder of somebody's dotfiles keeps its mode; the file in it is private."""
+def test_a_link_at_the_default_path_changes_no_other_folder(tmp_path, monkeypatch):
+    """A directory of dotfiles keeps its mode; the file in it is private."""
     dotfiles = tmp_path / "dotfiles"
     dotfiles.mkdir()
     (tmp_path / ".mp").mkdir()
@@ -338,8 +341,8 @@ def test_a_link_at_the_usual_place_opens_and_closes_no_other_folder(tmp_path, mo
     assert 0o600 == mode(dotfiles / "mp.toml")
 
 
-def test_what_a_killed_process_left_of_the_config_is_removed_with_the_next_change(config):
-    """It holds the secrets of all accounts."""
+def test_temporary_configs_of_a_killed_process_are_removed_with_the_next_change(config):
+    """They hold the secrets of all accounts."""
     abandoned(config.path)
     config.add_account("other", **ACCOUNT)
     assert [".config.toml.lock", "config.toml"] == names(config.path.parent)
@@ -387,7 +390,7 @@ def test_a_planted_checkpoint_is_refused(backfill, emu, tmp_path, kind, more):
     elif kind == "fifo":
         os.mkfifo(checkpoint)
     else:
-        checkpoint.write_text('{"version": 1, "position": 0, "refused": 0}')
+        checkpoint.write_text('{"version": 1, "position": 0, "rejected": 0}')
         checkpoint.chmod(0o602 if kind == "writable by all" else 0o600)
         if kind == "another user":
             os.chown(checkpoint, NOBODY, NOBODY)
@@ -397,8 +400,8 @@ def test_a_planted_checkpoint_is_refused(backfill, emu, tmp_path, kind, more):
     assert [] == emu.requests()
 
 
-def test_no_name_of_a_checkpoint_can_be_foreseen(backfill, emu, tmp_path):
-    """The name that `<name>.<pid>.new` was leads to nobody's file."""
+def test_temporary_names_of_a_checkpoint_are_random(backfill, emu, tmp_path):
+    """A file planted under a predictable name is not written through."""
     path, victim = history(tmp_path / "h.ndjson", 3), tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / f"h.ndjson.backfill.{os.getpid()}.new").symlink_to(victim)
@@ -409,7 +412,7 @@ def test_no_name_of_a_checkpoint_can_be_foreseen(backfill, emu, tmp_path):
 
 @pytest.mark.parametrize("kind", ["link", "hard link"])
 def test_a_planted_lock_of_a_checkpoint_is_refused(backfill, tmp_path, kind):
-    """Whoever planted it, the victim is neither locked nor removed."""
+    """The file that it leads to is neither locked nor removed."""
     path, victim = history(tmp_path / "h.ndjson", 3), tmp_path / "victim"
     victim.write_text("precious")
     lock = tmp_path / ".h.ndjson.backfill.lock"
@@ -421,8 +424,10 @@ def test_a_planted_lock_of_a_checkpoint_is_refused(backfill, tmp_path, kind):
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_a_killed_backfill_leaves_only_private_files_and_the_next_cleans_up(emu, tmp_path, umask):
-    """Nothing is lost, nothing sent in vain, and no temporary file stays."""
+def test_a_killed_backfill_leaves_only_private_files_and_the_next_run_removes_them(
+    emu, tmp_path, umask
+):
+    """Nothing is lost, no row is sent twice for nothing, and no temporary file stays."""
     path, failed = history(tmp_path / "h.ndjson", 6000, bad=range(0, 6000, 100)), tmp_path / "f"
     emu.play(Fault.latency(0.05).forever())
     arguments = ["cdp", "backfill", str(path), "--concurrency", "1", "--failed", str(failed)]
@@ -442,7 +447,7 @@ def test_a_killed_backfill_leaves_only_private_files_and_the_next_cleans_up(emu,
     emu.clear_faults()
     result = CliRunner(env=environment(emu)).invoke(app, arguments)
     assert ExitCode.PARTIAL == result.exit_code
-    assert {"delivered": 5940, "refused": 60}.items() <= json.loads(result.stdout).items()
+    assert {"delivered": 5940, "rejected": 60}.items() <= json.loads(result.stdout).items()
     assert ["f", "h.ndjson"] == names(tmp_path)
     refused = sorted(json.loads(line)["position"] for line in failed.read_text().splitlines())
     assert list(range(0, 6000, 100)) == refused
@@ -453,7 +458,7 @@ def test_a_killed_backfill_leaves_only_private_files_and_the_next_cleans_up(emu,
 
 @pytest.fixture(params=["import", "batch", "backfill"])
 def refuse(request, tmp_path):
-    """Run each command that writes refused rows to a file: two rows, the second one refused."""
+    """Run each command that writes rejected rows to a file: two rows, the second one refused."""
     runner = CliRunner(env={"COLUMNS": "300", "NO_COLOR": "1", "MP_TOKEN": "t"})
     file = tmp_path / "rows.ndjson"
     if request.param == "import":
@@ -480,7 +485,7 @@ def positions(path):
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_a_file_of_refused_rows_is_private(refuse, tmp_path, umask):
+def test_a_file_of_rejected_rows_is_private(refuse, tmp_path, umask):
     """Under any umask; also where there was one that others could read."""
     failed, before = tmp_path / "failed.ndjson", os.umask(umask)
     try:
@@ -493,7 +498,7 @@ def test_a_file_of_refused_rows_is_private(refuse, tmp_path, umask):
     assert (0o600, [1]) == (mode(failed), positions(failed))
 
 
-def test_a_hard_link_is_not_written_through_by_refused_rows(refuse, tmp_path):
+def test_a_hard_link_is_not_written_through_by_rejected_rows(refuse, tmp_path):
     """The other name keeps its content."""
     failed, victim = tmp_path / "failed.ndjson", tmp_path / "victim"
     victim.write_text("precious")
@@ -503,8 +508,8 @@ def test_a_hard_link_is_not_written_through_by_refused_rows(refuse, tmp_path):
 
 
 @as_root
-def test_the_link_of_another_user_is_not_written_through_by_refused_rows(refuse, tmp_path):
-    """As one planted in a folder that many share."""
+def test_another_users_link_is_not_written_through_by_rejected_rows(refuse, tmp_path):
+    """As one that is planted in a shared directory."""
     failed, victim = tmp_path / "failed.ndjson", tmp_path / "victim"
     victim.write_text("precious")
     failed.symlink_to(victim)
@@ -514,8 +519,8 @@ def test_the_link_of_another_user_is_not_written_through_by_refused_rows(refuse,
     assert "link of another user" in result.stderr
 
 
-def test_refused_rows_may_go_to_a_fifo(refuse, tmp_path):
-    """Somebody typed it, as >(a command) is one."""
+def test_rejected_rows_may_go_to_a_fifo(refuse, tmp_path):
+    """As the shell makes one for >(a command)."""
     failed, read = tmp_path / "fifo", []
     os.mkfifo(failed)
     reader = threading.Thread(target=lambda: read.append(failed.read_text()))
@@ -526,28 +531,28 @@ def test_refused_rows_may_go_to_a_fifo(refuse, tmp_path):
     assert stat.S_ISFIFO(failed.stat().st_mode)
 
 
-def test_of_two_runs_with_one_file_of_refused_rows_the_second_is_refused(refuse, tmp_path):
-    """Else the first would write on into a file that is gone."""
+def test_a_second_run_with_the_same_file_of_rejected_rows_is_refused(refuse, tmp_path):
+    """Else the first would continue to write to a file that was removed."""
     from mixpanel._runtime.private_files import create
 
     failed = tmp_path / "failed.ndjson"
     with create(failed, [b"{}\n"]):
         result = refuse(failed)
         assert (ExitCode.USAGE, "{}\n") == (result.exit_code, failed.read_text())
-        assert "another run writes to" in result.stderr
+        assert "another process writes to" in result.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
-def test_refused_rows_that_no_disk_takes_end_the_run(refuse):
-    """A run that went on would lose them."""
+def test_a_run_ends_when_its_rejected_rows_cannot_be_written(refuse):
+    """Continuing would lose them."""
     result = refuse("/dev/full")
     assert ExitCode.PARTIAL != result.exit_code != ExitCode.OK
-    assert "--failed cannot be written: No space left on device" in result.stderr
+    assert "cannot write the file of --failed: No space left on device" in result.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
-def test_an_import_ends_when_its_refused_rows_cannot_be_kept(emu, tmp_path):
-    """The account of what arrived is in the message, and nothing is a traceback."""
+def test_an_import_ends_when_its_rejected_rows_cannot_be_written(emu, tmp_path):
+    """The message has the counts of what arrived, without a traceback."""
     file = tmp_path / "events.ndjson"
     file.write_text('{"event": "Paid", "properties": {"distinct_id": "u"}}\n' * 5)
     command = [*RUN, "import", "events", str(file), "--failed", "/dev/full", "--token", "t"]
@@ -560,14 +565,14 @@ def test_an_import_ends_when_its_refused_rows_cannot_be_kept(emu, tmp_path):
         check=False,
     )
     assert done.returncode not in (ExitCode.OK, ExitCode.PARTIAL)
-    assert "--failed cannot be written: No space left on device" in done.stderr
+    assert "cannot write the file of --failed: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
 @pytest.mark.parametrize("bad", ["here", "at the server"])
-def test_a_batch_says_where_to_go_on_when_its_refused_rows_cannot_be_kept(emu, tmp_path, bad):
-    """The row that could not be kept is tried again; those before it were sent."""
+def test_a_batch_reports_its_position_when_rejected_rows_cannot_be_written(emu, tmp_path, bad):
+    """The row that could not be written is tried again; those before it were sent."""
     row = {"type": "track", "userId": "u", "event": "Paid"}
     rows = [row, row, row if bad == "at the server" else {"type": "track", "userId": "u"}]
     file = tmp_path / "rows.ndjson"
@@ -576,13 +581,13 @@ def test_a_batch_says_where_to_go_on_when_its_refused_rows_cannot_be_kept(emu, t
         emu.play(Fault.status(400).forever())
     command = ["cdp", "batch", str(file), "--failed", "/dev/full"]
     result = CliRunner(env=environment(emu)).invoke(app, command)
-    assert "--failed cannot be written: No space left on device" in result.stderr
+    assert "cannot write the file of --failed: No space left on device" in result.stderr
     assert f"--start-at {0 if bad == 'at the server' else 2}" in result.stderr
     assert ExitCode.ERROR == result.exit_code
 
 
-def test_what_a_killed_run_left_of_refused_rows_is_removed_by_the_next(refuse, tmp_path):
-    """They hold the rows of people."""
+def test_temporary_files_of_rejected_rows_are_removed_by_the_next_run(refuse, tmp_path):
+    """They hold personal data."""
     failed = tmp_path / "failed.ndjson"
     left = abandoned(failed)
     refuse(failed)
@@ -593,7 +598,7 @@ def test_what_a_killed_run_left_of_refused_rows_is_removed_by_the_next(refuse, t
 
 
 def test_a_file_on_the_command_line_may_be_a_fifo(tmp_path):
-    """As <(a command) is one."""
+    """As the shell makes one for <(a command)."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     body = json.dumps({"flags": [flag("piped")]})
@@ -614,8 +619,8 @@ def test_a_file_on_the_command_line_may_be_a_fifo(tmp_path):
     ],
     ids=lambda command: command[0],
 )
-def test_a_file_without_an_end_is_one_clear_error(command):
-    """Before the memory is full."""
+def test_an_endless_file_is_an_error(command):
+    """Before memory is full."""
     result = CliRunner(env={"COLUMNS": "300", "MP_CUSTOMERIO_WRITE_KEY": "k"}).invoke(app, command)
     assert result.exit_code != ExitCode.OK
     assert "it is larger than" in result.stderr

@@ -120,8 +120,8 @@ each_kind = pytest.mark.parametrize(
 
 
 @each_kind
-def test_a_checked_read_takes_only_a_private_regular_file(tmp_path, kind):
-    """It refuses at once, without waiting or reading, and its message says why."""
+def test_a_checked_read_accepts_only_a_private_regular_file(tmp_path, kind):
+    """It refuses others at once, without blocking or reading, and gives the reason."""
     path = planted(tmp_path / "file", kind)
     with pytest.raises(UnsafeFileError) as refused:
         read_checked(path, max_bytes=2000)
@@ -143,16 +143,16 @@ def test_the_checks_are_made_on_the_open_descriptor(tmp_path, monkeypatch, kind)
     assert refused.value.errno in (KINDS[kind], errno.ENXIO, errno.EACCES)
 
 
-def test_a_private_file_is_read_whole(tmp_path):
-    """Up to its bound, and an empty one too."""
+def test_a_private_file_is_read_to_its_end(tmp_path):
+    """Up to the limit; an empty one, too."""
     path = tmp_path / "file"
     for body in (b"", b"x" * 2000):
         write(path, body)
         assert body == read_checked(path, max_bytes=2000)
 
 
-def test_a_file_that_grows_while_it_is_read_stays_within_the_bound(tmp_path, monkeypatch):
-    """The size that it had when it was opened is no promise."""
+def test_a_file_that_grows_while_it_is_read_stays_within_the_limit(tmp_path, monkeypatch):
+    """The size at the time of opening is not relied on."""
     path = tmp_path / "file"
     path.write_bytes(b"x" * 3000)
     small = os.stat_result((stat.S_IFREG | 0o600, 1, 1, 1, os.geteuid(), 0, 10, 0, 0, 0))
@@ -195,8 +195,8 @@ def test_own_links_are_followed_to_their_end(tmp_path):
 
 
 @as_root
-def test_the_link_of_another_user_is_not_followed(tmp_path):
-    """Who made it would decide which file is used."""
+def test_another_users_link_is_not_followed(tmp_path):
+    """They would decide which file is used."""
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "file")
     os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
@@ -208,7 +208,7 @@ def test_the_link_of_another_user_is_not_followed(tmp_path):
 
 
 def test_files_and_folders_are_private_under_any_umask(tmp_path, umask):
-    """Also those that are made on the way, and that stay beside the file."""
+    """Also parent directories that are created, and lock files."""
     folder = tmp_path / "a" / "b"
     make_folder(folder)
     write(folder / "written", b"1")
@@ -260,7 +260,7 @@ def test_an_existing_temporary_name_is_not_used(tmp_path, monkeypatch):
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
-    """Whatever breaks it off."""
+    """Whatever the failure is."""
     path = tmp_path / "file"
     write(path, b"old")
 
@@ -273,8 +273,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert (b"old", ["file"]) == (path.read_bytes(), names(tmp_path))
 
 
-def test_a_created_file_is_appended_to_and_locked_while_it_is_open(tmp_path):
-    """It begins with what was given."""
+def test_a_created_file_can_be_appended_to_and_is_locked_while_it_is_open(tmp_path):
+    """It starts with the given content."""
     path = tmp_path / "file"
     assert not is_being_written(path)
     with create(path, [b"1\n", b"2\n"]) as file:
@@ -293,8 +293,8 @@ def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path):
     assert [path.name] == names(tmp_path)
 
 
-def test_readers_see_the_old_file_or_the_new_one(tmp_path):
-    """Never half of it, however many write at once."""
+def test_readers_get_the_old_file_or_the_new_one(tmp_path):
+    """Never a part of one, however many write at once."""
     path, stop, seen = tmp_path / "file", threading.Event(), set()
     write(path, b"0" * 100_000)
 
@@ -320,7 +320,7 @@ def test_readers_see_the_old_file_or_the_new_one(tmp_path):
 
 
 def test_restrict_changes_only_a_file_of_this_user(tmp_path):
-    """No link, no second name of a file."""
+    """Neither a link nor a file with a hard link."""
     path, victim = tmp_path / "file", tmp_path / "victim"
     for each in (path, victim):
         each.touch()
@@ -334,7 +334,7 @@ def test_restrict_changes_only_a_file_of_this_user(tmp_path):
 
 
 def test_restrict_keeps_the_locks_of_this_process(tmp_path):
-    """To open and close a file would end them; a database would no longer be locked."""
+    """Opening and closing a file would release them; a database would lose its lock."""
     import fcntl
 
     path = tmp_path / "database"
@@ -348,8 +348,8 @@ def test_restrict_keeps_the_locks_of_this_process(tmp_path):
     assert b"BlockingIOError" in other.stderr.splitlines()[-1]
 
 
-def test_a_folder_behind_a_link_stays_open(tmp_path):
-    """Only a real one is closed to others."""
+def test_a_folder_behind_a_link_keeps_its_mode(tmp_path):
+    """Only a real directory is closed to others."""
     (tmp_path / "real").mkdir()
     (tmp_path / "elsewhere").mkdir()
     for name in ("real", "elsewhere"):
@@ -435,8 +435,8 @@ def test_only_abandoned_files_of_this_name_are_removed(tmp_path):
     assert before == names(tmp_path)
 
 
-def test_writers_and_cleaners_at_once_lose_nothing(tmp_path):
-    """A file between its making and its lock may be taken for abandoned: it is made again."""
+def test_concurrent_writers_and_cleaners_lose_nothing(tmp_path):
+    """A file that is not locked yet may be removed as abandoned; then it is created again."""
     path, stop = tmp_path / "file", threading.Event()
 
     def cleans():
@@ -461,7 +461,7 @@ def test_writers_and_cleaners_at_once_lose_nothing(tmp_path):
 
 
 def test_a_lock_is_held_by_one_at_a_time(tmp_path):
-    """In one process too; who waits gets it when it is free, or not in time."""
+    """Also within one process; a waiting one gets it when it is released, or times out."""
     first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
     assert first.acquire()
     assert first.acquire()
@@ -500,8 +500,8 @@ def test_a_lock_is_never_taken_on_a_hard_link(tmp_path):
         FileLock(tmp_path / "lock").acquire()
 
 
-def test_a_lock_that_is_removed_with_its_file_is_still_held_by_one(tmp_path):
-    """Nobody holds a lock on a file that is gone."""
+def test_a_lock_whose_file_is_removed_is_still_held_by_one_at_a_time(tmp_path):
+    """A lock on a removed file does not count."""
     path, inside, most, errors = tmp_path / "lock", 0, 0, []
 
     def enters():
@@ -528,7 +528,7 @@ def test_a_lock_that_is_removed_with_its_file_is_still_held_by_one(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_forked_child_neither_holds_nor_removes_a_lock(tmp_path):
-    """It is the parent's, and free when the parent gives it back."""
+    """It belongs to the parent, and is free when the parent releases it."""
     lock = FileLock(tmp_path / "lock", remove=True)
     assert lock.acquire()
     ours, theirs = multiprocessing.Pipe()
@@ -566,7 +566,7 @@ def test_without_flock_every_lock_is_acquired_and_no_file_is_removed(tmp_path, m
 
 
 def test_no_descriptor_is_left_open(tmp_path):
-    """Whether a file is taken or refused."""
+    """Whether a file is accepted or refused."""
     write(tmp_path / "file", b"1")
     planted(tmp_path / "bad", "writable by all")
     before = len(names(Path("/dev/fd")))

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and fork")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="POSIX signals and fork"),
+]
 
 DOCS = Path(__file__).parents[2] / "docs" / "delivery.md"
 FLUSHED, ACCEPTED = 5, 20

@@ -55,6 +55,8 @@ class RateLimiter:
         """Reserve a slot, and return the seconds until it begins."""
         with self._lock:
             now = at = self._clock()
+            # The deque holds the last `requests` slots: once it is full, the next slot begins one
+            # window after the oldest of them, which also covers slots that lie in the future.
             if len(self._reserved) == self._reserved.maxlen:
                 at = max(now, self._reserved[0] + self._seconds)
             self._reserved.append(at)

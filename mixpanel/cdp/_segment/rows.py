@@ -166,8 +166,6 @@ class FlatRows:
             if role not in found and not (role == "event" and self._event is not None):
                 hint = "name it with columns={" + f"{role!r}: …" + "}"
                 hint += ", or give event=" if role == "event" else ""
-                hint += f"; in the shell --column {role}=…"
-                hint += " or --event" if role == "event" else ""
                 raise ConfigurationError(f"{self.kind} needs a column for {role}; {has}: {hint}")
 
 

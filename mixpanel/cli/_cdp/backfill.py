@@ -1,4 +1,4 @@
-"""Send a file of the past to Customer.io or Hightouch, and go on where it stopped."""
+"""`mp cdp backfill`: send a file of past messages, and resume where it stopped."""
 
 import hashlib
 import math
@@ -12,19 +12,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._cdp.checkpoint import SUFFIX, Came, Checkpoint
-from mixpanel.cli._cdp.options import sharing
-from mixpanel.cli._cdp.source import AGAIN, Source, of_source
-from mixpanel.cli._options.database import Shown
+from mixpanel.cli._cdp.checkpoint import SUFFIX, Checkpoint, Progress
+from mixpanel.cli._cdp.source import FILE_RETRIES, Source, source_options
+from mixpanel.cli._options.columns import parse_columns
+from mixpanel.cli._options.shared import with_options
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli._output.failed_rows import (
     FailedRows,
     UnwritableError,
-    apart,
     failed_rows,
-    progress,
+    require_distinct_paths,
 )
-from mixpanel.cli._output.format import As, Jq, Options, write
+from mixpanel.cli._output.format import (
+    OutputOptions,
+    TableView,
+    delivery_summary,
+    output_options,
+    write,
+)
+from mixpanel.cli._output.progress import ImportReporter, progress_bar
 from mixpanel.cli._output.terminal import say
 from mixpanel.exceptions import MixpanelException
 
@@ -34,15 +40,13 @@ if TYPE_CHECKING:
     from mixpanel.cdp._segment.rows import FlatRows
     from mixpanel.exceptions import RejectedRecord
 
-EXAMPLE = """Examples:
-
+EXAMPLES = """
 mp cdp backfill history.ndjson --failed failed.ndjson
-
 mp cdp backfill orders.csv --kind track --event "Order Paid" --column user_id=customer --column timestamp=paid_at
-
 mp cdp backfill people.parquet --kind identify --to hightouch --dry-run
 """  # noqa: E501 - a command is one line
-SHOWN = 5  # reasons, and problems of a dry run, that a person gets to see
+SHOWN = 5  # problems of a dry run
+MAX_REASONS = 100
 
 
 class Kind(StrEnum):
@@ -56,18 +60,6 @@ class Kind(StrEnum):
     ALIAS = "alias"
 
 
-def _columns(named: list[str] | None) -> list[str] | None:
-    roles: list[str] = []
-    for each in named or ():
-        role, found, _ = each.partition("=")
-        if not found:
-            raise typer.BadParameter(f"{each!r} must be as in user_id=customer")
-        if role in roles:
-            raise typer.BadParameter(f"{role} is given two columns")
-        roles.append(role)
-    return named
-
-
 @dataclass(frozen=True, slots=True)
 class _Rows:
     """A file, and what its rows are."""
@@ -79,15 +71,15 @@ class _Rows:
 
     @property
     def job(self) -> dict[str, Any]:
-        """Return what `backfill` is told of the rows."""
+        """Return the arguments of `SegmentClient.backfill` that describe the rows."""
         if self.kind is None:
             return {}
         return {"kind": self.kind.value, "event": self.event, "columns": self.columns}
 
     def flat(self) -> "FlatRows | None":
-        """Return who knows the columns; None when the rows are messages.
+        """Return the mapping of the columns; None if the rows are messages.
 
-        :raises ConfigurationError: for a name that this kind does not have.
+        :raises ConfigurationError: for a role that this kind does not have.
         """
         from mixpanel.cdp._segment.rows import FlatRows
 
@@ -96,105 +88,109 @@ class _Rows:
     def read(self) -> Iterator[Any]:
         """Yield the rows.
 
-        :raises ConfigurationError: for a file that cannot be read.
+        :raises ConfigurationError: if the file cannot be read.
         """
         from mixpanel.data.store import read_rows
 
         flat = self.flat()
 
-        # As it stands: a guess would change an id, a name of digits, or a date of another country.
+        # Mapped columns stay text: a guessed type would change ids such as 007, or dates.
         return read_rows(self.file, lambda names: flat.require_columns(names) if flat else ())
 
 
-@sharing(source=of_source)
+@with_options(source=source_options, output=output_options)
 def backfill(
     file: Annotated[
         Path,
         typer.Argument(
             exists=True, dir_okay=False, readable=True, show_default=False, metavar="FILE",
-            help="NDJSON, CSV or Parquet, as its name ends; text may be .gz or .zst.",
+            help="NDJSON, CSV or Parquet, by its extension; text may be .gz or .zst.",
         ),
     ],
     *,
     kind: Annotated[
         Kind | None,
         typer.Option(
-            show_default="messages, each with its type", help="What the rows of a table are."
+            metavar="KIND", show_default="rows are messages with a type",
+            help="What the rows of a table are: identify, track, page, screen, group or alias.",
         ),
     ] = None,
     event: Annotated[
-        str | None, typer.Option(help="One name for every track, when no column holds it.")
+        str | None,
+        typer.Option(metavar="NAME", help="The event name of every row, instead of a column."),
     ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="WHAT=COLUMN", callback=_columns,
-            help="Which column holds what, as in user_id=customer; user_id= says that none does. "
-            "[dim]Else: user_id, userId, User ID, and so on[/]",
+            metavar="ROLE=COLUMN",
+            help="Use this column for user_id, timestamp, event and so on; repeatable. user_id= "
+            "says that no column has it. By default, columns with the usual names are used: "
+            "user_id, userId, User ID.",
         ),
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=32, help="Requests in flight at the most.")
+        int, typer.Option(metavar="N", min=1, max=32, help="Maximum number of requests at once.")
     ] = 8,
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, show_default="FILE.backfill",
-            help="Remember here how far it came; gone when all of it is done.",
+            metavar="FILE", dir_okay=False, show_default="FILE.backfill",
+            help="Where to store the progress; deleted when everything is sent.",
         ),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew, whatever the checkpoint says.")
+        bool, typer.Option("--restart", help="Start over, ignoring the checkpoint.")
     ] = False,
     failed: Annotated[
         Path | None,
         typer.Option(
             dir_okay=False, writable=True, metavar="FILE",
-            help="Write each refused message here, with position and reason, for `replay`.",
+            help="Write rejected messages to this file, with position and reason, for `replay`.",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every row here, and send nothing.")
+        bool, typer.Option("--dry-run", help="Validate every row, and send nothing.")
     ] = False,
     source: Source,
-    format: As = None,  # noqa: A002
-    jq: Jq = None,
+    output: OutputOptions,
 ) -> None:  # fmt: skip
-    """Send a file of messages of the past, with the times that they have.
+    """Send a file of past messages with their own timestamps.
 
-    Without --kind each row is a message as `batch` takes it. With it, rows are a table: columns are
-    the person, the time and so on, and all others properties, of identify and group traits. What
-    was done or seen needs its timestamp. A row without an id gets one made of its content, so that
-    sending it again makes no copies, and rows that are alike in everything count once.
+    Without --kind each row is a message, as `batch` takes it. With --kind, rows are a table: some
+    columns have a role, such as user_id or timestamp, and all others become properties, or traits
+    of identify and group. Track, page and screen need a timestamp. A row without a message id gets
+    one derived from its content, so that sending it again makes no duplicates, and identical rows
+    count once.
 
-    Interrupted, or killed, the same command goes on where it was. Several requests go at once and
-    in no order; the vendor's rate is kept. Ends with 6 when some messages were refused.
+    After an interruption or a crash, run the same command again to resume. Requests are sent
+    concurrently and in no order, within the vendor's rate limit. Ends with 6 if some messages were
+    rejected.
     """
-    options = Options(format, jq)
-    rows = _Rows(file, kind, event, dict(each.split("=", 1) for each in column or ()))
+    rows = _Rows(file, kind, event, parse_columns(column))
     if kind is None and (event is not None or column):
-        raise typer.BadParameter("--event and --column are for tables: say which --kind they hold")
-    place = checkpoint or file.with_name(f"{file.name}{SUFFIX}")
-    for written in (failed, place):
-        apart(written, file)
+        raise typer.BadParameter("--event and --column need --kind")
+    path = checkpoint or file.with_name(f"{file.name}{SUFFIX}")
+    for each in (failed, path):
+        require_distinct_paths(each, file)
     if failed is not None:
-        apart(place, failed)
-    rows.flat()
+        require_distinct_paths(path, failed)
+    rows.flat()  # raises before anything is written
     if dry_run:
-        with failed_rows(failed, 0, past=True) as refused:
-            _check(source, rows, refused, options)
+        with failed_rows(failed, 0, past=True) as rejected:
+            _check(source, rows, rejected, output)
         return
-    which = hashlib.sha256(source.key().reveal().encode()).hexdigest()[:12]
+    # The checkpoint says which key was used, without being a copy of it.
+    key_digest = hashlib.sha256(source.key().reveal().encode()).hexdigest()[:12]
     job = {
         "to": source.vendor.value,
-        "source": which,
+        "source": key_digest,
         "sent_to": source.origin,
         **rows.job,
     }
-    kept = Checkpoint(place, file, job)
-    with kept.alone():
-        came = kept.anew() if restart else kept.load()
-        _send(source, rows, kept, came, failed, concurrency, options)
+    saved = Checkpoint(path, file, job)
+    with saved.locked():
+        progress = saved.restart() if restart else saved.load()
+        _send(source, rows, saved, progress, failed, concurrency, output)
 
 
 # ---- sending ------------------------------------------------------------------------------------
@@ -203,36 +199,38 @@ def backfill(
 def _send(
     source: Source,
     rows: _Rows,
-    kept: Checkpoint,
-    came: Came,
+    saved: Checkpoint,
+    progress: Progress,
     failed: Path | None,
     concurrency: int,
-    options: Options,
+    output: OutputOptions,
 ) -> None:
     from mixpanel.bulk import ImportInterrupted
 
-    if came.position:
+    if progress.position:
         say(
-            f"going on at row {came.position:,}: {came.delivered:,} delivered and "
-            f"{came.refused:,} refused before"
+            f"resuming at row {progress.position:,}: {progress.delivered:,} delivered and "
+            f"{progress.rejected:,} rejected before"
         )
-    with source.client() as client, failed_rows(failed, came.position, past=True) as refused:
-        kept.before_save = refused.sync
-        kept.save(came)  # while nothing was sent, not being able to is no loss
+    with source.client() as client, failed_rows(failed, progress.position, past=True) as rejected:
+        saved.before_save = rejected.sync
+        saved.save(progress)  # fails, if it has to, before anything is sent
         try:
-            result = _sent(client, source, rows, concurrency, came, kept, refused)
+            result = _sent(client, source, rows, concurrency, progress, saved, rejected)
         except ImportInterrupted as stopped:
-            came.reach(stopped.result.position)
-            _stopped(kept, came)
-            why = stopped.__cause__
-            raise why if isinstance(why, MixpanelException) else _unreadable(rows, why) from stopped
+            progress.advance(stopped.result.position)
+            _save_stopped(saved, progress)
+            cause = stopped.__cause__
+            if isinstance(cause, MixpanelException):
+                raise cause from stopped
+            raise MixpanelException(f"cannot read the rest of {rows.file}: {cause}") from stopped
         except BaseException:
-            _stopped(kept, came)
+            _save_stopped(saved, progress)
             raise
-    came.reach(result.position)
-    kept.done()
-    _show(result, came, source, options)
-    if came.refused:
+    progress.advance(result.position)
+    saved.delete()
+    _write_result(result, progress, source, output)
+    if progress.rejected:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
@@ -241,107 +239,101 @@ def _sent(
     source: Source,
     rows: _Rows,
     concurrency: int,
-    came: Came,
-    kept: Checkpoint,
-    failed: FailedRows,
+    progress: Progress,
+    saved: Checkpoint,
+    rejected: FailedRows,
 ) -> "ImportResult":
     from mixpanel.settings import RetryPolicy
 
-    def refused(one: "RejectedRecord") -> None:
-        failed.write_record(one)
-        came.refuse(one.index)
+    def on_rejected(record: "RejectedRecord") -> None:
+        rejected.write_record(record)
+        progress.reject(record.index)
 
-    again = AGAIN if source.retries is None else source.retries
-    with progress(rows.file, came.position, "messages") as show:
+    retries = FILE_RETRIES if source.retries is None else source.retries
+    with progress_bar(rows.file.name) as bar:
+        reporter = ImportReporter(bar, rows.file, "messages")
 
-        def told(now: "ImportProgress") -> None:
-            came.reach(now.position)
+        def on_progress(now: "ImportProgress") -> None:
+            progress.advance(now.position)
             try:
-                kept.keep(came)
+                saved.save_sometimes(progress)
             except MixpanelException as error:
+                # An exception of a callback is only logged, and this has to stop the backfill.
                 raise UnwritableError(str(error)) from error
-            show(now)
+            reporter.progress(now)
 
         return client.backfill(
             rows.read(),
             **rows.job,
             concurrency=concurrency,
-            start_at=came.position,
-            on_progress=told,
-            on_rejected=refused,
-            retry=RetryPolicy(attempts=1 + again, first_wait=0.5, max_age=math.inf),
+            start_at=progress.position,
+            on_progress=on_progress,
+            on_rejected=on_rejected,
+            retry=RetryPolicy(attempts=1 + retries, first_wait=0.5, max_age=math.inf),
         )
 
 
-def _unreadable(rows: _Rows, why: BaseException | None) -> MixpanelException:
-    return MixpanelException(f"{rows.file} cannot be read on: {why}")
-
-
-def _stopped(kept: Checkpoint, came: Came) -> None:
-    if not came.position:
-        kept.done()
+def _save_stopped(saved: Checkpoint, progress: Progress) -> None:
+    if not progress.position:
+        saved.delete()
         return
-    with suppress(MixpanelException):  # what stopped it is what there is to say
-        kept.save(came)
-    say(f"it stopped at row {came.position:,}: the same command goes on there", "yellow")
+    with suppress(MixpanelException):  # the error that stopped it is the one to report
+        saved.save(progress)
+    say(f"stopped at row {progress.position:,}: run the same command again to resume", "yellow")
 
 
-def _show(result: "ImportResult", came: Came, source: Source, options: Options) -> None:
-    told = {
-        "delivered": came.delivered,
-        "refused": came.refused,
+def _write_result(
+    result: "ImportResult", progress: Progress, source: Source, output: OutputOptions
+) -> None:
+    data = {
+        "delivered": progress.delivered,
+        "rejected": progress.rejected,
         "requests": result.requests,
         "retried": result.retried,
         "seconds": round(result.seconds, 3),
         "sent_to": source.origin,
     }
-    common = sorted(result.reasons.items(), key=lambda item: -item[1])
-    shown = told | {f"refused: {reason}": count for reason, count in common[:SHOWN]}
-    write(Shown(told | {"reasons": dict(result.reasons)}, shown), options)
+    write(delivery_summary(data, result.reasons), output)
 
 
 # ---- checking -----------------------------------------------------------------------------------
 
 
-def _check(
-    source: Source,
-    rows: _Rows,
-    refused: FailedRows,
-    options: Options,
-) -> None:
-    """Compose every row as it would be sent, and say what would come of it."""
-    first: list[RejectedRecord] = []
+def _check(source: Source, rows: _Rows, rejected: FailedRows, output: OutputOptions) -> None:
+    """Compose every row as it would be sent, and count the problems."""
+    problems: list[RejectedRecord] = []
     reasons: Counter[str] = Counter()
 
-    def failed(one: "RejectedRecord") -> None:
-        reasons[one.message] += 1
-        first.extend([one] if len(first) < SHOWN else [])
-        refused.write_record(one)
+    def on_rejected(record: "RejectedRecord") -> None:
+        reasons[record.message] += 1
+        problems.extend([record] if len(problems) < SHOWN else [])
+        rejected.write_record(record)
 
     from mixpanel.credentials import Secret
 
-    anybody = replace(source, write_key=source.write_key or Secret("dry-run"))
-    with anybody.client(disabled=True) as client:
-        result = client.backfill(rows.read(), **rows.job, on_rejected=failed)
+    with_key = replace(source, write_key=source.write_key or Secret("dry-run"))
+    with with_key.client(disabled=True) as client:
+        result = client.backfill(rows.read(), **rows.job, on_rejected=on_rejected)
         warnings = dict(client.stats().warnings)
-    told = {
-        "good": result.position - result.rejected,
-        "bad": result.rejected,
-        "reasons": dict(reasons.most_common(100)),
+    data = {
+        "valid": result.position - result.rejected,
+        "invalid": result.rejected,
+        "reasons": dict(reasons.most_common(MAX_REASONS)),
         "warnings": warnings,
         "would_go_to": source.origin,
         "example": _example(source, rows),
     }
-    write(Shown(told, {name: told[name] for name in ("good", "bad", "would_go_to")}), options)
-    for one in first:
-        say(f"{rows.file.name}, row {one.index}: {one.message}", "red")
-    say("a dry run: nothing was sent", "dim")
+    shown = {name: data[name] for name in ("valid", "invalid", "would_go_to")}
+    write(TableView(data, shown), output)
+    for each in problems:
+        say(f"{rows.file.name}, row {each.index}: {each.message}", "red")
+    say("dry run: nothing was sent", "dim")
     if result.rejected:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _example(source: Source, rows: _Rows) -> dict[str, Any] | None:
-    """Return the first message that would be sent, to see whether the columns are right."""
+    """Return the first message that would be sent, to show how the columns are mapped."""
     from mixpanel.cdp._segment.rows import with_message_id
     from mixpanel.exceptions import ValidationError
 

@@ -1,4 +1,4 @@
-"""Remember how far a backfill came, so that the same command goes on with the rest of its file."""
+"""The checkpoint of a backfill, from which the same command resumes."""
 
 import json
 import time
@@ -13,41 +13,42 @@ from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import remove_abandoned, write
 from mixpanel.exceptions import ConfigurationError, MixpanelException
 
-OFTEN = 0.5  # seconds between two writes
+SAVE_INTERVAL = 0.5  # seconds between two writes
 VERSION = 1
-MOST_BYTES = 1_000_000
+MAX_BYTES = 1_000_000
 SUFFIX = ".backfill"
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError)
 
 
 @dataclass(slots=True)
-class Came:
-    """How far a backfill came: of the rows before `position` each was delivered or refused."""
+class Progress:
+    """How far a backfill is: each row before `position` was delivered or rejected."""
 
     position: int = 0
-    refused: int = 0
-    _ahead: list[int] = field(default_factory=list)
+    rejected: int = 0
+    _rejected_ahead: list[int] = field(default_factory=list)
 
     @property
     def delivered(self) -> int:
-        """Return how many were delivered."""
-        return self.position - self.refused
+        """Return how many rows were delivered."""
+        return self.position - self.rejected
 
-    def refuse(self, position: int) -> None:
-        """Take in that a row was refused; others before it may still be on their way."""
-        self._ahead.append(position)
+    def reject(self, position: int) -> None:
+        """Record that a row was rejected; rows before it may still be in flight."""
+        self._rejected_ahead.append(position)
 
-    def reach(self, position: int) -> None:
-        """Take in that all rows before this one are settled."""
+    def advance(self, position: int) -> None:
+        """Record that all rows before this position are settled."""
         self.position = position
-        self.refused += sum(one < position for one in self._ahead)
-        self._ahead = [one for one in self._ahead if one >= position]
+        self.rejected += sum(each < position for each in self._rejected_ahead)
+        self._rejected_ahead = [each for each in self._rejected_ahead if each >= position]
 
 
 class Checkpoint:
-    """A small file beside the large one: rows up to its position are settled for good.
+    """A small file beside the rows that holds their progress.
 
-    It belongs to one file, as it was, and to one `job`: where it goes, and what its columns mean.
+    It is valid for one state of the file and for one `job`: the destination and the meaning of the
+    columns.
     """
 
     def __init__(self, path: Path, file: Path, job: Mapping[str, Any]) -> None:
@@ -55,108 +56,109 @@ class Checkpoint:
         self.path = path
         self._file = {"size": status.st_size, "modified": status.st_mtime_ns}
         self._job = dict(job)
-        self._written = 0.0
-        # Called before each write: what the checkpoint counts must be on the disk before it is.
+        self._saved_at = 0.0
+        # Called before each write: the rejected rows that a checkpoint counts must be on the disk
+        # first, or a crash between the two would lose them.
         self.before_save: Callable[[], object] = lambda: None
 
-    def load(self) -> Came:
-        """Return how far earlier runs came; the beginning when there were none.
+    def load(self) -> Progress:
+        """Return the progress of an earlier run, none if there was no run.
 
-        :raises ConfigurationError: when it is about another file or job, or cannot be read.
+        :raises ConfigurationError: if it is for another file or job, or cannot be read.
         """
-        came = Came()
         try:
-            kept = self._read()
-            came = Came(int(kept["position"]), int(kept["refused"]))
-            problem = self._problem(kept) if came.position else None  # else nothing was done yet
-            if not 0 <= came.refused <= came.position:
-                problem = "its numbers cannot be"
+            saved = self._read()
+            progress = Progress(int(saved["position"]), int(saved["rejected"]))
+            problem = self._mismatch(saved) if progress.position else None
+            if not 0 <= progress.rejected <= progress.position:
+                problem = "its numbers are inconsistent"
         except FileNotFoundError:
-            return came
+            return Progress()
         except OSError as error:
             problem = f"it cannot be read: {error.strerror}"
         except UNREADABLE as error:
             problem = f"it cannot be read ({type(error).__name__})"
         if problem is not None:
             raise ConfigurationError(
-                f"{self.path} says how far an earlier backfill came, but {problem}: add --restart "
-                "to begin anew, or --checkpoint for a file of its own"
+                f"cannot resume from {self.path}: {problem}. Add --restart to start over, or "
+                "--checkpoint FILE for another checkpoint"
             )
-        return came
+        return progress
 
     def _read(self) -> Any:
-        # What somebody else wrote here would decide which rows are never sent.
-        return json.loads(read_checked(self.path, max_bytes=MOST_BYTES))
+        # A checkpoint that another user can write would decide which rows are never sent.
+        return json.loads(read_checked(self.path, max_bytes=MAX_BYTES))
 
-    def _problem(self, kept: Mapping[str, Any]) -> str | None:
-        if kept["version"] != VERSION:
+    def _mismatch(self, saved: Mapping[str, Any]) -> str | None:
+        if saved["version"] != VERSION:
             return "another version wrote it"
-        if kept["file"] != self._file:
+        if saved["file"] != self._file:
             return "the file has changed since"
-        job, before = self._job, kept["job"]
-        other = [name for name in {**job, **before} if before.get(name) != job.get(name)]
-        return f"with another {', '.join(sorted(other))}" if other else None
+        job, before = self._job, saved["job"]
+        names = [name for name in {**job, **before} if before.get(name) != job.get(name)]
+        return f"it is for another {', '.join(sorted(names))}" if names else None
 
-    def keep(self, came: Came) -> None:
-        """Write how far it is, but not too often."""
-        if time.monotonic() - self._written >= OFTEN:
-            self.save(came)
+    def save_sometimes(self, progress: Progress) -> None:
+        """Save the progress if the last write was long enough ago."""
+        if time.monotonic() - self._saved_at >= SAVE_INTERVAL:
+            self.save(progress)
 
-    def save(self, came: Came) -> None:
-        """Write how far it is, whole or not at all.
+    def save(self, progress: Progress) -> None:
+        """Save the progress, atomically.
 
-        :raises MixpanelException: when it cannot be written.
+        :raises MixpanelException: if it cannot be written.
         """
-        told = {
+        data = {
             "version": VERSION,
             "file": self._file,
             "job": self._job,
-            "position": came.position,
-            "refused": came.refused,
+            "position": progress.position,
+            "rejected": progress.rejected,
         }
         try:
             self.before_save()
-            write(self.path, json.dumps(told).encode())
+            write(self.path, json.dumps(data).encode())
         except OSError as error:
             raise self._unwritable(error) from error
-        self._written = time.monotonic()
+        self._saved_at = time.monotonic()
 
-    def done(self) -> None:
-        """Forget it: there is nothing to go on with."""
+    def delete(self) -> None:
+        """Delete the file, when there is nothing left to resume."""
         self.path.unlink(missing_ok=True)
 
-    def anew(self) -> Came:
-        """Return the beginning, whatever an earlier run wrote; `save` writes over it.
+    def restart(self) -> Progress:
+        """Return no progress, whatever an earlier run saved; `save` overwrites it.
 
         :raises ConfigurationError: for a file that no backfill wrote.
         """
         try:
-            kept = self._read()
-            ours = kept["version"] and kept["position"] is not None
+            saved = self._read()
+            is_checkpoint = saved["version"] and saved["position"] is not None
         except FileNotFoundError:
-            return Came()
+            return Progress()
         except UnsafeFileError as error:
             raise ConfigurationError(f"cannot read {self.path}: {error.strerror}") from error
         except UNREADABLE:
-            ours = self.path.suffix == SUFFIX
-        if not ours:
+            is_checkpoint = self.path.suffix == SUFFIX
+        if not is_checkpoint:
             raise ConfigurationError(
-                f"{self.path} is no checkpoint: give --checkpoint another place"
+                f"refusing to overwrite {self.path}, which is not a checkpoint: give --checkpoint "
+                "another path"
             )
-        return Came()
+        return Progress()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Let no other process go on with the same file meanwhile.
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from resuming the same file.
 
-        :raises ConfigurationError: when one does.
+        :raises ConfigurationError: if another process is running.
         """
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), remove=True)
         try:
             if not lock.acquire():
                 raise ConfigurationError(
-                    f"another backfill is going on with {self.path}: wait for it, or give "
-                    "--checkpoint a place of its own"
+                    f"another backfill is using {self.path}: wait for it, or give --checkpoint "
+                    "another path"
                 )
             remove_abandoned(self.path)
         except OSError as error:
@@ -168,5 +170,6 @@ class Checkpoint:
 
     def _unwritable(self, error: OSError) -> MixpanelException:
         return MixpanelException(
-            f"{self.path} cannot be written: {error.strerror}; --checkpoint names another place"
+            f"cannot write the checkpoint {self.path}: {error.strerror}. Give --checkpoint another "
+            "path"
         )

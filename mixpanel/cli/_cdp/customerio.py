@@ -1,4 +1,4 @@
-"""Customer.io's own commands, for one or a file of them: devices, objects, the ends of a person."""
+"""`mp cdp` commands of Customer.io: devices, objects, suppressing and deleting people."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -7,272 +7,283 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from mixpanel.cli._cdp.input import RowsFile, unwrapped
-from mixpanel.cli._cdp.options import Json, Manner, json_option, of_around, of_manner, sharing
-from mixpanel.cli._cdp.send_file import Many, alone, of_many, send_many
+from mixpanel.cli._cdp.input import RowsFileOption, unwrapped
+from mixpanel.cli._cdp.options import Json, RunOptions, common_fields, json_option, run_options
+from mixpanel.cli._cdp.send_file import FileOptions, file_options, refuse_file_options, send_file
 from mixpanel.cli._cdp.send_one import send
-from mixpanel.cli._cdp.source import Source, of_source
-from mixpanel.cli._options.fetching import exclude, need
-from mixpanel.cli._output.terminal import sure
+from mixpanel.cli._cdp.source import Source, source_options
+from mixpanel.cli._options.shared import refuse_together, require_with, with_options
+from mixpanel.cli._output.terminal import ForceOption, confirm_or_abort
 
 if TYPE_CHECKING:
     from mixpanel.cdp import CustomerIOComposer, Message
 
-DEVICE = """Examples:
-
+DEVICE = """
 mp cdp device TOKEN --user-id u-17 --platform ios
-
 mp cdp device TOKEN --user-id u-17 --delete
-
 mp cdp device --file devices.ndjson
 """
-OBJECT = """Examples:
-
+OBJECT = """
 mp cdp object acme --type 2 --traits '{"plan": "team"}'
-
 mp cdp object acme --type 2 --relate u-17 --relationship '{"role": "admin"}'
-
 mp cdp object acme --type 2 --delete
-
 mp cdp object --file companies.ndjson --type 2
 """
-SUPPRESS = """Examples:
-
+SUPPRESS = """
 mp cdp suppress u-17
-
 mp cdp suppress u-17 --undo
-
 mp cdp suppress --file ids.txt --failed failed.ndjson
 """
-DELETE = """Examples:
-
-mp cdp delete u-17 --yes
-
-mp cdp delete --file - --yes < ids.txt
+DELETE = """
+mp cdp delete u-17 --force
+mp cdp delete --file - --force < ids.txt
 """
 
 
 class Platform(StrEnum):
-    """What a device runs."""
+    """The platform of a device."""
 
     IOS = "ios"
     ANDROID = "android"
 
 
-def _no_dash(given: str | None) -> str | None:
-    """Refuse what elsewhere means stdin."""
-    if given == "-":
-        raise typer.BadParameter("- is no id: to read from stdin, give --file -")
-    return given
+def _not_a_dash(value: str | None) -> str | None:
+    """Refuse `-`, which is stdin in other places, as an id."""
+    if value == "-":
+        raise typer.BadParameter("- is not an id: to read ids from stdin, use --file -")
+    return value
 
 
-User = Annotated[
+UserId = Annotated[
     str | None,
     typer.Argument(
-        metavar="USER_ID", callback=_no_dash, show_default=False, help="The person, by id or email."
+        metavar="USER_ID", callback=_not_a_dash, show_default=False,
+        help="The person's id or email address.",
     ),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
+]  # fmt: skip
 Compose = Callable[["CustomerIOComposer", dict[str, Any], dict[str, Any]], "Message"]
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def device(
     token: Annotated[
         str | None,
         typer.Argument(
-            metavar="TOKEN", callback=_no_dash, show_default=False, help="The device's push token."
+            metavar="TOKEN", callback=_not_a_dash, show_default=False,
+            help="The device's push token.",
         ),
     ] = None,
     *,
     user_id: Annotated[
-        str | None, typer.Option(metavar="ID", show_default=False, help="Whose device it is.")
+        str | None, typer.Option(metavar="ID", show_default=False, help="The owner's user id.")
     ] = None,
     platform: Annotated[
-        Platform | None, typer.Option(show_default=False, help="Needed, unless to delete it.")
+        Platform | None,
+        typer.Option(
+            metavar="PLATFORM", show_default=False,
+            help="ios or android; required unless --delete.",
+        ),
     ] = None,
-    attributes: Annotated[Json | None, json_option("What else is known of the device.")] = None,
+    attributes: Annotated[Json | None, json_option("Attributes of the device.")] = None,
     delete: Annotated[
-        bool, typer.Option("--delete", help="Send it no more push; the person stays.")
+        bool, typer.Option("--delete", help="Remove the device; the person stays.")
     ] = False,
-    file: RowsFile = None,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    file: RowsFileOption = None,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:  # fmt: skip
-    """Register a device for push, change its attributes, or take it away.
+    """Register, change or remove a device (Customer.io).
 
-    With --file, for each row: {"token": …, "userId": …, "platform": …, "attributes": {…}}; options
-    stand in for what a row lacks. For Customer.io.
+    A device receives push messages. Rows of --file: {"token": …, "userId": …, "platform": …,
+    "attributes": {…}}. Options are the defaults of fields that a row does not have.
     """
-    source.only_customerio("devices are registered with")
-    exclude({"--delete": delete, "--platform": platform})
-    exclude({"--delete": delete, "--attributes": attributes})
-    given: dict[str, Any] = {"token": token, "userId": user_id}
+    source.require_customerio("device")
+    refuse_together({"--delete": delete, "--platform": platform})
+    refuse_together({"--delete": delete, "--attributes": attributes})
+    defaults: dict[str, Any] = {"token": token, "userId": user_id}
     if not delete:
-        given |= {"platform": platform and platform.value, "attributes": attributes}
+        defaults |= {"platform": platform and platform.value, "attributes": attributes}
 
-    def compose(it: "CustomerIOComposer", row: dict[str, Any], named: dict[str, Any]) -> "Message":
-        user, which = _wanted(row, "userId"), _wanted(row, "token")
+    def compose(
+        composer: "CustomerIOComposer", row: dict[str, Any], options: dict[str, Any]
+    ) -> "Message":
+        user, device_token = _required(row, "userId"), _required(row, "token")
         if delete:
-            return it.delete_device(user, which, **named)
-        runs = _wanted(row, "platform")
-        return it.register_device(user, which, runs, row.get("attributes"), **named)
+            return composer.delete_device(user, device_token, **options)
+        runs = _required(row, "platform")
+        return composer.register_device(user, device_token, runs, row.get("attributes"), **options)
 
     if file is None:
-        _argument("TOKEN", token)
+        _require_argument("TOKEN", token)
         if user_id is None:
-            raise typer.BadParameter("whose device is it?", param_hint="--user-id")
+            raise typer.BadParameter("it is required without --file", param_hint="--user-id")
         if platform is None and not delete:
-            raise typer.BadParameter("say ios or android", param_hint="--platform")
-    _send(source, manner, many, file, given, around, compose)
+            raise typer.BadParameter("it must be ios or android", param_hint="--platform")
+    _send(source, run, files, file, defaults, fields, compose)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def object_(
     object_id: Annotated[
         str | None,
         typer.Argument(
-            metavar="ID", callback=_no_dash, show_default=False, help="The object's id."
+            metavar="ID", callback=_not_a_dash, show_default=False, help="The object's id."
         ),
     ] = None,
     *,
-    type: Annotated[str, typer.Option(metavar="N", help="The number of its type.")] = "1",  # noqa: A002
-    traits: Annotated[Json | None, json_option("What is known of it.")] = None,
+    object_type_id: Annotated[
+        str, typer.Option("--type", metavar="N", help="The number of its object type.")
+    ] = "1",
+    traits: Annotated[Json | None, json_option("Traits of the object.")] = None,
     relate: Annotated[
-        str | None, typer.Option(metavar="USER_ID", help="Put this person into it.")
+        str | None, typer.Option(metavar="USER_ID", help="Relate this person to the object.")
     ] = None,
     relationship: Annotated[
-        Json | None, json_option("With --relate: as what they are in it, as their role.")
+        Json | None,
+        json_option("With --relate: relationship attributes, such as the person's role."),
     ] = None,
     unrelate: Annotated[
-        str | None, typer.Option(metavar="USER_ID", help="Take this person out of it.")
+        str | None,
+        typer.Option(metavar="USER_ID", help="Remove this person's relationship to the object."),
     ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it.")] = False,
-    file: RowsFile = None,
-    yes: Yes = False,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the object.")] = False,
+    file: RowsFileOption = None,
+    force: ForceOption = False,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:  # fmt: skip
-    """Create an object such as a company, change, relate or delete it.
+    """Create, change, relate or delete an object (Customer.io).
 
-    With --file, for each row: {"objectId": …, "type": …, "traits": {…}}, or {"objectId": …,
-    "relate": USER_ID, "relationship": {…}}, or {"objectId": …, "unrelate": USER_ID}; options stand
-    in for what a row lacks. With --delete a row may be an id alone. For Customer.io.
+    An object is a company, for instance, and people are related to it. Rows of --file: {"objectId":
+    …, "type": …, "traits": {…}}, or {"objectId": …, "relate": USER_ID, "relationship": {…}}, or
+    {"objectId": …, "unrelate": USER_ID}. With --delete a row may be just an id. Options are the
+    defaults of fields that a row does not have.
     """
-    source.only_customerio("objects are kept by")
-    exclude({"--relate": relate, "--unrelate": unrelate, "--delete": delete, "--traits": traits})
+    source.require_customerio("object")
+    refuse_together(
+        {"--relate": relate, "--unrelate": unrelate, "--delete": delete, "--traits": traits}
+    )
     if file is None:
-        need("--relationship", relationship, {"--relate": relate})
-        _argument("ID", object_id)
-    given: dict[str, Any] = {"objectId": object_id, "type": type}
+        require_with("--relationship", relationship, {"--relate": relate})
+        _require_argument("ID", object_id)
+    defaults: dict[str, Any] = {"objectId": object_id, "type": object_type_id}
     if not delete:
-        given |= {
+        defaults |= {
             "traits": traits, "relate": relate, "relationship": relationship, "unrelate": unrelate,
         }  # fmt: skip
 
-    def compose(it: "CustomerIOComposer", row: dict[str, Any], named: dict[str, Any]) -> "Message":
-        which, named["object_type_id"] = _wanted(row, "objectId"), row["type"]
+    def compose(
+        composer: "CustomerIOComposer", row: dict[str, Any], options: dict[str, Any]
+    ) -> "Message":
+        which, options["object_type_id"] = _required(row, "objectId"), row["type"]
         if delete:
-            return it.delete_object(which, **named)
+            return composer.delete_object(which, **options)
         if row.get("unrelate") is not None:
-            return it.unrelate(row["unrelate"], which, **named)
+            return composer.unrelate(row["unrelate"], which, **options)
         if row.get("relate") is not None:
-            return it.relate(row["relate"], which, row.get("relationship"), **named)
-        return it.set_object(which, row.get("traits"), **named)
+            return composer.relate(row["relate"], which, row.get("relationship"), **options)
+        return composer.set_object(which, row.get("traits"), **options)
 
     if delete:
         what = f"object {object_id}" if file is None else f"every object in {file}"
-        _sure(f"Delete {what} of type {type} at {source.origin}?", file, yes=yes, manner=manner)
+        question = f"Delete {what} of type {object_type_id} at {source.origin}?"
+        _confirm(question, file, force=force, run=run)
     only = "objectId" if delete else None
-    _send(source, manner, many, file, given, around, compose, only=only)
+    _send(source, run, files, file, defaults, fields, compose, only=only)
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def suppress(
-    user: User = None,
+    user: UserId = None,
     *,
     undo: Annotated[
-        bool, typer.Option("--undo", help="Let them return; what was forgotten stays forgotten.")
+        bool, typer.Option("--undo", help="Accept the id again; deleted data stays deleted.")
     ] = False,
-    file: RowsFile = None,
-    yes: Yes = False,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    file: RowsFileOption = None,
+    force: ForceOption = False,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Forget a person AND refuse their id from now on, as privacy law may ask.
+    """Delete a person AND refuse the id from now on (Customer.io).
 
-    This is not how to stop mailings. That keeps the person, and is: mp cdp identify --user-id
-    USER_ID --traits '{"unsubscribed": true}'. To forget somebody who may return: mp cdp delete.
+    Privacy law may require it. This is not how to stop mailings, which keeps the person: mp cdp
+    identify --user-id USER_ID --traits '{"unsubscribed": true}'. To delete a person who may return:
+    mp cdp delete.
 
-    With --file, for each row: an id alone, or {"userId": …}. For Customer.io.
+    Rows of --file: just an id, or {"userId": …}.
     """
-    source.only_customerio("people are suppressed by")
-    _argument("USER_ID", user or file)
+    source.require_customerio("suppress")
+    _require_argument("USER_ID", user or file)
 
-    def compose(it: "CustomerIOComposer", row: dict[str, Any], named: dict[str, Any]) -> "Message":
-        verb = it.unsuppress_person if undo else it.suppress_person
-        return verb(_wanted(row, "userId"), **named)
+    def compose(
+        composer: "CustomerIOComposer", row: dict[str, Any], options: dict[str, Any]
+    ) -> "Message":
+        method = composer.unsuppress_person if undo else composer.suppress_person
+        return method(_required(row, "userId"), **options)
 
     if not undo:
-        who, ids = (user, "that id") if file is None else (f"everybody in {file}", "their ids")
-        what = f"Forget {who} at {source.origin}, and refuse {ids} from now on?"
-        _sure(what, file, yes=yes, manner=manner)
-    _send(source, manner, many, file, {"userId": user}, around, compose, only="userId")
+        people, ids = (user, "that id") if file is None else (f"everyone in {file}", "their ids")
+        question = f"Delete {people} at {source.origin}, and refuse {ids} from now on?"
+        _confirm(question, file, force=force, run=run)
+    _send(source, run, files, file, {"userId": user}, fields, compose, only="userId")
 
 
-@sharing(around=of_around, many=of_many, manner=of_manner, source=of_source)
+@with_options(fields=common_fields, files=file_options, run=run_options, source=source_options)
 def delete(
-    user: User = None,
+    user: UserId = None,
     *,
-    file: RowsFile = None,
-    yes: Yes = False,
-    around: dict[str, Any],
-    many: Many,
-    manner: Manner,
+    file: RowsFileOption = None,
+    force: ForceOption = False,
+    fields: dict[str, Any],
+    files: FileOptions,
+    run: RunOptions,
     source: Source,
 ) -> None:
-    """Forget a person. They return when they are identified again.
+    """Delete a person (Customer.io).
 
-    To keep them from returning: mp cdp suppress. To keep them, and only stop mailings: mp cdp
-    identify --user-id USER_ID --traits '{"unsubscribed": true}'.
+    The person returns when identified again. To refuse the id too: mp cdp suppress. To keep the
+    person and only stop mailings: mp cdp identify --user-id USER_ID --traits '{"unsubscribed":
+    true}'.
 
-    With --file, for each row: an id alone, or {"userId": …}. For Customer.io.
+    Rows of --file: just an id, or {"userId": …}.
     """
-    source.only_customerio("people are deleted by")
-    _argument("USER_ID", user or file)
+    source.require_customerio("delete")
+    _require_argument("USER_ID", user or file)
 
-    def compose(it: "CustomerIOComposer", row: dict[str, Any], named: dict[str, Any]) -> "Message":
-        return it.delete_person(_wanted(row, "userId"), **named)
+    def compose(
+        composer: "CustomerIOComposer", row: dict[str, Any], options: dict[str, Any]
+    ) -> "Message":
+        return composer.delete_person(_required(row, "userId"), **options)
 
-    who = user if file is None else f"everybody in {file}"
-    _sure(f"Forget {who} at {source.origin}?", file, yes=yes, manner=manner)
-    _send(source, manner, many, file, {"userId": user}, around, compose, only="userId")
-
-
-ITS_OWN = ("messageId", "timestamp")  # what each row may have beside what it is about
-
-
-# ---- one, or many -------------------------------------------------------------------------------
+    people = user if file is None else f"everyone in {file}"
+    _confirm(f"Delete {people} at {source.origin}?", file, force=force, run=run)
+    _send(source, run, files, file, {"userId": user}, fields, compose, only="userId")
 
 
-def _argument(name: str, given: object) -> None:
-    if given is None:
-        raise typer.BadParameter(f"which {name}? or give --file")
+OWN_FIELDS = ("messageId", "timestamp")  # that a row may have for its message
 
 
-def _sure(question: str, file: Path | None, *, yes: bool, manner: Manner) -> None:
-    if str(file) == "-" and not yes and not manner.dry_run:
-        raise typer.BadParameter("stdin is what is read, so nobody can be asked: add --yes")
-    sure(question, force=yes or manner.dry_run, option="--yes")
+# ---- one, or a file -----------------------------------------------------------------------------
 
 
-def _wanted(row: Mapping[str, Any], name: str) -> Any:
+def _require_argument(name: str, value: object) -> None:
+    if value is None:
+        raise typer.BadParameter(f"{name} is missing: give it, or --file")
+
+
+def _confirm(question: str, file: Path | None, *, force: bool, run: RunOptions) -> None:
+    if str(file) == "-" and not force and not run.dry_run:
+        raise typer.BadParameter("confirmation required, but stdin is the file: add --force")
+    confirm_or_abort(question, force=force or run.dry_run)
+
+
+def _required(row: Mapping[str, Any], name: str) -> Any:
     from mixpanel.exceptions import ValidationError
 
     if row.get(name) is None:
@@ -282,37 +293,39 @@ def _wanted(row: Mapping[str, Any], name: str) -> Any:
 
 def _send(
     source: Source,
-    manner: Manner,
-    many: Many,
+    run: RunOptions,
+    files: FileOptions,
     file: Path | None,
-    given: Mapping[str, Any],
-    around: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    fields: Mapping[str, Any],
     compose: Compose,
     *,
     only: str | None = None,
 ) -> None:
-    """Send what is composed of what was given, or of each row of a file, which may lack some.
+    """Send one message of the defaults, or one for each row of a file, which override them.
 
-    `only` is what a row is that is no object.
+    `only` is the field that a row is if it is not an object.
     """
-    under = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in defaults.items() if value is not None}
     if file is None:
-        alone(many)
-        send(source, manner, lambda it: compose(cast("Any", it), under, _named(around)))
+        refuse_file_options(files)
+        send(source, run, lambda composer: compose(cast("Any", composer), given, _options(fields)))
         return
-    if under.keys() & {"token", "objectId", only}:
-        raise typer.BadParameter("an id is for one: leave it out, or leave --file out")
-    if "messageId" in around:
-        raise typer.BadParameter("one --message-id is not for many: give each row its messageId")
+    if given.keys() & {"token", "objectId", only}:
+        raise typer.BadParameter("an id and --file cannot be used together")
+    if "messageId" in fields:
+        raise typer.BadParameter(
+            "--message-id and --file cannot be used together: give each row its messageId"
+        )
     composer = cast("CustomerIOComposer", source.composer("off"))
-    known = {*given, *ITS_OWN}
+    known = {*defaults, *OWN_FIELDS}
 
     def shape(value: Any) -> dict[str, Any]:
         row = _row(value, known, only)
-        own = {name: row.pop(name) for name in ITS_OWN if name in row}
-        return compose(composer, {**under, **row}, _named({**around, **own})).decoded()
+        own = {name: row.pop(name) for name in OWN_FIELDS if name in row}
+        return compose(composer, {**given, **row}, _options({**fields, **own})).decoded()
 
-    send_many(source, manner, many, file, shape, words=only is not None)
+    send_file(source, run, files, file, shape, words=only is not None)
 
 
 def _row(value: Any, known: set[str], only: str | None) -> dict[str, Any]:
@@ -323,13 +336,13 @@ def _row(value: Any, known: set[str], only: str | None) -> dict[str, Any]:
     if only is not None and not isinstance(value, (Mapping, list)):
         return {only: value}
     row = dict(mapping(value, "a row"))
-    strange = [name for name in row if name not in known]
-    if strange:
+    unknown = [name for name in row if name not in known]
+    if unknown:
         names = ", ".join(sorted(known))
-        raise ValidationError([f"a row has no {name!r}; it has {names}" for name in strange])
-    return {name: given for name, given in row.items() if given is not None}
+        raise ValidationError([f"unknown field {name!r}: a row has {names}" for name in unknown])
+    return {name: each for name, each in row.items() if each is not None}
 
 
-def _named(around: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what stands around a message by the names of the library."""
-    return {"message_id" if name == "messageId" else name: it for name, it in around.items()}
+def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of any message by the names of the library's parameters."""
+    return {"message_id" if name == "messageId" else name: value for name, value in fields.items()}

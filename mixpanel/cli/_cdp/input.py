@@ -1,7 +1,7 @@
-"""Read messages from a file or stdin, one after another: lines of JSON, or one array of it.
+"""Rows of `mp cdp` from a file or stdin: lines of JSON, or one JSON array.
 
-A row that cannot be read is a row all the same, so that it is refused with its position and the
-rest goes on. What is held at a time is one row.
+A line that cannot be read is a row with a problem, so that it is reported with its position and the
+rest is sent. One row is in memory at a time.
 """
 
 import gzip
@@ -9,7 +9,6 @@ import json
 import re
 import sys
 import zlib
-from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +17,18 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from mixpanel._records.json_stream import JSONStream
 from mixpanel.exceptions import MixpanelException
 
-LONGEST = 1 << 20  # bytes of a row; the largest message that anybody takes has a tenth of it
+MAX_ROW_BYTES = 1 << 20  # ten times the largest message that a vendor accepts
 BOM = b"\xef\xbb\xbf"
-SPACE = re.compile(r"[ \t\r\n]*")
-WORD = re.compile(r"""[^\s,;|"'{}\[\]]+""")  # anything else may be a row of a table, or broken JSON
+# An id on a line of its own; anything else may be a row of a table, or broken JSON.
+WORD = re.compile(r"""[^\s,;|"'{}\[\]]+""")
+SHOWN_BYTES = 100  # of a line that is too long
 
 
-def _there(path: Path | None) -> Path | None:
-    """Refuse what cannot be read; Typer's own check does not know `-`."""
+def _readable(path: Path | None) -> Path | None:
+    """Refuse a path that cannot be read; Typer's own check does not know `-`."""
     if path is not None and str(path) != "-":
         if not path.exists():
             raise typer.BadParameter(f"file {str(path)!r} does not exist")
@@ -36,23 +37,28 @@ def _there(path: Path | None) -> Path | None:
     return path
 
 
-ROWS = "lines of JSON, or one array of it; may be .gz, and - is stdin."
+FILE_HELP = "lines of JSON or one JSON array; may be .gz, and - is stdin."
 MessagesFile = Annotated[
     Path,
-    typer.Argument(metavar="FILE|-", callback=_there, show_default=False, help=f"Messages: {ROWS}"),
+    typer.Argument(
+        metavar="FILE|-", callback=_readable, show_default=False, help=f"Messages: {FILE_HELP}"
+    ),
 ]
-RowsFile = Annotated[
+RowsFileOption = Annotated[
     Path | None,
-    typer.Option("--file", metavar="FILE|-", callback=_there, help=f"Send each of: {ROWS}"),
-]
+    typer.Option(
+        "--file", metavar="FILE|-", callback=_readable,
+        help=f"Send one message for each row: {FILE_HELP}",
+    ),
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One message of a file, or what stands there instead.
+    """One row of a file.
 
-    `position` counts from 0, lines or items of an array; `where` is for people. `problem` says why
-    it could not be read; `value` is then its text.
+    `position` counts lines, or items of an array, from 0; `where` names the same place for people.
+    `problem` says why the row could not be read, and `value` is its text then.
     """
 
     position: int
@@ -61,10 +67,10 @@ class Row:
     problem: str | None = None
 
 
-class Reading:
-    """A file, or stdin when it is `-`, and how many bytes of it were read.
+class RowReader:
+    """Reads rows from a file, or from stdin if the path is `-`.
 
-    With `words`, a line that is a single word, and no JSON, is that word.
+    With `words`, a line that is a single word instead of JSON is that word.
     """
 
     def __init__(self, path: Path, *, words: bool = False) -> None:
@@ -76,35 +82,38 @@ class Reading:
 
     @property
     def size(self) -> int | None:
-        """Return how many bytes there are to read, if that can be known."""
+        """Return the size of the file in bytes, None if it is not known."""
         if self.is_stdin or not self.path.is_file():
             return None
         return self.path.stat().st_size or None
 
     @property
-    def read(self) -> int:
-        """Return how many bytes were read."""
+    def bytes_read(self) -> int:
+        """Return how many bytes of the file were read."""
         return 0 if self._raw is None or not self._raw.seekable() else self._raw.tell()
 
     def rows(self, start_at: int = 0) -> Iterator[Row]:
-        """Yield the rows from this position on; empty lines are passed over.
+        """Yield the rows from this position on; empty lines are skipped.
 
-        :raises MixpanelException: when the file ends in the middle of something.
+        :raises MixpanelException: if the file ends in the middle of a gzip stream or an array.
         """
         position = 0
         try:
             with self._opened() as stream:
+                # A byte order mark may precede a line of the maximum length.
                 first = stream.readline(len(BOM))
                 if first == BOM:
-                    first = stream.readline(LONGEST)
+                    first = stream.readline(MAX_ROW_BYTES)
                 elif not first.endswith(b"\n"):
-                    first += stream.readline(LONGEST - len(first))
+                    first += stream.readline(MAX_ROW_BYTES - len(first))
                 while first and first.isspace():
                     position += 1
-                    first = stream.readline(LONGEST)
+                    first = stream.readline(MAX_ROW_BYTES)
                 is_array = first.lstrip().startswith(b"[")
-                read = _parsed_or_word if self._words else _parsed
-                found = _items(first, stream) if is_array else _lines(first, stream, position, read)
+                parse = _parse_line_or_word if self._words else _parse_line
+                found = (
+                    _items(first, stream) if is_array else _lines(first, stream, position, parse)
+                )
                 for position, value, problem in found:
                     if position >= start_at:
                         where = f"[{position}]" if is_array else f":{position + 1}"
@@ -131,7 +140,7 @@ class Reading:
 def standard_input() -> IO[bytes]:
     """Return stdin as bytes.
 
-    :raises typer.BadParameter: when it was closed from the start.
+    :raises typer.BadParameter: if it is closed, as it may be under cron.
     """
     if sys.stdin is None:
         raise typer.BadParameter("- is stdin, which is closed")
@@ -139,12 +148,12 @@ def standard_input() -> IO[bytes]:
 
 
 def unwrapped(value: Any) -> Any:
-    """Return the message in a line that `--failed` wrote; any other as it is.
+    """Return the message in a line of a `--failed` file; any other value as it is.
 
-    One that a backfill refused is still of the past: it needs its timestamp, and its id is made of
-    its content.
+    A message that a backfill rejected still needs its timestamp, and gets an id derived from its
+    content.
 
-    :raises ValidationError: when it has no timestamp.
+    :raises ValidationError: if such a message has no timestamp.
     """
     if not isinstance(value, dict) or "record" not in value or "type" in value:
         return value
@@ -156,121 +165,67 @@ def unwrapped(value: Any) -> Any:
     return with_message_id(require_timestamp(mapping(value["record"], "a message")))
 
 
+Parsed = tuple[Any, str | None]  # a value, and why it could not be read
 Found = Iterator[tuple[int, Any, str | None]]
 
 
 def _lines(
-    line: bytes, stream: IO[bytes], position: int, read: Callable[[bytes], tuple[Any, str | None]]
+    line: bytes, stream: IO[bytes], position: int, parse: Callable[[bytes], Parsed]
 ) -> Found:
     while line:
-        if len(line) == LONGEST and not line.endswith(b"\n"):
-            text = line[:100].decode("utf-8", "replace")
-            while len(line) == LONGEST and not line.endswith(b"\n"):
-                line = stream.readline(LONGEST)
-            yield position, text, f"the line has more than {LONGEST:,} bytes"
+        if len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
+            text = line[:SHOWN_BYTES].decode("utf-8", "replace")
+            while len(line) == MAX_ROW_BYTES and not line.endswith(b"\n"):
+                line = stream.readline(MAX_ROW_BYTES)  # skip the rest in pieces
+            yield position, text, f"the line has more than {MAX_ROW_BYTES:,} bytes"
         elif not line.isspace():
-            yield (position, *read(line))
+            yield (position, *parse(line))
         position += 1
-        line = stream.readline(LONGEST)
+        line = stream.readline(MAX_ROW_BYTES)
 
 
-def _parsed(line: bytes) -> tuple[Any, str | None]:
+def _parse_line(line: bytes) -> Parsed:
     try:
         return json.loads(line.decode()), None
     except (ValueError, RecursionError) as error:
         text = line.decode("utf-8", "replace").rstrip("\r\n")
-        return text, f"the line is no JSON: {_why(error)}"
+        return text, f"the line is not valid JSON: {_reason(error)}"
 
 
-def _parsed_or_word(line: bytes) -> tuple[Any, str | None]:
-    value, problem = _parsed(line)
+def _parse_line_or_word(line: bytes) -> Parsed:
+    value, problem = _parse_line(line)
     if problem is not None and WORD.fullmatch(word := str(value).strip()):
         return word, None
     return value, problem
 
 
 def _items(first: bytes, stream: IO[bytes]) -> Found:
-    """Yield the items of an array as its text comes.
+    """Yield the items of an array as they are read.
 
-    :raises MixpanelException: for what is no array; what follows a fault cannot be told apart.
+    :raises MixpanelException: for invalid JSON, after which the next item cannot be found.
     """
-    text = _Text(first, stream)
-    text.take("[")
     position = 0
-    if text.next() != "]":
-        while True:
-            yield position, text.value(position), None
+    where = "the array"
+    try:
+        text = JSONStream(first, stream.read, max_value_chars=MAX_ROW_BYTES)
+        for _ in text.members("[", "]"):
+            where = f"item {position} of the array"
+            value = text.value()
+            where = f"the array after item {position}"
+            yield position, value, None
             position += 1
-            if text.next() != ",":
-                break
-            text.take(",")
-    text.take("]", f"after item {position - 1}")
-    if text.next():
-        raise MixpanelException("the file goes on after its array: lines of JSON need no brackets")
+        has_more = bool(text.peek())
+    except (ValueError, RecursionError) as error:
+        raise MixpanelException(f"{where} is not valid JSON: {_reason(error)}") from error
+    if has_more:
+        raise MixpanelException(
+            "there is more text after the array: lines of JSON have no brackets around them"
+        )
 
 
-class _Text:
-    """The part of a JSON text that was not taken yet, a little of it at a time."""
-
-    def __init__(self, first: bytes, stream: IO[bytes]) -> None:
-        self._utf8 = getincrementaldecoder("utf-8")()
-        self._stream = stream
-        self._text = self._decoded(first)
-        self._at = 0
-        self._json = json.JSONDecoder()
-
-    def next(self) -> str:
-        """Return the next letter that is no space; "" at the end."""
-        while True:
-            space = SPACE.match(self._text, self._at)
-            self._at = space.end() if space else self._at
-            if self._at < len(self._text):
-                return self._text[self._at]
-            if not self._more():
-                return ""
-
-    def take(self, wanted: str, where: str = "") -> None:
-        """Pass over this letter, and refuse any other."""
-        if self.next() != wanted:
-            raise MixpanelException(f"the array is no JSON: {wanted} expected {where}".rstrip())
-        self._at += 1
-
-    def value(self, position: int) -> Any:
-        """Return the item that begins here."""
-        self.next()
-        while True:
-            try:
-                value, end = self._json.raw_decode(self._text, self._at)
-            except RecursionError as error:
-                raise MixpanelException(f"item {position} of the array is too deep") from error
-            except ValueError as error:
-                # It may merely go on in what was not read yet.
-                if len(self._text) - self._at > LONGEST or not self._more():
-                    why = f"item {position} of the array is no JSON: {_why(error)}"
-                    raise MixpanelException(why) from error
-                continue
-            if end < len(self._text) or not self._more():
-                self._at = end
-                return value
-
-    def _more(self) -> bool:
-        chunk = self._stream.read(1 << 16)
-        if not chunk:
-            return False
-        self._text = self._text[self._at :] + self._decoded(chunk)
-        self._at = 0
-        return True
-
-    def _decoded(self, chunk: bytes) -> str:
-        try:
-            return self._utf8.decode(chunk)
-        except UnicodeDecodeError as error:
-            raise MixpanelException("the array is no UTF-8") from error
-
-
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "it is too deep"
+        return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
-        return "it is no UTF-8"
+        return "it is not UTF-8"
     return str(error)

@@ -10,347 +10,338 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._cdp.input import Reading, Row
-from mixpanel.cli._cdp.options import Manner
+from mixpanel.cli._cdp.input import Row, RowReader
+from mixpanel.cli._cdp.options import RunOptions
 from mixpanel.cli._cdp.source import Source
-from mixpanel.cli._options.database import Shown
-from mixpanel.cli._options.fetching import need
-from mixpanel.cli._options.global_options import asked
+from mixpanel.cli._options.shared import require_with
 from mixpanel.cli._output.exit_codes import ExitCode
-from mixpanel.cli._output.failed_rows import FailedRows, UnwritableError, apart, failed_rows
-from mixpanel.cli._output.format import write
-from mixpanel.cli._output.terminal import err, say
+from mixpanel.cli._output.failed_rows import (
+    FailedRows,
+    UnwritableError,
+    failed_rows,
+    require_distinct_paths,
+)
+from mixpanel.cli._output.format import delivery_summary, write
+from mixpanel.cli._output.progress import progress_bar
+from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
     from mixpanel._records.record import Validation
     from mixpanel.cdp import Delivery, Message, SegmentClient
 
-WAITING = 2000  # messages under way at the most: while one batch is sent, the next one fills
-ROOM = 64_000_000  # bytes, as many as so many messages can have
-SHOWN = 5  # reasons, and warnings, that a person gets to see
-DIFFERENT = 100  # reasons that are counted; a reason may name each value
+MAX_PENDING = 2000  # messages in flight: while one batch is sent, the next one is filled
+QUEUE_BYTES = 64_000_000  # enough for that many messages of the maximum size
+SHOWN = 5  # reasons, and warnings, on a terminal
+MAX_REASONS = 100  # counted separately; a reason may quote each value
 
 Shape = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
-    """Where to begin in a file, and where what is refused goes."""
+class FileOptions:
+    """Where to begin in a file, and where failed rows go."""
 
     failed: Path | None
     start_at: int
 
 
-def of_many(
+def file_options(
     *,
     failed: Annotated[
         Path | None,
         typer.Option(
             dir_okay=False, writable=True, metavar="FILE",
-            help="Write each refused one here, with position, reason and record, for `replay`; "
-            "with --start-at, those before stay there.",
+            help="Write rejected rows to this file, with position and reason, for `replay`. With "
+            "--start-at, earlier lines stay.",
         ),
     ] = None,
     start_at: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Skip so many, to go on after an interruption.")
+        int, typer.Option(min=0, metavar="N", help="Skip N rows, to resume after an interruption.")
     ] = 0,
-) -> Many:  # fmt: skip
-    """Return where to begin, and where what is refused goes."""
-    return Many(failed, start_at)
+) -> FileOptions:  # fmt: skip
+    """Return the options of a file of messages."""
+    return FileOptions(failed, start_at)
 
 
-# ---- what is counted ----------------------------------------------------------------------------
+def refuse_file_options(options: FileOptions) -> None:
+    """Refuse the options of a file where there is none.
+
+    :raises typer.BadParameter: if one of them is given.
+    """
+    require_with("--failed", options.failed, {"--file": None})
+    require_with("--start-at", options.start_at or None, {"--file": None})
+
+
+# ---- counting -----------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Tally:
-    """How many messages fared how, and where to go on."""
+    """How many messages were delivered and rejected, and where to resume."""
 
     delivered: int = 0
-    refused: int = 0
+    rejected: int = 0
     position: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
 
-    def note(self, _kind: str, text: str) -> None:
-        """Count what is doubtful about a message."""
+    def warn(self, _kind: str, text: str) -> None:
+        """Count a warning about a message."""
         _count(self.warnings, text)
 
-    def refuse(self, reason: str) -> None:
-        """Count a message that was refused."""
-        self.refused += 1
+    def reject(self, reason: str) -> None:
+        """Count a rejected message."""
+        self.rejected += 1
         _count(self.reasons, reason)
 
 
 def _count(texts: Counter[str], text: str) -> None:
-    if text not in texts and len(texts) >= DIFFERENT:
+    if text not in texts and len(texts) >= MAX_REASONS:
         text = "other reasons"
     texts[text] += 1
 
 
 @contextmanager
-def _failures(many: Many, reading: Reading) -> Iterator[FailedRows]:
-    """Write what is refused to a file, as it comes."""
-    if many.failed is not None and not reading.is_stdin:
-        apart(many.failed, reading.path)
-    with failed_rows(many.failed, many.start_at) as rows:
-        yield rows
+def _open_failed(options: FileOptions, reader: RowReader) -> Iterator[FailedRows]:
+    if not reader.is_stdin:
+        require_distinct_paths(options.failed, reader.path)
+    with failed_rows(options.failed, options.start_at) as failed:
+        yield failed
 
 
 # ---- sending ------------------------------------------------------------------------------------
 
 
 class _Run:
-    """One run through a file; all of it happens in the calling thread, but for the sending."""
+    """One pass through a file; all of it runs in the calling thread, except for the sending."""
 
-    def __init__(self, source: Source, manner: Manner, shape: Shape, failed: FailedRows) -> None:
+    def __init__(self, source: Source, run: RunOptions, shape: Shape, failed: FailedRows) -> None:
         from mixpanel.cdp._segment.rows import with_message_id
 
         self.tally = Tally()
-        self.error: Exception | None = None  # the latest trouble on the way
-        self._told: deque[Delivery] = deque()  # filled by the sending thread
-        self._open: dict[str, deque[tuple[int, dict[str, Any]]]] = {}
-        self._waiting = 0
-        validation: Validation = "raise" if manner.fail_on_warning else "warn"
-        self._composer, self._room = source.composer(validation, self.tally.note), source.room()
-        self._shape, self._identified, self._failed = shape, with_message_id, failed
+        self.error: Exception | None = None  # the latest error that was not a rejection
+        self._settled: deque[Delivery] = deque()  # filled by the sending thread
+        # Two messages may have the same id: the first one sent is the first one settled.
+        self._pending: dict[str, deque[tuple[int, dict[str, Any]]]] = {}
+        self._pending_count = 0
+        validation: Validation = "raise" if run.fail_on_warning else "warn"
+        self._composer = source.composer(validation, self.tally.warn)
+        self._max_bytes = source.max_message_bytes()
+        self._shape, self._with_message_id, self._failed = shape, with_message_id, failed
 
     def composed(self, row: Row) -> "Message | None":
-        """Return the message of a row; None when it was refused."""
+        """Return the message of a row; None if it was rejected."""
         from mixpanel._records.record import mapping
         from mixpanel.exceptions import ValidationError
 
-        value, why = row.value, row.problem
-        if why is None:
+        value, reason = row.value, row.problem
+        if reason is None:
             try:
                 value = self._shape(value)
                 value = mapping(value, "a message")
                 if value.get("timestamp") or value.get("originalTimestamp"):
-                    # So that what is sent again after an interruption makes no copies.
-                    value = self._identified(value)
+                    # An id derived from the content: sending it again makes no duplicate.
+                    value = self._with_message_id(value)
                 message = self._composer.from_dict(value)
-                if len(message.body) <= self._room:
+                if len(message.body) <= self._max_bytes:
                     return message
-                value, why = message.decoded(), "too large"
+                value, reason = message.decoded(), "too large"
             except ValidationError as error:
-                why = str(error)
-        self.refuse(row.position, why, value)
+                reason = str(error)
+        self.reject(row.position, reason, value)
         return None
 
-    def refuse(self, position: int, why: str, record: Any) -> None:
-        """Count one that is not kept, and write it down."""
-        self._failed.write(position, why, record)
-        self.tally.refuse(why)
+    def reject(self, position: int, reason: str, record: Any) -> None:
+        """Write a rejected row to the file of failed rows, and count it."""
+        self._failed.write(position, reason, record)
+        self.tally.reject(reason)
 
     def send(self, rows: Iterable[Row], client: "SegmentClient", show: Callable[[], None]) -> None:
-        """Send rows while that goes well; leave in `error` why it does not."""
+        """Send rows until the end or an error, which is left in `error`."""
         from mixpanel.exceptions import AuthenticationError
 
         for row in rows:
             message = self.composed(row)
-            # Ctrl-C may come at any moment: what is open is tried again, what is not is settled.
+            # Ctrl-C may come between any two lines. So a message is pending before the position
+            # moves past it: it may then be sent twice, with the same id, but never be skipped.
             if message is None:
                 self.tally.position = row.position + 1
             else:
                 record = message.decoded()
-                self._open.setdefault(message.message_id, deque()).append((row.position, record))
-                self._waiting += 1
+                pending = self._pending.setdefault(message.message_id, deque())
+                pending.append((row.position, record))
+                self._pending_count += 1
                 self.tally.position = row.position + 1
                 client.batch([record])
             self.settle()
             show()
-            if self._waiting >= WAITING:
-                client.flush(None)  # comes back early when only a human can help
+            if self._pending_count >= MAX_PENDING:
+                client.flush(None)  # returns early if retrying cannot help
                 self.settle()
-            if self._waiting >= WAITING or isinstance(self.error, AuthenticationError):
+            if self._pending_count >= MAX_PENDING or isinstance(self.error, AuthenticationError):
                 return
 
     def settle(self) -> None:
-        """Take in what became of messages meanwhile."""
-        while self._told:
-            told = self._told.popleft()
-            if told.fate == "dropped":
-                continue  # it was not tried to the end: it stays open
-            entries = self._open[told.message_id]
+        """Count the messages that were delivered or rejected meanwhile."""
+        while self._settled:
+            delivery = self._settled.popleft()
+            if delivery.fate == "dropped":
+                continue  # retries ended early: it stays pending, to be sent by the next run
+            entries = self._pending[delivery.message_id]
             position, record = entries[0]
-            if told.fate == "delivered":
+            if delivery.fate == "delivered":
                 self.tally.delivered += 1
             else:
-                self.refuse(position, told.reason, record)  # one that cannot be written stays open
+                # If this cannot be written, the message stays pending.
+                self.reject(position, delivery.reason, record)
             entries.popleft()
             if not entries:
-                del self._open[told.message_id]
-            self._waiting -= 1
+                del self._pending[delivery.message_id]
+            self._pending_count -= 1
 
-    def heard(self, error: Exception, _records: list[Any]) -> None:
-        """Remember what is in the way; what is refused is told one by one."""
+    def on_error(self, error: Exception, _records: list[Any]) -> None:
+        """Remember an error of delivery; rejections are reported one by one instead."""
         from mixpanel.exceptions import PayloadTooLargeError, RejectedError
 
         if not isinstance(error, RejectedError | PayloadTooLargeError):
             self.error = error
 
-    def options(self, timeout: float) -> dict[str, Any]:
-        """Return what a client needs, to tell this run what happens."""
+    def client_options(self, timeout: float) -> dict[str, Any]:
+        """Return options for a client that reports to this run."""
         from mixpanel.settings import Limits
 
         limits = Limits(
-            flush_after=0.5,
-            request_timeout=timeout,
-            max_queue_size=2 * WAITING,
-            max_queue_bytes=ROOM,
-        )
+            flush_after=0.5, request_timeout=timeout, max_queue_size=2 * MAX_PENDING,
+            max_queue_bytes=QUEUE_BYTES,
+        )  # fmt: skip
         return {
-            "on_delivery": self._told.append, "on_error": self.heard,
+            "on_delivery": self._settled.append, "on_error": self.on_error,
             "on_drop": lambda *_: None, "validation": "off", "when_full": "wait",
             "limits": limits,
         }  # fmt: skip
 
-    def is_open(self) -> bool:
-        """Tell whether messages are left, and go back to the first of them."""
-        if self._open:
-            first = min(entries[0][0] for entries in self._open.values())
+    def rewind(self) -> bool:
+        """Move the position back to the first pending message; return False if there is none."""
+        if self._pending:
+            first = min(entries[0][0] for entries in self._pending.values())
             self.tally.position = min(self.tally.position, first)
-        return bool(self._open)
+        return bool(self._pending)
 
 
-def alone(many: Many) -> None:
-    """Refuse the options of a file where there is none.
-
-    :raises typer.BadParameter: when there are some.
-    """
-    need("--failed", many.failed, {"--file": None})
-    need("--start-at", many.start_at or None, {"--file": None})
-
-
-def send_many(
+def send_file(
     source: Source,
-    manner: Manner,
-    many: Many,
+    run: RunOptions,
+    options: FileOptions,
     file: Path,
     shape: Shape = lambda value: value,
     *,
     words: bool = False,
 ) -> None:
-    """Send the rows of a file, each as the message that `shape` makes of it; see `Reading`.
+    """Send the rows of a file, each as the message that `shape` returns for it.
 
-    :raises typer.Exit: with 6 when some were refused.
-    :raises DeliveryError: when it could not go on; how far it came is said before.
+    With `words`, a row may be a single word, see `RowReader`.
+
+    :raises typer.Exit: with 6 if some messages were rejected.
+    :raises DeliveryError: if it could not continue, after printing the result so far.
     """
-    reading = Reading(file, words=words)
-    if not manner.dry_run:
-        source.client(disabled=True)  # what is wrong is said before the failed are written over
-    with _failures(many, reading) as failed:
-        run = _Run(source, manner, shape, failed)
-        rows = reading.rows(many.start_at)
-        run.tally.position = many.start_at
-        if manner.dry_run:
-            _show_all(run, source, rows, manner)
+    reader = RowReader(file, words=words)
+    if not run.dry_run:
+        # Wrong options are reported before the failed rows of an earlier run are overwritten.
+        source.client(disabled=True)
+    with _open_failed(options, reader) as failed:
+        state = _Run(source, run, shape, failed)
+        rows = reader.rows(options.start_at)
+        state.tally.position = options.start_at
+        if run.dry_run:
+            _show_all(state, source, rows, run)
         else:
-            _send_all(run, source, rows, reading, manner)
-    _warn(run.tally)
-    if run.tally.refused:
+            _send_all(state, source, rows, reader, run)
+    _say_warnings(state.tally)
+    if state.tally.rejected:
         raise typer.Exit(ExitCode.PARTIAL)
 
 
 def _send_all(
-    run: _Run, source: Source, rows: Iterator[Row], reading: Reading, manner: Manner
+    state: _Run, source: Source, rows: Iterator[Row], reader: RowReader, run: RunOptions
 ) -> None:
-    began = time.monotonic()
-    client = source.client(**run.options(source.timeout))
-    with _progress(reading, run.tally) as show:
-        stopped = _sent(run, rows, client, show)
-    tally, stats = run.tally, client.stats()
-    told = {
-        "delivered": tally.delivered, "refused": tally.refused, "position": tally.position,
+    started = time.monotonic()
+    client = source.client(**state.client_options(source.timeout))
+    tally = state.tally
+    with progress_bar(reader.name) as bar:
+        size = reader.size
+
+        def show() -> None:
+            text = f"{tally.delivered:,} delivered"
+            if tally.rejected:
+                text += f"  [red]{tally.rejected:,} rejected[/]"
+            bar.update(reader.bytes_read, text, size)
+
+        stopped = _sent(state, rows, client, show if bar.is_shown else lambda: None)
+    stats = client.stats()
+    data = {
+        "delivered": tally.delivered, "rejected": tally.rejected, "position": tally.position,
         "requests": stats.requests, "retried": stats.retried,
-        "seconds": round(time.monotonic() - began, 3), "sent_to": source.origin,
+        "seconds": round(time.monotonic() - started, 3), "sent_to": source.origin,
     }  # fmt: skip
-    shown = told | {f"refused: {reason}": n for reason, n in tally.reasons.most_common(SHOWN)}
-    write(Shown(told | {"reasons": dict(tally.reasons)}, shown), manner.options)
+    write(delivery_summary(data, tally.reasons), run.output)
     if stopped is not None:
-        _warn(tally)
-        say(f"it stopped early; go on with the same command and --start-at {tally.position}")
+        _say_warnings(tally)
+        say(f"stopped early: resume with the same command and --start-at {tally.position}")
         raise stopped
 
 
 def _sent(
-    run: _Run, rows: Iterator[Row], client: "SegmentClient", show: Callable[[], None]
+    state: _Run, rows: Iterator[Row], client: "SegmentClient", show: Callable[[], None]
 ) -> BaseException | None:
-    """Send rows and close; return what stopped it, if anything did."""
+    """Send rows and close the client; return what stopped it, None at the end of the rows."""
     from mixpanel.exceptions import DeliveryError
 
     stopped: BaseException | None = None
     try:
         try:
-            run.send(rows, client, show)
-        except (Exception, UnwritableError) as error:  # what came before is sent all the same
+            state.send(rows, client, show)
+        except (Exception, UnwritableError) as error:  # what was read before is sent all the same
             stopped = error
         client.flush(None)
     except KeyboardInterrupt as error:
         stopped = error
     try:
         if isinstance(stopped, KeyboardInterrupt):
-            say("finishing what is under way; once more to leave it")
+            say("waiting for the requests in flight; Ctrl-C again ends it now")
         client.close()
     except KeyboardInterrupt as error:
         stopped = error
     try:
-        run.settle()
+        state.settle()
     except UnwritableError as error:
         stopped = error
-    if run.is_open() and stopped is None:
-        stopped = run.error or DeliveryError("not everything could be sent")
+    if state.rewind() and stopped is None:
+        stopped = state.error or DeliveryError("some messages could not be sent")
     return stopped
 
 
-def _show_all(run: _Run, source: Source, rows: Iterator[Row], manner: Manner) -> None:
+def _show_all(state: _Run, source: Source, rows: Iterator[Row], run: RunOptions) -> None:
     def messages() -> Iterator[dict[str, Any]]:
         for row in rows:
-            message = run.composed(row)
+            message = state.composed(row)
             if message is not None:
-                run.tally.delivered += 1
+                state.tally.delivered += 1
                 yield message.decoded()
 
-    write(messages(), manner.streamed)
-    tally = run.tally
+    write(messages(), run.output.for_stream())
+    tally = state.tally
     say(
-        f"a dry run: nothing was sent to {source.origin}; {tally.delivered:,} would be, "
-        f"{tally.refused:,} would not",
+        f"dry run: nothing was sent to {source.origin}; {tally.delivered:,} would be sent, "
+        f"{tally.rejected:,} rejected",
         "dim",
     )
     for reason, count in tally.reasons.most_common(SHOWN):
-        say(f"{count:,} refused: {reason}", "red")
+        say(f"{count:,} rejected: {reason}", "red")
 
 
-def _warn(tally: Tally) -> None:
+def _say_warnings(tally: Tally) -> None:
     for text, count in tally.warnings.most_common(SHOWN):
         say(f"warning: {text}" + (f" ({count:,} times)" if count > 1 else ""), "yellow")
     more = len(tally.warnings) - SHOWN
     if more > 0:
         say(f"and {more:,} other warnings", "yellow")
-
-
-@contextmanager
-def _progress(reading: Reading, tally: Tally) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, and nothing anywhere else."""
-    console = err()
-    if asked.silent or not console.is_terminal:
-        yield lambda: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        TextColumn("{task.fields[told]}"),
-    )
-    with Progress(*columns, console=console, transient=True, expand=True) as bar:
-        task = bar.add_task(reading.name, total=reading.size, told="")
-
-        def show() -> None:
-            told = f"{tally.delivered:,} delivered"
-            if tally.refused:
-                told += f"  [red]{tally.refused:,} refused[/]"
-            bar.update(task, completed=reading.read, told=told)
-
-        yield show

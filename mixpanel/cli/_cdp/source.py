@@ -1,4 +1,4 @@
-"""Say which source of Customer.io or Hightouch a command is about, and make its client."""
+"""Options that choose the source at Customer.io or Hightouch, and the client for it."""
 
 import math
 import os
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from mixpanel.cdp import Dialect, HightouchOAuth, SegmentClient, SegmentComposer, WriteKey
     from mixpanel.credentials import Secret
 
-PANEL = "Where to"
-AGAIN = 10  # times that many messages are tried again, when nobody says how often
+PANEL = "Destination"
+RETRIES = 4  # of one message
+FILE_RETRIES = 10  # of a batch of a file, where there is time
+MAX_SEND_SECONDS = 60.0  # of one message, retries included
 
 
 class Vendor(StrEnum):
@@ -29,7 +31,7 @@ class Vendor(StrEnum):
     HIGHTOUCH = "hightouch"
 
 
-KEYS = {
+KEY_VARIABLES = {
     Vendor.CUSTOMERIO: "MP_CUSTOMERIO_WRITE_KEY",
     Vendor.HIGHTOUCH: "MP_HIGHTOUCH_WRITE_KEY",
 }
@@ -39,8 +41,8 @@ KEYS = {
 class Source:
     """One source, and how to send to it.
 
-    `timeout` is the deadline of one attempt in seconds; `retries` how often what may come right is
-    tried again, None for what suits.
+    `timeout` is the deadline of one request in seconds; `retries` None takes the default of the
+    command.
     """
 
     vendor: Vendor
@@ -56,34 +58,35 @@ class Source:
 
     @property
     def dialect(self) -> "Dialect":
-        """Return the vendor's way of speaking the Segment spec.
+        """Return the vendor's dialect of the Segment spec.
 
-        :raises ConfigurationError: for a `version_at` that is no place in a message.
+        :raises ConfigurationError: for a `version_at` that is not a path in a message.
         """
         from mixpanel.cdp import HIGHTOUCH
         from mixpanel.cdp._customerio.dialect import CUSTOMERIO, PERMISSIVE
 
         if self.vendor is Vendor.HIGHTOUCH:
-            at = self.version_at
-            return HIGHTOUCH if at is None else replace(HIGHTOUCH, schema_version_path=at)
+            path = self.version_at
+            return HIGHTOUCH if path is None else replace(HIGHTOUCH, schema_version_path=path)
         return PERMISSIVE if self.permissive else CUSTOMERIO
 
     def key(self) -> "WriteKey":
         """Return the write key.
 
-        :raises ConfigurationError: when there is none, or it cannot be one.
+        :raises ConfigurationError: if it is missing or malformed.
         """
         from mixpanel.cdp import WriteKey
         from mixpanel.exceptions import ConfigurationError
 
         if self.write_key is None:
-            name = KEYS[self.vendor]
-            raise ConfigurationError(f"which source? give --write-key, or {name}")
+            raise ConfigurationError(
+                f"the write key is missing: give --write-key, or set {KEY_VARIABLES[self.vendor]}"
+            )
         return WriteKey(self.write_key.reveal())
 
     @property
     def origin(self) -> str:
-        """Return where messages go; without a key, to the region that is said or the first one.
+        """Return the address messages are sent to; without a key, that of the default region.
 
         :raises ConfigurationError: for an unknown region, or a URL that is not safe to send to.
         """
@@ -93,18 +96,18 @@ class Source:
         return self.dialect.origin(key, region=self.region, base_url=self.base_url)
 
     @property
-    def said_region(self) -> str | None:
-        """Return the region that messages go to; None when an address was given instead."""
+    def region_in_use(self) -> str | None:
+        """Return the region that messages are sent to; None for an address of `--base-url`."""
         hosts, origin = self.dialect.hosts, self.origin
         return next((name for name, host in hosts.items() if host == origin), None)
 
     @property
     def is_strict(self) -> bool:
-        """Tell whether the vendor answers truly for what it is sent."""
+        """Return True if the vendor's responses tell whether a message was accepted."""
         return bool(self.dialect.strict_headers)
 
-    def room(self) -> int:
-        """Return how many bytes a message may have, alone in the envelope of a batch."""
+    def max_message_bytes(self) -> int:
+        """Return the largest size of a message that fits alone into a batch."""
         from mixpanel.cdp._segment.batching import batch_capacity
 
         in_body = self.oauth is not None and self.write_key is not None
@@ -114,9 +117,9 @@ class Source:
     def composer(
         self,
         validation: "Validation" = "warn",
-        note: Callable[[str, str], None] = lambda _kind, _text: None,
+        on_warning: Callable[[str, str], None] = lambda _kind, _text: None,
     ) -> "SegmentComposer":
-        """Return what makes this vendor's messages; `note` hears what is doubtful or lossy."""
+        """Return a composer of this vendor's messages, which calls `on_warning` with warnings."""
         from mixpanel._records.ids import new_uuid
         from mixpanel.cdp import CustomerIOComposer, SegmentComposer
         from mixpanel.cdp._customerio.name_advice import advice, advise_foreign_action
@@ -124,7 +127,7 @@ class Source:
 
         options: dict[str, Any] = {
             "now": time.time, "new_id": new_uuid, "library": LIBRARY,
-            "validation": validation, "note": note,
+            "validation": validation, "note": on_warning,
         }  # fmt: skip
         if self.vendor is Vendor.HIGHTOUCH:
             return SegmentComposer(self.dialect, advice=advise_foreign_action, **options)
@@ -133,19 +136,19 @@ class Source:
     def client(self, **options: Any) -> "SegmentClient":
         """Return a client of this source; `options` are those of `SegmentOptions`.
 
-        What it sends directly is tried for a minute at the most, anything else without such an end.
+        With `send_immediately`, a message is retried for a minute at most; else there is no limit.
 
-        :raises ConfigurationError: for a key of another region, and for what cannot work.
+        :raises ConfigurationError: for a key of another region, and for options that cannot work.
         """
         from mixpanel.cdp import CustomerIO, Hightouch
         from mixpanel.settings import Limits, RetryPolicy
 
         send_immediately = options.get("send_immediately", False)
+        default_retries = RETRIES if send_immediately else FILE_RETRIES
         policy = RetryPolicy(
-            attempts=1
-            + (self.retries if self.retries is not None else 4 if send_immediately else AGAIN),
+            attempts=1 + (default_retries if self.retries is None else self.retries),
             first_wait=0.5,
-            max_age=60.0 if send_immediately else math.inf,
+            max_age=MAX_SEND_SECONDS if send_immediately else math.inf,
         )
         options = {
             "region": self.region, "base_url": self.base_url, "gzip": self.gzip,
@@ -159,88 +162,93 @@ class Source:
             return Hightouch(key, oauth=self.oauth, **options)
         return CustomerIO(key, strict=not self.permissive, **options)
 
-    def only_customerio(self, what: str) -> None:
-        """Refuse what Hightouch has not."""
+    def require_customerio(self, command: str) -> None:
+        """Refuse a command that Hightouch does not have.
+
+        :raises typer.BadParameter: for a source at Hightouch.
+        """
         if self.vendor is Vendor.HIGHTOUCH:
             raise typer.BadParameter(
-                f"{what} Customer.io alone: Hightouch would keep it as any event and do nothing",
+                f"mp cdp {command} is for Customer.io only: Hightouch would store an event without "
+                "any effect",
                 param_hint="--to",
             )
 
 
-def of_source(
+def source_options(
     *,
     invoked: typer.Context,
     to: Annotated[
         Vendor | None,
         typer.Option(
-            envvar="MP_CDP_TO", rich_help_panel=PANEL, show_default="the one whose key is set",
-            help="Whose source it is.",
+            metavar="VENDOR", envvar="MP_CDP_TO", rich_help_panel=PANEL,
+            show_default="the one whose key is set", help="customerio or hightouch.",
         ),
     ] = None,
     write_key: Annotated[
         str | None,
         typer.Option(
             parser=text_or_file, metavar="KEY|@FILE", rich_help_panel=PANEL,
-            help=f"The source's. [dim]\\[env: {', '.join(KEYS.values())}][/]",
+            show_default=f"{' or '.join(KEY_VARIABLES.values())}",
+            help="The source's write key.",
         ),
     ] = None,
     region: Annotated[
         str | None,
         typer.Option(
             envvar="MP_CDP_REGION", metavar="REGION", rich_help_panel=PANEL,
-            help="The source's: us or eu; of Hightouch us-east-1, eu-west-1 or ap-south-1. "
-            "[dim]Else what a prefixed key says, else the first[/]",
+            show_default="that of a prefixed key, else the first",
+            help="us or eu; for Hightouch us-east-1, eu-west-1 or ap-south-1.",
         ),
     ] = None,
     base_url: Annotated[
         str | None,
         typer.Option(
             envvar="MP_CDP_BASE_URL", metavar="URL", rich_help_panel=PANEL,
-            help="Go to this address instead, such as http://127.0.0.1:8650/customerio of "
-            "`mp emulator`. [dim]\\[else: MP_CUSTOMERIO_BASE_URL, MP_HIGHTOUCH_BASE_URL][/]",
+            show_default="MP_CUSTOMERIO_BASE_URL or MP_HIGHTOUCH_BASE_URL",
+            help="Send to this address, such as http://127.0.0.1:8650/customerio.",
         ),
     ] = None,
     permissive: Annotated[
         bool,
         typer.Option(
             "--permissive", rich_help_panel=PANEL,
-            help="Let Customer.io answer 200 to everything, also to what it drops.",
+            help="Let Customer.io answer 200 to everything, even to messages it drops.",
         ),
     ] = False,
     oauth_client_id: Annotated[
         str | None,
         typer.Option(
             envvar="MP_HIGHTOUCH_OAUTH_CLIENT_ID", metavar="ID", rich_help_panel=PANEL,
-            help="Ask Hightouch for access tokens as this client.",
+            help="Use OAuth at Hightouch, as this client.",
         ),
     ] = None,
     oauth_key_id: Annotated[
         str | None,
         typer.Option(
             envvar="MP_HIGHTOUCH_OAUTH_KEY_ID", metavar="ID", rich_help_panel=PANEL,
-            help="The id of its key.",
+            help="The id of the OAuth key.",
         ),
     ] = None,
     oauth_key_file: Annotated[
         Path | None,
         typer.Option(
             envvar="MP_HIGHTOUCH_OAUTH_KEY_FILE", metavar="FILE", exists=True, dir_okay=False,
-            rich_help_panel=PANEL, help="The private key, as PEM.",
+            rich_help_panel=PANEL, help="The private OAuth key, as PEM.",
         ),
     ] = None,
     oauth_server: Annotated[
         str | None,
         typer.Option(
             envvar="MP_HIGHTOUCH_OAUTH_SERVER", metavar="URL", rich_help_panel=PANEL,
-            show_default="https://oauth2.hightouch.io", help="Who hands out the tokens.",
+            show_default="https://oauth2.hightouch.io", help="The OAuth server.",
         ),
     ] = None,
     oauth_scope: Annotated[
         str | None,
         typer.Option(
             envvar="MP_HIGHTOUCH_OAUTH_SCOPE", metavar="SCOPE", rich_help_panel=PANEL,
-            show_default="tracking_api:write", help="What the tokens are for.",
+            show_default="tracking_api:write", help="The scope of the access tokens.",
         ),
     ] = None,
     version_at: Annotated[
@@ -248,50 +256,55 @@ def of_source(
         typer.Option(
             envvar="MP_HIGHTOUCH_VERSION_AT", metavar="PATH", rich_help_panel=PANEL,
             show_default="context.protocols.schemaVersion",
-            help="Where contracts of Hightouch look for their version, as properties.apiVersion.",
+            help="Where Hightouch contracts look for the schema version of a message, such as "
+            "properties.apiVersion.",
         ),
     ] = None,
     gzip: Annotated[
-        bool, typer.Option("--gzip", rich_help_panel=PANEL, help="Compress what is sent.")
+        bool, typer.Option("--gzip", rich_help_panel=PANEL, help="Compress requests.")
     ] = False,
     timeout: Annotated[
         float,
-        typer.Option(min=0.1, metavar="SECONDS", rich_help_panel=PANEL, help="For one attempt."),
+        typer.Option(
+            min=0.1, metavar="SECONDS", rich_help_panel=PANEL, help="Deadline of one request."
+        ),
     ] = 10.0,
     retries: Annotated[
         int | None,
         typer.Option(
-            min=0, metavar="N", rich_help_panel=PANEL, show_default=f"4, or {AGAIN} for many",
-            help="Try so often again what may come right, as after 429 and 503.",
+            min=0, metavar="N", rich_help_panel=PANEL,
+            show_default=f"{RETRIES}, or {FILE_RETRIES} with a file",
+            help="Retries for transient failures (429, 503, …).",
         ),
     ] = None,
 ) -> Source:  # fmt: skip
-    """Return the source that the options and the environment say.
+    """Return the source that the options and the environment describe.
 
-    :raises typer.BadParameter: when they leave open whose it is, or contradict themselves.
+    :raises typer.BadParameter: if the vendor is ambiguous, or options contradict each other.
     """
     from mixpanel.credentials import Secret
 
-    vendor = to or _inferred(write_key)
-    write_key = write_key or os.environ.get(KEYS[vendor], "").strip()
+    vendor = to or _inferred_vendor(write_key)
+    write_key = write_key or os.environ.get(KEY_VARIABLES[vendor], "").strip()
+    # The plain key does not stay in a local variable, where a crash reporter would find it.
     key, write_key = Secret(write_key) if write_key else None, None
     if permissive and vendor is Vendor.HIGHTOUCH:
-        raise typer.BadParameter("only Customer.io can be --permissive: Hightouch always is")
+        raise typer.BadParameter("--permissive is for Customer.io only: Hightouch always is")
     if vendor is Vendor.CUSTOMERIO:
         _refuse_oauth(invoked)
-    oauth = {
+    required = {
         "--oauth-client-id": oauth_client_id, "--oauth-key-file": oauth_key_file,
         "--oauth-key-id": oauth_key_id,
     }  # fmt: skip
-    more = {"server": oauth_server, "scope": oauth_scope}
+    optional = {"server": oauth_server, "scope": oauth_scope}
     return Source(
         vendor,
         key,
         region,
         base_url,
         permissive,
-        # What the environment says of Hightouch is no matter of Customer.io's.
-        _oauth(oauth, more) if vendor is Vendor.HIGHTOUCH else None,
+        # Hightouch's variables may be set in the environment of a command for Customer.io.
+        _oauth(required, optional) if vendor is Vendor.HIGHTOUCH else None,
         gzip,
         timeout,
         retries,
@@ -299,41 +312,42 @@ def of_source(
     )
 
 
-def _inferred(write_key: str | None) -> Vendor:
-    """Return the vendor whose key is in the environment, if just one is, or whose it looks like."""
-    there = [vendor for vendor, name in KEYS.items() if os.environ.get(name, "").strip()]
+def _inferred_vendor(write_key: str | None) -> Vendor:
+    """Return the vendor that the key belongs to, or whose key alone is in the environment."""
+    found = [vendor for vendor, name in KEY_VARIABLES.items() if os.environ.get(name, "").strip()]
     if write_key is not None:
         from mixpanel.cdp import CUSTOMERIO
 
         if CUSTOMERIO.region_of(write_key.strip()) is not None:
             return Vendor.CUSTOMERIO
-        why = "this --write-key does not tell"
-    elif len(there) == 1:
-        return there[0]
+        why = "--write-key may belong to either"
+    elif len(found) == 1:
+        return found[0]
     else:
-        why = "the environment has the keys of both" if there else "no key is in the environment"
+        why = "the keys of both are set" if found else "no write key is set"
     raise typer.BadParameter(
-        f"whose source? {why}: add --to customerio or --to hightouch, or set MP_CDP_TO"
+        f"cannot tell which vendor to use: {why}. Add --to customerio or --to hightouch, or set "
+        "MP_CDP_TO"
     )
 
 
 def _refuse_oauth(invoked: typer.Context) -> None:
-    """Refuse what is typed of OAuth, which Customer.io has not."""
+    """Refuse typed OAuth options for Customer.io, which has no OAuth."""
     for name in ("client_id", "key_id", "key_file", "server", "scope"):
         source: Any = invoked.get_parameter_source(f"oauth_{name}")
         if source is not None and source.name == "COMMANDLINE":
             option = f"--oauth-{name.replace('_', '-')}"
-            raise typer.BadParameter("only Hightouch hands out access tokens", param_hint=option)
+            raise typer.BadParameter("OAuth is for Hightouch only", param_hint=option)
 
 
-def _oauth(needed: dict[str, Any], more: dict[str, str | None]) -> "HightouchOAuth | None":
-    missing = [name for name, value in needed.items() if not value]
-    if len(missing) == len(needed):
+def _oauth(required: dict[str, Any], optional: dict[str, str | None]) -> "HightouchOAuth | None":
+    missing = [name for name, value in required.items() if not value]
+    if len(missing) == len(required):
         return None
     if missing:
         raise typer.BadParameter(f"OAuth needs {' and '.join(missing)} too")
     from mixpanel.cdp import HightouchOAuth
 
-    client_id, key_file, key_id = needed.values()
-    given = {name: value for name, value in more.items() if value}
+    client_id, key_file, key_id = required.values()
+    given = {name: value for name, value in optional.items() if value}
     return HightouchOAuth(client_id, key_file, key_id, **given)

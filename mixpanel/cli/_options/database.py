@@ -1,13 +1,12 @@
-"""Say which local database a command is about, and open it."""
+"""Options that choose the local database, and opening it."""
 
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixpanel.cli._options.global_options import asked
+from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import account_names
 
 if TYPE_CHECKING:
@@ -17,48 +16,32 @@ if TYPE_CHECKING:
     from mixpanel.data.store import Database
 
 
-def _chosen(name: str | None) -> str | None:
+def _use_account(name: str | None) -> str | None:
     if name is not None:
-        asked.account = name
+        global_options.account = name
     return name
 
 
-Account = Annotated[
+AccountOption = Annotated[
     str | None,
     typer.Option(
-        "--account", metavar="NAME", callback=_chosen, autocompletion=account_names,
+        "--account", metavar="NAME", callback=_use_account, autocompletion=account_names,
         show_default=False, help="The account of `mp auth list` to use.",
     ),
 ]  # fmt: skip
-Db = Annotated[
+DatabaseOption = Annotated[
     Path | None,
     typer.Option(
-        "--db", metavar="PATH", envvar="MP_DB", dir_okay=False,
+        "--db", metavar="FILE", envvar="MP_DB", dir_okay=False,
         show_default="~/.mp/data/PROJECT.db", help="The local database.",
     ),
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """Show one thing to machines, and what matters of it as a table to people."""
+def database_path(db: Path | None) -> "tuple[Path, Credentials | None]":
+    """Return the path of the database, and the credentials if they were needed to find it.
 
-    data: dict[str, Any]
-    rows: Any
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what machines get."""
-        return self.data
-
-    def to_table_dict(self) -> Any:
-        """Return what a table shows: rows, or one mapping of names to values."""
-        return self.rows
-
-
-def located(db: Path | None) -> "tuple[Path, Credentials | None]":
-    """Return where the database is, and whose it is if that had to be asked.
-
-    :raises ConfigError: when neither a path nor an account says it.
+    :raises ConfigError: if there is neither a path nor an account to derive it from.
     """
     from mixpanel.data._paths import expand_home
 
@@ -69,26 +52,28 @@ def located(db: Path | None) -> "tuple[Path, Credentials | None]":
     from mixpanel.data.workspace import DATA
 
     try:
-        found = Config().resolve_credentials(asked.account)
+        credentials = Config().resolve_credentials(global_options.account)
     except AccountNotFoundError:
         raise
     except ConfigError as error:
-        error.add_note("or say which database: --db PATH, or MP_DB")
+        error.add_note("or choose the database with --db FILE or MP_DB")
         raise
-    return expand_home(DATA / f"{found.project_id}.db"), found
+    return expand_home(DATA / f"{credentials.project_id}.db"), credentials
 
 
 @contextmanager
-def opened(db: Path | None, *, write: bool = False, external: bool = False) -> "Iterator[Database]":
-    """Open the database, to read it unless told otherwise; readers may be many.
+def open_database(
+    db: Path | None, *, write: bool = False, external: bool = False
+) -> "Iterator[Database]":
+    """Open the database, read-only unless `write`; many processes may read at once.
 
-    :raises DatabaseNotFoundError: when there is none, for writers too.
-    :raises DatabaseLockedError: when another process writes to it.
+    :raises DatabaseNotFoundError: if it does not exist, also for writing.
+    :raises DatabaseLockedError: if another process writes to it.
     """
     from mixpanel.data.exceptions import DatabaseNotFoundError
     from mixpanel.data.store import Database
 
-    path, _ = located(db)
+    path, _ = database_path(db)
     if not path.is_file():
         raise DatabaseNotFoundError(path)
     database = Database.open(path, read_only=not write, external_access=external)
@@ -98,10 +83,10 @@ def opened(db: Path | None, *, write: bool = False, external: bool = False) -> "
         database.close()
 
 
-def short(path: Path | None) -> str:
-    """Write a path the way people do, with ~ for their home."""
+def display_path(path: Path | None) -> str:
+    """Return a path with `~` for the home directory; "memory" if there is none."""
     if path is None:
         return "memory"
-    with suppress(RuntimeError, ValueError):  # nobody knows a home, or it is elsewhere
+    with suppress(RuntimeError, ValueError):  # without a home, or outside it
         return f"~/{path.relative_to(Path.home())}"
     return str(path)

@@ -1,121 +1,102 @@
-"""Run a fetch for a person: refuse what contradicts itself, show how far it is, say what came."""
+"""Run a fetch for a shell: check the options, show the progress, print the result."""
 
-import asyncio
-import re
-from contextlib import contextmanager
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mixpanel.cli._options.database import Shown, located, short
-from mixpanel.cli._options.global_options import asked
-from mixpanel.cli._output.format import Format, Options, write
-from mixpanel.cli._output.progress import Teller, counted, told
+from mixpanel.cli._options.database import database_path, display_path
+from mixpanel.cli._options.global_options import global_options
+from mixpanel.cli._options.shared import given, refuse_together, require_with
+from mixpanel.cli._output.format import Format, OutputOptions, TableView, write
+from mixpanel.cli._output.progress import FetchReporter, ProgressBar, progress_bar
 from mixpanel.cli._output.terminal import say
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mixpanel.data.results import FetchPlan, FetchResult
     from mixpanel.data.workspace import AsyncWorkspace
 
-# What errors of the library name -> how that is called here.
-ARGUMENTS = {
-    "from_date": "--from", "to_date": "--to", "max_workers": "--workers", "cohort_id": "--cohort",
-    "chunk_days": "--chunk-days", "lookback_days": "--lookback-days",
-    "project_timezone": "--project-timezone", "as_of_timestamp": "--as-of-timestamp",
-    "output_properties": "--output-properties",
-}  # fmt: skip
-ARGUMENT = re.compile(rf"\b({'|'.join(ARGUMENTS)})\b(=?)")
+COUNT_EVERY = 1000  # records of a stream between two updates of the count
+FILES_NAMED = 3
 
 
-# ---- what cannot be asked for together ----------------------------------------------------------
-
-
-def check(
+def check_options(
     stored: dict[str, Any],
     *,
     replace: bool,
     append: bool,
     stdout: bool,
     raw: bool,
-    options: Options,
+    output: OutputOptions,
 ) -> None:
-    """Refuse options that exclude each other, or would be ignored in silence."""
-    exclude({"--replace": replace, "--append": append})
-    need("--raw", raw, {"--stdout": stdout})
+    """Refuse options that contradict each other, or would have no effect.
+
+    `stored` are options that only make sense for a table.
+
+    :raises typer.BadParameter: with the options to leave out.
+    """
+    refuse_together({"--replace": replace, "--append": append})
+    require_with("--raw", raw, {"--stdout": stdout})
     if not stdout:
         return
-    vain = _given(stored)
-    if vain:
-        raise typer.BadParameter(f"--stdout stores nothing: leave out {', '.join(vain)}")
-    if options.jq is not None or options.format not in (None, Format.JSONL):
+    without_effect = given(stored)
+    if without_effect:
+        raise typer.BadParameter(f"--stdout stores nothing: leave out {', '.join(without_effect)}")
+    if output.jq is not None or output.requested not in (None, Format.JSONL):
         raise typer.BadParameter(
             "--stdout writes lines of JSON: leave out --format and --jq, and pipe it into jq"
         )
 
 
-def exclude(options: dict[str, Any]) -> None:
-    """Refuse more than one of these options."""
-    if len(_given(options)) > 1:
-        raise typer.BadParameter(f"{' and '.join(options)} exclude each other")
-
-
-def need(option: str, value: Any, needed: dict[str, Any]) -> None:
-    """Refuse an option without another one."""
-    if _given({option: value}) and not _given(needed):
-        raise typer.BadParameter(f"{option} needs {' or '.join(needed)}")
-
-
-def _given(options: dict[str, Any]) -> list[str]:
-    return [name for name, value in options.items() if value not in (None, False, [])]
-
-
-# ---- fetching -----------------------------------------------------------------------------------
-
-
 def workspace(
-    db: Path | None, base_url: str | None, teller: Teller | None = None, **options: Any
+    db: Path | None, base_url: str | None, reporter: FetchReporter | None = None, **options: Any
 ) -> "AsyncWorkspace":
-    """Return the project that was asked for; its database is opened when first used."""
+    """Return the workspace of the chosen account; its database is opened when first used."""
     from mixpanel.data.workspace import AsyncWorkspace
 
-    path, _ = located(db)
-    wait = (teller or Teller()).wait
-    return AsyncWorkspace(asked.account, path=path, base_url=base_url, on_wait=wait, **options)
+    path, _ = database_path(db)
+    on_wait = (reporter or FetchReporter(ProgressBar(""))).wait
+    return AsyncWorkspace(
+        global_options.account, path=path, base_url=base_url, on_wait=on_wait, **options
+    )
 
 
-def run(
+def run_fetch(
     table: str,
     unit: str,
-    fetch: "Callable[[AsyncWorkspace, Teller], Awaitable[FetchResult]]",
-    options: Options,
+    fetch: "Callable[[AsyncWorkspace, FetchReporter], Awaitable[FetchResult]]",
+    output: OutputOptions,
     *,
     db: Path | None,
     base_url: str | None,
     no_progress: bool,
 ) -> None:
-    """Fetch into a table, and say what came, or how to go on."""
+    """Fetch into a table and print the result; `unit` is what is counted, days or pages."""
+    import asyncio
+
     from mixpanel.data.exceptions import TableExistsError
 
-    async def fetched(teller: Teller) -> "FetchResult":
-        async with workspace(db, base_url, teller) as opened:
-            return await fetch(opened, teller)
+    async def fetch_all(reporter: FetchReporter) -> "FetchResult":
+        async with workspace(db, base_url, reporter) as opened:
+            return await fetch(opened, reporter)
 
-    path, _ = located(db)
+    path, _ = database_path(db)
     try:
-        with in_shell_words(), told(table, unit, quietly=no_progress) as teller:
-            # Ctrl-C cancels it, waits for a transaction to end, and only then comes up here.
-            result = asyncio.run(fetched(teller))
+        with progress_bar(table, quiet=no_progress) as bar:
+            # Ctrl-C cancels the task, which finishes its transaction before it ends.
+            result = asyncio.run(fetch_all(FetchReporter(bar, unit)))
     except TableExistsError as error:
-        add = "updates its profiles" if unit == "pages" else "adds days to it"
-        error.add_note(f"--replace puts a new one in its place, --append {add}")
+        effect = "updates its profiles" if unit == "pages" else "adds days to it"
+        error.add_note(f"--replace writes a new table over it, --append {effect}")
         raise
     except KeyboardInterrupt:
-        left = "what has arrived is kept, and" if unit == "days" else "nothing was stored;"
-        goes = "goes on from there" if unit == "days" else "begins again"
-        say(f"interrupted: {left} the same command {goes}", "yellow")
+        resumes = unit == "days"
+        kept = "finished days are kept" if resumes else "nothing was stored"
+        next_run = "resumes from there" if resumes else "starts over"
+        say(f"interrupted: {kept}; the same command {next_run}", "yellow")
         raise
     data = result.to_dict()
     rows = {name: value for name, value in data.items() if value or name == "rows"}
@@ -123,97 +104,87 @@ def run(
         "duration_seconds": round(result.duration_seconds, 3),
         "fetched_at": f"{result.fetched_at:%Y-%m-%d %H:%M:%S}",
     }
-    write(Shown(data, rows), options)
-    _summarize(result, f"table {table} of {short(path)}")
-
-
-@contextmanager
-def in_shell_words() -> "Iterator[None]":
-    """Name in errors the option that was typed, not the argument that it became."""
-    from mixpanel.data.exceptions import ConfigError
-
-    try:
-        yield
-    except ConfigError as error:
-        error.message = ARGUMENT.sub(
-            lambda found: ARGUMENTS[found[1]] + (" " if found[2] else ""), error.message
-        )
-        error.args = (error.message,)
-        if "mixed" in error.message:
-            error.add_note("in the shell: --mixed")
-        raise
+    write(TableView(data, rows), output)
+    _summarize(result, f"table {table} of {display_path(path)}")
 
 
 def _summarize(result: "FetchResult", where: str) -> None:
     copies = f", {result.merged:,} copies merged" if result.merged else ""
     say(f"{result.rows:,} rows in {result.duration_seconds:.1f} s{copies}: {where}", "green")
     if result.repaired:
-        say(f"{result.repaired:,} rows held what is no JSON, and were repaired", "yellow")
+        say(f"{result.repaired:,} rows held invalid JSON and were repaired", "yellow")
     if result.unreadable:
-        files = " and ".join(result.unreadable_files[:3])
-        files += " …" if len(result.unreadable_files) > 3 else ""
-        say(f"{result.unreadable:,} lines cannot be loaded, and were kept in {files}", "yellow")
+        files = " and ".join(result.unreadable_files[:FILES_NAMED])
+        files += " …" if len(result.unreadable_files) > FILES_NAMED else ""
+        say(f"{result.unreadable:,} lines could not be loaded and were saved to {files}", "yellow")
     if result.without_time:
         say(f"{result.without_time:,} rows have no time", "yellow")
 
 
-def plan(
-    ask: "Callable[[AsyncWorkspace], Awaitable[FetchPlan]]",
+def show_plan(
+    plan: "Callable[[AsyncWorkspace], Awaitable[FetchPlan]]",
     db: Path | None,
     base_url: str | None,
-    options: Options,
+    output: OutputOptions,
 ) -> None:
-    """Say what a fetch would cost, without any call."""
+    """Print which calls a fetch would make, without making any."""
+    import asyncio
+
     from mixpanel.data.workspace import AsyncWorkspace
 
-    async def planned() -> "FetchPlan":
-        path, _ = located(db)
-        # What only looks makes no database, and holds none up.
+    async def make_plan() -> "FetchPlan":
+        path, _ = database_path(db)
+        # A dry run neither creates a database nor locks out its readers.
         if path.is_file():
             async with workspace(path, base_url, read_only=True) as opened:
-                return await ask(opened)
-        async with AsyncWorkspace.memory(asked.account, base_url=base_url) as opened:
-            return await ask(opened)
+                return await plan(opened)
+        async with AsyncWorkspace.memory(global_options.account, base_url=base_url) as opened:
+            return await plan(opened)
 
-    with in_shell_words():
-        found = asyncio.run(planned())
+    found = asyncio.run(make_plan())
     rows = [
         {"from": str(first), "to": str(last), "days": (last - first).days + 1}
         for first, last in found.chunks
     ]
-    write(Shown(found.to_dict(), rows), options)
-    say(_in_words(found), "dim")
+    write(TableView(found.to_dict(), rows), output)
+    say(_plan_summary(found), "dim")
 
 
-def _in_words(plan: "FetchPlan") -> str:
-    already = f"; {plan.already_done} days are there already" if plan.already_done else ""
+def _plan_summary(plan: "FetchPlan") -> str:
     days = "1 day" if plan.days == 1 else f"{plan.days} days"
     calls = "1 call" if plan.calls == 1 else f"{plan.calls} calls"
-    left = f"{plan.calls_left} of this hour's calls are left"
-    return f"a dry run: {days} in {calls}, {left}{already}; nothing was asked of Mixpanel"
+    present = f"; {plan.already_done} days are in the table already" if plan.already_done else ""
+    return (
+        f"dry run: {days} in {calls}, {plan.calls_left} calls left this hour{present}; "
+        "no request was sent"
+    )
 
 
-def stream(
+def run_stream(
     records: "Callable[[AsyncWorkspace], AsyncIterator[dict[str, Any]]]",
     what: str,
     *,
     db: Path | None,
     base_url: str | None,
 ) -> None:
-    """Write records on stdout as they come, and at the end how many."""
-    lines, count = Options(Format.JSONL), 0
+    """Write records to stdout as they come, and their number to stderr."""
+    import asyncio
 
-    async def streamed() -> None:
+    lines, count = OutputOptions(Format.JSONL), 0
+
+    async def stream_all() -> None:
         nonlocal count
-        with in_shell_words(), counted(what) as tell:
+        # On one terminal with the records, a bar would be drawn between them.
+        with progress_bar(what, quiet=sys.stdout.isatty()) as bar:
             async with workspace(db, base_url) as opened:
                 async for record in records(opened):
                     write(record, lines)
                     count += 1
-                    tell(count)
+                    if count % COUNT_EVERY == 0:
+                        bar.update(count, f"{count:,}")
 
     try:
-        asyncio.run(streamed())
+        asyncio.run(stream_all())
     except KeyboardInterrupt:
         say(f"interrupted after {count:,} {what}", "yellow")
         raise

@@ -1,39 +1,50 @@
-"""Remember what was asked for before the command: `mp --account prod --quiet …`."""
+"""Options before the command, as in `mp --account prod --quiet …`, for the length of one run."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
 class ErrorFormat(StrEnum):
-    """How a command says what went wrong."""
+    """How errors are written to stderr."""
 
     TEXT = "text"
     JSON = "json"
 
 
 @dataclass(slots=True)
-class Asked:
-    """What holds for the whole run of a command."""
+class GlobalOptions:
+    """What applies to the whole run of a command.
+
+    `option_names` maps the parameters of the running command to its options, so that an error can
+    name `--from` instead of `from_date`.
+    """
 
     account: str | None = None
     quiet: bool = False
-    errors: ErrorFormat = ErrorFormat.TEXT
+    error_format: ErrorFormat = ErrorFormat.TEXT
+    option_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def silent(self) -> bool:
-        """Tell whether to leave out all talk: errors in JSON stand alone on stderr."""
-        return self.quiet or self.errors is ErrorFormat.JSON
+    def errors_only(self) -> bool:
+        """Return True if nothing but errors goes to stderr, which JSON errors imply."""
+        return self.quiet or self.error_format is ErrorFormat.JSON
 
 
-asked = Asked()
+global_options = GlobalOptions()
 
 
-def forget(arguments: list[str]) -> None:
-    """Begin anew, knowing only how to say that the arguments themselves are wrong."""
-    asked.account, asked.quiet = None, False
+def reset(arguments: list[str]) -> None:
+    """Set the defaults of a new run.
+
+    The error format is read from the raw arguments, because it applies to errors in parsing them.
+    """
+    global_options.account, global_options.quiet = None, False
+    global_options.option_names = {}
     words = " ".join(arguments).replace("=", " ").split()
-    wanted = os.environ.get("MP_ERROR_FORMAT", "")
+    error_format = os.environ.get("MP_ERROR_FORMAT", "")
     if "--error-format" in words[:-1]:
-        wanted = words[words.index("--error-format") + 1]
-    asked.errors = ErrorFormat.JSON if wanted.lower() == ErrorFormat.JSON else ErrorFormat.TEXT
+        error_format = words[words.index("--error-format") + 1]
+    is_json = error_format.lower() == ErrorFormat.JSON
+    global_options.error_format = ErrorFormat.JSON if is_json else ErrorFormat.TEXT

@@ -1,4 +1,4 @@
-"""Say which project a command is about, and who asks."""
+"""Options that choose the project, and the credentials for `mp import` and `mp flags`."""
 
 import os
 from enum import StrEnum
@@ -6,39 +6,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mixpanel.cli._options.global_options import asked
-from mixpanel.cli._output.terminal import Format
+from mixpanel.cli._options.global_options import global_options
 
 if TYPE_CHECKING:
     from mixpanel.credentials import ServiceAccountCredentials
 
-ACCOUNT = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
-WHOSE = (
-    f"a service account in {', '.join(ACCOUNT)}, or mp --account NAME; "
+ACCOUNT_VARIABLES = ("MP_USERNAME", "MP_SECRET", "MP_PROJECT_ID")
+CREDENTIALS_HINT = (
+    f"set {', '.join(ACCOUNT_VARIABLES)} to a service account, or use mp --account NAME; "
     "the default account is not used"
 )
 
 
 class Region(StrEnum):
-    """Where a project keeps its data."""
+    """Where a project's data is stored."""
 
     US = "us"
     EU = "eu"
     IN = "in"
 
 
-def _of_account(context: typer.Context, region: Region) -> Region:
-    """Return the region of the account that was named, unless an option says another one."""
+def _region_of_account(context: typer.Context, region: Region) -> Region:
+    """Return the region of the account of `mp --account`, unless `--region` is given."""
     source: Any = context.get_parameter_source("region")
-    if asked.account is None or (source is not None and source.name == "COMMANDLINE"):
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    if global_options.account is None or is_typed:
         return region
     from mixpanel.data.config import Config
 
-    return Region(Config().get_account(asked.account).region)
+    return Region(Config().get_account(global_options.account).region)
 
 
 def account_names(incomplete: str) -> list[str]:
-    """Complete the name of an account in a shell."""
+    """Return the account names that complete what was typed, for the shell."""
     from mixpanel.data.config import Config
     from mixpanel.exceptions import ConfigurationError
 
@@ -48,38 +48,45 @@ def account_names(incomplete: str) -> list[str]:
         return []
 
 
-Token = Annotated[str | None, typer.Option(envvar="MP_TOKEN", help="The project's token.")]
-Where = Annotated[
+TokenOption = Annotated[
+    str | None, typer.Option(metavar="TOKEN", envvar="MP_TOKEN", help="The project token.")
+]
+RegionOption = Annotated[
     Region,
     typer.Option(
-        envvar="MP_REGION", callback=_of_account, help="Where the project keeps its data."
+        metavar="REGION", envvar="MP_REGION", callback=_region_of_account,
+        help="Where the project's data is stored: us, eu or in.",
     ),
-]
-Base = Annotated[
+]  # fmt: skip
+BaseUrlOption = Annotated[
     str | None,
-    typer.Option(envvar="MP_BASE_URL", help="Go to this address instead, as of `mp emulator`."),
-]
-Write = Annotated[Format, typer.Option("--format", help="How to write the result.")]
+    typer.Option(
+        metavar="URL", envvar="MP_BASE_URL",
+        help="Send requests to this address, such as that of `mp emulator`.",
+    ),
+]  # fmt: skip
 
 
-def account() -> "ServiceAccountCredentials | None":
-    """Return the account named before the command, or else the one in the environment.
+def service_account() -> "ServiceAccountCredentials | None":
+    """Return the service account of `mp --account`, or the one in the environment, if any.
 
-    :raises ConfigError: when there is no account of that name.
+    :raises ConfigError: if there is no account of that name.
+    :raises typer.BadParameter: if the environment holds only a part of one.
     """
     from mixpanel.credentials import ServiceAccountCredentials
 
-    if asked.account is not None:
+    if global_options.account is not None:
         from mixpanel.data.config import Config
 
-        kept = Config().get_account(asked.account)
+        account = Config().get_account(global_options.account)
         return ServiceAccountCredentials(
-            kept.username, kept.secret.get_secret_value(), kept.project_id
+            account.username, account.secret.get_secret_value(), account.project_id
         )
-    given = [os.environ.get(name, "").strip() for name in ACCOUNT]
-    if not any(given[:2]):
+    values = [os.environ.get(name, "").strip() for name in ACCOUNT_VARIABLES]
+    # A project id alone is no account: other commands read it too.
+    if not any(values[:2]):
         return None
-    if not all(given):
-        missing = [name for name, value in zip(ACCOUNT, given, strict=True) if not value]
-        raise typer.BadParameter(f"the service account is not whole: {', '.join(missing)} missing")
-    return ServiceAccountCredentials(*given)
+    if not all(values):
+        missing = [name for name, value in zip(ACCOUNT_VARIABLES, values, strict=True) if not value]
+        raise typer.BadParameter(f"the service account is incomplete: set {', '.join(missing)}")
+    return ServiceAccountCredentials(*values)

@@ -1,15 +1,19 @@
-"""Say in one number how a command ended, and in words or JSON why, for scripts to act upon."""
+"""The exit codes of `mp`, and errors as JSON, for scripts to act on."""
 
 import json
 import re
 from enum import IntEnum
+from http import HTTPStatus
 from typing import Any
 
 from mixpanel.exceptions import AuthenticationError, ConfigurationError, RateLimitError
 
-NOT_FOUND = 404
-TOO_MANY_REQUESTS = 429
-FACTS = ("status", "endpoint", "retry_after")  # what an error of sending knows
+DETAILS = ("status", "endpoint", "retry_after")  # attributes of an error of delivery
+REFUSED_CREDENTIALS = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.PAYMENT_REQUIRED,
+    HTTPStatus.FORBIDDEN,
+)
 
 
 class ExitCode(IntEnum):
@@ -21,49 +25,49 @@ class ExitCode(IntEnum):
     USAGE = 3
     NOT_FOUND = 4
     RATE_LIMITED = 5
-    PARTIAL = 6  # it was done, but some records were refused
-    INTERRUPTED = 130  # Ctrl-C, as shells count it
+    PARTIAL = 6  # done, but some records were rejected, or a check found problems
+    INTERRUPTED = 130  # Ctrl-C: 128 + SIGINT, as shells report it
 
 
 def exit_code(error: BaseException) -> ExitCode:
-    """Return the exit code that an error of the package ends a command with."""
+    """Return the exit code for an error of the package."""
     from mixpanel.data import exceptions as data
 
     status = getattr(error, "status", None)
-    absent = (
-        data.AccountNotFoundError, data.TableNotFoundError,
-        data.DatabaseNotFoundError, data.EventNotFoundError,
-        data.PropertyNotFoundError, data.ReportNotFoundError,
+    not_found = (
+        data.AccountNotFoundError, data.TableNotFoundError, data.DatabaseNotFoundError,
+        data.EventNotFoundError, data.PropertyNotFoundError, data.ReportNotFoundError,
     )  # fmt: skip
-    if isinstance(error, absent):
+    # From the most specific class to the most general one.
+    if isinstance(error, not_found):
         return ExitCode.NOT_FOUND
     if isinstance(error, data.AccountExistsError):
         return ExitCode.ERROR
     if isinstance(error, ConfigurationError | data.QueryError):
         return ExitCode.USAGE
-    if isinstance(error, AuthenticationError) or status in (401, 402, 403):
+    if isinstance(error, AuthenticationError) or status in REFUSED_CREDENTIALS:
         return ExitCode.AUTHENTICATION
-    if status == NOT_FOUND or getattr(error, "code", None) == "FILE_NOT_FOUND":
+    if status == HTTPStatus.NOT_FOUND or getattr(error, "code", None) == "FILE_NOT_FOUND":
         return ExitCode.NOT_FOUND
-    if isinstance(error, RateLimitError) or status == TOO_MANY_REQUESTS:
+    if isinstance(error, RateLimitError) or status == HTTPStatus.TOO_MANY_REQUESTS:
         return ExitCode.RATE_LIMITED
     return ExitCode.ERROR
 
 
-def as_dict(error: BaseException) -> dict[str, Any]:
-    """Return code, message and details of any error of the package, and what was noted on it."""
+def error_to_dict(error: BaseException) -> dict[str, Any]:
+    """Return the code, message, details and notes of an error of the package."""
     to_dict = getattr(error, "to_dict", None)
     if to_dict is not None:
-        told: dict[str, Any] = to_dict()
+        data: dict[str, Any] = to_dict()
     else:
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
-        facts = {fact: getattr(error, fact, None) for fact in FACTS}
-        known = {fact: value for fact, value in facts.items() if value is not None}
-        told = {"code": name.upper(), "message": str(error), "details": known}
+        details = {each: getattr(error, each, None) for each in DETAILS}
+        known = {each: value for each, value in details.items() if value is not None}
+        data = {"code": name.upper(), "message": str(error), "details": known}
     notes = getattr(error, "__notes__", None)
-    return told | {"notes": notes} if notes else told
+    return data | {"notes": notes} if notes else data
 
 
-def one_line(told: dict[str, Any]) -> str:
-    """Write an error as one line of JSON, which any terminal can show."""
-    return json.dumps(told, default=str)
+def json_line(data: dict[str, Any]) -> str:
+    """Return one line of JSON in ASCII, which any terminal can show."""
+    return json.dumps(data, default=str)

@@ -1,8 +1,16 @@
-"""Write results on stdout: as JSON, lines of JSON, a table, CSV, or the plain values."""
+"""Results on stdout, in the formats of `--format`: table, JSON, lines of JSON, CSV, plain.
+
+Every command that has a result takes `OutputOptions` and passes its result to `write`:
+
+    @with_options(output=output_options)
+    def tables(*, output: OutputOptions) -> None:
+        write(found, output)
+"""
 
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
@@ -12,95 +20,136 @@ from enum import Enum, StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from mixpanel._records.spreadsheets import guarded
-from mixpanel.cli._output.terminal import json_visible, out, plain, visible
+from mixpanel.cli._output.terminal import escape_controls, is_plain, stdout_console
 from mixpanel.exceptions import ConfigurationError
 
 INDENT = 2
-WIDEST = 1_000_000
-NAMES = ("name", "value", "event", "id")  # what stands for a whole object in plain output
+UNBOUNDED_WIDTH = 1_000_000
+NAME_FIELDS = ("name", "value", "event", "id")  # what stands for a whole object in plain output
+REASONS_SHOWN = 5  # in a table; JSON has all of them
 
 
 class Format(StrEnum):
-    """How a command writes its result."""
+    """How a result is written."""
 
+    TABLE = "table"
     JSON = "json"
     JSONL = "jsonl"
-    TABLE = "table"
     CSV = "csv"
     PLAIN = "plain"
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Hold what `--format` and `--jq` asked for; make them first, so that mistakes cost nothing.
+class OutputOptions:
+    """The values of `--format` and `--jq`.
 
-    :raises ConfigurationError: for `--jq` with another format than json and jsonl.
+    :raises ConfigurationError: for `--jq` with a format other than json and jsonl.
     """
 
-    format: Format | None = None
+    requested: Format | None = None
     jq: str | None = None
+    is_stream: bool = False
 
     def __post_init__(self) -> None:
-        if self.jq is not None and self.written not in (Format.JSON, Format.JSONL):
+        if self.jq is not None and self.format not in (Format.JSON, Format.JSONL):
             raise ConfigurationError(
-                f"--jq works on json and jsonl, not on {self.written}: add --format json"
+                f"--jq works on json and jsonl, not on {self.format}: add --format json"
             )
 
     @property
-    def written(self) -> Format:
-        """Return the format to write: json unless another is asked for, or plain by `MP_PLAIN`."""
-        if self.format is not None:
-            return self.format
-        return Format.PLAIN if plain() else Format.JSON
+    def format(self) -> Format:
+        """Return the format of `--format`, or the default.
+
+        That is plain with `MP_PLAIN`, else a table on a terminal and JSON anywhere else or with
+        `--jq`; a stream of rows is lines of JSON instead of one document.
+        """
+        if self.requested is not None:
+            return self.requested
+        if self.jq is None and is_plain():
+            return Format.PLAIN
+        if self.jq is None and sys.stdout is not None and sys.stdout.isatty():
+            return Format.TABLE
+        return Format.JSONL if self.is_stream else Format.JSON
+
+    def for_stream(self) -> "OutputOptions":
+        """Return the options for rows that are written as they come."""
+        return OutputOptions(self.requested, self.jq, is_stream=True)
 
 
-def _program(expression: str | None) -> str | None:
-    """Refuse an expression that jq cannot read before anything else is done."""
+def _checked_filter(expression: str | None) -> str | None:
+    """Refuse an expression that jq cannot compile before the command does anything else."""
     if expression is not None:
         try:
             _jq().compile(expression)
         except ValueError as error:
-            raise typer.BadParameter(f"{expression!r} is no jq filter: {_why(error)}") from error
+            reason = _jq_message(error)
+            raise typer.BadParameter(f"invalid jq filter {expression!r}: {reason}") from error
     return expression
 
 
-As = Annotated[
+FormatOption = Annotated[
     Format | None,
     typer.Option(
-        "--format", "-f", show_default="json, or plain with MP_PLAIN=1",
-        help="How to write the result.",
+        "--format", "-f", metavar="FORMAT", show_default="table on a terminal, else json",
+        help="table, json, jsonl, csv or plain.",
     ),
 ]  # fmt: skip
-Jq = Annotated[
+JqOption = Annotated[
     str | None,
     typer.Option(
-        "--jq", metavar="EXPR", callback=_program, help="Pass json or jsonl through this jq filter."
+        "--jq", metavar="FILTER", callback=_checked_filter,
+        help="Apply a jq filter to the JSON.",
     ),
-]
+]  # fmt: skip
 
 
-def write(result: Any, options: Options) -> None:
+def output_options(*, format: FormatOption = None, jq: JqOption = None) -> OutputOptions:  # noqa: A002
+    """Return the options for a command's result, see `with_options`."""
+    return OutputOptions(format, jq)
+
+
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """A result whose table shows other rows than its JSON: a selection, or other units."""
+
+    data: dict[str, Any]
+    rows: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the data for JSON."""
+        return self.data
+
+    def to_table_dict(self) -> Any:
+        """Return rows for a table, or one mapping of names to values."""
+        return self.rows
+
+
+def delivery_summary(data: dict[str, Any], reasons: Mapping[str, int]) -> TableView:
+    """Return the summary of a delivery: all reasons of rejections in JSON, few in a table."""
+    common = sorted(reasons.items(), key=lambda item: -item[1])[:REASONS_SHOWN]
+    rows = data | {f"rejected: {reason}": count for reason, count in common}
+    return TableView(data | {"reasons": dict(reasons)}, rows)
+
+
+def write(result: Any, output: OutputOptions) -> None:
     """Write a result on stdout.
 
-    A result is a mapping, a list or iterator of mappings or of plain values, or an object with
-    `to_dict()`; a table shows the rows of its `to_table_dict()`. Rows from an iterator are written
-    as they come in jsonl and plain.
+    A result is a mapping, an iterable of mappings or of plain values, or an object with
+    `to_dict()`; a table shows the rows of its `to_table_dict()`. Rows of an iterator are written as
+    they come in jsonl and plain.
     """
-    kind = options.written
-    if options.jq is not None:
-        result = _filtered(_data(result), options.jq)
-    if kind is Format.TABLE:
+    if output.jq is not None:
+        result = _filtered(_data(result), output.jq)
+    if output.format is Format.TABLE:
         _write_table(result)
-    elif kind is Format.JSON:
+    elif output.format is Format.JSON:
         _print_json(_data(result), INDENT)
-    elif kind is Format.JSONL:
-        for row in _each(result):
+    elif output.format is Format.JSONL:
+        for row in _rows_of(result):
             _print_json(row)
-    elif kind is Format.CSV:
+    elif output.format is Format.CSV:
         _write_csv(_data(result))
     else:
         _write_plain(result)
@@ -117,10 +166,10 @@ def _data(result: Any) -> Any:
         return asdict(result)
     if isinstance(result, Mapping | str | bytes) or not isinstance(result, Iterable):
         return result
-    return [_data(one) for one in result]
+    return [_data(each) for each in result]
 
 
-def _each(result: Any) -> Iterator[Any]:
+def _rows_of(result: Any) -> Iterator[Any]:
     if isinstance(result, Mapping | str | bytes) or hasattr(result, "to_dict"):
         yield _data(result)
     elif isinstance(result, Iterable):
@@ -132,20 +181,20 @@ def _each(result: Any) -> Iterator[Any]:
 def _json(value: Any, indent: int | None = None, *, ascii_only: bool = False) -> str:
     try:
         return json.dumps(
-            value, indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=_plainer
+            value, indent=indent, ensure_ascii=ascii_only, allow_nan=False, default=_json_value
         )
-    except (TypeError, ValueError):  # a NaN, or a key that JSON has not
-        return json.dumps(_valid(value), indent=indent, ensure_ascii=ascii_only)
+    except (TypeError, ValueError):  # a NaN, or a key that is not text
+        return json.dumps(_finite(value), indent=indent, ensure_ascii=ascii_only)
 
 
-def _plainer(value: Any) -> Any:
-    """Return the nearest thing that JSON has."""
+def _json_value(value: Any) -> Any:
+    """Return the JSON value closest to a Python value."""
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     if isinstance(value, Decimal):
         if not value.is_finite():
             return None
-        # A number, unless a reader's float would change it.
+        # A number, unless a reader's float would lose digits.
         number = int(value) if value == value.to_integral_value() else float(value)
         return number if Decimal(str(number)) == value else str(value)
     if isinstance(value, Enum):
@@ -164,28 +213,29 @@ def _plainer(value: Any) -> Any:
     return str(value)
 
 
-def _valid(value: Any) -> Any:
+def _finite(value: Any) -> Any:
+    """Return a value with None for NaN and infinity, and text for every key."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, Mapping):
-        return {_text(key): _valid(one) for key, one in value.items()}
+        return {_text(key): _finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_valid(one) for one in value]
-    return _valid(_plainer(value))
+        return [_finite(each) for each in value]
+    return _finite(_json_value(value))
 
 
 def _filtered(data: Any, expression: str) -> Any:
-    """Return no result as [], one as itself, and several as a list."""
+    """Return [] for no result of the filter, a single result as it is, and several as a list."""
     try:
         found = _jq().compile(expression).input_text(_json(data)).all()
     except ValueError as error:
-        raise ConfigurationError(f"--jq {expression!r}: {_why(error)}") from error
+        raise ConfigurationError(f"--jq {expression!r}: {_jq_message(error)}") from error
     return found[0] if len(found) == 1 else found
 
 
-def _why(error: ValueError) -> str:
+def _jq_message(error: ValueError) -> str:
     first = str(error).partition("\n")[0].rstrip(": ")
     return first.removeprefix("jq: ").removeprefix("error: ")
 
@@ -202,29 +252,33 @@ def _jq() -> Any:
 
 
 def _write_table(result: Any) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
     flat = result.to_table_dict() if hasattr(result, "to_table_dict") else _data(result)
     if isinstance(flat, Mapping):
         rows = [{"field": name, "value": value} for name, value in flat.items()]
     else:
-        rows = [_row(one) for one in (flat if isinstance(flat, list) else [flat])]
+        rows = [_row(each) for each in (flat if isinstance(flat, list) else [flat])]
     table = Table(box=None, pad_edge=False, header_style="dim")
     columns = _columns(rows)
     for name in columns:
         values = [row[name] for row in rows if row.get(name) is not None]
-        numeric = bool(values) and all(map(_is_number, values))
-        title = Text(_seen(name.replace("_", " ").upper()))
-        table.add_column(title, overflow="fold", justify="right" if numeric else "left")
+        is_numeric = bool(values) and all(map(_is_number, values))
+        title = Text(_printable(escape_controls(name.replace("_", " ").upper())))
+        table.add_column(title, overflow="fold", justify="right" if is_numeric else "left")
     for row in rows:
-        table.add_row(*(Text(_seen(_cell(row.get(name), "Yes", "No"))) for name in columns))
-    console = out()
+        cells = (_cell(row.get(name), "Yes", "No") for name in columns)
+        table.add_row(*(Text(_printable(escape_controls(cell))) for cell in cells))
+    console = stdout_console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = WIDEST  # a file has no width: nothing is folded
+        console.width = UNBOUNDED_WIDTH  # nothing is folded in a file
     if columns:
         console.print(table)
 
 
 def _write_csv(data: Any) -> None:
-    rows = [_row(one) for one in (data if isinstance(data, list) else [data])]
+    rows = [_row(each) for each in (data if isinstance(data, list) else [data])]
     columns = _columns(rows)
     if columns:
         write_csv_line(columns)
@@ -233,36 +287,37 @@ def _write_csv(data: Any) -> None:
 
 
 def write_csv_line(cells: Iterable[Any]) -> None:
-    """Write one line of CSV on stdout, guarded against spreadsheets.
+    """Write one line of CSV on stdout, with text escaped that a spreadsheet would run.
 
-    In a file control characters stay: programs read them as data. A terminal would obey them.
+    In a file control characters stay: programs read them as data. A terminal would act on them.
     """
-    line = ",".join(map(_quoted, cells)) or '""'
-    _print(visible(line) if sys.stdout.isatty() else line)
+    line = ",".join(map(_csv_cell, cells)) or '""'
+    _print(escape_controls(line) if sys.stdout.isatty() else line)
 
 
 def _write_plain(result: Any) -> None:
     if isinstance(result, Mapping) or hasattr(result, "to_dict"):
         data = _data(result)
-        if isinstance(data, Mapping) and not any(name in data for name in NAMES):
+        if isinstance(data, Mapping) and not any(name in data for name in NAME_FIELDS):
             for name, value in data.items():
-                _print(visible(f"{name}={_cell(value)}"))
+                _print(escape_controls(f"{name}={_cell(value)}"))
             return
-    for one in _each(result):
-        _print(visible(_cell(_standing_for(one))))
+    for each in _rows_of(result):
+        _print(escape_controls(_cell(_plain_value(each))))
 
 
-def _standing_for(one: Any) -> Any:
-    if not isinstance(one, Mapping):
-        return one
-    name = next((name for name in NAMES if name in one), None)
-    return one[name] if name is not None else next(iter(one.values()), None)
+def _plain_value(row: Any) -> Any:
+    """Return what stands for a row: its name, value, event or id, else its first value."""
+    if not isinstance(row, Mapping):
+        return row
+    name = next((name for name in NAME_FIELDS if name in row), None)
+    return row[name] if name is not None else next(iter(row.values()), None)
 
 
-def _row(one: Any) -> dict[str, Any]:
-    if isinstance(one, Mapping):
-        return {_text(key): value for key, value in one.items()}
-    return {"value": one}
+def _row(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {_text(key): each for key, each in value.items()}
+    return {"value": value}
 
 
 def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -270,10 +325,11 @@ def _columns(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(value: Any, yes: str = "true", no: str = "false") -> str:
-    """Write one value for people, and for spreadsheets: nothing for None, JSON for what nests."""
+    """Return a value as text: nothing for None, JSON for lists and objects."""
     if isinstance(value, bool):
         return yes if value else no
-    value = value if isinstance(value, str | int | float) else _jsonable(value)
+    if not isinstance(value, str | int | float | Mapping | list | tuple) and value is not None:
+        value = _json_value(value)
     if value is None:
         return ""
     if isinstance(value, Mapping | list | tuple):
@@ -281,48 +337,46 @@ def _cell(value: Any, yes: str = "true", no: str = "false") -> str:
     return _text(value)
 
 
-def _quoted(value: Any) -> str:
-    """Write a cell of CSV that no spreadsheet takes for a formula; numbers stay as they are."""
+def _csv_cell(value: Any) -> str:
+    """Return a quoted cell that a spreadsheet does not take for a formula."""
     text = _cell(value) if _is_number(value) else guarded(_cell(value))
-    # The csv module leaves a bare carriage return as it is, and what follows begins a new row.
-    if any(letter in text for letter in ',"\r\n'):
+    # The csv module leaves a bare carriage return unquoted, and readers begin a new row after it.
+    if any(character in text for character in ',"\r\n'):
         return '"' + text.replace('"', '""') + '"'
     return text
 
 
-def _jsonable(value: Any) -> Any:
-    return value if value is None or isinstance(value, Mapping | list | tuple) else _plainer(value)
-
-
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(_plainer(value))
+    return value if isinstance(value, str) else str(_json_value(value))
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
 
 
-def _seen(text: str) -> str:
-    return _sayable(visible(text))
+# ---- what stdout can encode ---------------------------------------------------------------------
 
 
 def _print_json(value: Any, indent: int | None = None) -> None:
     text = _json(value, indent)
-    print(json_visible(text if _can_say(text) else _json(value, indent, ascii_only=True)))
+    if not _can_encode(text):
+        text = _json(value, indent, ascii_only=True)
+    # JSON allows these control characters in a string, a terminal acts on them.
+    print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _print(text: str) -> None:
-    print(_sayable(text))
+    print(_printable(text))
 
 
-def _sayable(text: str) -> str:
-    if _can_say(text):
+def _printable(text: str) -> str:
+    if _can_encode(text):
         return text
     return text.encode(_encoding(), "backslashreplace").decode(_encoding())
 
 
-def _can_say(text: str) -> bool:
-    """Tell whether stdout has these letters: not half a surrogate pair, not é in plain ASCII."""
+def _can_encode(text: str) -> bool:
+    """Return True unless stdout lacks a character: half a surrogate pair, or é in ASCII."""
     try:
         text.encode(_encoding())
     except UnicodeEncodeError:

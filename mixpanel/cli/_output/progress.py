@@ -1,155 +1,172 @@
-"""Show how far a fetch has come, and what it waits for: on terminals only, on stderr."""
+"""Progress on stderr: one bar for every command, on terminals only."""
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.cli._options.global_options import asked
-from mixpanel.cli._output.terminal import err, say
+from mixpanel.cli._options.global_options import global_options
+from mixpanel.cli._output.terminal import format_bytes, say, stderr_console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
+    from pathlib import Path
 
     from rich.console import RenderableType
     from rich.progress import Progress as RichProgress
     from rich.text import Text
 
-    from mixpanel.data._fetch.progress import Progress
+    from mixpanel.bulk import ImportProgress
+    from mixpanel.data._fetch.progress import Progress as FetchProgress
     from mixpanel.data.results import BatchProgress
 
-OFTEN = 1000  # records of a stream between two counts
+MAX_COUNTED_BYTES = 1_000_000_000  # counting the rows of a larger text file takes too long
 
 
-class Teller:
-    """Say on single lines what a fetch waits for."""
+class ProgressBar:
+    """A bar that appears with its first update; off a terminal nothing is drawn."""
 
-    def progress(self, now: "Progress") -> None:
-        """Take in how far it is."""
+    def __init__(self, name: str, bar: "RichProgress | None" = None) -> None:
+        self._bar = bar
+        # Not drawn yet: an error before the first update leaves no trace of a bar.
+        self._task = None if bar is None else bar.add_task(name, total=None, text="")
+        self._wait_reason, self._wait_until = "", 0.0
 
-    def batch(self, now: "BatchProgress") -> None:
-        """Take in that some days have ended, well or not."""
+    @property
+    def is_shown(self) -> bool:
+        """Return True if updates are drawn."""
+        return self._bar is not None
 
-    def wait(self, _seconds: float, why: str) -> None:
-        """Take in that it waits for room in the project's budget of calls."""
-        say(why, "yellow")
+    @property
+    def is_waiting(self) -> bool:
+        """Return True while a countdown runs."""
+        return self._wait_until > time.monotonic()
 
+    def update(self, completed: int, text: str, total: int | None = None) -> None:
+        """Draw how far it is, with a text in Rich's markup; without a total the bar pulses."""
+        if self._bar is not None and self._task is not None:
+            self._bar.start()
+            self._bar.update(self._task, completed=completed, total=total, text=text)
 
-class _Bar(Teller):
-    """Show how far a fetch is as a bar, and count down what it waits for."""
-
-    def __init__(self, unit: str) -> None:
-        self._bar: RichProgress | None = None
-        self._unit = unit
-        self._now: Progress | None = None
-        self._failed = 0
-        self._why, self._until = "", 0.0
-
-    def begin(self, bar: "RichProgress", name: str) -> None:
-        """Take what to draw on; the first thing to tell starts it, so that no mistake flashes."""
-        self._bar, self._task = bar, bar.add_task(name, total=None, told="[dim]asking[/]")
-
-    def progress(self, now: "Progress") -> None:
-        self._now = now
-        self._draw()
-
-    def batch(self, now: "BatchProgress") -> None:
-        self._failed += not now.success
-
-    def wait(self, seconds: float, why: str) -> None:
+    def count_down(self, seconds: float, reason: str) -> None:
+        """Show why and how long there is nothing to do; the longest of several waits counts."""
         until = time.monotonic() + seconds
-        if until > self._until:
-            self._why, self._until = why, until
-            if self._bar is not None:
-                self._bar.start()
-            self._draw()
+        if self._bar is not None and until > self._wait_until:
+            self._wait_reason, self._wait_until = reason, until
+            self._bar.start()
 
-    def waits(self) -> "Iterable[Text]":
-        """Return the line that counts down, while there is something to wait for."""
+    def wait_line(self) -> "Iterable[Text]":
+        """Return the line below the bar while there is something to wait for."""
         from rich.text import Text
 
-        left = self._until - time.monotonic()
+        left = self._wait_until - time.monotonic()
         if left > 0:
-            yield Text(f"{self._why} ({_clock(left)} left)", "yellow")
-
-    def _draw(self) -> None:
-        now = self._now
-        if now is None or self._bar is None:
-            return
-        self._bar.start()
-        steps = f"{now.steps_done}/{now.steps}" if now.steps else f"{now.steps_done}"
-        told = f"{steps} {self._unit}  {now.rows:,} rows  {now.bytes / 1e6:,.1f} MB"
-        self._bar.update(
-            self._task,
-            completed=now.steps_done,
-            total=now.steps or None,
-            told=told + self._end(now),
-        )
-
-    def _end(self, now: "Progress") -> str:
-        if self._failed:
-            return f"  [red]{self._failed} calls failed[/]"
-        if now.steps and now.steps_done >= now.steps:
-            return "  storing"
-        if now.seconds_left is None or self._until > time.monotonic():
-            return ""
-        return f"  {_clock(now.seconds_left)} left"
+            yield Text(f"{self._wait_reason} ({format_clock(left)} left)", "yellow")
 
 
 @contextmanager
-def told(name: str, unit: str, *, quietly: bool = False) -> Iterator[Teller]:
-    """Show a bar on a terminal, unless told to be quiet; anywhere else only what is waited for."""
-    console = err()
-    if quietly or asked.silent or not console.is_terminal:
-        yield Teller()
+def progress_bar(name: str, *, quiet: bool = False) -> Iterator[ProgressBar]:
+    """Yield a bar, which draws nothing off a terminal, with `--quiet`, or if `quiet`."""
+    console = stderr_console()
+    if quiet or global_options.errors_only or not console.is_terminal:
+        yield ProgressBar(name)
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
-    shown = _Bar(unit)
+    class WithCountdown(Progress):
+        countdown: ProgressBar | None = None
 
-    class Bar(Progress):
         def get_renderables(self) -> "Iterable[RenderableType]":
             yield from super().get_renderables()
-            yield from shown.waits()
+            if self.countdown is not None:
+                yield from self.countdown.wait_line()
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[text]}"),
     )
-    bar = Bar(*columns, console=console, transient=True, expand=True)
-    shown.begin(bar, name)
+    # Rich would print what goes to stdout on its own console, which is stderr here.
+    options: Any = {"console": console, "transient": True, "redirect_stdout": False}
+    bar = WithCountdown(*columns, expand=True, **options)
+    bar.countdown = ProgressBar(name, bar)
     try:
-        yield shown
+        yield bar.countdown
     finally:
         if bar.live.is_started:
             bar.stop()
 
 
-@contextmanager
-def counted(what: str) -> "Iterator[Callable[[int], None]]":
-    """Show on a terminal how many records were streamed; not between them, when they go there."""
-    console = err()
-    if asked.silent or not console.is_terminal or sys.stdout.isatty():
-        yield lambda _: None
-        return
-    from rich.progress import Progress, SpinnerColumn, TextColumn
+class FetchReporter:
+    """Shows the progress and the waits of a fetch; without a bar, waits are lines on stderr."""
 
-    columns = SpinnerColumn(), TextColumn("{task.description}")
-    # Rich would write what goes to stdout on its own console, which is stderr here.
-    options: Any = {"console": console, "transient": True, "redirect_stdout": False}
-    with Progress(*columns, **options) as bar:
-        task = bar.add_task(f"{what}  [dim]asking[/]", total=None)
+    def __init__(self, bar: ProgressBar, unit: str = "") -> None:
+        self._bar = bar
+        self._unit = unit
+        self._failed_calls = 0
+        self._latest: FetchProgress | None = None
 
-        def tell(count: int) -> None:
-            if count % OFTEN == 0:
-                bar.update(task, description=f"{count:,} {what}")
+    def progress(self, now: "FetchProgress") -> None:
+        """Draw how far the fetch is."""
+        self._latest = now
+        steps = f"{now.steps_done}/{now.steps}" if now.steps else f"{now.steps_done}"
+        text = f"{steps} {self._unit}  {now.rows:,} rows  {now.bytes / 1e6:,.1f} MB"
+        self._bar.update(now.steps_done, text + self._state(now), now.steps or None)
 
-        yield tell
+    def batch(self, now: "BatchProgress") -> None:
+        """Count the calls that failed."""
+        self._failed_calls += not now.success
+
+    def wait(self, seconds: float, reason: str) -> None:
+        """Show that the fetch waits for the project's rate limit."""
+        if not self._bar.is_shown:
+            say(reason, "yellow")
+            return
+        self._bar.count_down(seconds, reason)
+        if self._latest is not None:
+            self.progress(self._latest)
+
+    def _state(self, now: "FetchProgress") -> str:
+        if self._failed_calls:
+            return f"  [red]{self._failed_calls} calls failed[/]"
+        if now.steps and now.steps_done >= now.steps:
+            return "  storing"
+        if now.seconds_left is None or self._bar.is_waiting:
+            return ""
+        return f"  {format_clock(now.seconds_left)} left"
 
 
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+class ImportReporter:
+    """Shows the progress of an import or a backfill of a file, in rows."""
+
+    def __init__(self, bar: ProgressBar, file: "Path", what: str) -> None:
+        self._bar = bar
+        self._what = what
+        self._total = _row_count(file) if bar.is_shown else None
+
+    def progress(self, now: "ImportProgress") -> None:
+        """Draw how far the import is."""
+        if not self._bar.is_shown:
+            return
+        rate = now.imported / now.seconds if now.seconds else 0.0
+        text = f"{now.imported:,} {self._what}  {format_bytes(now.bytes_sent)}  {rate:,.0f}/s"
+        if now.rejected:
+            text += f"  [red]{now.rejected:,} rejected[/]"
+        if self._total is not None and rate:
+            text += f"  {format_clock((self._total - now.position) / rate)} left"
+        self._bar.update(now.position, text, self._total)
+
+
+def _row_count(file: "Path") -> int | None:
+    from mixpanel.data.store import count_rows
+
+    if not file.name.endswith((".parquet", ".pq")) and file.stat().st_size > MAX_COUNTED_BYTES:
+        return None
+    return count_rows(file)
+
+
+def format_clock(seconds: float) -> str:
+    """Return seconds as 1:02:03, or 2:03 below an hour."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

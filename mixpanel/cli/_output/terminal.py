@@ -1,176 +1,160 @@
-"""Show things: data on stdout, talk on stderr, colour and movement on terminals only."""
+"""The terminal: messages on stderr, questions, and the small charts of the demo.
 
-import inspect
-import json
+Rich is imported where something is printed with it, so that help and plain JSON do not pay for it.
+"""
+
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
 from getpass import getpass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from mixpanel.cli._options.global_options import asked
+from mixpanel.cli._options.global_options import global_options
 
-UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 BAR = "▇"
 SPARKS = "▁▂▃▄▅▆▇█"
 
-Force = Annotated[bool, typer.Option("--force", "--yes", "-y", help="Do not ask first.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Do not ask for confirmation.")]
 
 
-class Format(StrEnum):
-    """How a command writes its result."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-def plain() -> bool:
-    """Tell whether the environment asks for plain output, by `MP_PLAIN`."""
+def is_plain() -> bool:
+    """Return True if `MP_PLAIN` is set, for output without colour in the plain format."""
     return os.environ.get("MP_PLAIN", "") not in ("", "0")
 
 
-def out() -> Console:
-    """Return the console for data."""
-    return Console(highlight=False, no_color=plain() or None)
+def stdout_console() -> "Console":
+    """Return the console for results."""
+    from rich.console import Console
+
+    return Console(highlight=False, no_color=is_plain() or None)
 
 
-def err() -> Console:
-    """Return the console for talk."""
-    return Console(stderr=True, highlight=False, no_color=plain() or None)
+def stderr_console() -> "Console":
+    """Return the console for messages."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, no_color=is_plain() or None)
 
 
-def visible(text: str) -> str:
-    """Return text with control characters escaped: a terminal would obey some of them.
+def escape_controls(text: str) -> str:
+    """Return text with control characters escaped, because a terminal acts on some of them.
 
     Line ends and tabs stay.
     """
-    return UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+    return CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def say(text: str, style: str = "") -> None:
-    """Tell the person at the terminal something, unless they asked for quiet."""
-    if not asked.silent:
+    """Print a message on stderr, unless `--quiet` or JSON errors are on."""
+    if not global_options.errors_only:
         complain(text, style)
 
 
 def complain(text: str, style: str = "red") -> None:
-    """Tell what went wrong, also to those who asked for quiet."""
-    err().print(Text(visible(text), style), soft_wrap=True)
+    """Print an error on stderr, also with `--quiet`."""
+    from rich.text import Text
+
+    stderr_console().print(Text(escape_controls(text), style), soft_wrap=True)
+
+
+# ---- questions ----------------------------------------------------------------------------------
 
 
 def ask(question: str, *, hidden: bool = False) -> str:
-    """Ask the person at the terminal; what they type is not shown if it is to stay hidden.
+    """Ask on stderr and return the line typed; `hidden` does not echo it.
 
-    :raises typer.Abort: when stdin ends without an answer.
+    :raises typer.Abort: if stdin ends without a line.
     """
+    from rich.text import Text
+
     prompt = f"{question}: "
     try:
         if hidden and sys.stdin is not None and sys.stdin.isatty():
             return getpass(prompt).strip()
-        err().print(Text(prompt), end="", soft_wrap=True)  # input() would write to stdout
+        # input() would write the prompt to stdout.
+        stderr_console().print(Text(prompt), end="", soft_wrap=True)
         line = "" if sys.stdin is None else sys.stdin.readline()
     except EOFError:
         line = ""
     if not (line and sys.stdin is not None and sys.stdin.isatty()):
-        err().print()  # nobody has pressed Return on this screen
+        stderr_console().print()  # no echoed line end has moved the cursor
     if not line:
         raise typer.Abort
     return line.strip()
 
 
-def confirm(question: str) -> bool:
-    """Ask for a yes; anything else is a no."""
-    return ask(f"{question} [y/N]").lower() in ("y", "yes")
+def confirm_or_abort(question: str, *, force: bool) -> None:
+    """Ask for confirmation of what cannot be undone, unless `force`.
 
-
-def sure(question: str, *, force: bool, option: str = "--force") -> None:
-    """Ask before what cannot be undone, unless the `option` was given.
-
-    :raises typer.BadParameter: when there is nobody to ask.
-    :raises typer.Abort: when the answer is not yes.
+    :raises typer.BadParameter: if stdin is not a terminal and holds no answer.
+    :raises typer.Abort: if the answer is not yes.
     """
     if force:
         return
     try:
-        answer = confirm(question)
+        answer = ask(f"{question} [y/N]")
     except typer.Abort:
         if sys.stdin is not None and sys.stdin.isatty():
             raise
         raise typer.BadParameter(
-            f"nobody is there to be asked: add {option} if it is meant"
+            "confirmation required, but stdin is not a terminal: add --force"
         ) from None
-    if not answer:
+    if answer.lower() not in ("y", "yes"):
         raise typer.Abort
 
 
-def json_visible(text: str) -> str:
-    """Return JSON with the control characters escaped that JSON allows in a string."""
-    return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+# ---- tables and charts --------------------------------------------------------------------------
 
 
-def as_json(data: Mapping[str, Any]) -> None:
-    """Write data for machines: one JSON object on stdout."""
-    print(json_visible(json.dumps(data, ensure_ascii=False, indent=2, default=str)))
+def key_value_table(rows: Iterable[tuple[str, str]]) -> "Table":
+    """Return a table of names and values without borders."""
+    from rich.table import Table
+    from rich.text import Text
 
-
-def prose(function: Callable[..., object]) -> str:
-    """Return a command's docstring with its paragraphs unwrapped, for any width of terminal."""
-    paragraphs = (inspect.getdoc(function) or "").split("\n\n")
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-
-
-def pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    """Make a table of names and values, without any lines."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(visible(value)))
+        table.add_row(name, Text(escape_controls(value)))
     return table
 
 
-def counts(rows: Iterable[tuple[int, str]]) -> Table:
-    """Make a table of how often each thing happened."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(justify="right")
-    table.add_column(overflow="fold")
-    for count, what in rows:
-        table.add_row(f"{count:,}", Text(visible(what)))
-    return table
+def bar_chart(rows: Iterable[tuple[str, int]], width: int = 32) -> "Table":
+    """Return a bar chart of counts; the longest bar has `width` characters."""
+    from rich.table import Table
+    from rich.text import Text
 
-
-def bars(rows: Iterable[tuple[str, int]], width: int = 32) -> Table:
-    """Make a bar chart of counts, the longest bar as long as `width`."""
     rows = list(rows)
-    most = max((count for _, count in rows), default=1)
+    largest = max((count for _, count in rows), default=1)
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(justify="right")
     table.add_column(no_wrap=True)
     for name, count in rows:
-        bar = BAR * max(1, round(width * count / most))
-        table.add_row(Text(visible(name)), f"{count:,}", Text(bar, "cyan"))
+        bar = BAR * max(1, round(width * count / largest))
+        table.add_row(Text(escape_controls(name)), f"{count:,}", Text(bar, "cyan"))
     return table
 
 
-def megabytes(count: int) -> str:
-    """Write a number of bytes for people."""
-    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1000:,.1f} KB"
-
-
 def sparkline(values: Sequence[int], width: int = 56, *, full: int = 1) -> str:
-    """Draw numbers as one line of little bars; of a long row, the highest of each few.
+    """Return numbers as one line of small bars; long rows are reduced to their local maxima.
 
-    A bar is full at the highest number, or at `full` if that is higher.
+    A bar is full at the largest number, or at `full` if that is larger.
     """
-    few = -(-len(values) // width) or 1
-    highest = [max(values[at : at + few]) for at in range(0, len(values), few)]
-    most = max([full, *highest])
-    return "".join(SPARKS[round(value / most * (len(SPARKS) - 1))] for value in highest)
+    step = -(-len(values) // width) or 1
+    maxima = [max(values[start : start + step]) for start in range(0, len(values), step)]
+    largest = max([full, *maxima])
+    return "".join(SPARKS[round(value / largest * (len(SPARKS) - 1))] for value in maxima)
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes in KB or MB."""
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1000:,.1f} KB"

@@ -59,6 +59,9 @@ def shared_file(origin: str, project_id: str, family: str) -> Path | None:
     return folder / host / f"{project_id}-{family}.json"
 
 
+_here: set[str] = set()  # the calls of this process that are under way
+
+
 class SharedAllowance(Allowance):
     """An `Allowance` that other processes share; its clock is the time of day."""
 
@@ -94,10 +97,14 @@ class SharedAllowance(Allowance):
     def start(self, now: float, *, counted: bool = True) -> Start:
         """See `Allowance.start`."""
         with self._transaction(now):
-            return super().start(self._in_order(now), counted=counted)
+            started = super().start(self._in_order(now), counted=counted)
+            _here.add(started.key)
+            return started
 
     def end(self, start: Start) -> None:
         """See `Allowance.end`."""
+        # First of all: without the file now, later looks at it know that the call has ended.
+        _here.discard(start.key)
         with self._transaction():
             super().end(start)
 
@@ -220,7 +227,7 @@ class SharedAllowance(Allowance):
         self._prune(now)
         self._running = {}
         for key, (at, pid, counted) in data.get("running", {}).items():
-            if now - float(at) < LONGEST_CALL and _is_alive(int(pid)):
+            if now - float(at) < LONGEST_CALL and _is_under_way(key, int(pid)):
                 self._running[key] = Start(float(at), str(key), bool(counted), int(pid))
         until = now + HOUR
         self._held_until = min(_time(data.get("held_until")), until)
@@ -272,6 +279,10 @@ def _overwrite(path: Path, content: bytes) -> None:
         os.ftruncate(descriptor, written)
     finally:
         os.close(descriptor)
+
+
+def _is_under_way(key: str, pid: int) -> bool:
+    return key in _here if pid == os.getpid() else _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:

@@ -15,6 +15,7 @@ from mixpanel.data.exceptions import QueryError, ServerError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mixpanel.data._api.responses import RequestInfo
     from mixpanel.data.query_results import Series
 
 __all__ = [
@@ -31,7 +32,7 @@ def is_date(text: str) -> bool:
     return DATE.fullmatch(text) is not None
 
 
-def check_error(answer: Any, path: str) -> None:
+def check_error(answer: Any, sent: RequestInfo) -> None:
     """Refuse an error that came with status 200, as insights and flows send it.
 
     :raises QueryError: with Mixpanel's reason.
@@ -41,7 +42,10 @@ def check_error(answer: Any, path: str) -> None:
         if not known:
             reason = answer["error"]
             text = reason if isinstance(reason, str) else str(reason)
-            raise QueryError(f"{path}: {' '.join(text.split())[:300]}", status_code=200)
+            reason = sent.without_payload(" ".join(text.split()))[:300]
+            raise QueryError(
+                sent.text("HTTP 200", reason), **sent.error_fields() | {"status_code": 200}
+            )
 
 
 def unexpected(what: str) -> ServerError:

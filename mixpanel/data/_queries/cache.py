@@ -5,8 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
-from mixpanel._runtime import fork
+import anyio
+
+from mixpanel._runtime import event_loop, fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -26,6 +29,8 @@ class Cache:
         self._clock = clock
         self._lock = threading.Lock()
         self._values: dict[Hashable, tuple[float, Any]] = {}
+        # By loop and key; a lock lives as long as one of its users.
+        self._loading: WeakValueDictionary[Hashable, anyio.Lock] = WeakValueDictionary()
         fork.register_instance(fork.Order.LOCKS, self)
 
     def get(self, key: Hashable, default: Any = None) -> Any:
@@ -37,6 +42,22 @@ class Cache:
                 return default
             return value
 
+    def age(self, key: Hashable) -> float:
+        """Return how many seconds ago a value was loaded; 0 if there is none."""
+        with self._lock:
+            expires, _ = self._values.get(key, (None, None))
+            return 0.0 if expires is None else self._clock() + self.lifetime - expires
+
+    def loading(self, key: Hashable) -> anyio.Lock:
+        """Return a lock for loading a value, so that callers in one event loop load it once."""
+        here = event_loop.running_loop()
+        place = (here.key if here is not None else None, key)
+        with self._lock:
+            lock = self._loading.get(place)
+            if lock is None:
+                lock = self._loading[place] = anyio.Lock()
+            return lock
+
     def put(self, key: Hashable, value: Any) -> None:
         """Keep a value from now on."""
         with self._lock:
@@ -45,6 +66,7 @@ class Cache:
     def after_fork(self) -> None:
         """Renew the lock, which a thread of the parent may have held."""
         self._lock = threading.Lock()
+        self._loading = WeakValueDictionary()
 
     def clear(self) -> None:
         """Forget all values."""

@@ -12,6 +12,7 @@ from mixpanel.data._queries.arguments import (
 )
 from mixpanel.data._queries.links import ReportLink
 from mixpanel.data._queries.sending import QuerySender
+from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.expressions import Property
 from mixpanel.data.inline_queries import Breakdown, Metric
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["CountQueries"]
 
 UNSET = frozenset({"undefined", "null", "", "None"})
-MATHS: dict[str, InsightsMath] = {"general": "total", "unique": "unique", "average": "total"}
+MATHS: dict[str, InsightsMath] = {"general": "total", "unique": "unique"}
 
 
 class CountQueries(QuerySender):
@@ -76,7 +77,7 @@ class CountQueries(QuerySender):
         result = answers.segmentation(answer, request.query, property_name(on), timezone)
         await self._check_events([event], result.series)
         await self._check_segments(event, on, result.series)
-        return self._linked(result, self._shown(request, event, on, where, MATHS[type], unit))
+        return self._linked(result, self._shown(request, event, on, where, MATHS.get(type), unit))
 
     async def segmentation_numeric(
         self,
@@ -104,7 +105,7 @@ class CountQueries(QuerySender):
         result = answers.numeric_buckets(answer, request.query, timezone)
         await self._check_events([event], result.series)
         by = partial(_number_breakdown, on)
-        return self._linked(result, self._shown(request, event, by, where, MATHS[type], unit))
+        return self._linked(result, self._shown(request, event, by, where, MATHS.get(type), unit))
 
     async def segmentation_sum(
         self,
@@ -178,11 +179,17 @@ class CountQueries(QuerySender):
         await self._check_events(
             [name for name in names if not any(result.series[name].values())], None
         )
-        show = [Metric(name, MATHS[type]) for name in names]
         days = request.days
         return self._linked(
             result,
-            ReportLink("insights", params=lambda: bookmarks.insights(show, days, unit=_unit(unit))),
+            ReportLink(
+                "insights",
+                params=lambda: bookmarks.insights(
+                    [Metric(name, _shown_math(MATHS.get(type))) for name in names],
+                    days,
+                    unit=_unit(unit),
+                ),
+            ),
         )
 
     async def property_counts(
@@ -217,7 +224,7 @@ class CountQueries(QuerySender):
         if values is None and result.series.keys() <= UNSET:
             await self._check_property(event, property_name)
         on = Property(property_name)
-        return self._linked(result, self._shown(request, event, on, None, MATHS[type], unit))
+        return self._linked(result, self._shown(request, event, on, None, MATHS.get(type), unit))
 
     async def _check_segments(
         self, event: str, on: Expression | str | None, series: Mapping[str, Any]
@@ -238,7 +245,7 @@ class CountQueries(QuerySender):
         event: str,
         by: Any,
         where: Where,
-        math: InsightsMath,
+        math: InsightsMath | None,
         unit: str,
         property: Expression | str | None = None,  # noqa: A002 - the API's name
     ) -> ReportLink:
@@ -246,11 +253,21 @@ class CountQueries(QuerySender):
         days = request.days
 
         def params() -> dict[str, Any]:
-            metric = Metric(event, math, property=property, where=where)
+            metric = Metric(event, _shown_math(math), property=property, where=where)
             group: Any = by() if callable(by) else by
             return bookmarks.insights(metric, days, unit=_unit(unit), by=group)
 
         return ReportLink("insights", params=params)
+
+
+def _shown_math(math: InsightsMath | None) -> InsightsMath:
+    """Return the math of an insights report.
+
+    :raises ConfigError: for the average per user, which such reports do not count.
+    """
+    if math is None:
+        raise ConfigError("no report of Mixpanel shows the average number of events per user")
+    return math
 
 
 def _unit(unit: str) -> Any:

@@ -44,6 +44,7 @@ MOST_NAMES = 5000  # which the server clamps a limit to
 EARLIEST = date(2000, 1, 1)
 TOO_FAR_BACK = re.compile(r"exceeds (\d+) days", re.IGNORECASE)
 MISSING = object()
+RECENT = 60.0  # seconds: a cached list that is older may lack new events
 SHORT = 20.0  # seconds for what a query does without, should it fail
 
 
@@ -255,13 +256,14 @@ class DiscoveryMethods:
 
         Costs none of the hourly queries, and is cached.
         """
-        known = self._cache.get("timezone", MISSING)
-        if known is MISSING:
-            known = None
-            with suppress(APIError):
-                answer = await self._app("/api/app/me")
-                known = discovery_answers.timezone(answer, self._core.api.project_id)
-            self._cache.put("timezone", known)
+        async with self._cache.loading("timezone"):
+            known = self._cache.get("timezone", MISSING)
+            if known is MISSING:
+                known = None
+                with suppress(APIError):
+                    answer = await self._app("/api/app/me")
+                    known = discovery_answers.timezone(answer, self._core.api.project_id)
+                self._cache.put("timezone", known)
         return cast("str | None", known)
 
     def clear_discovery_cache(self) -> None:
@@ -278,18 +280,20 @@ class DiscoveryMethods:
         self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool
     ) -> T:
         """Return a copy of the cached value, which a caller may change."""
-        value = MISSING if refresh else self._cache.get(key, MISSING)
-        if value is MISSING:
-            self._core.check_open()
-            value = await load()
-            self._cache.put(key, value)
+        async with self._cache.loading(key):
+            value = MISSING if refresh else self._cache.get(key, MISSING)
+            if value is MISSING:
+                self._core.check_open()
+                value = await load()
+                self._cache.put(key, value)
         return cast("T", copy.deepcopy(value))
 
     async def _get(
         self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Any:
         answer = await self._core.api.query(path, params=params, method=method, repeat=False)
-        answer_values.check_error(answer, path)
+        info = self._core.api._request_info(method or "GET", path, params or {})
+        answer_values.check_error(answer, info)
         return answer
 
     async def _get_app(self, path: str, params: dict[str, Any] | None = None) -> Any:
@@ -329,6 +333,8 @@ class DiscoveryMethods:
             return
         try:
             names = await self.list_events()
+            if event not in names and self._cache.age(("events", MOST_NAMES)) > RECENT:
+                names = await self.list_events(refresh=True)  # the event may be new
         except MixpanelDataError:
             return
         if event not in names and not names.limit_hit:

@@ -232,7 +232,8 @@ class _Parser:
         if self._taken("("):
             if name not in FUNCTIONS:
                 known = ", ".join(FUNCTIONS)
-                raise self._error(f"unknown function {name!r}; there are {known}", token)
+                hint = "raw(text) is sent without a check"
+                raise self._error(f"unknown function {name!r}; there are {known}; {hint}", token)
             argument = self._any()
             self._expect(")")
             return _called(name, argument)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data._queries import answers, bookmarks, cohort_answers, funnel_answers, requests
+from mixpanel.data._queries import (
+    answer_values,
+    answers,
+    bookmarks,
+    cohort_answers,
+    funnel_answers,
+    requests,
+)
 from mixpanel.data._queries.arguments import (
     identifier,
     property_name,
@@ -75,6 +82,8 @@ class ReportQueries(QuerySender):
         except QueryError as error:
             await self._report_missing("funnel", number, error, self.list_funnels)
             raise
+        if not answer_values.an_object(answer, "it").get("data"):
+            await self._check_report("funnel", number, self.list_funnels)
         known = self._cache.get("funnels") or ()
         name = next((each.name for each in known if each.id == number), "")
         result = funnel_answers.funnel(

@@ -76,7 +76,9 @@ class QuerySender(DiscoveryMethods):
         self._core.check_open()
         try:
             answer = await self._core.api.query(**request.sent(), repeat=False)
-            answer_values.check_error(answer, request.path)
+            sent = {**(request.params or {}), **(request.form or {}), **(request.json_body or {})}
+            info = self._core.api._request_info(request.method, request.path, sent)
+            answer_values.check_error(answer, info)
         except QueryError as error:
             if error.status_code in (200, *NOT_FOUND):
                 for event in events:
@@ -106,15 +108,27 @@ class QuerySender(DiscoveryMethods):
 
         :raises ReportNotFoundError: if so.
         """
-        if error.status_code not in (200, *NOT_FOUND):
-            return
+        if error.status_code in (200, *NOT_FOUND):
+            await self._check_report(kind, number, known, error)
+
+    async def _check_report(
+        self,
+        kind: str,
+        number: int,
+        known: Callable[[], Any],
+        cause: QueryError | None = None,
+    ) -> None:
+        """Raise with the list of reports if there is none of this number, as far as is known.
+
+        :raises ReportNotFoundError: if so.
+        """
         try:
             rows = await known()
         except MixpanelDataError:
             return
         available = {row.id: row.name for row in rows}
         if number not in available:
-            raise ReportNotFoundError(kind, number, available) from error
+            raise ReportNotFoundError(kind, number, available) from cause
 
 
 def _is_empty(value: object) -> bool:

@@ -51,6 +51,7 @@ class LocalAnalysis(LocalExploration):
     :raises ConfigError: for arguments that cannot work.
     :raises TableNotFoundError: when there is no such table.
     :raises EventNotFoundError: when the table has no event of that name at all.
+    :raises PropertyNotFoundError: when none of these events in the table has that property.
     :raises SQLError: when an expression does not suit the values it meets.
     """
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from mixpanel.data._queries.arguments import ACCESSOR
 from mixpanel.data._queries.discovery_answers import similar
 from mixpanel.data.analysis.period import Period
+from mixpanel.data.analysis.source import COLUMNS as OWN_COLUMNS
 from mixpanel.data.analysis.source import EventSource
-from mixpanel.data.exceptions import ConfigError, EventNotFoundError
-from mixpanel.data.query_results import FlowsResult, FunnelResult, RetentionResult
+from mixpanel.data.exceptions import ConfigError, EventNotFoundError, PropertyNotFoundError
+from mixpanel.data.exploration_results import PropertyDistributionResult
+from mixpanel.data.query_results import (
+    FlowsResult,
+    FunnelResult,
+    PropertyCountsResult,
+    RetentionResult,
+    SegmentationResult,
+)
 from mixpanel.data.store import fetch_log
 from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.quoting import quoted
@@ -55,6 +64,8 @@ class LocalReports:
         result = query.read(self._database.sql_rows(query.statement, query.parameters).rows)
         if _is_empty(result):
             self._check_events(name, query.events)
+        if (property_name := _missing_property(result)) is not None:
+            self._check_property(name, query.events[0], property_name)
         return result
 
     def _last_time(self, table: str) -> datetime | None:
@@ -77,6 +88,15 @@ class LocalReports:
         for name in names:
             if name not in known:
                 raise EventNotFoundError(name, similar(name, sorted(known)))
+
+    def _check_property(self, table: str, event: str, name: str) -> None:
+        """Refuse a property that no such event in the table has.
+
+        :raises PropertyNotFoundError: with similar names.
+        """
+        known = self._database.property_keys(table, event)
+        if name not in known:
+            raise PropertyNotFoundError(name, event, similar(name, known))
 
 
 def _with_columns(cursor: DuckDBPyConnection, table: str, wanted: Sequence[str]) -> str:
@@ -104,6 +124,21 @@ def _source(table: str, profiles: str | None) -> EventSource:
         f"LEFT JOIN ({people}) AS people USING (distinct_id)"
     )
     return EventSource(f"({joined})", profile="profile")
+
+
+def _missing_property(result: QueryResult) -> str | None:
+    """Return the property that none of the events that were counted has, if there is one."""
+    match result:
+        case SegmentationResult(segment_property=str(name), series=series):
+            is_missing = series.keys() == {"undefined"}
+        case PropertyCountsResult(property_name=name, series=series):
+            is_missing = series.keys() == {"undefined"}
+        case PropertyDistributionResult(property_name=name, total_count=0):
+            is_missing = True
+        case _:
+            return None
+    written = ACCESSOR.search(name) or name in OWN_COLUMNS
+    return name if is_missing and not written else None
 
 
 def _is_empty(result: QueryResult) -> bool:

@@ -37,7 +37,7 @@ MOST_SQL = 500_000  # and of one column of what it becomes
 # The grammar is Python's but for what a backslash may stand before.
 ESCAPE = re.compile(r"""\\(?:u[0-9a-fA-F]{4}|[\\"'nrtbf]|(?P<lone>.))""", re.DOTALL)
 DECIMAL = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
-WORDS = {"true": True, "false": False, "null": None, "undefined": None}
+WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "undefined": None}
 ARITHMETIC: dict[type[ast.operator], str] = {ast.Sub: "-", ast.Mult: "*"}
 DIVISION: dict[type[ast.operator], str] = {ast.Div: "/", ast.Mod: "%"}
 ORDER: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}

@@ -285,8 +285,7 @@ class _Shape:
                 looked_for = repr(given) if given else " or ".join(map(repr, usual))
                 raise ConfigurationError(
                     f"{self._file} has no column {looked_for} for the {role}; "
-                    f"it has {', '.join(map(repr, names))}: give Columns({role}=...), "
-                    f"in the shell --{role.replace('_', '-')}-column"
+                    f"it has {', '.join(map(repr, names))}: give Columns({role}=...)"
                 )
             return found
 

@@ -365,7 +365,7 @@ class Database(Connection):
         if before - {filters.to_json()} and not mixed:
             raise ConfigError(
                 f"{name} was fetched with other filters ({' and '.join(sorted(before))}): one "
-                "table of both would mislead; choose another name, or allow mixed filters"
+                "table of both would mislead; choose another name, or pass mixed=True"
             )
         return name
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from json import JSONDecoder
 from typing import Any, ClassVar, Literal, NamedTuple
 
+from mixpanel._records.json_stream import JSONStream
 from mixpanel.emulator._rules.access import basic
 from mixpanel.emulator._rules.decode import RefusedRequest
 from mixpanel.emulator._rules.oauth import OAuthRules, is_among
@@ -24,7 +25,6 @@ Region = Literal["us-east-1", "eu-west-1", "ap-south-1"]
 KINDS = ("identify", "track", "page", "screen", "group", "alias")
 ENDPOINTS = (*KINDS, "batch")
 PREFIXED = re.compile(r"(?:pk|sk)_(us|eu)_\S")
-SPACE = re.compile(r"[ \t\n\r]*")
 OBJECTS = ("traits", "properties", "context", "integrations")
 TIMES = ("timestamp", "originalTimestamp", "sentAt")
 
@@ -212,7 +212,7 @@ def read_body(body: bytes, endpoint: str) -> Body:
     :raises RefusedRequest: 400: it is not a JSON object, or a batch without messages.
     """
     try:
-        fields, items = _Reader(body.decode()).read()
+        fields, items = _parse(body)
     except (ValueError, RecursionError) as error:
         raise RefusedRequest(400, f"invalid JSON: {error}") from error
     if endpoint != "batch":
@@ -327,51 +327,21 @@ def _reject_constant(name: str) -> Any:
 _DECODER = JSONDecoder(parse_constant=_reject_constant)
 
 
-class _Reader:
-    """Parse the outermost object of a JSON text, and measure the items of its `batch`."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def read(self) -> tuple[dict[str, Any], list[Item]]:
-        fields: dict[str, Any] = {}
-        items: list[Item] = []
-        for _ in self._inside("{", "}"):
-            name, _size = self._value()
-            if not isinstance(name, str):
-                raise ValueError(f"expected the name of a field before {self._at}")  # noqa: TRY004 - JSON
-            self._take(":")
-            if name == "batch" and self._next() == "[":
-                items = [self._value() for _ in self._inside("[", "]")]
-                fields[name] = [item.value for item in items]
-            else:
-                fields[name] = self._value().value
-        if self._next():
-            raise ValueError(f"unexpected text at {self._at}")
-        return fields, items
-
-    def _inside(self, opening: str, closing: str) -> Any:
-        self._take(opening)
-        if self._next() != closing:
-            yield
-            while self._next() == ",":
-                self._at += 1
-                yield
-        self._take(closing)
-
-    def _value(self) -> Item:
-        self._next()
-        start = self._at
-        value, self._at = _DECODER.raw_decode(self._text, start)
-        return Item(value, len(self._text[start : self._at].encode()))
-
-    def _take(self, wanted: str) -> None:
-        if self._next() != wanted:
-            raise ValueError(f"expected {wanted} at {self._at}")
-        self._at += 1
-
-    def _next(self) -> str:
-        space = SPACE.match(self._text, self._at)
-        self._at = space.end() if space else self._at
-        return self._text[self._at : self._at + 1]
+def _parse(body: bytes) -> tuple[dict[str, Any], list[Item]]:
+    """Return the members of the outermost object, and the items of `batch` with their sizes."""
+    stream = JSONStream(body, decoder=_DECODER)
+    fields: dict[str, Any] = {}
+    items: list[Item] = []
+    for _ in stream.members("{", "}"):
+        name = stream.value()
+        if not isinstance(name, str):
+            raise ValueError("the name of a field must be text")  # noqa: TRY004 - as of JSON
+        stream.take(":")
+        if name == "batch" and stream.peek() == "[":
+            items = [Item(*stream.sized_value()) for _ in stream.members("[", "]")]
+            fields[name] = [item.value for item in items]
+        else:
+            fields[name] = stream.value()
+    if stream.peek():
+        raise ValueError("more text after the object")
+    return fields, items

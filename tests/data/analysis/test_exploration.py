@@ -21,6 +21,8 @@ from tests.data.analysis import reference
 from tests.data.analysis.conftest import FETCHED, KEPT
 from tests.data.analysis.test_reports_at_random import period_of, quick, reports, sources
 
+pytestmark = pytest.mark.slow
+
 JANUARY = Period.checked("2026-01-01", "2026-01-03")
 
 

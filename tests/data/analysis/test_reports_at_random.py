@@ -21,6 +21,8 @@ from tests.data.analysis import reference
 from tests.data.analysis.conftest import FETCHED, KEPT
 from tests.data.analysis.reference import EPOCH, Event, Report
 
+pytestmark = pytest.mark.slow
+
 # Days on which clocks change, by an hour, half an hour, at midnight, or by a whole day.
 PLACES = [
     ("UTC", date(2026, 2, 28)),

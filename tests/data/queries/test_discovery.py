@@ -2,6 +2,7 @@
 
 import copy
 
+import anyio
 import pytest
 
 from mixpanel.data._queries.cache import Cache
@@ -15,6 +16,7 @@ from mixpanel.data.exceptions import (
     ServerError,
 )
 from tests.data.queries.fake_mixpanel import NAMES, InTurn
+from tests.data.queries.test_live import JAN, series
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +63,33 @@ def test_what_is_remembered_expires():
     assert cache.get("a") == 1
     now[0] = 10.0
     assert cache.get("a", "gone") == "gone"
+
+
+async def test_callers_at_the_same_time_share_one_query(ws, server):
+    """And the lookup of the timezone; a caller that fails leaves the next one its turn."""
+    server["segmentation"] = series(Order_Paid={"2026-01-01": 1})
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(ws.list_events)
+            tasks.start_soon(lambda: ws.segmentation("Order Paid", **JAN))
+    paths = [sent.path for sent in server.sent]
+    assert paths.count("/api/query/events/names") == 1
+    assert paths.count("/api/app/me") == 1
+    assert paths.count("/api/query/segmentation") == 10
+    server["funnels/list"] = InTurn((500, {"error": "broken"}), [])
+    failed = []
+
+    async def listing():
+        try:
+            await ws.list_funnels()
+        except ServerError:
+            failed.append(1)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(listing)
+    assert failed == [1]
+    assert len(ws._core.discovery_cache._loading) == 0
 
 
 async def test_a_plan_that_limits_history_is_heeded(ws, server):

@@ -400,6 +400,18 @@ async def test_an_unknown_event_of_a_report(ws, server):
     assert error.value.status_code == 200
 
 
+async def test_an_error_repeats_no_value_of_a_filter(ws, server):
+    """Though the server does: filters may hold personal data."""
+    server["insights"] = (400, {"error": "cannot compare with ann@x.example"})
+    with pytest.raises(QueryError, match="cannot compare with") as error:
+        await ws.query("Order Paid", where=prop("mail") == "ann@x.example", **JAN)
+    assert "ann@x" not in f"{error.value!r} {error.value.to_dict()}"
+    server["insights"] = {"error": "cannot compare with ann@x.example"}
+    with pytest.raises(QueryError, match="cannot compare with") as error:
+        await ws.query("Order Paid", where=prop("mail") == "ann@x.example", **JAN)
+    assert "ann@x" not in f"{error.value!r} {error.value.to_dict()}"
+
+
 @pytest.mark.parametrize("limit", [0, 50_001, None, True])
 async def test_a_limit_the_server_refuses_is_not_sent(ws, server, limit):
     """It would cost a query."""

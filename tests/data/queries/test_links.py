@@ -90,6 +90,9 @@ async def test_what_no_report_can_show_is_refused(ws):
     computed = await ws.segmentation("Order Paid", on=to_number(prop("amount")), **JAN)
     with pytest.raises(ExpressionError, match="inline queries take a property"):
         await ws.see_in_mixpanel(computed)
+    average = await ws.segmentation("Order Paid", type="average", **JAN)
+    with pytest.raises(ConfigError, match="average number of events per user"):
+        await ws.see_in_mixpanel(average)
     weekly = await ws.retention("Opened App", "Order Paid", interval=7, **JAN)
     with pytest.raises(ConfigError, match="units"):
         await ws.see_in_mixpanel(weekly)

@@ -219,6 +219,15 @@ async def test_a_funnel_nobody_began_divides_by_nothing(ws, server):
     assert (await ws.funnel(77, **JAN)).steps == ()
 
 
+async def test_a_funnel_without_any_data_may_not_exist(ws, server):
+    """Then those that exist are named; an existing one is empty."""
+    server["funnels"] = {"meta": {"dates": []}, "data": {}}
+    server["funnels/list"] = [{"funnel_id": 77, "name": "Checkout"}]
+    assert (await ws.funnel(77, **JAN)).steps == ()
+    with pytest.raises(ReportNotFoundError, match=r"there are 77 \(Checkout\)"):
+        await ws.funnel(78, **JAN)
+
+
 async def test_a_funnel_has_its_name_once_it_was_listed(ws, server):
     """The answer itself has none, and none is bought."""
     server["funnels"] = {"data": {"2026-01-01": {"steps": steps(1, 1)}}}
@@ -617,6 +626,17 @@ async def test_an_unknown_event_is_named_with_similar_ones(ws, server):
             await ws.segmentation("order paid", **JAN)
     assert error.value.similar_events[0] == "Order Paid"
     assert len(server.queries) == 3
+
+
+async def test_a_list_of_names_that_is_old_is_loaded_again(ws, server):
+    """Before an event is called unknown: it may be new."""
+    server["segmentation"] = {"data": {"series": [], "values": {}}, "legend_size": 0}
+    now = [0.0]
+    ws._core.discovery_cache._clock = lambda: now[0]
+    await ws.list_events()
+    now[0] = 61.0
+    server["events/names"] = ["Order Paid", "Brand New"]
+    assert (await ws.segmentation("Brand New", **JAN)).series == {}
 
 
 async def test_an_event_without_occurrences_is_no_mistake(ws, server):

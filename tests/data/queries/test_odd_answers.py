@@ -7,10 +7,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mixpanel.data._api.responses import RequestInfo
 from mixpanel.data._queries import answers, cohort_answers, discovery_answers, funnel_answers
 from mixpanel.data._queries.answer_values import about, check_error, count, label, number
 from mixpanel.data.exceptions import MixpanelDataError
 from mixpanel.data.query_results import QueryResult
+
+pytestmark = pytest.mark.slow
 
 KEYS = st.sampled_from([
     "data", "series", "values", "results", "events", "event", "properties", "time", "steps",
@@ -52,7 +55,7 @@ PARSERS = {
     "feed_page": answers.feed_page,
     "jql": lambda a: answers.jql(a, None),
     "engage_stats": lambda a: answers.engage_stats(a, PARAMS, None),
-    "check_error": lambda a: check_error(a, "insights"),
+    "check_error": lambda a: check_error(a, RequestInfo("POST", "insights")),
     "kind_of_report": lambda a: answers.kind_of_report(a, "insights"),
     "names": discovery_answers.names,
     "properties": discovery_answers.properties,

@@ -15,6 +15,8 @@ from mixpanel.data.exceptions import InterruptedFetchError, TruncatedError, Unre
 from mixpanel.data.store import Database, part_files, parts
 from mixpanel.emulator import Emulator, Fault
 
+pytestmark = pytest.mark.slow
+
 EXPORT = "/api/2.0/export"
 ENGAGE = "/api/query/engage"
 DAY = date(2026, 1, 1)

@@ -19,6 +19,8 @@ from mixpanel.data.exceptions import (
 )
 from mixpanel.data.store import Database
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2026, 1, 1)
 NEXT = DAY + timedelta(days=1)
 LATER = DAY + timedelta(days=2)

@@ -184,6 +184,7 @@ def test_external_access_when_asked(tmp_path):
             db.sql_rows(f"COPY (SELECT 1) TO '{tmp_path / 'y.csv'}'")
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_in_memory_spills(tmp_path):
     """Spilling works with external access off, and leaves nothing behind."""
     with Database.open(tmp_path / "a.db", memory_limit="60MB") as db:

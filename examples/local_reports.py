@@ -1,0 +1,44 @@
+"""Fetch a project's events once, then ask Mixpanel's own questions locally, drawn in the terminal.
+
+    pip install 'mixpanel-async[data]'
+    python examples/local_reports.py 2013-02-09 2013-02-10
+
+The account is the default one of `mp auth`, or MP_USERNAME, MP_SECRET, MP_PROJECT_ID and MP_REGION.
+To try it without one, load the real events that are beside this file into a local Mixpanel:
+
+    mp emulator --load examples/data/flights.ndjson
+
+and set MP_BASE_URL=http://127.0.0.1:8650; it takes any account.
+"""
+
+import sys
+
+from mixpanel.data import Step, Workspace, prop
+
+WIDTH = 78
+
+
+def main(first: str, last: str) -> None:
+    """Follow two days of flights from New York, counted in New York's own days and hours."""
+    with Workspace.memory() as ws:
+        ws.fetch_events(from_date=first, to_date=last, progress=False)
+        days = {"from_date": first, "to_date": last, "timezone": "America/New_York"}
+
+        hours = ws.local.segmentation("Flight Departed", **days, unit="hour")
+        print(hours.chart(WIDTH), "\n")
+
+        # A flight is a user here: how many landed again within three hours?
+        landed = Step("Flight Arrived", where=prop("delay_minutes") <= 15, label="In time")
+        flights = ws.local.funnel(
+            ["Flight Departed", landed], **days, on="origin", window=3, window_unit="hour"
+        )
+        print(flights.chart(WIDTH), "\n")
+
+        cancelled = ws.local.property_distribution("Flight Cancelled", "carrier", **days, limit=5)
+        print(cancelled.chart(WIDTH))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: local_reports.py FIRST_DAY LAST_DAY, as in 2013-02-09 2013-02-10")
+    main(*sys.argv[1:])
