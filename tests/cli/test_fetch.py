@@ -181,7 +181,7 @@ def test_a_table_has_rounded_seconds(mp):
 def test_a_dry_run_of_a_sync_sends_no_request(mp, emu):
     """It shows the days that are missing, none if the table is up to date."""
     nowhere = mp("fetch", "sync", "--dry-run")
-    assert "say --from, where to begin\n" in nowhere.stderr
+    assert "pass --from, the first day to fetch\n" in nowhere.stderr
     ahead = mp("fetch", "sync", "--from", FIRST, "--to", LAST, "--dry-run")
     assert (3, 3) == (json.loads(ahead.stdout)["days"], json.loads(ahead.stdout)["calls"])
     assert [] == emu.requests(EXPORT)
@@ -199,7 +199,7 @@ def test_sync_brings_a_table_up_to_date(mp, emu):
     """A second time there is nothing to do; a new table needs --from."""
     nowhere = mp("fetch", "sync")
     assert ExitCode.USAGE == nowhere.exit_code
-    assert "events has no days yet: say --from, where to begin\n" in nowhere.stderr
+    assert "events has no days yet: pass --from, the first day to fetch\n" in nowhere.stderr
     first = mp("fetch", "sync", "--from", FIRST, "--to", "2026-01-02")
     assert 48 == json.loads(first.stdout)["rows"]
     second = mp("fetch", "sync", "--to", LAST)

@@ -89,7 +89,7 @@ async def test_callers_at_the_same_time_share_one_query(ws, server):
         for _ in range(3):
             tasks.start_soon(listing)
     assert failed == [1]
-    assert len(ws._discovered._loading) == 0
+    assert len(ws._core.discovery_cache._loading) == 0
 
 
 async def test_a_plan_that_limits_history_is_heeded(ws, server):

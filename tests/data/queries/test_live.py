@@ -632,7 +632,7 @@ async def test_a_list_of_names_that_is_old_is_loaded_again(ws, server):
     """Before an event is called unknown: it may be new."""
     server["segmentation"] = {"data": {"series": [], "values": {}}, "legend_size": 0}
     now = [0.0]
-    ws._discovered._clock = lambda: now[0]
+    ws._core.discovery_cache._clock = lambda: now[0]
     await ws.list_events()
     now[0] = 61.0
     server["events/names"] = ["Order Paid", "Brand New"]
