@@ -102,7 +102,7 @@ def _no_base_url(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request):
-    """Leave no thread behind, and collect what a test forgot while it can still be blamed."""
+    """Join the threads of each test, and collect its garbage while failures still name the test."""
     before = set(threading.enumerate())
     yield
     with contextlib.suppress(RuntimeError):
