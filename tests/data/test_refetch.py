@@ -88,7 +88,9 @@ def test_a_table_made_during_a_fetch_is_kept(emu, ws, tmp_path):
     def meanwhile(_):
         ws.sql_rows("CREATE TABLE IF NOT EXISTS events AS SELECT 42 AS mine", write=True)
 
-    with pytest.raises(TableExistsError, match="with replace=True and adds to it with append=True"):
+    with pytest.raises(
+        TableExistsError, match="with replace=True to replace it or append=True to add"
+    ):
         ws.fetch_events("events", **ONE_DAY, on_batch_complete=meanwhile)
     assert [(42,)] == ws.sql_rows("FROM events").rows
     ws.sql_rows("ALTER TABLE events RENAME TO mine", write=True)

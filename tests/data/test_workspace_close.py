@@ -148,7 +148,7 @@ def test_a_forked_child_leaves_the_folder_to_its_parent():
     ("given", "options", "why"),
     [
         (ROBOT, {"region": "xx"}, "region must be one of us, eu, in"),
-        (ROBOT, {"project_id": "4 2"}, "project_id must be the number of a project"),
+        (ROBOT, {"project_id": "4 2"}, "project_id must be a project id"),
     ],
 )
 def test_wrong_credentials_are_a_config_error(given, options, why):
