@@ -91,7 +91,7 @@ class _SectionedHelp:
             with formatter.section(heading):
                 formatter.write_dl(records)
 
-    def format_epilog(self, _ctx: Any, formatter: Any) -> None:
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as click calls it
         """Write the examples, each on a line of its own, as it can be copied."""
         lines = (self.epilog or "").strip().splitlines()
         if lines:
@@ -118,7 +118,7 @@ class _Group(_SectionedHelp, TyperGroup):
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
-    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as click calls it
         """Write the first line of each command's help, wrapped instead of cut off."""
         with formatter.section("Commands"):
             formatter.write_dl(self.command_summaries())

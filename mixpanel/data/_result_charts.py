@@ -44,7 +44,7 @@ LONGEST_NAME = 28
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 PARTS = " ▏▎▍▌▋▊▉█"
 SHADES = " ░▒▓█"
-# Colours of the 256 that are told apart on dark and on light.
+# Colours of the 256 that differ clearly on dark and on light backgrounds.
 PALETTE = (33, 208, 35, 162, 99, 178, 44, 160)
 HEAT = (254, 195, 159, 117, 75, 69, 27, 19)
 VARIATIONS = "\ufe0e\ufe0f"  # choose between text and emoji

@@ -54,10 +54,10 @@ def events(days=3):
 
 def fill(emu, days=3):
     """Bring the orders, and five customers, into an emulator."""
-    told = httpx.post(
+    result = httpx.post(
         f"{emu.url}/import?strict=1&project_id=42", json=events(days), auth=("robot", "s3cret")
     )
-    assert 200 == told.status_code
+    assert 200 == result.status_code
     people = [
         {"$token": "T", "$distinct_id": f"u-{n}", "$set": {"plan": "team", "city": "Porto"}}
         for n in range(5)

@@ -75,7 +75,7 @@ def mp():
     ids=lambda value: getattr(value, "name", None) or str(value),
 )
 def test_every_command_is_documented(typed, command):
-    """Each says what it does, shows an example of itself, and explains every option."""
+    """Each has a help text, an example of itself, and a text for every option."""
     assert command.help, f"{typed} has no help"
     assert f"{typed} " in f"{command.epilog} ", f"{typed} shows no example"
     for parameter in command.params:
@@ -84,7 +84,7 @@ def test_every_command_is_documented(typed, command):
 
 @pytest.mark.parametrize(("typed", "command"), list(commands()), ids=lambda value: str(value)[:30])
 def test_each_option_names_its_value(typed, command):
-    """As NAME, N or FILE, not by a type of Python."""
+    """The help shows NAME, N or FILE, not a Python type."""
     context = command.make_context(typed, [], resilient_parsing=True)
     for parameter in command.params:
         record = parameter.get_help_record(context)
@@ -96,7 +96,7 @@ def test_each_option_names_its_value(typed, command):
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("typed", [typed for typed, _ in commands()])
 def test_help_fits_the_terminal(typed, width):
-    """But for examples, which are lines to copy."""
+    """No line is longer than the terminal, except examples, which are lines to copy."""
     runner = CliRunner(env={"COLUMNS": str(width), "NO_COLOR": "1"})
     shown = runner.invoke(app, [*typed.split()[1:], "--help"], prog_name="mp").stdout
     text = re.split(r"^Examples?:$", shown, flags=re.MULTILINE)[0]
@@ -106,15 +106,15 @@ def test_help_fits_the_terminal(typed, width):
         assert "..." not in text.partition("Commands:")[2], "a line of help is cut off"
 
 
-def test_the_line_of_a_command_is_the_first_of_its_help():
-    """`mp --help` shows it without importing the command."""
+def test_the_summary_of_a_group_is_the_first_line_of_its_help():
+    """`mp --help` shows it without importing the group."""
     root = typer.main.get_command(app)
     for name, _, summary in GROUPS:
         assert root.commands[name].help.startswith(f"{summary}"), name
 
 
-def test_each_result_has_the_same_formats():
-    """`--format` and `--jq` come together, and everywhere with the same values."""
+def test_every_command_with_a_result_has_format_and_jq():
+    """Both options come together, and only commands without a result lack them."""
     for typed, command in commands():
         options = {each.name: each for each in command.params}
         assert ("format" in options) is ("jq" in options), typed
@@ -127,7 +127,7 @@ def test_each_result_has_the_same_formats():
 
 
 def test_confirmation_has_one_option():
-    """`--force`, with no second spelling."""
+    """It is `--force`, without a second spelling."""
     spellings = {
         tuple(each.opts)
         for _, command in commands()
@@ -148,29 +148,29 @@ def test_confirmation_has_one_option():
         ("emulator", "MP_HIGHTOUCH_BASE_URL=http://127.0.0.1:8650/hightouch"),
     ],
 )
-def test_help_is_in_whole_words(mp, typed, words):
-    """Also for who has not read the code."""
+def test_help_explains_in_whole_sentences(mp, typed, words):
+    """A reader who has not seen the code understands it."""
     shown = mp(*typed.split(), "--help").stdout
     assert words in " ".join(shown.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("group", [(), ("auth",), ("cdp",), ("import",)])
 def test_a_call_without_a_command_prints_help(mp, group):
-    """On stdout, and it is no error."""
+    """It goes to stdout, and the exit code is 0."""
     result = mp(*group)
     assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
     assert mp(*group, "--help").stdout == result.stdout
     assert "Commands:" in result.stdout
 
 
-def test_version(mp):
-    """The version alone, for scripts."""
+def test_version_prints_the_version_alone(mp):
+    """Scripts can read it."""
     assert f"{mixpanel.__version__}\n" == mp("--version").stdout
 
 
 @pytest.mark.slow
-def test_help_loads_nothing_heavy():
-    """Asking for help costs no HTTP client, no database and no server."""
+def test_help_imports_no_heavy_module():
+    """Help needs no HTTP client, no database, no server and no Rich."""
     code = (
         "import sys\nfrom mixpanel.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
@@ -203,16 +203,16 @@ def test_the_exit_code_tells_the_kind_of_error(error, code):
     assert code == exit_code(error)
 
 
-def test_without_the_extra_it_says_what_to_install():
-    """`pip install mixpanel-async` alone has the command, but not what it needs."""
+def test_without_the_cli_extra_mp_says_what_to_install():
+    """`pip install mixpanel-async` alone installs the command, but not its dependencies."""
     for missing, command in (("typer", ["--help"]), ("rich", ["auth", "list", "-f", "table"])):
         done = python(without(missing) + RUN, *command)
         assert (1, "") == (done.returncode, done.stdout)
         assert "mp needs: pip install 'mixpanel-async[cli]'\n" == done.stderr
 
 
-def test_without_the_emulator_it_says_what_to_install():
-    """The extra `cli` alone runs no emulator."""
+def test_without_the_emulator_extra_mp_says_what_to_install():
+    """The extra `cli` alone cannot run the emulator."""
     done = python(without("starlette") + RUN, "emulator")
     assert 1 == done.returncode
     assert "mp: the emulator needs: pip install 'mixpanel-async[emulator]'\n" == done.stderr
@@ -220,8 +220,8 @@ def test_without_the_emulator_it_says_what_to_install():
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["flags", "--help"]])
-def test_a_result_that_cannot_be_written_is_one_line(arguments):
-    """As onto a full disk, which may say so only when the command is done."""
+def test_a_full_disk_is_reported_in_one_line(arguments):
+    """The disk may report it only when the command is done."""
     command = [sys.executable, "-c", RUN, *arguments]
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
@@ -236,8 +236,8 @@ def test_a_result_that_cannot_be_written_is_one_line(arguments):
 # mp emulator
 
 
-def test_a_taken_port_is_one_line(mp):
-    """No traceback for what is not a bug, and what to do about it."""
+def test_a_port_in_use_is_reported_in_one_line(mp):
+    """There is no traceback, and the message says what to do."""
     with Emulator() as other:
         result = mp("emulator", "--port", str(other.port))
     assert (1, "") == (result.exit_code, result.stdout)
@@ -247,8 +247,8 @@ def test_a_taken_port_is_one_line(mp):
     ) == result.stderr
 
 
-def test_a_database_that_cannot_be_opened_is_one_line(mp, tmp_path):
-    """Such as one in a folder that does not exist, or that another emulator has open."""
+def test_an_emulator_database_that_cannot_be_opened_is_reported_in_one_line(mp, tmp_path):
+    """The folder may not exist, or another emulator may have the file open."""
     db = tmp_path / "none" / "shop.duckdb"
     result = mp("emulator", "--port", "0", "--db", str(db))
     assert (1, "") == (result.exit_code, result.stdout)
@@ -256,8 +256,8 @@ def test_a_database_that_cannot_be_opened_is_one_line(mp, tmp_path):
     assert 1 == result.stderr.count("\n")
 
 
-def test_an_origin_that_is_none_is_refused(mp):
-    """Before anything is opened."""
+def test_an_invalid_origin_is_refused(mp):
+    """Nothing is opened before."""
     result = mp("emulator", "--port", "0", "--allow-origin", "localhost:3000")
     assert ExitCode.USAGE == result.exit_code
     assert (
@@ -269,7 +269,7 @@ def test_an_origin_that_is_none_is_refused(mp):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
-    """Its address is all that stands on stdout; stopping it is no error; the data stays."""
+    """Its address alone is on stdout, stopping it is no error, and the data is kept."""
     db = tmp_path / "shop.duckdb"
     command = [sys.executable, "-c", RUN, "emulator", "--port", "0", "--db", str(db)]
     command += ["--allow-origin", "http://a.example", "--allow-origin", "http://localhost:3000"]
@@ -283,12 +283,12 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
         for origin, status in (("http://localhost:3000", 200), ("http://b.example", 403)):
             page = {"Origin": origin}
             assert status == httpx.post(f"{url}/track", json=[], headers=page).status_code
-        told = [*takewhile(lambda line: "stops it" not in line, running.stderr)]
+        result = [*takewhile(lambda line: "stops it" not in line, running.stderr)]
         running.send_signal(how)
         out, err = running.communicate()
         watchdog.cancel()
     assert (0, "") == (running.returncode, out)
-    err = "".join(told) + err
+    err = "".join(result) + err
     assert f" MP_BASE_URL={url}." in err
     assert f" MP_CUSTOMERIO_BASE_URL={url}/customerio\n" in err
     assert f" MP_HIGHTOUCH_BASE_URL={url}/hightouch\n" in err

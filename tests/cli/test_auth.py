@@ -53,8 +53,8 @@ def two(mp):
 # Adding
 
 
-def test_the_secret_comes_from_stdin(mp, path):
-    """Without its line break; stdout tells of the account, never of the secret."""
+def test_add_reads_the_secret_from_stdin(mp, path):
+    """Without its line break; the secret is not in the output."""
     result = mp(*ADD, "--secret-stdin", stdin="s3cret\n")
     assert ExitCode.OK == result.exit_code
     assert WHO | {"is_default": True} == json.loads(result.stdout)
@@ -63,8 +63,8 @@ def test_the_secret_comes_from_stdin(mp, path):
     assert "s3cret" == Config(path).get_account("prod").secret.get_secret_value()
 
 
-def test_the_secret_comes_from_the_environment(mp, path):
-    """And it says so; stdin stands above it."""
+def test_add_reads_the_secret_from_the_environment(mp, path):
+    """A message says so, and stdin takes precedence."""
     result = mp(*ADD, MP_SECRET="s3cret")
     assert "using the secret in MP_SECRET\nadded prod, the default\n" == result.stderr
     mp("auth", "add", "b", "-u", "u", "-p", "1", "--secret-stdin", stdin="other", MP_SECRET="s3")
@@ -72,8 +72,8 @@ def test_the_secret_comes_from_the_environment(mp, path):
     assert ["s3cret", "other"] == secrets
 
 
-def test_a_secret_is_never_an_argument(mp, path):
-    """Everybody on the machine may read those."""
+def test_the_secret_cannot_be_an_argument(mp, path):
+    """Other users of the machine can read the arguments of a process."""
     for arguments in (("--secret", "s3cret"), ("-s", "s3cret"), ("s3cret",)):
         assert ExitCode.USAGE == mp(*ADD, *arguments).exit_code
     assert not path.exists()
@@ -91,16 +91,16 @@ def test_a_secret_is_never_an_argument(mp, path):
         (("--interactive", "--secret-stdin"), "both read stdin"),
     ],
 )
-def test_what_is_missing_is_named(mp, path, arguments, words):
-    """Where there is no terminal to ask on."""
+def test_add_names_the_missing_option(mp, path, arguments, words):
+    """When there is no terminal to prompt on."""
     result = mp("auth", "add", "prod", *arguments)
     assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
     assert words in result.stderr
     assert not path.exists()
 
 
-def test_interactive_asks_for_what_is_missing(mp):
-    """On stderr; a region that is none is asked for again."""
+def test_add_interactive_prompts_for_missing_values(mp):
+    """Prompts go to stderr, and an invalid region is prompted for again."""
     result = mp("auth", "add", "prod", "-i", stdin="robot\n42\nmars\nEU\ns3cret\n")
     assert WHO | {"is_default": True} == json.loads(result.stdout)
     assert 2 == result.stderr.count("Region: us, eu or in [us]: ")
@@ -108,8 +108,8 @@ def test_interactive_asks_for_what_is_missing(mp):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of Unix")
-def test_on_a_terminal_it_asks_and_hides_the_secret(path):
-    """What a person sees while adding an account."""
+def test_add_prompts_on_a_terminal_without_echoing_the_secret(path):
+    """The terminal shows the questions and the other answers."""
     import pty
 
     environment = {**os.environ, "MP_CONFIG_PATH": str(path), "NO_COLOR": "1", "TERM": "dumb"}
@@ -135,7 +135,7 @@ def test_on_a_terminal_it_asks_and_hides_the_secret(path):
     assert "s3cret" == Config(path).get_account("prod").secret.get_secret_value()
 
 
-def test_a_name_that_is_taken_is_refused_before_any_question(two):
+def test_an_existing_account_name_is_refused_before_any_prompt(two):
     """Nobody types a secret in vain."""
     result = two("auth", "add", "prod", "-i")
     assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
@@ -146,8 +146,8 @@ def test_a_name_that_is_taken_is_refused_before_any_question(two):
 # Listing, switching, removing
 
 
-def test_list_tells_of_every_account(two, path):
-    """In each format; nobody's secret."""
+def test_list_shows_every_account_without_its_secret(two, path):
+    """In each format."""
     accounts = json.loads(two("auth", "list").stdout)
     assert [("prod", True), ("staging", False)] == [
         (one["name"], one["is_default"]) for one in accounts
@@ -165,7 +165,7 @@ def test_list_tells_of_every_account(two, path):
 
 
 def test_switch_changes_the_default(two, path):
-    """To an account that is there."""
+    """The account has to exist."""
     assert "the default is staging\n" == two("auth", "switch", "staging").stderr
     assert "staging" == Config(path).default()
     result = two("auth", "switch", "nope")
@@ -174,8 +174,8 @@ def test_switch_changes_the_default(two, path):
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n"])
-def test_declined_nothing_is_removed(two, path, answer):
-    """Exit code 1, and one word on stderr."""
+def test_remove_without_confirmation_removes_nothing(two, path, answer):
+    """The exit code is 1, and stderr says that it was cancelled."""
     before = path.read_text()
     result = two("auth", "remove", "prod", stdin=answer)
     assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
@@ -183,7 +183,7 @@ def test_declined_nothing_is_removed(two, path, answer):
     assert before == path.read_text()
 
 
-def test_who_cannot_be_asked_is_told_of_force(two, path):
+def test_remove_without_a_terminal_requires_force(two, path):
     """Nothing is removed."""
     before = path.read_text()
     result = two("auth", "remove", "prod", stdin="")
@@ -192,8 +192,8 @@ def test_who_cannot_be_asked_is_told_of_force(two, path):
     assert before == path.read_text()
 
 
-def test_remove_asks_first(two, path):
-    """Unless forced; the next account takes the default's place."""
+def test_remove_asks_for_confirmation(two, path):
+    """Unless `--force` is given; the next account becomes the default."""
     result = two("auth", "remove", "prod", stdin="y\n")
     assert ExitCode.OK == result.exit_code
     assert result.stderr.endswith("removed prod; the default is staging\n")
@@ -205,17 +205,17 @@ def test_remove_asks_first(two, path):
 # Whose credentials
 
 
-def test_help_says_who_does_not_use_the_default(two):
-    """What writes, or is billed, takes an account that somebody named."""
-    told = " ".join(two("auth", "--help").stdout.split())
-    assert "`mp import` and `mp flags` never use the default" in told
+def test_help_says_which_commands_ignore_the_default_account(two):
+    """Commands that write, or are billed, need an account that was named."""
+    result = " ".join(two("auth", "--help").stdout.split())
+    assert "`mp import` and `mp flags` never use the default" in result
     for command in (["import", "events"], ["flags"]):
-        told = " ".join(two(*command, "--help").stdout.split())
-        assert "or mp --account NAME; the default account is not used" in told
+        result = " ".join(two(*command, "--help").stdout.split())
+        assert "or mp --account NAME; the default account is not used" in result
 
 
 def test_the_default_account_neither_writes_nor_is_billed(two, tmp_path):
-    """Only an account that somebody named is."""
+    """Only an account that was named is used."""
     file = tmp_path / "events.ndjson"
     file.write_text('{"event": "A", "time": 1767225600, "distinct_id": "u"}\n')
     for command in (["import", "events", file], ["flags", "list"]):
@@ -225,7 +225,7 @@ def test_the_default_account_neither_writes_nor_is_billed(two, tmp_path):
 
 
 def test_show_says_where_the_credentials_come_from(two):
-    """The named account, the environment, or the default; the secret stays hidden."""
+    """The named account, the environment, or the default; without the secret."""
     environment = {"MP_USERNAME": "env", "MP_SECRET": "s5cret", "MP_PROJECT_ID": "7"}
 
     def source(*arguments, **env):
@@ -245,33 +245,33 @@ def test_show_says_where_the_credentials_come_from(two):
     assert "but not MP_SECRET and MP_PROJECT_ID" in part.stderr
 
 
-def test_test_asks_mixpanel(two):
-    """Whether it takes the account, which is named together with its source."""
+def test_test_sends_the_credentials_to_mixpanel(two):
+    """The result names the account and its source."""
     with Emulator(service_accounts={"robot": "s3cret"}) as emu:
         result = two("auth", "test", MP_BASE_URL=emu.url)
         assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
-        told = json.loads(result.stdout)
+        done = json.loads(result.stdout)
         assert {"success": True, "account": "prod", "source": "default account prod"}.items() <= (
-            told.items()
+            done.items()
         )
         assert ["/api/app/me"] == [request.path for request in emu.requests()]
 
 
 def test_test_says_whose_credentials_were_refused(two):
-    """With the exit code for it, as text and as JSON."""
+    """With its exit code, as text and as JSON."""
     with Emulator(service_accounts={"robot": "s3cret"}) as emu:
         result = two("auth", "test", "staging", MP_BASE_URL=emu.url)
         assert (ExitCode.AUTHENTICATION, "") == (result.exit_code, result.stdout)
         assert result.stderr.endswith("\nthe credentials come from: account staging\n")
         result = two("-a", "staging", "auth", "test", MP_BASE_URL=emu.url, MP_ERROR_FORMAT="json")
-    told = json.loads(result.stderr)
-    assert "AUTH_FAILED" == told["code"]
-    assert ["the credentials come from: account staging"] == told["notes"]
+    done = json.loads(result.stderr)
+    assert "AUTH_FAILED" == done["code"]
+    assert ["the credentials come from: account staging"] == done["notes"]
     assert "s4cret" not in result.output
 
 
-def test_the_account_serves_sending_too(two, tmp_path):
-    """`mp --account NAME import events` goes to its project, with its secret, in its region."""
+def test_an_import_uses_the_account_option(two, tmp_path):
+    """`mp --account NAME import events` sends to its project, with its secret, in its region."""
     file = tmp_path / "events.ndjson"
     file.write_text('{"event": "A", "distinct_id": "u", "time": 1760000000, "$insert_id": "1"}\n')
     with Emulator(service_accounts={"robot": "s3cret"}, tokens=[]) as emu:
@@ -282,8 +282,8 @@ def test_the_account_serves_sending_too(two, tmp_path):
     assert ExitCode.NOT_FOUND == two("-a", "nope", "import", "events", file).exit_code
 
 
-def test_an_account_brings_its_region(two, monkeypatch):
-    """Unless the command's own option says another one; the environment does not."""
+def test_the_region_of_an_account_is_used(two, monkeypatch):
+    """The command's own option overrides it, the environment does not."""
     from mixpanel.cli import flags
 
     asked_for = []
@@ -299,15 +299,15 @@ def test_an_account_brings_its_region(two, monkeypatch):
 # What holds for every command
 
 
-def test_quiet_leaves_only_what_went_wrong(two):
-    """Talk is gone, data and errors are not."""
+def test_quiet_leaves_only_errors_on_stderr(two):
+    """Results and errors are still written."""
     result = two("--quiet", "auth", "switch", "staging")
     assert ("", "") == (result.stdout, result.stderr)
     assert "there is no account" in two("-q", "auth", "switch", "nope").stderr
 
 
 def test_verbose_shows_the_log(two, path):
-    """Such as a warning about the file; afterwards the logger is as before."""
+    """The logger is as before afterwards."""
     path.chmod(0o644)
     result = two("--verbose", "auth", "list")
     assert f"WARNING mixpanel: {path} contains secrets" in result.stderr
@@ -317,7 +317,7 @@ def test_verbose_shows_the_log(two, path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "code", "told"),
+    ("arguments", "env", "code", "error_code"),
     [
         (("--error-format", "json", "auth", "show", "nope"), {}, 4, "ACCOUNT_NOT_FOUND"),
         (("auth", "show"), {"MP_ERROR_FORMAT": "json"}, 3, "CONFIG_ERROR"),
@@ -328,13 +328,13 @@ def test_verbose_shows_the_log(two, path):
         (("--error-format", "json", "auth", "list", "--jq", "["), {}, 3, "USAGE"),
     ],
 )
-def test_errors_are_json_on_request(mp, arguments, env, code, told):
-    """One object on stderr, nothing else: a coding agent reads it without guessing."""
+def test_errors_are_json_on_request(mp, arguments, env, code, error_code):
+    """One object on stderr and nothing else, for programs."""
     result = mp(*arguments, **env)
     assert (code, "") == (result.exit_code, result.stdout)
     error = json.loads(result.stderr.splitlines()[-1])
     assert {"code", "message", "details"} == set(error)
-    assert told in (error["code"], None)
+    assert error_code in (error["code"], None)
 
 
 @pytest.mark.parametrize(
@@ -358,19 +358,19 @@ def test_errors_are_json_on_request(mp, arguments, env, code, told):
         (data.InterruptedFetchError("x", [("a", "a")], "y"), ExitCode.ERROR),
     ],
 )
-def test_reading_ends_with_the_documented_codes(error, code):
+def test_errors_of_reading_have_documented_exit_codes(error, code):
     """Scripts rely on them."""
     assert code == exit_code(error)
 
 
-def test_the_numbers_are_those_that_are_documented():
-    """What `mp --help` says."""
+def test_exit_codes_have_the_documented_numbers():
+    """`mp --help` lists them."""
     assert [0, 1, 2, 3, 4, 5, 6, 130] == list(ExitCode)
     assert (2, 3) == (ExitCode.AUTHENTICATION, ExitCode.USAGE)
 
 
-def test_errors_of_sending_are_objects_too():
-    """With a code made of their name, and what they know."""
+def test_errors_of_sending_are_objects():
+    """Their code is made of the class name, and details of the attributes."""
     error = RateLimitError("slow down", status=429, endpoint="events", retry_after=7.0)
     assert {
         "code": "RATE_LIMIT",
@@ -382,13 +382,13 @@ def test_errors_of_sending_are_objects_too():
 
 
 def test_wrong_arguments_end_with_3(mp):
-    """Of `mp` itself, of a group, of a command; 2 means refused credentials."""
+    """Those of `mp`, of a group and of a command; 2 means refused credentials."""
     for arguments in (("--nope",), ("nope",), ("auth", "nope"), ("auth", "add")):
         assert ExitCode.USAGE == mp(*arguments).exit_code, arguments
 
 
-def test_ctrl_c_at_a_question_ends_with_130(mp, monkeypatch):
-    """As everywhere else."""
+def test_ctrl_c_at_a_prompt_ends_with_130(mp, monkeypatch):
+    """As in any other place."""
 
     def interrupted(_):
         raise KeyboardInterrupt
@@ -397,8 +397,8 @@ def test_ctrl_c_at_a_question_ends_with_130(mp, monkeypatch):
     assert ExitCode.INTERRUPTED == mp("auth", "add", "prod", "-i").exit_code
 
 
-def test_forgetting_begins_anew(monkeypatch):
-    """What one run asked for does not stay for the next one in the same process."""
+def test_global_options_do_not_outlive_a_run(monkeypatch):
+    """The next run in the same process begins with the defaults."""
     monkeypatch.setenv("MP_ERROR_FORMAT", "JSON")
     reset([])
     assert ErrorFormat.JSON is global_options.error_format
@@ -414,8 +414,8 @@ def test_forgetting_begins_anew(monkeypatch):
 # Light
 
 
-def test_the_command_line_is_light():
-    """Help, and a TAB in the shell, wait for no database, no HTTP client and no models."""
+def test_help_and_completion_import_no_heavy_module():
+    """They need no database, no HTTP client and no models."""
     code = (
         "import sys, signal\nbefore = signal.getsignal(signal.SIGINT)\nimport mixpanel.cli.app\n"
         "assert signal.getsignal(signal.SIGINT) is before\n"
@@ -425,8 +425,8 @@ def test_the_command_line_is_light():
     assert "set()\n" == done.stdout
 
 
-def test_the_shell_completes_names_of_accounts(two, path):
-    """And offers to install itself."""
+def test_the_shell_completes_account_names(two, path):
+    """And completion can be installed."""
     assert "--install-completion" in two("--help").stdout
     words = {"COMP_WORDS": "mp auth switch s", "COMP_CWORD": "3", "_MP_COMPLETE": "complete_bash"}
     environment = {**os.environ, **words, "MP_CONFIG_PATH": str(path)}

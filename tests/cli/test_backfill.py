@@ -80,11 +80,11 @@ def numbers(emu, vendor="customerio"):
 
 @pytest.mark.parametrize("vendor", ["customerio", "hightouch"])
 def test_a_table_arrives_with_its_times_and_ids(mp, emu, tmp_path, vendor):
-    """Zeros in front of an id stay; other columns are properties; nothing is left behind."""
+    """Leading zeros of an id stay, other columns are properties, and no file is left behind."""
     result = mp(orders(tmp_path / "orders.csv", 2500), *TABLE, vendor=vendor)
     assert (result.exit_code, result.stderr) == (ExitCode.OK, "")
-    told = json.loads(result.stdout)
-    assert (told["delivered"], told["rejected"], told["requests"]) == (2500, 0, 2)
+    done = json.loads(result.stdout)
+    assert (done["delivered"], done["rejected"], done["requests"]) == (2500, 0, 2)
     first = min(messages(emu, vendor), key=lambda one: one["userId"])
     assert ("0000", "Order Paid", {"amount": 0}, "2024-01-31T12:00:00.000Z") == (
         first["userId"], first["event"], first["properties"], first["timestamp"],
@@ -92,8 +92,8 @@ def test_a_table_arrives_with_its_times_and_ids(mp, emu, tmp_path, vendor):
     assert os.listdir(tmp_path) == ["orders.csv"]  # noqa: PTH208
 
 
-def test_parquet_and_ndjson_do_the_same(mp, emu, tmp_path):
-    """As their names end; a type column makes wire messages of NDJSON."""
+def test_parquet_and_ndjson_can_be_sent(mp, emu, tmp_path):
+    """The extension decides; rows of NDJSON with a type are messages."""
     import duckdb
 
     path = tmp_path / "people.parquet"
@@ -110,15 +110,15 @@ def test_parquet_and_ndjson_do_the_same(mp, emu, tmp_path):
     assert numbers(emu) == [0, 1, 2]
 
 
-def test_refused_rows_are_named_and_the_rest_arrives(mp, emu, tmp_path):
-    """By us or by the server; the file of them can be replayed once it is put right."""
+def test_rejected_rows_are_reported_and_the_rest_arrives(mp, emu, tmp_path):
+    """Rejected here or by the server, they can be replayed once they are corrected."""
     path, failed = history(tmp_path / "h.ndjson", 250, bad={7}), tmp_path / "failed.ndjson"
     with path.open("a") as lines:
         lines.write("no json at all\n")
     result = mp(path, "--failed", failed)
     assert result.exit_code == ExitCode.PARTIAL
-    told = json.loads(result.stdout)
-    assert (told["delivered"], told["rejected"]) == (249, 2)
+    done = json.loads(result.stdout)
+    assert (done["delivered"], done["rejected"]) == (249, 2)
     refused = [json.loads(line) for line in failed.read_text().splitlines()]
     assert {
         7: "a message in a backfill needs a timestamp",
@@ -131,22 +131,22 @@ def test_refused_rows_are_named_and_the_rest_arrives(mp, emu, tmp_path):
     assert numbers(emu) == list(range(250))
 
 
-def test_a_dry_run_sends_nothing_and_shows_what_would_go(mp, emu, tmp_path):
-    """With the first message, to see whether the columns are what they should be."""
+def test_a_dry_run_sends_nothing_and_shows_the_first_message(mp, emu, tmp_path):
+    """It shows how the columns are mapped."""
     path = orders(tmp_path / "orders.csv", 3)
     with path.open("a") as rows:
         rows.write("0003,,4\n")
     result = mp(path, *TABLE, "--dry-run")
     assert result.exit_code == ExitCode.PARTIAL
-    told = json.loads(result.stdout)
-    assert (told["valid"], told["invalid"], told["example"]["userId"]) == (3, 1, "0000")
+    done = json.loads(result.stdout)
+    assert (done["valid"], done["invalid"], done["example"]["userId"]) == (3, 1, "0000")
     assert "orders.csv, row 3: a message in a backfill needs a timestamp" in result.stderr
     assert "nothing was sent" in result.stderr
     assert emu.requests() == []
 
 
-def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
-    """The account is that of all runs together; the checkpoint goes when all is done."""
+def test_a_stopped_backfill_resumes_at_its_position(mp, emu, tmp_path):
+    """Counts are those of all runs together, and the checkpoint is deleted at the end."""
     path, failed = history(tmp_path / "h.ndjson", 4000, bad={5, 3900}), tmp_path / "failed.ndjson"
     emu.play(Fault.latency(0.0), Fault.status(401).forever())
     stopped = mp(path, "--failed", failed, "--concurrency", 1)
@@ -156,8 +156,8 @@ def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
     result = mp(path, "--failed", failed, "--concurrency", 1)
     assert "resuming at row 2,001: 2,000 delivered and 1 rejected before" in result.stderr
     assert result.exit_code == ExitCode.PARTIAL
-    told = json.loads(result.stdout)
-    assert (told["delivered"], told["rejected"], told["requests"]) == (3998, 2, 1)
+    done = json.loads(result.stdout)
+    assert (done["delivered"], done["rejected"], done["requests"]) == (3998, 2, 1)
     assert [5, 3900] == [json.loads(one)["position"] for one in failed.read_text().splitlines()]
     assert numbers(emu) == [n for n in range(4000) if n not in {5, 3900}]
     assert not (tmp_path / "h.ndjson.backfill").exists()
@@ -170,8 +170,8 @@ def test_what_it_stopped_at_is_where_it_goes_on(mp, emu, tmp_path):
         (lambda path: None, "it is for another columns, event, sent_to"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_refused(mp, tmp_path, change, why):
-    """Going on there would skip what was never sent; --restart begins anew."""
+def test_a_checkpoint_of_another_job_is_refused(mp, tmp_path, change, why):
+    """Resuming would skip rows that were never sent; --restart starts over."""
     path = orders(tmp_path / "orders.csv", 10)
     job = {"to": "customerio", "sent_to": "x", "kind": "track", "event": "Other", "columns": {}}
     Checkpoint(tmp_path / "orders.csv.backfill", path, job).save(Progress(5, 0))
@@ -182,8 +182,8 @@ def test_a_checkpoint_of_something_else_is_refused(mp, tmp_path, change, why):
     assert "--restart" in result.stderr
 
 
-def test_restart_begins_anew(mp, emu, tmp_path):
-    """Copies carry the same ids."""
+def test_restart_ignores_the_checkpoint(mp, emu, tmp_path):
+    """Messages sent twice have the same ids."""
     path = history(tmp_path / "h.ndjson", 10)
     (tmp_path / "h.ndjson.backfill").write_text("{not json")
     assert mp(path).exit_code == ExitCode.USAGE
@@ -191,8 +191,8 @@ def test_restart_begins_anew(mp, emu, tmp_path):
     assert numbers(emu) == list(range(10))
 
 
-def test_a_killed_backfill_goes_on_and_makes_no_copies(emu, tmp_path):
-    """kill -9 in the middle; every message is there, each under one id."""
+def test_a_killed_backfill_resumes_without_duplicates(emu, tmp_path):
+    """After kill -9 every message arrives, under one id."""
     path = history(tmp_path / "h.ndjson", 10_000)
     emu.play(Fault.latency(0.5).forever())
     command = [*RUN, "cdp", "backfill", str(path), "--concurrency", "2"]
@@ -206,15 +206,15 @@ def test_a_killed_backfill_goes_on_and_makes_no_copies(emu, tmp_path):
     emu.clear_faults()
     done = subprocess.run(command, env=whole, capture_output=True, text=True, check=True)
     assert f"resuming at row {position:,}" in done.stderr
-    told = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     assert 0 < position < 10_000
-    assert (told["delivered"], told["rejected"]) == (10_000, 0)
+    assert (result["delivered"], result["rejected"]) == (10_000, 0)
     assert numbers(emu) == list(range(10_000))
     assert len(messages(emu)) - 10_000 <= 10_000 - position
     assert not checkpoint.exists()
 
 
-def test_ctrl_c_says_where_it_goes_on(emu, tmp_path):
+def test_ctrl_c_saves_the_position(emu, tmp_path):
     """And ends with 130."""
     path = history(tmp_path / "h.ndjson", 10_000)
     emu.play(Fault.latency(0.5).forever())
@@ -225,14 +225,14 @@ def test_ctrl_c_says_where_it_goes_on(emu, tmp_path):
     checkpoint = tmp_path / "h.ndjson.backfill"
     wait_until(lambda: came(checkpoint) > 0)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, message = process.communicate(timeout=30)
     assert process.returncode == ExitCode.INTERRUPTED
-    assert "run the same command again to resume" in said
+    assert "run the same command again to resume" in message
     assert came(checkpoint) > 0
 
 
 def test_a_wrong_key_ends_with_2(mp, tmp_path):
-    """Strictly asked, Customer.io says so."""
+    """A strict Customer.io answers 401."""
     with Emulator(customerio=CustomerIORules(keys={"good"})) as emu:
         result = mp(history(tmp_path / "h.ndjson", 5), at=emu)
     assert result.exit_code == ExitCode.AUTHENTICATION
@@ -252,15 +252,15 @@ def test_a_wrong_key_ends_with_2(mp, tmp_path):
     ],
 )
 def test_wrong_arguments_are_explained_before_anything_is_sent(mp, emu, tmp_path, arguments, why):
-    """Exit code 3."""
+    """The exit code is 3."""
     result = mp(orders(tmp_path / "orders.csv", 3), *arguments)
     assert result.exit_code == ExitCode.USAGE
     assert why in result.stderr
     assert emu.requests() == []
 
 
-def test_what_is_read_is_never_written_over(mp, tmp_path):
-    """A slip of the hand would cost the file."""
+def test_the_source_is_never_overwritten_by_failed_rows(mp, tmp_path):
+    """A mistyped path would cost the file."""
     path = history(tmp_path / "h.ndjson", 3)
     result = mp(path, "--failed", path)
     assert result.exit_code == ExitCode.USAGE
@@ -268,8 +268,8 @@ def test_what_is_read_is_never_written_over(mp, tmp_path):
     assert path.read_text().count("\n") == 3
 
 
-def test_a_checkpoint_is_of_one_source(mp, tmp_path):
-    """What staging got, production did not."""
+def test_a_checkpoint_belongs_to_one_write_key(mp, tmp_path):
+    """Rows sent to staging were not sent to production."""
     path = history(tmp_path / "h.ndjson", 5)
     assert (
         mp(path, "--to", "customerio", "--write-key", "staging-key", "--restart").exit_code
@@ -283,8 +283,8 @@ def test_a_checkpoint_is_of_one_source(mp, tmp_path):
 
 
 @pytest.mark.parametrize("more", [[], ["--restart"]])
-def test_no_file_of_yours_is_taken_for_a_checkpoint(mp, tmp_path, more):
-    """Neither what is read, nor what is refused, nor any other."""
+def test_another_file_is_never_overwritten_by_a_checkpoint(mp, tmp_path, more):
+    """Neither the source, nor the failed rows, nor any other file."""
     path, notes = history(tmp_path / "h.ndjson", 3), tmp_path / "notes.json"
     notes.write_text('{"dear": "diary"}')
     for place in (path, notes, tmp_path):
@@ -303,20 +303,20 @@ def test_no_file_of_yours_is_taken_for_a_checkpoint(mp, tmp_path, more):
 
 
 @pytest.mark.parametrize(
-    "told",
+    "fields",
     ['"position": 5, "rejected": 9', '"position": -5, "rejected": 0', '"position": Infinity'],
 )
-def test_a_checkpoint_that_cannot_be_is_refused(mp, tmp_path, told):
-    """In a sentence."""
+def test_an_inconsistent_checkpoint_is_refused(mp, tmp_path, fields):
+    """In one sentence that names --restart."""
     path = history(tmp_path / "h.ndjson", 3)
-    (tmp_path / "h.ndjson.backfill").write_text(f'{{"version": 1, {told}}}')
+    (tmp_path / "h.ndjson.backfill").write_text(f'{{"version": 1, {fields}}}')
     result = mp(path)
     assert (result.exit_code, "Traceback" in result.stderr) == (ExitCode.USAGE, False)
     assert "--restart" in result.stderr
 
 
-def test_refused_lines_are_on_the_disk_before_the_checkpoint(emu, tmp_path):
-    """kill -9 leaves no refusal that is counted and not written."""
+def test_failed_rows_are_on_the_disk_before_the_checkpoint(emu, tmp_path):
+    """After kill -9 every rejection that is counted is also written."""
     path, failed = tmp_path / "h.ndjson", tmp_path / "failed.ndjson"
     history(path, 20_000, bad=range(0, 20_000, 50))
     emu.play(Fault.latency(0.05).forever())
@@ -337,8 +337,8 @@ def test_refused_lines_are_on_the_disk_before_the_checkpoint(emu, tmp_path):
     assert numbers(emu) == [n for n in range(20_000) if n % 50]
 
 
-def test_of_two_at_once_the_second_is_refused(mp, emu, tmp_path):
-    """Else each would write over what the other keeps."""
+def test_a_second_backfill_of_the_same_file_is_refused(mp, emu, tmp_path):
+    """Each would overwrite the checkpoint of the other."""
     path, failed = history(tmp_path / "h.ndjson", 9000, bad={5}), tmp_path / "failed.ndjson"
     emu.play(Fault.latency(30.0).forever())
     command = [*RUN, "cdp", "backfill", str(path), "--failed", str(failed)]
@@ -358,8 +358,8 @@ def test_of_two_at_once_the_second_is_refused(mp, emu, tmp_path):
     assert ["failed.ndjson", "h.ndjson"] == sorted(one.name for one in tmp_path.iterdir())
 
 
-def test_what_failed_before_anything_was_sent_leaves_nothing_behind(mp, emu, tmp_path):
-    """The same command, put right, does not stumble over it."""
+def test_a_backfill_that_sent_nothing_leaves_no_checkpoint(mp, emu, tmp_path):
+    """The corrected command then runs."""
     path = history(tmp_path / "h.ndjson", 3)
     wrong = ["--write-key", "sk_eu_" + "0" * 32 + "_000000", "--region", "us", "--to", "customerio"]
     for arguments in (wrong, ["--failed", tmp_path / "no" / "folder"]):
@@ -372,8 +372,8 @@ def test_what_failed_before_anything_was_sent_leaves_nothing_behind(mp, emu, tmp
     assert mp(path).exit_code == ExitCode.OK
 
 
-def test_the_reason_is_told_without_options_that_there_are_not(mp, emu, tmp_path):
-    """The checkpoint is where it goes on; `start_at` is of Python."""
+def test_errors_name_no_python_argument(mp, emu, tmp_path):
+    """The checkpoint resumes it; `start_at` belongs to Python."""
     path = history(tmp_path / "h.ndjson", 3)
     emu.play(Fault.status(401).forever())
     result = mp(path)
@@ -388,8 +388,8 @@ def test_the_reason_is_told_without_options_that_there_are_not(mp, emu, tmp_path
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full disk here")  # noqa: PTH110
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path, more):
-    """In a sentence, and the checkpoint says where it goes on."""
+def test_a_full_disk_for_failed_rows_stops_the_backfill(mp, tmp_path, more):
+    """In one sentence, and the checkpoint has the position."""
     path = history(tmp_path / "h.ndjson", 300, bad={250})
     result = mp(path, "--failed", "/dev/full", *more)
     assert result.exit_code == ExitCode.ERROR
@@ -398,8 +398,8 @@ def test_a_full_disk_for_the_refused_stops_it(mp, tmp_path, more):
 
 
 @pytest.mark.parametrize("zone", ["Z", "+02:00", ""])
-def test_a_csv_may_say_its_times_with_a_zone(mp, emu, tmp_path, zone):
-    """As most do."""
+def test_times_of_a_csv_may_have_a_zone(mp, emu, tmp_path, zone):
+    """Most files have one."""
     path = tmp_path / "orders.csv"
     path.write_text(f"user_id,timestamp,event\nu,2026-01-31T12:00:00{zone},Paid\n")
     assert mp(path, "--kind", "track").exit_code == ExitCode.OK
@@ -408,7 +408,7 @@ def test_a_csv_may_say_its_times_with_a_zone(mp, emu, tmp_path, zone):
 
 
 def test_a_table_without_rows_still_has_its_columns_checked(mp, tmp_path):
-    """A wrong name should not wait for the day when there are rows."""
+    """A wrong name is reported before the day there are rows."""
     path = tmp_path / "orders.csv"
     path.write_text("customer,paid_at,amount\n")
     assert mp(path, *TABLE).exit_code == ExitCode.OK
@@ -418,7 +418,7 @@ def test_a_table_without_rows_still_has_its_columns_checked(mp, tmp_path):
 
 
 def test_a_row_with_a_cell_too_many_stops_it_before_anything_is_sent(mp, emu, tmp_path):
-    """The other rows do not disappear behind it."""
+    """DuckDB would skip such rows."""
     path = orders(tmp_path / "orders.csv", 20)
     path.write_text(path.read_text() + "0020,2024-01-31,20,more\n")
     result = mp(path, "--kind", "identify", "--column", "user_id=customer")
@@ -427,8 +427,8 @@ def test_a_row_with_a_cell_too_many_stops_it_before_anything_is_sent(mp, emu, tm
     assert messages(emu, "customerio") == []
 
 
-def test_what_no_json_can_be_is_one_refused_row(mp, emu, tmp_path):
-    """Too deep, or a number too long: the rest goes on."""
+def test_unreadable_json_is_one_rejected_row(mp, emu, tmp_path):
+    """Too deeply nested, or too long a number; the rest is sent."""
     path = history(tmp_path / "h.ndjson", 2)
     with path.open("a") as lines:
         lines.write("[" * 3000 + "]" * 3000 + "\n" + '{"n": ' + "9" * 5000 + "}\n")
@@ -440,11 +440,11 @@ def test_what_no_json_can_be_is_one_refused_row(mp, emu, tmp_path):
     assert numbers(emu) == [0, 1, 2, 3]
 
 
-def test_roles_of_a_csv_are_read_as_they_stand(mp, emu, tmp_path):
-    """Dates of another country are refused rather than guessed; a name of digits is a name."""
+def test_mapped_columns_of_a_csv_stay_text(mp, emu, tmp_path):
+    """Ambiguous dates are rejected instead of guessed, and a name of digits stays a name."""
     path = tmp_path / "views.csv"
     path.write_text("user_id,time,name\n007,2024-01-31,404\n008,1700000000,405\n009,01/02/2024,x\n")
     result = mp(path, "--kind", "page")
     assert result.exit_code == ExitCode.PARTIAL
-    told = {one["userId"]: (one["name"], one["timestamp"][:10]) for one in messages(emu)}
-    assert told == {"007": ("404", "2024-01-31"), "008": ("405", "2023-11-14")}
+    done = {one["userId"]: (one["name"], one["timestamp"][:10]) for one in messages(emu)}
+    assert done == {"007": ("404", "2024-01-31"), "008": ("405", "2023-11-14")}

@@ -42,7 +42,7 @@ def vendor(request):
     return request.param
 
 
-def asking(emu, vendor="customerio", key="k", **env):
+def runner_for(emu, vendor="customerio", key="k", **env):
     """Return what runs `mp cdp` against a vendor of an emulator."""
     return for_env(
         {
@@ -90,15 +90,15 @@ def sent(result):
         (["alias", "old", "u"], {"type": "alias", "previousId": "old", "userId": "u"}),
     ],
 )  # fmt: skip
-def test_each_kind_of_the_spec_arrives(emu, vendor, arguments, fields):
-    """At the endpoint of its own, with what any message may carry."""
+def test_each_message_type_arrives(emu, vendor, arguments, fields):
+    """At its own endpoint, with the fields that any message may have."""
     around = [
         "--context", '{"ip": "203.0.113.9"}', "--timestamp", "2026-01-31T12:00:00+01:00",
         "--integrations", '{"All": false}', "--message-id", "m-1",
     ]  # fmt: skip
-    told = sent(asking(emu, vendor)(*arguments, *around))
+    result = sent(runner_for(emu, vendor)(*arguments, *around))
     url = getattr(emu, f"{vendor}_url")
-    assert {"kind": arguments[0], "message_id": "m-1", "sent_to": url} == told
+    assert {"kind": arguments[0], "message_id": "m-1", "sent_to": url} == result
     (kept,) = emu.cdp_messages(vendor)
     assert arguments[0] == kept["endpoint"]
     message = kept["message"]
@@ -111,30 +111,30 @@ def test_each_kind_of_the_spec_arrives(emu, vendor, arguments, fields):
 
 
 @pytest.mark.parametrize("when", ["1767268800", "1767268800000", "2026-01-01T12:00:00"])
-def test_a_moment_may_be_a_number(emu, when):
-    """Seconds, milliseconds or ISO 8601, which is UTC unless it says otherwise."""
-    sent(asking(emu)(*TRACK, "--timestamp", when))
+def test_a_timestamp_may_be_a_number(emu, when):
+    """Seconds, milliseconds, or ISO 8601, in UTC unless it has an offset."""
+    sent(runner_for(emu)(*TRACK, "--timestamp", when))
     assert ["2026-01-01T12:00:00.000Z"] == [one["timestamp"] for one in messages(emu)]
 
 
 def test_json_may_come_from_a_file_and_stdin(emu, tmp_path):
-    """`@FILE`, and `-`."""
+    """As `@FILE`, and as `-`."""
     file = tmp_path / "context.json"
     file.write_text('\ufeff{"ip": "203.0.113.9"}')
-    told = asking(emu)(
+    result = runner_for(emu)(
         *TRACK, "--properties", "-", "--context", f"@{file}", given='{"amount": 12.5}'
     )
-    sent(told)
+    sent(result)
     (message,) = messages(emu)
     assert ({"amount": 12.5}, "203.0.113.9") == (message["properties"], message["context"]["ip"])
 
 
-def test_a_version_of_a_contract_is_for_hightouch(emu):
-    """It goes where Hightouch looks for it."""
-    sent(asking(emu, "hightouch")(*TRACK, "--schema-version", "1.2.0"))
+def test_a_schema_version_is_for_hightouch(emu):
+    """It is placed where Hightouch looks for it."""
+    sent(runner_for(emu, "hightouch")(*TRACK, "--schema-version", "1.2.0"))
     (message,) = messages(emu)
     assert {"schemaVersion": "1.2.0"} == message["context"]["protocols"]
-    refused = asking(emu)(*TRACK, "--schema-version", "1.2.0")
+    refused = runner_for(emu)(*TRACK, "--schema-version", "1.2.0")
     assert ExitCode.USAGE == refused.exit_code
     assert "Customer.io has no contracts" in refused.stderr
 
@@ -142,25 +142,25 @@ def test_a_version_of_a_contract_is_for_hightouch(emu):
 @pytest.mark.parametrize(
     "kind", [("identify",), TRACK, ("page", "Docs"), ("screen", "Home"), ("group", "g")]
 )
-def test_contracts_may_look_for_their_version_elsewhere(emu, kind):
-    """In a property, or a trait."""
+def test_the_place_of_the_schema_version_is_an_option(emu, kind):
+    """It may be a property, or a trait."""
     person = () if "--user-id" in kind else ("--user-id", "u")
     version = ("--schema-version", "2", "--version-at", "properties.apiVersion")
-    sent(asking(emu, "hightouch")(*kind, *person, *version))
+    sent(runner_for(emu, "hightouch")(*kind, *person, *version))
     (message,) = messages(emu)
     assert (
         "2" == message["traits" if kind[0] in ("identify", "group") else "properties"]["apiVersion"]
     )
-    refused = asking(emu, "hightouch")(*kind, *person, *version[:-1], "apiVersion")
+    refused = runner_for(emu, "hightouch")(*kind, *person, *version[:-1], "apiVersion")
     assert ExitCode.USAGE == refused.exit_code
     assert "must be a path in a message" in refused.stderr
 
 
-def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
-    """Nobody would be forgotten."""
-    told = asking(emu, "hightouch")("track", "User Deleted", "--user-id", "u")
-    assert ExitCode.OK == told.exit_code
-    assert "'User Deleted' is an action of Customer.io" in told.stderr
+def test_a_customerio_action_sent_to_hightouch_is_a_warning(emu):
+    """Nobody would be deleted."""
+    result = runner_for(emu, "hightouch")("track", "User Deleted", "--user-id", "u")
+    assert ExitCode.OK == result.exit_code
+    assert "'User Deleted' is an action of Customer.io" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -187,12 +187,12 @@ def test_an_action_of_customerio_is_warned_of_at_hightouch(emu):
         ([*TRACK, "--region", "moon"], "--region 'moon' is unknown; choose one of"),
     ],
 )
-def test_wrong_arguments_are_said(emu, vendor, arguments, why):
-    """In words that tell what to do; nothing is sent."""
+def test_wrong_arguments_are_explained(emu, vendor, arguments, why):
+    """The message says what to do, and nothing is sent."""
     env = {"MP_CDP_BASE_URL": None} if "--region" in arguments else {}
-    told = asking(emu, vendor)(*arguments, **env)
-    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout)
-    assert why in " ".join(told.stderr.replace("│", "").split())
+    result = runner_for(emu, vendor)(*arguments, **env)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert why in " ".join(result.stderr.replace("│", "").split())
     assert [] == emu.requests()
 
 
@@ -237,9 +237,9 @@ def test_wrong_arguments_are_said(emu, vendor, arguments, why):
         (["delete", "u-9", "--force"], {"event": "User Deleted", "userId": "u-9"}),
     ],
 )  # fmt: skip
-def test_customerio_gets_its_own(emu, arguments, fields):
-    """Each in the shape that its API reads."""
-    sent(asking(emu)(*arguments, "--message-id", "m-1"))
+def test_customerio_commands_send_its_own_messages(emu, arguments, fields):
+    """In the shape that its API reads."""
+    sent(runner_for(emu)(*arguments, "--message-id", "m-1"))
     (message,) = messages(emu)
     assert {**fields, "messageId": "m-1"}.items() <= message.items()
     if arguments[0] == "device":
@@ -265,26 +265,26 @@ def test_customerio_gets_its_own(emu, arguments, fields):
         ],
     ],
 )
-def test_what_customerio_could_not_read_is_refused(emu, arguments, why):
-    """And what cannot be undone, when nobody is there to confirm it."""
-    told = asking(emu)(*arguments)
-    assert ExitCode.USAGE == told.exit_code
-    assert why in " ".join(told.stderr.split())
+def test_invalid_customerio_commands_are_refused(emu, arguments, why):
+    """Also destructive ones without a terminal to confirm them on."""
+    result = runner_for(emu)(*arguments)
+    assert ExitCode.USAGE == result.exit_code
+    assert why in " ".join(result.stderr.split())
     assert [] == emu.requests()
 
 
 @pytest.mark.parametrize("arguments", [("device", "TOK", "--user-id", "u"), *ENDS])
-def test_hightouch_has_no_such_thing(emu, arguments):
-    """It would keep them as any event, and nothing would happen."""
-    told = asking(emu, "hightouch")(*arguments)
-    assert ExitCode.USAGE == told.exit_code
-    assert f"mp cdp {arguments[0]} is for Customer.io only" in told.stderr
+def test_customerio_commands_are_refused_for_hightouch(emu, arguments):
+    """It would store an event without any effect."""
+    result = runner_for(emu, "hightouch")(*arguments)
+    assert ExitCode.USAGE == result.exit_code
+    assert f"mp cdp {arguments[0]} is for Customer.io only" in result.stderr
     assert [] == emu.requests()
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", ExitCode.OK), ("n", ExitCode.ERROR)])
-def test_who_forgets_somebody_is_asked(emu, answer, code):
-    """On a terminal; anything but yes is a no."""
+def test_suppress_asks_for_confirmation(emu, answer, code):
+    """On a terminal; anything but yes cancels it."""
     env = {**os.environ, "MP_CDP_BASE_URL": emu.customerio_url, "MP_CUSTOMERIO_WRITE_KEY": "k"}
     command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()"]
     master, slave = pty.openpty()
@@ -300,15 +300,15 @@ def test_who_forgets_somebody_is_asked(emu, answer, code):
     assert (code == ExitCode.OK) is bool(messages(emu))
 
 
-def test_suppressing_is_not_unsubscribing():
-    """The help says which is which, and how the other is done."""
-    told = " ".join(for_env({})("suppress", "--help").stdout.replace("│", "").split())
-    assert "This is not how to stop mailings" in told
-    assert """--traits '{"unsubscribed": true}'""" in told
+def test_help_of_suppress_explains_unsubscribing():
+    """It shows the command for that."""
+    result = " ".join(for_env({})("suppress", "--help").stdout.replace("│", "").split())
+    assert "This is not how to stop mailings" in result
+    assert """--traits '{"unsubscribed": true}'""" in result
 
 
-def test_every_example_can_be_typed():
-    """What the help shows has no option that does not exist."""
+def test_every_example_of_cdp_can_be_parsed():
+    """Help shows no option that does not exist."""
     for name, command in typer.main.get_command(app).commands["cdp"].commands.items():
         typed = [line for line in command.epilog.splitlines() if f"mp cdp {name} " in f"{line} "]
         assert typed, f"mp cdp {name} shows no example"
@@ -327,13 +327,13 @@ def test_every_example_can_be_typed():
         ([*TRACK, "--properties", '{"x": NaN}'], "a number was not finite"),
     ],
 )
-def test_what_is_doubtful_is_sent_with_a_warning(emu, arguments, why):
-    """Or refused, when one asks for that."""
-    told = asking(emu)(*arguments)
-    assert ExitCode.OK == told.exit_code
-    assert told.stderr.startswith("warning: ")
-    assert why in told.stderr
-    refused = asking(emu)(*arguments, "--fail-on-warning")
+def test_a_message_with_a_warning_is_sent(emu, arguments, why):
+    """With --fail-on-warning it is refused."""
+    result = runner_for(emu)(*arguments)
+    assert ExitCode.OK == result.exit_code
+    assert result.stderr.startswith("warning: ")
+    assert why in result.stderr
+    refused = runner_for(emu)(*arguments, "--fail-on-warning")
     assert (ExitCode.USAGE, "") == (refused.exit_code, refused.stdout)
     assert 1 == len(messages(emu))
 
@@ -343,34 +343,34 @@ def test_what_is_doubtful_is_sent_with_a_warning(emu, arguments, why):
 
 @pytest.mark.parametrize("arguments", [TRACK, ("identify", "--user-id", "u-17"), ("page",), *ENDS])
 def test_a_dry_run_shows_the_message(emu, arguments):
-    """It needs no key and asks no question."""
+    """It needs no key and no confirmation."""
     whom = ["--anonymous-id", "u-17"] if arguments == ("page",) else []
-    told = asking(emu, key=None, MP_CDP_TO="customerio")(*arguments, *whom, "--dry-run")
+    result = runner_for(emu, key=None, MP_CDP_TO="customerio")(*arguments, *whom, "--dry-run")
     assert (ExitCode.OK, f"dry run: nothing was sent to {emu.customerio_url}\n") == (
-        told.exit_code, told.stderr
+        result.exit_code, result.stderr
     )  # fmt: skip
-    message = json.loads(told.stdout)
+    message = json.loads(result.stdout)
     assert message["type"] in {*arguments, "track"}
     assert "mixpanel-async" == message["context"]["library"]["name"]
     assert [] == emu.requests()
 
 
-def test_what_is_too_large_fails_a_dry_run_too(emu):
-    """A dry run would else promise too much."""
-    told = asking(emu)(*TRACK, "--properties", '{"x": "' + "x" * 32_000 + '"}', "--dry-run")
-    assert ExitCode.USAGE == told.exit_code
+def test_a_dry_run_refuses_a_message_that_is_too_large(emu):
+    """As sending it would."""
+    result = runner_for(emu)(*TRACK, "--properties", '{"x": "' + "x" * 32_000 + '"}', "--dry-run")
+    assert ExitCode.USAGE == result.exit_code
 
 
 # ---- who to send to -----------------------------------------------------------------------------
 
 
-def test_the_vendor_is_the_one_whose_key_is_there(emu):
-    """With both keys, or none, nothing is guessed; `--to` and MP_CDP_TO say it."""
+def test_the_vendor_is_inferred_from_the_key_that_is_set(emu):
+    """With both keys or none, `--to` or MP_CDP_TO is needed."""
     both = {"MP_CUSTOMERIO_WRITE_KEY": "c", "MP_HIGHTOUCH_WRITE_KEY": "h"}
     for env, why in ((both, "the keys of both are set"), ({}, "no write key is set")):
-        told = for_env(env)(*TRACK)
-        assert ExitCode.USAGE == told.exit_code
-        assert why in " ".join(told.stderr.replace("│", "").split())
+        result = for_env(env)(*TRACK)
+        assert ExitCode.USAGE == result.exit_code
+        assert why in " ".join(result.stderr.replace("│", "").split())
     mp = for_env({**both, "MP_CDP_BASE_URL": emu.hightouch_url, "MP_CDP_TO": "hightouch"})
     sent(mp(*TRACK))
     sent(mp(*TRACK, "--to", "customerio", "--base-url", emu.customerio_url))
@@ -379,25 +379,25 @@ def test_the_vendor_is_the_one_whose_key_is_there(emu):
     ]
 
 
-def test_a_key_may_be_typed_or_come_from_a_file(emu, tmp_path):
-    """A prefixed one tells whose it is; of any other one has to say it."""
+def test_the_key_may_be_typed_or_read_from_a_file(emu, tmp_path):
+    """A prefixed key names its vendor; another one needs `--to`."""
     file = tmp_path / "key"
     file.write_text(f"{EU_KEY}\n")
     mp = for_env({"MP_CDP_BASE_URL": emu.customerio_url, "MP_HIGHTOUCH_WRITE_KEY": "h"})
     sent(mp(*TRACK, "--write-key", f"@{file}"))
     assert [EU_KEY] == [one["key"] for one in emu.cdp_messages()]
-    told = mp(*TRACK, "--write-key", "classic")
-    assert ExitCode.USAGE == told.exit_code
-    assert "--write-key may belong to either" in told.stderr
+    result = mp(*TRACK, "--write-key", "classic")
+    assert ExitCode.USAGE == result.exit_code
+    assert "--write-key may belong to either" in result.stderr
 
 
 def test_without_a_key_nothing_is_sent(emu):
     """The error names the variable to set."""
-    told = asking(emu, key=None, MP_CDP_TO="customerio")(*TRACK)
-    assert ExitCode.USAGE == told.exit_code
+    result = runner_for(emu, key=None, MP_CDP_TO="customerio")(*TRACK)
+    assert ExitCode.USAGE == result.exit_code
     assert (
         "mp: the write key is missing: give --write-key, or set MP_CUSTOMERIO_WRITE_KEY\n"
-        == told.stderr
+        == result.stderr
     )
 
 
@@ -414,38 +414,41 @@ def test_without_a_key_nothing_is_sent(emu):
         ),
     ],
 )
-def test_the_region_says_where(arguments, to):
-    """Of a prefixed key, the key does."""
-    told = for_env({})(*TRACK, *arguments, "--dry-run")
-    assert (ExitCode.OK, f"dry run: nothing was sent to {to}\n") == (told.exit_code, told.stderr)
+def test_the_region_decides_the_host(arguments, to):
+    """A prefixed key has its region."""
+    result = for_env({})(*TRACK, *arguments, "--dry-run")
+    assert (ExitCode.OK, f"dry run: nothing was sent to {to}\n") == (
+        result.exit_code,
+        result.stderr,
+    )
 
 
 def test_a_key_of_another_region_is_refused():
-    """The server would answer 200 and keep nothing."""
-    told = for_env({})(*TRACK, "--write-key", EU_KEY, "--region", "us")
-    assert ExitCode.USAGE == told.exit_code
-    assert "the write key belongs to region 'eu'" in told.stderr
-    assert EU_KEY not in told.output
+    """The server would answer 200 and drop the message."""
+    result = for_env({})(*TRACK, "--write-key", EU_KEY, "--region", "us")
+    assert ExitCode.USAGE == result.exit_code
+    assert "the write key belongs to region 'eu'" in result.stderr
+    assert EU_KEY not in result.output
 
 
-def test_permissive_gives_up_the_truth(emu):
-    """Only where there is a strict mode to give up."""
-    sent(asking(emu)(*TRACK, "--permissive"))
+def test_permissive_turns_strict_mode_off(emu):
+    """Hightouch has no strict mode to turn off."""
+    sent(runner_for(emu)(*TRACK, "--permissive"))
     assert "x-strict-mode" not in emu.cdp_messages()[0]["headers"]
-    told = asking(emu, "hightouch")(*TRACK, "--permissive")
-    assert ExitCode.USAGE == told.exit_code
+    result = runner_for(emu, "hightouch")(*TRACK, "--permissive")
+    assert ExitCode.USAGE == result.exit_code
 
 
-def test_gzip_compresses(emu, tmp_path):
-    """What is worth it."""
+def test_gzip_compresses_large_requests(emu, tmp_path):
+    """Small ones would not get smaller."""
     file = tmp_path / "many.ndjson"
     file.write_text('{"userId": "u", "event": "Paid"}\n' * 50)
-    sent(asking(emu)("track", "--file", file, "--gzip"))
+    sent(runner_for(emu)("track", "--file", file, "--gzip"))
     assert {"gzip"} == {one["headers"].get("content-encoding") for one in emu.cdp_messages()}
 
 
-def test_hightouch_may_want_tokens(tmp_path):
-    """With options, or the environment; half of them is a mistake."""
+def test_hightouch_accepts_oauth(tmp_path):
+    """By options or by the environment; a part of it is a mistake."""
     pem = tmp_path / "key.pem"
     pem.write_text(key_pair()[0])
     rules = OAuthRules(clients=["c"], public_keys={"key-1": key_pair()[1]}, required=True)
@@ -455,7 +458,7 @@ def test_hightouch_may_want_tokens(tmp_path):
             "MP_HIGHTOUCH_OAUTH_KEY_FILE": str(pem),
             "MP_HIGHTOUCH_OAUTH_SERVER": emu.hightouch_oauth_url,
         }  # fmt: skip
-        mp = asking(emu, "hightouch", **env)
+        mp = runner_for(emu, "hightouch", **env)
         sent(mp(*TRACK))
         assert "granted" == json.loads(mp("ping").stdout)["access_token"]
         half = mp(*TRACK, MP_HIGHTOUCH_OAUTH_KEY_ID=None)
@@ -467,24 +470,24 @@ def test_hightouch_may_want_tokens(tmp_path):
 
 
 @pytest.mark.parametrize("option", ["client-id", "key-id", "key-file", "server", "scope"])
-def test_customerio_has_no_tokens(emu, option):
-    """What is typed is refused; what the environment has for Hightouch is no matter of its."""
-    mp = asking(emu, "customerio", MP_HIGHTOUCH_OAUTH_CLIENT_ID="c")
+def test_oauth_options_are_refused_for_customerio(emu, option):
+    """Variables for Hightouch in the environment are ignored."""
+    mp = runner_for(emu, "customerio", MP_HIGHTOUCH_OAUTH_CLIENT_ID="c")
     sent(mp(*TRACK))
-    told = mp(*TRACK, f"--oauth-{option}", __file__)
-    assert ExitCode.USAGE == told.exit_code
-    assert f"for --oauth-{option}: OAuth is for Hightouch only" in told.stderr
+    result = mp(*TRACK, f"--oauth-{option}", __file__)
+    assert ExitCode.USAGE == result.exit_code
+    assert f"for --oauth-{option}: OAuth is for Hightouch only" in result.stderr
     assert 1 == len(messages(emu))
 
 
-def test_the_vendors_own_variable_says_where(emu, vendor):
-    """As for the clients; --base-url and MP_CDP_BASE_URL stand above it, as they are typed here."""
+def test_the_vendors_own_variable_sets_the_address(emu, vendor):
+    """As for the clients; --base-url and MP_CDP_BASE_URL override it."""
     variable = f"MP_{vendor.upper()}_BASE_URL"
     url = getattr(emu, f"{vendor}_url")
-    mp = asking(emu, vendor, MP_CDP_BASE_URL=None, **{variable: url})
+    mp = runner_for(emu, vendor, MP_CDP_BASE_URL=None, **{variable: url})
     sent(mp(*TRACK, "--region", "nowhere"))
     assert None is json.loads(mp("ping").stdout)["region"]
-    mp = asking(emu, vendor, **{variable: "http://127.0.0.1:9"})
+    mp = runner_for(emu, vendor, **{variable: "http://127.0.0.1:9"})
     sent(mp(*TRACK))
     assert 2 == len([one for one in messages(emu, vendor) if one.get("event") == TRACK[1]])
 
@@ -503,84 +506,84 @@ def test_the_vendors_own_variable_says_where(emu, vendor):
         (Fault.reset(), ExitCode.ERROR),
     ],
 )
-def test_the_answer_is_the_exit_code(emu, vendor, fault, code):
-    """One line on stderr, and nothing on stdout."""
+def test_the_response_decides_the_exit_code(emu, vendor, fault, code):
+    """One line is on stderr, and nothing on stdout."""
     emu.play(fault)
-    told = asking(emu, vendor)(*TRACK, "--retries", 0)
-    assert (code, "", 1) == (told.exit_code, told.stdout, told.stderr.count("\n"))
+    result = runner_for(emu, vendor)(*TRACK, "--retries", 0)
+    assert (code, "", 1) == (result.exit_code, result.stdout, result.stderr.count("\n"))
     assert 1 == len(emu.requests())
 
 
-def test_what_may_come_right_is_tried_again(emu):
-    """By default a few times."""
+def test_transient_failures_are_retried(emu):
+    """A few times by default."""
     emu.play(Fault.status(503))
-    told = sent(asking(emu)(*TRACK))
-    assert (2, told["message_id"]) == (len(emu.requests()), messages(emu)[0]["messageId"])
+    result = sent(runner_for(emu)(*TRACK))
+    assert (2, result["message_id"]) == (len(emu.requests()), messages(emu)[0]["messageId"])
 
 
 def test_a_wrong_key_is_never_shown(vendor):
-    """The exit code tells that it was the key."""
+    """The exit code says that the key was refused."""
     rules = {"customerio": CustomerIORules(keys=["right"]), "hightouch": HightouchRules(keys=["r"])}
     with Emulator(**rules) as emu:
-        told = asking(emu, vendor, key="hunter2-hunter2")(*TRACK)
-        assert (ExitCode.AUTHENTICATION, "") == (told.exit_code, told.stdout)
-        assert "hunter2" not in told.stderr
+        result = runner_for(emu, vendor, key="hunter2-hunter2")(*TRACK)
+        assert (ExitCode.AUTHENTICATION, "") == (result.exit_code, result.stdout)
+        assert "hunter2" not in result.stderr
 
 
-def test_errors_may_be_json(emu):
-    """For programs; nothing else is on stderr then."""
+def test_errors_of_cdp_may_be_json(emu):
+    """Nothing else is on stderr then."""
     emu.play(Fault.status(429, headers={"retry-after": "7"}))
-    told = asking(emu, MP_ERROR_FORMAT="json")(*TRACK, "--retries", 0)
-    error = json.loads(told.stderr)
+    result = runner_for(emu, MP_ERROR_FORMAT="json")(*TRACK, "--retries", 0)
+    error = json.loads(result.stderr)
     assert ("RATE_LIMIT", 429) == (error["code"], error["details"]["status"])
-    wrong = asking(emu, MP_ERROR_FORMAT="json")("track", "order_complete")
+    wrong = runner_for(emu, MP_ERROR_FORMAT="json")("track", "order_complete")
     assert "USAGE" == json.loads(wrong.stderr)["code"]
 
 
-def test_the_result_may_be_filtered(emu):
-    """As that of any command."""
-    told = asking(emu)(*TRACK, "--jq", ".kind")
-    assert '"track"\n' == told.stdout
-    assert ExitCode.USAGE == asking(emu)(*TRACK, "--jq", ".", "-f", "table").exit_code
+def test_the_result_of_cdp_may_be_filtered(emu):
+    """By `--jq`, as that of any command."""
+    result = runner_for(emu)(*TRACK, "--jq", ".kind")
+    assert '"track"\n' == result.stdout
+    assert ExitCode.USAGE == runner_for(emu)(*TRACK, "--jq", ".", "-f", "table").exit_code
 
 
 # ---- ping ---------------------------------------------------------------------------------------
 
 
 def test_ping_proves_a_key_of_customerio(emu):
-    """Nothing is kept, and nothing is even dropped in silence."""
-    told = asking(emu)("ping")
-    assert ExitCode.OK == told.exit_code
-    answer = json.loads(told.stdout)
+    """Nothing is stored, and nothing is dropped silently."""
+    result = runner_for(emu)("ping")
+    assert ExitCode.OK == result.exit_code
+    answer = json.loads(result.stdout)
     assert ("customerio", "accepted", None) == (answer["to"], answer["key"], answer["region"])
     assert emu.customerio_url == answer["origin"]
     assert 0 <= answer["seconds"] < 60
-    assert "the key is valid" in told.stderr
+    assert "the key is valid" in result.stderr
     assert [] == emu.cdp_messages()
 
 
 @pytest.mark.parametrize("arguments", [["customerio", "--permissive"], ["hightouch"]])
-def test_ping_does_not_promise_what_200_does_not_prove(emu, arguments):
-    """The way is open; of the key nothing is known."""
-    told = asking(emu, arguments[0])("ping", *arguments[1:])
-    assert (ExitCode.OK, "not proven") == (told.exit_code, json.loads(told.stdout)["key"])
-    assert "the connection works, but" in told.stderr
+def test_ping_does_not_take_200_for_a_valid_key(emu, arguments):
+    """The connection works, the key is not proven."""
+    result = runner_for(emu, arguments[0])("ping", *arguments[1:])
+    assert (ExitCode.OK, "not proven") == (result.exit_code, json.loads(result.stdout)["key"])
+    assert "the connection works, but" in result.stderr
     assert [] == emu.cdp_messages()
 
 
 def test_ping_finds_a_wrong_key_and_a_wrong_region():
-    """One is 401; the other 200, which a strict Customer.io would never say."""
+    """A wrong key gets 401, a wrong region 200, which a strict Customer.io never gives."""
     with Emulator(customerio=CustomerIORules(keys=["k", EU_KEY], region="us")) as emu:
-        wrong = asking(emu, key="x")("ping")
+        wrong = runner_for(emu, key="x")("ping")
         assert (ExitCode.AUTHENTICATION, "") == (wrong.exit_code, wrong.stdout)
-        foreign = asking(emu, key=EU_KEY)("ping")
+        foreign = runner_for(emu, key=EU_KEY)("ping")
         assert ExitCode.ERROR == foreign.exit_code
         assert "not proven" == json.loads(foreign.stdout)["key"]
         assert "the key belongs to this --region" in foreign.stderr
 
 
-def test_ping_tries_once(emu):
-    """Whoever asks whether the way is open wants to know it now."""
+def test_ping_makes_one_attempt(emu):
+    """The answer is needed now."""
     emu.play(Fault.status(503).forever())
-    assert ExitCode.ERROR == asking(emu)("ping").exit_code
+    assert ExitCode.ERROR == runner_for(emu)("ping").exit_code
     assert 1 == len(emu.requests())

@@ -59,7 +59,7 @@ def vendor(request):
 @pytest.fixture
 def mp(emu):
     """Run `mp cdp` against Customer.io."""
-    return asking(emu)
+    return runner_for(emu)
 
 
 def environment(emu, vendor="customerio"):
@@ -71,7 +71,7 @@ def environment(emu, vendor="customerio"):
     }
 
 
-def asking(emu, vendor="customerio"):
+def runner_for(emu, vendor="customerio"):
     run = runner(environment(emu, vendor))
     return lambda *arguments, **more: run("cdp", *arguments, **more)
 
@@ -95,7 +95,7 @@ def users(emu):
 
 
 @pytest.mark.parametrize("shape", ["lines", "array", "gz", "stdin"])
-def test_a_batch_of_any_kinds_arrives(emu, vendor, shape, tmp_path):
+def test_a_batch_of_any_types_arrives(emu, vendor, shape, tmp_path):
     """In order and in one request, from lines or an array, from a file or stdin."""
     text = "".join(f"{json.dumps(one)}\n" for one in SIX)
     text = json.dumps(SIX, indent=1) if shape == "array" else text
@@ -103,9 +103,9 @@ def test_a_batch_of_any_kinds_arrives(emu, vendor, shape, tmp_path):
     content = text.encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if shape == "gz" else content)
     where, given = ("-", text) if shape == "stdin" else (tmp_path / name, None)
-    told = asking(emu, vendor)("batch", where, given=given)
-    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
-    result = json.loads(told.stdout)
+    done = runner_for(emu, vendor)("batch", where, given=given)
+    assert (ExitCode.OK, "") == (done.exit_code, done.stderr)
+    result = json.loads(done.stdout)
     assert (6, 0, 6, 1) == tuple(
         result[name] for name in ("delivered", "rejected", "position", "requests")
     )
@@ -114,12 +114,12 @@ def test_a_batch_of_any_kinds_arrives(emu, vendor, shape, tmp_path):
 
 
 @pytest.mark.parametrize("message", SIX, ids=lambda message: message["type"])
-def test_each_kind_takes_rows_of_its_own(emu, vendor, message, tmp_path):
-    """By the names of the wire; the type goes without saying."""
+def test_each_type_takes_a_file_of_rows(emu, vendor, message, tmp_path):
+    """With the field names of the spec; the type may be left out."""
     row = {name: value for name, value in message.items() if name != "type"}
     file = written(tmp_path / "rows.ndjson", [row, "", {**row, "type": message["type"]}])
-    told = asking(emu, vendor)(message["type"], "--file", file)
-    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
+    result = runner_for(emu, vendor)(message["type"], "--file", file)
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
     kept = messages(emu, vendor)
     assert 2 == len(kept)
     for one in kept:
@@ -127,8 +127,8 @@ def test_each_kind_takes_rows_of_its_own(emu, vendor, message, tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["words", "lines", "array", "stdin"])
-def test_people_are_forgotten_by_the_file(mp, emu, tmp_path, shape):
-    """A list of ids is enough; an id of digits keeps its zeros."""
+def test_people_are_suppressed_and_deleted_by_a_file_of_ids(mp, emu, tmp_path, shape):
+    """An id of digits keeps its zeros."""
     ids = ["u-1", "ada@example.com", "17", "007", "u-3"]
     text = "".join(f"{each}\n" for each in ids)
     if shape == "lines":
@@ -140,15 +140,15 @@ def test_people_are_forgotten_by_the_file(mp, emu, tmp_path, shape):
     for command, event in (("suppress", "User Suppressed"), ("delete", "User Deleted")):
         emu.clear()
         where, given = ("-", text) if shape == "stdin" else (file, None)
-        told = mp(command, "--file", where, "--force", given=given)
-        assert ExitCode.OK == told.exit_code, told.stderr
+        result = mp(command, "--file", where, "--force", given=given)
+        assert ExitCode.OK == result.exit_code, result.stderr
         assert [(each, event) for each in ids] == [
             (message["userId"], message["event"]) for message in messages(emu)
         ]
 
 
-def test_nobody_is_forgotten_by_mistake(mp, emu, tmp_path):
-    """What may be a row of a table, or broken, is refused; whoever is asked has to say yes."""
+def test_suppress_refuses_ambiguous_rows(mp, emu, tmp_path):
+    """Rows of a table and broken JSON are rejected, and confirmation is required."""
     rows = [
         "u-1",
         "u-2,Ada",
@@ -160,8 +160,8 @@ def test_nobody_is_forgotten_by_mistake(mp, emu, tmp_path):
         "x" * MAX_ROW_BYTES,
     ]
     file, failed = written(tmp_path / "ids.txt", rows), tmp_path / "failed.ndjson"
-    told = mp("suppress", "--file", file, "--force", "--failed", failed)
-    assert ExitCode.PARTIAL == told.exit_code
+    result = mp("suppress", "--file", file, "--force", "--failed", failed)
+    assert ExitCode.PARTIAL == result.exit_code
     assert ["u-1"] == users(emu)
     assert [1, 2, 3, 4, 5, 6, 7] == [one["position"] for one in lines(failed.read_text())]
     emu.clear()
@@ -177,24 +177,24 @@ def test_nobody_is_forgotten_by_mistake(mp, emu, tmp_path):
         ),
         (["u-1", "--force", "--failed", failed], "--failed needs --file"),
     ):
-        told = mp("suppress", *arguments, given="")
-        assert (ExitCode.USAGE, True) == (told.exit_code, why in told.stderr), told.stderr
+        result = mp("suppress", *arguments, given="")
+        assert (ExitCode.USAGE, True) == (result.exit_code, why in result.stderr), result.stderr
     assert [] == emu.requests()
     failed.write_text('{"position": 1, "message": "mended", "record": "u-2"}\n')
     assert ExitCode.OK == mp("delete", "--file", failed, "--force").exit_code
     assert ["u-2"] == users(emu)
 
 
-def test_devices_and_objects_come_from_files(mp, emu, tmp_path):
-    """Options stand in for what a row lacks."""
+def test_devices_and_objects_are_sent_from_files(mp, emu, tmp_path):
+    """Options are the defaults of fields that a row does not have."""
     devices = [
         {"token": "T1", "userId": "u-1", "platform": "ios", "attributes": {"os": "18"}},
         {"token": "T2", "userId": "u-2"},
         {"token": "T3"},
     ]
-    told = mp("device", "--file", written(tmp_path / "d", devices), "--platform", "android")
+    result = mp("device", "--file", written(tmp_path / "d", devices), "--platform", "android")
     assert (ExitCode.PARTIAL, {"userId is missing": 1}) == (
-        told.exit_code, json.loads(told.stdout)["reasons"],
+        result.exit_code, json.loads(result.stdout)["reasons"],
     )  # fmt: skip
     assert [{"token": "T1", "type": "ios", "os": "18"}, {"token": "T2", "type": "android"}] == [
         message["context"]["device"] for message in messages(emu)
@@ -214,20 +214,20 @@ def test_devices_and_objects_come_from_files(mp, emu, tmp_path):
     assert {"object_type_id": "3", "relationshipAttributes": {"role": "admin"}} == second["traits"]
     assert ("Relationship Deleted", "u-2") == (third["event"], third["userId"])
     emu.clear()
-    told = mp("object", "--file", "-", "--delete", "--force", "--dry-run", given="acme\n")
-    assert "Object Deleted" == json.loads(told.stdout)["event"]
+    result = mp("object", "--file", "-", "--delete", "--force", "--dry-run", given="acme\n")
+    assert "Object Deleted" == json.loads(result.stdout)["event"]
     assert [] == emu.requests()
 
 
-def test_options_stand_in_for_what_a_row_lacks(mp, emu, tmp_path):
-    """The row's own goes before; objects are joined."""
+def test_options_are_the_defaults_of_a_row(mp, emu, tmp_path):
+    """The row's own values win, and objects are merged."""
     rows = [
         {"userId": "u-1", "context": {"locale": "pt"}},
         {"userId": "u-2", "event": "Refunded", "context": {"ip": "198.51.100.1"}},
     ]
     file = written(tmp_path / "rows.ndjson", rows)
-    told = mp("track", "Paid", "--file", file, "--context", '{"ip": "203.0.113.9"}')
-    assert ExitCode.OK == told.exit_code
+    result = mp("track", "Paid", "--file", file, "--context", '{"ip": "203.0.113.9"}')
+    assert ExitCode.OK == result.exit_code
     first, second = messages(emu)
     assert ("Paid", "203.0.113.9", "pt") == (
         first["event"], first["context"]["ip"], first["context"]["locale"]
@@ -235,15 +235,15 @@ def test_options_stand_in_for_what_a_row_lacks(mp, emu, tmp_path):
     assert ("Refunded", "198.51.100.1") == (second["event"], second["context"]["ip"])
 
 
-def test_one_id_is_not_for_many(mp, emu, tmp_path):
-    """All but the first would count as copies."""
-    told = mp("track", "--file", written(tmp_path / "r.ndjson", visits(1)), "--message-id", "m")
-    assert ExitCode.USAGE == told.exit_code
+def test_one_message_id_is_refused_for_a_file(mp, emu, tmp_path):
+    """All but the first message would count as duplicates."""
+    result = mp("track", "--file", written(tmp_path / "r.ndjson", visits(1)), "--message-id", "m")
+    assert ExitCode.USAGE == result.exit_code
     assert [] == emu.requests()
 
 
-def test_what_has_a_time_may_be_sent_again(mp, emu, tmp_path):
-    """Its id is made of its content; what happens now is new each time."""
+def test_a_message_with_a_timestamp_may_be_sent_again(mp, emu, tmp_path):
+    """Its id is derived from its content; a message without a timestamp is new each time."""
     old = {**SIX[1], "timestamp": "2026-01-01T00:00:00Z"}
     file = written(tmp_path / "m.ndjson", [old, SIX[1]])
     mp("batch", file)
@@ -251,47 +251,47 @@ def test_what_has_a_time_may_be_sent_again(mp, emu, tmp_path):
     assert (4, 3) == (len(messages(emu)), len(messages(emu, unique=True)))
 
 
-def test_many_are_sent_in_order_within_the_limits(mp, emu, tmp_path, monkeypatch):
-    """And never more under way than may be."""
+def test_a_large_file_is_sent_in_order_within_the_limits(mp, emu, tmp_path, monkeypatch):
+    """And never more messages are in flight than allowed."""
     monkeypatch.setattr(send_file, "MAX_PENDING", 150)
-    told = mp("batch", written(tmp_path / "many.ndjson", visits(420)))
-    assert 420 == json.loads(told.stdout)["delivered"]
+    result = mp("batch", written(tmp_path / "many.ndjson", visits(420)))
+    assert 420 == json.loads(result.stdout)["delivered"]
     assert [f"u-{n}" for n in range(420)] == users(emu)
     requests = emu.requests("/customerio/v1/batch")
     assert max(len(json.loads(request.body)["batch"]) for request in requests) <= 150
 
 
-def test_nothing_is_nothing(mp, emu, tmp_path):
-    """An empty file is no error."""
+def test_an_empty_file_sends_nothing(mp, emu, tmp_path):
+    """It is no error."""
     for content in ("", "\n\n", "[]", " [ ] "):
         (tmp_path / "empty").write_text(content)
-        told = mp("batch", tmp_path / "empty")
-        assert (ExitCode.OK, 0) == (told.exit_code, json.loads(told.stdout)["delivered"])
+        result = mp("batch", tmp_path / "empty")
+        assert (ExitCode.OK, 0) == (result.exit_code, json.loads(result.stdout)["delivered"])
     assert [] == emu.requests()
 
 
-def test_where_the_failed_cannot_be_written_nothing_is_sent(mp, emu, tmp_path):
+def test_nothing_is_sent_if_failed_rows_cannot_be_written(mp, emu, tmp_path):
     """They would be lost."""
-    told = mp("batch", "-", "--failed", tmp_path / "none" / "failed", given=json.dumps(SIX))
-    assert ExitCode.USAGE == told.exit_code
-    assert "No such file or directory" in told.stderr
+    result = mp("batch", "-", "--failed", tmp_path / "none" / "failed", given=json.dumps(SIX))
+    assert ExitCode.USAGE == result.exit_code
+    assert "No such file or directory" in result.stderr
     assert [] == emu.requests()
 
 
-def test_a_missing_key_costs_nothing(mp, emu, tmp_path):
-    """The failed of an earlier run are not written over before there is something to write."""
+def test_a_missing_key_leaves_the_failed_rows_of_an_earlier_run(mp, emu, tmp_path):
+    """They are not overwritten before there is something to write."""
     failed = written(tmp_path / "failed.ndjson", [{"record": SIX[0]}])
     env = {"MP_CUSTOMERIO_WRITE_KEY": None, "MP_CDP_TO": "customerio"}
-    told = mp("batch", "-", "--failed", failed, given=json.dumps(SIX), **env)
-    assert ExitCode.USAGE == told.exit_code
+    result = mp("batch", "-", "--failed", failed, given=json.dumps(SIX), **env)
+    assert ExitCode.USAGE == result.exit_code
     wrong = ["--base-url", "https://cdp.customer.io", "--write-key", "sk_eu_" + "0" * 32]
-    told = mp("batch", "-", "--failed", failed, *wrong, given=json.dumps(SIX))
-    assert (ExitCode.USAGE, True) == (told.exit_code, "region" in told.stderr)
+    result = mp("batch", "-", "--failed", failed, *wrong, given=json.dumps(SIX))
+    assert (ExitCode.USAGE, True) == (result.exit_code, "region" in result.stderr)
     assert 1 == len(lines(failed.read_text()))
 
 
-def test_a_link_to_the_failed_stays_one(mp, tmp_path):
-    """Going on writes to the file that it names."""
+def test_a_link_to_the_failed_rows_stays_a_link(mp, tmp_path):
+    """Resuming writes to the file it points to."""
     file, failed = written(tmp_path / "m.ndjson", ["a", "b"]), tmp_path / "failed.ndjson"
     link = tmp_path / "link"
     link.symlink_to(failed)
@@ -302,12 +302,12 @@ def test_a_link_to_the_failed_stays_one(mp, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["batch", "replay", "validate"])
-def test_a_file_that_is_not_there_is_said(mp, tmp_path, command):
-    """Nor is a folder a file."""
+def test_a_missing_file_is_a_usage_error(mp, tmp_path, command):
+    """So is a folder."""
     assert ExitCode.USAGE == mp(command, tmp_path / "none").exit_code
-    told = mp(command, tmp_path)
-    assert ExitCode.USAGE == told.exit_code
-    assert "is a folder" in told.stderr
+    result = mp(command, tmp_path)
+    assert ExitCode.USAGE == result.exit_code
+    assert "is a folder" in result.stderr
 
 
 # ---- what is refused ----------------------------------------------------------------------------
@@ -332,34 +332,34 @@ WHY = {
 }
 
 
-def test_a_bad_line_does_not_hold_up_the_others(emu, vendor, tmp_path):
-    """It is counted by reason, and goes to the file of the failed."""
+def test_a_rejected_line_does_not_stop_the_others(emu, vendor, tmp_path):
+    """It is counted by reason, and written to the file of failed rows."""
     file, failed = written(tmp_path / "odd.ndjson", ODD), tmp_path / "failed.ndjson"
-    told = asking(emu, vendor)("track", "--file", file, "--failed", failed)
-    assert ExitCode.PARTIAL == told.exit_code
-    result = json.loads(told.stdout)
+    done = runner_for(emu, vendor)("track", "--file", file, "--failed", failed)
+    assert ExitCode.PARTIAL == done.exit_code
+    result = json.loads(done.stdout)
     assert (2, 6, 8) == (result["delivered"], result["rejected"], result["position"])
     assert dict.fromkeys(WHY.values(), 1) == result["reasons"]
     assert ["u-1", "u-4"] == users(emu)
     assert WHY == {one["position"]: one["message"] for one in lines(failed.read_text())}
 
 
-def test_what_the_server_refuses_is_named(mp, emu, tmp_path):
-    """In its own words, and the rest of the batch arrives."""
+def test_a_message_the_server_rejects_is_reported(mp, emu, tmp_path):
+    """With the server's reason, and the rest of the batch arrives."""
     emu.play(
         Fault.status(400, body={"meta": {"errors": ["no visits"]}}).forever(),
         when=lambda request: b'"u-7"' in request.body,
     )
     failed = tmp_path / "failed.ndjson"
-    told = mp("batch", written(tmp_path / "m.ndjson", visits(12)), "--failed", failed)
-    assert (ExitCode.PARTIAL, 11) == (told.exit_code, json.loads(told.stdout)["delivered"])
+    result = mp("batch", written(tmp_path / "m.ndjson", visits(12)), "--failed", failed)
+    assert (ExitCode.PARTIAL, 11) == (result.exit_code, json.loads(result.stdout)["delivered"])
     (refused,) = lines(failed.read_text())
     assert (7, "Customer.io: HTTP 400: no visits") == (refused["position"], refused["message"])
     assert "u-7" == refused["record"]["userId"]
 
 
-def test_replay_keeps_the_ids(mp, emu, tmp_path):
-    """From what `--failed` wrote, and from bare messages."""
+def test_replay_keeps_message_ids(mp, emu, tmp_path):
+    """From a file of failed rows, and from messages themselves."""
     emu.play(Fault.status(400).forever())
     failed = tmp_path / "failed.ndjson"
     assert ExitCode.PARTIAL == mp("batch", "-", "--failed", failed, given=json.dumps(SIX)).exit_code
@@ -373,13 +373,13 @@ def test_replay_keeps_the_ids(mp, emu, tmp_path):
     assert len(set(ids)) == 6
 
 
-def test_what_a_backfill_refused_is_of_the_past_when_it_comes_again(mp, emu, tmp_path):
-    """It is not dated today for want of a time; and twice is once."""
+def test_a_replayed_backfill_message_still_needs_its_timestamp(mp, emu, tmp_path):
+    """It does not get the current time, and replaying twice makes no duplicates."""
     file = tmp_path / "orders.csv"
     file.write_text("user_id,timestamp,event\nu-1,,Paid\nu-2,2026-01-31,Paid\n")
     failed = tmp_path / "failed.ndjson"
-    told = mp("backfill", file, "--kind", "track", "--failed", failed)
-    assert ExitCode.PARTIAL == told.exit_code
+    result = mp("backfill", file, "--kind", "track", "--failed", failed)
+    assert ExitCode.PARTIAL == result.exit_code
     for command in ("validate", "replay"):
         again = mp(command, failed)
         assert ExitCode.PARTIAL == again.exit_code
@@ -393,53 +393,53 @@ def test_what_a_backfill_refused_is_of_the_past_when_it_comes_again(mp, emu, tmp
     assert 2 == len(messages(emu, "customerio", unique=True))
 
 
-def test_of_two_with_one_id_each_has_its_own_fate(mp, tmp_path):
-    """The one that is too large is known as such before it is sent."""
+def test_two_messages_with_one_id_are_counted_separately(mp, tmp_path):
+    """The one that is too large is rejected before it is sent."""
     small = {**SIX[1], "messageId": "X", "userId": "small"}
     large = {**small, "userId": "large", "properties": {"text": "x" * 40_000}}
     failed = tmp_path / "failed.ndjson"
-    told = mp("batch", written(tmp_path / "m.ndjson", [small, large]), "--failed", failed)
-    assert (1, 1) == (json.loads(told.stdout)["delivered"], json.loads(told.stdout)["rejected"])
+    result = mp("batch", written(tmp_path / "m.ndjson", [small, large]), "--failed", failed)
+    assert (1, 1) == (json.loads(result.stdout)["delivered"], json.loads(result.stdout)["rejected"])
     (line,) = lines(failed.read_text())
     assert (1, "too large", "large") == (
         line["position"], line["message"], line["record"]["userId"],
     )  # fmt: skip
 
 
-def test_replay_never_writes_over_what_it_reads(mp, tmp_path):
-    """The failed would be lost before they were read."""
+def test_replay_never_overwrites_the_file_it_reads(mp, tmp_path):
+    """The failed rows would be lost before they were read."""
     failed = written(tmp_path / "failed.ndjson", [{"record": SIX[0]}])
-    told = mp("replay", failed, "--failed", failed)
-    assert ExitCode.USAGE == told.exit_code
+    result = mp("replay", failed, "--failed", failed)
+    assert ExitCode.USAGE == result.exit_code
     assert 1 == len(lines(failed.read_text()))
 
 
-def test_what_was_no_json_is_refused_again(mp, tmp_path):
-    """With the text that stood there."""
+def test_replay_rejects_a_line_that_was_not_json_again(mp, tmp_path):
+    """With the same text."""
     failed, again = tmp_path / "failed.ndjson", tmp_path / "again.ndjson"
     mp("batch", "-", "--failed", failed, given="nope\n")
     assert ExitCode.PARTIAL == mp("replay", failed, "--failed", again).exit_code
     assert ["nope", "nope"] == [lines(one.read_text())[0]["record"] for one in (failed, again)]
 
 
-def test_what_is_doubtful_is_counted(mp, emu, tmp_path):
-    """Once for all lines; or refused, when one asks for that."""
+def test_warnings_are_counted(mp, emu, tmp_path):
+    """One line for all rows; with --fail-on-warning they are rejected."""
     row = {"type": "track", "userId": "u", "event": "order_complete"}
     file = written(tmp_path / "m.ndjson", [row] * 3)
-    told = mp("batch", file)
-    assert ExitCode.OK == told.exit_code
-    assert "did you mean 'Order Completed'? (3 times)\n" in told.stderr
-    assert 1 == told.stderr.count("\n")
-    told = mp("batch", file, "--fail-on-warning")
-    assert (ExitCode.PARTIAL, 3) == (told.exit_code, json.loads(told.stdout)["rejected"])
+    result = mp("batch", file)
+    assert ExitCode.OK == result.exit_code
+    assert "did you mean 'Order Completed'? (3 times)\n" in result.stderr
+    assert 1 == result.stderr.count("\n")
+    result = mp("batch", file, "--fail-on-warning")
+    assert (ExitCode.PARTIAL, 3) == (result.exit_code, json.loads(result.stdout)["rejected"])
     assert 3 == len(messages(emu))
 
 
-def test_a_table_shows_the_reasons(mp, tmp_path):
-    """For people."""
-    told = mp("batch", written(tmp_path / "m.ndjson", ["nope", SIX[0]]), "-f", "table").stdout
-    assert any(line.split()[:2] == ["delivered", "1"] for line in told.splitlines())
-    assert "rejected: the line is not valid JSON" in told
+def test_a_table_shows_the_reasons_of_rejections(mp, tmp_path):
+    """One row for each."""
+    result = mp("batch", written(tmp_path / "m.ndjson", ["nope", SIX[0]]), "-f", "table").stdout
+    assert any(line.split()[:2] == ["delivered", "1"] for line in result.splitlines())
+    assert "rejected: the line is not valid JSON" in result
 
 
 # ---- when it cannot go on -----------------------------------------------------------------------
@@ -453,29 +453,31 @@ def test_a_table_shows_the_reasons(mp, tmp_path):
         (Fault.status(503), ExitCode.ERROR),
     ],
 )
-def test_it_stops_and_says_where_to_go_on(emu, vendor, fault, code, tmp_path):
+def test_a_failing_server_stops_the_run_and_the_position_is_printed(
+    emu, vendor, fault, code, tmp_path
+):
     """Nothing is lost, and nothing is sent twice."""
-    mp = asking(emu, vendor)
+    mp = runner_for(emu, vendor)
     large = [{**one, "properties": {"text": "x" * 4000}} for one in visits(250)]  # three requests
     file = written(tmp_path / "m.ndjson", large)
     emu.play(fault.forever(), when=lambda request: b'"u-150"' in request.body)
-    told = mp("batch", file, "--retries", 0)
-    assert code == told.exit_code
-    result = json.loads(told.stdout)
+    done = mp("batch", file, "--retries", 0)
+    assert code == done.exit_code
+    result = json.loads(done.stdout)
     came = len(users(emu))
     assert 0 < came <= 150
     assert (came, 0, came) == (result["delivered"], result["rejected"], result["position"])
-    hint, error = told.stderr.splitlines()
+    hint, error = done.stderr.splitlines()
     assert hint.endswith(f"--start-at {came}")
     assert error.startswith("mp: ")
     emu.clear_faults()
-    told = mp("batch", file, "--start-at", came)
-    assert 250 - came == json.loads(told.stdout)["delivered"]
+    done = mp("batch", file, "--start-at", came)
+    assert 250 - came == json.loads(done.stdout)["delivered"]
     assert [f"u-{n}" for n in range(250)] == users(emu)
 
 
-def test_going_on_adds_to_the_failed(mp, tmp_path):
-    """What an earlier run wrote is not lost; what is tried again does not stand there twice."""
+def test_resuming_keeps_earlier_failed_rows(mp, tmp_path):
+    """And a row that is tried again is not written twice."""
     file, failed = written(tmp_path / "m.ndjson", ["a", "b", "c"]), tmp_path / "failed.ndjson"
     mp("batch", file, "--failed", failed)
     mp("batch", file, "--failed", failed, "--start-at", 2)
@@ -493,22 +495,22 @@ def test_going_on_adds_to_the_failed(mp, tmp_path):
         ('[{"type": "page", "userId": "u"}] {}', "there is more text after the array"),
     ],
 )
-def test_a_broken_array_ends_where_it_breaks(mp, emu, text, why):
-    """What came before is sent, and counted."""
-    told = mp("batch", "-", given=text)
-    assert (ExitCode.ERROR, 1) == (told.exit_code, json.loads(told.stdout)["delivered"])
-    assert why in told.stderr
+def test_an_invalid_array_is_read_up_to_the_error(mp, emu, text, why):
+    """The items before it are sent and counted."""
+    result = mp("batch", "-", given=text)
+    assert (ExitCode.ERROR, 1) == (result.exit_code, json.loads(result.stdout)["delivered"])
+    assert why in result.stderr
     assert ["u"] == users(emu)
 
 
-def test_a_broken_gzip_ends_where_it_breaks(mp, emu, tmp_path):
+def test_a_truncated_gzip_file_is_read_up_to_the_error(mp, emu, tmp_path):
     """With one line, not a traceback."""
     text = "".join(f"{json.dumps(one)}\n" for one in visits(2000))
     (tmp_path / "m.ndjson.gz").write_bytes(gzip.compress(text.encode(), mtime=0)[:-4000])
-    told = mp("batch", tmp_path / "m.ndjson.gz")
-    assert ExitCode.ERROR == told.exit_code
-    assert "mp: cannot read m.ndjson.gz beyond position" in told.stderr
-    assert json.loads(told.stdout)["delivered"] == len(users(emu)) > 0
+    result = mp("batch", tmp_path / "m.ndjson.gz")
+    assert ExitCode.ERROR == result.exit_code
+    assert "mp: cannot read m.ndjson.gz beyond position" in result.stderr
+    assert json.loads(result.stdout)["delivered"] == len(users(emu)) > 0
 
 
 @contextmanager
@@ -526,8 +528,8 @@ def sending(emu, file):
             watchdog.cancel()
 
 
-def test_ctrl_c_says_where_to_go_on(tmp_path):
-    """What was under way is waited for."""
+def test_ctrl_c_prints_the_position_of_a_batch(tmp_path):
+    """Requests in flight are waited for."""
     file = written(tmp_path / "m.ndjson", visits(20_000))
     with Emulator(latency=0.2) as emu:
         with sending(emu, file) as running:
@@ -541,8 +543,8 @@ def test_ctrl_c_says_where_to_go_on(tmp_path):
         assert position < 20_000
 
 
-def test_a_second_ctrl_c_says_where_to_go_on_too(tmp_path):
-    """It waits no longer for what is under way."""
+def test_a_second_ctrl_c_ends_a_batch_at_once(tmp_path):
+    """The position is printed too."""
     file = written(tmp_path / "m.ndjson", visits(5000))
     with Emulator(latency=60.0) as emu, sending(emu, file) as running:
         wait_until(lambda: len(emu.requests()) > 0)
@@ -556,7 +558,7 @@ def test_a_second_ctrl_c_says_where_to_go_on_too(tmp_path):
     assert 0 == json.loads(out)["position"]
 
 
-def test_a_closed_stdin_is_said(emu):
+def test_a_closed_stdin_is_a_usage_error(emu):
     """As under cron."""
     for arguments in (["batch", "-"], ["track", "E", "--user-id", "u", "--properties", "-"]):
         done = subprocess.run(
@@ -568,24 +570,24 @@ def test_a_closed_stdin_is_said(emu):
         assert "- is stdin, which is closed" in done.stderr
 
 
-def test_a_message_that_ctrl_c_kept_back_is_not_passed_over(mp, emu, tmp_path, monkeypatch):
-    """Going on begins with the one that was being made."""
+def test_a_message_that_ctrl_c_interrupts_is_not_skipped(mp, emu, tmp_path, monkeypatch):
+    """Resuming begins with it."""
     made = _rows.with_message_id
 
-    def interrupted(told):
-        if told["userId"] == "u-2":
+    def interrupted(result):
+        if result["userId"] == "u-2":
             raise KeyboardInterrupt
-        return made(told)
+        return made(result)
 
     monkeypatch.setattr(_rows, "with_message_id", interrupted)
     file = written(tmp_path / "m.ndjson", [{**each, "timestamp": 1e9} for each in visits(5)])
-    told = mp("batch", file)
-    assert "--start-at 2" in told.stderr
-    assert (2, ["u-0", "u-1"]) == (json.loads(told.stdout)["position"], users(emu))
+    result = mp("batch", file)
+    assert "--start-at 2" in result.stderr
+    assert (2, ["u-0", "u-1"]) == (json.loads(result.stdout)["position"], users(emu))
 
 
-def test_progress_is_for_terminals(emu, tmp_path):
-    """On a terminal a bar moves on stderr; stdout holds the result and nothing else."""
+def test_a_batch_shows_progress_on_a_terminal(emu, tmp_path):
+    """The bar is on stderr, and stdout has the result alone."""
     file = written(tmp_path / "many.ndjson", visits(300))
     env = {**os.environ, **environment(emu), "TERM": "xterm", "COLUMNS": "80"}
     master, slave = pty.openpty()
@@ -603,20 +605,22 @@ def test_progress_is_for_terminals(emu, tmp_path):
 
 
 def test_a_dry_run_shows_each_message(emu, vendor, tmp_path):
-    """As lines of JSON; what would be refused is refused, without a key."""
+    """As lines of JSON, without a key; rejected rows are reported."""
     file, failed = written(tmp_path / "odd.ndjson", ODD), tmp_path / "failed.ndjson"
     key = {f"MP_{vendor.upper()}_WRITE_KEY": None, "MP_CDP_TO": vendor}
-    told = asking(emu, vendor)("track", "--file", file, "--failed", failed, "--dry-run", **key)
-    assert ExitCode.PARTIAL == told.exit_code
-    assert ["u-1", "u-4"] == [one["userId"] for one in lines(told.stdout)]
-    assert "dry run: nothing was sent to" in told.stderr
-    assert "2 would be sent, 6 rejected" in told.stderr
+    result = runner_for(emu, vendor)(
+        "track", "--file", file, "--failed", failed, "--dry-run", **key
+    )
+    assert ExitCode.PARTIAL == result.exit_code
+    assert ["u-1", "u-4"] == [one["userId"] for one in lines(result.stdout)]
+    assert "dry run: nothing was sent to" in result.stderr
+    assert "2 would be sent, 6 rejected" in result.stderr
     assert sorted(WHY) == [one["position"] for one in lines(failed.read_text())]
     assert [] == emu.requests()
 
 
 def test_validate_names_each_problem_and_its_line(mp, emu, tmp_path):
-    """Also what is merely doubtful, and what is too large."""
+    """Also warnings, and messages that are too large."""
     rows = [
         SIX[0],
         "nope",
@@ -625,9 +629,9 @@ def test_validate_names_each_problem_and_its_line(mp, emu, tmp_path):
         {"type": "track", "userId": "u", "event": "order_complete"},
         {"type": "identify", "userId": "u", "traits": {"x": "x" * 32_000}},
     ]
-    told = mp("validate", written(tmp_path / "m.ndjson", rows))
-    assert (ExitCode.PARTIAL, "1 valid, 4 invalid\n") == (told.exit_code, told.stderr)
-    found = {one["where"]: one["problem"] for one in json.loads(told.stdout)}
+    result = mp("validate", written(tmp_path / "m.ndjson", rows))
+    assert (ExitCode.PARTIAL, "1 valid, 4 invalid\n") == (result.exit_code, result.stderr)
+    found = {one["where"]: one["problem"] for one in json.loads(result.stdout)}
     assert ["m.ndjson:2", "m.ndjson:4", "m.ndjson:5", "m.ndjson:6"] == list(found)
     assert "not valid JSON" in found["m.ndjson:2"]
     assert "the event name must be text" in found["m.ndjson:4"]
@@ -636,13 +640,13 @@ def test_validate_names_each_problem_and_its_line(mp, emu, tmp_path):
     assert [] == emu.requests()
 
 
-def test_validate_judges_by_the_vendor(emu):
-    """Customer.io knows a group without a person, Hightouch does not."""
+def test_validate_applies_the_rules_of_the_vendor(emu):
+    """Customer.io accepts a group without a person, Hightouch does not."""
     text = '[{"type": "group", "groupId": "acme"}]'
-    assert ExitCode.OK == asking(emu)("validate", "-", given=text).exit_code
-    told = asking(emu, "hightouch")("validate", "-", "-f", "csv", given=text)
-    assert ExitCode.PARTIAL == told.exit_code
-    assert told.stdout.splitlines()[1].startswith("stdin[0],0,group requires a user_id")
+    assert ExitCode.OK == runner_for(emu)("validate", "-", given=text).exit_code
+    result = runner_for(emu, "hightouch")("validate", "-", "-f", "csv", given=text)
+    assert ExitCode.PARTIAL == result.exit_code
+    assert result.stdout.splitlines()[1].startswith("stdin[0],0,group requires a user_id")
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -653,7 +657,7 @@ def read(path, **options):
 
 
 def test_positions_count_lines_and_items(tmp_path):
-    """From 0, empty lines too."""
+    """From 0, and empty lines count too."""
     file = tmp_path / "rows"
     file.write_text('\n{"a": 1}\n\n  \n{"b": 2}\r\n{"c": 3}')
     assert [(1, {"a": 1}, False), (4, {"b": 2}, False), (5, {"c": 3}, False)] == read(file)
@@ -664,8 +668,8 @@ def test_positions_count_lines_and_items(tmp_path):
 
 
 @pytest.mark.parametrize("line", [b"\xff{}", b"{", b"nope", b"[" * 100_000 + b"\n{}"])
-def test_what_cannot_be_read_is_a_row_all_the_same(tmp_path, line):
-    """The one after it is read."""
+def test_an_unreadable_line_is_a_row_with_a_problem(tmp_path, line):
+    """The next one is read."""
     file = tmp_path / "rows"
     file.write_bytes(b'{"a": 1}\n' + line.partition(b"\n")[0] + b'\n{"b": 2}\n')
     first, second, third = read(file)
@@ -674,8 +678,8 @@ def test_what_cannot_be_read_is_a_row_all_the_same(tmp_path, line):
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b'\n{"b": 2}\n'])
-def test_a_line_without_an_end_fills_no_memory(tmp_path, end):
-    """It is passed over in pieces."""
+def test_a_line_that_is_too_long_is_skipped_in_pieces(tmp_path, end):
+    """It does not fill the memory."""
     file = tmp_path / "rows"
     file.write_bytes(b"x" * (3 * MAX_ROW_BYTES) + end)
     rows = list(RowReader(file).rows())
@@ -684,8 +688,8 @@ def test_a_line_without_an_end_fills_no_memory(tmp_path, end):
     assert [{"b": 2}] * (len(end) > 1) == [row.value for row in rows[1:]]
 
 
-def test_a_mark_before_the_first_line_changes_no_position(tmp_path):
-    """However long that line is."""
+def test_a_byte_order_mark_changes_no_position(tmp_path):
+    """However long the first line is."""
     file = tmp_path / "rows"
     for first in (b"{}", b'{"a": "' + b"x" * MAX_ROW_BYTES + b'"}'):
         for mark in (b"", b"\xef\xbb\xbf"):
@@ -695,8 +699,8 @@ def test_a_mark_before_the_first_line_changes_no_position(tmp_path):
             assert (1, {"b": 2}, False) == two
 
 
-def test_an_array_is_read_in_pieces(tmp_path):
-    """Wherever a piece ends: in a number, a letter of several bytes, an escape."""
+def test_an_array_is_read_in_chunks(tmp_path):
+    """Wherever a chunk ends: in a number, a character of several bytes, or an escape."""
     items = [{"n": 10**12 + n, "name": 'Zoë\n"é"' * (n % 40)} for n in range(6000)]
     for text in (json.dumps(items, ensure_ascii=False), json.dumps(items, indent=2)):
         file = tmp_path / "rows"
@@ -705,16 +709,16 @@ def test_an_array_is_read_in_pieces(tmp_path):
         assert items == [row.value for row in RowReader(file).rows()]
 
 
-def test_an_item_without_an_end_fills_no_memory(tmp_path):
-    """Nobody takes a message of such a size."""
+def test_an_item_that_is_too_long_does_not_fill_the_memory(tmp_path):
+    """No vendor accepts a message of that size."""
     file = tmp_path / "rows"
     file.write_text('[{"a": "' + "x" * (2 * MAX_ROW_BYTES))
     with pytest.raises(MixpanelException, match="item 0 of the array is not valid JSON"):
         read(file)
 
 
-def test_a_pipe_is_read_too(tmp_path, mp, emu):
-    """As a shell's <(…) is one."""
+def test_a_named_pipe_can_be_read(tmp_path, mp, emu):
+    """As <(command) is one in a shell."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     text = "".join(f"{json.dumps(one)}\n" for one in SIX)

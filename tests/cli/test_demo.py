@@ -44,23 +44,23 @@ def unwrapped(text):
 
 
 def test_every_step_is_shown(shown):
-    """In their order, each under its number."""
+    """In order, each with its number."""
     titles = re.findall(r"^(\d+)  (.+)$", shown, re.MULTILINE)
     assert [(str(n), step.title) for n, step in enumerate(demo.STEPS, 1)] == titles
 
 
-def test_it_fits_the_screen(played):
+def test_the_demo_fits_the_terminal(played):
     """No line is longer than the terminal is wide."""
     assert max(len(line.rstrip()) for line in played.text.splitlines()) <= played.width
 
 
-def test_it_needs_no_network(played):
-    """Whatever it talks to is on this machine."""
+def test_the_demo_needs_no_network(played):
+    """It connects to this machine only."""
     assert {"127.0.0.1"} >= played.hosts
 
 
-def test_the_books_balance(shown):
-    """Everything accepted is delivered, but for the one event that was broken on purpose."""
+def test_every_event_of_the_demo_is_accounted_for(shown):
+    """All are delivered, except the one that is invalid on purpose."""
     (line,) = re.findall(r"([\d,]+) accepted = ([\d,]+) delivered \+ 1 rejected", shown)
     accepted, delivered = (int(number.replace(",", "")) for number in line)
     assert accepted == delivered + 1
@@ -68,7 +68,7 @@ def test_the_books_balance(shown):
 
 
 def test_the_outage_loses_nothing(shown):
-    """What came in while the server was down arrived afterwards, none of it counted twice."""
+    """Events accepted during the outage arrive afterwards, and none is counted twice."""
     accepted, delivered = re.search(
         r"(\d+) events were accepted and (\d+) delivered", unwrapped(shown)
     ).groups()
@@ -78,20 +78,20 @@ def test_the_outage_loses_nothing(shown):
 
 
 def test_the_rejected_event_comes_with_its_reason(shown):
-    """One of ten; the other nine arrive."""
+    """The other nine arrive."""
     assert "9 delivered, 1 rejected" in shown
     assert "'undefined' is not allowed as an id" in unwrapped(shown)
 
 
-def test_the_end_says_where_mp_comes_from(shown):
-    """Who ran the demo through tox has no `mp` to type."""
+def test_the_demo_ends_with_how_to_install_mp(shown):
+    """tox runs the demo without installing the command."""
     end = unwrapped(shown.partition("Next:")[2])
     assert "To install `mp`: pip install 'mixpanel-async[all]'" in end
     assert "from a clone: python3 -m pip install '.[all]'" in end
 
 
-def test_the_real_events_are_found_in_a_checkout(tmp_path, monkeypatch):
-    """And in an installed package, where they lie beside the commands."""
+def test_the_file_of_events_is_found_in_a_checkout_and_an_installed_package(tmp_path, monkeypatch):
+    """The package has it beside the commands."""
     assert 975 == len(demo.flights().read_text().splitlines())
     installed = tmp_path / "mixpanel" / "cli" / "data" / "flights.ndjson"
     installed.parent.mkdir(parents=True)
@@ -100,8 +100,8 @@ def test_the_real_events_are_found_in_a_checkout(tmp_path, monkeypatch):
     assert installed == demo.flights()
 
 
-def test_a_terminal_sees_the_queue_move(monkeypatch):
-    """The picture of the queue is drawn again and again while the server is down."""
+def test_the_queue_is_drawn_live_on_a_terminal(monkeypatch):
+    """Again and again while the server is down."""
     monkeypatch.setattr(demo, "PAUSE", 0)
     file = io.StringIO()
     console = Console(file=file, width=100, force_terminal=True, highlight=False, color_system=None)
@@ -111,8 +111,8 @@ def test_a_terminal_sees_the_queue_move(monkeypatch):
     assert "events waiting" in text
 
 
-def test_no_color_means_no_colour(monkeypatch):
-    """https://no-color.org, even on a terminal."""
+def test_no_color_turns_colours_off(monkeypatch):
+    """https://no-color.org, also on a terminal."""
     monkeypatch.setenv("NO_COLOR", "1")
     file = io.StringIO()
     console = Console(file=file, force_terminal=True)
@@ -121,7 +121,7 @@ def test_no_color_means_no_colour(monkeypatch):
 
 
 def test_bars_and_sparklines_scale():
-    """The highest is full, nothing is empty, and a long row is drawn by its peaks."""
+    """The largest value is full, a small one is not empty, and a long row keeps its maxima."""
     assert "▁▅█" == sparkline([0, 5, 10])
     assert "▁▂▃" == sparkline([0, 5, 10], full=40)
     assert "" == sparkline([])

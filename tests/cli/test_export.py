@@ -23,12 +23,12 @@ def count(mp, source):
     return json.loads(mp("query", "sql", "--external", "-s", query).stdout)["value"]
 
 
-def test_parquet_is_one_file(mp, tmp_path):
-    """All of the table, and nothing is replaced unless told to."""
+def test_a_table_is_exported_to_one_parquet_file(mp, tmp_path):
+    """It is replaced only with --overwrite."""
     path = tmp_path / "events.parquet"
-    told = mp("export", "parquet", "events", path)
-    assert (ExitCode.OK, "") == (told.exit_code, told.stdout)
-    assert f"wrote events to {path}: 1 file\n" == told.stderr
+    result = mp("export", "parquet", "events", path)
+    assert (ExitCode.OK, "") == (result.exit_code, result.stdout)
+    assert f"wrote events to {path}: 1 file\n" == result.stderr
     assert 72 == count(mp, f"'{path}'")
     again = mp("export", "parquet", "events", path)
     assert ExitCode.USAGE == again.exit_code
@@ -36,12 +36,12 @@ def test_parquet_is_one_file(mp, tmp_path):
     assert ExitCode.OK == mp("export", "parquet", "events", path, "--overwrite").exit_code
 
 
-def test_parquet_may_have_a_folder_a_day(mp, tmp_path):
-    """As distributed engines read it; writing it again makes no copies."""
+def test_parquet_may_be_partitioned_by_day(mp, tmp_path):
+    """Exporting again makes no duplicates."""
     lake = tmp_path / "lake"
     for overwrite in ([], ["--overwrite"]):
-        told = mp("export", "parquet", "events", lake, "--partition-by", "day", *overwrite)
-        assert ExitCode.OK == told.exit_code, told.stderr
+        result = mp("export", "parquet", "events", lake, "--partition-by", "day", *overwrite)
+        assert ExitCode.OK == result.exit_code, result.stderr
     days = sorted(one.name for one in lake.iterdir())
     assert ["day=2026-01-01", "day=2026-01-02", "day=2026-01-03"] == days
     assert 72 == count(mp, f"read_parquet('{lake}/**/*.parquet', hive_partitioning = true)")
@@ -52,8 +52,8 @@ def test_parquet_may_have_a_folder_a_day(mp, tmp_path):
     assert file.stderr.endswith("no --partition-by writes one file\n")
 
 
-def test_csv_is_a_file(mp, tmp_path):
-    """Compressed by its name."""
+def test_a_table_is_exported_to_a_csv_file(mp, tmp_path):
+    """Compressed if the name ends in .gz."""
     plain, small = tmp_path / "events.csv", tmp_path / "events.csv.gz"
     assert ExitCode.OK == mp("export", "csv", "events", plain).exit_code
     assert ExitCode.OK == mp("export", "csv", "events", small).exit_code
@@ -65,17 +65,17 @@ def test_csv_is_a_file(mp, tmp_path):
     assert ExitCode.USAGE == mp("export", "csv", "events", plain).exit_code
 
 
-def test_csv_goes_to_stdout(mp):
+def test_csv_may_go_to_stdout(mp):
     """With a dash, and nothing else does."""
-    told = mp("export", "csv", "events", "-")
-    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
-    rows = list(csv.DictReader(io.StringIO(told.stdout)))
+    result = mp("export", "csv", "events", "-")
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert 72 == len(rows)
     assert {"Order Paid", "Order Shipped", "Paid, late"} == {row["event_name"] for row in rows}
 
 
-def test_what_is_not_there_is_not_exported(mp, tmp_path):
-    """A missing table and a missing database are not found, and leave nothing behind."""
+def test_a_missing_table_or_database_is_not_found(mp, tmp_path):
+    """And no file is left behind."""
     for kind in ("parquet", "csv"):
         path = tmp_path / f"nope.{kind}"
         assert ExitCode.NOT_FOUND == mp("export", kind, "nope", path).exit_code

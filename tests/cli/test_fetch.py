@@ -64,19 +64,19 @@ def tables(mp):
 
 
 def test_events_become_a_table(mp, emu, tmp_path):
-    """The result is on stdout, what a person wants to know on stderr."""
-    told = mp("fetch", "events", *DAYS)
-    assert ExitCode.OK == told.exit_code, told.stderr
-    result = json.loads(told.stdout)
+    """The result is on stdout, and a summary on stderr."""
+    done = mp("fetch", "events", *DAYS)
+    assert ExitCode.OK == done.exit_code, done.stderr
+    result = json.loads(done.stdout)
     assert ("events", 72, [FIRST, LAST]) == (result["table"], result["rows"], result["date_range"])
-    assert told.stderr.startswith("72 rows in ")
-    assert told.stderr.endswith(f" s: table events of {tmp_path / 'shop.db'}\n")
+    assert done.stderr.startswith("72 rows in ")
+    assert done.stderr.endswith(f" s: table events of {tmp_path / 'shop.db'}\n")
     assert 3 == len(emu.requests(EXPORT))
     assert 72 == tables(mp)["events"]["row_count"]
 
 
-def test_the_result_comes_in_every_format(mp):
-    """As a table, it leaves out what is nothing."""
+def test_the_result_of_a_fetch_comes_in_every_format(mp):
+    """A table leaves out what is empty."""
     plain = mp("fetch", "events", *DAYS, "-f", "plain").stdout
     assert "rows=72\n" in plain
     table = mp("fetch", "events", "again", *DAYS, "-f", "table").stdout
@@ -99,20 +99,20 @@ def test_the_result_comes_in_every_format(mp):
         (["-p", "--batch-size", "500", "--workers", "2", "--chunk-days", "2"], 72),
     ],
 )
-def test_events_are_chosen(mp, given, rows):
-    """By name, also with a comma in it, by an expression, by number; old options still work."""
-    told = mp("fetch", "events", "chosen", *DAYS, *given)
-    assert ExitCode.OK == told.exit_code, told.stderr
-    assert rows == json.loads(told.stdout)["rows"]
+def test_events_are_filtered(mp, given, rows):
+    """By name, by an expression, by a limit; ignored options are accepted."""
+    result = mp("fetch", "events", "chosen", *DAYS, *given)
+    assert ExitCode.OK == result.exit_code, result.stderr
+    assert rows == json.loads(result.stdout)["rows"]
 
 
-def test_a_table_is_not_overwritten_unasked(mp, emu):
-    """What to do about it is said, and no call is spent."""
+def test_an_existing_table_is_not_overwritten(mp, emu):
+    """The error says what to do, and no request is sent."""
     mp("fetch", "events", "--from", FIRST, "--to", FIRST)
     spent = len(emu.requests(EXPORT))
-    told = mp("fetch", "events", *DAYS)
-    assert (ExitCode.ERROR, "") == (told.exit_code, told.stdout)
-    assert "--replace writes a new table over it, --append adds days to it\n" in told.stderr
+    result = mp("fetch", "events", *DAYS)
+    assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
+    assert "--replace writes a new table over it, --append adds days to it\n" in result.stderr
     assert spent == len(emu.requests(EXPORT))
     added = mp("fetch", "events", "--from", LAST, "--to", LAST, "--append")
     assert ExitCode.OK == added.exit_code
@@ -123,32 +123,32 @@ def test_a_table_is_not_overwritten_unasked(mp, emu):
     assert 24 == tables(mp)["events"]["row_count"]
 
 
-def test_other_filters_need_a_word(mp):
-    """A table of both would mislead whoever asks it."""
+def test_appending_with_other_filters_needs_mixed(mp):
+    """A table of both would mislead."""
     mp("fetch", "events", "--from", FIRST, "--to", FIRST, "-e", NAMES[0])
     more = ["fetch", "events", "--from", LAST, "--to", LAST, "--append"]
-    told = mp(*more)
-    assert ExitCode.USAGE == told.exit_code
-    assert "pass --mixed\n" in told.stderr
+    result = mp(*more)
+    assert ExitCode.USAGE == result.exit_code
+    assert "pass --mixed\n" in result.stderr
     assert ExitCode.OK == mp(*more, "--mixed").exit_code
     shown = mp("inspect", "tables", "-f", "table").stdout
     assert 'events ["Order Paid"]; none' in shown
 
 
 def test_appending_needs_a_table(mp, emu):
-    """It is not found, and no call is spent."""
+    """It is not found, and no request is sent."""
     assert ExitCode.NOT_FOUND == mp("fetch", "events", *DAYS, "--append").exit_code
     assert [] == emu.requests(EXPORT)
 
 
-def test_a_dry_run_asks_nothing(mp, emu, tmp_path):
-    """It says which calls there would be, and makes no database."""
-    told = mp("fetch", "events", *DAYS, "--dry-run")
-    assert ExitCode.OK == told.exit_code, told.stderr
-    plan = json.loads(told.stdout)
+def test_a_dry_run_of_a_fetch_sends_no_request(mp, emu, tmp_path):
+    """It shows the requests it would make, and creates no database."""
+    result = mp("fetch", "events", *DAYS, "--dry-run")
+    assert ExitCode.OK == result.exit_code, result.stderr
+    plan = json.loads(result.stdout)
     assert (3, 3, 60) == (plan["days"], plan["calls"], plan["calls_left"])
-    said = "dry run: 3 days in 3 calls, 60 calls left this hour; no request was sent"
-    assert told.stderr.startswith(said)
+    text = "dry run: 3 days in 3 calls, 60 calls left this hour; no request was sent"
+    assert result.stderr.startswith(text)
     table = mp("fetch", "events", *DAYS, "--dry-run", "-f", "table").stdout
     assert ["2026-01-01", "2026-01-01", "1"] == table.splitlines()[1].split()
     assert [] == emu.requests(EXPORT)
@@ -158,18 +158,18 @@ def test_a_dry_run_asks_nothing(mp, emu, tmp_path):
     assert 1 == json.loads(longer.stdout)["calls"]
 
 
-def test_errors_name_what_was_typed(mp):
-    """Options, not the arguments of the library that they become."""
+def test_errors_name_options(mp):
+    """Not the arguments of the library."""
     for more in ([], ["--dry-run"], ["--stdout"]):
-        told = mp("fetch", "events", "--from", LAST, "--to", FIRST, *more)
-        assert ExitCode.USAGE == told.exit_code
-        assert f"mp: --from {LAST} is later than --to {FIRST}\n" == told.stderr
+        result = mp("fetch", "events", "--from", LAST, "--to", FIRST, *more)
+        assert ExitCode.USAGE == result.exit_code
+        assert f"mp: --from {LAST} is later than --to {FIRST}\n" == result.stderr
     zone = mp("fetch", "events", *DAYS, "--project-timezone", "Mars/Base")
     assert "--project-timezone 'Mars/Base' is not a known time zone" in zone.stderr
 
 
-def test_a_table_has_seconds_that_people_can_read(mp):
-    """Milliseconds, and no more; JSON has all of it."""
+def test_a_table_has_rounded_seconds(mp):
+    """To milliseconds; JSON has all digits."""
     table = mp("fetch", "events", *DAYS, "-f", "table").stdout
     assert re.search(r"\b\d+\.\d{1,3}\s", table)
     assert not re.search(r"\d\.\d{4}", table)
@@ -178,10 +178,10 @@ def test_a_table_has_seconds_that_people_can_read(mp):
 # Sync
 
 
-def test_a_dry_sync_asks_for_nothing(mp, emu):
-    """It says which days are lacking, none when it is up to date."""
+def test_a_dry_run_of_a_sync_sends_no_request(mp, emu):
+    """It shows the days that are missing, none if the table is up to date."""
     nowhere = mp("fetch", "sync", "--dry-run")
-    assert "say --from, where to begin\n" in nowhere.stderr
+    assert "pass --from, the first day to fetch\n" in nowhere.stderr
     ahead = mp("fetch", "sync", "--from", FIRST, "--to", LAST, "--dry-run")
     assert (3, 3) == (json.loads(ahead.stdout)["days"], json.loads(ahead.stdout)["calls"])
     assert [] == emu.requests(EXPORT)
@@ -196,10 +196,10 @@ def test_a_dry_sync_asks_for_nothing(mp, emu):
 
 
 def test_sync_brings_a_table_up_to_date(mp, emu):
-    """A second time there is nothing to do; the first time it must know where to begin."""
+    """A second time there is nothing to do; a new table needs --from."""
     nowhere = mp("fetch", "sync")
     assert ExitCode.USAGE == nowhere.exit_code
-    assert "events has no days yet: say --from, where to begin\n" in nowhere.stderr
+    assert "events has no days yet: pass --from, the first day to fetch\n" in nowhere.stderr
     first = mp("fetch", "sync", "--from", FIRST, "--to", "2026-01-02")
     assert 48 == json.loads(first.stdout)["rows"]
     second = mp("fetch", "sync", "--to", LAST)
@@ -215,9 +215,9 @@ def test_sync_brings_a_table_up_to_date(mp, emu):
 
 
 def test_profiles_become_a_table(mp, emu):
-    """Fetched again with `--append` they are updated."""
-    told = mp("fetch", "profiles")
-    assert (ExitCode.OK, 5) == (told.exit_code, json.loads(told.stdout)["rows"])
+    """`--append` updates them."""
+    result = mp("fetch", "profiles")
+    assert (ExitCode.OK, 5) == (result.exit_code, json.loads(result.stdout)["rows"])
     again = mp("fetch", "profiles")
     assert ExitCode.ERROR == again.exit_code
     assert "--append updates its profiles\n" in again.stderr
@@ -226,8 +226,8 @@ def test_profiles_become_a_table(mp, emu):
     assert ExitCode.OK == mp("fetch", "profiles", "--replace").exit_code
 
 
-def test_profiles_are_chosen(mp):
-    """By id, by expression; and only some of their properties."""
+def test_profiles_are_filtered(mp):
+    """By id or by expression, and by their properties."""
     some = mp("fetch", "profiles", "two", "--distinct-ids", "u-1", "--distinct-ids", "u-2")
     assert 2 == json.loads(some.stdout)["rows"]
     one = mp("fetch", "profiles", "one", "--distinct-id", "u-1", "-o", "city,nothing")
@@ -244,9 +244,9 @@ def test_profiles_are_chosen(mp):
 
 def test_events_stream_as_lines(mp, tmp_path):
     """Shaped, or as Mixpanel sends them; nothing is stored."""
-    told = mp("fetch", "events", *DAYS, "--stdout")
-    assert (ExitCode.OK, "72 events\n") == (told.exit_code, told.stderr)
-    rows = lines(told.stdout)
+    result = mp("fetch", "events", *DAYS, "--stdout")
+    assert (ExitCode.OK, "72 events\n") == (result.exit_code, result.stderr)
+    rows = lines(result.stdout)
     assert {"event_name", "event_time", "distinct_id", "insert_id", "properties"} == set(rows[0])
     assert {f"i-{n}" for n in range(72)} == {row["insert_id"] for row in rows}
     raw = lines(mp("fetch", "events", *DAYS, "--stdout", "--raw", "-l", "3").stdout)
@@ -257,21 +257,21 @@ def test_events_stream_as_lines(mp, tmp_path):
 
 def test_profiles_stream_as_lines(mp):
     """Shaped, or as Mixpanel sends them."""
-    told = mp("fetch", "profiles", "--stdout")
-    assert (ExitCode.OK, "5 profiles\n") == (told.exit_code, told.stderr)
-    assert {"distinct_id", "last_seen", "properties"} == set(lines(told.stdout)[0])
+    result = mp("fetch", "profiles", "--stdout")
+    assert (ExitCode.OK, "5 profiles\n") == (result.exit_code, result.stderr)
+    assert {"distinct_id", "last_seen", "properties"} == set(lines(result.stdout)[0])
     raw = lines(mp("fetch", "profiles", "--stdout", "--raw").stdout)
     assert {"$distinct_id", "$properties"} == set(raw[0])
 
 
-def test_a_closed_pipe_is_no_news(env):
-    """As behind `head`: no traceback."""
+def test_a_closed_pipe_ends_quietly(env):
+    """As before `head`, without a traceback."""
     command = [*RUN, "fetch", "events", *DAYS, "--stdout"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env={**os.environ, **env}, **pipes) as running:
         running.stdout.close()
-        said = running.stderr.read()
-    assert "" == said
+        message = running.stderr.read()
+    assert "" == message
 
 
 # What contradicts itself
@@ -312,10 +312,10 @@ def test_a_closed_pipe_is_no_news(env):
     ],
     ids=" ".join,
 )
-def test_what_cannot_be_is_refused_before_anything_is_sent(mp, emu, given):
-    """Wrong arguments cost no call, and end with 3."""
-    told = mp("fetch", *given)
-    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout), told.stderr
+def test_wrong_options_of_a_fetch_send_no_request(mp, emu, given):
+    """They end with 3."""
+    result = mp("fetch", *given)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout), result.stderr
     assert [] == emu.requests(EXPORT) + emu.requests(ENGAGE)
 
 
@@ -330,45 +330,45 @@ def test_what_cannot_be_is_refused_before_anything_is_sent(mp, emu, given):
         (Fault.status(400), ExitCode.USAGE),
     ],
 )
-def test_the_exit_code_tells_what_failed(mp, emu, fault, code):
-    """And no table is there."""
+def test_the_error_of_a_fetch_decides_the_exit_code(mp, emu, fault, code):
+    """And there is no table."""
     emu.play(fault.forever())
-    told = mp("fetch", "events", "--from", FIRST, "--to", FIRST)
-    assert (code, "") == (told.exit_code, told.stdout)
+    result = mp("fetch", "events", "--from", FIRST, "--to", FIRST)
+    assert (code, "") == (result.exit_code, result.stdout)
     assert {} == {name: one for name, one in tables(mp).items() if one["state"] == "complete"}
-    assert "s3cret" not in told.stderr
+    assert "s3cret" not in result.stderr
 
 
-def test_an_error_may_come_as_json(mp):
-    """For machines, alone on stderr."""
-    told = mp("--error-format", "json", "fetch", "events", *DAYS, "--append")
-    assert "TABLE_NOT_FOUND" == json.loads(told.stderr)["code"]
+def test_an_error_of_a_fetch_may_be_json(mp):
+    """Alone on stderr."""
+    result = mp("--error-format", "json", "fetch", "events", *DAYS, "--append")
+    assert "TABLE_NOT_FOUND" == json.loads(result.stderr)["code"]
 
 
-def test_without_credentials_it_says_what_is_missing(mp):
-    """Though the database is named."""
-    told = mp("fetch", "profiles", MP_USERNAME=None, MP_SECRET=None, MP_PROJECT_ID=None)
-    assert ExitCode.USAGE == told.exit_code
-    assert "mp auth add" in told.stderr
+def test_missing_credentials_are_explained(mp):
+    """Also if the database is named."""
+    result = mp("fetch", "profiles", MP_USERNAME=None, MP_SECRET=None, MP_PROJECT_ID=None)
+    assert ExitCode.USAGE == result.exit_code
+    assert "mp auth add" in result.stderr
 
 
 def test_the_account_may_come_after_the_command(mp, tmp_path):
-    """As well as before it; it stands above the environment."""
+    """As well as before it; it overrides the environment."""
     Config(tmp_path / "config.toml").add_account("prod", username="p", secret="s", project_id="7")
     asked = ["fetch", "events", *DAYS, "--dry-run"]
     for typed in (["--account", "prod", *asked], [*asked, "--account", "prod"]):
         assert ExitCode.OK == mp(*typed, MP_PROJECT_ID="").exit_code
     for group, name, *rest in (asked, ["inspect", "tables"], ["query", "sql", "FROM events"]):
-        told = mp(group, name, *rest, "--account", "nobody", MP_DB=None)
-        assert ExitCode.NOT_FOUND == told.exit_code
-        assert "there is no account 'nobody'; there are: prod" in told.stderr
+        result = mp(group, name, *rest, "--account", "nobody", MP_DB=None)
+        assert ExitCode.NOT_FOUND == result.exit_code
+        assert "there is no account 'nobody'; there are: prod" in result.stderr
 
 
 # Ctrl-C
 
 
-def test_ctrl_c_loses_nothing(tmp_path):
-    """The same command goes on from there, and asks for no finished day again."""
+def test_ctrl_c_keeps_finished_days(tmp_path):
+    """The same command resumes, and fetches no finished day again."""
     nine = ["fetch", "events", "--from", FIRST, "--to", "2026-01-09"]
     with Emulator() as emu:
         nine_days(emu)
@@ -380,8 +380,8 @@ def test_ctrl_c_loses_nothing(tmp_path):
             interrupt_after_five(emu, tmp_path, running)
             out, err = running.communicate()
             watchdog.cancel()
-        said = "interrupted: finished days are kept; the same command resumes from there\n"
-        assert (ExitCode.INTERRUPTED, "", said) == (running.returncode, out, err)
+        message = "interrupted: finished days are kept; the same command resumes from there\n"
+        assert (ExitCode.INTERRUPTED, "", message) == (running.returncode, out, err)
         mp = runner(env)
         left = tables(mp)["events"]
         assert ("incomplete", 5 * 24) == (left["state"], left["row_count"])
@@ -417,8 +417,8 @@ def on_terminal(env, *arguments):
     return out[0].decode(), seen.decode()
 
 
-def test_progress_is_for_terminals(env):
-    """A bar of days and rows on stderr; stdout holds the result and nothing else."""
+def test_a_fetch_shows_progress_on_a_terminal(env):
+    """Days and rows on stderr, and the result alone on stdout."""
     out, seen = on_terminal(env, "fetch", "events", *DAYS)
     assert 72 == json.loads(out)["rows"]
     assert "3/3 days  72 rows" in seen
@@ -427,8 +427,8 @@ def test_progress_is_for_terminals(env):
     assert "days" not in unseen
 
 
-def test_a_stream_stays_on_stdout(env):
-    """What counts it on a terminal takes none of its lines away."""
+def test_streamed_records_stay_on_stdout(env):
+    """The count on a terminal hides none of them."""
     out, seen = on_terminal(env, "fetch", "events", *DAYS, "--stdout")
     assert 72 == len(lines(out))
     assert "i-1" not in seen
@@ -436,7 +436,7 @@ def test_a_stream_stays_on_stdout(env):
 
 
 def test_a_long_wait_is_shown(capsys, monkeypatch):
-    """On one line where nothing moves, as a countdown under a bar."""
+    """As a line, or as a countdown below a bar."""
     FetchReporter(ProgressBar("events")).wait(719, "waiting 719 s")
     assert "waiting 719 s\n" == capsys.readouterr().err
     monkeypatch.setattr(
@@ -449,8 +449,8 @@ def test_a_long_wait_is_shown(capsys, monkeypatch):
     assert "" == capsys.readouterr().err
 
 
-def test_a_mistake_flashes_no_bar(monkeypatch):
-    """It begins to be drawn with the first thing to tell, after all checks."""
+def test_an_early_error_shows_no_bar(monkeypatch):
+    """It is drawn with the first update, after all checks."""
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True)
     monkeypatch.setattr(progress, "stderr_console", lambda: terminal)
@@ -463,8 +463,8 @@ def test_a_mistake_flashes_no_bar(monkeypatch):
 
 
 @pytest.mark.parametrize("group", ["fetch", "query", "inspect", "export"])
-def test_every_example_can_be_typed(group):
-    """What the help shows is read without a complaint, up to where it is piped on."""
+def test_every_example_of_a_group_can_be_parsed(group):
+    """Up to a pipe or a redirection."""
     commands = typer.main.get_command(app).commands[group].commands
     for name, command in commands.items():
         typed = [
@@ -476,8 +476,8 @@ def test_every_example_can_be_typed(group):
             command.make_context(name, words[words.index(name) + 1 :])
 
 
-def test_help_loads_nothing_heavy():
-    """Asking what one can fetch costs no database, no HTTP client, no data frames."""
+def test_help_of_a_group_imports_no_heavy_module():
+    """It needs no database, no HTTP client and no data frames."""
     code = (
         "import sys\nfrom mixpanel.cli.main import run\n"
         "try:\n    run()\nexcept SystemExit:\n    pass\n"
@@ -492,10 +492,10 @@ def test_help_loads_nothing_heavy():
         assert "set()" == done.stderr.strip(), group
 
 
-def test_options_without_effect_say_so():
-    """They are taken from who comes from elsewhere; nothing is ignored in silence."""
+def test_ignored_options_say_so():
+    """Scripts for another package use them."""
     commands = typer.main.get_command(app).commands["fetch"].commands
     for name in ("events", "profiles"):
-        told = {one.opts[0]: one.help for one in commands[name].params}
-        assert told["--parallel"].startswith("Ignored")
-        assert told["--batch-size"].startswith("Ignored")
+        result = {one.opts[0]: one.help for one in commands[name].params}
+        assert result["--parallel"].startswith("Ignored")
+        assert result["--batch-size"].startswith("Ignored")

@@ -40,8 +40,8 @@ def file(tmp_path, defined):
     return str(path)
 
 
-def test_list_shows_what_is_defined(emu, defined, file):
-    """From Mixpanel or a file, for people or machines."""
+def test_list_shows_the_flags(emu, defined, file):
+    """From Mixpanel or from a file."""
     emu.set_flags(defined)
     fetched = mp("flags", "list", emu=emu)
     assert "checkout" in fetched.stdout
@@ -51,28 +51,28 @@ def test_list_shows_what_is_defined(emu, defined, file):
 
 
 @pytest.mark.parametrize("remote", [[], ["--remote"]])
-def test_eval_says_which_variant(emu, defined, remote):
-    """Decided here or by Mixpanel; no exposure is reported."""
+def test_eval_returns_the_variant(emu, defined, remote):
+    """Evaluated here or by Mixpanel; no exposure is reported."""
     emu.set_flags(defined)
     done = mp("flags", "eval", "ruled", "--context", USER, *remote, emu=emu)
     assert json.loads(done.stdout)["value"] == "blue"
-    told = json.loads(
+    result = json.loads(
         mp("flags", "eval", "ruled", "--context", USER, "--format", "json", *remote, emu=emu).stdout
     )
-    assert (told["variant"], told["value"]) == ("on", "blue")
-    assert told["source"] == ("remote" if remote else "local")
+    assert (result["variant"], result["value"]) == ("on", "blue")
+    assert result["source"] == ("remote" if remote else "local")
     assert emu.events(raw=True) == []
 
 
 def test_eval_of_an_unknown_flag_ends_with_4(file):
-    """And says so on stderr."""
+    """The reason is in the result, and on stderr."""
     done = mp("flags", "eval", "nope", "--context", USER, "--file", file)
     assert (done.returncode, json.loads(done.stdout)["reason"]) == (4, "FLAG_NOT_FOUND")
     assert "FLAG_NOT_FOUND" in done.stderr
 
 
 def test_explain_shows_buckets_and_clauses(file):
-    """Rollout by rollout."""
+    """For each rollout, as text or as JSON."""
     explain = ("flags", "explain", "ruled", "--context", USER, "--file", file)
     for form in ("plain", "table"):
         done = mp(*explain, "--format", form)
@@ -84,7 +84,7 @@ def test_explain_shows_buckets_and_clauses(file):
 
 
 def test_lint_reports_and_ends_with_6(tmp_path, file):
-    """Nothing to report is 0."""
+    """Without problems it ends with 0."""
     assert mp("flags", "lint", file).returncode == 0
     odd = flag("odd")
     odd["ruleset"]["rollout"][0]["cohort_hash"] = "abc"
@@ -112,7 +112,7 @@ def test_lint_reports_and_ends_with_6(tmp_path, file):
     ],
 )
 def test_a_file_of_flags_is_an_object_or_a_list(tmp_path, command):
-    """Each command says the same of one file, and names it when it is neither."""
+    """Each command reports anything else in the same words, with the file's name."""
     path = tmp_path / "flags.json"
     path.write_text(json.dumps([flag()]))
     assert mp("flags", *command, str(path)).returncode == 0
@@ -123,8 +123,8 @@ def test_a_file_of_flags_is_an_object_or_a_list(tmp_path, command):
         assert done.stderr == f'mp: {path} must hold {{"flags": [...]}} or a list of flags\n'
 
 
-def test_eval_names_what_the_context_lacks(file):
-    """In words, and with the reason that the library has."""
+def test_eval_names_the_missing_context_key(file):
+    """In words, and with the library's reason."""
     done = mp("flags", "eval", "checkout", "--context", "{}", "--file", file)
     assert (done.returncode, json.loads(done.stdout)["variant"]) == (0, None)
     assert done.stderr == (
@@ -132,8 +132,8 @@ def test_eval_names_what_the_context_lacks(file):
     )
 
 
-def test_one_watched_flag_is_one_flag(emu):
-    """And two are flags."""
+def test_watch_counts_the_flags(emu):
+    """In the singular for one."""
     watch = ("flags", "watch", "--seconds", "0")
     emu.set_flags([flag()])
     assert mp(*watch, emu=emu).stderr == "watching 1 flag, Ctrl-C stops\n"
@@ -141,8 +141,8 @@ def test_one_watched_flag_is_one_flag(emu):
     assert mp(*watch, emu=emu).stderr == "watching 2 flags, Ctrl-C stops\n"
 
 
-def test_watch_shows_changes_as_they_happen(emu, defined):
-    """New, changed, gone."""
+def test_watch_prints_changes_as_they_happen(emu, defined):
+    """Added, changed and removed flags."""
     emu.set_flags(defined)
     command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()", "flags", "watch"]
     options = ["--interval", "0.2", "--seconds", "6", "--token", "t", "--base-url", emu.url]
@@ -172,8 +172,8 @@ def test_watch_shows_changes_as_they_happen(emu, defined):
         (["watch", "--format", "csv"], 3, "use --format jsonl, table or plain"),
     ],
 )
-def test_bad_input_is_one_clear_line(arguments, code, words):
-    """No traceback."""
+def test_invalid_input_is_reported_in_one_line(arguments, code, words):
+    """Without a traceback."""
     done = mp("flags", *arguments, env={"MP_BASE_URL": "", "MP_TOKEN": ""})
     assert done.returncode == code
     assert words in done.stderr
@@ -182,7 +182,7 @@ def test_bad_input_is_one_clear_line(arguments, code, words):
 
 @pytest.mark.parametrize("remote", [[], ["--remote"]])
 def test_a_service_account_is_enough(defined, remote):
-    """Without any token; half an account is a mistake."""
+    """It needs no token; an incomplete account is a mistake."""
     account = {"MP_USERNAME": "robot", "MP_SECRET": "s3cret", "MP_PROJECT_ID": "42"}
     arguments = ["flags", "eval", "ruled", "--context", USER, *remote]
     with Emulator(tokens=[], service_accounts={"robot": "s3cret"}, flags=defined) as emu:
@@ -196,7 +196,7 @@ def test_a_service_account_is_enough(defined, remote):
 
 @pytest.mark.parametrize("command", [["list"], ["eval", "x", "--context", USER, "--remote"]])
 def test_an_unreachable_host_is_named_once(command):
-    """And nothing of the request: its query holds the token."""
+    """The request is not shown: its query holds the token."""
     nowhere = {"MP_BASE_URL": "http://127.0.0.1:9", "MP_TOKEN": "t0ken"}
     done = mp("flags", *command, env=nowhere)
     assert (done.returncode, done.stdout) == (1, "")
@@ -206,7 +206,7 @@ def test_an_unreachable_host_is_named_once(command):
 
 
 def test_refused_credentials_end_with_2(emu):
-    """A 401 of the definitions endpoint."""
+    """After a 401 for the definitions."""
     emu.play(Fault.status(401).forever())
     done = mp("flags", "list", emu=emu)
     assert done.returncode == 2

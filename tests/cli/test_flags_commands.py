@@ -11,8 +11,8 @@ pytestmark = pytest.mark.slow
 EVAL = ("flags", "eval", "checkout", "--context", USER, "--remote")
 
 
-def test_remote_and_a_file_exclude_each_other(emu, tmp_path):
-    """Nothing is asked, and nothing of the file is taken for what Mixpanel says."""
+def test_remote_and_a_file_cannot_be_used_together(emu, tmp_path):
+    """No request is sent."""
     file = tmp_path / "flags.json"
     file.write_text('{"flags": []}')
     done = mp(*EVAL, "--file", str(file), emu=emu)
@@ -31,7 +31,7 @@ def test_remote_and_a_file_exclude_each_other(emu, tmp_path):
         (500, ExitCode.ERROR),
     ],
 )
-def test_an_answer_without_variants_ends_as_its_status_says(emu, status, code):
+def test_the_status_of_a_failed_remote_evaluation_decides_the_exit_code(emu, status, code):
     """A script can tell refused credentials from a server that is down."""
     emu.play(Fault.status(status).forever())
     done = mp(*EVAL, emu=emu)

@@ -50,7 +50,7 @@ def written(capsys):
 
 
 def test_json_is_indented_and_readable(written):
-    """Two spaces, letters as they are."""
+    """By two spaces, with letters as they are."""
     text = written(ROWS)
     assert ROWS == json.loads(text)
     assert '    "plan": "Größe"' in text
@@ -83,14 +83,14 @@ class Colour(Enum):
         ({"deep": [float("nan"), Decimal(1)]}, {"deep": [None, 1]}),
     ],
 )
-def test_json_says_everything(written, value, shown):
-    """As numbers where that loses nothing, as null where JSON has nothing, else as text."""
+def test_any_value_is_written_as_json(written, value, shown):
+    """As a number if that loses nothing, as null if JSON has no such value, else as text."""
     assert {"it": shown} == json.loads(written({"it": value}))
     assert {"it": shown} == json.loads(written({"it": value}, "jsonl"))
 
 
 def test_jsonl_is_a_line_for_each_row(written):
-    """As it comes from an iterator; an object is one line."""
+    """An object is one line."""
     assert ROWS == list(map(json.loads, written(ROWS, "jsonl").splitlines()))
     assert '{"a": 1}\n{"a": 2}\n' == written(({"a": n} for n in (1, 2)), "jsonl")
     assert '{"rows": [], "row_count": 0}\n' == written(Result([]), "jsonl")
@@ -98,7 +98,7 @@ def test_jsonl_is_a_line_for_each_row(written):
 
 
 def test_rows_of_an_iterator_are_written_at_once(capsys):
-    """A stream is never held whole."""
+    """A stream is never held in memory."""
 
     def rows():
         yield {"name": "a"}
@@ -112,8 +112,8 @@ def test_rows_of_an_iterator_are_written_at_once(capsys):
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "csv", "plain", "table"])
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_what_stdout_cannot_say_is_escaped(monkeypatch, form, encoding):
-    """Half a surrogate pair, or é in plain ASCII; JSON stays JSON."""
+def test_characters_that_stdout_cannot_encode_are_escaped(monkeypatch, form, encoding):
+    """Half a surrogate pair, or é in ASCII; JSON stays JSON."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
     row = {"name": "é\ud83d"}
@@ -128,8 +128,8 @@ def test_what_stdout_cannot_say_is_escaped(monkeypatch, form, encoding):
 # table
 
 
-def test_a_table_is_for_people(written):
-    """Upper-case headers, yes and no, nothing for None, every key, markup as it was written."""
+def test_a_table_has_headers_and_readable_values(written):
+    """Upper-case headers, Yes and No, nothing for None, and markup as text."""
     lines = written(ROWS, "table").splitlines()
     assert ["NAME", "COUNT", "FIRST", "NEW", "BY", "EXTRA"] == lines[0].split()
     assert 'Order Paid      3         Yes  {"plan": "Größe"}' in lines[1]
@@ -137,7 +137,7 @@ def test_a_table_is_for_people(written):
     assert "" == written([], "table")
 
 
-def test_a_table_shows_the_flat_rows(written):
+def test_a_table_shows_the_rows_of_a_result(written):
     """An object without rows is a table of its fields."""
     assert "N\n1\n" == written(Result([{"n": 1}]), "table").replace(" ", "")
     lines = written({"first_day": None, "ok": True}, "table").splitlines()
@@ -151,8 +151,8 @@ def test_a_table_in_a_file_is_not_folded(written, monkeypatch):
     assert "x" * 300 in written([{"a": "x" * 300}], "table")
 
 
-def test_a_table_cannot_steer_the_terminal(written):
-    """What a stranger put into an event's name is shown, not obeyed."""
+def test_a_table_escapes_control_characters(written):
+    """They may come from an event name that a stranger sent."""
     text = written([{"name\x1b[2J": "\x1b]0;title\x07\x9b31m"}], "table")
     assert not {"\x1b", "\x07", "\x9b"} & set(text)
     assert "\\x1b]0;title\\x07\\x9b31m" in text
@@ -162,7 +162,7 @@ def test_a_table_cannot_steer_the_terminal(written):
 
 
 def test_csv_has_every_key(written):
-    """Nothing for None, true and false, JSON for what nests."""
+    """Nothing for None, true and false, and JSON for nested values."""
     lines = written(ROWS, "csv").split("\n")
     assert "name,count,first,new,by,extra" == lines[0]
     assert 'Order Paid,3,,true,"{""plan"": ""Größe""}",' == lines[1]
@@ -193,7 +193,7 @@ def test_csv_has_every_key(written):
         ("'=1", "'=1"),
     ],
 )
-def test_csv_cells_cannot_run(written, value, cell):
+def test_csv_cells_are_not_formulas(written, value, cell):
     """A spreadsheet shows them as text; numbers stay numbers."""
     rows = list(csv.reader(io.StringIO(written([{"=a": value, "b": 1}], "csv"), newline="")))
     assert [["'=a", "b"], [cell, "1"]] == rows
@@ -204,7 +204,7 @@ CELLS = st.text() | st.text("=+-@\t\r\n\"',a1 ")
 
 @given(st.lists(st.dictionaries(CELLS, st.none() | st.booleans() | CELLS | st.floats())))
 def test_every_cell_of_csv_is_harmless(rows):
-    """Whatever is in it, it reads back as so many rows, and none starts a formula."""
+    """Whatever it holds, it is read back as the same rows, and none begins a formula."""
     out, sys.stdout = sys.stdout, io.TextIOWrapper(io.BytesIO(), "utf-8", newline="")
     try:
         write(rows, OutputOptions(Format.CSV))
@@ -222,8 +222,8 @@ def test_every_cell_of_csv_is_harmless(rows):
 # plain
 
 
-def test_plain_is_what_stands_for_each(written):
-    """Its name, value, event or id, else whatever comes first."""
+def test_plain_prints_one_value_for_each_row(written):
+    """Its name, value, event or id, else its first value."""
     assert "Order Paid\n[red]x\n" == written(ROWS, "plain")
     assert "1\n2\n" == written([{"value": 1, "x": 0}, {"x": 2, "y": 3}], "plain")
     assert "a\nb\n" == written(["a", "b"], "plain")
@@ -232,8 +232,8 @@ def test_plain_is_what_stands_for_each(written):
     assert "3\n" == written(3, "plain")
 
 
-def test_plain_is_the_default_where_the_environment_says_so(written, monkeypatch):
-    """`MP_PLAIN`, as `NO_COLOR` is for colours; `--format` stands above it."""
+def test_mp_plain_makes_plain_the_default(written, monkeypatch):
+    """`--format` overrides it."""
     monkeypatch.setenv("MP_PLAIN", "1")
     assert "x\n" == written([{"name": "x"}])
     assert '[\n  "x"\n]\n' == written(["x"], "json")
@@ -261,7 +261,7 @@ def test_jq_filters_json(written, expression, form, text):
     assert text == written(ROWS, form, expression)
 
 
-def test_jq_sees_what_json_would_show(written):
+def test_jq_reads_the_values_that_json_would_have(written):
     """Dates as text, and no NaN."""
     pytest.importorskip("jq")
     row = {"day": date(2026, 1, 31), "rate": float("nan")}
@@ -269,22 +269,22 @@ def test_jq_sees_what_json_would_show(written):
     assert "null\n" == written(row, "json", ".rate")
 
 
-def test_jq_is_for_json_only(written):
-    """A table of whatever a filter returns would be a guess."""
+def test_jq_is_refused_for_other_formats(written):
+    """Its results have no known columns."""
     for form in ("table", "csv", "plain"):
         with pytest.raises(ConfigurationError, match=f"json and jsonl, not on {form}"):
             written(ROWS, form, ".")
 
 
-def test_a_filter_that_does_not_fit_is_one_error(written):
+def test_a_filter_that_fails_is_one_error(written):
     """With jq's own words."""
     pytest.importorskip("jq")
     with pytest.raises(ConfigurationError, match=r"'\.a': Cannot index array"):
         written(ROWS, "json", ".a")
 
 
-def test_without_jq_it_says_what_to_install(written, monkeypatch):
-    """The rest of `mp` works without."""
+def test_without_jq_the_error_says_what_to_install(written, monkeypatch):
+    """The rest of `mp` works without it."""
     monkeypatch.setitem(sys.modules, "jq", None)
     with pytest.raises(ImportError, match="pip install jq"):
         written(ROWS, "json", ".")

@@ -68,7 +68,7 @@ def many(path, count):
 
 
 def test_a_file_of_exported_events_arrives(mp, emu):
-    """All of it, once, however often it is imported."""
+    """Importing it twice makes no duplicates."""
     result = mp(FLIGHTS)
     assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
     assert 975 == json.loads(result.stdout)["imported"]
@@ -77,17 +77,17 @@ def test_a_file_of_exported_events_arrives(mp, emu):
 
 
 def test_a_table_arrives_as_events(mp, emu, orders):
-    """Columns become event, time, user and id; the rest are properties."""
+    """Mapped columns become event, time, user and id; the rest are properties."""
     result = mp(*orders)
     assert ExitCode.PARTIAL == result.exit_code
     (event,) = emu.events()
-    told = {"amount": 12.5, "time": NOON, "distinct_id": "0042", "$insert_id": "7"}
+    done = {"amount": 12.5, "time": NOON, "distinct_id": "0042", "$insert_id": "7"}
     assert "Order Paid" == event["event"]
-    assert told.items() <= event["properties"].items()
+    assert done.items() <= event["properties"].items()
 
 
-def test_what_was_refused_is_counted_by_reason(mp, orders):
-    """A person sees why, a machine gets all of it."""
+def test_rejected_events_are_counted_by_reason(mp, orders):
+    """In a table and in JSON."""
     table = [line.split() for line in mp(*orders, "--format", "table").stdout.splitlines()]
     assert ["imported", "1"] in table
     assert ["rejected", "2"] in table
@@ -97,8 +97,8 @@ def test_what_was_refused_is_counted_by_reason(mp, orders):
     assert 2 == len(summary["reasons"])
 
 
-def test_refused_events_go_to_a_file(mp, orders, tmp_path):
-    """Each with its position and reason; going on with an import leaves those before."""
+def test_rejected_events_are_written_to_a_file(mp, orders, tmp_path):
+    """With position and reason; resuming keeps the earlier ones."""
     file = tmp_path / "failed.ndjson"
     mp(*orders, "--failed", file)
     lines = sorted(map(json.loads, file.read_text().splitlines()), key=lambda one: one["position"])
@@ -111,8 +111,8 @@ def test_refused_events_go_to_a_file(mp, orders, tmp_path):
     assert 2 == len(file.read_text().splitlines())
 
 
-def test_what_is_read_is_never_written_over(mp, emu, orders):
-    """A slip of the hand would cost the file; nor does a link deceive."""
+def test_the_imported_file_is_never_overwritten(mp, emu, orders):
+    """Also not through a link."""
     file = orders[0]
     before, link = file.read_text(), file.with_name("link.csv")
     link.symlink_to(file)
@@ -135,16 +135,18 @@ def test_what_is_read_is_never_written_over(mp, emu, orders):
         (["--column", "time=when", "--dry-run"], {}),
     ],
 )
-def test_a_wrong_argument_costs_nothing(mp, orders, tmp_path, arguments, env):
-    """The failed of an earlier run are not written over before there is something to write."""
+def test_a_wrong_argument_leaves_the_failed_rows_of_an_earlier_run(
+    mp, orders, tmp_path, arguments, env
+):
+    """They are not overwritten before there is something to write."""
     failed = tmp_path / "failed.ndjson"
     failed.write_text("{}\n")
     assert mp(*orders, "--failed", failed, *arguments, **env).exit_code in (1, ExitCode.USAGE)
     assert "{}\n" == failed.read_text()
 
 
-def test_where_the_failed_cannot_be_written_nothing_is_sent(mp, emu, orders, tmp_path):
-    """It is said in a line."""
+def test_nothing_is_imported_if_failed_rows_cannot_be_written(mp, emu, orders, tmp_path):
+    """The error is one line."""
     result = mp(*orders, "--failed", tmp_path / "none" / "failed.ndjson")
     assert ExitCode.USAGE == result.exit_code
     assert "cannot write" in result.stderr
@@ -152,14 +154,14 @@ def test_where_the_failed_cannot_be_written_nothing_is_sent(mp, emu, orders, tmp
     assert [] == emu.requests()
 
 
-def test_an_import_goes_on_where_it_stopped(mp, emu):
-    """`--start-at` skips what is there already."""
+def test_start_at_skips_rows(mp, emu):
+    """To resume an import."""
     assert ExitCode.OK == mp(FLIGHTS, "--start-at", 900).exit_code
     assert 75 == len(emu.events())
 
 
-def test_a_missing_column_is_one_line(mp, tmp_path):
-    """It names the columns that are there."""
+def test_a_missing_column_is_reported_in_one_line(mp, tmp_path):
+    """It names the columns of the file, and the option to use."""
     path = tmp_path / "a.csv"
     path.write_text("what,when\nA,1\n")
     result = mp(path)
@@ -171,8 +173,8 @@ def test_a_missing_column_is_one_line(mp, tmp_path):
 # A dry run
 
 
-def test_a_dry_run_sends_nothing(mp, emu, orders):
-    """Every event is checked by the documented rules."""
+def test_a_dry_run_of_an_import_sends_nothing(mp, emu, orders):
+    """Every event is validated by the documented rules."""
     result = mp(*orders, "--dry-run", MP_TOKEN="")
     assert ExitCode.PARTIAL == result.exit_code
     assert '"valid": 1' in result.stdout
@@ -181,35 +183,35 @@ def test_a_dry_run_sends_nothing(mp, emu, orders):
     assert [] == emu.requests()
 
 
-def test_a_dry_run_tells_machines(mp):
-    """Counts by event, and no problem: exit code 0."""
+def test_a_dry_run_counts_events_by_name(mp):
+    """Without a problem the exit code is 0."""
     result = mp(FLIGHTS, "--dry-run", "--format", "json")
-    told = json.loads(result.stdout)
-    assert (ExitCode.OK, 975, 0) == (result.exit_code, told["valid"], told["invalid"])
-    assert 393 == told["events"]["Flight Cancelled"]
+    done = json.loads(result.stdout)
+    assert (ExitCode.OK, 975, 0) == (result.exit_code, done["valid"], done["invalid"])
+    assert 393 == done["events"]["Flight Cancelled"]
 
 
 # Who may
 
 
-def test_it_needs_a_token_or_an_account(mp):
-    """Nothing is guessed."""
+def test_an_import_needs_a_token_or_an_account(mp):
+    """The default account is not used."""
     result = mp(FLIGHTS, MP_TOKEN="")
     assert ExitCode.USAGE == result.exit_code
-    told = " ".join(result.stderr.replace("│", " ").split())
-    assert "MP_USERNAME" in told
-    assert "or use mp --account NAME; the default account is not used" in told
+    done = " ".join(result.stderr.replace("│", " ").split())
+    assert "MP_USERNAME" in done
+    assert "or use mp --account NAME; the default account is not used" in done
 
 
-def test_half_an_account_is_a_mistake(mp):
-    """Falling back to the token would hide it."""
+def test_an_incomplete_account_is_a_mistake(mp):
+    """Using the token instead would hide it."""
     result = mp(FLIGHTS, MP_USERNAME="robot")
     assert ExitCode.USAGE == result.exit_code
     assert "MP_SECRET" in result.stderr
 
 
 def test_the_account_comes_from_the_environment(orders):
-    """A secret on the command line would be in everybody's process list."""
+    """A secret on the command line would be in the process list."""
     with Emulator(service_accounts={"robot": "s3cret"}, tokens=[]) as emu:
         env = {**ACCOUNT, "MP_BASE_URL": emu.url, "MP_TOKEN": None}
         arguments = ["import", "events", *map(str, orders)]
@@ -223,8 +225,8 @@ def test_the_account_comes_from_the_environment(orders):
 # When it cannot go on
 
 
-def test_a_refusal_in_the_middle_says_where_to_go_on(mp, emu, tmp_path):
-    """The result so far on stdout, the rest on stderr, and the exit code of its kind."""
+def test_a_stopped_import_says_where_to_resume(mp, emu, tmp_path):
+    """The result so far is on stdout, and the exit code is that of the error."""
     file = many(tmp_path / "many.ndjson", 5000)
     second = [False, True]
     emu.play(Fault.status(403).forever(), when=lambda _: second.pop(0) if second else True)
@@ -236,8 +238,8 @@ def test_a_refusal_in_the_middle_says_where_to_go_on(mp, emu, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_where_to_go_on(tmp_path):
-    """Whoever interrupts an import loses nothing by it."""
+def test_ctrl_c_prints_the_position_of_an_import(tmp_path):
+    """All rows before it have arrived."""
     file = many(tmp_path / "many.ndjson", 60_000)
     with Emulator(latency=0.3) as emu:
         env = {**os.environ, "MP_BASE_URL": emu.url, "MP_TOKEN": "T"}
@@ -263,8 +265,8 @@ def test_ctrl_c_says_where_to_go_on(tmp_path):
 # What one sees
 
 
-def test_progress_is_for_terminals(tmp_path):
-    """On a terminal a bar moves on stderr; stdout holds the result and nothing else."""
+def test_an_import_shows_progress_on_a_terminal(tmp_path):
+    """The bar is on stderr, and stdout has the result alone."""
     file = many(tmp_path / "many.ndjson", 6000)
     with Emulator() as emu:
         env = {**os.environ, "MP_BASE_URL": emu.url, "MP_TOKEN": "T", "TERM": "xterm"}

@@ -34,34 +34,34 @@ def copy(shop, tmp_path):
 
 def asked(mp, *arguments):
     """Return the JSON that a command writes."""
-    told = mp("inspect", *arguments)
-    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
-    return json.loads(told.stdout)
+    result = mp("inspect", *arguments)
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+    return json.loads(result.stdout)
 
 
-def test_info_says_where_and_what(mp, shop):
-    """Whose it is, is known only where an account said so."""
-    told = asked(mp, "info")
-    assert str(shop[0]) == told["path"]
-    assert ["events", "profiles"] == [one["name"] for one in told["tables"]]
-    assert told["size_mb"] > 0
-    assert told["project_id"] is told["source"] is None
+def test_info_shows_the_database(mp, shop):
+    """The project is known only if an account was used to find it."""
+    result = asked(mp, "info")
+    assert str(shop[0]) == result["path"]
+    assert ["events", "profiles"] == [one["name"] for one in result["tables"]]
+    assert result["size_mb"] > 0
+    assert result["project_id"] is result["source"] is None
     people = mp("inspect", "info", "-f", "table").stdout
     assert "events, profiles" in people
 
 
-def test_info_says_whose_it_is(mp, shop, tmp_path):
+def test_info_shows_the_project_of_the_account(mp, shop, tmp_path):
     """And where the credentials came from."""
     home = tmp_path / ".mp" / "data"
     home.mkdir(parents=True)
     shutil.copy(shop[0], home / "7.db")
     account = {"MP_USERNAME": "r", "MP_SECRET": "x", "MP_PROJECT_ID": "7", "HOME": str(tmp_path)}
-    told = json.loads(mp("inspect", "info", MP_DB=None, **account).stdout)
-    assert ("7", "us", "environment") == (told["project_id"], told["region"], told["source"])
+    result = json.loads(mp("inspect", "info", MP_DB=None, **account).stdout)
+    assert ("7", "us", "environment") == (result["project_id"], result["region"], result["source"])
 
 
-def test_tables_tell_their_days_and_filters(mp):
-    """For machines in full, for people in words."""
+def test_tables_show_their_days_and_filters(mp):
+    """In full as JSON, as text in a table."""
     events, profiles = asked(mp, "tables")
     assert ("events", 72, FIRST, LAST, []) == (
         events["type"], events["row_count"], events["from_date"], events["to_date"], events["gaps"]
@@ -76,18 +76,18 @@ def test_tables_tell_their_days_and_filters(mp):
 
 
 def test_schema_shows_the_columns(mp):
-    """With `--sample` a value of each."""
-    told = asked(mp, "schema", "events")
+    """With `--sample`, a value of each."""
+    result = asked(mp, "schema", "events")
     names = ["event_name", "event_time", "distinct_id", "insert_id", "properties"]
-    assert names == [one["name"] for one in told["columns"]]
+    assert names == [one["name"] for one in result["columns"]]
     sampled = asked(mp, "schema", "events", "--sample")["columns"]
     assert sampled[0]["sample"] in NAMES
     assert {"plan", "amount"} <= set(sampled[-1]["sample"])
     assert 6 == len(mp("inspect", "schema", "events", "-f", "table").stdout.splitlines())
 
 
-def test_a_table_is_named_by_place_or_option(mp):
-    """Either will do; two that differ will not, nor none."""
+def test_a_table_is_named_by_argument_or_option(mp):
+    """Both may be given if they agree."""
     assert asked(mp, "schema", "events") == asked(mp, "schema", "-t", "events")
     assert asked(mp, "schema", "events") == asked(mp, "schema", "events", "--table", "events")
     for command in ("schema", "sample", "summarize", "breakdown", "keys"):
@@ -99,8 +99,8 @@ def test_a_table_is_named_by_place_or_option(mp):
         assert "there are: events, profiles\n" in none.stderr
 
 
-def test_a_sample_holds_whole_properties(mp):
-    """As many rows as asked for; properties are objects, not text."""
+def test_a_sample_has_properties_as_objects(mp):
+    """Not as JSON text."""
     rows = asked(mp, "sample", "events", "-n", "3")
     assert 3 == len(rows)
     assert all(row["properties"]["plan"] in ("team", "solo") for row in rows)
@@ -110,19 +110,19 @@ def test_a_sample_holds_whole_properties(mp):
 
 def test_summarize_describes_each_column(mp):
     """CSV has a row for each, as the table has."""
-    told = asked(mp, "summarize", "events")
-    assert (72, 5) == (told["row_count"], len(told["columns"]))
+    result = asked(mp, "summarize", "events")
+    assert (72, 5) == (result["row_count"], len(result["columns"]))
     text = mp("inspect", "summarize", "events", "-f", "csv").stdout
     rows = list(csv.DictReader(io.StringIO(text)))
     assert ["Order Paid", "Paid, late"] == [rows[0]["min"], rows[0]["max"]]
 
 
-def test_breakdown_counts_the_events(mp):
-    """And those who did them."""
-    told = asked(mp, "breakdown", "events")
-    assert (72, 5) == (told["total_events"], told["total_users"])
+def test_breakdown_counts_events_and_users(mp):
+    """By event name."""
+    result = asked(mp, "breakdown", "events")
+    assert (72, 5) == (result["total_events"], result["total_users"])
     assert {(name, 24, 5) for name in NAMES} == {
-        (one["event_name"], one["count"], one["unique_users"]) for one in told["events"]
+        (one["event_name"], one["count"], one["unique_users"]) for one in result["events"]
     }
     assert ExitCode.USAGE == mp("inspect", "breakdown", "profiles").exit_code
     table = mp("inspect", "breakdown", "events", "-f", "table", COLUMNS="80").stdout
@@ -133,11 +133,11 @@ def test_breakdown_counts_the_events(mp):
 
 
 def test_a_typed_view_has_a_column_for_each_property(mp, copy):
-    """Its name is said; it is there afterwards, and may be made again."""
+    """Its name is printed, and it can be created again."""
     for _ in range(2):
-        told = mp("inspect", "typed-view", "events", "--db", copy)
-        assert (ExitCode.OK, "") == (told.exit_code, told.stdout)
-        assert f"created events_typed in {copy}\n" == told.stderr
+        result = mp("inspect", "typed-view", "events", "--db", copy)
+        assert (ExitCode.OK, "") == (result.exit_code, result.stdout)
+        assert f"created events_typed in {copy}\n" == result.stderr
     rows = mp("query", "sql", "SELECT sum(amount) AS n FROM events_typed", "--db", copy)
     assert [{"n": sum(range(72))}] == json.loads(rows.stdout)
     assert ExitCode.NOT_FOUND == mp("inspect", "typed-view", "nothing", "--db", copy).exit_code
@@ -153,15 +153,15 @@ def test_keys_are_the_names_of_properties(mp):
     assert [] == asked(mp, "keys", "events", "--event", "Nothing")
 
 
-def test_column_tells_a_column_or_a_property(mp):
-    """By place or by option, in any mix."""
-    told = asked(mp, "column", "events", "properties->>'$.plan'")
-    assert [["solo", 36], ["team", 36]] == told["top_values"]
-    told = asked(mp, "column", "events", "event_name", "--top", "1")
-    assert 1 == len(told["top_values"])
-    assert told == asked(mp, "column", "-t", "events", "-c", "event_name", "--top", "1")
-    assert told == asked(mp, "column", "-t", "events", "event_name", "--top", "1")
-    assert told == asked(mp, "column", "events", "-c", "event_name", "--top", "1")
+def test_column_describes_a_column_or_a_property(mp):
+    """Named by argument or by option, in any mix."""
+    result = asked(mp, "column", "events", "properties->>'$.plan'")
+    assert [["solo", 36], ["team", 36]] == result["top_values"]
+    result = asked(mp, "column", "events", "event_name", "--top", "1")
+    assert 1 == len(result["top_values"])
+    assert result == asked(mp, "column", "-t", "events", "-c", "event_name", "--top", "1")
+    assert result == asked(mp, "column", "-t", "events", "event_name", "--top", "1")
+    assert result == asked(mp, "column", "events", "-c", "event_name", "--top", "1")
     assert ExitCode.USAGE == mp("inspect", "column", "events").exit_code
     wrong = mp("inspect", "column", "events", "plan; DROP TABLE events")
     assert ExitCode.USAGE == wrong.exit_code
@@ -176,26 +176,26 @@ def names(mp, db):
     return mp("inspect", "tables", "-f", "plain", "--db", db).stdout.split()
 
 
-def test_drop_asks_first(mp, copy):
-    """It says what would be lost; without an answer it says how to go without the question."""
+def test_drop_asks_for_confirmation(mp, copy):
+    """The question names the tables; without a terminal the error names --force."""
     asked = "Drop events (72 rows) from "
-    told = mp("inspect", "drop", "events", "--db", copy, given="n\n")
-    assert ExitCode.ERROR == told.exit_code
-    assert asked in told.stderr
-    assert told.stderr.endswith("Cancelled\n")
+    result = mp("inspect", "drop", "events", "--db", copy, given="n\n")
+    assert ExitCode.ERROR == result.exit_code
+    assert asked in result.stderr
+    assert result.stderr.endswith("Cancelled\n")
     nobody = mp("inspect", "drop", "events", "--db", copy, given="")
     assert ExitCode.USAGE == nobody.exit_code
     assert asked in nobody.stderr
     assert "confirmation required, but stdin is not a terminal: add --force" in nobody.stderr
     assert ["events", "profiles"] == names(mp, copy)
-    told = mp("inspect", "drop", "events", "--db", copy, given="y\n")
-    assert ExitCode.OK == told.exit_code
-    assert f"dropped events from {copy}\n" in told.stderr
+    result = mp("inspect", "drop", "events", "--db", copy, given="y\n")
+    assert ExitCode.OK == result.exit_code
+    assert f"dropped events from {copy}\n" in result.stderr
     assert ["profiles"] == names(mp, copy)
 
 
-def test_drop_takes_all_or_none(mp, copy):
-    """A name that is wrong keeps the others safe; `--force`, or `--yes`, asks nothing."""
+def test_drop_drops_all_tables_or_none(mp, copy):
+    """One wrong name keeps the others; `--force` skips the question."""
     wrong = mp("inspect", "drop", "events", "nope", "--force", "--db", copy)
     assert ExitCode.NOT_FOUND == wrong.exit_code
     assert ["events", "profiles"] == names(mp, copy)
@@ -205,16 +205,16 @@ def test_drop_takes_all_or_none(mp, copy):
     assert ExitCode.USAGE == mp("inspect", "drop", "--force", "--db", copy).exit_code
 
 
-def test_drop_all_may_spare_a_kind(mp, copy):
+def test_drop_all_may_be_limited_to_a_type(mp, copy):
     """A second time there is nothing to drop, which is no error."""
     refused = mp("inspect", "drop-all", "--db", copy, given="n\n")
     assert ExitCode.ERROR == refused.exit_code
     assert "Drop events (72 rows), profiles (5 rows) from " in refused.stderr
     for _ in range(2):
-        told = mp("inspect", "drop-all", "-t", "events", "--force", "--db", copy)
-        assert ExitCode.OK == told.exit_code
+        result = mp("inspect", "drop-all", "-t", "events", "--force", "--db", copy)
+        assert ExitCode.OK == result.exit_code
         assert ["profiles"] == names(mp, copy)
-    assert "nothing to drop" in told.stderr
+    assert "nothing to drop" in result.stderr
     assert ExitCode.OK == mp("inspect", "drop-all", "--force", "--db", copy).exit_code
     empty = mp("inspect", "tables", "--db", copy)
     assert ("[]\n", "no tables yet: fetch some with mp fetch events\n") == (
@@ -223,9 +223,9 @@ def test_drop_all_may_spare_a_kind(mp, copy):
     )
 
 
-def test_dropping_makes_no_database(mp, tmp_path):
-    """What is not there cannot be dropped from."""
+def test_drop_creates_no_database(mp, tmp_path):
+    """A missing one is not found."""
     for command in (["drop", "events"], ["drop-all"]):
-        told = mp("inspect", *command, "--force", "--db", tmp_path / "none.db")
-        assert ExitCode.NOT_FOUND == told.exit_code
+        result = mp("inspect", *command, "--force", "--db", tmp_path / "none.db")
+        assert ExitCode.NOT_FOUND == result.exit_code
     assert [] == list(tmp_path.iterdir())

@@ -25,25 +25,25 @@ def mp(shop):
     return shop[1]
 
 
-def test_rows_come_as_objects(mp):
-    """A query needs no credentials, and its answer is JSON."""
-    told = mp("query", "sql", COUNTS)
-    assert (ExitCode.OK, "") == (told.exit_code, told.stderr)
+def test_rows_are_objects_in_json(mp):
+    """A query needs no credentials."""
+    result = mp("query", "sql", COUNTS)
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
     expected = [{"event_name": n, "n": 24} for n in ("Order Paid", "Order Shipped", "Paid, late")]
-    assert expected == json.loads(told.stdout)
+    assert expected == json.loads(result.stdout)
 
 
 def test_every_format_shows_the_same_rows(mp):
-    """For people, for pipes, for spreadsheets."""
+    """JSON, lines, CSV and a table."""
     assert 3 == len(mp("query", "sql", COUNTS, "-f", "jsonl").stdout.splitlines())
-    said = 'event_name,n\nOrder Paid,24\nOrder Shipped,24\n"Paid, late",24\n'
-    assert said == mp("query", "sql", COUNTS, "-f", "csv").stdout
+    text = 'event_name,n\nOrder Paid,24\nOrder Shipped,24\n"Paid, late",24\n'
+    assert text == mp("query", "sql", COUNTS, "-f", "csv").stdout
     table = mp("query", "sql", COUNTS, "-f", "table").stdout.splitlines()
     assert ["EVENT", "NAME", "N"] == table[0].split()
     assert "24\n" == mp("query", "sql", COUNTS, "--jq", ".[0].n").stdout
 
 
-def test_a_property_is_reached_by_its_name(mp):
+def test_a_property_is_read_by_its_path(mp):
     """As the help says."""
     query = (
         "SELECT properties->>'$.plan' AS plan, count(*) AS n FROM events GROUP BY ALL ORDER BY 1"
@@ -52,21 +52,21 @@ def test_a_property_is_reached_by_its_name(mp):
     assert [{"plan": "solo", "n": 36}, {"plan": "team", "n": 36}] == rows
 
 
-def test_columns_of_one_name_all_come(mp):
-    """None hides another."""
+def test_repeated_column_names_are_numbered(mp):
+    """So that none hides another."""
     rows = json.loads(mp("query", "sql", "SELECT 1 AS n, 2 AS n, 3 AS n").stdout)
     assert [{"n": 1, "n_2": 2, "n_3": 3}] == rows
 
 
-def test_no_rows_still_have_a_header(mp):
-    """So that what reads the CSV finds its columns; a person is told."""
+def test_csv_without_rows_has_a_header(mp):
+    """And a table without rows is a message on stderr."""
     assert "a,b\n" == mp("query", "sql", "SELECT 1 a, 2 b WHERE false", "-f", "csv").stdout
     assert "[]\n" == mp("query", "sql", "SELECT 1 a WHERE false").stdout
     assert "no rows\n" == mp("query", "sql", "SELECT 1 a WHERE false", "-f", "table").stderr
 
 
 def test_a_scalar_is_one_value(mp):
-    """Bare with plain, for shell variables."""
+    """With plain it is the bare value, for shell variables."""
     count = "SELECT count(*) FROM events"
     assert {"value": 72} == json.loads(mp("query", "sql", "-s", count).stdout)
     assert "72\n" == mp("query", "sql", "--scalar", count, "-f", "plain").stdout
@@ -74,7 +74,7 @@ def test_a_scalar_is_one_value(mp):
     assert {"value": None} == json.loads(nothing.stdout)
 
 
-def test_sql_comes_from_a_file_or_stdin(mp, tmp_path):
+def test_sql_is_read_from_a_file_or_stdin(mp, tmp_path):
     """`-` is stdin."""
     file = tmp_path / "count.sql"
     file.write_text("-- how many\nSELECT count(*) AS n\nFROM events;\n")
@@ -83,8 +83,8 @@ def test_sql_comes_from_a_file_or_stdin(mp, tmp_path):
     assert [{"one": 1}] == json.loads(from_stdin.stdout)
 
 
-def test_without_a_query_it_asks_for_one(mp, tmp_path):
-    """An empty one is none; two are one too many; a missing file is not found."""
+def test_a_missing_query_is_a_usage_error(mp, tmp_path):
+    """So is an empty one, and two; a missing file is not found."""
     for arguments in ([], [" "], ["SELECT 1", "-F", tmp_path / "a.sql"]):
         assert ExitCode.USAGE == mp("query", "sql", *arguments).exit_code, arguments
     missing = mp("query", "sql", "-F", tmp_path / "none.sql")
@@ -100,67 +100,67 @@ def test_without_a_query_it_asks_for_one(mp, tmp_path):
         ("SELECT * FROM read_csv('/etc/passwd')", "with --external to"),
     ],
 )
-def test_sql_only_reads_and_stays_inside(mp, query, option):
-    """What it may not do is refused, and the refusal says which option would allow it."""
-    told = mp("query", "sql", query)
-    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout)
-    assert option in told.stderr
+def test_sql_is_read_only_and_stays_in_the_database(mp, query, option):
+    """The error names the option that allows more."""
+    result = mp("query", "sql", query)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert option in result.stderr
     assert "72\n" == mp("query", "sql", "-s", "SELECT count(*) FROM events", "-f", "plain").stdout
 
 
-def test_writing_is_an_option(mp, tmp_path):
-    """A table of one's own is made, and stays."""
+def test_write_allows_changes(mp, tmp_path):
+    """A table that was created stays."""
     assert ExitCode.OK == mp("query", "sql", "--write", "CREATE TABLE mine AS SELECT 7 n").exit_code
     assert [{"n": 7}] == json.loads(mp("query", "sql", "FROM mine").stdout)
     assert ExitCode.OK == mp("query", "sql", "--write", "DROP TABLE mine").exit_code
     assert ExitCode.USAGE == mp("query", "sql", "FROM mine").exit_code
 
 
-def test_files_are_an_option(mp, tmp_path):
-    """With `--external` DuckDB reads what it can."""
+def test_external_allows_files(mp, tmp_path):
+    """DuckDB reads what it can."""
     file = tmp_path / "plans.csv"
     file.write_text("plan,price\nteam,12\n")
     query = f"SELECT price FROM read_csv('{file}')"
     assert [{"price": 12}] == json.loads(mp("query", "sql", "--external", query).stdout)
 
 
-def test_a_mistake_shows_where_it_is(mp):
-    """One of the user's: exit code 3, and nothing on stdout; as JSON when asked for."""
-    told = mp("query", "sql", "SELECT nonsense FROM events")
-    assert (ExitCode.USAGE, "") == (told.exit_code, told.stdout)
-    assert "nonsense" in told.stderr
-    told = mp("--error-format", "json", "query", "sql", "SELEC")
-    assert "SQL_ERROR" == json.loads(told.stderr)["code"]
+def test_an_sql_error_is_a_usage_error(mp):
+    """Nothing is on stdout, and the error may be JSON."""
+    result = mp("query", "sql", "SELECT nonsense FROM events")
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert "nonsense" in result.stderr
+    result = mp("--error-format", "json", "query", "sql", "SELEC")
+    assert "SQL_ERROR" == json.loads(result.stderr)["code"]
 
 
-def test_without_a_database_it_says_how_to_get_one(mp, tmp_path):
-    """And makes none."""
-    told = mp("query", "sql", "SELECT 1", "--db", tmp_path / "none.db")
-    assert (ExitCode.NOT_FOUND, "") == (told.exit_code, told.stdout)
-    assert "mp fetch events" in told.stderr
+def test_a_missing_database_is_not_found(mp, tmp_path):
+    """The error says how to create one, and none is created."""
+    result = mp("query", "sql", "SELECT 1", "--db", tmp_path / "none.db")
+    assert (ExitCode.NOT_FOUND, "") == (result.exit_code, result.stdout)
+    assert "mp fetch events" in result.stderr
     assert [] == list(tmp_path.iterdir())
 
 
 def test_the_database_is_that_of_the_account(mp, tmp_path):
-    """Without `--db` the project says where it is; without either, that is what is missing."""
+    """Without `--db` and without an account, the error says what is missing."""
     nowhere = mp("query", "sql", "SELECT 1", MP_DB=None)
     assert ExitCode.USAGE == nowhere.exit_code
     assert "or choose the database with --db FILE or MP_DB\n" in nowhere.stderr
     account = {"MP_USERNAME": "r", "MP_SECRET": "x", "MP_PROJECT_ID": "7", "HOME": str(tmp_path)}
-    told = mp("query", "sql", "SELECT 1", MP_DB=None, **account)
-    assert ExitCode.NOT_FOUND == told.exit_code
-    assert str(tmp_path / ".mp" / "data" / "7.db") in told.stderr
+    result = mp("query", "sql", "SELECT 1", MP_DB=None, **account)
+    assert ExitCode.NOT_FOUND == result.exit_code
+    assert str(tmp_path / ".mp" / "data" / "7.db") in result.stderr
 
 
-def test_a_path_may_begin_at_home(shop):
-    """`~` is expanded, also where no shell has done it."""
+def test_a_tilde_in_a_path_is_expanded(shop):
+    """Also if the shell has not done it."""
     folder, mp = shop
-    told = mp("query", "sql", "-s", "SELECT 1", "--db", "~/shop.db", HOME=str(folder))
-    assert ExitCode.OK == told.exit_code, told.stderr
+    result = mp("query", "sql", "-s", "SELECT 1", "--db", "~/shop.db", HOME=str(folder))
+    assert ExitCode.OK == result.exit_code, result.stderr
 
 
-def test_several_may_ask_at_once(shop):
-    """A reader holds no other one up, in this process or another."""
+def test_several_processes_can_read_at_once(shop):
+    """A writer is refused meanwhile."""
     folder, mp = shop
     code = (
         "import sys\nfrom mixpanel.data.store import Database\n"

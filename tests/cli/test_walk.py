@@ -68,7 +68,7 @@ def env(tmp_path):
     known = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     ours = {"HOME": str(tmp_path), "PATH": path, "COLUMNS": "100", "NO_COLOR": "1"}
-    return {**known, **ours, "PYTHONUNBUFFERED": "1"}  # data and talk in the order they are said
+    return {**known, **ours, "PYTHONUNBUFFERED": "1"}  # data and talk in the order they are text
 
 
 @pytest.fixture
@@ -82,18 +82,18 @@ def emulator(env):
     )  # fmt: skip
     with running:
         try:
-            told = "".join(running.stdout.readline() for _ in transcript.splitlines()[1:])
-            yield re.search(r"http://\S+", told)[0], f"{shown}\n{told}"
+            result = "".join(running.stdout.readline() for _ in transcript.splitlines()[1:])
+            yield re.search(r"http://\S+", result)[0], f"{shown}\n{result}"
         finally:
             running.send_signal(signal.SIGINT)
             running.wait(10)
     assert 0 == running.returncode
 
 
-def test_the_walk_goes_as_the_readme_says(env, emulator, tmp_path):
-    """From no account to SQL, every line of it: data, talk, and a refusal."""
-    address, told = emulator
-    assert block("mp emulator --load") == told.replace(address, ADDRESS)
+def test_the_commands_of_the_readme_print_what_it_shows(env, emulator, tmp_path):
+    """From no account to SQL, with results, messages and an error."""
+    address, result = emulator
+    assert block("mp emulator --load") == result.replace(address, ADDRESS)
 
     transcript = block(f"export MP_BASE_URL={ADDRESS}")
     assert alike(transcript) == alike(answered(transcript, address, env, tmp_path))
@@ -101,8 +101,8 @@ def test_the_walk_goes_as_the_readme_says(env, emulator, tmp_path):
     assert (tmp_path / "lake" / "day=2013-02-10").is_dir()
 
 
-def test_the_walk_through_customerio_goes_as_the_readme_says(env, emulator, tmp_path):
-    """A ping, an event, and a backfill of which a row is refused."""
+def test_the_customerio_commands_of_the_readme_print_what_it_shows(env, emulator, tmp_path):
+    """A ping, an event, and a backfill with a rejected row."""
     address, _ = emulator
     transcript = block("export MP_CUSTOMERIO_WRITE_KEY")
     assert transcript == answered(transcript, address, env, tmp_path)

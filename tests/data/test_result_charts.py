@@ -176,7 +176,7 @@ def test_bars_are_as_high_as_their_values():
     assert "▁" not in rows[-1][24:]
 
 
-def test_many_dates_share_columns_and_it_is_told():
+def test_many_dates_share_columns_and_the_chart_says_so():
     """Each column is the highest of some, never their sum."""
     hours = {f"2026-01-{d:02} {h:02}:00:00": h for d in range(1, 32) for h in range(24)}
     text = segmentation({"a": hours}).chart(80)
@@ -204,7 +204,7 @@ def test_retention_shades_without_colour():
     assert lines[6].startswith("average")
 
 
-def test_what_is_left_out_is_told():
+def test_what_is_left_out_is_counted():
     """Series, columns and rows."""
     assert "… 18 more series" in RESULTS["more series than shown"].chart(80)
     long = RESULTS["long retention"].chart(80)
@@ -223,7 +223,7 @@ def test_what_has_no_figures_cannot_be_drawn(result):
 
 @pytest.mark.parametrize("width", [39, 0, -1, None, 80.0, True])
 def test_a_width_that_cannot_be_is_refused(width):
-    """Below 40 columns nothing can be told apart."""
+    """Below 40 columns a chart cannot be read."""
     with pytest.raises(ConfigError, match="at least 40"):
         RESULTS["funnel"].chart(width)
 

@@ -66,6 +66,7 @@ class Checkpoint:
 
         :raises ConfigurationError: if it is for another file or job, or cannot be read.
         """
+        progress = Progress()
         try:
             saved = self._read()
             progress = Progress(int(saved["position"]), int(saved["rejected"]))
@@ -73,7 +74,7 @@ class Checkpoint:
             if not 0 <= progress.rejected <= progress.position:
                 problem = "its numbers are inconsistent"
         except FileNotFoundError:
-            return Progress()
+            return progress
         except OSError as error:
             problem = f"it cannot be read: {error.strerror}"
         except UNREADABLE as error:

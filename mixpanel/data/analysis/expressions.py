@@ -106,7 +106,7 @@ def compile_expression(text: str, names: Mapping[str, Names], *, prefix: str = "
 
     `names` says what may stand before brackets; `prefix` begins the names of the parameters.
 
-    :raises ExpressionError: for what is no expression.
+    :raises ExpressionError: for what cannot be read as an expression.
     """
     compiler = _Compiler(text, names, prefix)
     return Compiled(compiler.run(), compiler.parameters, frozenset(compiler.uses))
@@ -267,7 +267,7 @@ class _Compiler:
             moment = datetime.fromisoformat(argument.value)
         except ValueError as error:
             raise self._error(
-                f"{argument.value!r} is no ISO 8601 date or time", argument
+                f"{argument.value!r} is not an ISO 8601 date or time", argument
             ) from error
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return Value(
@@ -295,7 +295,7 @@ class _Compiler:
         if value.boolean is None and value.set_when == "true":
             raise self._error(f"`{word}` joins conditions, not a number or a string", node)
         boolean = value.boolean or "null::boolean"
-        failure = f"error('`{word}` joins conditions, and found a value that is no boolean')"
+        failure = f"error('`{word}` joins conditions, and found a value that is not a boolean')"
         return (
             f"case when {boolean} is not null then {boolean}"
             f" when {value.is_set} then {failure}::boolean else false end"

@@ -245,7 +245,7 @@ def _shown(name: str, kept: set[str]) -> str:
 
 
 def _sorted(found: dict[Any, int]) -> Iterable[tuple[Any, int]]:
-    """Return the most frequent first, and what is no event last."""
+    """Return the most frequent first, and what is not an event last."""
     return sorted(found.items(), key=lambda item: (_type_order(item[0]), -item[1], str(item[0])))
 
 

@@ -343,5 +343,5 @@ def _parse(body: bytes) -> tuple[dict[str, Any], list[Item]]:
         else:
             fields[name] = stream.value()
     if stream.peek():
-        raise ValueError("more text after the object")
+        raise ValueError("unexpected text after the object")
     return fields, items

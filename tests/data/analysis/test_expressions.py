@@ -203,7 +203,7 @@ def test_the_table_of_the_language(table, text, expected):
         ("1 if true else 2", "IfExp", 1),
         ("lambda: 1", "Lambda", 1),
         ("1j", "not part", 1),
-        ('datetime("soon")', "no ISO 8601", 10),
+        ('datetime("soon")', "not an ISO 8601", 10),
         ('"\\ud800"', "half a surrogate", 1),
         ("1" * 400, "too large", 1),
         ("1" * 5000, "cannot read", None),

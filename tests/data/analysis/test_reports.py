@@ -69,7 +69,7 @@ def test_a_result_shows_sql_that_gives_it(tables):
     assert found.computed_at.tzinfo is UTC
 
 
-def test_a_limit_that_cuts_is_told(tables):
+def test_a_limit_that_cuts_is_reported(tables):
     """And takes the total away, of which a part is missing."""
     found = tables.run(segmentation(FETCHED, JANUARY, "Opened", on="plan", limit=1))
     assert (["free"], True, None) == (list(found.series), found.limit_hit, found.total)
@@ -254,7 +254,7 @@ def test_steps_have_conditions_and_labels(tables):
     assert [0, 0] == counts(every)
 
 
-def test_funnel_segments_are_cut_and_told(tables):
+def test_funnel_segments_beyond_the_limit_are_reported(tables):
     """Those with most users stay."""
     found = tables.run(funnel(FETCHED, JANUARY, ["Opened"], on="plan", limit=1))
     assert (["free"], True) == (list(found.segments), found.limit_hit)

@@ -140,7 +140,7 @@ def test_segmentation_where(tables, report):
 @quick
 @given(reports(), kinds, st.lists(st.sampled_from([*NAMES, "never"]), min_size=1, unique=True))
 def test_event_counts(tables, report, kind, names):
-    """In the order that was asked for, also what never happened."""
+    """In the order of the arguments, also what never happened."""
     tables.put(report.events)
     for source, seen in sources(report):
         found = tables.run(event_counts(source, period_of(report), names, type=kind))
@@ -153,7 +153,7 @@ def test_event_counts(tables, report, kind, names):
 @quick
 @given(reports(), st.lists(st.sampled_from(["1", "null", "team", "x"]), min_size=1, unique=True))
 def test_property_counts_of_some_values(tables, report, wanted):
-    """In the order that was asked for."""
+    """In the order of the arguments."""
     tables.put(report.events)
     for source, seen in sources(report):
         query = property_counts(source, period_of(report), "A", "plan", values=wanted)
