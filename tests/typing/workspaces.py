@@ -20,9 +20,10 @@ def show(_progress: Progress) -> None:
 async def async_workspace() -> None:
     async with AsyncWorkspace.ephemeral("prod", max_wait=0, external_access=True) as ws:
         assert_type(ws, AsyncWorkspace)
-        fetch = ws.fetch_events("e", from_date="2026-01-01", to_date="2026-01-02", progress=show)
-        assert_type(fetch, Coroutine[Any, Any, FetchResult])
+        first, last = "2026-01-01", "2026-01-02"
+        fetch: Coroutine[Any, Any, FetchResult] = ws.fetch_events(from_date=first, to_date=last)
         assert_type(await fetch, FetchResult)
+        await ws.fetch_events("e", from_date=first, to_date=last, progress=show, events=["A"])
         assert_type(await ws.plan_sync("e", lookback_days=3), FetchPlan)
         assert_type(await ws.test_credentials(), CredentialsCheck)
         assert_type(ws.stream_profiles(cohort_id=1), AsyncIterator[dict[str, Any]])

@@ -109,21 +109,19 @@ def with_options(options: type[Any], validate: Callable[..., object]) -> Callabl
             except TypeError as error:
                 raise TypeError(f"{method.__name__}(): {error}") from None
 
-        if inspect.iscoroutinefunction(method):
+        @functools.wraps(method)
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
+            return await method(*args, **kwargs)
 
-            @functools.wraps(method)
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                check(args, kwargs)
-                return await method(*args, **kwargs)
+        @functools.wraps(method)
+        def call_generator(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
+            return method(*args, **kwargs)
 
-        else:  # an async generator function
-
-            @functools.wraps(method)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                check(args, kwargs)
-                return method(*args, **kwargs)
-
-        call.__signature__ = signature  # type: ignore[attr-defined]
-        return cast("Method", call)
+        # A coroutine function must stay one: `inspect` and frameworks look for it.
+        wrapper: Any = call if inspect.iscoroutinefunction(method) else call_generator
+        wrapper.__signature__ = signature
+        return cast("Method", wrapper)
 
     return decorate
