@@ -110,18 +110,17 @@ def with_options(options: type[Any], validate: Callable[..., object]) -> Callabl
                 raise TypeError(f"{method.__name__}(): {error}") from None
 
         @functools.wraps(method)
-        async def call(*args: Any, **kwargs: Any) -> Any:
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
             check(args, kwargs)
             return await method(*args, **kwargs)
 
         @functools.wraps(method)
-        def call_generator(*args: Any, **kwargs: Any) -> Any:
+        def iterated(*args: Any, **kwargs: Any) -> Any:  # an async generator function
             check(args, kwargs)
             return method(*args, **kwargs)
 
-        # A coroutine function must stay one: `inspect` and frameworks look for it.
-        wrapper: Any = call if inspect.iscoroutinefunction(method) else call_generator
-        wrapper.__signature__ = signature
-        return cast("Method", wrapper)
+        call: Any = awaited if inspect.iscoroutinefunction(method) else iterated
+        call.__signature__ = signature
+        return cast("Method", call)
 
     return decorate
