@@ -1,4 +1,4 @@
-"""Keep accounts in a file that only its owner can read, and say whose credentials a call uses.
+"""Keep accounts in a file that only its owner can read, and resolve the credentials of a call.
 
 The file is `~/.mp/config.toml`, or the one that `MP_CONFIG_PATH` names:
 
@@ -10,7 +10,7 @@ The file is `~/.mp/config.toml`, or the one that `MP_CONFIG_PATH` names:
     project_id = "12345"
     region = "eu"
 
-It may be edited by hand: comments and order stay as they are when an account is added or removed.
+It may be edited by hand: comments and order are kept when an account is added or removed.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ if TYPE_CHECKING:
 
 __all__ = ["AccountInfo", "Config", "Credentials"]
 
-USUAL = "~/.mp/config.toml"
-MOST_BYTES = 16_000_000  # of the file
+DEFAULT_PATH = "~/.mp/config.toml"
+MAX_BYTES = 16_000_000  # of the file
 LOCK_TIMEOUT = 30.0  # seconds to wait for another process that changes the file
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
+ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,99}")
 
 _warned: set[Path] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class AccountInfo:
-    """Describe an account of the file, without its secret."""
+    """An account of the file, without its secret."""
 
     name: str
     username: str
@@ -68,20 +68,25 @@ class AccountInfo:
 
 
 class Config:
-    """Read and change the file of accounts.
+    """The file of accounts.
 
-    Every call reads the file anew, and every change is a new file in place of the old one, so a
-    reader never sees half of it. Processes that change it at the same time take turns.
+    >>> config = Config()  # doctest: +SKIP
+    >>> config.add_account("prod", username="u", secret="s", project_id="12345")  # doctest: +SKIP
+    >>> config.resolve_credentials("prod").source  # doctest: +SKIP
+    'account prod'
+
+    Every call reads the file anew. Every change replaces it in one step, so that no reader sees
+    half of it, and processes that change it at the same time wait for each other.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
-        self._chosen = path or os.environ.get("MP_CONFIG_PATH") or USUAL
+        self._chosen = path or os.environ.get("MP_CONFIG_PATH") or DEFAULT_PATH
 
     @cached_property
     def path(self) -> Path:
-        """Where the file is.
+        """The path of the file.
 
-        :raises ConfigError: when it is at home, and nobody knows where that is.
+        :raises ConfigError: when it begins with `~` and there is no home directory.
         """
         return expand_home(self._chosen)
 
@@ -89,7 +94,7 @@ class Config:
     def list_accounts(self) -> list[AccountInfo]:
         """Return all accounts in the order of the file.
 
-        :raises ConfigError: when the file, or one account in it, is not as it should be.
+        :raises ConfigError: when the file, or one account in it, is invalid.
         """
         data = self._read()
         default = self._default(data)
@@ -103,14 +108,14 @@ class Config:
 
     @hide_arguments
     def names(self) -> list[str]:
-        """Return the names of all accounts, of broken ones too."""
+        """Return the names of all accounts, including invalid ones."""
         return list(self._read().get("accounts", {}))
 
     @hide_arguments
     def default(self) -> str | None:
-        """Return the name of the account that is used where none is named; an only one always is.
+        """Return the name of the default account; a single account is the default.
 
-        :raises ConfigError: when the file names an account that is not there.
+        :raises ConfigError: when the file names an account that does not exist.
         """
         return self._default(self._read())
 
@@ -118,8 +123,8 @@ class Config:
     def get_account(self, name: str) -> Credentials:
         """Return the credentials of one account.
 
-        :raises AccountNotFoundError: when there is none of that name.
-        :raises ConfigError: when one of its fields is missing or cannot be.
+        :raises AccountNotFoundError: when there is none with that name.
+        :raises ConfigError: when one of its fields is missing or invalid.
         """
         return self._account(self._read(), name)
 
@@ -136,28 +141,28 @@ class Config:
     ) -> None:
         """Add an account; the first one becomes the default.
 
-        :raises AccountExistsError: when there is one of that name.
-        :raises ConfigError: for a name or field that cannot be, or a file that cannot be written.
+        :raises AccountExistsError: when there is one with that name.
+        :raises ConfigError: for an invalid name or field, or a file that cannot be written.
         """
-        if not NAME.fullmatch(name):
+        if not ACCOUNT_NAME.fullmatch(name):
             raise ConfigError(
-                f"{name!r} cannot be the name of an account: letters, digits and any of _ . @ - "
-                "can, up to 100 of them"
+                f"{name!r} cannot be the name of an account: use letters, digits and any of "
+                "_ . @ - (at most 100 characters)"
             )
         fields = {
             "username": username, "secret": secret, "project_id": project_id, "region": region
         }  # fmt: skip
-        made = checked(fields, f"account {name!r}", source="argument")
+        account = checked(fields, f"account {name!r}", source="argument")
 
         def add(config: MutableMapping[str, Any]) -> None:
             accounts = config.setdefault("accounts", {})
             if name in accounts:
                 raise AccountExistsError(name)
             accounts[name] = {
-                "username": made.username,
-                "secret": made.secret.get_secret_value(),
-                "project_id": made.project_id,
-                "region": made.region,
+                "username": account.username,
+                "secret": account.secret.get_secret_value(),
+                "project_id": account.project_id,
+                "region": account.region,
             }
             if default or len(accounts) == 1:
                 config["default"] = name
@@ -166,9 +171,9 @@ class Config:
 
     @hide_arguments
     def remove_account(self, name: str) -> None:
-        """Remove an account; when it was the default, the next one takes its place.
+        """Remove an account; if it was the default, the next one becomes the default.
 
-        :raises AccountNotFoundError: when there is none of that name.
+        :raises AccountNotFoundError: when there is none with that name.
         """
 
         def remove(config: MutableMapping[str, Any]) -> None:
@@ -176,8 +181,8 @@ class Config:
             names = list(accounts)
             if name not in accounts:
                 raise AccountNotFoundError(name, names)
-            at = names.index(name)
-            others = names[at + 1 :] + names[:at]
+            position = names.index(name)
+            others = names[position + 1 :] + names[:position]
             del accounts[name]
             if not others:
                 del config["accounts"]
@@ -191,9 +196,9 @@ class Config:
 
     @hide_arguments
     def set_default(self, name: str) -> None:
-        """Use this account wherever none is named.
+        """Make an account the default, which is used where none is named.
 
-        :raises AccountNotFoundError: when there is none of that name.
+        :raises AccountNotFoundError: when there is none with that name.
         """
 
         def switch(config: MutableMapping[str, Any]) -> None:
@@ -215,11 +220,11 @@ class Config:
         """Return the credentials to use: of the named account, the environment, or the default.
 
         The environment is `MP_USERNAME`, `MP_SECRET`, `MP_PROJECT_ID` and, unless it is `us`,
-        `MP_REGION`. A named account stands above it. `project_id` and `region` stand above that
-        one field of either.
+        `MP_REGION`. A named account takes precedence over it. `project_id` and `region` override
+        the same field of whichever is used.
 
         :raises AccountNotFoundError: when there is no account of that name.
-        :raises ConfigError: when there are no credentials, or only a part of them.
+        :raises ConfigError: when there are no credentials, or they are incomplete.
         """
         both = {"project_id": project_id, "region": region}
         given: dict[str, str | None] = {k: v for k, v in both.items() if v is not None}
@@ -237,8 +242,8 @@ class Config:
         names = ", ".join(data.get("accounts", {}))
         if names:
             raise ConfigError(
-                f"{self.path} says of no account that it is the default: choose one with "
-                f"`mp auth switch NAME`, or name one ({names})"
+                f"{self.path} has no default account: choose one with `mp auth switch NAME`, or "
+                f"name one ({names})"
             )
         raise ConfigError(
             "there are no credentials: add an account with `mp auth add NAME`, or set "
@@ -274,7 +279,7 @@ class Config:
         if default not in accounts:
             known = f"there are: {', '.join(accounts)}" if accounts else "there are no accounts"
             raise ConfigError(
-                f"{self.path}: default = {default!r} is the name of no account; {known}"
+                f"{self.path}: default = {default!r} is not the name of an account; {known}"
             )
         return str(default)
 
@@ -283,54 +288,54 @@ class Config:
 
     def _contents(self) -> str:
         try:
-            # Who writes this file decides whose account is used.
-            raw = read_checked(follow_own_links(self.path), max_bytes=MOST_BYTES)
-            self._warn_of_readers()
+            # Checked, because whoever can write this file decides which account is used.
+            raw = read_checked(follow_own_links(self.path), max_bytes=MAX_BYTES)
+            self._warn_if_readable_by_others()
             return raw.decode("utf-8-sig")
         except FileNotFoundError:
             return ""
         except OSError as error:
             raise ConfigError(f"cannot read {self.path}: {error.strerror}") from None
         except UnicodeDecodeError:
-            raise ConfigError(f"cannot read {self.path}: it is no UTF-8") from None
+            raise ConfigError(f"cannot read {self.path}: it is not UTF-8") from None
 
     def _parsed(self, text: str) -> dict[str, Any]:
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{self.path} is no TOML: {error}") from None
+            raise ConfigError(f"{self.path} is not valid TOML: {error}") from None
         except RecursionError:
-            raise ConfigError(f"{self.path} nests too deeply for accounts") from None
+            raise ConfigError(f"{self.path} is nested too deeply") from None
         if not isinstance(data.get("accounts", {}), dict):
             raise ConfigError(f"{self.path}: accounts must be tables, as in [accounts.prod]")
         if not isinstance(data.get("default", ""), str):
             raise ConfigError(f"{self.path}: default must be the name of an account, in quotes")
         return data
 
-    def _warn_of_readers(self) -> None:
+    def _warn_if_readable_by_others(self) -> None:
         if self.path in _warned or not others_may_read(self.path):
             return
         _warned.add(self.path)
         logger.warning(
-            "%s holds secrets, and others on this machine may read it: chmod 600 %s",
+            "%s contains secrets and is readable by other users; run: chmod 600 %s",
             self.path, self.path,
         )  # fmt: skip
 
     # ---- changing -------------------------------------------------------------------------------
 
     def _change(self, change: Callable[[MutableMapping[str, Any]], None]) -> None:
-        change(self._read())  # what is refused leaves no folder behind
+        change(self._read())  # tried first, so that a refused change creates no directory
         try:
-            # A link to a file elsewhere, as dotfiles often are, stays a link.
+            # Managed dotfiles are often links: the file behind the link is replaced, not the link.
             target = follow_own_links(self.path)
             make_folder(target.parent)
-            if self._is_usual():
+            if self._is_at_default_path():
                 close_to_others(self.path.parent)
             lock = FileLock(target.with_name(f".{target.name}.lock"))
             if not lock.acquire(LOCK_TIMEOUT):
                 raise ConfigError(
                     f"cannot write {self.path}: another process has been changing it for "
-                    f"{LOCK_TIMEOUT:.0f} seconds; try again when it has ended"
+                    f"{LOCK_TIMEOUT:.0f} seconds; try again when that process has ended"
                 )
             try:
                 remove_abandoned(target)
@@ -342,9 +347,9 @@ class Config:
             where = "" if str(name) == str(self.path) else f" ({name})"
             raise ConfigError(f"cannot write {self.path}: {error.strerror}{where}") from error
 
-    def _is_usual(self) -> bool:
+    def _is_at_default_path(self) -> bool:
         try:
-            return self.path == expand_home(USUAL)
+            return self.path == expand_home(DEFAULT_PATH)
         except ConfigError:
             return False
 
@@ -360,8 +365,10 @@ class Config:
             same = tomllib.loads(changed) == wanted
         except (tomlkit.exceptions.TOMLKitError, tomllib.TOMLDecodeError, RecursionError):
             same = False
-        if not same:  # a layout that tomlkit does not master; rather no change than a wrong one
-            raise ConfigError(f"{self.path} cannot be changed from here: change it in an editor")
+        if not same:  # a layout that tomlkit writes differently: better no change than a wrong one
+            raise ConfigError(
+                f"cannot change {self.path} without altering its layout: edit it by hand"
+            )
         return changed
 
 

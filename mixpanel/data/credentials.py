@@ -1,4 +1,4 @@
-"""Who asks about which project: checked, and with the place it was found in."""
+"""Credentials of a service account and its project, validated, with where they were found."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ VARIABLES = {
     "project_id": "MP_PROJECT_ID",
     "region": "MP_REGION",
 }
-PROJECT = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it becomes part of URLs and of a file's name
+PROJECT_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")  # it is part of URLs and of a file name
 
 
 class Credentials(BaseModel):
-    """Identify a service account and the project it is asked about.
+    """A service account and its project.
 
-    `source` says where they came from: `argument`, `account prod`, `environment` or
-    `default account prod`, and which single field was given beside that. `account` is the name in
-    the file, None for credentials that are in none. A pickle holds the secret in clear, for
-    processes of your own; nothing else shows it.
+    `source` is where they were found: `argument`, `account prod`, `environment` or
+    `default account prod`, followed by the fields that an argument overrode. `account` is the name
+    in the configuration file, None for credentials from elsewhere. A pickle contains the secret in
+    clear text, for processes of your own; nothing else shows it.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -47,27 +47,27 @@ class Credentials(BaseModel):
     def _text(cls, value: object) -> str:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value
         if isinstance(text, int) and not isinstance(text, bool):
-            text = str(text)  # a project id without its quotes
+            text = str(text)  # a project id written without quotes
         if not isinstance(text, str):
             raise ValueError("must be text")  # noqa: TRY004 - pydantic takes no TypeError
         if not text.strip():
             raise ValueError("is empty")
         if not text.strip().isprintable():
-            raise ValueError("holds a character that is none of a name or secret")
+            raise ValueError("contains an unprintable character")
         return text.strip()
 
     @field_validator("username")
     @classmethod
     def _without_colon(cls, value: str) -> str:
         if ":" in value:
-            raise ValueError("must not hold a colon")
+            raise ValueError("must not contain a colon")
         return value
 
     @field_validator("project_id")
     @classmethod
     def _one_word(cls, value: str) -> str:
-        if not PROJECT.fullmatch(value):
-            raise ValueError("must be the number of a project, as its settings show it")
+        if not PROJECT_ID.fullmatch(value):
+            raise ValueError("must be a project id, as shown in the project's settings")
         return value
 
     @field_validator("region", mode="before")
@@ -85,31 +85,40 @@ class Credentials(BaseModel):
 
 
 @hide_arguments
-def from_environment(given: dict[str, str | None]) -> Credentials | None:
+def from_environment(overrides: dict[str, str | None]) -> Credentials | None:
+    """Return the credentials in the environment; None if no variable is set.
+
+    :raises ConfigError: when only some of the variables are set, or one is invalid.
+    """
     found = {field: os.environ.get(name, "").strip() for field, name in VARIABLES.items()}
     fields = {field: value for field, value in found.items() if value}
     needed = [field for field in VARIABLES if field != "region"]
     if not any(field in fields for field in needed):
         return None
-    missing = [VARIABLES[field] for field in needed if field not in fields | given]
+    missing = [VARIABLES[field] for field in needed if field not in fields | overrides]
     if missing:
-        there = " and ".join(VARIABLES[field] for field in needed if field in fields)
+        present = " and ".join(VARIABLES[field] for field in needed if field in fields)
         raise ConfigError(
-            f"the environment has {there}, but not {' and '.join(missing)}: set all of "
+            f"the environment has {present}, but not {' and '.join(missing)}: set all of "
             "MP_USERNAME, MP_SECRET and MP_PROJECT_ID or none, or name an account"
         )
-    return checked(fields | given, "the environment", source=source_of("environment", given))
+    source = source_of("environment", overrides)
+    return checked(fields | overrides, "the environment", source=source)
 
 
-def source_of(origin: str, given: dict[str, str | None] | None) -> str:
-    return ", ".join([origin, *(f"{field} as given" for field in given or ())])
+def source_of(origin: str, overrides: dict[str, str | None] | None) -> str:
+    """Return the text of `Credentials.source`."""
+    return ", ".join([origin, *(f"{field} overridden" for field in overrides or ())])
 
 
 @hide_arguments
 def checked(
     fields: dict[str, Any], where: str, *, source: str, account: str | None = None
 ) -> Credentials:
-    """Check fields that people wrote; an error names the field and never shows a value."""
+    """Return credentials made from fields; `where` begins the error.
+
+    :raises ConfigError: naming each invalid field, and never showing a value.
+    """
     try:
         return Credentials(**fields, source=source, account=account)
     except ValidationError as error:

@@ -1,21 +1,21 @@
-"""What can go wrong when reading a project or the local database, in one tree.
+"""The errors of reading a project and of the local database, in one tree.
 
 MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
-├── ConfigError (ConfigurationError)       CONFIG_ERROR          an account or option
+├── ConfigError (ConfigurationError)       CONFIG_ERROR          an invalid argument or setting
 │   ├── AccountNotFoundError               ACCOUNT_NOT_FOUND
 │   ├── AccountExistsError                 ACCOUNT_EXISTS
-│   ├── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE
+│   ├── DateRangeTooLargeError             DATE_RANGE_TOO_LARGE  never raised, see `_compatibility`
 │   └── ExpressionError                    EXPRESSION_ERROR      a `where` or `on` that is invalid
-├── APIError                               API_ERROR             an answer that is no success
+├── APIError                               API_ERROR             a failed call
 │   ├── AuthenticationError                AUTH_FAILED           401
 │   ├── PlanError                          PLAN_LIMIT            402: not in the project's plan
 │   ├── RateLimitError                     RATE_LIMITED          429
 │   ├── QueryError                         QUERY_FAILED          400, 403, 404, 405, 422
 │   │   ├── JQLSyntaxError                 JQL_SYNTAX_ERROR      412
 │   │   └── SQLError                       SQL_ERROR             a mistake in SQL run locally
-│   │       └── UnsafeSQLError             UNSAFE_SQL            a statement that was not asked for
-│   ├── ServerError                        SERVER_ERROR          5xx, or no answer at all
-│   ├── TruncatedError                     EXPORT_TRUNCATED      200, but the body ended early
+│   │       └── UnsafeSQLError             UNSAFE_SQL            a statement that may write
+│   ├── ServerError                        SERVER_ERROR          5xx, or no response
+│   ├── TruncatedError                     EXPORT_TRUNCATED      200, but the export is cut off
 │   └── UnreadablePartError                EXPORT_UNREADABLE     200, but DuckDB cannot load it
 ├── EventNotFoundError                     EVENT_NOT_FOUND
 ├── PropertyNotFoundError                  PROPERTY_NOT_FOUND
@@ -26,8 +26,9 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 ├── DatabaseNotFoundError                  DATABASE_NOT_FOUND
 └── InterruptedFetchError                  FETCH_INCOMPLETE      some days could not be fetched
 
-`AuthenticationError`, `PlanError`, `RateLimitError` and `ServerError` are also kinds of the errors
-of those names that sending raises, so that one `except` serves both.
+`AuthenticationError`, `RateLimitError` and `ServerError` are subclasses of the errors of the same
+names in `mixpanel`, which sending raises, so that one `except` serves both; so is `PlanError` of
+`mixpanel.AuthenticationError`.
 """
 
 from __future__ import annotations
@@ -72,7 +73,10 @@ __all__ = [
 
 
 class MixpanelDataError(exceptions.MixpanelException):
-    """Any error of `mixpanel.data`; `code` is stable, `details` can be written as JSON."""
+    """Base class of the errors of `mixpanel.data`.
+
+    `code` is stable between versions; `details` can be written as JSON.
+    """
 
     default_code: ClassVar[str] = "UNKNOWN_ERROR"
 
@@ -85,21 +89,21 @@ class MixpanelDataError(exceptions.MixpanelException):
         self.details: dict[str, Any] = dict(details or {})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return code, message and details, for machines."""
+        """Return code, message and details as values that JSON can represent."""
         return {"code": self.code, "message": self.message, "details": self.details}
 
 
-# ---- what was asked for --------------------------------------------------------------------------
+# ---- arguments and settings ----------------------------------------------------------------------
 
 
 class ConfigError(MixpanelDataError, exceptions.ConfigurationError):
-    """An account, a setting or an argument that cannot work."""
+    """An account, a setting or an argument is invalid."""
 
     default_code = "CONFIG_ERROR"
 
 
 class AccountNotFoundError(ConfigError):
-    """There is no account of that name; `available_accounts` are those there are."""
+    """There is no account of that name; `available_accounts` has the existing names."""
 
     default_code = "ACCOUNT_NOT_FOUND"
 
@@ -115,20 +119,23 @@ class AccountNotFoundError(ConfigError):
 
 
 class AccountExistsError(ConfigError):
-    """An account of that name is there already."""
+    """An account of that name exists already."""
 
     default_code = "ACCOUNT_EXISTS"
 
     def __init__(self, account_name: str) -> None:
         self.account_name = account_name
         super().__init__(
-            f"there is an account {account_name!r} already; remove it or choose another name",
+            f"account {account_name!r} already exists; remove it or choose another name",
             details={"account_name": account_name},
         )
 
 
 class DateRangeTooLargeError(ConfigError):
-    """More days were asked for than one call may cover."""
+    """A range of dates has more than `max_days` days.
+
+    Never raised: ranges of any length are divided into calls. See `mixpanel.data._compatibility`.
+    """
 
     default_code = "DATE_RANGE_TOO_LARGE"
 
@@ -138,7 +145,7 @@ class DateRangeTooLargeError(ConfigError):
         self.max_days: int = max_days
         self.days_requested: int = (to_date - from_date).days + 1
         super().__init__(
-            f"{from_date} to {to_date} are {self.days_requested} days, at most {max_days} fit",
+            f"{from_date} to {to_date} is {self.days_requested} days; the maximum is {max_days}",
             details={
                 "from_date": str(from_date),
                 "to_date": str(to_date),
@@ -149,7 +156,7 @@ class DateRangeTooLargeError(ConfigError):
 
 
 class ExpressionError(ConfigError):
-    """A `where` or `on` that is invalid; `position` is the character, counted from 1, if known."""
+    """A `where` or `on` is invalid; `position` is the character, counted from 1, if known."""
 
     default_code = "EXPRESSION_ERROR"
 
@@ -160,15 +167,15 @@ class ExpressionError(ConfigError):
         super().__init__(message + where, details=details)
 
 
-# ---- what Mixpanel answered ----------------------------------------------------------------------
+# ---- calls to Mixpanel ---------------------------------------------------------------------------
 
 
 class APIError(MixpanelDataError):
-    """Mixpanel answered with something that is no success.
+    """A call to Mixpanel failed.
 
-    `status_code` is the HTTP status, 0 without an answer; `request_url` holds no query.
-    `response_body` is the beginning of what the server said, and `request_params` what was asked
-    for: both may hold personal data, so `to_dict()` leaves them out unless asked for.
+    `status_code` is the HTTP status, 0 without a response; `request_url` has no query.
+    `response_body` is the beginning of the response, and `request_params` are the parameters: both
+    may contain personal data, so only `to_dict(full=True)` includes them.
     """
 
     default_code = "API_ERROR"
@@ -192,7 +199,7 @@ class APIError(MixpanelDataError):
         self.request_url = request_url
         self.request_params: dict[str, Any] = dict(request_params or {})
         self.retry_after = retry_after
-        # What the errors of sending carry.
+        # The attributes of the errors of sending, as one `except` may serve both.
         self.endpoint: str | None = request_url
         self.status: int | None = status_code or None
         self.rejected_records: tuple[exceptions.RejectedRecord, ...] = ()
@@ -206,7 +213,7 @@ class APIError(MixpanelDataError):
         self.details: dict[str, Any] = known | dict(details or {})
 
     def to_dict(self, *, full: bool = False) -> dict[str, Any]:
-        """Return code, message and details; `full` adds what was asked and answered."""
+        """Return code, message and details; `full` adds the parameters and the response."""
         data = super().to_dict()
         if full:
             data["details"] |= {
@@ -229,9 +236,9 @@ class PlanError(APIError, exceptions.AuthenticationError):
 
 
 class RateLimitError(APIError, exceptions.RateLimitError):
-    """The project's budget of calls is spent; `retry_after` says for how many seconds, if known.
+    """A rate limit of the project is exceeded; `retry_after` is in seconds, if known.
 
-    `sent` is False for a call that was held back here, and so cost nothing. `next_slot_at` is when
+    `sent` is False for a call that was not sent, and so cost nothing. `next_slot_at` is when
     the next call may start, aware and in UTC. `limit` calls are allowed in `window_seconds`, of
     which `used` are known here. Each is None where it is not known.
     """
@@ -263,13 +270,13 @@ class RateLimitError(APIError, exceptions.RateLimitError):
 
 
 class QueryError(APIError):
-    """What was asked cannot be answered: a wrong parameter, or nothing of that name."""
+    """Mixpanel rejects the call: a parameter is wrong, or names something unknown."""
 
     default_code = "QUERY_FAILED"
 
 
 class JQLSyntaxError(QueryError):
-    """A JQL script that Mixpanel cannot run; `script` is the script."""
+    """Mixpanel cannot run a JQL script; `script` is its text."""
 
     default_code = "JQL_SYNTAX_ERROR"
 
@@ -279,19 +286,19 @@ class JQLSyntaxError(QueryError):
 
 
 class SQLError(QueryError):
-    """SQL that the local database cannot run."""
+    """The local database cannot run a SQL statement."""
 
     default_code = "SQL_ERROR"
 
 
 class ServerError(APIError, exceptions.ServerError):
-    """Mixpanel failed, or no answer came."""
+    """Mixpanel failed, or there was no response."""
 
     default_code = "SERVER_ERROR"
 
 
 class TruncatedError(APIError):
-    """An export ended before it was whole; `tail` is what the server said at its end."""
+    """An export is incomplete; `tail` is its end, which may have the server's reason."""
 
     default_code = "EXPORT_TRUNCATED"
 
@@ -301,13 +308,13 @@ class TruncatedError(APIError):
 
 
 class UnreadablePartError(APIError):
-    """An export that came twice, and neither time could be loaded into the local database."""
+    """An export was downloaded twice, and could not be loaded into the local database."""
 
     default_code = "EXPORT_UNREADABLE"
 
 
 class EventNotFoundError(MixpanelDataError):
-    """The project has no event of that name; `similar_events` are what may be meant."""
+    """The project has no event of that name; `similar_events` are similar names."""
 
     default_code = "EVENT_NOT_FOUND"
 
@@ -322,7 +329,7 @@ class EventNotFoundError(MixpanelDataError):
 
 
 class PropertyNotFoundError(MixpanelDataError):
-    """The event has no property of that name; `similar_properties` are what may be meant."""
+    """The event has no property of that name; `similar_properties` are similar names."""
 
     default_code = "PROPERTY_NOT_FOUND"
 
@@ -346,7 +353,7 @@ class PropertyNotFoundError(MixpanelDataError):
 
 
 class ReportNotFoundError(MixpanelDataError):
-    """The project has no saved funnel or report of that number; `available` are those it has."""
+    """The project has no saved funnel or report with that id; `available` maps ids to names."""
 
     default_code = "REPORT_NOT_FOUND"
 
@@ -371,21 +378,21 @@ class JQLDeprecationWarning(DeprecationWarning):
 
 
 class TableExistsError(MixpanelDataError):
-    """A table of that name is there already."""
+    """A table of that name exists already."""
 
     default_code = "TABLE_EXISTS"
 
     def __init__(self, table_name: str) -> None:
         self.table_name = table_name
         super().__init__(
-            f"there is a table {table_name!r} already: a fetch replaces it with replace=True and "
-            "adds to it with append=True; or choose another name",
+            f"table {table_name!r} already exists: fetch with replace=True to replace it or "
+            "append=True to add to it, or choose another name",
             details={"table_name": table_name},
         )
 
 
 class TableNotFoundError(MixpanelDataError):
-    """There is no table of that name; `available_tables` are those there are."""
+    """There is no table of that name; `available_tables` has the existing names."""
 
     default_code = "TABLE_NOT_FOUND"
 
@@ -393,7 +400,7 @@ class TableNotFoundError(MixpanelDataError):
         self.table_name = table_name
         self.available_tables: list[str] = list(available_tables)
         known = ", ".join(self.available_tables)
-        known = f"there are: {known}" if known else "none was fetched yet"
+        known = f"there are: {known}" if known else "nothing has been fetched yet"
         super().__init__(
             f"there is no table {table_name!r}; {known}",
             details={"table_name": table_name, "available_tables": self.available_tables},
@@ -401,7 +408,7 @@ class TableNotFoundError(MixpanelDataError):
 
 
 class DatabaseLockedError(MixpanelDataError):
-    """Another process holds the database file; `holding_pid` is that process, if known."""
+    """Another process has the database file open; `holding_pid` is its id, if known."""
 
     default_code = "DATABASE_LOCKED"
 
@@ -410,7 +417,7 @@ class DatabaseLockedError(MixpanelDataError):
         self.holding_pid: int | None = holding_pid
         holder = f"process {holding_pid}" if holding_pid else "another process"
         super().__init__(
-            f"{db_path} is open in {holder}: wait until that has ended, or use another path",
+            f"{db_path} is open in {holder}: wait until it ends, or use another path",
             details={"db_path": self.db_path, "holding_pid": holding_pid},
         )
 
@@ -429,15 +436,15 @@ class DatabaseNotFoundError(MixpanelDataError):
 
 
 class UnsafeSQLError(SQLError):
-    """SQL that writes, or reaches files or extensions, without having been asked to."""
+    """SQL that writes, or uses files or extensions, where that is not allowed."""
 
     default_code = "UNSAFE_SQL"
 
 
 class InterruptedFetchError(MixpanelDataError):
-    """Some days could not be fetched; what was fetched is kept, and the same call goes on from it.
+    """Some days could not be fetched; the others are kept, and the same call fetches the rest.
 
-    `failed_date_ranges` are pairs of first and last day; the first day's error is the cause.
+    `failed_date_ranges` are pairs of first and last day; `__cause__` is the first day's error.
     """
 
     default_code = "FETCH_INCOMPLETE"
@@ -452,7 +459,7 @@ class InterruptedFetchError(MixpanelDataError):
             for first, last in self.failed_date_ranges
         )
         super().__init__(
-            f"{table_name}: {ranges} could not be fetched ({reason}); run the same fetch again "
-            "and it goes on from what is there",
+            f"{table_name}: {ranges} could not be fetched ({reason}); repeat the fetch, which "
+            "continues with the missing days",
             details={"table_name": table_name, "failed_date_ranges": self.failed_date_ranges},
         )

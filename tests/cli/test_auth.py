@@ -86,7 +86,7 @@ def test_the_secret_cannot_be_an_argument(mp, path):
         (("-u", "robot"), "--project is required"),
         (("-u", "robot", "-p", "42"), "set MP_SECRET, or pipe it in with --secret-stdin"),
         (("-u", "robot", "-p", "42", "--secret-stdin"), "secret is empty"),
-        (("-u", "robot", "-p", "x/y", "--secret-stdin"), "--project must be the number"),
+        (("-u", "robot", "-p", "x/y", "--secret-stdin"), "--project must be a project id"),
         (("-u", "robot", "-p", "42", "-r", "mars"), "mars"),
         (("--interactive", "--secret-stdin"), "both read stdin"),
     ],
@@ -139,7 +139,7 @@ def test_an_existing_account_name_is_refused_before_any_prompt(two):
     """Nobody types a secret in vain."""
     result = two("auth", "add", "prod", "-i")
     assert (ExitCode.ERROR, "") == (result.exit_code, result.stdout)
-    expected = "mp: there is an account 'prod' already; remove it or choose another name\n"
+    expected = "mp: account 'prod' already exists; remove it or choose another name\n"
     assert expected == result.stderr
 
 
@@ -310,7 +310,7 @@ def test_verbose_shows_the_log(two, path):
     """The logger is as before afterwards."""
     path.chmod(0o644)
     result = two("--verbose", "auth", "list")
-    assert f"WARNING mixpanel: {path} holds secrets" in result.stderr
+    assert f"WARNING mixpanel: {path} contains secrets" in result.stderr
     import logging
 
     assert [] == logging.getLogger("mixpanel").handlers

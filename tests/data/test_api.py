@@ -1,4 +1,4 @@
-"""The gate to Mixpanel's reading APIs, against a server that says what a test wrote for it."""
+"""The client for Mixpanel's reading APIs, against a server that plays a scripted conversation."""
 
 import asyncio
 import contextlib
@@ -43,22 +43,22 @@ DAY = {"from_date": "2026-01-01", "to_date": "2026-01-01"}
 OK = b'{"status":"ok"}'
 
 
-def answer(status=200, body=OK, **headers):
-    """Return the bytes of one answer."""
+def response(status=200, body=OK, **headers):
+    """Return the bytes of one response."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def chunked(*pieces, whole=True):
-    """Return an export in chunks; without `whole` the last chunk never comes."""
+    """Return an export in chunks; without `whole` the last chunk is missing."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
     return head + body + (b"0\r\n\r\n" if whole else b"")
 
 
 class Server:
-    """Answer what the script says, then `OK` for ever; None closes the connection."""
+    """Send the scripted responses, then `OK` for ever; None closes the connection."""
 
     def __init__(self):
         self.script, self.seen, self._threads = [], [], []
@@ -89,7 +89,7 @@ class Server:
                     headers[name.lower()] = value.strip()
                 body = lines.read(int(headers.get("content-length", 0)))
                 self.seen.append((method, urlsplit(target), headers, body))
-                step = self.script.pop(0) if self.script else answer()
+                step = self.script.pop(0) if self.script else response()
                 if step is None:
                     break
                 if not callable(step):
@@ -117,7 +117,7 @@ class Server:
 
 
 class Clock:
-    """A time that passes only by sleeping."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self):
         self.now, self.slept = 1000.0, []
@@ -151,7 +151,7 @@ def _own_budgets():
 
 @pytest.fixture
 def make(server, clock):
-    """Return what makes an API whose time is the clock's."""
+    """Return a factory of API clients that use the clock."""
 
     def make(**options):
         options = {"base_url": server.url, "sleep": clock.sleep, "random": lambda: 1.0} | options
@@ -168,8 +168,8 @@ def make(server, clock):
 
 @pytest.mark.anyio
 async def test_a_query_carries_project_and_credentials(make, server, anyio_backend):
-    """Lists go as JSON, None not at all; a second query reuses the connection."""
-    server.script = [answer(body=b'["Order Paid"]')]
+    """Lists are sent as JSON and None is left out; a second query reuses the connection."""
+    server.script = [response(body=b'["Order Paid"]')]
     async with make() as api:
         names = await api.query("events/names", params={"type": "general", "x": None, "y": ["a b"]})
         await api.query("/engage", form={"where": 'properties["a"] == 1', "all": True})
@@ -187,18 +187,18 @@ async def test_a_query_carries_project_and_credentials(make, server, anyio_backe
 
 
 @pytest.mark.anyio
-async def test_packed_answers_are_unpacked(make, server, anyio_backend):
-    """Also long ones, and those of several members."""
+async def test_gzip_responses_are_decompressed(make, server, anyio_backend):
+    """Also large ones, and those with several gzip members."""
     rows = json.dumps([{"n": n} for n in range(20_000)]).encode()
-    packed = gzip.compress(rows[:70_000]) + gzip.compress(rows[70_000:])
-    server.script = [answer(body=packed, Content_Encoding="gzip")]
+    compressed = gzip.compress(rows[:70_000]) + gzip.compress(rows[70_000:])
+    server.script = [response(body=compressed, Content_Encoding="gzip")]
     async with make() as api:
         assert len(await api.query("engage")) == 20_000
 
 
 @pytest.mark.anyio
-async def test_two_runs_and_the_home_loop_may_share_an_api(make, server, anyio_backend):
-    """Connections belong to a loop; each has its own."""
+async def test_several_event_loops_may_share_an_api_client(make, server, anyio_backend):
+    """Two runs and the background loop: each has its own connections."""
     api = make()
     assert await api.query("events") == {"status": "ok"}
 
@@ -215,9 +215,9 @@ async def test_two_runs_and_the_home_loop_may_share_an_api(make, server, anyio_b
 
 
 @pytest.mark.anyio
-async def test_check_costs_no_query(make, server, anyio_backend):
-    """And says when credentials are refused, as Mixpanel does with 401 and with 403."""
-    server.script = [answer(), answer(401, b"no"), answer(403, b'{"error":"not yours"}')]
+async def test_checking_credentials_costs_no_query(make, server, anyio_backend):
+    """Rejected credentials are an AuthenticationError, whether Mixpanel sends 401 or 403."""
+    server.script = [response(), response(401, b"no"), response(403, b'{"error":"not yours"}')]
     async with make() as api:
         await api.check()
         for _ in range(2):
@@ -249,11 +249,11 @@ async def test_check_costs_no_query(make, server, anyio_backend):
         (200, b'{"half":', ServerError),
     ],
 )
-async def test_what_cannot_succeed_is_raised_at_once(
+async def test_permanent_failures_are_raised_without_a_retry(
     make, server, clock, anyio_backend, status, body, kind
 ):
-    """With the kind that fits, the status, the address and the first bytes."""
-    server.script = [answer(status, body, Location="http://127.0.0.1:1/")]
+    """The error has its own class, the status, the URL and the first bytes of the response."""
+    server.script = [response(status, body, Location="http://127.0.0.1:1/")]
     async with make() as api:
         with pytest.raises(kind) as raised:
             await api.query("segmentation", params={"where": "x"})
@@ -266,9 +266,11 @@ async def test_what_cannot_succeed_is_raised_at_once(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("step", [answer(500), answer(503), answer(408), answer(524, b"<p>"), None])
-async def test_what_may_pass_is_tried_again(make, server, clock, anyio_backend, step):
-    """With longer and longer waits; in the end it is a `ServerError`."""
+@pytest.mark.parametrize(
+    "step", [response(500), response(503), response(408), response(524, b"<p>"), None]
+)
+async def test_transient_failures_are_retried(make, server, clock, anyio_backend, step):
+    """The waits grow; in the end it is a `ServerError`."""
     server.script = [step, step]
     async with make() as api:
         assert await api.query("events") == {"status": "ok"}
@@ -281,10 +283,10 @@ async def test_what_may_pass_is_tried_again(make, server, clock, anyio_backend, 
 
 
 @pytest.mark.anyio
-async def test_neither_secrets_nor_filters_are_in_an_error(make, server, anyio_backend):
-    """Even when the server sends back what it was asked."""
+async def test_errors_contain_neither_secrets_nor_filters(make, server, anyio_backend):
+    """Even when the server echoes the request."""
     echo = {"error": f"{ACCOUNT.authorization()} s3cr3t-words: no 'anna@example.org' in u-17"}
-    server.script = [answer(400, json.dumps(echo).encode())]
+    server.script = [response(400, json.dumps(echo).encode())]
     filters = {"where": 'properties["email"] == "anna@example.org"', "distinct_ids": ["u-17"]}
     async with make() as api:
         with pytest.raises(QueryError) as raised:
@@ -315,17 +317,17 @@ async def test_neither_secrets_nor_filters_are_in_an_error(make, server, anyio_b
         ({}, 5),
     ],
 )
-async def test_a_429_is_waited_for_and_announced(
+async def test_a_429_makes_every_call_wait_and_is_announced(
     make, server, clock, anyio_backend, headers, seconds
 ):
-    """As long as the server says, in both its ways of saying it; everyone waits."""
-    heard = []
-    server.script = [answer(429, b"slow down", **headers)]
-    async with make(on_wait=lambda waits, why: heard.append((waits, why))) as api:
+    """As long as the server asks, in both forms of Retry-After."""
+    waits = []
+    server.script = [response(429, b"slow down", **headers)]
+    async with make(on_wait=lambda seconds, why: waits.append((seconds, why))) as api:
         assert await api.query("events") == {"status": "ok"}
-    [(waits, why)] = heard
-    assert seconds <= waits <= seconds + 1
-    assert sum(clock.slept) == waits
+    [(waited, why)] = waits
+    assert seconds <= waited <= seconds + 1
+    assert sum(clock.slept) == waited
     assert why.startswith("Mixpanel says that the project makes too many queries: waiting ")
 
 
@@ -333,8 +335,8 @@ async def test_a_429_is_waited_for_and_announced(
 async def test_too_many_exports_at_once_is_a_rate_limit(
     make, server, clock, anyio_backend, tmp_path
 ):
-    """Though Mixpanel may say it with a 400."""
-    server.script = [answer(400, b"too many export requests in progress for this project")]
+    """Although Mixpanel may send a 400."""
+    server.script = [response(400, b"too many export requests in progress for this project")]
     async with make() as api:
         got = await api.download(tmp_path / "part", DAY)
     assert got.attempts == 2
@@ -342,9 +344,9 @@ async def test_too_many_exports_at_once_is_a_rate_limit(
 
 
 @pytest.mark.anyio
-async def test_waiting_for_a_rate_limit_ends(make, server, clock, anyio_backend):
-    """After about an hour of 429s, with the server's own error; `max_wait=0` does not wait."""
-    server.script = [answer(429, b'{"error":"Query rate limit exceeded"}')] * 40
+async def test_max_wait_limits_the_wait_for_a_rate_limit(make, server, clock, anyio_backend):
+    """After about an hour of 429s, the server's own error is raised; `max_wait=0` does not wait."""
+    server.script = [response(429, b'{"error":"Query rate limit exceeded"}')] * 40
     async with make() as api:
         with pytest.raises(RateLimitError, match="Query rate limit exceeded") as raised:
             await api.query("events")
@@ -360,7 +362,7 @@ async def test_waiting_for_a_rate_limit_ends(make, server, clock, anyio_backend)
 
 @pytest.mark.anyio
 async def test_the_sixty_first_query_waits_for_the_hour(make, server, clock, anyio_backend):
-    """No 429 is provoked that could be foreseen."""
+    """A foreseeable 429 is avoided."""
     async with make() as api:
         for _ in range(61):
             await api.query("events")
@@ -371,21 +373,21 @@ async def test_the_sixty_first_query_waits_for_the_hour(make, server, clock, any
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("packed", [True, False])
-async def test_an_export_is_saved_byte_for_byte(make, server, anyio_backend, tmp_path, packed):
-    """Packed or not; only the owner can read it."""
+@pytest.mark.parametrize("is_gzip", [True, False])
+async def test_an_export_is_saved_byte_for_byte(make, server, anyio_backend, tmp_path, is_gzip):
+    """Compressed or not; only the owner can read the file."""
     body = b'{"event":"\xe2\x80\xa8"}\n' * 100_000
-    sent = gzip.compress(body, 1) if packed else body
-    server.script = [answer(body=sent, **({"Content_Encoding": "gzip"} if packed else {}))]
-    told = []
+    sent = gzip.compress(body, 1) if is_gzip else body
+    server.script = [response(body=sent, **({"Content_Encoding": "gzip"} if is_gzip else {}))]
+    counts = []
     async with make() as api:
-        got = await api.download(tmp_path / "part", DAY | {"event": ["a"]}, on_bytes=told.append)
+        got = await api.download(tmp_path / "part", DAY | {"event": ["a"]}, on_bytes=counts.append)
         assert api.export_budget.remaining() == 59
     digest = hashlib.sha256(sent).hexdigest()
-    assert got == Downloaded(tmp_path / "part", len(sent), packed, 1, digest)
+    assert got == Downloaded(tmp_path / "part", len(sent), is_gzip, 1, digest)
     assert got.path.read_bytes() == sent
     assert got.path.stat().st_mode & 0o777 == 0o600
-    assert sum(told) == len(sent)
+    assert sum(counts) == len(sent)
     assert server.seen[0][1].path == "/api/2.0/export"
     assert server.seen[0][2]["accept-encoding"] == "gzip"
     assert server.query() == DAY | {"event": '["a"]', "project_id": "42"}
@@ -393,46 +395,46 @@ async def test_an_export_is_saved_byte_for_byte(make, server, anyio_backend, tmp
 
 @pytest.mark.anyio
 async def test_a_day_without_events_is_an_empty_file(make, server, anyio_backend, tmp_path):
-    """Emptiness is no error."""
-    server.script = [answer(body=b"")]
+    """An empty export is not an error."""
+    server.script = [response(body=b"")]
     async with make() as api:
         got = await api.download(tmp_path / "part", DAY)
     assert (got.bytes, got.path.read_bytes()) == (0, b"")
 
 
 @pytest.mark.anyio
-async def test_a_broken_body_is_fetched_anew(make, server, clock, anyio_backend, tmp_path):
-    """From the start; what the failed attempt brought is taken back."""
-    told, line = [], b'{"event":"a"}\n'
-    too_short = answer(body=line * 90_000)[:-1000]
+async def test_a_broken_download_starts_again(make, server, clock, anyio_backend, tmp_path):
+    """From the first byte; `on_bytes` gets a negative number for the failed attempt."""
+    counts, line = [], b'{"event":"a"}\n'
+    too_short = response(body=line * 90_000)[:-1000]
     server.script = [
         lambda c: c.sendall(chunked(line * 50_000, whole=False)) or "close",
         lambda c: c.sendall(too_short) or "close",
-        answer(503, b"busy"),
+        response(503, b"busy"),
         chunked(line),
     ]
     async with make() as api:
-        got = await api.download(tmp_path / "part", DAY, on_bytes=told.append)
+        got = await api.download(tmp_path / "part", DAY, on_bytes=counts.append)
     digest = hashlib.sha256(line).hexdigest()
     assert got == Downloaded(tmp_path / "part", len(line), False, 4, digest)
     assert got.path.read_bytes() == line
-    assert sum(told) == len(line)
-    assert min(told) < -500_000
+    assert sum(counts) == len(line)
+    assert min(counts) < -500_000
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("step", "kind"),
     [
-        (answer(402), PlanError),
-        (answer(403), QueryError),
-        (answer(200, b"<html>", Content_Type="text/html"), ServerError),
-        (answer(200, b"x", Content_Encoding="br"), ServerError),
+        (response(402), PlanError),
+        (response(403), QueryError),
+        (response(200, b"<html>", Content_Type="text/html"), ServerError),
+        (response(200, b"x", Content_Encoding="br"), ServerError),
         (chunked(b"x" * 600_000, whole=False), ServerError),
     ],
 )
-async def test_what_fails_leaves_no_file(make, server, anyio_backend, tmp_path, step, kind):
-    """Not even half of one; the file that was there before stays if nothing came."""
+async def test_a_failed_download_leaves_no_file(make, server, anyio_backend, tmp_path, step, kind):
+    """Not even a part of one; an existing file is kept if no byte arrived."""
     (tmp_path / "before").write_bytes(b"mine")
     server.script = [lambda c: c.sendall(step) or "close"] * 5
     async with make() as api:
@@ -446,8 +448,8 @@ async def test_what_fails_leaves_no_file(make, server, anyio_backend, tmp_path, 
 
 
 @pytest.mark.anyio
-async def test_a_silent_server_is_not_waited_for(make, server, anyio_backend, tmp_path):
-    """Between two chunks `idle` counts, for a query the `timeout`; then it is tried again."""
+async def test_a_silent_server_times_out(make, server, anyio_backend, tmp_path):
+    """`idle` applies between two pieces of an export, `timeout` to a query; then it is retried."""
     leave = threading.Event()
 
     def stall(connection):
@@ -469,7 +471,7 @@ async def test_a_silent_server_is_not_waited_for(make, server, anyio_backend, tm
 
 @pytest.mark.anyio
 async def test_a_cancelled_download_ends_at_once(make, server, anyio_backend, tmp_path):
-    """It leaves no file and no connection, and gives its place back."""
+    """It leaves no file and no connection, and frees its slot in the rate limit."""
     leave, begun = threading.Event(), anyio.Event()
 
     def endless(connection):
@@ -501,15 +503,15 @@ async def test_a_cancelled_download_ends_at_once(make, server, anyio_backend, tm
         (errno.EACCES, "FILE_NOT_WRITTEN", "Permission denied: correct that and repeat"),
     ],
 )
-async def test_a_full_disk_is_the_callers_error(
+async def test_an_unwritable_file_is_one_clear_error(
     make, server, anyio_backend, tmp_path, monkeypatch, number, code, why
 ):
-    """It is not taken for a failure of the server, ends the transfer, and says which file."""
+    """It is not treated as a failure of the server, ends the transfer, and names the file."""
 
     def fail(_file, _piece):
         raise OSError(number, os.strerror(number))
 
-    server.script = [answer(body=b"x" * 3_000_000)]
+    server.script = [response(body=b"x" * 3_000_000)]
     path = tmp_path / "part"
     async with make() as api:
         with monkeypatch.context() as broken:
@@ -539,8 +541,8 @@ async def test_a_full_disk_is_the_callers_error(
         "",
     ],
 )
-async def test_credentials_go_nowhere_else(make, server, anyio_backend, url):
-    """A URL that is not ours is refused before anything is sent."""
+async def test_credentials_are_sent_to_no_other_host(make, server, anyio_backend, url):
+    """A URL on another host is refused before anything is sent."""
     async with make() as api:
         with pytest.raises(ConfigError):
             await api.request("GET", url)
@@ -553,9 +555,9 @@ async def test_credentials_go_nowhere_else(make, server, anyio_backend, url):
 
 
 @pytest.mark.anyio
-async def test_any_endpoint_can_be_asked(make, server, anyio_backend):
-    """By path or full URL, with JSON; the budget is the one of its family."""
-    server.script = [answer(204, b"")]
+async def test_any_endpoint_can_be_called(make, server, anyio_backend):
+    """By path or URL, with JSON; the rate limit is that of its family."""
+    server.script = [response(204, b"")]
     async with make() as api:
         assert await api.request("DELETE", f"{server.url}/api/app/annotations/1?x=1") is None
         await api.request("post", "/api/app/x", json_body={"a": ["é"]}, headers={"X-Y": "z"})
@@ -571,9 +573,9 @@ async def test_any_endpoint_can_be_asked(make, server, anyio_backend):
 
 
 @pytest.mark.anyio
-async def test_what_changes_something_is_not_done_twice(make, server, anyio_backend):
-    """A POST to the app API whose answer got lost is not repeated."""
-    server.script = [None, answer(500)]
+async def test_a_post_that_may_change_something_is_not_repeated(make, server, anyio_backend):
+    """A POST to the app API whose response got lost may have taken effect."""
+    server.script = [None, response(500)]
     async with make() as api:
         for _ in range(2):
             with pytest.raises(ServerError):
@@ -582,8 +584,8 @@ async def test_what_changes_something_is_not_done_twice(make, server, anyio_back
 
 
 @pytest.mark.anyio
-async def test_no_connection_at_all_says_so(clock, anyio_backend):
-    """After the usual attempts, with the transport's error as the cause."""
+async def test_a_failed_connection_is_a_server_error(clock, anyio_backend):
+    """After the usual retries, with the transport's error as the cause."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     retry = RetryPolicy(attempts=2)
@@ -597,7 +599,7 @@ async def test_no_connection_at_all_says_so(clock, anyio_backend):
 
 
 def test_hosts_are_those_of_the_region(monkeypatch):
-    """Each family has its own; `MP_BASE_URL` and `base_url` stand above."""
+    """Each family has its own; `MP_BASE_URL` and `base_url` take precedence."""
     assert Origins.resolve(region="us") == Origins(
         "https://mixpanel.com",
         "https://data.mixpanel.com",
@@ -613,8 +615,8 @@ def test_hosts_are_those_of_the_region(monkeypatch):
         AsyncAPI(ACCOUNT, base_url="http://mixpanel.com")
 
 
-def test_apis_of_one_project_share_its_budgets():
-    """And those of another project do not."""
+def test_api_clients_of_one_project_share_its_rate_limits():
+    """Those of another project have their own."""
     other = ACCOUNT.model_copy(update={"project_id": "43"})
     one, two, three = (
         AsyncAPI(ACCOUNT),
@@ -629,8 +631,8 @@ def test_apis_of_one_project_share_its_budgets():
 
 
 @pytest.mark.anyio
-async def test_what_was_tracked_is_exported(emu, anyio_backend, tmp_path):
-    """The gate and the emulator agree on every endpoint that is there."""
+async def test_tracked_events_can_be_exported(emu, anyio_backend, tmp_path):
+    """The API client and the emulator agree on every endpoint."""
     async with AsyncMixpanel("42", base_url=emu.url) as client:
         await client.track("u-1", "Order Paid", {"amount": 12})
         await client.people_set("u-1", {"plan": "team"})

@@ -1,4 +1,4 @@
-"""Accounts: a private file that outlives its editors, and credentials that know their source."""
+"""The file of accounts, and the resolution of credentials."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from mixpanel.data import Workspace
-from mixpanel.data import config as room
+from mixpanel.data import config as config_module
 from mixpanel.data.config import AccountInfo, Config, Credentials
 from mixpanel.data.exceptions import AccountExistsError, AccountNotFoundError, ConfigError
 
@@ -22,7 +22,7 @@ BY_HAND = """\
 # the accounts of the shop
 default = "prod"
 
-[accounts.prod]  # asks for everything
+[accounts.prod]  # used for everything
 username = "robot"
 secret = "s3cret"  # until May
 project_id = "42"
@@ -45,7 +45,7 @@ def config(tmp_path):
 
 @pytest.fixture
 def by_hand(tmp_path):
-    """Return a configuration that somebody wrote in an editor."""
+    """Return a configuration that was written by hand."""
     path = tmp_path / "config.toml"
     path.write_text(BY_HAND)
     path.chmod(0o600)
@@ -59,8 +59,8 @@ def mode(path):
 # The file
 
 
-def test_an_account_is_found_again(config):
-    """With all its fields, its region in lower case, and a secret of any letters."""
+def test_an_account_can_be_read_back(config):
+    """All fields are kept; the region is in lower case, and a secret may have any characters."""
     config.add_account("prod", **PROD | {"region": "EU"})
     found = config.get_account("prod")
     assert ("robot", SECRET, "42", "eu") == (
@@ -70,8 +70,8 @@ def test_an_account_is_found_again(config):
 
 
 @pytest.mark.parametrize("umask", [0, 0o022, 0o777])
-def test_file_and_folder_are_private_under_any_umask(tmp_path, umask):
-    """Others can neither read the file nor enter the folders that were made for it."""
+def test_file_and_directory_are_private_under_any_umask(tmp_path, umask):
+    """Other users can neither read the file nor enter the directories created for it."""
     config = Config(tmp_path / "new" / "mp" / "config.toml")
     before = os.umask(umask)
     try:
@@ -84,45 +84,45 @@ def test_file_and_folder_are_private_under_any_umask(tmp_path, umask):
     assert {0o600} == {mode(path) for path in config.path.parent.iterdir()}
 
 
-def test_the_folder_of_somebody_else_stays_as_it_is(tmp_path):
-    """Only `~/.mp` is ours to close."""
+def test_permissions_of_an_existing_directory_are_kept(tmp_path):
+    """Only `~/.mp` belongs to the package, so only its permissions are changed."""
     tmp_path.chmod(0o755)
     Config(tmp_path / "config.toml").add_account("prod", **PROD)
     assert 0o755 == mode(tmp_path)
 
 
-def test_the_usual_folder_is_closed(tmp_path, monkeypatch):
-    """Also when something else has made it before."""
+def test_the_default_directory_becomes_private(tmp_path, monkeypatch):
+    """Even if something else created it with other permissions."""
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".mp").mkdir(mode=0o755)
     Config().add_account("prod", **PROD)
     assert (0o700, 0o600) == (mode(tmp_path / ".mp"), mode(tmp_path / ".mp" / "config.toml"))
 
 
-def test_the_environment_may_name_the_file(tmp_path, monkeypatch):
-    """With `~` for the home folder; an explicit path stands above it."""
+def test_mp_config_path_names_the_file(tmp_path, monkeypatch):
+    """`~` is the home directory, and an explicit path takes precedence."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MP_CONFIG_PATH", "~/elsewhere.toml")
     assert tmp_path / "elsewhere.toml" == Config().path
     assert tmp_path / "mine.toml" == Config("~/mine.toml").path
 
 
-def test_a_file_that_others_may_read_is_warned_of_once(by_hand, caplog):
-    """And becomes private with the next change."""
+def test_a_file_readable_by_others_is_warned_about_once(by_hand, caplog):
+    """The next change makes it private."""
     by_hand.path.chmod(0o644)
     with caplog.at_level(logging.WARNING, "mixpanel"):
         by_hand.get_account("prod")
         Config(by_hand.path).list_accounts()
     assert [f"chmod 600 {by_hand.path}"] == [
-        message.partition("may read it: ")[2] for message in caplog.messages
+        message.partition("run: ")[2] for message in caplog.messages
     ]
     by_hand.set_default("staging")
     assert 0o600 == mode(by_hand.path)
-    room._warned.discard(by_hand.path)
+    config_module._warned.discard(by_hand.path)
 
 
-def test_a_change_keeps_what_somebody_wrote(by_hand):
-    """Comments, order and tables of other programs."""
+def test_a_change_keeps_the_rest_of_a_hand_written_file(by_hand):
+    """Comments, order and tables of other programs stay."""
     by_hand.add_account("third", **PROD)
     by_hand.set_default("staging")
     by_hand.remove_account("third")
@@ -139,7 +139,7 @@ def test_a_change_keeps_what_somebody_wrote(by_hand):
     ],
 )
 def test_any_layout_of_toml_can_be_changed(tmp_path, text):
-    """Inline, scattered, from Windows: what was there stays, what is new is read back."""
+    """Inline or scattered tables, Windows line ends: all accounts can be read back."""
     config = Config(tmp_path / "config.toml")
     config.path.touch(0o600)
     config.path.write_bytes(text.encode())
@@ -153,20 +153,20 @@ def test_any_layout_of_toml_can_be_changed(tmp_path, text):
     assert "new" not in config.names()
 
 
-def test_a_layout_that_cannot_be_changed_stays_as_it_is(tmp_path):
-    """Rather no change than one that says something else."""
+def test_a_layout_that_cannot_be_written_back_is_not_changed(tmp_path):
+    """No change is better than one that means something else."""
     text = 'accounts.old.username = "u"\naccounts.old.secret = "s"\naccounts.old.project_id = 1\n'
     config = Config(tmp_path / "config.toml")
     config.path.touch(0o600)
     config.path.write_text(text)
-    with pytest.raises(ConfigError, match="change it in an editor"):
+    with pytest.raises(ConfigError, match="edit it by hand"):
         config.add_account("new", **PROD, default=True)
     assert text == config.path.read_text()
     assert "u" == config.get_account("old").username
 
 
 def test_a_link_to_the_file_stays_a_link(tmp_path):
-    """As people keep their dotfiles."""
+    """Managed dotfiles are often links."""
     kept = tmp_path / "dotfiles" / "mp.toml"
     kept.parent.mkdir()
     (tmp_path / "config.toml").symlink_to(kept)
@@ -176,7 +176,7 @@ def test_a_link_to_the_file_stays_a_link(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(by_hand, monkeypatch):
-    """Whole, and nothing beside it."""
+    """It is complete, and no temporary file is left."""
 
     def full(_):
         raise OSError(28, "No space left on device")
@@ -188,8 +188,8 @@ def test_a_failed_write_leaves_the_old_file(by_hand, monkeypatch):
     assert {"config.toml", ".config.toml.lock"} == {p.name for p in by_hand.path.parent.iterdir()}
 
 
-def test_writers_at_the_same_time_lose_nothing(config):
-    """Threads and processes take turns."""
+def test_concurrent_changes_are_all_kept(config):
+    """Threads and processes wait for each other."""
     code = """
 import sys
 from mixpanel.data.config import Config
@@ -217,7 +217,7 @@ for number in range(5):
 
 
 def test_the_first_account_is_the_default(config):
-    """Until another one is chosen."""
+    """Until another one is made the default."""
     config.add_account("one", **PROD)
     config.add_account("two", **PROD)
     assert "one" == config.default()
@@ -227,8 +227,8 @@ def test_the_first_account_is_the_default(config):
     assert "three" == config.default()
 
 
-def test_removing_the_default_promotes_the_next(config):
-    """The one after it, else the first; and none when none is left."""
+def test_removing_the_default_account_makes_the_next_one_the_default(config):
+    """The one after it, else the first; none when no account is left."""
     for name in ("one", "two", "three"):
         config.add_account(name, **PROD)
     config.set_default("two")
@@ -239,8 +239,8 @@ def test_removing_the_default_promotes_the_next(config):
     assert "" == config.path.read_text().strip()
 
 
-def test_names_that_are_taken_or_unknown(by_hand, tmp_path):
-    """Each is its own error, which knows what there is; nothing is made for a refused change."""
+def test_existing_and_unknown_names_raise_their_own_errors(by_hand, tmp_path):
+    """The error lists the accounts; a refused change creates no file."""
     with pytest.raises(AccountExistsError):
         by_hand.add_account("prod", **PROD)
     for call in (by_hand.remove_account, by_hand.set_default, by_hand.get_account):
@@ -259,15 +259,15 @@ def test_names_that_are_taken_or_unknown(by_hand, tmp_path):
     ("field", "value", "why"),
     [
         ("username", " ", "username is empty"),
-        ("username", "a:b", "username must not hold a colon"),
+        ("username", "a:b", "username must not contain a colon"),
         ("secret", "", "secret is empty"),
-        ("secret", "hunter2\nx", "secret holds a character"),
-        ("secret", "hunter2\ud83d", "secret holds a character"),
-        ("project_id", "../../etc", "project_id must be the number of a project"),
+        ("secret", "hunter2\nx", "secret contains an unprintable character"),
+        ("secret", "hunter2\ud83d", "secret contains an unprintable character"),
+        ("project_id", "../../etc", "project_id must be a project id"),
         ("region", "hunter2", "region must be one of us, eu, in"),
     ],
 )
-def test_fields_that_cannot_be_are_refused(config, field, value, why):
+def test_invalid_fields_are_refused(config, field, value, why):
     """The field is named, its value is not shown, and nothing is written."""
     with pytest.raises(ConfigError, match=why) as caught:
         config.add_account("prod", **PROD | {field: value})
@@ -276,7 +276,7 @@ def test_fields_that_cannot_be_are_refused(config, field, value, why):
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a\n", "-x", "x" * 101])
-def test_odd_names_are_refused(config, name):
+def test_names_that_need_quoting_are_refused(config, name):
     """A name is typed in shells, and printed."""
     with pytest.raises(ConfigError, match="cannot be the name of an account"):
         config.add_account(name, **PROD)
@@ -285,13 +285,13 @@ def test_odd_names_are_refused(config, name):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("default = prod\n", "config.toml is no TOML: .*line 1"),
-        ("[accounts.prod]\nsecret = 'hunter2\n", "config.toml is no TOML: "),
+        ("default = prod\n", "config.toml is not valid TOML: .*line 1"),
+        ("[accounts.prod]\nsecret = 'hunter2\n", "config.toml is not valid TOML: "),
         ("accounts = 3\n", "accounts must be tables"),
         ("default = 3\n", "default must be the name of an account"),
         (
             "default = 'nope'\n[accounts.prod]\n",
-            "'nope' is the name of no account; there are: prod",
+            "'nope' is not the name of an account; there are: prod",
         ),
         ("[accounts]\nprod = 'hunter2'\n", "account 'prod' must be a table"),
         (
@@ -316,19 +316,19 @@ def test_a_malformed_file_is_one_clear_error(tmp_path, text, why):
     assert "hunter2" not in told
 
 
-def test_what_cannot_be_read_is_one_clear_error(tmp_path):
-    """A folder, or bytes that are no text."""
+def test_an_unreadable_file_is_one_clear_error(tmp_path):
+    """A directory, or bytes that are not text."""
     with pytest.raises(ConfigError, match="cannot read"):
         Config(tmp_path).list_accounts()
     path = tmp_path / "config.toml"
     path.touch(0o600)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="it is no UTF-8"):
+    with pytest.raises(ConfigError, match="it is not UTF-8"):
         Config(path).list_accounts()
 
 
-def test_a_broken_account_costs_no_other(by_hand):
-    """It can be passed by, and removed."""
+def test_an_invalid_account_does_not_affect_the_others(by_hand):
+    """Others can be used, and it can be removed."""
     by_hand.path.write_text(BY_HAND.replace('username = "tester"', "username = 7.5"))
     assert "42" == by_hand.get_account("prod").project_id
     by_hand.remove_account("staging")
@@ -338,8 +338,8 @@ def test_a_broken_account_costs_no_other(by_hand):
 # Whose credentials
 
 
-def test_a_named_account_stands_above_the_environment(by_hand, monkeypatch):
-    """And the environment above the default."""
+def test_a_named_account_takes_precedence_over_the_environment(by_hand, monkeypatch):
+    """The environment takes precedence over the default account."""
     account = {"MP_USERNAME": "env", "MP_SECRET": "e", "MP_PROJECT_ID": "7", "MP_REGION": "IN"}
     for name, value in account.items():
         monkeypatch.setenv(name, value)
@@ -356,16 +356,16 @@ def test_a_named_account_stands_above_the_environment(by_hand, monkeypatch):
     )  # fmt: skip
 
 
-def test_single_fields_can_be_given(by_hand, monkeypatch):
-    """Beside an account or the environment; the source tells of it."""
+def test_single_fields_can_be_overridden(by_hand, monkeypatch):
+    """Of an account or the environment; the source names them."""
     found = by_hand.resolve_credentials("prod", project_id="99", region="us")
     assert ("robot", "99", "us") == (found.username, found.project_id, found.region)
-    assert "account prod, project_id as given, region as given" == found.source
+    assert "account prod, project_id overridden, region overridden" == found.source
     monkeypatch.setenv("MP_USERNAME", "env")
     monkeypatch.setenv("MP_SECRET", "e")
     found = by_hand.resolve_credentials(project_id="99")
     assert ("env", "99", "us") == (found.username, found.project_id, found.region)
-    assert "environment, project_id as given" == found.source
+    assert "environment, project_id overridden" == found.source
 
 
 @pytest.mark.parametrize(
@@ -376,8 +376,8 @@ def test_single_fields_can_be_given(by_hand, monkeypatch):
         ({"MP_USERNAME": "u", "MP_SECRET": "hunter2", "MP_PROJECT_ID": " "}, "MP_PROJECT_ID"),
     ],
 )
-def test_a_part_of_the_environment_is_a_mistake(by_hand, monkeypatch, there, missing):
-    """To fall back to the default account would hide it; a named account does without."""
+def test_an_incomplete_environment_is_an_error(by_hand, monkeypatch, there, missing):
+    """Falling back to the default account would hide it; a named account needs no variables."""
     for name, value in there.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=f"but not {missing}: set all") as caught:
@@ -386,14 +386,14 @@ def test_a_part_of_the_environment_is_a_mistake(by_hand, monkeypatch, there, mis
     assert "42" == by_hand.resolve_credentials("prod").project_id
 
 
-def test_a_region_alone_is_no_account(by_hand, monkeypatch):
-    """It may be there for sending, and an account has a region of its own."""
+def test_a_region_alone_does_not_count_as_credentials(by_hand, monkeypatch):
+    """It may be set for sending events, and an account has its own region."""
     monkeypatch.setenv("MP_REGION", "in")
     assert "eu" == by_hand.resolve_credentials().region
 
 
-def test_an_only_account_needs_no_default(by_hand):
-    """Two without one do."""
+def test_a_single_account_is_the_default(by_hand):
+    """Of two accounts, one must be chosen."""
     text = BY_HAND.replace('default = "prod"\n', "")
     by_hand.path.write_text(text)
     with pytest.raises(ConfigError, match=r"mp auth switch NAME`, or name one \(prod, staging\)"):
@@ -402,8 +402,8 @@ def test_an_only_account_needs_no_default(by_hand):
     assert "default account prod" == by_hand.resolve_credentials().source
 
 
-def test_without_any_credentials_it_says_what_to_do(config):
-    """Two ways to give some."""
+def test_missing_credentials_are_an_error_with_two_remedies(config):
+    """Add an account, or set the environment."""
     with pytest.raises(ConfigError, match="mp auth add NAME`, or set MP_USERNAME"):
         config.resolve_credentials()
 
@@ -412,7 +412,7 @@ def test_without_any_credentials_it_says_what_to_do(config):
 
 
 def test_credentials_never_show_their_secret():
-    """Not in any text of theirs, nor in the error of wrong ones."""
+    """Neither in a repr or str, nor in the error for invalid ones."""
     credentials = Credentials(username="u", secret="hunter2", project_id="1")
     assert "Basic dTpodW50ZXIy" == credentials.authorization()
     assert "argument" == credentials.source
@@ -428,8 +428,8 @@ def test_credentials_never_show_their_secret():
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_what_is_no_regular_file_is_refused(tmp_path, monkeypatch, kind):
-    """To read a pipe would be to wait for whoever writes into it."""
+def test_only_a_regular_file_is_read(tmp_path, monkeypatch, kind):
+    """Reading a pipe would wait for a writer."""
     path = Path(os.devnull) if kind == "device" else tmp_path / "config.toml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -442,18 +442,18 @@ def test_what_is_no_regular_file_is_refused(tmp_path, monkeypatch, kind):
             ask()
 
 
-def test_a_file_that_nests_without_end_is_refused(tmp_path):
-    """It is no list of accounts, whatever it is."""
+def test_a_deeply_nested_file_is_refused(tmp_path):
+    """It is an error, not a crash of the parser."""
     path = tmp_path / "config.toml"
     path.touch(0o600)
     path.write_text("a = " + "[" * 100_000)
     for ask in (Config(path).list_accounts, lambda: Config(path).add_account("prod", **PROD)):
-        with pytest.raises(ConfigError, match=r"nests too deeply|is no TOML"):
+        with pytest.raises(ConfigError, match=r"nested too deeply|is not valid TOML"):
             ask()
 
 
-def test_a_home_is_needed_only_for_what_is_there(monkeypatch, tmp_path):
-    """Credentials of the environment and a path of one's own need none."""
+def test_a_home_directory_is_needed_only_for_the_default_paths(monkeypatch, tmp_path):
+    """Credentials in the environment and an explicit path need none."""
     for name, value in {"USERNAME": "u", "SECRET": "s", "PROJECT_ID": "42"}.items():
         monkeypatch.setenv(f"MP_{name}", value)
     monkeypatch.setattr(Path, "expanduser", _without_home)

@@ -1,4 +1,4 @@
-"""From the server into DuckDB: whole, once, and again where it stopped."""
+"""Fetches of events into DuckDB: complete, without duplicates, and resumable."""
 
 import json
 import os
@@ -33,7 +33,7 @@ WEEK = {"from_date": "2026-01-01", "to_date": "2026-01-07"}
 
 @pytest.fixture
 def emu(monkeypatch):
-    """A Mixpanel, and an account in the environment."""
+    """An emulator, with credentials in the environment."""
     account = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
     for name, value in account.items():
         monkeypatch.setenv(name, value)
@@ -44,12 +44,12 @@ def emu(monkeypatch):
 
 @pytest.fixture
 def ws(emu, tmp_path):
-    """A workspace on a database of its own."""
+    """A workspace with its own database."""
     with Workspace(path=tmp_path / "ws.db") as workspace:
         yield workspace
 
 
-def moment(day, second=0):
+def milliseconds(day, second=0):
     """Return a time of the n-th day, in milliseconds."""
     start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=day, seconds=second)
     return int(start.timestamp() * 1000)
@@ -59,17 +59,17 @@ def event(name, day, number, **properties):
     return {
         "event": name,
         "properties": {
-            "time": moment(day, number),
+            "time": milliseconds(day, number),
             "distinct_id": f"user-{number % 7}",
             "$insert_id": f"{day}-{number}",
-            "mp_processing_time_ms": moment(day, number + 60),
+            "mp_processing_time_ms": milliseconds(day, number + 60),
             **properties,
         },
     }
 
 
-def filled(emu, tmp_path, days, a_day=20):
-    """Put events of so many days into the emulator; every tenth was sent twice."""
+def fill(emu, tmp_path, days, a_day=20):
+    """Put events of a number of days into the emulator; every tenth day has a duplicate."""
     events = [event("Opened", day, number) for day in range(days) for number in range(a_day)]
     events += [event("Opened", day, 0, late=True) for day in range(0, days, 10)]
     for again in events[-len(range(0, days, 10)) :]:
@@ -84,36 +84,36 @@ def load(emu, tmp_path, events):
     emu.load(path)
 
 
-def asked(emu):
-    """Return the days each export call asked for."""
+def exported_days(emu):
+    """Return the first and last day of each export call."""
     return [(r.query["from_date"], r.query["to_date"]) for r in emu.requests(EXPORT)]
 
 
-def source(emu):
-    """Return what the emulator holds, each event once, as rows."""
+def source_rows(emu):
+    """Return the events in the emulator, each once, as rows."""
     return sorted(
         (e["event"], e["properties"]["time"], e["properties"]["$insert_id"]) for e in emu.events()
     )
 
 
-def fetched(ws, table="events"):
+def fetched_rows(ws, table="events"):
     return sorted(
         ws.sql_rows(f"SELECT event_name, epoch_ms(event_time), insert_id FROM {table}").rows
     )
 
 
-def test_a_fetch_brings_each_event_once(emu, ws, tmp_path):
-    """Copies of one event are merged, and the one processed last wins."""
-    count = filled(emu, tmp_path, 31)
+def test_a_fetch_stores_each_event_once(emu, ws, tmp_path):
+    """Copies of one event are merged, and the one processed last is kept."""
+    count = fill(emu, tmp_path, 31)
     result = ws.fetch_events("events", **JANUARY, chunk_days=10)
     assert (result.rows, result.merged, result.requests) == (count, 4, 4)
-    assert fetched(ws) == source(emu)
+    assert fetched_rows(ws) == source_rows(emu)
     late = "SELECT count(*) FROM events WHERE properties->>'$.late' = 'true'"
     assert ws.sql_scalar(late) == 4
 
 
-def test_a_plan_costs_nothing(emu, ws):
-    """It says how many calls there would be, and makes none."""
+def test_a_plan_makes_no_call(emu, ws):
+    """It returns how many calls a fetch would make."""
     plan = ws.plan_events("events", from_date="2026-01-01", to_date="2026-03-31")
     assert (plan.days, plan.calls, plan.calls_left) == (90, 45, 60)
     assert emu.requests() == []
@@ -127,43 +127,43 @@ with Workspace(path=sys.argv[1]) as ws:
 """
 
 
-def test_a_killed_fetch_goes_on_where_it_was(emu, tmp_path):
-    """Three months, kill -9 in the middle, run again: all of it, no finished chunk twice."""
-    filled(emu, tmp_path, 90)
+def test_a_killed_fetch_continues_where_it_stopped(emu, tmp_path):
+    """Three months, kill -9 in the middle, run again: complete, and no finished chunk twice."""
+    fill(emu, tmp_path, 90)
     path = tmp_path / "killed.db"
     emu.play(Fault.silence() * 20, path=EXPORT, when=lambda r: r.query["from_date"] >= "2026-02-01")
     killed = subprocess.Popen([sys.executable, "-c", KILLED, path])
     try:
-        wait_until(lambda: len(asked(emu)) >= 8 and len(staged(emu)) >= 5)
+        wait_until(lambda: len(exported_days(emu)) >= 8 and len(completed_calls(emu)) >= 5)
     finally:
         os.kill(killed.pid, signal.SIGKILL)
         killed.wait()
     emu.clear_faults()
-    before = asked(emu)
+    before = exported_days(emu)
     with Workspace(path=path) as ws:
         assert [table.state for table in ws.tables()] == ["incomplete"]
         plan = ws.plan_events("events", from_date="2026-01-01", to_date="2026-03-31", chunk_days=6)
         result = ws.fetch_events(
             "events", from_date="2026-01-01", to_date="2026-03-31", chunk_days=6
         )
-        again = asked(emu)[len(before) :]
+        again = exported_days(emu)[len(before) :]
         assert 0 < plan.already_done < 90
         assert not {str(FIRST + timedelta(days=n)) for n in range(plan.already_done)} & {
             first for first, _ in again
         }
         assert result.requests == len(again)
         assert len(again) < 15
-        assert fetched(ws) == source(emu)
+        assert fetched_rows(ws) == source_rows(emu)
         assert [table.state for table in ws.tables()] == ["complete"]
 
 
-def staged(emu):
-    """Return the calls that were answered whole."""
+def completed_calls(emu):
+    """Return the calls with a complete response."""
     return [r for r in emu.requests(EXPORT) if r.status == 200]
 
 
 def wait_until(true, seconds=30):
-    """Wait for something to happen in another process."""
+    """Wait until another process has done something."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -185,13 +185,13 @@ def wait_until(true, seconds=30):
     ],
     ids=lambda fault: fault.name,
 )
-def test_a_passing_fault_leaves_no_trace(emu, ws, tmp_path, fault):
+def test_a_transient_fault_leaves_no_trace(emu, ws, tmp_path, fault):
     """The call is repeated, and the table equals the source."""
-    filled(emu, tmp_path, 7)
+    fill(emu, tmp_path, 7)
     emu.play(fault, path=EXPORT)
     ws.fetch_events("events", **WEEK, chunk_days=7)
-    assert fetched(ws) == source(emu)
-    assert len(asked(emu)) == 2
+    assert fetched_rows(ws) == source_rows(emu)
+    assert len(exported_days(emu)) == 2
 
 
 @pytest.mark.parametrize(
@@ -204,21 +204,21 @@ def test_a_passing_fault_leaves_no_trace(emu, ws, tmp_path, fault):
         (404, QueryError),
     ],
 )
-def test_a_refusal_is_told_at_once(emu, ws, tmp_path, status, error):
-    """Repeating would not help, so it is not tried; nothing partial is visible."""
-    filled(emu, tmp_path, 7)
+def test_a_rejected_call_is_raised_without_a_retry(emu, ws, tmp_path, status, error):
+    """Repeating would not help; no partial table is visible."""
+    fill(emu, tmp_path, 7)
     emu.play(Fault.status(status).forever(), path=EXPORT)
     with pytest.raises(error) as raised:
         ws.fetch_events("events", **WEEK, chunk_days=7)
-    assert (raised.value.status_code, len(asked(emu))) == (status, 1)
+    assert (raised.value.status_code, len(exported_days(emu))) == (status, 1)
     assert "events" not in [table.name for table in ws.tables() if table.state == "complete"]
     with pytest.raises(QueryError):
         ws.sql_rows("SELECT * FROM events")
 
 
-def test_a_day_that_stays_broken_is_named(emu, ws, tmp_path):
-    """The others are kept, nothing partial is visible, and the next run asks for that day alone."""
-    filled(emu, tmp_path, 7)
+def test_a_day_that_keeps_failing_is_named(emu, ws, tmp_path):
+    """The others are kept, no partial table is visible, and the next run fetches that day alone."""
+    fill(emu, tmp_path, 7)
     broken = {"when": lambda r: r.query["from_date"] == "2026-01-03", "path": EXPORT}
     emu.play(Fault.terminated_early().forever(), **broken)
     with pytest.raises(InterruptedFetchError, match="terminated early") as raised:
@@ -228,42 +228,42 @@ def test_a_day_that_stays_broken_is_named(emu, ws, tmp_path):
     with pytest.raises(QueryError):
         ws.sql_rows("SELECT * FROM events")
     emu.clear_faults()
-    before = len(asked(emu))
+    before = len(exported_days(emu))
     ws.fetch_events("events", **WEEK)
-    assert asked(emu)[before:] == [("2026-01-03", "2026-01-03")]
-    assert fetched(ws) == source(emu)
+    assert exported_days(emu)[before:] == [("2026-01-03", "2026-01-03")]
+    assert fetched_rows(ws) == source_rows(emu)
 
 
 def test_replacing_keeps_the_old_table_until_the_end(emu, ws, tmp_path):
-    """A fetch that fails costs nothing that was there."""
-    filled(emu, tmp_path, 7)
+    """A failed fetch loses no existing data."""
+    fill(emu, tmp_path, 7)
     ws.fetch_events("events", **WEEK, chunk_days=7)
     emu.play(Fault.status(403), path=EXPORT)
     with pytest.raises(QueryError):
         ws.fetch_events("events", **JANUARY, chunk_days=31, replace=True)
-    assert fetched(ws) == source(emu)
+    assert fetched_rows(ws) == source_rows(emu)
     load(emu, tmp_path, [event("Paid", 20, 1)])
     result = ws.fetch_events("events", **JANUARY, chunk_days=31, replace=True)
-    assert result.rows == len(source(emu)) == len(fetched(ws))
+    assert result.rows == len(source_rows(emu)) == len(fetched_rows(ws))
 
 
-def test_existing_tables_are_safe(emu, ws, tmp_path):
-    """Names are looked at before any call is spent."""
-    filled(emu, tmp_path, 7)
+def test_existing_tables_are_checked_before_any_call(emu, ws, tmp_path):
+    """A refused fetch costs nothing of the rate limit."""
+    fill(emu, tmp_path, 7)
     ws.fetch_events("events", **WEEK, chunk_days=7)
-    before = len(asked(emu))
+    before = len(exported_days(emu))
     with pytest.raises(TableExistsError):
         ws.fetch_events("events", **WEEK)
     with pytest.raises(TableNotFoundError):
         ws.fetch_events("others", **WEEK, append=True)
     with pytest.raises(ConfigError, match="filters"):
         ws.fetch_events("events", **WEEK, append=True, events=["Opened"])
-    assert len(asked(emu)) == before
+    assert len(exported_days(emu)) == before
 
 
 def test_appending_the_same_days_changes_nothing(emu, ws, tmp_path):
-    """A day is replaced as a whole, events without an id too."""
-    filled(emu, tmp_path, 7)
+    """A day is replaced as a whole, including events without an id."""
+    fill(emu, tmp_path, 7)
     anonymous = event("Nameless", 3, 5)
     del anonymous["properties"]["$insert_id"]
     load(emu, tmp_path, [anonymous, anonymous])
@@ -276,23 +276,23 @@ def test_appending_the_same_days_changes_nothing(emu, ws, tmp_path):
 
 @pytest.mark.parametrize("limit", [1, 15, 25, 1000])
 def test_a_limit_is_exact(emu, ws, tmp_path, limit):
-    """Neither fewer nor more, on either path."""
-    count = filled(emu, tmp_path, 3)
+    """Neither fewer nor more, in a fetch and in a stream."""
+    count = fill(emu, tmp_path, 3)
     days = {"from_date": "2026-01-01", "to_date": "2026-01-03"}
     assert ws.fetch_events("few", **days, limit=limit).rows == min(limit, count)
-    assert len(fetched(ws, "few")) == min(limit, count)
+    assert len(fetched_rows(ws, "few")) == min(limit, count)
     streamed = list(ws.stream_events(**days, limit=limit))
     assert len(streamed) == min(limit, len(emu.events(raw=True)))
 
 
 def test_an_empty_range_is_an_empty_table(emu, ws):
-    """Days without events are days that are known to be empty."""
+    """Days without events count as fetched."""
     assert ws.fetch_events("events", **WEEK, chunk_days=7).rows == 0
     assert ws.sql_scalar("SELECT count(*) FROM events") == 0
 
 
 def test_filters_reach_the_server(emu, ws, tmp_path):
-    """Names with commas are names, and `where` is Mixpanel's expression."""
+    """A name may contain a comma, and `where` is an expression of Mixpanel's."""
     load(
         emu,
         tmp_path,
@@ -325,7 +325,7 @@ ODD = [
 
 
 def test_odd_values_are_kept(emu, ws, tmp_path):
-    """All rows arrive, and say what the source says; half a character alone is repaired."""
+    """All rows arrive unchanged; only half a surrogate pair is repaired."""
     events = [event("Odd", 0, number, **value) for number, value in enumerate(ODD)]
     path = tmp_path / "odd.ndjson"
     path.write_text("".join(json.dumps(one) + "\n" for one in events))
@@ -341,15 +341,15 @@ def test_odd_values_are_kept(emu, ws, tmp_path):
 
 
 def serve_raw(emu, body):
-    """Have the next export answered with these bytes."""
+    """Make these bytes the next export."""
     emu.play(Fault.status(200, body=body), path=EXPORT)
 
 
-def test_odd_times_and_ids_are_kept(emu, ws):
-    """What cannot become a column is NULL there, and counted; the event stays."""
+def test_events_with_odd_times_and_ids_are_kept(emu, ws):
+    """A value that does not fit its column is NULL there, and counted."""
     lines = [
-        {"event": "A", "properties": {"time": moment(0), "distinct_id": 17}},
-        {"event": "B", "properties": {"time": moment(0), "distinct_id": None}},
+        {"event": "A", "properties": {"time": milliseconds(0), "distinct_id": 17}},
+        {"event": "B", "properties": {"time": milliseconds(0), "distinct_id": None}},
         {"event": "C", "properties": {"distinct_id": "u"}},
         {"event": "D", "properties": {"time": "yesterday", "distinct_id": "u"}},
     ]
@@ -367,8 +367,8 @@ def test_odd_times_and_ids_are_kept(emu, ws):
 # ---- keeping up to date -------------------------------------------------------------------------
 
 
-def test_a_sync_fetches_what_is_new_and_what_may_have_changed(emu, ws, tmp_path):
-    """Late events of the last days are caught; running it again brings the same table."""
+def test_a_sync_fetches_new_days_and_those_that_may_have_changed(emu, ws, tmp_path):
+    """Late events of the last days are included; repeating it changes nothing."""
     today = datetime.now(UTC).date()
     start = (today - FIRST).days - 20
     load(emu, tmp_path, [event("Opened", start + day, 1) for day in range(18)])
@@ -376,9 +376,9 @@ def test_a_sync_fetches_what_is_new_and_what_may_have_changed(emu, ws, tmp_path)
     ws.sync_events("events", from_date=today - timedelta(days=20), **until, chunk_days=30)
     late, old = event("Late", start + 16, 2), event("Too late", start + 2, 2)
     load(emu, tmp_path, [late, old, event("New", start + 20, 1)])
-    before = len(asked(emu))
+    before = len(exported_days(emu))
     ws.sync_events("events", chunk_days=30)
-    assert asked(emu)[before:] == [(str(today - timedelta(days=5)), str(today))]
+    assert exported_days(emu)[before:] == [(str(today - timedelta(days=5)), str(today))]
     names = "SELECT event_name FROM events WHERE event_name <> 'Opened' ORDER BY 1"
     assert ws.sql_rows(names).rows == [("Late",), ("New",)]
     table = ws.sql_rows("SELECT * FROM events ORDER BY ALL").rows
@@ -386,8 +386,8 @@ def test_a_sync_fetches_what_is_new_and_what_may_have_changed(emu, ws, tmp_path)
     assert ws.sql_rows("SELECT * FROM events ORDER BY ALL").rows == table
 
 
-def test_a_first_sync_needs_a_beginning(emu, ws):
-    """Nobody can guess how far back is wanted."""
+def test_a_first_sync_needs_a_from_date(emu, ws):
+    """How far back to fetch cannot be guessed."""
     with pytest.raises(ConfigError, match="from_date"):
         ws.sync_events("events")
     assert emu.requests() == []
@@ -397,8 +397,8 @@ def test_a_first_sync_needs_a_beginning(emu, ws):
 
 
 def test_a_stream_yields_each_event_as_sent(emu, ws, tmp_path):
-    """Copies included; times are aware, and promoted keys are not repeated."""
-    filled(emu, tmp_path, 7)
+    """Including copies; times are aware, and promoted keys are not repeated in the properties."""
+    fill(emu, tmp_path, 7)
     rows = list(ws.stream_events(**WEEK))
     assert len(rows) == len(emu.events(raw=True))
     assert rows[0]["event_time"].tzinfo is UTC
@@ -407,9 +407,9 @@ def test_a_stream_yields_each_event_as_sent(emu, ws, tmp_path):
     assert sorted(raw[0]) == ["event", "properties"]
 
 
-def test_a_broken_stream_never_repeats_itself(emu, ws, tmp_path):
-    """A day is received whole before its first event is handed out."""
-    filled(emu, tmp_path, 7)
+def test_a_stream_yields_no_event_twice_after_a_fault(emu, ws, tmp_path):
+    """A day is downloaded completely before its first event is yielded."""
+    fill(emu, tmp_path, 7)
     emu.play(
         Fault.terminated_early(), Fault.truncated(at=0.5), Fault.reset("answering"), path=EXPORT
     )
@@ -420,9 +420,9 @@ def test_a_broken_stream_never_repeats_itself(emu, ws, tmp_path):
         list(ws.stream_events(**WEEK))
 
 
-def test_a_stream_left_early_leaves_nothing_behind(emu, ws, tmp_path):
-    """Neither files nor connections; filterwarnings would tell."""
-    filled(emu, tmp_path, 7)
+def test_a_stream_that_is_left_early_cleans_up(emu, ws, tmp_path):
+    """No files and no connections are left; an open one would raise a warning."""
+    fill(emu, tmp_path, 7)
     stream = ws.stream_events(**WEEK)
     assert next(stream)["event_name"] == "Opened"
     stream.close()
@@ -437,9 +437,9 @@ def anyio_backend(request):
 
 
 @pytest.mark.anyio
-async def test_the_async_face_does_the_same(emu, tmp_path, anyio_backend):
-    """On asyncio and trio; callbacks that fail do not stop a fetch."""
-    filled(emu, tmp_path, 7)
+async def test_async_workspace_fetches_on_asyncio_and_trio(emu, tmp_path, anyio_backend):
+    """Callbacks that fail do not stop the fetch."""
+    fill(emu, tmp_path, 7)
     steps = []
 
     def fail(progress):
@@ -448,7 +448,7 @@ async def test_the_async_face_does_the_same(emu, tmp_path, anyio_backend):
 
     async with AsyncWorkspace(path=tmp_path / "async.db") as ws:
         result = await ws.fetch_events("events", **WEEK, progress=fail, on_batch_complete=fail)
-        assert fetched(ws) == source(emu)
+        assert fetched_rows(ws) == source_rows(emu)
         assert result.rows == 140
         streamed = [row async for row in ws.stream_events(**WEEK)]
         assert len(streamed) == len(emu.events(raw=True))
@@ -471,8 +471,8 @@ async def test_the_async_face_does_the_same(emu, tmp_path, anyio_backend):
         {**WEEK, "chunk_days": 101},
     ],
 )
-def test_wrong_arguments_cost_no_call(emu, ws, wrong):
-    """They are refused before anything is asked of the server."""
+def test_invalid_arguments_cost_no_call(emu, ws, wrong):
+    """They are refused before anything is sent."""
     with pytest.raises(ConfigError):
         ws.fetch_events(**wrong)
     assert emu.requests() == []

@@ -1,4 +1,4 @@
-"""Profiles, page by page: each once, the latest of them, at the least number of calls."""
+"""Fetches of profiles, page by page: each once, its latest version, in as few calls as possible."""
 
 import json
 
@@ -17,14 +17,14 @@ WEEKLY = [{"window": "7d", "name": "opens", "event_selectors": [{"event": "Opene
 
 @pytest.fixture
 def emu():
-    """A Mixpanel whose pages have ten profiles."""
+    """An emulator whose pages have ten profiles."""
     with Emulator(page_size=10, now=lambda: NOW) as running:
         yield running
 
 
 @pytest.fixture
 def ws(emu):
-    """A workspace on that Mixpanel, in memory."""
+    """A workspace on that emulator, in memory."""
     with Workspace.memory(credentials=ROBOT, base_url=emu.url) as workspace:
         yield workspace
 
@@ -39,7 +39,10 @@ def put(emu, count, **properties):
 
 
 def ids(ws, table="profiles"):
-    return [who for (who,) in ws.sql_rows(f"SELECT distinct_id FROM {table} ORDER BY 1").rows]
+    return [
+        distinct_id
+        for (distinct_id,) in ws.sql_rows(f"SELECT distinct_id FROM {table} ORDER BY 1").rows
+    ]
 
 
 def calls(emu):
@@ -47,10 +50,10 @@ def calls(emu):
 
 
 def page(index, *profiles, size=2, **more):
-    """Return what the server says, without a total unless it is given."""
-    told = {"status": "ok", "page": index, "page_size": size, "session_id": "s", **more}
+    """Return the body of a page, without a total unless it is given."""
+    body = {"status": "ok", "page": index, "page_size": size, "session_id": "s", **more}
     results = [{"$distinct_id": who, "$properties": {}} for who in profiles]
-    return Fault.status(200, body=told | {"results": results})
+    return Fault.status(200, body=body | {"results": results})
 
 
 # How many calls
@@ -58,28 +61,28 @@ def page(index, *profiles, size=2, **more):
 
 @pytest.mark.parametrize(("count", "spent"), [(0, 1), (9, 1), (10, 1), (11, 2), (20, 2), (71, 8)])
 def test_no_call_is_spent_on_an_empty_page(emu, ws, count, spent):
-    """The first page says how many there are; a full last page is known to be the last."""
+    """The first page has the total, so a full last page is known to be the last."""
     put(emu, count)
     result = ws.fetch_profiles()
     assert (count, spent, spent) == (result.rows, result.requests, calls(emu))
     assert [f"u-{n:04}" for n in range(count)] == ids(ws)
 
 
-def test_each_page_is_asked_for_once(emu, ws):
-    """Several at a time after the first, all in one session, and told of in order."""
+def test_each_page_is_fetched_once(emu, ws):
+    """Several concurrently after the first, all in one session, and reported in order."""
     put(emu, 75)
-    told, steps = [], []
-    ws.fetch_profiles(on_page_complete=told.append, progress=steps.append, max_workers=3)
+    reported, steps = [], []
+    ws.fetch_profiles(on_page_complete=reported.append, progress=steps.append, max_workers=3)
     forms = [dict(httpx.QueryParams(one.body.decode())) for one in emu.requests(ENGAGE)]
     assert [str(n) for n in range(8)] == sorted(form.get("page", "0") for form in forms)
     assert 1 == len({form["session_id"] for form in forms[1:]})
-    assert [(n, 8) for n in range(8)] == [(one.page_index, one.total_pages) for one in told]
-    assert 75 == told[-1].cumulative_rows
+    assert [(n, 8) for n in range(8)] == [(one.page_index, one.total_pages) for one in reported]
+    assert 75 == reported[-1].cumulative_rows
     assert [(n, 8 if n else 0) for n in range(9)] == [(one.steps_done, one.steps) for one in steps]
 
 
 def test_without_a_total_the_last_page_is_the_one_that_is_not_full(emu, ws):
-    """Then pages come one by one, and an empty one may be paid for; it is counted."""
+    """Pages are fetched one by one then, and an empty one may cost a call; it is counted."""
     emu.play(page(0, "a", "b"), page(1, "c", "d"), page(2), path=ENGAGE)
     even = ws.fetch_profiles("even")
     assert (4, 3) == (even.rows, even.requests)
@@ -89,16 +92,16 @@ def test_without_a_total_the_last_page_is_the_one_that_is_not_full(emu, ws):
     assert 5 == calls(emu)
 
 
-def test_a_total_that_cannot_be_is_none(emu, ws):
-    """It is less than what came with it, so it is not believed."""
+def test_an_impossible_total_is_ignored(emu, ws):
+    """It is smaller than the page that has it."""
     emu.play(page(0, "a", "b", total=1), page(1, "c"), path=ENGAGE)
     ws.fetch_profiles()
     assert ["a", "b", "c"] == ids(ws)
 
 
 @pytest.mark.parametrize(("count", "spent"), [(2000, 2), (2500, 3)])
-def test_pages_of_a_thousand(count, spent):
-    """As Mixpanel has them."""
+def test_pages_have_a_thousand_profiles(count, spent):
+    """This is the page size of Mixpanel."""
     with Emulator() as emu, Workspace.memory(credentials=ROBOT, base_url=emu.url) as ws:
         put(emu, count)
         result = ws.fetch_profiles()
@@ -110,7 +113,7 @@ def test_pages_of_a_thousand(count, spent):
 
 
 def test_a_failing_page_stores_nothing(emu, ws):
-    """The error is typed, the table as it was, and no other page is left behind."""
+    """The error is typed, the table unchanged, and no file of another page is left."""
     put(emu, 5)
     ws.fetch_profiles()
     put(emu, 60)
@@ -124,8 +127,8 @@ def test_a_failing_page_stores_nothing(emu, ws):
     assert 60 == ws.fetch_profiles(replace=True).rows
 
 
-def test_what_is_no_text_is_repaired_and_counted(emu, ws):
-    """Half an emoji, NaN: of one profile, which costs no other; as with events."""
+def test_invalid_text_and_numbers_are_repaired_and_counted(emu, ws):
+    """Half an emoji or NaN in one profile does not affect the others, as with events."""
     half = {"$distinct_id": "half", "$properties": {"name": "\ud83d!", "\udc00": 1}}
     nan = {"$distinct_id": "nan", "$properties": {"score": float("nan"), "said": "NaN"}}
     good = {"$distinct_id": "good", "$properties": {"name": "\U0001f600", "said": "Infinity"}}
@@ -145,7 +148,7 @@ def test_what_is_no_text_is_repaired_and_counted(emu, ws):
 
 
 def test_appending_updates_a_table(emu, ws):
-    """The latest fetched of a profile stays; who is gone meanwhile stays, too."""
+    """The latest version of a profile is kept; deleted ones stay, too."""
     with pytest.raises(TableNotFoundError):
         ws.fetch_profiles(append=True)
     put(emu, 15, plan="free")
@@ -157,8 +160,8 @@ def test_appending_updates_a_table(emu, ws):
     assert 15 == len(ids(ws))
 
 
-def test_the_profiles_of_a_group(emu, ws):
-    """In place of those of users."""
+def test_group_id_fetches_profiles_of_a_group(emu, ws):
+    """Instead of those of users."""
     companies = [
         {"$token": "T", "$group_key": "company", "$group_id": name, "$set": {"seats": 3}}
         for name in ("acme", "zorg")
@@ -169,8 +172,8 @@ def test_the_profiles_of_a_group(emu, ws):
     assert ["acme", "zorg"] == ids(ws, "companies")
 
 
-def test_a_cohort(emu, ws):
-    """Its members, or also those of them without a profile."""
+def test_cohort_id_fetches_the_members_of_a_cohort(emu, ws):
+    """With `include_all_users`, also those without a profile."""
     put(emu, 15)
     emu.set_cohorts({7: ["u-0003", "u-0012", "ghost"]})
     ws.fetch_profiles("known", cohort_id=7)
@@ -179,15 +182,15 @@ def test_a_cohort(emu, ws):
     assert ["ghost", "u-0003", "u-0012"] == ids(ws, "all_of_them")
 
 
-def test_only_some_properties(emu, ws):
-    """And nothing else of a profile."""
+def test_output_properties_limit_what_is_fetched(emu, ws):
+    """Nothing else of a profile is stored."""
     put(emu, 12, plan="team")
     ws.fetch_profiles(output_properties=["plan"])
     assert [('{"plan":"team"}',)] == ws.sql_rows("SELECT DISTINCT properties FROM profiles").rows
 
 
-def test_those_who_did_something(emu, ws):
-    """Counted back from a moment, on every page."""
+def test_behaviors_select_users_by_what_they_did(emu, ws):
+    """Counted back from `as_of_timestamp`, on every page."""
     put(emu, 30)
     events = [
         {
@@ -199,13 +202,13 @@ def test_those_who_did_something(emu, ws):
     robot = ("robot", "s3cret")
     sent = httpx.post(f"{emu.url}/import?strict=1&project_id=42", json=events, auth=robot)
     assert 200 == sent.status_code
-    asked = {"behaviors": WEEKLY, "where": 'behaviors["opens"] > 0', "as_of_timestamp": NOW}
-    result = ws.fetch_profiles(**asked)
+    options = {"behaviors": WEEKLY, "where": 'behaviors["opens"] > 0', "as_of_timestamp": NOW}
+    result = ws.fetch_profiles(**options)
     assert (12, 2) == (result.rows, result.requests)
 
 
-def test_nobody_costs_nothing(emu, ws):
-    """An empty list of ids is not everybody."""
+def test_an_empty_list_of_ids_makes_no_call(emu, ws):
+    """It does not select every profile."""
     put(emu, 3)
     assert 0 == ws.fetch_profiles(distinct_ids=[]).rows
     assert 0 == calls(emu)
@@ -215,7 +218,7 @@ def test_nobody_costs_nothing(emu, ws):
 
 
 def test_a_stream_has_every_profile(emu, ws):
-    """Nobody's id is None, not a word."""
+    """A missing id is None, not a text."""
     put(emu, 25)
     assert [f"u-{n:04}" for n in range(25)] == [one["distinct_id"] for one in ws.stream_profiles()]
     odd = [{"$distinct_id": None, "$properties": None}, {"$distinct_id": 7}]

@@ -1,4 +1,4 @@
-"""Which days a fetch takes, and in how many calls."""
+"""Plans of fetches: which days, in how many calls."""
 
 from datetime import UTC, date, datetime, timedelta
 
@@ -14,21 +14,21 @@ JANUARY = days_of(date(2026, 1, 1), date(2026, 1, 31))
 QUARTER = days_of(date(2026, 1, 1), date(2026, 3, 31))
 
 
-def test_a_day_is_a_call_while_that_fits():
-    """31 days and 60 calls: nothing is gained by longer chunks."""
+def test_each_day_is_one_call_if_the_rate_limit_allows():
+    """31 days and 60 calls: longer chunks would gain nothing."""
     assert [(day, day) for day in JANUARY] == [
         (c.from_date, c.to_date) for c in chunks(JANUARY, calls=60)
     ]
 
 
-def test_longer_chunks_when_days_outnumber_calls():
-    """90 days and 60 calls: two days a call."""
+def test_chunks_have_several_days_if_there_are_fewer_calls():
+    """90 days and 60 calls: two days for each call."""
     planned = chunks(QUARTER, calls=60)
     assert (len(planned), planned[0].days, planned[-1].days) == (45, 2, 2)
 
 
 def test_chunks_never_span_a_gap():
-    """Days that are there already are not asked for again."""
+    """Days that were fetched already are not fetched again."""
     days = [day for day in JANUARY if day.day != 10]
     assert all(date(2026, 1, 10) not in list(chunk) for chunk in chunks(days, calls=2))
 
@@ -38,8 +38,8 @@ def test_chunks_never_span_a_gap():
     st.integers(1, 60),
     st.none() | st.integers(1, 30),
 )
-def test_each_day_is_fetched_once(offsets, calls, size):
-    """Whatever the gaps and the budget, no day is left out and none comes twice."""
+def test_each_day_is_in_exactly_one_chunk(offsets, calls, size):
+    """Whatever the gaps and the rate limit, no day is left out or repeated."""
     days = {date(2026, 1, 1) + timedelta(days=n) for n in offsets}
     planned = chunks(days, calls, size=size)
     fetched = [day for chunk in planned for day in chunk]
@@ -50,21 +50,21 @@ def test_each_day_is_fetched_once(offsets, calls, size):
 
 
 @pytest.mark.parametrize("value", ["2026-1-1", "20260101", "yesterday", "2026-02-30", "", 5, None])
-def test_what_is_no_day_is_refused(value):
-    """The error names the argument and shows how to write one."""
+def test_invalid_dates_are_refused(value):
+    """The error names the argument and shows how to write a date."""
     with pytest.raises(ConfigError, match=r"from_date=.*2026-01-31"):
         as_day(value, "from_date")
 
 
 def test_equal_filters_share_a_key():
-    """Order of days has no part in it, and what is not set does not count."""
+    """A filter that is not set does not change the key."""
     assert Filters(events=("A",)).key() == Filters(events=("A",), where=None).key()
     assert Filters(events=("A",)).key() != Filters(events=("B",)).key()
     assert Filters().to_json() == "{}"
 
 
-def test_the_projects_day_follows_its_time_zone():
-    """Late in the evening UTC it is tomorrow in Tokyo."""
+def test_today_is_the_date_in_the_projects_time_zone():
+    """Late in the evening in UTC it is tomorrow in Tokyo."""
     evening = 1_767_222_000  # 2025-12-31 23:00 UTC
     assert today(None, evening) == date(2025, 12, 31)
     assert today("Asia/Tokyo", evening) == date(2026, 1, 1)
@@ -72,22 +72,22 @@ def test_the_projects_day_follows_its_time_zone():
         today("Mars/Olympus", evening)
 
 
-def test_a_chunk_reads_as_a_person_writes_it():
-    """One day is one date."""
+def test_a_chunk_prints_its_range_of_dates():
+    """A single day is one date."""
     assert str(Chunk(date(2026, 1, 1), date(2026, 1, 1))) == "2026-01-01"
     assert str(Chunk(date(2026, 1, 1), date(2026, 1, 2))) == "2026-01-01 to 2026-01-02"
 
 
 @given(st.sets(st.integers(0, 120), min_size=1, max_size=80), st.integers(0, 40))
-def test_chunks_are_as_short_as_the_budget_allows(offsets, calls):
-    """One day less a chunk would cost too many calls."""
+def test_chunks_are_as_short_as_the_rate_limit_allows(offsets, calls):
+    """One day less per chunk would need too many calls."""
     days = {date(2026, 1, 1) + timedelta(days=n) for n in offsets}
     size = max(chunk.days for chunk in chunks(days, calls))
     assert size == 1 or len(chunks(days, calls, size=size - 1)) > max(1, calls)
 
 
 def test_thousands_of_gaps_are_planned_by_halving(monkeypatch):
-    """The runs are counted a few times only, not once for each length of a chunk."""
+    """Calls are counted a few times, not once for each possible length of a chunk."""
     counted = []
     count = plan._calls
     monkeypatch.setattr(plan, "_calls", lambda *given: counted.append(1) or count(*given))
@@ -99,8 +99,8 @@ def test_thousands_of_gaps_are_planned_by_halving(monkeypatch):
 @pytest.mark.parametrize(
     ("zone", "hour"), [(None, 0), ("Asia/Tokyo", -9), ("America/Los_Angeles", 8)]
 )
-def test_a_day_ends_at_the_projects_midnight(zone, hour):
-    """In UTC that is earlier in the east, later in the west."""
+def test_a_day_ends_at_midnight_in_the_projects_time_zone(zone, hour):
+    """In UTC that is earlier in the east and later in the west."""
     midnight = datetime(2026, 1, 2, tzinfo=UTC)
     assert midnight + timedelta(hours=hour) == plan.end_of_day(date(2026, 1, 1), zone)
 
@@ -114,6 +114,6 @@ def test_a_day_ends_at_the_projects_midnight(zone, hour):
         (datetime(2099, 1, 6, tzinfo=UTC), datetime(2026, 1, 6, 12, tzinfo=UTC), False),
     ],
 )
-def test_what_was_received_holds_a_day_or_for_good(received, now, good):
-    """For good when it came five days after its day was over; never from times to come."""
+def test_a_received_day_is_reusable_for_a_day_or_for_good(received, now, good):
+    """For good when received five days after its end; never when received in the future."""
     assert plan.is_reusable(date(2026, 1, 1), received, now, "America/Los_Angeles") == good

@@ -1,4 +1,4 @@
-"""Fetching again: two at once, what an earlier fetch left, and whose midnight counts."""
+"""Repeated fetches: two at once, the parts of an interrupted one, and complete days."""
 
 import asyncio
 import hashlib
@@ -23,7 +23,7 @@ ONE_DAY = {"from_date": "2026-01-01", "to_date": "2026-01-01"}
 
 @pytest.fixture
 def emu(monkeypatch):
-    """A Mixpanel, and an account in the environment."""
+    """An emulator, with credentials in the environment."""
     account = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
     for name, value in account.items():
         monkeypatch.setenv(name, value)
@@ -34,7 +34,7 @@ def emu(monkeypatch):
 
 @pytest.fixture
 def ws(emu, tmp_path):
-    """A workspace on a database of its own."""
+    """A workspace with its own database."""
     with Workspace(path=tmp_path / "ws.db") as workspace:
         yield workspace
 
@@ -50,7 +50,7 @@ def load(emu, tmp_path, *names):
     emu.load(path)
 
 
-def asked(emu):
+def exported_days(emu):
     return [(r.query["from_date"], r.query["to_date"]) for r in emu.requests(EXPORT)]
 
 
@@ -58,7 +58,7 @@ def asked(emu):
 
 
 def test_two_fetches_into_one_table_do_not_mix(emu, tmp_path):
-    """The second is refused before it asks for anything, also through another workspace."""
+    """The second is refused before any call, also through another workspace."""
     load(emu, tmp_path, "A", "B")
 
     async def run():
@@ -78,29 +78,31 @@ def test_two_fetches_into_one_table_do_not_mix(emu, tmp_path):
     assert (2, 1) == (len(refused), len(found))
     assert all("a fetch into events is under way" in str(one) for one in refused)
     assert table.filters == ({"events": [found[0][0]]},)
-    assert 1 == len(asked(emu))
+    assert 1 == len(exported_days(emu))
 
 
-def test_a_table_made_during_a_fetch_is_kept(emu, ws, tmp_path):
-    """And the fetch can end once it is out of the way, without another call."""
+def test_a_table_created_during_a_fetch_is_kept(emu, ws, tmp_path):
+    """Once it is renamed, the fetch can be finished without another call."""
     load(emu, tmp_path, "A")
 
     def meanwhile(_):
         ws.sql_rows("CREATE TABLE IF NOT EXISTS events AS SELECT 42 AS mine", write=True)
 
-    with pytest.raises(TableExistsError, match="with replace=True and adds to it with append=True"):
+    with pytest.raises(
+        TableExistsError, match="with replace=True to replace it or append=True to add"
+    ):
         ws.fetch_events("events", **ONE_DAY, on_batch_complete=meanwhile)
     assert [(42,)] == ws.sql_rows("FROM events").rows
     ws.sql_rows("ALTER TABLE events RENAME TO mine", write=True)
     assert 1 == ws.fetch_events("events", **ONE_DAY).rows
-    assert 1 == len(asked(emu))
+    assert 1 == len(exported_days(emu))
 
 
 # ---- what is left over --------------------------------------------------------------------------
 
 
-def left_over(ws, first, last, at):
-    """Leave parts of days as a fetch does that was killed before it loaded them."""
+def leave_parts(ws, first, last, at):
+    """Leave parts of days as a fetch does that is killed before it has loaded them."""
     wanted = EventQuery.create("events", from_date=first, to_date=last)
     begun = ws.database.begin_events("events", filters=wanted.filters, mode="new", days=wanted.days)
     begun.stop()
@@ -112,31 +114,31 @@ def left_over(ws, first, last, at):
         ws.database.note_part(begun, part)
 
 
-def test_what_was_left_of_old_days_is_loaded_with_its_age(emu, ws):
-    """It was received when the file was written, however late it is loaded."""
+def test_left_over_parts_keep_the_time_they_were_received(emu, ws):
+    """Days count as fetched when the file was written, however late it is loaded."""
     at = datetime(2026, 1, 20, tzinfo=UTC)
-    left_over(ws, DAY, DAY, at)
+    leave_parts(ws, DAY, DAY, at)
     assert 1 == ws.fetch_events("events", **ONE_DAY).rows
-    assert [] == asked(emu)
+    assert [] == exported_days(emu)
     assert {DAY: at} == ws.database.fetched_days("events")
 
 
 @pytest.mark.parametrize(
     "at", [datetime(2026, 1, 2, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)]
 )
-def test_what_was_left_too_young_or_to_come_is_fetched_again(emu, ws, tmp_path, at):
-    """Late events are in neither, as with days that were staged."""
+def test_left_over_parts_that_may_be_incomplete_are_fetched_again(emu, ws, tmp_path, at):
+    """Received too early for late events, or at a time in the future."""
     load(emu, tmp_path, "A")
-    left_over(ws, DAY, DAY, at)
+    leave_parts(ws, DAY, DAY, at)
     ws.fetch_events("events", **ONE_DAY)
     assert [("A",)] == ws.sql_rows("SELECT event_name FROM events").rows
-    assert [("2026-01-01", "2026-01-01")] == asked(emu)
+    assert [("2026-01-01", "2026-01-01")] == exported_days(emu)
 
 
-def test_strange_files_among_the_parts_stop_nothing(emu, ws, tmp_path):
-    """Neither names without days, nor days that are none, nor folders."""
+def test_unknown_files_among_the_parts_are_ignored(emu, ws, tmp_path):
+    """Names without dates, invalid dates, and directories."""
     load(emu, tmp_path, "A")
-    left_over(ws, DAY, DAY, datetime(2026, 1, 2, tzinfo=UTC))
+    leave_parts(ws, DAY, DAY, datetime(2026, 1, 2, tzinfo=UTC))
     [part] = ws.database.parts.glob("events-*")
     key = part.name.partition("_")[0]
     for name in ("x", "2026-01-01_x", "2026-13-01_2026-13-01", "2026-02-01_2026-01-01"):
@@ -148,8 +150,8 @@ def test_strange_files_among_the_parts_stop_nothing(emu, ws, tmp_path):
 # ---- keeping up to date -------------------------------------------------------------------------
 
 
-def fetched(ws, day, at, **filters):
-    """Have a table of one day that was fetched at a moment."""
+def create_fetched_table(ws, day, at, **filters):
+    """Create a table of one day that was fetched at the given time."""
     wanted = EventQuery.create("events", from_date=day, to_date=day, **filters)
     begun = ws.database.begin_events("events", filters=wanted.filters, mode="new", days=[day])
     path = ws.database.parts / "part"
@@ -159,7 +161,7 @@ def fetched(ws, day, at, **filters):
     begun.finish()
 
 
-def to_sync(ws, lookback_days=0, **more):
+def days_to_sync(ws, lookback_days=0, **more):
     more = {"from_date": None, "to_date": DAY, **more}
     return list(
         events.create_sync_query(ws.database, "events", lookback_days=lookback_days, **more).days
@@ -179,22 +181,24 @@ def to_sync(ws, lookback_days=0, **more):
         ("Asia/Tokyo", 2, 63, []),
     ],
 )
-def test_a_day_is_over_at_the_projects_midnight(ws, zone, lookback, hours, lacking):
-    """The look-back counts from there."""
+def test_a_day_is_complete_after_midnight_in_the_projects_time_zone(
+    ws, zone, lookback, hours, lacking
+):
+    """The lookback is counted from then."""
     at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=hours)
-    fetched(ws, DAY, at, project_timezone=zone)
-    assert lacking == to_sync(ws, lookback, project_timezone=zone)
+    create_fetched_table(ws, DAY, at, project_timezone=zone)
+    assert lacking == days_to_sync(ws, lookback, project_timezone=zone)
 
 
-def test_a_day_fetched_in_times_to_come_is_fetched_again(ws):
+def test_a_day_fetched_in_the_future_is_fetched_again(ws):
     """A clock that was wrong does not keep a day for ever."""
-    fetched(ws, DAY, datetime(2099, 1, 1, tzinfo=UTC))
-    assert [DAY] == to_sync(ws)
+    create_fetched_table(ws, DAY, datetime(2099, 1, 1, tzinfo=UTC))
+    assert [DAY] == days_to_sync(ws)
 
 
-def test_a_sync_is_checked_also_when_no_day_lacks(emu, ws):
-    """Nothing fetched is no reason to accept other filters."""
-    fetched(ws, DAY, datetime(2026, 2, 1, tzinfo=UTC))
+def test_a_sync_checks_its_filters_even_if_no_day_is_missing(emu, ws):
+    """Other filters are refused every time, not only when days are fetched."""
+    create_fetched_table(ws, DAY, datetime(2026, 2, 1, tzinfo=UTC))
     days = {"to_date": DAY, "lookback_days": 0}
     for other in ({"events": ["B"]}, {"where": "true"}):
         with pytest.raises(ConfigError, match="other filters"):
@@ -208,8 +212,8 @@ def test_a_sync_is_checked_also_when_no_day_lacks(emu, ws):
 
 
 def test_a_sync_can_be_planned(emu, ws):
-    """What it would cost is known before it is spent; a table up to date costs nothing."""
-    fetched(ws, DAY, datetime(2026, 2, 1, tzinfo=UTC))
+    """The plan makes no call, and for a table that is up to date there is nothing to do."""
+    create_fetched_table(ws, DAY, datetime(2026, 2, 1, tzinfo=UTC))
     until = date(2026, 3, 31)
     plan = ws.plan_sync("events", lookback_days=0, to_date=until)
     assert (89, date(2026, 1, 2), until) == (plan.days, plan.from_date, plan.to_date)
@@ -236,8 +240,8 @@ def test_a_sync_can_be_planned(emu, ws):
         {"project_timezone": 5},
     ],
 )
-def test_what_cannot_be_asked_for_names_its_argument(wrong):
-    """Whatever type it has."""
+def test_errors_for_events_name_the_invalid_argument(wrong):
+    """Whatever the type of its value."""
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         EventQuery.create("events", from_date=DAY, to_date=DAY, **wrong)
 
@@ -253,15 +257,15 @@ def test_what_cannot_be_asked_for_names_its_argument(wrong):
         {"as_of_timestamp": "5"},
     ],
 )
-def test_profiles_name_their_arguments_too(wrong):
-    """Whatever type it has."""
+def test_errors_for_profiles_name_the_invalid_argument(wrong):
+    """Whatever the type of its value."""
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ProfileQuery.create(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [-1, True, "5", 1.5, 10**9])
-def test_a_look_back_is_a_number_of_days(emu, ws, wrong):
-    """Neither text nor longer than a century."""
+def test_lookback_days_must_be_a_number_of_days(emu, ws, wrong):
+    """Not text, and not longer than a century."""
     with pytest.raises(ConfigError, match="lookback_days"):
         ws.sync_events("events", lookback_days=wrong, from_date=DAY)
     assert [] == emu.requests()

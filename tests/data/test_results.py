@@ -27,19 +27,19 @@ FETCHED = FetchResult(
 )  # fmt: skip
 
 
-def test_every_value_becomes_json():
-    """Also what DuckDB answers with."""
+def test_every_value_can_be_written_as_json():
+    """Including all types that DuckDB returns."""
     row = (None, True, 2**70, 1.5, float("nan"), Decimal("1.25"), NOON, date(2026, 1, 1), b"x")
     row += ({"a": [NOON]}, {1}, Path("x"))
     found = SQLResult([f"c{n}" for n in range(len(row))], [row])
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert [None, True, 2**70, 1.5, None, 1.25] == told["rows"][0][:6]
-    assert ["2026-01-01T12:00:00+00:00", "2026-01-01"] == told["rows"][0][6:8]
-    assert (1, False) == (told["row_count"], told["truncated"])
+    written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [None, True, 2**70, 1.5, None, 1.25] == written["rows"][0][:6]
+    assert ["2026-01-01T12:00:00+00:00", "2026-01-01"] == written["rows"][0][6:8]
+    assert (1, False) == (written["row_count"], written["truncated"])
 
 
 def test_sql_results_are_sequences_of_rows():
-    """Tuples, or dictionaries when asked."""
+    """As tuples, or as dicts by `to_dicts`."""
     found = SQLResult(["a", "b"], [(1, "x"), (2, "y")])
     assert (2, [(1, "x"), (2, "y")]) == (len(found), list(found))
     assert [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}] == found.to_dicts() == found.to_table_dict()
@@ -55,15 +55,15 @@ def test_a_fetch_result_has_the_names_of_mixpanel_data():
     assert not {"total_rows", "failed_date_ranges"} & FETCHED.to_dict().keys()
 
 
-def test_results_are_frozen_and_compare():
-    """Two equal answers are equal, whether or not one was looked at as a table."""
+def test_results_are_frozen_and_compare_equal():
+    """Two equal results stay equal when the DataFrame of one was made."""
     with pytest.raises(FrozenInstanceError):
         FETCHED.rows = 6
     assert SQLResult(["a"], [(1,)]) == SQLResult(["a"], [(1,)])
 
 
-def test_text_shows_figures_and_rows():
-    """Cut where it gets long, and it says so."""
+def test_the_repr_shows_fields_and_rows():
+    """Long ones are cut, with the number of rows that are left out."""
     found = SQLResult(["n", "text"], [(n, "x" * 100) for n in range(12)])
     lines = repr(found).splitlines()
     assert "SQLResult(truncated=False, row_count=12)" == lines[0]
@@ -78,8 +78,8 @@ def test_text_shows_figures_and_rows():
     assert "calls_left=60" in repr(plan)
 
 
-def test_notebooks_show_a_table_that_runs_nothing():
-    """Names and values are escaped."""
+def test_notebooks_show_an_escaped_table():
+    """Names and values cannot contain HTML."""
     found = SQLResult(["<b>"], [("<script>",), (None,)])._repr_html_()
     assert "<th>&lt;b&gt;</th>" in found
     assert "<td>&lt;script&gt;</td>" in found
@@ -87,8 +87,8 @@ def test_notebooks_show_a_table_that_runs_nothing():
     assert "<th>a</th>" in SQLResult(["a"], [])._repr_html_()
 
 
-def test_rows_are_those_of_the_field_that_has_them():
-    """A breakdown shows its events, a column its values."""
+def test_rows_are_those_of_the_main_list_of_a_result():
+    """Those of a breakdown are its events, those of a column its values."""
     stats = EventStats("E", 1, 1, NOON, NOON, 100.0)
     assert ["E"] == [
         row["event_name"] for row in EventBreakdownResult("t", 1, 1, None, [stats]).to_table_dict()
@@ -100,7 +100,7 @@ def test_rows_are_those_of_the_field_that_has_them():
 
 
 def test_data_frames_are_made_once():
-    """And lazily."""
+    """On first use."""
     pytest.importorskip("pandas")
     found = SQLResult(["a", "b"], [(1, "x")])
     assert found.df is found.df
@@ -108,8 +108,8 @@ def test_data_frames_are_made_once():
     assert ["a"] == list(SQLResult(["a"], []).df.columns)
 
 
-def test_without_pandas_the_error_says_what_to_install(monkeypatch):
-    """Only `.df` needs it."""
+def test_without_pandas_the_error_names_the_extra_to_install(monkeypatch):
+    """Only `.df` needs pandas."""
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match=r"pip install 'mixpanel-async\[pandas\]'"):
         _ = SQLResult(["a"], [(1,)]).df

@@ -1,4 +1,4 @@
-"""Streams: what a fetch would keep, and nothing that it would not."""
+"""Streams yield the events that a fetch would store, and no others."""
 
 import json
 
@@ -16,7 +16,7 @@ GOOD = b'{"event":"Opened","properties":{"time":1767225600000,"distinct_id":"u",
 
 @pytest.fixture
 def ws(emu):
-    """A workspace on an emulator, in memory."""
+    """A workspace in memory, on an emulator."""
     with Workspace.memory(credentials=ROBOT, base_url=emu.url) as workspace:
         yield workspace
 
@@ -37,7 +37,7 @@ def ws(emu):
     ],
 )
 def test_an_odd_event_is_streamed_as_it_would_be_fetched(emu, ws, line):
-    """None for what it lacks, and repaired alike, wherever it stands; its neighbours are whole."""
+    """Missing values are None and repairs are the same; the events around it are unchanged."""
     for body in (line + b"\n" + GOOD + b"\n", GOOD + b"\n" + line + b"\n"):
         emu.play(Fault.status(200, body=body))
         streamed = list(ws.stream_events(**DAY))
@@ -45,7 +45,7 @@ def test_an_odd_event_is_streamed_as_it_would_be_fetched(emu, ws, line):
         assert 2 == ws.fetch_events(**DAY, replace=True).rows
         columns = "event_name, epoch_ms(event_time), distinct_id, insert_id, properties"
         fetched = ws.sql_rows(f"SELECT {columns} FROM events").rows
-        assert in_order(map(stored, fetched)) == in_order(map(told, streamed))
+        assert sorted_json(map(stored, fetched)) == sorted_json(map(as_row, streamed))
 
 
 def stored(row):
@@ -53,20 +53,20 @@ def stored(row):
     return [*columns, None if properties is None else json.loads(properties)]
 
 
-def told(event):
+def as_row(event):
     time = event.pop("event_time")
     milliseconds = None if time is None else round(time.timestamp() * 1000)
     name, *others = event.values()
     return [name, milliseconds, *others]
 
 
-def in_order(rows):
+def sorted_json(rows):
     return sorted(json.dumps(row, sort_keys=True) for row in rows)
 
 
 @pytest.mark.parametrize("last", [b'{"event":"Open', b'{"error":"terminated early"}', b"[]", b"no"])
-def test_a_last_line_that_is_no_event_is_a_truncation(emu, ws, last):
-    """The day is asked for again, and at the end the error has the last words."""
+def test_a_last_line_that_is_not_an_event_is_a_truncated_export(emu, ws, last):
+    """The day is downloaded again, and the final error has the end of the export."""
     whole, cut = (Fault.status(200, body=GOOD + b"\n" + end) for end in (b"", last))
     emu.play(cut, whole, path=EXPORT)
     assert ["g"] == [one["insert_id"] for one in ws.stream_events(**DAY)]
@@ -77,8 +77,8 @@ def test_a_last_line_that_is_no_event_is_a_truncation(emu, ws, last):
 
 
 def test_raw_events_are_repaired_too(emu, ws):
-    """And otherwise as Mixpanel sent them."""
+    """Otherwise they are as Mixpanel sent them."""
     body = b'{"event":"Caf\xe9","properties":{"score":NaN,"time":1}}\n'
     emu.play(Fault.status(200, body=body))
-    told = {"event": "Caf\\xe9", "properties": {"score": None, "time": 1}}
-    assert [told] == list(ws.stream_events(**DAY, raw=True))
+    expected = {"event": "Caf\\xe9", "properties": {"score": None, "time": 1}}
+    assert [expected] == list(ws.stream_events(**DAY, raw=True))

@@ -1,4 +1,4 @@
-"""How a fetch ends early: by a callback, a full disk, a closed workspace, a fork, no terminal."""
+"""Fetches that end early: a callback, a full disk, a closed workspace, a fork, no terminal."""
 
 import asyncio
 import errno
@@ -28,7 +28,7 @@ THREE = {"from_date": FIRST, "to_date": LAST}
 
 @pytest.fixture
 def shop(emu):
-    """A Mixpanel with three days of orders."""
+    """An emulator with three days of orders."""
     fill(emu)
     return emu
 
@@ -49,7 +49,7 @@ def interrupt(_now):
 
 @pytest.mark.parametrize("name", ["progress", "on_batch_complete"])
 def test_ctrl_c_in_a_callback_ends_the_fetch(ws, shop, name):
-    """It reaches the caller; fetching and tracking work afterwards."""
+    """KeyboardInterrupt reaches the caller; fetching and tracking work afterwards."""
     with pytest.raises(KeyboardInterrupt, match="from a callback"):
         ws.fetch_events(**THREE, **{name: interrupt})
     assert 3 * PER_DAY == ws.fetch_events(**THREE).rows
@@ -59,7 +59,7 @@ def test_ctrl_c_in_a_callback_ends_the_fetch(ws, shop, name):
 
 
 def test_ctrl_c_after_a_page_ends_the_fetch(ws):
-    """Nothing is stored then, and the next fetch begins anew."""
+    """Nothing is stored, and the next fetch starts from the beginning."""
     with pytest.raises(KeyboardInterrupt, match="from a callback"):
         ws.fetch_profiles(on_page_complete=interrupt)
     assert [] == ws.tables()
@@ -67,11 +67,11 @@ def test_ctrl_c_after_a_page_ends_the_fetch(ws):
 
 
 async def later(*_now):
-    """A callback that nobody would await."""
+    """Stand in for a callback that would never be awaited."""
 
 
 def test_async_callbacks_are_refused(ws, shop):
-    """Before anything is asked, by the name of the argument; so is what cannot be called."""
+    """The error names the argument, before any call; so it is for objects that are not callable."""
     for name in ("progress", "on_batch_complete"):
         for fetch in (ws.fetch_events, ws.sync_events):
             with pytest.raises(ConfigError, match=f"{name} is an async function"):
@@ -89,8 +89,8 @@ def test_async_callbacks_are_refused(ws, shop):
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_daemon_without_stderr_fetches_too(ws, monkeypatch, closed):
-    """Closed, or None: nobody is told of progress."""
+def test_a_daemon_without_stderr_can_fetch(ws, monkeypatch, closed):
+    """With a closed stderr, or None, no progress is shown."""
     stderr = io.StringIO()
     stderr.close()
     with monkeypatch.context() as daemon:
@@ -98,8 +98,8 @@ def test_a_daemon_without_stderr_fetches_too(ws, monkeypatch, closed):
         assert 3 * PER_DAY == ws.fetch_events(**THREE).rows
 
 
-def test_a_full_disk_is_one_error(shop, tmp_path, monkeypatch):
-    """It says which file and what to do; with room again, the same call goes on."""
+def test_a_full_disk_is_one_clear_error(shop, tmp_path, monkeypatch):
+    """It has the file and the remedy; with space again, the same call succeeds."""
 
     def fail(_file, _piece):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -133,12 +133,12 @@ print(folder.exists())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
-def test_a_forked_child_leaves_the_folder_to_its_parent():
-    """Neither its end nor its leaving the block takes the database away."""
-    told = subprocess.run(
+def test_a_forked_child_keeps_the_temporary_database_of_its_parent():
+    """The exit of the child does not delete the directory."""
+    output = subprocess.run(
         [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=30
     )
-    assert ["True 1", "False"] == told.stdout.splitlines()
+    assert ["True 1", "False"] == output.stdout.splitlines()
 
 
 # Credentials
@@ -148,11 +148,11 @@ def test_a_forked_child_leaves_the_folder_to_its_parent():
     ("given", "options", "why"),
     [
         (ROBOT, {"region": "xx"}, "region must be one of us, eu, in"),
-        (ROBOT, {"project_id": "4 2"}, "project_id must be the number of a project"),
+        (ROBOT, {"project_id": "4 2"}, "project_id must be a project id"),
     ],
 )
-def test_wrong_credentials_are_a_config_error(given, options, why):
-    """The field is named, and the secret is not."""
+def test_invalid_credentials_are_a_config_error(given, options, why):
+    """The error names the field and does not contain the secret."""
     with pytest.raises(ConfigError, match=f"credentials: {why}") as caught:
         Workspace(credentials=given, **options)
     assert "s3cret" not in repr(caught.value)
@@ -167,8 +167,8 @@ def anyio_backend(request):
 
 
 @pytest.mark.anyio
-async def test_closing_ends_a_fetch_that_goes_on_later(tmp_path, anyio_backend):
-    """With one clear error; what had arrived is not asked for again."""
+async def test_closing_cancels_a_fetch_that_can_be_continued(tmp_path, anyio_backend):
+    """With one clear error; the days that had arrived are not fetched again."""
     caught = []
     with Emulator() as emu:
         fill(emu)
@@ -198,8 +198,8 @@ async def test_closing_ends_a_fetch_that_goes_on_later(tmp_path, anyio_backend):
         assert (3 * PER_DAY, 1) == (result.rows, result.requests)
 
 
-def test_another_thread_may_close(shop, tmp_path):
-    """The sync face does the same."""
+def test_another_thread_may_close_the_workspace(shop, tmp_path):
+    """The fetch of the sync workspace ends with the same error."""
     shop.play(Fault.latency(30), path=EXPORT, when=lambda r: LAST == r.query["from_date"])
     ws = Workspace(path=tmp_path / "ws.db", credentials=ROBOT, base_url=shop.url)
     errors = []
@@ -218,8 +218,8 @@ def test_another_thread_may_close(shop, tmp_path):
     assert ["CLOSED"] == errors
 
 
-def test_closing_within_a_loop_works(shop):
-    """As at the end of a notebook's cell; in a callback of a fetch it would wait for itself."""
+def test_close_works_on_a_running_event_loop(shop):
+    """As in a cell of a notebook; in a callback of a fetch it is refused, to avoid a deadlock."""
     ws = Workspace.memory(credentials=ROBOT, base_url=shop.url)
     refused = []
 
