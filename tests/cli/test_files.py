@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from mixpanel import ConfigurationError
-from mixpanel.data.store import Columns, _milliseconds, count_rows, read_events
+from mixpanel.data.store import Columns, count_rows, read_events, to_milliseconds
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z in milliseconds
 FLAT = {"event": "Order Paid", "time": "2026-01-01T12:00:00Z", "user_id": "007", "id": "a-1"}
@@ -202,7 +202,7 @@ def test_ids_that_mixpanel_would_refuse_are_hashed(write):
 )
 def test_times_become_whole_milliseconds(given, expected):
     """What is no time stays as it is, for the server to refuse."""
-    told = _milliseconds(given)
+    told = to_milliseconds(given)
     assert expected == told
     assert type(told) in (int, str)
 
@@ -210,7 +210,7 @@ def test_times_become_whole_milliseconds(given, expected):
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), True, "nan", "-inf"])
 def test_odd_times_end_in_no_loop(odd):
     """Infinity has no milliseconds."""
-    assert repr(_milliseconds(odd)) in (repr(odd), repr(float(odd)))
+    assert repr(to_milliseconds(odd)) in (repr(odd), repr(float(odd)))
 
 
 # Files that cannot be read
@@ -237,12 +237,15 @@ ROW = "A,1,u\n"
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (f"event,time,user_id\n{ROW * 30}A,1,u,more\n", "line 32 has 4 cells, the first has 3"),
-        (f"event,time,user_id\n{ROW}A\n{ROW}", "line 3 has 1 cell, the first has 3"),
-        (f"event;time;user_id\n{ROW}", "line 2 has 1 cell, the first has 3"),
+        (
+            f"event,time,user_id\n{ROW * 30}A,1,u,more\n",
+            "line 32 has 4 cells, the first line has 3",
+        ),
+        (f"event,time,user_id\n{ROW}A\n{ROW}", "line 3 has 1 cell, the first line has 3"),
+        (f"event;time;user_id\n{ROW}", "line 2 has 1 cell, the first line has 3"),
         (f'event,time,user_id\n{ROW}A,1,"u\n{ROW}', "line 3: a quote is not closed"),
-        (f"\nevent,time,user_id\n{ROW}", "its first line is empty: it must name the columns"),
-        ("", "its first line is empty: it must name the columns"),
+        (f"\nevent,time,user_id\n{ROW}", "the first line is empty; it must name the columns"),
+        ("", "the first line is empty; it must name the columns"),
     ],
     ids=["long", "short", "other delimiter", "open quote", "blank first", "empty"],
 )

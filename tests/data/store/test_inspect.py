@@ -138,7 +138,7 @@ def test_typed_views_have_a_column_for_each_property(db):
     assert "mine" == db.typed_view("events", "mine")
     with pytest.raises(TableExistsError):
         db.typed_view("events", "none")
-    with pytest.raises(ConfigError, match="no properties"):
+    with pytest.raises(ConfigError, match="no JSON column properties"):
         db.typed_view("events_typed")
 
 

@@ -128,7 +128,7 @@ def test_a_line_that_is_too_long_is_set_aside(db, size):
     """From 16 MB on, whole, without being held in memory at once; a shorter one is loaded."""
     line = b'{"event":"a","properties":{"x":"' + b"y" * size + b'"}}'
     staged = load(db, GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
-    long = size > parts.LONGEST
+    long = size > parts.MAX_LINE_BYTES
     assert (None, 3 - long, long) == (staged.error, staged.rows, staged.unreadable)
     if long:
         assert line + b"\n" == staged.kept_in.read_bytes()
@@ -233,7 +233,7 @@ def test_a_left_over_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkey
     path.write_bytes(b'{"event":"a","event":"b"}\n')
     at = datetime(2026, 1, 20, tzinfo=UTC)
     digest = part_files.digest(path)
-    ws.database.note_part(begun, Part(path, Chunk(DAY, DAY), 1, False, at, digest))
+    ws.database.record_part(begun, Part(path, Chunk(DAY, DAY), 1, False, at, digest))
     begun.stop()
     monkeypatch.setattr(parts, "_defect", lambda line: None)
     emu.play(Fault.status(200, body=GOOD + b"\n"), path=EXPORT)
@@ -243,7 +243,7 @@ def test_a_left_over_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkey
 
 def test_a_profile_that_is_too_long_is_set_aside(emu, ws, monkeypatch):
     """It is counted and kept, and the others of its page are loaded."""
-    monkeypatch.setattr("mixpanel.data._fetch.profiles.LONGEST", 1000)
+    monkeypatch.setattr("mixpanel.data._fetch.profiles.MAX_LINE_BYTES", 1000)
     people = [
         {"$distinct_id": name, "$properties": {"x": "y" * size}}
         for name, size in (("a", 1), ("b", 2000), ("c", 1))

@@ -228,7 +228,7 @@ def test_events_without_an_id_are_never_copies(db, part):
     ],
 )
 def test_a_cut_part_leaves_its_neighbours(db, part, tail, packed, cut):
-    """Nothing of it is kept, its last words are told, and it may be staged again."""
+    """Nothing of it is kept, the error has its tail, and it can be staged again."""
     line = json.dumps(event(day=NEXT)).encode() + b"\n"
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY, NEXT, LATER])
     one, two, three = begun.stage(

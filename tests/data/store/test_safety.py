@@ -52,9 +52,9 @@ def test_only_one_load_at_a_time_gets_a_table(db, tmp_path):
     with Database.open(tmp_path / "a.db") as other:
         for handle in (db, other):
             for filters in (Filters(events=("A",)), Filters(events=("B",))):
-                with pytest.raises(ConfigError, match="a fetch into events is under way"):
+                with pytest.raises(ConfigError, match="a fetch into events is running"):
                     begin(handle, "events", filters)
-            with pytest.raises(ConfigError, match="under way"):
+            with pytest.raises(ConfigError, match="is running"):
                 handle.begin_profiles("events", filters=NONE, mode="new")
         begin(other, "others").abandon()
     assert 1 == load.stage([part(db)])[0].rows
@@ -96,7 +96,7 @@ def test_a_table_cannot_be_dropped_under_a_load(db):
     load = begin(db)
     load.stage([part(db)])
     for drop in (lambda: db.drop("Events"), db.drop_all):
-        with pytest.raises(ConfigError, match="under way"):
+        with pytest.raises(ConfigError, match="is running"):
             drop()
     assert 1 == load.finish().rows
 
@@ -257,12 +257,12 @@ def test_what_is_left_over_is_read_by_its_name(db):
     digest = hashlib.sha256((db.parts / whole).read_bytes()).hexdigest()
     at = datetime.fromtimestamp(1000, UTC)
     sent = Part(db.parts / whole, Chunk(DAY, NEXT), 1, gzip=False, received_at=at, digest=digest)
-    db.note_part(load, sent)
+    db.record_part(load, sent)
     left(db, f"{load.key}_{DAY}_{DAY}.partial")
     left(db, f"{load.key}_2026-13-01_2026-13-02.gz")
     strange = left(db, f"{load.key}_x.ndjson")
     (db.parts / f"{load.key}_{NEXT}_{NEXT}.gz").mkdir()
-    [found] = db.left_over(load)
+    [found] = db.reusable_parts(load)
     assert (Chunk(DAY, NEXT), False) == (found.chunk, found.gzip)
     assert at == found.received_at
     assert sorted([whole, strange, f"{load.key}_{NEXT}_{NEXT}.gz"]) == names(db)

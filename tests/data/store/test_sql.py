@@ -338,7 +338,7 @@ def received(db, load, content=None):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     at = datetime.now(UTC) - timedelta(minutes=1)
     part = Part(path, Chunk(DAY, DAY), path.stat().st_size, False, at, digest)
-    db.note_part(load, part)
+    db.record_part(load, part)
     return part
 
 
@@ -361,7 +361,7 @@ def test_a_part_is_trusted_by_its_digest(db):
     """One that was received is found again, with when that was."""
     load = begun(db)
     part = received(db, load)
-    assert [part] == db.left_over(load)
+    assert [part] == db.reusable_parts(load)
     load.stage([part])
     assert 1 == load.finish().rows
     assert 0 == db.sql_scalar("SELECT count(*) FROM _parts")
@@ -378,10 +378,10 @@ def test_a_part_that_was_not_received_is_set_aside(db, caplog, how):
         path = db.parts / f"{load.key}_{DAY}_{DAY}.ndjson"
         path.write_text(json.dumps(EVENT))
     content = path.read_bytes()
-    assert [] == db.left_over(load)
+    assert [] == db.reusable_parts(load)
     [kept] = db.unreadable.iterdir()
     assert (content, False) == (kept.read_bytes(), path.exists())
-    assert f"is not as it was received: it was moved to {kept}" in caplog.text
+    assert f"was changed after it was received: moved it to {kept}" in caplog.text
     load.finish()
     db.drop("events")
     assert not db.unreadable.exists()
