@@ -301,7 +301,7 @@ class Database(Connection):
                 continue
             kept_in = part_files.set_aside(part.path, self.unreadable)
             logger.warning(
-                "%s was changed after it was received: moved it to %s and fetching %s again",
+                "%s does not match what was received: moved it to %s and fetching %s again",
                 part.path.name,
                 kept_in,
                 part.chunk,
