@@ -400,10 +400,10 @@ def test_two_handles_of_a_file_load_through_one_folder(db):
 KILLED = """
 import os, sys
 from mixpanel.data.store import Database
-from mixpanel.data.store.part_files import exposed
+from mixpanel.data.store.part_files import linked_files
 db = Database.open(sys.argv[1])
 (db.parts / "x").touch()
-with exposed(db._exchange, [db.parts / "x"]):
+with linked_files(db._exchange, [db.parts / "x"]):
     print(len(list(db.parts.rglob("*"))), flush=True)
     os._exit(0)
 """

@@ -283,7 +283,7 @@ def test_a_read_only_database_writes_nothing(tmp_path):
     Database.open(tmp_path / "a.db").close()
     with Database.open(tmp_path / "a.db", read_only=True) as db:
         assert [] == db.tables()
-        with pytest.raises(ConfigError, match="reading only"):
+        with pytest.raises(ConfigError, match="open read-only"):
             db.begin_events("x", filters=Filters(), mode="new", days=[DAY])
         with pytest.raises(SQLError):
             db.sql_rows("CREATE TABLE x AS SELECT 1", write=True)
