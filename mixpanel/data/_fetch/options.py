@@ -109,21 +109,18 @@ def with_options(options: type[Any], validate: Callable[..., object]) -> Callabl
             except TypeError as error:
                 raise TypeError(f"{method.__name__}(): {error}") from None
 
-        if inspect.iscoroutinefunction(method):
+        @functools.wraps(method)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            check(args, kwargs)
+            return await method(*args, **kwargs)
 
-            @functools.wraps(method)
-            async def call(*args: Any, **kwargs: Any) -> Any:
-                check(args, kwargs)
-                return await method(*args, **kwargs)
+        @functools.wraps(method)
+        def iterated(*args: Any, **kwargs: Any) -> Any:  # an async generator function
+            check(args, kwargs)
+            return method(*args, **kwargs)
 
-        else:  # an async generator function
-
-            @functools.wraps(method)
-            def call(*args: Any, **kwargs: Any) -> Any:
-                check(args, kwargs)
-                return method(*args, **kwargs)
-
-        call.__signature__ = signature  # type: ignore[attr-defined]
+        call: Any = awaited if inspect.iscoroutinefunction(method) else iterated
+        call.__signature__ = signature
         return cast("Method", call)
 
     return decorate

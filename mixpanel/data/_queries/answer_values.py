@@ -43,9 +43,8 @@ def check_error(answer: Any, sent: RequestInfo) -> None:
             reason = answer["error"]
             text = reason if isinstance(reason, str) else str(reason)
             reason = sent.without_payload(" ".join(text.split()))[:300]
-            raise QueryError(
-                sent.text("HTTP 200", reason), **sent.error_fields() | {"status_code": 200}
-            )
+            fields: dict[str, Any] = {**sent.error_fields(), "status_code": 200}
+            raise QueryError(sent.text("HTTP 200", reason), **fields)
 
 
 def unexpected(what: str) -> ServerError:
