@@ -87,7 +87,7 @@ class Load(Staging):
         super().__init__(connection, name, filters, mode, now, database, exchange, unreadable)
         self.days = days
         self._timezone = filters.project_timezone
-        self._in_ms = time_in_ms
+        self._time_in_ms = time_in_ms
         self._merged = 0
         self._time_column = "event_time" if self._timezone is None else "event_time_local"
         try:
@@ -191,8 +191,8 @@ class Load(Staging):
             (staged if found.error is None else failed)[source.number] = found
         return staged, failed
 
-    def _insert_alone(self, source: _Source, originals: _Source) -> Staged:
-        """Insert one part, if it fails without its longest lines, which may not fit in memory."""
+    def _insert_alone(self, source: _Source, original: _Source) -> Staged:
+        """Insert one part; if that fails, without its longest lines, which may exceed memory."""
         limits = [MAX_LINE_BYTES, SAFE_LINE_BYTES]
         while True:
             try:
@@ -204,7 +204,7 @@ class Load(Staging):
                 if not limits:
                     return Staged(error=unreadable_error(source.part, error))
             try:
-                source = self._rewritten(originals, limits.pop(0))
+                source = self._rewritten(original, limits.pop(0))
             except TruncatedError as error:
                 return Staged(error=error)
 
@@ -222,9 +222,9 @@ class Load(Staging):
             pass  # expected: DuckDB has refused these parts already
         return self._rewritten(source, MAX_LINE_BYTES)
 
-    def _rewritten(self, source: _Source, longest: int) -> _Source:
+    def _rewritten(self, source: _Source, max_bytes: int) -> _Source:
         target = source.path.with_name(source.path.name + ".repaired")
-        repair = repair_part(source.part, source.path, target, self._unreadable, longest)
+        repair = repair_part(source.part, source.path, target, self._unreadable, max_bytes)
         return _Source(source.number, source.part, target, gzip=False, repair=repair)
 
     def _insert(self, sources: Sequence[_Source]) -> dict[int, Staged]:
@@ -236,12 +236,12 @@ class Load(Staging):
             for gzip in {source.gzip for source in sources}:
                 paths = {s.path: s.number for s in sources if s.gzip == gzip}
                 query = schema.events(
-                    paths, gzip=gzip, time_in_ms=self._in_ms, timezone=self._timezone
+                    paths, gzip=gzip, time_in_ms=self._time_in_ms, timezone=self._timezone
                 )
                 self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
             first = sources[0].number
             repaired = self._repair_nan(first)
-            merged = self._merge_copies(first)
+            merged = self._merge_duplicates(first)
             return self._record_days(sources, merged, repaired)
 
     def _repair_nan(self, first: int) -> dict[int, int]:
@@ -268,7 +268,7 @@ class Load(Staging):
             )
         return counts
 
-    def _merge_copies(self, first: int) -> dict[int, int]:
+    def _merge_duplicates(self, first: int) -> dict[int, int]:
         """Drop duplicates except the one processed last; return counts by part."""
         table, key = self._staging_table, schema.EVENT_KEY
         # Compare hashes first, and sort only rows whose hash is not unique: sorting all rows by
@@ -295,7 +295,7 @@ class Load(Staging):
     ) -> dict[int, Staged]:
         by_number = {source.number: source for source in sources}
         rows = dict.fromkeys(by_number, 0)
-        timeless = dict.fromkeys(by_number, 0)
+        without_time = dict.fromkeys(by_number, 0)
         by_day = {(source.number, day): 0 for source in sources for day in source.part.chunk}
         counted = self._connection.execute(
             f"SELECT _part, CAST({self._time_column} AS DATE), count(*), "  # noqa: S608
@@ -308,7 +308,7 @@ class Load(Staging):
                 raise _NotAnEventError
             chunk = by_number[number].part.chunk
             rows[number] += events
-            timeless[number] += 0 if day else events
+            without_time[number] += 0 if day else events
             nearest = max(chunk.from_date, min(chunk.to_date, day or chunk.from_date))
             by_day[number, nearest] += events
         now = self._current_time()
@@ -316,9 +316,9 @@ class Load(Staging):
         for (number, day), events in by_day.items():
             part = by_number[number].part
             size = part.bytes * events // max(rows[number], 1)
-            at = part.received_at or now
+            received_at = part.received_at or now
             entries.append(
-                Entry(day, part.chunk, self._filters, self.mode, events, size, at, number)
+                Entry(day, part.chunk, self._filters, self.mode, events, size, received_at, number)
             )
         fetch_log.record_staged(self._connection, self.name, entries)
         return {
@@ -326,7 +326,7 @@ class Load(Staging):
                 rows[number],
                 merged.get(number, 0),
                 source.repair.repaired + repaired.get(number, 0),
-                timeless[number],
+                without_time[number],
                 source.repair.unreadable,
                 source.repair.kept_in,
             )
@@ -369,7 +369,7 @@ class Load(Staging):
         return Loaded(rows, self._merged, min(self.days), max(self.days))
 
     def _merge_into_table(self) -> None:
-        """Replace the staged days; rows that have no such day are replaced by their key."""
+        """Replace the rows of the staged days, and other rows by their key."""
         done = fetch_log.entries(self._connection, self.name, "done")
         day = f"CAST({self._time_column} AS DATE)"
         in_days = f"coalesce({day} IN (SELECT unnest($days::DATE[])), false)"

@@ -69,11 +69,11 @@ class Repair:
 
 
 def repair_part(
-    part: Part, source: Path, target: Path, unreadable_folder: Path, longest: int = MAX_LINE_BYTES
+    part: Part, source: Path, target: Path, unreadable_folder: Path, max_bytes: int = MAX_LINE_BYTES
 ) -> Repair:
     """Copy a part from `source` to `target`, rewriting lines that DuckDB cannot read.
 
-    Lines that cannot be repaired, or have more than `longest` bytes, are written unchanged to a
+    Lines that cannot be repaired, or have more than `max_bytes`, are written unchanged to a
     file in `unreadable_folder`.
 
     :raises TruncatedError: if the last line is not an event, or no line is one: the body was
@@ -82,7 +82,7 @@ def repair_part(
     kept_in = unreadable_folder / f"{part.path.name.partition('.')[0]}.ndjson"
     try:
         with ExitStack() as files:
-            repair = _repair(part, files, source, target, kept_in, longest)
+            repair = _repair(part, files, source, target, kept_in, max_bytes)
     except BaseException:
         kept_in.unlink(missing_ok=True)
         raise
@@ -90,20 +90,20 @@ def repair_part(
 
 
 def _repair(
-    part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path, longest: int
+    part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path, max_bytes: int
 ) -> Repair:
-    opened: Any = gzip.open if part.gzip else open
-    lines = _Lines(part, files.enter_context(opened(source, "rb")), longest)
+    open_file: Any = gzip.open if part.gzip else open
+    lines = _Lines(part, files.enter_context(open_file(source, "rb")), max_bytes)
     out = files.enter_context(private_file(target))
     unreadable_file: IO[bytes] | None = None
-    repaired = loadable = unreadable = 0
+    repaired = good_lines = unreadable = 0
     truncated_at = first_truncated = b""  # ends of a body: see below
     while line := lines.next():
-        repaired_line, defect = _loadable(line, longest)
+        repaired_line, defect = _check_line(line, max_bytes)
         if not repaired_line.strip():
             continue
         if defect is None:
-            loadable, truncated_at = loadable + 1, b""
+            good_lines, truncated_at = good_lines + 1, b""
             repaired += repaired_line != line
             out.write(repaired_line if repaired_line.endswith(b"\n") else repaired_line + b"\n")
             continue
@@ -117,16 +117,16 @@ def _repair(
         lines.copy_rest_to(unreadable_file)
     # An export has neither a length nor an end mark. A cut connection shows only as a bad last
     # line; a body of bad lines alone is an error page. One between good lines is set aside.
-    if truncated_at or (first_truncated and not loadable):
+    if truncated_at or (first_truncated and not good_lines):
         raise truncated_error(part, truncated_at or first_truncated)
     return Repair(repaired, unreadable, None if unreadable_file is None else kept_in)
 
 
 def unreadable_error(part: Part, error: Exception) -> UnreadablePartError:
     """Return the error for a part that DuckDB cannot load, for no known defect of a line."""
-    why = error_message(error) if str(error) else "a line is not an event"
+    reason = error_message(error) if str(error) else "a line is not an event"
     return UnreadablePartError(
-        f"the export of {part.chunk} cannot be loaded: {why}",
+        f"the export of {part.chunk} cannot be loaded: {reason}",
         status_code=200,
         details={"from_date": str(part.chunk.from_date), "to_date": str(part.chunk.to_date)},
     )
@@ -151,9 +151,9 @@ def private_file(path: Path) -> IO[bytes]:
 class _Lines:
     """Read the lines of a part one by one, each only as far as DuckDB would."""
 
-    def __init__(self, part: Part, body: IO[bytes], longest: int) -> None:
+    def __init__(self, part: Part, body: IO[bytes], max_bytes: int) -> None:
         self._part, self._body = part, body
-        self._read_size = longest + 1
+        self._read_size = max_bytes + 1
         self._line = b""
         self._first = True
 
@@ -229,14 +229,13 @@ def _repair_escape(escape: re.Match[str]) -> str:
 NOT_JSON, NOT_AN_OBJECT, NOT_AN_EVENT = "not JSON", "not an object", "not an event"
 TOO_LONG, TOO_DEEP = "too long", "nested too deeply"
 DUPLICATE_KEY = "the same key twice"
-POSSIBLY_TRUNCATED = frozenset(
-    {NOT_JSON, NOT_AN_OBJECT, NOT_AN_EVENT}
-)  # half a line, or an error of the server instead of an event
+# Defects of half a line, and of an error message of the server instead of an event.
+POSSIBLY_TRUNCATED = frozenset({NOT_JSON, NOT_AN_OBJECT, NOT_AN_EVENT})
 
 
-def _loadable(line: bytes, longest: int) -> tuple[bytes, str | None]:
+def _check_line(line: bytes, max_bytes: int) -> tuple[bytes, str | None]:
     """Return a line in a form that DuckDB can read, or unchanged with its defect."""
-    if len(line) > longest:
+    if len(line) > max_bytes:
         return line, TOO_LONG
     defect = _defect(line)
     if defect is None:
@@ -245,11 +244,9 @@ def _loadable(line: bytes, longest: int) -> tuple[bytes, str | None]:
     if repaired_line == line.strip():
         return line, defect
     remaining = _defect(repaired_line)
-    return (
-        (repaired_line, None)
-        if remaining is None
-        else (line if repaired_line else repaired_line, remaining)
-    )
+    if remaining is None:
+        return repaired_line, None
+    return (line if repaired_line else b""), remaining  # the caller skips an empty line
 
 
 def _defect(line: bytes) -> str | None:

@@ -126,8 +126,8 @@ class _StatementCheck:
                 "Pass write=True to modify data"
             )
         return UnsafeSQLError(
-            f"{construct} is not allowed: SQL with write=True may use {WRITE_STATEMENTS}, but cannot "
-            "access files, extensions or other databases. Open the database with "
+            f"{construct} is not allowed: SQL with write=True may use {WRITE_STATEMENTS}, but "
+            "cannot access files, extensions or other databases. Open the database with "
             "external_access=True to allow it"
         )
 
