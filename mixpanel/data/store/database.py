@@ -370,8 +370,8 @@ class Database(Connection):
         fetched_with = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
         if fetched_with - {filters.to_json()} and not mixed:
             raise ConfigError(
-                f"{name} was fetched with other filters ({' and '.join(sorted(fetched_with))}). "
-                "Use another table name, or pass mixed=True to keep both in one table"
+                f"{name} was fetched with other filters ({' and '.join(sorted(fetched_with))}), "
+                "and appending would mix them: use another table name, or pass mixed=True"
             )
         return name
 

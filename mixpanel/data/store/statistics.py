@@ -104,11 +104,8 @@ def column_stats(
         "GROUP BY v ORDER BY n DESC, v LIMIT ?",
         [top_n],
     ).fetchall()
-    null_count, unique = (
-        total - non_null,
-        min(unique, non_null),
-    )  # the count of distinct
-    # values is an estimate, which may be a few percent too high
+    null_count = total - non_null
+    unique = min(unique, non_null)  # an estimate, which may be a few percent too high
     return ColumnStatsResult(
         table,
         column,
