@@ -23,8 +23,8 @@ PROFILES = "distinct_id VARCHAR, properties JSON, last_seen TIMESTAMP"
 EVENT_KEY = "event_name, event_time, distinct_id, insert_id"
 HAS_INSERT_ID = "(insert_id IS NOT NULL AND insert_id <> '')"
 
-# Nesting is checked only for text longer than this, and refused beyond a tenth of the depth at
-# which DuckDB crashes.
+# Objects may be nested this deep, a tenth of the depth at which DuckDB crashes. Text up to the
+# length is too short to be nested dangerously, and is not checked.
 MAX_NESTING, NESTING_CHECK_LENGTH = 10_000, 50_000
 
 # The years 1 to 9999, which both DuckDB and Python can represent.
