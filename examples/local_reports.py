@@ -1,14 +1,14 @@
-"""Fetch a project's events once, then ask Mixpanel's own questions locally, drawn in the terminal.
+"""Fetch a project's events once, then compute Mixpanel's reports locally and chart them.
 
     pip install 'mixpanel-async[data]'
     python examples/local_reports.py 2013-02-09 2013-02-10
 
 The account is the default one of `mp auth`, or MP_USERNAME, MP_SECRET, MP_PROJECT_ID and MP_REGION.
-To try it without one, load the real events that are beside this file into a local Mixpanel:
+To try it without one, load the sample events of this repository into a local Mixpanel:
 
     mp emulator --load examples/data/flights.ndjson
 
-and set MP_BASE_URL=http://127.0.0.1:8650; it takes any account.
+and set MP_BASE_URL=http://127.0.0.1:8650; it accepts any account.
 """
 
 import sys
@@ -19,7 +19,7 @@ WIDTH = 78
 
 
 def main(first: str, last: str) -> None:
-    """Follow two days of flights from New York, counted in New York's own days and hours."""
+    """Chart two days of flights from New York, in New York's time zone."""
     with Workspace.memory() as ws:
         ws.fetch_events(from_date=first, to_date=last, progress=False)
         days = {"from_date": first, "to_date": last, "timezone": "America/New_York"}
@@ -27,7 +27,7 @@ def main(first: str, last: str) -> None:
         hours = ws.local.segmentation("Flight Departed", **days, unit="hour")
         print(hours.chart(WIDTH), "\n")
 
-        # A flight is a user here: how many landed again within three hours?
+        # Each flight is a user here: how many landed within three hours?
         landed = Step("Flight Arrived", where=prop("delay_minutes") <= 15, label="In time")
         flights = ws.local.funnel(
             ["Flight Departed", landed], **days, on="origin", window=3, window_unit="hour"

@@ -21,19 +21,19 @@ hypothesis.settings.load_profile("mixpanel")
 
 
 def pytest_configure():
-    """Take Ctrl-C back where whoever started us in the background had it ignored."""
+    """Handle Ctrl-C again if the process was started with SIGINT ignored, as in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():
-    """Leave what importing made out of every later collection: it takes half a second to walk."""
+    """Exclude imported modules from garbage collection, which takes half a second to walk them."""
     _freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    """Leave out as well what each file left: modules loaded late, and what pytest remembers."""
+    """Exclude what each test file leaves, too: modules loaded late, and what pytest keeps."""
     done = yield
     if nextitem is None or nextitem.path != item.path:
         _freeze()
@@ -46,7 +46,7 @@ def _freeze():
 
 
 def pytest_sessionfinish():
-    """Let plugins and the interpreter end as they would."""
+    """Restore garbage collection for plugins and the interpreter's exit."""
     gc.unfreeze()
 
 
@@ -57,7 +57,7 @@ BACKENDS = [
 ]
 
 
-# Only tests with one of these open anything worth collecting, and collecting takes its time.
+# Only tests with one of these fixtures open sockets, and a garbage collection takes time.
 SOCKETS = {"emu", "anyio_backend"}
 # trio and asgiref keep idle worker threads of their own.
 POOLS = ("Trio thread", "ThreadPoolExecutor")
@@ -78,13 +78,13 @@ def emu():
 
 @pytest.fixture(autouse=True)
 def _own_budget():
-    """Forget who called where: an emulator may get the port of one that is gone."""
+    """Reset the rate limits: an emulator may get the port of an earlier one."""
     rate_limits._shared.clear()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_authority(tmp_path_factory):
-    """Trust one authority, not the machine's: to read those costs each client 30 ms."""
+    """Trust one certificate authority: reading the machine's costs each client 30 ms."""
     path = tmp_path_factory.mktemp("authority") / "ca.pem"
     trustme.CA().cert_pem.write_to_path(path)
     with pytest.MonkeyPatch.context() as patch:

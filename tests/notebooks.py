@@ -17,7 +17,7 @@ AT_ONCE = os.cpu_count() or 1
 CELL_TIMEOUT = 60  # seconds
 # The shell's history would be one more file for all kernels to share.
 ARGUMENTS = ["--HistoryManager.enabled=False"]
-# Kernels talk through files here, not ports; the path of such a file may have 100 letters or so.
+# Kernels communicate through sockets in files, whose paths are limited to about 100 characters.
 SHORT = "/tmp" if os.name == "posix" else None
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -30,12 +30,12 @@ def notebooks(*names):
     paths = sorted(NOTEBOOKS.glob("*.ipynb"))
     unknown = set(names) - {path.stem for path in paths}
     if unknown:
-        raise SystemExit(f"there is no notebook {', '.join(sorted(unknown))}")
+        raise SystemExit(f"unknown notebooks: {', '.join(sorted(unknown))}")
     return [path for path in paths if not names or path.stem in names]
 
 
 def client_of(notebook, path):
-    """Return what runs a notebook: it starts a kernel, and ends it again."""
+    """Return a client that runs a notebook in a kernel of its own."""
     from nbclient import NotebookClient
 
     client = NotebookClient(
@@ -87,10 +87,10 @@ async def execute_all(paths, folder=None):
 
 
 def keep_to(folder):
-    """Let Jupyter and its kernels read and write nothing of the user's own."""
+    """Keep Jupyter and its kernels away from the user's own files."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         os.environ[name] = folder
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # no word about frozen modules
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # no warning about frozen modules
 
 
 def main():

@@ -16,7 +16,7 @@ LOCKS = ROOT / "requirements" / "peers"
 
 
 def python(peer: str) -> Path:
-    """Return the interpreter of the peer's environment, which may not be there yet."""
+    """Return the interpreter of the peer's environment, which may not exist yet."""
     folder = "Scripts" if os.name == "nt" else "bin"
     lock = LOCKS / f"{peer}.txt"
     digest = hashlib.sha256(lock.read_bytes() + sys.version.encode()).hexdigest()
@@ -24,7 +24,7 @@ def python(peer: str) -> Path:
 
 
 def ensure(peer: str) -> Path:
-    """Make the peer's environment unless it is complete, and return its interpreter."""
+    """Create the peer's environment unless it is complete, and return its interpreter."""
     interpreter = python(peer)
     done = interpreter.parent.parent / ".complete"
     if not done.exists():

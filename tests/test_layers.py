@@ -1,6 +1,6 @@
-"""The layers of the package: imports go down only, and each library has one door.
+"""The layers of the package: imports only go down, and each library is used in one place.
 
-The rules name folders. A new file obeys them by where it lies.
+The rules are about folders, so they apply to a new file by its location.
 """
 
 import ast
@@ -70,12 +70,12 @@ def level_of(name):
 
 
 def test_every_file_has_a_layer():
-    """A new folder or module of the root must be placed."""
+    """A new folder or module at the top must be added to a layer."""
     assert not {name_of(path).partition(".")[0] for path in FILES} - set(LEVELS)
 
 
 def test_imports_go_down_only():
-    """Also those for type checkers, so that there is no cycle of any kind between layers."""
+    """This includes imports for type checkers, so layers have no cycles of any kind."""
     wrong = []
     for path in FILES:
         name = name_of(path)
@@ -88,7 +88,7 @@ def test_imports_go_down_only():
 
 
 def test_folders_of_one_layer_do_not_import_each_other():
-    """`flags` and `data` stand side by side."""
+    """`flags` and `data` are independent of each other."""
     wrong = []
     for path in FILES:
         name = name_of(path)
@@ -114,7 +114,7 @@ def imported_modules(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted({path.parts[len(PACKAGE.parts)] for path in FILES}))
 def test_modules_do_not_import_each_other_in_a_circle(folder):
-    """Nor for type checkers alone, whether directly or through others."""
+    """Neither directly nor through others, nor for type checkers only."""
     if folder == "data":
         pytest.skip("the expressions and the plots of results are still to be separated")
     graph = {
@@ -138,7 +138,7 @@ def test_modules_do_not_import_each_other_in_a_circle(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("library", sorted(DOORS))
 def test_each_library_has_one_door(library):
-    """Replacing one touches one folder."""
+    """Replacing a library changes one folder only."""
     doors = DOORS[library].split()
     for path in FILES:
         name = name_of(path)
@@ -159,7 +159,7 @@ def _only_for_types(path, library):
 
 
 def test_private_modules_stay_private():
-    """What begins with an underscore is imported by the package and its tests alone."""
+    """Only the package and its tests import modules whose names begin with an underscore."""
     for name in mixpanel.__all__:
         value = getattr(mixpanel, name)
         assert not name.startswith("_") or name == "__version__", name
@@ -167,7 +167,7 @@ def test_private_modules_stay_private():
 
 
 def test_the_root_holds_few_private_modules():
-    """What is private has a folder."""
+    """Private modules belong into folders."""
     assert len(list(PACKAGE.glob("_*.py"))) - 1 <= 3  # `__init__` aside
 
 
@@ -190,7 +190,7 @@ def test_public_modules_name_what_they_offer():
 
 
 def test_importing_starts_nothing():
-    """No thread, no heavy module, no logger touched."""
+    """No thread is started, no heavy module imported, and no logger changed."""
     source = """
 import logging, sys, threading
 before = {name: logging.getLogger(name).level for name in ("httpx", "httpcore", "root")}

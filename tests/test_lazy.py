@@ -21,7 +21,7 @@ LAZY = ["mixpanel", "mixpanel.cdp", "mixpanel.data", "mixpanel.testing"]
 
 @pytest.mark.parametrize("name", LAZY)
 def test_every_public_name_can_be_loaded(name):
-    """Whatever `__all__` promises exists, and `dir()` lists it."""
+    """Every name in `__all__` exists, and `dir()` lists it."""
     module = importlib.import_module(name)
     assert set(module.__all__) <= set(dir(module))
     for public in module.__all__:
@@ -30,7 +30,7 @@ def test_every_public_name_can_be_loaded(name):
 
 @pytest.mark.parametrize("name", ["mixpanel", "mixpanel.cdp", "mixpanel.data"])
 def test_type_checkers_see_the_names_that_all_lists(name):
-    """The imports for type checkers and `__all__` agree, so neither can be forgotten."""
+    """The imports for type checkers and `__all__` have the same names."""
     module = importlib.import_module(name)
     imported = _lazy._imported_names(Path(module.__file__).read_bytes())
     assert set(imported) == set(module.__all__) - {"__version__"}
@@ -39,7 +39,7 @@ def test_type_checkers_see_the_names_that_all_lists(name):
 
 @pytest.mark.parametrize("name", LAZY)
 def test_an_unknown_name_is_an_attribute_error(name):
-    """The text is Python's own."""
+    """The message is the same as Python's."""
     module = importlib.import_module(name)
     with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nonsense'"):
         module.nonsense  # noqa: B018

@@ -67,7 +67,7 @@ WANTED = {
 
 @each_lock
 def test_each_locked_version_has_hashes_and_no_address(path):
-    """Another file under the same version is refused, whichever index serves it."""
+    """A different file of the same version is rejected, whichever index serves it."""
     lines = path.read_text(encoding="utf-8").splitlines()
     lines = [line.strip() for line in lines if not line.strip().startswith("#")]
     unknown = [line for line in lines if not LINE.fullmatch(line) and not HASH.fullmatch(line)]
@@ -80,7 +80,7 @@ def test_each_locked_version_has_hashes_and_no_address(path):
 
 @pytest.mark.parametrize("name", WANTED)
 def test_locked_versions_meet_the_bounds_of_the_project(name):
-    """A bound that was raised without renewing the locks is found before CI resolves it anew."""
+    """A bound that was raised without renewing the locks fails."""
     versions = locked(name)
     for requirement in bounds_of(*WANTED[name]):
         found = versions[canonicalize_name(requirement.name)]
@@ -124,7 +124,7 @@ def test_ci_installs_with_hashes_only(path):
 
 
 def test_the_hooks_of_pre_commit_have_the_locked_versions():
-    """What a commit passes, CI passes."""
+    """A commit that passes the hooks also passes CI."""
     text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     pins = [Requirement(each) for each in re.findall(r'"([\w\[\]-]+==[^"]+)"', text)]
     assert {"ruff", "mypy"} <= {pin.name for pin in pins}

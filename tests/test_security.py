@@ -27,7 +27,7 @@ def defined(path):
 
 
 def test_each_risk_has_a_defence_and_a_test():
-    """No row promises what nothing shows."""
+    """No row lacks a test."""
     assert rows()
     unproven = [
         row["risk"] for row in rows() if not row["defence"] or not NAMED.findall(row["tests"])
@@ -36,13 +36,13 @@ def test_each_risk_has_a_defence_and_a_test():
 
 
 def test_each_test_that_is_named_exists():
-    """A test that was renamed or removed takes its row along."""
+    """Renaming or removing a test requires a change of its row."""
     named = [pair for row in rows() for pair in NAMED.findall(row["tests"])]
     here = {path: defined(path) if (ROOT / path).is_file() else set() for path, _ in named}
     assert [f"{path}::{name}" for path, name in named if name not in here[path]] == []
 
 
 def test_the_column_of_tests_holds_nothing_else():
-    """A misspelt path is not passed over."""
+    """A misspelt path fails."""
     left = [re.sub(r"[,\s]", "", NAMED.sub("", row["tests"])) for row in rows()]
     assert [text for text in left if text] == []

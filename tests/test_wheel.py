@@ -131,7 +131,7 @@ def test_each_component_of_the_bill_hangs_from_the_package(bill):
 
 
 def test_bounds_extras_and_markers_of_a_requirement_are_in_the_bill():
-    """Several bounds are ordered by version; a marker stands beside them."""
+    """Several bounds are ordered by version, and a marker is kept with them."""
     bill = bill_of_materials(
         "Some_Package",
         "1.0",

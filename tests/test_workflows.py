@@ -15,7 +15,7 @@ each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path
 
 
 def code_of(path):
-    """Return the lines of a workflow that are no comments, stripped."""
+    """Return the lines of a workflow without comments, stripped."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
@@ -25,7 +25,7 @@ def used(path):
 
 
 def test_the_workflows_test_each_change_and_audit_what_it_installs():
-    """The two workflows are found, so that what follows is about something."""
+    """Both workflows are found; else the other tests would check nothing."""
     assert {"audit", "ci"} <= {path.stem for path in WORKFLOWS}
 
 
@@ -56,7 +56,7 @@ def test_the_check_of_pins_refuses_what_is_not_pinned(tmp_path, line):
 
 
 def test_the_same_action_is_pinned_to_the_same_commit_everywhere():
-    """A half-done upgrade is seen."""
+    """An incomplete upgrade fails."""
     of_all = {line.split("uses: ")[1] for each in WORKFLOWS for line in used(each)}
     names = [pin.split("@")[0] for pin in of_all]
     assert len(names) == len(set(names))

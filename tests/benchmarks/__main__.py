@@ -89,8 +89,8 @@ def main() -> None:
         rows.append(row)
         print("\n".join(lines(row)), flush=True)
     if options.json:
-        told = {"machine": machine(), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(told, indent=2) + "\n")
+        report = {"machine": machine(), "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

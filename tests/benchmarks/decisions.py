@@ -75,7 +75,7 @@ def _definition(key: str, *, ruled: bool) -> dict[str, Any]:
 
 
 def context(who: str, what: dict[str, Any]) -> dict[str, Any]:
-    """Return what the official SDK and ours want to be told of a user."""
+    """Return a user's context, in the form that the official SDK and this one accept."""
     return {"distinct_id": who, "custom_properties": what}
 
 
@@ -85,10 +85,10 @@ def microseconds_a_user(
     count: int,
     known: tuple[str, dict[str, Any]] | None = None,
 ) -> float:
-    """Time `decide` for as many users, or as often for a `known` one, the best of five rounds.
+    """Return the time of `decide` for each of many users, or for a `known` one: the best round.
 
-    What an SDK wants to be told of a user is made beforehand. There must be more users than an SDK
-    remembers (we 1,024): later rounds would know them.
+    Contexts are made beforehand. There must be more users than an SDK caches (this one caches
+    1,024), because later rounds see the same users again.
     """
     made = [context(*user) for user in users(count)] if known is None else [context(*known)] * count
     best = float("inf")

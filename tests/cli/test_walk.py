@@ -33,7 +33,7 @@ def block(begins):
 
 
 def typed(transcript):
-    """Return what was typed, as shown and as meant; a line that begins with `>` goes on."""
+    """Return each command, as shown and as run; a line that begins with `>` continues it."""
     shown = re.findall(r"^(\$ .+\n(?:> .+\n)*)", transcript, re.MULTILINE)
     return [
         (one.rstrip("\n"), one.removeprefix("$ ").replace("\n> ", "\n").rstrip("\n"))

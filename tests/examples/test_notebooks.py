@@ -135,5 +135,5 @@ def test_every_customerio_method_is_used_in_a_notebook():
 
 def test_an_unknown_notebook_is_an_error():
     """It must not run nothing silently."""
-    with pytest.raises(SystemExit, match="no notebook nonsense"):
+    with pytest.raises(SystemExit, match="unknown notebooks: nonsense"):
         notebooks("nonsense")
