@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from mixpanel.data._api.rate_limits import Budget, Call
+    from mixpanel.data._api.rate_limits import ApiRateLimiter, Slot
     from mixpanel.data.config import Credentials
 
 __all__ = ["AsyncAPI", "Downloaded"]
@@ -106,7 +106,7 @@ class AsyncAPI:
         transport: TransportOptions | None = None,
         on_wait: Callable[[float, str], object] | None = None,
         timeout: float | None = None,
-        max_wait: float = rate_limits.PATIENCE,
+        max_wait: float = rate_limits.MAX_WAIT,
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
@@ -119,9 +119,9 @@ class AsyncAPI:
         self.on_wait = on_wait
         origins, project = self._origins, self.project_id
         shared = rate_limits.shared
-        self.export_budget: rate_limits.Budget = shared("export", origins.export, project)
-        self.query_budget: rate_limits.Budget = shared("query", origins.query, project)
-        self._app_budget: rate_limits.Budget = shared("app", origins.app, project)
+        self.export_limiter: rate_limits.ApiRateLimiter = shared("export", origins.export, project)
+        self.query_limiter: rate_limits.ApiRateLimiter = shared("query", origins.query, project)
+        self._app_limiter: rate_limits.ApiRateLimiter = shared("app", origins.app, project)
         self._credentials = credentials
         self._retry = retry or RETRY
         self._timeout = timeout
@@ -247,14 +247,14 @@ class AsyncAPI:
         seconds = timeout or self._timeout or TIMEOUTS[family]
         counted = family == "export" or is_counted(target, sent_params)
 
-        async def attempt(_call: Call) -> Response | TransportFailure:
+        async def attempt(_call: Slot) -> Response | TransportFailure:
             return await self._connections.receive(
                 request, lambda _head: None, first=seconds, idle=seconds, overall=seconds
             )
 
         idempotent = repeat and (method in IDEMPOTENT or family != "app")
         response, _ = await self._retry_until_settled(
-            info, self._budget_of(family), attempt, idempotent=idempotent, counted=counted
+            info, self._limiter_of(family), attempt, idempotent=idempotent, counted=counted
         )
         if len(response.body) < PARSE_IN_THREAD:
             return responses.parse_json(info, response)
@@ -303,7 +303,7 @@ class AsyncAPI:
         request = Request("GET", self._with_query(target, "", params, "export"), headers)
         file = PartFile(path, on_bytes)
 
-        async def attempt(call: Call) -> Response | TransportFailure:
+        async def attempt(call: Slot) -> Response | TransportFailure:
             file.restart()
 
             def body_writer(head: Response) -> Callable[[bytes], Awaitable[object]] | None:
@@ -318,7 +318,7 @@ class AsyncAPI:
             )
 
         try:
-            response, attempts = await self._retry_until_settled(info, self.export_budget, attempt)
+            response, attempts = await self._retry_until_settled(info, self.export_limiter, attempt)
             responses.check_export(info, response)
             await file.finish()
         except BaseException:
@@ -332,8 +332,8 @@ class AsyncAPI:
     async def _retry_until_settled(
         self,
         info: RequestInfo,
-        budget: Budget,
-        attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
+        budget: ApiRateLimiter,
+        attempt: Callable[[Slot], Awaitable[Response | TransportFailure]],
         *,
         idempotent: bool = True,
         counted: bool = True,
@@ -344,7 +344,7 @@ class AsyncAPI:
         server asked, or raises when that exceeds `max_wait`. Everything else follows the retry
         policy.
         """
-        call = budget.call(on_wait=self.on_wait, patience=self._max_wait, counted=counted)
+        call = budget.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
         error: APIError | None = None
         attempts = failures = 0
         first_failed = 0.0
@@ -368,8 +368,8 @@ class AsyncAPI:
 
     async def _attempt(
         self,
-        call: Call,
-        attempt: Callable[[Call], Awaitable[Response | TransportFailure]],
+        call: Slot,
+        attempt: Callable[[Slot], Awaitable[Response | TransportFailure]],
         previous: APIError | None,
     ) -> Response | TransportFailure:
         """Make one attempt within the rate limit, and report its outcome to the limiter.
@@ -386,7 +386,7 @@ class AsyncAPI:
                     quotas = quotas_in(result.headers)
                     call.learn(quotas)
                     if responses.is_rate_limit(result):
-                        call.refused(retry_after(result.headers), quotas)
+                        call.rejected(retry_after(result.headers), quotas)
                     else:
                         call.accepted()
                 if _is_free(result):
@@ -460,9 +460,9 @@ class AsyncAPI:
     def _request_info(self, method: str, target: str, params: Mapping[str, Any]) -> RequestInfo:
         return RequestInfo(method, target, dict(params), Secret(self._credentials.authorization()))
 
-    def _budget_of(self, family: Family) -> Budget:
-        budgets = {"query": self.query_budget, "export": self.export_budget}
-        return budgets.get(family, self._app_budget)
+    def _limiter_of(self, family: Family) -> ApiRateLimiter:
+        budgets = {"query": self.query_limiter, "export": self.export_limiter}
+        return budgets.get(family, self._app_limiter)
 
 
 def _is_free(result: Response | TransportFailure) -> bool:

@@ -22,7 +22,7 @@ from mixpanel._http.proxies import (
 )
 from mixpanel._runtime import background_loop
 from mixpanel.data._api import download, rate_limits
-from mixpanel.data._api.rate_limits import Budget
+from mixpanel.data._api.rate_limits import ApiRateLimiter
 from mixpanel.data.api import AsyncAPI, Downloaded
 from mixpanel.data.config import Credentials
 from mixpanel.data.exceptions import (
@@ -156,8 +156,8 @@ def make(server, clock):
     def make(**options):
         options = {"base_url": server.url, "sleep": clock.sleep, "random": lambda: 1.0} | options
         api = AsyncAPI(ACCOUNT, **options)
-        api.export_budget = Budget.export(clock=clock, sleep=clock.sleep)
-        api.query_budget = Budget.query(clock=clock, sleep=clock.sleep)
+        api.export_limiter = ApiRateLimiter.export(clock=clock, sleep=clock.sleep)
+        api.query_limiter = ApiRateLimiter.query(clock=clock, sleep=clock.sleep)
         return api
 
     return make
@@ -173,7 +173,7 @@ async def test_a_query_carries_project_and_credentials(make, server, anyio_backe
     async with make() as api:
         names = await api.query("events/names", params={"type": "general", "x": None, "y": ["a b"]})
         await api.query("/engage", form={"where": 'properties["a"] == 1', "all": True})
-        assert api.query_budget.remaining() == 58
+        assert api.query_limiter.remaining() == 58
         assert server.open_connections == 1
     assert names == ["Order Paid"]
     (get, url, headers, _), (post, second, form_headers, form) = server.seen
@@ -223,7 +223,7 @@ async def test_checking_credentials_costs_no_query(make, server, anyio_backend):
         for _ in range(2):
             with pytest.raises(AuthenticationError):
                 await api.check()
-        assert api.query_budget.remaining() == 60
+        assert api.query_limiter.remaining() == 60
     assert {seen[1].path for seen in server.seen} == {"/api/app/me"}
 
 
@@ -382,7 +382,7 @@ async def test_an_export_is_saved_byte_for_byte(make, server, anyio_backend, tmp
     counts = []
     async with make() as api:
         got = await api.download(tmp_path / "part", DAY | {"event": ["a"]}, on_bytes=counts.append)
-        assert api.export_budget.remaining() == 59
+        assert api.export_limiter.remaining() == 59
     digest = hashlib.sha256(sent).hexdigest()
     assert got == Downloaded(tmp_path / "part", len(sent), is_gzip, 1, digest)
     assert got.path.read_bytes() == sent
@@ -491,7 +491,7 @@ async def test_a_cancelled_download_ends_at_once(make, server, anyio_backend, tm
     assert not leave.is_set()
     assert len(server.seen) == 1
     assert list(tmp_path.iterdir()) == []
-    assert api.export_budget._allowance._free == 100
+    assert api.export_limiter._windows_state._free == 100
     leave.set()
 
 
@@ -561,9 +561,9 @@ async def test_any_endpoint_can_be_called(make, server, anyio_backend):
     async with make() as api:
         assert await api.request("DELETE", f"{server.url}/api/app/annotations/1?x=1") is None
         await api.request("post", "/api/app/x", json_body={"a": ["é"]}, headers={"X-Y": "z"})
-        assert api.query_budget.remaining() == 60
+        assert api.query_limiter.remaining() == 60
         await api.request("GET", "/api/2.0/events?project_id=7")
-        assert api.query_budget.remaining() == 59
+        assert api.query_limiter.remaining() == 59
         with pytest.raises(ConfigError, match="family"):
             await api.request("GET", "/x", family="other")
     assert server.query(0) == {"x": "1"}
@@ -623,8 +623,8 @@ def test_api_clients_of_one_project_share_its_rate_limits():
         AsyncAPI(ACCOUNT, transport=TransportOptions()),
         AsyncAPI(other),
     )
-    assert one.export_budget is two.export_budget
-    assert one.query_budget is not three.query_budget
+    assert one.export_limiter is two.export_limiter
+    assert one.query_limiter is not three.query_limiter
 
 
 # ---- the emulator -------------------------------------------------------------------------------

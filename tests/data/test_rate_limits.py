@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel.data._api import rate_limits
-from mixpanel.data._api.rate_limits import Allowance, Budget
+from mixpanel.data._api.rate_limits import ApiRateLimiter, RateWindows
 from mixpanel.data.exceptions import RateLimitError
 
 WINDOWS = (5, 60.0), (2, 1.0)
@@ -24,7 +24,7 @@ def run(body):
 
 
 def budget(*windows, concurrent=100):
-    return Budget("calls", *windows, concurrent=concurrent, clock=trio.current_time)
+    return ApiRateLimiter("calls", *windows, concurrent=concurrent, clock=trio.current_time)
 
 
 def most_within(starts, seconds):
@@ -38,8 +38,8 @@ def most_within(starts, seconds):
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 40), st.booleans()), max_size=60))
 def test_no_window_is_ever_exceeded(calls):
     """Whatever calls come, last and are refused, and nobody waits for ever."""
-    rules, now, starts, running = Allowance(*WINDOWS, concurrent=3), 0.0, [], []
-    for pause, lasts, refused in calls:
+    rules, now, starts, running = RateWindows(*WINDOWS, concurrent=3), 0.0, [], []
+    for pause, lasts, rejected in calls:
         now += pause
         while (opens := rules.opens(now)) > now:
             if opens == math.inf:
@@ -52,7 +52,7 @@ def test_no_window_is_ever_exceeded(calls):
                 rules.end(done[1])
         starts.append(now)
         start = rules.start(now)
-        rules.refuse(start, now, None) if refused else rules.accept(start)
+        rules.refuse(start, now, None) if rejected else rules.accept(start)
         running.append((now + lasts, start))
         running.sort(key=lambda entry: entry[0])
         assert len(running) <= 3
@@ -62,7 +62,7 @@ def test_no_window_is_ever_exceeded(calls):
 
 def test_refusals_grow_dearer_until_one_call_is_accepted():
     """Without `Retry-After`; calls that were under way together count once."""
-    rules, now, waits = Allowance(concurrent=10), 0.0, []
+    rules, now, waits = RateWindows(concurrent=10), 0.0, []
     together = [rules.start(now), rules.start(now)]
     for _ in range(5):
         for start in together:
@@ -79,7 +79,7 @@ def test_refusals_grow_dearer_until_one_call_is_accepted():
 
 def test_a_server_that_says_zero_is_not_asked_in_a_circle():
     """`Retry-After: 0` again and again is waited for longer and longer."""
-    rules, now = Allowance(concurrent=1), 0.0
+    rules, now = RateWindows(concurrent=1), 0.0
     for _ in range(8):
         now = rules.opens(now)
         start = rules.start(now)
@@ -90,7 +90,7 @@ def test_a_server_that_says_zero_is_not_asked_in_a_circle():
 
 def test_an_absurd_retry_after_does_not_stop_a_process_for_good():
     """Nobody is held for more than an hour at once."""
-    rules = Allowance(concurrent=1)
+    rules = RateWindows(concurrent=1)
     start = rules.start(0.0)
     rules.refuse(start, 0.0, 1e9)
     rules.end(start)
@@ -102,7 +102,7 @@ def test_an_absurd_retry_after_does_not_stop_a_process_for_good():
 
 def test_two_hundred_exports_start_in_turn_and_within_the_limits():
     """Nobody starves: they start in the order in which they came."""
-    exports, started = Budget.export(clock=trio.current_time), []
+    exports, started = ApiRateLimiter.export(clock=trio.current_time), []
 
     async def export(number):
         async with exports.call() as call:
@@ -126,7 +126,7 @@ def test_two_hundred_exports_start_in_turn_and_within_the_limits():
 
 def test_queries_are_five_at_once():
     """The sixth starts when one has ended."""
-    queries, now, most = Budget.query(clock=trio.current_time), 0, 0
+    queries, now, most = ApiRateLimiter.query(clock=trio.current_time), 0, 0
 
     async def query():
         nonlocal now, most
@@ -171,15 +171,15 @@ def test_after_a_429_everyone_waits_and_one_goes_first():
     shared, log = budget(concurrent=10), []
 
     async def ask(name):
-        call, refused = shared.call(), True
-        while refused:
+        call, rejected = shared.call(), True
+        while rejected:
             async with call:
                 began = trio.current_time() - origin
                 await trio.sleep(2)
-                refused = began < 60
-                call.refused(30) if refused else call.accepted()
-                log.append((name, began, refused))
-                await trio.sleep(0 if refused else 5)
+                rejected = began < 60
+                call.rejected(30) if rejected else call.accepted()
+                log.append((name, began, rejected))
+                await trio.sleep(0 if rejected else 5)
 
     async def body():
         nonlocal origin
@@ -191,10 +191,10 @@ def test_after_a_429_everyone_waits_and_one_goes_first():
 
     origin = 0.0
     run(body)
-    names, began, refused = zip(*log, strict=True)
+    names, began, rejected = zip(*log, strict=True)
     assert "".join(names[:5]) == "abc" + "a" + "a"
     assert set(names[5:]) == {"b", "c"}
-    assert refused == (True, True, True, True, False, False, False)
+    assert rejected == (True, True, True, True, False, False, False)
     assert began[3] >= 2 + 30
     assert began[4] >= began[3] + 2 + 30
     assert began[5] == began[6] == began[4] + 2
@@ -209,7 +209,7 @@ def test_a_long_wait_is_announced_once_in_words():
         raise RuntimeError
 
     async def body():
-        exports = Budget.export(clock=trio.current_time)
+        exports = ApiRateLimiter.export(clock=trio.current_time)
         for _ in range(60):
             async with exports.call(on_wait=on_wait):
                 await trio.sleep(48)
@@ -227,7 +227,7 @@ def test_the_second_is_not_mistaken_for_the_hour():
     heard = []
 
     async def body():
-        exports = Budget.export(clock=trio.current_time)
+        exports = ApiRateLimiter.export(clock=trio.current_time)
         for _ in range(12):
             async with exports.call(on_wait=lambda *said: heard.append(said)):
                 pass
@@ -235,7 +235,7 @@ def test_the_second_is_not_mistaken_for_the_hour():
             async with exports.call():
                 pass
         with pytest.raises(RateLimitError, match="of 3 exports a second is spent; it opens again"):
-            async with exports.call(patience=0):
+            async with exports.call(max_wait=0):
                 raise AssertionError
 
     run(body)
@@ -244,14 +244,14 @@ def test_the_second_is_not_mistaken_for_the_hour():
 
 def test_who_has_no_patience_is_told_when_to_come_back():
     """At once, though others wait."""
-    exports = Budget.export(clock=trio.current_time)
+    exports = ApiRateLimiter.export(clock=trio.current_time)
 
     async def body():
         exports.penalize(1200)
-        with pytest.raises(RateLimitError, match="opens again in 20 min") as told:
-            async with exports.call(patience=0):
+        with pytest.raises(RateLimitError, match="opens again in 20 min") as reported:
+            async with exports.call(max_wait=0):
                 raise AssertionError
-        assert told.value.retry_after == 1200
+        assert reported.value.retry_after == 1200
         assert exports._line == []
 
     run(body)
@@ -260,7 +260,7 @@ def test_who_has_no_patience_is_told_when_to_come_back():
 def test_what_is_left_counts_this_hour():
     """And is nothing while Mixpanel says so."""
     clock = [0.0]
-    exports = Budget.export(clock=lambda: clock[0])
+    exports = ApiRateLimiter.export(clock=lambda: clock[0])
 
     async def body():
         for _ in range(3):
@@ -273,12 +273,12 @@ def test_what_is_left_counts_this_hour():
     assert exports.remaining() == 60
     exports.penalize(900)
     assert exports.remaining() == 0
-    assert repr(exports) == "<Budget of exports: 0 left>"
+    assert repr(exports) == "<ApiRateLimiter of exports: 0 left>"
 
 
 def test_loops_of_different_threads_and_kinds_share_one():
     """A call that ends in one loop wakes the next in another."""
-    one, running, most, done = Budget("calls", concurrent=1), [], [], []
+    one, running, most, done = ApiRateLimiter("calls", concurrent=1), [], [], []
 
     async def body():
         async def ask():
@@ -316,7 +316,7 @@ def test_a_project_has_one_budget_in_a_process():
         call = one.call()
         await call.__aenter__()
         rate_limits._after_fork()
-        assert one._allowance._free == 5
+        assert one._windows_state._free == 5
         assert one.remaining() == 59
 
     trio.run(body)

@@ -16,8 +16,8 @@ import trio.testing
 
 from mixpanel.data._api import rate_limits
 from mixpanel.data._api.quota import Quota
-from mixpanel.data._api.rate_limits import Budget
-from mixpanel.data._api.shared_allowance import SharedAllowance, shared_file
+from mixpanel.data._api.rate_limits import ApiRateLimiter
+from mixpanel.data._api.shared_rate_windows import SharedRateWindows, shared_file
 from mixpanel.data.exceptions import RateLimitError
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def path(tmp_path):
 
 
 def allowance(path, calls=60, concurrent=5):
-    return SharedAllowance(path, (calls, HOUR), concurrent=concurrent)
+    return SharedRateWindows(path, (calls, HOUR), concurrent=concurrent)
 
 
 # ---- several at once ----------------------------------------------------------------------------
@@ -50,10 +50,10 @@ CALLERS = textwrap.dedent("""
     import json, sys, time
     from pathlib import Path
     import anyio
-    from mixpanel.data._api.rate_limits import Budget
+    from mixpanel.data._api.rate_limits import ApiRateLimiter
 
     path, seconds, callers = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    budget = Budget("queries", (60, seconds), concurrent=5, shared_in=path)
+    budget = ApiRateLimiter("queries", (60, seconds), concurrent=5, shared_in=path)
     starts, waits = [], []
 
     async def caller():
@@ -91,7 +91,7 @@ def test_each_of_two_hundred_callers_is_given_the_length_of_its_wait(path):
     waits, clock = [], Clock()
 
     async def body():
-        budget = Budget("queries", (60, HOUR), concurrent=500, clock=clock, shared_in=path)
+        budget = ApiRateLimiter("queries", (60, HOUR), concurrent=500, clock=clock, shared_in=path)
 
         async def caller():
             async with budget.call(on_wait=lambda seconds, _: waits.append(seconds)):
@@ -145,8 +145,8 @@ def test_the_calls_of_a_process_that_died_are_not_under_way(path):
     """They stay counted, as the server may have seen them."""
     script = f"""
 import os, pathlib
-from mixpanel.data._api.shared_allowance import SharedAllowance
-one = SharedAllowance(pathlib.Path({str(path)!r}), (60, 3600.0), concurrent=1)
+from mixpanel.data._api.shared_rate_windows import SharedRateWindows
+one = SharedRateWindows(pathlib.Path({str(path)!r}), (60, 3600.0), concurrent=1)
 one.try_start(100.0)
 os._exit(0)
 """
@@ -172,11 +172,11 @@ def test_a_forked_child_shares_the_budget(path):
     """What it starts is counted, and what its parent has under way is not taken for its own."""
     script = f"""
 import os, pathlib
-from mixpanel.data._api.rate_limits import Budget, HOUR
+from mixpanel.data._api.rate_limits import HOUR, ApiRateLimiter
 import anyio
 
 path = pathlib.Path({str(path)!r})
-budget = Budget("queries", (60, HOUR), concurrent=2, shared_in=path)
+budget = ApiRateLimiter("queries", (60, HOUR), concurrent=2, shared_in=path)
 
 async def one():
     async with budget.call():
@@ -187,7 +187,7 @@ async def held():
         child = os.fork()
         if not child:
             budget._after_fork()
-            assert budget._allowance._depth == 0
+            assert budget._windows_state._depth == 0
             assert budget.remaining() == 59
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
@@ -213,14 +213,14 @@ def test_a_refused_query_is_free(path):
     clock = Clock()
 
     async def body():
-        budget = Budget(
+        budget = ApiRateLimiter(
             "queries", (60, HOUR), concurrent=5, clock=clock, free_refusals=True, shared_in=path
         )
         async with budget.call() as call:
-            call.refused(30.0)
-        assert budget._allowance.used(clock.now, HOUR) == 0
+            call.rejected(30.0)
+        assert budget._windows_state.used(clock.now, HOUR) == 0
         with pytest.raises(RateLimitError, match="too many queries"):
-            await budget.call(patience=0).__aenter__()
+            await budget.call(max_wait=0).__aenter__()
 
     anyio.run(body)
 
@@ -230,7 +230,7 @@ def test_pages_of_profiles_pass_a_spent_budget(path):
     clock = Clock()
 
     async def body():
-        budget = Budget("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
+        budget = ApiRateLimiter("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
         async with budget.call():
             pass
         async with anyio.create_task_group() as tasks:
@@ -241,10 +241,10 @@ def test_pages_of_profiles_pass_a_spent_budget(path):
 
             tasks.start_soon(waiting)
             await anyio.wait_all_tasks_blocked()
-            async with budget.call(counted=False, patience=0) as call:
+            async with budget.call(counted=False, max_wait=0) as call:
                 call.accepted()
             tasks.cancel_scope.cancel()
-        assert budget._allowance.used(clock.now, HOUR) == 1
+        assert budget._windows_state.used(clock.now, HOUR) == 1
 
     anyio.run(body)
 
@@ -254,12 +254,12 @@ def test_a_call_held_back_says_when_the_next_may_start(path):
     clock = Clock()
 
     async def body():
-        budget = Budget("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
+        budget = ApiRateLimiter("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
         async with budget.call():
             pass
         clock.now += 600
         with pytest.raises(RateLimitError, match="opens again in 50 min") as error:
-            await budget.call(patience=0).__aenter__()
+            await budget.call(max_wait=0).__aenter__()
         return error.value
 
     error = anyio.run(body)
@@ -302,10 +302,10 @@ def test_a_raised_limit_is_learnt_by_all_for_a_week(path):
 def test_the_limit_may_be_set_by_the_environment(monkeypatch):
     """For a project whose limit was raised, before the server has ever refused."""
     monkeypatch.setenv("MP_QUERY_LIMIT", "400")
-    assert Budget.query().remaining() == 400
+    assert ApiRateLimiter.query().remaining() == 400
     for nonsense in ("", "0", "-1", "many", "1e3"):
         monkeypatch.setenv("MP_QUERY_LIMIT", nonsense)
-        assert Budget.query().remaining() == 60
+        assert ApiRateLimiter.query().remaining() == 60
 
 
 # ---- the file -----------------------------------------------------------------------------------
@@ -402,7 +402,7 @@ def test_a_project_shares_its_budgets_but_not_its_app_calls(monkeypatch, tmp_pat
     """For those Mixpanel publishes no limit."""
     monkeypatch.setenv("MP_LIMITS_DIR", str(tmp_path))
     kinds = {
-        family: rate_limits.shared(family, "https://mixpanel.com", "42")._allowance.is_shared
+        family: rate_limits.shared(family, "https://mixpanel.com", "42")._windows_state.is_shared
         for family in ("query", "export", "app")
     }
     assert kinds == {"query": True, "export": True, "app": False}

@@ -1,6 +1,6 @@
 """Share the calls that a project may make: so many an hour, so many a second, so many at once.
 
-Mixpanel counts for each project, whoever asks. Here one `Budget` for each project and kind of call
+Mixpanel counts for each project, whoever asks. Here one `ApiRateLimiter` for each project and kind of call
 is shared by everything in the process, whatever thread or event loop it runs in, and through a file
 by the other processes of this user: who comes first in a process is served first, and nobody is
 refused for calls that could have been held back here. What other machines spend shows as a 429:
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from mixpanel.data._api.quota import Quota
 
-__all__ = ["PATIENCE", "Allowance", "Budget", "Call", "in_words", "shared"]
+__all__ = ["MAX_WAIT", "ApiRateLimiter", "RateWindows", "Slot", "in_words", "shared"]
 
 HOUR = 3600.0
-PATIENCE = 65 * 60.0  # seconds: an hour's budget has come back by then
-WORTH_TELLING = 4.0  # seconds of waiting that pass without a word
+MAX_WAIT = 65 * 60.0  # seconds: an hour's budget has come back by then
+MIN_REPORTED_WAIT = 4.0  # seconds of waiting that pass without a word
 FIRST_REFUSED, LONGEST_REFUSED = 5.0, 600.0  # seconds to wait after a 429 that names none
 MARGIN = 30.0  # seconds by which our window may be longer than the server's
 LOOK = 15.0  # seconds of waiting after which another process may have changed everything
@@ -63,7 +63,7 @@ class Start:
     pid: int = 0
 
 
-class Allowance:
+class RateWindows:
     """Say when the next call may start; every reading of the clock is passed in.
 
     `windows` are pairs of a number of calls and the seconds in which no more may start, wherever
@@ -79,8 +79,8 @@ class Allowance:
         self._starts: list[Start] = []  # in the order of time
         self._running: dict[str, Start] = {}
         self._held_until = self._crowded_until = -math.inf
-        self._refusals = self._crowds = 0
-        self._refused_at = -math.inf
+        self._rejections = self._crowds = 0
+        self._rejected_at = -math.inf
         self._scout: str | None = None
 
     @property
@@ -112,7 +112,7 @@ class Allowance:
         if counted:
             self._prune(now)
             self._starts.append(start)
-            if self._refusals:
+            if self._rejections:
                 self._scout = start.key
         return start
 
@@ -130,8 +130,8 @@ class Allowance:
     def accept(self, start: Start) -> None:
         """Take note that a call was let in."""
         self._crowds = 0
-        if start.counted and start.at > self._refused_at:
-            self._refusals, self._scout = 0, None
+        if start.counted and start.at > self._rejected_at:
+            self._rejections, self._scout = 0, None
 
     def uncount(self, start: Start) -> None:
         """Take back a call that the server does not count."""
@@ -139,13 +139,13 @@ class Allowance:
 
     def refuse(self, start: Start, now: float, retry_after: float | None) -> None:
         """Take note of a 429. Calls that were under way together count as one refusal."""
-        if start.at > self._refused_at:
-            self._refusals += 1
-            self._refused_at = now
+        if start.at > self._rejected_at:
+            self._rejections += 1
+            self._rejected_at = now
         if retry_after is None:
-            wait = min(LONGEST_REFUSED, FIRST_REFUSED * 4.0 ** min(self._refusals - 1, 9))
+            wait = min(LONGEST_REFUSED, FIRST_REFUSED * 4.0 ** min(self._rejections - 1, 9))
         else:  # a server that says "0" again and again is not taken at its word
-            wait = max(retry_after, min(60.0, 2.0 ** min(self._refusals - 1, 9)))
+            wait = max(retry_after, min(60.0, 2.0 ** min(self._rejections - 1, 9)))
         self.hold(now, wait)
 
     def crowd(self, now: float, retry_after: float | None) -> None:
@@ -155,9 +155,9 @@ class Allowance:
         self._crowded_until = max(self._crowded_until, now + min(wait, HOUR))
 
     def hold(self, now: float, seconds: float) -> None:
-        """Let nothing start for some seconds, an hour at the most, and then one call first."""
+        """Let nothing start for some seconds, up to an hour, and then one call first."""
         self._held_until = max(self._held_until, now + min(seconds, HOUR))
-        self._refusals = max(self._refusals, 1)
+        self._rejections = max(self._rejections, 1)
 
     def learn(self, now: float, quotas: Sequence[Quota]) -> None:  # noqa: ARG002 - see the file's
         """Take over the limits that the server names."""
@@ -224,7 +224,7 @@ class Allowance:
 # ---- the queue ----------------------------------------------------------------------------------
 
 
-class Budget:
+class ApiRateLimiter:
     """Let calls start in the order they came, as soon as the project may make them.
 
     `what` names the calls in the plural. Safe to share between threads and event loops; with
@@ -244,63 +244,63 @@ class Budget:
     ) -> None:
         self.what = what
         self.free_refusals = free_refusals
-        self._allowance = Allowance(*windows, concurrent=concurrent)
+        self._windows_state = RateWindows(*windows, concurrent=concurrent)
         if shared_in is not None:
-            from mixpanel.data._api.shared_allowance import SharedAllowance
+            from mixpanel.data._api.shared_rate_windows import SharedRateWindows
 
-            self._allowance = SharedAllowance(shared_in, *windows, concurrent=concurrent)
+            self._windows_state = SharedRateWindows(shared_in, *windows, concurrent=concurrent)
         # Processes have but the time of day in common.
         self._clock = clock or (time.monotonic if shared_in is None else time.time)
         self._sleep = sleep
         self._lock = threading.Lock()
-        self._line: list[Call] = []
-        self._free_line: list[Call] = []  # of calls that are not counted, and never wait an hour
+        self._line: list[Slot] = []
+        self._free_line: list[Slot] = []  # of calls that are not counted, and never wait an hour
         self._numbers = count()
 
     # The windows are a little longer than Mixpanel's: not all requests take equally long to it.
 
     @classmethod
-    def export(cls, **time: Any) -> Budget:
+    def export(cls, **time: Any) -> ApiRateLimiter:
         """Return the budget of raw exports: 60 an hour, 3 a second, 100 at once."""
         windows = (60, HOUR + 2.0), (3, 1.1)
         return cls("exports", *windows, concurrent=100, **time)
 
     @classmethod
-    def query(cls, **time: Any) -> Budget:
+    def query(cls, **time: Any) -> ApiRateLimiter:
         """Return the budget of queries: 60 an hour unless a project has more, 5 at once."""
         calls = query_limit()
         return cls("queries", (calls, HOUR + 2.0), concurrent=5, free_refusals=True, **time)
 
     @classmethod
-    def app(cls, **time: Any) -> Budget:
+    def app(cls, **time: Any) -> ApiRateLimiter:
         """Return what stands for a budget where Mixpanel publishes none."""
         return cls("requests", concurrent=10, **time)
 
     def remaining(self) -> int:
         """Return how many calls are left in this hour, as far as this process knows."""
         with self._lock:
-            left = self._allowance.remaining(self._clock())
+            left = self._windows_state.remaining(self._clock())
         return 1_000_000 if left is None else left
 
     def penalize(self, seconds: float) -> None:
         """Let nobody start for some seconds."""
         with self._lock:
-            self._allowance.hold(self._clock(), seconds)
+            self._windows_state.hold(self._clock(), seconds)
 
     def call(
         self,
         *,
         on_wait: Callable[[float, str], object] | None = None,
-        patience: float = PATIENCE,
+        max_wait: float = MAX_WAIT,
         counted: bool = True,
-    ) -> Call:
+    ) -> Slot:
         """Return a place in line, to be entered with `async with` once for each attempt."""
-        return Call(self, next(self._numbers), on_wait, patience, counted=counted)
+        return Slot(self, next(self._numbers), on_wait, max_wait, counted=counted)
 
     def __repr__(self) -> str:
-        return f"<Budget of {self.what}: {self.remaining()} left>"
+        return f"<ApiRateLimiter of {self.what}: {self.remaining()} left>"
 
-    async def _started(self, call: Call) -> Start:
+    async def _started(self, call: Slot) -> Start:
         line = self._line if call.counted else self._free_line
         with self._lock:
             insort(line, call, key=lambda waiting: waiting.number)
@@ -309,58 +309,58 @@ class Budget:
                 with self._lock:
                     now, first = self._clock(), line[0] is call
                     opens: Start | float = (
-                        self._allowance.try_start(now, counted=call.counted)
+                        self._windows_state.try_start(now, counted=call.counted)
                         if first
-                        else self._allowance.opens(now, counted=call.counted)
+                        else self._windows_state.opens(now, counted=call.counted)
                     )
                     if isinstance(opens, Start):
                         return opens
-                    expected = self._allowance.opens_for(
+                    expected = self._windows_state.opens_for(
                         line.index(call), now, counted=call.counted
                     )
                     if not first or opens == math.inf:
-                        call.turn = _Turn()
-                    why = self._allowance.why(self.what)
+                        call.waiter = _Waiter()
+                    why = self._windows_state.why(self.what)
                 if now < opens < math.inf:
-                    self._check_patience(call, now, opens, why)
+                    self._check_max_wait(call, now, opens, why)
                 call.tell(expected - now, f"{why}: waiting {in_words(expected - now)}")
-                await self._turn_of(call, opens - now)
-                call.turn = None
+                await self._waiter_of(call, opens - now)
+                call.waiter = None
         finally:
-            call.turn, call.told = None, False
+            call.waiter, call.reported = None, False
             with self._lock:
                 line.remove(call)
             self._next()
 
-    async def _turn_of(self, call: Call, seconds: float) -> None:
+    async def _waiter_of(self, call: Slot, seconds: float) -> None:
         """Wait until this call may look again."""
-        if call.turn is None:
-            await self._sleep(min(seconds, LOOK) if self._allowance.is_shared else seconds)
-        elif self._allowance.is_shared:  # another process may make room, too
+        if call.waiter is None:
+            await self._sleep(min(seconds, LOOK) if self._windows_state.is_shared else seconds)
+        elif self._windows_state.is_shared:  # another process may make room, too
             with anyio.move_on_after(POLL):
-                await call.turn.wait()
+                await call.waiter.wait()
         else:
-            await call.turn.wait()
+            await call.waiter.wait()
 
     def _next(self) -> None:
         with self._lock:
-            turns = [line[0].turn for line in (self._line, self._free_line) if line]
+            turns = [line[0].waiter for line in (self._line, self._free_line) if line]
         for turn in turns:
             if turn is not None:
                 turn.come()
 
-    def _check_patience(self, call: Call, now: float, opens: float, why: str) -> None:
-        since = now if call.refused_at is None else call.refused_at
-        if opens - since <= call.patience:
+    def _check_max_wait(self, call: Slot, now: float, opens: float, why: str) -> None:
+        since = now if call.rejected_at is None else call.rejected_at
+        if opens - since <= call.max_wait:
             return
         with self._lock:
-            calls, seconds = self._allowance.longest
-            used = self._allowance.used(now, seconds)
+            calls, seconds = self._windows_state.longest
+            used = self._windows_state.used(now, seconds)
         wait = opens - now
         raise RateLimitError(
             f"{why}; it opens again in {in_words(wait)}",
             retry_after=wait,
-            sent=call.refused_at is not None,
+            sent=call.rejected_at is not None,
             next_slot_at=datetime.now(UTC) + timedelta(seconds=wait),
             limit=calls or None,
             used=used if calls else None,
@@ -370,28 +370,28 @@ class Budget:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._line, self._free_line = [], []
-        self._allowance.restart()
+        self._windows_state.restart()
 
 
-class Call:
+class Slot:
     """One place in line. A repeated attempt enters it again, ahead of whoever came later."""
 
     def __init__(
         self,
-        budget: Budget,
+        budget: ApiRateLimiter,
         number: int,
         on_wait: Callable[[float, str], object] | None,
-        patience: float,
+        max_wait: float,
         *,
         counted: bool = True,
     ) -> None:
         self.number = number
         self.counted = counted
-        self.patience = patience
-        self.refused_at: float | None = None
-        self.turn: _Turn | None = None
-        self.told: bool = False
-        self._budget = budget
+        self.max_wait = max_wait
+        self.rejected_at: float | None = None
+        self.waiter: _Waiter | None = None
+        self.reported: bool = False
+        self._limiter = budget
         self._on_wait = on_wait
         self._start: Start | None = None
 
@@ -400,65 +400,65 @@ class Call:
 
         :raises RateLimitError: when that would take longer than the call's patience.
         """
-        self._start = await self._budget._started(self)
+        self._start = await self._limiter._started(self)
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         assert self._start is not None
-        with self._budget._lock:
-            self._budget._allowance.end(self._start)
-        self._budget._next()
+        with self._limiter._lock:
+            self._limiter._windows_state.end(self._start)
+        self._limiter._next()
 
     def accepted(self) -> None:
         """Say that the server took the call, however it may end."""
         assert self._start is not None
-        with self._budget._lock:
-            self._budget._allowance.accept(self._start)
-        self._budget._next()
+        with self._limiter._lock:
+            self._limiter._windows_state.accept(self._start)
+        self._limiter._next()
 
-    def refused(self, retry_after: float | None, quotas: Sequence[Quota] = ()) -> None:
+    def rejected(self, retry_after: float | None, quotas: Sequence[Quota] = ()) -> None:
         """Say that the server answered with a 429: every call of this budget will wait.
 
         A limit that the answer names says for which reason.
         """
         assert self._start is not None
         limit = tripped(quotas)
-        with self._budget._lock:
-            now, allowance = self._budget._clock(), self._budget._allowance
-            if self.refused_at is None:
-                self.refused_at = now
+        with self._limiter._lock:
+            now, allowance = self._limiter._clock(), self._limiter._windows_state
+            if self.rejected_at is None:
+                self.rejected_at = now
             jittered = None if retry_after is None else retry_after + random.random()
             if limit is not None and limit.concurrent:
                 allowance.crowd(now, jittered)
             else:
                 allowance.refuse(self._start, now, jittered)
-            if self._budget.free_refusals:
+            if self._limiter.free_refusals:
                 allowance.uncount(self._start)
 
     def uncounted(self) -> None:
         """Say that the server does not count this attempt, or never saw it."""
         assert self._start is not None
-        with self._budget._lock:
-            self._budget._allowance.uncount(self._start)
-        self._budget._next()
+        with self._limiter._lock:
+            self._limiter._windows_state.uncount(self._start)
+        self._limiter._next()
 
     def learn(self, quotas: Sequence[Quota]) -> None:
         """Take over the limits that an answer names."""
         if quotas:
-            with self._budget._lock:
-                self._budget._allowance.learn(self._budget._clock(), quotas)
+            with self._limiter._lock:
+                self._limiter._windows_state.learn(self._limiter._clock(), quotas)
 
     def tell(self, seconds: float, why: str) -> None:
-        if self._on_wait is None or self.told or seconds <= WORTH_TELLING:
+        if self._on_wait is None or self.reported or seconds <= MIN_REPORTED_WAIT:
             return
-        self.told = True
+        self.reported = True
         try:
             self._on_wait(seconds, why)
         except Exception:
             logger.exception("on_wait failed")
 
 
-class _Turn:
+class _Waiter:
     """Wait, in one event loop, for a word from any thread."""
 
     def __init__(self) -> None:
@@ -485,8 +485,12 @@ def in_words(seconds: float) -> str:
 
 # ---- one for each project -----------------------------------------------------------------------
 
-_shared: dict[tuple[str, str, str], Budget] = {}
-_MAKERS = {"export": Budget.export, "query": Budget.query, "app": Budget.app}
+_shared: dict[tuple[str, str, str], ApiRateLimiter] = {}
+_MAKERS = {
+    "export": ApiRateLimiter.export,
+    "query": ApiRateLimiter.query,
+    "app": ApiRateLimiter.app,
+}
 
 
 def query_limit() -> int:
@@ -498,7 +502,7 @@ def query_limit() -> int:
     return int(text) if text.isdigit() and 0 < int(text) < 1_000_000 else 60
 
 
-def shared(family: str, origin: str, project_id: str) -> Budget:
+def shared(family: str, origin: str, project_id: str) -> ApiRateLimiter:
     """Return the budget that everything on this machine shares for a project.
 
     It is kept in a file of this user; see `shared_file` for where, and for the exceptions.
@@ -508,7 +512,7 @@ def shared(family: str, origin: str, project_id: str) -> Budget:
         return known
     path = None
     if family != "app":
-        from mixpanel.data._api.shared_allowance import shared_file
+        from mixpanel.data._api.shared_rate_windows import shared_file
 
         path = shared_file(origin, project_id, family)
     return _shared.setdefault(key, _MAKERS[family](shared_in=path))

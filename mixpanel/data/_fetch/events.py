@@ -107,7 +107,7 @@ def create_sync_query(
 def plan_events(api: AsyncAPI, database: Database, query: EventQuery) -> FetchPlan:
     """Return what a fetch would do and cost, without a call."""
     done = database.staged_days(query.name, query.filters, query.mode)
-    calls_left = api.export_budget.remaining()
+    calls_left = api.export_limiter.remaining()
     missing = _missing_chunks(query, done, calls_left)
     days = query.days or (today(query.filters.project_timezone),)  # up to date: nothing to do
     return FetchPlan(
@@ -188,7 +188,7 @@ class _EventFetch:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._load_queued_parts)
                 done = set(self.load.done) | await self._load_left_over_parts()
-                missing = _missing_chunks(query, done, self.api.export_budget.remaining())
+                missing = _missing_chunks(query, done, self.api.export_limiter.remaining())
                 self.days, self.batches = sum(chunk.days for chunk in missing), len(missing)
                 self._report_progress()
                 if query.filters.limit is None:

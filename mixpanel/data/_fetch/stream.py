@@ -45,7 +45,7 @@ async def event_blocks(
 ) -> AsyncGenerator[list[Row]]:
     """Yield blocks of events, day by day, exactly `limit` of them if there are as many."""
     left = query.filters.limit
-    planned = chunks(query.days, api.export_budget.remaining(), size=query.chunk_days)
+    planned = chunks(query.days, api.export_limiter.remaining(), size=query.chunk_days)
     folder = await anyio.to_thread.run_sync(make_temporary_folder)
     try:
         start, round_ = 0, 0

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from mixpanel._runtime.redaction import hide_arguments
-from mixpanel.data._api.rate_limits import PATIENCE
+from mixpanel.data._api.rate_limits import MAX_WAIT
 from mixpanel.data._fetch.progress import checked_callback
 from mixpanel.data._fetch.tasks import RunningFetches, WriterThread
 from mixpanel.data._paths import expand_home
@@ -113,7 +113,7 @@ class WorkspaceCore:
                     self.credentials,
                     base_url=self._base_url,
                     on_wait=self._on_wait,
-                    max_wait=PATIENCE if self._max_wait is None else self._max_wait,
+                    max_wait=MAX_WAIT if self._max_wait is None else self._max_wait,
                 )
             return self._api
 

@@ -34,7 +34,7 @@ async def test_all_pages_of_profiles_cost_one_query(ws, server):
     found = [row async for row in ws.stream_profiles()]
     assert len(found) == 6
     assert len(server.queries) == 3
-    assert ws.api.query_budget.remaining() == 59
+    assert ws.api.query_limiter.remaining() == 59
 
 
 @pytest.mark.parametrize("status", [401, 402])
@@ -43,7 +43,7 @@ async def test_refused_credentials_cost_nothing(ws, server, status):
     server["segmentation"] = (status, {"error": "no"})
     with pytest.raises(Exception, match=str(status)):
         await ws.segmentation("Order Paid", **JAN)
-    assert ws.api.query_budget.remaining() == 60
+    assert ws.api.query_limiter.remaining() == 60
 
 
 async def test_a_failed_query_costs_one(ws, server):
@@ -51,7 +51,7 @@ async def test_a_failed_query_costs_one(ws, server):
     server["segmentation"] = (500, {"error": "broken"})
     with pytest.raises(Exception, match="broken"):
         await ws.segmentation("Order Paid", **JAN)
-    assert ws.api.query_budget.remaining() == 59
+    assert ws.api.query_limiter.remaining() == 59
 
 
 async def test_the_limit_of_a_response_is_taken_over(ws, server):
@@ -64,14 +64,14 @@ async def test_the_limit_of_a_response_is_taken_over(ws, server):
 
     server["segmentation"] = answer
     await ws.segmentation("Order Paid", **JAN)
-    assert ws.api.query_budget.remaining() == 399
+    assert ws.api.query_limiter.remaining() == 399
 
 
 async def test_who_does_not_want_to_wait_is_given_the_time(server):
     """With `max_wait=0`, before anything is sent."""
     async with server.workspace() as ws:
         ws.api._max_wait = 0.0
-        ws.api.query_budget.penalize(1200)
+        ws.api.query_limiter.penalize(1200)
         with pytest.raises(RateLimitError) as error:
             await ws.segmentation("Order Paid", **JAN)
     assert error.value.sent is False

@@ -698,7 +698,7 @@ async def test_each_bad_answer_is_a_typed_error_and_costs_once(ws, server, answe
 async def test_a_query_is_repeated_after_a_429(ws, server):
     """A refusal is free."""
     server["segmentation"] = InTurn((429, {"error": "rate limit"}), series(a={"2026-01-01": 1}))
-    budget = ws.api.query_budget
+    budget = ws.api.query_limiter
     slept = []
 
     async def sleep(seconds):

@@ -1,6 +1,6 @@
 """Keep the calls of a project in a file, so that all processes of a user share its budget.
 
-The file holds what an `Allowance` holds in memory. Each look at it is one short transaction under a
+The file holds what `RateWindows` holds in memory. Each look at it is one short transaction under a
 lock, which the kernel releases when its holder ends. Where the file cannot be used, the process
 counts for itself, as before; a query never fails for it.
 """
@@ -20,7 +20,7 @@ from mixpanel._runtime.checked_files import check_status, open_flags, read_check
 from mixpanel._runtime.file_lock import FileLock, fcntl
 from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.data._api.rate_limits import HOUR, Allowance, Start
+from mixpanel.data._api.rate_limits import HOUR, RateWindows, Start
 from mixpanel.settings import is_loopback
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mixpanel.data._api.quota import Quota
 
-__all__ = ["SharedAllowance", "shared_file"]
+__all__ = ["SharedRateWindows", "shared_file"]
 
 FOLDER = Path("~/.mp/limits")
 VERSION = 1
@@ -62,8 +62,8 @@ def shared_file(origin: str, project_id: str, family: str) -> Path | None:
 _here: set[str] = set()  # the calls of this process that are under way
 
 
-class SharedAllowance(Allowance):
-    """An `Allowance` that other processes share; its clock is the time of day."""
+class SharedRateWindows(RateWindows):
+    """`RateWindows` that other processes share; its clock is the time of day."""
 
     is_shared = True
 
@@ -77,64 +77,64 @@ class SharedAllowance(Allowance):
         self._alone_until = -math.inf
         self._depth = 0
 
-    # ---- what `Allowance` does, in a transaction ------------------------------------------------
+    # ---- what `RateWindows` does, in a transaction ------------------------------------------------
 
     def opens(self, now: float, *, counted: bool = True) -> float:
-        """See `Allowance.opens`."""
+        """See `RateWindows.opens`."""
         with self._transaction(now, change=False):
             return super().opens(now, counted=counted)
 
     def opens_for(self, position: int, now: float, *, counted: bool = True) -> float:
-        """See `Allowance.opens_for`."""
+        """See `RateWindows.opens_for`."""
         with self._transaction(now, change=False):
             return super().opens_for(position, now, counted=counted)
 
     def try_start(self, now: float, *, counted: bool = True) -> Start | float:
-        """See `Allowance.try_start`."""
+        """See `RateWindows.try_start`."""
         with self._transaction(now):
             return super().try_start(self._in_order(now), counted=counted)
 
     def start(self, now: float, *, counted: bool = True) -> Start:
-        """See `Allowance.start`."""
+        """See `RateWindows.start`."""
         with self._transaction(now):
             started = super().start(self._in_order(now), counted=counted)
             _here.add(started.key)
             return started
 
     def end(self, start: Start) -> None:
-        """See `Allowance.end`."""
+        """See `RateWindows.end`."""
         # First of all: without the file now, later looks at it know that the call has ended.
         _here.discard(start.key)
         with self._transaction():
             super().end(start)
 
     def accept(self, start: Start) -> None:
-        """See `Allowance.accept`."""
+        """See `RateWindows.accept`."""
         with self._transaction():
             super().accept(start)
 
     def uncount(self, start: Start) -> None:
-        """See `Allowance.uncount`."""
+        """See `RateWindows.uncount`."""
         with self._transaction():
             super().uncount(start)
 
     def refuse(self, start: Start, now: float, retry_after: float | None) -> None:
-        """See `Allowance.refuse`."""
+        """See `RateWindows.refuse`."""
         with self._transaction(now):
             super().refuse(start, now, retry_after)
 
     def crowd(self, now: float, retry_after: float | None) -> None:
-        """See `Allowance.crowd`."""
+        """See `RateWindows.crowd`."""
         with self._transaction(now):
             super().crowd(now, retry_after)
 
     def hold(self, now: float, seconds: float) -> None:
-        """See `Allowance.hold`."""
+        """See `RateWindows.hold`."""
         with self._transaction(now):
             super().hold(now, seconds)
 
     def learn(self, now: float, quotas: Sequence[Quota]) -> None:
-        """See `Allowance.learn`; what is learnt is remembered for a week."""
+        """See `RateWindows.learn`; what is learnt is remembered for a week."""
         with self._transaction(now):
             before = list(self._windows), self._concurrent
             super().learn(now, quotas)
@@ -142,7 +142,7 @@ class SharedAllowance(Allowance):
                 self._learnt_at = now
 
     def remaining(self, now: float) -> int | None:
-        """See `Allowance.remaining`."""
+        """See `RateWindows.remaining`."""
         with self._transaction(now, change=False):
             return super().remaining(now)
 
@@ -232,8 +232,8 @@ class SharedAllowance(Allowance):
         until = now + HOUR
         self._held_until = min(_time(data.get("held_until")), until)
         self._crowded_until = min(_time(data.get("crowded_until")), until)
-        self._refused_at = min(_time(data.get("refused_at")), now)
-        self._refusals, self._crowds = int(data.get("refusals", 0)), int(data.get("crowds", 0))
+        self._rejected_at = min(_time(data.get("refused_at")), now)
+        self._rejections, self._crowds = int(data.get("refusals", 0)), int(data.get("crowds", 0))
         scout = data.get("scout")
         self._scout = scout if scout in self._running else None
 
@@ -257,8 +257,8 @@ class SharedAllowance(Allowance):
             },
             "held_until": _stored(self._held_until),
             "crowded_until": _stored(self._crowded_until),
-            "refused_at": _stored(self._refused_at),
-            "refusals": self._refusals,
+            "refused_at": _stored(self._rejected_at),
+            "refusals": self._rejections,
             "crowds": self._crowds,
             "scout": self._scout,
         }
