@@ -205,7 +205,7 @@ def test_a_fetch_says_how_many_lines_it_set_aside_and_where(emu, ws, caplog):
     [file] = result.unreadable_files
     assert b"\n".join([*bad, b""]) == (ws.database.unreadable / file).read_bytes()
     assert (
-        f"2 lines of the export of 2026-01-01 cannot be read as events: they are kept in {file}"
+        f"2 lines of the export of 2026-01-01 cannot be read as events; they are kept in {file}"
         in caplog.text
     )
     assert (2, [file]) == (result.to_dict()["unreadable"], result.to_dict()["unreadable_files"])
