@@ -17,6 +17,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel._delivery.stats import FlushResult, Stats
     from mixpanel._records.context import context
     from mixpanel._records.encoding import DatetimeSerializer, json_dumps
+    from mixpanel.bulk import ImportInterrupted, ImportResult
     from mixpanel.client import AsyncMixpanel, Mixpanel
     from mixpanel.consumers import (
         AsyncBufferedConsumer,
@@ -44,6 +45,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
         ValidationError,
     )
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
+    from mixpanel.lookup_tables import LookupTable
     from mixpanel.settings import Limits, RetryPolicy
 
 __all__ = [
@@ -59,8 +61,11 @@ __all__ = [
     "DatetimeSerializer",
     "DeliveryError",
     "FlushResult",
+    "ImportInterrupted",
+    "ImportResult",
     "Limits",
     "LocalFlagsConfig",
+    "LookupTable",
     "Mixpanel",
     "MixpanelException",
     "PayloadTooLargeError",

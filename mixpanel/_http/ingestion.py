@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from mixpanel._http.compression import compress
 from mixpanel._http.request import (
     USER_AGENT,
     Request,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from mixpanel.settings import Endpoints
 
 __all__ = ["IngestionApi"]
-
-COMPRESSION = 1  # the gzip level: level 6 takes three times as long for a tenth less
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class IngestionApi:
             "Accept-Encoding": "identity",
         }
         if step.gzip and self.takes_gzip(endpoint):
-            body = gzip.compress(body, COMPRESSION, mtime=0)
+            body = compress(body)
             headers["Content-Encoding"] = "gzip"
         query = {"ip": "1" if self.geolocate else "0", "verbose": "1"}
         if endpoint != "events":

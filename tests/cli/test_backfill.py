@@ -423,7 +423,7 @@ def test_a_row_with_a_cell_too_many_stops_it_before_anything_is_sent(mp, emu, tm
     path.write_text(path.read_text() + "0020,2024-01-31,20,more\n")
     result = mp(path, "--kind", "identify", "--column", "user_id=customer")
     assert result.exit_code == ExitCode.USAGE
-    assert "orders.csv: line 22 has 4 cells, the first has 3" in result.stderr
+    assert "orders.csv: line 22 has 4 cells, the first line has 3" in result.stderr
     assert messages(emu, "customerio") == []
 
 

@@ -32,7 +32,7 @@ def test_a_table_is_exported_to_one_parquet_file(mp, tmp_path):
     assert 72 == count(mp, f"'{path}'")
     again = mp("export", "parquet", "events", path)
     assert ExitCode.USAGE == again.exit_code
-    assert again.stderr.endswith("--overwrite replaces what is there\n")
+    assert again.stderr.endswith("--overwrite replaces it\n")
     assert ExitCode.OK == mp("export", "parquet", "events", path, "--overwrite").exit_code
 
 

@@ -157,7 +157,7 @@ def test_tables_must_be_there_and_hold_events(ws):
         ws.local.segmentation("Opened App", **DAYS, table="missing")
     with pytest.raises(ConfigError, match="no column event_name or"):
         ws.local.segmentation("Opened App", **DAYS, table="people")
-    with pytest.raises(ConfigError, match="cannot be the name"):
+    with pytest.raises(ConfigError, match="is not a valid table name"):
         ws.local.segmentation("Opened App", **DAYS, table='x"; drop table events')
     assert 3 == ws.local.segmentation("Opened App", **DAYS, table="EVENTS").total
 

@@ -76,7 +76,7 @@ def test_two_fetches_into_one_table_do_not_mix(emu, tmp_path):
     ended, found, [table] = asyncio.run(run())
     refused = [one for one in ended if isinstance(one, ConfigError)]
     assert (2, 1) == (len(refused), len(found))
-    assert all("a fetch into events is under way" in str(one) for one in refused)
+    assert all("a fetch into events is running" in str(one) for one in refused)
     assert table.filters == ({"events": [found[0][0]]},)
     assert 1 == len(exported_days(emu))
 
@@ -111,7 +111,7 @@ def leave_parts(ws, first, last, at):
         path.write_text(json.dumps(event("left")) + "\n")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         part = Part(path, Chunk(day, day), 1, gzip=False, received_at=at, digest=digest)
-        ws.database.note_part(begun, part)
+        ws.database.record_part(begun, part)
 
 
 def test_left_over_parts_keep_the_time_they_were_received(emu, ws):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mixpanel.flags import evaluate, explain, parse_definitions
 from mixpanel.flags._evaluation.evaluate import evaluate_flag
 from mixpanel.flags._rules import engines
+from mixpanel.flags._rules.casefolding import fold
 from mixpanel.flags._rules.compiler import _value
-from mixpanel.flags._rules.js_values import fold
 from tests import peers
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from math import inf, nan
 
 import pytest
 
-from mixpanel.flags._rules import engines, js_values
+from mixpanel.flags._rules import casefolding, engines
 from mixpanel.flags._rules.engines import RuleEngineError, compile_legacy
 from mixpanel.flags._rules.limits import MAX_DEPTH, RuleError
 
@@ -491,9 +491,9 @@ def test_a_rule_nested_too_deep_is_rejected():
 
 def test_the_set_of_casefolded_names_is_bounded(monkeypatch):
     """An application with ever new names does not fill the memory, and its rules still work."""
-    monkeypatch.setattr(js_values, "_MAX_CASEFOLDED_NAMES", 10)
+    monkeypatch.setattr(casefolding, "_MAX_CASEFOLDED_NAMES", 10)
     monkeypatch.setattr(engines, "casefolded_names", names := set())
-    monkeypatch.setattr(js_values, "casefolded_names", names)
+    monkeypatch.setattr(casefolding, "casefolded_names", names)
     engine = engines.engine()
     test = engine.compile({"==": [X, 1]})
 

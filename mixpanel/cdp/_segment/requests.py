@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from mixpanel._http.ingestion import (
-    COMPRESSION,
-)
+from mixpanel._http.compression import compress
 from mixpanel._http.request import (
     USER_AGENT,
     Request,
@@ -90,7 +87,7 @@ class SegmentApi:
         if step.retries:
             headers["X-Retry-Count"] = str(step.retries)
         if step.gzip:
-            body = gzip.compress(body, COMPRESSION, mtime=0)
+            body = compress(body)
             headers["Content-Encoding"] = "gzip"
         return Request("POST", self.origin + path, headers, body)
 

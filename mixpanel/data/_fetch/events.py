@@ -294,7 +294,7 @@ class _EventFetch:
         )
         # Noted before it gets its final name: a file that the log does not know is not trusted.
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self.database.note_part, self.load, part)
+            await anyio.to_thread.run_sync(self.database.record_part, self.load, part)
             downloaded.path.rename(part.path)
         return part
 
@@ -317,7 +317,7 @@ class _EventFetch:
         wanted = set(self.query.days) - self.load.done
         now, zone = datetime.now(UTC), self.query.filters.project_timezone
         parts = []
-        for part in self.database.left_over(self.load):
+        for part in self.database.reusable_parts(self.load):
             received_at = part.received_at or now
             if wanted.issuperset(part.chunk) and all(
                 is_reusable(day, received_at, now, zone) for day in part.chunk

@@ -19,7 +19,7 @@ from mixpanel.data._fetch.tasks import unwrap_exception_group
 from mixpanel.data._paths import write_errors
 from mixpanel.data.exceptions import ServerError, UnreadablePartError
 from mixpanel.data.results import FetchResult, ProfileProgress
-from mixpanel.data.store.parts import LONGEST, SURE_TO_FIT, private_file, repair_line
+from mixpanel.data.store.parts import MAX_LINE_BYTES, SAFE_LINE_BYTES, private_file, repair_line
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -190,9 +190,9 @@ class _Stored:
 
 def _store(load: ProfilesLoad, path: Path, profiles: list[dict[str, Any]]) -> _Stored:
     try:
-        return _store_up_to(LONGEST, load, path, profiles)
+        return _store_up_to(MAX_LINE_BYTES, load, path, profiles)
     except UnreadablePartError:  # DuckDB may lack the memory for the longest profiles
-        return _store_up_to(SURE_TO_FIT, load, path, profiles)
+        return _store_up_to(SAFE_LINE_BYTES, load, path, profiles)
 
 
 def _store_up_to(

@@ -55,7 +55,7 @@ class LocalReports:
         timezone: str | None,
         profiles: str | None,
     ) -> R:
-        with self._database._asking() as cursor:
+        with self._database._query_cursor() as cursor:
             name = _with_columns(cursor, table, COLUMNS)
             known = fetch_log.find(cursor, name)
             people = None if profiles is None else _with_columns(cursor, profiles, COLUMNS[2::2])
@@ -70,7 +70,7 @@ class LocalReports:
 
     def _last_time(self, table: str) -> datetime | None:
         """Return when the last event of a table happened."""
-        with self._database._asking() as cursor:
+        with self._database._query_cursor() as cursor:
             name = _with_columns(cursor, table, COLUMNS)
         query = f"SELECT max(event_time) FROM main.{quoted(name)}"  # noqa: S608
         found: datetime | None = self._database.sql_scalar(query)

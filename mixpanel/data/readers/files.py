@@ -1,6 +1,6 @@
-"""Read files of events through DuckDB.
+"""Read NDJSON, CSV and Parquet files of events through DuckDB.
 
-A file is streamed: a few thousand rows are held at a time, however long it is.
+Files are streamed, a few thousand rows at a time, so that memory does not grow with their length.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mixpanel._records.encoding import loads
 from mixpanel._records.record import deterministic_id, to_api_time
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
-from mixpanel.data.readers.csv import FORM, checked, misread, problem
-from mixpanel.data.store.engine import quieten
+from mixpanel.data.readers.csv import CSV_OPTIONS, check_layout, explain_error, mistyped_columns
+from mixpanel.data.store.engine import disable_progress_bar
 from mixpanel.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Columns", "count_rows", "read_events", "read_rows"]
 
-ROWS = 2000
-CONFIG: dict[str, bool | str] = {
+FETCH_SIZE = 2000
+DUCKDB_CONFIG: dict[str, bool | str] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "memory_limit": "500MB",
     "temp_directory": "",
 }
-MILLISECONDS = 1e11  # above it a number cannot be seconds
-MICROSECONDS = 1e14
+MIN_MILLISECONDS = 1e11  # a larger number is not in seconds: that would be the year 5138
+MIN_MICROSECONDS = 1e14
 
-USUAL: dict[str, tuple[str, ...]] = {
+DEFAULT_NAMES: dict[str, tuple[str, ...]] = {
     "event": ("event", "event_name", "name"),
     "time": ("time", "timestamp", "event_time", "ts"),
     "distinct_id": ("distinct_id", "user_id"),
     "insert_id": ("$insert_id", "insert_id", "id"),
 }
-OPTIONAL = frozenset({"insert_id"})
+OPTIONAL_ROLES = frozenset({"insert_id"})
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Say which columns of a flat file hold what; all others become properties.
+    """Map the columns of a flat file to the fields of an event; all others become properties.
 
-    None looks for the usual names, in any case: `event`, `event_name`, `name`; `time`,
+    None looks for the usual names, ignoring case: `event`, `event_name`, `name`; `time`,
     `timestamp`, `event_time`, `ts`; `distinct_id`, `user_id`; `$insert_id`, `insert_id`, `id`.
-    "" says that there is none: for `distinct_id`, events that belong to no user. `event_name` is
-    one name for all rows, in place of a column.
+    "" means that there is no such column: for `distinct_id`, that events belong to no user.
+    `event_name` is one event name for all rows, instead of a column.
     """
 
     event: str | None = None
@@ -66,57 +66,62 @@ class Columns:
 
 
 def read_events(path: Path, columns: Columns | None = None) -> Iterator[dict[str, Any]]:
-    """Read the events of an NDJSON, CSV or Parquet file, compressed or not, one by one.
+    """Yield the events of an NDJSON, CSV or Parquet file, compressed or not.
 
-    They come as `{"event": name, "properties": {...}}`. Lines of NDJSON that have that shape, as
-    in Mixpanel's exports, are left as they are; other rows are flat, and `columns` says what is
-    in them. Their times (ISO 8601, UTC unless they say otherwise; or seconds or milliseconds since
-    1970) become whole milliseconds; an id that Mixpanel would not take as `$insert_id` is hashed;
-    empty cells are left out. A line that is no JSON comes as `{}`, so that positions hold.
+    Events are `{"event": name, "properties": {...}}`. NDJSON lines of that shape, as in Mixpanel's
+    exports, are unchanged; other rows are flat, and `columns` maps them. Their times (ISO 8601, UTC
+    unless they have an offset; or seconds or milliseconds since 1970) become whole milliseconds. An
+    id that Mixpanel would reject as `$insert_id` is hashed. Empty cells are left out. A line that
+    is not JSON yields `{}`, so that the n-th event is the n-th line.
 
-    :raises ConfigurationError: for a file that cannot be read, and a column that is missing.
+    :raises ConfigurationError: if the file cannot be read, or a column is missing.
     """
-    shape = _Shape(columns or Columns(), path.name)
-    for row in read_rows(path, shape.ids):
-        yield row if _kind(path) == "ndjson" and _is_wire(row) else shape.flat(row)
+    converter = _EventConverter(columns or Columns(), path.name)
+    is_ndjson = _file_format(path) == "ndjson"
+    for row in read_rows(path, converter.ids):
+        yield row if is_ndjson and _is_export_event(row) else converter.to_event(row)
 
 
 def read_rows(path: Path, ids: Callable[[tuple[str, ...]], Iterable[str]]) -> Iterator[Any]:
-    """Read the rows of an NDJSON, CSV or Parquet file, compressed or not, one by one.
+    """Yield the rows of an NDJSON, CSV or Parquet file, compressed or not.
 
-    An object of NDJSON is left as it is; a line that is no JSON comes as `{}`, so that positions
-    hold. The first line of a CSV file names its columns, and all others have as many cells.
+    NDJSON objects are unchanged; a line that is not JSON yields `{}`, so that the n-th row is the
+    n-th line. The first line of a CSV file names its columns, and all others have as many cells.
 
-    :param ids: told the names of the columns of a table, and returns which hold ids: those of a
-        CSV file stay text. Others are numbers or booleans if all of their cells are, and written
-        so that nobody could mean anything else: `0123`, `1e5`, `yes` and `12:30` are text.
-    :raises ConfigurationError: for a file that cannot be read, and whatever `ids` raises.
+    :param ids: called with the column names of a CSV or Parquet file; returns those that hold ids,
+        which stay text in CSV. Other CSV columns become numbers or booleans only if all of their
+        cells are written unambiguously as such: `0123`, `1e5`, `yes` and `12:30` stay text.
+    :raises ConfigurationError: if the file cannot be read; `ids` may raise other errors.
     """
     duckdb = _duckdb()
-    kind = _kind(path)
+    file_format = _file_format(path)
     try:
-        with _connected(duckdb) as connection:
-            if kind == "ndjson":
+        with _connect(duckdb) as connection:
+            if file_format == "ndjson":
                 yield from _objects(connection, path)
             else:
-                yield from _table(connection, kind, path, ids)
+                yield from _table(connection, file_format, path, ids)
     except duckdb.Error as error:
         raise _unreadable(path, error) from error
 
 
 def count_rows(path: Path) -> int:
-    """Count the rows of a file that `read_events` takes.
+    """Return the number of rows of a file that `read_events` can read.
 
-    :raises ConfigurationError: for a file that cannot be read.
+    :raises ConfigurationError: if the file cannot be read.
     """
     duckdb = _duckdb()
-    kind = _kind(path)
-    source = "read_parquet(?)" if kind == "parquet" else f"read_csv(?, {FORM}, all_varchar = true)"
-    source = _json_source(path) if kind == "ndjson" else source
+    file_format = _file_format(path)
+    source = (
+        "read_parquet(?)"
+        if file_format == "parquet"
+        else f"read_csv(?, {CSV_OPTIONS}, all_varchar = true)"
+    )
+    source = _json_source(path) if file_format == "ndjson" else source
     try:
-        with _connected(duckdb) as connection:
-            query = f"SELECT count(*) FROM {source}"  # noqa: S608 - no input of anybody's
-            row = connection.execute(query, [_name(path)]).fetchone()
+        with _connect(duckdb) as connection:
+            query = f"SELECT count(*) FROM {source}"  # noqa: S608 - constant text
+            row = connection.execute(query, [_escaped(path)]).fetchone()
     except duckdb.Error as error:
         raise _unreadable(path, error) from error
     return int(row[0]) if row else 0
@@ -129,17 +134,19 @@ def _duckdb() -> ModuleType:
     try:
         import duckdb
     except ModuleNotFoundError as error:
-        raise ConfigurationError("this needs: pip install 'mixpanel-async[data]'") from error
+        raise ConfigurationError(
+            "DuckDB is not installed: pip install 'mixpanel-async[data]'"
+        ) from error
     return duckdb
 
 
-def _connected(library: ModuleType) -> duckdb.DuckDBPyConnection:
-    connection: duckdb.DuckDBPyConnection = library.connect(config=CONFIG)
-    quieten(connection)
+def _connect(library: ModuleType) -> duckdb.DuckDBPyConnection:
+    connection: duckdb.DuckDBPyConnection = library.connect(config=DUCKDB_CONFIG)
+    disable_progress_bar(connection)
     return connection
 
 
-def _kind(path: Path) -> str:
+def _file_format(path: Path) -> str:
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     if name.endswith((".ndjson", ".jsonl", ".json")):
         return "ndjson"
@@ -148,56 +155,58 @@ def _kind(path: Path) -> str:
     if name.endswith((".parquet", ".pq")):
         return "parquet"
     raise ConfigurationError(
-        f"{path.name}: the name must end in .ndjson, .jsonl, .json, .csv, .tsv or .parquet"
+        f"{path.name}: unknown file format; the name must end in .ndjson, .jsonl, .json, .csv, "
+        ".tsv or .parquet"
     )
 
 
-def _name(path: Path) -> str:
+def _escaped(path: Path) -> str:
     return glob.escape(str(path))
 
 
 def _json_source(path: Path) -> str:
-    # A .json may hold one array; only line by line can what is no JSON be passed over.
+    # A .json file may be one array. In the others, errors of single lines can be ignored.
     if ".json" in path.suffixes:
         return "read_json_objects(?, format = 'auto')"
     return "read_ndjson_objects(?, ignore_errors = true)"
 
 
 def _objects(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Any]:
-    # Read as they stand: a schema over all lines would bend values and invent columns.
-    query = f"SELECT json FROM {_json_source(path)}"  # noqa: S608 - no input of anybody's
-    for (text,) in _each(connection.execute(query, [_name(path)])):
+    # Read as text, not columns: DuckDB's common schema of all lines would convert values and add
+    # the keys of other lines.
+    query = f"SELECT json FROM {_json_source(path)}"  # noqa: S608 - constant text
+    for (text,) in _iter_rows(connection.execute(query, [_escaped(path)])):
         row = None
-        with suppress(ValueError, RecursionError):  # it has too many digits, or is too deep
+        with suppress(ValueError, RecursionError):  # too many digits, or nested too deeply
             row = None if text is None else loads(text)
         yield row if isinstance(row, dict) else {}
 
 
 def _table(
     connection: duckdb.DuckDBPyConnection,
-    kind: str,
+    file_format: str,
     path: Path,
     ids: Callable[[tuple[str, ...]], Iterable[str]],
 ) -> Iterator[dict[str, Any]]:
-    whole = f"read_csv($path, {FORM}, sample_size = -1"
-    source = "read_parquet($path)" if kind == "parquet" else f"{whole})"
-    parameters: dict[str, Any] = {"path": _name(path)}
+    csv_source = f"read_csv($path, {CSV_OPTIONS}, sample_size = -1"
+    source = "read_parquet($path)" if file_format == "parquet" else f"{csv_source})"
+    parameters: dict[str, Any] = {"path": _escaped(path)}
     described = connection.execute(f"DESCRIBE FROM {source}", parameters).fetchall()
     types = {row[0]: row[1] for row in described}
-    if kind == "csv":
-        checked(path, list(types))
+    if file_format == "csv":
+        check_layout(path, list(types))
     texts = set(ids(tuple(types)))
-    if kind == "csv":
-        texts |= misread(
-            connection, _name(path), {k: v for k, v in types.items() if k not in texts}
+    if file_format == "csv":
+        texts |= mistyped_columns(
+            connection, _escaped(path), {k: v for k, v in types.items() if k not in texts}
         )
-    if kind == "csv" and texts:
-        source = f"{whole}, types = $types)"
+    if file_format == "csv" and texts:
+        source = f"{csv_source}, types = $types)"
         parameters["types"] = dict.fromkeys(texts, "VARCHAR")
         types |= parameters["types"]
-    chosen = ", ".join(_column(name, type_) for name, type_ in types.items())
-    query = f"SELECT {chosen} FROM {source}"  # noqa: S608 - names are quoted
-    for row in _each(connection.execute(query, parameters)):
+    select_list = ", ".join(_column(name, type_) for name, type_ in types.items())
+    query = f"SELECT {select_list} FROM {source}"  # noqa: S608 - names are quoted
+    for row in _iter_rows(connection.execute(query, parameters)):
         yield dict(zip(types, row, strict=True))
 
 
@@ -210,34 +219,38 @@ def _column(name: str, type_: str) -> str:
     return quoted
 
 
-def _each(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while rows := cursor.fetchmany(ROWS):
+def _iter_rows(cursor: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
+    while rows := cursor.fetchmany(FETCH_SIZE):
         yield from rows
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigurationError:
-    said = str(error)
-    why = problem(path, said) if _kind(path) == "csv" else said.strip().partition("\n")[0]
-    return ConfigurationError(f"{path.name}: {why}")
+    message = str(error)
+    reason = (
+        explain_error(path, message)
+        if _file_format(path) == "csv"
+        else message.strip().partition("\n")[0]
+    )
+    return ConfigurationError(f"{path.name}: {reason}")
 
 
 # ---- flat rows to events ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Roles:
+class _ColumnRoles:
     event: str | None
     time: str | None
     distinct_id: str | None
     insert_id: str | None
 
     @property
-    def taken(self) -> frozenset[str | None]:
+    def used(self) -> frozenset[str | None]:
         return frozenset({self.event, self.time, self.distinct_id, self.insert_id})
 
 
-class _Shape:
-    """Know what the columns of one file mean."""
+class _EventConverter:
+    """Convert the flat rows of one file to events."""
 
     def __init__(self, columns: Columns, file: str) -> None:
         self._columns = columns
@@ -250,48 +263,51 @@ class _Shape:
         roles = self.roles(names)
         return [name for name in (roles.distinct_id, roles.insert_id) if name]
 
-    def flat(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an event of a flat row."""
+    def to_event(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a flat row as an event."""
         if not row:
             return {}
         roles = self.roles(tuple(row))
-        taken = roles.taken
-        properties = {k: v for k, v in row.items() if k not in taken and v is not None}
+        used = roles.used
+        properties = {k: v for k, v in row.items() if k not in used and v is not None}
         name = row.get(roles.event) if roles.event else self._columns.event_name
         event = None if name is None else str(name)
-        when = row.get(roles.time) if roles.time else None
-        properties["time"] = None if when is None else _milliseconds(when)
-        who = row.get(roles.distinct_id) if roles.distinct_id else None
-        if who is not None:
-            properties["distinct_id"] = str(who)
-        which = row.get(roles.insert_id) if roles.insert_id else None
-        if which is not None:
-            properties["$insert_id"] = _insert_id(event, who, str(which))
+        time_value = row.get(roles.time) if roles.time else None
+        properties["time"] = None if time_value is None else to_milliseconds(time_value)
+        distinct_id = row.get(roles.distinct_id) if roles.distinct_id else None
+        if distinct_id is not None:
+            properties["distinct_id"] = str(distinct_id)
+        insert_id = row.get(roles.insert_id) if roles.insert_id else None
+        if insert_id is not None:
+            properties["$insert_id"] = _insert_id(event, distinct_id, str(insert_id))
         return {"event": event, "properties": properties}
 
-    def _roles(self, names: tuple[str, ...]) -> _Roles:
-        # In NDJSON each row has names of its own: only the first may say that all are wrong.
+    def _roles(self, names: tuple[str, ...]) -> _ColumnRoles:
+        # Every NDJSON row has its own keys. Only the first must have all columns, so that a wrong
+        # mapping fails at once, and a single odd row does not stop the import.
         first, self._first = self._first, False
         by_lower = {name.lower(): name for name in reversed(names)}
 
-        def find(role: str, given: str | None) -> str | None:
-            if given == "":
+        def find(role: str, column_name: str | None) -> str | None:
+            if column_name == "":
                 return None
-            usual = USUAL[role]
-            found = given if given in names else None
-            if given is None:
-                found = next((by_lower[name] for name in usual if name in by_lower), None)
-            if found is None and first and (given is not None or role not in OPTIONAL):
-                looked_for = repr(given) if given else " or ".join(map(repr, usual))
+            default_names = DEFAULT_NAMES[role]
+            found = column_name if column_name in names else None
+            if column_name is None:
+                found = next((by_lower[name] for name in default_names if name in by_lower), None)
+            if found is None and first and (column_name is not None or role not in OPTIONAL_ROLES):
+                looked_for = (
+                    repr(column_name) if column_name else " or ".join(map(repr, default_names))
+                )
                 raise ConfigurationError(
                     f"{self._file} has no column {looked_for} for the {role}; "
-                    f"it has {', '.join(map(repr, names))}: give Columns({role}=...)"
+                    f"it has {', '.join(map(repr, names))}: pass Columns({role}=...)"
                 )
             return found
 
         columns = self._columns
         event = None if columns.event_name is not None else find("event", columns.event)
-        return _Roles(
+        return _ColumnRoles(
             event,
             find("time", columns.time),
             find("distinct_id", columns.distinct_id),
@@ -299,32 +315,36 @@ class _Shape:
         )
 
 
-def _is_wire(row: Mapping[str, Any]) -> bool:
+def _is_export_event(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("event"), str) and isinstance(row.get("properties"), dict)
 
 
-def _insert_id(event: str | None, who: Any, which: str) -> str:
-    if INSERT_ID.fullmatch(which) and which.lower() not in BANNED_IDS:
-        return which
-    return deterministic_id(event or "", who, which)
+def _insert_id(event: str | None, distinct_id: Any, insert_id: str) -> str:
+    if INSERT_ID.fullmatch(insert_id) and insert_id.lower() not in BANNED_IDS:
+        return insert_id
+    return deterministic_id(event or "", distinct_id, insert_id)
 
 
-def _milliseconds(when: Any) -> Any:
-    """Return whole milliseconds since 1970; what is no time comes back as it is."""
-    if isinstance(when, str):
+def to_milliseconds(time_value: Any) -> Any:
+    """Return a time as whole milliseconds since 1970, and anything else unchanged."""
+    if isinstance(time_value, str):
         try:
-            when = float(when)
+            time_value = float(time_value)
         except ValueError:
             try:
-                when = datetime.fromisoformat(when.strip())
+                time_value = datetime.fromisoformat(time_value.strip())
             except ValueError:
-                return when
-    if isinstance(when, date) and not isinstance(when, datetime):
-        when = datetime(when.year, when.month, when.day, tzinfo=UTC)
-    if isinstance(when, datetime):
-        return to_api_time(when)
-    if isinstance(when, bool) or not isinstance(when, (int, float)) or not math.isfinite(when):
-        return when
-    while abs(when) > MICROSECONDS:
-        when /= 1000
-    return round(when if abs(when) > MILLISECONDS else when * 1000)
+                return time_value
+    if isinstance(time_value, date) and not isinstance(time_value, datetime):
+        time_value = datetime(time_value.year, time_value.month, time_value.day, tzinfo=UTC)
+    if isinstance(time_value, datetime):
+        return to_api_time(time_value)
+    if (
+        isinstance(time_value, bool)
+        or not isinstance(time_value, (int, float))
+        or not math.isfinite(time_value)
+    ):
+        return time_value
+    while abs(time_value) > MIN_MICROSECONDS:
+        time_value /= 1000
+    return round(time_value if abs(time_value) > MIN_MILLISECONDS else time_value * 1000)

@@ -1,9 +1,9 @@
-"""The only room that knows DuckDB: files of events, and the local database.
+"""The local DuckDB database.
 
-`Database` opens it, `Database.begin_events` and `begin_profiles` fill tables, and the rest asks.
+`Database` opens and queries it; `Database.begin_events` and `begin_profiles` load data into tables.
 """
 
-from mixpanel.data.readers.files import Columns, _milliseconds, count_rows, read_events, read_rows
+from mixpanel.data.readers.files import Columns, count_rows, read_events, read_rows, to_milliseconds
 from mixpanel.data.store.database import Database
 from mixpanel.data.store.event_load import Load
 from mixpanel.data.store.parts import Staged
@@ -18,8 +18,8 @@ __all__ = [
     "Mode",
     "ProfilesLoad",
     "Staged",
-    "_milliseconds",
     "count_rows",
     "read_events",
     "read_rows",
+    "to_milliseconds",
 ]

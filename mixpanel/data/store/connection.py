@@ -1,4 +1,4 @@
-"""Open a database, lend out its cursors, and close it."""
+"""Open a DuckDB database, hand out cursors, and close it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from mixpanel.data.store import fetch_log
 from mixpanel.data.store.engine import (
     MEMORY_LIMIT,
     connect,
-    engine,
-    keep_private,
-    reader_folder,
-    reported,
+    database_errors,
+    load_duckdb,
+    read_only_folder,
+    restrict_wal,
 )
 
 if TYPE_CHECKING:
@@ -35,13 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-# Handles of one file share its settings and its folder: they come and go one at a time.
-_DOOR = threading.Lock()
-_folders: Counter[Path] = Counter()  # how many handles use each
+# DuckDB shares one instance between all handles of a file in a process, and so its locked settings
+# and our folder of parts. Without this lock a handle could open between the first one's connect and
+# its lock-down, or while the last one that closes removes the folder.
+_open_lock = threading.Lock()
+_open_handles: Counter[Path] = Counter()  # by folder of parts
 
 
 class Connection:
-    """One DuckDB file that is open, or one in memory."""
+    """An open DuckDB database, in a file or in memory."""
 
     def __init__(
         self,
@@ -56,16 +58,16 @@ class Connection:
         self.path: Path | None = path
         self.parts: Path = parts
         self.read_only: bool = read_only
-        self._exchange = exchange  # the only folder that DuckDB reaches
+        self._exchange = exchange  # the only folder DuckDB may read and write
         self._connection = connection
         self._owns_parts = owns_parts
         self._lock = threading.Lock()
         self._closed = False
-        self._loading: list[DuckDBPyConnection] = []
+        self._load_cursors: list[DuckDBPyConnection] = []
         self._loads: WeakSet[Staging] = WeakSet()
-        # What two handles of one file agree in, and two databases in memory do not.
-        self._place: Hashable = object() if path is None else path.resolve()
-        _folders[parts] += 1
+        # Equal for two handles of one file, different for two databases in memory.
+        self._identity: Hashable = object() if path is None else path.resolve()
+        _open_handles[parts] += 1
 
     @classmethod
     def open(
@@ -77,17 +79,17 @@ class Connection:
         parts: Path | None = None,
         memory_limit: str = MEMORY_LIMIT,
     ) -> Self:
-        """Open the database at `path`, made if it is not there; None is one in memory.
+        """Open the database at `path`, creating it if needed; None opens one in memory.
 
-        `parts` is the folder of part files, by default beside the file, with `.parts` behind its
-        name; SQL reaches none of them. `memory_limit` is what DuckDB may hold; what
-        needs more spills to disk.
+        `parts` is the folder of part files, by default the database's path with `.parts` appended;
+        SQL cannot access it. `memory_limit` bounds DuckDB's buffers, as in "500MB"; queries that
+        need more spill to disk.
 
-        :raises DatabaseNotFoundError: when reading only, without a file.
-        :raises DatabaseLockedError: when another process has it open.
-        :raises ConfigError: when the file is no database, or DuckDB is not installed.
+        :raises DatabaseNotFoundError: if `read_only` and the file does not exist.
+        :raises DatabaseLockedError: if another process has it open.
+        :raises ConfigError: if the file is not a database, or DuckDB is not installed.
         """
-        engine()
+        load_duckdb()
         path = None if path is None else Path(path).expanduser().absolute()
         owned = path is None and parts is None
         if parts is not None:
@@ -95,8 +97,8 @@ class Connection:
         elif path is None:
             folder = make_temporary_folder()
         else:
-            folder = reader_folder() if read_only else path.with_name(path.name + ".parts")
-        with _DOOR:
+            folder = read_only_folder() if read_only else path.with_name(path.name + ".parts")
+        with _open_lock:
             try:
                 connection, exchange = connect(
                     path,
@@ -120,7 +122,7 @@ class Connection:
             try:
                 database._prepare()
             except BaseException:
-                database._shut()
+                database._close_locked()
                 raise
         return database
 
@@ -128,29 +130,31 @@ class Connection:
         if self.read_only:
             return
         make_folder(self.parts)
-        with reported():
+        with database_errors():
             fetch_log.prepare(self._connection, datetime.now(UTC))
-        keep_private(self.path)
+        restrict_wal(self.path)
 
     def close(self) -> None:
-        """Close the file, and remove the folder of parts when it is empty; again does nothing."""
-        with _DOOR:
-            self._shut()
+        """Close the database, and remove the folder of parts if it is empty. Idempotent."""
+        with _open_lock:
+            self._close_locked()
 
-    def _shut(self) -> None:
+    def _close_locked(self) -> None:
+        """Close; the caller holds `_open_lock`."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
         for load in tuple(self._loads):
             load.stop()
-        # The file stays locked until the last cursor is closed, also that of a load that stopped.
-        for cursor in (*self._loading, self._connection):
+        # DuckDB keeps the file locked until the last cursor is closed, including cursors of loads
+        # that were stopped or never finished.
+        for cursor in (*self._load_cursors, self._connection):
             cursor.close()
-        _folders[self.parts] -= 1
+        _open_handles[self.parts] -= 1
         if self._owns_parts:
             remove_temporary_folder(self.parts)
-        elif not _folders[self.parts]:
+        elif not _open_handles[self.parts]:
             shutil.rmtree(self._exchange, ignore_errors=True)
             with suppress(OSError):
                 self.parts.rmdir()
@@ -160,24 +164,24 @@ class Connection:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        exc_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     @property
     def unreadable(self) -> Path:
-        """Where lines of exports are kept that cannot be loaded; in memory they go at the end."""
+        """The folder of lines that could not be loaded; temporary for a database in memory."""
         if self.path is None:
             return self.parts / "unreadable"
         return self.path.with_name(self.path.name + ".unreadable")
 
     @property
     def connection(self) -> DuckDBPyConnection:
-        """DuckDB's own connection: it may write, but reaches no more files than SQL does."""
+        """The DuckDB connection; it may write, and is confined to the same files as SQL."""
         if self._closed:
-            raise ConfigError("this database is closed: open it again")
+            raise ConfigError("the database is closed: open it again")
         return self._connection
 
     @contextmanager
@@ -189,20 +193,22 @@ class Connection:
         finally:
             cursor.close()
             if not self.read_only:
-                keep_private(self.path)
+                restrict_wal(self.path)
 
     @contextmanager
-    def _asking(self) -> Iterator[DuckDBPyConnection]:
+    def _query_cursor(self) -> Iterator[DuckDBPyConnection]:
         with self._cursor() as cursor:
             try:
                 yield cursor
-            except engine().Error as error:
+            except load_duckdb().Error as error:
                 raise SQLError(str(error)) from error
 
-    def _loader(self) -> DuckDBPyConnection:
+    def _load_cursor(self) -> DuckDBPyConnection:
         if self.read_only:
-            raise ConfigError("this database was opened for reading only")
+            raise ConfigError(
+                "the database is open read-only: open it with read_only=False to load data"
+            )
         with self._lock:
             cursor = self.connection.cursor()
-            self._loading.append(cursor)
+            self._load_cursors.append(cursor)
         return cursor

@@ -1,4 +1,4 @@
-"""The local database: ask it, look into it, fill it, and write it out again."""
+"""The local database: query, inspect, load and export its tables."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mixpanel.data.exceptions import ConfigError, TableExistsError, TableNotFoun
 from mixpanel.data.store import export, fetch_log, part_files, sql, statistics
 from mixpanel.data.store import tables as catalog
 from mixpanel.data.store.connection import Connection
-from mixpanel.data.store.engine import reported
+from mixpanel.data.store.engine import database_errors
 from mixpanel.data.store.event_load import Load
 from mixpanel.data.store.profile_load import ProfilesLoad
 from mixpanel.data.store.quoting import quoted, table_name
-from mixpanel.data.store.staging import refuse_under_way
+from mixpanel.data.store.staging import require_no_active_load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -46,11 +46,11 @@ L = TypeVar("L", Load, ProfilesLoad)
 
 
 class Database(Connection):
-    """A local database of events and profiles; `open` one.
+    """A local database of events and profiles; create one with `Database.open`.
 
-    SQL of users only reads unless `write=True`, and reaches no file, extension or other database
-    unless opened with `external_access=True`. All methods block and may be called from any thread;
-    a load belongs to one thread at a time.
+    SQL is read-only unless `write=True`, and cannot access files, extensions or other databases
+    unless the database was opened with `external_access=True`. All methods block and may be called
+    from any thread; use a load from one thread at a time.
     """
 
     # ---- SQL ------------------------------------------------------------------------------------
@@ -65,8 +65,8 @@ class Database(Connection):
     ) -> SQLResult:
         """Run one statement and return its rows, at most `limit` of them.
 
-        :raises UnsafeSQLError: when it writes unasked, or reaches for a file.
-        :raises SQLError: when it is wrong.
+        :raises UnsafeSQLError: if it writes without `write=True`, or accesses a file.
+        :raises SQLError: if DuckDB rejects it.
         """
         with self._cursor() as cursor:
             return sql.rows(cursor, query, params, write=write, limit=limit)
@@ -74,9 +74,9 @@ class Database(Connection):
     def sql_scalar(
         self, query: str, params: Sequence[Any] | Mapping[str, Any] | None = None
     ) -> Any:
-        """Return the first column of the first row, None when there is none.
+        """Return the first column of the first row, or None if there are no rows.
 
-        :raises SQLError: as `sql_rows` does.
+        :raises SQLError: as for `sql_rows`.
         """
         rows = self.sql_rows(query, params, limit=1).rows
         return rows[0][0] if rows else None
@@ -90,8 +90,8 @@ class Database(Connection):
     ) -> pd.DataFrame:
         """Run one statement and return a pandas DataFrame.
 
-        :raises SQLError: as `sql_rows` does.
-        :raises ConfigError: without pandas.
+        :raises SQLError: as for `sql_rows`.
+        :raises ConfigError: if pandas is not installed.
         """
         with self._cursor() as cursor:
             return sql.data_frame(cursor, query, params, write=write)
@@ -105,17 +105,17 @@ class Database(Connection):
     ) -> pa.Table:
         """Run one statement and return a pyarrow Table.
 
-        :raises SQLError: as `sql_rows` does.
-        :raises ConfigError: without pyarrow.
+        :raises SQLError: as for `sql_rows`.
+        :raises ConfigError: if pyarrow is not installed.
         """
         with self._cursor() as cursor:
             return sql.arrow(cursor, query, params, write=write)
 
-    # ---- looking in -----------------------------------------------------------------------------
+    # ---- inspecting -----------------------------------------------------------------------------
 
     @property
     def size_mb(self) -> float:
-        """The size of the file and of what waits beside it, in millions of bytes; 0 in memory."""
+        """The size of the file and its write-ahead log in megabytes (10**6 bytes); 0 in memory."""
         if self.path is None:
             return 0.0
         files = (self.path, self.path.with_name(self.path.name + ".wal"))
@@ -124,87 +124,90 @@ class Database(Connection):
     @property
     def created_at(self) -> datetime | None:
         """When this database was first opened for writing."""
-        with self._asking() as cursor:
+        with self._query_cursor() as cursor:
             return fetch_log.created_at(cursor)
 
     def tables(self) -> list[TableInfo]:
-        """Return all tables by name, views and interrupted loads among them."""
-        with self._asking() as cursor:
+        """Return all tables, views and interrupted loads, sorted by name."""
+        with self._query_cursor() as cursor:
             return catalog.tables(cursor)
 
     def schema(self, table: str) -> TableSchema:
         """Return the columns of a table.
 
-        :raises TableNotFoundError: as all that follow, when there is no such table.
+        :raises TableNotFoundError: if there is no such table, as for all methods below.
         """
-        with self._asking() as cursor:
+        with self._query_cursor() as cursor:
             return catalog.schema(cursor, table)
 
     def sample_df(self, table: str, n: int = 10) -> pd.DataFrame:
-        """Return `n` rows taken at random, as a pandas DataFrame."""
+        """Return `n` random rows as a pandas DataFrame."""
         return self.sample(table, n).df
 
     def sample(self, table: str, n: int = 10) -> SQLResult:
-        """Return `n` rows taken at random."""
+        """Return `n` random rows."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ConfigError(f"n must be a whole number of rows, not {n!r}")
-        with self._asking() as cursor:
+            raise ConfigError(f"n must be a whole number of rows, 0 or more, not {n!r}")
+        with self._query_cursor() as cursor:
             name = catalog.resolve(cursor, table)
             query = f"FROM {quoted(name)} USING SAMPLE reservoir({n} ROWS)"
             return sql.rows(cursor, query, None, write=False, limit=None)
 
     def summarize(self, table: str) -> SummaryResult:
-        """Return what each column of a table holds."""
-        with self._asking() as cursor:
+        """Return minimum, maximum, distinct count and share of nulls for each column."""
+        with self._query_cursor() as cursor:
             return statistics.summarize(cursor, table)
 
     def event_breakdown(self, table: str) -> EventBreakdownResult:
-        """Return how often each event is in a table, most frequent first."""
-        with self._asking() as cursor:
+        """Return count, users and first and last time of each event, most frequent first."""
+        with self._query_cursor() as cursor:
             return statistics.event_breakdown(cursor, table)
 
     def property_keys(self, table: str, event: str | None = None) -> list[str]:
-        """Return the names of all properties, sorted; those of one event when it is given."""
-        with self._asking() as cursor:
+        """Return all property names, sorted; only those of `event` if it is given."""
+        with self._query_cursor() as cursor:
             return statistics.property_keys(cursor, table, event)
 
     def column_stats(self, table: str, column: str, *, top_n: int = 10) -> ColumnStatsResult:
-        """Return what a column holds, or a property: `properties->>'$.plan'`."""
-        with self._asking() as cursor:
+        """Return statistics of a column, or of a property such as `properties->>'$.plan'`."""
+        with self._query_cursor() as cursor:
             return statistics.column_stats(cursor, table, column, top_n)
 
     # ---- changing -------------------------------------------------------------------------------
 
     def drop(self, *names: str) -> None:
-        """Drop tables, all or none; a name may also be that of an interrupted load.
+        """Drop tables, all or none; a name may also be an interrupted load's.
 
-        :raises TableNotFoundError: when there is nothing of one of the names.
-        :raises ConfigError: while a fetch into one of them is under way.
+        :raises TableNotFoundError: if one of the names is neither a table nor an interrupted load.
+        :raises ConfigError: while a fetch into one of them is running.
         """
-        with self._asking() as cursor:
+        with self._query_cursor() as cursor:
             self._drop(cursor, names)
 
     def drop_all(self, type: TableType | None = None) -> None:  # noqa: A002 - the user's word
-        """Drop all tables and views, or only tables of events or of profiles."""
-        with self._asking() as cursor:
-            self._drop(cursor, catalog.of_kind(cursor, type))
+        """Drop all tables and views, or only the tables of one type."""
+        with self._query_cursor() as cursor:
+            self._drop(cursor, catalog.names_of_type(cursor, type))
 
     def _drop(self, cursor: DuckDBPyConnection, names: Sequence[str]) -> None:
         for name in names:
-            refuse_under_way(self._place, table_name(name))
+            require_no_active_load(self._identity, table_name(name))
         catalog.drop(cursor, names)
-        part_files.sweep(self.parts, *names)
-        part_files.sweep(self.unreadable, *names)
+        part_files.remove_stale(self.parts, *names)
+        part_files.remove_stale(self.unreadable, *names)
         if self.unreadable.is_dir():
-            with suppress(OSError):  # lines of other tables
+            with suppress(OSError):  # not empty: lines of other tables
                 self.unreadable.rmdir()
 
     def typed_view(self, table: str, name: str | None = None) -> str:
-        """Make a view with a typed column for each property found, `<table>_typed`."""
-        with self._asking() as cursor:
+        """Create a view with a typed column for each property, and return its name.
+
+        The default name is `<table>_typed`.
+        """
+        with self._query_cursor() as cursor:
             return catalog.typed_view(cursor, table, name)
 
-    # ---- filling --------------------------------------------------------------------------------
+    # ---- loading --------------------------------------------------------------------------------
 
     def begin_events(
         self,
@@ -217,39 +220,39 @@ class Database(Connection):
         time_in_ms: bool = True,
         now: datetime | None = None,
     ) -> Load:
-        """Begin to load the events of some days, or go on with a load that stopped.
+        """Begin to load the events of some days, or resume a load that stopped.
 
-        "new" needs a free name; "replace" takes the place of a table at the end; "append" adds to
-        one; "sync" adds, or makes a new one. `mixed` allows to add rows of other filters than those
-        the table has. With a `project_timezone` among the filters, for a project from before 2023,
-        the table has a column `event_time_local` too. Times are in milliseconds unless
-        `time_in_ms` is False.
+        `mode` is "new" (the table must not exist), "replace" (the old table is kept until the load
+        finishes), "append" (it must exist) or "sync" (append, or create it). `mixed` allows rows of
+        other filters than those already in the table. With a `project_timezone` among the filters,
+        for a project created before 2023, the table also has a column `event_time_local`. Times
+        are in milliseconds unless `time_in_ms` is False, then in seconds.
 
-        :raises TableExistsError: for "new" when the name is taken.
-        :raises TableNotFoundError: for "append" when there is no such table.
-        :raises ConfigError: for a name that cannot be, a table of another kind or zone, and other
-            filters than those of the table.
+        :raises TableExistsError: for "new", if the table exists.
+        :raises TableNotFoundError: for "append", if there is no such table.
+        :raises ConfigError: for an invalid name, a table of another type or time zone, or filters
+            that differ from the table's without `mixed`.
         """
         chosen = frozenset(days)
         if not chosen:
-            raise ConfigError("there is no day to load")
-        cursor = self._loader()
-        name = self._checked(cursor, name, "events", mode, filters, mixed=mixed)
+            raise ConfigError("there are no days to load: pass at least one")
+        cursor = self._load_cursor()
+        name = self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
         load = Load(
             cursor,
             name,
             filters=filters,
             mode=mode,
             days=chosen,
-            database=self._place,
+            database=self._identity,
             exchange=self._exchange,
             unreadable=self.unreadable,
             time_in_ms=time_in_ms,
             now=now,
         )
-        with reported():
-            fetch_log.forget_parts(cursor, name, but=load.key)
-        return self._begun(load, keep=load.key)
+        with database_errors():
+            fetch_log.delete_parts(cursor, name, keep=load.key)
+        return self._track_load(load, keep=load.key)
 
     def begin_profiles(
         self,
@@ -260,78 +263,81 @@ class Database(Connection):
         mixed: bool = False,
         now: datetime | None = None,
     ) -> ProfilesLoad:
-        """Begin to load profiles; arguments and errors as for `begin_events`."""
-        cursor = self._loader()
-        name = self._checked(cursor, name, "profiles", mode, filters, mixed=mixed)
+        """Begin to load profiles; arguments and errors are those of `begin_events`."""
+        cursor = self._load_cursor()
+        name = self._validate_target(cursor, name, "profiles", mode, filters, mixed=mixed)
         load = ProfilesLoad(
             cursor,
             name,
             filters=filters,
             mode=mode,
-            database=self._place,
+            database=self._identity,
             exchange=self._exchange,
             unreadable=self.unreadable,
             now=now,
         )
-        return self._begun(load)
+        return self._track_load(load)
 
     def check_events(self, name: str, *, filters: Filters, mode: Mode, mixed: bool = False) -> None:
-        """Refuse what `begin_events` would refuse, and begin nothing."""
-        with self._asking() as cursor:
-            self._checked(cursor, name, "events", mode, filters, mixed=mixed)
+        """Raise the errors that `begin_events` would raise, without beginning a load."""
+        with self._query_cursor() as cursor:
+            self._validate_target(cursor, name, "events", mode, filters, mixed=mixed)
 
-    def left_over(self, load: Load) -> list[Part]:
-        """Return the parts of a load that were received before, but not loaded.
+    def reusable_parts(self, load: Load) -> list[Part]:
+        """Return the parts that an earlier, interrupted fetch received but did not load.
 
-        One that is not, byte for byte, what was received is moved to the folder `unreadable`.
+        A part whose bytes are not those received is moved to the folder `unreadable`.
         """
-        with self._asking() as cursor:
+        # The digest is recorded only after the whole body was received and written. A file without
+        # one, or with another, may be half a download or rows that Mixpanel never sent: other
+        # programs can write to the folder.
+        with self._query_cursor() as cursor:
             known = fetch_log.parts(cursor, load.key)
         trusted = []
-        for part in part_files.left_over(self.parts, load.key):
+        for part in part_files.complete_parts(self.parts, load.key):
             digest, at = known.get(part.path.name, ("", None))
             if digest and digest == part_files.digest(part.path):
                 trusted.append(replace(part, digest=digest, received_at=at))
                 continue
             kept_in = part_files.set_aside(part.path, self.unreadable)
             logger.warning(
-                "%s is not as it was received: it was moved to %s, and %s is fetched again",
+                "%s does not match what was received: moved it to %s and fetching %s again",
                 part.path.name,
                 kept_in,
                 part.chunk,
             )
         return trusted
 
-    def note_part(self, load: Load, part: Part) -> None:
-        """Note a part that was received whole, so that a later load trusts it."""
-        with self._asking() as cursor:
-            fetch_log.note_part(cursor, load.name, load.key, part, datetime.now(UTC))
+    def record_part(self, load: Load, part: Part) -> None:
+        """Record that a part was received whole, so that a later load can reuse it."""
+        with self._query_cursor() as cursor:
+            fetch_log.record_part(cursor, load.name, load.key, part, datetime.now(UTC))
 
-    def _begun(self, load: L, keep: str = "") -> L:
+    def _track_load(self, load: L, keep: str = "") -> L:
         self._loads.add(load)
-        part_files.sweep(self.parts, load.name, keep=keep)
+        part_files.remove_stale(self.parts, load.name, keep=keep)
         return load
 
     def staged_days(
         self, name: str, filters: Filters, mode: Mode, *, now: datetime | None = None
     ) -> frozenset[date]:
-        """Return the days that a load of this name, filters and mode would find done."""
-        moment = now or datetime.now(UTC)
-        with self._asking() as cursor:
+        """Return the days already staged for a load of this name, filters and mode."""
+        checked_at = now or datetime.now(UTC)
+        with self._query_cursor() as cursor:
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "staged")
         return frozenset(
             entry.day
             for entry in entries
-            if (entry.filters, entry.mode) == (filters.to_json(), mode) and entry.holds(moment)
+            if (entry.filters, entry.mode) == (filters.to_json(), mode) and entry.holds(checked_at)
         )
 
     def fetched_days(self, name: str) -> dict[date, datetime]:
-        """Return the days that are in a table, each with when it was last fetched."""
-        with self._asking() as cursor:
+        """Return the days in a table, each with the time of its last fetch."""
+        with self._query_cursor() as cursor:
             entries = fetch_log.entries(cursor, catalog.canonical(cursor, name), "done")
         return {entry.day: entry.fetched_at for entry in entries}
 
-    def _checked(
+    def _validate_target(
         self,
         cursor: DuckDBPyConnection,
         name: str,
@@ -359,17 +365,17 @@ class Database(Connection):
         if type_ == "events" and known.project_timezone != filters.project_timezone:
             raise ConfigError(
                 f"{name} was fetched with project_timezone={known.project_timezone!r}, not "
-                f"{filters.project_timezone!r}: fetch with the same, or replace the table"
+                f"{filters.project_timezone!r}: use the same time zone, or replace the table"
             )
-        before = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
-        if before - {filters.to_json()} and not mixed:
+        fetched_with = {entry.filters for entry in fetch_log.entries(cursor, name, "done")}
+        if fetched_with - {filters.to_json()} and not mixed:
             raise ConfigError(
-                f"{name} was fetched with other filters ({' and '.join(sorted(before))}): one "
-                "table of both would mislead; choose another name, or pass mixed=True"
+                f"{name} was fetched with other filters ({' and '.join(sorted(fetched_with))}), "
+                "and appending would mix them: use another table name, or pass mixed=True"
             )
         return name
 
-    # ---- out of here ----------------------------------------------------------------------------
+    # ---- exporting ------------------------------------------------------------------------------
 
     def export_parquet(
         self,
@@ -380,23 +386,23 @@ class Database(Connection):
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Write a table as Parquet, in one folder a day: `day=2026-01-31/`.
+        """Write a table as Parquet, with one folder per day (`day=2026-01-31/`).
 
-        `path` is a folder, or a file with `partition_by=None`; with a scheme, as in
-        `s3://bucket/lake`, it is reached through fsspec, which gets `storage_options`. Days are
-        those of `event_time`. Returns what was written.
+        `path` is a folder, or a file if `partition_by` is None. A path with a scheme, such as
+        `s3://bucket/lake`, is written through fsspec, which gets `storage_options`. Days are those
+        of `event_time`. Returns the paths of the files written.
 
-        :raises ConfigError: when there is something already, unless `overwrite`; without a column
-            `event_time` to take days from; for a folder that is named like a file, `.parquet`; when
-            fsspec is not installed.
+        :raises ConfigError: if the path exists and `overwrite` is False; if the table has no column
+            `event_time` to partition by; if a folder is named like a file (`.parquet`); if fsspec
+            is not installed.
         """
-        with self._asking() as cursor:
+        with self._query_cursor() as cursor:
             return export.parquet(
                 cursor,
                 table,
                 path,
                 self._exchange,
-                own=self.path,
+                database_path=self.path,
                 partition_by=partition_by,
                 overwrite=overwrite,
                 storage_options=storage_options or {},
@@ -410,20 +416,20 @@ class Database(Connection):
         overwrite: bool = False,
         storage_options: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Write a table as CSV; text that a spreadsheet would run as a formula gets a `'` in front.
+        """Write a table as CSV, with a `'` before text that a spreadsheet would run as a formula.
 
-        `path` is a file, compressed when it ends in `.gz`; with a scheme it is reached through
-        fsspec. Returns what was written.
+        `path` is a file, compressed if it ends in `.gz`; a path with a scheme is written through
+        fsspec. Returns the paths of the files written.
 
-        :raises ConfigError: as `export_parquet` does.
+        :raises ConfigError: as for `export_parquet`.
         """
-        with self._asking() as cursor:
+        with self._query_cursor() as cursor:
             return export.csv(
                 cursor,
                 table,
                 path,
                 self._exchange,
-                own=self.path,
+                database_path=self.path,
                 overwrite=overwrite,
                 storage_options=storage_options or {},
             )

@@ -1,4 +1,4 @@
-"""Open DuckDB so that SQL cannot leave it, and say in our words why it cannot be opened."""
+"""Open DuckDB confined to its own database, and translate its errors."""
 
 from __future__ import annotations
 
@@ -32,35 +32,36 @@ __all__ = [
     "MEMORY_LIMIT",
     "connect",
     "count",
-    "engine",
-    "first_line",
-    "is_content",
-    "keep_private",
-    "quieten",
-    "reader_folder",
-    "reported",
+    "database_errors",
+    "disable_progress_bar",
+    "error_message",
+    "is_data_error",
+    "load_duckdb",
+    "read_only_folder",
+    "restrict_wal",
     "transaction",
 ]
 
 MEMORY = ":memory:"
-OLDEST = (1, 4, 4)  # before that, /./../ leads out of the allowed folders
-# DuckDB counts its own buffers only: readers and Python come on top of it.
+MINIMUM_VERSION = (1, 4, 4)  # older ones let /./../ escape from the allowed directories
+# Covers DuckDB's buffers only; file readers and Python use memory beyond it.
 MEMORY_LIMIT = "500MB"
-# Nobody else may know where a reader's files will be; all readers of this process share them.
-_SECRET = uuid4().hex
+# Unguessable, because the folder lies in the shared temporary directory. One per process, so that
+# all read-only handles of a file agree on DuckDB's locked settings.
+_RANDOM_SUFFIX = uuid4().hex
 _PID = re.compile(r"\(PID (\d+)\)")
 
 
-def engine() -> ModuleType:
-    """Return DuckDB, loaded when first needed.
+def load_duckdb() -> ModuleType:
+    """Return the DuckDB module, imported on first use.
 
-    :raises ConfigError: when it is not installed, or too old to confine SQL to the database.
+    :raises ConfigError: if it is not installed, or too old to confine SQL to the database.
     """
     try:
         import duckdb
     except ModuleNotFoundError as error:
-        raise ConfigError("this needs: pip install 'mixpanel-async[data]'") from error
-    if _numbers(duckdb.__version__) < OLDEST:
+        raise ConfigError("DuckDB is not installed: pip install 'mixpanel-async[data]'") from error
+    if _version_tuple(duckdb.__version__) < MINIMUM_VERSION:
         raise ConfigError(
             f"DuckDB {duckdb.__version__} is too old: its SQL can read any file of this machine. "
             "Upgrade it: pip install 'duckdb>=1.4.4'"
@@ -69,30 +70,32 @@ def engine() -> ModuleType:
 
 
 @cache
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_tuple(version: str) -> tuple[int, ...]:
     return tuple(int(each) for each in re.findall(r"\d+", version)[:3])
 
 
 def connect(
     path: Path | None, *, read_only: bool, external_access: bool, parts: Path, memory_limit: str
 ) -> tuple[duckdb.DuckDBPyConnection, Path]:
-    """Open a database, and return it with the only folder through which it exchanges files.
+    """Open a database; return the connection and the only folder it may read and write.
 
-    That folder, inside `parts`, has a random name and holds a file only while it is loaded or
-    exported: DuckDB has one set of allowed folders for our statements and those of users.
+    That folder, inside `parts`, has a random name and holds files only while they are loaded or
+    exported, because DuckDB has one set of allowed directories for our statements and the user's.
 
-    :raises DatabaseNotFoundError: when reading only, without a file.
-    :raises DatabaseLockedError: when another process has it open.
-    :raises ConfigError: when the file is no database, or cannot be opened.
+    :raises DatabaseNotFoundError: if `read_only` and the file does not exist.
+    :raises DatabaseLockedError: if another process has it open.
+    :raises ConfigError: if the file is not a database, or cannot be opened.
     """
-    library = engine()
+    duckdb_module = load_duckdb()
     if read_only and (path is None or not path.exists()):
         raise DatabaseNotFoundError(path or MEMORY)
     if path is not None and "?" in path.as_posix().removeprefix("//?/"):
-        raise ConfigError(f"{path} has a ? in it, where DuckDB keeps no database")
+        raise ConfigError(
+            f"{path} contains a ?, which DuckDB reads as the start of options: choose another path"
+        )
     if path is not None and not read_only:
         make_folder(path.parent)
-    made = path is not None and not path.exists()
+    is_new = path is not None and not path.exists()
     config: dict[str, Any] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
@@ -101,15 +104,15 @@ def connect(
         "python_enable_replacements": False,
     }
     try:
-        connection: duckdb.DuckDBPyConnection = library.connect(
+        connection: duckdb.DuckDBPyConnection = duckdb_module.connect(
             str(path or MEMORY), read_only=read_only, config=config
         )
-        if made and path is not None:
+        if is_new and path is not None:
             restrict(path.resolve(), 0o600)
-    except (library.Error, OSError) as error:
-        _refuse(path or Path(MEMORY), error)
+    except (duckdb_module.Error, OSError) as error:
+        _raise_open_error(path or Path(MEMORY), error)
     try:
-        exchange = _confine(connection, external_access=external_access, parts=parts)
+        exchange = _lock_down(connection, external_access=external_access, parts=parts)
     except BaseException:
         connection.close()
         raise
@@ -117,50 +120,53 @@ def connect(
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Turn what DuckDB says while it works for us into an error of ours."""
+def database_errors() -> Iterator[None]:
+    """Turn DuckDB errors of our own statements into `MixpanelDataError`."""
     try:
         yield
-    except engine().Error as error:
-        raise MixpanelDataError(f"the database says: {first_line(error)}") from error
+    except load_duckdb().Error as error:
+        raise MixpanelDataError(f"database error: {error_message(error)}") from error
 
 
-def is_content(error: Exception) -> bool:
-    """Return True if what is loaded is to blame for an error, and not the disk or the database."""
-    library = engine()
-    own = (
-        library.IOException,
-        library.FatalException,
-        library.ConnectionException,
-        library.TransactionException,
-        library.InterruptException,
-        library.PermissionException,
+def is_data_error(error: Exception) -> bool:
+    """Return True if the data being loaded caused an error, not the disk or the database."""
+    duckdb_module = load_duckdb()
+    not_caused_by_data = (
+        duckdb_module.IOException,
+        duckdb_module.FatalException,
+        duckdb_module.ConnectionException,
+        duckdb_module.TransactionException,
+        duckdb_module.InterruptException,
+        duckdb_module.PermissionException,
     )
-    return not isinstance(error, own)
+    return not isinstance(error, not_caused_by_data)
 
 
 @contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Commit all of it, or nothing."""
+    """Run the block in one transaction; roll back if it raises."""
     connection.execute("BEGIN TRANSACTION")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        # A statement that failed may have ended the transaction itself.
-        with suppress(engine().Error):
+        # DuckDB may have ended the transaction already when a statement failed.
+        with suppress(load_duckdb().Error):
             connection.execute("ROLLBACK")
         raise
     row = connection.execute(
         "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
     ).fetchone()
-    keep_private(Path(row[0]) if row and row[0] else None)
+    restrict_wal(Path(row[0]) if row and row[0] else None)
 
 
-def keep_private(path: Path | None) -> None:
-    """Let nobody read what waits to be written into a database but who may read the database."""
+def restrict_wal(path: Path | None) -> None:
+    """Give the write-ahead log the permissions of the database file.
+
+    DuckDB creates the log anew after each checkpoint, with the permissions of the umask.
+    """
     if path is not None:
-        with suppress(OSError):  # it comes and goes
+        with suppress(OSError):  # a checkpoint may remove it meanwhile
             restrict(path.with_name(path.name + ".wal"), path.stat().st_mode & 0o777)
 
 
@@ -170,53 +176,64 @@ def count(connection: duckdb.DuckDBPyConnection, source: str) -> int:
     return int(row[0]) if row else 0
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of what DuckDB says, without its kind in front."""
+def error_message(error: Exception) -> str:
+    """Return the first line of a DuckDB error, without its type prefix."""
     line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return line.partition("Error: ")[2] or line
 
 
-def reader_folder() -> Path:
-    """Return where those who only read may put files: they may not write beside the database."""
-    return Path(tempfile.gettempdir(), f"mixpanel-{os.getpid()}-{_SECRET}")
+def read_only_folder() -> Path:
+    """Return the folder for temporary files of read-only handles."""
+    return Path(tempfile.gettempdir(), f"mixpanel-{os.getpid()}-{_RANDOM_SUFFIX}")
 
 
-def _confine(connection: duckdb.DuckDBPyConnection, *, external_access: bool, parts: Path) -> Path:
-    # A second connection of this process to the same file finds the settings locked already.
+def _lock_down(
+    connection: duckdb.DuckDBPyConnection, *, external_access: bool, parts: Path
+) -> Path:
+    # A second connection of this process shares the instance, whose settings are locked already:
+    # it must use the folder that the first one allowed.
     query = "SELECT current_setting('lock_configuration'), current_setting('allowed_directories')"
     locked, allowed = connection.execute(query).fetchone() or (False, [])
     if locked:
         for folder in map(Path, allowed):
             if folder.parent == parts and folder.name.startswith("load-"):
                 return folder
-        raise ConfigError(f"this database is open here already, with its parts in {allowed}")
-    quieten(connection)
+        raise ConfigError(
+            f"the database is already open in this process with its parts in {allowed}: "
+            "open it with the same folder of parts"
+        )
+    disable_progress_bar(connection)
     exchange = parts / scratch_name("load", uuid4().hex)
     if not external_access:
-        # Files are named with their glob characters escaped, and DuckDB looks at names as they are.
+        # We pass paths with glob characters escaped, and DuckDB compares them as given: allow
+        # both spellings.
         folders = {f"{exchange}{os.sep}", escape(f"{exchange}{os.sep}")}
         listed = ", ".join(map(literal, sorted(folders)))
         connection.execute(f"SET allowed_directories = [{listed}]")
         connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
+        connection.execute("SET lock_configuration = true")  # SQL could undo the above otherwise
     return exchange
 
 
-def quieten(connection: duckdb.DuckDBPyConnection) -> None:
-    """Turn off DuckDB's progress bar, which goes to stdout, among the data.
+def disable_progress_bar(connection: duckdb.DuckDBPyConnection) -> None:
+    """Turn off DuckDB's progress bar, which is printed to stdout, among the data.
 
-    In a notebook without ipywidgets it is off, and DuckDB refuses every word about it.
+    In a notebook without ipywidgets it is off already, and setting it raises an error.
     """
     shown = connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()
     if shown == (True,):
         connection.execute("SET enable_progress_bar = false")
 
 
-def _refuse(path: Path, error: Exception) -> NoReturn:
-    said = str(error)
-    if "Could not set lock" in said or "Conflicting lock" in said or "being used by" in said:
-        holder = _PID.search(said)
+def _raise_open_error(path: Path, error: Exception) -> NoReturn:
+    message = str(error)
+    if (
+        "Could not set lock" in message
+        or "Conflicting lock" in message
+        or "being used by" in message
+    ):
+        holder = _PID.search(message)
         raise DatabaseLockedError(path, int(holder[1]) if holder else None) from error
-    if "different configuration" in said:
+    if "different configuration" in message:
         raise DatabaseLockedError(path, os.getpid()) from error
-    raise ConfigError(f"{path} cannot be opened: {first_line(error)}") from error
+    raise ConfigError(f"{path} cannot be opened: {error_message(error)}") from error

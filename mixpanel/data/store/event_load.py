@@ -1,7 +1,7 @@
-"""Load part files of events into a table, day by day, so that a load may stop and go on.
+"""Load part files of events into a table, day by day, so that an interrupted load can resume.
 
-What is loaded waits in a staging table, its days in the ledger, each committed with its rows. Only
-`finish` touches the table itself, in one transaction.
+Rows are staged in a table of their own, and their days recorded in the fetch log in the same
+transaction. Only `finish` changes the table itself, in one transaction.
 """
 
 from __future__ import annotations
@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING
 
 from mixpanel.data.exceptions import TruncatedError
 from mixpanel.data.store import fetch_log, schema
-from mixpanel.data.store.engine import count, engine, is_content, reported, transaction
+from mixpanel.data.store.engine import (
+    count,
+    database_errors,
+    is_data_error,
+    load_duckdb,
+    transaction,
+)
 from mixpanel.data.store.fetch_log import Entry, Table
-from mixpanel.data.store.part_files import exposed
+from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import (
-    LONGEST,
-    SURE_TO_FIT,
+    MAX_LINE_BYTES,
+    SAFE_LINE_BYTES,
     Repair,
     Staged,
     repair_part,
     repair_text,
-    unreadable,
+    unreadable_error,
 )
 from mixpanel.data.store.staging import Loaded, Staging
 
@@ -37,32 +43,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Load"]
 
-REPAIRED_AT_ONCE = 20_000
+REPAIR_BATCH_SIZE = 20_000  # rows
 
-
-AS_IT_CAME = Repair()
+NO_REPAIR = Repair()
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A part, or what repairing it left, under its number in the staging table."""
+    """A part or its repaired copy, with its number in the staging table."""
 
     number: int
     part: Part
-    path: Path  # where DuckDB reads it
+    path: Path  # the link or copy that DuckDB reads
     gzip: bool
-    repair: Repair = AS_IT_CAME
+    repair: Repair = NO_REPAIR
 
 
-class _NoEventError(Exception):
-    """A line that is JSON, but no event."""
+class _NotAnEventError(Exception):
+    """A line is JSON, but not an event."""
 
 
 class Load(Staging):
-    """A load of events that has begun: `stage` its parts, then `finish`.
+    """A running load of events: `stage` its parts, then `finish`.
 
-    `done` days are there already from a load of the same name, filters and mode that stopped.
-    Every method blocks; call them from one thread at a time.
+    The days in `done` were staged already, by a load of the same name, filters and mode that
+    stopped. All methods block; call them from one thread at a time.
     """
 
     def __init__(
@@ -82,11 +87,11 @@ class Load(Staging):
         super().__init__(connection, name, filters, mode, now, database, exchange, unreadable)
         self.days = days
         self._timezone = filters.project_timezone
-        self._in_ms = time_in_ms
+        self._time_in_ms = time_in_ms
         self._merged = 0
-        self._raw = "event_time" if self._timezone is None else "event_time_local"
+        self._time_column = "event_time" if self._timezone is None else "event_time_local"
         try:
-            with reported(), transaction(connection):
+            with database_errors(), transaction(connection):
                 self._resume()
         except BaseException:
             self.stop()
@@ -96,7 +101,7 @@ class Load(Staging):
 
     @property
     def done(self) -> frozenset[date]:
-        """The days that are staged."""
+        """The days already staged."""
         return frozenset(entry.day for entry in self._entries())
 
     def _entries(self) -> list[Entry]:
@@ -108,12 +113,12 @@ class Load(Staging):
         entries = self._entries()
         if {(entry.filters, entry.mode) for entry in entries} != {(self._filters, self.mode)}:
             self._discard()
-            local = "" if self._timezone is None else f", {schema.LOCAL}"
+            local = "" if self._timezone is None else f", {schema.LOCAL_TIME}"
             self._connection.execute(
-                f"CREATE TABLE {self._stage} ({schema.EVENTS}{local}, _part BIGINT)"
+                f"CREATE TABLE {self._staging_table} ({schema.EVENTS}{local}, _part BIGINT)"
             )
             return
-        now = self._moment()
+        now = self._current_time()
         stale = {
             entry.day for entry in entries if entry.day not in self.days or not entry.holds(now)
         }
@@ -121,40 +126,43 @@ class Load(Staging):
             self._unstage(stale)
 
     def _unstage(self, days: set[date]) -> None:
-        day = f"coalesce(CAST({self._raw} AS DATE), l.from_date)"
+        # A part may cover several days. A row belongs to the day of its time or, outside of the
+        # part's range or without a time, to the nearest one, as `_record_days` counts it.
+        day = f"coalesce(CAST({self._time_column} AS DATE), l.from_date)"
         self._connection.execute(
-            f"DELETE FROM {self._stage} USING _ledger AS l WHERE l.table_name = ? "  # noqa: S608
+            f"DELETE FROM {self._staging_table} USING _ledger AS l WHERE l.table_name = ? "  # noqa: S608
             "AND l.state = 'staged' AND l.part = _part AND l.day IN (SELECT unnest(?::DATE[])) "
             f"AND l.day = greatest(l.from_date, least(l.to_date, {day}))",
             [self.name, sorted(days)],
         )
-        fetch_log.forget(self._connection, self.name, "staged", days)
+        fetch_log.delete_days(self._connection, self.name, "staged", days)
 
     # Stage
 
     def stage(self, parts: Sequence[Part]) -> list[Staged]:
-        """Load parts and note their days as staged, all in one transaction.
+        """Load parts and record their days as staged, in one transaction.
 
-        Of copies of an event the one that was processed last is kept; events without `$insert_id`
-        are never taken for copies. A line with half a character, NaN or bytes that are no text is
-        repaired; one that cannot be is set aside in a file and counted. A part that was cut, or
-        that DuckDB cannot load, comes back with its `error` and nothing of it is kept; its
-        neighbours are.
+        Of duplicate events the one Mixpanel processed last is kept; events without `$insert_id`
+        are never duplicates. A line with an unpaired surrogate, NaN or bytes that are not UTF-8 is
+        repaired; one that cannot be repaired is written to a file and counted. A part that is
+        truncated, or that DuckDB cannot load, is returned with its `error` and nothing of it is
+        kept; the other parts are loaded.
 
-        :raises MixpanelDataError: when the database cannot take them: a full disk, for instance.
+        :raises MixpanelDataError: if the database cannot store them, for instance on a full disk.
         """
-        self._hold()
+        self._require_active()
         entries = self._entries()
         number = max((entry.part for entry in entries), default=0) + 1
         failed: dict[int, Staged] = {}
-        with exposed(self._exchange, [part.path for part in parts]) as links:
+        with linked_files(self._exchange, [part.path for part in parts]) as links:
             sources = [
                 _Source(number + n, part, link, part.gzip)
                 for n, (part, link) in enumerate(zip(parts, links, strict=True))
             ]
+            # Nearly all parts are clean: check their lines only after DuckDB has failed.
             try:
                 staged = self._insert(sources)
-            except (engine().Error, _NoEventError):
+            except (load_duckdb().Error, _NotAnEventError):
                 staged, failed = self._insert_repaired(sources)
         self._merged += sum(one.merged for one in staged.values())
         found = staged | failed
@@ -172,31 +180,31 @@ class Load(Staging):
                 failed[source.number] = Staged(error=error)
         try:
             return self._insert(good), failed
-        except (engine().Error, _NoEventError) as error:
-            if not is_content(error):
-                with reported():
+        except (load_duckdb().Error, _NotAnEventError) as error:
+            if not is_data_error(error):
+                with database_errors():
                     raise
         staged: dict[int, Staged] = {}
-        as_sent = {source.number: source for source in sources}
+        originals = {source.number: source for source in sources}
         for source in good:
-            found = self._insert_alone(source, as_sent[source.number])
+            found = self._insert_alone(source, originals[source.number])
             (staged if found.error is None else failed)[source.number] = found
         return staged, failed
 
-    def _insert_alone(self, source: _Source, as_sent: _Source) -> Staged:
-        """Insert one part of those that failed together, at last without its longest lines."""
-        limits = [LONGEST, SURE_TO_FIT]
+    def _insert_alone(self, source: _Source, original: _Source) -> Staged:
+        """Insert one part; if that fails, without its longest lines, which may exceed memory."""
+        limits = [MAX_LINE_BYTES, SAFE_LINE_BYTES]
         while True:
             try:
                 return self._insert([source])[source.number]
-            except (engine().Error, _NoEventError) as error:
-                if not is_content(error):
-                    with reported():
+            except (load_duckdb().Error, _NotAnEventError) as error:
+                if not is_data_error(error):
+                    with database_errors():
                         raise
                 if not limits:
-                    return Staged(error=unreadable(source.part, error))
+                    return Staged(error=unreadable_error(source.part, error))
             try:
-                source = self._rewritten(as_sent, limits.pop(0))
+                source = self._rewritten(original, limits.pop(0))
             except TruncatedError as error:
                 return Staged(error=error)
 
@@ -204,19 +212,19 @@ class Load(Staging):
         columns = "event: 'VARCHAR', properties: 'JSON'"
         query = (
             "SELECT count(*) FILTER (event IS NULL AND properties IS NULL), "  # noqa: S608
-            f"count({schema.bounded('properties')}) "
-            f"FROM {schema.reader([source.path], columns, gzip=source.gzip)}"
+            f"count({schema.checked_nesting('properties')}) "
+            f"FROM {schema.ndjson_source([source.path], columns, gzip=source.gzip)}"
         )
         try:
             if (self._connection.execute(query).fetchone() or (1,))[0] == 0:
                 return source
-        except engine().Error:
-            pass  # the reason to be here
-        return self._rewritten(source, LONGEST)
+        except load_duckdb().Error:
+            pass  # expected: DuckDB has refused these parts already
+        return self._rewritten(source, MAX_LINE_BYTES)
 
-    def _rewritten(self, source: _Source, longest: int) -> _Source:
+    def _rewritten(self, source: _Source, max_bytes: int) -> _Source:
         target = source.path.with_name(source.path.name + ".repaired")
-        repair = repair_part(source.part, source.path, target, self._unreadable, longest)
+        repair = repair_part(source.part, source.path, target, self._unreadable, max_bytes)
         return _Source(source.number, source.part, target, gzip=False, repair=repair)
 
     def _insert(self, sources: Sequence[_Source]) -> dict[int, Staged]:
@@ -228,49 +236,51 @@ class Load(Staging):
             for gzip in {source.gzip for source in sources}:
                 paths = {s.path: s.number for s in sources if s.gzip == gzip}
                 query = schema.events(
-                    paths, gzip=gzip, time_in_ms=self._in_ms, timezone=self._timezone
+                    paths, gzip=gzip, time_in_ms=self._time_in_ms, timezone=self._timezone
                 )
-                self._connection.execute(f"INSERT INTO {self._stage} {query}")
+                self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
             first = sources[0].number
             repaired = self._repair_nan(first)
-            merged = self._merge_copies(first)
-            return self._note(sources, merged, repaired)
+            merged = self._merge_duplicates(first)
+            return self._record_days(sources, merged, repaired)
 
     def _repair_nan(self, first: int) -> dict[int, int]:
-        """Put null where DuckDB let NaN or an infinity through, and count by part."""
+        """Replace NaN and infinities, which DuckDB accepts, by null; return counts by part."""
         counts: dict[int, int] = {}
         last = -1
         query = (
-            f"SELECT rowid, _part, properties FROM {self._stage} "  # noqa: S608
+            f"SELECT rowid, _part, properties FROM {self._staging_table} "  # noqa: S608
             "WHERE (contains(properties, 'NaN') OR contains(properties, 'Infinity')) "
             "AND _part >= ? AND rowid > ? AND regexp_matches(properties, '[\\[:,]-?(NaN|Inf)') "
             "ORDER BY rowid LIMIT ?"
         )
-        while rows := self._connection.execute(query, [first, last, REPAIRED_AT_ONCE]).fetchall():
+        while rows := self._connection.execute(query, [first, last, REPAIR_BATCH_SIZE]).fetchall():
             last = rows[-1][0]
             fixed = [(row, part, repair_text(text), text) for row, part, text in rows]
             changed = [(row, part, new) for row, part, new, old in fixed if new != old]
             for _, part, _ in changed:
                 counts[part] = counts.get(part, 0) + 1
             self._connection.execute(
-                f"UPDATE {self._stage} SET properties = fixed.new FROM (SELECT "  # noqa: S608
+                f"UPDATE {self._staging_table} SET properties = fixed.new FROM (SELECT "  # noqa: S608
                 "unnest(?::BIGINT[]) AS row, unnest(?::VARCHAR[]) AS new) AS fixed "
-                f"WHERE {self._stage}.rowid = fixed.row",
+                f"WHERE {self._staging_table}.rowid = fixed.row",
                 [[row for row, _, _ in changed], [new for _, _, new in changed]],
             )
         return counts
 
-    def _merge_copies(self, first: int) -> dict[int, int]:
-        """Drop all but the last processed of events with one key, and count by part."""
-        # Hashes alone find out whether there are any: sorting all rows by key costs memory.
+    def _merge_duplicates(self, first: int) -> dict[int, int]:
+        """Drop duplicates except the one processed last; return counts by part."""
+        table, key = self._staging_table, schema.EVENT_KEY
+        # Compare hashes first, and sort only rows whose hash is not unique: sorting all rows by
+        # their key needs much more memory. A hash collision costs time, and no row.
         rows = self._connection.execute(
-            f"""DELETE FROM {self._stage} WHERE rowid IN (
-                SELECT rowid FROM (SELECT rowid, {schema.KEY}, properties FROM {self._stage}
-                    WHERE _part >= $first AND {schema.HAS_ID} AND hash({schema.KEY}) IN (
-                        SELECT hash({schema.KEY}) FROM {self._stage}
-                        WHERE _part >= $first AND {schema.HAS_ID}
+            f"""DELETE FROM {table} WHERE rowid IN (
+                SELECT rowid FROM (SELECT rowid, {key}, properties FROM {table}
+                    WHERE _part >= $first AND {schema.HAS_INSERT_ID} AND hash({key}) IN (
+                        SELECT hash({key}) FROM {table}
+                        WHERE _part >= $first AND {schema.HAS_INSERT_ID}
                         GROUP BY ALL HAVING count(*) > 1))
-                QUALIFY row_number() OVER (PARTITION BY {schema.KEY} ORDER BY TRY_CAST(
+                QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY TRY_CAST(
                     properties->>'/mp_processing_time_ms' AS BIGINT) DESC NULLS LAST, rowid DESC
                 ) > 1) RETURNING _part""",  # noqa: S608
             {"first": first},
@@ -280,43 +290,43 @@ class Load(Staging):
             counts[part] = counts.get(part, 0) + 1
         return counts
 
-    def _note(
+    def _record_days(
         self, sources: Sequence[_Source], merged: dict[int, int], repaired: dict[int, int]
     ) -> dict[int, Staged]:
         by_number = {source.number: source for source in sources}
         rows = dict.fromkeys(by_number, 0)
-        timeless = dict.fromkeys(by_number, 0)
+        without_time = dict.fromkeys(by_number, 0)
         by_day = {(source.number, day): 0 for source in sources for day in source.part.chunk}
         counted = self._connection.execute(
-            f"SELECT _part, CAST({self._raw} AS DATE), count(*), "  # noqa: S608
+            f"SELECT _part, CAST({self._time_column} AS DATE), count(*), "  # noqa: S608
             "count(*) FILTER (event_name IS NULL AND properties IS NULL) "
-            f"FROM {self._stage} WHERE _part >= ? GROUP BY ALL",
+            f"FROM {self._staging_table} WHERE _part >= ? GROUP BY ALL",
             [sources[0].number],
         ).fetchall()
-        for number, day, events, strange in counted:
-            if strange:
-                raise _NoEventError
+        for number, day, events, not_events in counted:
+            if not_events:
+                raise _NotAnEventError
             chunk = by_number[number].part.chunk
             rows[number] += events
-            timeless[number] += 0 if day else events
+            without_time[number] += 0 if day else events
             nearest = max(chunk.from_date, min(chunk.to_date, day or chunk.from_date))
             by_day[number, nearest] += events
-        now = self._moment()
+        now = self._current_time()
         entries = []
         for (number, day), events in by_day.items():
             part = by_number[number].part
             size = part.bytes * events // max(rows[number], 1)
-            at = part.received_at or now
+            received_at = part.received_at or now
             entries.append(
-                Entry(day, part.chunk, self._filters, self.mode, events, size, at, number)
+                Entry(day, part.chunk, self._filters, self.mode, events, size, received_at, number)
             )
-        fetch_log.record(self._connection, self.name, entries)
+        fetch_log.record_staged(self._connection, self.name, entries)
         return {
             number: Staged(
                 rows[number],
                 merged.get(number, 0),
                 source.repair.repaired + repaired.get(number, 0),
-                timeless[number],
+                without_time[number],
                 source.repair.unreadable,
                 source.repair.kept_in,
             )
@@ -326,75 +336,78 @@ class Load(Staging):
     # End
 
     def finish(self, limit: int | None = None) -> Loaded:
-        """Bring what is staged into the table, in one transaction; keep at most `limit` rows.
+        """Move the staged rows into the table, in one transaction; keep at most `limit` rows.
 
         "new" and "replace" make the staged rows the table. "append" and "sync" replace the staged
-        days: rows of those days that were there before go, unless other filters fetched them too.
-        Then only copies are replaced.
+        days: older rows of those days are deleted, unless the table also has rows fetched with
+        other filters. Then only duplicates are replaced.
 
-        :raises TableExistsError: when somebody made a table of that name since the load began; what
-            is staged stays.
-        :raises MixpanelDataError: when the database cannot; the table is then as it was.
+        :raises TableExistsError: if a table of that name was created since the load began; the
+            staged rows are kept.
+        :raises MixpanelDataError: if the database fails; the table is then unchanged.
         """
-        self._hold()
-        with reported(), transaction(self._connection):
+        self._require_active()
+        with database_errors(), transaction(self._connection):
             if limit is not None:
                 self._connection.execute(
-                    f"DELETE FROM {self._stage} WHERE rowid NOT IN (SELECT rowid "  # noqa: S608
-                    f"FROM {self._stage} ORDER BY event_time NULLS LAST, rowid LIMIT ?)",
+                    f"DELETE FROM {self._staging_table} WHERE rowid NOT IN (SELECT rowid "  # noqa: S608
+                    f"FROM {self._staging_table} ORDER BY event_time NULLS LAST, rowid LIMIT ?)",
                     [limit],
                 )
-            rows = count(self._connection, self._stage)
-            self._connection.execute(f"ALTER TABLE {self._stage} DROP COLUMN _part")
+            rows = count(self._connection, self._staging_table)
+            self._connection.execute(f"ALTER TABLE {self._staging_table} DROP COLUMN _part")
             known = fetch_log.find(self._connection, self.name)
             if self.mode in ("append", "sync") and known is not None:
-                self._add()
+                self._merge_into_table()
             else:
-                self._swap(known)
+                self._replace_table(known)
                 known = None
-            fetch_log.settle(self._connection, self.name)
-            fetch_log.forget_parts(self._connection, self.name)
-            self._register(known)
+            fetch_log.commit_staged(self._connection, self.name)
+            fetch_log.delete_parts(self._connection, self.name)
+            self._record_table(known)
         self.stop()
         return Loaded(rows, self._merged, min(self.days), max(self.days))
 
-    def _add(self) -> None:
-        """Replace the staged days; what cannot be told by its day is replaced by its key."""
+    def _merge_into_table(self) -> None:
+        """Replace the rows of the staged days, and other rows by their key."""
         done = fetch_log.entries(self._connection, self.name, "done")
-        day = f"CAST({self._raw} AS DATE)"
+        day = f"CAST({self._time_column} AS DATE)"
         in_days = f"coalesce({day} IN (SELECT unnest($days::DATE[])), false)"
         by_key = f"NOT {in_days}"
+        # Rows do not record their filters. With several, deleting whole days would also delete rows
+        # that the staged filters do not return, so every row is matched by key.
         if {entry.filters for entry in done} - {self._filters}:
             by_key = "true"
         else:
-            self._by_days(f"DELETE FROM {self._table} WHERE {in_days}")  # noqa: S608
+            self._execute_with_days(f"DELETE FROM {self._table} WHERE {in_days}")  # noqa: S608
         same = " AND ".join(
-            f"old.{column} IS NOT DISTINCT FROM new.{column}" for column in schema.KEY.split(", ")
+            f"old.{column} IS NOT DISTINCT FROM new.{column}"
+            for column in schema.EVENT_KEY.split(", ")
         )
-        columns = f"{schema.KEY}, properties"
+        columns = f"{schema.EVENT_KEY}, properties"
         columns += "" if self._timezone is None else ", event_time_local"
         into = f"INSERT INTO {self._table} ({columns}) "
-        into += f"SELECT {columns} FROM {self._stage} WHERE"  # noqa: S608
-        self._by_days(
-            f"DELETE FROM {self._table} AS old USING (FROM {self._stage} "  # noqa: S608
-            f"WHERE {by_key} AND {schema.HAS_ID}) AS new WHERE {same}"
+        into += f"SELECT {columns} FROM {self._staging_table} WHERE"  # noqa: S608
+        self._execute_with_days(
+            f"DELETE FROM {self._table} AS old USING (FROM {self._staging_table} "  # noqa: S608
+            f"WHERE {by_key} AND {schema.HAS_INSERT_ID}) AS new WHERE {same}"
         )
-        # Without an id rows are told by all they hold, each as often as it is there.
-        self._by_days(
-            f"{into} {by_key} AND NOT {schema.HAS_ID} EXCEPT ALL "  # noqa: S608
-            f"SELECT {columns} FROM {self._table} WHERE NOT {schema.HAS_ID}"
+        # Rows without an insert id are compared whole. EXCEPT ALL keeps the number of equal rows.
+        self._execute_with_days(
+            f"{into} {by_key} AND NOT {schema.HAS_INSERT_ID} EXCEPT ALL "  # noqa: S608
+            f"SELECT {columns} FROM {self._table} WHERE NOT {schema.HAS_INSERT_ID}"
         )
-        self._by_days(f"{into} NOT ({by_key} AND NOT {schema.HAS_ID})")
-        self._connection.execute(f"DROP TABLE {self._stage}")
+        self._execute_with_days(f"{into} NOT ({by_key} AND NOT {schema.HAS_INSERT_ID})")
+        self._connection.execute(f"DROP TABLE {self._staging_table}")
 
-    def _by_days(self, statement: str) -> None:
+    def _execute_with_days(self, statement: str) -> None:
         parameters = {"days": sorted(self.done)} if "$days" in statement else {}
         self._connection.execute(statement, parameters)
 
-    def _register(self, known: Table | None) -> None:
+    def _record_table(self, known: Table | None) -> None:
         days = [*self.days]
         if known is not None:
             days += [day for day in (known.from_date, known.to_date) if day is not None]
         first, last = min(days), max(days)
-        table = Table(self.name, "events", self._moment(), first, last, self._timezone)
+        table = Table(self.name, "events", self._current_time(), first, last, self._timezone)
         fetch_log.register(self._connection, table, count(self._connection, self._table))

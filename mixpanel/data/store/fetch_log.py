@@ -1,6 +1,7 @@
-"""The database's own tables: what each table is, and which days of it were fetched and how.
+"""The internal tables: what each table holds, and which of its days were fetched, when and how.
 
-`_parts` names the part files that were received whole: only what it knows by its digest is loaded.
+`_metadata` has a row per table, `_ledger` a row per fetched day. `_parts` has the digest of every
+part file that was received whole; a file without a matching digest is not loaded.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ __all__ = [
     "Entry",
     "Table",
     "aware",
+    "commit_staged",
     "created_at",
+    "delete",
+    "delete_days",
+    "delete_parts",
     "entries",
     "find",
-    "forget",
-    "forget_parts",
     "naive",
-    "note_part",
     "parts",
     "prepare",
-    "record",
+    "record_part",
+    "record_staged",
     "register",
-    "settle",
-    "strike",
     "tables",
 ]
 
@@ -58,7 +59,7 @@ CREATE TABLE IF NOT EXISTS _parts (
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What `_metadata` says of a table."""
+    """A row of `_metadata`."""
 
     name: str
     type: str
@@ -70,7 +71,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One day of one fetch: `state` is "staged" until its rows are in the table, then "done"."""
+    """A row of `_ledger`: one day of one fetch.
+
+    Its `state` in the database is "staged" until its rows are in the table, then "done".
+    """
 
     day: date
     chunk: Chunk
@@ -82,13 +86,13 @@ class Entry:
     part: int
 
     def holds(self, now: datetime) -> bool:
-        """Whether what was staged of this day may still be used."""
+        """Return True if the staged rows of this day are still recent enough to use."""
         zone = json.loads(self.filters).get("project_timezone")
         return is_reusable(self.day, self.fetched_at, now, zone)
 
 
 def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
-    """Create the tables where they are missing."""
+    """Create the internal tables and columns that are missing."""
     connection.execute(SCHEMA)
     for column in ("project_timezone VARCHAR", "created_at TIMESTAMP"):
         connection.execute(f"ALTER TABLE _metadata ADD COLUMN IF NOT EXISTS {column}")
@@ -101,11 +105,11 @@ def prepare(connection: duckdb.DuckDBPyConnection, now: datetime) -> None:
 
 
 def tables(connection: duckdb.DuckDBPyConnection) -> list[Table]:
-    """Return what `_metadata` knows, the database's own row left out."""
+    """Return the rows of `_metadata`, without the one of the database itself."""
     known = _columns(connection, "_metadata")
     if not known:
         return []
-    # Databases of the package before this one know no zone.
+    # Databases of the previous package have no such column.
     zone = "project_timezone" if "project_timezone" in known else "NULL"
     rows = connection.execute(
         f"SELECT table_name, type, fetched_at, from_date, to_date, {zone} "  # noqa: S608
@@ -115,7 +119,7 @@ def tables(connection: duckdb.DuckDBPyConnection) -> list[Table]:
 
 
 def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
-    """Return when the database was made; None when that was not noted."""
+    """Return when the database was created, or None if that was not recorded."""
     if "created_at" not in _columns(connection, "_metadata"):
         return None
     row = connection.execute(
@@ -124,22 +128,22 @@ def created_at(connection: duckdb.DuckDBPyConnection) -> datetime | None:
     return aware(row[0]) if row else None
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, own: str) -> set[str]:
+def _columns(connection: duckdb.DuckDBPyConnection, table: str) -> set[str]:
     rows = connection.execute(
         "SELECT column_name FROM information_schema.columns WHERE table_catalog = "
         "current_database() AND table_schema = 'main' AND table_name = ?",
-        [own],
+        [table],
     ).fetchall()
     return {column for (column,) in rows}
 
 
 def find(connection: duckdb.DuckDBPyConnection, name: str) -> Table | None:
-    """Return what `_metadata` knows of one table."""
+    """Return the row of one table in `_metadata`, or None."""
     return next((table for table in tables(connection) if table.name == name), None)
 
 
 def entries(connection: duckdb.DuckDBPyConnection, name: str, state: str) -> list[Entry]:
-    """Return the days of a table that are in this state; a database without a ledger has none."""
+    """Return the days of a table in this state; none if the database has no `_ledger`."""
     if not _columns(connection, "_ledger"):
         return []
     rows = connection.execute(
@@ -153,9 +157,11 @@ def entries(connection: duckdb.DuckDBPyConnection, name: str, state: str) -> lis
     ]
 
 
-def record(connection: duckdb.DuckDBPyConnection, name: str, staged: Sequence[Entry]) -> None:
-    """Note days as staged, in place of what was staged of them before."""
-    forget(connection, name, "staged", {entry.day for entry in staged})
+def record_staged(
+    connection: duckdb.DuckDBPyConnection, name: str, staged: Sequence[Entry]
+) -> None:
+    """Record days as staged, replacing what was staged of them before."""
+    delete_days(connection, name, "staged", {entry.day for entry in staged})
     columns = [
         [entry.day for entry in staged],
         [entry.chunk.from_date for entry in staged],
@@ -177,10 +183,10 @@ def record(connection: duckdb.DuckDBPyConnection, name: str, staged: Sequence[En
     )
 
 
-def forget(
+def delete_days(
     connection: duckdb.DuckDBPyConnection, name: str, state: str, days: Iterable[date] | None = None
 ) -> None:
-    """Drop days of a table in this state from the ledger; None is all of them."""
+    """Delete days of a table in this state; None deletes all of them."""
     query = "DELETE FROM _ledger WHERE table_name = ? AND state = ?"
     parameters: list[Any] = [name, state]
     if days is not None:
@@ -189,8 +195,8 @@ def forget(
     connection.execute(query, parameters)
 
 
-def settle(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Note the staged days as done: of days fetched twice with one filter the last fetch counts."""
+def commit_staged(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Mark the staged days as done, replacing earlier fetches of a day with the same filters."""
     connection.execute(
         "DELETE FROM _ledger AS old WHERE table_name = $name AND state = 'done' AND EXISTS ("
         "FROM _ledger AS new WHERE new.table_name = $name AND new.state = 'staged' "
@@ -203,7 +209,7 @@ def settle(connection: duckdb.DuckDBPyConnection, name: str) -> None:
 
 
 def register(connection: duckdb.DuckDBPyConnection, table: Table, row_count: int) -> None:
-    """Write a table's row of `_metadata`."""
+    """Write a table's row of `_metadata`, replacing the old one."""
     connection.execute("DELETE FROM _metadata WHERE table_name = ?", [table.name])
     connection.execute(
         "INSERT INTO _metadata (table_name, type, fetched_at, from_date, to_date, row_count, "
@@ -220,20 +226,20 @@ def register(connection: duckdb.DuckDBPyConnection, table: Table, row_count: int
     )
 
 
-def strike(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Forget a table."""
-    for own in ("_metadata", "_ledger", "_parts"):
-        if _columns(connection, own):
-            connection.execute(f"DELETE FROM {own} WHERE table_name = ?", [name])  # noqa: S608
+def delete(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Delete everything recorded about a table."""
+    for table in ("_metadata", "_ledger", "_parts"):
+        if _columns(connection, table):
+            connection.execute(f"DELETE FROM {table} WHERE table_name = ?", [name])  # noqa: S608
 
 
 # ---- part files --------------------------------------------------------------------------------
 
 
-def note_part(
+def record_part(
     connection: duckdb.DuckDBPyConnection, table: str, key: str, part: Part, now: datetime
 ) -> None:
-    """Note that a part of a load was received whole."""
+    """Record that a part of a load was received whole."""
     connection.execute(
         "INSERT INTO _parts VALUES (?, ?, ?, ?, ?, ?)",
         [table, key, part.path.name, part.digest, part.bytes, naive(part.received_at or now)],
@@ -241,7 +247,7 @@ def note_part(
 
 
 def parts(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, tuple[str, datetime]]:
-    """Return digest and time of the parts of a load by name, as they were received last."""
+    """Return digest and time of receipt of a load's parts by file name; the latest wins."""
     rows = connection.execute(
         "SELECT name, digest, received_at FROM _parts WHERE load_key = ? ORDER BY received_at",
         [key],
@@ -249,19 +255,19 @@ def parts(connection: duckdb.DuckDBPyConnection, key: str) -> dict[str, tuple[st
     return {name: (digest, aware(at)) for name, digest, at in rows}
 
 
-def forget_parts(connection: duckdb.DuckDBPyConnection, table: str, *, but: str = "") -> None:
-    """Forget the parts of a table's loads, but those of one key."""
-    connection.execute("DELETE FROM _parts WHERE table_name = ? AND load_key <> ?", [table, but])
+def delete_parts(connection: duckdb.DuckDBPyConnection, table: str, *, keep: str = "") -> None:
+    """Delete the parts of a table's loads, except those of the key `keep`."""
+    connection.execute("DELETE FROM _parts WHERE table_name = ? AND load_key <> ?", [table, keep])
 
 
 # ---- times -----------------------------------------------------------------------------
 
 
-def aware(moment: datetime) -> datetime:
-    """Return what DuckDB keeps, UTC without saying so, as an aware datetime."""
-    return moment.replace(tzinfo=UTC)
+def aware(time: datetime) -> datetime:
+    """Return a naive UTC datetime, as DuckDB stores it, as an aware one."""
+    return time.replace(tzinfo=UTC)
 
 
-def naive(moment: datetime) -> datetime:
-    """Return an aware datetime as DuckDB keeps it."""
-    return moment.astimezone(UTC).replace(tzinfo=None)
+def naive(time: datetime) -> datetime:
+    """Return an aware datetime as a naive one in UTC, as DuckDB stores it."""
+    return time.astimezone(UTC).replace(tzinfo=None)

@@ -1,6 +1,6 @@
-"""The folder of part files: what in it is ours, and what of that nobody will come back for.
+"""The folder of part files: find the parts to reuse, and remove stale ones.
 
-Names we do not give are left alone: people put their own files anywhere.
+Only files whose names have our pattern are touched: users may keep files of their own there.
 """
 
 from __future__ import annotations
@@ -24,62 +24,63 @@ if TYPE_CHECKING:
 __all__ = [
     "GZIP",
     "PLAIN",
+    "complete_parts",
     "digest",
-    "exposed",
-    "left_over",
-    "scratch",
+    "linked_files",
+    "remove_stale",
+    "scratch_folder",
     "scratch_name",
     "set_aside",
-    "sweep",
 ]
 
 GZIP, PLAIN = ".gz", ".ndjson"
 
-_OURS = re.compile(
+_PART_NAME = re.compile(
     r"(?P<key>(?P<table>[A-Za-z0-9]\w*)-(?:new|replace|append|sync)-[0-9a-f]{16})"
     r"_(?:(?P<first>\d{4}-\d\d-\d\d)_(?P<last>\d{4}-\d\d-\d\d)|\d+)"
     r"(?P<kind>\.gz|\.ndjson|\.partial)(?P<more>\.repaired|\.changed)?",
     re.ASCII,
 )
-_SCRATCH = re.compile(r"(?:spill|export|load)-(?P<pid>\d+)(?:-[0-9a-f]+)?", re.ASCII)
+_SCRATCH_NAME = re.compile(r"(?:spill|export|load)-(?P<pid>\d+)(?:-[0-9a-f]+)?", re.ASCII)
 
 
-def scratch_name(use: str, *more: str) -> str:
-    """Return the name of a folder that is of no use once this process is gone."""
-    return "-".join((use, str(os.getpid()), *more))
+def scratch_name(purpose: str, *suffixes: str) -> str:
+    """Return the name of a temporary folder of this process, which its pid marks as such."""
+    return "-".join((purpose, str(os.getpid()), *suffixes))
 
 
 @contextmanager
-def scratch(exchange: Path) -> Iterator[Path]:
-    """Make a folder of a random name in the only one that DuckDB reaches, and remove it again.
+def scratch_folder(exchange: Path) -> Iterator[Path]:
+    """Create a randomly named folder inside the only one that DuckDB can access; remove it at exit.
 
-    SQL of users runs in the same DuckDB, so there is nothing in there at any other time.
+    The user's SQL runs in the same DuckDB: a file is in there only while we read or write it, under
+    a path that SQL cannot guess.
     """
     folder = exchange / uuid4().hex
-    for last in range(10):
+    for attempt in range(10):
         try:
             make_folder(folder)
             break
-        except FileNotFoundError:  # somebody who was done removed the outer one just now
-            if last == 9:
+        except FileNotFoundError:  # another thread has just removed `exchange`
+            if attempt == 9:
                 raise
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):  # somebody else is using it
+        with suppress(OSError):  # another thread is using it
             exchange.rmdir()
 
 
 @contextmanager
-def exposed(exchange: Path, files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Link files to where DuckDB may read them, for as long as they are loaded."""
-    with scratch(exchange) as folder:
+def linked_files(exchange: Path, files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Link files into the folder that DuckDB can access, while the block runs."""
+    with scratch_folder(exchange) as folder:
         links = [folder / str(number) for number in range(len(files))]
         for file, link in zip(files, links, strict=True):
             try:
                 os.link(file, link)
-            except OSError:  # a file system without links
+            except OSError:  # a file system without hard links
                 shutil.copyfile(file, link)
         yield links
 
@@ -91,69 +92,69 @@ def digest(path: Path) -> str:
 
 
 def set_aside(path: Path, target: Path) -> Path:
-    """Move a file into a folder where nothing is loaded from; return where it is now."""
+    """Move a file into a folder from which nothing is loaded; return its new path."""
     make_folder(target)
     return path.replace(target / (path.name + ".changed"))
 
 
-def left_over(folder: Path, key: str) -> list[Part]:
-    """Return the whole parts that an earlier load of this key left, by day; remove the others."""
+def complete_parts(folder: Path, key: str) -> list[Part]:
+    """Return the finished parts of an earlier load with this key, by day; remove the others."""
     parts = []
-    for path, found in _ours(folder):
-        if found["key"] != key:
+    for path, match in _part_files(folder):
+        if match["key"] != key:
             continue
-        chunk = _chunk(found)
-        if chunk is None or found["kind"] not in (GZIP, PLAIN) or found["more"]:
+        chunk = _chunk(match)
+        if chunk is None or match["kind"] not in (GZIP, PLAIN) or match["more"]:
             path.unlink(missing_ok=True)
             continue
-        about = path.stat()
-        at = datetime.fromtimestamp(about.st_mtime, UTC)
-        parts.append(Part(path, chunk, about.st_size, found["kind"] == GZIP, at))
+        status = path.stat()
+        at = datetime.fromtimestamp(status.st_mtime, UTC)
+        parts.append(Part(path, chunk, status.st_size, match["kind"] == GZIP, at))
     return sorted(parts, key=lambda part: part.chunk)
 
 
-def sweep(folder: Path, *tables: str, keep: str = "") -> None:
-    """Remove the parts of these tables' loads, but those of the key to `keep`.
+def remove_stale(folder: Path, *tables: str, keep: str = "") -> None:
+    """Remove the parts of these tables' loads, except those of the key `keep`.
 
-    What processes that are gone left of their work goes too.
+    Temporary folders of processes that no longer run are removed too.
     """
     lowered = {table.lower() for table in tables}
-    for path, found in _ours(folder):
-        if found["table"].lower() in lowered and found["key"] != keep:
+    for path, match in _part_files(folder):
+        if match["table"].lower() in lowered and match["key"] != keep:
             path.unlink(missing_ok=True)
-    for path in _listed(folder):
-        scratch = _SCRATCH.fullmatch(path.name)
-        if scratch and path.is_dir() and not _alive(int(scratch["pid"])):
+    for path in _entries(folder):
+        scratch_match = _SCRATCH_NAME.fullmatch(path.name)
+        if scratch_match and path.is_dir() and not _is_running(int(scratch_match["pid"])):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _ours(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in _listed(folder):
-        found = _OURS.fullmatch(path.name)
-        if found and path.is_file():
-            yield path, found
+def _part_files(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in _entries(folder):
+        match = _PART_NAME.fullmatch(path.name)
+        if match and path.is_file():
+            yield path, match
 
 
-def _listed(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[Path]:
     with suppress(OSError):
         return sorted(folder.iterdir())
     return []
 
 
-def _chunk(found: re.Match[str]) -> Chunk | None:
+def _chunk(match: re.Match[str]) -> Chunk | None:
     with suppress(ValueError, TypeError):
-        chunk = Chunk(date.fromisoformat(found["first"]), date.fromisoformat(found["last"]))
+        chunk = Chunk(date.fromisoformat(match["first"]), date.fromisoformat(match["last"]))
         return chunk if chunk.days > 0 else None
     return None
 
 
-def _alive(pid: int) -> bool:
-    if os.name != "posix" or pid <= 0:  # elsewhere asking is not harmless
+def _is_running(pid: int) -> bool:
+    if os.name != "posix" or pid <= 0:  # on Windows, os.kill() would end the process
         return True
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # somebody else's
+        pass  # it runs, and belongs to another user
     return True

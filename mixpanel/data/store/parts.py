@@ -1,4 +1,4 @@
-"""Part files: the raw body of an export as it came, and how one that DuckDB refuses is repaired."""
+"""Part files, the raw bodies of exports: repair lines that DuckDB cannot load."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic_core import from_json
 
 from mixpanel._runtime.private_files import create_replacing, make_folder
 from mixpanel.data.exceptions import TruncatedError, UnreadablePartError
-from mixpanel.data.store.engine import first_line
+from mixpanel.data.store.engine import error_message
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Part
 
 __all__ = [
-    "LONGEST",
-    "SURE_TO_FIT",
+    "MAX_LINE_BYTES",
+    "SAFE_LINE_BYTES",
     "Repair",
     "Staged",
     "private_file",
     "repair_line",
     "repair_part",
     "repair_text",
-    "truncated",
-    "unreadable",
+    "truncated_error",
+    "unreadable_error",
 ]
 
 TAIL_BYTES = 200
-LONGEST = 16_000_000  # bytes of a line; DuckDB's limit is a little higher
-SURE_TO_FIT = 2_000_000  # what loads with little memory; Mixpanel takes events of up to 1 MB
+MAX_LINE_BYTES = 16_000_000  # DuckDB's own limit is slightly higher
+SAFE_LINE_BYTES = 2_000_000  # loads with little memory; Mixpanel accepts events of up to 1 MB
 BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """What became of a part.
+    """The result of staging a part.
 
-    `rows` were kept, after `merged` copies of the same event were dropped; `repaired` of them held
-    something that is no JSON, `without_time` have no time. `unreadable` lines were set aside, into
-    the file `kept_in`. With an `error` nothing of it was kept.
+    `rows` were kept, after `merged` duplicates were dropped; `repaired` of them were not valid
+    JSON, `without_time` have no time. `unreadable` lines were set aside in the file `kept_in`. With
+    an `error` nothing of the part was kept.
     """
 
     rows: int = 0
@@ -61,7 +61,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What repairing a part took: lines that were rewritten, and lines that were set aside."""
+    """The result of repairing a part: lines that were rewritten, and lines that were set aside."""
 
     repaired: int = 0
     unreadable: int = 0
@@ -69,20 +69,20 @@ class Repair:
 
 
 def repair_part(
-    part: Part, source: Path, target: Path, aside: Path, longest: int = LONGEST
+    part: Part, source: Path, target: Path, unreadable_folder: Path, max_bytes: int = MAX_LINE_BYTES
 ) -> Repair:
-    """Write the lines of a part that DuckDB cannot read as it can, from `source` into `target`.
+    """Copy a part from `source` to `target`, rewriting lines that DuckDB cannot read.
 
-    Lines that cannot be repaired, or have more than `longest` bytes, go as they came into a file of
-    the folder `aside`.
+    Lines that cannot be repaired, or have more than `max_bytes`, are written unchanged to a
+    file in `unreadable_folder`.
 
-    :raises TruncatedError: when the last line is no event, or no line is one: the body was cut, or
-        is something else than an export.
+    :raises TruncatedError: if the last line is not an event, or no line is one: the body was
+        truncated, or is not an export.
     """
-    kept_in = aside / f"{part.path.name.partition('.')[0]}.ndjson"
+    kept_in = unreadable_folder / f"{part.path.name.partition('.')[0]}.ndjson"
     try:
         with ExitStack() as files:
-            repair = _repair(part, files, source, target, kept_in, longest)
+            repair = _repair(part, files, source, target, kept_in, max_bytes)
     except BaseException:
         kept_in.unlink(missing_ok=True)
         raise
@@ -90,80 +90,82 @@ def repair_part(
 
 
 def _repair(
-    part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path, longest: int
+    part: Part, files: ExitStack, source: Path, target: Path, kept_in: Path, max_bytes: int
 ) -> Repair:
-    opened: Any = gzip.open if part.gzip else open
-    lines = _Lines(part, files.enter_context(opened(source, "rb")), longest)
+    open_file: Any = gzip.open if part.gzip else open
+    lines = _Lines(part, files.enter_context(open_file(source, "rb")), max_bytes)
     out = files.enter_context(private_file(target))
-    kept: IO[bytes] | None = None
-    repaired = good = unreadable = 0
-    cut_at = first_cut = b""  # the last line, if it may be half a line; the first such line
+    unreadable_file: IO[bytes] | None = None
+    repaired = good_lines = unreadable = 0
+    truncated_at = first_truncated = b""  # ends of a body: see below
     while line := lines.next():
-        mended, defect = _mended(line, longest)
-        if not mended.strip():
+        repaired_line, defect = _check_line(line, max_bytes)
+        if not repaired_line.strip():
             continue
         if defect is None:
-            good, cut_at = good + 1, b""
-            repaired += mended != line
-            out.write(mended if mended.endswith(b"\n") else mended + b"\n")
+            good_lines, truncated_at = good_lines + 1, b""
+            repaired += repaired_line != line
+            out.write(repaired_line if repaired_line.endswith(b"\n") else repaired_line + b"\n")
             continue
-        cut_at = line if defect in LOOKS_CUT else b""
-        first_cut = first_cut or cut_at
+        truncated_at = line if defect in POSSIBLY_TRUNCATED else b""
+        first_truncated = first_truncated or truncated_at
         unreadable += 1
-        if kept is None:
+        if unreadable_file is None:
             make_folder(kept_in.parent)
-            kept = files.enter_context(private_file(kept_in))
-        kept.write(line)
-        lines.rest_into(kept)
-    if cut_at or (first_cut and not good):
-        raise truncated(part, cut_at or first_cut)
-    return Repair(repaired, unreadable, None if kept is None else kept_in)
+            unreadable_file = files.enter_context(private_file(kept_in))
+        unreadable_file.write(line)
+        lines.copy_rest_to(unreadable_file)
+    # An export has neither a length nor an end mark. A cut connection shows only as a bad last
+    # line; a body of bad lines alone is an error page. One between good lines is set aside.
+    if truncated_at or (first_truncated and not good_lines):
+        raise truncated_error(part, truncated_at or first_truncated)
+    return Repair(repaired, unreadable, None if unreadable_file is None else kept_in)
 
 
-def unreadable(part: Part, error: Exception) -> UnreadablePartError:
-    """Return the error of a part that DuckDB cannot load, though each of its lines is an event."""
-    why = first_line(error) if str(error) else "a line is no event"
+def unreadable_error(part: Part, error: Exception) -> UnreadablePartError:
+    """Return the error for a part that DuckDB cannot load, for no known defect of a line."""
+    reason = error_message(error) if str(error) else "a line is not an event"
     return UnreadablePartError(
-        f"the export of {part.chunk} cannot be loaded: {why}",
+        f"the export of {part.chunk} cannot be loaded: {reason}",
         status_code=200,
         details={"from_date": str(part.chunk.from_date), "to_date": str(part.chunk.to_date)},
     )
 
 
-def truncated(part: Part, line: bytes) -> TruncatedError:
-    """Return the error of a part, with the end of the line at which it stops making sense."""
-    words = line.strip()[-TAIL_BYTES:].decode("utf-8", "backslashreplace")
+def truncated_error(part: Part, line: bytes) -> TruncatedError:
+    """Return the error for a truncated part, with the end of its last line."""
+    tail = line.strip()[-TAIL_BYTES:].decode("utf-8", "backslashreplace")
     return TruncatedError(
-        f"the export of {part.chunk} is not whole; its last words: {words!r}",
+        f"the export of {part.chunk} is truncated; it ends with {tail!r}",
         status_code=200,
-        tail=words,
+        tail=tail,
         details={"from_date": str(part.chunk.from_date), "to_date": str(part.chunk.to_date)},
     )
 
 
 def private_file(path: Path) -> IO[bytes]:
-    """Open a file for writing that only its owner reads, in place of what has that name."""
+    """Open a file for writing with access for its owner only, replacing an existing one."""
     return os.fdopen(create_replacing(path), "wb")
 
 
 class _Lines:
-    """Read the lines of a part one by one, and no more of a line than DuckDB would."""
+    """Read the lines of a part one by one, each only as far as DuckDB would."""
 
-    def __init__(self, part: Part, body: IO[bytes], longest: int) -> None:
+    def __init__(self, part: Part, body: IO[bytes], max_bytes: int) -> None:
         self._part, self._body = part, body
-        self._piece = longest + 1
+        self._read_size = max_bytes + 1
         self._line = b""
         self._first = True
 
     def next(self) -> bytes:
-        """Return the next line, or the beginning of one that is too long; b"" is the end."""
+        """Return the next line, or the beginning of one that is too long; b"" at the end."""
         line = self._read()
         if self._first:
             line, self._first = line.removeprefix(BOM), False
         return line
 
-    def rest_into(self, file: IO[bytes]) -> None:
-        """Write what is left of a line that was too long."""
+    def copy_rest_to(self, file: IO[bytes]) -> None:
+        """Write the rest of a line that was too long, piece by piece."""
         while not self._line.endswith(b"\n") and self._read():
             file.write(self._line)
         if not self._line.endswith(b"\n"):
@@ -172,9 +174,9 @@ class _Lines:
     def _read(self) -> bytes:
         before = self._line
         try:
-            self._line = self._body.readline(self._piece)
+            self._line = self._body.readline(self._read_size)
         except (EOFError, OSError, zlib.error) as error:
-            raise truncated(self._part, before) from error
+            raise truncated_error(self._part, before) from error
         return self._line
 
 
@@ -194,7 +196,7 @@ _ESCAPE = re.compile(
 def repair_line(line: bytes) -> bytes:
     r"""Rewrite what JSON does not allow, and nothing else.
 
-    Half a surrogate pair becomes U+FFFD, a byte that is not UTF-8 the four characters `\xe9`, a raw
+    An unpaired surrogate becomes U+FFFD, a byte that is not UTF-8 the four characters `\xe9`, a raw
     control character its escape, and NaN and the infinities null.
     """
     text = line.strip().decode("utf-8", "surrogateescape").lstrip("\ufeff")
@@ -202,7 +204,7 @@ def repair_line(line: bytes) -> bytes:
 
 
 def repair_text(text: str) -> str:
-    """Rewrite what JSON does not allow, as `repair_line` does."""
+    """Rewrite what JSON does not allow, as for `repair_line`."""
     return _TOKEN.sub(_repair_token, text)
 
 
@@ -224,61 +226,71 @@ def _repair_escape(escape: re.Match[str]) -> str:
 
 # ---- what is wrong with a line ------------------------------------------------------------------
 
-NOT_JSON, NO_OBJECT, NO_EVENT = "not JSON", "not an object", "not an event"
+NOT_JSON, NOT_AN_OBJECT, NOT_AN_EVENT = "not JSON", "not an object", "not an event"
 TOO_LONG, TOO_DEEP = "too long", "nested too deeply"
-TWICE = "the same key twice"
-LOOKS_CUT = frozenset({NOT_JSON, NO_OBJECT, NO_EVENT})  # half a line, or a server's last words
+DUPLICATE_KEY = "the same key twice"
+# Defects of half a line, and of an error message of the server instead of an event.
+POSSIBLY_TRUNCATED = frozenset({NOT_JSON, NOT_AN_OBJECT, NOT_AN_EVENT})
 
 
-def _mended(line: bytes, longest: int) -> tuple[bytes, str | None]:
-    """Return a line as DuckDB can read it, and what is wrong with it if that cannot be helped."""
-    if len(line) > longest:
+def _check_line(line: bytes, max_bytes: int) -> tuple[bytes, str | None]:
+    """Return a line in a form that DuckDB can read, or unchanged with its defect."""
+    if len(line) > max_bytes:
         return line, TOO_LONG
     defect = _defect(line)
     if defect is None:
         return line, None
-    mended = repair_line(line)
-    if mended == line.strip():
+    repaired_line = repair_line(line)
+    if repaired_line == line.strip():
         return line, defect
-    left = _defect(mended)
-    return (mended, None) if left is None else (line if mended else mended, left)
+    remaining = _defect(repaired_line)
+    if remaining is None:
+        return repaired_line, None
+    return (line if repaired_line else b""), remaining  # the caller skips an empty line
 
 
 def _defect(line: bytes) -> str | None:
     try:
         row = from_json(line, allow_inf_nan=False)
-        twice = any(line.count(b'"%s"' % key.encode()) > 1 for key in KEYS) or b"\\u" in line
+        has_duplicates = (
+            any(line.count(b'"%s"' % key.encode()) > 1 for key in KEYS) or b"\\u" in line
+        )
     except ValueError as error:
         if not any(limit in str(error) for limit in ("recursion limit", "out of range")):
-            return NOT_JSON  # else it may be JSON, beyond what this parser takes
-        row, twice = {}, True
-    if twice:
+            return NOT_JSON  # otherwise valid JSON that exceeds a limit of this parser
+        row, has_duplicates = {}, True
+    if has_duplicates:
         try:
-            row = json.loads(line, object_pairs_hook=_Object, parse_int=len, parse_constant=_refuse)
+            row = json.loads(
+                line,
+                object_pairs_hook=_PairTrackingObject,
+                parse_int=len,
+                parse_constant=_reject_constant,
+            )
         except RecursionError:
             return TOO_DEEP
         except ValueError:
             return NOT_JSON
-        if isinstance(row, _Object) and row.twice:
-            return TWICE
+        if isinstance(row, _PairTrackingObject) and row.has_duplicates:
+            return DUPLICATE_KEY
     if not isinstance(row, dict):
-        return NO_OBJECT
+        return NOT_AN_OBJECT
     if all(row.get(key) is None for key in KEYS):
-        return NO_EVENT
+        return NOT_AN_EVENT
     return None
 
 
-def _refuse(constant: str) -> None:
+def _reject_constant(constant: str) -> None:
     raise ValueError(constant)
 
 
 KEYS = ("event", "properties")
 
 
-class _Object(dict[str, Any]):
-    """An object of JSON that knows whether DuckDB would find a column in it twice."""
+class _PairTrackingObject(dict[str, Any]):
+    """A JSON object that records whether a key DuckDB reads occurs twice, which it refuses."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)
         names = [name for name, _ in pairs]
-        self.twice = any(names.count(key) > 1 for key in KEYS)
+        self.has_duplicates = any(names.count(key) > 1 for key in KEYS)

@@ -1,4 +1,4 @@
-"""Load pages of profiles into a table: of profiles of one id the last fetched is kept."""
+"""Load pages of profiles into a table; the profile fetched last replaces others of its id."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from mixpanel._runtime.private_files import make_folder
 from mixpanel.data._fetch.plan import Chunk
 from mixpanel.data.exceptions import MixpanelDataError, UnreadablePartError
 from mixpanel.data.store import fetch_log, schema
-from mixpanel.data.store.engine import count, first_line, is_content, reported, transaction
+from mixpanel.data.store.engine import (
+    count,
+    database_errors,
+    error_message,
+    is_data_error,
+    transaction,
+)
 from mixpanel.data.store.fetch_log import Entry, Table
-from mixpanel.data.store.part_files import exposed
+from mixpanel.data.store.part_files import linked_files
 from mixpanel.data.store.parts import Staged, private_file
 from mixpanel.data.store.staging import Loaded, Staging
 
@@ -28,11 +34,11 @@ __all__ = ["ProfilesLoad"]
 
 
 class ProfilesLoad(Staging):
-    """A load of profiles that has begun: `stage` its pages, then `finish`.
+    """A running load of profiles: `stage` its pages, then `finish`.
 
-    A page is a file with one profile a line, as Mixpanel answers them:
-    `{"$distinct_id": ..., "$properties": {...}}`. What an earlier load left is dropped: pages
-    belong to one query of the server and cannot be gone on with.
+    A page is a file with one profile per line, as Mixpanel returns them:
+    `{"$distinct_id": ..., "$properties": {...}}`. Rows staged by an earlier load are dropped:
+    pages belong to one query session of the server, which cannot be resumed.
     """
 
     def __init__(
@@ -51,33 +57,35 @@ class ProfilesLoad(Staging):
         self._pages = 0
         self._bytes = 0
         try:
-            with reported(), transaction(connection):
+            with database_errors(), transaction(connection):
                 self._discard()
-                connection.execute(f"CREATE TABLE {self._stage} ({schema.PROFILES}, _part BIGINT)")
+                connection.execute(
+                    f"CREATE TABLE {self._staging_table} ({schema.PROFILES}, _part BIGINT)"
+                )
         except BaseException:
             self.stop()
             raise
 
     def stage(self, *pages: Path, gzip: bool = False) -> Staged:
-        """Load pages, later ones over earlier ones.
+        """Load pages; profiles of later pages replace those of earlier ones.
 
-        :raises UnreadablePartError: for a page that is no NDJSON; none of the pages is then kept.
-        :raises MixpanelDataError: when the database cannot take them: a full disk, for instance.
+        :raises UnreadablePartError: for a page that is not NDJSON; none of the pages is then kept.
+        :raises MixpanelDataError: if the database cannot store them, for instance on a full disk.
         """
-        self._hold()
-        with exposed(self._exchange, pages) as links:
+        self._require_active()
+        with linked_files(self._exchange, pages) as links:
             numbers = {link: self._pages + n for n, link in enumerate(links, 1)}
             query = schema.profiles(numbers, gzip=gzip)
             try:
-                with reported(), transaction(self._connection):
-                    before = count(self._connection, self._stage)
-                    self._connection.execute(f"INSERT INTO {self._stage} {query}")
-                    rows = count(self._connection, self._stage) - before
+                with database_errors(), transaction(self._connection):
+                    before = count(self._connection, self._staging_table)
+                    self._connection.execute(f"INSERT INTO {self._staging_table} {query}")
+                    rows = count(self._connection, self._staging_table) - before
             except MixpanelDataError as error:
                 cause = error.__cause__
-                if isinstance(cause, Exception) and is_content(cause):
+                if isinstance(cause, Exception) and is_data_error(cause):
                     raise UnreadablePartError(
-                        f"a page of profiles cannot be loaded: {first_line(cause)}"
+                        f"a page of profiles cannot be loaded: {error_message(cause)}"
                     ) from cause
                 raise
         self._pages += len(pages)
@@ -85,7 +93,7 @@ class ProfilesLoad(Staging):
         return Staged(rows)
 
     def set_aside(self, name: str, lines: Iterable[bytes]) -> Path:
-        """Keep lines of a page that DuckDB cannot load in a file; return where."""
+        """Write lines of a page that DuckDB cannot load to a file, and return its path."""
         make_folder(self._unreadable)
         path = self._unreadable / name
         with private_file(path) as file:
@@ -93,43 +101,43 @@ class ProfilesLoad(Staging):
         return path
 
     def finish(self) -> Loaded:
-        """Bring the profiles into the table, in one transaction.
+        """Move the staged profiles into the table, in one transaction.
 
-        "new" and "replace" make them the table; "append" writes them over profiles of the same ids
-        and leaves others as they are.
+        "new" and "replace" make them the table; "append" replaces profiles of the same ids and
+        leaves the others as they are.
 
-        :raises TableExistsError: when somebody made a table of that name since the load began.
-        :raises MixpanelDataError: when the database cannot; the table is then as it was.
+        :raises TableExistsError: if a table of that name was created since the load began.
+        :raises MixpanelDataError: if the database fails; the table is then unchanged.
         """
-        self._hold()
-        with reported(), transaction(self._connection):
-            staged = count(self._connection, self._stage)
+        self._require_active()
+        with database_errors(), transaction(self._connection):
+            staged = count(self._connection, self._staging_table)
             self._connection.execute(
-                f"DELETE FROM {self._stage} WHERE rowid IN (SELECT rowid "  # noqa: S608
-                f"FROM {self._stage} WHERE distinct_id IS NOT NULL QUALIFY row_number() OVER "
-                "(PARTITION BY distinct_id ORDER BY _part DESC, rowid DESC) > 1)"
+                f"DELETE FROM {self._staging_table} WHERE rowid IN (SELECT rowid "  # noqa: S608
+                f"FROM {self._staging_table} WHERE distinct_id IS NOT NULL QUALIFY row_number() "
+                "OVER (PARTITION BY distinct_id ORDER BY _part DESC, rowid DESC) > 1)"
             )
-            rows = count(self._connection, self._stage)
-            self._connection.execute(f"ALTER TABLE {self._stage} DROP COLUMN _part")
+            rows = count(self._connection, self._staging_table)
+            self._connection.execute(f"ALTER TABLE {self._staging_table} DROP COLUMN _part")
             known = fetch_log.find(self._connection, self.name)
             if self.mode == "append" and known is not None:
-                self._add()
+                self._merge_into_table()
             else:
-                self._swap(known)
-            self._register(rows)
+                self._replace_table(known)
+            self._record_table(rows)
         self.stop()
         return Loaded(rows, staged - rows, None, None)
 
-    def _add(self) -> None:
+    def _merge_into_table(self) -> None:
         self._connection.execute(
-            f"DELETE FROM {self._table} AS old USING {self._stage} AS new "  # noqa: S608
+            f"DELETE FROM {self._table} AS old USING {self._staging_table} AS new "  # noqa: S608
             "WHERE old.distinct_id IS NOT DISTINCT FROM new.distinct_id"
         )
-        self._connection.execute(f"INSERT INTO {self._table} BY NAME FROM {self._stage}")
-        self._connection.execute(f"DROP TABLE {self._stage}")
+        self._connection.execute(f"INSERT INTO {self._table} BY NAME FROM {self._staging_table}")
+        self._connection.execute(f"DROP TABLE {self._staging_table}")
 
-    def _register(self, rows: int) -> None:
-        now = self._moment()
+    def _record_table(self, rows: int) -> None:
+        now = self._current_time()
         today = now.date()
         entry = Entry(
             today,
@@ -141,7 +149,7 @@ class ProfilesLoad(Staging):
             now,
             self._pages,
         )
-        fetch_log.record(self._connection, self.name, [entry])
-        fetch_log.settle(self._connection, self.name)
+        fetch_log.record_staged(self._connection, self.name, [entry])
+        fetch_log.commit_staged(self._connection, self.name)
         table = Table(self.name, "profiles", now, None, None, None)
         fetch_log.register(self._connection, table, count(self._connection, self._table))

@@ -1,4 +1,4 @@
-"""Names and values inside SQL: which table names there may be, and how to quote the rest."""
+"""Validate table names, and quote identifiers and text in SQL."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from mixpanel.data.exceptions import ConfigError
 
 __all__ = ["literal", "pointer", "quoted", "table_name"]
 
-_TABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*", re.ASCII)
-LONGEST = 128
+_TABLE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*", re.ASCII)
+MAX_NAME_LENGTH = 128
 
 
 def table_name(name: Any) -> str:
-    """Return a name that a user's table may have.
+    """Return `name` if it is a valid table name.
 
-    :raises ConfigError: unless it is of letters, digits and `_`, and does not begin with `_`.
+    :raises ConfigError: unless it consists of letters, digits and `_`, and begins with no `_`.
     """
-    if not isinstance(name, str) or not _TABLE.fullmatch(name) or len(name) > LONGEST:
+    if not isinstance(name, str) or not _TABLE_NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
         raise ConfigError(
-            f"{name!r} cannot be the name of a table: use letters, digits and _ (at most "
-            f"{LONGEST}), and do not begin with _, as the database's own tables do"
+            f"{name!r} is not a valid table name: use letters, digits and _ (up to "
+            f"{MAX_NAME_LENGTH}), not beginning with _, which marks internal tables"
         )
     return name
 
 
 def quoted(identifier: str) -> str:
-    """Quote an identifier."""
+    """Return an identifier quoted for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
-    """Quote a text."""
+    """Return text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def pointer(key: str) -> str:
-    """Return the JSON pointer to a top-level key, which reaches any key exactly."""
+    """Return the JSON pointer of a top-level key; unlike a path, it can express any key."""
     return "/" + key.replace("~", "~0").replace("/", "~1")

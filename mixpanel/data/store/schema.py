@@ -1,4 +1,4 @@
-"""The SQL that makes rows of an export into rows of a table."""
+"""The columns of tables, and the SQL that turns rows of an export into rows of a table."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["bounded", "events", "profiles", "reader"]
+__all__ = ["checked_nesting", "events", "ndjson_source", "profiles"]
 
 EVENTS = (
     "event_name VARCHAR, event_time TIMESTAMP, distinct_id VARCHAR, insert_id VARCHAR, "
     "properties JSON"
 )
-LOCAL = "event_time_local TIMESTAMP"
+LOCAL_TIME = "event_time_local TIMESTAMP"
 PROFILES = "distinct_id VARCHAR, properties JSON, last_seen TIMESTAMP"
-# Events that agree in these are copies of one event.
-KEY = "event_name, event_time, distinct_id, insert_id"
-HAS_ID = "(insert_id IS NOT NULL AND insert_id <> '')"
+# Events that are equal in these are copies of one event: Mixpanel deduplicates by them.
+EVENT_KEY = "event_name, event_time, distinct_id, insert_id"
+HAS_INSERT_ID = "(insert_id IS NOT NULL AND insert_id <> '')"
 
-# So many objects, in a text so long, may be nested in each other: a tenth of what is too much.
-DEEPEST, LONG = 10_000, 50_000
+# Objects may be nested this deep, a tenth of the depth at which DuckDB crashes. Text up to the
+# length is too short to be nested dangerously, and is not checked.
+MAX_NESTING, NESTING_CHECK_LENGTH = 10_000, 50_000
 
-# Milliseconds of the years 1 to 9999, which both DuckDB and Python can tell.
-FIRST_TIME, LAST_TIME = -62_135_596_800_000, 253_402_300_799_999
+# The years 1 to 9999, which both DuckDB and Python can represent.
+MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
-def reader(paths: Iterable[Path], columns: str, *, gzip: bool) -> str:
-    """Return the source of rows of part files; each says which file it is from."""
+def ndjson_source(paths: Iterable[Path], columns: str, *, gzip: bool) -> str:
+    """Return the SQL table function that reads part files, with a column `filename`."""
     files = ", ".join(literal(escape(str(path))) for path in paths)
     compression = "gzip" if gzip else "uncompressed"
     return (
@@ -41,21 +42,21 @@ def reader(paths: Iterable[Path], columns: str, *, gzip: bool) -> str:
 
 
 def events(paths: Mapping[Path, int], *, gzip: bool, time_in_ms: bool, timezone: str | None) -> str:
-    """Return the query of the rows of part files, with the number of each row's part.
+    """Return the query that reads events from part files, each row with its part's number.
 
-    What becomes a column is taken out of `properties`, except a time that is none.
+    Properties that become columns are removed from `properties`, except an invalid time.
     """
-    source = reader(paths, "event: 'VARCHAR', properties: 'JSON'", gzip=gzip)
+    source = ndjson_source(paths, "event: 'VARCHAR', properties: 'JSON'", gzip=gzip)
     numbers = ", ".join(f"({literal(str(path))}, {number})" for path, number in paths.items())
     milliseconds = (
         "TRY_CAST(found[1] AS BIGINT)"
         if time_in_ms
         else "TRY_CAST(round(TRY_CAST(found[1] AS DOUBLE) * 1000) AS BIGINT)"
     )
-    clock = f"CASE WHEN ms BETWEEN {FIRST_TIME} AND {LAST_TIME} THEN epoch_ms(ms) END"
+    clock = f"CASE WHEN ms BETWEEN {MIN_TIME_MS} AND {MAX_TIME_MS} THEN epoch_ms(ms) END"
     utc, local = "clock", ""
     if timezone is not None:
-        # Until 2023 projects wrote the wall clock of their zone as if it were UTC.
+        # Projects created before 2023 store local wall-clock time as if it were UTC.
         utc, local = f"timezone('UTC', timezone({literal(timezone)}, clock))", "clock, "
     return f"""
         SELECT event, {utc}, found[2], found[3],
@@ -72,7 +73,7 @@ def events(paths: Mapping[Path, int], *, gzip: bool, time_in_ms: bool, timezone:
 
 
 def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
-    """Return the query of the profiles of part files, with the number of each row's part."""
+    """Return the query that reads profiles from part files, each row with its part's number."""
     columns = "\"$distinct_id\": 'VARCHAR', \"$properties\": 'JSON'"
     numbers = ", ".join(f"({literal(str(path))}, {number})" for path, number in paths.items())
     return f"""
@@ -82,20 +83,25 @@ def profiles(paths: Mapping[Path, int], *, gzip: bool) -> str:
             seen, part
         FROM (SELECT "$distinct_id", "$properties" AS properties, part,
                 TRY_CAST("$properties"->>'/$last_seen' AS TIMESTAMP) AS seen
-            FROM {reader(paths, columns, gzip=gzip)}
+            FROM {ndjson_source(paths, columns, gzip=gzip)}
             JOIN (VALUES {numbers}) AS parts(filename, part) USING (filename))
     """  # noqa: S608 - paths are quoted
 
 
-def bounded(properties: str) -> str:
-    """Return a JSON column, or fail: DuckDB 1.4 crashes when it patches what nests very deep."""
-    deep = f"length(replace({properties}, '{{', '')) < length({properties}) - {DEEPEST}"
+def checked_nesting(properties: str) -> str:
+    """Return SQL that yields a JSON column, or an error if it is nested too deeply.
+
+    DuckDB 1.4 crashes in `json_merge_patch` on very deep nesting, which an error prevents. Opening
+    braces are counted, as an upper bound of the depth.
+    """
+    deep = f"length(replace({properties}, '{{', '')) < length({properties}) - {MAX_NESTING}"
     failure = "error('properties are nested too deeply')"
     return (
-        f"CASE WHEN strlen({properties}) > {LONG} AND {deep} THEN {failure} ELSE {properties} END"
+        f"CASE WHEN strlen({properties}) > {NESTING_CHECK_LENGTH} AND {deep} "
+        f"THEN {failure} ELSE {properties} END"
     )
 
 
 def _without(*keys: str) -> str:
     patch = ", ".join(f'"{key}": null' for key in keys)
-    return f"json_merge_patch({bounded('properties')}, '{{{patch}}}')"
+    return f"json_merge_patch({checked_nesting('properties')}, '{{{patch}}}')"

@@ -1,6 +1,6 @@
-"""Run one statement of a user: by default one that only reads, in a transaction that cannot write.
+"""Run one SQL statement of the user, by default read-only and in a read-only transaction.
 
-Which statements run is decided in `statements`, which files DuckDB reaches in `engine`.
+`statements` decides which statements may run, `engine` which files DuckDB can access.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError, SQLError, UnsafeSQLError
 from mixpanel.data.results import SQLResult
-from mixpanel.data.store.engine import engine
-from mixpanel.data.store.statements import checked
+from mixpanel.data.store.engine import load_duckdb
+from mixpanel.data.store.statements import check_statement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,14 +32,14 @@ def rows(
     write: bool,
     limit: int | None,
 ) -> SQLResult:
-    """Return the rows of a statement, at most `limit` of them."""
-    with _answered(connection, query, parameters, write=write) as answer:
-        columns = [column[0] for column in answer.description or []]
+    """Run a statement and return its rows, at most `limit` of them."""
+    with _executed(connection, query, parameters, write=write) as result:
+        columns = [column[0] for column in result.description or []]
         if not columns:
             return SQLResult([], [])
-        found = answer.fetchall() if limit is None else answer.fetchmany(limit + 1)
-    truncated = limit is not None and len(found) > limit
-    return SQLResult(columns, found[:limit] if truncated else found, truncated)
+        fetched = result.fetchall() if limit is None else result.fetchmany(limit + 1)
+    truncated = limit is not None and len(fetched) > limit
+    return SQLResult(columns, fetched[:limit] if truncated else fetched, truncated)
 
 
 def data_frame(
@@ -49,10 +49,10 @@ def data_frame(
     *,
     write: bool,
 ) -> pd.DataFrame:
-    """Return the rows of a statement as a pandas DataFrame."""
-    _needed("pandas", "pandas")
-    with _answered(connection, query, parameters, write=write) as answer:
-        return answer.df()
+    """Run a statement and return its rows as a pandas DataFrame."""
+    _require_module("pandas", "pandas")
+    with _executed(connection, query, parameters, write=write) as result:
+        return result.df()
 
 
 def arrow(
@@ -62,20 +62,20 @@ def arrow(
     *,
     write: bool,
 ) -> pa.Table:
-    """Return the rows of a statement as a pyarrow Table."""
-    _needed("pyarrow", "arrow")
+    """Run a statement and return its rows as a pyarrow Table."""
+    _require_module("pyarrow", "arrow")
     run = partial(_relation, connection)
-    with _answered(connection, query, parameters, write=write, run=run) as answer:
-        return answer.to_arrow_table()
+    with _executed(connection, query, parameters, write=write, run=run) as result:
+        return result.to_arrow_table()
 
 
 def _relation(connection: DuckDBPyConnection, statement: Any, parameters: Any) -> DuckDBPyRelation:
-    # A relation hands its rows to Arrow as they are, a cursor copies them.
+    # A relation passes its rows to Arrow without the copy that a cursor makes.
     return connection.sql(statement, params=parameters)
 
 
 @contextmanager
-def _answered(
+def _executed(
     connection: DuckDBPyConnection,
     query: str,
     parameters: Sequence[Any] | Mapping[str, Any] | None,
@@ -83,47 +83,50 @@ def _answered(
     write: bool,
     run: Callable[[Any, Any], Any] | None = None,
 ) -> Iterator[Any]:
-    duckdb = engine()
+    duckdb = load_duckdb()
     run = run or connection.execute
-    given = parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
+    values = parameters if parameters is None or isinstance(parameters, dict) else list(parameters)
     try:
-        statement = checked(connection, query, write=write)
+        statement = check_statement(connection, query, write=write)
+        # A second line of defence: a write that passed the check fails in the transaction.
         if write:
-            yield run(statement, given)
+            yield run(statement, values)
             return
         connection.execute("BEGIN TRANSACTION READ ONLY")
         try:
-            yield run(statement, given)
+            yield run(statement, values)
         finally:
             connection.execute("ROLLBACK")
     except duckdb.PermissionException as error:
         raise UnsafeSQLError(
-            f"{_said(error)}\nSQL reaches no files, extensions or other databases here. Open the "
-            "database with external_access=True to allow it"
+            f"{_message(error)}\nSQL cannot access files, extensions or other databases. "
+            "Open the database with external_access=True to allow it"
         ) from error
     except UnicodeError as error:
-        raise SQLError(f"this SQL holds half a character: {error}") from error
+        raise SQLError(
+            f"the SQL contains an unpaired surrogate, which is not valid text: {error}"
+        ) from error
     except duckdb.Error as error:
         if "read-only mode" in str(error):
             raise UnsafeSQLError(
-                f"{_said(error)}\nSQL is read-only by default. Pass write=True to modify data"
+                f"{_message(error)}\nSQL is read-only by default. Pass write=True to modify data"
             ) from error
         if "'pytz'" in str(error):
             raise SQLError(
-                "Python gets a time with a zone only with pytz: pip install pytz, or write "
-                "AT TIME ZONE 'UTC' behind it"
+                "a TIMESTAMP WITH TIME ZONE needs pytz: pip install pytz, or append "
+                "AT TIME ZONE 'UTC' to the column"
             ) from error
-        raise SQLError(_said(error)) from error
+        raise SQLError(_message(error)) from error
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error).partition("Error: ")[2].strip() or str(error)
 
 
-def _needed(module: str, extra: str) -> None:
+def _require_module(module: str, extra: str) -> None:
     try:
         __import__(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"this needs {module}: pip install 'mixpanel-async[{extra}]'; `sql_rows` does without"
+            f"{module} is not installed: pip install 'mixpanel-async[{extra}]', or use `sql_rows`"
         ) from error

@@ -1,4 +1,9 @@
-"""What waits beside a table until all of it is there, and takes its place in one transaction."""
+"""Stage a load beside its table, and move it there in one transaction.
+
+Rows go to a staging table, one transaction per batch, so that an interrupted load can resume. The
+table itself changes only in the last transaction: readers see the old rows or all of the new ones,
+even after a crash.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import fetch_log
-from mixpanel.data.store.engine import reported, transaction
+from mixpanel.data.store.engine import database_errors, transaction
 from mixpanel.data.store.quoting import quoted
 
 if TYPE_CHECKING:
@@ -23,29 +28,30 @@ if TYPE_CHECKING:
     from mixpanel.data._fetch.plan import Filters
     from mixpanel.data.store.fetch_log import Table
 
-__all__ = ["STAGE", "Loaded", "Mode", "Staging", "refuse_under_way"]
+__all__ = ["STAGING_PREFIX", "Loaded", "Mode", "Staging", "require_no_active_load"]
 
 Mode = Literal["new", "replace", "append", "sync"]
 
-STAGE = "_stage_"
+STAGING_PREFIX = "_stage_"
 
-# The loads under way in this process, by database and table; one that nobody holds has ended.
-_under_way: WeakValueDictionary[Hashable, Staging] = WeakValueDictionary()
-_turn = threading.Lock()
+# The running loads of this process, by database and table. Weak, so that a load that was dropped
+# without being ended does not block its table.
+_active_loads: WeakValueDictionary[Hashable, Staging] = WeakValueDictionary()
+_active_lock = threading.Lock()
 
 
-def refuse_under_way(database: Hashable, name: str) -> None:
-    """Refuse what a load into this table would be disturbed by.
+def require_no_active_load(database: Hashable, name: str) -> None:
+    """Raise if a load into this table is running.
 
-    :raises ConfigError: while there is one.
+    :raises ConfigError: if one is.
     """
-    if (database, name.lower()) in _under_way:
-        raise ConfigError(f"a fetch into {name} is under way: wait for its end, or stop it")
+    if (database, name.lower()) in _active_loads:
+        raise ConfigError(f"a fetch into {name} is running: wait until it ends, or stop it")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a load left in the table; `merged` counts copies that this process dropped."""
+    """The result of a load; `merged` counts the duplicates that this process dropped."""
 
     rows: int
     merged: int
@@ -54,9 +60,9 @@ class Loaded:
 
 
 class Staging:
-    """A load that has begun: what was loaded so far, and the table that it is for.
+    """A running load into a table.
 
-    Until it is finished, abandoned or stopped, no other load of this process gets that table.
+    Until it is finished, abandoned or stopped, this process begins no other load into the table.
     """
 
     def __init__(
@@ -77,47 +83,47 @@ class Staging:
         self._filters = filters.to_json()
         self._now = now
         self._exchange, self._unreadable = exchange, unreadable
-        self._stage, self._table = quoted(STAGE + name), quoted(name)
-        self._place = (database, name.lower())
-        with _turn:
-            refuse_under_way(database, name)
-            _under_way[self._place] = self
+        self._staging_table, self._table = quoted(STAGING_PREFIX + name), quoted(name)
+        self._slot = (database, name.lower())
+        with _active_lock:
+            require_no_active_load(database, name)
+            _active_loads[self._slot] = self
 
     def abandon(self) -> None:
-        """Drop what is staged; the table stays as it is."""
+        """Drop the staged rows, and leave the table as it is."""
         try:
-            with reported(), transaction(self._connection):
+            with database_errors(), transaction(self._connection):
                 self._discard()
         finally:
             self.stop()
 
     def stop(self) -> None:
-        """End here: what is staged waits for the next load of this name, filters and mode."""
-        with _turn:
-            if _under_way.get(self._place) is self:
-                del _under_way[self._place]
+        """End the load; the next one of this name, filters and mode resumes it."""
+        with _active_lock:
+            if _active_loads.get(self._slot) is self:
+                del _active_loads[self._slot]
 
-    def _hold(self) -> None:
-        # Two loads with one staging table would mix what they load.
-        if _under_way.get(self._place) is not self:
-            raise ConfigError(f"this load into {self.name} has ended: begin another")
+    def _require_active(self) -> None:
+        # Two loads that share a staging table would mix their rows.
+        if _active_loads.get(self._slot) is not self:
+            raise ConfigError(f"this load into {self.name} has ended: begin a new one")
 
-    def _moment(self) -> datetime:
+    def _current_time(self) -> datetime:
         return self._now or datetime.now(UTC)
 
     def _discard(self) -> None:
-        self._connection.execute(f"DROP TABLE IF EXISTS {self._stage}")
-        fetch_log.forget(self._connection, self.name, "staged")
+        self._connection.execute(f"DROP TABLE IF EXISTS {self._staging_table}")
+        fetch_log.delete_days(self._connection, self.name, "staged")
 
-    def _swap(self, known: Table | None) -> None:
-        # Somebody may have made a table of that name since this load began.
-        taken = self._connection.execute(
+    def _replace_table(self, known: Table | None) -> None:
+        # SQL or another process may have created a table of that name since this load began.
+        exists = self._connection.execute(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = 'main' "
             "AND table_catalog = current_database() AND lower(table_name) = lower(?)",
             [self.name],
         ).fetchone()
-        if taken and (known is None or self.mode == "new"):
+        if exists and (known is None or self.mode == "new"):
             raise TableExistsError(self.name)
-        fetch_log.forget(self._connection, self.name, "done")
+        fetch_log.delete_days(self._connection, self.name, "done")
         self._connection.execute(f"DROP TABLE IF EXISTS {self._table}")
-        self._connection.execute(f"ALTER TABLE {self._stage} RENAME TO {self._table}")
+        self._connection.execute(f"ALTER TABLE {self._staging_table} RENAME TO {self._table}")

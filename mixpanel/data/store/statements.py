@@ -1,7 +1,9 @@
-"""Decide which SQL of users may run, from the tree that DuckDB itself parses it into.
+"""Decide which SQL may run, from the syntax tree that DuckDB's own parser returns.
 
-Everything is refused that is not known to be harmless: kinds of statements, nodes of the tree,
-table functions, and tables that are in no catalog, for DuckDB takes those for names of files.
+Matching text would miss comments, quoting and nesting, so the tree is checked, against allow-lists:
+statement types, tree nodes and table functions that are not known to be safe are refused, including
+what a new DuckDB adds. Tables must be in the catalog, because DuckDB reads an unknown table name as
+the name of a file.
 """
 
 from __future__ import annotations
@@ -12,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json
 
 from mixpanel.data.exceptions import SQLError, UnsafeSQLError
-from mixpanel.data.store.engine import engine
+from mixpanel.data.store.engine import load_duckdb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from duckdb import DuckDBPyConnection
 
-__all__ = ["checked"]
+__all__ = ["check_statement"]
 
-QUESTIONS = "SELECT, WITH, FROM, VALUES, TABLE, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
-CHANGES = (
+READ_STATEMENTS = "SELECT, WITH, FROM, VALUES, TABLE, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
+WRITE_STATEMENTS = (
     "INSERT, UPDATE, DELETE, MERGE_INTO, CREATE, DROP, ALTER, COMMENT, TRUNCATE, CHECKPOINT, VACUUM"
 )
 QUERY_NODES = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
-SOURCES = {
+TABLE_REFS = {
     "BASE_TABLE",
     "EMPTY",
     "EXPRESSION_LIST",
@@ -36,8 +38,8 @@ SOURCES = {
     "SUBQUERY",
     "TABLE_FUNCTION",
 }
-# Table functions that compute, or look into the catalog: they open no file and change nothing.
-HARMLESS = {
+# Table functions that compute, or read the catalog: they open no file and change nothing.
+SAFE_TABLE_FUNCTIONS = {
     "range", "generate_series", "unnest", "repeat", "repeat_row", "summary", "json_each",
     "json_tree", "test_all_types", "icu_calendar_names", "pg_timezone_names",
     "duckdb_columns", "duckdb_constraints", "duckdb_databases", "duckdb_dependencies",
@@ -49,86 +51,90 @@ HARMLESS = {
     "pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_user_agent",
     "pragma_version",
 }  # fmt: skip
-# With external access, readers of files too, but none that takes an address in memory.
-READERS = re.compile(
+# Readers of files, allowed with external access. Those that take an address in memory never are.
+FILE_READERS = re.compile(
     r"(?!arrow_|pandas_|python_)(read_\w+|parquet_\w+|sniff_csv|glob|query|query_table|histogram"
     r"|histogram_values|\w+_scan)"
 )
-CHANGING = {"nextval", "setval", "write_log"}  # functions
-OPTIONS = {"analyze", "analyse", "format", "verbose"}  # of EXPLAIN, in parentheses
-# What DuckDB takes for a space, but its tokenizer for a letter.
+SIDE_EFFECT_FUNCTIONS = {"nextval", "setval", "write_log"}  # scalar functions with side effects
+EXPLAIN_OPTIONS = {"analyze", "analyse", "format", "verbose"}  # of EXPLAIN, given in parentheses
+# Characters that DuckDB's parser reads as a space, but its tokenizer as part of a word.
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200f\u2028-\u202f\u205f\u2060\u3000\ufeff]")
 WORD = re.compile(r'"(?:[^"]|"")*"|[^\W\d][\w$]*|.', re.DOTALL)
-FILE = re.compile(r"[./\\:*?\[]")
-DEEPEST = 20  # views and macros in each other
-_names: list[tuple[frozenset[str], frozenset[str]]] = []
+FILE_LIKE_NAME = re.compile(r"[./\\:*?\[]")
+MAX_NESTING = 20  # views and macros that use each other
+_builtin_cache: list[tuple[frozenset[str], frozenset[str]]] = []
 
 
-def checked(connection: DuckDBPyConnection, query: str, *, write: bool) -> Any:
-    """Return the one statement of a query, if it may run.
+def check_statement(connection: DuckDBPyConnection, query: str, *, write: bool) -> Any:
+    """Return the only statement of a query, parsed, if it may run.
 
-    :raises UnsafeSQLError: when it does more than read, unless `write`; when it reaches for files
-        without external access; for several statements at once.
-    :raises SQLError: when there is none.
+    :raises UnsafeSQLError: if it does more than read, unless `write`; if it accesses files without
+        external access; if there are several statements.
+    :raises SQLError: if there is no statement.
     """
     if not isinstance(query, str):
         raise SQLError(f"SQL must be a str, not {query!r}")
-    query.encode()  # half a character
+    query.encode()  # raises UnicodeEncodeError for an unpaired surrogate
     row = connection.execute("SELECT current_setting('enable_external_access')").fetchone()
-    return _Check(connection, write=write, external=row == (True,)).statement(query)
+    return _StatementCheck(connection, write=write, external=row == (True,)).statement(query)
 
 
-class _Check:
+class _StatementCheck:
     def __init__(self, connection: DuckDBPyConnection, *, write: bool, external: bool) -> None:
         self._connection, self._write, self._external = connection, write, external
-        self._seen: set[str] = set()  # tables, views and macros
+        self._visited: set[str] = set()  # tables, views and macros already checked
         self._views: list[tuple[str, str]] | None = None
 
     def statement(self, query: str) -> Any:
-        # Not `duckdb.extract_statements`: IMPORT DATABASE reads its files when it is parsed.
+        # On our connection, because IMPORT DATABASE reads its files while it is parsed: a new
+        # connection would not be confined.
         statements = self._connection.extract_statements(query)
         if not statements:
-            raise SQLError("there is no statement in this SQL")
-        types = engine().StatementType
+            raise SQLError("the SQL contains no statement")
+        types = load_duckdb().StatementType
         kinds = [statement.type for statement in statements]
         pivot = types.MULTI in kinds or (len(kinds) > 1 and not statements[0].query.strip())
         if pivot and not self._write:
-            raise UnsafeSQLError("PIVOT needs its values named: PIVOT t ON plan IN ('free', 'pro')")
+            raise UnsafeSQLError("PIVOT needs a list of values: PIVOT t ON plan IN ('free', 'pro')")
         if len(kinds) > 1 and not pivot:
-            raise UnsafeSQLError(f"only one statement can run at a time; this SQL has {len(kinds)}")
+            raise UnsafeSQLError(
+                f"only one statement can run at a time, not {len(kinds)}: run them one by one"
+            )
         if self._write and self._external:
             return statements[0]
-        inner = query
+        query_to_check = query
         if kinds[0] == types.EXPLAIN:
-            # EXPLAIN ANALYZE runs what it explains.
-            inner = _explained(query)
-            explained = self._connection.extract_statements(inner)
+            # EXPLAIN ANALYZE runs the statement, so check that one.
+            query_to_check = _explained(query)
+            explained = self._connection.extract_statements(query_to_check)
             kinds = [statement.type for statement in explained]
             if len(kinds) != 1:
-                raise self._refused("EXPLAIN of several statements")
+                raise self._not_allowed("EXPLAIN of several statements")
         if self._write:
-            self._check_change(inner, kinds[0])
+            self._check_write(query_to_check, kinds[0])
         elif kinds[0] != types.SELECT:
-            raise self._refused(kinds[0].name)
+            raise self._not_allowed(kinds[0].name)
         else:
-            self._check_query(inner)
+            self._check_query(query_to_check)
         return statements[0]
 
-    def _refused(self, what: str) -> UnsafeSQLError:
+    def _not_allowed(self, construct: str) -> UnsafeSQLError:
         if not self._write:
             return UnsafeSQLError(
-                f"{what} is not allowed: SQL is read-only by default ({QUESTIONS}). Pass "
-                "write=True to modify data"
+                f"{construct} is not allowed: SQL is read-only by default ({READ_STATEMENTS}). "
+                "Pass write=True to modify data"
             )
         return UnsafeSQLError(
-            f"{what} is not allowed: SQL that writes may use {CHANGES} and reaches no files, "
-            "extensions or other databases. Open the database with external_access=True to allow it"
+            f"{construct} is not allowed: SQL with write=True may use {WRITE_STATEMENTS}, but "
+            "cannot access files, extensions or other databases. Open the database with "
+            "external_access=True to allow it"
         )
 
-    # ---- changes ------------------------------------------------------------------------------
+    # ---- statements that write ----------------------------------------------------------------
 
-    def _check_change(self, query: str, kind: Any) -> None:
-        types = engine().StatementType
+    def _check_write(self, query: str, kind: Any) -> None:
+        types = load_duckdb().StatementType
         words = [word for word, _ in _words(query)]
         allowed = {
             types.SELECT,
@@ -144,29 +150,31 @@ class _Check:
         }
         checkpoint = words[:1] == ["checkpoint"] or words[:2] == ["force", "checkpoint"]
         if kind not in allowed and not checkpoint:
-            raise self._refused(kind.name)
-        if words[:1] == ["pragma"]:  # DuckDB 1.4 makes queries of some
-            raise self._refused("PRAGMA")
+            raise self._not_allowed(kind.name)
+        if words[:1] == ["pragma"]:  # DuckDB 1.4 rewrites some to SELECT
+            raise self._not_allowed("PRAGMA")
         head = words[: words.index("(")] if "(" in words else words
         if kind == types.CREATE and "secret" in head[:6]:
-            raise self._refused("CREATE SECRET")
-        # No tree is to be had of these: every call of a table function counts, wherever it is.
-        reaching = _builtin(self._connection)[1] - HARMLESS
-        for before, word, behind in zip(["", *words], words, words[1:], strict=False):
+            raise self._not_allowed("CREATE SECRET")
+        # DuckDB returns a syntax tree for SELECT only. In other statements every call of a table
+        # function is refused by its name, wherever it stands; `INSERT INTO glob (x)`, where the
+        # name of a table precedes a parenthesis, is not a call.
+        unsafe = _builtin(self._connection)[1] - SAFE_TABLE_FUNCTIONS
+        for previous, word, following in zip(["", *words], words, words[1:], strict=False):
             name = _unquoted(word)
-            if behind == "(" and name in reaching and before not in ("into", "table", "exists"):
-                raise self._refused(f"{name}()")
+            if following == "(" and name in unsafe and previous not in ("into", "table", "exists"):
+                raise self._not_allowed(f"{name}()")
 
-    # ---- questions ----------------------------------------------------------------------------
+    # ---- statements that read -----------------------------------------------------------------
 
     def _check_query(self, query: str, depth: int = 0) -> None:
-        if depth > DEEPEST:
-            raise self._refused(f"a view that is nested more than {DEEPEST} times")
+        if depth > MAX_NESTING:
+            raise self._not_allowed(f"a view that is nested more than {MAX_NESTING} times")
         row = self._connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
         tree = from_json(row[0]) if row else {"error": True}
         if tree["error"]:
             message = tree.get("error_message", "it cannot be parsed")
-            raise self._refused(f"this statement ({message})")
+            raise self._not_allowed(f"this statement ({message})")
         for node in _nodes(tree):
             self._check_node(node, depth)
 
@@ -177,10 +185,10 @@ class _Check:
         if node.get("class") == "FUNCTION":
             self._check_function(node, depth)
         elif kind.endswith("_NODE") and kind not in QUERY_NODES:
-            raise self._refused(kind.removesuffix("_NODE").removesuffix("_QUERY"))
+            raise self._not_allowed(kind.removesuffix("_NODE").removesuffix("_QUERY"))
         elif "class" not in node and "sample" in node and "alias" in node:
-            if kind not in SOURCES:
-                raise self._refused(kind)
+            if kind not in TABLE_REFS:
+                raise self._not_allowed(kind)
             if kind == "TABLE_FUNCTION":
                 self._check_table_function(node["function"], depth)
             elif kind == "BASE_TABLE" or (kind == "SHOW_REF" and node.get("show_type") == "SHOW"):
@@ -188,26 +196,26 @@ class _Check:
 
     def _check_function(self, node: dict[str, Any], depth: int) -> None:
         name = node["function_name"].lower()
-        if name in CHANGING:
-            raise self._refused(f"{name}()")
+        if name in SIDE_EFFECT_FUNCTIONS:
+            raise self._not_allowed(f"{name}()")
         self._check_macro(name, depth)
 
     def _check_table_function(self, node: dict[str, Any], depth: int) -> None:
         name = node.get("function_name", "").lower()
-        if name in HARMLESS or (self._external and READERS.fullmatch(name)):
+        if name in SAFE_TABLE_FUNCTIONS or (self._external and FILE_READERS.fullmatch(name)):
             return
         if self._check_macro(name, depth):
             return
-        if self._external:  # an extension's, which may do anything
-            raise self._refused(f"{name}()")
-        # Of others DuckDB says itself that there is none, and which may be meant.
+        if self._external:  # it is from an extension, and may do anything
+            raise self._not_allowed(f"{name}()")
+        # For unknown names DuckDB's own error is better: it suggests similar ones.
         if name in self._builtin():
-            raise self._unreachable(f"{name}() is not allowed")
+            raise self._no_external_access(f"{name}() is not allowed")
 
     def _check_macro(self, name: str, depth: int) -> bool:
         if name in self._builtin():
             return False
-        if f"macro {name}" in self._seen:
+        if f"macro {name}" in self._visited:
             return True
         rows = self._connection.execute(
             "SELECT macro_definition, function_type FROM duckdb_functions() WHERE NOT internal "
@@ -215,30 +223,30 @@ class _Check:
             [name],
         ).fetchall()
         if rows:
-            self._seen.add(f"macro {name}")
+            self._visited.add(f"macro {name}")
         for definition, kind in rows:
-            inner = definition if kind == "table_macro" else f"SELECT {definition}"
-            self._check_query(inner, depth + 1)
+            query_to_check = definition if kind == "table_macro" else f"SELECT {definition}"
+            self._check_query(query_to_check, depth + 1)
         return bool(rows)
 
     def _builtin(self) -> frozenset[str]:
         return _builtin(self._connection)[0]
 
-    def _unreachable(self, what: str) -> UnsafeSQLError:
+    def _no_external_access(self, construct: str) -> UnsafeSQLError:
         return UnsafeSQLError(
-            f"{what}: SQL reaches no files, extensions or other databases here. Open the database "
-            "with external_access=True to allow it"
+            f"{construct}: SQL cannot access files, extensions or other databases. Open the "
+            "database with external_access=True to allow it"
         )
 
     def _check_table(self, node: dict[str, Any], depth: int) -> None:
         name = [node.get(part) or "" for part in ("catalog_name", "schema_name", "table_name")]
         name[2] = _unquoted(name[2])
-        if "".join(name).lower() in self._seen:
+        if "".join(name).lower() in self._visited:
             return
-        self._seen.add("".join(name).lower())
-        shown = ".".join(filter(None, name))
-        if not self._external and FILE.search(shown) and not self._is_table(name):
-            raise self._unreachable(f"{shown} is no table")
+        self._visited.add("".join(name).lower())
+        full_name = ".".join(filter(None, name))
+        if not self._external and FILE_LIKE_NAME.search(full_name) and not self._is_table(name):
+            raise self._no_external_access(f"{full_name} is not a table")
         if self._views is None:
             rows = self._connection.execute(
                 "SELECT lower(view_name), sql FROM duckdb_views() WHERE NOT internal"
@@ -261,39 +269,39 @@ class _Check:
 
 
 def _builtin(connection: DuckDBPyConnection) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of all built-in functions, and of those that make tables."""
-    if not _names:  # extensions are not loaded behind our back, so they stay the same
+    """Return the names of all built-in functions, and of the table functions among them."""
+    if not _builtin_cache:  # constant: extensions are not loaded automatically
         rows = connection.execute(
             "SELECT DISTINCT lower(function_name), "
             "function_type IN ('table', 'table_macro', 'pragma') "
             "FROM duckdb_functions() WHERE internal"
         ).fetchall()
-        _names.append(
+        _builtin_cache.append(
             (
                 frozenset(name for name, _ in rows),
                 frozenset(name for name, makes_table in rows if makes_table),
             )
         )
-    return _names[0]
+    return _builtin_cache[0]
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    left = [tree]
-    while left:
-        node = left.pop()
+    pending = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict):
-            if node.get("class") != "CONSTANT":  # there may be very many
+            if node.get("class") != "CONSTANT":  # an IN list may have very many
                 yield node
-                left.extend(node.values())
+                pending.extend(node.values())
         elif isinstance(node, list):
-            left.extend(node)
+            pending.extend(node)
 
 
 def _words(query: str) -> list[tuple[str, int]]:
-    """Return the tokens, in lower case unless quoted, each with where it begins in bytes."""
+    """Return the tokens, in lower case unless quoted, each with its offset in bytes."""
     text = SPACES.sub(" ", query)
     data = text.encode()
-    tokens = engine().tokenize(text)
+    tokens = load_duckdb().tokenize(text)
     ends = [at for at, _ in tokens[1:]] + [len(data)]
     words = []
     for (at, kind), end in zip(tokens, ends, strict=True):
@@ -312,7 +320,7 @@ def _unquoted(word: str) -> str:
 
 
 def _explained(query: str) -> str:
-    """Return the statement behind EXPLAIN, ANALYZE and their options."""
+    """Return the statement after EXPLAIN, ANALYZE and their options."""
     words = _words(query)
     at = 1
     while at < len(words):
@@ -320,7 +328,7 @@ def _explained(query: str) -> str:
         following = words[at + 1][0] if at + 1 < len(words) else ""
         if word in ("analyze", "analyse"):
             at += 1
-        elif word == "(" and following in OPTIONS:
+        elif word == "(" and following in EXPLAIN_OPTIONS:
             while at < len(words) and words[at][0] != ")":
                 at += 1
             at += 1
@@ -331,7 +339,7 @@ def _explained(query: str) -> str:
 
 
 def _view_query(definition: str) -> str:
-    """Return the SELECT of a CREATE VIEW."""
+    """Return the query of a CREATE VIEW statement."""
     depth = 0
     words = _words(definition)
     for word, at in words:

@@ -1,4 +1,4 @@
-"""Look into a table: what its columns, events and properties hold."""
+"""Statistics of the columns, events and properties of a table."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _PATH = re.compile(r"\s*([A-Za-z_]\w*)\s*->>?\s*'((?:[^']|'')*)'\s*", re.ASCII)
 
 
 def summarize(connection: DuckDBPyConnection, name: str) -> SummaryResult:
-    """Return what each column holds."""
+    """Return statistics of each column."""
     table = tables.resolve(connection, name)
-    answer = connection.execute(f"SUMMARIZE {quoted(table)}")
-    names = [column[0] for column in answer.description or []]
-    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    result = connection.execute(f"SUMMARIZE {quoted(table)}")
+    names = [column[0] for column in result.description or []]
+    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     columns = [
         ColumnSummary(**{**row, "null_percentage": float(row["null_percentage"] or 0)})
         for row in rows
@@ -45,7 +45,7 @@ def summarize(connection: DuckDBPyConnection, name: str) -> SummaryResult:
 
 
 def event_breakdown(connection: DuckDBPyConnection, name: str) -> EventBreakdownResult:
-    """Return how often each event is there, from how many users and when."""
+    """Return count, users and first and last time of each event."""
     table = _with_columns(connection, name, "event_name", "event_time", "distinct_id")
     query = (
         "SELECT event_name, count(*), count(DISTINCT distinct_id), min(event_time), "  # noqa: S608
@@ -53,12 +53,12 @@ def event_breakdown(connection: DuckDBPyConnection, name: str) -> EventBreakdown
         "GROUP BY ROLLUP (event_name) ORDER BY ALL"
     )
     rows = connection.execute(query).fetchall()
-    whole = [row for row in rows if row[5]]
-    _, total, users, first, last, _ = whole[0] if whole else (None, 0, 0, None, None, 1)
+    totals = [row for row in rows if row[5]]
+    _, total, users, first, last, _ = totals[0] if totals else (None, 0, 0, None, None, 1)
     events = [
-        EventStats(event, n, people, _utc(begin), _utc(end), round(100 * n / total, 2))
-        for event, n, people, begin, end, is_whole in rows
-        if not is_whole
+        EventStats(event, n, users, _utc(first_seen), _utc(last_seen), round(100 * n / total, 2))
+        for event, n, users, first_seen, last_seen, is_total in rows
+        if not is_total
     ]
     events.sort(key=lambda stats: (-stats.count, stats.event_name or ""))
     dates = None if first is None or last is None else (aware(first), aware(last))
@@ -66,7 +66,7 @@ def event_breakdown(connection: DuckDBPyConnection, name: str) -> EventBreakdown
 
 
 def property_keys(connection: DuckDBPyConnection, name: str, event: str | None) -> list[str]:
-    """Return the names of all properties, sorted; those of one event when it is given."""
+    """Return all property names, sorted; only those of `event` if it is given."""
     columns = ("properties",) if event is None else ("properties", "event_name")
     table = _with_columns(connection, name, *columns)
     rows = connection.execute(
@@ -80,42 +80,43 @@ def property_keys(connection: DuckDBPyConnection, name: str, event: str | None) 
 def column_stats(
     connection: DuckDBPyConnection, name: str, column: str, top_n: int
 ) -> ColumnStatsResult:
-    """Return how a column or a property is filled and with what."""
+    """Return counts, statistics and the most frequent values of a column or property."""
     if isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1:
-        raise ConfigError(f"top_n must be a whole number from 1 on, not {top_n!r}")
+        raise ConfigError(f"top_n must be a whole number, 1 or more, not {top_n!r}")
     table = tables.resolve(connection, name)
     source = quoted(table)
     value, dtype = _value(connection, table, column)
-    total, there, unique = _row(
+    total, non_null, unique = _row(
         connection,
         "SELECT count(*), count(v), approx_count_distinct(v) "  # noqa: S608
         f"FROM (SELECT {value} v FROM {source})",
     )
-    figures: list[float | None] = [None] * 4
-    if there and _NUMERIC.fullmatch(dtype):
-        found = _row(
+    numeric_stats: list[float | None] = [None] * 4
+    if non_null and _NUMERIC.fullmatch(dtype):
+        row = _row(
             connection,
             "SELECT min(v), max(v), avg(v), stddev_samp(v) "  # noqa: S608
             f"FROM (SELECT CAST({value} AS DOUBLE) v FROM {source})",
         )
-        figures = [None if figure is None else float(figure) for figure in found]
+        numeric_stats = [None if number is None else float(number) for number in row]
     top = connection.execute(
         f"SELECT {value} v, count(*) n FROM {source} WHERE v IS NOT NULL "  # noqa: S608
         "GROUP BY v ORDER BY n DESC, v LIMIT ?",
         [top_n],
     ).fetchall()
-    empty, unique = total - there, min(unique, there)  # the estimate may be some percent too high
+    null_count = total - non_null
+    unique = min(unique, non_null)  # an estimate, which may be a few percent too high
     return ColumnStatsResult(
         table,
         column,
         dtype,
-        there,
-        empty,
-        round(100 * empty / total, 2) if total else 0.0,
+        non_null,
+        null_count,
+        round(100 * null_count / total, 2) if total else 0.0,
         unique,
-        round(100 * unique / there, 2) if there else 0.0,
+        round(100 * unique / non_null, 2) if non_null else 0.0,
         top,
-        *figures,
+        *numeric_stats,
     )
 
 
@@ -127,8 +128,8 @@ def _value(connection: DuckDBPyConnection, table: str, column: str) -> tuple[str
     path = _PATH.fullmatch(column)
     if path is None or types.get(path[1]) != "JSON":
         raise ConfigError(
-            f"{table} has no column {column!r}; it has {', '.join(types)}. A property is written "
-            "as properties->>'$.plan'"
+            f"{table} has no column {column!r}; it has {', '.join(types)}. Write a property as "
+            "properties->>'$.plan'"
         )
     where = literal(path[2].replace("''", "'"))
     json = f"{quoted(path[1])}->{where}"
@@ -141,9 +142,9 @@ def _value(connection: DuckDBPyConnection, table: str, column: str) -> tuple[str
     return (f"CAST({text} AS DOUBLE)", "DOUBLE") if numbers else (f"({text})", "VARCHAR")
 
 
-def _with_columns(connection: DuckDBPyConnection, name: str, *wanted: str) -> str:
+def _with_columns(connection: DuckDBPyConnection, name: str, *required: str) -> str:
     schema = tables.schema(connection, name)
-    missing = [each for each in wanted if each not in {column.name for column in schema.columns}]
+    missing = [each for each in required if each not in {column.name for column in schema.columns}]
     if missing:
         raise ConfigError(f"{schema.table_name} has no column {' or '.join(missing)}")
     return schema.table_name
@@ -155,5 +156,5 @@ def _row(connection: DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     return row
 
 
-def _utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else aware(moment)
+def _utc(time: datetime | None) -> datetime | None:
+    return None if time is None else aware(time)

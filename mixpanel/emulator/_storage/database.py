@@ -7,7 +7,7 @@ from functools import cache
 import duckdb
 
 from mixpanel._runtime import fork
-from mixpanel.data.store.engine import quieten
+from mixpanel.data.store.engine import disable_progress_bar
 from mixpanel.emulator._storage.tables import MIGRATION, SCHEMA
 
 _numbers = itertools.count(1)
@@ -47,7 +47,7 @@ class Database:
         self.connection.close()
 
     def _configure(self, connection: duckdb.DuckDBPyConnection) -> None:
-        quieten(connection)
+        disable_progress_bar(connection)
         if self._name is not None:
             connection.execute(f"use {self._name}")
 

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any, Final
 
 from mixpanel.flags._rules.budget import charge, charge_parsing
+from mixpanel.flags._rules.casefolding import fold
 from mixpanel.flags._rules.codegen import GeneratedTest, Test, call, comparison, join
-from mixpanel.flags._rules.js_values import double, fold, is_array, text, truthy
+from mixpanel.flags._rules.js_values import double, is_array, text, truthy
 from mixpanel.flags._rules.limits import ITERATING, MAX_DEPTH, RuleError
 from mixpanel.flags._rules.operators import BOOLEAN, OPERATORS
 from mixpanel.flags._rules.syntax import (

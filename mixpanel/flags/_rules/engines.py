@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from mixpanel.exceptions import ConfigurationError
 from mixpanel.flags._rules.budget import charge_items
+from mixpanel.flags._rules.casefolding import casefolded_names, fold_key, fold_names
 from mixpanel.flags._rules.comparisons import datetime_compare, semver_compare
 from mixpanel.flags._rules.compiler import compile_rule
-from mixpanel.flags._rules.js_values import casefolded_names, fold_key, fold_names
 from mixpanel.flags._rules.limits import RuleError
 from mixpanel.flags.types import RuleEngine
 

@@ -1,4 +1,4 @@
-"""Tables as files: Parquet by day, CSV, here and in object storage."""
+"""Exports of tables as Parquet and CSV, to local files and object storage."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ MIDNIGHT = 1_767_225_600_000
 
 @pytest.fixture
 def db(tmp_path):
-    """Open a database with three days of events, of which one is empty."""
+    """Open a database with three days of events, one of them empty."""
     with Database.open(tmp_path / "a.db") as database:
         last = DAY + timedelta(days=2)
         path = database.parts / "part"
@@ -45,7 +45,7 @@ def read(pattern, columns="*"):
 
 
 def test_parquet_has_a_folder_a_day(db, tmp_path):
-    """Another reader finds the same rows, and properties as plain text."""
+    """Another Parquet reader finds the same rows, and properties as plain text."""
     written = db.export_parquet("events", tmp_path / "lake")
     assert ["day=2026-01-01", "day=2026-01-03"] == sorted(
         p.name for p in (tmp_path / "lake").iterdir()
@@ -60,8 +60,8 @@ def test_parquet_has_a_folder_a_day(db, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["week.parquet", "Week.PARQUET"])
-def test_a_folder_is_not_named_like_a_file(db, tmp_path, name):
-    """A file a day needs a folder; whoever wants one file is told how."""
+def test_a_partitioned_export_to_a_path_like_a_file_is_refused(db, tmp_path, name):
+    """The error names partition_by=None, which writes one file."""
     path = tmp_path / name
     for where in (path, str(path), f"memory://bucket/{name}"):
         with pytest.raises(
@@ -72,12 +72,12 @@ def test_a_folder_is_not_named_like_a_file(db, tmp_path, name):
     assert [str(path)] == db.export_parquet("events", path, partition_by=None)
 
 
-def test_nothing_is_overwritten_unless_asked(db, tmp_path):
-    """And then only what an export made."""
+def test_overwrite_replaces_earlier_exports_only(db, tmp_path):
+    """Without overwrite=True nothing is replaced, and never files that no export created."""
     lake = tmp_path / "lake"
     db.export_parquet("events", lake)
     before = sorted(lake.rglob("*.parquet"))
-    with pytest.raises(ConfigError, match=r"there already: .*; overwrite=True replaces"):
+    with pytest.raises(ConfigError, match=r"already exists: .*; overwrite=True replaces"):
         db.export_parquet("events", lake)
     assert before == sorted(lake.rglob("*.parquet"))
     db.export_parquet("events", lake, overwrite=True)
@@ -87,15 +87,15 @@ def test_nothing_is_overwritten_unless_asked(db, tmp_path):
     with pytest.raises(ConfigError, match="thesis"):
         db.export_parquet("events", lake, overwrite=True)
     assert after == sorted(lake.rglob("*.parquet"))
-    with pytest.raises(ConfigError, match="is a folder"):
+    with pytest.raises(ConfigError, match="which is a folder"):
         db.export_csv("events", lake, overwrite=True)
     assert ["a.db", "a.db.parts", "lake"] == sorted(
         p.name for p in tmp_path.iterdir() if p.suffix != ".wal"
     )
 
 
-def test_one_file_of_a_table_without_days(db, tmp_path):
-    """Profiles have none."""
+def test_a_table_without_event_time_is_exported_as_one_file(db, tmp_path):
+    """Profiles have no time to partition by."""
     db.begin_profiles("users", filters=Filters(), mode="new").finish()
     with pytest.raises(ConfigError, match="partition_by=None"):
         db.export_parquet("users", tmp_path / "users")
@@ -104,15 +104,15 @@ def test_one_file_of_a_table_without_days(db, tmp_path):
     db.export_parquet("users", written, partition_by=None, overwrite=True)
 
 
-def test_an_empty_table_is_an_empty_folder(db, tmp_path):
-    """Not an error."""
+def test_an_empty_table_is_exported_as_an_empty_folder(db, tmp_path):
+    """It is not an error."""
     db.begin_events("none", filters=Filters(), mode="new", days=[DAY]).finish()
     assert [] == db.export_parquet("none", tmp_path / "lake")
     assert (tmp_path / "lake").is_dir()
 
 
-def test_cells_of_a_csv_do_not_run(db, tmp_path):
-    """A formula becomes text; a number stays one."""
+def test_formulas_in_csv_cells_become_text(db, tmp_path):
+    """A number stays a number."""
     [written] = db.export_csv("events", tmp_path / "events.csv")
     with Path(written).open(newline="") as file:
         found = list(csv.DictReader(file))
@@ -124,8 +124,8 @@ def test_cells_of_a_csv_do_not_run(db, tmp_path):
     assert b"\x1f\x8b" == Path(packed).read_bytes()[:2]
 
 
-def test_readers_may_export(db, tmp_path):
-    """Reading is all it takes."""
+def test_a_read_only_database_can_be_exported(db, tmp_path):
+    """It leaves no folder of parts."""
     db.close()
     with Database.open(tmp_path / "a.db", read_only=True) as reader:
         assert 2 == len(reader.export_parquet("events", tmp_path / "lake"))
@@ -135,14 +135,14 @@ def test_readers_may_export(db, tmp_path):
 
 
 def test_object_storage_goes_through_fsspec(db):
-    """Written under new names, then the old ones go."""
+    """Files are written under new names before the old ones are deleted."""
     fsspec = pytest.importorskip("fsspec")
     files = fsspec.filesystem("memory")
     try:
         written = db.export_parquet("events", "memory://bucket/lake")
         assert 2 == len(written) == len(files.find("/bucket/lake"))
         assert all(one.startswith("memory:///bucket/lake/day=2026-01-0") for one in written)
-        with pytest.raises(ConfigError, match="there already"):
+        with pytest.raises(ConfigError, match="already exists"):
             db.export_parquet("events", "memory://bucket/lake")
         again = db.export_parquet("events", "memory://bucket/lake", overwrite=True)
         assert 2 == len(files.find("/bucket/lake"))
@@ -157,11 +157,11 @@ def test_object_storage_goes_through_fsspec(db):
         db.export_csv("events", "nothing://x")
 
 
-def test_a_missing_filesystem_library_is_named(db, monkeypatch):
-    """With the command that installs it."""
+def test_a_missing_filesystem_package_is_named(db, monkeypatch):
+    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(ConfigError, match="pip install fsspec s3fs"):
         db.export_parquet("events", "s3://bucket/lake")
-    with pytest.raises(ConfigError, match="only a path with a scheme"):
+    with pytest.raises(ConfigError, match="need a path with a scheme"):
         db.export_csv("events", "x.csv", storage_options={"key": "k"})

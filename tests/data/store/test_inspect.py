@@ -1,4 +1,4 @@
-"""Looking into tables: events, properties, columns, typed views."""
+"""Statistics of events, properties and columns, and typed views."""
 
 import json
 from datetime import UTC, date, datetime
@@ -21,13 +21,13 @@ SENT = [
 
 @pytest.fixture
 def db():
-    """Open a database in memory with a table of events, and one of none."""
+    """Open a database in memory with a table of events and an empty one."""
     with Database.open() as database:
         for name, sent in (("events", SENT), ("none", [])):
             path = database.parts / "part"
             with path.open("w") as file:
-                for n, (event, who, properties) in enumerate(sent):
-                    found = {"time": MIDNIGHT + n, "distinct_id": who, **properties}
+                for n, (event, distinct_id, properties) in enumerate(sent):
+                    found = {"time": MIDNIGHT + n, "distinct_id": distinct_id, **properties}
                     file.write(json.dumps({"event": event, "properties": found}) + "\n")
             load = database.begin_events(name, filters=Filters(), mode="new", days=[DAY])
             load.stage([Part(path, Chunk(DAY, DAY), 1, gzip=False)])
@@ -35,8 +35,8 @@ def db():
         yield database
 
 
-def test_breakdown_counts_events_and_people(db):
-    """Most frequent first; users of the whole table are counted once."""
+def test_event_breakdown_counts_events_and_users(db):
+    """The most frequent event is first; a user of several events is counted once in the total."""
     found = db.event_breakdown("EVENTS")
     assert ("events", 4, 3) == (found.table, found.total_events, found.total_users)
     assert [("Order", 3, 2, 75.0), ("Signup", 1, 1, 25.0)] == [
@@ -47,23 +47,23 @@ def test_breakdown_counts_events_and_people(db):
     assert first == found.events[0].first_seen
 
 
-def test_breakdown_of_nothing_has_no_dates(db):
-    """Not even those of year 1."""
+def test_event_breakdown_of_an_empty_table_has_no_dates(db):
+    """It has no counts either."""
     found = db.event_breakdown("none")
     assert (0, 0, None, []) == (
         found.total_events, found.total_users, found.date_range, found.events
     )  # fmt: skip
 
 
-def test_property_keys_are_of_all_rows(db):
-    """Sorted; of one event when asked."""
+def test_property_keys_are_collected_from_all_rows(db):
+    """They are sorted, and can be limited to one event."""
     assert sorted({key for _, _, found in SENT for key in found}) == db.property_keys("events")
     assert ["", "$email", "*", "a.b", "q\"'"] == db.property_keys("events", "Signup")
     assert [] == db.property_keys("none")
 
 
-def test_no_more_values_differ_than_there_are(db):
-    """Though how many differ is an estimate, which may be too high."""
+def test_unique_count_does_not_exceed_the_number_of_rows(db):
+    """DuckDB's estimate may be too high."""
     for rows in (100, 1_000, 5_000, 20_000):
         db.connection.execute(f"CREATE OR REPLACE TABLE t AS SELECT range AS n FROM range({rows})")
         found = db.column_stats("t", "n")
@@ -73,7 +73,7 @@ def test_no_more_values_differ_than_there_are(db):
 
 
 def test_column_stats_of_columns_and_properties(db):
-    """Figures for what is a number in each row that has it; nothing pasted into SQL."""
+    """Numeric statistics need a number in every row with a value; invalid columns are refused."""
     found = db.column_stats("events", "properties->>'$.amount'")
     assert (2, 2, 50.0, "DOUBLE", 7.0, 12.5, 9.75) == (
         found.count, found.null_count, found.null_pct, found.dtype, found.min, found.max, found.mean
@@ -99,8 +99,8 @@ def test_column_stats_of_columns_and_properties(db):
             db.column_stats("events", "event_name", top_n=wrong)
 
 
-def test_sample_summary_and_schema(db):
-    """What DuckDB says, as results."""
+def test_sample_summary_and_schema_describe_a_table(db):
+    """They return typed results."""
     assert (2, 4) == (len(db.sample("events", 2)), len(db.sample("events")))
     with pytest.raises(ConfigError, match="whole number"):
         db.sample("events", "1; DROP TABLE events")
@@ -117,7 +117,7 @@ def test_sample_summary_and_schema(db):
 
 
 def test_typed_views_have_a_column_for_each_property(db):
-    """Types as found, odd names reached, names that are taken numbered."""
+    """Types are detected, unusual names work, and duplicate names get a number."""
     assert "events_typed" == db.typed_view("events")
     types = {c.name: c.type for c in db.schema("events_typed").columns}
     assert {
@@ -138,12 +138,12 @@ def test_typed_views_have_a_column_for_each_property(db):
     assert "mine" == db.typed_view("events", "mine")
     with pytest.raises(TableExistsError):
         db.typed_view("events", "none")
-    with pytest.raises(ConfigError, match="no properties"):
+    with pytest.raises(ConfigError, match="no JSON column properties"):
         db.typed_view("events_typed")
 
 
-def test_drop_all_of_a_kind(db):
-    """Events with their views, or everything."""
+def test_drop_all_drops_one_type_or_everything(db):
+    """Tables of events are dropped with their views."""
     db.typed_view("events")
     db.begin_profiles("users", filters=Filters(), mode="new").finish()
     db.drop_all("events")

@@ -1,4 +1,4 @@
-"""Lines of an export that cannot be loaded: set aside, counted and kept, and the others loaded."""
+"""Lines that cannot be loaded are set aside in a file and counted; the others are loaded."""
 
 import gzip
 import json
@@ -39,16 +39,16 @@ SET_ASIDE = {
     "null": b"null",
     "an object without an event": b'{"error":"x"}',
     "a comment": b"// x",
-    "a comma behind it": GOOD + b",",
+    "a comma after it": GOOD + b",",
     "UTF-16": '{"event":"a"}'.encode("utf-16"),
     "NUL bytes": b"\x00\x00\x00",
     "single quotes": b"{'event':'a'}",
-    "nested very deep": DEEP,
+    "nested very deeply": DEEP,
 }
 LOADED = {
     "a NUL in a name": (b'{"event":"a\x00b",' + REST, "a\x00b"),
     "a NUL as an escape": (b'{"event":"a\\u0000b",' + REST, "a\x00b"),
-    "a byte that is no UTF-8": (b'{"event":"a\xffb",' + REST, "a\\xffb"),
+    "a byte that is not UTF-8": (b'{"event":"a\xffb",' + REST, "a\\xffb"),
     "a byte order mark": (b"\xef\xbb\xbf" + GOOD, "ok"),
     "CRLF": (GOOD + b"\r", "ok"),
     "the same property twice": (b'{"event":"a","properties":{"x":1,"x":2}}', "a"),
@@ -71,11 +71,11 @@ def db(tmp_path):
         yield database
 
 
-def load(db, body, *, packed=False):
+def load(db, body, *, gzipped=False):
     begun = db.begin_events("events", filters=Filters(), mode="new", days=[DAY])
-    path = db.parts / f"{begun.key}_{DAY}_{DAY}{'.gz' if packed else '.ndjson'}"
-    path.write_bytes(gzip.compress(body) if packed else body)
-    [staged] = begun.stage([Part(path, Chunk(DAY, DAY), len(body), gzip=packed)])
+    path = db.parts / f"{begun.key}_{DAY}_{DAY}{'.gz' if gzipped else '.ndjson'}"
+    path.write_bytes(gzip.compress(body) if gzipped else body)
+    [staged] = begun.stage([Part(path, Chunk(DAY, DAY), len(body), gzip=gzipped)])
     if staged.error is None:
         begun.finish()
     else:
@@ -87,12 +87,12 @@ def names(db):
     return [name for (name,) in db.sql_rows("SELECT event_name FROM events ORDER BY rowid").rows]
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("what", SET_ASIDE)
-def test_a_line_that_cannot_be_loaded_is_set_aside(db, what, packed):
-    """As it came, for its owner alone; the events around it are loaded."""
-    line = SET_ASIDE[what]
-    staged = load(db, GOOD + b"\n" + line + b"\n\n" + GOOD + b"\n", packed=packed)
+@pytest.mark.parametrize("gzipped", [False, True])
+@pytest.mark.parametrize("defect", SET_ASIDE)
+def test_a_line_that_cannot_be_loaded_is_set_aside(db, defect, gzipped):
+    """The file has the line unchanged and is private; the events around it are loaded."""
+    line = SET_ASIDE[defect]
+    staged = load(db, GOOD + b"\n" + line + b"\n\n" + GOOD + b"\n", gzipped=gzipped)
     assert (None, 2, 0, line.count(b"\n") + 1) == (
         staged.error,
         staged.rows,
@@ -107,35 +107,35 @@ def test_a_line_that_cannot_be_loaded_is_set_aside(db, what, packed):
     assert not db.unreadable.exists()
 
 
-@pytest.mark.parametrize("what", LOADED)
+@pytest.mark.parametrize("defect", LOADED)
 @pytest.mark.parametrize("beside", [b"", SET_ASIDE["event twice"]], ids=["alone", "beside another"])
-def test_odd_lines_that_hold_an_event_are_loaded(db, what, beside):
-    """Also when another line of the part has to be set aside."""
-    line, name = LOADED[what]
+def test_unusual_lines_with_an_event_are_loaded(db, defect, beside):
+    """This holds if another line of the part is set aside, too."""
+    line, name = LOADED[defect]
     staged = load(db, GOOD + b"\n" + beside + b"\n" + line + b"\n\r\n  \n" + GOOD + b"\n")
     assert (None, 3, bool(beside)) == (staged.error, staged.rows, staged.unreadable)
     assert ["ok", name, "ok"] == names(db)
 
 
-def test_a_byte_order_mark_in_front_of_all_is_no_repair(db):
-    """Whichever DuckDB reads it."""
+def test_a_leading_byte_order_mark_is_not_counted_as_a_repair(db):
+    """All lines are loaded."""
     staged = load(db, b"\xef\xbb\xbf" + GOOD + b"\n" + GOOD)
     assert (2, 0, 0) == (staged.rows, staged.repaired, staged.unreadable)
 
 
 @pytest.mark.parametrize("size", [10_000_000, 17_000_000, 40_000_000])
 def test_a_line_that_is_too_long_is_set_aside(db, size):
-    """From 16 MB on, whole, without being held in memory at once; a shorter one is loaded."""
+    """A line over 16 MB is written whole to the file; a shorter one is loaded."""
     line = b'{"event":"a","properties":{"x":"' + b"y" * size + b'"}}'
     staged = load(db, GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
-    long = size > parts.LONGEST
+    long = size > parts.MAX_LINE_BYTES
     assert (None, 3 - long, long) == (staged.error, staged.rows, staged.unreadable)
     if long:
         assert line + b"\n" == staged.kept_in.read_bytes()
 
 
 def test_a_line_that_does_not_fit_into_memory_is_set_aside(tmp_path):
-    """It costs itself, and not its day."""
+    """The other lines of its day are loaded."""
     line = b'{"event":"a","properties":{"x":"' + b"y" * 15_000_000 + b'"}}'
     with Database.open(tmp_path / "a.db", memory_limit="400MB") as db:
         staged = load(db, GOOD + b"\n" + line + b"\n" + GOOD + b"\n")
@@ -143,25 +143,25 @@ def test_a_line_that_does_not_fit_into_memory_is_set_aside(tmp_path):
 
 
 @pytest.mark.parametrize("body", [b"<html>\n<p>please log in\n</html>\n", b"[\n]\n", b"{}\n"])
-def test_a_body_without_any_event_is_no_export(db, body):
-    """It is not a day with nothing but bad lines; nothing of it is kept."""
+def test_a_body_without_any_event_is_a_truncated_export(db, body):
+    """It is an error page instead of a day of bad lines; nothing of it is kept."""
     staged = load(db, body)
     assert isinstance(staged.error, TruncatedError)
     assert not list(db.unreadable.glob("*"))
 
 
-def test_lines_of_a_database_in_memory_go_with_it():
-    """There is nothing beside which they could stay."""
+def test_unreadable_lines_of_a_database_in_memory_are_removed_on_close():
+    """Until then they can be read."""
     with Database.open() as db:
         staged = load(db, GOOD + b"\n5\n" + GOOD)
         assert b"5\n" == staged.kept_in.read_bytes()
     assert not staged.kept_in.exists()
 
 
-def test_a_part_that_cannot_be_loaded_leaves_its_neighbours(db, monkeypatch):
-    """Whatever DuckDB has against it: it comes back with an error of ours."""
+def test_a_part_that_cannot_be_loaded_does_not_affect_others(db, monkeypatch):
+    """It is returned with a typed error, also for an unknown defect."""
     begun = db.begin_events("events", filters=Filters(), mode="new", days=[DAY, date(2026, 1, 2)])
-    monkeypatch.setattr(parts, "_defect", lambda line: None)  # a defect that nobody knows of
+    monkeypatch.setattr(parts, "_defect", lambda line: None)  # an unknown defect
     sent = []
     for day, line in ((DAY, SET_ASIDE["event twice"]), (date(2026, 1, 2), GOOD)):
         path = db.parts / f"{begun.key}_{day}_{day}.ndjson"
@@ -179,9 +179,9 @@ def test_a_part_that_cannot_be_loaded_leaves_its_neighbours(db, monkeypatch):
 
 @pytest.fixture
 def emu(monkeypatch):
-    """A Mixpanel, and an account in the environment."""
-    account = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
-    for name, value in account.items():
+    """Run an emulator, with credentials in the environment."""
+    credentials = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGION": "us"}
+    for name, value in credentials.items():
         monkeypatch.setenv(name, value)
     with Emulator() as running:
         monkeypatch.setenv("MP_BASE_URL", running.url)
@@ -190,13 +190,13 @@ def emu(monkeypatch):
 
 @pytest.fixture
 def ws(emu, tmp_path):
-    """A workspace on a database of its own."""
+    """Open a workspace with a new database."""
     with Workspace(path=tmp_path / "ws.db") as workspace:
         yield workspace
 
 
-def test_a_fetch_says_how_many_lines_it_set_aside_and_where(emu, ws, caplog):
-    """In the result and in the log; it asks once."""
+def test_a_fetch_reports_the_lines_it_set_aside_and_their_file(emu, ws, caplog):
+    """They are in the result and the log, and the day is requested once."""
     bad = [SET_ASIDE["event twice"], b"5"]
     emu.play(Fault.status(200, body=b"\n".join([GOOD, *bad, GOOD, b""])), path=EXPORT)
     with caplog.at_level(logging.WARNING, "mixpanel"):
@@ -212,7 +212,7 @@ def test_a_fetch_says_how_many_lines_it_set_aside_and_where(emu, ws, caplog):
 
 
 def test_a_part_that_cannot_be_loaded_is_fetched_again_once(emu, ws, monkeypatch):
-    """Then its day is named with a typed error, and the next call asks for it anew."""
+    """Then a typed error names its day, and the next call requests it again."""
     monkeypatch.setattr(parts, "_defect", lambda line: None)
     broken = Fault.status(200, body=SET_ASIDE["event twice"] + b"\n")
     emu.play(broken.forever(), path=EXPORT)
@@ -226,14 +226,14 @@ def test_a_part_that_cannot_be_loaded_is_fetched_again_once(emu, ws, monkeypatch
     assert 1 == ws.fetch_events("events", **ONE_DAY).rows
 
 
-def test_a_left_over_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkeypatch):
-    """It is not what every later call fails at."""
+def test_a_reused_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkeypatch):
+    """Later calls do not fail because of it."""
     begun = ws.database.begin_events("events", filters=Filters(), mode="new", days=[DAY])
     path = ws.database.parts / f"{begun.key}_{DAY}_{DAY}.ndjson"
     path.write_bytes(b'{"event":"a","event":"b"}\n')
     at = datetime(2026, 1, 20, tzinfo=UTC)
     digest = part_files.digest(path)
-    ws.database.note_part(begun, Part(path, Chunk(DAY, DAY), 1, False, at, digest))
+    ws.database.record_part(begun, Part(path, Chunk(DAY, DAY), 1, False, at, digest))
     begun.stop()
     monkeypatch.setattr(parts, "_defect", lambda line: None)
     emu.play(Fault.status(200, body=GOOD + b"\n"), path=EXPORT)
@@ -242,8 +242,8 @@ def test_a_left_over_part_that_cannot_be_loaded_is_fetched_again(emu, ws, monkey
 
 
 def test_a_profile_that_is_too_long_is_set_aside(emu, ws, monkeypatch):
-    """It is counted and kept, and the others of its page are loaded."""
-    monkeypatch.setattr("mixpanel.data._fetch.profiles.LONGEST", 1000)
+    """It is counted and written to a file; the others of its page are loaded."""
+    monkeypatch.setattr("mixpanel.data._fetch.profiles.MAX_LINE_BYTES", 1000)
     people = [
         {"$distinct_id": name, "$properties": {"x": "y" * size}}
         for name, size in (("a", 1), ("b", 2000), ("c", 1))
@@ -257,8 +257,8 @@ def test_a_profile_that_is_too_long_is_set_aside(emu, ws, monkeypatch):
     assert [("a",), ("c",)] == ws.sql_rows("SELECT distinct_id FROM people ORDER BY ALL").rows
 
 
-def test_a_page_that_cannot_be_loaded_is_a_typed_error(db):
-    """Nothing of it is kept; DuckDB's words come behind ours."""
+def test_a_page_that_cannot_be_loaded_raises_a_typed_error(db):
+    """It is not an error of DuckDB's own."""
     begun = db.begin_profiles("people", filters=Filters(), mode="new")
     path = db.parts / "x.ndjson"
     path.write_bytes(b'{"$distinct_id":"a","$distinct_id":"b"}\n')

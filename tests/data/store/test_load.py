@@ -1,4 +1,4 @@
-"""Loading part files: every row kept, copies merged, days replaced, stops survived."""
+"""Loading part files: rows, duplicates, replaced days and interrupted loads."""
 
 import gzip
 import json
@@ -48,18 +48,18 @@ def part(db):
     """Write a part file of events, lines or bytes."""
     made = 0
 
-    def write(content, first=DAY, last=None, *, packed=False, cut=0):
+    def write(content, first=DAY, last=None, *, gzipped=False, cut=0):
         nonlocal made
         made += 1
         data = content
         if not isinstance(content, bytes):
             lines = [c if isinstance(c, bytes) else json.dumps(c).encode() for c in content]
             data = b"".join(line + b"\n" for line in lines)
-        data = gzip.compress(data) if packed else data
+        data = gzip.compress(data) if gzipped else data
         data = data[: len(data) - cut]
         path = db.parts / f"it's [{made}]*.part"
         path.write_bytes(data)
-        return Part(path, Chunk(first, last or first), len(data), packed)
+        return Part(path, Chunk(first, last or first), len(data), gzipped)
 
     return write
 
@@ -79,16 +79,16 @@ def rows(db, columns="*", table="events"):
 
 
 def test_what_becomes_a_column_leaves_the_properties(db, part):
-    """All else stays as it was sent, nulls and processing time included."""
+    """All other properties stay unchanged, including nulls and the processing time."""
     sent = event(
         "Order Paid", n=123, insert_id="i", plan=None, mp_processing_time_ms=5, a={"time": 1}
     )
-    load(db, part([sent], packed=True))
+    load(db, part([sent], gzipped=True))
     found = db.sql_rows("SELECT * EXCLUDE properties, properties FROM events")
     assert ["event_name", "event_time", "distinct_id", "insert_id", "properties"] == found.columns
-    [(name, when, who, which, properties)] = found.rows
+    [(name, when, distinct_id, insert_id, properties)] = found.rows
     assert ("Order Paid", datetime(2026, 1, 1, 0, 0, 0, 123000)) == (name, when)
-    assert ("u123", "i") == (who, which)
+    assert ("u123", "i") == (distinct_id, insert_id)
     assert {"plan": None, "mp_processing_time_ms": 5, "a": {"time": 1}} == json.loads(properties)
 
 
@@ -109,26 +109,26 @@ ODD = [
 
 
 @pytest.mark.parametrize(("sent", "expected"), ODD)
-def test_odd_values_cost_no_row(db, part, sent, expected):
-    """A time that is none is NULL, counted, and still among the properties."""
+def test_unusual_values_lose_no_row(db, part, sent, expected):
+    """An invalid time is NULL, is counted, and stays among the properties."""
     [staged], loaded = load(db, part([event("b"), sent]))
     assert (2, 2, 0 if expected[0] else 1) == (staged.rows, loaded.rows, staged.without_time)
-    [(timed, who, properties)] = rows(
+    [(timed, distinct_id, properties)] = rows(
         db, "event_time IS NOT NULL, distinct_id, properties", "events WHERE event_name = 'a'"
     )
-    assert expected == (timed, who, json.loads(properties).get("time"))
+    assert expected == (timed, distinct_id, json.loads(properties).get("time"))
 
 
 @pytest.mark.parametrize("properties", [None, "text", [1], 5])
-def test_properties_that_are_no_object_are_kept(db, part, properties):
-    """As they are, beside their event."""
+def test_properties_that_are_not_an_object_are_kept(db, part, properties):
+    """Their values are unchanged."""
     load(db, part([{"event": "a", "properties": properties}, event("b")]))
     kept = db.sql_scalar("SELECT properties FROM events WHERE event_name = 'a'")
     assert properties == (None if kept is None else json.loads(kept))
 
 
-def test_text_that_splits_lines_elsewhere(db, part):
-    """U+2028, U+0085 raw, NUL escaped, quotes, and a megabyte."""
+def test_text_that_resembles_line_ends_is_kept(db, part):
+    """It has raw U+2028 and U+0085, an escaped NUL, quotes, and a megabyte of text."""
     texts = ["a\u2028b", "a\u2029b", "a\x85b", "a\x00b", "\"'\\", "x" * 1_000_000, "😀", "\x1e"]
     sent = [event(text[:9], n=n, v=text) for n, text in enumerate(texts)]
     lines = [json.dumps(one, ensure_ascii=False).encode() for one in sent]
@@ -150,13 +150,13 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("gzipped", [False, True])
 @pytest.mark.parametrize(("sent", "kept"), BROKEN)
-def test_a_line_that_is_no_json_is_repaired(db, part, sent, kept, packed):
+def test_a_line_that_is_not_json_is_repaired(db, part, sent, kept, gzipped):
     """Only that line changes, and it is counted."""
     line = b'{"event": "a", "properties": {"time": %d, "v": %s, "n": 1.10}}' % (MIDNIGHT, sent)
     [staged, other], _ = load(
-        db, part([event("b", v="NaN,"), line], packed=packed), part([event("c", day=NEXT)], NEXT)
+        db, part([event("b", v="NaN,"), line], gzipped=gzipped), part([event("c", day=NEXT)], NEXT)
     )
     assert (2, int(b"pair" not in sent), None) == (staged.rows, staged.repaired, staged.error)
     assert (1, 0) == (other.rows, other.repaired)
@@ -166,15 +166,15 @@ def test_a_line_that_is_no_json_is_repaired(db, part, sent, kept, packed):
     assert [] == list(db.parts.glob("*.repaired"))
 
 
-def test_seconds_when_said(db, part):
-    """The unit is told, never guessed."""
+def test_times_can_be_in_seconds(db, part):
+    """The unit is an argument, and never guessed."""
     sent = {"event": "a", "properties": {"time": MIDNIGHT // 1000, "distinct_id": "u"}}
     load(db, part([sent]), time_in_ms=False)
     assert [(datetime(2026, 1, 1),)] == rows(db, "event_time")
 
 
-def test_wall_time_of_old_projects(db, part):
-    """UTC in event_time, the wall's time beside it; days are those of the wall."""
+def test_old_projects_have_utc_and_local_times(db, part):
+    """Days are those of the local time."""
     filters = Filters(project_timezone="US/Pacific")
     one = part([event(n=3_600_000), event(n=22 * 3_600_000)])
     for mode in ("new", "sync", "append"):
@@ -192,8 +192,8 @@ def test_wall_time_of_old_projects(db, part):
 # ---- copies -------------------------------------------------------------------------------------
 
 
-def test_the_copy_processed_last_is_kept(db, part):
-    """One key of four parts, in one part file or in several."""
+def test_the_duplicate_processed_last_is_kept(db, part):
+    """Duplicates share name, time, distinct id and insert id, in one part file or in several."""
     copies = [event(insert_id="i", mp_processing_time_ms=p, v=p) for p in (2, 3, 1)]
     others = [
         event("F", insert_id="i"),
@@ -206,8 +206,8 @@ def test_the_copy_processed_last_is_kept(db, part):
     assert ["3"] == [p for (p,) in rows(db, "properties->>'v'") if p]
 
 
-def test_events_without_an_id_are_never_copies(db, part):
-    """Twice the same is twice."""
+def test_events_without_an_insert_id_are_never_duplicates(db, part):
+    """Equal events are all kept."""
     [staged], _ = load(db, part([event(), event(), event(insert_id=""), event(insert_id="")]))
     assert (4, 0) == (staged.rows, staged.merged)
 
@@ -216,7 +216,7 @@ def test_events_without_an_id_are_never_copies(db, part):
 
 
 @pytest.mark.parametrize(
-    ("tail", "packed", "cut"),
+    ("tail", "gzipped", "cut"),
     [
         (b"terminated early", False, 0),
         (b"terminated early\n", True, 0),
@@ -227,12 +227,12 @@ def test_events_without_an_id_are_never_copies(db, part):
         (b'{"event": "x", "properties": {}}\n', True, 20),
     ],
 )
-def test_a_cut_part_leaves_its_neighbours(db, part, tail, packed, cut):
-    """Nothing of it is kept, its last words are told, and it may be staged again."""
+def test_a_truncated_part_does_not_affect_others(db, part, tail, gzipped, cut):
+    """Nothing of it is kept, the error has its tail, and it can be staged again."""
     line = json.dumps(event(day=NEXT)).encode() + b"\n"
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY, NEXT, LATER])
     one, two, three = begun.stage(
-        [part([event()]), part(line + tail, NEXT, packed=packed, cut=cut), part([], LATER)]
+        [part([event()]), part(line + tail, NEXT, gzipped=gzipped, cut=cut), part([], LATER)]
     )
     assert (1, None, 0, None) == (one.rows, one.error, three.rows, three.error)
     assert isinstance(two.error, TruncatedError)
@@ -244,16 +244,16 @@ def test_a_cut_part_leaves_its_neighbours(db, part, tail, packed, cut):
     assert 2 == begun.finish().rows
 
 
-def test_an_empty_part_makes_its_days_done(db, part):
-    """A day without events is a day that was fetched."""
-    staged, loaded = load(db, part(b""), part(b"", NEXT, packed=True), part(b"\n\n", LATER))
+def test_an_empty_part_marks_its_days_as_done(db, part):
+    """A day without events was fetched, too."""
+    staged, loaded = load(db, part(b""), part(b"", NEXT, gzipped=True), part(b"\n\n", LATER))
     assert ([0, 0, 0], 0) == ([one.rows for one in staged], loaded.rows)
     [table] = db.tables()
     assert (0, DAY, LATER, ()) == (table.row_count, table.from_date, table.to_date, table.gaps)
 
 
-def test_an_empty_file_said_to_be_packed(db, part):
-    """Nothing at all is nothing, packed or not."""
+def test_an_empty_file_marked_as_gzip_is_an_empty_part(db, part):
+    """It is not an error."""
     path = db.parts / "x"
     path.write_bytes(b"")
     [staged], _ = load(db, Part(path, Chunk(DAY, DAY), 0, gzip=True))
@@ -263,16 +263,16 @@ def test_an_empty_file_said_to_be_packed(db, part):
 # ---- days ---------------------------------------------------------------------------------------
 
 
-def test_the_ledger_counts_each_day_of_a_part(db, part):
-    """A part of three days is three days; what lies outside belongs to the nearest."""
+def test_the_fetch_log_counts_each_day_of_a_part(db, part):
+    """Events outside of its days count for the nearest one."""
     far = event(day=DAY + timedelta(days=30))
     several = [event(), event(n=1), event(day=LATER), far, {"event": "x", "properties": {"a": 1}}]
     load(db, part(several, DAY, LATER))
     assert [(DAY, 3), (NEXT, 0), (LATER, 2)] == rows(db, "day, rows", "_ledger")
 
 
-def test_gaps_and_filters_are_known(db, part):
-    """January and June are not January to June."""
+def test_tables_report_missing_days_and_filters(db, part):
+    """A day between two fetched days is a gap."""
     filters = Filters(events=("E",))
     load(db, part([event()]), filters=filters)
     load(db, part([event(day=LATER)], LATER), filters=filters, mode="append")
@@ -288,7 +288,7 @@ def test_gaps_and_filters_are_known(db, part):
 
 @pytest.mark.parametrize("mode", ["append", "sync"])
 def test_a_day_fetched_again_is_replaced(db, part, mode):
-    """Without ids, out of range or without a time: doing it twice changes nothing."""
+    """A second fetch changes nothing, even for events without an id or a time, or out of range."""
     timeless = {"event": "x", "properties": {"a": 1}}
     far = event("far", day=DAY + timedelta(days=30))
     far_id = event("far", day=DAY + timedelta(days=30), insert_id="f")
@@ -302,8 +302,8 @@ def test_a_day_fetched_again_is_replaced(db, part, mode):
     assert [(DAY, 8), (NEXT, 1)] == rows(db, "day, rows", "_ledger")
 
 
-def test_mixed_filters_need_to_be_asked_for(db, part):
-    """And never cost rows of the other filter."""
+def test_mixed_filters_require_an_option(db, part):
+    """Rows of the other filter are kept."""
     signups, orders = Filters(events=("Signup",)), Filters(events=("Order",))
     load(db, part([event("Signup", insert_id="1"), event("Signup", n=1)]), filters=signups)
     again = part([event("Order", insert_id="2"), event("Order", n=3)])
@@ -315,8 +315,8 @@ def test_mixed_filters_need_to_be_asked_for(db, part):
     assert 2 == len(db.tables()[0].filters)
 
 
-def test_new_append_replace_and_sync_know_what_is_there(db, part):
-    """Checked before anything is fetched; names do not depend on case."""
+def test_modes_check_the_existing_table(db, part):
+    """They are checked before anything is fetched; names ignore case."""
     one = part([event()])
     with pytest.raises(TableNotFoundError):
         load(db, one, mode="append")
@@ -337,13 +337,13 @@ def test_new_append_replace_and_sync_know_what_is_there(db, part):
 
 
 def test_limit_is_exact(db, part):
-    """The earliest are kept."""
+    """The earliest events are kept."""
     load(db, part([event(n=n) for n in (3, 1, 2)]), limit=2)
     assert [("u1",), ("u2",)] == rows(db, "distinct_id")
 
 
-def test_abandoning_leaves_the_table(db, part):
-    """Nothing staged stays."""
+def test_abandoning_a_load_keeps_the_table(db, part):
+    """The staged rows are dropped."""
     load(db, part([event()]))
     begun = db.begin_events("events", filters=NONE, mode="replace", days=[DAY])
     begun.stage([part([event(), event()])])
@@ -354,8 +354,8 @@ def test_abandoning_leaves_the_table(db, part):
 # ---- stops --------------------------------------------------------------------------------------
 
 
-def test_a_load_goes_on_where_it_stopped(db, part):
-    """Only with the same name, filters and mode, and only for days still asked for."""
+def test_a_stopped_load_is_resumed(db, part):
+    """This needs the same name, filters and mode, and covers the requested days only."""
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY, NEXT, LATER])
     begun.stage([part([event(), event(day=NEXT)], DAY, NEXT)])
     assert {DAY, NEXT} == db.staged_days("EVENTS", NONE, "new")
@@ -378,8 +378,8 @@ def test_a_load_goes_on_where_it_stopped(db, part):
     assert set() == other.done
 
 
-def test_other_filters_begin_anew(db, part):
-    """What was staged under others is dropped."""
+def test_a_load_with_other_filters_starts_over(db, part):
+    """The rows staged with the old filters are dropped."""
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY])
     begun.stage([part([event()])])
     begun.stop()
@@ -387,8 +387,8 @@ def test_other_filters_begin_anew(db, part):
     assert (set(), 0) == (again.done, again.finish().rows)
 
 
-def test_young_days_are_fetched_again_after_a_while(db, part):
-    """A day staged while its events were still coming in is good for a day, an old one for good."""
+def test_recent_days_are_fetched_again_after_a_day(db, part):
+    """Their events were still arriving when they were staged; older days are not fetched again."""
     staged_at = datetime(2026, 1, 7, 12, tzinfo=UTC)  # DAY ended five days before, LATER less
     begun = db.begin_events(
         "events", filters=NONE, mode="new", days=[DAY, LATER + timedelta(days=2)], now=staged_at
@@ -404,7 +404,7 @@ def test_young_days_are_fetched_again_after_a_while(db, part):
 
 
 def test_staging_a_day_twice_keeps_the_second(db, part):
-    """Rows and ledger agree."""
+    """Rows and fetch log agree."""
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY, NEXT])
     begun.stage([part([event("a"), event("b", day=NEXT)], DAY, NEXT)])
     begun.stage([part([event("c"), event("d")])])
@@ -413,14 +413,14 @@ def test_staging_a_day_twice_keeps_the_second(db, part):
 
 
 def test_an_interrupted_load_can_be_dropped(db, part):
-    """By the name of its table."""
+    """Its name is that of its table."""
     db.begin_events("events", filters=NONE, mode="new", days=[DAY]).stage([part([event()])])
     db.drop("events")
     assert ([], set()) == (db.tables(), db.staged_days("events", NONE, "new"))
 
 
-def test_a_part_that_is_not_there_fails_the_stage(db, part):
-    """An error of the disk is no error of the server."""
+def test_staging_a_missing_part_raises(db, part):
+    """It is not an error of the server, which would be returned."""
     begun = db.begin_events("events", filters=NONE, mode="new", days=[DAY])
     with pytest.raises((MixpanelDataError, OSError)):
         begun.stage([Part(db.parts / "none", Chunk(DAY, DAY), 0, gzip=False)])
@@ -447,8 +447,8 @@ begun.finish()
 
 
 @pytest.mark.parametrize("when", ["stage", "finish"])
-def test_a_killed_load_leaves_the_old_table_and_its_days(tmp_path, when):
-    """After SIGKILL between two stages, or within finish, the next process goes on."""
+def test_a_killed_load_keeps_the_old_table_and_the_staged_days(tmp_path, when):
+    """After SIGKILL between two stages, or within finish, the next process resumes it."""
     path = tmp_path / "a.db"
     days = [DAY, NEXT, LATER]
     with Database.open(path) as db:
@@ -477,15 +477,15 @@ def test_a_killed_load_leaves_the_old_table_and_its_days(tmp_path, when):
 def page(db, *profiles, name="p"):
     path = db.parts / f"{name}.ndjson"
     lines = (
-        json.dumps({"$distinct_id": who, "$properties": properties}) + "\n"
-        for who, properties in profiles
+        json.dumps({"$distinct_id": distinct_id, "$properties": properties}) + "\n"
+        for distinct_id, properties in profiles
     )
     path.write_text("".join(lines))
     return path
 
 
-def test_profiles_are_written_over(db):
-    """The last fetched wins, others stay, and `$last_seen` becomes a column."""
+def test_the_profile_fetched_last_is_kept(db):
+    """Other profiles stay, and `$last_seen` becomes a column."""
     begun = db.begin_profiles("users", filters=NONE, mode="new")
     seen = {"$last_seen": "2026-01-03T10:11:12", "plan": "free"}
     assert 2 == begun.stage(page(db, ("a", seen), ("b", {"plan": "pro"}))).rows
@@ -515,8 +515,8 @@ def test_profiles_are_written_over(db):
     )
 
 
-def test_profiles_follow_the_same_rules(db):
-    """New refuses, append needs one of the same filters, replace replaces, nothing is left."""
+def test_loads_of_profiles_check_the_existing_table(db):
+    """The rules of the modes are those of events."""
     with pytest.raises(TableNotFoundError):
         db.begin_profiles("users", filters=NONE, mode="append")
     db.begin_profiles("users", filters=NONE, mode="new").finish()

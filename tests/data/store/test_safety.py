@@ -1,4 +1,4 @@
-"""What a local database withstands: odd paths, odd files beside it, two at a time, other eyes."""
+"""Safety of the local database: concurrency, permissions, paths and other files in its folder."""
 
 import csv
 import hashlib
@@ -43,18 +43,18 @@ def part(db, name="part", received_at=None, **properties):
     return Part(path, Chunk(DAY, DAY), 1, gzip=False, received_at=received_at)
 
 
-# ---- two at a time ------------------------------------------------------------------------------
+# ---- concurrency --------------------------------------------------------------------------------
 
 
-def test_only_one_load_at_a_time_gets_a_table(db, tmp_path):
-    """Neither other filters nor another handle mix theirs in; other tables are free."""
+def test_a_table_has_one_load_at_a_time(db, tmp_path):
+    """A second one is refused, also from another handle; other tables are not affected."""
     load = begin(db, filters=Filters(events=("A",)))
     with Database.open(tmp_path / "a.db") as other:
         for handle in (db, other):
             for filters in (Filters(events=("A",)), Filters(events=("B",))):
-                with pytest.raises(ConfigError, match="a fetch into events is under way"):
+                with pytest.raises(ConfigError, match="a fetch into events is running"):
                     begin(handle, "events", filters)
-            with pytest.raises(ConfigError, match="under way"):
+            with pytest.raises(ConfigError, match="is running"):
                 handle.begin_profiles("events", filters=NONE, mode="new")
         begin(other, "others").abandon()
     assert 1 == load.stage([part(db)])[0].rows
@@ -63,8 +63,8 @@ def test_only_one_load_at_a_time_gets_a_table(db, tmp_path):
 
 
 @pytest.mark.parametrize("end", ["stop", "abandon", "finish"])
-def test_a_load_that_ended_lets_the_next_one_in(db, end):
-    """And cannot be gone on with itself."""
+def test_a_load_can_begin_after_the_last_one_ended(db, end):
+    """The ended one cannot be used further."""
     load = begin(db)
     getattr(load, end)()
     with pytest.raises(ConfigError, match="has ended"):
@@ -74,8 +74,8 @@ def test_a_load_that_ended_lets_the_next_one_in(db, end):
     begin(db, mode="replace").abandon()
 
 
-def test_a_load_ends_with_its_database(tmp_path):
-    """The next handle finds what was staged."""
+def test_closing_the_database_ends_its_loads(tmp_path):
+    """The next handle finds the staged days."""
     with Database.open(tmp_path / "a.db") as db:
         load = begin(db)
         load.stage([part(db)])
@@ -84,26 +84,26 @@ def test_a_load_ends_with_its_database(tmp_path):
     assert {DAY} != load.days - {DAY}
 
 
-def test_two_databases_in_memory_have_nothing_in_common():
-    """Each has a table of that name."""
+def test_databases_in_memory_are_independent():
+    """Both can load a table of one name."""
     with Database.open() as one, Database.open() as two:
         loads = [begin(one), begin(two)]
         assert [0, 0] == [load.finish().rows for load in loads]
 
 
-def test_a_table_cannot_be_dropped_under_a_load(db):
-    """What is staged stays."""
+def test_a_table_cannot_be_dropped_during_a_load(db):
+    """The staged rows are kept."""
     load = begin(db)
     load.stage([part(db)])
     for drop in (lambda: db.drop("Events"), db.drop_all):
-        with pytest.raises(ConfigError, match="under way"):
+        with pytest.raises(ConfigError, match="is running"):
             drop()
     assert 1 == load.finish().rows
 
 
 @pytest.mark.parametrize("mode", ["new", "replace", "sync"])
-def test_a_table_made_meanwhile_is_not_dropped(db, mode):
-    """The load refuses to take its place, and what is staged waits."""
+def test_a_table_created_during_a_load_is_not_replaced(db, mode):
+    """The load raises, and keeps its staged rows."""
     load = begin(db, mode=mode)
     load.stage([part(db)])
     db.sql_rows("CREATE TABLE Events AS SELECT 42 AS mine", write=True)
@@ -115,8 +115,8 @@ def test_a_table_made_meanwhile_is_not_dropped(db, mode):
     assert 1 == load.finish().rows
 
 
-def test_one_file_may_be_opened_by_many_threads_at_once(tmp_path):
-    """Each gets a handle; none meets one that is half open."""
+def test_many_threads_can_open_one_file_at_once(tmp_path):
+    """None of them fails."""
     together, failed = threading.Barrier(8), []
 
     def opening():
@@ -134,20 +134,20 @@ def test_one_file_may_be_opened_by_many_threads_at_once(tmp_path):
     assert [] == failed
 
 
-def test_closing_one_handle_leaves_the_other_its_folder(tmp_path):
-    """Only the last one removes it."""
+def test_closing_a_handle_keeps_the_folder_of_others(tmp_path):
+    """The last one removes it."""
     with Database.open(tmp_path / "a.db") as one:
         Database.open(tmp_path / "a.db").close()
         assert one.parts.is_dir()
     assert ["a.db"] == [path.name for path in tmp_path.iterdir()]
 
 
-# ---- paths and other eyes -----------------------------------------------------------------------
+# ---- paths and permissions ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*b", "**", "[", "it's", "a b", '"q"', "{a,b}", "ž"])
-def test_a_folder_may_have_any_name(tmp_path, name):
-    """A folder that the name would match as a pattern is not looked into."""
+def test_a_folder_can_have_any_name(tmp_path, name):
+    """Folders that the name would match as a glob pattern are not read."""
     folder = tmp_path / name
     for sibling in ("x", "axb", "q"):
         (tmp_path / sibling / "k.db.parts").mkdir(parents=True)
@@ -161,8 +161,8 @@ def test_a_folder_may_have_any_name(tmp_path, name):
 
 
 def test_a_path_that_duckdb_misreads_is_refused(tmp_path):
-    """Behind a ? it looks for options, and would lose what was written."""
-    with pytest.raises(ConfigError, match=r"has a \? in it"):
+    """DuckDB reads options after a ?, and the data would be lost."""
+    with pytest.raises(ConfigError, match=r"contains a \?"):
         Database.open(tmp_path / "a?b" / "k.db")
     assert [] == list(tmp_path.iterdir())
 
@@ -182,18 +182,18 @@ with Database.open(path) as db:
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights are of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("umask", ["000", "022", "777"])
-def test_a_database_is_its_owners_alone(tmp_path, umask):
-    """Whatever the umask: the file, what waits to be written into it, and the folders."""
+def test_a_database_is_private_to_its_owner(tmp_path, umask):
+    """This covers the file, its write-ahead log and the folders, with any umask."""
     command = [sys.executable, "-c", PRIVATE, str(tmp_path), umask]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert ["['0o600', '0o700'] 4"] * 2 == said.splitlines()
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert ["['0o600', '0o700'] 4"] * 2 == output.splitlines()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights are of POSIX")
-def test_rights_that_somebody_gave_are_kept(tmp_path):
-    """Who shares a database shares what waits beside it."""
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_changed_permissions_are_kept(tmp_path):
+    """The write-ahead log gets those of the database."""
     path = tmp_path / "a.db"
     Database.open(path).close()
     path.chmod(0o640)
@@ -203,7 +203,7 @@ def test_rights_that_somebody_gave_are_kept(tmp_path):
         assert [0o640, 0o640] == modes
 
 
-# ---- what lies in the folder of parts -----------------------------------------------------------
+# ---- the folder of parts ------------------------------------------------------------------------
 
 
 def names(db):
@@ -215,8 +215,8 @@ def left(db, name):
     return name
 
 
-def test_beginning_a_load_sweeps_what_nobody_comes_back_for(db):
-    """Parts of other filters and of dead processes go; those of other tables and strangers stay."""
+def test_beginning_a_load_removes_stale_files(db):
+    """Parts of other filters and files of dead processes go; other tables' and users' stay."""
     key = begin(db).key
     other = f"events-new-{'0' * 16}"
     kept = [
@@ -238,7 +238,7 @@ def test_beginning_a_load_sweeps_what_nobody_comes_back_for(db):
 
 
 def test_dropping_a_table_drops_its_parts(db):
-    """Of every filter, and of no other table."""
+    """Parts of all filters are removed, and those of other tables stay."""
     begin(db).finish()
     left(db, f"events-append-{'0' * 16}_{DAY}_{DAY}.gz")
     other = left(db, f"others-append-{'0' * 16}_{DAY}_{DAY}.gz")
@@ -250,26 +250,26 @@ def test_dropping_a_table_drops_its_parts(db):
     assert [] == names(db)
 
 
-def test_what_is_left_over_is_read_by_its_name(db):
-    """Whole parts come with their days and age; what is broken or a folder is passed over."""
+def test_reusable_parts_are_found_by_name(db):
+    """Complete parts have their days and time; others and folders are ignored."""
     load = begin(db, days=[DAY, NEXT])
     whole = left(db, f"{load.key}_{DAY}_{NEXT}.ndjson")
     digest = hashlib.sha256((db.parts / whole).read_bytes()).hexdigest()
     at = datetime.fromtimestamp(1000, UTC)
     sent = Part(db.parts / whole, Chunk(DAY, NEXT), 1, gzip=False, received_at=at, digest=digest)
-    db.note_part(load, sent)
+    db.record_part(load, sent)
     left(db, f"{load.key}_{DAY}_{DAY}.partial")
     left(db, f"{load.key}_2026-13-01_2026-13-02.gz")
     strange = left(db, f"{load.key}_x.ndjson")
     (db.parts / f"{load.key}_{NEXT}_{NEXT}.gz").mkdir()
-    [found] = db.left_over(load)
+    [found] = db.reusable_parts(load)
     assert (Chunk(DAY, NEXT), False) == (found.chunk, found.gzip)
     assert at == found.received_at
     assert sorted([whole, strange, f"{load.key}_{NEXT}_{NEXT}.gz"]) == names(db)
 
 
-def test_a_day_counts_from_when_it_was_received(db):
-    """Not from when a later run loaded it; a moment to come does not count."""
+def test_the_age_of_a_day_counts_from_its_receipt(db):
+    """It does not count from a later load; a time in the future is not accepted."""
     load = begin(db)
     at = datetime(2026, 1, 2, 3, tzinfo=UTC)
     load.stage([part(db, received_at=at)])
@@ -282,11 +282,11 @@ def test_a_day_counts_from_when_it_was_received(db):
     assert set() == begin(db, "ahead").done
 
 
-# ---- databases of others ------------------------------------------------------------------------
+# ---- databases of other programs ----------------------------------------------------------------
 
 
-def test_a_database_without_a_ledger_is_read(tmp_path):
-    """Tables of the package before this one have no days."""
+def test_a_database_without_a_fetch_log_can_be_read(tmp_path):
+    """Tables of the previous package have no days."""
     with duckdb.connect(str(tmp_path / "old.db")) as old:
         old.execute("CREATE TABLE events AS SELECT 1 AS i")
         columns = "table_name VARCHAR, type VARCHAR, fetched_at TIMESTAMP, from_date DATE"
@@ -299,7 +299,7 @@ def test_a_database_without_a_ledger_is_read(tmp_path):
 
 
 def test_dropping_needs_no_metadata(db):
-    """A table without a note of it can go."""
+    """A table that is not recorded can be dropped."""
     db.sql_rows("CREATE TABLE t AS SELECT 1", write=True)
     for own in ("_metadata", "_ledger"):
         db.connection.execute(f"DROP TABLE {own}")
@@ -307,8 +307,8 @@ def test_dropping_needs_no_metadata(db):
     assert [] == db.tables()
 
 
-def test_half_a_character_in_sql_is_an_error_of_sql(db):
-    """As anything else that is no text."""
+def test_sql_that_is_not_text_raises_a_sql_error(db):
+    """This includes an unpaired surrogate."""
     for query in ("SELECT '\ud800'", "\udfff", 5, None, b"SELECT 1"):
         with pytest.raises(SQLError):
             db.sql_rows(query)
@@ -320,7 +320,7 @@ def test_half_a_character_in_sql_is_an_error_of_sql(db):
 
 
 def test_an_export_does_not_write_over_the_database(db, tmp_path):
-    """Under whatever name it is reached."""
+    """This holds for links and other spellings of its path."""
     begin(db).finish()
     (tmp_path / "link").symlink_to(db.path)
     (tmp_path / "hard").hardlink_to(db.path)
@@ -334,16 +334,16 @@ def test_an_export_does_not_write_over_the_database(db, tmp_path):
             db.export_parquet("events", path, partition_by=None, overwrite=True)
 
 
-def test_nor_does_one_through_fsspec(db):
-    """A scheme may lead here, too."""
+def test_an_export_through_fsspec_does_not_write_over_the_database(db):
+    """A URL can point to a local file."""
     pytest.importorskip("fsspec")
     begin(db).finish()
     with pytest.raises(ConfigError, match="the database itself"):
         db.export_csv("events", f"file://{db.path}", overwrite=True)
 
 
-def test_an_interrupted_export_keeps_the_old_one(db, tmp_path, monkeypatch):
-    """Between the two renames neither is in place."""
+def test_an_interrupted_export_keeps_the_old_files(db, tmp_path, monkeypatch):
+    """This holds between the two renames, too."""
     load = begin(db)
     load.stage([part(db)])
     load.finish()
@@ -360,8 +360,8 @@ def test_an_interrupted_export_keeps_the_old_one(db, tmp_path, monkeypatch):
     assert [] == [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_neither_headers_nor_hidden_formulas_of_a_csv_run(db, tmp_path):
-    """Also behind white space; numbers stay numbers."""
+def test_formulas_in_csv_headers_and_after_white_space_become_text(db, tmp_path):
+    """Numbers stay numbers."""
     db.sql_rows(
         """CREATE TABLE t AS SELECT unnest([e'\\n=1+1', ' =1', '=1', e'\\r@x', '-5', 'a=1']) AS a,
         1 AS "=HYPERLINK(1)", -2 AS "plain" """,

@@ -1,4 +1,4 @@
-"""Which SQL of users runs: what reads, what changes tables, and nothing that reaches a file."""
+"""Which SQL may run: statements that read, that write tables, and none that access files."""
 
 import hashlib
 import json
@@ -26,8 +26,8 @@ CREATE MACRO evils() AS (SELECT size FROM read_text('{parts}/p.csv'));
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Make the database of somebody who put views and macros into it that read files."""
+def prepared(tmp_path_factory):
+    """Create a database with views and macros that read files."""
     folder = tmp_path_factory.mktemp("made")
     parts = folder / "a.db.parts"
     parts.mkdir()
@@ -155,13 +155,13 @@ NOT_READING = [
 
 
 @pytest.mark.parametrize("query", NOT_READING)
-def test_sql_that_does_more_than_read_is_refused(made, query):
-    """By its tree, however it is spelled; no file is written, and no row changes."""
-    before = files(made)
+def test_sql_that_does_more_than_read_is_refused(prepared, query):
+    """This holds for every spelling; no file is written, and no row changes."""
+    before = files(prepared)
     with pytest.raises(SQLError):
-        made.sql_rows(filled(query, made))
-    assert before == files(made)
-    assert [(1,)] == made.sql_rows("FROM t").rows
+        prepared.sql_rows(filled(query, prepared))
+    assert before == files(prepared)
+    assert [(1,)] == prepared.sql_rows("FROM t").rows
 
 
 READING = [
@@ -214,9 +214,9 @@ READING = [
 
 
 @pytest.mark.parametrize("query", READING)
-def test_all_that_reads_runs(made, query):
-    """Queries in all their spellings, and what describes and explains them."""
-    assert made.sql_rows(query, [1] if "$1" in query else None).columns
+def test_sql_that_reads_is_allowed(prepared, query):
+    """These are queries in all spellings, DESCRIBE and EXPLAIN."""
+    assert prepared.sql_rows(query, [1] if "$1" in query else None).columns
 
 
 NOT_CHANGING_TABLES = [
@@ -245,16 +245,16 @@ NOT_CHANGING_TABLES += [
 
 
 @pytest.mark.parametrize("query", NOT_CHANGING_TABLES)
-def test_sql_that_writes_reaches_no_file(made, query):
-    """`write` is about tables: neither the parts, nor the database's own file, nor any other."""
-    before = files(made)
+def test_sql_that_writes_cannot_access_files(prepared, query):
+    """`write=True` allows neither parts, nor the database's own file, nor any other."""
+    before = files(prepared)
     with pytest.raises(SQLError):
-        made.sql_rows(filled(query, made), write=True)
-    assert before == files(made)
+        prepared.sql_rows(filled(query, prepared), write=True)
+    assert before == files(prepared)
 
 
-def test_sql_that_writes_changes_tables(db):
-    """And all else that belongs to a database, named as one likes."""
+def test_sql_that_writes_can_change_the_database(db):
+    """This includes views, macros and sequences of any name."""
     db.sql_rows("CREATE TABLE t (i INT)", write=True)
     db.sql_rows("CREATE SEQUENCE s", write=True)
     for query in CHANGING:
@@ -292,7 +292,7 @@ CHANGING = [
 
 
 def test_explaining_a_copy_with_external_access_still_writes_nothing(tmp_path):
-    """Files may be read then, and written with write=True alone."""
+    """Reading files is allowed then; writing them needs write=True."""
     (tmp_path / "x.csv").write_text("a\n1\n")
     copy = f"EXPLAIN ANALYZE COPY (SELECT 1) TO '{tmp_path / 'y.csv'}'"
     with Database.open(tmp_path / "a.db", external_access=True) as db:
@@ -305,15 +305,15 @@ def test_explaining_a_copy_with_external_access_still_writes_nothing(tmp_path):
         assert (tmp_path / "y.csv").exists()
 
 
-def test_a_long_list_of_values_is_checked_too(db):
-    """A statement of some hundred thousand tokens is as good as a short one."""
+def test_a_very_long_statement_is_checked(db):
+    """It may have some hundred thousand tokens."""
     listed = ", ".join(map(str, range(20_000)))
     assert 20_000 == db.sql_scalar(f"SELECT count(*) FROM range(30000) WHERE range IN ({listed})")
 
 
 @pytest.mark.parametrize(("version", "fits"), [("1.4.3", False), ("1.4.4", True), ("1.10.0", True)])
-def test_a_duckdb_that_reads_any_file_is_refused(monkeypatch, version, fits):
-    """Whatever was installed beside this package."""
+def test_a_duckdb_version_that_cannot_be_confined_is_refused(monkeypatch, version, fits):
+    """The error has the command that upgrades it."""
     monkeypatch.setattr(duckdb, "__version__", version)
     if fits:
         Database.open().close()
@@ -332,18 +332,18 @@ def begun(db):
 
 
 def received(db, load, content=None):
-    """Leave a part as a fetch does that was killed before it loaded it."""
+    """Leave a part as a fetch that was killed before it loaded it."""
     path = db.parts / f"{load.key}_{DAY}_{DAY}.ndjson"
     path.write_bytes(content or json.dumps(EVENT).encode() + b"\n")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     at = datetime.now(UTC) - timedelta(minutes=1)
     part = Part(path, Chunk(DAY, DAY), path.stat().st_size, False, at, digest)
-    db.note_part(load, part)
+    db.record_part(load, part)
     return part
 
 
-def test_parts_are_out_of_reach_of_duckdb_itself(db):
-    """Of the connection too that is not checked: neither read nor written."""
+def test_duckdb_cannot_access_parts(db):
+    """The unchecked connection can neither read nor write them."""
     path = received(db, begun(db)).path
     for query in (
         f"FROM read_text('{path}')",
@@ -358,18 +358,18 @@ def test_parts_are_out_of_reach_of_duckdb_itself(db):
 
 
 def test_a_part_is_trusted_by_its_digest(db):
-    """One that was received is found again, with when that was."""
+    """A received part is found again, with its time of receipt."""
     load = begun(db)
     part = received(db, load)
-    assert [part] == db.left_over(load)
+    assert [part] == db.reusable_parts(load)
     load.stage([part])
     assert 1 == load.finish().rows
     assert 0 == db.sql_scalar("SELECT count(*) FROM _parts")
 
 
 @pytest.mark.parametrize("how", ["changed", "forged"])
-def test_a_part_that_was_not_received_is_set_aside(db, caplog, how):
-    """It is kept where nothing is loaded from, and said."""
+def test_a_part_with_another_digest_is_set_aside(db, caplog, how):
+    """It is moved to the folder of unreadable lines, and logged."""
     load = begun(db)
     if how == "changed":
         path = received(db, load).path
@@ -378,17 +378,17 @@ def test_a_part_that_was_not_received_is_set_aside(db, caplog, how):
         path = db.parts / f"{load.key}_{DAY}_{DAY}.ndjson"
         path.write_text(json.dumps(EVENT))
     content = path.read_bytes()
-    assert [] == db.left_over(load)
+    assert [] == db.reusable_parts(load)
     [kept] = db.unreadable.iterdir()
     assert (content, False) == (kept.read_bytes(), path.exists())
-    assert f"is not as it was received: it was moved to {kept}" in caplog.text
+    assert f"does not match what was received: moved it to {kept}" in caplog.text
     load.finish()
     db.drop("events")
     assert not db.unreadable.exists()
 
 
 def test_two_handles_of_a_file_load_through_one_folder(db):
-    """The second finds the settings of the first locked, and uses what they allow."""
+    """The second finds the settings locked, and uses the folder they allow."""
     with Database.open(db.path) as other:
         load = other.begin_events("others", filters=Filters(), mode="new", days=[DAY])
         assert [None] == [one.error for one in load.stage([received(db, begun(db))])]
@@ -400,20 +400,20 @@ def test_two_handles_of_a_file_load_through_one_folder(db):
 KILLED = """
 import os, sys
 from mixpanel.data.store import Database
-from mixpanel.data.store.part_files import exposed
+from mixpanel.data.store.part_files import linked_files
 db = Database.open(sys.argv[1])
 (db.parts / "x").touch()
-with exposed(db._exchange, [db.parts / "x"]):
+with linked_files(db._exchange, [db.parts / "x"]):
     print(len(list(db.parts.rglob("*"))), flush=True)
     os._exit(0)
 """
 
 
-def test_what_a_killed_process_was_loading_is_swept(tmp_path):
-    """The folder that its DuckDB reached goes; the part itself is where it was."""
+def test_links_of_a_killed_process_are_removed(tmp_path):
+    """The part itself is kept."""
     command = [sys.executable, "-c", KILLED, str(tmp_path / "a.db")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "4" == said.strip()
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "4" == output.strip()
     with Database.open(tmp_path / "a.db") as db:
         begun(db)
         assert ["x"] == [path.name for path in db.parts.rglob("*")]

@@ -19,7 +19,7 @@ from mixpanel.data.exceptions import (
     UnsafeSQLError,
 )
 from mixpanel.data.store import Database
-from mixpanel.data.store.engine import quieten
+from mixpanel.data.store.engine import disable_progress_bar
 
 DAY = date(2026, 1, 1)
 
@@ -50,8 +50,8 @@ def db(tmp_path):
         "x" * 129,
     ],
 )
-def test_a_name_that_is_no_table_name_is_refused_everywhere(db, name):
-    """Allow-listed before it is quoted."""
+def test_an_invalid_table_name_is_refused_everywhere(db, name):
+    """Names are validated before they are quoted."""
     for ask in (
         lambda: db.begin_events(name, filters=Filters(), mode="new", days=[DAY]),
         lambda: db.begin_profiles(name, filters=Filters(), mode="new"),
@@ -64,7 +64,7 @@ def test_a_name_that_is_no_table_name_is_refused_everywhere(db, name):
         lambda: db.staged_days(name, Filters(), "new"),
         lambda: db.export_csv(name, db.parts / "x.csv"),
     ):
-        with pytest.raises(ConfigError, match="cannot be the name of a table"):
+        with pytest.raises(ConfigError, match="is not a valid table name"):
             ask()
     assert [] == db.tables()
 
@@ -111,8 +111,8 @@ FORBIDDEN = [
 
 
 @pytest.mark.parametrize("query", FORBIDDEN)
-def test_sql_only_reads_tables(db, tmp_path, query):
-    """Neither files nor other statements, however they are spelled; nothing is left behind."""
+def test_sql_can_only_read_tables(db, tmp_path, query):
+    """Files and other statements are refused in every spelling, and leave no trace."""
     here = [{"a": 1}]
     (tmp_path / "secret.csv").write_text("a,b\n1,2\n")
     before = sorted(p.name for p in tmp_path.rglob("*"))
@@ -127,10 +127,10 @@ def test_sql_only_reads_tables(db, tmp_path, query):
 @pytest.mark.parametrize(
     "query", [q for q in FORBIDDEN if q.startswith(("COPY (SELECT 1) TO '{f", "FROM g", "ATTACH"))]
 )
-def test_writing_sql_reaches_no_file_either(db, tmp_path, query):
-    """`write` is about tables."""
+def test_sql_that_writes_is_confined_to_tables(db, tmp_path, query):
+    """`write=True` allows no access to files."""
     query = query.format(folder=tmp_path, parts=db.parts, secret=tmp_path / "secret.csv")
-    with pytest.raises(UnsafeSQLError, match="reaches no files"):
+    with pytest.raises(UnsafeSQLError, match="cannot access files"):
         db.sql_rows(query, write=True)
 
 
@@ -144,39 +144,39 @@ def test_writing_sql_reaches_no_file_either(db, tmp_path, query):
         ("SELECT 6;", [(6,)]),
     ],
 )
-def test_questions_are_answered(db, query, rows):
-    """SELECT in all its spellings."""
+def test_queries_return_rows(db, query, rows):
+    """These are SELECT in all its spellings."""
     assert rows == db.sql_rows(query, [4] if "?" in query else None).rows
 
 
-def test_describing_is_asking(db):
-    """DESCRIBE, SHOW, SUMMARIZE and EXPLAIN change nothing."""
+def test_describing_statements_are_read_only(db):
+    """DESCRIBE, SHOW, SUMMARIZE and EXPLAIN are allowed by default."""
     for query in ("DESCRIBE SELECT 1", "SHOW TABLES", "SUMMARIZE SELECT 1", "EXPLAIN SELECT 1"):
         assert db.sql_rows(query).columns
 
 
-def test_writing_when_asked(db):
+def test_write_allows_changes(db):
     """`write=True` runs one statement that changes tables."""
     db.sql_rows("CREATE TABLE mine AS SELECT range AS i FROM range(5)", write=True)
     assert 5 == db.sql_scalar("SELECT count(*) FROM mine WHERE i < $most", {"most": 9})
     assert [("mine", "other", 5)] == [(t.name, t.type, t.row_count) for t in db.tables()]
 
 
-def test_an_error_in_sql_is_a_query_error_with_the_place(db):
-    """The caret of DuckDB is kept."""
+def test_a_sql_error_has_the_position(db):
+    """DuckDB's caret is kept."""
     with pytest.raises(SQLError, match=r"(?s)selec.*\^"):
         db.sql_rows("SELECT selec")
     assert None is db.sql_scalar("SELECT 1 WHERE false")
 
 
-def test_limit_says_that_there_was_more(db):
-    """A capped answer does not pass for a whole one."""
+def test_a_limited_result_is_marked_as_truncated(db):
+    """The flag is set only if there were more rows."""
     assert (3, True) == ((r := db.sql_rows("FROM range(9)", limit=3)).__len__(), r.truncated)
     assert (9, False) == ((r := db.sql_rows("FROM range(9)", limit=9)).__len__(), r.truncated)
 
 
-def test_external_access_when_asked(tmp_path):
-    """Files can be read by those who say so."""
+def test_external_access_allows_reading_files(tmp_path):
+    """It is an option of `Database.open`."""
     (tmp_path / "x.csv").write_text("a\n1\n")
     with Database.open(external_access=True) as db:
         assert [(1,)] == db.sql_rows(f"FROM read_csv('{tmp_path / 'x.csv'}')").rows
@@ -185,8 +185,8 @@ def test_external_access_when_asked(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_in_memory_spills(tmp_path):
-    """Spilling works with external access off, and leaves nothing behind."""
+def test_a_query_larger_than_memory_spills_to_disk(tmp_path):
+    """It works without external access, and leaves no files."""
     with Database.open(tmp_path / "a.db", memory_limit="60MB") as db:
         query = "SELECT count(*) FROM (SELECT md5(range::VARCHAR) h FROM range(700000) ORDER BY h)"
         query = query.replace("count(*)", "count(DISTINCT h), max(h)")
@@ -194,16 +194,16 @@ def test_what_does_not_fit_in_memory_spills(tmp_path):
     assert ["a.db"] == [p.name for p in tmp_path.iterdir()]
 
 
-def test_pivot_says_what_it_needs(db):
-    """Without its values it is several statements."""
+def test_pivot_without_values_is_explained(db):
+    """It would be several statements."""
     db.sql_rows("CREATE TABLE x AS SELECT 'a' AS k, 1 AS v", write=True)
     assert [(1,)] == db.sql_rows("PIVOT x ON k IN ('a') USING sum(v)").rows
-    with pytest.raises(UnsafeSQLError, match=r"values named|one statement"):
+    with pytest.raises(UnsafeSQLError, match=r"list of values|one statement"):
         db.sql_rows("PIVOT x ON k USING sum(v)")
 
 
-def test_a_time_with_a_zone_is_explained(db, monkeypatch):
-    """Before version 2, DuckDB needs a library for it."""
+def test_a_missing_time_zone_package_is_explained(db, monkeypatch):
+    """DuckDB before version 2 needs one for times with a zone."""
     monkeypatch.setitem(sys.modules, "pytz", None)
     zoned = "SELECT TIMESTAMPTZ '2026-01-01 00:00:00+00'"
     if duckdb.__version__.startswith("1."):
@@ -215,16 +215,16 @@ def test_a_time_with_a_zone_is_explained(db, monkeypatch):
     assert datetime(2026, 1, 1) == db.sql_scalar(query)
 
 
-def test_data_frames(db):
-    """The same gate, another shape."""
+def test_data_frames_are_checked_like_rows(db):
+    """The same statements are allowed."""
     pytest.importorskip("pandas")
     assert [{"a": 5}] == db.sql_df("SELECT ? AS a", [5]).to_dict("records")
     with pytest.raises(UnsafeSQLError):
         db.sql_df("DROP TABLE _ledger")
 
 
-def test_arrow_tables(db):
-    """The same gate, another shape."""
+def test_arrow_tables_are_checked_like_rows(db):
+    """The same statements are allowed."""
     pytest.importorskip("pyarrow")
     assert [{"a": 5}] == db.sql_arrow("SELECT ? AS a", [5]).to_pylist()
     with pytest.raises(UnsafeSQLError):
@@ -232,34 +232,36 @@ def test_arrow_tables(db):
 
 
 @pytest.mark.parametrize(("ask", "module"), [("sql_df", "pandas"), ("sql_arrow", "pyarrow")])
-def test_a_missing_library_is_named(db, monkeypatch, ask, module):
-    """With the command that installs it."""
+def test_a_missing_package_is_named(db, monkeypatch, ask, module):
+    """The error has the command that installs it."""
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=f"needs {module}: pip install .*; `sql_rows` does"):
+    with pytest.raises(
+        ConfigError, match=f"{module} is not installed: pip install .*, or use `sql_rows`"
+    ):
         getattr(db, ask)("SELECT 1")
 
 
 # ---- files --------------------------------------------------------------------------------------
 
 
-def test_reading_needs_a_file(tmp_path):
-    """Reading makes none."""
+def test_opening_read_only_needs_a_file(tmp_path):
+    """It creates none."""
     with pytest.raises(DatabaseNotFoundError) as caught:
         Database.open(tmp_path / "none.db", read_only=True)
     assert str(tmp_path / "none.db") == caught.value.db_path
     assert [] == list(tmp_path.iterdir())
 
 
-def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path):
-    """A typed error, and the file untouched."""
+def test_a_file_that_is_not_a_database_raises(tmp_path):
+    """The error is typed, and the file unchanged."""
     (tmp_path / "x.db").write_text("hello " * 1000)
     with pytest.raises(ConfigError, match="cannot be opened"):
         Database.open(tmp_path / "x.db")
     assert "hello " * 1000 == (tmp_path / "x.db").read_text()
 
 
-def test_closing_twice_and_asking_afterwards(tmp_path):
-    """Closing is idempotent, and leaves the database alone."""
+def test_closing_is_idempotent_and_ends_queries(tmp_path):
+    """The database file is kept."""
     db = Database.open(tmp_path / "deep" / "er" / "a.db")
     db.close()
     db.close()
@@ -268,28 +270,28 @@ def test_closing_twice_and_asking_afterwards(tmp_path):
         db.tables()
 
 
-def test_memory_leaves_nothing(tmp_path, monkeypatch):
-    """Not even its folder of parts."""
+def test_a_database_in_memory_leaves_no_files(tmp_path, monkeypatch):
+    """Its folder of parts is removed, too."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Database.open() as db:
         assert (None, 0.0, True) == (db.path, db.size_mb, db.parts.is_dir())
     assert [] == list(tmp_path.iterdir())
 
 
-def test_readers_write_nothing(tmp_path):
-    """Reading only needs no folder, and refuses to load."""
+def test_a_read_only_database_writes_nothing(tmp_path):
+    """It creates no folder, and refuses to load."""
     Database.open(tmp_path / "a.db").close()
     with Database.open(tmp_path / "a.db", read_only=True) as db:
         assert [] == db.tables()
-        with pytest.raises(ConfigError, match="reading only"):
+        with pytest.raises(ConfigError, match="open read-only"):
             db.begin_events("x", filters=Filters(), mode="new", days=[DAY])
         with pytest.raises(SQLError):
             db.sql_rows("CREATE TABLE x AS SELECT 1", write=True)
     assert ["a.db"] == [p.name for p in tmp_path.iterdir()]
 
 
-def test_a_database_of_somebody_else_can_be_read(tmp_path):
-    """No ledger is no error."""
+def test_a_database_of_another_program_can_be_read(tmp_path):
+    """It has no internal tables."""
     with Database.open(tmp_path / "a.db") as db:
         for name in ("_metadata", "_ledger"):
             db.connection.execute(f"DROP TABLE {name}")
@@ -300,7 +302,7 @@ def test_a_database_of_somebody_else_can_be_read(tmp_path):
 
 
 def test_created_at_is_kept(tmp_path):
-    """The first opening counts."""
+    """It is the time of the first opening."""
     before = datetime.now(UTC)
     with Database.open(tmp_path / "a.db") as db:
         first = db.created_at
@@ -310,8 +312,8 @@ def test_created_at_is_kept(tmp_path):
         assert db.size_mb > 0
 
 
-def test_twice_in_one_process(tmp_path):
-    """The same file may be open twice, but not once for reading only."""
+def test_one_process_can_open_a_file_twice(tmp_path):
+    """Both handles must be writable."""
     with Database.open(tmp_path / "a.db") as one, Database.open(tmp_path / "a.db") as two:
         assert one.tables() == two.tables()
         with pytest.raises(UnsafeSQLError):
@@ -339,7 +341,7 @@ def holding(path, *arguments):
 
 
 def test_a_locked_database_names_its_holder(tmp_path):
-    """The other process is real, and named by its number."""
+    """The error has the pid of the other process."""
     path = tmp_path / "a.db"
     with holding(path) as holder:
         assert "open\n" == holder.stdout.readline()
@@ -351,8 +353,8 @@ def test_a_locked_database_names_its_holder(tmp_path):
     Database.open(path).close()
 
 
-def test_readers_share(tmp_path):
-    """Several processes may read one file."""
+def test_read_only_processes_share_a_file(tmp_path):
+    """A writer is refused meanwhile."""
     path = Path(tmp_path / "a.db")
     Database.open(path).close()
     with holding(path, "read") as holder:
@@ -364,8 +366,8 @@ def test_readers_share(tmp_path):
         holder.communicate()
 
 
-def test_a_load_that_stopped_does_not_hold_the_file(tmp_path):
-    """Closing lets go of it, also of a load nobody ended."""
+def test_closing_releases_the_file_of_an_unfinished_load(tmp_path):
+    """Another process could open it."""
     db = Database.open(tmp_path / "a.db")
     load = db.begin_events("events", filters=Filters(), mode="new", days=[DAY])
     db.close()
@@ -376,7 +378,7 @@ def test_a_load_that_stopped_does_not_hold_the_file(tmp_path):
 
 
 def test_dropping_is_all_or_nothing(db):
-    """A missing name leaves the others."""
+    """A missing name keeps the other tables."""
     db.sql_rows("CREATE TABLE a AS SELECT 1", write=True)
     with pytest.raises(TableNotFoundError) as caught:
         db.drop("a", "b")
@@ -385,8 +387,8 @@ def test_dropping_is_all_or_nothing(db):
     assert [] == db.tables()
 
 
-def test_a_notebook_that_can_show_no_bar_is_no_error():
-    """There DuckDB has its bar off, and refuses every setting of it."""
+def test_a_notebook_without_ipywidgets_can_open_a_database():
+    """DuckDB has its progress bar off there, and setting it raises."""
 
     class Notebook:
         def execute(self, sql):
@@ -394,8 +396,8 @@ def test_a_notebook_that_can_show_no_bar_is_no_error():
             return connection.execute("SELECT false")
 
     with duckdb.connect() as connection:
-        quieten(Notebook())
+        disable_progress_bar(Notebook())
         connection.execute("SET enable_progress_bar = true")
-        quieten(connection)
-        told = connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()
-        assert told == (False,)
+        disable_progress_bar(connection)
+        enabled = connection.execute("SELECT current_setting('enable_progress_bar')").fetchone()
+        assert enabled == (False,)

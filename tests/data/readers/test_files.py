@@ -1,4 +1,4 @@
-"""Files of events: what `read_events` makes of NDJSON, CSV and Parquet."""
+"""Reading events from NDJSON, CSV and Parquet files."""
 
 import gzip
 import json
@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from mixpanel import ConfigurationError
-from mixpanel.data.store import Columns, _milliseconds, count_rows, read_events
+from mixpanel.data.store import Columns, count_rows, read_events, to_milliseconds
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z in milliseconds
 FLAT = {"event": "Order Paid", "time": "2026-01-01T12:00:00Z", "user_id": "007", "id": "a-1"}
@@ -46,8 +46,8 @@ def parquet(path, select):
 
 
 @pytest.mark.parametrize("name", ["a.ndjson", "a.jsonl", "a.json", "a.ndjson.gz"])
-def test_exported_events_come_back_as_they_were(write, name):
-    """Values keep their types, whatever the lines around them hold."""
+def test_exported_events_are_unchanged(write, name):
+    """Values keep their types, whatever types other lines have."""
     events = [
         {"event": "A", "properties": {"time": 1, "n": 1, "list": [1, "a", {"b": None}]}},
         {"event": "B", "properties": {"time": 2.5, "n": "1", "big": 2**53 + 1}, "extra": True},
@@ -55,27 +55,27 @@ def test_exported_events_come_back_as_they_were(write, name):
     assert events == read(write(name, events))
 
 
-def test_a_json_file_may_hold_an_array(write):
-    """One array of events is a common way to write them."""
+def test_a_json_file_can_be_an_array(write):
+    """It yields the events of the array."""
     assert [EVENT, EVENT] == read(write("a.json", json.dumps([EVENT, EVENT], indent=1)))
 
 
 def test_flat_lines_become_events(write):
-    """The usual names are found; the rest are properties; null is left out."""
+    """The usual names are recognised; other keys are properties; null is left out."""
     row = {**FLAT, "amount": 12.5, "coupon": None}
     assert [EVENT] == read(write("a.ndjson", [row]))
 
 
-def test_each_line_may_have_other_names(write):
-    """Only a first line without the needed names stops the reading."""
+def test_each_line_can_have_its_own_keys(write):
+    """Only a first line without the needed keys raises."""
     rows = [FLAT, {"event": "B", "ts": 1, "distinct_id": 7}, {"event": "C"}]
     last = read(write("a.ndjson", rows))[1:]
     assert {"event": "B", "properties": {"time": 1000, "distinct_id": "7"}} == last[0]
     assert {"event": "C", "properties": {"time": None}} == last[1]
 
 
-def test_a_line_that_is_no_json_keeps_its_position(write):
-    """It comes as an empty event, to be refused on its own."""
+def test_a_line_that_is_not_json_yields_an_empty_event(write):
+    """Positions stay right, and validation rejects the event alone."""
     path = write("a.ndjson", f'{json.dumps(EVENT)}\n{{"event": \n[1]\n{json.dumps(EVENT)}\n')
     assert [EVENT, {}, {}, EVENT] == read(path)
 
@@ -84,22 +84,22 @@ def test_a_line_that_is_no_json_keeps_its_position(write):
 
 
 def test_a_csv_becomes_events(write):
-    """Numbers are numbers, but ids keep the zeros in front; empty cells are left out."""
+    """Numbers are converted, ids keep leading zeros, and empty cells are left out."""
     text = "event,time,user_id,id,amount,coupon\nOrder Paid,2026-01-01 12:00:00,007,a-1,12.5,\n"
     assert [EVENT] == read(write("a.csv", text))
     assert [EVENT] == read(write("a.csv.gz", text))
     assert [EVENT] == read(write("a.tsv", text.replace(",", "\t")))
 
 
-def test_a_csv_is_judged_by_all_of_its_rows(write):
-    """A column that turns out to be text after many numbers is text."""
+def test_types_of_a_csv_are_detected_from_all_rows(write):
+    """A column with text after many numbers is text."""
     rows = "".join(f"A,{n},u,{n}\n" for n in range(30_000))
     events = read(write("a.csv", f"event,time,user_id,code\n{rows}A,1,u,x9\n"))
     assert ("0", "x9") == (events[0]["properties"]["code"], events[-1]["properties"]["code"])
 
 
 def test_a_parquet_file_becomes_events(tmp_path):
-    """Typed columns arrive as what they are, time zones included."""
+    """Columns keep their types, including time zones."""
     path = parquet(
         tmp_path / "a.parquet",
         "SELECT 'Order Paid' AS event, TIMESTAMPTZ '2026-01-01 13:00:00+01' AS time, "
@@ -108,8 +108,8 @@ def test_a_parquet_file_becomes_events(tmp_path):
     assert [EVENT] == read(path)
 
 
-def test_other_time_columns_need_no_further_package(tmp_path):
-    """Times with a zone can be read without a time zone library."""
+def test_times_with_a_zone_need_no_other_package(tmp_path):
+    """They can be read without pytz."""
     path = parquet(
         tmp_path / "a.parquet",
         "SELECT 'A' AS event, 1 AS time, 'u' AS user_id, "
@@ -120,8 +120,8 @@ def test_other_time_columns_need_no_further_package(tmp_path):
     assert isinstance(event["properties"]["all"], str)
 
 
-def test_rows_come_in_the_order_of_the_file(tmp_path):
-    """A position means the same event in every run."""
+def test_rows_keep_the_order_of_the_file(tmp_path):
+    """A position is the same event in every run."""
     path = parquet(
         tmp_path / "a.parquet",
         "SELECT 'A' AS event, i AS time, 'u' AS user_id, i AS i FROM range(300000) AS t(i)",
@@ -134,7 +134,7 @@ def test_rows_come_in_the_order_of_the_file(tmp_path):
 
 
 def test_columns_can_be_named(write):
-    """Where the usual names are missing, or mean something else."""
+    """This helps if the usual names are missing, or mean something else."""
     text = "what,when,who,key,name\nA,1,u,k-1,Ada\n"
     (event,) = read(
         write("a.csv", text), event="what", time="when", distinct_id="who", insert_id="key"
@@ -143,20 +143,20 @@ def test_columns_can_be_named(write):
     assert {"event": "A", "properties": properties} == event
 
 
-def test_one_name_for_all_rows(write):
-    """A table of orders is a table of one event; its `name` is a property."""
+def test_one_event_name_can_apply_to_all_rows(write):
+    """A column `name` is then a property."""
     (event,) = read(write("a.csv", "time,user_id,name\n1,u,Emma\n"), event_name="Order Paid")
     assert ("Order Paid", "Emma") == (event["event"], event["properties"]["name"])
 
 
-def test_usual_names_are_found_in_any_case(write):
-    """Spreadsheets like capitals."""
+def test_usual_column_names_ignore_case(write):
+    """Spreadsheets often use capitals."""
     (event,) = read(write("a.csv", "Event,Timestamp,User_ID\nA,1,u\n"))
     assert {"event": "A", "properties": {"time": 1000, "distinct_id": "u"}} == event
 
 
-def test_events_without_a_user_must_be_asked_for(write):
-    """Forgetting the user by accident would make every event useless."""
+def test_events_without_a_user_require_an_option(write):
+    """Otherwise a missing column of users raises."""
     path = write("a.csv", "event,time\nA,1\n")
     with pytest.raises(ConfigurationError, match="'distinct_id' or 'user_id'"):
         read(path)
@@ -164,15 +164,15 @@ def test_events_without_a_user_must_be_asked_for(write):
 
 
 @pytest.mark.parametrize("columns", [{}, {"time": "when"}, {"insert_id": "key"}])
-def test_a_missing_column_is_an_error_that_names_the_others(write, columns):
-    """Whoever reads it knows what to write instead."""
+def test_the_error_of_a_missing_column_names_the_others(write, columns):
+    """It names the parameter to pass."""
     text = "event,clock,user_id\nA,1,u\n" if not columns.get("insert_id") else "event,time,user_id"
     with pytest.raises(ConfigurationError, match=r"a\.csv has no column .* it has 'event', '"):
         read(write("a.csv", f"{text}\nA,1,u\n"), **columns)
 
 
-def test_ids_that_mixpanel_would_refuse_are_hashed(write):
-    """The same id gives the same hash, so that a second import makes no copies."""
+def test_ids_that_mixpanel_would_reject_are_hashed(write):
+    """Equal ids have equal hashes, so that a second import creates no duplicates."""
     text = "event,time,user_id,id\nA,1,u,order_7\nA,1,u,order_7\nA,1,u,order_8\nA,1,u,null\n"
     ids = [each["properties"]["$insert_id"] for each in read(write("a.csv", text))]
     assert ids[0] == ids[1] != ids[2]
@@ -201,29 +201,29 @@ def test_ids_that_mixpanel_would_refuse_are_hashed(write):
     ],
 )
 def test_times_become_whole_milliseconds(given, expected):
-    """What is no time stays as it is, for the server to refuse."""
-    told = _milliseconds(given)
-    assert expected == told
-    assert type(told) in (int, str)
+    """An invalid time is unchanged, and rejected by the server."""
+    result = to_milliseconds(given)
+    assert expected == result
+    assert type(result) in (int, str)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), True, "nan", "-inf"])
-def test_odd_times_end_in_no_loop(odd):
-    """Infinity has no milliseconds."""
-    assert repr(_milliseconds(odd)) in (repr(odd), repr(float(odd)))
+def test_invalid_numbers_are_not_converted_to_times(odd):
+    """These are NaN, infinities and booleans."""
+    assert repr(to_milliseconds(odd)) in (repr(odd), repr(float(odd)))
 
 
 # Files that cannot be read
 
 
-def test_an_unknown_ending_is_an_error(write):
-    """The ending decides; guessing would misread."""
+def test_an_unknown_file_extension_raises(write):
+    """The error names the known ones."""
     with pytest.raises(ConfigurationError, match=r"\.ndjson, \.jsonl"):
         read(write("a.xlsx", "x"))
 
 
-def test_a_broken_file_is_an_error_of_one_line(write):
-    """DuckDB's reason, without its stack."""
+def test_the_error_of_a_broken_file_is_one_line(write):
+    """It has DuckDB's reason without its stack trace."""
     with pytest.raises(ConfigurationError) as failed:
         read(write("a.parquet", "no parquet at all"))
     assert "a.parquet: " in str(failed.value)
@@ -235,26 +235,29 @@ ROW = "A,1,u\n"
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "reason"),
     [
-        (f"event,time,user_id\n{ROW * 30}A,1,u,more\n", "line 32 has 4 cells, the first has 3"),
-        (f"event,time,user_id\n{ROW}A\n{ROW}", "line 3 has 1 cell, the first has 3"),
-        (f"event;time;user_id\n{ROW}", "line 2 has 1 cell, the first has 3"),
+        (
+            f"event,time,user_id\n{ROW * 30}A,1,u,more\n",
+            "line 32 has 4 cells, the first line has 3",
+        ),
+        (f"event,time,user_id\n{ROW}A\n{ROW}", "line 3 has 1 cell, the first line has 3"),
+        (f"event;time;user_id\n{ROW}", "line 2 has 1 cell, the first line has 3"),
         (f'event,time,user_id\n{ROW}A,1,"u\n{ROW}', "line 3: a quote is not closed"),
-        (f"\nevent,time,user_id\n{ROW}", "its first line is empty: it must name the columns"),
-        ("", "its first line is empty: it must name the columns"),
+        (f"\nevent,time,user_id\n{ROW}", "the first line is empty; it must name the columns"),
+        ("", "the first line is empty; it must name the columns"),
     ],
     ids=["long", "short", "other delimiter", "open quote", "blank first", "empty"],
 )
-def test_a_csv_that_does_not_fit_is_refused_whole(write, name, text, why):
-    """DuckDB would guess another form, in which rows disappear."""
+def test_a_malformed_csv_is_refused_whole(write, name, text, reason):
+    """DuckDB would detect another dialect, in which rows disappear."""
     with pytest.raises(ConfigurationError) as failed:
         read(write(name, text))
-    assert f"{name}: {why}" == str(failed.value)
+    assert f"{name}: {reason}" == str(failed.value)
 
 
-def test_nothing_of_a_csv_is_a_comment_or_a_preamble(write):
-    """Nor is a quote anything but a double one: what looks like it is data."""
+def test_a_csv_has_no_comments_and_no_preamble(write):
+    """Lines that resemble them are data, and so are single quotes."""
     rows = "#1,1,u\n" + ROW + "'A,1,o'neil\n" + '"a ""b"", c",1,u\n'
     events = read(write("a.csv", f"event,time,user_id\n{rows}"))
     assert ["#1", "A", "'A", 'a "b", c'] == [event["event"] for event in events]
@@ -272,22 +275,22 @@ def test_nothing_of_a_csv_is_a_comment_or_a_preamble(write):
         ("12.50 -3", [12.5, -3.0]), ("1e-05 .5", [1e-05, 0.5]),
     ],
 )  # fmt: skip
-def test_a_column_is_of_numbers_only_when_it_is_written_so(write, cells, values):
-    """A code, a postcode, a gender or a clock's time is not taken for something else."""
+def test_csv_columns_are_converted_only_if_unambiguous(write, cells, values):
+    """Codes, postcodes, genders and times of day stay text."""
     rows = "".join(f"A,1,u,{cell}\n" for cell in cells.split())
     events = read(write("a.csv", f"event,time,user_id,x\n{rows}"))
     expected = values.split() if isinstance(values, str) else values
     assert expected == [event["properties"]["x"] for event in events]
 
 
-def test_a_value_may_be_longer_than_pythons_own_reader_takes(write):
-    """It is asked only why DuckDB failed."""
+def test_a_value_can_exceed_the_limit_of_pythons_csv_reader(write):
+    """That reader is used only to explain errors of DuckDB."""
     (event,) = read(write("a.csv", f"event,time,user_id,x\nA,1,u,{'x' * 200_000}\n"))
     assert 200_000 == len(event["properties"]["x"])
 
 
-def test_a_name_is_not_a_pattern(write):
-    """Brackets and stars in a file's name mean themselves."""
+def test_a_file_name_is_not_a_glob_pattern(write):
+    """Brackets and stars in it are literal."""
     path = write("a[1]*.csv", "event,time,user_id\nA,1,u\n")
     write("a1.csv", "event,time,user_id\nWrong,1,u\n")
     assert ["A"] == [event["event"] for event in read(path)]
@@ -295,7 +298,7 @@ def test_a_name_is_not_a_pattern(write):
 
 @pytest.mark.parametrize("name", ["a.ndjson", "a.csv", "a.parquet"])
 def test_rows_are_counted(write, tmp_path, name):
-    """For the progress bar, before the first event is read."""
+    """`count_rows` works for every format."""
     if name == "a.parquet":
         path = parquet(tmp_path / name, "SELECT i FROM range(3) AS t(i)")
     else:
@@ -303,8 +306,8 @@ def test_rows_are_counted(write, tmp_path, name):
     assert 3 == count_rows(path)
 
 
-def test_the_shipped_events_can_be_read():
-    """The file of real events is whole: 291 flights that flew, 393 that did not."""
-    path = Path(__file__).parents[2] / "examples" / "data" / "flights.ndjson"
+def test_the_example_events_can_be_read():
+    """The file has 975 events with distinct insert ids."""
+    path = Path(__file__).parents[3] / "examples" / "data" / "flights.ndjson"
     events = list(read_events(path))
     assert 975 == len(events) == len({event["properties"]["$insert_id"] for event in events})
