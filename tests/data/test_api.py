@@ -202,12 +202,12 @@ async def test_several_event_loops_may_share_an_api_client(make, server, anyio_b
     api = make()
     assert await api.query("events") == {"status": "ok"}
 
-    def elsewhere():
+    def in_own_thread():
         for _ in range(2):
             asyncio.run(api.query("events"))
         background_loop.run(api.check)
 
-    await anyio.to_thread.run_sync(elsewhere)
+    await anyio.to_thread.run_sync(in_own_thread)
     await api.aclose()
     assert len(server.seen) == 4
     with pytest.raises(ClosedError):

@@ -102,8 +102,8 @@ def test_the_default_directory_becomes_private(tmp_path, monkeypatch):
 def test_mp_config_path_names_the_file(tmp_path, monkeypatch):
     """`~` is the home directory, and an explicit path takes precedence."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("MP_CONFIG_PATH", "~/elsewhere.toml")
-    assert tmp_path / "elsewhere.toml" == Config().path
+    monkeypatch.setenv("MP_CONFIG_PATH", "~/other.toml")
+    assert tmp_path / "other.toml" == Config().path
     assert tmp_path / "mine.toml" == Config("~/mine.toml").path
 
 
@@ -311,9 +311,9 @@ def test_a_malformed_file_is_one_clear_error(tmp_path, text, why):
     config.path.write_text(text)
     with pytest.raises(ConfigError, match=why) as caught:
         config.resolve_credentials()
-    told = f"{caught.value} {caught.value.to_dict()} {caught.value.__context__!r}"
+    shown = f"{caught.value} {caught.value.to_dict()} {caught.value.__context__!r}"
     assert str(config.path) in str(caught.value)
-    assert "hunter2" not in told
+    assert "hunter2" not in shown
 
 
 def test_an_unreadable_file_is_one_clear_error(tmp_path):
@@ -424,7 +424,7 @@ def test_credentials_never_show_their_secret():
         credentials.username = "other"
 
 
-# What is no file, and nobody's home
+# Special files, and no home directory
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])

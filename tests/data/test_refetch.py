@@ -40,8 +40,8 @@ def ws(emu, tmp_path):
 
 
 def event(name):
-    moment = int(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp() * 1000)
-    return {"event": name, "properties": {"time": moment, "distinct_id": "u", "$insert_id": name}}
+    noon = int(datetime(2026, 1, 1, 12, tzinfo=UTC).timestamp() * 1000)
+    return {"event": name, "properties": {"time": noon, "distinct_id": "u", "$insert_id": name}}
 
 
 def load(emu, tmp_path, *names):
