@@ -200,7 +200,7 @@ async def _office(day: Day) -> None:
 
 
 async def _real_events(day: Day) -> None:
-    from mixpanel.data.store import read_events
+    from mixpanel.data.readers import read_events
 
     result = await day.strict.import_events(read_events(flights()))
     day.imported = result

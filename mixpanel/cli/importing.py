@@ -113,7 +113,7 @@ def events(
     It needs --token, or better a service account with the role Admin or Owner: in MP_USERNAME,
     MP_SECRET and MP_PROJECT_ID, or mp --account NAME; the default account is not used.
     """
-    from mixpanel.data.store import Columns, read_events
+    from mixpanel.data.readers import Columns, read_events
 
     require_distinct_paths(failed, file)
     columns = Columns(**parse_columns(column, ROLES), event_name=event)

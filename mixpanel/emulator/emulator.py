@@ -232,8 +232,8 @@ class Emulator:
         """Store the events of a file, such as a raw export, and return how many there were.
 
         NDJSON (`.ndjson`, `.jsonl`, also `.gz`) is fastest; every other format of
-        `mixpanel.data.store.read_events` works too. Events are not validated: they may have any age
-        and no ids, and keep their `mp_processing_time_ms`. Blocks the thread.
+        `mixpanel.data.readers.read_events` works too. Events are not validated: they may have any
+        age and no ids, and keep their `mp_processing_time_ms`. Blocks the thread.
 
         :raises ValueError: a line is not an event; those before it are stored.
         :raises OSError: the file cannot be read.

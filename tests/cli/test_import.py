@@ -167,7 +167,7 @@ def test_a_missing_column_is_reported_in_one_line(mp, tmp_path):
     result = mp(path)
     assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
     assert result.stderr.startswith("mp: a.csv has no column 'event' or 'event_name' or 'name'")
-    assert "it has 'what', 'when': give --column event=COLUMN\n" in result.stderr
+    assert "it has 'what', 'when': pass --column event=COLUMN\n" in result.stderr
 
 
 # A dry run

@@ -90,7 +90,7 @@ class _Rows:
 
         :raises ConfigurationError: if the file cannot be read.
         """
-        from mixpanel.data.store import read_rows
+        from mixpanel.data.readers import read_rows
 
         flat = self.flat()
 

@@ -158,7 +158,7 @@ class ImportReporter:
 
 
 def _row_count(file: "Path") -> int | None:
-    from mixpanel.data.store import count_rows
+    from mixpanel.data.readers import count_rows
 
     if not file.name.endswith((".parquet", ".pq")) and file.stat().st_size > MAX_COUNTED_BYTES:
         return None

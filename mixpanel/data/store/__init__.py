@@ -3,7 +3,6 @@
 `Database` opens and queries it; `Database.begin_events` and `begin_profiles` load data into tables.
 """
 
-from mixpanel.data.readers.files import Columns, count_rows, read_events, read_rows, to_milliseconds
 from mixpanel.data.store.database import Database
 from mixpanel.data.store.event_load import Load
 from mixpanel.data.store.parts import Staged
@@ -11,15 +10,10 @@ from mixpanel.data.store.profile_load import ProfilesLoad
 from mixpanel.data.store.staging import Loaded, Mode
 
 __all__ = [
-    "Columns",
     "Database",
     "Load",
     "Loaded",
     "Mode",
     "ProfilesLoad",
     "Staged",
-    "count_rows",
-    "read_events",
-    "read_rows",
-    "to_milliseconds",
 ]

@@ -104,7 +104,7 @@ class Staging:
                 del _active_loads[self._slot]
 
     def _require_active(self) -> None:
-        # Two loads that share a staging table would mix their rows.
+        # Two loads with one staging table would mix their rows.
         if _active_loads.get(self._slot) is not self:
             raise ConfigError(f"this load into {self.name} has ended: begin a new one")
 
@@ -116,7 +116,7 @@ class Staging:
         fetch_log.delete_days(self._connection, self.name, "staged")
 
     def _replace_table(self, known: Table | None) -> None:
-        # SQL or another process may have created a table of that name since this load began.
+        # SQL may have created a table of that name since this load began.
         exists = self._connection.execute(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = 'main' "
             "AND table_catalog = current_database() AND lower(table_name) = lower(?)",

@@ -46,7 +46,7 @@ def load_file(warehouse: Warehouse, path: Path, *, now: float) -> int:
 
 def _lines(path: Path) -> Iterator[list[str]]:
     if not path.name.lower().endswith(NDJSON):
-        from mixpanel.data.store import read_events
+        from mixpanel.data.readers import read_events
 
         texts = map(json_text, read_events(path))
         while lines := list(islice(texts, ROWS)):

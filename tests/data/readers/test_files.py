@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from mixpanel import ConfigurationError
-from mixpanel.data.store import Columns, count_rows, read_events, to_milliseconds
+from mixpanel.data.readers import Columns, count_rows, read_events, to_milliseconds
 
 NOON = 1_767_268_800_000  # 2026-01-01T12:00:00Z in milliseconds
 FLAT = {"event": "Order Paid", "time": "2026-01-01T12:00:00Z", "user_id": "007", "id": "a-1"}
