@@ -703,7 +703,7 @@ async def test_a_query_is_repeated_after_a_429(ws, server):
 
     async def sleep(seconds):
         slept.append(seconds)
-        budget._allowance._held_until = -math.inf
+        budget._windows_state._held_until = -math.inf
 
     budget._sleep = sleep
     await ws.segmentation("Order Paid", **JAN)
