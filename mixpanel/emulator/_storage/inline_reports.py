@@ -337,8 +337,8 @@ def _days(time: list[Any], today: date) -> tuple[tuple[date, date], str]:
     match entry:
         case {"dateRangeType": "between", "value": [first, last]}:
             days = read_day(first, "value"), read_day(last, "value")
-        case {"dateRangeType": "in the last", "window": {"value": int(length)} as window}:
-            days = _last(length, window.get("unit", "day"), today)
+        case {"dateRangeType": "in the last", "window": {"value": int(length), **window}}:
+            days = _last(length, str(window.get("unit", "day")), today)
         case {"dateRangeType": "since", "value": first}:
             days = read_day(first, "value"), today
         case _:
@@ -368,7 +368,8 @@ def _name(group: Mapping[str, Any]) -> str:
 
 
 def _title(entry: Mapping[str, Any]) -> str:
-    behavior, measurement = _behavior(entry), entry.get("measurement") or {}
+    behavior: Mapping[str, Any] = _behavior(entry)
+    measurement: Mapping[str, Any] = entry.get("measurement") or {}
     if behavior.get("renamed"):
         return str(behavior["renamed"])
     of: Any = measurement.get("property")
