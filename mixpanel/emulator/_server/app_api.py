@@ -64,6 +64,9 @@ REQUIRED = {
     "behaviors": ("name",),
 }
 NAMES_OF_IDS = {"bookmarks": "bookmark_ids", "dashboards": "dashboard_ids", "alerts": "ids"}
+LISTED_AFTER_CHANGES = ("drop-filters", "deletion-requests")  # each change returns the list
+STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "decided"}
+UUIDS = ("experiments", "feature-flags", "webhooks")  # their ids are text
 BY_ID = ("metrics", "behaviors")  # their lists are objects by id
 
 
@@ -181,12 +184,15 @@ class AppEndpoints:
             case ("POST", ["bulk-delete"]) | ("DELETE", []):
                 for each in _ids(name, call.body):
                     self._deleted(name, each)
+                if name in LISTED_AFTER_CHANGES:
+                    return Answer(self._rows(name))
                 return Answer(None, 204) if rest else Answer({})
             case "POST", ["bulk-update"]:
                 rows = call.body.get(name) or []
                 return Answer([saved.update(name, row.get("id", ""), row) for row in rows])
             case "PATCH" | "PUT", []:
-                return Answer(saved.update(name, call.body.get("id", ""), call.body))
+                row = saved.update(name, call.body.get("id", ""), call.body)
+                return Answer(self._rows(name) if name in LISTED_AFTER_CHANGES else row)
         raise HTTPException(405)
 
     def _object(self, name: str, call: Call, number: str, rest: list[str]) -> Answer:
@@ -199,7 +205,8 @@ class AppEndpoints:
                 return Answer(self._row(name, number, call))
             case "PATCH" | "PUT":
                 now = {"modified": self._project.timestamp()} if name == "bookmarks" else {}
-                return Answer(saved.update(name, number, {**call.body, **now}))
+                row = saved.update(name, number, {**call.body, **now})
+                return Answer(_shown(name, row, call.project_id))
             case "POST" if not call.body.get("delete"):
                 raise HTTPException(405)
         self._deleted(name, number)
@@ -213,10 +220,15 @@ class AppEndpoints:
             case "POST", "duplicate":
                 title = call.body.get("name") or f"{row.get('name')} copy"
                 copy = {key: value for key, value in row.items() if key != "id"}
-                return Answer(saved.add(name, {**copy, **call.body, "name": title}), CREATED)
+                row = saved.add(name, {**copy, **call.body, "name": title})
+                return Answer(_shown(name, row, call.project_id), CREATED)
             case "POST" | "DELETE", "archive":
                 status = "archived" if creates else "disabled"
-                return Answer(saved.update(name, number, {"status": status}))
+                row = saved.update(name, number, {"status": status})
+                return Answer(_shown(name, row, call.project_id))
+            case "PUT" | "PATCH", "launch" | "force_conclude" | "decide":
+                row = saved.update(name, number, {**call.body, "status": STATUSES[aspect]})
+                return Answer(_shown(name, row, call.project_id))
             case "POST" | "DELETE", "favorites" | "pin":
                 return Answer(saved.update(name, number, {aspect: creates}))
             case "GET", "history" | "linked-dashboard-ids":
@@ -230,14 +242,14 @@ class AppEndpoints:
         if name == "bookmarks":
             if kind := call.query.get("type"):
                 rows = [row for row in rows if row["type"] == kind]
-            rows = [_bookmark(row, call.project_id) for row in rows]
+            rows = [_shown(name, row, call.project_id) for row in rows]
             return Answer({"results": rows} if call.query.get("v") == "2" else rows)
         if name == "annotations":
             low, high = call.query.get("fromDate", ""), call.query.get("toDate", "9999")
             rows = [row for row in rows if low <= row["date"][:10] <= high]
         if name in BY_ID:
             return Answer({str(row["id"]): row for row in rows})
-        return Answer(rows)
+        return Answer([_shown(name, row, call.project_id) for row in rows])
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         return self._project.cohort_rows() if name == "cohorts" else self._project.saved.rows(name)
@@ -246,8 +258,7 @@ class AppEndpoints:
         if name == "cohorts":
             found = [row for row in self._rows(name) if str(row["id"]) == number]
             return found[0] if found else self._project.saved.get(name, number)
-        row = self._project.saved.get(name, number)
-        return _bookmark(row, call.project_id) if name == "bookmarks" else row
+        return _shown(name, self._project.saved.get(name, number), call.project_id)
 
     def _created(self, name: str, call: Call) -> Answer:
         missing = [each for each in REQUIRED.get(name, ()) if call.body.get(each) in (None, "")]
@@ -264,6 +275,8 @@ class AppEndpoints:
             known = {row["id"]: row for row in self._project.saved.rows("tags")}
             tags = [known[each] for each in fields.get("tags") or () if each in known]
             fields |= {"tags": tags, "user": {"id": 1, "first_name": "A", "last_name": "B"}}
+        elif name == "custom_events":
+            fields["alternatives"] = _json(fields.get("alternatives") or [], "alternatives")
         elif name == "tags":
             fields |= {"project_id": int(call.project_id), "has_annotations": False}
         elif name == "feature-flags":
@@ -274,8 +287,9 @@ class AppEndpoints:
         if name == "custom_events":
             return Answer({"custom_event": row}, CREATED)
         created = CREATED if name in ("annotations", "experiments") else 200
-        shown = _bookmark(row, call.project_id) if name == "bookmarks" else row
-        return Answer(shown, created)
+        if name in LISTED_AFTER_CHANGES:
+            return Answer(self._rows(name))
+        return Answer(_shown(name, row, call.project_id), created)
 
     def _deleted(self, name: str, number: int | str) -> None:
         self._project.saved.remove(name, number)
@@ -356,7 +370,11 @@ class AppEndpoints:
                     if not isinstance(row, Mapping) or not isinstance(row.get("name"), str):
                         raise RefusedRequest(400, "name is required")
                     saved.define(kind, row["name"], row)
-                changed = [{**row, **saved.definition(kind, row["name"])} for row in rows]
+                places = {each: n for n, each in enumerate(self._known(kind), start=1)}
+                changed = [
+                    {"id": places.get(row["name"], 0), **saved.definition(kind, row["name"])}
+                    for row in rows
+                ]
                 return Answer(changed if kind in call.body else changed[0])
             case "DELETE":
                 return Answer({})
@@ -449,7 +467,16 @@ def _workspace(project_id: str) -> dict[str, Any]:
     }
 
 
-def _bookmark(row: Mapping[str, Any], project_id: str) -> dict[str, Any]:
+def _shown(name: str, row: Mapping[str, Any], project_id: str) -> dict[str, Any]:
+    """Return an object with the fields that the server adds."""
+    if name in ("annotations", "feature-flags"):
+        row = {"project_id": int(project_id), **row}
+    if name == "webhooks":
+        row = {"is_enabled": True, **row}
+    if name in UUIDS:
+        row = {**row, "id": str(row["id"])}
+    if name != "bookmarks":
+        return dict(row)
     return {
         "project_id": int(project_id),
         "workspace_id": WORKSPACE,

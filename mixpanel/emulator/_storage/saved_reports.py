@@ -98,7 +98,8 @@ class SavedReports:
         :raises RefusedRequest: 404: there is none of this id.
         """
         with self._lock:
-            del self._collections[collection][self._find(collection, id_)["id"]]
+            number = self._find(collection, id_)["id"]
+            del self._collections[collection][number]
 
     def _find(self, collection: str, id_: int | str) -> Row:
         text = str(id_)
