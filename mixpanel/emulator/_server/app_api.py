@@ -264,6 +264,19 @@ class AppEndpoints:
         missing = [each for each in REQUIRED.get(name, ()) if call.body.get(each) in (None, "")]
         if missing:
             raise RefusedRequest(400, f"{', '.join(missing)}: required")
+        fields = self._with_defaults(name, call)
+        row = self._project.saved.add(name, fields)
+        if name == "tags":
+            return Answer(row, CREATED, bare=True)
+        if name == "custom_events":
+            return Answer({"custom_event": row}, CREATED)
+        created = CREATED if name in ("annotations", "experiments") else 200
+        if name in LISTED_AFTER_CHANGES:
+            return Answer(self._rows(name))
+        return Answer(_shown(name, row, call.project_id), created)
+
+    def _with_defaults(self, name: str, call: Call) -> dict[str, Any]:
+        """Return the fields of a new object, with those that the server adds."""
         now = self._project.timestamp()
         fields: dict[str, Any] = {**call.body}
         if name == "bookmarks":
@@ -281,15 +294,7 @@ class AppEndpoints:
             fields |= {"project_id": int(call.project_id), "has_annotations": False}
         elif name == "feature-flags":
             fields = {"status": "disabled", "ruleset": {}, "tags": [], **fields}
-        row = self._project.saved.add(name, fields)
-        if name == "tags":
-            return Answer(row, CREATED, bare=True)
-        if name == "custom_events":
-            return Answer({"custom_event": row}, CREATED)
-        created = CREATED if name in ("annotations", "experiments") else 200
-        if name in LISTED_AFTER_CHANGES:
-            return Answer(self._rows(name))
-        return Answer(_shown(name, row, call.project_id), created)
+        return fields
 
     def _deleted(self, name: str, number: int | str) -> None:
         self._project.saved.remove(name, number)
