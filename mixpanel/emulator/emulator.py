@@ -5,13 +5,15 @@ import ipaddress
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 import anyio
 
+from mixpanel.data._queries import bookmarks
+from mixpanel.data.inline_queries import Step, TimeRange
 from mixpanel.emulator._rules.access import Access, CallLimiter, Limits, RollingWindow
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
 from mixpanel.emulator._server.app import build_app
@@ -23,11 +25,14 @@ from mixpanel.emulator._storage.flags import FlagSource
 from mixpanel.emulator._storage.loader import load_file
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
+from mixpanel.emulator._storage.saved_reports import Restrictions
 from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Fault
 from mixpanel.exceptions import ConfigurationError
 
 __all__ = ["Emulator", "serve"]
+
+REPORT_TYPES = ("insights", "funnels", "retention", "flows")
 
 
 class Emulator:
@@ -244,6 +249,84 @@ class Emulator:
     def set_cohorts(self, cohorts: Mapping[int | str, Collection[str]]) -> None:
         """Replace the cohorts that profile queries may filter by: id to the distinct_ids in it."""
         self._project.profiles.set_cohorts(cohorts)
+
+    def add_cohort(self, name: str, distinct_ids: Collection[str], *, id: int | None = None) -> int:  # noqa: A002 - the API's name
+        """Save a cohort with its members, and return its id; queries may filter by it."""
+        project = self._project
+        fields = {"name": name, "description": "", "created": self._project.timestamp()}
+        row = project.saved.add("cohorts", fields, id_=id)
+        members = project.profiles.cohorts
+        members[str(row["id"])] = list(_as_collection(distinct_ids) or ())
+        project.profiles.set_cohorts(members)
+        return int(row["id"])
+
+    def add_funnel(
+        self,
+        name: str,
+        steps: Sequence[Step | str],
+        *,
+        window: int = 14,
+        window_unit: str = "day",
+        id: int | None = None,  # noqa: A002 - the API's name
+    ) -> int:
+        """Save a funnel, and return its id: each step is an event, or an event and a condition.
+
+        :raises ConfigError: the steps or the window cannot be a funnel's.
+        """
+        days = TimeRange(last=30)
+        params = bookmarks.funnel(steps, days, window=window, window_unit=window_unit)
+        return self.add_bookmark(name, "funnels", params, id=id)
+
+    def add_bookmark(
+        self,
+        name: str,
+        type: str,  # noqa: A002 - the API's name
+        params: Mapping[str, Any],
+        *,
+        id: int | None = None,  # noqa: A002 - the API's name
+    ) -> int:
+        """Save a report, and return its id.
+
+        `type` is insights, funnels, retention or flows; `params` are its parameters, as inline
+        queries have them in `bookmark`.
+
+        :raises ValueError: there is no such type.
+        """
+        if type not in REPORT_TYPES:
+            raise ValueError(f"type={type!r} is unknown: choose {', '.join(REPORT_TYPES)}")
+        now = self._project.timestamp()
+        fields = {"name": name, "type": type, "params": dict(params)}
+        times = {"created": now, "modified": now, "description": ""}
+        return int(self._project.saved.add("bookmarks", {**fields, **times}, id_=id)["id"])
+
+    def add_schema(self, entity_type: str, name: str, schema: Mapping[str, Any]) -> None:
+        """Save an entry of the lexicon: the JSON schema of an event, group or profile."""
+        self._project.saved.set_schema(entity_type, name, schema)
+
+    def add_annotation(self, date: str, description: str) -> int:
+        """Save an annotation of a moment (`YYYY-MM-DD HH:MM:SS`), and return its id."""
+        fields: dict[str, Any] = {
+            "date": date,
+            "description": description,
+            "user": None,
+            "tags": [],
+        }
+        return int(self._project.saved.add("annotations", fields)["id"])
+
+    def restrict_queries(
+        self,
+        *,
+        has_query_api: bool = True,
+        history_days: int | None = None,
+        errors_as_200: bool = False,
+    ) -> None:
+        """Replace the restrictions of the Query API; without arguments there are none.
+
+        - `has_query_api`: False for a plan without it; each query gets 402.
+        - `history_days`: queries that begin earlier get 403.
+        - `errors_as_200`: insights and flows report errors as `{"error": ...}` with status 200.
+        """
+        self._project.saved.restrictions = Restrictions(has_query_api, history_days, errors_as_200)
 
     def requests(self, path: str | None = None) -> list[RecordedRequest]:
         """Return the newest 10,000 requests, those of one path or all, oldest first."""

@@ -281,7 +281,7 @@ def test_the_export_requires_a_service_account(emu, auth, parameters):
 def test_a_service_account_can_be_checked(emu, http):
     """GET /api/app/me needs no project."""
     response = http.get("/api/app/me").json()
-    assert {"status": "ok", "results": {"user_name": "robot"}} == response
+    assert ("ok", "robot") == (response["status"], response["results"]["user_name"])
     refused = httpx.get(f"{emu.url}/api/app/me", auth=("robot", "wrong"))
     assert 401 == refused.status_code
     assert {"status": "error", "error": "Invalid credentials"} == refused.json()

@@ -65,6 +65,10 @@ class Access:
         known = [*(self.api_secrets or ()), *((self.tokens or ()) if token else ())]
         return credentials.username in known
 
+    def accepts_bearer(self, authorization: str) -> bool:
+        """Return True if an access token is valid: any, unless service accounts are named."""
+        return self.service_accounts is None and bool(authorization[len("bearer ") :].strip())
+
     def accepts_account(self, credentials: Basic) -> bool:
         """Return True for the username and secret of a service account."""
         if self.service_accounts is None:
@@ -101,6 +105,16 @@ class RollingWindow:
         if not self._entries:
             return self.seconds
         return max(0.0, self._entries[0][0] + self.seconds - now)
+
+    def used(self, now: float) -> int:
+        """Return the amount in the window."""
+        self._expire(now)
+        return self._total
+
+    def undo(self) -> None:
+        """Remove the amount that was added last."""
+        if self._entries:
+            self._total -= self._entries.pop()[1]
 
     def clear(self) -> None:
         """Forget all amounts."""
@@ -145,17 +159,42 @@ class CallLimiter:
         )
         self._running = 0
 
-    def enter(self, now: float) -> float | None:
-        """Start a call, to be ended with `leave`; or return the seconds until it may be retried."""
-        if self._limits.concurrent is not None and self._running >= self._limits.concurrent:
+    def enter(self, now: float, *, counted: bool = True) -> float | None:
+        """Start a call, to be ended with `leave`; or return the seconds until it may be retried.
+
+        A call that is not `counted` is limited by those at the same time only.
+        """
+        if self._is_full():
             return 1.0
-        wait = max(window.wait(now) for window in self._windows)
-        if wait > 0:
-            return wait
-        for window in self._windows:
-            window.try_add(1, now)
+        if counted:
+            wait = max(window.wait(now) for window in self._windows)
+            if wait > 0:
+                return wait
+            for window in self._windows:
+                window.try_add(1, now)
         self._running += 1
         return None
+
+    def refund(self) -> None:
+        """Do not count the latest call."""
+        for window in self._windows:
+            window.undo()
+
+    def headers(self, now: float) -> dict[str, str]:
+        """Return the headers that state the limits, none without limits."""
+        policies, left = [], []
+        if (calls := self._limits.per_hour) is not None:
+            policies.append(f'"project";q={calls};w=3600')
+            left.append(f'"project";r={max(0, calls - self._windows[1].used(now))}')
+        if (concurrent := self._limits.concurrent) is not None:
+            policies.append(f'"project-concurrency";q={concurrent};qu="concurrent-requests"')
+            if self._is_full():
+                left.insert(0, '"project-concurrency";r=0')
+        headers = {"ratelimit-policy": ", ".join(policies), "ratelimit": ", ".join(left)}
+        return {name: value for name, value in headers.items() if value}
+
+    def _is_full(self) -> bool:
+        return self._limits.concurrent is not None and self._running >= self._limits.concurrent
 
     def leave(self) -> None:
         """End a call that was started."""

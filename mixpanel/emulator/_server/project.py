@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 from mixpanel.emulator._rules import lookup_tables
 from mixpanel.emulator._rules.access import Access, CallLimiter, RollingWindow, basic
@@ -11,11 +13,13 @@ from mixpanel.emulator._storage.export import ExportCache
 from mixpanel.emulator._storage.flags import Flags
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest, RequestLog
+from mixpanel.emulator._storage.saved_reports import SavedReports
 from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Script
 
 MINUTE = 60
 DAY = 24 * 3600
+COHORT_CREATED = "2026-01-01 00:00:00"  # of a cohort that was given its members only
 
 
 @dataclass(slots=True)
@@ -35,6 +39,7 @@ class Project:
     etag: bool = True
     cdp: Inbox = field(default_factory=Inbox)
     flags: Flags = field(default_factory=Flags)
+    saved: SavedReports = field(default_factory=SavedReports)
     request_log: RequestLog = field(default_factory=RequestLog)
     script: Script = field(default_factory=Script)
     export_cache: ExportCache = field(default_factory=ExportCache)
@@ -48,6 +53,7 @@ class Project:
         self.request_log.clear()
         self.script.clear()
         self.profiles.clear()
+        self.saved.clear()
         self.cdp.clear()
         self.export_cache.clear()
         for counted in (self.rate, self.replacements, self.exports, self.queries):
@@ -66,6 +72,22 @@ class Project:
             header, project_id=project_id, token=token, secret=secret
         ):
             raise RefusedRequest(401, "Invalid credentials")
+
+    def timestamp(self) -> str:
+        """Return the time as the app API writes it: `YYYY-MM-DD HH:MM:SS`, in UTC."""
+        return datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+    def cohort_rows(self) -> list[dict[str, Any]]:
+        """Return the cohorts, those that only have members too, with how many they have."""
+        members = self.profiles.cohorts
+        saved = {str(row["id"]): row for row in self.saved.rows("cohorts")}
+        rows = []
+        for name in dict.fromkeys([*saved, *members]):
+            number: int | str = int(name) if name.isdecimal() else name
+            unnamed = {"id": number, "name": f"Cohort {name}", "created": COHORT_CREATED}
+            row = {**unnamed, **saved.get(name, {})}
+            rows.append({**row, "count": len(members.get(name, ()))})
+        return rows
 
     def require_account(self, recorded: RecordedRequest) -> str:
         """Return the username of the request's service account, valid in any project.

@@ -1,4 +1,4 @@
-"""The endpoints that read: the raw export, the profile query, and `/api/app/me`."""
+"""The endpoints that read: the raw export and the profile query, and the routes of the others."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mixpanel.emulator._rules.access import CallLimiter
 from mixpanel.emulator._rules.decode import decompress
 from mixpanel.emulator._server import responses
+from mixpanel.emulator._server.app_api import app_routes
 from mixpanel.emulator._server.project import Project
+from mixpanel.emulator._server.query_api import query_routes
 from mixpanel.emulator._storage import export
 from mixpanel.emulator._storage.profile_query import read_form
 from mixpanel.emulator._storage.request_log import RecordedRequest
@@ -23,11 +25,10 @@ def read_routes(project: Project) -> list[Route]:
     """Return the routes of the endpoints that read, with the rate limits of their groups."""
     endpoints = ReadEndpoints(project)
     exports = Middleware(RateLimitMiddleware, limiter=project.exports, now=project.now)
-    queries = Middleware(RateLimitMiddleware, limiter=project.queries, now=project.now)
     return [
         Route("/api/2.0/export", endpoints.export, middleware=[exports]),
-        Route("/api/query/engage", endpoints.engage, methods=["POST"], middleware=[queries]),
-        Route("/api/app/me", endpoints.me),
+        *query_routes(project, endpoints.engage),
+        *app_routes(project),
     ]
 
 
@@ -82,11 +83,6 @@ class ReadEndpoints:
         form = read_form(body, recorded.headers.get("content-type", ""))
         page = await run_in_threadpool(project.profiles.page, form, now=project.now())
         return responses.Json(page)
-
-    async def me(self, request: Request) -> Response:
-        """GET /api/app/me: the owner of the credentials."""
-        username = self._project.require_account(_recorded(request))
-        return responses.Json({"status": "ok", "results": {"user_name": username}})
 
 
 def _recorded(request: Request) -> RecordedRequest:

@@ -71,9 +71,22 @@ class Profiles:
         self._cohorts: dict[str, list[str]] = {}
         self._lock = threading.Lock()
 
-    def set_cohorts(self, cohorts: Mapping[int | str, Collection[str]]) -> None:
+    def set_cohorts(self, cohorts: Mapping[Any, Collection[str]]) -> None:
         """Replace the cohorts."""
         self._cohorts = {str(cohort): sorted(set(ids)) for cohort, ids in cohorts.items()}
+
+    @property
+    def cohorts(self) -> dict[str, list[str]]:
+        """The distinct_ids in each cohort, by its id."""
+        return dict(self._cohorts)
+
+    def selected(self, form: Mapping[str, Any], *, now: float) -> list[dict[str, Any]]:
+        """Return the properties of all profiles that a query selects; blocks while DuckDB runs.
+
+        :raises RefusedRequest: 400: parameters are missing or invalid.
+        """
+        _, session = self._open(form, now)
+        return [each["$properties"] for each in self._results(session, session.ids, None)]
 
     def clear(self) -> None:
         """Forget cohorts and sessions."""
@@ -191,7 +204,7 @@ class Profiles:
         return ProfileQuery(people, " ".join(joins), " and ".join(conditions), parameters)
 
     def _cohort(self, form: Any) -> list[str]:
-        cohort = _json(form, "filter_by_cohort")
+        cohort = read_field(form, "filter_by_cohort")
         if not isinstance(cohort, dict) or not isinstance(cohort.get("id"), (int, str)):
             raise RefusedRequest(400, 'filter_by_cohort must be an object, as {"id": 123}')
         members = self._cohorts.get(str(cohort["id"]))
@@ -203,7 +216,7 @@ class Profiles:
 def read_form(body: bytes, content_type: str) -> dict[str, Any]:
     """Read the fields of a profile query from a form or, though undocumented, from JSON."""
     if content_type.partition(";")[0].strip().lower() == "application/json":
-        form = _json(body.decode(errors="replace") or "{}", "body")
+        form = read_field(body.decode(errors="replace") or "{}", "body")
         if not isinstance(form, dict):
             raise RefusedRequest(400, "body must be an object")
         return {name: value for name, value in form.items() if value is not None}
@@ -219,7 +232,7 @@ def _behaviors(
     """Return the value of each `behaviors["name"]`, and the joins that count it."""
     if "behaviors" not in form:
         return {}, []
-    behaviors = _json(form["behaviors"], "behaviors")
+    behaviors = read_field(form["behaviors"], "behaviors")
     end = _whole_number(form, "as_of_timestamp")
     high = round(now * 1000) if end is None else end * 1000
     counts: dict[str, Value] = {}
@@ -265,7 +278,7 @@ def _properties(text: str, seen: str | None) -> dict[str, Any]:
     return properties if seen is None else {"$last_seen": seen, **properties}
 
 
-def _json(form: Any, name: str) -> Any:
+def read_field(form: Any, name: str) -> Any:
     """Return a field: in a form it is JSON text, in a JSON body a value."""
     if not isinstance(form, str):
         return form
@@ -278,7 +291,7 @@ def _json(form: Any, name: str) -> Any:
 def _strings(form: Mapping[str, Any], name: str) -> list[str] | None:
     if name not in form:
         return None
-    strings = _json(form[name], name)
+    strings = read_field(form[name], name)
     if not isinstance(strings, list) or not all(isinstance(each, str) for each in strings):
         raise RefusedRequest(400, f"{name} must be a JSON array of strings")
     return strings
