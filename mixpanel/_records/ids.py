@@ -58,6 +58,17 @@ class _UuidGenerator:
         self._row = row
         return first
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # A copy of the state would generate the same ids again.
+        return _generator, (bool(self._dash),)
 
-new_uuid = _UuidGenerator(dashes=True).new
-new_hex = _UuidGenerator(dashes=False).new
+
+def _generator(dashes: bool) -> _UuidGenerator:  # noqa: FBT001
+    """Return this process's generator."""
+    return _uuids if dashes else _hexes
+
+
+_uuids = _UuidGenerator(dashes=True)
+_hexes = _UuidGenerator(dashes=False)
+new_uuid = _uuids.new
+new_hex = _hexes.new

@@ -1,6 +1,8 @@
 """The ids by which servers de-duplicate messages."""
 
+import copy
 import os
+import pickle
 import threading
 from uuid import RFC_4122, UUID
 
@@ -51,3 +53,12 @@ def test_a_forked_child_makes_other_ids(new_id):
     os.waitpid(pid, 0)
     assert len(ours) == len(theirs) == 100
     assert not {each[:18] for each in ours} & {each[:18] for each in theirs}
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda new: pickle.loads(pickle.dumps(new))])
+@pytest.mark.parametrize("new", [new_uuid, new_hex])
+def test_a_copy_never_repeats_ids(new, copied):
+    """It uses the generator of its process, and has no state of its own."""
+    other = copied(new)
+    ids = [generate() for _ in range(3) for generate in (new, other)]
+    assert len(set(ids)) == len(ids)

@@ -1,10 +1,9 @@
 """Share the calls that a project may make: so many an hour, so many a second, so many at once.
 
-Mixpanel counts for each project, whoever asks. Here one `ApiRateLimiter` for each project and kind of call
-is shared by everything in the process, whatever thread or event loop it runs in, and through a file
-by the other processes of this user: who comes first in a process is served first, and nobody is
-refused for calls that could have been held back here. What other machines spend shows as a 429:
-then everyone waits, and one call goes ahead to see.
+Mixpanel counts all calls of a project together. One `ApiRateLimiter` for each project and kind of
+call is shared by all threads and event loops of the process, and through a file by the other
+processes of this user. Within a process, calls start in the order in which they came. Calls of
+other machines show as a 429: then all calls wait, and one goes ahead to see whether it is over.
 """
 
 from __future__ import annotations

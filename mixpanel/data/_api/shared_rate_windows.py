@@ -77,7 +77,7 @@ class SharedRateWindows(RateWindows):
         self._alone_until = -math.inf
         self._depth = 0
 
-    # ---- what `RateWindows` does, in a transaction ------------------------------------------------
+    # ---- what `RateWindows` does, in a transaction ----------------------------------------------
 
     def opens(self, now: float, *, counted: bool = True) -> float:
         """See `RateWindows.opens`."""
