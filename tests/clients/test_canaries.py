@@ -204,6 +204,7 @@ PICKLED = (ServiceAccountCredentials, HightouchOAuth, Credentials)
 BYTES = {"content", "body"}
 
 
+@pytest.mark.filterwarnings("ignore:Pickle, copy, and deepcopy support:DeprecationWarning")
 def test_no_object_shows_a_secret():
     """Neither as a whole, nor in an attribute, a copy, a dict or a pickle."""
     found, visited, hidden = [], set(), []
