@@ -36,7 +36,10 @@ REPORT_TYPES = ("insights", "funnels", "retention", "flows")
 
 
 class Emulator:
-    """A local server with Mixpanel's APIs of ingestion, raw export, profile queries and flags.
+    """A local server with Mixpanel's APIs of ingestion, export, queries, saved objects and flags.
+
+    Queries are answered from the events and profiles that were ingested, by the SQL of `ws.local`;
+    days are those of UTC. `add_funnel` and its kin save what the web interface would.
 
     It serves this machine only. Customer.io's and Hightouch's APIs have addresses of their own.
 

@@ -151,6 +151,30 @@ async def test_a_cohort_filters_inline_reports(emu, http):
     assert {"error": message, "status": "error"} == refused.json()
 
 
+MALFORMED = [
+    1,
+    {"sections": 1},
+    {"sections": {"show": [{"behavior": {"type": "funnel"}}]}},
+    {"sections": {"show": [{"behavior": {"name": "E"}, "measurement": "x"}]}},
+    {"sections": {"show": [{"behavior": {"name": "E", "filters": [1]}}]}},
+    {"sections": {"show": [{"behavior": {"name": "E"}}], "group": [{}]}},
+    {
+        "sections": {
+            "show": [{"behavior": {"name": "E"}, "measurement": {"math": "total"}}],
+            "time": [{"dateRangeType": "in the last", "window": {"value": 10**9}}],
+        }
+    },
+]
+
+
+@pytest.mark.parametrize("bookmark", MALFORMED)
+def test_malformed_bookmarks_are_refused(http, bookmark):
+    """With 400, whatever their shape."""
+    body = {"bookmark": bookmark, "project_id": 42}
+    for path in ("insights", "arb_funnels"):
+        assert 400 == http.post(f"/api/query/{path}", json=body).status_code
+
+
 # Saved objects
 
 

@@ -308,7 +308,7 @@ class AppEndpoints:
     def schemas(self, call: Call, rest: list[str]) -> Answer:
         """Schemas: list, create, replace, delete; of one type, or one entry."""
         saved = self._project.saved
-        kind, name = rest[0] if rest else None, "/".join(rest[1:]) or None
+        kind, name = rest[0] if rest else None, "/".join(rest[1:]) or call.query.get("entity_name")
         match call.method:
             case "GET":
                 found = saved.schemas(kind, name)
@@ -391,6 +391,15 @@ class AppEndpoints:
             return sorted(found)
         return sorted({name for names in found.values() for name in names})
 
+    def flag_limits(self, _: Call, __: list[str]) -> Answer:
+        """How many feature flags there may be, and are."""
+        used = len(self._project.saved.rows("feature-flags"))
+        return Answer({**FLAG_LIMITS, "current_usage": used})
+
+    def drop_filter_limits(self, _: Call, __: list[str]) -> Answer:
+        """How many drop filters there may be."""
+        return Answer({"filterLimit": 100})
+
     def bookmark_urls(self, call: Call, rest: list[str]) -> Answer:
         """Addresses of reports that are not saved: create, read."""
         saved = self._project.saved
@@ -407,9 +416,12 @@ class AppEndpoints:
         raise HTTPException(405)
 
 
+FLAG_LIMITS = {"limit": 100, "is_trial": False, "contract_status": "active"}
 HANDLERS: dict[str, Callable[[AppEndpoints, Call, list[str]], Answer]] = {
     "schemas": AppEndpoints.schemas,
     "bookmark-urls": AppEndpoints.bookmark_urls,
+    "feature-flags/limits": AppEndpoints.flag_limits,
+    "data-definitions/events/drop-filters/limits": AppEndpoints.drop_filter_limits,
     "data-definitions/events": AppEndpoints.event_definitions,
     "data-definitions/properties": AppEndpoints.property_definitions,
 }

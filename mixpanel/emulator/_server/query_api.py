@@ -164,7 +164,7 @@ class QueryEndpoints:
         now = self._project.now()
         parameters = Parameters(fields, today=datetime.fromtimestamp(now, UTC).date())
         try:
-            answer = await run_in_threadpool(handler, self, parameters)
+            answer = await run_in_threadpool(_checked_call, handler, self, parameters)
         except RefusedRequest as refused:
             if saved.restrictions.errors_as_200 and path in ("insights", "arb_funnels"):
                 return responses.Json({"error": refused.message})
@@ -479,6 +479,21 @@ class QueryEndpoints:
         if kind is not None and row["type"] != kind:
             raise RefusedRequest(400, f"report {number} is of type {row['type']}, not {kind}")
         return row
+
+
+def _checked_call(handler: Handler, endpoints: QueryEndpoints, parameters: Parameters) -> Any:
+    """Call an endpoint; parameters of a bookmark have too many shapes to be checked one by one.
+
+    :raises RefusedRequest: 400: a value has the wrong type.
+    """
+    try:
+        return handler(endpoints, parameters)
+    except OverflowError as error:
+        raise RefusedRequest(400, "the dates are beyond what can be computed") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if "bookmark" not in parameters and "bookmark_id" not in parameters:
+            raise
+        raise RefusedRequest(400, f"bookmark is malformed: {error}") from error
 
 
 def _check_unique(kind: str, unit: str) -> None:
