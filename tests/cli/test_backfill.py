@@ -97,7 +97,7 @@ def test_parquet_and_ndjson_can_be_sent(mp, emu, tmp_path):
     import duckdb
 
     path = tmp_path / "people.parquet"
-    duckdb.sql(
+    duckdb.connect().execute(
         "COPY (SELECT 'u-' || range AS \"User ID\", 'team' AS plan, NULL AS age FROM range(3)) "
         f"TO '{path}'"
     )

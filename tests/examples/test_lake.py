@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mixpanel.emulator import Emulator
-from tests.data.test_fetch import filled
+from tests.data.test_fetch import fill
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ ACCOUNT = {"MP_USERNAME": "u", "MP_SECRET": "s", "MP_PROJECT_ID": "7", "MP_REGIO
 def test_the_engine_and_duckdb_agree(tmp_path):
     """The users of each day, counted from the lake and from the database."""
     with Emulator() as emu:
-        filled(emu, tmp_path, 10)
+        fill(emu, tmp_path, 10)
         command = [sys.executable, EXAMPLE, tmp_path / "lake", "2026-01-01", "2026-01-10"]
         environment = os.environ | ACCOUNT | {"MP_BASE_URL": emu.url}
         done = subprocess.run(

@@ -38,7 +38,7 @@ def value_in(expression, properties="{}"):
     value = compiled.value
     columns = ", ".join(each or "null" for each in (value.number, value.text, value.boolean))
     sql = f"select {columns} from (select $p::json as p)"
-    row = duckdb.execute(sql, compiled.parameters | {"p": properties}).fetchone()
+    [row] = duckdb.execute(sql, compiled.parameters | {"p": properties}).fetchall()
     return next((each for each in row if each is not None), None)
 
 

@@ -38,7 +38,7 @@ def read(path, **columns):
 
 
 def parquet(path, select):
-    duckdb.sql(f"COPY ({select}) TO '{path}' (FORMAT parquet)")
+    duckdb.connect().execute(f"COPY ({select}) TO '{path}' (FORMAT parquet)")
     return path
 
 
