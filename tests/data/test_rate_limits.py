@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel.data._api import rate_limits
-from mixpanel.data._api.rate_limits import ApiRateLimiter, RateWindows
+from mixpanel.data._api.rate_limits import ApiRateLimiter
+from mixpanel.data._api.rate_windows import RateWindows
 from mixpanel.data.exceptions import RateLimitError
 
 WINDOWS = (5, 60.0), (2, 1.0)

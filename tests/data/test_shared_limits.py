@@ -17,6 +17,7 @@ import trio.testing
 from mixpanel.data._api import rate_limits
 from mixpanel.data._api.quota import Quota
 from mixpanel.data._api.rate_limits import ApiRateLimiter
+from mixpanel.data._api.rate_windows import Start
 from mixpanel.data._api.shared_rate_windows import SharedRateWindows, shared_file
 from mixpanel.data.exceptions import RateLimitError
 
@@ -130,7 +131,7 @@ def test_two_processes_cannot_take_the_last_call_both(path):
         gate.wait(10)
         for _ in range(10):
             started = mine.try_start(100.0)
-            taken.append(isinstance(started, rate_limits.Start))
+            taken.append(isinstance(started, Start))
 
     threads = [threading.Thread(target=take, args=(mine,)) for mine in several]
     for thread in threads:

@@ -20,7 +20,7 @@ from mixpanel._runtime.checked_files import check_status, open_flags, read_check
 from mixpanel._runtime.file_lock import FileLock, fcntl
 from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.safe_logging import logger
-from mixpanel.data._api.rate_limits import HOUR, RateWindows, Start
+from mixpanel.data._api.rate_windows import HOUR, RateWindows, Start
 from mixpanel.settings import is_loopback
 
 if TYPE_CHECKING:
