@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, get_args
 
 from mixpanel.data._fetch.plan import as_day, text, today, whole
+from mixpanel.data._queries.expression_nodes import Raw
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.expressions import Expression, Property, Raw, parse
+from mixpanel.data.expressions import Expression, Property, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 
-from mixpanel.data.exceptions import ExpressionError
-from mixpanel.data.expressions import (
+from mixpanel.data._queries.expression_nodes import (
     SOURCES,
     Constant,
     Expression,
@@ -26,6 +25,7 @@ from mixpanel.data.expressions import (
     Source,
     Values,
 )
+from mixpanel.data.exceptions import ExpressionError
 
 __all__ = ["parsed"]
 

@@ -10,8 +10,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 
-from mixpanel.data.exceptions import ExpressionError
-from mixpanel.data.expressions import (
+from mixpanel.data._queries.expression_nodes import (
     Constant,
     Expression,
     Function,
@@ -20,8 +19,9 @@ from mixpanel.data.expressions import (
     Operation,
     Property,
     Values,
-    parse,
 )
+from mixpanel.data._queries.expression_parser import parsed
+from mixpanel.data.exceptions import ExpressionError
 
 __all__ = ["any_or_all", "filters_of", "flow_filter", "property_entry", "step_filter"]
 
@@ -65,7 +65,7 @@ def any_or_all(condition: Expression | str | None) -> tuple[list[Filter], Litera
     if condition is None:
         return [], "all"
     if isinstance(condition, str):
-        condition = parse(condition)
+        condition = parsed(condition)
     if not isinstance(condition, Expression):
         raise ExpressionError(f"a condition is an expression or text, not {condition!r}")
     parts, word = _parts(condition, negated=False)
