@@ -429,7 +429,7 @@ def test_a_killed_backfill_leaves_only_private_files_and_the_next_run_removes_th
 ):
     """Nothing is lost, no row is sent twice for nothing, and no temporary file stays."""
     path, failed = history(tmp_path / "h.ndjson", 6000, bad=range(0, 6000, 100)), tmp_path / "f"
-    emu.play(Fault.latency(0.05).forever())
+    emu.play(Fault.latency(0.5).forever())
     arguments = ["cdp", "backfill", str(path), "--concurrency", "1", "--failed", str(failed)]
     process = subprocess.Popen(
         [*RUN, *arguments],
