@@ -148,6 +148,7 @@ def holders():
     hightouch._api.guard.token_source._store(json.dumps({"access_token": TOKEN}).encode())
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     workspace = AsyncWorkspace(credentials=given, base_url="http://127.0.0.1:9")
+    workspace._core.unexpanded_path = None  # in memory: looking at all attributes opens it
     assert workspace.api is not None
     made = [
         account(), ApiSecret(API, "k"), Secret(ACCOUNT), given, oauth(), Proxy(proxy),

@@ -350,7 +350,8 @@ def double_cancels(world, face, small):
     # A cancelled caller gets no error; the outcome of those calls is in the counts alone.
     stats, calls = world.audit.stats(), world.audit.calls
     counted = stats.rejected + sum(stats.dropped.values())
-    for marker in [m for m in calls if not world.server.record.applied[m]][:counted]:
+    # A response may have been on its way when its caller was cancelled: such calls come last.
+    for marker in sorted(calls, key=lambda one: bool(world.server.record.applied[one]))[:counted]:
         for reason in stats.dropped:
             world.audit.fates.setdefault(marker, [reason])
 
