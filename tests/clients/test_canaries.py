@@ -770,7 +770,8 @@ def test_the_command_line_shows_no_secret(tmp_path, logs):
     environment = {
         "MP_USERNAME": "me", "MP_SECRET": ACCOUNT, "MP_PROJECT_ID": "42", "MP_TOKEN": "T",
         "MP_CDP_WRITE_KEY": KEY, "MP_CUSTOMERIO_WRITE_KEY": KEY,
-        "MP_CONFIG_PATH": str(tmp_path / "config.toml"), "NO_COLOR": "1",
+        "MP_CONFIG_PATH": str(tmp_path / "config.toml"), "MP_DB": str(tmp_path / "shop.db"),
+        "NO_COLOR": "1",
     }  # fmt: skip
     for arguments in (
         ["import", "events", str(path)],
