@@ -328,7 +328,7 @@ def _run_with_asgiref(
 ) -> R:
     # asgiref's `AsyncToSync` runs a call on the loop that these attributes name. Without them it
     # starts a loop for each call, and connections belong to one loop. A call takes 44 us this way,
-    # 250 us and more by plain `async_to_sync` (medians of 15 interleaved rounds, asgiref 3.13,
+    # 250 us at best by plain `async_to_sync` (15 interleaved rounds, busy machine, asgiref 3.13,
     # Python 3.11). `run_coroutine_threadsafe` takes 34 us, but cannot call back into this thread as
     # `call_in_caller_thread` does. A test notices when asgiref no longer reads the attributes.
     local = SyncToAsync.threadlocal
