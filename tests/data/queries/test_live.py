@@ -698,18 +698,18 @@ async def test_each_bad_answer_is_a_typed_error_and_costs_once(ws, server, answe
 async def test_a_query_is_repeated_after_a_429(ws, server):
     """A refusal is free."""
     server["segmentation"] = InTurn((429, {"error": "rate limit"}), series(a={"2026-01-01": 1}))
-    budget = ws.api.query_limiter
+    limiter = ws.api.query_limiter
     slept = []
 
     async def sleep(seconds):
         slept.append(seconds)
-        budget._windows_state._held_until = -math.inf
+        limiter._windows._paused_until = -math.inf
 
-    budget._sleep = sleep
+    limiter._sleep = sleep
     await ws.segmentation("Order Paid", **JAN)
     assert slept
     assert len(server.queries) == 2
-    assert budget.remaining() == 59
+    assert limiter.remaining() == 59
 
 
 async def test_the_timezone_is_asked_once_and_may_be_unknown(ws, server):
