@@ -418,3 +418,15 @@ def test_a_slash_at_the_end_is_answered_as_without(method, path):
     assert found[0] in (200, 400)
     assert found[0] == found[1]
     assert 2 == len(recorded)
+
+
+def test_each_request_is_reported_after_its_response():
+    """With its status, also when a fault breaks it."""
+    seen = []
+    with Emulator(on_request=lambda each: seen.append((each.path, each.status))) as emulator:
+        httpx.post(f"{emulator.url}/track", json=[])
+        emulator.play("503 1 time", "reset before 1 time")
+        httpx.post(f"{emulator.url}/import", json=[])
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{emulator.url}/engage", json=[])
+    assert [("/track", 200), ("/import", 503), ("/engage", None)] == seen

@@ -145,7 +145,10 @@ class RecordingMiddleware:
                 state["refuse"] = fault.refused
                 await fault.perform(exchange)
         except ClientDisconnected:
-            return
+            pass
+        finally:
+            if project.on_request is not None:
+                project.on_request(request)
 
 
 def _limit(project: Project, path: str) -> int:
