@@ -258,7 +258,7 @@ def test_what_a_limit_cut_off_is_noted(mp, server):
          "exclude each other"),
         (("flows", "4", "--direction", "both"), ExitCode.USAGE, "leave out --direction"),
         (("insights", "a", "--math", "p91"), ExitCode.USAGE, "is unknown"),
-        (("insights", "a", "--formula", "A / B"), ExitCode.USAGE, "the formula names B"),
+        (("insights", "a", "--formula", "A / B"), ExitCode.USAGE, "the formula uses B"),
         (("jql",), ExitCode.USAGE, "FILE or with --script"),
         (("jql", "none.js"), ExitCode.NOT_FOUND, "No such file"),
         (("jql", "-c", "x", "--params", "["), ExitCode.USAGE, "not JSON"),

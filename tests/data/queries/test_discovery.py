@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from mixpanel.data._queries.cache import Cache
-from mixpanel.data._queries.discovery_answers import similar
+from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.discovery import BookmarkInfo, FunnelInfo, LimitedList, SavedCohort, TopEvent
 from mixpanel.data.exceptions import (
     ConfigError,
@@ -114,14 +114,14 @@ async def test_properties_are_asked_with_a_limit(ws, server):
     assert server.last.query["event"] == "Order Paid"
 
 
-@pytest.mark.parametrize("answer", [{}, (400, {"error": "invalid event"})])
-async def test_properties_of_an_unknown_event(ws, server, answer):
+@pytest.mark.parametrize("response", [{}, (400, {"error": "invalid event"})])
+async def test_properties_of_an_unknown_event(ws, server, response):
     """Empty or refused: similar names are suggested."""
-    server["events/properties/top"] = answer
+    server["events/properties/top"] = response
     with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):
         await ws.list_properties("order_paid")
     for event in ("Signed Up", "$session_start"):
-        if isinstance(answer, dict):
+        if isinstance(response, dict):
             assert await ws.list_properties(event) == []
         else:
             with pytest.raises(QueryError):
@@ -181,10 +181,10 @@ async def test_funnels_and_cohorts_are_listed_by_name(ws, server):
 async def test_reports_are_listed_without_a_query(ws, server, envelopes):
     """In one envelope or two."""
     rows = [{"id": 9, "name": "Trend", "type": "insights", "params": {"sections": {}}}]
-    answer = {"results": rows}
+    response = {"results": rows}
     for _ in range(envelopes - 1):
-        answer = {"results": answer}
-    server["/api/app/projects/4242/bookmarks"] = answer
+        response = {"results": response}
+    server["/api/app/projects/4242/bookmarks"] = response
     [report] = await ws.list_bookmarks("insights")
     assert report == BookmarkInfo(9, "Trend", "insights", params={"sections": {}})
     assert report.to_dict() == {"id": 9, "name": "Trend", "type": "insights"}
@@ -222,8 +222,8 @@ async def test_the_lexicon_is_read(ws, server):
     assert (entry.entity_type, entry.name) == ("event", "Order Paid")
     assert entry.schema_json.properties["amount"].metadata.hidden
     assert entry.schema_json.metadata.display_name == "Paid"
-    for answer in (SCHEMA, {"status": "ok", "results": SCHEMA}, {"results": rows}):
-        server["/api/app/projects/4242/schemas/event/Order Paid"] = answer
+    for response in (SCHEMA, {"status": "ok", "results": SCHEMA}, {"results": rows}):
+        server["/api/app/projects/4242/schemas/event/Order Paid"] = response
         found = await ws.lexicon_schema("event", "Order Paid", refresh=True)
         assert found == entry
     with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):
@@ -232,19 +232,19 @@ async def test_the_lexicon_is_read(ws, server):
         await ws.lexicon_schema("user", "x")
 
 
-@pytest.mark.parametrize("answer", [5, {"a": 1}, None, {"results": 5}])
-async def test_odd_answers_are_typed_errors(ws, server, answer):
+@pytest.mark.parametrize("response", [5, {"a": 1}, None, {"results": 5}])
+async def test_odd_answers_are_typed_errors(ws, server, response):
     """Whatever the endpoint."""
     for path in ("events/names", "funnels/list", "cohorts/list", "data_definitions/events"):
-        server[path] = answer
-    server["/api/app/projects/4242/bookmarks"] = answer
-    server["events/top"] = {"events": answer}
+        server[path] = response
+    server["/api/app/projects/4242/bookmarks"] = response
+    server["events/top"] = {"events": response}
     calls = [
         ws.list_events, ws.list_funnels, ws.list_cohorts, ws.list_events_with_properties,
         ws.list_bookmarks, ws.top_events,
     ]  # fmt: skip
     for call in calls:
-        with pytest.raises(ServerError, match="no known shape"):
+        with pytest.raises(ServerError, match="unexpected response"):
             await call()
 
 

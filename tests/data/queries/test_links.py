@@ -119,7 +119,7 @@ async def test_a_local_result_says_that_it_is_one():
         event="a", from_date="2026-01-01", to_date="2026-01-01", unit="day",
         segment_property=None, total=0, series={},
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="not computed by Mixpanel"):
+    with pytest.raises(ConfigError, match="computed locally"):
         result.see_in_mixpanel()
 
 
