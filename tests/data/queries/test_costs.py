@@ -57,12 +57,12 @@ async def test_a_failed_query_counts(ws, server):
 async def test_the_limit_in_the_headers_of_a_response_is_adopted(ws, server):
     """For a project whose limit was raised."""
 
-    def answer(_sent):
-        answered = response(series(a={"2026-01-01": 1}))
-        answered.headers["RateLimit-Policy"] = '"project";q=400;w=3600'
-        return answered
+    def raised_limit(_sent):
+        rejected = response(series(a={"2026-01-01": 1}))
+        rejected.headers["RateLimit-Policy"] = '"project";q=400;w=3600'
+        return rejected
 
-    server["segmentation"] = answer
+    server["segmentation"] = raised_limit
     await ws.segmentation("Order Paid", **JAN)
     assert ws.api.query_limiter.remaining() == 399
 

@@ -105,8 +105,8 @@ ODD = [
 @example(ODD[4])
 @example(ODD[5])
 @example(ODD[6])
-def test_no_answer_breaks_a_parser(name, response):
-    """It is a result whose rows and JSON can be made, or an error of this package."""
+def test_any_response_is_a_result_or_a_typed_error(name, response):
+    """A result has rows and JSON, whatever the response contains."""
     with contextlib.suppress(MixpanelDataError):
         result = PARSERS[name](response)
         if isinstance(result, QueryResult):
@@ -116,8 +116,8 @@ def test_no_answer_breaks_a_parser(name, response):
 
 
 @given(JSON)
-def test_what_every_result_carries_is_read_from_anything(response):
-    """Nothing there is worth failing for."""
+def test_common_fields_are_read_from_any_response(response):
+    """Malformed metadata does not fail a query."""
     known = common_fields(response, None)
     assert isinstance(known["sampling_factor"], float)
     assert isinstance(known["limit_hit"], bool)
@@ -128,14 +128,14 @@ def test_what_every_result_carries_is_read_from_anything(response):
     [(5, 5), ("10254", 10254), ("-3", -3), (1.5, 1.5), ("1.5", 1.5), (True, 1)],
 )
 def test_numbers_are_read_as_numbers_or_text(value, expected):
-    """Of the same kind."""
+    """Integers stay integers."""
     assert number(value) == expected
     assert type(number(value)) is type(expected)
 
 
 @pytest.mark.parametrize("value", [None, "NaN", "Infinity", float("nan")])
-def test_a_count_that_is_none_is_zero(value):
-    """As of a step that nobody reached."""
+def test_a_missing_count_is_zero(value):
+    """Such as of a step that no user reached."""
     assert count(value) == 0
 
 
@@ -152,5 +152,5 @@ def test_a_count_that_is_none_is_zero(value):
     ],
 )
 def test_dates_are_written_in_one_way(date, expected):
-    """That of the classic answers, in the project's own time."""
+    """As by the older endpoints, in the project's timezone."""
     assert label(date) == expected
