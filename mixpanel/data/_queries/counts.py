@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries import bookmarks, requests, responses
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.arguments import (
     ACCESSOR,
     property_name,
@@ -14,7 +14,6 @@ from mixpanel.data._queries.links import ReportLink
 from mixpanel.data._queries.query_sender import QuerySender
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.expressions import Property
-from mixpanel.data.inline_queries import Breakdown, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from mixpanel.data._queries.arguments import Where
     from mixpanel.data._queries.requests import QueryRequest
     from mixpanel.data.expressions import Expression
-    from mixpanel.data.inline_queries import InsightsMath
+    from mixpanel.data.inline_queries import Breakdown, InsightsMath
     from mixpanel.data.query_results import (
         CountType,
         EventCountsResult,
@@ -70,11 +69,13 @@ class CountQueries(QuerySender):
         :raises PropertyNotFoundError: for an unknown property, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.segmentation(
+        request = on_demand.requests.segmentation(
             event, from_date, to_date, on=on, unit=unit, where=where, type=type, limit=limit
         )
         response, timezone = await self._query_with_timezone(request, [event])
-        result = responses.segmentation(response, request.query, property_name(on), timezone)
+        result = on_demand.responses.segmentation(
+            response, request.query, property_name(on), timezone
+        )
         await self._check_events([event], result.series)
         await self._check_segments(event, on, result.series)
         return self._with_link(
@@ -100,11 +101,11 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.numeric(
+        request = on_demand.requests.numeric(
             "numeric", event, from_date, to_date, on=on, unit=unit, where=where, type=type
         )
         response, timezone = await self._query_with_timezone(request, [event])
-        result = responses.numeric_buckets(response, request.query, timezone)
+        result = on_demand.responses.numeric_buckets(response, request.query, timezone)
         await self._check_events([event], result.series)
         by = partial(_number_breakdown, on)
         return self._with_link(
@@ -129,9 +130,11 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.numeric("sum", event, from_date, to_date, on=on, unit=unit, where=where)
+        request = on_demand.requests.numeric(
+            "sum", event, from_date, to_date, on=on, unit=unit, where=where
+        )
         response, timezone = await self._query_with_timezone(request, [event])
-        result = responses.numeric_sum(response, request.query, timezone)
+        result = on_demand.responses.numeric_sum(response, request.query, timezone)
         await self._check_events([event], result.results)
         return self._with_link(
             result, self._report_link(request, event, None, where, "total", unit, on)
@@ -155,11 +158,11 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.numeric(
+        request = on_demand.requests.numeric(
             "average", event, from_date, to_date, on=on, unit=unit, where=where
         )
         response, timezone = await self._query_with_timezone(request, [event])
-        result = responses.numeric_average(response, request.query, timezone)
+        result = on_demand.responses.numeric_average(response, request.query, timezone)
         await self._check_events([event], result.results)
         return self._with_link(
             result, self._report_link(request, event, None, where, "average", unit, on)
@@ -180,25 +183,22 @@ class CountQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.event_counts(events, from_date, to_date, type=type, unit=unit)
+        request = on_demand.requests.event_counts(events, from_date, to_date, type=type, unit=unit)
         names = request.query["event"]
         response, timezone = await self._query_with_timezone(request, names)
-        result = responses.event_counts(response, request.query, timezone)
+        result = on_demand.responses.event_counts(response, request.query, timezone)
         await self._check_events(
             [name for name in names if not any(result.series[name].values())], None
         )
         days = request.days
-        return self._with_link(
-            result,
-            ReportLink(
-                "insights",
-                params=lambda: bookmarks.insights(
-                    [Metric(name, _report_math(MATHS.get(type))) for name in names],
-                    days,
-                    unit=_unit(unit),
-                ),
-            ),
-        )
+
+        def params() -> dict[str, Any]:
+            from mixpanel.data.inline_queries import Metric
+
+            metrics = [Metric(name, _report_math(MATHS.get(type))) for name in names]
+            return on_demand.bookmarks.insights(metrics, days, unit=_unit(unit))
+
+        return self._with_link(result, ReportLink("insights", params=params))
 
     async def property_counts(
         self,
@@ -222,12 +222,12 @@ class CountQueries(QuerySender):
         :raises PropertyNotFoundError: for an unknown property, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.property_counts(
+        request = on_demand.requests.property_counts(
             event, property_name, from_date, to_date,
             type=type, unit=unit, values=values, limit=limit,
         )  # fmt: skip
         response, timezone = await self._query_with_timezone(request, [event])
-        result = responses.property_counts(response, request.query, timezone)
+        result = on_demand.responses.property_counts(response, request.query, timezone)
         await self._check_events([event], result.series)
         if values is None and result.series.keys() <= UNSET:
             await self._check_property(event, property_name)
@@ -263,9 +263,11 @@ class CountQueries(QuerySender):
         days = request.days
 
         def params() -> dict[str, Any]:
+            from mixpanel.data.inline_queries import Metric
+
             metric = Metric(event, _report_math(math), property=property, where=where)
             group: Any = by() if callable(by) else by
-            return bookmarks.insights(metric, days, unit=_unit(unit), by=group)
+            return on_demand.bookmarks.insights(metric, days, unit=_unit(unit), by=group)
 
         return ReportLink("insights", params=params)
 
@@ -286,4 +288,6 @@ def _unit(unit: str) -> Any:
 
 
 def _number_breakdown(on: Expression | str) -> Breakdown:
+    from mixpanel.data.inline_queries import Breakdown
+
     return Breakdown(on, type="number")

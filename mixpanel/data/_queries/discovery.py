@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 from mixpanel.data._fetch.plan import today
-from mixpanel.data._queries import discovery_responses, response_values
+from mixpanel.data._queries import on_demand, response_values
 from mixpanel.data._queries.arguments import event_name, one_of, whole
 from mixpanel.data.discovery import (
     BookmarkInfo,
@@ -29,13 +29,13 @@ from mixpanel.data.exceptions import (
     PropertyNotFoundError,
     QueryError,
 )
-from mixpanel.data.query_results import CountType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Hashable
 
     from mixpanel.data._queries.cache import Cache
     from mixpanel.data._workspace.core import WorkspaceCore
+    from mixpanel.data.query_results import CountType
 
 __all__ = ["DiscoveryMethods"]
 
@@ -66,7 +66,7 @@ class DiscoveryMethods:
         whole("limit", limit, 1, MAX_NAMES)
 
         async def load() -> LimitedList[str]:
-            names = discovery_responses.names(await self._event_names(limit))
+            names = on_demand.discovery_responses.names(await self._event_names(limit))
             return _limited(names, limit)
 
         return await self._cached(("events", limit), load, refresh=refresh)
@@ -91,7 +91,7 @@ class DiscoveryMethods:
             except QueryError as error:
                 await self._check_event(event, error)
                 raise
-            names = discovery_responses.properties(response)
+            names = on_demand.discovery_responses.properties(response)
             if not names:
                 await self._check_event(event)
             return _limited(names, limit)
@@ -122,7 +122,7 @@ class DiscoveryMethods:
         async def load() -> LimitedList[str]:
             params = {"event": event, "name": property_name, "limit": limit}
             try:
-                values = discovery_responses.names(
+                values = on_demand.discovery_responses.names(
                     await self._get("events/properties/values", params)
                 )
             except QueryError as error:
@@ -145,7 +145,7 @@ class DiscoveryMethods:
         async def load() -> dict[str, list[str]]:
             params = {"fetch_per_event_properties": True}
             response = await self._get("data_definitions/events", params)
-            return discovery_responses.events_with_properties(response)
+            return on_demand.discovery_responses.events_with_properties(response)
 
         return await self._cached("events with properties", load, refresh=refresh)
 
@@ -156,7 +156,7 @@ class DiscoveryMethods:
         """
 
         async def load() -> list[FunnelInfo]:
-            return discovery_responses.funnels(await self._get("funnels/list"))
+            return on_demand.discovery_responses.funnels(await self._get("funnels/list"))
 
         return await self._cached("funnels", load, refresh=refresh)
 
@@ -167,7 +167,9 @@ class DiscoveryMethods:
         """
 
         async def load() -> list[SavedCohort]:
-            return discovery_responses.cohorts(await self._get("cohorts/list", method="POST"))
+            return on_demand.discovery_responses.cohorts(
+                await self._get("cohorts/list", method="POST")
+            )
 
         return await self._cached("cohorts", load, refresh=refresh)
 
@@ -183,7 +185,7 @@ class DiscoveryMethods:
 
         async def load() -> list[BookmarkInfo]:
             params = {"v": 2, "type": bookmark_type}
-            return discovery_responses.bookmarks(await self._get_app("bookmarks", params))
+            return on_demand.discovery_responses.bookmarks(await self._get_app("bookmarks", params))
 
         return await self._cached(("bookmarks", bookmark_type), load, refresh=refresh)
 
@@ -199,10 +201,12 @@ class DiscoveryMethods:
 
         :raises APIError: when Mixpanel rejects the call.
         """
+        from mixpanel.data.query_results import CountType
+
         one_of("type", type, CountType)
         whole("limit", limit, 1, MAX_NAMES)
         response = await self._get("events/top", {"type": type, "limit": limit or 100})
-        return LimitedList(discovery_responses.top_events(response), limit=limit or 100)
+        return LimitedList(on_demand.discovery_responses.top_events(response), limit=limit or 100)
 
     async def lexicon_schemas(
         self, *, entity_type: EntityType | None = None, refresh: bool = False
@@ -219,7 +223,7 @@ class DiscoveryMethods:
 
         async def load() -> list[LexiconSchema]:
             path = "schemas" if entity_type is None else f"schemas/{entity_type}"
-            return discovery_responses.schemas(await self._get_app(path))
+            return on_demand.discovery_responses.schemas(await self._get_app(path))
 
         return await self._cached(("schemas", entity_type), load, refresh=refresh)
 
@@ -237,7 +241,9 @@ class DiscoveryMethods:
         async def load() -> LexiconSchema:
             path = f"schemas/{entity_type}/{quote(name, safe='')}"
             try:
-                found = discovery_responses.schema(await self._get_app(path), entity_type, name)
+                found = on_demand.discovery_responses.schema(
+                    await self._get_app(path), entity_type, name
+                )
             except QueryError as error:
                 if error.status_code != 404:
                     raise
@@ -245,7 +251,7 @@ class DiscoveryMethods:
             if found is None:
                 known = await self.lexicon_schemas(entity_type=entity_type)
                 raise EventNotFoundError(
-                    name, discovery_responses.similar(name, [each.name for each in known])
+                    name, on_demand.discovery_responses.similar(name, [each.name for each in known])
                 )
             return found
 
@@ -262,7 +268,9 @@ class DiscoveryMethods:
                 known = None
                 with suppress(APIError):
                     response = await self._app("/api/app/me")
-                    known = discovery_responses.timezone(response, self._core.api.project_id)
+                    known = on_demand.discovery_responses.timezone(
+                        response, self._core.api.project_id
+                    )
                 self._cache.put("timezone", known)
         return cast("str | None", known)
 
@@ -336,7 +344,9 @@ class DiscoveryMethods:
         except MixpanelDataError:
             return
         if event not in names and not names.limit_hit:
-            raise EventNotFoundError(event, discovery_responses.similar(event, names)) from cause
+            raise EventNotFoundError(
+                event, on_demand.discovery_responses.similar(event, names)
+            ) from cause
 
     async def _check_property(self, event: str, name: str) -> None:
         """Raise if an event does not have a property; do nothing if that cannot be determined.
@@ -351,7 +361,9 @@ class DiscoveryMethods:
         except APIError:
             return
         if name not in names and not names.limit_hit:
-            raise PropertyNotFoundError(name, event, discovery_responses.similar(name, names))
+            raise PropertyNotFoundError(
+                name, event, on_demand.discovery_responses.similar(name, names)
+            )
 
     async def _data_view_id(self) -> int | None:
         """Return the id of the data view to query; None if there is none."""
@@ -365,7 +377,7 @@ class DiscoveryMethods:
             for path in (f"projects/{project}/workspaces/public", "projects/metadata/index"):
                 with suppress(APIError):
                     response = await self._app(f"/api/app/{path}")
-                    known = discovery_responses.default_workspace(response, project)
+                    known = on_demand.discovery_responses.default_workspace(response, project)
                 if known is not None:
                     break
             self._cache.put("view", known)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data._queries import (
-    bookmarks,
-    funnel_responses,
-    requests,
-    responses,
-    retention_responses,
-)
-from mixpanel.data._queries.bookmarks import time_range
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.links import ReportLink
 from mixpanel.data._queries.query_sender import QuerySender
 from mixpanel.data.exceptions import ConfigError
@@ -84,8 +77,8 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.insights(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.insights(
             show, days,
             unit=unit, where=where, by=by, formula=formula, chart=chart,
             rolling=rolling, cumulative=cumulative,
@@ -127,14 +120,14 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.funnel(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.funnel(
             steps, days,
             window=window, window_unit=window_unit, order=order, exclude=exclude,
             hold_constant=hold_constant, where=where, by=by, unit=unit, math=math, trend=trend,
         )  # fmt: skip
         response, timezone = await self._inline(bookmark, limit)
-        result = funnel_responses.inline_funnel(
+        result = on_demand.funnel_responses.inline_funnel(
             response, segment=_named(by), window=(window, window_unit), timezone=timezone
         )
         return self._with_link(result, ReportLink("funnels", params=lambda: bookmark))
@@ -168,8 +161,8 @@ class InlineQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.retention(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.retention(
             born, return_, days,
             unit=unit, buckets=buckets, alignment=alignment, unbounded=unbounded,
             where=where, by=by, math=math,
@@ -181,7 +174,7 @@ class InlineQueries(QuerySender):
             "unit": unit,
             "unbounded": unbounded != "none",
         }
-        result = retention_responses.inline_retention(
+        result = on_demand.retention_responses.inline_retention(
             response, known, segment=_named(by), timezone=timezone
         )
         return self._with_link(result, ReportLink("retention", params=lambda: bookmark))
@@ -221,8 +214,8 @@ class InlineQueries(QuerySender):
         query_type = {"sankey": "flows_sankey", "paths": "flows_top_paths", "tree": "flows"}
         if mode not in query_type:
             raise ConfigError(f"mode={mode!r} is unknown: choose {', '.join(query_type)}")
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.flow(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.flow(
             steps, days,
             forward=forward, reverse=reverse, count_type=count_type, cardinality=cardinality,
             window=window, window_unit=window_unit, collapse_repeated=collapse_repeated,
@@ -242,7 +235,7 @@ class InlineQueries(QuerySender):
         :raises ConfigError: for what cannot be a report.
         :raises APIError: when Mixpanel rejects the call.
         """
-        kind = bookmarks.kind_of(bookmark)
+        kind = on_demand.bookmarks.kind_of(bookmark)
         if kind == "flows":
             return await self._flow(dict(bookmark), query_type or "flows_sankey")
         if query_type is not None:
@@ -253,18 +246,20 @@ class InlineQueries(QuerySender):
         response, timezone = await self._inline(bookmark, limit)
         result: QueryResult
         if kind == "funnels":
-            result = funnel_responses.inline_funnel(response, timezone=timezone)
+            result = on_demand.funnel_responses.inline_funnel(response, timezone=timezone)
         else:
             known = {
                 "unit": bookmark["sections"]["show"][0]["behavior"].get("retentionUnit", "day")
             }
-            result = retention_responses.inline_retention(response, known, timezone=timezone)
+            result = on_demand.retention_responses.inline_retention(
+                response, known, timezone=timezone
+            )
         return self._with_link(result, ReportLink(kind, params=lambda: dict(bookmark)))
 
     # ---- what they share ------------------------------------------------------------------------
 
     async def _inline(self, bookmark: Mapping[str, Any], limit: int) -> tuple[Any, str | None]:
-        request = requests.inline(bookmark, self._core.api.project_id, limit)
+        request = on_demand.requests.inline(bookmark, self._core.api.project_id, limit)
         response = await self._query(request, _events(bookmark))
         return response, await self.project_timezone()
 
@@ -272,12 +267,12 @@ class InlineQueries(QuerySender):
         self, bookmark: Mapping[str, Any], limit: int, unit: str | None
     ) -> InsightsResult:
         response, timezone = await self._inline(bookmark, limit)
-        result = responses.insights(response, unit=unit, timezone=timezone)
+        result = on_demand.responses.insights(response, unit=unit, timezone=timezone)
         await self._check_events(_events(bookmark), result.series)
         return result
 
     async def _flow(self, bookmark: dict[str, Any], query_type: str) -> FlowsResult:
-        request = requests.inline_flows(bookmark, self._core.api.project_id, query_type)
+        request = on_demand.requests.inline_flows(bookmark, self._core.api.project_id, query_type)
         events = [step.get("event") for step in bookmark["steps"] if isinstance(step, dict)]
         response = await self._query(request, events)
         days = bookmark.get("date_range") or {}
@@ -286,7 +281,7 @@ class InlineQueries(QuerySender):
             each if isinstance(each, str) and not each.startswith("$") else None for each in dates
         )
         count_type: Any = bookmark.get("count_type", "unique")
-        result = responses.flows(
+        result = on_demand.responses.flows(
             response,
             event=events[0] if events else None,
             dates=(first, final),
@@ -317,5 +312,5 @@ def _unit_of(bookmark: Mapping[str, Any]) -> str | None:
 
 def _named(by: By) -> str | None:
     """Return what a result is broken down by: the name of a property, else the expression."""
-    entries = bookmarks.breakdowns(by)
+    entries = on_demand.bookmarks.breakdowns(by)
     return str(entries[0]["propertyName"]) if entries else None

@@ -5,14 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data._queries import (
-    bookmarks,
-    funnel_responses,
-    requests,
-    response_values,
-    responses,
-    retention_responses,
-)
+from mixpanel.data._queries import on_demand, response_values
 from mixpanel.data._queries.arguments import (
     identifier,
     property_name,
@@ -71,7 +64,7 @@ class ReportQueries(QuerySender):
         :raises ReportNotFoundError: with the funnels there are.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.funnel(
+        request = on_demand.requests.funnel(
             funnel_id, from_date, to_date,
             unit=unit, interval=interval, length=length, length_unit=length_unit,
             on=on, where=where, limit=limit,
@@ -86,7 +79,7 @@ class ReportQueries(QuerySender):
             await self._check_report("funnel", number, self.list_funnels)
         known = self._cache.get("funnels") or ()
         name = next((each.name for each in known if each.id == number), "")
-        result = funnel_responses.funnel(
+        result = on_demand.funnel_responses.funnel(
             response, request.query, name=name, segment=property_name(on), timezone=timezone
         )
         return self._with_link(result, ReportLink("funnels", number))
@@ -127,14 +120,14 @@ class ReportQueries(QuerySender):
         """
         first = _one_spelling("born", born, born_event)
         then = _one_spelling("return_", return_, return_event, name="return_event")
-        request = requests.retention(
+        request = on_demand.requests.retention(
             first, then, from_date, to_date,
             born_where=born_where, return_where=return_where, interval=interval,
             interval_count=interval_count, unit=unit, retention_type=retention_type,
             unbounded=unbounded, on=on, limit=limit,
         )  # fmt: skip
         response, timezone = await self._query_with_timezone(request, [first, then])
-        result = retention_responses.retention(
+        result = on_demand.retention_responses.retention(
             response, request.query, segment=property_name(on), timezone=timezone
         )
         if not any(cohort.size for cohort in result.cohorts) and not result.segments:
@@ -168,12 +161,12 @@ class ReportQueries(QuerySender):
         :raises EventNotFoundError: for an unknown event, with similar names.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.frequency(
+        request = on_demand.requests.frequency(
             from_date, to_date, unit=unit, addiction_unit=addiction_unit,
             event=event, where=where, on=on, limit=limit,
         )  # fmt: skip
         response, timezone = await self._query_with_timezone(request, [event])
-        result = retention_responses.frequency(
+        result = on_demand.retention_responses.frequency(
             response, request.query, segment=property_name(on), timezone=timezone
         )
         await self._check_events([event], [result.data, result.segments])
@@ -200,7 +193,7 @@ class ReportQueries(QuerySender):
         kind = type or await self._kind_of(number)
         if kind not in SAVED_KINDS:
             kind = "insights"
-        request = requests.saved_report(number, kind, from_date, to_date)
+        request = on_demand.requests.saved_report(number, kind, from_date, to_date)
         try:
             response, timezone = await self._query_with_timezone(request)
         except QueryError as error:
@@ -215,24 +208,28 @@ class ReportQueries(QuerySender):
     ) -> SavedReportResult:
         report: QueryResult
         if request.path == "arb_funnels":
-            report = responses.flows(response, bookmark_id=number, timezone=timezone)
-            return responses.saved_report(response, number, "flows", report)
+            report = on_demand.responses.flows(response, bookmark_id=number, timezone=timezone)
+            return on_demand.responses.saved_report(response, number, "flows", report)
         if request.path == "funnels":
-            report = funnel_responses.funnel(
+            report = on_demand.funnel_responses.funnel(
                 response, request.query, name="", segment=None, timezone=timezone
             )
-            return responses.saved_report(response, number, "funnel", report)
+            return on_demand.responses.saved_report(response, number, "funnel", report)
         if request.path == "retention" and "series" not in response:
-            report = retention_responses.retention(response, {}, segment=None, timezone=timezone)
-            return responses.saved_report(response, number, "retention", report)
-        named = responses.kind_of_report(response, kind)
+            report = on_demand.retention_responses.retention(
+                response, {}, segment=None, timezone=timezone
+            )
+            return on_demand.responses.saved_report(response, number, "retention", report)
+        named = on_demand.responses.kind_of_report(response, kind)
         if named == "funnel":
-            report = funnel_responses.inline_funnel(response, funnel_id=number, timezone=timezone)
+            report = on_demand.funnel_responses.inline_funnel(
+                response, funnel_id=number, timezone=timezone
+            )
         elif named == "retention":
-            report = retention_responses.inline_retention(response, {}, timezone=timezone)
+            report = on_demand.retention_responses.inline_retention(response, {}, timezone=timezone)
         else:
-            report = responses.insights(response, timezone=timezone)
-        return responses.saved_report(response, number, named, report)
+            report = on_demand.responses.insights(response, timezone=timezone)
+        return on_demand.responses.saved_report(response, number, named, report)
 
     async def _kind_of(self, number: int) -> str:
         """Return a saved report's type; "insights" if it cannot be determined."""
@@ -248,7 +245,7 @@ class ReportQueries(QuerySender):
         :raises ReportNotFoundError: for an unknown id, with the saved flows.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.saved_flows(bookmark_id)
+        request = on_demand.requests.saved_flows(bookmark_id)
         number = request.query["bookmark_id"]
         try:
             response, timezone = await self._query_with_timezone(request)
@@ -256,7 +253,7 @@ class ReportQueries(QuerySender):
             known = partial(self.list_bookmarks, "flows")
             await self._report_missing("flows report", number, error, known)
             raise
-        result = responses.flows(response, bookmark_id=number, timezone=timezone)
+        result = on_demand.responses.flows(response, bookmark_id=number, timezone=timezone)
         return self._with_link(result, ReportLink("flows", number))
 
     flows = query_flows
@@ -279,4 +276,4 @@ def _retention_bookmark(
     if interval != 1:
         raise ConfigError("Mixpanel's retention report has units, not intervals of several days")
     first, then = Step(born, born_where), Step(return_, return_where)
-    return bookmarks.retention(first, then, request.days, unit=unit, by=on)
+    return on_demand.bookmarks.retention(first, then, request.days, unit=unit, by=on)

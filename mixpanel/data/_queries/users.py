@@ -6,7 +6,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries import requests, responses
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.arguments import (
     identifiers,
     whole,
@@ -65,8 +65,11 @@ class UserQueries(QuerySender):
             "search": search,
             "project_id": self._core.api.project_id,
         }
-        first = partial(requests.activity_feed, distinct_ids, from_date, to_date, **options)
-        first(workspace_id=0, limit=min(limit, requests.MAX_FEED_EVENTS))  # checks the arguments
+        first = partial(
+            on_demand.requests.activity_feed, distinct_ids, from_date, to_date, **options
+        )
+        max_events = on_demand.requests.MAX_FEED_EVENTS
+        first(workspace_id=0, limit=min(limit, max_events))  # checks the arguments
         view = await self._data_view_id()
         found, more = None, False
         if view is not None:
@@ -78,17 +81,17 @@ class UserQueries(QuerySender):
                     "events, exclude_events and search need a data view: pass workspace_id= to the "
                     "workspace"
                 )
-            request = requests.legacy_activity_feed(distinct_ids, from_date, to_date)
-            found, _ = responses.feed_page(await self._query(request))
+            request = on_demand.requests.legacy_activity_feed(distinct_ids, from_date, to_date)
+            found, _ = on_demand.responses.feed_page(await self._query(request))
         ids = identifiers(distinct_ids, "distinct_ids")
         dates = (
             None if from_date is None else str(from_date),
             None if to_date is None else str(to_date),
         )
-        result = responses.activity_feed(
+        result = on_demand.responses.activity_feed(
             found, ids, dates, limit_hit=more, timezone=await self.project_timezone()
         )
-        return result if len(result.events) <= limit else responses.latest(result, limit)
+        return result if len(result.events) <= limit else on_demand.responses.latest(result, limit)
 
     async def _feed_pages(
         self, page: partial[QueryRequest], limit: int, max_calls: int
@@ -97,14 +100,14 @@ class UserQueries(QuerySender):
         found: list[UserEvent] = []
         sentinel: Any = None
         for call in range(max_calls):
-            size = min(limit - len(found), requests.MAX_FEED_EVENTS)
+            size = min(limit - len(found), on_demand.requests.MAX_FEED_EVENTS)
             try:
                 response = await self._query(page(limit=size, sentinel=sentinel))
             except QueryError as error:
                 if call or error.status_code not in GONE:
                     raise
                 return None, False
-            events, following = responses.feed_page(response)
+            events, following = on_demand.responses.feed_page(response)
             found += events
             if following is None or (following == sentinel and not events):
                 return found, False
@@ -135,14 +138,14 @@ class UserQueries(QuerySender):
         :raises ConfigError: for invalid arguments; nothing is sent then.
         :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.engage_stats(
+        request = on_demand.requests.engage_stats(
             action, where=where, cohort_id=cohort_id, segment_by_cohorts=segment_by_cohorts,
             group_id=group_id, as_of_timestamp=as_of_timestamp,
             include_all_users=include_all_users,
         )  # fmt: skip
         response, timezone = await self._query_with_timezone(request)
         assert request.form is not None
-        return responses.engage_stats(response, request.form, timezone)
+        return on_demand.responses.engage_stats(response, request.form, timezone)
 
     async def jql(self, script: str, params: Mapping[str, Any] | None = None) -> JQLResult:
         """Run a JQL script, whose `main()` reads `params`.
@@ -158,5 +161,5 @@ class UserQueries(QuerySender):
             JQLDeprecationWarning,
             stacklevel=2,
         )
-        response, timezone = await self._query_with_timezone(requests.jql(script, params))
-        return responses.jql(response, timezone)
+        response, timezone = await self._query_with_timezone(on_demand.requests.jql(script, params))
+        return on_demand.responses.jql(response, timezone)
