@@ -14,15 +14,15 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
 
 __all__ = ["Mailbox", "get_ident", "is_patched", "new_future", "new_lock", "new_rlock",
-           "start_thread", "wait_for"]  # fmt: skip
+           "start_thread", "wait_for", "wait_for_all"]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -146,13 +146,24 @@ def wait_for(future: Future[T], timeout: float | None = None) -> T:
 
     :raises TimeoutError: after `timeout` seconds.
     """
-    if is_patched() and not future.done():
-        mailbox = Mailbox()
-        try:
-            future.add_done_callback(lambda _: mailbox.wake())
-            end = None if timeout is None else time.monotonic() + timeout
-            if not mailbox.run_until(future.done, end):
-                raise TimeoutError
-        finally:
-            mailbox.close()
+    if is_patched() and wait_for_all([future], timeout):
+        raise TimeoutError
     return future.result(timeout)
+
+
+def wait_for_all(
+    futures: Iterable[Future[Any]], timeout: float | None = None
+) -> Collection[Future[Any]]:
+    """Wait until all futures are done; return those that are not after `timeout` seconds."""
+    waiting = [future for future in futures if not future.done()]
+    if not is_patched():
+        return wait(waiting, timeout).not_done
+    end = None if timeout is None else time.monotonic() + timeout
+    mailbox = Mailbox()
+    try:
+        for future in waiting:
+            future.add_done_callback(lambda _: mailbox.wake())
+        mailbox.run_until(lambda: all(future.done() for future in waiting), end)
+    finally:
+        mailbox.close()
+    return [future for future in waiting if not future.done()]

@@ -72,6 +72,26 @@ def gunicorn(*arguments: str, app: str = "wsgi:app") -> Callable[..., object]:
     return partial(servers.serve, arguments=command)
 
 
+def celery(*arguments: str) -> Callable[..., object]:
+    """Return what runs a Celery worker until its tasks are done, and stops it with SIGTERM."""
+
+    def work(emulator: Emulator, *, folder: Path) -> None:
+        app = str(PROGRAMS / "celery_app.py")
+        servers.run(emulator, arguments=[app], folder=folder)
+        quiet = ("--without-mingle", "--without-gossip", "--without-heartbeat")
+        command = ("-m", "celery", "-A", "celery_app", "worker", *quiet, *arguments)
+        with servers.running(emulator, *command, folder=folder) as process:
+            servers.until(lambda: len(via(emulator, "Consumer")) == 20, process, "the last task")
+            servers.stop(process)
+
+    return work
+
+
+def via(emulator: Emulator, consumer: str) -> list[object]:
+    """Return the events that were tracked through a consumer."""
+    return [event for event in emulator.events() if event["properties"]["via"] == consumer]
+
+
 SCENARIOS = [
     Scenario("gevent script", script("gevent_script.py"), in_suite=True),
     Scenario("gevent script, closed", script("gevent_script.py", "close")),
@@ -94,4 +114,15 @@ SCENARIOS = [
         for worker in ("sync", "gthread", "gevent")
         for preload in ("", " --preload")
     ),
+    Scenario("billiard process", script("billiard_script.py", "process")),
+    Scenario("billiard pool", script("billiard_script.py", "pool")),
+    Scenario("celery prefork", celery("-P", "prefork", "-c", "2"), in_suite=True),
+    Scenario(
+        "celery prefork, one task a child",
+        celery("-P", "prefork", "-c", "4", "--max-tasks-per-child", "1"),
+    ),
+    Scenario("celery threads", celery("-P", "threads", "-c", "2")),
+    Scenario("celery solo", celery("-P", "solo")),
+    Scenario("celery gevent", celery("-P", "gevent", "-c", "2"), in_suite=True),
+    Scenario("celery eventlet", celery("-P", "eventlet", "-c", "2")),
 ]
