@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import threading
 import time
 from bisect import insort
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from mixpanel._runtime import event_loop, fork
+from mixpanel._runtime import event_loop, fork, native_threads
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.data._api.quota import tripped
 from mixpanel.data._api.rate_windows import (
@@ -72,7 +71,7 @@ class ApiRateLimiter:
         # Processes have but the time of day in common.
         self._clock = clock or (time.monotonic if shared_in is None else time.time)
         self._sleep = sleep
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._line: list[Slot] = []
         self._free_line: list[Slot] = []  # of calls that are not counted, and never wait an hour
         self._numbers = count()
@@ -188,7 +187,7 @@ class ApiRateLimiter:
         )
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._line, self._free_line = [], []
         self._windows_state.restart()
 
