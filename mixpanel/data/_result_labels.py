@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from mixpanel.data.exceptions import ConfigError
@@ -46,6 +47,7 @@ __all__ = [
 COUNTED = {"general": "events", "unique": "unique users", "average": "events per user"}
 UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 ANY = "any event"
+PROPERTY = re.compile(r'(?:properties|user)\[("(?:[^"\\]|\\["\\])*")\]')
 BETWEEN = " · "  # parts of a subtitle
 
 
@@ -90,17 +92,30 @@ def series_of(result: QueryResult) -> Series | None:
                 found.setdefault(each.event, {})[each.date] = each.count
             return found
         case NumericSumResult():
-            return {f"sum of {result.property_expr}": result.results}
+            return {f"sum of {_property(result.property_expr)}": result.results}
         case NumericAverageResult():
-            return {f"average of {result.property_expr}": result.results}
+            return {f"average of {_property(result.property_expr)}": result.results}
         case InsightsResult():
-            series: Series = {}
-            for row in result._rows():
-                *names, date, value = row.values()
-                if isinstance(value, (int, float)):
-                    series.setdefault(" · ".join(map(str, names)), {})[str(date)] = value
-            return series
+            return _insights(result)
     return None
+
+
+def _insights(result: InsightsResult) -> Series:
+    """Return the figures by the names that tell them apart: of one metric, those of its groups."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in result._rows():
+        *names, date, value = row.values()
+        if isinstance(value, (int, float)):
+            found.setdefault(tuple(map(str, names)), {})[str(date)] = value
+    levels = list(zip(*found, strict=True))
+    varied = [n for n, names in enumerate(levels) if len(set(names)) > 1] or range(len(levels))
+    return {BETWEEN.join(names[n] for n in varied): values for names, values in found.items()}
+
+
+def _property(expression: str) -> str:
+    """Return the name of a property, and any other expression unchanged."""
+    found = PROPERTY.fullmatch(expression)
+    return json.loads(found[1]) if found else expression
 
 
 def title(result: QueryResult) -> str:
@@ -130,10 +145,10 @@ def _title_of_series(result: QueryResult) -> str:
         case PropertyCountsResult():
             return f"{result.event} by {result.property_name}"
         case NumericBucketResult():
-            return f"{result.event} by {result.property_expr}"
+            return f"{result.event} by {_property(result.property_expr)}"
         case NumericSumResult() | NumericAverageResult():
             kind = "Sum" if isinstance(result, NumericSumResult) else "Average"
-            return f"{kind} of {result.property_expr}: {result.event}"
+            return f"{kind} of {_property(result.property_expr)}: {result.event}"
         case InsightsResult():
             return ", ".join(result.series) or "Insights"
     return _title_of_exploration(result)

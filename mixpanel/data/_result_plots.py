@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel.data._result_labels import (
+    BETWEEN,
     bars_of,
     duration,
     figure,
@@ -37,6 +38,8 @@ __all__ = ["plot"]
 DRAWN = (FunnelResult, RetentionResult, FrequencyResult, FlowsResult)
 MOST_SERIES = 10
 MOST_NODES = 12
+MOST_FIGURES = 40  # columns of a heat map that have room for figures
+FEWEST_BARS = 4  # fewer are no wider
 LONGEST_NAME = 32
 # Colours that people with any colour vision tell apart (Okabe and Ito), the yellow darkened.
 COLORS = (
@@ -77,9 +80,36 @@ def plot(result: QueryResult, ax: Axes | None) -> Axes:
             _bars(bars, ax)
         case _:
             _series(series or {}, ax)
-    ax.set_title(_text(title(result), 80), loc="left", fontweight="bold", pad=22)
+    if not _has_data(result, bars, series):
+        _no_data(ax)
+    _head(result, ax)
+    return ax
+
+
+def _has_data(result: QueryResult, bars: dict[str, float] | None, series: Series | None) -> bool:
+    match result:
+        case FunnelResult() | FlowsResult():
+            return bool(result.steps)
+        case RetentionResult():
+            return bool(result.cohorts)
+        case FrequencyResult():
+            return bool(result.data)
+    return bool(bars) or any((series or {}).values())
+
+
+def _head(result: QueryResult, ax: Axes) -> None:
+    """Write the title, and below it the subtitle on as many lines as it needs."""
+    inches = ax.bbox.width / ax.figure.dpi
+    lines = [""]
+    for part in subtitle(result).split(BETWEEN):
+        longer = f"{lines[-1]}{BETWEEN}{part}" if lines[-1] else part
+        lines = [*lines, part] if len(longer) > 14 * inches else [*lines[:-1], longer]
+    ax.set_title(
+        _text(title(result), max(30, int(10 * inches))),
+        loc="left", fontweight="bold", pad=10 + 12 * len(lines),
+    )  # fmt: skip
     ax.annotate(
-        _text(subtitle(result), 120),
+        "\n".join(_text(line, 120) for line in lines if line),
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 7),
@@ -87,7 +117,6 @@ def plot(result: QueryResult, ax: Axes | None) -> Axes:
         color=QUIET,
         fontsize=9,
     )
-    return ax
 
 
 def _size(result: QueryResult) -> tuple[float, float]:
@@ -99,33 +128,46 @@ def _size(result: QueryResult) -> tuple[float, float]:
         case FrequencyResult():
             return (min(16.0, 3.5 + 0.55 * _used(result)), min(14.0, 2.0 + 0.3 * len(result.data)))
         case FunnelResult():
-            return (max(7.0, min(16.0, 1.6 * len(result.steps) + 2.5)), 4.5)
+            legend = 2.5 if result.segments else 0.0
+            return (max(7.0 + legend, min(16.0, 1.6 * len(result.steps) + 2.5 + legend)), 4.5)
         case FlowsResult():
             return (max(7.0, min(16.0, 2.9 * len(result.steps))), 5.5)
     return (9.0, 4.2)
 
 
 def _text(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in text)
-    if len(clean) > longest:
-        clean = clean[: longest - 1] + "…"
+    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends.
+
+    Of a text of parts, the longest ones are cut first, so that names stay different.
+    """
+    parts = "".join(letter if letter.isprintable() else " " for letter in text).split(BETWEEN)
+    while len(BETWEEN.join(parts)) > longest:
+        cut = max(range(len(parts)), key=lambda n: len(parts[n]))
+        if len(parts[cut]) < 4:
+            break
+        parts[cut] = parts[cut].removesuffix("…")[:-1].rstrip() + "…"
+    clean = BETWEEN.join(parts)
     clean = clean.replace("$", r"\$")
     return "\u200b" + clean if clean.startswith("_") else clean
 
 
-def _bare(ax: Axes) -> None:
+def _bare(ax: Axes, grid: Literal["x", "y"] = "y") -> None:
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.grid(axis=grid, color=FAINT, linewidth=0.8)
     ax.set_axisbelow(True)
 
 
-def _figures(ax: Axes) -> None:
-    """Label the y axis as charts label theirs, from 0 on where nothing is negative."""
-    ax.yaxis.set_major_formatter(lambda value, _: figure(value))
-    low, high = ax.dataLim.y0, ax.dataLim.y1  # infinite without data
+def _figures(ax: Axes, along: Literal["x", "y"] = "y") -> None:
+    """Label an axis as charts label theirs, from 0 on where nothing is negative."""
+    upward, limits = along == "y", ax.dataLim  # infinite without data
+    low, high = (limits.y0, limits.y1) if upward else (limits.x0, limits.x1)
+    (ax.yaxis if upward else ax.xaxis).set_major_formatter(lambda value, _: figure(value))
     if low >= 0:
-        ax.set_ylim(0, 1.06 * high if 0 < high < float("inf") else 1)
+        (ax.set_ylim if upward else ax.set_xlim)(0, 1.06 * high if 0 < high < float("inf") else 1)
+
+
+def _no_data(ax: Axes) -> None:
+    ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", color=QUIET)
 
 
 # ---- series -------------------------------------------------------------------------------------
@@ -151,6 +193,7 @@ def _series(series: Series, ax: Axes) -> None:
             markersize=3.5,
             label=_text(name),
         )
+    ax.margins(x=0.01)  # more would reach the next month, or the next day
     locator = mdates.AutoDateLocator(maxticks=10)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
@@ -177,12 +220,24 @@ def _moment(date: str) -> datetime | None:
 
 
 def _bars(totals: dict[str, float], ax: Axes) -> None:
-    """Draw a bar for each name."""
+    """Draw a bar for each name, from the left to the right if there is room for the names."""
     kept = list(totals)[: 2 * MOST_SERIES]
-    ax.bar(range(len(kept)), [totals[name] for name in kept], color=COLORS[0], width=0.8)
-    _name_bars(ax, kept, most=90 // max(1, len(kept)))
-    _bare(ax)
-    _figures(ax)
+    heights = [totals[name] for name in kept]
+    edge = 0.6 + max(0, FEWEST_BARS - len(kept)) / 2
+    ends = (-edge, len(kept) - 1 + edge)
+    most = 90 // max(1, len(kept))
+    if all(len(name) <= most or wrap(name, most, max_lines=2) == wrap(name, most) for name in kept):
+        ax.bar(range(len(kept)), heights, color=COLORS[0], width=0.8)
+        ax.set_xlim(*ends)
+        _name_bars(ax, kept, most)
+        _bare(ax)
+        _figures(ax)
+        return
+    ax.barh(range(len(kept)), heights, color=COLORS[0], height=0.8)
+    ax.set_ylim(ends[1], ends[0])
+    ax.set_yticks(range(len(kept)), [_text(name) for name in kept], fontsize=9)
+    _bare(ax, grid="x")
+    _figures(ax, along="x")
 
 
 def _name_bars(ax: Axes, names: Sequence[str], most: int) -> None:
@@ -277,10 +332,11 @@ def _heat(rows: Sequence[tuple[str, list[float]]], ax: Axes, *, first: int, apar
     nothing = float("nan")
     cells = [shares + [nothing] * (wide - len(shares)) for _, shares in rows]
     if cells and wide:
-        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+        line = 1 if wide <= MOST_FIGURES else 0.2
+        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=line)
     for row, shares in enumerate(cells):
         for column, rate in enumerate(shares):
-            if rate == rate and wide <= 40:  # noqa: PLR0124 - NaN
+            if rate == rate and wide <= MOST_FIGURES:  # noqa: PLR0124 - NaN
                 ink = "white" if rate > 0.55 else "#222222"
                 ax.text(
                     column + 0.5, row + 0.5, f"{100 * rate:.0f}%",
