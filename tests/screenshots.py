@@ -34,7 +34,7 @@ from mixpanel.data import (
     prop,
     user_prop,
 )
-from mixpanel.data._result_charts import columns_of
+from mixpanel.data._figures.terminal import columns_of
 from mixpanel.emulator import Emulator
 from tests.data.test_result_charts import EMPTY, RESULTS
 from tests.notebooks import notebooks

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mixpanel.data._result_labels import duration, figure, series_of
+from mixpanel.data._figures.numbers import duration, short_number
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.exploration_results import (
     DailyCount,
@@ -215,9 +215,9 @@ def test_groups_of_one_metric_are_named_without_it():
     """The title names it; with several metrics, each series has both."""
     groups = {"x": MONTH, "y": MONTH}
     one = InsightsResult(FIRST, LAST, ("$metric", "p"), {"A": groups})
-    assert ["x", "y"] == list(series_of(one))
+    assert ["x", "y"] == list(one._figure().content.series)
     two = InsightsResult(FIRST, LAST, ("$metric", "p"), {"A": groups, "B": groups})
-    assert ["A · x", "A · y", "B · x", "B · y"] == list(series_of(two))
+    assert ["A · x", "A · y", "B · x", "B · y"] == list(two._figure().content.series)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_any_series_fits(series, width):
 )  # fmt: skip
 def test_figures_are_short(value, expected):
     """A few characters each."""
-    assert expected == figure(value)
+    assert expected == short_number(value)
 
 
 @pytest.mark.parametrize(
