@@ -193,12 +193,12 @@ class Profiles:
             parameters["distinct_ids"] = [self._warehouse.canonical(each) for each in ids]
             conditions.append("p.distinct_id in (select unnest($distinct_ids::varchar[]))")
         counts, joins = _behaviors(form, now, parameters)
-        if form.get("where"):
+        if condition := form.get("where") or form.get("selector"):  # its name in older clients
             seen = Value(text=SEEN)
             names = {"$distinct_id": Value(text="p.distinct_id"), "$last_seen": seen}
             profile = Names("p.properties", names)
             scope = {"properties": profile, "user": profile, "behaviors": Names(columns=counts)}
-            where = read_where(str(form["where"]), scope)
+            where = read_where(str(condition), scope)
             conditions.append(where.condition)
             parameters |= where.parameters
         return ProfileQuery(people, " ".join(joins), " and ".join(conditions), parameters)
