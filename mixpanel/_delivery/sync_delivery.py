@@ -37,7 +37,11 @@ def enqueue(sender: Sender[Any], record: Record) -> None:
 
     :raises QueueFullError: with `when_full="raise"`, or "wait", when the buffer is full.
     """
-    signal = sender.accept(record)
+    _send_in_background(sender, sender.accept(record))
+
+
+def _send_in_background(sender: Sender[Any], signal: bool | None) -> None:  # noqa: FBT001
+    """Have the background loop send what is due, as `Sender.accept` returned."""
     if signal is None:
         raise QueueFullError(
             "the buffer is full, and a callback or signal handler cannot wait for space"
@@ -97,24 +101,16 @@ def accept(sender: Sender[Any], record: Record) -> None:
 
     :raises QueueFullError: when flushing made no space, or at once with `when_full="raise"`.
     """
-    if capture.active is not None and sender.captures([record]):
-        return
-    if on_background_thread():
-        enqueue(sender, record)
-        return
     signal = sender.accept(record)
+    if signal is False and sender.buffer.limits.flush_after is None:
+        return  # first, because nearly all messages of a `BufferedConsumer` end here
+    if capture.active is not None and not signal:
+        return  # captured
+    if on_background_thread():
+        _send_in_background(sender, signal)
+        return
     if signal is None:
-        if _must_not_wait(sender):
-            raise QueueFullError(
-                "the buffer is full, and a callback or signal handler cannot wait for space"
-            )
-        run(sender.flush, SPACE_TIMEOUT)
-        signal = sender.accept(record)
-        if signal is None:
-            raise QueueFullError(
-                "the buffer is full, and flushing it made no space: raise "
-                "Limits.max_queue_size or send less"
-            )
+        signal = _accept_after_flush(sender, record)
     if not signal and sender.buffer.limits.flush_after is None:
         return
     if not sender.background:
@@ -125,3 +121,18 @@ def accept(sender: Sender[Any], record: Record) -> None:
             run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
     elif not sender.has_loop and sender.stats.pending:  # not past the drain at exit
         call_on_background_loop(sender.wake)
+
+
+def _accept_after_flush(sender: Sender[Any], record: Record) -> bool:
+    if _must_not_wait(sender):
+        raise QueueFullError(
+            "the buffer is full, and a callback or signal handler cannot wait for space"
+        )
+    run(sender.flush, SPACE_TIMEOUT)
+    signal = sender.accept(record)
+    if signal is None:
+        raise QueueFullError(
+            "the buffer is full, and flushing it made no space: raise "
+            "Limits.max_queue_size or send less"
+        )
+    return signal

