@@ -3,10 +3,22 @@
 import os
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mixpanel.cli._logins import (
+    authorization_server,
+    chosen_project,
+    finish,
+    login_row,
+    only_login,
+    open_browser,
+    require_login,
+    revoke,
+    revoke_tokens,
+    say_if_not_revoked,
+)
 from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import BaseUrlOption, Region, account_names
 from mixpanel.cli._options.shared import with_options
@@ -15,9 +27,6 @@ from mixpanel.cli._output.terminal import ForceOption, ask, complain, confirm_or
 
 if TYPE_CHECKING:
     from mixpanel.cli.app import Command
-    from mixpanel.data._oauth.login import LoginAttempt
-    from mixpanel.data._oauth.server import AuthorizationServer
-    from mixpanel.data._oauth.tokens import Tokens
     from mixpanel.data.config import Config
     from mixpanel.data.credentials import AnyCredentials
 
@@ -42,7 +51,6 @@ mp auth login me --project 12345 --region eu
 mp auth login --no-browser
 """
 HIDDEN = "********"
-PROJECTS_NAMED = 20  # in an error, where there are several to choose from
 
 Name = Annotated[
     str,
@@ -158,11 +166,11 @@ def remove(name: Name, *, force: ForceOption = False) -> None:
     if name not in config.names():
         raise AccountNotFoundError(name, config.names())
     confirm_or_abort(f"Remove {name} and its secret?", force=force)
-    revoked = _revoke(config, name)
+    revoked = revoke(config, name)
     config.remove_account(name)
     default = config.default()
     say(f"removed {name}" + (f"; the default is {default}" if default else ""), "green")
-    _say_if_not_revoked(revoked)
+    say_if_not_revoked(revoked)
 
 
 def switch(name: Name) -> None:
@@ -224,7 +232,7 @@ def login(
     where = (region.value if region else None) or (before.region if before else "us")
     if project_id is not None:
         _check_project(project_id)
-    server = _server(where, base_url)
+    server = authorization_server(where, base_url)
     if no_browser:
         attempt = LoginAttempt(server, unused_redirect_uri())
         url = asyncio.run(attempt.begin())
@@ -236,13 +244,15 @@ def login(
         with RedirectListener() as listener:
             attempt = LoginAttempt(server, listener.redirect_uri)
             url = asyncio.run(attempt.begin())
-            _open_browser(url)
+            open_browser(url)
             code = listener.wait(attempt, timeout)
-    tokens, person = asyncio.run(_finish(server, attempt, code))
+    tokens, person = asyncio.run(finish(server, attempt, code))
     try:
-        project = _project_of(person, project_id or (before.project_id if before else None), where)
+        project = chosen_project(
+            person, project_id or (before.project_id if before else None), where
+        )
     except BaseException:
-        asyncio.run(_discard(server, tokens))
+        asyncio.run(revoke_tokens(server, tokens))
         raise
     config.add_login(name, tokens, project_id=project, region=where, default=default)
     added = config.account_info(name)
@@ -257,15 +267,15 @@ def logout(name: OptionalName = None) -> None:
     The account stays, so that `mp auth login NAME` can renew it; `mp auth remove NAME` removes it.
     """
     config = _config()
-    name = name or global_options.account or _only_login(config)
-    _require_login(config, name)
+    name = name or global_options.account or only_login(config)
+    require_login(config, name)
     if config.token_file(name).read() is None:
         say(f"{name} is logged out already", "dim")
         return
-    revoked = _revoke(config, name)
+    revoked = revoke(config, name)
     config.token_file(name).remove()
     say(f"logged out: {name}", "green")
-    _say_if_not_revoked(revoked)
+    say_if_not_revoked(revoked)
 
 
 @with_options(output=output_options)
@@ -276,10 +286,10 @@ def status(name: OptionalLogin = None, *, output: OutputOptions) -> None:
     """
     config = _config()
     if name is not None:
-        _require_login(config, name)
+        require_login(config, name)
     logins = [each for each in config.list_accounts() if each.type == "login"]
     chosen = [each for each in logins if name in (None, each.name)]
-    write([_login_row(config, each.name, each.project_id, each.region) for each in chosen], output)
+    write([login_row(config, each.name, each.project_id, each.region) for each in chosen], output)
     if not chosen:
         say("no logins: log in with mp auth login", "dim")
 
@@ -311,13 +321,14 @@ def check(name: OptionalName = None, *, output: OutputOptions) -> None:
     """
     import asyncio
 
-    from mixpanel.exceptions import MixpanelException
+    from mixpanel.exceptions import ConfigurationError, MixpanelException
 
     credentials = _config().resolve_credentials(name or global_options.account)
     try:
         asyncio.run(_check(credentials))
     except MixpanelException as error:
-        error.add_note(f"the credentials come from: {credentials.source}")
+        if not isinstance(error, ConfigurationError):  # such as an invalid MP_BASE_URL
+            error.add_note(f"the credentials come from: {credentials.source}")
         raise
     write(
         {
@@ -368,157 +379,6 @@ def _type(credentials: "AnyCredentials") -> str:
     if isinstance(credentials, LoginCredentials):
         return "login"
     return "oauth_token" if isinstance(credentials, TokenCredentials) else "service_account"
-
-
-# ---- logins -------------------------------------------------------------------------------------
-
-
-def _server(region: Any, base_url: str | None) -> "AuthorizationServer":
-    from mixpanel._http.proxies import TransportOptions
-    from mixpanel.data._api.download import StreamingConnections
-    from mixpanel.data._oauth.server import AuthorizationServer
-    from mixpanel.settings import Origins
-
-    origin = Origins.resolve(region=region, base_url=base_url).app
-    return AuthorizationServer(origin, StreamingConnections(TransportOptions()))
-
-
-def _open_browser(url: str) -> None:
-    """Open the browser if there is one, and print the link in any case."""
-    import webbrowser
-
-    try:
-        browser = webbrowser.get()
-        # A browser in the terminal would take it over, and most cannot log in.
-        opened = not isinstance(browser, webbrowser.GenericBrowser) and browser.open(url)
-    except (webbrowser.Error, OSError):
-        opened = False
-    if opened:
-        say("allow the access in the browser; if it did not open, open this link:")
-    else:
-        say("open this link in a browser on this machine, and allow the access:")
-    complain(url, "")
-
-
-async def _finish(
-    server: "AuthorizationServer", attempt: "LoginAttempt", code: Any
-) -> "tuple[Tokens, dict[str, Any]]":
-    """Return the tokens of a login, and what Mixpanel says about the person."""
-    from dataclasses import replace
-
-    tokens = await attempt.finish(code)
-    person = await server.me(tokens)
-    email = person.get("user_email")
-    return replace(tokens, email=email if isinstance(email, str) else None), person
-
-
-def _project_of(person: dict[str, Any], wanted: str | None, region: str) -> str:
-    """Return the project to use: the wanted one, the only one, or the one chosen on a terminal."""
-    from mixpanel.data.exceptions import LoginError
-
-    projects = person.get("projects")
-    projects = projects if isinstance(projects, dict) else {}
-    names = {str(each): (fields or {}).get("name", "") for each, fields in projects.items()}
-    some = [f"{each} ({name})" if name else each for each, name in names.items()]
-    more = f" and {len(some) - PROJECTS_NAMED} more" if len(some) > PROJECTS_NAMED else ""
-    known = ", ".join(some[:PROJECTS_NAMED]) + more
-    if not names:
-        raise LoginError(
-            f"this person can read no project in region {region}: log in with --region us, eu or in"
-        )
-    if wanted is not None and wanted in names:
-        return wanted
-    if wanted is not None:
-        raise LoginError(f"this person cannot read project {wanted}; there are: {known}")
-    if len(names) == 1:
-        return next(iter(names))
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(f"choose a project with --project; there are: {known}")
-    say(f"projects: {known}")
-    while (chosen := ask("Project id")) not in names:
-        say(f"{chosen!r} is none of them", "yellow")
-    return chosen
-
-
-async def _discard(server: "AuthorizationServer", tokens: "Tokens") -> bool:
-    """Revoke tokens, and return whether the server has confirmed it."""
-    from mixpanel.data.exceptions import APIError
-
-    try:
-        await server.revoke(tokens)
-    except APIError:
-        return False
-    return True
-
-
-def _revoke(config: "Config", name: str) -> bool | None:
-    """Revoke the tokens of a login; return None if there are none."""
-    import asyncio
-
-    from mixpanel._http.proxies import TransportOptions
-    from mixpanel.data._api.download import StreamingConnections
-    from mixpanel.data._oauth.server import AuthorizationServer
-    from mixpanel.exceptions import ConfigurationError
-
-    if config.account_info(name).type != "login":
-        return None
-    try:
-        tokens = config.token_file(name).read()
-    except ConfigurationError:  # a damaged file can still be deleted
-        return False
-    if tokens is None:
-        return None
-    server = AuthorizationServer(tokens.server, StreamingConnections(TransportOptions()))
-    return asyncio.run(_discard(server, tokens))
-
-
-def _say_if_not_revoked(revoked: bool | None) -> None:
-    if revoked is False:
-        say(
-            "the server did not confirm that the tokens are revoked: they are deleted here, and "
-            "end by themselves",
-            "yellow",
-        )
-
-
-def _require_login(config: "Config", name: str) -> None:
-    from mixpanel.data.exceptions import ConfigError
-
-    if config.account_info(name).type != "login":
-        raise ConfigError(f"account {name!r} is not a login: there is nothing to log out of")
-
-
-def _only_login(config: "Config") -> str:
-    """Return the default account if it is a login, else the only login.
-
-    :raises typer.BadParameter: if there is none, or several.
-    """
-    logins = [each for each in config.list_accounts() if each.type == "login"]
-    chosen = [each.name for each in logins if each.is_default] or [each.name for each in logins]
-    if len(chosen) == 1:
-        return chosen[0]
-    names = ", ".join(chosen)
-    raise typer.BadParameter(
-        f"NAME is missing: there are the logins {names}" if chosen else "there are no logins"
-    )
-
-
-def _login_row(config: "Config", name: str, project_id: str | None, region: str) -> dict[str, Any]:
-    import time
-    from datetime import UTC, datetime
-
-    tokens = config.token_file(name).read()
-    row: dict[str, Any] = {"name": name, "state": "logged out", "email": None}
-    row |= {"project_id": project_id, "region": region, "server": None, "expires_at": None}
-    if tokens is None:
-        return row
-    if tokens.refresh_token is not None:
-        row["state"] = "logged in"
-    else:
-        row["state"] = "logged in until it expires" if tokens.is_valid(time.time()) else "expired"
-    if tokens.expires_at is not None:
-        row["expires_at"] = f"{datetime.fromtimestamp(tokens.expires_at, UTC):%Y-%m-%d %H:%M:%S}"
-    return {**row, "email": tokens.email, "server": tokens.server}
 
 
 # ---- questions ----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ __all__ = ["MAX_WAIT", "ApiRateLimiter", "Slot", "in_words", "shared"]
 
 MAX_WAIT = 65 * 60.0  # seconds: an hour's budget has come back by then
 MIN_REPORTED_WAIT = 4.0  # seconds of waiting that pass without a word
+MIN_REPORTED_APP_WAIT = 0.5  # the same, where waiting is the exception
 LOOK = 15.0  # seconds of waiting after which another process may have changed everything
 POLL = 0.25  # seconds until another look at what other processes do
 
@@ -61,8 +62,10 @@ class ApiRateLimiter:
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         free_refusals: bool = False,
         shared_in: Path | None = None,
+        min_reported_wait: float = MIN_REPORTED_WAIT,
     ) -> None:
         self.what = what
+        self.min_reported_wait = min_reported_wait
         self.free_refusals = free_refusals
         self._windows_state = RateWindows(*windows, concurrent=concurrent)
         if shared_in is not None:
@@ -94,7 +97,7 @@ class ApiRateLimiter:
     @classmethod
     def app(cls, **time: Any) -> ApiRateLimiter:
         """Return what stands for a budget where Mixpanel publishes none."""
-        return cls("requests", concurrent=10, **time)
+        return cls("requests", concurrent=10, min_reported_wait=MIN_REPORTED_APP_WAIT, **time)
 
     def remaining(self) -> int:
         """Return how many calls are left in this hour, as far as this process knows."""
@@ -269,7 +272,7 @@ class Slot:
                 self._limiter._windows_state.learn(self._limiter._clock(), quotas)
 
     def tell(self, seconds: float, why: str) -> None:
-        if self._on_wait is None or self.reported or seconds <= MIN_REPORTED_WAIT:
+        if self._on_wait is None or self.reported or seconds <= self._limiter.min_reported_wait:
             return
         self.reported = True
         try:

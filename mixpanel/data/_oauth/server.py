@@ -158,9 +158,8 @@ class AuthorizationServer:
             before,
             access_token=Secret(access),
             refresh_token=Secret(str(refresh)) if is_renewed else before.refresh_token,
-            expires_at=self._now() + float(lifetime or 0) if is_number else None,
             scope=str(answer.get("scope") or before.scope),
-        )
+        ).lasting(float(lifetime or 0) if is_number else None, self._now())
 
     async def _post_form(self, path: str, form: Mapping[str, str | Secret]) -> dict[str, Any]:
         headers = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mixpanel._records.encoding import loads
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TokenFile", "Tokens"]
 
-EARLY = 60.0  # seconds before its expiry at which an access token is renewed
+EARLY = 60.0  # seconds before its expiry at which an access token is renewed,
+PART = 0.1  # but no more than this part of its lifetime
 MAX_BYTES = 1_000_000  # of a file
 
 
@@ -26,9 +27,9 @@ MAX_BYTES = 1_000_000  # of a file
 class Tokens:
     """The tokens of one login; neither repr nor pickle shows them.
 
-    `server` is the authorization server, the only one that gets them. `expires_at` is in seconds
-    since 1970, None if the server did not say. Without a `refresh_token`, the login ends with the
-    access token.
+    `server` is the authorization server, the only one that gets them. `expires_at` and `renew_at`
+    are in seconds since 1970, None if the server did not say. Without a `refresh_token`, the login
+    ends with the access token.
     """
 
     server: str
@@ -36,16 +37,24 @@ class Tokens:
     access_token: Secret
     refresh_token: Secret | None = None
     expires_at: float | None = None
+    renew_at: float | None = None
     scope: str = ""
     email: str | None = None
 
     def is_fresh(self, now: float) -> bool:
-        """Return True if the access token is valid for another minute."""
-        return self.expires_at is None or now < self.expires_at - EARLY
+        """Return True if the access token need not be renewed."""
+        return self.renew_at is None or now < self.renew_at
 
     def is_valid(self, now: float) -> bool:
         """Return True if the access token has not expired."""
         return self.expires_at is None or now < self.expires_at
+
+    def lasting(self, lifetime: float | None, now: float) -> Tokens:
+        """Return the tokens with an access token that expires in so many seconds."""
+        if lifetime is None:
+            return replace(self, expires_at=None, renew_at=None)
+        early = min(EARLY, lifetime * PART)
+        return replace(self, expires_at=now + lifetime, renew_at=now + lifetime - early)
 
     def to_json(self) -> bytes:
         """Return the content of the file."""
@@ -55,6 +64,7 @@ class Tokens:
             "access_token": self.access_token.reveal(),
             "refresh_token": self.refresh_token.reveal() if self.refresh_token else None,
             "expires_at": self.expires_at,
+            "renew_at": self.renew_at,
             "scope": self.scope,
             "email": self.email,
         }
@@ -139,14 +149,18 @@ def _parsed(raw: bytes) -> Tokens | None:
     texts = [fields.get(name) for name in ("server", "client_id", "access_token")]
     if not all(isinstance(text, str) and text for text in texts):
         return None
-    refresh, expires_at = fields.get("refresh_token"), fields.get("expires_at")
-    email = fields.get("email")
+    refresh, email = fields.get("refresh_token"), fields.get("email")
     return Tokens(
         server=fields["server"],
         client_id=fields["client_id"],
         access_token=Secret(fields["access_token"]),
         refresh_token=Secret(refresh) if isinstance(refresh, str) and refresh else None,
-        expires_at=float(expires_at) if isinstance(expires_at, (int, float)) else None,
+        expires_at=_number(fields.get("expires_at")),
+        renew_at=_number(fields.get("renew_at")),
         scope=str(fields.get("scope") or ""),
         email=email if isinstance(email, str) else None,
     )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
