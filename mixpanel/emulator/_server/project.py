@@ -38,6 +38,7 @@ class Project:
     exports: CallLimiter
     queries: CallLimiter
     etag: bool = True
+    on_request: Callable[[RecordedRequest], None] | None = None
     cdp: Inbox = field(default_factory=Inbox)
     logins: Logins = field(default_factory=Logins)
     flags: Flags = field(default_factory=Flags)
