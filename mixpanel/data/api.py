@@ -247,7 +247,7 @@ class AsyncAPI:
         in_body = isinstance(json_body, dict) and "project_id" in json_body
         full = self._with_query(target, query, params, "app" if in_body else family)
         seconds = timeout or self._timeout or TIMEOUTS[family]
-        counted = family == "export" or is_counted(target, sent_params)
+        counted = family != "query" or is_counted(target, sent_params)
 
         async def attempt(_call: Slot, authorization: Secret) -> Response | TransportFailure:
             request = Request(method, full, {**outgoing, "Authorization": authorization}, content)

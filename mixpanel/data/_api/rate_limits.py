@@ -251,7 +251,8 @@ class Slot:
             if self.rejected_at is None:
                 self.rejected_at = now
             jittered = None if retry_after is None else retry_after + random.random()
-            if limit is not None and limit.concurrent:
+            # A call that is not counted does not heed the windows, so it waits for nothing else.
+            if not self.counted or (limit is not None and limit.concurrent):
                 allowance.crowd(now, jittered)
             else:
                 allowance.refuse(self._start, now, jittered)
