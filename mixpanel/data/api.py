@@ -153,6 +153,7 @@ class AsyncAPI:
     async def aclose(self) -> None:
         """Close the connections; later calls raise `ClosedError`."""
         self._closed = True
+        await self._authorization.settle()
         await self._connections.aclose()
 
     # ---- calls ----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ __all__ = ["LoginAuthorization", "StaticAuthorization", "authorization_of"]
 
 POLL = 0.05  # seconds between two looks at what the one who renews has done
 MAX_WAIT = 90.0  # seconds to wait for another process that renews
+SETTLE = 5.0  # seconds that closing waits for a renewal under way
 ENDED = frozenset({"invalid_grant", "invalid_client", "unauthorized_client"})
 ON_401 = (
     "Mixpanel rejects the access token (401): it is wrong, has expired or belongs to another "
@@ -79,6 +80,9 @@ class StaticAuthorization:
         """Return the error for credentials that Mixpanel rejects."""
         return error
 
+    async def settle(self) -> None:
+        """Return at once: nothing is renewed."""
+
 
 class LoginAuthorization:
     """The access token of a login."""
@@ -98,6 +102,7 @@ class LoginAuthorization:
         self._tokens: Tokens | None = None
         self._seen: deque[Secret] = deque(maxlen=4)
         self._failure: tuple[float, APIError] | None = None
+        self._under_way = 0
 
     def secrets(self) -> tuple[Secret, ...]:
         """Return what no error may show: the headers that were used lately."""
@@ -133,6 +138,12 @@ class LoginAuthorization:
             "request_url": error.request_url,
         }
         return LoginRequiredError(error.message, account_name=self.account, **known)
+
+    async def settle(self) -> None:
+        """Wait until a renewal under way is stored: the tokens before it are worth nothing."""
+        with anyio.move_on_after(SETTLE, shield=True):
+            while self._under_way:
+                await anyio.sleep(POLL)
 
     def _header(self, tokens: Tokens) -> Secret:
         self._tokens = tokens
@@ -193,12 +204,14 @@ class LoginAuthorization:
             # Without locks, several processes may renew at once, and all but one log out.
             logger.warning("cannot lock %s: %s", self._file.path, error.strerror)
         renewed = None
+        self._under_way += 1
         try:
             with anyio.CancelScope(shield=True):
                 tokens = await self._read()
                 good = self._is_good(tokens, stale)
                 renewed = tokens if good else await self._renew(tokens)
         finally:
+            self._under_way -= 1
             lock.release()
         return renewed
 

@@ -215,7 +215,11 @@ def _refusal(info: RequestInfo, response: Response) -> APIError | None:
     if not isinstance(reason, str) or "/oauth/" not in info.url or response.status == 429:
         return None
     described = body.get("error_description")
-    text = f"{reason}: {described}" if isinstance(described, str) and described else reason
-    printable = "".join(c if c.isprintable() else " " for c in info.without_secrets(text))
-    message = info.text(f"HTTP {response.status}", printable[:MAX_REASON])
-    return LoginError(message, reason=reason[:MAX_REASON], **info.error_fields(response))
+    shown = [_shown(info, each) for each in (reason, described) if isinstance(each, str) and each]
+    message = info.text(f"HTTP {response.status}", ": ".join(shown))
+    return LoginError(message, reason=shown[0] if shown else "", **info.error_fields(response))
+
+
+def _shown(info: RequestInfo, text: str) -> str:
+    text = info.without_secrets(text)[:MAX_REASON]
+    return "".join(c if c.isprintable() else " " for c in text)

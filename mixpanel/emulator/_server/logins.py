@@ -31,7 +31,7 @@ button{{font:inherit;padding:.4rem 1.2rem;margin-right:.6rem}}</style>
 
 
 def login_routes(project: Project) -> list[Route]:
-    """Return the routes of the authorization server, each with a slash at the end or without."""
+    """Return the routes of the authorization server."""
     endpoints = LoginEndpoints(project)
     routes = {
         "/oauth/mcp/register": (endpoints.register, ["POST"]),
@@ -40,9 +40,7 @@ def login_routes(project: Project) -> list[Route]:
         "/oauth/revoke_token": (endpoints.revoke, ["POST"]),
     }
     return [
-        Route(path + slash, endpoint, methods=methods)
-        for path, (endpoint, methods) in routes.items()
-        for slash in ("", "/")
+        Route(path, endpoint, methods=methods) for path, (endpoint, methods) in routes.items()
     ]
 
 
