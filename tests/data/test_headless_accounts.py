@@ -1,4 +1,4 @@
-"""The configuration file that mixpanel-headless shares with us: read both ways, and never broken."""
+"""The file of accounts that mixpanel-headless shares with us: read both ways, never broken."""
 
 import json
 import os

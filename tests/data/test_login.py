@@ -187,7 +187,7 @@ def test_the_listener_gives_up(emu):
     """With what to do where the browser cannot reach this machine."""
     with RedirectListener() as listener:
         attempt = LoginAttempt(server_of(emu.url), listener.redirect_uri)
-        with pytest.raises(LoginError, match="within 0 seconds: .*--no-browser"):
+        with pytest.raises(LoginError, match=r"within 0 seconds: .*--no-browser"):
             listener.wait(attempt, 0.01)
 
 
@@ -288,10 +288,13 @@ async def test_an_expired_token_is_renewed_before_the_call(me, emu, config, anyi
 @pytest.mark.anyio
 async def test_many_tasks_renew_once(me, emu, anyio_backend):
     """Of one client, and of several."""
-    async with AsyncAPI(me, base_url=emu.url) as one, AsyncAPI(me, base_url=emu.url) as other:
-        async with anyio.create_task_group() as tasks:
-            for number in range(20):
-                tasks.start_soon((one, other)[number % 2].check)
+    async with (
+        AsyncAPI(me, base_url=emu.url) as one,
+        AsyncAPI(me, base_url=emu.url) as other,
+        anyio.create_task_group() as tasks,
+    ):
+        for number in range(20):
+            tasks.start_soon((one, other)[number % 2].check)
     assert 1 == len(renewals(emu))
     assert 20 == len(emu.requests("/api/app/me"))
 

@@ -142,7 +142,7 @@ class LoginAuthorization:
     async def settle(self) -> None:
         """Wait until a renewal under way is stored: the tokens before it are worth nothing."""
         with anyio.move_on_after(SETTLE, shield=True):
-            while self._under_way:
+            while self._under_way:  # noqa: ASYNC110 - it may be in another event loop
                 await anyio.sleep(POLL)
 
     def _header(self, tokens: Tokens) -> Secret:

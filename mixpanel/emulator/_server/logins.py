@@ -39,9 +39,7 @@ def login_routes(project: Project) -> list[Route]:
         "/oauth/token": (endpoints.token, ["POST"]),
         "/oauth/revoke_token": (endpoints.revoke, ["POST"]),
     }
-    return [
-        Route(path, endpoint, methods=methods) for path, (endpoint, methods) in routes.items()
-    ]
+    return [Route(path, endpoint, methods=methods) for path, (endpoint, methods) in routes.items()]
 
 
 class LoginEndpoints:
