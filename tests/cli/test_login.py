@@ -1,16 +1,22 @@
 """`mp auth login`, `logout` and `status`, against the emulator's authorization server."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import mixpanel
 from mixpanel.cli import auth
 from mixpanel.cli._options.global_options import reset
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.data.config import Config
 from mixpanel.emulator import Emulator, Fault
+from mixpanel.emulator._rules.access import Access
 from tests.data.logins import Browser, decide
 
 ALLOWED = {
@@ -251,3 +257,30 @@ def test_a_login_does_not_import_events(mp, browser, tmp_path):
     done = mp("-a", "me", "import", "events", file)
     assert ExitCode.USAGE == done.exit_code
     assert "account 'me' is not a service account" in done.stderr
+
+
+DOCUMENTED = re.findall(
+    r"^\$ mp (.*)$",
+    (Path(__file__).parents[2] / "docs/authentication.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_the_documented_commands_work(mp, browser, emu):
+    """In their order, against the emulator."""
+    emu._project.saved.add_project("12345")
+    emu._project.access = Access(None, {"reports.a1b2c3.mp-service-account": "s3cret"})
+    assert len(DOCUMENTED) > 8
+    for command in DOCUMENTED:
+        arguments = command.split()
+        if command == "auth login":
+            arguments += ["--project", "4242"]  # there are two projects here
+        done = mp(*arguments, MP_SECRET="s3cret")
+        assert (command, ExitCode.OK) == (command, done.exit_code), done.stderr
+
+
+def test_the_command_has_another_name():
+    """Where another package's command is called `mp`, too."""
+    command = [sys.executable, "-m", "mixpanel.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{mixpanel.__version__}\n" == done.stdout

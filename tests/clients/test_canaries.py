@@ -871,16 +871,24 @@ def test_the_command_line_shows_no_secret(tmp_path, logs):
         "MP_CONFIG_PATH": str(tmp_path / "config.toml"), "MP_DB": str(tmp_path / "shop.db"),
         "NO_COLOR": "1",
     }  # fmt: skip
-    for arguments in (
-        ["import", "events", str(path)],
-        ["auth", "test"],
-        ["fetch", "events", "--from", "2026-01-01", "--to", "2026-01-01"],
-        ["cdp", "track", "u", "E", "--to", "customerio"],
+    with_token = {"MP_USERNAME": None, "MP_SECRET": None, "MP_OAUTH_TOKEN": BEARER}
+    for arguments, changes in (
+        (["import", "events", str(path)], {}),
+        (["auth", "test"], {}),
+        (["auth", "test"], with_token),
+        (["inspect", "events"], with_token),
+        (["fetch", "events", "--from", "2026-01-01", "--to", "2026-01-01"], {}),
+        (["cdp", "track", "u", "E", "--to", "customerio"], {}),
     ):
         with server("401") as port:
             url = f"http://127.0.0.1:{port}"
             runner = CliRunner(
-                env={**environment, "MP_BASE_URL": url, "MP_CUSTOMERIO_BASE_URL": url}
+                env={
+                    **environment,
+                    **changes,
+                    "MP_BASE_URL": url,
+                    "MP_CUSTOMERIO_BASE_URL": url,
+                }
             )
             ended = runner.invoke(app, arguments)
         assert ended.exit_code != 0, arguments
