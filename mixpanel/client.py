@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 import anyio.lowlevel
@@ -31,7 +31,7 @@ from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.signatures import returning
-from mixpanel._runtime.sync_methods import synced
+from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.consumers import (
     CLOSE_TIMEOUT,
@@ -498,9 +498,12 @@ class Mixpanel(_Client[None]):
             return sync_delivery.close(self._delivery, timeout)
         return self.flush(timeout)
 
-    import_events: Final = synced(AsyncMixpanel.import_events)
-    lookup_tables: Final = synced(AsyncMixpanel.lookup_tables)
-    replace_lookup_table: Final = synced(AsyncMixpanel.replace_lookup_table)
+    @sync_twin(AsyncMixpanel.import_events)
+    def import_events(self) -> Any: ...
+    @sync_twin(AsyncMixpanel.lookup_tables)
+    def lookup_tables(self) -> Any: ...
+    @sync_twin(AsyncMixpanel.replace_lookup_table)
+    def replace_lookup_table(self) -> Any: ...
 
     def __enter__(self) -> Self:
         if self._local_flags is not None:

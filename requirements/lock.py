@@ -12,7 +12,10 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent
 HOOKS = PROJECT / ".pre-commit-config.yaml"
-PEERS = ("official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio")
+PEERS = (
+    "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
+    "headless", "utils",
+)  # fmt: skip
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {

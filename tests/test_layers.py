@@ -111,16 +111,6 @@ def imported_modules(path):
                 yield inner if inner in MODULES else module
 
 
-# The one circle that is left: a result draws itself, and what draws knows the results.
-RESULTS_AND_PICTURES = {
-    "data._result_charts",
-    "data._result_labels",
-    "data._result_plots",
-    "data.exploration_results",
-    "data.query_results",
-}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", sorted({path.parts[len(PACKAGE.parts)] for path in FILES}))
 def test_modules_do_not_import_each_other_in_a_circle(folder):
@@ -141,7 +131,7 @@ def test_modules_do_not_import_each_other_in_a_circle(folder):
 
     inside = [name for name in graph if name.partition(".")[0] == folder.removesuffix(".py")]
     circular = {name for name in inside if is_reachable(name, name)}
-    assert circular - RESULTS_AND_PICTURES == set()
+    assert circular == set()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mixpanel.data._result_labels import duration, figure
+from mixpanel.data._figures.numbers import duration, short_number
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.exploration_results import (
     DailyCount,
@@ -254,7 +254,7 @@ def test_any_series_fits(series, width):
 )  # fmt: skip
 def test_figures_are_short(value, expected):
     """A few characters each."""
-    assert expected == figure(value)
+    assert expected == short_number(value)
 
 
 @pytest.mark.parametrize(

@@ -29,10 +29,12 @@ def http(emu):
 
 @pytest.fixture
 def people(http):
-    """Five users: u1 to u5, every other one on the team plan."""
+    """Five users: u1 to u5, every other one on the team plan; u1 and u4 have tags."""
+    tags = {1: ["vip", "new"], 4: ["vip", 3]}
     for n in range(1, 6):
         plan = "team" if n % 2 else "free"
-        put(http, f"u{n}", plan=plan, seats=n, **{"$email": f"u{n}@example.org"})
+        tagged = {"tags": tags[n]} if n in tags else {}
+        put(http, f"u{n}", plan=plan, seats=n, **{"$email": f"u{n}@example.org"}, **tagged)
     return http
 
 
@@ -109,6 +111,17 @@ def test_the_page_size_is_a_thousand():
     assert (1000, 0, []) == (body["page_size"], body["total"], body["results"])
 
 
+def test_a_query_may_be_a_get(people):
+    """With its parameters in the URL, as mixpanel-utils sends them; errors are the same."""
+    url, query = "/api/2.0/engage", {"project_id": "42", "where": 'properties["seats"] < 3'}
+    response = people.get(url, params=query)
+    assert ["u1", "u2"] == ids(response)
+    page = {"page": 1, "session_id": response.json()["session_id"]}
+    assert [] == ids(people.get(url, params={**query, **page}))
+    assert 400 == people.get(url, params={**query, "where": "x"}).status_code
+    assert 401 == people.get(url, params=query, auth=("robot", "wrong")).status_code
+
+
 def test_json_bodies_are_accepted(people):
     """With the same fields, as JSON values or as JSON text."""
     fields = {"where": 'properties["plan"] == "free"', "output_properties": ["plan"]}
@@ -132,6 +145,9 @@ def test_properties_can_be_selected(people):
         ('properties["plan"] == "team"', ["u1", "u3", "u5"]),
         ('user["seats"] >= 4', ["u4", "u5"]),
         ('"u2@" in properties["$email"]', ["u2"]),
+        ('"vip" in properties["tags"]', ["u1", "u4"]),
+        ('"vi" in properties["tags"] or 3 in properties["tags"]', ["u4"]),
+        ('"vip" not in properties["tags"]', ["u2", "u3", "u5"]),
         (
             'properties["$last_seen"] > datetime("2025-11-24T15:59:59")',
             [f"u{n}" for n in range(1, 6)],

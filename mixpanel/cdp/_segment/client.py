@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import (
@@ -30,7 +30,7 @@ from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
-from mixpanel._runtime.sync_methods import synced
+from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
 from mixpanel.cdp._segment.methods import SegmentMethods
@@ -317,7 +317,8 @@ class SegmentClient(_Client[None]):
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 
-    backfill: Final = synced(AsyncBackfill.backfill)
+    @sync_twin(AsyncBackfill.backfill)
+    def backfill(self) -> Any: ...
 
     def __enter__(self) -> Self:
         return self
