@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import anyio
 
-from mixpanel._runtime import event_loop, fork
+from mixpanel._runtime import event_loop, fork, native_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -27,7 +26,7 @@ class Cache:
     ) -> None:
         self.lifetime = lifetime
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._values: dict[Hashable, tuple[float, Any]] = {}
         # By loop and key. Weak, so that a lock is dropped with the last of its users.
         self._loading: WeakValueDictionary[Hashable, anyio.Lock] = WeakValueDictionary()
@@ -65,7 +64,7 @@ class Cache:
 
     def after_fork(self) -> None:
         """Renew the lock, which a thread of the parent may have held."""
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._loading = WeakValueDictionary()
 
     def clear(self) -> None:
