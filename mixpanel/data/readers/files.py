@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import deterministic_id, to_api_time
 from mixpanel._records.validation import BANNED_IDS, INSERT_ID
 from mixpanel.data.readers.csv import CSV_OPTIONS, check_layout, explain_error, mistyped_columns

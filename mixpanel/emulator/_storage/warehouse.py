@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import duckdb
 from pydantic_core import from_json
 
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.emulator._rules.events import Event, json_text
 from mixpanel.emulator._rules.profiles import Properties, Update, apply_update
 from mixpanel.emulator._storage.database import Database

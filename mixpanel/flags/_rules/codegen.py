@@ -28,7 +28,7 @@ from mixpanel.flags._rules.budget import (
     is_counting,
 )
 from mixpanel.flags._rules.casefolding import fold, get_casefolded
-from mixpanel.flags._rules.js_values import is_number
+from mixpanel.flags._rules.js_conversions import is_number
 from mixpanel.flags._rules.operators import BOOLEAN
 from mixpanel.flags._rules.syntax import is_computed, is_operation, operands_of, property_name
 from mixpanel.flags.types import FallbackReason, SelectedVariant
