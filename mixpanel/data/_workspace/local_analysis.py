@@ -63,7 +63,7 @@ class LocalAnalysis(LocalExploration):
         to_date: Day,
         on: Condition | None = None,
         unit: SegmentationUnit = "day",
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         where: Condition | None = None,
         limit: int = 1000,
         table: str = "events",
@@ -93,7 +93,7 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         unit: SegmentationUnit = "day",
         table: str = "events",
         timezone: str | None = None,
@@ -113,7 +113,7 @@ class LocalAnalysis(LocalExploration):
         *,
         from_date: Day,
         to_date: Day,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         unit: SegmentationUnit = "day",
         values: Sequence[str] | None = None,
         limit: int = 255,
@@ -141,7 +141,7 @@ class LocalAnalysis(LocalExploration):
         on: Condition,
         unit: HourDayUnit = "day",
         where: Condition | None = None,
-        type: CountType = "general",  # noqa: A002 - the API's name
+        type: CountType = "general",
         table: str = "events",
         timezone: str | None = None,
         profiles: str | None = None,

@@ -72,7 +72,7 @@ class LocalReports:
         """Return the time of the last event of a table."""
         with self._database._query_cursor() as cursor:
             name = _with_columns(cursor, table, COLUMNS)
-        query = f"SELECT max(event_time) FROM main.{quoted(name)}"  # noqa: S608
+        query = f"SELECT max(event_time) FROM main.{quoted(name)}"
         found: datetime | None = self._database.sql_scalar(query)
         return found
 
@@ -82,7 +82,7 @@ class LocalReports:
         :raises EventNotFoundError: with similar names.
         """
         statement = (
-            f"SELECT DISTINCT event_name FROM main.{quoted(table)} WHERE event_name NOT NULL"  # noqa: S608
+            f"SELECT DISTINCT event_name FROM main.{quoted(table)} WHERE event_name NOT NULL"
         )
         known = {name for (name,) in self._database.sql_rows(statement).rows}
         for name in names:
@@ -116,11 +116,11 @@ def _source(table: str, profiles: str | None) -> EventSource:
     if profiles is None:
         return EventSource(relation)
     people = (
-        f"SELECT distinct_id, first(properties) AS profile FROM main.{quoted(profiles)} "  # noqa: S608
+        f"SELECT distinct_id, first(properties) AS profile FROM main.{quoted(profiles)} "
         "GROUP BY distinct_id"
     )
     joined = (
-        f"SELECT events.*, people.profile FROM {relation} AS events "  # noqa: S608
+        f"SELECT events.*, people.profile FROM {relation} AS events "
         f"LEFT JOIN ({people}) AS people USING (distinct_id)"
     )
     return EventSource(f"({joined})", profile="profile")

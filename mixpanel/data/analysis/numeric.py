@@ -112,7 +112,7 @@ def segmentation_numeric(
     *,
     on: Condition,
     unit: HourDayUnit = "day",
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
     where: Condition | None = None,
 ) -> Query[NumericBucketResult]:
     """Count an event by numeric range and date.
@@ -135,7 +135,7 @@ def segmentation_numeric(
         f"{MEASURES[type]} AS n\nFROM numbers, widths\nGROUP BY ALL\nORDER BY ALL",
         events=events,
         numbers=(
-            f"SELECT distinct_id, {period.bucket('time', unit)} AS bucket, number\n"  # noqa: S608
+            f"SELECT distinct_id, {period.bucket('time', unit)} AS bucket, number\n"
             f"FROM (SELECT *, {number} AS number FROM events){chosen}"
         ),
         spans=f"SELECT max(number) - min(number) AS span, {power} AS power\nFROM numbers",

@@ -55,7 +55,7 @@ def segmentation(
     *,
     on: Condition | None = None,
     unit: SegmentationUnit = "day",
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
     where: Condition | None = None,
     limit: int = SEGMENTS,
 ) -> Query[SegmentationResult]:
@@ -105,7 +105,7 @@ def event_counts(
     events: Sequence[str] | str,
     *,
     unit: SegmentationUnit = "day",
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
 ) -> Query[EventCountsResult]:
     """Count several events by date; each event and bucket is there, with 0 where nothing happened.
 
@@ -142,7 +142,7 @@ def property_counts(
     *,
     values: Sequence[str] | None = None,
     unit: SegmentationUnit = "day",
-    type: CountType = "general",  # noqa: A002 - the API's name
+    type: CountType = "general",
     limit: int = 255,
 ) -> Query[PropertyCountsResult]:
     """Count an event by the values of a property and date.
