@@ -29,8 +29,8 @@ from mixpanel.data.exceptions import ExpressionError
 
 __all__ = ["parsed"]
 
-LONGEST = 100_000  # characters
-DEEPEST = 100  # levels of parentheses
+MAX_LENGTH = 100_000  # characters
+MAX_DEPTH = 100  # levels of parentheses
 TOKEN = re.compile(
     r"""(?P<space>\s+)
     |(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
@@ -63,8 +63,8 @@ def parsed(text: str) -> Expression:
     """
     if not isinstance(text, str):
         raise ExpressionError(f"an expression is text, not {type(text).__name__}")
-    if len(text) > LONGEST:
-        raise ExpressionError(f"the expression is longer than {LONGEST:,} characters")
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"the expression is longer than {MAX_LENGTH:,} characters")
     return _Parser(_tokens(text), len(text)).run()
 
 
@@ -129,7 +129,7 @@ class _Parser:
 
     def _any(self) -> Expression:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > MAX_DEPTH:
             raise self._error("the expression is nested too deeply", self._peek())
         operands = [self._all()]
         while self._taken("or"):
