@@ -69,9 +69,9 @@ class RateWindows:
         )
 
     def spent(self) -> tuple[float, int, float] | None:
-        """Return when all full windows have space again, with calls and seconds of the last one."""
-        # A window of N calls is full while the N-th last start is younger than its seconds, wherever
-        # those seconds begin; it has space again when that start leaves it.
+        """Return when all full windows have space, and calls and seconds of the last of them."""
+        # A window of N calls is full while the N-th last start is younger than its seconds, and has
+        # space again when that start leaves it.
         full = [
             (self._starts[-calls].at + seconds, calls, seconds)
             for calls, seconds in self._limits
