@@ -1,29 +1,25 @@
 """`mp flags`: list, evaluate, explain, lint, watch."""
 
 import json
+import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from mixpanel.emulator import Emulator, Fault
+from tests.cli.cli_data import runner, wait_until
 from tests.flags.test_local import flag
 
 USER = '{"distinct_id": "u-17", "custom_properties": {"plan": "Team"}}'
 
 
 def mp(*arguments, emu=None, env=None):
-    """Run `mp` like a person in a shell, the emulator and a token in the environment."""
-    import os
-
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "100", **(env or {})}
+    """Run `mp` in this process, the emulator and a token in the environment."""
+    environment = {"NO_COLOR": "1", "COLUMNS": "100", **(env or {})}
     if emu is not None:
         environment |= {"MP_BASE_URL": emu.url, "MP_TOKEN": "t"}
-    command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=60, check=False
-    )
+    return runner(environment)(*arguments)
 
 
 @pytest.fixture
@@ -67,7 +63,7 @@ def test_eval_returns_the_variant(emu, defined, remote):
 def test_eval_of_an_unknown_flag_ends_with_4(file):
     """The reason is in the result, and on stderr."""
     done = mp("flags", "eval", "nope", "--context", USER, "--file", file)
-    assert (done.returncode, json.loads(done.stdout)["reason"]) == (4, "FLAG_NOT_FOUND")
+    assert (done.exit_code, json.loads(done.stdout)["reason"]) == (4, "FLAG_NOT_FOUND")
     assert "FLAG_NOT_FOUND" in done.stderr
 
 
@@ -80,19 +76,19 @@ def test_explain_shows_buckets_and_clauses(file):
         assert "plan = 'team'" in done.stdout
     (rollout,) = json.loads(mp(*explain).stdout)["rollouts"]
     assert (rollout["bucket"], rollout["variant_key"]) >= (0, "on")
-    assert mp("flags", "explain", "nope", "--context", USER, "--file", file).returncode == 4
+    assert mp("flags", "explain", "nope", "--context", USER, "--file", file).exit_code == 4
 
 
 def test_lint_reports_and_ends_with_6(tmp_path, file):
     """Without problems it ends with 0."""
-    assert mp("flags", "lint", file).returncode == 0
+    assert mp("flags", "lint", file).exit_code == 0
     odd = flag("odd")
     odd["ruleset"]["rollout"][0]["cohort_hash"] = "abc"
     odd["ruleset"]["variants"][0]["split"] = 0.5
     path = tmp_path / "odd.json"
     path.write_text(json.dumps({"flags": [odd]}))
     done = mp("flags", "lint", str(path))
-    assert done.returncode == 6
+    assert done.exit_code == 6
     problems = json.loads(done.stdout)["problems"]
     assert ("odd", 0, "for a cohort") in [
         (one["flag"], one["rollout"], one["message"]) for one in problems
@@ -115,18 +111,18 @@ def test_a_file_of_flags_is_an_object_or_a_list(tmp_path, command):
     """Each command reports anything else in the same words, with the file's name."""
     path = tmp_path / "flags.json"
     path.write_text(json.dumps([flag()]))
-    assert mp("flags", *command, str(path)).returncode == 0
+    assert mp("flags", *command, str(path)).exit_code == 0
     for neither in ("7", "{}", '{"flags": 7}'):
         path.write_text(neither)
         done = mp("flags", *command, str(path))
-        assert (done.returncode, done.stdout) == (3, "")
+        assert (done.exit_code, done.stdout) == (3, "")
         assert done.stderr == f'mp: {path} must hold {{"flags": [...]}} or a list of flags\n'
 
 
 def test_eval_names_the_missing_context_key(file):
     """In words, and with the library's reason."""
     done = mp("flags", "eval", "checkout", "--context", "{}", "--file", file)
-    assert (done.returncode, json.loads(done.stdout)["variant"]) == (0, None)
+    assert (done.exit_code, json.loads(done.stdout)["variant"]) == (0, None)
     assert done.stderr == (
         "no variant: the context has no distinct_id, which this flag needs (MISSING_CONTEXT_KEY)\n"
     )
@@ -145,14 +141,13 @@ def test_watch_prints_changes_as_they_happen(emu, defined):
     """Added, changed and removed flags."""
     emu.set_flags(defined)
     command = [sys.executable, "-c", "from mixpanel.cli.main import run; run()", "flags", "watch"]
-    options = ["--interval", "0.2", "--seconds", "6", "--token", "t", "--base-url", emu.url]
-    process = subprocess.Popen(command + options, stdout=subprocess.PIPE, text=True)
-    end = time.monotonic() + 20
-    while len(emu.requests("/flags/definitions")) < 2 and time.monotonic() < end:
-        time.sleep(0.05)
-    emu.set_flags([flag(value=False), flag("fresh")])
-    out, _ = process.communicate(timeout=30)
-    changes = [json.loads(line) for line in out.splitlines()]
+    options = ["--interval", "0.2", "--seconds", "60", "--token", "t", "--base-url", emu.url]
+    with subprocess.Popen(command + options, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: len(emu.requests("/flags/definitions")) >= 2)
+        emu.set_flags([flag(value=False), flag("fresh")])
+        changes = [json.loads(process.stdout.readline()) for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == ""
     assert sorted((one["change"], one["flag"]) for one in changes) == [
         ("added", "fresh"),
         ("changed", "checkout"),
@@ -175,7 +170,7 @@ def test_watch_prints_changes_as_they_happen(emu, defined):
 def test_invalid_input_is_reported_in_one_line(arguments, code, words):
     """Without a traceback."""
     done = mp("flags", *arguments, env={"MP_BASE_URL": "", "MP_TOKEN": ""})
-    assert done.returncode == code
+    assert done.exit_code == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -190,7 +185,7 @@ def test_a_service_account_is_enough(defined, remote):
         assert json.loads(mp(*arguments, env=env).stdout)["value"] == "blue"
         assert emu.requests()[0].query["project_id"] == "42"
         done = mp(*arguments, env={**env, "MP_PROJECT_ID": ""})
-    assert done.returncode == 3
+    assert done.exit_code == 3
     assert "MP_PROJECT_ID" in done.stderr
 
 
@@ -199,7 +194,7 @@ def test_an_unreachable_host_is_named_once(command):
     """The request is not shown: its query holds the token."""
     nowhere = {"MP_BASE_URL": "http://127.0.0.1:9", "MP_TOKEN": "t0ken"}
     done = mp("flags", *command, env=nowhere)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.count("http://127.0.0.1:9: cannot connect") == 1
     assert done.stderr.count("\n") == 1
     assert "t0ken" not in done.stderr
@@ -209,5 +204,5 @@ def test_refused_credentials_end_with_2(emu):
     """After a 401 for the definitions."""
     emu.play(Fault.status(401).forever())
     done = mp("flags", "list", emu=emu)
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "Traceback" not in done.stderr

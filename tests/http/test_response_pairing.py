@@ -35,7 +35,6 @@ from mixpanel._http.streaming import (
 from mixpanel._http.sync_transport import (
     SyncTransport,
 )
-from mixpanel._http.tls import default_tls_context
 
 SURPLUS = b'HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"surplus"'
 
@@ -472,7 +471,7 @@ def test_a_sync_failure_before_the_first_byte_counts_as_not_sent(script, proxied
     with answering(script) as port:
         url, transport = way(port, proxied)
         transport = SyncTransport(transport, max_response_bytes=1000)
-        response = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.3)
+        response = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.1)
         transport.close()
     assert isinstance(response, TransportFailure)
     assert not response.may_have_been_sent
@@ -487,7 +486,7 @@ async def test_an_async_failure_before_the_first_byte_counts_as_not_sent(
     with answering(script) as port:
         url, options = way(port, proxied)
         request = Request("POST", url, {}, b"[]")
-        transport = AsyncTransport(options, deadline=0.3, max_response_bytes=1000)
+        transport = AsyncTransport(options, deadline=0.1, max_response_bytes=1000)
         response = await transport.send(request, detect_sent=True)
         await transport.aclose()
         responses = [response]
@@ -495,7 +494,7 @@ async def test_an_async_failure_before_the_first_byte_counts_as_not_sent(
             proxy = None if options.proxy is None else options.proxy.reveal()
             async with httpx.AsyncClient(proxy=proxy) as client:
                 transport = AsyncTransport(
-                    TransportOptions(client=client), deadline=0.3, max_response_bytes=1000
+                    TransportOptions(client=client), deadline=0.1, max_response_bytes=1000
                 )
                 responses.append(await transport.send(request, detect_sent=True))
     assert {(type(one), one.may_have_been_sent) for one in responses} == {(TransportFailure, False)}
@@ -538,7 +537,6 @@ async def test_a_failure_to_connect_counts_as_not_sent(anyio_backend, error, mon
 def test_certificates_that_cannot_be_loaded_are_a_permanent_failure(monkeypatch, tmp_path):
     """Nothing was sent; the error names the variables to check."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    default_tls_context.cache_clear()
     with blocking() as send:
         response = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
     assert (response.may_have_been_sent, response.permanent) == (False, True)

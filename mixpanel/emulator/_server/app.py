@@ -93,9 +93,10 @@ class RecordingMiddleware:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one request; a slash at the end of its path is as none."""
         allowed: Headers = []
         if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
             caller = Caller.of(scope)
             refusal = self._guard.refusal(scope, caller)
             if refusal is not None:
@@ -144,7 +145,10 @@ class RecordingMiddleware:
                 state["refuse"] = fault.refused
                 await fault.perform(exchange)
         except ClientDisconnected:
-            return
+            pass
+        finally:
+            if project.on_request is not None:
+                project.on_request(request)
 
 
 def _limit(project: Project, path: str) -> int:

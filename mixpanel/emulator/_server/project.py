@@ -37,6 +37,7 @@ class Project:
     exports: CallLimiter
     queries: CallLimiter
     etag: bool = True
+    on_request: Callable[[RecordedRequest], None] | None = None
     cdp: Inbox = field(default_factory=Inbox)
     flags: Flags = field(default_factory=Flags)
     saved: SavedReports = field(default_factory=SavedReports)
