@@ -45,7 +45,9 @@ async def ws(emu):
 
 def sent(emu):
     """Return the requests so far, as method and path."""
-    return [(each.method, each.path.removeprefix("/api/app/").rstrip("/")) for each in emu.requests()]
+    return [
+        (each.method, each.path.removeprefix("/api/app/").rstrip("/")) for each in emu.requests(),
+    ]
 
 
 async def test_a_board_is_created_read_changed_and_deleted(emu, ws):
