@@ -45,9 +45,8 @@ async def ws(emu):
 
 def sent(emu):
     """Return the requests so far, as method and path."""
-    return [
-        (each.method, each.path.removeprefix("/api/app/").rstrip("/")) for each in emu.requests(),
-    ]
+    paths = [each.path.removeprefix("/api/app/").rstrip("/") for each in emu.requests()]
+    return [(each.method, path) for each, path in zip(emu.requests(), paths, strict=True)]
 
 
 async def test_a_board_is_created_read_changed_and_deleted(emu, ws):
