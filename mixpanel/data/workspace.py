@@ -212,7 +212,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         from mixpanel.data._project.faces import AsyncProject
 
-        return AsyncProject(self._core, self._view)
+        return AsyncProject(self._core, self._data_view_id)
 
     async def aclose(self) -> None:
         """Close the database and the connections; later calls do nothing.

@@ -242,7 +242,7 @@ WRONG = [
     (lambda p: p.reports.list(type="chart"), "type='chart' is unknown: choose insights"),
     (lambda p: p.annotations.list(from_date="yesterday"), "must be a day, as 2026-01-31"),
     (lambda p: p.annotations.list(from_date="2026-02-30"), "does not exist"),
-    (lambda p: p.alerts.create(bookmark_id="x"), "must be a whole number"),
+    (lambda p: p.alerts.update(5, bookmark_id="x"), "must be a whole number"),
     (lambda p: p.reports.bulk_delete([], confirm=True), "must not be empty"),
     (lambda p: p.properties.list(resource_type="event"), "choose Event, User"),
     (lambda p: p.dashboards.plan("remove", 7), "has no method remove"),
