@@ -271,13 +271,13 @@ class Warehouse:
         with self._lock:
             known = "what = ? and kind = ? and name = ?"
             if content is None:
-                self._run(f"delete from saved_objects where {known}", key)  # noqa: S608
+                self._run(f"delete from saved_objects where {known}", key)
             elif self._read(
                 "select 1 from saved_objects where what = $what and kind = $kind and name = $name",
                 {"what": what, "kind": kind, "name": name},
             ):
                 values = [json_text(content), *key]
-                self._run(f"update saved_objects set content = ? where {known}", values)  # noqa: S608
+                self._run(f"update saved_objects set content = ? where {known}", values)
             else:
                 self._run(
                     "insert into saved_objects values (?, ?, ?, ?)", [*key, json_text(content)]
