@@ -119,18 +119,12 @@ def emulator(
 
     from mixpanel.emulator import serve
     from mixpanel.emulator._fault_text import read_fault
-    from mixpanel.emulator._storage.loader import DATA_SETS
     from mixpanel.settings import is_loopback
 
     accounts = _accounts(service_accounts or ())
     for text in faults or ():
         _checked("--fault", read_fault, text)
-    for source in load or ():
-        if source not in DATA_SETS and not Path(source).is_file():
-            raise typer.BadParameter(
-                f"{source!r} is neither a file nor a data set ({', '.join(DATA_SETS)}).",
-                param_hint="'--load'",
-            )
+    _check_sources(load or ())
 
     def started(running: "Emulator") -> None:
         running.play(*faults or ())
@@ -181,6 +175,18 @@ def emulator(
         if error.errno == errno.EADDRINUSE:
             reason += "; if another `mp emulator` is running, use --port 0"
         raise MixpanelException(f"cannot {what}: {reason}") from error
+
+
+def _check_sources(sources: Sequence[str]) -> None:
+    """Raise BadParameter for a `--load` that names neither a data set nor a file."""
+    from mixpanel.emulator._storage.loader import DATA_SETS
+
+    for source in sources:
+        if source not in DATA_SETS and not Path(source).is_file():
+            raise typer.BadParameter(
+                f"{source!r} is neither a file nor a data set ({', '.join(DATA_SETS)}).",
+                param_hint="'--load'",
+            )
 
 
 def _accounts(given: Sequence[str]) -> dict[str, str] | None:

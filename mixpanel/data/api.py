@@ -337,7 +337,7 @@ class AsyncAPI:
     async def _retry_until_settled(
         self,
         info: RequestInfo,
-        budget: ApiRateLimiter,
+        limiter: ApiRateLimiter,
         attempt: Attempt,
         *,
         idempotent: bool = True,
@@ -349,7 +349,7 @@ class AsyncAPI:
         server asked, or raises when that exceeds `max_wait`. After a 401, the access token of a
         login is renewed once. Everything else follows the retry policy.
         """
-        call = budget.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
+        call = limiter.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
         error: APIError | None = None
         attempts = failures = 0
         first_failed = 0.0
@@ -397,7 +397,7 @@ class AsyncAPI:
                 result = await attempt(call, authorization)
                 if isinstance(result, Response):
                     quotas = quotas_in(result.headers)
-                    call.learn(quotas)
+                    call.update_limits(quotas)
                     if responses.is_rate_limit(result):
                         call.rejected(retry_after(result.headers), quotas)
                     else:
@@ -484,8 +484,8 @@ class AsyncAPI:
         )
 
     def _limiter_of(self, family: Family) -> ApiRateLimiter:
-        budgets = {"query": self.query_limiter, "export": self.export_limiter}
-        return budgets.get(family, self._app_limiter)
+        limiters = {"query": self.query_limiter, "export": self.export_limiter}
+        return limiters.get(family, self._app_limiter)
 
 
 def _is_free(result: Response | TransportFailure) -> bool:
