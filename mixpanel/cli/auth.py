@@ -22,7 +22,7 @@ from mixpanel.cli._logins import (
 from mixpanel.cli._options.global_options import global_options
 from mixpanel.cli._options.project import BaseUrlOption, Region, account_names
 from mixpanel.cli._options.shared import with_options
-from mixpanel.cli._output.format import OutputOptions, output_options, write
+from mixpanel.cli._output.format import Format, OutputOptions, output_options, write
 from mixpanel.cli._output.terminal import ForceOption, ask, complain, confirm_or_abort, say
 
 if TYPE_CHECKING:
@@ -289,7 +289,11 @@ def status(name: OptionalLogin = None, *, output: OutputOptions) -> None:
         require_login(config, name)
     logins = [each for each in config.list_accounts() if each.type == "login"]
     chosen = [each for each in logins if name in (None, each.name)]
-    write([login_row(config, each.name, each.project_id, each.region) for each in chosen], output)
+    rows = [login_row(config, each.name, each.project_id, each.region) for each in chosen]
+    if output.format is Format.TABLE:
+        # Without the server, for narrow terminals: the region implies it.
+        rows = [{name: row[name] for name in row if name != "server"} for row in rows]
+    write(rows, output)
     if not chosen:
         say("no logins: log in with mp auth login", "dim")
 

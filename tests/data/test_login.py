@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from base64 import urlsafe_b64encode
 from hashlib import sha256
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -522,6 +523,21 @@ def test_a_refresh_token_in_an_answer_is_not_shown(me, emu, config):
     with pytest.raises(LoginError, match=r"no \*\*\*") as caught:
         anyio.run(check, me, emu)
     assert secret not in f"{caught.value} {json.dumps(caught.value.to_dict(full=True))}"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"access_token": "canary', '["canary"]', '{"token": "canary"}', "canary"]
+)
+def test_a_damaged_token_response_is_not_shown(me, emu, body):
+    """It may hold tokens: neither the error nor a frame of its traceback has any of it."""
+    emu.play(Fault.status(200, body=body), path=TOKEN_PATH)
+    with pytest.raises((ServerError, LoginError), match="/oauth/token/: ") as caught:
+        anyio.run(check, me, emu)
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    without_this_test = [frame for frame in frames.stack if frame.filename != __file__]
+    assert without_this_test
+    shown = [str(frame.locals) for frame in without_this_test]
+    assert "canary" not in f"{caught.value} {json.dumps(caught.value.to_dict(full=True))} {shown}"
 
 
 def test_connections_of_a_login_use_the_options_of_the_client(me, emu):
