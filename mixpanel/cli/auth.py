@@ -248,13 +248,12 @@ def login(
             code = listener.wait(attempt, timeout)
     tokens, person = asyncio.run(finish(server, attempt, code))
     try:
-        project = chosen_project(
-            person, project_id or (before.project_id if before else None), where
-        )
+        wanted = project_id or (before.project_id if before else None)
+        project = chosen_project(person, wanted, where)
+        config.add_login(name, tokens, project_id=project, region=where, default=default)
     except BaseException:
         asyncio.run(revoke_tokens(server, tokens))
         raise
-    config.add_login(name, tokens, project_id=project, region=where, default=default)
     added = config.account_info(name)
     write({**asdict(added), "email": tokens.email}, output)
     who = f" as {tokens.email}" if tokens.email else ""

@@ -270,6 +270,40 @@ def test_a_login_is_an_account_of_the_configuration(emu, config):
     assert ("prod", []) == (config.default(), [*config.token_file("me").path.parent.iterdir()])
 
 
+def test_a_login_that_cannot_be_recorded_leaves_no_tokens(emu, config):
+    """Its account is in the configuration, or there is an error and nothing is stored."""
+    config.add_account("prod", username="u", secret="s", project_id="1")
+    before = config.path.read_text()
+
+    def refuse(*_arguments):
+        raise ConfigError("cannot change it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, "_changed", refuse)
+        with pytest.raises(ConfigError, match="cannot change it"):
+            config.add_login("me", log_in(emu.url), project_id="42", region="us")
+    assert before == config.path.read_text()
+    assert not config.token_file("me").path.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[mixpanel-async.logins."../x"]\nproject_id = "1"\n', "cannot be the name of an account"),
+        ("[mixpanel-async.logins]\nme = 1\n", r"must be a table, as in \[mixpanel-async\.logins"),
+        ("[mixpanel-async.logins.me]\nregion = 'us'\n", "project_id is missing"),
+        ("[mixpanel-async]\nlogins = 1\n", "logins must be tables"),
+        ("mixpanel-async = 1\n", "logins must be tables"),
+    ],
+)
+def test_a_malformed_login_is_one_clear_error(config, table, words):
+    """It names the file, and no path outside of its folder is used."""
+    config.path.touch(0o600)
+    config.path.write_text(table)
+    with pytest.raises(ConfigError, match=words):
+        config.resolve_credentials()
+
+
 # Renewing
 
 
