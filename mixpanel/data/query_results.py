@@ -7,6 +7,8 @@ number. `$overall` figures never stand among the segments, so that a column can 
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,6 +67,8 @@ __all__ = [
     "TimeUnit",
     "UserEvent",
 ]
+
+PROPERTY = re.compile(r'(?:properties|user)\[("(?:[^"\\]|\\["\\])*")\]')
 
 CountType = Literal["general", "unique", "average"]
 HourDayUnit = Literal["hour", "day"]
@@ -282,7 +286,7 @@ class NumericBucketResult(_SeriesResult):
     type: CountType = "general"
 
     def _figure(self) -> figures.Figure:
-        title = f"{self.event} by {self.property_expr}"
+        title = f"{self.event} by {_property_name(self.property_expr)}"
         if self.type != "general":  # unique users and averages do not add up over dates
             return self._lines(title, self.type, self.unit)
         totals = {bucket: sum(dates.values()) for bucket, dates in self.series.items()}
@@ -304,9 +308,9 @@ class _NumericResult(QueryResult):
         return ["date", self._VALUE]
 
     def _line(self, event: str, number: str, unit: str) -> figures.Figure:
-        name = f"{self._VALUE} of {number}"
+        name = f"{self._VALUE} of {_property_name(number)}"
         content = figures.Lines({name: self.results})
-        return self._figure_of(content, f"{name.capitalize()}: {event}", f"per {unit}")
+        return self._figure_of(content, f"{name[0].upper()}{name[1:]}: {event}", f"per {unit}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -341,6 +345,12 @@ class NumericAverageResult(_NumericResult):
 
     def _figure(self) -> figures.Figure:
         return self._line(self.event, self.property_expr, self.unit)
+
+
+def _property_name(expression: str) -> str:
+    """Return the name of a property, and any other expression unchanged."""
+    found = PROPERTY.fullmatch(expression)
+    return str(json.loads(found[1])) if found else expression
 
 
 # ---- funnels ------------------------------------------------------------------------------------
@@ -634,11 +644,15 @@ class InsightsResult(QueryResult):
         return ["metric", *_distinct(groups, {"metric", "date", "value"}), "date", "value"]
 
     def _figure(self) -> figures.Figure:
-        series: Series = {}
+        found: dict[tuple[str, ...], dict[str, float]] = {}
         for row in self._rows():
             *names, date, value = row.values()
             if isinstance(value, (int, float)):
-                series.setdefault(SEPARATOR.join(map(str, names)), {})[str(date)] = value
+                found.setdefault(tuple(map(str, names)), {})[str(date)] = value
+        # Series are named by what tells them apart: with one metric, by its groups alone.
+        levels = [len(set(level)) for level in zip(*found, strict=True)]
+        varied = [n for n, count in enumerate(levels) if count > 1] or range(len(levels))
+        series = {SEPARATOR.join(name[n] for n in varied): dates for name, dates in found.items()}
         return self._figure_of(figures.Lines(series), ", ".join(self.series) or "Insights", "")
 
 

@@ -39,7 +39,7 @@ __all__ = ["MAX_WAIT", "ApiRateLimiter", "Slot", "duration_text", "shared"]
 
 MAX_WAIT = 65 * 60.0  # seconds: by then the hourly limit has been reset
 MIN_REPORTED_WAIT = 4.0  # seconds; a shorter wait is not reported
-MIN_REPORTED_APP_WAIT = 0.5  # seconds; the same for the app API, where waits are rare
+MIN_REPORTED_APP_WAIT = 0.5  # seconds; the same for the app API, where waiting is rare
 RECHECK_AFTER = 15.0  # seconds; meanwhile another process may have changed the state
 POLL_INTERVAL = 0.25  # seconds between looks at the state of other processes
 
@@ -246,7 +246,7 @@ class Slot:
             if self.rejected_at is None:
                 self.rejected_at = now
             jittered = None if retry_after is None else retry_after + random.random()
-            # A call that is not counted waits for no window, so it would be repeated at once.
+            # A call that is not counted does not heed the windows, so it waits for nothing else.
             if not self.counted or (limit is not None and limit.concurrent):
                 windows.reject_for_concurrency(now, jittered)
             else:

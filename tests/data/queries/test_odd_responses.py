@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mixpanel.data._api.responses import RequestInfo
@@ -17,6 +17,7 @@ from mixpanel.data._queries import (
 from mixpanel.data._queries.response_values import check_error, common_fields, count, label, number
 from mixpanel.data.exceptions import MixpanelDataError
 from mixpanel.data.query_results import QueryResult
+from tests.effort import cases
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +98,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("name", sorted(PARSERS))
+@settings(max_examples=cases(25, 500))
 @given(SHAPES)
 @example(ODD[0])
 @example(ODD[1])
