@@ -281,7 +281,7 @@ def logout(name: OptionalName = None) -> None:
 def status(name: OptionalLogin = None, *, output: OutputOptions) -> None:
     """Show the logins: whose they are, and until when they last.
 
-    It asks nobody: `mp auth test` does, and finds a login that was revoked.
+    Nothing is sent to Mixpanel; use `mp auth test` to find a login that was revoked.
     """
     config = _config()
     if name is not None:

@@ -389,7 +389,7 @@ class Config:
         """Return the fields of an account, with its project in `project_id`, and its type.
 
         :raises AccountNotFoundError: when there is none with that name.
-        :raises ConfigError: when it is no table, or its type is unknown.
+        :raises ConfigError: when it is not a table, or its type is unknown.
         """
         accounts, logins = data.get("accounts", {}), _logins(data)
         where = f"{self.path}: account {name!r}"

@@ -385,7 +385,7 @@ async def test_a_token_that_is_rejected_early_is_renewed_once(me, emu, config, a
 
 @pytest.mark.anyio
 async def test_a_login_that_was_revoked_names_the_command(me, emu, anyio_backend):
-    """One request finds out; afterwards nobody asks again."""
+    """One request finds out; afterwards none is sent."""
     emu.revoke_logins()
     for _ in range(2):
         with pytest.raises(LoginRequiredError) as caught:

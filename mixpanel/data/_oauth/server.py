@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["AuthorizationServer"]
 
 TIMEOUT = 30.0  # seconds for one request
-# What clients of the server register with. It is not asked for: the person allows all or nothing.
+# The scope that clients register with. The person allows all of it or nothing.
 SCOPE = (
     "projects analysis events insights segmentation retention data:read funnels flows "
     "data_definitions dashboard_reports bookmarks"
