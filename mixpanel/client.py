@@ -25,8 +25,8 @@ from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
     Composer,
 )
-from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
+from mixpanel._records.json_encoding import DatetimeSerializer
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_init_arguments

@@ -27,7 +27,7 @@ from mixpanel._http.ingestion import (
 from mixpanel._http.proxies import (
     TransportOptions,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments

@@ -413,8 +413,11 @@ def test_a_malformed_file_keeps_the_last_good_flags(emu, tmp_path, caplog, broke
     rewrite(file, broken)
     with caplog.at_level(logging.WARNING, "mixpanel.emulator"):
         assert [["a"]] * 3 == [list(chosen(emu)) for _ in range(3)]
-    (said,) = caplog.messages
-    assert (True, True) == (said.startswith(f"{file}: "), "Keeping the previous flags" in said)
+    (message,) = caplog.messages
+    assert (True, True) == (
+        message.startswith(f"{file}: "),
+        "Keeping the previous flags" in message,
+    )
     rewrite(file, [flag("b")])
     assert ["b"] == list(chosen(emu))
 

@@ -627,7 +627,7 @@ def test_remote_responses_are_bounded(emu, count, length, reason):
 
 MEMORY = """
 import json, resource, sys
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.flags import parse_definitions
 from mixpanel.flags._rules.limits import MAX_DEFINITIONS_BYTES
 import mixpanel.flags.local_feature_flags

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from mixpanel._http.request import USER_AGENT, Request
 from mixpanel._http.responses import Response
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel.credentials import Secret
 from mixpanel.data._api import responses
 from mixpanel.data._api.responses import RequestInfo

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel import DatetimeSerializer, json_dumps
-from mixpanel._records.encoding import dumps, plain_depth
+from mixpanel._records.json_encoding import dumps, plain_depth
 
 
 class Plan(enum.Enum):
