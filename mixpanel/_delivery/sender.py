@@ -470,11 +470,13 @@ class Sender(Generic[R]):
         well could wait for a lock of the very code that it interrupted.
         """
         thread = threading.get_ident()
+        is_outer = thread not in self._sending_threads  # of a signal handler's, inside another
         try:
             self._sending_threads.add(thread)
             yield
         finally:
-            self._sending_threads.discard(thread)
+            if is_outer:
+                self._sending_threads.discard(thread)
 
     # ---- the end of the process -------------------------------------------------------------
 
@@ -483,18 +485,51 @@ class Sender(Generic[R]):
         with import_lock:
             import mixpanel._http.sync_transport  # noqa: F401
 
+    def holds_lock(self) -> bool:
+        """Return True in a signal handler that interrupted this thread inside the buffer."""
+        return self.buffer.is_held_here()
+
+    def flush_blocking(self, end: float) -> None:
+        """Send what is not in flight from this thread until `end`, and then each message at once.
+
+        Called in a signal handler, whose process is going to end, but not yet.
+        """
+        in_this_thread = self.sends_in_this_loop or self.is_interrupted
+        self.buffer.stop_gathering()
+        if not self.stats.pending or self.connections.transport.client is not None:
+            return
+        # Connections of its own: the handler may have interrupted the ones that are in use.
+        transport = self._make_transport()
+        policy, self.dispatcher.policy = self.dispatcher.policy, EXIT_RETRY
+        try:
+            with self._blocking_send():
+                while time.monotonic() < end:
+                    if self.dispatcher.send_due_blocking(transport, until=end, everything=True):
+                        continue
+                    if in_this_thread or not self.buffer.has_in_flight():
+                        break
+                    time.sleep(POLL_INTERVAL)  # another thread is sending
+        finally:
+            self.dispatcher.policy = policy
+            transport.close()
+
     def drain_at_exit(self, end: float) -> None:
         """Send what is left from this thread until `end` on the monotonic clock.
 
         Nothing is accepted after that: what other threads track then counts as dropped.
         """
         if self.stats.pending or self.stats.deferred:
+            in_this_thread = self.sends_in_this_loop or self.is_interrupted
             with self.buffer.lock:
                 # A loop in another thread may still run. From here on its background task takes no
                 # batch (`_take_in` looks at `_loop`): the process would end before it is sent.
                 self._draining = True
                 loop, self._loop = self._loop, None
-                waiting = self.buffer.has_in_flight() and (loop is None or loop.is_running())
+                waiting = (
+                    self.buffer.has_in_flight()
+                    and (loop is None or loop.is_running())
+                    and not in_this_thread
+                )
             try:
                 self._drain(end, waiting=waiting)
             finally:

@@ -87,6 +87,26 @@ def celery(*arguments: str) -> Callable[..., object]:
     return work
 
 
+END = {"": "no lifespan", "lifespan": "closed in the lifespan", "signal": "flush_on_signal"}
+ASGI = {
+    "uvicorn": ("uvicorn", "--port", "{port}", "--log-level", "warning"),
+    "hypercorn": ("hypercorn", "--bind", "127.0.0.1:{port}"),
+    "granian": ("granian", "--interface", "asgi", "--port", "{port}"),
+    "gunicorn asgi": ("gunicorn", "-k", "asgi", "--bind", "127.0.0.1:{port}"),
+    "UvicornWorker": (
+        *("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "--bind", "127.0.0.1:{port}"),
+    ),
+}
+RAISES_AGAIN = ("uvicorn", "UvicornWorker")  # these end by the signal that they were sent
+ASGI_IN_SUITE = [("uvicorn", "signal"), ("UvicornWorker", "signal")]
+
+
+def asgi(server: str, *arguments: str, end: str) -> Callable[..., object]:
+    """Return what runs an ASGI server, and stops it with SIGTERM."""
+    command = ["-m", server, "asgi:app", *arguments]
+    return partial(servers.serve, arguments=command, END=end)
+
+
 def via(emulator: Emulator, consumer: str) -> list[object]:
     """Return the events that were tracked through a consumer."""
     return [event for event in emulator.events() if event["properties"]["via"] == consumer]
@@ -113,6 +133,16 @@ SCENARIOS = [
         )
         for worker in ("sync", "gthread", "gevent")
         for preload in ("", " --preload")
+    ),
+    *(
+        Scenario(
+            f"{name}, {END[end]}",
+            asgi(*command, end=end),
+            lost=() if end or name not in RAISES_AGAIN else THREE[1:],
+            in_suite=(name, end) in ASGI_IN_SUITE,
+        )
+        for name, command in ASGI.items()
+        for end in END
     ),
     Scenario("billiard process", script("billiard_script.py", "process")),
     Scenario("billiard pool", script("billiard_script.py", "pool")),
