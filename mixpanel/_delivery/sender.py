@@ -118,9 +118,12 @@ class Sender(Generic[R]):
         signal = self.buffer.put(record)
         if signal:
             shutdown.register(self)
-        loop = self._loop
-        if self.background and (signal or loop is None or not loop.is_running()):
-            self.wake()
+            if self.background:
+                self.wake()
+        elif self.background:
+            loop = self._loop
+            if loop is None or not loop.is_running():
+                self.wake()
         return signal
 
     def captures(self, records: list[Record]) -> bool:

@@ -40,7 +40,11 @@ def enqueue(sender: Sender[Any], record: Record) -> None:
 
     :raises QueueFullError: with `when_full="raise"`, or "wait", when the buffer is full.
     """
-    signal = sender.accept(record)
+    _send_in_background(sender, sender.accept(record))
+
+
+def _send_in_background(sender: Sender[Any], signal: bool | None) -> None:  # noqa: FBT001
+    """Have the background loop send what is due, as `Sender.accept` returned."""
     if signal is None:
         if event_loop.is_running() and not on_background_thread():
             refuse_in_async(
@@ -123,24 +127,16 @@ def accept(sender: Sender[Any], record: Record) -> None:
     :raises SyncInAsyncError: on the thread of a running event loop, with `when_full="wait"`, when
         the buffer is full.
     """
-    if capture.active is not None and sender.captures([record]):
-        return
-    if event_loop.is_running() and (on_background_thread() or not event_loop.is_interactive()):
-        enqueue(sender, record)
-        return
     signal = sender.accept(record)
+    if signal is False and (sender.background or sender.buffer.limits.flush_after is None):
+        return  # first, because nearly all messages end here
+    if capture.active is not None and not signal:
+        return  # captured
+    if event_loop.is_running() and (on_background_thread() or not event_loop.is_interactive()):
+        _send_in_background(sender, signal)
+        return
     if signal is None:
-        if _must_not_wait(sender):
-            raise QueueFullError(
-                "the buffer is full, and a callback or signal handler cannot wait for space"
-            )
-        run(sender.flush, SPACE_TIMEOUT)
-        signal = sender.accept(record)
-        if signal is None:
-            raise QueueFullError(
-                "the buffer is full, and flushing it made no space: raise "
-                "Limits.max_queue_size or send less"
-            )
+        signal = _accept_after_flush(sender, record)
     if sender.background or (not signal and sender.buffer.limits.flush_after is None):
         return
     # Inside a blocking send of this very thread (a callback), that send continues with what is due
@@ -148,3 +144,18 @@ def accept(sender: Sender[Any], record: Record) -> None:
     if not sender.is_interrupted and sender.buffer.due():
         transport = sender.sync_transport()
         run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
+
+
+def _accept_after_flush(sender: Sender[Any], record: Record) -> bool:
+    if _must_not_wait(sender):
+        raise QueueFullError(
+            "the buffer is full, and a callback or signal handler cannot wait for space"
+        )
+    run(sender.flush, SPACE_TIMEOUT)
+    signal = sender.accept(record)
+    if signal is None:
+        raise QueueFullError(
+            "the buffer is full, and flushing it made no space: raise "
+            "Limits.max_queue_size or send less"
+        )
+    return signal

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -213,6 +214,12 @@ def _httpcore_proxy(proxy: Proxy | str | None) -> httpcore.Proxy | None:
     return httpcore.Proxy(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", auth=auth)
 
 
+@lru_cache(maxsize=32)
+def _url_and_host(url: str) -> tuple[httpcore.URL, str]:
+    """Return a URL as httpcore parses it, which takes a while, and the value of `Host`."""
+    return httpcore.URL(url), parse_url(url).netloc.decode("ascii")
+
+
 FAILURES = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
@@ -294,14 +301,15 @@ class SyncTransport:
             raise
 
     def _send(self, pool: httpcore.ConnectionPool, request: Request, end: float) -> Response:
+        url, host = _url_and_host(request.url)
         headers: list[tuple[bytes | str, bytes | str]] = [
-            ("Host", parse_url(request.url).netloc.decode("ascii")),
+            ("Host", host),
             ("Content-Length", str(len(request.content))),
             *reveal_headers(request.headers),
         ]
         pool_wait = {"timeout": {"pool": max(0.0, end - time.monotonic())}}
         with pool.stream(
-            request.method, request.url, headers=headers, content=request.content,
+            request.method, url, headers=headers, content=request.content,
             extensions=pool_wait,
         ) as response:  # fmt: skip
             body = bytearray()
