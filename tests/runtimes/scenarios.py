@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mixpanel.emulator import Emulator, Fault
-from tests.runtimes import servers
+from tests.runtimes import kernel, servers
 
 THREE = ("Consumer", "BufferedConsumer", "AsyncBufferedConsumer")
 PROGRAMS = servers.PROGRAMS
@@ -143,6 +143,19 @@ SCENARIOS = [
         )
         for name, command in ASGI.items()
         for end in END
+    ),
+    Scenario(
+        "Jupyter kernel",
+        kernel.run,
+        {**dict.fromkeys(THREE, 20), "import": 2, "await": 3},
+        in_suite=True,
+        peer=None,
+    ),
+    Scenario(
+        "function, frozen between calls",
+        servers.call_frozen,
+        dict.fromkeys(THREE, 4),
+        in_suite=True,
     ),
     Scenario("billiard process", script("billiard_script.py", "process")),
     Scenario("billiard pool", script("billiard_script.py", "pool")),

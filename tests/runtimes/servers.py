@@ -37,7 +37,7 @@ def running(emulator, *command, folder, python=None, **variables):
             [python or peers.python("runtimes"), *command],
             cwd=folder,
             env=environment(emulator, **variables),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -85,6 +85,18 @@ def responds(port):
         return get(port) is not None
     except OSError:
         return False
+
+
+def call_frozen(emulator, *, folder, calls=4):
+    """Call a function that is frozen between two calls, as AWS Lambda does, and killed at last."""
+    with running(emulator, str(PROGRAMS / "function.py"), folder=folder) as process:
+        for n in range(calls):
+            process.send_signal(signal.SIGCONT)
+            process.stdin.write(f"{n}\n".encode())
+            process.stdin.flush()
+            until(lambda n=n: process.log.read_text().count("responded") > n, process, "a response")
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
 
 
 def stop(process, how=signal.SIGTERM):
