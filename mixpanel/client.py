@@ -150,7 +150,7 @@ class _Client(TrackingMethods[Outcome], Rebuilt):
         )
         self._stats = self._delivery.stats
         if self._is_sync and isinstance(self._delivery, Sender):
-            self._delivery.in_background_loop = True
+            self._delivery.serve_sync_client()
         self._closed = False
         # A sender that accepts a message without further checks: of async clients, nearly always.
         self._fast_sender: Sender[IngestionApi] | None = None

@@ -17,7 +17,7 @@ from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
-from mixpanel._runtime import background_loop, event_loop, shutdown
+from mixpanel._runtime import background_loop, event_loop, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
@@ -48,6 +48,8 @@ POLL_INTERVAL = 0.01  # seconds
 EXIT_RETRY = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
 
 # Of the parent process: a forked child neither uses nor closes them, nor lets them be collected.
+_has_warned = False  # that uWSGI runs no threads
+
 _inherited_transports: list[SyncTransport | None] = []
 
 
@@ -191,6 +193,22 @@ class Sender(Generic[R]):
     def has_loop(self) -> bool:
         """Return True if a running event loop has the background task."""
         return self._loop is not None and self._loop.is_running()
+
+    def serve_sync_client(self) -> None:
+        """Send from the background loop, never from a caller's; without threads, in the calls."""
+        global _has_warned
+        if not self.background:
+            return
+        if native_threads.run_between_requests():
+            self.in_background_loop = True
+            return
+        self.background = False
+        if not _has_warned:
+            _has_warned = True
+            logger.warning(
+                "uWSGI runs no threads between requests: messages are sent in the request that "
+                "finds them due. Start uWSGI with --enable-threads to send them in the background"
+            )
 
     @property
     def sends_in_this_loop(self) -> bool:

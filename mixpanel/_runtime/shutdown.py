@@ -94,8 +94,24 @@ def register(sender: Drainable) -> None:
             sys.modules[name].Finalize(None, drain, exitpriority=10)
     if "billiard.process" in sys.modules:
         _register_in_billiard_worker(sys.modules["billiard.process"].current_process())
+    if "uwsgi" in sys.modules:
+        _register_in_uwsgi(sys.modules["uwsgi"])
     if not threading.main_thread().is_alive():
         drain()  # `atexit` handlers are running; one that is registered now is never called
+
+
+def _register_in_uwsgi(uwsgi: Any) -> None:
+    """Drain in uWSGI's own exit hook: with threads, its workers run no `atexit` handlers."""
+    hook = getattr(uwsgi, "atexit", None)
+
+    def drain_after() -> None:
+        try:
+            if hook is not None:
+                hook()
+        finally:
+            drain()
+
+    uwsgi.atexit = drain_after
 
 
 def _register_in_billiard_worker(process: Any) -> None:

@@ -3,6 +3,7 @@
 `via` is the consumer that an event was tracked through; every program tracks the numbers from 0.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mixpanel.emulator import Emulator, Fault
+from tests import peers
 from tests.runtimes import kernel, servers
 
 THREE = ("Consumer", "BufferedConsumer", "AsyncBufferedConsumer")
@@ -107,6 +109,26 @@ def asgi(server: str, *arguments: str, end: str) -> Callable[..., object]:
     return partial(servers.serve, arguments=command, END=end)
 
 
+def uwsgi(*arguments: str, killed: bool = False, **variables: str) -> Callable[..., object]:
+    """Return what runs uWSGI, which warns once if it runs no threads, and stops it."""
+    command = ["--http-socket", "127.0.0.1:{port}", "--module", "wsgi:app", "--need-app"]
+
+    def serve(emulator: Emulator, *, folder: Path) -> None:
+        servers.serve(
+            emulator,
+            arguments=[*command, "--master", "--die-on-term", *arguments],
+            how=signal.SIGKILL if killed else signal.SIGTERM,
+            pause=0.5,  # a worker that is in a request when SIGTERM comes runs no exit hooks
+            python=peers.python("uwsgi").with_name("uwsgi"),
+            folder=folder,
+            **variables,
+        )
+        warned = (folder / "log.txt").read_text().count("uWSGI runs no threads")
+        assert warned == (0 if arguments else 1), "the warning came another number of times"
+
+    return serve
+
+
 def via(emulator: Emulator, consumer: str) -> list[object]:
     """Return the events that were tracked through a consumer."""
     return [event for event in emulator.events() if event["properties"]["via"] == consumer]
@@ -157,6 +179,15 @@ SCENARIOS = [
         dict.fromkeys(THREE, 4),
         in_suite=True,
     ),
+    Scenario("uwsgi", uwsgi(), peer="uwsgi"),
+    Scenario(
+        "uwsgi, no threads: sent in the request",
+        uwsgi(killed=True, FLUSH_AFTER="1e-9"),
+        lost=("BufferedConsumer",),
+        peer="uwsgi",
+    ),
+    Scenario("uwsgi --enable-threads", uwsgi("--enable-threads", "--processes", "2"), peer="uwsgi"),
+    Scenario("uwsgi --threads", uwsgi("--threads", "4"), peer="uwsgi"),
     Scenario("billiard process", script("billiard_script.py", "process")),
     Scenario("billiard pool", script("billiard_script.py", "pool")),
     Scenario("celery prefork", celery("-P", "prefork", "-c", "2"), in_suite=True),

@@ -100,13 +100,24 @@ def call_frozen(emulator, *, folder, calls=4):
 
 
 def stop(process, how=signal.SIGTERM):
-    """Send a signal to a program, and wait until it has ended."""
-    process.send_signal(how)
+    """Send a signal to a program, SIGKILL to its children too, and wait until it has ended."""
+    if how == signal.SIGKILL:
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
     process.wait(TIMEOUT)
 
 
 def serve(
-    emulator, *, arguments, folder, requests=20, how=signal.SIGTERM, python=None, **variables
+    emulator,
+    *,
+    arguments,
+    folder,
+    requests=20,
+    pause=0,
+    how=signal.SIGTERM,
+    python=None,
+    **variables,
 ):
     """Start a server, make requests of several threads at once, and stop it.
 
@@ -118,4 +129,5 @@ def serve(
         until(lambda: responds(port), process, "a response")
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda n: get(port, str(n)), range(requests)))
+        time.sleep(pause)
         stop(process, how)
