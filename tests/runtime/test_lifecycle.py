@@ -682,8 +682,8 @@ def test_exit_ends_in_time_and_reports_what_was_lost(emu, fault):
         mp.track("u", "Visit", {"n": 1})
         began = time.monotonic()
         import mixpanel._runtime.shutdown
-        atexit.unregister(mixpanel._runtime.shutdown._drain)
-        atexit.register(mixpanel._runtime.shutdown._drain)
+        atexit.unregister(mixpanel._runtime.shutdown.drain)
+        atexit.register(mixpanel._runtime.shutdown.drain)
         """,
     )
     assert "exit 1" in out, (out, err)

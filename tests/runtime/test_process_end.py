@@ -170,6 +170,11 @@ ENDS = {
         signal.SIGTERM,
         SENT,
     ),
+    "SIGTERM, after `flush_on_signal()`": (
+        "from mixpanel import flush_on_signal; flush_on_signal(); run(wait=True)",
+        signal.SIGTERM,
+        SENT,
+    ),
     "SIGHUP": (  # whoever started the tests may have had it ignored
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); run(wait=True)",
         signal.SIGHUP,
@@ -186,6 +191,11 @@ ENDS = {
     "SIGTERM under uvicorn": (serve(), signal.SIGTERM, LOST),
     "SIGTERM under uvicorn, with `aclose` in its lifespan": (
         serve("await aclose()"),
+        signal.SIGTERM,
+        SENT,
+    ),
+    "SIGTERM under uvicorn, after `flush_on_signal()`": (
+        "from mixpanel import flush_on_signal; flush_on_signal()\n" + serve(),
         signal.SIGTERM,
         SENT,
     ),
