@@ -732,7 +732,7 @@ def test_pending_messages_are_sent_at_interpreter_exit(emu, fork):
     env = {**os.environ, "CDP_URL": emu.customerio_url, "CDP_FORK": "1" if fork else ""}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SCRIPT], env=env, check=True, capture_output=True,
-        timeout=30,
+        timeout=120,
     )  # fmt: skip
     assert b"" == done.stderr
     expected = ["Child", "Parent"] if fork else ["Parent"]

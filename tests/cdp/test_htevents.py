@@ -197,7 +197,7 @@ for name in ("Visit", "Leave"):
     htevents.shutdown()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True
     )
     lines = done.stderr.splitlines()
     assert 2 == len(lines), done.stderr
@@ -225,5 +225,5 @@ htevents.write_key, htevents.host = "k", {emu.hightouch_url!r}
 for n in range(500):
     htevents.track("u", "Visit", {{"n": n, "text": "x" * 2000}})
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=30)
+    subprocess.run([sys.executable, "-W", "error", "-c", source], check=True, timeout=120)
     assert 500 == len({m["messageId"] for m in messages(emu)}) == len(messages(emu))

@@ -39,7 +39,7 @@ def commands(command=None, path=("mp",)):
 
 def python(code, *arguments):
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 RUN = "from mixpanel.cli.main import run; run()"
@@ -225,7 +225,7 @@ def test_a_full_disk_is_reported_in_one_line(arguments):
     command = [sys.executable, "-c", RUN, *arguments]
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
         )
     assert 1 == done.returncode
     assert done.stderr.startswith("mp: ")

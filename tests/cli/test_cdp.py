@@ -291,7 +291,7 @@ def test_suppress_asks_for_confirmation(emu, answer, code):
     os.write(master, f"{answer}\n".encode())
     done = subprocess.run(
         [*command, "cdp", "suppress", "u-9"],
-        env=env, stdin=slave, capture_output=True, text=True, timeout=30, check=False,
+        env=env, stdin=slave, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     os.close(slave)
     os.close(master)

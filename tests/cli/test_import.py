@@ -248,7 +248,7 @@ def test_ctrl_c_prints_the_position_of_an_import(tmp_path):
         with subprocess.Popen(command, env=env, **pipes) as running:
             watchdog = threading.Timer(30, running.kill)
             watchdog.start()
-            emu.wait_for(4000, timeout=20)
+            emu.wait_for(4000, timeout=120)
             running.send_signal(signal.SIGINT)
             out, err = running.communicate()
             watchdog.cancel()

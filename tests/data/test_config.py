@@ -208,7 +208,7 @@ for number in range(5):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [0, 0] == [other.wait(timeout=60) for other in others]
+    assert [0, 0] == [other.wait(timeout=120) for other in others]
     wanted = {f"{name}-{n}" for name in "ab" for n in range(5)} | {f"t-{n}" for n in range(10)}
     assert wanted == set(config.names())
 

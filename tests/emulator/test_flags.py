@@ -538,7 +538,7 @@ with mp:
 
 def official(emulator, users, *more):
     command = [OFFICIAL, "-I", "-c", SETUP + SCRIPT, emulator.url, json.dumps(users), *more]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     return json.loads(done.stdout)
 
 

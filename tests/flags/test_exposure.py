@@ -173,7 +173,7 @@ def test_exposures_through_a_custom_consumer_are_awaited_at_exit(takes, printed,
         [sys.executable, "-c", PROGRAM, str(takes)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert done.stdout == printed

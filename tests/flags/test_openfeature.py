@@ -878,7 +878,7 @@ def test_the_openfeature_example_runs(emu, monkeypatch):
     monkeypatch.setenv("MP_TOKEN", "T")
     done = subprocess.run(
         [sys.executable, "-W", "error", HERE.parents[1] / "examples" / "openfeature_flags.py"],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (0, "") == (done.returncode, done.stderr)
     expected = "u-17: new checkout True, because TARGETING_MATCH\n"
