@@ -63,8 +63,8 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
     """Return an https URL in its normal form; plain http is accepted for loopback only.
 
     The normal form has no trailing slash, no capitals in the host and no default port; an
-    international host name is in ASCII (`xn--...`). A bare host means https. With `path`, the URL
-    may have a path of its own without a scheme, too.
+    international host name is in ASCII (`xn--...`). A bare host means https, or http for loopback.
+    With `path`, the URL may have a path of its own without a scheme, too.
 
     :raises ConfigurationError: for any other scheme, user info, a query, a fragment, or an
         invalid host.
@@ -79,6 +79,8 @@ def checked_origin(text: str, name: str = "base_url", *, path: bool = False) -> 
     try:
         parts = urlsplit(text if "://" in text else f"https://{text}")
         host, port = parts.hostname or "", parts.port
+        if "://" not in text and is_loopback(host) and port != 443:
+            parts = parts._replace(scheme="http")
     except ValueError as error:
         # The parser's message may quote a part of a password.
         problem = "" if "@" in text else f": {error}"

@@ -12,7 +12,11 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent
 HOOKS = PROJECT / ".pre-commit-config.yaml"
-PEERS = ("official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio")
+PEERS = (
+    "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
+    "headless", "utils",
+)  # fmt: skip
+RUN_US = ("runtimes", "uwsgi")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
@@ -26,6 +30,7 @@ LOCKS = {
     "tox": "--group tox",
     "lock": "--group lock",
     **{f"peers/{peer}": f"--group peer-{peer}" for peer in PEERS},
+    **{f"peers/{peer}": f"pyproject.toml --group peer-{peer}" for peer in RUN_US},
 }
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ;]+)", re.MULTILINE)
 HOOK_PIN = re.compile(r"\b([a-z0-9-]+)((?:\[[a-z,]+\])?)==[0-9a-z.]+")

@@ -54,7 +54,23 @@ def describe(failure: Exception) -> str:
     text = names.get(type(failure).__name__, type(failure).__name__)
     if _is_refused_by_proxy(failure):
         return "the proxy requires a user name and password, or rejected those given (407)"
-    return f"TLS certificate not accepted: {text}" if _is_certificate(failure) else text
+    return f"{text}: {_certificate_problem(failure)}" if _is_certificate(failure) else text
+
+
+def _certificate_problem(failure: BaseException) -> str:
+    """Return why the server's certificate is not accepted, and the remedy for a private one."""
+    seen: BaseException | None = failure
+    reason = ""
+    for _ in range(8):
+        if seen is None or reason:
+            break
+        reason = getattr(seen, "verify_message", "")
+        seen = seen.__cause__ or seen.__context__
+    return (
+        f"TLS certificate not accepted{f' ({reason})' if reason else ''}; if a private authority "
+        "issued it, name the authority's certificate in PEM format by SSL_CERT_FILE, "
+        "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or pass ssl_context="
+    )
 
 
 def is_permanent(failure: BaseException) -> bool:

@@ -51,7 +51,8 @@ class TransportOptions:
     """How to reach the network: a client of your own, or a proxy and a TLS context.
 
     `client` is used as it is and never closed. Without one, the environment variables that httpx
-    knows (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) apply. `proxy` is given as a URL and kept as
+    knows (`HTTPS_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`) apply, and so do `REQUESTS_CA_BUNDLE` and
+    `CURL_CA_BUNDLE`. `proxy` is given as a URL and kept as
     a `Proxy`, whose repr shows no password; options with a proxy cannot be pickled.
     """
 

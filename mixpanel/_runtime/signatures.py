@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-__all__ = ["returning", "without_await"]
+__all__ = ["named_like", "returning", "without_await"]
 
 Class = TypeVar("Class", bound=type)
+Function = TypeVar("Function", bound="Callable[..., Any]")
 
 EXAMPLE = re.compile(r"^ *(?:>>>|\.\.\.) .*$", re.MULTILINE)
 KEYWORD = re.compile(r"\b(?:async|await) ")
@@ -40,6 +41,13 @@ def returning(
         return owner
 
     return decorate
+
+
+def named_like(declared: Callable[..., Any], function: Function) -> Function:
+    """Return `function` with the name and the place of `declared`, which it implements."""
+    function.__name__, function.__qualname__ = declared.__name__, declared.__qualname__
+    function.__module__ = declared.__module__
+    return function
 
 
 def without_await(doc: str | None) -> str | None:

@@ -8,10 +8,13 @@ By default Customer.io answers 200 to a wrong key, a missing id or a message tha
 drops the message. The clients send `X-Strict-Mode`, which makes it report these errors.
 """
 
+# What `send_method` decorates is a declaration, so it has no body:
+# mypy: disable-error-code="empty-body"
+
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.signatures import returning
@@ -36,21 +39,36 @@ class _CustomerIOMethods(SegmentMethods[Outcome]):
 
     _composes = CustomerIOComposer
 
-    unsubscribe: Final = send_method(CustomerIOComposer.unsubscribe)
-    resubscribe: Final = send_method(CustomerIOComposer.resubscribe)
-    set_preferences: Final = send_method(CustomerIOComposer.set_preferences)
-    delete_person: Final = send_method(CustomerIOComposer.delete_person)
-    suppress_person: Final = send_method(CustomerIOComposer.suppress_person)
-    unsuppress_person: Final = send_method(CustomerIOComposer.unsuppress_person)
-    merge: Final = send_method(CustomerIOComposer.merge)
-    register_device: Final = send_method(CustomerIOComposer.register_device)
-    delete_device: Final = send_method(CustomerIOComposer.delete_device)
-    set_object: Final = send_method(CustomerIOComposer.set_object)
-    relate: Final = send_method(CustomerIOComposer.relate)
-    unrelate: Final = send_method(CustomerIOComposer.unrelate)
-    delete_object: Final = send_method(CustomerIOComposer.delete_object)
-    report_delivery: Final = send_method(CustomerIOComposer.report_delivery)
-    report_content: Final = send_method(CustomerIOComposer.report_content)
+    @send_method(CustomerIOComposer.unsubscribe)
+    def unsubscribe(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.resubscribe)
+    def resubscribe(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.set_preferences)
+    def set_preferences(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.delete_person)
+    def delete_person(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.suppress_person)
+    def suppress_person(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.unsuppress_person)
+    def unsuppress_person(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.merge)
+    def merge(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.register_device)
+    def register_device(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.delete_device)
+    def delete_device(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.set_object)
+    def set_object(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.relate)
+    def relate(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.unrelate)
+    def unrelate(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.delete_object)
+    def delete_object(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.report_delivery)
+    def report_delivery(self) -> Outcome: ...
+    @send_method(CustomerIOComposer.report_content)
+    def report_content(self) -> Outcome: ...
 
 
 def _client_options(strict: bool) -> dict[str, Any]:  # noqa: FBT001

@@ -23,6 +23,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
     )
     from mixpanel.data.credentials import (
         Credentials,
+        LoginCredentials,
+        TokenCredentials,
     )
     from mixpanel.data.discovery import (
         BookmarkInfo,
@@ -51,6 +53,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         InterruptedFetchError,
         JQLDeprecationWarning,
         JQLSyntaxError,
+        LoginError,
+        LoginRequiredError,
         MixpanelDataError,
         PlanError,
         PropertyNotFoundError,
@@ -205,6 +209,9 @@ __all__ = [
     "LexiconProperty",
     "LexiconSchema",
     "LimitedList",
+    "LoginCredentials",
+    "LoginError",
+    "LoginRequiredError",
     "Metric",
     "MixpanelDataError",
     "NumericAverageResult",
@@ -244,6 +251,7 @@ __all__ = [
     "TableSchema",
     "TableType",
     "TimeUnit",
+    "TokenCredentials",
     "TopEvent",
     "TruncatedError",
     "UnreadablePartError",

@@ -5,14 +5,19 @@ They were computed by JQL scripts once; here SQL over a fetched table gives them
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mixpanel.data._figures.figure import Bars, Lines
+from mixpanel.data._figures.numbers import short_number
 from mixpanel.data._result import Result
 from mixpanel.data.query_results import QueryResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from mixpanel.data._figures.figure import Figure
 
 __all__ = [
     "DailyCount",
@@ -69,6 +74,14 @@ class PropertyDistributionResult(_RowsResult):
     total_count: int
     values: tuple[PropertyValueCount, ...]
 
+    def _figure(self) -> Figure:
+        bars = Bars({_value_name(each.value): each.count for each in self.values})
+        return self._figure_of(bars, f"{self.event} by {self.property_name}", "events")
+
+
+def _value_name(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NumericPropertySummaryResult(QueryResult):
@@ -120,6 +133,16 @@ class DailyCountsResult(_RowsResult):
     events: tuple[str, ...] | None
     counts: tuple[DailyCount, ...]
 
+    def _figure(self) -> Figure:
+        series: dict[str, dict[str, float]] = {}
+        for each in self.counts:
+            series.setdefault(each.event, {})[each.date] = each.count
+        return self._figure_of(Lines(series), _event_names(self.events), "events")
+
+
+def _event_names(events: tuple[str, ...] | None) -> str:
+    return ", ".join(events) if events else "All events"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EngagementBucket(Result):
@@ -144,6 +167,10 @@ class EngagementDistributionResult(_RowsResult):
     total_users: int
     buckets: tuple[EngagementBucket, ...]
 
+    def _figure(self) -> Figure:
+        bars = Bars({each.bucket_label: each.user_count for each in self.buckets})
+        return self._figure_of(bars, _event_names(self.events), "users by number of events")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PropertyCoverage(Result):
@@ -167,3 +194,8 @@ class PropertyCoverageResult(_RowsResult):
     to_date: str
     total_events: int
     coverage: tuple[PropertyCoverage, ...]
+
+    def _figure(self) -> Figure:
+        bars = Bars({each.property: each.coverage_percentage for each in self.coverage})
+        measure = f"percent of {short_number(self.total_events)} events"
+        return self._figure_of(bars, f"Properties of {self.event}", measure)

@@ -7,10 +7,22 @@ number. `$overall` figures never stand among the segments, so that a column can 
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from mixpanel.data._figures import figure as figures
+from mixpanel.data._figures.numbers import COUNTED, SEPARATOR, percentage
 from mixpanel.data._result import Result
+from mixpanel.data._result_items import (
+    CohortInfo,
+    FlowEdge,
+    FlowNode,
+    FlowPath,
+    FlowStep,
+    FunnelStep,
+)
 from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +32,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
     from matplotlib.axes import Axes
+
+    _Content = figures.Lines | figures.Bars | figures.Funnel | figures.ShareTable | figures.Flows
 
 __all__ = [
     "ActivityFeedResult",
@@ -54,6 +68,8 @@ __all__ = [
     "UserEvent",
 ]
 
+PROPERTY = re.compile(r'(?:properties|user)\[("(?:[^"\\]|\\["\\])*")\]')
+
 CountType = Literal["general", "unique", "average"]
 HourDayUnit = Literal["hour", "day"]
 TimeUnit = Literal["day", "week", "month"]
@@ -65,6 +81,7 @@ Series = dict[str, dict[str, float]]
 """What is counted, by segment and date."""
 
 OVERALL = "$overall"
+ANY_EVENT = "any event"
 
 
 @dataclass(frozen=True, slots=True, repr=False, kw_only=True)
@@ -86,17 +103,19 @@ class QueryResult(Result):
     def see_in_mixpanel(self) -> str:
         """Return the address at which Mixpanel shows this report, for a browser.
 
-        That of a saved report is known; one that is not saved is first given an address, by a call
-        that costs none of the hourly queries. In async code use
+        A saved report has an address. For one that is not saved, a call creates one; it costs none
+        of the hourly queries. In async code use
         `await workspace.see_in_mixpanel(result)`.
 
-        :raises ConfigError: for a local result, or one that no report of Mixpanel shows.
+        :raises ConfigError: for a local result, or one that has no equivalent report in Mixpanel.
         :raises SyncInAsyncError: in an event loop, where a call would block.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         address: Callable[[], str] | None = self.__dict__.get("_address")
         if address is None:
-            raise ConfigError("this result was not computed by Mixpanel: no report there shows it")
+            raise ConfigError(
+                "this result was computed locally, so there is no report of it in Mixpanel"
+            )
         return address()
 
     def arrow(self) -> pa.Table:
@@ -135,18 +154,38 @@ class QueryResult(Result):
 
         :raises ConfigError: without matplotlib, and for a result that cannot be drawn.
         """
-        from mixpanel.data import _result_plots
+        from mixpanel.data._figures.plot import plot
 
-        return _result_plots.plot(self, ax)
+        return plot(self._figure(), ax)
 
     def chart(self, width: int = 80, *, color: bool = False) -> str:
         """Return a chart as text for a terminal of `width` columns, with colours where wanted.
 
         :raises ConfigError: for a result that cannot be drawn, and a width below 40.
         """
-        from mixpanel.data import _result_charts
+        from mixpanel.data._figures.terminal import chart
 
-        return _result_charts.chart(self, width, color=color)
+        return chart(self._figure(), width, color=color)
+
+    def _figure(self) -> figures.Figure:
+        """Return what `.plot()` and `.chart()` draw.
+
+        :raises ConfigError: for a result that cannot be drawn, as this one unless overridden.
+        """
+        raise ConfigError(f"a {type(self).__name__} cannot be drawn: use .df")
+
+    def _figure_of(self, content: _Content, title: str, measure: str) -> figures.Figure:
+        """Return a figure whose subtitle names the measure, the dates, and what limits both."""
+        known: Any = self  # every result that is drawn has dates
+        first, last = known.from_date, known.to_date
+        zone = f" ({self.timezone})" if self.timezone else ""
+        notes = [
+            measure,
+            f"{first[:10]} to {last[:10]}{zone}" if first and last else "",
+            f"sampled at {percentage(self.sampling_factor)}" if self.sampling_factor < 1 else "",
+            "there are more than the limit" if self.limit_hit else "",
+        ]
+        return figures.Figure(title, [*filter(None, notes)], content)
 
 
 # ---- series of dates ----------------------------------------------------------------------------
@@ -170,6 +209,9 @@ class _SeriesResult(QueryResult):
     def _columns(self) -> list[str]:
         return ["date", self._SEGMENT, "count"]
 
+    def _lines(self, title: str, type: CountType, unit: str) -> figures.Figure:  # noqa: A002
+        return self._figure_of(figures.Lines(self.series), title, f"{COUNTED[type]} per {unit}")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SegmentationResult(_SeriesResult):
@@ -189,6 +231,10 @@ class SegmentationResult(_SeriesResult):
     series: Series
     type: CountType = "general"
 
+    def _figure(self) -> figures.Figure:
+        by = f" by {self.segment_property}" if self.segment_property else ""
+        return self._lines(f"{self.event}{by}", self.type, self.unit)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class EventCountsResult(_SeriesResult):
@@ -203,10 +249,13 @@ class EventCountsResult(_SeriesResult):
     type: CountType
     series: Series
 
+    def _figure(self) -> figures.Figure:
+        return self._lines(", ".join(self.events), self.type, self.unit)
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PropertyCountsResult(_SeriesResult):
-    """How often an event happened, by the values of a property and date."""
+    """Count an event by the values of a property and date."""
 
     _SEGMENT = "value"
 
@@ -217,6 +266,9 @@ class PropertyCountsResult(_SeriesResult):
     unit: SegmentationUnit
     type: CountType
     series: Series
+
+    def _figure(self) -> figures.Figure:
+        return self._lines(f"{self.event} by {self.property_name}", self.type, self.unit)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -233,6 +285,13 @@ class NumericBucketResult(_SeriesResult):
     series: Series
     type: CountType = "general"
 
+    def _figure(self) -> figures.Figure:
+        title = f"{self.event} by {_property_name(self.property_expr)}"
+        if self.type != "general":  # unique users and averages do not add up over dates
+            return self._lines(title, self.type, self.unit)
+        totals = {bucket: sum(dates.values()) for bucket, dates in self.series.items()}
+        return self._figure_of(figures.Bars(totals), title, f"{COUNTED[self.type]} per {self.unit}")
+
 
 class _NumericResult(QueryResult):
     """A result that is a number for each date."""
@@ -248,6 +307,11 @@ class _NumericResult(QueryResult):
     def _columns(self) -> list[str]:
         return ["date", self._VALUE]
 
+    def _line(self, event: str, number: str, unit: str) -> figures.Figure:
+        name = f"{self._VALUE} of {_property_name(number)}"
+        content = figures.Lines({name: self.results})
+        return self._figure_of(content, f"{name[0].upper()}{name[1:]}: {event}", f"per {unit}")
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class NumericSumResult(_NumericResult):
@@ -261,6 +325,9 @@ class NumericSumResult(_NumericResult):
     property_expr: str
     unit: HourDayUnit
     results: dict[str, float]
+
+    def _figure(self) -> figures.Figure:
+        return self._line(self.event, self.property_expr, self.unit)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -276,27 +343,17 @@ class NumericAverageResult(_NumericResult):
     unit: HourDayUnit
     results: dict[str, float]
 
+    def _figure(self) -> figures.Figure:
+        return self._line(self.event, self.property_expr, self.unit)
+
+
+def _property_name(expression: str) -> str:
+    """Return the name of a property, and any other expression unchanged."""
+    found = PROPERTY.fullmatch(expression)
+    return str(json.loads(found[1])) if found else expression
+
 
 # ---- funnels ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class FunnelStep(Result):
-    """One step of a funnel, and how many users reached it.
-
-    `conversion_rate` is the share of the users of the step before (1.0 for the first), and
-    `overall_conversion_rate` the share of those of the first step; 0.0 where there are none.
-    `avg_time` is the average time from the step before, and `avg_time_from_start` from the first,
-    in seconds; None where it is not known.
-    """
-
-    event: str
-    count: int
-    conversion_rate: float
-    overall_conversion_rate: float = 0.0
-    avg_time: float | None = None
-    avg_time_from_start: float | None = None
-    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -334,6 +391,15 @@ class FunnelResult(QueryResult):
         columns += ["avg_time", "avg_time_from_start"]
         return columns if self.segment_property is None else ["segment", *columns]
 
+    def _figure(self) -> figures.Figure:
+        ends = self.steps[:1] + self.steps[-1:]
+        names = dict.fromkeys(step.label or step.event for step in ends)
+        title = self.funnel_name or " → ".join(names) or "Funnel"
+        plural = "s" if self.window and self.window > 1 else ""
+        within = f" within {self.window} {self.window_unit}{plural}" if self.window else ""
+        measure = f"{percentage(self.conversion_rate)} converted{within}"
+        return self._figure_of(figures.Funnel(self.steps, self.segments), title, measure)
+
 
 def _steps(steps: Sequence[FunnelStep]) -> Iterator[dict[str, Any]]:
     for number, step in enumerate(steps, start=1):
@@ -349,20 +415,6 @@ def _steps(steps: Sequence[FunnelStep]) -> Iterator[dict[str, Any]]:
 
 
 # ---- retention and frequency --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class CohortInfo(Result):
-    """The users who did the first event on one date.
-
-    `counts` are how many of the `size` users came back in each interval after it, `retention` the
-    same as shares of `size`; 0.0 for a cohort without users.
-    """
-
-    date: str
-    size: int
-    retention: tuple[float, ...]
-    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -429,6 +481,29 @@ class RetentionResult(QueryResult):
         columns += [f"period_{number}" for number in range(self._periods)]
         return columns if self.segment_property is None else ["segment", *columns]
 
+    def _figure(self) -> figures.Figure:
+        born = self.born_event or self.return_event or ANY_EVENT
+        every = f"{self.interval} {self.unit}s" if self.interval > 1 else self.unit
+        later = " or later" if self.unbounded else ""
+        periods = f"{self.unit}s" if self.interval == 1 else f"{every} each"
+        size = sum(cohort.size for cohort in self.cohorts)
+        content = figures.ShareTable(
+            heading="cohort",
+            axis_label=f"{periods}, since the first event{f' ({later[1:]})' if later else ''}",
+            first_column=0,
+            rows=_cohort_rows(self.cohorts),
+            average=figures.ShareRow("average", size, self.average)
+            if len(self.cohorts) > 1
+            else None,
+            segments={name: _cohort_rows(cohorts) for name, cohorts in self.segments.items()},
+        )
+        title = f"{born}, then {self.return_event or ANY_EVENT}"
+        return self._figure_of(content, title, f"retention per {every}{later}")
+
+
+def _cohort_rows(cohorts: Sequence[CohortInfo]) -> list[figures.ShareRow]:
+    return [figures.ShareRow(each.date, each.size, each.retention) for each in cohorts]
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class FrequencyResult(QueryResult):
@@ -471,47 +546,30 @@ class FrequencyResult(QueryResult):
         columns = ["date", *(f"period_{number + 1}" for number in range(self._periods))]
         return columns if self.segment_property is None else ["segment", *columns]
 
+    def _figure(self) -> figures.Figure:
+        content = figures.ShareTable(
+            heading="date",
+            axis_label=f"active in at least … {self.addiction_unit}s",
+            first_column=1,
+            rows=_frequency_rows(self.data),
+            segments={name: _frequency_rows(dates) for name, dates in self.segments.items()},
+        )
+        measure = f"users by active {self.addiction_unit}s per {self.unit}"
+        return self._figure_of(content, f"Frequency of {self.event or ANY_EVENT}", measure)
+
+
+def _frequency_rows(dates: Mapping[str, Sequence[int]]) -> list[figures.ShareRow]:
+    """Return the shares of those who were active at all, without columns that are 0 everywhere."""
+    used = max((sum(map(bool, counts)) for counts in dates.values()), default=0) or 1
+    return [
+        figures.ShareRow(
+            date, counts[0], [n / counts[0] if counts[0] else 0.0 for n in counts[:used]]
+        )
+        for date, counts in dates.items()
+    ]
+
 
 # ---- flows --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class FlowEdge(Result):
-    """How often an event of one step was followed by `event` in step `step`.
-
-    `type` is Mixpanel's: FORWARD, REVERSE, NORMAL, DROPOFF or PRUNED.
-    """
-
-    event: str
-    step: int
-    type: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class FlowNode(Result):
-    """How often `event` stands in a step; `type` is ANCHOR, or as in `FlowEdge`."""
-
-    event: str
-    type: str
-    count: int
-    edges: tuple[FlowEdge, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class FlowStep(Result):
-    """The events at one distance from the anchor, which is step 0; steps before it are negative."""
-
-    step: int
-    nodes: tuple[FlowNode, ...]
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class FlowPath(Result):
-    """A sequence of events, and how often it happened."""
-
-    events: tuple[str, ...]
-    count: int
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -544,6 +602,11 @@ class FlowsResult(QueryResult):
 
     def _columns(self) -> list[str]:
         return ["step", "event", "type", "count"]
+
+    def _figure(self) -> figures.Figure:
+        title = f"Flows of {self.event}" if self.event else "Flows"
+        measure = {"unique": "users", "total": "occurrences"}.get(self.count_type, "sessions")
+        return self._figure_of(figures.Flows(self.steps, self.paths), title, measure)
 
 
 # ---- what only Mixpanel computes ----------------------------------------------------------------
@@ -579,6 +642,18 @@ class InsightsResult(QueryResult):
     def _columns(self) -> list[str]:
         groups = [name.removeprefix("$") for name in self.headers[1:]]
         return ["metric", *_distinct(groups, {"metric", "date", "value"}), "date", "value"]
+
+    def _figure(self) -> figures.Figure:
+        found: dict[tuple[str, ...], dict[str, float]] = {}
+        for row in self._rows():
+            *names, date, value = row.values()
+            if isinstance(value, (int, float)):
+                found.setdefault(tuple(map(str, names)), {})[str(date)] = value
+        # Series are named by what tells them apart: with one metric, by its groups alone.
+        levels = [len(set(level)) for level in zip(*found, strict=True)]
+        varied = [n for n, count in enumerate(levels) if count > 1] or range(len(levels))
+        series = {SEPARATOR.join(name[n] for n in varied): dates for name, dates in found.items()}
+        return self._figure_of(figures.Lines(series), ", ".join(self.series) or "Insights", "")
 
 
 def _overall(below: Any) -> dict[str, Any]:
@@ -626,6 +701,9 @@ class SavedReportResult(QueryResult):
 
     def _columns(self) -> list[str] | None:
         return self.report._columns()
+
+    def _figure(self) -> figures.Figure:
+        return self.report._figure()
 
 
 @dataclass(frozen=True, slots=True, repr=False)

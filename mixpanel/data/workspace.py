@@ -7,11 +7,11 @@ import functools
 import os
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, Unpack
 
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.signatures import without_await
-from mixpanel._runtime.sync_methods import synced
+from mixpanel._runtime.signatures import named_like, without_await
+from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data._paths import expand_home
 from mixpanel.data._queries.live import LiveQueries
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.data.credentials import Credentials
+    from mixpanel.data.credentials import AnyCredentials
     from mixpanel.settings import Region
 
 __all__ = ["AsyncWorkspace", "Workspace"]
@@ -54,8 +54,10 @@ class API:
         self.project_id: str = api.project_id
         self.region: Region = api.region
 
-    request: Final = synced(AsyncAPI.request)
-    query: Final = synced(AsyncAPI.query)
+    @sync_twin(AsyncAPI.request)
+    def request(self) -> Any: ...
+    @sync_twin(AsyncAPI.query)
+    def query(self) -> Any: ...
 
 
 class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
@@ -68,8 +70,9 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     Calls to Mixpanel are awaited; the local database is used without awaiting.
 
     Credentials are resolved once, here: `credentials`, else the `account` of that name, else the
-    environment (`MP_USERNAME`, `MP_SECRET`, `MP_PROJECT_ID`, `MP_REGION`), else the default account
-    of `mp auth`; `project_id` and `region` override theirs.
+    environment (`MP_PROJECT_ID`, `MP_REGION` and either `MP_USERNAME` and `MP_SECRET` or
+    `MP_OAUTH_TOKEN`), else the default account of `mp auth`; `project_id` and `region` override
+    theirs. `credentials` may be a `TokenCredentials`, for an access token.
 
     The database file is `path`, by default `~/.mp/data/{project_id}.db`, and is opened on first
     use. `read_only` lets several processes open it at once; nothing can be fetched into it then.
@@ -94,7 +97,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         path: str | Path | None = None,
         read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
-        credentials: Credentials | ServiceAccountCredentials | None = None,
+        credentials: AnyCredentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
@@ -214,14 +217,21 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         await self.aclose()
 
 
-def _synced_static(call: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
-    @functools.wraps(call)
-    def twin(*args: P.args, **kwargs: P.kwargs) -> R:
-        background_loop.refuse_in_async(f"Workspace.{call.__name__}")
-        return background_loop.run(call, *args, **kwargs)
+def _static_sync_twin(
+    call: Callable[P, Coroutine[Any, Any, R]],
+) -> Callable[[Callable[..., Any]], Callable[P, R]]:
+    """Return a decorator that makes a static method the blocking twin of an async one."""
 
-    twin.__doc__ = (without_await(call.__doc__) or "").replace("AsyncWorkspace", "Workspace")
-    return twin
+    def decorate(declared: Callable[..., Any]) -> Callable[P, R]:
+        @functools.wraps(call)
+        def twin(*args: P.args, **kwargs: P.kwargs) -> R:
+            background_loop.refuse_in_async(f"Workspace.{call.__name__}")
+            return background_loop.run(call, *args, **kwargs)
+
+        twin.__doc__ = (without_await(call.__doc__) or "").replace("AsyncWorkspace", "Workspace")
+        return named_like(declared, twin)
+
+    return decorate
 
 
 class Workspace(LocalMethods):
@@ -244,7 +254,7 @@ class Workspace(LocalMethods):
         path: str | Path | None = None,
         read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
-        credentials: Credentials | ServiceAccountCredentials | None = None,
+        credentials: AnyCredentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
@@ -316,7 +326,9 @@ class Workspace(LocalMethods):
         workspace._core = workspace._async._core
         return workspace
 
-    test_credentials: Final = staticmethod(_synced_static(AsyncWorkspace.test_credentials))
+    @staticmethod
+    @_static_sync_twin(AsyncWorkspace.test_credentials)
+    def test_credentials() -> Any: ...
 
     @property
     def api(self) -> API:
@@ -327,46 +339,85 @@ class Workspace(LocalMethods):
         """
         return API(self._core.api)
 
-    fetch_events: Final = synced(AsyncWorkspace.fetch_events)
-    plan_events: Final = synced(AsyncWorkspace.plan_events)
-    sync_events: Final = synced(AsyncWorkspace.sync_events)
-    plan_sync: Final = synced(AsyncWorkspace.plan_sync)
-    fetch_profiles: Final = synced(AsyncWorkspace.fetch_profiles)
-    stream_events: Final = synced_rows(stream_events)
-    stream_profiles: Final = synced_rows(stream_profiles)
+    @sync_twin(AsyncWorkspace.fetch_events)
+    def fetch_events(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.plan_events)
+    def plan_events(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.sync_events)
+    def sync_events(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.plan_sync)
+    def plan_sync(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.fetch_profiles)
+    def fetch_profiles(self) -> Any: ...
+    @synced_rows(stream_events)
+    def stream_events(self) -> Any: ...
+    @synced_rows(stream_profiles)
+    def stream_profiles(self) -> Any: ...
 
-    list_events: Final = synced(AsyncWorkspace.list_events)
-    list_properties: Final = synced(AsyncWorkspace.list_properties)
-    list_property_values: Final = synced(AsyncWorkspace.list_property_values)
-    list_events_with_properties: Final = synced(AsyncWorkspace.list_events_with_properties)
-    list_funnels: Final = synced(AsyncWorkspace.list_funnels)
-    list_cohorts: Final = synced(AsyncWorkspace.list_cohorts)
-    list_bookmarks: Final = synced(AsyncWorkspace.list_bookmarks)
-    top_events: Final = synced(AsyncWorkspace.top_events)
-    lexicon_schemas: Final = synced(AsyncWorkspace.lexicon_schemas)
-    lexicon_schema: Final = synced(AsyncWorkspace.lexicon_schema)
-    project_timezone: Final = synced(AsyncWorkspace.project_timezone)
-    segmentation: Final = synced(AsyncWorkspace.segmentation)
-    segmentation_numeric: Final = synced(AsyncWorkspace.segmentation_numeric)
-    segmentation_sum: Final = synced(AsyncWorkspace.segmentation_sum)
-    segmentation_average: Final = synced(AsyncWorkspace.segmentation_average)
-    event_counts: Final = synced(AsyncWorkspace.event_counts)
-    property_counts: Final = synced(AsyncWorkspace.property_counts)
-    funnel: Final = synced(AsyncWorkspace.funnel)
-    retention: Final = synced(AsyncWorkspace.retention)
-    frequency: Final = synced(AsyncWorkspace.frequency)
-    saved_report: Final = synced(AsyncWorkspace.saved_report)
-    flows: Final = synced(AsyncWorkspace.query_flows)
-    query_flows: Final = flows
-    activity_feed: Final = synced(AsyncWorkspace.activity_feed)
-    engage_stats: Final = synced(AsyncWorkspace.engage_stats)
-    jql: Final = synced(AsyncWorkspace.jql)
-    query: Final = synced(AsyncWorkspace.query)
-    query_funnel: Final = synced(AsyncWorkspace.query_funnel)
-    query_retention: Final = synced(AsyncWorkspace.query_retention)
-    query_flow: Final = synced(AsyncWorkspace.query_flow)
-    query_bookmark: Final = synced(AsyncWorkspace.query_bookmark)
-    see_in_mixpanel: Final = synced(AsyncWorkspace.see_in_mixpanel)
+    @sync_twin(AsyncWorkspace.list_events)
+    def list_events(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.list_properties)
+    def list_properties(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.list_property_values)
+    def list_property_values(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.list_events_with_properties)
+    def list_events_with_properties(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.list_funnels)
+    def list_funnels(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.list_cohorts)
+    def list_cohorts(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.list_bookmarks)
+    def list_bookmarks(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.top_events)
+    def top_events(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.lexicon_schemas)
+    def lexicon_schemas(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.lexicon_schema)
+    def lexicon_schema(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.project_timezone)
+    def project_timezone(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.segmentation)
+    def segmentation(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.segmentation_numeric)
+    def segmentation_numeric(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.segmentation_sum)
+    def segmentation_sum(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.segmentation_average)
+    def segmentation_average(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.event_counts)
+    def event_counts(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.property_counts)
+    def property_counts(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.funnel)
+    def funnel(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.retention)
+    def retention(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.frequency)
+    def frequency(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.saved_report)
+    def saved_report(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query_flows)
+    def flows(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query_flows)
+    def query_flows(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.activity_feed)
+    def activity_feed(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.engage_stats)
+    def engage_stats(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.jql)
+    def jql(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query)
+    def query(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query_funnel)
+    def query_funnel(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query_retention)
+    def query_retention(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query_flow)
+    def query_flow(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.query_bookmark)
+    def query_bookmark(self) -> Any: ...
+    @sync_twin(AsyncWorkspace.see_in_mixpanel)
+    def see_in_mixpanel(self) -> Any: ...
 
     def clear_discovery_cache(self) -> None:
         """Clear the cache, so that the next discovery calls Mixpanel."""

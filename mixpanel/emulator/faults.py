@@ -249,6 +249,8 @@ class _Entry:
     remaining: float
     path: str | None
     when: Callable[[RecordedRequest], bool] | None
+    share: float = 1.0
+    seen: int = 0
 
 
 class Script:
@@ -264,11 +266,15 @@ class Script:
         *,
         path: str | None = None,
         when: Callable[[RecordedRequest], bool] | None = None,
+        share: float = 1.0,
     ) -> None:
-        """Append faults, for one path or all, and for requests for which `when` returns True."""
+        """Append faults, for one path or all, and for requests for which `when` returns True.
+
+        `share` is the fraction of these requests that they apply to, evenly spread.
+        """
         with self._lock:
             self._entries += [
-                _Entry(fault, fault.times, path, when) for fault in faults if fault.times
+                _Entry(fault, fault.times, path, when, share) for fault in faults if fault.times
             ]
 
     def needs_body(self, path: str) -> bool:
@@ -283,6 +289,9 @@ class Script:
                 if entry.path not in (None, request.path):
                     continue
                 if entry.when and not entry.when(request):
+                    continue
+                entry.seen += 1
+                if int(entry.seen * entry.share) == int((entry.seen - 1) * entry.share):
                     continue
                 entry.remaining -= 1
                 if entry.remaining <= 0:

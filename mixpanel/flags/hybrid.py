@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from mixpanel._runtime.sync_methods import synced
+from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel.flags.types import SelectedVariant
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ class HybridFeatureFlagsProvider:
         """Return True if the flag's value is exactly true for the context's user."""
         return await self.aget_variant_value(flag_key, None, context) is True
 
-    get_variant: Final = synced(aget_variant)
-    get_variant_value: Final = synced(aget_variant_value)
-    is_enabled: Final = synced(ais_enabled)
+    @sync_twin(aget_variant)
+    def get_variant(self) -> Any: ...
+    @sync_twin(aget_variant_value)
+    def get_variant_value(self) -> Any: ...
+    @sync_twin(ais_enabled)
+    def is_enabled(self) -> Any: ...

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.to_thread
@@ -16,7 +16,7 @@ from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.encoding import dumps
 from mixpanel._runtime import background_loop, event_loop
-from mixpanel._runtime.sync_methods import synced
+from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel.flags import overrides
 from mixpanel.flags._exposures.reporter import ExposureReporter
 from mixpanel.flags._fetching.requests import FlagsApi, FlagsError, decode_response, send
@@ -139,10 +139,14 @@ class RemoteFeatureFlagsProvider:
 
     # ---- sync -------------------------------------------------------------------------------
 
-    get_variant: Final = synced(aget_variant)
-    get_variant_value: Final = synced(aget_variant_value)
-    is_enabled: Final = synced(ais_enabled)
-    get_all_variants: Final = synced(aget_all_variants)
+    @sync_twin(aget_variant)
+    def get_variant(self) -> Any: ...
+    @sync_twin(aget_variant_value)
+    def get_variant_value(self) -> Any: ...
+    @sync_twin(ais_enabled)
+    def is_enabled(self) -> Any: ...
+    @sync_twin(aget_all_variants)
+    def get_all_variants(self) -> Any: ...
 
     def track_exposure_event(
         self, flag_key: str, variant: SelectedVariant, context: Mapping[str, Any]

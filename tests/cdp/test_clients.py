@@ -775,6 +775,17 @@ def test_async_and_sync_clients_have_the_methods_of_their_composer(
         assert inspect.getdoc(getattr(asynchronous, name)), name
 
 
+def test_track_accepts_what_its_composer_accepts():
+    """It is spelled out for speed; no parameter is missing, and the defaults are the same."""
+
+    def parameters(function):
+        _, *others = inspect.signature(function, follow_wrapped=False).parameters.values()
+        return [(one.name, one.kind, one.default) for one in others]
+
+    for client in (CustomerIO, AsyncCustomerIO, Hightouch, AsyncHightouch):
+        assert parameters(client.track) == parameters(SegmentComposer.track)
+
+
 @pytest.mark.parametrize(
     ("method", "returned"),
     [

@@ -120,8 +120,9 @@ def test_every_command_with_a_result_has_format_and_jq():
         assert ("format" in options) is ("jq" in options), typed
         if typed.split()[1:2] != ["emulator"] and not hasattr(command, "commands"):
             without_result = {
-                "mp demo", "mp auth remove", "mp auth switch", "mp inspect typed-view",
-                "mp inspect drop", "mp inspect drop-all", "mp export parquet", "mp export csv",
+                "mp demo", "mp auth logout", "mp auth remove", "mp auth switch",
+                "mp inspect typed-view", "mp inspect drop", "mp inspect drop-all",
+                "mp export parquet", "mp export csv",
             }  # fmt: skip
             assert ("format" in options) is (typed not in without_result), typed
 
@@ -266,6 +267,23 @@ def test_an_invalid_origin_is_refused(mp):
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--fault", "50x on /track"], "'50x on /track' is not a fault"),
+        (["--service-account", "robot"], "write NAME:SECRET"),
+        (["--service-account", ":s3cret"], "an empty name or secret"),
+        (["--host", "example.org"], "must be an address of this machine"),
+    ],
+)
+def test_invalid_options_of_the_emulator_are_refused(mp, options, words):
+    """Before it starts, and without a secret in the message."""
+    result = mp("emulator", "--port", "0", *options)
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert "s3cret" not in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
@@ -273,6 +291,8 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
     db = tmp_path / "shop.duckdb"
     command = [sys.executable, "-c", RUN, "emulator", "--port", "0", "--db", str(db)]
     command += ["--allow-origin", "http://a.example", "--allow-origin", "http://localhost:3000"]
+    command += ["-v", "--token", "T", "--service-account", "robot:s3cret", "--host", "0.0.0.0"]
+    command += ["--fault", "429 on /groups 50%"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env={**os.environ, "NO_COLOR": "1"}, **pipes) as running:
         watchdog = threading.Timer(30, running.kill)
@@ -283,15 +303,28 @@ def test_the_emulator_runs_until_it_is_stopped(tmp_path, how):
         for origin, status in (("http://localhost:3000", 200), ("http://b.example", 403)):
             page = {"Origin": origin}
             assert status == httpx.post(f"{url}/track", json=[], headers=page).status_code
+        for token, status in (("wrong", 401), ("T", 200)):
+            sent = [{"$token": token, "$distinct_id": "u", "$set": {}}]
+            assert status == httpx.post(f"{url}/engage", json=sent).status_code
+        for secret, status in (("wrong", 401), ("s3cret", 200)):
+            auth = ("robot", secret)
+            assert status == httpx.get(f"{url}/api/app/me", auth=auth).status_code
+        found = [httpx.post(f"{url}/groups", json=[]).status_code for _ in range(4)]
+        assert [200, 429, 200, 429] == found
         result = [*takewhile(lambda line: "stops it" not in line, running.stderr)]
         running.send_signal(how)
-        out, err = running.communicate()
+        out, err = running.stdout.read(), running.stderr.read()
+        code = running.wait()
         watchdog.cancel()
-    assert (0, "") == (running.returncode, out)
+    assert (0, "") == (code, out)
     err = "".join(result) + err
     assert f" MP_BASE_URL={url}." in err
     assert f" MP_CUSTOMERIO_BASE_URL={url}/customerio\n" in err
     assert f" MP_HIGHTOUCH_BASE_URL={url}/hightouch\n" in err
     assert "Traceback" not in err
+    assert "Warning: it listens on 0.0.0.0, beyond this machine" in err
+    assert "Fault: 429 on /groups 50%." in err
+    assert re.search(r"^\d\d:\d\d:\d\d  POST  /track  200  \d+ B  1 record$", err, re.MULTILINE)
+    assert re.search(r"  GET   /api/app/me  401  .*Invalid credentials", err)
     with Emulator(db=db) as again:
         assert 1 == len(again.events())

@@ -115,10 +115,17 @@ def test_hostile_origins_are_refused(url):
         ("https://api.mixpanel.com:80", "https://api.mixpanel.com:80"),
         ("https://10.0.0.7:8443", "https://10.0.0.7:8443"),
         ("https://bücher.example", "https://xn--bcher-kva.example"),
+        ("localhost:8650", "http://localhost:8650"),
+        ("127.0.0.1:8650/", "http://127.0.0.1:8650"),
+        ("[::1]:8650", "http://[::1]:8650"),
+        ("localhost", "http://localhost"),
+        ("localhost:443", "https://localhost"),
+        ("https://localhost:8650", "https://localhost:8650"),
+        ("10.0.0.7:8443", "https://10.0.0.7:8443"),
     ],
 )
 def test_valid_origins_are_accepted(url, origin):
-    """Bare hosts mean https."""
+    """Bare hosts mean https, but those of this machine http."""
     assert checked_origin(url) == origin
 
 

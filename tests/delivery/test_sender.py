@@ -820,6 +820,39 @@ def test_messages_of_later_exit_handlers_are_sent_at_once(emu, consumer):
     assert numbers(emu) == [1, 10, 11, 12]
 
 
+FIRST = """
+import atexit, os
+from mixpanel import *
+
+def late():
+    mp = make()
+    for n in range(3):
+        mp.track("u", "Visit", {{"n": n}})
+    assert mp.stats().delivered == 3, mp.stats()
+
+def make():
+    return Mixpanel("t", {consumer}(base_url=os.environ["URL"]))
+
+{before}
+atexit.register(late)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "mp = make(); make = lambda: mp"])
+@pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
+def test_the_first_messages_of_a_process_may_be_those_of_an_exit_handler(emu, consumer, before):
+    """No exit handler that is registered then would be called."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST.format(consumer=consumer, before=before)],
+        env={**os.environ, "URL": emu.url},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert (b"", b"") == (done.stdout, done.stderr)
+    assert numbers(emu) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
 def test_messages_that_cannot_be_sent_after_the_drain_are_counted(consumer):
     """When the server does not respond."""

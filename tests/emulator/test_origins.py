@@ -285,3 +285,29 @@ def test_an_invalid_origin_is_an_error(given):
     """When the emulator is created."""
     with pytest.raises(ValueError, match="allow_origins must be origins of web pages"):
         Emulator(allow_origins=[given])
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("192.168.1.7:8650", 200),
+        ("mixpanel:8650", 200),
+        ("localhost", 200),
+        ("evil.example", 421),
+        ("evil.example:8650", 421),
+        ("a b", 421),
+    ],
+)
+def test_beyond_loopback_names_of_websites_are_still_refused(name, status):
+    """Addresses and names of containers are served, but no name that another website can have."""
+    with Emulator(host="0.0.0.0", allow_remote=True) as emulator:
+        url = f"{emulator.url}/flags/definitions"
+        found = httpx.get(url, headers={"Host": name}, auth=("T", ""))
+    assert status == found.status_code
+
+
+def test_a_host_beyond_loopback_must_be_an_address():
+    """The URL of 0.0.0.0 is one of this machine's own."""
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0 for all"):
+        Emulator(host="example.org", allow_remote=True)
+    assert Emulator(host="0.0.0.0", allow_remote=True).url.startswith("http://127.0.0.1:")

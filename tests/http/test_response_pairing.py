@@ -35,7 +35,6 @@ from mixpanel._http.streaming import (
 from mixpanel._http.sync_transport import (
     SyncTransport,
 )
-from mixpanel._http.tls import default_tls_context
 
 SURPLUS = b'HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n"surplus"'
 
@@ -538,7 +537,6 @@ async def test_a_failure_to_connect_counts_as_not_sent(anyio_backend, error, mon
 def test_certificates_that_cannot_be_loaded_are_a_permanent_failure(monkeypatch, tmp_path):
     """Nothing was sent; the error names the variables to check."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    default_tls_context.cache_clear()
     with blocking() as send:
         response = send(Request("POST", "https://127.0.0.1:9/engage", {}, b"[]"))
     assert (response.may_have_been_sent, response.permanent) == (False, True)

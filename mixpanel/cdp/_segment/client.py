@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, get_args
 
 from mixpanel._delivery import sync_delivery
 from mixpanel._delivery.awaitables import (
@@ -30,7 +30,7 @@ from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
-from mixpanel._runtime.sync_methods import synced
+from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.backfill import AsyncBackfill
 from mixpanel.cdp._segment.methods import SegmentMethods
@@ -68,6 +68,8 @@ IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 @hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
+    _is_sync = False
+
     def __init__(
         self,
         key: WriteKey,
@@ -135,7 +137,7 @@ class _Client(SegmentMethods[Outcome]):
         )
         parallel = 1 if options.get("ordered", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._report_delivery
-        return Sender(
+        sender = Sender(
             Buffer(
                 limits,
                 self._stats,
@@ -151,6 +153,8 @@ class _Client(SegmentMethods[Outcome]):
             buffered=not self._send_immediately,
             background=not self._send_immediately,
         )
+        sender.in_background_loop = self._is_sync
+        return sender
 
     def stats(self) -> Stats:
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
@@ -286,15 +290,15 @@ class SegmentClient(_Client[None]):
     :raises ConfigurationError: for invalid settings, such as a key of another region.
     """
 
+    _is_sync = True
+
     def _deliver(self, messages: list[Message]) -> None:
         messages = self._admitted(messages)
         records = cast("list[Record]", messages)
         if not messages:
             return
-        may_block = self._send_immediately or self._sender.buffer.when_full == "wait"
-        if may_block:
-            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         if self._send_immediately:
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
             sync_delivery.deliver(self._sender, records)
             return
         if len(messages) > 1:
@@ -317,7 +321,8 @@ class SegmentClient(_Client[None]):
         self._closed = True
         return sync_delivery.close(self._sender, timeout)
 
-    backfill: Final = synced(AsyncBackfill.backfill)
+    @sync_twin(AsyncBackfill.backfill)
+    def backfill(self) -> Any: ...
 
     def __enter__(self) -> Self:
         return self

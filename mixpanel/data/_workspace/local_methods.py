@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
-from mixpanel.data._workspace.local_analysis import LocalAnalysis
+from mixpanel._runtime.signatures import named_like
 from mixpanel.data.results import WorkspaceInfo
 from mixpanel.data.store import Database
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from mixpanel.data._workspace.core import WorkspaceCore
-    from mixpanel.data.credentials import Credentials
+    from mixpanel.data._workspace.local_analysis import LocalAnalysis
+    from mixpanel.data.credentials import AnyCredentials
 
 __all__ = ["LocalMethods"]
 
@@ -24,14 +25,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _local(method: Callable[Concatenate[Database, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """Return a method of the database as one of the workspace, with signature and docstring."""
+def database_method(
+    method: Callable[Concatenate[Database, P], R],
+) -> Callable[[Callable[..., Any]], Callable[Concatenate[Any, P], R]]:
+    """Return a decorator that makes a method call the database's, with its signature and docs."""
 
-    @functools.wraps(method)
-    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
-        return method(self.database, *args, **kwargs)
+    def decorate(declared: Callable[..., Any]) -> Callable[Concatenate[Any, P], R]:
+        @functools.wraps(method)
+        def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+            return method(self.database, *args, **kwargs)
 
-    return cast("Callable[Concatenate[Any, P], R]", call)
+        return cast("Callable[Concatenate[Any, P], R]", named_like(declared, call))
+
+    return decorate
 
 
 class LocalMethods:
@@ -53,7 +59,7 @@ class LocalMethods:
         return self.database.connection
 
     @property
-    def credentials(self) -> Credentials | None:
+    def credentials(self) -> AnyCredentials | None:
         """The credentials in use; None for a workspace that was opened without."""
         return self._core.credentials
 
@@ -68,25 +74,45 @@ class LocalMethods:
     @property
     def local(self) -> LocalAnalysis:
         """Mixpanel's reports, computed over a table that was fetched: see `help(LocalAnalysis)`."""
+        # Loaded here, as its modules take longer to load than the rest of a workspace.
+        from mixpanel.data._workspace.local_analysis import LocalAnalysis
+
         return LocalAnalysis(self.database)
 
-    sql: Final = _local(Database.sql_df)
-    sql_scalar: Final = _local(Database.sql_scalar)
-    sql_rows: Final = _local(Database.sql_rows)
-    sql_arrow: Final = _local(Database.sql_arrow)
-    tables: Final = _local(Database.tables)
-    schema: Final = _local(Database.schema)
-    table_schema: Final = schema
-    sample: Final = _local(Database.sample_df)
-    summarize: Final = _local(Database.summarize)
-    event_breakdown: Final = _local(Database.event_breakdown)
-    property_keys: Final = _local(Database.property_keys)
-    column_stats: Final = _local(Database.column_stats)
-    typed_view: Final = _local(Database.typed_view)
-    drop: Final = _local(Database.drop)
-    drop_all: Final = _local(Database.drop_all)
-    export_parquet: Final = _local(Database.export_parquet)
-    export_csv: Final = _local(Database.export_csv)
+    @database_method(Database.sql_df)
+    def sql(self) -> Any: ...
+    @database_method(Database.sql_scalar)
+    def sql_scalar(self) -> Any: ...
+    @database_method(Database.sql_rows)
+    def sql_rows(self) -> Any: ...
+    @database_method(Database.sql_arrow)
+    def sql_arrow(self) -> Any: ...
+    @database_method(Database.tables)
+    def tables(self) -> Any: ...
+    @database_method(Database.schema)
+    def schema(self) -> Any: ...
+    @database_method(Database.schema)
+    def table_schema(self) -> Any: ...
+    @database_method(Database.sample_df)
+    def sample(self) -> Any: ...
+    @database_method(Database.summarize)
+    def summarize(self) -> Any: ...
+    @database_method(Database.event_breakdown)
+    def event_breakdown(self) -> Any: ...
+    @database_method(Database.property_keys)
+    def property_keys(self) -> Any: ...
+    @database_method(Database.column_stats)
+    def column_stats(self) -> Any: ...
+    @database_method(Database.typed_view)
+    def typed_view(self) -> Any: ...
+    @database_method(Database.drop)
+    def drop(self) -> Any: ...
+    @database_method(Database.drop_all)
+    def drop_all(self) -> Any: ...
+    @database_method(Database.export_parquet)
+    def export_parquet(self) -> Any: ...
+    @database_method(Database.export_csv)
+    def export_csv(self) -> Any: ...
 
     def info(self) -> WorkspaceInfo:
         """Return the path, size and tables of the database, and the project and account."""

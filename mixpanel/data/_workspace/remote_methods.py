@@ -6,12 +6,12 @@ import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Unpack, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Unpack, cast
 
 import anyio.to_thread
 
 from mixpanel._runtime import background_loop
-from mixpanel._runtime.signatures import without_await
+from mixpanel._runtime.signatures import named_like, without_await
 from mixpanel.data._fetch import events, profiles, stream
 from mixpanel.data._fetch.options import (
     FetchEventsOptions,
@@ -90,43 +90,57 @@ async def stream_profiles(
             yield block
 
 
-def async_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], AsyncIterator[Row]]:
-    """Return the method of `AsyncWorkspace` that yields the rows of the blocks."""
+def async_rows(
+    blocks: Blocks[P],
+) -> Callable[[Callable[..., Any]], Callable[Concatenate[Any, P], AsyncIterator[Row]]]:
+    """Return a decorator for the method of `AsyncWorkspace` that yields the rows of the blocks."""
 
-    @functools.wraps(blocks)
-    async def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Row]:
-        async with aclosing(blocks(self._core, *args, **kwargs)) as opened:
-            async for block in opened:
-                for row in block:
-                    yield row
+    def decorate(
+        declared: Callable[..., Any],
+    ) -> Callable[Concatenate[Any, P], AsyncIterator[Row]]:
+        @functools.wraps(blocks)
+        async def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Row]:
+            async with aclosing(blocks(self._core, *args, **kwargs)) as opened:
+                async for block in opened:
+                    for row in block:
+                        yield row
 
-    _set_signature(rows, "AsyncIterator[Row]")
-    return cast("Callable[Concatenate[Any, P], AsyncIterator[Row]]", rows)
+        _set_signature(rows, "AsyncIterator[Row]")
+        implemented = named_like(declared, rows)
+        return cast("Callable[Concatenate[Any, P], AsyncIterator[Row]]", implemented)
+
+    return decorate
 
 
-def synced_rows(blocks: Blocks[P]) -> Callable[Concatenate[Any, P], Iterator[Row]]:
-    """Return the method of `Workspace` that yields the rows of the blocks."""
+def synced_rows(
+    blocks: Blocks[P],
+) -> Callable[[Callable[..., Any]], Callable[Concatenate[Any, P], Iterator[Row]]]:
+    """Return a decorator for the method of `Workspace` that yields the rows of the blocks."""
 
-    @functools.wraps(blocks)
-    def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> Generator[Row]:
-        background_loop.refuse_in_async(f"{type(self).__name__}.{blocks.__name__}")
-        opened = blocks(self._core, *args, **kwargs)
+    def decorate(declared: Callable[..., Any]) -> Callable[Concatenate[Any, P], Iterator[Row]]:
+        @functools.wraps(blocks)
+        def rows(self: Any, *args: P.args, **kwargs: P.kwargs) -> Generator[Row]:
+            background_loop.refuse_in_async(f"{type(self).__name__}.{blocks.__name__}")
+            opened = blocks(self._core, *args, **kwargs)
 
-        async def next_block() -> list[Row] | None:
-            return await anext(opened, None)
+            async def next_block() -> list[Row] | None:
+                return await anext(opened, None)
 
-        async def close() -> None:
-            await opened.aclose()
+            async def close() -> None:
+                await opened.aclose()
 
-        try:
-            while (block := background_loop.run(next_block)) is not None:
-                yield from block
-        finally:
-            background_loop.run(close)
+            try:
+                while (block := background_loop.run(next_block)) is not None:
+                    yield from block
+            finally:
+                background_loop.run(close)
 
-    _set_signature(rows, "Iterator[Row]")
-    rows.__doc__ = without_await(blocks.__doc__)
-    return cast("Callable[Concatenate[Any, P], Iterator[Row]]", rows)
+        _set_signature(rows, "Iterator[Row]")
+        rows.__doc__ = without_await(blocks.__doc__)
+        implemented = named_like(declared, rows)
+        return cast("Callable[Concatenate[Any, P], Iterator[Row]]", implemented)
+
+    return decorate
 
 
 def _set_signature(rows: Any, returns: str) -> None:
@@ -313,8 +327,10 @@ class RemoteMethods:
                 on_page=on_page_complete,
             )
 
-    stream_events: Final = async_rows(stream_events)
-    stream_profiles: Final = async_rows(stream_profiles)
+    @async_rows(stream_events)
+    def stream_events(self) -> Any: ...
+    @async_rows(stream_profiles)
+    def stream_profiles(self) -> Any: ...
 
 
 def _check_callbacks(progress: object, **others: object) -> None:

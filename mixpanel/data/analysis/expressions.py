@@ -36,6 +36,7 @@ MOST_SQL = 500_000  # and of one column of what it becomes
 
 # The grammar is Python's but for what a backslash may stand before.
 ESCAPE = re.compile(r"""\\(?:u[0-9a-fA-F]{4}|[\\"'nrtbf]|(?P<lone>.))""", re.DOTALL)
+NUMERIC = "('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE')"
 DECIMAL = r"^\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*$"
 WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "undefined": None}
 ARITHMETIC: dict[type[ast.operator], str] = {ast.Sub: "-", ast.Mult: "*"}
@@ -57,7 +58,8 @@ class Value:
 
     At most one of them is not NULL in any row. `set_when` is SQL for "is set", where that is more
     than one of them being there. With `is_time` the number is one of seconds, and strings with a
-    date compare to it.
+    date compare to it. `members` are the values of a list, NULL where it is none: a list is set,
+    but has no column of its own.
     """
 
     number: str | None = None
@@ -65,6 +67,7 @@ class Value:
     boolean: str | None = None
     set_when: str | None = None
     is_time: bool = False
+    members: str | None = None
 
     @property
     def is_set(self) -> str:
@@ -322,8 +325,14 @@ class _Compiler:
         if isinstance(right, ast.List):
             parts = [str(_same(value, self._value(each)).boolean) for each in right.elts]
             return _always(f"({' or '.join(parts)})" if parts else "false")
-        text = self._value(right).text
-        return Value(boolean=text and value.text and f"contains({text}, {value.text})")
+        other = self._value(right)
+        within = other.text and value.text and f"contains({other.text}, {value.text})"
+        if other.members is None:
+            return Value(boolean=within)
+        return Value(
+            boolean=f"case when {other.members} is not null"
+            f" then {_is_member(value, other.members)} else {within or 'null::boolean'} end"
+        )
 
 
 def _joined(text: str) -> str:
@@ -346,13 +355,28 @@ def _always(boolean: str) -> Value:
 def _member(json: str, pointer: str) -> Value:
     kind = f"json_type({json}, {pointer})"
     member = f"json_extract_string({json}, {pointer})"
-    numeric = "('BIGINT', 'UBIGINT', 'HUGEINT', 'UHUGEINT', 'DOUBLE')"
     return Value(
-        number=f"(case when {kind} in {numeric} then {member}::double end)",
+        number=f"(case when {kind} in {NUMERIC} then {member}::double end)",
         text=f"(case when {kind} = 'VARCHAR' then {member} end)",
         boolean=f"(case when {kind} = 'BOOLEAN' then {member}::boolean end)",
         set_when=f"(coalesce({kind}, 'NULL') != 'NULL')",
+        members=f"(case when {kind} = 'ARRAY'"
+        f" then json_extract(json_extract({json}, {pointer}), '$[*]') end)",
     )
+
+
+def _is_member(value: Value, members: str) -> str:
+    """Return SQL that is true where a list has a value, of the same type."""
+    found = [
+        f"list_contains([{cast} for each in {members} if json_type(each) in {kinds}], {column})"
+        for column, kinds, cast in (
+            (value.number, NUMERIC, "each::double"),
+            (value.text, "('VARCHAR')", "each ->> '$'"),
+            (value.boolean, "('BOOLEAN')", "each::boolean"),
+        )
+        if column is not None
+    ]
+    return f"coalesce({', '.join(found)})" if found else "null::boolean"
 
 
 def _negated(value: Value) -> Value:

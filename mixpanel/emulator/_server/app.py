@@ -20,6 +20,7 @@ from mixpanel.emulator._rules.profiles import validate_updates
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
 from mixpanel.emulator._server.exchange import ClientDisconnected, RequestExchange
+from mixpanel.emulator._server.logins import login_routes
 from mixpanel.emulator._server.origins import (
     WEB_PAGE_PATHS,
     Caller,
@@ -68,6 +69,7 @@ def build_app(project: Project, guard: Guard) -> ASGIApp:
         Route("/flags/definitions", endpoints.flag_definitions),
         *read_routes(project),
         *cdp_routes(project),
+        *login_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
     return RecordingMiddleware(
@@ -93,9 +95,10 @@ class RecordingMiddleware:
         self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
+        """Handle one request; a slash at the end of its path is as none."""
         allowed: Headers = []
         if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
             caller = Caller.of(scope)
             refusal = self._guard.refusal(scope, caller)
             if refusal is not None:
@@ -144,7 +147,10 @@ class RecordingMiddleware:
                 state["refuse"] = fault.refused
                 await fault.perform(exchange)
         except ClientDisconnected:
-            return
+            pass
+        finally:
+            if project.on_request is not None:
+                project.on_request(request)
 
 
 def _limit(project: Project, path: str) -> int:

@@ -120,7 +120,7 @@ class AppEndpoints:
 
     def _username(self, recorded: RecordedRequest) -> str:
         header = recorded.headers.get("authorization", "")
-        if header.lower().startswith("bearer ") and self._project.access.accepts_bearer(header):
+        if self._project.accepts_bearer(header):
             return "bearer"
         credentials = basic(header)
         if credentials is not None and not credentials.password:

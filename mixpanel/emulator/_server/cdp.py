@@ -1,5 +1,7 @@
 """The endpoints of Customer.io's Data Pipelines and of Hightouch Events, below separate paths.
 
+At the root, `/v1/...` is that vendor's whose client sent the request, by its headers and its body.
+
 Without `X-Strict-Mode: 1` Customer.io responds 200 to invalid keys and to unreadable, invalid or
 oversize messages, and drops them; with it, 400 and 401. Hightouch responds 200 to invalid messages,
 drops them, and refuses everything else that is wrong; its mode may be strict or permissive.
@@ -18,10 +20,12 @@ from starlette.routing import Route
 from mixpanel.emulator._rules.access import basic
 from mixpanel.emulator._rules.cdp import (
     ENDPOINTS,
+    PREFIXED,
     Body,
     HightouchRules,
     Rules,
     ValidatedMessage,
+    Vendor,
     read_body,
     validate_message,
 )
@@ -32,6 +36,11 @@ from mixpanel.emulator._server.project import Project
 from mixpanel.emulator._storage.request_log import RecordedRequest
 
 FORM = "application/x-www-form-urlencoded"
+# What the names of the vendors' own clients contain, in lower case.
+CLIENTS: Mapping[Vendor, tuple[str, ...]] = {
+    "hightouch": ("events-sdk", "hightouch"),
+    "customerio": ("customer.io", "customerio", "cdp-analytics", "analytics-python"),
+}
 RECORDED_HEADERS = (
     "user-agent",
     "x-strict-mode",
@@ -52,6 +61,7 @@ def cdp_routes(project: Project) -> list[Route]:
             for prefix, handler in handlers.items()
             for each in ENDPOINTS
         ),
+        *(Route(f"/v1/{each}", endpoints.by_sender, methods=["POST"]) for each in ENDPOINTS),
     ]
 
 
@@ -59,7 +69,10 @@ def cdp_limit(project: Project, path: str) -> int | None:
     """Return the size limit of a request to a vendor, None for other paths."""
     if path.startswith("/customerio/"):
         return project.cdp.customerio.max_batch_bytes
-    return project.cdp.hightouch.max_batch_bytes if path.startswith("/hightouch/") else None
+    limit = project.cdp.hightouch.max_batch_bytes
+    if path.startswith("/v1/"):
+        return max(limit, project.cdp.customerio.max_batch_bytes)
+    return limit if path.startswith("/hightouch/") else None
 
 
 class CdpEndpoints:
@@ -105,6 +118,48 @@ class CdpEndpoints:
                 refused.status, refused.message, rules.error_shape
             )
         return _accepted(rules)
+
+    async def by_sender(self, request: Request) -> Response:
+        """POST /v1/...: as the vendor whose client sent the request.
+
+        :raises RefusedRequest: 404: nothing says which vendor's it is.
+        """
+        recorded, cdp = _recorded(request), self._project.cdp
+        vendor = sender(recorded.headers) or self._sender_by_body(recorded)
+        if vendor is None:
+            base = str(request.base_url)
+            raise RefusedRequest(
+                404,
+                "nothing in the request says whether it is Customer.io's or Hightouch's: send "
+                f"X-Strict-Mode or writeKey, or use {base}customerio/v1 or {base}hightouch/v1",
+            )
+        if vendor == cdp.hightouch.vendor:
+            return await self.hightouch(request)
+        try:
+            return await self.customerio(request)
+        except RefusedRequest as refused:
+            path = f"/{vendor}{recorded.path}"
+            return responses.refused(path, refused.status, refused.message)
+
+    def _sender_by_body(self, recorded: RecordedRequest) -> Vendor | None:
+        """Return the vendor whose client made a body, or to which alone the write key is known."""
+        cdp = self._project.cdp
+        try:
+            body = self._read(recorded, cdp.customerio)
+        except RefusedRequest:
+            body = Body({}, [])
+        if "writeKey" in body.fields:
+            return "hightouch"
+        for item in body.items:
+            if found := sender_of_library(item.value):
+                return found
+        credentials = basic(recorded.headers.get("authorization", ""))
+        known: list[Vendor] = [
+            rules.vendor
+            for rules in (cdp.customerio, cdp.hightouch)
+            if credentials and rules.keys is not None and rules.accepts_key(credentials.username)
+        ]
+        return known[0] if len(known) == 1 else None
 
     async def token(self, request: Request) -> Response:
         """POST /hightouch/oauth/token: an access token for a client assertion.
@@ -197,6 +252,37 @@ class CdpEndpoints:
             {**of_request, "message": message, "bytes": size, "why": why}
             for message, size, why, _ in validated
         )
+
+
+def sender(headers: Mapping[str, str]) -> Vendor | None:
+    """Return the vendor whose client sent a request with these headers, None if they do not say.
+
+    >>> sender({"user-agent": "events-sdk-js-node/latest"})
+    'hightouch'
+    """
+    if "x-strict-mode" in headers:
+        return "customerio"
+    if found := _by_name(headers.get("user-agent", "")):
+        return found
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return "customerio" if PREFIXED.match(token.strip()) else "hightouch"
+    return None
+
+
+def sender_of_library(message: Any) -> Vendor | None:
+    """Return the vendor of the library that a message names in its context."""
+    match message:
+        case {"context": {"library": {"name": str(name)}}}:
+            return _by_name(name)
+    return None
+
+
+def _by_name(text: str) -> Vendor | None:
+    for vendor, names in CLIENTS.items():
+        if any(name in text.lower() for name in names):
+            return vendor
+    return None
 
 
 def _form(recorded: RecordedRequest) -> dict[str, str]:

@@ -66,11 +66,13 @@ class Guard:
     """Refuse requests to names that are not local, and those of pages of other origins.
 
     `name` is the host that the emulator was started with; `origins` are the allowed ones, as
-    `origin_of` returns them.
+    `origin_of` returns them. With `allow_remote`, addresses and names without a dot, such as those
+    of containers, are served too: another website can have neither.
     """
 
     name: str
     origins: Collection[bytes] = ()
+    allow_remote: bool = False
     _find_session: dict[bytes, bool] = field(default_factory=dict)
 
     def refusal(self, scope: Scope, caller: Caller) -> Response | None:
@@ -81,7 +83,8 @@ class Guard:
                 path,
                 421,
                 "the Host header is not a loopback name such as 127.0.0.1 or localhost: the "
-                "emulator serves no others",
+                "emulator serves no others"
+                + (" but addresses and names without a dot" if self.allow_remote else ""),
             )
         if self._is_allowed(scope, caller):
             return None
@@ -113,7 +116,8 @@ class Guard:
         if is_local is None:
             if len(self._find_session) >= MAX_CACHED_HOSTS:
                 self._find_session.clear()
-            is_local = self._find_session[host] = _is_loopback(host, self.name)
+            is_local = _is_loopback(host, self.name) or (self.allow_remote and _is_internal(host))
+            self._find_session[host] = is_local
         return is_local
 
 
@@ -187,6 +191,18 @@ def origin_of(text: Any) -> bytes:
 
 def _is_own(origin: bytes, hosts: Sequence[bytes]) -> bool:
     return len(hosts) == 1 and origin == b"http://" + hosts[0].lower()
+
+
+def _is_internal(host: bytes) -> bool:
+    found = _HOST.fullmatch(host.lower())
+    if found is None:
+        return False
+    name = found[1].decode()
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return "." not in name and "[" not in name
+    return True
 
 
 def _is_loopback(host: bytes, own_name: str) -> bool:

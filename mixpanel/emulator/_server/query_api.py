@@ -1,6 +1,6 @@
 """The Query API: segmentation, events, funnels, retention, activity, saved and inline reports.
 
-Each endpoint is at `/api/query/...` and `/api/2.0/...`, with a slash at the end or without.
+Each endpoint is at `/api/query/...` and `/api/2.0/...`.
 """
 
 import math
@@ -58,9 +58,8 @@ def query_routes(project: Project, engage: Callable[[Request], Any]) -> list[Rou
     endpoints = QueryEndpoints(project)
     limits = [Middleware(QueryBudget, limiter=project.queries, now=project.now)]
     routes = [
-        Route(f"/api/{base}/engage{slash}", engage, methods=["POST"], middleware=limits)
+        Route(f"/api/{base}/engage", engage, methods=["GET", "POST"], middleware=limits)
         for base in ("query", "2.0")
-        for slash in ("", "/")
     ]
     return routes + [
         Route(
@@ -151,7 +150,7 @@ class QueryEndpoints:
         :raises RefusedRequest: what is documented for wrong credentials and parameters.
         """
         recorded: RecordedRequest = request.state.recorded
-        path = request.path_params["path"].strip("/")
+        path = request.path_params["path"]
         methods, handler = ENDPOINTS.get(path, ((), None))
         if handler is None:
             raise RefusedRequest(404, f"there is no endpoint {recorded.path}")
@@ -181,8 +180,7 @@ class QueryEndpoints:
         project, fields = self._project, _fields(recorded)
         project_id = str(fields.get("project_id", ""))
         header = recorded.headers.get("authorization", "")
-        bearer = header.lower().startswith("bearer ") and project.access.accepts_bearer(header)
-        if not bearer and not project.access.accepts_header(
+        if not project.accepts_bearer(header) and not project.access.accepts_header(
             header, project_id=project_id, token=False
         ):
             raise RefusedRequest(401, "Invalid credentials")

@@ -1,7 +1,8 @@
 """The endpoints that read: the raw export and the profile query, and the routes of the others."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -75,12 +76,14 @@ class ReadEndpoints:
         )
 
     async def engage(self, request: Request) -> Response:
-        """POST /api/query/engage: one page of profiles."""
+        """POST /api/query/engage: one page of profiles; GET has the parameters in the URL."""
         project, recorded = self._project, _recorded(request)
         project.require_credentials(recorded, token=False)
-        encoding = recorded.headers.get("content-encoding", "")
-        body = decompress(recorded.body, encoding=encoding, max_size=project.max_bytes)
-        form = read_form(body, recorded.headers.get("content-type", ""))
+        form: Mapping[str, Any] = recorded.query
+        if recorded.method == "POST":
+            encoding = recorded.headers.get("content-encoding", "")
+            body = decompress(recorded.body, encoding=encoding, max_size=project.max_bytes)
+            form = read_form(body, recorded.headers.get("content-type", ""))
         page = await run_in_threadpool(project.profiles.page, form, now=project.now())
         return responses.Json(page)
 

@@ -16,13 +16,27 @@ from typing import Any
 
 from mixpanel._records.encoding import loads
 from mixpanel.emulator._rules.events import InvalidRecord, json_text, milliseconds
+from mixpanel.emulator._storage.flights import load_flights
 from mixpanel.emulator._storage.warehouse import EventCopy, Warehouse
 
 BLOCK = 8 * 2**20
 ROWS = 10_000
 NDJSON = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+DATA_SETS = {"flights": load_flights}
 COLUMNS = ("token", "time", "distinct_id", "$insert_id", "ip", "mp_processing_time_ms")
+
+
+def load(warehouse: Warehouse, source: str | Path, *, now: float) -> int:
+    """Store every event of a file or of a data set, and return how many there were.
+
+    :raises ValueError: a line is not an event, or the data set is not installed.
+    :raises OSError: the file cannot be read.
+    """
+    load_data_set = DATA_SETS.get(str(source))  # no name of a file: those have a suffix
+    if load_data_set is not None:
+        return load_data_set(warehouse, now=now)
+    return load_file(warehouse, Path(source), now=now)
 
 
 def load_file(warehouse: Warehouse, path: Path, *, now: float) -> int:

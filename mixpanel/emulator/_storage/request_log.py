@@ -12,9 +12,10 @@ from mixpanel.emulator._rules.decode import decode_records
 class RecordedRequest:
     """One request, as it was received.
 
-    `body` holds the bytes as received, still compressed if they were (of an incomplete request, the
-    bytes that arrived). `status` is that of the response, None without one so far;
-    `response_body` its body if the status is 400 or above.
+    `path` has no slash at its end, whether or not it was sent with one. `body` holds the bytes as
+    received, still compressed if they were (of an incomplete request, the bytes that arrived).
+    `status` is that of the response, None without one so far; `response_body` its body if the
+    status is 400 or above.
     """
 
     method: str

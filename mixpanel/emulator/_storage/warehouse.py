@@ -151,6 +151,31 @@ class Warehouse:
             self._seq += len(lines)
             self.revision += 1
 
+    def add_selected(self, select: str, values: Mapping[str, Any], *, now: float) -> int:
+        """Store the events that a SELECT returns, and return how many they are: all or none.
+
+        Its columns are `number` (from 1), `event`, `time`, `distinct_id`, `insert_id`,
+        `sent_fields` and `properties`.
+
+        :raises ValueError: with DuckDB's message, if the SELECT fails.
+        """
+        columns = "event, time, distinct_id, insert_id, sent_fields, properties"
+        insert = (
+            f"insert into events by name select $seq + number as seq, {columns},"  # noqa: S608
+            f" $now as ingested_at from ({select}) order by number"
+        )
+        with self._lock:
+            connection = self._open().connection
+            self._flush()
+            values = {**values, "seq": self._seq, "now": round(now * 1000)}
+            try:
+                (count,) = connection.execute(insert, values).fetchone() or (0,)
+            except duckdb.Error as error:
+                raise ValueError(str(error).partition("\n")[0]) from error
+            self._seq += int(count)
+            self.revision += 1
+            return int(count)
+
     # Profiles
 
     def apply(self, updates: Sequence[Update], *, groups: bool = False) -> None:

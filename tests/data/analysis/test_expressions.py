@@ -116,6 +116,13 @@ def evaluate(table, text):
         ('"B" in properties["s"]', False),
         ('1 in properties["s"]', UNDEFINED),
         ('"a" in properties["n"]', UNDEFINED),
+        # or into the values of a list property, each with its own type
+        ('1 in properties["list"]', True),
+        ('"1" in properties["list"]', False),
+        ('3 in properties["list"]', False),
+        ('properties["one"] in properties["list"]', False),
+        ('3 not in properties["list"]', True),
+        ('properties["missing"] in properties["list"]', False),
         ('properties["n"] in [1, "x"]', True),
         ('properties["n"] in ["1"]', False),
         ('properties["n"] in []', False),

@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from itertools import zip_longest
+from statistics import fmean
 from typing import TYPE_CHECKING
 
-from mixpanel.data._result_labels import (
-    BETWEEN,
-    bars_of,
-    duration,
-    figure,
-    no_picture,
-    series_of,
-    share,
-    shown,
-    subtitle,
-    title,
-)
+from mixpanel.data._figures.figure import Bars, Flows, Funnel, Lines, ShareTable
+from mixpanel.data._figures.numbers import SEPARATOR, duration, percentage, short_number
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.query_results import (
-    FlowsResult,
-    FrequencyResult,
-    FunnelResult,
-    RetentionResult,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from mixpanel.data.query_results import FlowStep, FunnelStep, QueryResult, Series
+    from mixpanel.data._figures.figure import Figure, ShareRow
+    from mixpanel.data._result_items import FlowStep, FunnelStep
 
 __all__ = ["chart"]
 
@@ -37,9 +23,10 @@ NARROWEST = 40
 HEIGHT, BAND = 10, 3  # lines of one series, and of each of several
 MOST_SERIES, MOST_ROWS, MOST_NODES = 12, 40, 12
 MOST_BARS = 20
-NARROWEST_STEP = 18
+NARROWEST_STEP, WIDEST_STEP = 18, 30
 SHORTEST_BAR = 8
 LONGEST_NAME = 28
+LONGEST_AVERAGE = 5  # characters of most averages of shorter numbers
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 PARTS = " ▏▎▍▌▋▊▉█"
@@ -50,37 +37,27 @@ HEAT = (254, 195, 159, 117, 75, 69, 27, 19)
 VARIATIONS = "\ufe0e\ufe0f"  # choose between text and emoji
 
 
-def chart(result: QueryResult, width: int, *, color: bool) -> str:
+def chart(figure: Figure, width: int, *, color: bool) -> str:
     """Return a chart, none of whose lines is wider than `width` columns.
 
-    :raises ConfigError: for a result that cannot be drawn, and a width below 40.
+    :raises ConfigError: for a width below 40.
     """
     if isinstance(width, bool) or not isinstance(width, int) or width < NARROWEST:
         raise ConfigError(f"width={width!r} must be a whole number of at least {NARROWEST} columns")
-    result = shown(result)
     pen = _Pen(width, color=color)
-    match result:
-        case FunnelResult():
-            lines = _funnel(result, pen)
-        case RetentionResult():
-            lines = _retention(result, pen)
-        case FrequencyResult():
-            lines = _frequency(result, pen)
-        case FlowsResult():
-            lines = _flows(result, pen)
-        case _:
-            lines = _figures(result, pen)
-    head = [pen.bold(fitted(title(result), width)), *_wrapped(subtitle(result), width), ""]
+    match figure.content:
+        case Funnel() as funnel:
+            lines = _funnel(funnel, pen)
+        case ShareTable() as table:
+            lines = _share_table(table, pen)
+        case Flows() as flows:
+            lines = _flows(flows, pen)
+        case Bars(values):
+            lines = _bars(values, pen)
+        case Lines(series):
+            lines = _lines(series, pen)
+    head = [pen.bold(fitted(figure.title, width)), *_wrapped(figure.notes, width), ""]
     return "\n".join(line.rstrip() for line in [*head, *lines])
-
-
-def _figures(result: QueryResult, pen: _Pen) -> list[str]:
-    if (bars := bars_of(result)) is not None:
-        return _histogram(bars, pen)
-    series = series_of(result)
-    if series is None:
-        raise no_picture(result)
-    return _series(series, pen)
 
 
 class _Pen:
@@ -107,15 +84,15 @@ class _Pen:
         return f"\x1b[1m{text}\x1b[0m" if self.color else text
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """Return a text of parts, as many on each line as fit."""
+def _wrapped(parts: Iterable[str], width: int) -> list[str]:
+    """Return the parts joined, as many on each line as fit."""
     lines: list[str] = []
-    for part in text.split(BETWEEN):
-        if lines and columns_of(lines[-1] + BETWEEN + part) <= width:
-            lines[-1] += BETWEEN + part
+    for part in parts:
+        if lines and columns_of(lines[-1] + SEPARATOR + part) <= width:
+            lines[-1] += SEPARATOR + part
         else:
             lines.append(fitted(part, width))
-    return lines
+    return lines or [""]
 
 
 # ---- text in columns ----------------------------------------------------------------------------
@@ -188,29 +165,30 @@ def _bar(rate: float, width: int) -> str:
 # ---- series -------------------------------------------------------------------------------------
 
 
-def _series(series: Series, pen: _Pen) -> list[str]:
+def _lines(series: Mapping[str, Mapping[str, float]], pen: _Pen) -> list[str]:
     if not series or not any(series.values()):
         return ["no data"]
     dates = list(dict.fromkeys(date for values in series.values() for date in values))
     if len(dates) == 1:
-        return _histogram({name: sum(values.values()) for name, values in series.items()}, pen)
+        return _bars({name: sum(values.values()) for name, values in series.items()}, pen)
     names = list(series)[:MOST_SERIES]
-    chosen = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
+    given = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
+    longest = max(len(short_number(value)) for values in given.values() for value in values)
+    gutter = max(longest, LONGEST_AVERAGE if len(dates) > pen.width // 2 else 1) + 1
+    wide, merged = _layout(len(dates), pen.width - gutter - 1)
+    chosen = {name: _merged(values, merged) for name, values in given.items()}
     high = max(max(values) for values in chosen.values())
     low = min(0, *(min(values) for values in chosen.values()))
-    gutter = max(len(figure(high)), len(figure(low))) + 1
-    room = pen.width - gutter - 1
-    wide, merged = _layout(len(dates), room)
     single = len(chosen) == 1
     lines: list[str] = []
     for number, (name, values) in enumerate(chosen.items()):
         if not single:
-            facts = f"max {figure(max(values))}  last {figure(values[-1])}"
+            facts = f"max {short_number(max(given[name]))}  last {short_number(given[name][-1])}"
             named = fitted(name, pen.width - columns_of(facts) - 3)
             gap = " " * (pen.width - columns_of(named) - columns_of(facts))
             lines.append(pen.paint(named, number) + gap + facts)
         lines += _columns_chart(
-            _merged(values, merged),
+            values,
             low,
             high,
             wide,
@@ -221,7 +199,7 @@ def _series(series: Series, pen: _Pen) -> list[str]:
         )
     lines.append(_axis(sorted(dates)[::merged], wide, gutter, pen.width))
     if merged > 1:
-        lines.append(f"each column is the highest of {merged} values")
+        lines.append(f"each column is the average of {merged} values")
     return lines + _left_out(len(series), len(names), "series")
 
 
@@ -233,7 +211,7 @@ def _layout(count: int, room: int) -> tuple[int, int]:
 
 
 def _merged(values: Sequence[float], size: int) -> list[float]:
-    return [max(values[n : n + size]) for n in range(0, len(values), size)]
+    return [fmean(values[n : n + size]) for n in range(0, len(values), size)]
 
 
 def _columns_chart(
@@ -257,7 +235,7 @@ def _columns_chart(
         cells = "".join(
             EIGHTHS[max(0, min(8, level - row * 8))] * ink + " " * (wide - ink) for level in levels
         )
-        mark = figure(high) if row == height - 1 else figure(low) if row == 0 else ""
+        mark = short_number(high) if row == height - 1 else short_number(low) if row == 0 else ""
         edge = "┤" if mark else "│"
         lines.append(right(mark, gutter - 1) + edge + pen.paint(cells, number))
     return lines
@@ -289,13 +267,13 @@ def _left_out(count: int, kept: int, things: str) -> list[str]:
     return [f"… {more:,} more {one if more == 1 else things}"] if more > 0 else []
 
 
-def _histogram(totals: dict[str, float], pen: _Pen) -> list[str]:
+def _bars(totals: Mapping[str, float], pen: _Pen) -> list[str]:
     """Return a bar for each name."""
     if not totals:
         return ["no data"]
     kept = dict(list(totals.items())[:MOST_BARS])
     name_width = _name_width(kept, pen.width)
-    figures = {name: figure(value) for name, value in kept.items()}
+    figures = {name: short_number(value) for name, value in kept.items()}
     most = max(map(len, figures.values()))
     room = pen.width - name_width - most - 4
     high = max(kept.values()) or 1
@@ -310,95 +288,72 @@ def _histogram(totals: dict[str, float], pen: _Pen) -> list[str]:
 # ---- funnels ------------------------------------------------------------------------------------
 
 
-def _funnel(result: FunnelResult, pen: _Pen) -> list[str]:
-    lines = _steps(result.steps, pen, 0)
-    for number, (name, steps) in enumerate(list(result.segments.items())[:MOST_SERIES], start=1):
-        lines += ["", pen.bold(fitted(name, pen.width)), *_steps(steps, pen, number)]
-    return lines + _left_out(len(result.segments), MOST_SERIES, "segments")
-
-
-def _steps(steps: Sequence[FunnelStep], pen: _Pen, number: int) -> list[str]:
-    names = [f"{n} {step.label or step.event}" for n, step in enumerate(steps, start=1)]
-    facts: list[tuple[str, ...]] = [
-        (figure(step.count), share(step.overall_conversion_rate), *_from_before(n, step))
-        for n, step in enumerate(steps)
-    ]
-    widths = [max(map(columns_of, column), default=0) for column in zip(*facts, strict=True)]
-    name_width = _name_width(names, pen.width)
+def _funnel(funnel: Funnel, pen: _Pen) -> list[str]:
+    segments = dict(list(funnel.segments.items())[:MOST_SERIES])
+    groups = [funnel.steps, *segments.values()]
+    # All bars have the same scale, so that segments can be compared.
+    facts = [_facts(step, number) for steps in groups for number, step in enumerate(steps)]
+    widths = [max(map(columns_of, column)) for column in zip(*facts, strict=True)]
+    name_width = _name_width((_step_name(*step) for step in enumerate(funnel.steps)), pen.width)
     while (room := pen.width - name_width - sum(widths) - 2 * len(widths) - 2) < SHORTEST_BAR:
-        facts, widths = [each[:-1] for each in facts], widths[:-1]  # the time goes first
-    return [
-        "  ".join([
-            left(name, name_width),
-            pen.paint(_bar(step.overall_conversion_rate, room), number),
-            *(right(fact, width) for fact, width in zip(each, widths, strict=True)),
-        ])
-        for name, step, each in zip(names, steps, facts, strict=True)
-    ]  # fmt: skip
+        widths.pop()  # the time goes first
+    lines: list[str] = []
+    for color, (heading, steps) in enumerate(zip(["", *segments], groups, strict=True)):
+        lines += ["", pen.bold(fitted(heading, pen.width))] if color else []
+        for number, step in enumerate(steps):
+            name = left(_step_name(number, step), name_width)
+            bar = pen.paint(_bar(step.overall_conversion_rate, room), color)
+            known = zip(_facts(step, number), widths, strict=False)
+            lines.append("  ".join([name, bar, *(right(fact, width) for fact, width in known)]))
+    return lines + _left_out(len(funnel.segments), MOST_SERIES, "segments")
+
+
+def _step_name(number: int, step: FunnelStep) -> str:
+    return f"{number + 1} {step.label or step.event}"
+
+
+def _facts(step: FunnelStep, number: int) -> tuple[str, ...]:
+    """Return the figures beside a step's bar."""
+    return (
+        short_number(step.count),
+        percentage(step.overall_conversion_rate),
+        *_from_before(number, step),
+    )
 
 
 def _from_before(number: int, step: FunnelStep) -> tuple[str, str]:
     if not number:
         return "", ""
-    return f"↳ {share(step.conversion_rate)}", duration(step.avg_time)
+    return f"↳ {percentage(step.conversion_rate)}", duration(step.avg_time)
 
 
 # ---- tables of shares ---------------------------------------------------------------------------
 
 
-def _retention(result: RetentionResult, pen: _Pen) -> list[str]:
-    def table(cohorts: Iterable[tuple[str, int, Sequence[float]]]) -> list[str]:
-        return _shares("cohort", "users", cohorts, pen, first=0)
-
-    size = sum(cohort.size for cohort in result.cohorts)
-    average = [("average", size, result.average)] if len(result.cohorts) > 1 else []
-    lines = table([*((c.date, c.size, c.retention) for c in result.cohorts), *average])
-    for name, cohorts in list(result.segments.items())[:MOST_SERIES]:
-        lines += ["", pen.bold(fitted(name, pen.width))]
-        lines += table([(c.date, c.size, c.retention) for c in cohorts])
-    return lines + _left_out(len(result.segments), MOST_SERIES, "segments")
+def _share_table(table: ShareTable, pen: _Pen) -> list[str]:
+    lines = _share_rows(table, table.all_rows, pen)
+    for name, rows in list(table.segments.items())[:MOST_SERIES]:
+        lines += ["", pen.bold(fitted(name, pen.width)), *_share_rows(table, rows, pen)]
+    return lines + _left_out(len(table.segments), MOST_SERIES, "segments")
 
 
-def _frequency(result: FrequencyResult, pen: _Pen) -> list[str]:
-    def table(dates: dict[str, tuple[int, ...]]) -> list[str]:
-        used = max((sum(map(bool, counts)) for counts in dates.values()), default=0)
-        rows = [
-            (date, counts[0], [n / counts[0] if counts[0] else 0.0 for n in counts[: used or 1]])
-            for date, counts in dates.items()
-        ]
-        return _shares("date", "users", rows, pen, first=1)
-
-    lines = table(result.data)
-    for name, dates in list(result.segments.items())[:MOST_SERIES]:
-        lines += ["", pen.bold(fitted(name, pen.width)), *table(dates)]
-    return lines + _left_out(len(result.segments), MOST_SERIES, "segments")
-
-
-def _shares(
-    head: str,
-    size_head: str,
-    given: Iterable[tuple[str, int, Sequence[float]]],
-    pen: _Pen,
-    *,
-    first: int,
-) -> list[str]:
+def _share_rows(table: ShareTable, rows: Sequence[ShareRow], pen: _Pen) -> list[str]:
     """Return a table of shares, darker where they are higher."""
-    rows = list(given)
     kept = rows if len(rows) <= MOST_ROWS else [*rows[: MOST_ROWS - 1], rows[-1]]
-    sizes = [figure(size) for _, size, _ in kept]
-    size_width = max(map(len, [size_head, *sizes]))
-    date_width = max((columns_of(date) for date, _, _ in kept), default=0)
-    date_width = max(date_width, len(head))
+    sizes = [short_number(row.size) for row in kept]
+    size_width = max(map(len, ["users", *sizes]))
+    label_width = max([len(table.heading), *(columns_of(row.label) for row in kept)])
     cell = 6
-    most = max((len(shares) for _, _, shares in kept), default=0)
-    fits = min(most, (pen.width - date_width - size_width - 3) // cell)
+    most = max((len(row.shares) for row in kept), default=0)
+    fits = min(most, (pen.width - label_width - size_width - 3) // cell)
+    first = table.first_column
     numbers = "".join(right(str(n), cell) for n in range(first, first + fits))
-    lines = [f"{left(head, date_width)}  {right(size_head, size_width)} {numbers}"]
-    for (date, _, shares), size in zip(kept, sizes, strict=True):
+    lines = [f"{left(table.heading, label_width)}  {right('users', size_width)} {numbers}"]
+    for row, size in zip(kept, sizes, strict=True):
         cells = "".join(
-            pen.heat(_cell(rate, cell, color=pen.color), rate) for rate in shares[:fits]
+            pen.heat(_cell(rate, cell, color=pen.color), rate) for rate in row.shares[:fits]
         )
-        lines.append(f"{left(date, date_width)}  {right(size, size_width)} {cells}")
+        lines.append(f"{left(row.label, label_width)}  {right(size, size_width)} {cells}")
     lines += _left_out(len(rows), len(kept), "rows")
     return lines + _left_out(most, fits, "columns")
 
@@ -414,27 +369,30 @@ def _cell(rate: float, width: int, *, color: bool) -> str:
 # ---- flows --------------------------------------------------------------------------------------
 
 
-def _flows(result: FlowsResult, pen: _Pen) -> list[str]:
-    if not result.steps:
+def _flows(flows: Flows, pen: _Pen) -> list[str]:
+    if not flows.steps:
         return ["no data"]
-    anchors = sum(n.count for step in result.steps if not step.step for n in step.nodes) or 1
-    events = dict.fromkeys(node.event for step in result.steps for node in step.nodes)
-    colors = {event: number for number, event in enumerate(events)}
-    per_row = max(1, min(len(result.steps), (pen.width + 2) // (NARROWEST_STEP + 2)))
+    anchors = sum(n.count for step in flows.steps if not step.step for n in step.nodes) or 1
+    nodes = [node for step in flows.steps for node in step.nodes]
+    colors = {event: number for number, event in enumerate(dict.fromkeys(n.event for n in nodes))}
+    labels = (columns_of(f"{node.event} {short_number(node.count)}") for node in nodes)
+    needed = min(max(labels, default=NARROWEST_STEP), WIDEST_STEP)
+    per_row = max(1, min(len(flows.steps), (pen.width + 2) // (max(needed, NARROWEST_STEP) + 2)))
+    per_row = -(-len(flows.steps) // -(-len(flows.steps) // per_row))  # as many in each row
     wide = (pen.width + 2) // per_row - 2
     lines: list[str] = []
-    for start in range(0, len(result.steps), per_row):
-        steps = result.steps[start : start + per_row]
+    for start in range(0, len(flows.steps), per_row):
+        steps = flows.steps[start : start + per_row]
         columns = [_flow_column(step, wide, anchors, colors, pen) for step in steps]
         rows = zip_longest(*columns, fillvalue=" " * wide)
         lines += ["  ".join(cells) for cells in rows]
         lines.append("")
-    if result.paths:
+    if flows.paths:
         lines.append("most frequent paths")
-        most = max(len(figure(path.count)) for path in result.paths)
-        for path in result.paths:
+        most = max(len(short_number(path.count)) for path in flows.paths)
+        for path in flows.paths:
             text = fitted(" → ".join(path.events), pen.width - most - 2)
-            lines.append(f"{right(figure(path.count), most)}  {text}")
+            lines.append(f"{right(short_number(path.count), most)}  {text}")
     return lines
 
 
@@ -443,7 +401,7 @@ def _flow_column(
 ) -> list[str]:
     lines = [left("anchor" if not step.step else f"{step.step:+d}", wide)]
     for node in step.nodes[:MOST_NODES]:
-        count = figure(node.count)
+        count = short_number(node.count)
         lines.append(f"{left(node.event, wide - len(count) - 1)} {count}")
         lines.append(pen.paint(_bar(node.count / anchors, wide), colors[node.event]))
     more = _left_out(len(step.nodes), MOST_NODES, "events")

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 from datetime import datetime
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data._result_labels import (
-    bars_of,
-    duration,
-    figure,
-    no_picture,
-    series_of,
-    share,
-    shown,
-    subtitle,
-    title,
-)
+from mixpanel.data._figures.figure import Bars, Flows, Funnel, Lines, ShareTable
+from mixpanel.data._figures.numbers import SEPARATOR, duration, percentage, short_number
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.query_results import (
-    FlowsResult,
-    FrequencyResult,
-    FunnelResult,
-    RetentionResult,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
-    from mixpanel.data.query_results import FunnelStep, QueryResult, Series
+    from mixpanel.data._figures.figure import Figure
+    from mixpanel.data._result_items import FunnelStep
 
 __all__ = ["plot"]
 
-DRAWN = (FunnelResult, RetentionResult, FrequencyResult, FlowsResult)
 MOST_SERIES = 10
 MOST_NODES = 12
+MOST_FIGURES = 40  # columns of a heat map that have room for figures
+FEWEST_BARS = 4  # fewer are no wider
 LONGEST_NAME = 32
 # Colours that people with any colour vision tell apart (Okabe and Ito), the yellow darkened.
 COLORS = (
@@ -47,10 +34,10 @@ QUIET = "#666666"
 FAINT = "#DDDDDD"
 
 
-def plot(result: QueryResult, ax: Axes | None) -> Axes:
-    """Draw a result on some axes, by default new ones, and return them.
+def plot(figure: Figure, ax: Axes | None) -> Axes:
+    """Draw a figure on some axes, by default new ones, and return them.
 
-    :raises ConfigError: without matplotlib, and for a result that cannot be drawn.
+    :raises ConfigError: without matplotlib.
     """
     try:
         from matplotlib import pyplot as plt
@@ -58,28 +45,50 @@ def plot(result: QueryResult, ax: Axes | None) -> Axes:
         raise ConfigError(
             "a plot needs matplotlib: pip install 'mixpanel-async[plot]'; .chart() does without"
         ) from error
-    result = shown(result)
-    bars, series = bars_of(result), series_of(result)
-    if bars is None and series is None and not isinstance(result, DRAWN):
-        raise no_picture(result)
     if ax is None:
-        _, ax = plt.subplots(figsize=_size(result), layout="constrained")
-    match result:
-        case FunnelResult():
-            _funnel(result, ax)
-        case RetentionResult():
-            _retention(result, ax)
-        case FrequencyResult():
-            _frequency(result, ax)
-        case FlowsResult():
-            _flows(result, ax)
-        case _ if bars is not None:
-            _bars(bars, ax)
-        case _:
-            _series(series or {}, ax)
-    ax.set_title(_text(title(result), 80), loc="left", fontweight="bold", pad=22)
+        _, ax = plt.subplots(figsize=_size(figure), layout="constrained")
+    match figure.content:
+        case Funnel() as funnel:
+            _funnel(funnel, ax)
+        case ShareTable() as table:
+            _heat_map(table, ax)
+        case Flows() as flows:
+            _flows(flows, ax)
+        case Bars(values):
+            _bars(values, ax)
+        case Lines(series):
+            _lines(series, ax)
+    if not _has_data(figure):
+        ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", color=QUIET)
+    _head(figure, ax)
+    return ax
+
+
+def _has_data(figure: Figure) -> bool:
+    match figure.content:
+        case Funnel(steps) | Flows(steps):
+            return bool(steps)
+        case ShareTable(rows=rows):
+            return bool(rows)
+        case Bars(values):
+            return bool(values)
+        case Lines(series):
+            return any(series.values())
+
+
+def _head(figure: Figure, ax: Axes) -> None:
+    """Write the title, and below it the notes on as many lines as they need."""
+    inches = ax.bbox.width / ax.figure.dpi
+    lines = [""]
+    for note in figure.notes:
+        longer = f"{lines[-1]}{SEPARATOR}{note}" if lines[-1] else note
+        lines = [*lines, note] if len(longer) > 14 * inches else [*lines[:-1], longer]
+    ax.set_title(
+        _text(figure.title, max(30, int(10 * inches))),
+        loc="left", fontweight="bold", pad=10 + 12 * len(lines),
+    )  # fmt: skip
     ax.annotate(
-        _text(subtitle(result), 120),
+        "\n".join(_text(line, 120) for line in lines if line),
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 7),
@@ -87,59 +96,65 @@ def plot(result: QueryResult, ax: Axes | None) -> Axes:
         color=QUIET,
         fontsize=9,
     )
-    return ax
 
 
-def _size(result: QueryResult) -> tuple[float, float]:
-    """Return width and height in inches, for what is to be shown."""
-    match result:
-        case RetentionResult():
-            periods = max((len(cohort.retention) for cohort in result.cohorts), default=1)
-            return (min(16.0, 3.5 + 0.6 * periods), min(14.0, 2.0 + 0.3 * len(result.cohorts)))
-        case FrequencyResult():
-            return (min(16.0, 3.5 + 0.55 * _used(result)), min(14.0, 2.0 + 0.3 * len(result.data)))
-        case FunnelResult():
-            return (max(7.0, min(16.0, 1.6 * len(result.steps) + 2.5)), 4.5)
-        case FlowsResult():
-            return (max(7.0, min(16.0, 2.9 * len(result.steps))), 5.5)
+def _size(figure: Figure) -> tuple[float, float]:
+    """Return width and height in inches."""
+    match figure.content:
+        case ShareTable(rows=rows):
+            columns = max((len(row.shares) for row in rows), default=1)
+            return (min(16.0, 3.5 + 0.6 * columns), min(14.0, 2.0 + 0.3 * len(rows)))
+        case Funnel(steps, segments):
+            legend = 2.5 if segments else 0.0
+            return (max(7.0 + legend, min(16.0, 1.6 * len(steps) + 2.5 + legend)), 4.5)
+        case Flows(steps):
+            return (max(7.0, min(16.0, 2.9 * len(steps))), 5.5)
     return (9.0, 4.2)
 
 
 def _text(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in text)
-    if len(clean) > longest:
-        clean = clean[: longest - 1] + "…"
+    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends.
+
+    Of a text of parts, the longest ones are cut first, so that names stay different.
+    """
+    parts = "".join(letter if letter.isprintable() else " " for letter in text).split(SEPARATOR)
+    while len(SEPARATOR.join(parts)) > longest:
+        cut = max(range(len(parts)), key=lambda n: len(parts[n]))
+        if len(parts[cut]) < 4:
+            break
+        parts[cut] = parts[cut].removesuffix("…")[:-1].rstrip() + "…"
+    clean = SEPARATOR.join(parts)
     clean = clean.replace("$", r"\$")
     return "\u200b" + clean if clean.startswith("_") else clean
 
 
-def _bare(ax: Axes) -> None:
+def _bare(ax: Axes, grid: Literal["x", "y"] = "y") -> None:
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.grid(axis=grid, color=FAINT, linewidth=0.8)
     ax.set_axisbelow(True)
 
 
-def _figures(ax: Axes) -> None:
-    """Label the y axis as charts label theirs, from 0 on where nothing is negative."""
-    ax.yaxis.set_major_formatter(lambda value, _: figure(value))
-    low, high = ax.dataLim.y0, ax.dataLim.y1  # infinite without data
+def _figures(ax: Axes, along: Literal["x", "y"] = "y") -> None:
+    """Label an axis as charts label theirs, from 0 on where nothing is negative."""
+    upward, limits = along == "y", ax.dataLim  # infinite without data
+    low, high = (limits.y0, limits.y1) if upward else (limits.x0, limits.x1)
+    (ax.yaxis if upward else ax.xaxis).set_major_formatter(lambda value, _: short_number(value))
     if low >= 0:
-        ax.set_ylim(0, 1.06 * high if 0 < high < float("inf") else 1)
+        (ax.set_ylim if upward else ax.set_xlim)(0, 1.06 * high if 0 < high < float("inf") else 1)
 
 
 # ---- series -------------------------------------------------------------------------------------
 
 
-def _series(series: Series, ax: Axes) -> None:
+def _lines(series: Mapping[str, Mapping[str, float]], ax: Axes) -> None:
     from matplotlib import dates as untyped
 
     mdates: Any = untyped
     dates = sorted({date for values in series.values() for date in values})
-    if len(dates) < 2 or not all(map(_moment, dates)):
+    if len(dates) < 2 or not all(map(_parsed_date, dates)):
         _bars({name: sum(values.values()) for name, values in series.items()}, ax)
         return
-    days = [mdates.date2num(_moment(date)) for date in dates]
+    days = [mdates.date2num(_parsed_date(date)) for date in dates]
     kept = list(series)[:MOST_SERIES]
     for number, name in enumerate(kept):
         ax.plot(
@@ -151,6 +166,7 @@ def _series(series: Series, ax: Axes) -> None:
             markersize=3.5,
             label=_text(name),
         )
+    ax.margins(x=0.01)  # more would reach the next month, or the next day
     locator = mdates.AutoDateLocator(maxticks=10)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
@@ -169,20 +185,32 @@ def _legend(ax: Axes, left_out: int) -> None:
     )
 
 
-def _moment(date: str) -> datetime | None:
+def _parsed_date(date: str) -> datetime | None:
     try:
         return datetime.fromisoformat(date).replace(tzinfo=None)
     except ValueError:
         return None
 
 
-def _bars(totals: dict[str, float], ax: Axes) -> None:
-    """Draw a bar for each name."""
+def _bars(totals: Mapping[str, float], ax: Axes) -> None:
+    """Draw a bar for each name, from the left to the right if there is room for the names."""
     kept = list(totals)[: 2 * MOST_SERIES]
-    ax.bar(range(len(kept)), [totals[name] for name in kept], color=COLORS[0], width=0.8)
-    _name_bars(ax, kept, most=90 // max(1, len(kept)))
-    _bare(ax)
-    _figures(ax)
+    heights = [totals[name] for name in kept]
+    edge = 0.6 + max(0, FEWEST_BARS - len(kept)) / 2
+    ends = (-edge, len(kept) - 1 + edge)
+    most = 90 // max(1, len(kept))
+    if all(len(name) <= most or wrap(name, most, max_lines=2) == wrap(name, most) for name in kept):
+        ax.bar(range(len(kept)), heights, color=COLORS[0], width=0.8)
+        ax.set_xlim(*ends)
+        _name_bars(ax, kept, most)
+        _bare(ax)
+        _figures(ax)
+        return
+    ax.barh(range(len(kept)), heights, color=COLORS[0], height=0.8)
+    ax.set_ylim(ends[1], ends[0])
+    ax.set_yticks(range(len(kept)), [_text(name) for name in kept], fontsize=9)
+    _bare(ax, grid="x")
+    _figures(ax, along="x")
 
 
 def _name_bars(ax: Axes, names: Sequence[str], most: int) -> None:
@@ -194,11 +222,11 @@ def _name_bars(ax: Axes, names: Sequence[str], most: int) -> None:
 # ---- funnels ------------------------------------------------------------------------------------
 
 
-def _funnel(result: FunnelResult, ax: Axes) -> None:
-    groups: dict[str, Sequence[FunnelStep]] = {"": result.steps}
-    if result.segments:
-        groups = dict(list(result.segments.items())[:MOST_SERIES])
-    alone, wide = not result.segments, 0.8 / len(groups)
+def _funnel(funnel: Funnel, ax: Axes) -> None:
+    groups: dict[str, Sequence[FunnelStep]] = {"": funnel.steps}
+    if funnel.segments:
+        groups = dict(list(funnel.segments.items())[:MOST_SERIES])
+    alone, wide = not funnel.segments, 0.8 / len(groups)
     for number, (name, steps) in enumerate(groups.items()):
         places = [n - 0.4 + wide * (number + 0.5) for n in range(len(steps))]
         color = COLORS[number % len(COLORS)]
@@ -209,25 +237,25 @@ def _funnel(result: FunnelResult, ax: Axes) -> None:
         ax.bar(places, rates, width=wide * 0.96, color=color, label=_text(name))
         for n, step in enumerate(steps):
             _label_step(ax, places[n], n, step, alone=alone)
-    names = [f"{n}  {step.label or step.event}" for n, step in enumerate(result.steps, start=1)]
+    names = [f"{n}  {step.label or step.event}" for n, step in enumerate(funnel.steps, start=1)]
     _name_bars(ax, names, most=18)
     ax.set_ylim(0, 1.17)
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
     _bare(ax)
     if not alone:
-        _legend(ax, len(result.segments) - len(groups))
+        _legend(ax, len(funnel.segments) - len(groups))
 
 
 def _label_step(ax: Axes, place: float, number: int, step: FunnelStep, *, alone: bool) -> None:
     rate = step.overall_conversion_rate
     if not alone:
-        ax.text(place, rate + 0.01, share(rate), ha="center", va="bottom", fontsize=8)
+        ax.text(place, rate + 0.01, percentage(rate), ha="center", va="bottom", fontsize=8)
         return
-    text = f"{figure(step.count)}\n{share(rate)}"
+    text = f"{short_number(step.count)}\n{percentage(rate)}"
     ax.text(place, rate + 0.01, text, ha="center", va="bottom", fontsize=9)
     if number:
-        lines = [f"{share(step.conversion_rate)} of step {number}", duration(step.avg_time)]
+        lines = [f"{percentage(step.conversion_rate)} of step {number}", duration(step.avg_time)]
         inside = rate > 0.2
         ax.text(
             place,
@@ -243,44 +271,27 @@ def _label_step(ax: Axes, place: float, number: int, step: FunnelStep, *, alone:
 # ---- heat maps ----------------------------------------------------------------------------------
 
 
-def _retention(result: RetentionResult, ax: Axes) -> None:
-    rows = [(f"{c.date}  ({figure(c.size)})", list(c.retention)) for c in result.cohorts]
-    if len(rows) > 1:
-        size = figure(sum(cohort.size for cohort in result.cohorts))
-        rows.append((f"average  ({size})", list(result.average)))
-    _heat(rows, ax, first=0, apart=len(result.cohorts) > 1)
-    every = f"{result.unit}s" if result.interval == 1 else f"{result.interval} {result.unit}s each"
-    ax.set_xlabel(f"{every}, since the first event{' (or later)' if result.unbounded else ''}")
-
-
-def _frequency(result: FrequencyResult, ax: Axes) -> None:
-    used = _used(result)
+def _heat_map(table: ShareTable, ax: Axes) -> None:
     rows = [
-        (
-            f"{date}  ({figure(counts[0])})",
-            [n / counts[0] if counts[0] else 0 for n in counts[:used]],
-        )
-        for date, counts in result.data.items()
+        (f"{row.label}  ({short_number(row.size)})", list(row.shares)) for row in table.all_rows
     ]
-    _heat(rows, ax, first=1, apart=False)
-    ax.set_xlabel(f"active in at least … {result.addiction_unit}s")
+    _heat(rows, ax, first=table.first_column, set_off_last=table.average is not None)
+    ax.set_xlabel(table.axis_label)
 
 
-def _used(result: FrequencyResult) -> int:
-    """Return how many of the counts are not 0 for every date."""
-    return max((sum(map(bool, counts)) for counts in result.data.values()), default=0) or 1
-
-
-def _heat(rows: Sequence[tuple[str, list[float]]], ax: Axes, *, first: int, apart: bool) -> None:
-    """Draw a table of shares, darker where they are higher; `apart` sets the last row off."""
+def _heat(
+    rows: Sequence[tuple[str, list[float]]], ax: Axes, *, first: int, set_off_last: bool
+) -> None:
+    """Draw a table of shares, darker where higher; a line may set the last row off."""
     wide = max((len(shares) for _, shares in rows), default=0)
     nothing = float("nan")
     cells = [shares + [nothing] * (wide - len(shares)) for _, shares in rows]
     if cells and wide:
-        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+        line = 1 if wide <= MOST_FIGURES else 0.2
+        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=line)
     for row, shares in enumerate(cells):
         for column, rate in enumerate(shares):
-            if rate == rate and wide <= 40:  # noqa: PLR0124 - NaN
+            if rate == rate and wide <= MOST_FIGURES:  # noqa: PLR0124 - NaN
                 ink = "white" if rate > 0.55 else "#222222"
                 ax.text(
                     column + 0.5, row + 0.5, f"{100 * rate:.0f}%",
@@ -293,7 +304,7 @@ def _heat(rows: Sequence[tuple[str, list[float]]], ax: Axes, *, first: int, apar
         [str(n + first) for n in range(0, wide, step)],
         fontsize=8,
     )
-    if apart:
+    if set_off_last:
         ax.axhline(len(rows) - 1, color="#444444", linewidth=1.2)
     ax.set_ylim(max(len(rows), 1), 0)
     ax.set_xlim(0, max(wide, 1))
@@ -307,9 +318,9 @@ GAP = 0.03  # between nodes, as a share of the height
 BOX = 0.16  # how wide a node is; a step is 1
 
 
-def _flows(result: FlowsResult, ax: Axes) -> None:
+def _flows(flows: Flows, ax: Axes) -> None:
     """Draw a column of boxes for each step, and bands between them as high as they are frequent."""
-    steps = sorted(result.steps, key=lambda step: step.step)
+    steps = sorted(flows.steps, key=lambda step: step.step)
     whole = max((sum(node.count for node in step.nodes) for step in steps), default=0) or 1
     colors: dict[str, str] = {}
     boxes: dict[tuple[int, str], tuple[float, float]] = {}  # top and height
@@ -328,11 +339,11 @@ def _flows(result: FlowsResult, ax: Axes) -> None:
             )
             ax.text(
                 step.step + BOX + 0.02, top - height / 2,
-                f"{_text(node.event, 22)}  {figure(node.count)}",
+                f"{_text(node.event, 22)}  {short_number(node.count)}",
                 va="center", fontsize=8, zorder=3,
             )  # fmt: skip
             top -= max(height, 0.012) + GAP
-    _bands(result, ax, boxes, whole, colors)
+    _bands(flows, ax, boxes, whole, colors)
     low = min((top - height for top, height in boxes.values()), default=0.0)
     ax.set_ylim(min(0.0, low) - 0.02, 1.03)
     numbers = [step.step for step in steps] or [0]
@@ -347,14 +358,14 @@ def _flows(result: FlowsResult, ax: Axes) -> None:
 
 
 def _bands(
-    result: FlowsResult,
+    flows: Flows,
     ax: Axes,
     boxes: dict[tuple[int, str], tuple[float, float]],
     whole: int,
     colors: dict[str, str],
 ) -> None:
     used: dict[tuple[int, str, int], float] = {}  # of a box, how much of its side is taken
-    for step in result.steps:
+    for step in flows.steps:
         for node in step.nodes:
             start = (step.step, node.event)
             ends = [(edge, (edge.step, edge.event)) for edge in node.edges if edge.count]
