@@ -377,6 +377,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_forked_child_counts_from_zero(emu):
     """And sends its own messages when it ends."""

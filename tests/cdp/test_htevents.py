@@ -187,6 +187,7 @@ def test_log_handler_and_debug_configure_logging(emu, ht):
         ht.log_handler = None
 
 
+@pytest.mark.slow
 def test_debug_logs_each_request_without_its_content(emu):
     """Without payloads, the key, or duplicate lines."""
     program = f"""
@@ -217,6 +218,7 @@ def test_calls_from_a_running_loop_do_not_block_it(emu, ht):
     assert 1 == len(messages(emu))
 
 
+@pytest.mark.slow
 def test_htevents_sends_pending_messages_at_exit(emu):
     """Both with one message and with a full queue."""
     source = f"""

@@ -265,6 +265,7 @@ def test_ctrl_c_prints_the_position_of_an_import(tmp_path):
 # What one sees
 
 
+@pytest.mark.slow
 def test_an_import_shows_progress_on_a_terminal(tmp_path):
     """The bar is on stderr, and stdout has the result alone."""
     file = many(tmp_path / "many.ndjson", 6000)

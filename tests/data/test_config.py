@@ -188,6 +188,7 @@ def test_a_failed_write_leaves_the_old_file(by_hand, monkeypatch):
     assert {"config.toml", ".config.toml.lock"} == {p.name for p in by_hand.path.parent.iterdir()}
 
 
+@pytest.mark.slow
 def test_concurrent_changes_are_all_kept(config):
     """Threads and processes wait for each other."""
     code = """

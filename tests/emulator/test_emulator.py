@@ -129,6 +129,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 @pytest.mark.skipif(
     duckdb.__version__ < "2", reason="before 2.0 DuckDB by itself aborts in such a child"

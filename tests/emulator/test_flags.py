@@ -444,6 +444,7 @@ def test_setting_other_flags_stops_reloading_a_file(emu, tmp_path):
 # Running it
 
 
+@pytest.mark.slow
 def test_the_emulator_imports_flag_evaluation_lazily():
     """Tests of events do not wait for it."""
     code = (
@@ -468,6 +469,7 @@ def test_serve_accepts_a_file_of_flags(tmp_path):
     assert ["a"] == seen
 
 
+@pytest.mark.slow
 def test_mp_emulator_reloads_a_file_of_flags(tmp_path):
     """A mistake in it is reported on stderr."""
     file = tmp_path / "flags.json"

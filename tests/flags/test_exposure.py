@@ -163,6 +163,7 @@ assert mp.local_flags.is_enabled("f", {"distinct_id": "u-17"})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("takes", "printed", "said"),
     [(0.2, "sent events\n", ""), (60, "", "1 message(s) dropped: exit")],

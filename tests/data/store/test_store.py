@@ -31,6 +31,7 @@ def db(tmp_path):
         yield database
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -110,6 +111,7 @@ FORBIDDEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", FORBIDDEN)
 def test_sql_can_only_read_tables(db, tmp_path, query):
     """Files and other statements are refused in every spelling, and leave no trace."""
