@@ -476,6 +476,7 @@ def test_help_and_completion_import_no_heavy_module():
     assert "set()\n" == done.stdout
 
 
+@pytest.mark.slow
 def test_the_shell_completes_account_names(two, path):
     """And completion can be installed."""
     assert "--install-completion" in two("--help").stdout
