@@ -17,8 +17,9 @@ rules keep the invariants:
   claim holds in a `finally`. A task that is cancelled before its first step has taken nothing.
 - A batch knows the event loop or thread that sends it. When that is gone, the batch is reclaimed.
 - A signal handler or finalizer may put a message while its own thread is inside a critical section
-  here. Such a message waits in `_deferred` until the lock is released. CPython runs handlers only
-  after calls and at jumps, so changes that belong together are in lines without calls and jumps.
+  here, which `stats.changing` marks. Such a message waits in `_deferred` until the section is over.
+  CPython runs handlers only after calls and at jumps, so changes that belong together are in lines
+  without calls and jumps.
   If an exception (of a handler) strikes between them nevertheless, `_recount` derives all counts
   from the records themselves.
 """
@@ -26,16 +27,15 @@ rules keep the invariants:
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, repeat
 from operator import attrgetter
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
+from mixpanel._runtime import native_threads
 from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullError
 
 if TYPE_CHECKING:
@@ -127,14 +127,15 @@ def _locked(
 
     @functools.wraps(method)
     def locked(self: Buffer, *args: P.args, **kwargs: P.kwargs) -> R:
-        outer = 0
+        stats = self.stats
         try:
             with self.lock:
-                outer, self._inside = self._inside, get_ident()
-                result = method(self, *args, **kwargs)
-                self._inside = outer
+                outer, stats.changing = stats.changing, True
+                try:
+                    result = method(self, *args, **kwargs)
+                finally:
+                    stats.changing = outer
         except BaseException as error:
-            self._inside = outer
             if not isinstance(error, QueueFullError):
                 self._recount()
             raise
@@ -182,9 +183,8 @@ class Buffer:
         """Forget everything without settling it, as a forked child does with its copy."""
         self._deferred: deque[Record] = deque()
         self._putting_deferred = False
-        self.stats.lock = self.lock = threading.RLock()
-        self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
-        self._inside = 0  # the thread that is changing the queues, under the lock
+        self.stats.lock = self.lock = native_threads.new_rlock()
+        self.is_held_here: Callable[[], bool] = self.lock._is_owned
         self.stats.deferred = self._deferred
         self.stats.clear()
         self.bytes = 0
@@ -208,47 +208,49 @@ class Buffer:
         :raises QueueFullError: when the buffer is full and `when_full` is "raise".
         :raises ClosedError: when the client was closed.
         """
+        # Every message of every client comes through here: a line of this costs a percent.
         size = len(record.body)
+        record.enqueued_at = self.clock()
         stats, limits = self.stats, self.limits
-        if self.is_held_here():
-            # A signal handler or a finalizer interrupted this very thread inside the lock.
-            self._deferred.append(record)
-            return True
-        reason = ""
         evicted: tuple[Record, ...] = ()
+        reason = ""
         signal = False
         try:
             with self.lock:
-                if (
-                    stats.pending >= self._max_queue_size
-                    or self.bytes + size > limits.max_queue_bytes
-                ):
-                    reason, evicted = self._make_space(record, size)
-                    if reason == "wait":
-                        return None
-                if not evicted or evicted[0] is not record:
-                    queue = self.queues[record.endpoint]
-                    unsent, most, max_batch_size = (
-                        queue.unsent,
-                        queue.max_bytes,
-                        limits.max_batch_size,
-                    )
-                    record.enqueued_at = self.clock()
-                    waiting, before = len(unsent) + 1, queue.bytes
-                    # From here to the append there is no call and no jump: no signal handler
-                    # runs in between, so the counts and the queue change together.
-                    record.sequence = stats.accepted = stats.accepted + 1
-                    stats.pending += 1
-                    queue.bytes = before + size
-                    self.bytes += size
-                    unsent.append(record)
-                    # True for the first message, whose age starts the clock, and once for each
-                    # full batch: a look takes all that is due.
-                    signal = (
-                        waiting == 1
-                        or waiting % max_batch_size == 0
-                        or (before + size) // most != before // most
-                    )
+                if stats.changing:
+                    # Only the thread that has the lock changes anything: a signal handler or a
+                    # finalizer interrupted this very thread.
+                    self._deferred.append(record)
+                    return True
+                stats.changing = True
+                try:
+                    if (
+                        stats.pending >= self._max_queue_size
+                        or self.bytes + size > limits.max_queue_bytes
+                    ):
+                        reason, evicted = self._make_space(record, size)
+                        if reason == "wait":
+                            return None
+                    if not evicted or evicted[0] is not record:
+                        queue = self.queues[record.endpoint]
+                        before, most = queue.bytes, queue.max_bytes
+                        # From here to the append there is no call and no jump: no signal handler
+                        # runs in between, so the counts and the queue change together.
+                        record.sequence = stats.accepted = stats.accepted + 1
+                        stats.pending += 1
+                        queue.bytes = before + size
+                        self.bytes += size
+                        queue.unsent.append(record)
+                        # True for the first message, whose age starts the clock, and once for each
+                        # full batch: a look takes all that is due.
+                        waiting = len(queue.unsent)
+                        signal = (
+                            waiting == 1
+                            or waiting % limits.max_batch_size == 0
+                            or before % most + size >= most
+                        )
+                finally:
+                    stats.changing = False
         except (QueueFullError, ClosedError):
             raise
         except BaseException:
@@ -299,19 +301,23 @@ class Buffer:
 
     def _recount(self) -> None:
         """Derive all counts from the records, as an exception may have struck between changes."""
+        stats, count, size = self.stats, 0, 0
         with self.lock:
-            stats, count, size = self.stats, 0, 0
-            for queue in self.queues.values():
-                for batch in queue.in_flight:
-                    batch.live = True
-                in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
-                taken = {id(record) for record in in_flight}
-                queue.unsent = deque([record for record in queue.unsent if id(record) not in taken])
-                queue.bytes = sum([len(record.body) for record in queue.unsent])
-                count += len(queue.unsent) + len(in_flight)
-                size += queue.bytes + sum([len(record.body) for record in in_flight])
-            settled = stats.delivered + stats.rejected + sum(stats.dropped.values())
-            self.bytes, stats.pending, stats.accepted = size, count, settled + count
+            outer, stats.changing = stats.changing, True
+            try:
+                for queue in self.queues.values():
+                    for batch in queue.in_flight:
+                        batch.live = True
+                    in_flight = [record for batch in queue.in_flight for record in batch.unsettled]
+                    taken = {id(record) for record in in_flight}
+                    queue.unsent = deque([one for one in queue.unsent if id(one) not in taken])
+                    queue.bytes = sum([len(record.body) for record in queue.unsent])
+                    count += len(queue.unsent) + len(in_flight)
+                    size += queue.bytes + sum([len(record.body) for record in in_flight])
+                settled = stats.delivered + stats.rejected + sum(stats.dropped.values())
+                self.bytes, stats.pending, stats.accepted = size, count, settled + count
+            finally:
+                stats.changing = outer
 
     @_locked
     def ensure_space(self, records: list[Record]) -> None:
@@ -383,7 +389,7 @@ class Buffer:
         With `everything`, whatever is queued is due. Code that interrupted this very thread inside
         the buffer (a signal handler) gets None.
         """
-        if self._inside == get_ident():
+        if self._is_interrupted():
             return None
         self.reclaim(dead_only=True)
         return self._take(claim, everything=everything)
@@ -399,19 +405,26 @@ class Buffer:
     def _take_from(self, queue: EndpointQueue, claim: Claim) -> Batch:
         records, size = self._pack(queue.unsent, queue.max_bytes)
         batch = Batch(queue, records, claim.owner_is_alive)
-        left = deque(islice(queue.unsent, len(records), None))
         in_flight = [*queue.in_flight, batch]
-        # No call from here on. The claim is first: the owner's `finally` finds the batch in it.
+        removal = map(deque.popleft, repeat(queue.unsent, len(records)))
+        # The claim is first: the owner's `finally` finds the batch in it. The only call from here
+        # on is in C throughout, so no signal handler runs before all of it is done. A copy of what
+        # is left would take as long as the queue is long.
         claim.batch = batch
         queue.in_flight = in_flight
         batch.live = True
-        queue.unsent = left
         queue.bytes -= size
+        deque(removal, maxlen=0)
         return batch
+
+    def _is_interrupted(self) -> bool:
+        """Return True in a signal handler or finalizer that interrupted a critical section."""
+        with self.lock:
+            return self.stats.changing
 
     def due(self) -> int:
         """Return a lower bound of how many batches may be taken now."""
-        if self._inside == get_ident():
+        if self._is_interrupted():
             return 0
         self.reclaim(dead_only=True)
         return self._due()

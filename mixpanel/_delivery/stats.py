@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import DeliveryError
 from mixpanel.settings import checked_callback
@@ -111,17 +112,20 @@ class DeliveryStats:
     def __init__(self, on_error: OnError | None = None, on_drop: OnDrop | None = None) -> None:
         checked_callback(on_error, "on_error")
         checked_callback(on_drop, "on_drop")
-        self.lock: AbstractContextManager[Any] = threading.RLock()
-        self.deferred: Sequence[Record] = ()  # accepted, but not yet counted: see `buffer`
+        self.lock: AbstractContextManager[Any] = native_threads.new_rlock()
+        self.deferred: Sequence[Record] = ()  # accepted, but not yet counted
         self.on_error = on_error
         self.on_drop = on_drop
         self.recent_errors: list[DeliveryError] = []
         self._logged: dict[str, tuple[float, int]] = {}
-        self._callbacks = threading.local()
+        self._in_on_drop: set[int] = set()  # threads, or greenlets where gevent has patched them
         self.clear()
 
     def clear(self) -> None:
         """Start from zero, as a forked child does."""
+        # True under the lock while counts and queues are changed: what a signal handler or
+        # finalizer tracks in between is `deferred`.
+        self.changing = False
         self.accepted = self.delivered = self.rejected = 0
         self.pending = self.requests = self.retried = 0
         self.dropped: dict[str, int] = {}
@@ -129,37 +133,48 @@ class DeliveryStats:
 
     def snapshot(self) -> Stats:
         """Return the counts as they are now."""
-        # A signal handler may have interrupted this thread between two changes that belong
-        # together: then `accepted` is derived from the others.
-        interrupted = self.lock._is_owned()  # type: ignore[attr-defined]
         with self.lock:
-            late, accepted = len(self.deferred), self.accepted
-            if interrupted:
-                settled = self.delivered + self.rejected + sum(self.dropped.values())
-                accepted = settled + self.pending
-            return Stats(
-                accepted + late,
-                self.delivered,
-                self.rejected,
-                {reason: count for reason, count in self.dropped.items() if count},
-                self.pending + late,
-                self.requests,
-                self.retried,
-                dict(self.warnings),
-            )
+            interrupted, self.changing = self.changing, True
+            try:
+                late, accepted = len(self.deferred), self.accepted
+                if interrupted:
+                    # This is a signal handler that interrupted this thread between two changes
+                    # that belong together: `accepted` is derived from the others.
+                    settled = self.delivered + self.rejected + sum(self.dropped.values())
+                    accepted = settled + self.pending
+                return Stats(
+                    accepted + late,
+                    self.delivered,
+                    self.rejected,
+                    {reason: count for reason, count in self.dropped.items() if count},
+                    self.pending + late,
+                    self.requests,
+                    self.retried,
+                    dict(self.warnings),
+                )
+            finally:
+                self.changing = interrupted
 
     def count_dropped(self, reason: str, count: int = 1) -> None:
         """Count messages that are dropped before they reach the buffer."""
         with self.lock:
-            self.dropped.setdefault(reason, 0)
-            self.accepted += count
-            self.dropped[reason] += count
+            outer, self.changing = self.changing, True
+            try:
+                self.dropped.setdefault(reason, 0)
+                self.accepted += count
+                self.dropped[reason] += count
+            finally:
+                self.changing = outer
 
     def count_captured(self, count: int) -> None:
         """Count messages that a test captured: for their client they are delivered."""
         with self.lock:
-            self.accepted += count
-            self.delivered += count
+            outer, self.changing = self.changing, True
+            try:
+                self.accepted += count
+                self.delivered += count
+            finally:
+                self.changing = outer
 
     def note(self, kind: str, text: str) -> None:
         """Count what the composer noticed about a message, and log it at most once a minute."""
@@ -183,13 +198,14 @@ class DeliveryStats:
     def report_drop(self, reason: str, records: Sequence[Record]) -> None:
         """Call `on_drop` with dropped messages; without one, log how many there were."""
         # A callback that tracks into a full buffer causes another drop: that one is only logged.
-        nested = getattr(self._callbacks, "in_on_drop", False)
+        thread = threading.get_ident()
+        nested = thread in self._in_on_drop
         if self.on_drop is not None and not nested:
-            self._callbacks.in_on_drop = True
+            self._in_on_drop.add(thread)
             try:
                 self._call(self.on_drop, reason, records)
             finally:
-                self._callbacks.in_on_drop = False
+                self._in_on_drop.discard(thread)
         elif nested or self.on_error is None or reason not in ("ambiguous", "expired"):
             self.log_limited(
                 logging.ERROR, f"{len(records)} message(s) dropped: {reason}", key=reason

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from mixpanel.settings import Endpoints
 
 __all__ = ["IngestionApi"]
+
+
+@lru_cache(maxsize=4)
+def _query(*, geolocate: bool, strict: bool) -> str:
+    query = {"ip": "1" if geolocate else "0", "verbose": "1"}
+    if strict:
+        query["strict"] = "1"
+    return urlencode(query)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +71,15 @@ class IngestionApi:
         if step.gzip and self.takes_gzip(endpoint):
             body = compress(body)
             headers["Content-Encoding"] = "gzip"
-        query = {"ip": "1" if self.geolocate else "0", "verbose": "1"}
-        if endpoint != "events":
-            query["strict"] = "1"
+        query = _query(geolocate=self.geolocate, strict=endpoint != "events")
         if endpoint == "imports":
-            authorization = self.authorize(query, step.records[0].auth)
+            further: dict[str, str] = {}
+            authorization = self.authorize(further, step.records[0].auth)
             if authorization is not None:
                 headers["Authorization"] = authorization
-        return Request("POST", f"{self.endpoints.url(endpoint)}?{urlencode(query)}", headers, body)
+            if further:
+                query = f"{query}&{urlencode(further)}"
+        return Request("POST", f"{self.endpoints.url(endpoint)}?{query}", headers, body)
 
     def classify(
         self, response: Response | TransportFailure, records: list[Record]

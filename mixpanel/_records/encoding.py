@@ -123,6 +123,8 @@ def plain_depth(value: dict[str, Any]) -> int:
     nested: list[Any] = []
     if not _is_plain(value, nested):
         return 0
+    if not nested:  # of nearly all messages
+        return 1
     depth, count = 1, 0
     while nested and depth < MAX_DEPTH:
         level, nested = nested, []

@@ -50,7 +50,7 @@ INSERT_ID = re.compile(r"[A-Za-z0-9-]{1,36}")
 _IDENTITY_EVENTS = frozenset({"$identify", "$create_alias", "$merge"})
 
 
-def event_problems(
+def event_problems(  # noqa: C901
     name: Any,
     properties: Mapping[str, Any],
     size: int,
@@ -80,7 +80,10 @@ def event_problems(
     if now is not None:
         _check_key(properties, now, problems, importing=importing)
     names = _names(properties) if flat is None else flat
-    _check_size(len(properties), names, size, problems)
+    count = len(properties)
+    # Nearly all events pass here, without a call. The length of all names together bounds each.
+    if size > MAX_BYTES or count > MAX_PROPERTIES or len("".join(names)) > MAX_NAME_LENGTH:
+        _check_size(count, names, size, problems)
     # Within this size, the number of values is small enough to visit them all.
     if flat is None and size <= MAX_BYTES:
         for key, value in properties.items():

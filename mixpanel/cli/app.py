@@ -332,7 +332,7 @@ def mp(
     """Mixpanel from the shell: a demo, a local server, imports, fetches and SQL.
 
     Results go to stdout: a table on a terminal, JSON in a pipe. Messages go to stderr. Exit codes:
-    0 done, 1 error, 2 credentials refused, 3 wrong usage, 4 not found, 5 rate limited, 6 some
+    0 done, 1 error, 2 invalid credentials, 3 wrong usage, 4 not found, 5 rate limited, 6 some
     records rejected, 130 interrupted.
     """
     global_options.account, global_options.quiet = account, quiet

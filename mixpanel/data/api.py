@@ -332,7 +332,7 @@ class AsyncAPI:
     async def _retry_until_settled(
         self,
         info: RequestInfo,
-        budget: ApiRateLimiter,
+        limiter: ApiRateLimiter,
         attempt: Callable[[Slot], Awaitable[Response | TransportFailure]],
         *,
         idempotent: bool = True,
@@ -344,7 +344,7 @@ class AsyncAPI:
         server asked, or raises when that exceeds `max_wait`. Everything else follows the retry
         policy.
         """
-        call = budget.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
+        call = limiter.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
         error: APIError | None = None
         attempts = failures = 0
         first_failed = 0.0
@@ -384,7 +384,7 @@ class AsyncAPI:
                 result = await attempt(call)
                 if isinstance(result, Response):
                     quotas = quotas_in(result.headers)
-                    call.learn(quotas)
+                    call.update_limits(quotas)
                     if responses.is_rate_limit(result):
                         call.rejected(retry_after(result.headers), quotas)
                     else:
@@ -461,8 +461,8 @@ class AsyncAPI:
         return RequestInfo(method, target, dict(params), Secret(self._credentials.authorization()))
 
     def _limiter_of(self, family: Family) -> ApiRateLimiter:
-        budgets = {"query": self.query_limiter, "export": self.export_limiter}
-        return budgets.get(family, self._app_limiter)
+        limiters = {"query": self.query_limiter, "export": self.export_limiter}
+        return limiters.get(family, self._app_limiter)
 
 
 def _is_free(result: Response | TransportFailure) -> bool:

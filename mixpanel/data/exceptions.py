@@ -263,10 +263,10 @@ class RateLimitError(APIError, exceptions.RateLimitError):
         self.used: int | None = used
         self.window_seconds: int | None = window_seconds
         when = None if next_slot_at is None else next_slot_at.isoformat()
-        budget = {"next_slot_at": when, "limit": limit, "used": used}
-        budget["window_seconds"] = window_seconds
+        known_limits = {"next_slot_at": when, "limit": limit, "used": used}
+        known_limits["window_seconds"] = window_seconds
         self.details.update({"sent": sent})
-        self.details.update({k: v for k, v in budget.items() if v is not None})
+        self.details.update({k: v for k, v in known_limits.items() if v is not None})
 
 
 class QueryError(APIError):

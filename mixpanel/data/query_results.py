@@ -103,17 +103,19 @@ class QueryResult(Result):
     def see_in_mixpanel(self) -> str:
         """Return the address at which Mixpanel shows this report, for a browser.
 
-        That of a saved report is known; one that is not saved is first given an address, by a call
-        that costs none of the hourly queries. In async code use
+        A saved report has an address. For one that is not saved, a call creates one; it costs none
+        of the hourly queries. In async code use
         `await workspace.see_in_mixpanel(result)`.
 
-        :raises ConfigError: for a local result, or one that no report of Mixpanel shows.
+        :raises ConfigError: for a local result, or one that has no equivalent report in Mixpanel.
         :raises SyncInAsyncError: in an event loop, where a call would block.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         address: Callable[[], str] | None = self.__dict__.get("_address")
         if address is None:
-            raise ConfigError("this result was not computed by Mixpanel: no report there shows it")
+            raise ConfigError(
+                "this result was computed locally, so there is no report of it in Mixpanel"
+            )
         return address()
 
     def arrow(self) -> pa.Table:
@@ -253,7 +255,7 @@ class EventCountsResult(_SeriesResult):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PropertyCountsResult(_SeriesResult):
-    """How often an event happened, by the values of a property and date."""
+    """Count an event by the values of a property and date."""
 
     _SEGMENT = "value"
 

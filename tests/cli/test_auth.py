@@ -382,7 +382,7 @@ def test_errors_of_sending_are_objects():
 
 
 def test_wrong_arguments_end_with_3(mp):
-    """Those of `mp`, of a group and of a command; 2 means refused credentials."""
+    """Those of `mp`, of a group and of a command; 2 means invalid credentials."""
     for arguments in (("--nope",), ("nope",), ("auth", "nope"), ("auth", "add")):
         assert ExitCode.USAGE == mp(*arguments).exit_code, arguments
 

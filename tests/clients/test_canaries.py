@@ -371,6 +371,7 @@ def test_the_error_that_a_caller_was_handling_keeps_its_traceback():
 # ---- requests that fail -------------------------------------------------------------------------
 
 PATIENCE = RetryPolicy(attempts=2, first_wait=0.0)
+TIMEOUT = 0.1  # seconds: what "hangs" takes twice; another fault may end in it on a slow machine
 REFUSES = (
     b'HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: 18\r\n'
     b'connection: close\r\n\r\n{"error": "denied"}'[:-1]
@@ -430,7 +431,7 @@ EVENT = '{"event":"E","properties":{"token":"T","time":1}}'
 
 def options(url, proxy):
     return {
-        "base_url": url, "request_timeout": 0.3, "retry": PATIENCE,
+        "base_url": url, "request_timeout": TIMEOUT, "retry": PATIENCE,
         **({"proxy": proxy} if proxy else {}),
     }  # fmt: skip
 
@@ -472,7 +473,7 @@ async def with_a_buffer(url, proxy):
 
 async def with_remote_flags(url, proxy):
     consumer = AsyncConsumer(credentials=account(), **options(url, proxy))
-    config = RemoteFlagsConfig(request_timeout_in_seconds=0.3)
+    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT)
     mp = AsyncMixpanel("T", consumer, remote_flags_config=config)
     await mp.remote_flags.aget_variant_value("f", None, {"distinct_id": "u"})
     raise mp.remote_flags.last_error
@@ -480,7 +481,7 @@ async def with_remote_flags(url, proxy):
 
 async def with_local_flags(url, proxy):
     consumer = AsyncConsumer(credentials=account(), **options(url, proxy))
-    config = LocalFlagsConfig(enable_polling=False, request_timeout_in_seconds=0.3)
+    config = LocalFlagsConfig(enable_polling=False, request_timeout_in_seconds=TIMEOUT)
     mp = AsyncMixpanel("T", consumer, local_flags_config=config)
     await mp.local_flags.astart_polling_for_definitions()
     try:
@@ -494,7 +495,7 @@ async def with_the_query_api(url, proxy):
 
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     transport = TransportOptions(proxy=proxy)
-    api = AsyncAPI(given, base_url=url, retry=PATIENCE, transport=transport, timeout=0.3)
+    api = AsyncAPI(given, base_url=url, retry=PATIENCE, transport=transport, timeout=TIMEOUT)
     try:
         await api.query("events/names", params={"limit": 1})
     finally:
@@ -549,7 +550,7 @@ def without_a_loop_buffered(url, proxy):
 
 def without_a_loop_remote_flags(url, proxy):
     consumer = Consumer(credentials=account(), **options(url, proxy))
-    config = RemoteFlagsConfig(request_timeout_in_seconds=0.3)
+    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT)
     flags = Mixpanel("T", consumer, remote_flags_config=config).remote_flags
     flags.get_variant_value("f", None, {"distinct_id": "u"})
     raise flags.last_error
@@ -637,7 +638,7 @@ def test_no_failure_carries_a_secret(face, fault, backend, addressed, logs):
 
     async def attempt(url, proxy):
         try:
-            with anyio.fail_after(0.1 if fault == "cancelled" else 20):
+            with anyio.fail_after(TIMEOUT / 2 if fault == "cancelled" else 20):
                 await face(url, proxy)
         except Exception as error:
             caught.append(error)
@@ -688,7 +689,7 @@ def test_an_error_in_the_users_http_client_keeps_only_their_frames(backend):
     async def attempt():
         transport = httpx.MockTransport(broken_by_them)
         async with httpx.AsyncClient(transport=transport) as client:
-            consumer = AsyncConsumer(credentials=account(), http_client=client)
+            consumer = AsyncConsumer(credentials=account(), http_client=client, retry=PATIENCE)
             with pytest.raises(mixpanel.TransportError) as caught:
                 await consumer.send("imports", EVENT)
             return caught.value

@@ -41,6 +41,7 @@ from mixpanel.data.query_results import (
     SavedReportResult,
     SegmentationResult,
 )
+from tests.effort import cases
 
 pytestmark = pytest.mark.slow
 
@@ -269,7 +270,7 @@ def test_a_width_that_cannot_be_is_refused(width):
         RESULTS["funnel"].chart(width)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(50, 1000))
 @given(
     st.dictionaries(
         st.text(max_size=50),

@@ -314,3 +314,86 @@ def test_pages_may_be_read_concurrently(people):
     for thread in threads:
         thread.join()
     assert {1: ["u3", "u4"], 2: ["u5"]} == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"sort_key": 'properties["seats"]', "sort_order": "descending", "limit": 2}, ["u5", "u4"]),
+        ({"sort_key": 'properties["plan"]', "where": 'properties["seats"] < 4'}, ["u2", "u1"]),
+        ({"sort_key": 'properties["none"]', "limit": 1}, ["u1"]),
+        ({"search": "U3@EXAMPLE"}, ["u3"]),
+    ],
+)
+def test_profiles_are_sorted_searched_and_limited(people, fields, expected):
+    """`total` counts those beyond the limit too."""
+    response = ask(people, **fields)
+    assert expected == ids(response)
+    assert len(expected) <= response.json()["total"]
+
+
+@pytest.mark.parametrize("fields", [{"sort_key": "seats"}, {"sort_key": "1", "sort_order": "up"}])
+def test_what_cannot_be_sorted_by_is_refused(people, fields):
+    """With 400, as everything malformed."""
+    assert 400 == ask(people, **fields).status_code
+
+
+def cohort(operator, *children, **behaviors):
+    return {"selector": {"operator": operator, "children": list(children)}, "behaviors": behaviors}
+
+
+def did(event, **when):
+    count = {"event_selector": {"event": event, "selector": None}, "type": "absolute"}
+    return {"count": count, **when}
+
+
+TWO_DAYS = {"from_date": "2025-11-23", "to_date": "2025-11-24"}
+
+
+def often(name, operator, operand):
+    return {"property": "behaviors", "value": name, "operator": operator, "operand": operand}
+
+
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        (cohort("and", often("b", ">=", 2), b=did("A", window={"unit": "day", "value": 30})),
+         ["u1"]),
+        (cohort("and", often("b", "==", 0), b=did("A", **TWO_DAYS)),
+         ["u3", "u4", "u5"]),
+        (cohort("or", {"property": "user", "value": "seats", "operator": ">", "operand": "4",
+                       "type": "number"},
+                {"property": "user", "value": "plan", "operator": "in", "operand": "re"}),
+         ["u2", "u4", "u5"]),
+        (cohort("and", {"property": "user", "value": "tags", "operator": "defined", "operand": ""},
+                {"property": "cohort", "value": 7, "operator": "not in"}),
+         ["u4"]),
+    ],
+)  # fmt: skip
+def test_a_cohort_may_be_defined_in_the_query(emu, people, definition, expected):
+    """By what users did and how often, by properties, and by other cohorts."""
+    emu.set_cohorts({7: ["u1"]})
+    for n, who in enumerate(("u1", "u1", "u2")):
+        fields = {"time": NOW - n * 3600, "distinct_id": who, "$insert_id": f"insert-{n}"}
+        event = [{"event": "A", "properties": fields}]
+        people.post("/import", params={"project_id": "42"}, json=event).raise_for_status()
+    form = json.dumps({"raw_cohort": definition})
+    assert expected == everybody(people, filter_by_cohort=form)
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        5,
+        {"behaviors": [1]},
+        {"behaviors": {"b": {"count": {}}}},
+        {"behaviors": {"b": did("A")}},
+        {"selector": {"operator": "xor", "children": []}},
+        cohort("and", {"property": "user", "value": "seats", "operator": "like", "operand": 1}),
+        cohort("and", {"property": "cohort", "value": 99, "operator": "in"}),
+    ],
+)
+def test_a_malformed_definition_is_refused(people, definition):
+    """With 400 and a reason."""
+    response = ask(people, filter_by_cohort=json.dumps({"raw_cohort": definition}))
+    assert (400, "error") == (response.status_code, response.json()["status"])

@@ -35,25 +35,61 @@ P = ParamSpec("P")
 
 def send_method(
     compose: Callable[Concatenate[Any, P], Message],
+    spelled_out: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[[Client], Outcome]], Callable[Concatenate[Client, P], Outcome]]:
     """Return a decorator that makes a method compose a message and deliver it.
 
     The declaration gives the name and the outcome; parameters and documentation are those of
     `compose`. Like `sync_twin`, it is not an assignment, so that subclasses may override it.
+    `spelled_out` does the same with each parameter passed by name or position, for methods whose
+    speed matters.
     """
 
     def decorate(
         declared: Callable[[Client], Outcome],
     ) -> Callable[Concatenate[Client, P], Outcome]:
-        @functools.wraps(compose)
-        def method(client: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+        def passed_on(client: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
             return client._deliver_one(compose(client._composer, *args, **kwargs))
 
+        method = functools.wraps(compose)(spelled_out or passed_on)
         # For `returning`, which puts what each class returns in the place of `Outcome`.
         method.__annotations__ = {**compose.__annotations__, "return": "Outcome"}
         return cast("Callable[Concatenate[Client, P], Outcome]", named_like(declared, method))
 
     return decorate
+
+
+# Its parameters are those of `SegmentComposer.track`, in the same order.
+def _track(
+    client: Any,
+    user_id: Any,
+    event: Any,
+    properties: Any = None,
+    context: Any = None,
+    timestamp: Any = None,
+    anonymous_id: Any = None,
+    integrations: Any = None,
+    message_id: Any = None,
+    *,
+    group_id: Any = None,
+    schema_version: Any = None,
+) -> Any:
+    # Applications call this far more often than all the others, and passing on `*args` and
+    # `**kwargs` takes a tenth of the call.
+    return client._deliver_one(
+        client._composer.track(
+            user_id,
+            event,
+            properties,
+            context,
+            timestamp,
+            anonymous_id,
+            integrations,
+            message_id,
+            group_id=group_id,
+            schema_version=schema_version,
+        )
+    )
 
 
 class SegmentMethods(Generic[Outcome]):
@@ -82,7 +118,7 @@ class SegmentMethods(Generic[Outcome]):
 
     @send_method(SegmentComposer.identify)
     def identify(self) -> Outcome: ...
-    @send_method(SegmentComposer.track)
+    @send_method(SegmentComposer.track, _track)
     def track(self) -> Outcome: ...
     @send_method(SegmentComposer.page)
     def page(self) -> Outcome: ...

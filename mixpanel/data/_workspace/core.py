@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
 import anyio
 import anyio.to_thread
 
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.data._api.rate_limits import MAX_WAIT
 from mixpanel.data._fetch.progress import checked_callback
@@ -73,7 +73,7 @@ class WorkspaceCore:
         self._read_only, self._external_access = read_only, external_access
         self._base_url, self._on_wait = base_url, on_wait
         self._max_wait = _checked_wait(max_wait)
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._database: Database | None = None
         self._api: AsyncAPI | None = None
         self._closed = False

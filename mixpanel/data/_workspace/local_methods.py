@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mixpanel._runtime.signatures import named_like
-from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.results import WorkspaceInfo
 from mixpanel.data.store import Database
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from mixpanel.data._workspace.core import WorkspaceCore
+    from mixpanel.data._workspace.local_analysis import LocalAnalysis
     from mixpanel.data.credentials import Credentials
 
 __all__ = ["LocalMethods"]
@@ -74,6 +74,9 @@ class LocalMethods:
     @property
     def local(self) -> LocalAnalysis:
         """Mixpanel's reports, computed over a table that was fetched: see `help(LocalAnalysis)`."""
+        # Loaded here, as its modules take longer to load than the rest of a workspace.
+        from mixpanel.data._workspace.local_analysis import LocalAnalysis
+
         return LocalAnalysis(self.database)
 
     @database_method(Database.sql_df)

@@ -154,7 +154,7 @@ class CdpEndpoints:
             if found := sender_of_library(item.value):
                 return found
         credentials = basic(recorded.headers.get("authorization", ""))
-        known = [
+        known: list[Vendor] = [
             rules.vendor
             for rules in (cdp.customerio, cdp.hightouch)
             if credentials and rules.keys is not None and rules.accepts_key(credentials.username)

@@ -14,8 +14,14 @@ from urllib.parse import parse_qsl
 
 from pydantic_core import from_json
 
-from mixpanel.data.analysis.expressions import Names, Value
+from mixpanel.data.analysis.expressions import (
+    ExpressionError,
+    Names,
+    Value,
+    compile_expression,
+)
 from mixpanel.emulator._rules.decode import RefusedRequest
+from mixpanel.emulator._rules.raw_cohorts import Counted, RawCohort, read_raw_cohort
 from mixpanel.emulator._storage.export import JOIN_PROFILES, read_where
 from mixpanel.emulator._storage.export import NAMES as EVENT_NAMES
 from mixpanel.emulator._storage.warehouse import Warehouse
@@ -35,6 +41,9 @@ MEMBERS = (
     " where member not in (select distinct_id from profiles)"
 )
 SEEN = "strftime(make_timestamp(p.last_seen * 1000), '%Y-%m-%dT%H:%M:%S')"
+SEARCHED = (
+    "(contains(lower(p.distinct_id), $search) or contains(lower(p.properties::varchar), $search))"
+)
 COUNT = (
     "left join (select coalesce(owners.distinct_id, e.distinct_id) as distinct_id,"
     " count(distinct (e.event, e.time, e.distinct_id, coalesce(e.insert_id, e.seq::varchar))) as n"
@@ -50,6 +59,7 @@ class ProfileQuery(NamedTuple):
     joins: str
     condition: str
     parameters: dict[str, Any]
+    order: str = "p.distinct_id"
 
 
 class QuerySession(NamedTuple):
@@ -58,6 +68,7 @@ class QuerySession(NamedTuple):
     people: str
     parameters: dict[str, Any]
     ids: list[str]
+    total: int
     is_unstable: bool
 
 
@@ -104,7 +115,7 @@ class Profiles:
         total = {}
         if number == 0:
             session_id, session = self._open(form, now)
-            total = {"total": len(session.ids)}
+            total = {"total": session.total}
         else:
             session_id, session = self._find_session(form)
         start = number * self._page_size
@@ -122,19 +133,20 @@ class Profiles:
         query = self._build_query(form, now)
         sql = (
             f"select p.distinct_id from ({query.people}) p {query.joins}"  # noqa: S608
-            f" where {query.condition} order by 1"
+            f" where {query.condition} order by {query.order}"
         )
+        limit = _whole_number(form, "limit")
         try:
             rows = self._warehouse.query(sql, query.parameters)
         except ValueError as error:
             raise RefusedRequest(400, f"where: {error}") from error
-        ids = [distinct_id for (distinct_id,) in rows]
+        ids = [distinct_id for (distinct_id,) in rows[:limit]]
         group_key = query.parameters.get("group_key")
         group = {} if group_key is None else {"group_key": group_key}
         people = GROUP_PROFILES if group else USER_PROFILES
         is_unstable = "behaviors" in form and "as_of_timestamp" not in form
         session_id = f"{round(now * 1000)}-{uuid.uuid4().hex[:12]}"
-        session = QuerySession(people, group, ids, is_unstable)
+        session = QuerySession(people, group, ids, len(rows), is_unstable)
         with self._lock:
             self._sessions[session_id] = session
             while len(self._sessions) > MAX_SESSIONS:
@@ -175,42 +187,80 @@ class Profiles:
 
     def _build_query(self, form: Mapping[str, Any], now: float) -> ProfileQuery:
         people, parameters = USER_PROFILES, dict[str, Any]()
-        conditions = ["true"]
+        conditions, raw = ["true"], RawCohort(None, [])
         if form.get("data_group_id"):
             people = GROUP_PROFILES
             parameters["group_key"] = str(form["data_group_id"])
         if "filter_by_cohort" in form:
             if "behaviors" in form:
                 raise RefusedRequest(400, "behaviors and filter_by_cohort cannot be combined")
-            parameters["cohort"] = self._cohort(form["filter_by_cohort"])
-            if _flag(form, "include_all_users", default=True) and people == USER_PROFILES:
-                people += MEMBERS
-            conditions.append("p.distinct_id in (select unnest($cohort::varchar[]))")
-        ids = _strings(form, "distinct_ids")
-        if form.get("distinct_id") is not None:
-            ids = [*(ids or ()), str(form["distinct_id"])]
+            cohort = read_field(form["filter_by_cohort"], "filter_by_cohort")
+            if isinstance(cohort, dict) and "raw_cohort" in cohort:
+                raw = read_raw_cohort(cohort["raw_cohort"], members=self.members, now=now)
+            else:
+                parameters["cohort"] = self._cohort(cohort)
+                if _flag(form, "include_all_users", default=True) and people == USER_PROFILES:
+                    people += MEMBERS
+                conditions.append("p.distinct_id in (select unnest($cohort::varchar[]))")
+        ids = _requested(form)
         if ids is not None:
             parameters["distinct_ids"] = [self._warehouse.canonical(each) for each in ids]
             conditions.append("p.distinct_id in (select unnest($distinct_ids::varchar[]))")
-        counts, joins = _behaviors(form, now, parameters)
-        if form.get("where"):
-            seen = Value(text=SEEN)
-            names = {"$distinct_id": Value(text="p.distinct_id"), "$last_seen": seen}
-            profile = Names("p.properties", names)
-            scope = {"properties": profile, "user": profile, "behaviors": Names(columns=counts)}
-            where = read_where(str(form["where"]), scope)
-            conditions.append(where.condition)
-            parameters |= where.parameters
-        return ProfileQuery(people, " ".join(joins), " and ".join(conditions), parameters)
+        counts, joins = _behaviors(form, now, parameters, raw.counted)
+        seen = Value(text=SEEN)
+        names = {"$distinct_id": Value(text="p.distinct_id"), "$last_seen": seen}
+        profile = Names("p.properties", names)
+        scope = {"properties": profile, "user": profile, "behaviors": Names(columns=counts)}
+        if search := form.get("search"):
+            parameters["search"] = str(search).lower()
+            conditions.append(SEARCHED)
+        # `selector` is what older clients call it.
+        for prefix, where in {"c": raw.where, "x": form.get("where", form.get("selector"))}.items():
+            if where:
+                compiled = read_where(str(where), scope, prefix=prefix)
+                conditions.append(compiled.condition)
+                parameters |= compiled.parameters
+        order = _order(form, scope, parameters)
+        return ProfileQuery(people, " ".join(joins), " and ".join(conditions), parameters, order)
 
-    def _cohort(self, form: Any) -> list[str]:
-        cohort = read_field(form, "filter_by_cohort")
+    def members(self, cohort: Any) -> list[str]:
+        """Return the distinct_ids in a saved cohort.
+
+        :raises RefusedRequest: 400: it does not exist.
+        """
+        return self._cohort({"id": cohort})
+
+    def _cohort(self, cohort: Any) -> list[str]:
         if not isinstance(cohort, dict) or not isinstance(cohort.get("id"), (int, str)):
             raise RefusedRequest(400, 'filter_by_cohort must be an object, as {"id": 123}')
         members = self._cohorts.get(str(cohort["id"]))
         if members is None:
             raise RefusedRequest(400, f"cohort {cohort['id']} does not exist")
         return members
+
+
+def _requested(form: Mapping[str, Any]) -> list[str] | None:
+    ids = _strings(form, "distinct_ids")
+    if form.get("distinct_id") is not None:
+        ids = [*(ids or ()), str(form["distinct_id"])]
+    return ids
+
+
+def _order(form: Mapping[str, Any], scope: Mapping[str, Names], parameters: dict[str, Any]) -> str:
+    """Return SQL that sorts by `sort_key`: numbers, then texts, and last what has neither."""
+    if not form.get("sort_key"):
+        return "p.distinct_id"
+    try:
+        key = compile_expression(str(form["sort_key"]), scope, prefix="k")
+    except ExpressionError as error:
+        raise RefusedRequest(400, f"sort_key: {error}") from error
+    way = form.get("sort_order", "ascending")
+    if way not in ("ascending", "descending"):
+        raise RefusedRequest(400, f"sort_order must be ascending or descending, not {way!r}")
+    parameters |= key.parameters
+    columns = [each for each in (key.value.number, key.value.text) if each is not None]
+    word = "desc" if way == "descending" else "asc"
+    return ", ".join([*(f"{each} {word} nulls last" for each in columns), "p.distinct_id"])
 
 
 def read_form(body: bytes, content_type: str) -> dict[str, Any]:
@@ -227,16 +277,27 @@ def read_form(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def _behaviors(
-    form: Mapping[str, Any], now: float, parameters: dict[str, Any]
+    form: Mapping[str, Any],
+    now: float,
+    parameters: dict[str, Any],
+    counted: Sequence[Counted] = (),
 ) -> tuple[dict[str, Value], list[str]]:
-    """Return the value of each `behaviors["name"]`, and the joins that count it."""
+    """Return the value of each `behaviors["name"]`, and the joins that count it.
+
+    `counted` are those of a raw cohort.
+    """
+    counts: dict[str, Value] = {}
+    joins: list[str] = []
+    for index, each in enumerate(counted):
+        selector = {"event": each.event, "selector": each.where}
+        chosen_events = _selected(selector, f"r{index}s", parameters)
+        joins.append(_count(f"r{index}", each.low, each.high, chosen_events))
+        counts[each.name] = _number(f"r{index}")
     if "behaviors" not in form:
-        return {}, []
+        return counts, joins
     behaviors = read_field(form["behaviors"], "behaviors")
     end = _whole_number(form, "as_of_timestamp")
     high = round(now * 1000) if end is None else end * 1000
-    counts: dict[str, Value] = {}
-    joins: list[str] = []
     if not isinstance(behaviors, list):
         raise RefusedRequest(400, "behaviors must be a list")
     for index, behavior in enumerate(behaviors):
@@ -253,12 +314,17 @@ def _behaviors(
             for each, selector in enumerate(selectors)
         ]
         joined = " or ".join(chosen) or "true"
-        part = f"b{index}"
-        joins.append(
-            COUNT.format(users=JOIN_PROFILES, low=low, high=high, chosen=joined, name=part)
-        )
-        counts[name] = Value(number=f"coalesce({part}.n, 0)::double", set_when="true")
+        joins.append(_count(f"b{index}", low, high, joined))
+        counts[name] = _number(f"b{index}")
     return counts, joins
+
+
+def _count(name: str, low: int, high: int, chosen: str) -> str:
+    return COUNT.format(users=JOIN_PROFILES, low=low, high=high, chosen=chosen, name=name)
+
+
+def _number(name: str) -> Value:
+    return Value(number=f"coalesce({name}.n, 0)::double", set_when="true")
 
 
 def _selected(selector: Any, prefix: str, parameters: dict[str, Any]) -> str:
