@@ -146,12 +146,12 @@ class Collections:
     def shown(self, name: str, row: Mapping[str, Any], call: Call) -> Row:
         """Return an object with the fields that the server adds, as it is sent."""
         rules = COLLECTIONS[name]
-        known: Row = {**(rules.defaults or {}), **row}
+        known: Row = {"id": row["id"], **(rules.defaults or {}), **row}
         known = {key: value for key, value in known.items() if key not in rules.hidden}
         if name in ("bookmarks", "annotations", "feature-flags", "annotations/tags"):
-            known = {"project_id": int(call.project_id), **known}
+            known = {"id": row["id"], "project_id": int(call.project_id), **known}
         if name == "bookmarks":
-            known = {"workspace_id": WORKSPACE, "dashboard_id": None, **CREATOR, **known}
+            known = {"workspace_id": WORKSPACE, "dashboard_id": None, **CREATOR} | known
         elif name == "dashboards":
             known = {"is_private": False, "is_restricted": False, **CREATOR, **known}
         elif name == "custom_properties":
