@@ -253,7 +253,7 @@ async def test_who_and_where(ws):
     context = await ws.project.business_context.update("A tea shop", confirm=True)
     assert "A tea shop" == context.content
     both = await ws.project.business_context.both()
-    assert ["Sells things", "A tea shop"] == [each["content"] for each in both.values()]
+    assert ["Sells things", "A tea shop"] == [*both.values()]
 
 
 async def test_annotations_take_days_and_times(ws):
