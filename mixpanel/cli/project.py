@@ -199,7 +199,7 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
             resource, endpoint, (), given, confirm=is_dangerous, extra=extra or None
         )
 
-    _print(live, live.answer(call), endpoint)
+    _print(live, live.result_of(call), endpoint)
 
 
 def _named(endpoint: Endpoint, content: Any, given: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
     )
     from mixpanel.data.credentials import (
         Credentials,
+        LoginCredentials,
+        TokenCredentials,
     )
     from mixpanel.data.discovery import (
         BookmarkInfo,
@@ -58,6 +60,8 @@ if TYPE_CHECKING or not load_lazily(__name__):
         InterruptedFetchError,
         JQLDeprecationWarning,
         JQLSyntaxError,
+        LoginError,
+        LoginRequiredError,
         MixpanelDataError,
         ObjectNotFoundError,
         PermissionDeniedError,
@@ -285,6 +289,9 @@ __all__ = [
     "LexiconSchema",
     "LexiconTag",
     "LimitedList",
+    "LoginCredentials",
+    "LoginError",
+    "LoginRequiredError",
     "LookupTable",
     "Me",
     "Metric",
@@ -342,6 +349,7 @@ __all__ = [
     "TableSchema",
     "TableType",
     "TimeUnit",
+    "TokenCredentials",
     "TopEvent",
     "TruncatedError",
     "UnreadablePartError",

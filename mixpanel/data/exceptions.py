@@ -8,6 +8,8 @@ MixpanelDataError (MixpanelException)      UNKNOWN_ERROR
 │   └── ExpressionError                    EXPRESSION_ERROR      a `where` or `on` that is invalid
 ├── APIError                               API_ERROR             a failed call
 │   ├── AuthenticationError                AUTH_FAILED           401
+│   │   ├── LoginRequiredError             LOGIN_REQUIRED        a login has expired or ended
+│   │   └── LoginError                     LOGIN_FAILED          logging in was not possible
 │   ├── PlanError                          PLAN_LIMIT            402: not in the project's plan
 │   ├── RateLimitError                     RATE_LIMITED          429
 │   ├── QueryError                         QUERY_FAILED          400, 403, 404, 405, 422
@@ -60,6 +62,8 @@ __all__ = [
     "InterruptedFetchError",
     "JQLDeprecationWarning",
     "JQLSyntaxError",
+    "LoginError",
+    "LoginRequiredError",
     "MixpanelDataError",
     "ObjectNotFoundError",
     "PermissionDeniedError",
@@ -233,6 +237,33 @@ class AuthenticationError(APIError, exceptions.AuthenticationError):
     """Mixpanel does not accept these credentials."""
 
     default_code = "AUTH_FAILED"
+
+
+class LoginRequiredError(AuthenticationError):
+    """The login of an account has expired, was revoked, or ended: log in again.
+
+    `account_name` is the account, for `mp auth login NAME`.
+    """
+
+    default_code = "LOGIN_REQUIRED"
+
+    def __init__(self, message: str, *, account_name: str, **known: Any) -> None:
+        self.account_name = account_name
+        super().__init__(
+            f"{message}: log in again with `mp auth login {account_name}`",
+            details={"account_name": account_name},
+            **known,
+        )
+
+
+class LoginError(AuthenticationError):
+    """Logging in failed; `reason` is the error code of OAuth, such as `access_denied`, if any."""
+
+    default_code = "LOGIN_FAILED"
+
+    def __init__(self, message: str, *, reason: str | None = None, **known: Any) -> None:
+        self.reason = reason
+        super().__init__(message, details={} if reason is None else {"reason": reason}, **known)
 
 
 class PlanError(APIError, exceptions.AuthenticationError):

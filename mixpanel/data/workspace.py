@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mixpanel.credentials import ServiceAccountCredentials
     from mixpanel.data._project.faces import AsyncProject, Project
-    from mixpanel.data.credentials import Credentials
+    from mixpanel.data.credentials import AnyCredentials
     from mixpanel.settings import Region
 
 __all__ = ["AsyncWorkspace", "Workspace"]
@@ -71,8 +71,9 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     Calls to Mixpanel are awaited; the local database is used without awaiting.
 
     Credentials are resolved once, here: `credentials`, else the `account` of that name, else the
-    environment (`MP_USERNAME`, `MP_SECRET`, `MP_PROJECT_ID`, `MP_REGION`), else the default account
-    of `mp auth`; `project_id` and `region` override theirs.
+    environment (`MP_PROJECT_ID`, `MP_REGION` and either `MP_USERNAME` and `MP_SECRET` or
+    `MP_OAUTH_TOKEN`), else the default account of `mp auth`; `project_id` and `region` override
+    theirs. `credentials` may be a `TokenCredentials`, for an access token.
 
     The database file is `path`, by default `~/.mp/data/{project_id}.db`, and is opened on first
     use. `read_only` lets several processes open it at once; nothing can be fetched into it then.
@@ -97,7 +98,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         path: str | Path | None = None,
         read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
-        credentials: Credentials | ServiceAccountCredentials | None = None,
+        credentials: AnyCredentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
@@ -264,7 +265,7 @@ class Workspace(LocalMethods):
         path: str | Path | None = None,
         read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
-        credentials: Credentials | ServiceAccountCredentials | None = None,
+        credentials: AnyCredentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,

@@ -17,6 +17,7 @@ from mixpanel.data.inline_queries import Step, TimeRange
 from mixpanel.emulator._fault_text import ReadFault, read_fault
 from mixpanel.emulator._rules.access import Access, CallLimiter, Limits, RollingWindow
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
+from mixpanel.emulator._rules.logins import Logins
 from mixpanel.emulator._server.app import build_app
 from mixpanel.emulator._server.origins import Guard, origin_of
 from mixpanel.emulator._server.project import MINUTE, Project
@@ -54,8 +55,10 @@ class Emulator:
 
     - `db`: a DuckDB file for the data; without one they are kept in memory.
     - `now`: the clock (seconds), for time windows and receipt times.
-    - `tokens`, `service_accounts` (username to secret), `api_secrets`: the accepted credentials;
-      None accepts any that are not empty.
+    - `tokens`, `service_accounts` (username to secret), `api_secrets`, `oauth_tokens` (static
+      access tokens): the accepted credentials; None accepts any that are not empty, but of access
+      tokens none if there are service accounts.
+    - `login_lifetime`: seconds for which the access token of a login is valid.
     - `max_bytes`, `max_records`: the limits of one request, uncompressed; above them the response
       is 413.
     - `rate_limit`: events per minute on `/track` and `/import` together; above it, 429.
@@ -89,6 +92,8 @@ class Emulator:
         tokens: Collection[str] | None = None,
         service_accounts: Mapping[str, str] | None = None,
         api_secrets: Collection[str] | None = None,
+        oauth_tokens: Collection[str] | None = None,
+        login_lifetime: float = 36_000.0,
         max_bytes: int = 2_097_152,
         max_records: int = 2000,
         rate_limit: int | None = None,
@@ -112,7 +117,13 @@ class Emulator:
         self._project = Project(
             now=now,
             warehouse=warehouse,
-            access=Access(_as_collection(tokens), service_accounts, _as_collection(api_secrets)),
+            access=Access(
+                _as_collection(tokens),
+                service_accounts,
+                _as_collection(api_secrets),
+                _as_collection(oauth_tokens),
+            ),
+            logins=Logins(login_lifetime),
             max_bytes=max_bytes,
             max_records=max_records,
             rate=RollingWindow(rate_limit, MINUTE),
@@ -220,6 +231,10 @@ class Emulator:
     def revoke_tokens(self) -> None:
         """Invalidate all of Hightouch's access tokens issued so far: they get 401."""
         self._project.cdp.tokens.revoke()
+
+    def revoke_logins(self) -> None:
+        """Invalidate the tokens of all logins, as a person can in Mixpanel's settings."""
+        self._project.logins.revoke_all()
 
     def create_lookup_table(self, table_id: str, name: str) -> None:
         """Create an empty lookup table, as the web interface does; the API can only replace one."""

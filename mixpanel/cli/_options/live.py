@@ -87,7 +87,7 @@ class LiveCommand:
     workspace_id: int | None
     chart: bool = False
 
-    def answer(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> Any:
+    def result_of(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> Any:
         """Run a query and return its result."""
         from mixpanel.data.workspace import AsyncWorkspace
 
@@ -105,7 +105,7 @@ class LiveCommand:
 
     def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> None:
         """Run a query and print its result; note on stderr if it is incomplete."""
-        result = self.answer(query)
+        result = self.result_of(query)
         self._print(result)
         if getattr(result, "limit_hit", False):
             say("cut off by the limit: there is more; use a larger --limit", "yellow")

@@ -39,6 +39,7 @@ __all__ = ["MAX_WAIT", "ApiRateLimiter", "Slot", "duration_text", "shared"]
 
 MAX_WAIT = 65 * 60.0  # seconds: by then the hourly limit has been reset
 MIN_REPORTED_WAIT = 4.0  # seconds; a shorter wait is not reported
+MIN_REPORTED_APP_WAIT = 0.5  # seconds; the same for the app API, where waiting is rare
 RECHECK_AFTER = 15.0  # seconds; meanwhile another process may have changed the state
 POLL_INTERVAL = 0.25  # seconds between looks at the state of other processes
 
@@ -60,8 +61,10 @@ class ApiRateLimiter:
         sleep: Callable[[float], Awaitable[object]] = anyio.sleep,
         rejections_are_free: bool = False,
         shared_in: Path | None = None,
+        min_reported_wait: float = MIN_REPORTED_WAIT,
     ) -> None:
         self.what = what
+        self.min_reported_wait = min_reported_wait
         self.rejections_are_free = rejections_are_free
         self._windows = RateWindows(*windows, concurrent=concurrent)
         if shared_in is not None:
@@ -94,7 +97,7 @@ class ApiRateLimiter:
     @classmethod
     def app(cls, **time: Any) -> ApiRateLimiter:
         """Return the limiter of the app API, for which Mixpanel publishes no limits."""
-        return cls("requests", concurrent=10, **time)
+        return cls("requests", concurrent=10, min_reported_wait=MIN_REPORTED_APP_WAIT, **time)
 
     def remaining(self) -> int:
         """Return how many calls are left in this hour, as far as this machine knows."""
@@ -243,7 +246,7 @@ class Slot:
             if self.rejected_at is None:
                 self.rejected_at = now
             jittered = None if retry_after is None else retry_after + random.random()
-            # A call that is not counted waits for no window, so it would be repeated at once.
+            # A call that is not counted does not heed the windows, so it waits for nothing else.
             if not self.counted or (limit is not None and limit.concurrent):
                 windows.reject_for_concurrency(now, jittered)
             else:
@@ -265,7 +268,7 @@ class Slot:
                 self._limiter._windows.update_limits(self._limiter._clock(), quotas)
 
     def report_wait(self, seconds: float, why: str) -> None:
-        if self._on_wait is None or self.reported or seconds <= MIN_REPORTED_WAIT:
+        if self._on_wait is None or self.reported or seconds <= self._limiter.min_reported_wait:
             return
         self.reported = True
         try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mixpanel.data._workspace.core import WorkspaceCore
     from mixpanel.data._workspace.local_analysis import LocalAnalysis
-    from mixpanel.data.credentials import Credentials
+    from mixpanel.data.credentials import AnyCredentials
 
 __all__ = ["LocalMethods"]
 
@@ -59,7 +59,7 @@ class LocalMethods:
         return self.database.connection
 
     @property
-    def credentials(self) -> Credentials | None:
+    def credentials(self) -> AnyCredentials | None:
         """The credentials in use; None for a workspace that was opened without."""
         return self._core.credentials
 

@@ -20,6 +20,7 @@ from mixpanel.emulator._rules.profiles import validate_updates
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
 from mixpanel.emulator._server.exchange import ClientDisconnected, RequestExchange
+from mixpanel.emulator._server.logins import login_routes
 from mixpanel.emulator._server.origins import (
     WEB_PAGE_PATHS,
     Caller,
@@ -68,6 +69,7 @@ def build_app(project: Project, guard: Guard) -> ASGIApp:
         Route("/flags/definitions", endpoints.flag_definitions),
         *read_routes(project),
         *cdp_routes(project),
+        *login_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
     return RecordingMiddleware(

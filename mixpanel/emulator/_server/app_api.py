@@ -88,7 +88,7 @@ class AppEndpoints:
 
     def _username(self, recorded: RecordedRequest, path: str) -> str:
         header = recorded.headers.get("authorization", "")
-        if header.lower().startswith("bearer ") and self._project.access.accepts_bearer(header):
+        if self._project.accepts_bearer(header):
             return "bearer"
         if PRIVACY.fullmatch(path):
             raise RefusedRequest(401, "this API requires an OAuth token")
