@@ -10,6 +10,7 @@ import pytest
 from mixpanel.cli import project
 from mixpanel.cli.app import Subgroup
 from mixpanel.data._project.resources import RESOURCES
+from mixpanel.data.project import DataRequest
 from mixpanel.emulator import Emulator, Fault
 from tests.cli.cli_data import environment, fill, runner
 
@@ -53,23 +54,20 @@ def mp(emu, folder, monkeypatch):
     return runner(env)
 
 
-@pytest.fixture
-def token(monkeypatch):
-    """Send a token, as the APIs about people require."""
-    monkeypatch.setattr(
-        "mixpanel.data.credentials.Credentials.authorization", lambda _self: "Bearer t0ken"
-    )
+# The APIs about people take tokens only.
+TOKEN = {"MP_USERNAME": None, "MP_SECRET": None, "MP_OAUTH_TOKEN": "t0ken"}
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=lambda each: each.name)
-def test_every_example_runs(emu, mp, token, resource):
+def test_every_example_runs(emu, mp, resource):
     """As help shows it, and without anything on stderr but what was done."""
+    env = TOKEN if resource.model is DataRequest else {}
     for endpoint in resource:
         example = project._example(resource, endpoint)
         emu._project.saved.clear()
         emu.seed(SEEDS)
         httpx.put(f"{emu.url}/storage/lookup/1", content=FILES["skus.csv"]).raise_for_status()
-        done = mp(*shlex.split(example)[1:])
+        done = mp(*shlex.split(example)[1:], **env)
         assert done.exit_code == 0, (example, done.stderr)
         if endpoint.returns == "nothing":
             assert (done.stdout, done.stderr) == ("", "Done.\n"), example
