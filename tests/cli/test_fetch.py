@@ -487,7 +487,7 @@ def test_help_of_a_group_imports_no_heavy_module():
     for group in ([], ["fetch"], ["fetch", "events"], ["query", "sql"], ["inspect"], ["export"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *group, "--help"],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert "set()" == done.stderr.strip(), group
 

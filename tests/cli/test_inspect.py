@@ -207,6 +207,7 @@ def test_drop_drops_all_tables_or_none(mp, copy):
     assert ExitCode.USAGE == mp("inspect", "drop", "--force", "--db", copy).exit_code
 
 
+@pytest.mark.slow
 def test_drop_all_may_be_limited_to_a_type(mp, copy):
     """A second time there is nothing to drop, which is no error."""
     refused = mp("inspect", "drop-all", "--db", copy, given="n\n")

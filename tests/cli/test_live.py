@@ -177,6 +177,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_every_example_of_help_and_documentation_runs(mp, tmp_path, monkeypatch, line):
     """Unchanged."""

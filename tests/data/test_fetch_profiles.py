@@ -59,6 +59,7 @@ def page(index, *profiles, size=2, **more):
 # How many calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "spent"), [(0, 1), (9, 1), (10, 1), (11, 2), (20, 2), (71, 8)])
 def test_no_call_is_spent_on_an_empty_page(emu, ws, count, spent):
     """The first page has the total, so a full last page is known to be the last."""

@@ -118,6 +118,7 @@ def test_the_default_timezone_is_that_of_the_fetch(ws):
     assert {"2026-01-01": 2, "2026-01-02": 1, "2026-01-03": 0} == tokyo.series["Opened App"]
 
 
+@pytest.mark.slow
 def test_an_event_that_the_table_lacks_raises_with_similar_names(ws):
     """One that only happened at other times has zeros."""
     with pytest.raises(EventNotFoundError, match=r"did you mean Opened App\?") as caught:

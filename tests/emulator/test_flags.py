@@ -447,6 +447,7 @@ def test_setting_other_flags_stops_reloading_a_file(emu, tmp_path):
 # Running it
 
 
+@pytest.mark.slow
 def test_the_emulator_imports_flag_evaluation_lazily():
     """Tests of events do not wait for it."""
     code = (
@@ -471,6 +472,7 @@ def test_serve_accepts_a_file_of_flags(tmp_path):
     assert ["a"] == seen
 
 
+@pytest.mark.slow
 def test_mp_emulator_reloads_a_file_of_flags(tmp_path):
     """A mistake in it is reported on stderr."""
     file = tmp_path / "flags.json"
@@ -541,7 +543,7 @@ with mp:
 
 def official(emulator, users, *more):
     command = [OFFICIAL, "-I", "-c", SETUP + SCRIPT, emulator.url, json.dumps(users), *more]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     return json.loads(done.stdout)
 
 

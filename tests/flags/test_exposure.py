@@ -163,6 +163,7 @@ assert mp.local_flags.is_enabled("f", {"distinct_id": "u-17"})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("takes", "printed", "stderr"),
     [(0.2, "sent events\n", ""), (60, "", "1 message(s) dropped: exit")],
@@ -173,7 +174,7 @@ def test_exposures_through_a_custom_consumer_are_awaited_at_exit(takes, printed,
         [sys.executable, "-c", PROGRAM, str(takes)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert done.stdout == printed

@@ -13,6 +13,7 @@ from mixpanel._records.ids import new_hex, new_uuid
 each_kind = pytest.mark.parametrize("new_id", [new_uuid, new_hex], ids=["uuid", "hex"])
 
 
+@pytest.mark.slow
 @each_kind
 def test_no_id_comes_twice(new_id):
     """Whichever thread makes it."""

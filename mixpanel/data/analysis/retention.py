@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 from collections import defaultdict
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from mixpanel.data.analysis.arguments import (
     MAX_SEGMENTS,
@@ -42,6 +42,20 @@ DAYS = {"day": 1, "week": 7, "month": 30}
 MAX_LENGTH = 90  # days of an interval; Mixpanel's own limit
 MAX_INTERVALS = 730
 HOURS = 24
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as all here
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Intervals(NamedTuple):
+    """The intervals after a birth: their length in microseconds, and the number of the last.
+
+    With `strictly`, an event at the time of the birth is the birth itself, and no return.
+    """
+
+    ticks: int
+    most: int
+    strictly: bool
+    unbounded: bool
 
 
 def retention(
@@ -109,17 +123,18 @@ def retention(
     )
     if on is not None:
         births = scope.segmented(births, on)
-    statement = _retained(
-        births=_births(
-            births, period, unit, interval, compounded=compounded, has_segments=on is not None
-        ),
-        returns=f"SELECT distinct_id, time\nFROM {block(returns)}",
-        later=">" if return_event in (None, first) else ">=",
-        cell=f"(epoch_us(time) - epoch_us(birth)) // {length // timedelta(microseconds=1)}",
-        intervals=interval_count,
-        unbounded=unbounded,
-        has_segments=on is not None,
+    has_segments = on is not None
+    births = _births(births, period, unit, interval, compounded=compounded, has_segments=has_segments)
+    returns = f"SELECT distinct_id, time\nFROM {block(returns)}"
+    intervals = Intervals(
+        length // MICROSECOND, interval_count, return_event in (None, first), unbounded
     )
+    cells = (
+        _cells_by_slots(returns, intervals, period.start, has_segments=has_segments)
+        if compounded
+        else _cells(returns, intervals, has_segments=has_segments)
+    )
+    statement = _retained(births, cells, has_segments=has_segments)
 
     def read(rows: Sequence[tuple[Any, ...]]) -> RetentionResult:
         days = _cohort_days(period, unit, interval)
@@ -190,40 +205,112 @@ def _births(
     return f"SELECT {columns}{', segment' if has_segments else ''}\nFROM {block(first)}"
 
 
-def _retained(
-    *,
-    births: str,
-    returns: str,
-    later: str,
-    cell: str,
-    intervals: int,
-    unbounded: bool,
-    has_segments: bool,
-) -> str:
-    """Return the query of the size of each cohort (cell NULL), and the users in each cell."""
-    column = "segment, " if has_segments else ""
-    returned = (
-        f"SELECT {column}cohort, distinct_id, {cell} AS cell\n"
-        f"FROM births JOIN returns USING (distinct_id)\n"
-        f"WHERE time {later} birth AND {cell} <= {intervals}"
-    )
-    # Unbounded counts add up later intervals (see `_accumulate`), so a user must be in one interval
-    # only: the last.
-    if unbounded:
-        returned = (
-            f"SELECT {column}cohort, distinct_id, max(cell) AS cell\n"
-            f"FROM {block(returned)}\nGROUP BY {column}cohort, distinct_id"
-        )
-    groups = ["NULL", "segment"] if has_segments else ["NULL"]
+def _retained(births: str, cells: dict[str, str], *, has_segments: bool) -> str:
+    """Return the query of the size of each cohort (cell NULL), and of each of its cells.
+
+    The last of the queries `cells` returns the users of each cell, by segment where `has_segments`.
+    """
+    users = list(cells)[-1]
     parts = []
-    for group in groups:
-        key = "cohort" if group == "NULL" else f"{group}, cohort"
-        name = f"{group}::VARCHAR AS segment, cohort"
-        sizes = f"SELECT {name}, NULL AS cell, count(*) AS users\nFROM births\nGROUP BY {key}"
-        users = f"SELECT {name}, cell, count(DISTINCT distinct_id) AS users"
-        parts += [sizes, f"{users}\nFROM returned\nGROUP BY {key}, cell"]
+    for name in ["NULL", "segment"] if has_segments else ["NULL"]:
+        group = "cohort" if name == "NULL" else "segment, cohort"
+        head = f"SELECT {name}::VARCHAR AS segment, cohort"
+        parts += [
+            f"{head}, NULL AS cell, count(*) AS users\nFROM births\nGROUP BY {group}",
+            f"{head}, cell, sum(users)::BIGINT AS users\nFROM {users}\nGROUP BY {group}, cell",
+        ]
     last = "\nUNION ALL\n".join(parts) + "\nORDER BY ALL"
-    return with_queries(last, births=births, returns=returns, returned=returned)
+    return with_queries(last, births=births, **cells)
+
+
+def _cells(returns: str, intervals: Intervals, *, has_segments: bool) -> dict[str, str]:
+    """Return the queries of the cells of users who are in one cohort each."""
+    columns = "segment, cohort" if has_segments else "cohort"
+    cell = f"(epoch_us(time) - epoch_us(birth)) // {intervals.ticks}"
+    returned = (
+        f"SELECT {columns}, distinct_id, {cell} AS cell\n"
+        "FROM births JOIN returns USING (distinct_id)\n"
+        f"WHERE time {'>' if intervals.strictly else '>='} birth AND {cell} <= {intervals.most}"
+    )
+    if intervals.unbounded:
+        returned = (
+            f"SELECT {columns}, distinct_id, max(cell) AS cell\n"
+            f"FROM {block(returned)}\nGROUP BY {columns}, distinct_id"
+        )
+    cells = (
+        f"SELECT {columns}, cell, count(DISTINCT distinct_id) AS users\n"
+        f"FROM returned\nGROUP BY {columns}, cell"
+    )
+    return {"returns": returns, "returned": returned, "cells": cells}
+
+
+def _cells_by_slots(
+    returns: str, intervals: Intervals, start: datetime, *, has_segments: bool
+) -> dict[str, str]:
+    """Return the queries of the cells of users who may be in every cohort.
+
+    To join each event of a user with each cohort would be slow. So time since `start` is cut into
+    slots as long as an interval, and of a user's events in a slot only the earliest and the latest
+    offset count: the interval that began `n` slots before, at the offset `moment`, holds an event
+    of this slot if `latest >= moment`, and the interval before it if `earliest < moment`.
+    """
+    columns = "segment, cohort" if has_segments else "cohort"
+    offset = f"epoch_us({{}}) - {(start - EPOCH) // MICROSECOND}"
+    begun, happened = offset.format("birth"), offset.format("time")
+    ticks, most = intervals.ticks, intervals.most
+    placed = (
+        f"SELECT {columns}, distinct_id,\n"
+        f"    ({begun}) // {ticks} AS slot, ({begun}) % {ticks} AS moment\nFROM births"
+    )
+    slots = (
+        f"SELECT distinct_id, ({happened}) // {ticks} AS slot,\n"
+        f"    min(({happened}) % {ticks}) AS earliest, max(({happened}) % {ticks}) AS latest\n"
+        "FROM returns\nGROUP BY distinct_id, slot"
+    )
+    neighbours = (
+        "SELECT *, CASE WHEN lag(slot) OVER past = slot - 1 THEN lag(latest) OVER past END\n"
+        "    AS latest_before\nFROM slots\n"
+        "WINDOW past AS (PARTITION BY distinct_id ORDER BY slot)"
+    )
+    here = _reaches("latest", 0, strictly=intervals.strictly)
+    counted = _reaches("latest_before", 1, strictly=intervals.strictly)
+    pairs = (
+        f"SELECT {columns}, distinct_id, neighbours.slot - placed.slot AS n,\n"
+        f"    {here} AS here, n > 0 AND earliest < moment AS before,\n"
+        f"    coalesce({counted}, FALSE) AS counted\n"
+        "FROM placed JOIN neighbours USING (distinct_id)\n"
+        f"WHERE neighbours.slot BETWEEN placed.slot AND placed.slot + {most + 1}"
+    )
+    if intervals.unbounded:
+        last = f"max(CASE WHEN here AND n <= {most} THEN n WHEN before THEN n - 1 END)"
+        each = f"SELECT {columns}, {last} AS cell\nFROM pairs\nGROUP BY {columns}, distinct_id"
+        cells = (
+            f"SELECT {columns}, cell, count(*) AS users\nFROM {block(each)}\n"
+            f"WHERE cell IS NOT NULL\nGROUP BY {columns}, cell"
+        )
+    else:
+        cells = (
+            f"SELECT {columns}, n AS cell, count_if(here) AS users\nFROM pairs\n"
+            f"WHERE n <= {most}\nGROUP BY {columns}, n\nUNION ALL\n"
+            f"SELECT {columns}, n - 1, count_if(before AND NOT counted)\nFROM pairs\n"
+            f"WHERE n > 0\nGROUP BY {columns}, n"
+        )
+    return {
+        "returns": returns, "placed": placed, "slots": slots, "neighbours": neighbours,
+        "pairs": pairs, "cells": cells,
+    }  # fmt: skip
+
+
+def _reaches(latest: str, first: int, *, strictly: bool) -> str:
+    """Return SQL of whether the latest event of a slot is in the interval that began before.
+
+    In the pairs whose `n` is `first`, that is the interval of the birth itself.
+    """
+    return (
+        f"({latest} > moment OR {latest} = moment AND n > {first})"
+        if strictly
+        else (f"{latest} >= moment")
+    )
 
 
 def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:

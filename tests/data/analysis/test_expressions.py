@@ -60,6 +60,7 @@ def evaluate(table, text):
     return present[0] if present else UNDEFINED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

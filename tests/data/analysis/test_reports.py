@@ -104,6 +104,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_stay_names(tables, name):
     """Of events and properties, and as values, also in the SQL that is shown."""
