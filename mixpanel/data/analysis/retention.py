@@ -124,7 +124,9 @@ def retention(
     if on is not None:
         births = scope.segmented(births, on)
     has_segments = on is not None
-    births = _births(births, period, unit, interval, compounded=compounded, has_segments=has_segments)
+    births = _births(
+        births, period, unit, interval, compounded=compounded, has_segments=has_segments
+    )
     returns = f"SELECT distinct_id, time\nFROM {block(returns)}"
     intervals = Intervals(
         length // MICROSECOND, interval_count, return_event in (None, first), unbounded
