@@ -30,6 +30,7 @@ from mixpanel._records.ids import new_hex
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_init_arguments
+from mixpanel._runtime.safe_logging import logger
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
 from mixpanel._version import __version__
@@ -136,7 +137,10 @@ class _Client(TrackingMethods[Outcome]):
             consumer = self._default_consumer(credentials=credentials, **for_consumer)
         else:
             if credentials is not None and local_flags_config is remote_flags_config is None:
-                for_consumer["credentials"] = credentials
+                logger.warning(
+                    "the client's credentials are not used: pass them to the consumer that it was "
+                    "given, as in Consumer(credentials=...)"
+                )
             if for_consumer:
                 given = ", ".join(sorted(for_consumer))
                 raise ConfigurationError(f"{given}: pass this to the consumer, not to the client")

@@ -27,11 +27,11 @@ from mixpanel._http.ingestion import (
 from mixpanel._http.proxies import (
     TransportOptions,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.encoding import dumps, loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
-from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
+from mixpanel.credentials import ProjectToken, ServiceAccountCredentials, authority_of
 from mixpanel.exceptions import (
     ConfigurationError,
     MixpanelException,
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     import ssl
 
     import httpx
+
+    from mixpanel.credentials import Authority
 
 __all__ = ["AsyncBufferedConsumer", "AsyncConsumer", "BufferedConsumer", "Consumer"]
 
@@ -172,19 +174,21 @@ class AnyConsumer:
 
 
 @hide_arguments
-def record_from_json(endpoint: str, json_message: str | bytes, authority: list[Any]) -> Record:
-    """Make a record from the arguments of the official `send`; the key may be `(key, secret)`.
+def records_from_json(
+    endpoint: str, json_message: str | bytes, authority: list[Any]
+) -> list[Record]:
+    """Make records from the arguments of the official `send`; the key may be `(key, secret)`.
 
-    `authority` is a list of API key and secret, which is emptied: so the caller keeps them in no
-    variable that the traceback of an error would show.
+    A JSON array holds one record in each item. `authority` is a list of API key and secret, which
+    is emptied: so the caller keeps them in no variable that the traceback of an error would show.
 
     :raises MixpanelException: for an unknown endpoint.
-    :raises ValidationError: for a message that is not a JSON object.
+    :raises ValidationError: for a message that is not a JSON object or an array of them.
     """
     if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)
         raise MixpanelException(f'No such endpoint "{endpoint}". Valid endpoints are: {known}')
-    auth = api_secret_of(authority)
+    auth = authority_of(authority, "")
     if not isinstance(json_message, (str, bytes)):
         raise ValidationError(
             [f"json_message must be JSON as str or bytes, not {type(json_message).__name__}"]
@@ -194,9 +198,23 @@ def record_from_json(endpoint: str, json_message: str | bytes, authority: list[A
         message = loads(body)
     except (ValueError, RecursionError) as error:
         raise ValidationError([f"json_message is not JSON: {error}"]) from error
-    if not isinstance(message, dict):
-        raise ValidationError(["json_message must be one JSON object"])
-    return Record(endpoint, body, repeatable=is_repeatable(message), auth=auth)
+    if isinstance(message, dict):
+        return [_record(endpoint, message, body, auth)]
+    items = message if isinstance(message, list) else []
+    if not items or not all(isinstance(item, dict) for item in items):
+        raise ValidationError(["json_message must be a JSON object, or an array of objects"])
+    return [_record(endpoint, item, dumps(item)[0], auth) for item in items]
+
+
+def _record(endpoint: str, message: dict[str, Any], body: bytes, auth: Authority) -> Record:
+    properties = message.get("properties")
+    token = properties.get("token") if isinstance(properties, dict) else None
+    authority: Authority | None = auth
+    if isinstance(auth, ProjectToken):
+        authority = ProjectToken(token, auth.api_key) if isinstance(token, str) else None
+    if endpoint != "imports":
+        authority = None
+    return Record(endpoint, body, repeatable=is_repeatable(message), auth=authority)
 
 
 class AsyncConsumer(AnyConsumer):
@@ -213,14 +231,13 @@ class AsyncConsumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Send one message that is already JSON.
+        """Send a message that is already JSON, or an array of messages.
 
         :raises DeliveryError: when it was not delivered.
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
-        await self.deliver([record])
+        await self.deliver(records_from_json(endpoint, json_message, authority))
 
     async def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, in as few requests as they fit in.
@@ -293,13 +310,14 @@ class AsyncBufferedConsumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Accept one message that is already JSON."""
+        """Accept a message that is already JSON, or an array of messages."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
+        records = records_from_json(endpoint, json_message, authority)
         try:
-            while self.accept(record) is None:
-                await self.wait_for_space()
+            for record in records:
+                while self.accept(record) is None:
+                    await self.wait_for_space()
         except QueueFullError as error:
             await raise_after_yield(error)
 
@@ -328,15 +346,14 @@ class Consumer(AnyConsumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Send one message that is already JSON.
+        """Send a message that is already JSON, or an array of messages.
 
         :raises DeliveryError: when it was not delivered.
         :raises SyncInAsyncError: on the thread of a running event loop.
         """
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
-        self.deliver([record])
+        self.deliver(records_from_json(endpoint, json_message, authority))
 
     def deliver(self, records: list[Record]) -> None:
         """Send records of any endpoints in order, in as few requests as they fit in.
@@ -422,11 +439,11 @@ class BufferedConsumer(Consumer):
         api_key: Any = None,
         api_secret: str | None = None,
     ) -> None:
-        """Accept one message that is already JSON, and send the batch that it fills."""
+        """Accept a message that is JSON, or an array of messages; send the batches they fill."""
         authority = [api_key, api_secret]
         del api_key, api_secret  # an error on the way shows the locals of this frame
-        record = record_from_json(endpoint, json_message, authority)
-        self.accept(record)
+        for record in records_from_json(endpoint, json_message, authority):
+            self.accept(record)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return the result."""

@@ -208,4 +208,4 @@ def _arguments(record: Record) -> tuple[Any, ...]:
     auth = record.auth
     if isinstance(auth, ApiSecret):
         return record.endpoint, text, (auth.api_key, auth._secret.reveal())
-    return record.endpoint, text, (None, None)
+    return record.endpoint, text, (auth.api_key if auth is not None else None, None)
