@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 
     from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.data._project.faces import AsyncProject, Project
     from mixpanel.data.credentials import AnyCredentials
     from mixpanel.settings import Region
 
@@ -203,6 +204,16 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         return self._core.api
 
+    @functools.cached_property
+    def project(self) -> AsyncProject:
+        """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
+
+        :raises ConfigError: in its calls, for a workspace that was opened without credentials.
+        """
+        from mixpanel.data._project.faces import AsyncProject
+
+        return AsyncProject(self._core, self._data_view_id)
+
     async def aclose(self) -> None:
         """Close the database and the connections; later calls do nothing.
 
@@ -338,6 +349,16 @@ class Workspace(LocalMethods):
         :raises MixpanelDataError: when the workspace is closed.
         """
         return API(self._core.api)
+
+    @functools.cached_property
+    def project(self) -> Project:
+        """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
+
+        :raises ConfigError: in its calls, for a workspace that was opened without credentials.
+        """
+        from mixpanel.data._project.faces import Project
+
+        return Project(self._async.project)
 
     @sync_twin(AsyncWorkspace.fetch_events)
     def fetch_events(self) -> Any: ...

@@ -121,7 +121,7 @@ class RedirectListener:
             def do_GET(self) -> None:
                 listener._handle(self)
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ARG002
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 """Log nothing: the path has the code in it."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -155,7 +155,7 @@ class RecordingMiddleware:
 
 def _limit(project: Project, path: str) -> int:
     """Return the documented size limit of an endpoint, in uncompressed bytes."""
-    if path.startswith("/lookup-tables"):
+    if path.startswith(("/lookup-tables", "/storage/")):
         return lookup_tables.MAX_BYTES
     return cdp_limit(project, path) or project.max_bytes
 
