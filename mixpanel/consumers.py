@@ -9,6 +9,9 @@
 
 Any other object with `send(endpoint, json_message, api_key=None, api_secret=None)`, sync or async,
 works as a consumer too.
+
+Subclasses may replace `send` and `flush`, and of `BufferedConsumer` also `_flush_endpoint`, as with
+the official consumers: each message and each flush then goes through them.
 """
 
 from __future__ import annotations
@@ -161,9 +164,19 @@ class AnyConsumer:
             background=self._background,
             repeat_ambiguous=options.get("repeat_ambiguous", False),
         )
+        if isinstance(self, Consumer) and self.replaces("flush", "_flush_endpoint"):
+            self._sender.flush_hook = self._flush_through_hooks
 
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
+
+    def replaces(self, *names: str) -> bool:
+        """Return True if a subclass, or this object, has its own version of one of these methods.
+
+        A client then calls it for each message, as the official client does.
+        """
+        methods = [getattr(self, name) for name in names if hasattr(self, name)]
+        return any(getattr(each, "__func__", None) not in _OWN_METHODS for each in methods)
 
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""
@@ -360,18 +373,42 @@ class Consumer(AnyConsumer):
 
         :raises DeliveryError: for the first batch that was not delivered.
         """
-        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
+        self._refuse_in_async(allow_background_loop=True)
         sync_delivery.deliver(self._sender, records)
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send the exposures that are waiting; everything else was sent at once."""
-        background_loop.refuse_in_async(type(self).__name__)
+        self._refuse_in_async()
         return sync_delivery.flush(self._sender, timeout)
 
     def close(self, timeout: float | None = CLOSE_TIMEOUT) -> FlushResult:
         """Close the connections."""
-        background_loop.refuse_in_async(type(self).__name__)
-        return sync_delivery.close(self._sender, timeout)
+        self._refuse_in_async()
+        if not self.replaces("flush", "_flush_endpoint"):
+            return sync_delivery.close(self._sender, timeout)
+        before = self._sender.buffer.snapshot()
+        self.flush()
+        sync_delivery.close(self._sender, timeout)
+        return self._sender.buffer.result_since(before)
+
+    def _refuse_in_async(self, *, allow_background_loop: bool = False) -> None:
+        # The error names the async class: of a subclass, that of its base.
+        name = next(each.__name__ for each in type(self).__mro__ if each.__module__ == __name__)
+        background_loop.refuse_in_async(name, allow_background_loop=allow_background_loop)
+
+    def _flush_endpoint(self, endpoint: str) -> FlushResult:
+        """Send what is kept for one endpoint.
+
+        Subclasses may replace it, as with the official `BufferedConsumer`: then full batches and
+        `flush` go through it.
+        """
+        return sync_delivery.flush(self._sender, FLUSH_TIMEOUT, endpoint)
+
+    def _flush_through_hooks(self, endpoint: str | None) -> None:
+        if endpoint is None:
+            self.flush()
+        else:
+            self._flush_endpoint(endpoint)
 
 
 @hide_init_arguments
@@ -447,7 +484,21 @@ class BufferedConsumer(Consumer):
 
     def flush(self, timeout: float | None = FLUSH_TIMEOUT) -> FlushResult:
         """Send everything kept so far and return the result."""
-        return super().flush(timeout)
+        if not self.replaces("_flush_endpoint"):
+            return super().flush(timeout)
+        self._refuse_in_async()
+        before = self._sender.buffer.snapshot()
+        for endpoint in ENDPOINTS:
+            self._flush_endpoint(endpoint)
+        return self._sender.buffer.result_since(before)
+
+
+_OWN_METHODS = frozenset(
+    method
+    for kind in (AsyncConsumer, AsyncBufferedConsumer, Consumer, BufferedConsumer)
+    for name in ("send", "accept", "deliver", "flush", "_flush_endpoint")
+    if (method := getattr(kind, name, None)) is not None
+)
 
 
 def checked_size(max_size: int) -> int:
