@@ -50,7 +50,7 @@ def serving(context):
                 except OSError:
                     return
                 with suppress(OSError), connection:
-                    connection.settimeout(5)
+                    connection.settimeout(60)
                     with context.wrap_socket(connection, server_side=True) as secured:
                         secured.recv(65536)
                         secured.sendall(RESPONSE)
