@@ -84,7 +84,7 @@ def local_options(
     timezone: TimezoneOption = None,
     _account: AccountOption = None,
     db: DatabaseOption = None,
-    format: FormatOption = None,  # noqa: A002
+    format: FormatOption = None,
     jq: JqOption = None,
 ) -> _Local:
     """Return the options that every command of this kind has, see `with_options`."""
@@ -94,7 +94,7 @@ def local_options(
 @with_options(local=local_options)
 def distribution(
     event: Event = None,
-    property: Property = None,  # noqa: A002
+    property: Property = None,
     *,
     event_option: EventOption = None,
     property_option: PropertyOption = None,
@@ -115,7 +115,7 @@ def distribution(
 @with_options(local=local_options)
 def numeric(
     event: Event = None,
-    property: Property = None,  # noqa: A002
+    property: Property = None,
     *,
     event_option: EventOption = None,
     property_option: PropertyOption = None,

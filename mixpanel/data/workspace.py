@@ -213,7 +213,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     query_saved_report = LiveQueries.saved_report
     clear_cache = LiveQueries.clear_discovery_cache
 
-    @functools.cached_property
+    @property
     def project(self) -> AsyncProject:
         """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
 
@@ -359,7 +359,7 @@ class Workspace(LocalMethods):
         """
         return API(self._core.api)
 
-    @functools.cached_property
+    @property
     def project(self) -> Project:
         """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
 

@@ -57,7 +57,7 @@ WRONG = [
     (("distribution", "Order Paid", *DAYS), 3, "PROPERTY is missing"),
     (("distribution", "Order Pade", "plan", *DAYS), 4, "Order Paid"),
     (("numeric", "Order Paid", "amount", "--percentiles", "x", *DAYS), 3, "whole numbers"),
-    (("daily", "--from", "2026-01-03", "--to", "2026-01-01"), 3, "exchange them"),
+    (("daily", "--from", "2026-01-03", "--to", "2026-01-01"), 3, "--from 2026-01-03"),
     (("daily", "--table", "nothing", *DAYS), 4, "nothing"),
 ]
 
