@@ -50,6 +50,7 @@ def sent(emu):
     return [(each.method, path) for each, path in zip(emu.requests(), paths, strict=True)]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_a_board_is_created_read_changed_and_deleted(emu, ws):
     """Each call is one request, and returns the object."""
     boards = ws.project.dashboards
