@@ -77,6 +77,16 @@ async def test_a_pinned_data_view_is_the_scope(emu):
     assert [("GET", "workspaces/78/cohorts"), flags] == sent(emu)
 
 
+async def test_discovery_sees_what_was_changed(ws):
+    """At once, although it remembers lists for ten minutes."""
+    assert ["Trend"] == [each.name for each in await ws.list_bookmarks()]
+    await ws.project.reports.create(name="Second", type="insights", params={})
+    assert {"Trend", "Second"} == {each.name for each in await ws.list_bookmarks()}
+    assert ["Buyers"] == [each.name for each in await ws.list_cohorts()]
+    await ws.project.cohorts.delete(1003, confirm=True)
+    assert [] == await ws.list_cohorts()
+
+
 async def test_what_cannot_be_undone_needs_confirmation(emu, ws):
     """Nothing is sent without it; a plan shows what would be."""
     with pytest.raises(ConfigError, match="cannot be undone: pass confirm=True"):
