@@ -155,7 +155,7 @@ def _parameter(known: Field) -> inspect.Parameter:
 
 
 WriteOptions = {
-    "json_fields": Annotated[
+    "extra": Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             "--json", metavar="JSON", show_default=False,
@@ -176,7 +176,7 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
     """Call an endpoint with the values of a command's options."""
     confirm = bool(values.pop("confirm", False))
     dry_run = bool(values.pop("dry_run", False))
-    text = values.pop("json_fields", None)
+    text = values.pop("extra", None)
     fields = {each.name: each for each in endpoint.arguments}
     given = {
         name: _parsed(fields[name], value)
