@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -292,7 +293,7 @@ COMMANDS: "tuple[Command | Subgroup, ...]" = (
             resource.command,
             unwrapped(resource.summary),
             _example(resource, next(iter(resource))),
-            _commands(resource),
+            partial(_commands, resource),
         )
         for resource in RESOURCES
     ),
