@@ -342,16 +342,16 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
     ("query", "cumulative"): _query(cumulative=True),
     ("query", "weeks"): _query(**LONG, unit="week"),
     ("query", "quarters"): _query(**LONG, unit="quarter"),
-    ("query", "where equals"): _where(lambda _: prop("plan").isin(["team", "free"])),
+    ("query", "where equals"): _where(lambda _: prop("plan").is_in(["team", "free"])),
     ("query", "where not equals"): _where(lambda _: prop("plan") != "team"),
     ("query", "where contains"): _where(lambda _: prop("plan").contains("ea")),
-    ("query", "where starts with"): _where(lambda _: prop("plan").startswith("te")),
-    ("query", "where ends with"): _where(lambda _: prop("plan").endswith("ee")),
+    ("query", "where starts with"): _where(lambda _: prop("plan").starts_with("te")),
+    ("query", "where ends with"): _where(lambda _: prop("plan").ends_with("ee")),
     ("query", "where greater"): _where(lambda _: prop("amount") > 15),
     ("query", "where at least"): _where(lambda _: prop("amount") >= 20.5),
     ("query", "where between"): _where(lambda _: prop("amount").between(10, 21)),
-    ("query", "where set"): _where(lambda _: prop("plan").is_set()),
-    ("query", "where not set"): _where(lambda _: prop("plan").is_not_set()),
+    ("query", "where set"): _where(lambda _: prop("plan").is_defined()),
+    ("query", "where not set"): _where(lambda _: prop("plan").is_undefined()),
     ("query", "where true"): _where(lambda _: prop("gift") == True),  # noqa: E712 - builds a filter
     ("query", "any filter"): _query(
         Metric(PAID, where=(prop("plan") == "free") | (prop("amount") > 15))
