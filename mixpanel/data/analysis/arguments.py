@@ -75,6 +75,8 @@ def about(period: Period, query: Query[Any]) -> dict[str, Any]:
     return {"timezone": period.timezone, "computed_at": datetime.now(UTC), "sql": query.sql}
 
 
-def written(on: Condition) -> str:
+def written(on: Condition | tuple[Condition, ...]) -> str:
     """Return how a result names what it is parted by; what was compiled before has no text."""
+    if isinstance(on, tuple):
+        return ", ".join(map(written, on))
     return str(property_name(on)) if isinstance(on, (str, Expression)) else "expression"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import calendar
 from collections import defaultdict
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, get_args
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mixpanel.data.analysis.arguments import (
     MOST_SEGMENTS,
@@ -37,7 +38,18 @@ if TYPE_CHECKING:
 
 __all__ = ["frequency", "retention"]
 
+RetentionMode = Literal["none", "carry_back", "carry_forward", "consecutive_forward"]
+
 UNITS = get_args(TimeUnit)
+ONE_DAY = timedelta(days=1)
+# The one interval of a user in which a return counts; those before or after it follow.
+CARRIED = {
+    "carry_back": "max(cell)",
+    "carry_forward": "min(cell)",
+    "consecutive_forward": (
+        "len(list_filter(list_sort(list(DISTINCT cell)), lambda each, place: each = place - 1)) - 1"
+    ),
+}
 DAYS = {"day": 1, "week": 7, "month": 30}
 LONGEST = 90  # days of an interval; Mixpanel's own limit
 MOST_INTERVALS = 730
@@ -57,9 +69,12 @@ def retention(
     interval_count: int = 10,
     retention_type: RetentionType = "birth",
     unbounded: bool = False,
-    on: Condition | None = None,
+    on: Condition | tuple[Condition, ...] | None = None,
     limit: int = 1000,
     until: datetime | None = None,
+    mode: RetentionMode | None = None,
+    buckets: Sequence[int] = (),
+    alignment: Literal["birth", "calendar"] = "birth",
 ) -> Query[RetentionResult]:
     """Count the users who came back in each interval after their first event.
 
@@ -76,6 +91,12 @@ def retention(
     `on` parts users by their first event; `born_where` and `return_where` choose events. `until`
     is when the events end, in UTC without a zone: a cohort has no intervals that begin after it.
 
+    `mode` is how a return counts elsewhere: "carry_back" in all intervals before it, which is what
+    `unbounded` means, "carry_forward" in all after it, and with "consecutive_forward" a user counts
+    in an interval only after returns in all before it. `buckets` are the ends of intervals in
+    `unit`s, as (1, 3, 7), instead of equal ones. With the `alignment` "calendar" an interval is one
+    of the calendar, and the first that of the first event.
+
     :raises ConfigError: for arguments that cannot work.
     """
     among("retention_type", retention_type, get_args(RetentionType))
@@ -89,8 +110,17 @@ def retention(
     count("interval", interval, 1, LONGEST // DAYS[unit])
     count("interval_count", interval_count, 1, MOST_INTERVALS)
     count("limit", limit, 1, MOST_SEGMENTS)
+    mode = mode or ("carry_back" if unbounded else "none")
+    among("mode", mode, get_args(RetentionMode))
+    among("alignment", alignment, ["birth", "calendar"])
+    if buckets and (list(buckets) != sorted({*buckets}) or buckets[0] < 1):
+        raise ConfigError(f"buckets={buckets!r} must be ends of intervals, rising from 1 on")
     scope = Scope(source)
     length = timedelta(days=interval * DAYS[unit])
+    starts = [n * length for n in range(interval_count + 1)]
+    if buckets:
+        starts = [timedelta(days=DAYS[unit]) * each for each in (0, *buckets[:-1])]
+    longest = timedelta(days=DAYS[unit]) * buckets[-1] if buckets else starts[-1] + length
     users = ["distinct_id IS NOT NULL"]
     births = scope.events(
         None if first is None else [first],
@@ -102,7 +132,7 @@ def retention(
     returns = scope.events(
         None if return_event is None else [return_event],
         period.start,
-        period.after((interval_count + 1) * length),
+        period.after(longest + (31 * ONE_DAY if alignment == "calendar" else 0 * ONE_DAY)),
         where=return_where,
         extra=users,
     )
@@ -114,26 +144,23 @@ def retention(
         ),
         returns=f"SELECT distinct_id, time\nFROM {block(returns)}",
         later=">" if return_event in (None, first) else ">=",
-        cell=f"(epoch_us(time) - epoch_us(birth)) // {length // timedelta(microseconds=1)}",
-        intervals=interval_count,
-        unbounded=unbounded,
+        cell=_cell(period, unit, length, interval, buckets, alignment),
+        intervals=len(starts) - 1,
+        mode=mode,
         parted=on is not None,
     )
 
     def read(rows: Sequence[tuple[Any, ...]]) -> RetentionResult:
         days = _cohort_days(period, unit, interval)
-        known = [
-            _intervals_until(period.instant(day), until, length, interval_count) for day in days
-        ]
-        found = _cohorts(rows, interval_count, unbounded=unbounded)
+        known = [_intervals_until(period.instant(day), until, starts) for day in days]
+        found = _cohorts(rows, len(starts) - 1, mode)
         groups = {
             segment: tuple(_cohort(day, *cohorts[n], known[n]) for n, day in enumerate(days))
             for segment, cohorts in found.items()
         }
         sizes = {name: -sum(each.size for each in group) for name, group in groups.items()}
         every = groups.pop(None, None) or tuple(
-            _cohort(day, 0, [0] * (interval_count + 1), most)
-            for day, most in zip(days, known, strict=True)
+            _cohort(day, 0, [0] * len(starts), most) for day, most in zip(days, known, strict=True)
         )
         names = sorted(
             (name for name in groups if name is not None), key=lambda name: (sizes[name], name)
@@ -146,9 +173,9 @@ def retention(
             unit,
             every,
             interval,
-            interval_count,
+            len(starts) - 1,
             retention_type,
-            unbounded,
+            mode != "none",
             None if on is None else written(on),
             {name: groups[name] for name in names[:limit]},
             limit_hit=len(names) > limit,
@@ -158,6 +185,27 @@ def retention(
     names = tuple(name for name in (born_event, return_event) if name is not None)
     query = Query(statement, scope.parameters, read, names)
     return query
+
+
+def _cell(
+    period: Period,
+    unit: TimeUnit,
+    length: timedelta,
+    interval: int,
+    buckets: Sequence[int],
+    alignment: str,
+) -> str:
+    """Return SQL of the interval of a return, counted from 0; NULL after the last bucket."""
+    if alignment == "calendar":
+        at = [f"date_trunc('{unit}', {period.local(column)})" for column in ("birth", "time")]
+        passed = f"date_diff('{unit}', {at[0]}, {at[1]})"
+    else:
+        one = length // interval // timedelta(microseconds=1)
+        passed = f"(epoch_us(time) - epoch_us(birth)) // {one}"
+    if not buckets:
+        return f"{passed} // {interval}" if interval > 1 else passed
+    whens = " ".join(f"WHEN {passed} < {end} THEN {n}" for n, end in enumerate(buckets))
+    return f"CASE {whens} END"
 
 
 def _births(
@@ -190,7 +238,7 @@ def _retained(
     later: str,
     cell: str,
     intervals: int,
-    unbounded: bool,
+    mode: RetentionMode,
     parted: bool,
 ) -> str:
     """Return the query of the size of each cohort (cell NULL), and of each of its cells."""
@@ -200,10 +248,10 @@ def _retained(
         f"FROM births JOIN returns USING (distinct_id)\n"
         f"WHERE time {later} birth AND {cell} <= {intervals}"
     )
-    if unbounded:
+    if mode != "none":
         returned = (
-            f"SELECT {column}cohort, distinct_id, max(cell) AS cell\n"
-            f"FROM {block(returned)}\nGROUP BY {column}cohort, distinct_id"
+            f"SELECT {column}cohort, distinct_id, {CARRIED[mode]} AS cell\n"
+            f"FROM {block(returned)}\nGROUP BY {column}cohort, distinct_id\nHAVING cell >= 0"
         )
     groups = ["NULL", "segment"] if parted else ["NULL"]
     parts = []
@@ -227,11 +275,11 @@ def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
     return days
 
 
-def _intervals_until(start: datetime, until: datetime | None, length: timedelta, most: int) -> int:
+def _intervals_until(start: datetime, until: datetime | None, starts: Sequence[timedelta]) -> int:
     """Return how many intervals of a cohort begin before the events end; one at least."""
     if until is None:
-        return most + 1
-    return min(most + 1, max(1, -((start - until) // length)))
+        return len(starts)
+    return max(1, sum(start + each < until for each in starts))
 
 
 def _after(day: date, unit: TimeUnit) -> date:
@@ -245,7 +293,7 @@ def _days_of_month(day: date) -> int:
 
 
 def _cohorts(
-    rows: Iterable[tuple[Any, ...]], intervals: int, *, unbounded: bool
+    rows: Iterable[tuple[Any, ...]], intervals: int, mode: RetentionMode
 ) -> dict[str | None, dict[int, tuple[int, list[int]]]]:
     """Return the size and the counts of each cohort of each segment."""
     found: dict[str | None, dict[int, tuple[int, list[int]]]] = defaultdict(
@@ -258,9 +306,11 @@ def _cohorts(
         else:
             counts[cell] = users
         found[segment][cohort] = (size, counts)
-    if unbounded:
-        for cohorts in found.values():
-            for _, counts in cohorts.values():
+    for cohorts in found.values():
+        for _, counts in cohorts.values():
+            if mode == "carry_forward":
+                counts[:] = accumulate(counts)
+            elif mode != "none":
                 _accumulate(counts)
     return found
 

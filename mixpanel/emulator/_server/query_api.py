@@ -338,7 +338,9 @@ class QueryEndpoints:
         if "bookmark_id" in p:
             row = self._bookmark(p.whole("bookmark_id", 1, 10**15, 0), "retention")
             result = self._inline.retention(row["params"], p.today)
-            return query_responses.retention(result, rates=True)
+            if len(result) > 1:
+                raise RefusedRequest(400, "a saved report by several groups: query it inline")
+            return query_responses.retention(result[0], rates=True)
         if "unit" in p and "interval" in p:
             raise RefusedRequest(400, "unit and interval exclude each other")
         kind: Any = p.choice("retention_type", ("birth", "compounded"), "birth")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mixpanel.data.analysis.layout import block
 from mixpanel.data.analysis.period import Period, label
+from mixpanel.data.analysis.sessions import events_in_sessions
 from mixpanel.data.analysis.source import Scope
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.expressions import as_expression
@@ -44,17 +45,6 @@ PER_USER = {
     "max": "max(number)",
     "unique_values": "count(distinct value)",
 }
-# A session ends after 30 minutes without an event, and at midnight.
-SESSIONS = """SELECT *, sum(is_first) OVER moves AS session
-FROM (
-    SELECT *, (
-        coalesce(time - lag(time) OVER moves > INTERVAL 30 MINUTES, true)
-        OR time::DATE != lag(time) OVER moves::DATE
-    )::INTEGER AS is_first
-    FROM {events}
-    WINDOW moves AS (PARTITION BY distinct_id ORDER BY time, event)
-)
-WINDOW moves AS (PARTITION BY distinct_id ORDER BY time, event)"""
 BUCKETS = 10  # of a histogram
 
 Where = Callable[[Any, date, str], str | None]
@@ -265,16 +255,7 @@ def _events(
 ) -> str:
     """Return the query of a metric's events, or of more that its figure needs."""
     if math == "sessions":
-        everything = scope.events(
-            None, period.before(timedelta(days=1)), period.end, extra=["distinct_id IS NOT NULL"]
-        )
-        chosen = [f"time >= {scope.parameter('first', period.start)}"]
-        if names is not None:
-            chosen.append(f"list_contains({scope.parameter('names', names)}::varchar[], event)")
-        if where is not None:
-            chosen.append(scope.condition(where, "where"))
-        sessions = SESSIONS.format(events=block(everything))
-        return f"select * from {block(sessions)} where {' and '.join(chosen)}"  # noqa: S608
+        return events_in_sessions(scope, names, period.start, period.end, where=where)
     before = period.before(timedelta(days=TRAILING.get(math, 1) - 1))
     return scope.events(names, before, period.end, where=where)
 

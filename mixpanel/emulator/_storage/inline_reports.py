@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Mapping
 from datetime import date
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from mixpanel.data.analysis import flows, funnel, retention
 from mixpanel.data.query_results import FlowsResult, RetentionResult
@@ -23,6 +24,15 @@ from mixpanel.emulator._storage.inline_metrics import InlineMetrics, Shown
 from mixpanel.emulator._storage.profile_query import Profiles
 
 MAX_LIMIT = 50_000
+FUNNEL_MATHS = ("conversion_rate_unique", "conversion_rate_session", "unique")
+
+
+class Exclusion(NamedTuple):
+    """An event that ends a funnel between two steps, counted from 1."""
+
+    event: str
+    from_step: int | None
+    to_step: int | None
 
 
 class InlineReports:
@@ -49,10 +59,10 @@ class InlineReports:
         if kind == "funnel":
             return self._funnel(params, shown, now)
         if kind == "retention":
-            result = self.retention(params, today)
+            results = self.retention(params, today)
             headers = ["$retention", *(name_of(group) for group in shown.groups)]
-            found = query_responses.inline_retention(result)
-            limit_hit = result.limit_hit
+            found = query_responses.inline_retention(results)
+            limit_hit = any(result.limit_hit for result in results)
         else:
             headers = ["$metric", *(name_of(group) for group in shown.groups)]
             if any((each.get("measurement") or {}).get("math") == "histogram" for each in metrics):
@@ -73,9 +83,20 @@ class InlineReports:
         behavior = behavior_of(metrics_of(params)[0])
         if behavior.get("type") != "funnel":
             raise RefusedRequest(400, "the report is not a funnel")
-        for name, usual in (("funnelOrder", "loose"), ("exclusions", []), ("aggregateBy", [])):
-            if behavior.get(name) not in (None, usual):
-                raise RefusedRequest(400, f"{name} is not supported by the emulator")
+        measurement = metrics_of(params)[0].get("measurement") or {}
+        math = measurement.get("math", "conversion_rate_unique")
+        if math not in FUNNEL_MATHS:
+            raise RefusedRequest(400, f"math {math!r} of a funnel is not computed by the emulator")
+        if behavior.get("funnelReentryMode") not in (None, "default"):
+            raise RefusedRequest(400, "funnelReentryMode is not computed by the emulator")
+        orders = {each.get("funnelOrder") for each in members_of(behavior)} - {None}
+        orders.add(behavior.get("funnelOrder") or "loose")
+        if orders not in ({"loose"}, {"any"}):
+            raise RefusedRequest(400, "funnelOrder must be loose or any, the same in all steps")
+        window = behavior.get("conversionWindowUnit", "day")
+        length = behavior.get("conversionWindowDuration", 14)
+        if window == "session" and length != 1:
+            raise RefusedRequest(400, "a funnel over several sessions is not computed here")
         today = date.max
         steps = [
             funnel.Step(
@@ -85,45 +106,55 @@ class InlineReports:
         ]
         return {
             "steps": steps,
-            "window": behavior.get("conversionWindowDuration", 14),
-            "window_unit": behavior.get("conversionWindowUnit", "day"),
+            "window": length,
+            "window_unit": "day" if window == "session" else window,
+            "within": "session" if window == "session" else "window",
+            "counted": "sessions" if math == "conversion_rate_session" else "users",
+            "order": orders.pop(),
+            "exclude": [_exclusion(each) for each in behavior.get("exclusions") or ()],
+            "hold": [accessor(each) for each in behavior.get("aggregateBy") or ()],
             "where": self._where(section_of(params, "filter"), today),
         }
 
     def _funnel(self, params: Any, shown: Shown, now: float) -> dict[str, Any]:
         options = self.funnel_options(params)
-        trend = params.get("displayOptions", {}).get("chartType") == "line"
-        on = self._single_group(shown)
+        display = params.get("displayOptions") or {}
+        _check_comparison(display)
+        trend = display.get("chartType") == "line"
         unit: Any = shown.unit if trend else None
-        result = self._reports.run(
-            lambda events, period: funnel.funnel(
-                events, period, on=on, unit=unit, limit=min(shown.limit, 10_000), **options
-            ),
-            shown.days, on, options["where"], options["steps"],
-        )  # fmt: skip
+        limit = min(shown.limit, 10_000)
+        results = []
+        for on in _groupings(shown):
+            report = partial(funnel.funnel, on=on, unit=unit, limit=limit, **options)
+            texts = (on, options["where"], options["steps"], options["hold"])
+            results.append(self._reports.run(report, shown.days, *texts))
+        result = results[-1]
         return query_responses.inline(
-            query_responses.inline_funnel(result, trend=trend),
+            query_responses.inline_funnel(results, trend=trend),
             now=now,
             days=shown.days,
             headers=["$funnel", *(name_of(group) for group in shown.groups)],
             limit_hit=result.limit_hit,
         )
 
-    def retention(self, params: Any, today: date) -> RetentionResult:
-        """Compute retention.
+    def retention(self, params: Any, today: date) -> list[RetentionResult]:
+        """Compute retention: without groups or by one, and then by one group more each time.
 
         :raises RefusedRequest: 400: the parameters are malformed, or of a kind not known here.
         """
         behavior = behavior_of(metrics_of(params)[0])
         if behavior.get("type") != "retention":
             raise RefusedRequest(400, "the report is not retention")
-        if behavior.get("retentionAlignmentType", "birth") != "birth":
-            raise RefusedRequest(400, "retentionAlignmentType must be birth in the emulator")
-        mode = behavior.get("retentionUnboundedMode", "none")
-        if mode not in ("none", "carry_back"):
-            raise RefusedRequest(400, f"retentionUnboundedMode {mode!r} is not supported")
-        if behavior.get("retentionCustomBucketSizes"):
-            raise RefusedRequest(400, "retentionCustomBucketSizes are not supported")
+        measurement = metrics_of(params)[0].get("measurement") or {}
+        if measurement.get("math", "retention_rate") not in ("retention_rate", "unique"):
+            message = f"math {measurement['math']!r} of retention is not computed by the emulator"
+            raise RefusedRequest(400, message)
+        _check_comparison(params.get("displayOptions") or {})
+        mode: Any = behavior.get("retentionUnboundedMode") or "none"
+        if measurement.get("retentionCumulative"):
+            mode = "carry_forward"
+        alignment = behavior.get("retentionAlignmentType") or "birth"
+        buckets = behavior.get("retentionCustomBucketSizes") or ()
         shown = self._shown(params, today, 1000)
         members = members_of(behavior)
         if len(members) != 2:
@@ -131,17 +162,19 @@ class InlineReports:
         born, back = members
         unit: Any = behavior.get("retentionUnit", "day")
         conditions = [joined(self._event_where(each, today), shown.where) for each in members]
-        on = self._single_group(shown)
         days = (shown.days[1] - shown.days[0]).days
-        return self._reports.run(
-            lambda events, period: retention.retention(
-                events, period, str(born.get("name")), str(back.get("name")),
+        results = []
+        for on in _groupings(shown):
+            report = partial(
+                retention.retention,
+                born_event=str(born.get("name")), return_event=str(back.get("name")),
                 born_where=conditions[0], return_where=conditions[1], unit=unit,
                 interval_count=max(1, days // {"day": 1, "week": 7}.get(unit, 30)),
-                unbounded=mode == "carry_back", on=on, until=self._reports.last_time(),
-            ),
-            shown.days, on, *conditions,
-        )  # fmt: skip
+                mode=mode, buckets=buckets, on=on, until=self._reports.last_time(),
+                alignment="birth" if alignment == "birth" else "calendar",
+            )  # fmt: skip
+            results.append(self._reports.run(report, shown.days, on, *conditions))
+        return results
 
     def flows(self, params: Any, today: date) -> FlowsResult:
         """Compute flows.
@@ -187,11 +220,6 @@ class InlineReports:
         where = self._where(section_of(params, "filter"), today)
         return Shown(days, unit, where, groups, chart not in ("bar", "table", "pie"), limit)
 
-    def _single_group(self, shown: Shown) -> str | None:
-        if len(shown.groups) > 1:
-            raise RefusedRequest(400, "funnels and retention take one group in the emulator")
-        return accessor(shown.groups[0]) if shown.groups else None
-
     def _event_where(self, event: Mapping[str, Any], today: date) -> str | None:
         determiner = event.get("filtersDeterminer") or "all"
         return self._where(event.get("filters"), today, determiner)
@@ -204,3 +232,23 @@ class InlineReports:
         if members is None:
             raise RefusedRequest(400, f"cohort {cohort} does not exist")
         return members
+
+
+def _exclusion(entry: Mapping[str, Any]) -> Exclusion:
+    steps = entry.get("steps") or {}
+    return Exclusion(str(entry.get("event")), steps.get("from"), steps.get("to"))
+
+
+def _groupings(shown: Shown) -> list[Any]:
+    """Return what a report is parted by, a group more each time; None without groups."""
+    if any({"cohorts", "behavior", "customBucket"} & each.keys() for each in shown.groups):
+        raise RefusedRequest(400, "funnels and retention are grouped by properties only here")
+    found = [accessor(each) for each in shown.groups]
+    if len(found) < 2:
+        return [found[0] if found else None]
+    return [found[0], *(tuple(found[:n]) for n in range(2, len(found) + 1))]
+
+
+def _check_comparison(display: Mapping[str, Any]) -> None:
+    if display.get("timeComparison"):
+        raise RefusedRequest(400, "timeComparison is not computed by the emulator")
