@@ -167,7 +167,7 @@ class Scope:
             label = _label(self._compiled(on, argument).value)
             return f"SELECT *, {label} AS segment\nFROM {block(events)}"
         values = f"SELECT *, {json} AS value\nFROM {block(events)}"
-        return f"SELECT *, {LABEL_OF_JSON} AS segment\nFROM {block(values)}"
+        return f"SELECT * EXCLUDE (value), {LABEL_OF_JSON} AS segment\nFROM {block(values)}"
 
     # ---- expressions ----------------------------------------------------------------------------
 

@@ -65,7 +65,8 @@ def leaves(below: Any, change: Callable[[dict[str, float]], dict[str, float]]) -
 
 def cumulative(dates: dict[str, float]) -> dict[str, float]:
     """Return the running totals of dates."""
-    total, found = 0.0, {}
+    total: float = 0
+    found = {}
     for day, n in dates.items():
         total += n or 0
         found[day] = total
