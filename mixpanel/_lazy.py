@@ -41,10 +41,10 @@ def load_lazily(module_name: str) -> bool:
         if name.startswith("__") or name not in origins():
             raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
         parent, attribute = origins()[name]
-        if parent == module_name:  # a submodule
-            value: Any = import_module(f"{parent}.{attribute}")
-        else:
-            value = getattr(import_module(parent), attribute)
+        if parent != module_name and hasattr(import_module(parent), attribute):
+            value: Any = getattr(import_module(parent), attribute)
+        else:  # a submodule that is not loaded yet
+            value = import_module(f"{parent}.{attribute}")
         setattr(module, name, value)
         return value
 

@@ -107,6 +107,8 @@ class ClientOptions(ConsumerOptions, total=False):
 class _Client(TrackingMethods[Outcome]):
     """The shared part of both clients: composing messages, and holding the consumer."""
 
+    _is_sync = False
+
     def __init__(
         self,
         token: str,
@@ -145,6 +147,8 @@ class _Client(TrackingMethods[Outcome]):
             else CustomConsumer(consumer, DeliveryStats())
         )
         self._stats = self._delivery.stats
+        if self._is_sync and isinstance(self._delivery, Sender):
+            self._delivery.in_background_loop = True
         self._closed = False
         # A sender that accepts a message without further checks: of async clients, nearly always.
         self._fast_sender: Sender[IngestionApi] | None = None
@@ -450,9 +454,12 @@ class Mixpanel(_Client[None]):
 
     :param options: see `help(mixpanel.client.ClientOptions)`, and those of the consumer,
         `help(mixpanel.consumers.ConsumerOptions)`, when none is given.
-    :raises SyncInAsyncError: on the thread of a running event loop, which it would block.
+    :raises SyncInAsyncError: on the thread of a running event loop, for a call that would block it:
+        with a buffered consumer only `flush` and `close` do. A notebook may be blocked.
     :raises ConfigurationError: for settings that cannot work.
     """
+
+    _is_sync = True
 
     def _default_consumer(self, **options: Any) -> Consumer:
         return Consumer(**options)
@@ -464,8 +471,12 @@ class Mixpanel(_Client[None]):
         if isinstance(sender, CustomConsumer):
             sender.deliver_sync(records)
             return
-        background_loop.refuse_in_async("Mixpanel", allow_background_loop=True)
         if not sender.buffered:
+            background_loop.refuse_in_async(
+                "Mixpanel",
+                "use AsyncMixpanel and await it, or give Mixpanel an AsyncBufferedConsumer()",
+                allow_background_loop=True,
+            )
             sync_delivery.deliver(sender, records)
             return
         for at, record in enumerate(records):

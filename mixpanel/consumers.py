@@ -318,7 +318,7 @@ class AsyncBufferedConsumer(AnyConsumer):
 class Consumer(AnyConsumer):
     """Send each message at once and raise errors, as the official one does.
 
-    Call it from any thread that runs no event loop.
+    Call it from any thread that runs no event loop, or from a notebook.
     """
 
     def send(
@@ -364,6 +364,7 @@ class BufferedConsumer(Consumer):
     The caller that fills a batch waits for its request. With `flush_after`, a batch is also full
     when its oldest message is that many seconds old and another one is tracked. Errors go to
     `on_error` (or the log) and `stats()`, not to the caller, whose message they may not be about.
+    On the thread of a running event loop, full batches are sent in the background instead.
     `max_size` is at most 2,000. Any number of threads may share one.
     """
 
@@ -412,7 +413,6 @@ class BufferedConsumer(Consumer):
         :raises QueueFullError: with `when_full="raise"`.
         :raises ClosedError: after `close`.
         """
-        background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         sync_delivery.accept(self._sender, record)
 
     def send(

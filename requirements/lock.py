@@ -16,6 +16,7 @@ PEERS = (
     "official", "posthog", "launchdarkly", "growthbook", "htevents", "customerio",
     "headless", "utils",
 )  # fmt: skip
+RUN_US = ("runtimes", "uwsgi")  # peers that run this package
 
 COMPILE = "pip compile --quiet --universal --python-version 3.11 --generate-hashes"
 LOCKS = {
@@ -29,6 +30,7 @@ LOCKS = {
     "tox": "--group tox",
     "lock": "--group lock",
     **{f"peers/{peer}": f"--group peer-{peer}" for peer in PEERS},
+    **{f"peers/{peer}": f"pyproject.toml --group peer-{peer}" for peer in RUN_US},
 }
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ;]+)", re.MULTILINE)
 HOOK_PIN = re.compile(r"\b([a-z0-9-]+)((?:\[[a-z,]+\])?)==[0-9a-z.]+")

@@ -7,17 +7,15 @@ import signal
 import threading
 import time
 
-import hypothesis
 import pytest
 import trustme
 
 from mixpanel._runtime import background_loop
 from mixpanel.data._api import rate_limits
 from mixpanel.emulator import Emulator
+from tests import effort
 
-# No example has a time limit: machines are shared. None is kept: a run leaves no file behind.
-hypothesis.settings.register_profile("mixpanel", deadline=None, database=None)
-hypothesis.settings.load_profile("mixpanel")
+effort.load_profile()
 
 
 def pytest_configure():

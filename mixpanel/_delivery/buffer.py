@@ -27,7 +27,6 @@ rules keep the invariants:
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +35,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
+from mixpanel._runtime import native_threads
 from mixpanel.exceptions import AmbiguousDeliveryError, ClosedError, QueueFullError
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ class Buffer:
         """Forget everything without settling it, as a forked child does with its copy."""
         self._deferred: deque[Record] = deque()
         self._putting_deferred = False
-        self.stats.lock = self.lock = threading.RLock()
-        self.is_held_here: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
+        self.stats.lock = self.lock = native_threads.new_rlock()
+        self.is_held_here: Callable[[], bool] = self.lock._is_owned
         self.stats.deferred = self._deferred
         self.stats.clear()
         self.bytes = 0
@@ -213,6 +213,7 @@ class Buffer:
         record.enqueued_at = self.clock()
         stats, limits = self.stats, self.limits
         evicted: tuple[Record, ...] = ()
+        reason = ""
         signal = False
         try:
             with self.lock:

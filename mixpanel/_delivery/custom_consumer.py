@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 import weakref
-from concurrent.futures import wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from anyio.lowlevel import RunVar
 
 from mixpanel._delivery import capture
 from mixpanel._delivery.stats import DeliveryStats, FlushResult
-from mixpanel._runtime import background_loop, event_loop, fork, shutdown
+from mixpanel._runtime import background_loop, event_loop, fork, native_threads, shutdown
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import ConfigurationError
 
@@ -128,7 +127,7 @@ class CustomConsumer:
 
     def flush_sync(self, timeout: float | None = None) -> FlushResult:
         """Wait for calls in progress, then flush the consumer in this thread if it has `flush`."""
-        wait(set(self._in_background), timeout)
+        native_threads.wait_for_all(set(self._in_background), timeout)
         flush = getattr(self._consumer, "flush", None)
         if flush is not None:
             self._call_sync(flush)
@@ -183,7 +182,8 @@ def _at_exit() -> None:
     """Wait for calls in progress as long as the last drain may take; log those that are lost."""
     end = time.monotonic() + shutdown.EXIT_TIMEOUT
     for adapter in list(_adapters):
-        late = wait(set(adapter._in_background), max(0.0, end - time.monotonic())).not_done
+        left = max(0.0, end - time.monotonic())
+        late = native_threads.wait_for_all(set(adapter._in_background), left)
         if late:
             text = f"{len(late)} message(s) dropped: exit"
             adapter.stats.log_limited(logging.ERROR, text, key="exit")

@@ -17,7 +17,7 @@ from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
-from mixpanel._runtime import event_loop, shutdown
+from mixpanel._runtime import background_loop, event_loop, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
@@ -77,6 +77,7 @@ class Sender(Generic[R]):
         self._refuses_records = False  # closed, or the last drain at exit is over
         self.buffered = buffered
         self.background = background
+        self.in_background_loop = False  # True for sync clients: never start in a caller's loop
         self._loop: event_loop.Loop | None = None  # where the background task runs
         self._wake: anyio.Event | None = None
         self._sync_transport: SyncTransport | None = None
@@ -191,13 +192,31 @@ class Sender(Generic[R]):
         """Return True if a running event loop has the background task."""
         return self._loop is not None and self._loop.is_running()
 
+    @property
+    def sends_in_this_loop(self) -> bool:
+        """Return True if the background task is in the event loop that runs in this thread."""
+        loop, here = self._loop, event_loop.running_loop()
+        return loop is not None and here is not None and here.key is loop.key
+
     def wake(self) -> None:
         """Make the background task look at the buffer; start it in this loop if it has none."""
         loop = self._loop
         if loop is not None and loop.is_running():
             loop.call_soon(self._notify_task)
             return
-        here = event_loop.running_loop()
+        if not self.in_background_loop:
+            self.start_here()
+        elif self.stats.pending or self.stats.deferred:
+            # No thread can start at the end of the interpreter, and no loop without a file
+            # descriptor. The message is accepted: the next one tries again, or the drain at exit.
+            with suppress(RuntimeError, OSError):
+                background_loop.call_on_background_loop(self.start_here)
+
+    def start_here(self) -> None:
+        """Start the background task in the event loop of this thread, unless another has it."""
+        loop, here = self._loop, event_loop.running_loop()
+        if loop is not None and loop.is_running():
+            return
         if here is None:
             return  # the next call from a loop starts it, or the drain at exit sends the messages
         with self.buffer.lock:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import DeliveryError
 from mixpanel.settings import checked_callback
@@ -111,13 +112,13 @@ class DeliveryStats:
     def __init__(self, on_error: OnError | None = None, on_drop: OnDrop | None = None) -> None:
         checked_callback(on_error, "on_error")
         checked_callback(on_drop, "on_drop")
-        self.lock: AbstractContextManager[Any] = threading.RLock()
+        self.lock: AbstractContextManager[Any] = native_threads.new_rlock()
         self.deferred: Sequence[Record] = ()  # accepted, but not yet counted
         self.on_error = on_error
         self.on_drop = on_drop
         self.recent_errors: list[DeliveryError] = []
         self._logged: dict[str, tuple[float, int]] = {}
-        self._callbacks = threading.local()
+        self._in_on_drop: set[int] = set()  # threads, or greenlets where gevent has patched them
         self.clear()
 
     def clear(self) -> None:
@@ -197,13 +198,14 @@ class DeliveryStats:
     def report_drop(self, reason: str, records: Sequence[Record]) -> None:
         """Call `on_drop` with dropped messages; without one, log how many there were."""
         # A callback that tracks into a full buffer causes another drop: that one is only logged.
-        nested = getattr(self._callbacks, "in_on_drop", False)
+        thread = threading.get_ident()
+        nested = thread in self._in_on_drop
         if self.on_drop is not None and not nested:
-            self._callbacks.in_on_drop = True
+            self._in_on_drop.add(thread)
             try:
                 self._call(self.on_drop, reason, records)
             finally:
-                self._callbacks.in_on_drop = False
+                self._in_on_drop.discard(thread)
         elif nested or self.on_error is None or reason not in ("ambiguous", "expired"):
             self.log_limited(
                 logging.ERROR, f"{len(records)} message(s) dropped: {reason}", key=reason

@@ -1,7 +1,8 @@
 """Deliver from sync code: into the buffer; what is due is sent by this thread or in the background.
 
-On the thread of the background loop, and in a signal handler or finalizer that interrupted the
-buffer's own code, nothing here waits: the code that would have to go on is the code that waits.
+On the thread of a running event loop, and in a signal handler or finalizer that interrupted the
+buffer's own code, a buffered message is accepted without waiting: the code that would have to go on
+is the code that waits. An interactive session, such as a notebook, may wait.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from mixpanel._delivery import capture
+from mixpanel._runtime import event_loop
 from mixpanel._runtime.background_loop import (
     _is_starting_here,
     call_on_background_loop,
     on_background_thread,
+    refuse_in_async,
     run,
     start_on_background_loop,
 )
-from mixpanel.exceptions import QueueFullError
+from mixpanel.exceptions import QueueFullError, SyncInAsyncError
 
 if TYPE_CHECKING:
     from mixpanel._delivery.sender import Sender
@@ -43,13 +46,19 @@ def enqueue(sender: Sender[Any], record: Record) -> None:
 def _send_in_background(sender: Sender[Any], signal: bool | None) -> None:  # noqa: FBT001
     """Have the background loop send what is due, as `Sender.accept` returned."""
     if signal is None:
+        if event_loop.is_running() and not on_background_thread():
+            refuse_in_async(
+                'when_full="wait" with a full buffer',
+                'use AsyncMixpanel and await it, or when_full="drop_newest", "drop_oldest" or '
+                '"raise"',
+            )
         raise QueueFullError(
             "the buffer is full, and a callback or signal handler cannot wait for space"
         )
     if not signal or (sender.background and sender.has_loop):
         return
     if sender.background:
-        call_on_background_loop(sender.wake)
+        call_on_background_loop(sender.start_here)
     elif not sender.buffered:
         start_on_background_loop(lambda: _flush_later(sender))
     elif sender.buffer.due():
@@ -82,12 +91,27 @@ async def _flush_later(sender: Sender[Any]) -> None:
 
 def flush(sender: Sender[Any], timeout: float | None) -> FlushResult:
     """Send everything accepted so far and return the result."""
-    return sender.skip_flush() if _must_not_wait(sender) else run(sender.flush, timeout)
+    if _must_not_wait(sender):
+        return sender.skip_flush()
+    _refuse_own_loop(sender, "flush")
+    return run(sender.flush, timeout)
 
 
 def close(sender: Sender[Any], timeout: float | None) -> FlushResult:
     """Flush, then close; return the result of the flush."""
-    return sender.skip_flush() if _must_not_wait(sender) else run(sender.aclose, timeout)
+    if _must_not_wait(sender):
+        return sender.skip_flush()
+    _refuse_own_loop(sender, "aclose")
+    return run(sender.aclose, timeout)
+
+
+def _refuse_own_loop(sender: Sender[Any], method: str) -> None:
+    """Refuse to wait, in a notebook, for an async client that sends in the notebook's loop."""
+    if event_loop.is_running() and sender.sends_in_this_loop:
+        raise SyncInAsyncError(
+            "an async client that shares this consumer sends from the event loop of this thread, "
+            f"which this call would block: await {method}() of the async client instead"
+        )
 
 
 def _must_not_wait(sender: Sender[Any]) -> bool:
@@ -97,30 +121,29 @@ def _must_not_wait(sender: Sender[Any]) -> bool:
 def accept(sender: Sender[Any], record: Record) -> None:
     """Give a record to a buffered sender; send the batch that it fills, or flush to make space.
 
-    On the background loop, as in a callback, it never waits.
+    On the thread of a running event loop it never waits.
 
     :raises QueueFullError: when flushing made no space, or at once with `when_full="raise"`.
+    :raises SyncInAsyncError: on the thread of a running event loop, with `when_full="wait"`, when
+        the buffer is full.
     """
     signal = sender.accept(record)
-    if signal is False and sender.buffer.limits.flush_after is None:
-        return  # first, because nearly all messages of a `BufferedConsumer` end here
+    if signal is False and (sender.background or sender.buffer.limits.flush_after is None):
+        return  # first, because nearly all messages end here
     if capture.active is not None and not signal:
         return  # captured
-    if on_background_thread():
+    if event_loop.is_running() and (on_background_thread() or not event_loop.is_interactive()):
         _send_in_background(sender, signal)
         return
     if signal is None:
         signal = _accept_after_flush(sender, record)
-    if not signal and sender.buffer.limits.flush_after is None:
+    if sender.background or (not signal and sender.buffer.limits.flush_after is None):
         return
-    if not sender.background:
-        # Inside a blocking send of this very thread (a callback), that send continues with what is
-        # due when it returns; a second one here could wait for a lock that the first one holds.
-        if not sender.is_interrupted and sender.buffer.due():
-            transport = sender.sync_transport()
-            run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
-    elif not sender.has_loop and sender.stats.pending:  # not past the drain at exit
-        call_on_background_loop(sender.wake)
+    # Inside a blocking send of this very thread (a callback), that send continues with what is due
+    # when it returns; a second one here could wait for a lock that the first one holds.
+    if not sender.is_interrupted and sender.buffer.due():
+        transport = sender.sync_transport()
+        run(sender.send_due) if transport is None else sender.send_due_blocking(transport)
 
 
 def _accept_after_flush(sender: Sender[Any], record: Record) -> bool:

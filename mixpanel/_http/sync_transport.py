@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -60,16 +61,24 @@ __all__ = ["SyncTransport"]
 MAX_TIMEOUT = 86_400.0  # seconds; sockets refuse timeouts of more than 24 days
 
 
-class _Attempt(threading.local):
-    """This thread's attempt: its end on the monotonic clock, and whether the request was sent.
+class _Attempt:
+    """An attempt: its end on the monotonic clock, and whether the request was sent.
 
     `request_start` is how the bytes of the request begin. A CONNECT to a proxy before it begins
     differently, and does not count as sent.
     """
 
-    end = 0.0
-    request_start = b""
-    sent = False
+    __slots__ = ("end", "request_start", "sent")
+
+    def __init__(self, end: float, request_start: bytes) -> None:
+        self.end = end
+        self.request_start = request_start
+        self.sent = False
+
+
+# Of this thread or greenlet: a `threading.local` that was made before gevent patched it would be
+# shared by all greenlets of a thread.
+_attempt: ContextVar[_Attempt] = ContextVar("mixpanel_attempt")
 
 
 class _DeadlineStream(httpcore.NetworkStream):
@@ -78,14 +87,13 @@ class _DeadlineStream(httpcore.NetworkStream):
     Writes are buffered until the first read, so that head and body leave in one packet.
     """
 
-    def __init__(self, stream: httpcore.NetworkStream, attempt: _Attempt) -> None:
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
-        self._attempt = attempt
         self._write_buffer = b""
         self._is_unused = True
 
     def _remaining(self) -> float:
-        remaining = self._attempt.end - time.monotonic()
+        remaining = _attempt.get().end - time.monotonic()
         if remaining <= 0:
             raise httpcore.ReadTimeout("the deadline has passed")
         return remaining
@@ -96,9 +104,8 @@ class _DeadlineStream(httpcore.NetworkStream):
             if self._is_unused and self._has_unread():
                 raise UnsolicitedDataError("it would be read as the response")
             self._is_unused = False  # httpcore's pool checks idle connections
-            self._attempt.sent = self._attempt.sent or buffered.startswith(
-                self._attempt.request_start
-            )
+            attempt = _attempt.get()
+            attempt.sent = attempt.sent or buffered.startswith(attempt.request_start)
             self._stream.write(buffered, self._remaining())
         return self._stream.read(max_bytes, self._remaining())
 
@@ -124,7 +131,7 @@ class _DeadlineStream(httpcore.NetworkStream):
         except BaseException:  # the deadline may have passed before the handshake began
             self._stream.close()
             raise
-        return _DeadlineStream(tls, self._attempt)
+        return _DeadlineStream(tls)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
@@ -132,9 +139,6 @@ class _DeadlineStream(httpcore.NetworkStream):
 
 class _DeadlineBackend(httpcore.SyncBackend):
     """Connect to one address after the other, within the attempt's deadline."""
-
-    def __init__(self, attempt: _Attempt) -> None:
-        self._attempt = attempt
 
     def connect_tcp(
         self,
@@ -144,16 +148,17 @@ class _DeadlineBackend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        addresses = _resolve(host, port, self._attempt.end)
+        end = _attempt.get().end
+        addresses = _resolve(host, port, end)
         failure: Exception | None = None
         for tried, address in enumerate(addresses):
             # An unreachable address must leave time for those that come after it.
-            share = (self._attempt.end - time.monotonic()) / (len(addresses) - tried)
+            share = (end - time.monotonic()) / (len(addresses) - tried)
             try:
                 stream = super().connect_tcp(
                     address, port, max(0.01, share), local_address, socket_options
                 )
-                return _DeadlineStream(stream, self._attempt)
+                return _DeadlineStream(stream)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure or httpcore.ConnectError(f"{host} has no address")
@@ -236,7 +241,6 @@ class SyncTransport:
 
     def __init__(self, options: TransportOptions, *, max_response_bytes: int) -> None:
         self._max_response_bytes = max_response_bytes
-        self._attempt = _Attempt()
         self._options = options
         self._pool_by_proxy: dict[Proxy | str | None, httpcore.ConnectionPool] = {}
         self._pool_by_url: dict[str, httpcore.ConnectionPool] = {}  # without the query
@@ -253,7 +257,7 @@ class SyncTransport:
                 proxy=_httpcore_proxy(proxy),
                 max_connections=self._options.connections,
                 keepalive_expiry=KEEP_ALIVE,
-                network_backend=_DeadlineBackend(self._attempt),
+                network_backend=_DeadlineBackend(),
             )
             pool = self._pool_by_proxy.setdefault(proxy, new)
         self._pool_by_url[url] = pool
@@ -262,7 +266,8 @@ class SyncTransport:
     @property
     def has_sent(self) -> bool:
         """Return True if any byte of this thread's last request may have been sent."""
-        return self._attempt.sent
+        attempt = _attempt.get(None)
+        return attempt is not None and attempt.sent
 
     def close(self) -> None:
         """Close the connections."""
@@ -272,8 +277,8 @@ class SyncTransport:
     def send(self, request: Request, *, end: float) -> Response | TransportFailure:
         """Make one attempt until `end` on the monotonic clock."""
         end = min(end, time.monotonic() + MAX_TIMEOUT)
-        self._attempt.end, self._attempt.sent = end, False
-        self._attempt.request_start = f"{request.method} ".encode()
+        attempt = _Attempt(end, f"{request.method} ".encode())
+        _attempt.set(attempt)
         outer = sys.exception()
         try:
             pool = self._pool(request.url.partition("?")[0])
@@ -290,7 +295,7 @@ class SyncTransport:
             permanent = is_permanent(failure)
             error = error_type(f"{describe(failure)} ({request.url.partition('?')[0]})")
             error.__cause__ = as_cause(failure, outer)
-            return TransportFailure(error, self._attempt.sent, permanent)
+            return TransportFailure(error, attempt.sent, permanent)
         except BaseException as error:  # also Ctrl-C
             strip_tracebacks(error, outer)
             raise

@@ -87,7 +87,7 @@ class Composer:
         self._uses_default_serializer = serializer is DatetimeSerializer
         self._validation = validation
         self._before_send = before_send
-        self._in_hook = threading.local()
+        self._in_hook: set[int] = set()  # threads, or greenlets where gevent has patched them
         self._sample_rate = sample_rate
         self._sample_weight = sample_weight
         self._note = note
@@ -337,9 +337,12 @@ class Composer:
         self, endpoint: Endpoint, record: dict[str, Any]
     ) -> dict[str, Any] | None:
         # Events that the hook itself tracks are not passed to it, or it would never return.
-        if self._before_send is None or getattr(self._in_hook, "running", False):
+        if self._before_send is None:
             return record
-        self._in_hook.running = True
+        thread = threading.get_ident()
+        if thread in self._in_hook:
+            return record
+        self._in_hook.add(thread)
         try:
             changed: object = self._before_send(endpoint, record)
         except Exception:
@@ -348,7 +351,7 @@ class Composer:
             self._note("before_send_error", "")
             return None
         finally:
-            self._in_hook.running = False
+            self._in_hook.discard(thread)
         if isinstance(changed, dict):
             return changed
         if changed is not None:

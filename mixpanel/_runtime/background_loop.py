@@ -2,22 +2,26 @@
 
 The loop runs on a daemon thread, and starts at the first call. Sync calls reach it through asgiref,
 which this is the only module to import: its `async_to_sync` keeps context variables, and lets async
-code call back into the waiting thread.
+code call back into the waiting thread. Greenlets and notebook cells, in which asgiref cannot wait,
+wait at a mailbox of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
+import time
 from contextlib import suppress
-from contextvars import Context, ContextVar
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import anyio
 from asgiref.sync import AsyncToSync, SyncToAsync
 
-from mixpanel._runtime import event_loop, fork, shutdown
+from mixpanel._runtime import event_loop, fork, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import SyncInAsyncError
@@ -25,6 +29,8 @@ from mixpanel.exceptions import SyncInAsyncError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
+
+    from mixpanel._runtime.native_threads import Mailbox
 
 __all__ = [
     "background_loop",
@@ -47,12 +53,30 @@ class _BackgroundLoop:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(
-            target=self._run, name="mixpanel-background-loop", daemon=True
+        self.thread_id = 0
+        self._failure: BaseException | None = None
+        has_loop = native_threads.new_lock()
+        has_loop.acquire()
+        self.thread = native_threads.start_thread(
+            lambda: self._make_loop_and_run(has_loop), "mixpanel-background-loop"
         )
-        self.thread.start()
+        # gevent and eventlet tie a selector to the thread that makes it, so that thread makes the
+        # loop. This takes a millisecond.
+        with has_loop:
+            if self._failure is not None:
+                raise self._failure
         shutdown.on_shutdown(self.stop)
+
+    def _make_loop_and_run(self, has_loop: Any) -> None:
+        self.thread_id = native_threads.get_ident()
+        try:
+            self.loop = asyncio.new_event_loop()
+        except BaseException as error:
+            self._failure = error
+            return
+        finally:
+            has_loop.release()
+        self._run()
 
     def _run(self) -> None:
         # On another loop: calls may be queued on this one already. They are run below, without the
@@ -96,7 +120,7 @@ async def _load_anyio() -> None:
 CLEANUP_TIMEOUT = 10.0  # seconds that a call may take to end after a first Ctrl-C
 
 _current: _BackgroundLoop | None = None
-_start_lock = threading.RLock()
+_start_lock = native_threads.new_rlock()
 _queued_callbacks: list[Callable[[], object]] = []  # from signal handlers, while the loop starts
 _inherited: list[_BackgroundLoop] = []  # of the parent process; their threads do not exist here
 
@@ -117,7 +141,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 def _is_starting_here() -> bool:
     """Return True in a signal handler that interrupted this thread while it starts the loop."""
-    return bool(_start_lock._is_owned())  # type: ignore[attr-defined]
+    return bool(_start_lock._is_owned())
 
 
 def call_on_background_loop(callback: Callable[[], object]) -> None:
@@ -132,11 +156,19 @@ def call_on_background_loop(callback: Callable[[], object]) -> None:
 
 def start_on_background_loop(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
     """Start an async function, which must not raise, on the background loop."""
+    _start_task(call, lambda _: None)
 
+
+def _start_task(
+    call: Callable[[], Coroutine[Any, Any, R]],
+    on_done: Callable[[asyncio.Task[R]], object],
+    context: Context | None = None,
+) -> None:
     def start() -> None:
-        task = asyncio.ensure_future(call())
+        task = asyncio.get_running_loop().create_task(call(), context=context)
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
+        task.add_done_callback(on_done)
 
     call_on_background_loop(start)
 
@@ -155,7 +187,7 @@ def stop_background_loop() -> None:
 
 def _after_fork() -> None:
     global _current, _start_lock
-    _start_lock = threading.RLock()
+    _start_lock = native_threads.new_rlock()
     _queued_callbacks.clear()
     _tasks.clear()
     if _current is not None:
@@ -167,9 +199,25 @@ fork.register(fork.Order.LOOPS, after_in_child=_after_fork)
 
 
 def submit(call: Callable[[], Coroutine[Any, Any, R]]) -> Future[R]:
-    """Start an async function on the background loop; return a future without waiting for it."""
-    # In a context of its own, see `call_on_background_loop`.
-    return Context().run(asyncio.run_coroutine_threadsafe, call(), background_loop())
+    """Start an async function on the background loop; return a future without waiting for it.
+
+    Wait for it with `native_threads.wait_for`. Cancelling it does not cancel the function.
+    """
+    future: Future[R] = native_threads.new_future()
+    _start_task(call, lambda task: _copy_outcome(task, future))
+    return future
+
+
+def _copy_outcome(task: asyncio.Task[R], future: Future[R]) -> None:
+    if task.cancelled():
+        future.cancel()
+        future.set_running_or_notify_cancel()
+        return
+    error = task.exception()
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(task.result())
 
 
 def submit_if_running(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
@@ -180,22 +228,31 @@ def submit_if_running(call: Callable[[], Coroutine[Any, Any, Any]]) -> None:
 
 def on_background_thread() -> bool:
     """Return True on the background loop's thread, as in a callback, log handler or finalizer."""
-    return _current is not None and threading.current_thread() is _current.thread
+    return _current is not None and native_threads.get_ident() == _current.thread_id
 
 
 def refuse_in_async(name: str, instead: str = "", *, allow_background_loop: bool = False) -> None:
     """Refuse a blocking call on the thread of a running event loop.
 
+    In an interactive session, such as a Jupyter notebook, the loop of the session serves nobody
+    while a cell runs: there it is allowed.
+
     :param instead: what to do there instead; the default is the async class.
     :param allow_background_loop: allow the call on the background loop's own thread.
     :raises SyncInAsyncError: naming what to use there.
     """
-    if event_loop.is_running() and not (allow_background_loop and on_background_thread()):
-        instead = instead or f"use Async{name.partition('.')[0]} and await it"
-        raise SyncInAsyncError(
-            f"{name} blocks, and an event loop runs in this thread: {instead}, "
-            "or call it through asgiref's sync_to_async or in a worker thread"
-        )
+    if not event_loop.is_running():
+        return
+    if on_background_thread():
+        if allow_background_loop:
+            return
+    elif event_loop.is_interactive():
+        return
+    instead = instead or f"use Async{name.partition('.')[0]} and await it"
+    raise SyncInAsyncError(
+        f"{name} blocks, and an event loop runs in this thread: {instead}, "
+        "or call it through asgiref's sync_to_async or in a worker thread"
+    )
 
 
 class _SyncCall:
@@ -205,11 +262,12 @@ class _SyncCall:
     the task they are replaced by a cancellation, kept in `stop`, and raised again in `run`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mailbox: Mailbox | None) -> None:
         self.stop: BaseException | None = None
         self._task: asyncio.Task[Any] | None = None
         self._is_abandoned = False
         self._has_ended = threading.Event()
+        self._mailbox = mailbox
 
     def wrap(
         self, call: Callable[P, Coroutine[Any, Any, R]]
@@ -219,7 +277,8 @@ class _SyncCall:
         async def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
             self._task = task = asyncio.current_task()
             assert task is not None
-            task.add_done_callback(lambda _: self._has_ended.set())
+            if self._mailbox is None:
+                task.add_done_callback(lambda _: self._has_ended.set())
             try:
                 if self._is_abandoned:
                     raise asyncio.CancelledError
@@ -245,7 +304,10 @@ class _SyncCall:
             return
         with suppress(RuntimeError):  # the loop is closed
             task.get_loop().call_soon_threadsafe(task.cancel)
-            self._has_ended.wait(CLEANUP_TIMEOUT)
+            if self._mailbox is None:
+                self._has_ended.wait(CLEANUP_TIMEOUT)
+            else:
+                self._mailbox.run_until(task.done, time.monotonic() + CLEANUP_TIMEOUT)
 
     def cancel_if_stopped(self) -> None:
         """Cancel the whole call when a child task of it met the caller's exit."""
@@ -253,9 +315,28 @@ class _SyncCall:
         if self.stop is not None and task is not None and task is not asyncio.current_task():
             task.cancel()
 
+    async def call_in_caller_thread(self, function: Callable[[], R]) -> R:
+        """Call a function in the waiting thread, and return its result."""
+        if self._mailbox is None:
+            return await SyncToAsync(self.call_function, thread_sensitive=True)(function)
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Callable[[], R]] = loop.create_future()
+
+        def call() -> None:
+            give: Callable[[], R]
+            try:
+                result = self.call_function(function)
+                give = lambda: result  # noqa: E731
+            except BaseException as error:
+                give = partial(_raise, error)
+            loop.call_soon_threadsafe(_set_if_waiting, outcome, give)
+
+        self._mailbox.put(call)
+        return (await outcome)()
+
     def call_function(self, function: Callable[[], R]) -> R:
         """Call a function in the waiting thread, keeping an exit that it raises."""
-        if self.stop is not None:
+        if self.stop is not None or self._is_abandoned:
             raise asyncio.CancelledError
         try:
             return function()
@@ -282,7 +363,7 @@ async def call_in_caller_thread(function: Callable[[], R]) -> R:
     if call is None:
         return function()
     try:
-        return await SyncToAsync(call.call_function, thread_sensitive=True)(function)
+        return await call.call_in_caller_thread(function)
     except asyncio.CancelledError:
         call.cancel_if_stopped()
         raise
@@ -292,11 +373,21 @@ def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kw
     """Run an async function on the background loop and return its result.
 
     What interrupts the wait, such as Ctrl-C, cancels the function and is raised when it has ended.
+
+    :raises SyncInAsyncError: on the background loop itself, as in a callback.
     """
-    this = _SyncCall()
+    mailbox = None
+    if native_threads.is_patched() or event_loop.is_running():
+        if on_background_thread():
+            refuse_in_async("a sync method", "leave it to the code after the call")
+        mailbox = native_threads.Mailbox()
+    this = _SyncCall(mailbox)
     token = _sync_call.set(this)
     try:
-        result = _run_with_asgiref(this.wrap(call), *args, **kwargs)
+        if mailbox is None:
+            result = _run_with_asgiref(this.wrap(call), *args, **kwargs)
+        else:
+            result = _run_at_mailbox(mailbox, lambda: this.wrap(call)(*args, **kwargs))
     except asyncio.CancelledError:
         if this.stop is None:
             raise
@@ -306,6 +397,8 @@ def run(call: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kw
         raise
     finally:
         _sync_call.reset(token)
+        if mailbox is not None:
+            mailbox.close()
     if this.stop is not None:
         raise this.stop
     return result
@@ -316,11 +409,34 @@ def run_anywhere(call: Callable[[], Coroutine[Any, Any, R]], name: str) -> R:
 
     :raises SyncInAsyncError: on the background loop itself, as in a callback.
     """
-    if not event_loop.is_running():
-        return run(call)
     if on_background_thread():
         refuse_in_async(name, "leave it to the code after the call")
-    return submit(call).result()
+    return run(call)
+
+
+def _run_at_mailbox(mailbox: Mailbox, call: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    ended: list[asyncio.Task[R]] = []
+
+    def end(task: asyncio.Task[R]) -> None:
+        ended.append(task)
+        mailbox.wake()
+
+    context = copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:  # the context may say that trio runs, which is true for the caller
+        context.run(sniffio.current_async_library_cvar.set, None)
+    _start_task(call, end, context)
+    mailbox.run_until(lambda: bool(ended))
+    return ended[0].result()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def _set_if_waiting(future: asyncio.Future[R], result: R) -> None:
+    if not future.done():
+        future.set_result(result)
 
 
 def _run_with_asgiref(

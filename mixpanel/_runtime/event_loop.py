@@ -28,6 +28,7 @@ __all__ = [
     "alive_check",
     "in_own_task",
     "in_worker_thread",
+    "is_interactive",
     "is_running",
     "load_backend",
     "running_loop",
@@ -302,6 +303,24 @@ def is_running() -> bool:
     trio = sys.modules.get("trio")
     lowlevel = getattr(trio, "lowlevel", None)
     return lowlevel is not None and _in_trio_run(lowlevel)
+
+
+def is_interactive() -> bool:
+    """Return True in code that a user enters in a session whose own event loop runs it.
+
+    That is a cell of Jupyter, IPython or marimo, or a statement in `python -m asyncio`. The loop
+    runs the user's code and nobody else's: it may be blocked as any sync code in a cell blocks it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        return True
+    marimo = sys.modules.get("marimo")
+    if marimo is not None and marimo.running_in_notebook():
+        return True
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name == "asyncio.__main__"
 
 
 def _in_trio_run(lowlevel: Any) -> bool:

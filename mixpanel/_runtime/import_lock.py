@@ -7,9 +7,7 @@ So all that this package imports late, in threads, it imports while it holds `im
 
 from __future__ import annotations
 
-import threading
-
-from mixpanel._runtime import fork
+from mixpanel._runtime import fork, native_threads
 
 __all__ = ["FORK_TIMEOUT", "import_lock"]
 
@@ -20,7 +18,7 @@ class _ImportLock:
     """A reentrant lock that is acquired before `os.fork`, and new in the child."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
         self._acquired: list[bool] = []
         fork.register(
             fork.Order.LOCKS,
@@ -37,7 +35,7 @@ class _ImportLock:
 
     def is_held_here(self) -> bool:
         """Return True if this thread holds the lock."""
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]
+        return bool(self._lock._is_owned())
 
     def _before_fork(self) -> None:
         self._acquired.append(self._lock.acquire(timeout=FORK_TIMEOUT))
@@ -47,7 +45,7 @@ class _ImportLock:
             self._lock.release()
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
         self._acquired.clear()
 
 

@@ -2,8 +2,9 @@
 
 `atexit` handlers run after the last event loop has ended, when no loop can resolve a name and no
 thread can start. So the last drain is blocking, in the main thread, with one deadline for all
-consumers. Children forked by `multiprocessing` skip `atexit`; for them the drain is a finalizer of
-that module. A process that is ended by an unhandled signal runs neither.
+consumers. Children of `multiprocessing`, and of `billiard`, Celery's copy of it, skip `atexit`; for
+them the drain is a finalizer of that module. The workers of a billiard pool skip that as well, but
+call their `on_exit`. A process that is ended by an unhandled signal runs none of them.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._runtime import fork
 from mixpanel._runtime.safe_logging import logger
@@ -68,10 +70,29 @@ def register(sender: Drainable) -> None:
     # They run the finalizers of that module, which they do not inherit.
     if first:
         atexit.register(_drain)
-    if "multiprocessing.util" in sys.modules:
-        from multiprocessing.util import Finalize
+    for name in ("multiprocessing.util", "billiard.util"):
+        if name in sys.modules:
+            sys.modules[name].Finalize(None, _drain, exitpriority=10)
+    if "billiard.process" in sys.modules:
+        _register_in_billiard_worker(sys.modules["billiard.process"].current_process())
+    if not threading.main_thread().is_alive():
+        _drain()  # `atexit` handlers are running; one that is registered now is never called
 
-        Finalize(None, _drain, exitpriority=10)
+
+def _register_in_billiard_worker(process: Any) -> None:
+    worker: Any = getattr(process, "_target", None)
+    if not hasattr(worker, "on_exit"):
+        return  # not a worker of a pool
+    on_exit = worker.on_exit  # Celery's sends `worker_process_shutdown`
+
+    def drain_after(pid: int, exitcode: int) -> None:
+        try:
+            if on_exit is not None:
+                on_exit(pid, exitcode)
+        finally:
+            _drain()
+
+    worker.on_exit = drain_after
 
 
 def unregister(sender: Drainable) -> None:

@@ -20,6 +20,7 @@ import anyio
 
 from mixpanel._delivery.awaitables import YIELD_EVERY, already_done, yield_to_loop
 from mixpanel._delivery.custom_consumer import CustomConsumer
+from mixpanel._delivery.sender import Sender
 from mixpanel._runtime import background_loop
 from mixpanel._runtime.signatures import returning
 from mixpanel.cdp._fanout.base import ConsentOf, Destination, OnSinkError, Sink, _FanOut
@@ -190,9 +191,8 @@ class FanOut(_FanOut[None]):
     @staticmethod
     def _may_block(client: Any) -> bool:
         if isinstance(client, SegmentClient):
-            sender = client._sender
-            return not sender.background or sender.buffer.when_full == "wait"
-        return not isinstance(client._delivery, CustomConsumer)
+            return not client._sender.buffered
+        return isinstance(client._delivery, Sender) and not client._delivery.buffered
 
     def _fan_out(
         self, kind: Kind, user_id: UserId | None, options: CallOptions, **arguments: Any

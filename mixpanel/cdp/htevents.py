@@ -16,10 +16,9 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import threading
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
-from mixpanel._runtime import fork
+from mixpanel._runtime import fork, native_threads
 from mixpanel._runtime.safe_logging import logger
 from mixpanel._version import __version__
 from mixpanel.cdp._segment.composer import SegmentComposer
@@ -77,7 +76,7 @@ oauth_scope = "tracking_api:write"
 
 default_client: Hightouch | None = None
 
-_client_lock = threading.RLock()
+_client_lock = native_threads.new_rlock()
 
 
 def flush(timeout: float | None = 30.0) -> FlushResult | None:  # noqa: A001, RUF100
@@ -201,7 +200,7 @@ def _dropped(reason: str, messages: list[dict[str, Any]]) -> None:
 
 def _after_fork() -> None:
     global _client_lock
-    _client_lock = threading.RLock()
+    _client_lock = native_threads.new_rlock()
 
 
 fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

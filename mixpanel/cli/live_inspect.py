@@ -1,4 +1,4 @@
-"""`mp inspect events`, `properties`, `funnels` and the like: what a project has."""
+"""`mp inspect events`, `properties`, `funnels` and the like: list what a project contains."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,7 +90,8 @@ def values(
         typer.Option("--property", "-p", metavar="PROPERTY", help="The same as PROPERTY."),
     ] = None,
     event: Annotated[
-        str | None, typer.Option("--event", "-e", metavar="EVENT", help="Only of this event.")
+        str | None,
+        typer.Option("--event", "-e", metavar="EVENT", help="Only values in this event."),
     ] = None,
     limit: Annotated[
         int, typer.Option("--limit", "-l", metavar="N", min=1, max=10_000, help="At most N.")
@@ -170,7 +171,7 @@ def lexicon_schema(
         typer.Argument(metavar="TYPE", show_default=False, help="event or profile."),
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", show_default=False, help="Its name.")
+        str | None, typer.Argument(metavar="NAME", show_default=False, help="The entry's name.")
     ] = None,
     *,
     type_option: Annotated[
@@ -182,8 +183,8 @@ def lexicon_schema(
     live: LiveCommand,
 ) -> None:
     """Show one of the lexicon's entries. Costs none of the hourly queries."""
-    kind, wanted = required("TYPE", type, type_option), required("NAME", name, name_option)
-    live.run(lambda ws: ws.lexicon_schema(kind.value, wanted))
+    kind, entry = required("TYPE", type, type_option), required("NAME", name, name_option)
+    live.run(lambda ws: ws.lexicon_schema(kind.value, entry))
 
 
 COMMANDS: "tuple[Command, ...]" = (

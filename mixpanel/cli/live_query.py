@@ -78,14 +78,14 @@ class Unit(StrEnum):
 
 
 class ShortUnit(StrEnum):
-    """The length of a short period."""
+    """The length of a period of up to a day."""
 
     HOUR = "hour"
     DAY = "day"
 
 
 class Direction(StrEnum):
-    """Which events a flow follows."""
+    """Which side of the event a flow shows."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -122,7 +122,7 @@ Hours = Annotated[ShortUnit, typer.Option("--unit", "-u", metavar="UNIT", help="
 Limit = Annotated[
     int, typer.Option("--limit", "-l", metavar="N", min=1, max=10_000, help="At most N segments.")
 ]
-Id = Annotated[int, typer.Argument(metavar="ID", show_default=False, help="Its number.")]
+Id = Annotated[int, typer.Argument(metavar="ID", show_default=False, help="Its id.")]
 
 
 @with_options(live=live_chart_options)
@@ -139,7 +139,7 @@ def segmentation(
     limit: Limit = 1000,
     live: LiveCommand,
 ) -> None:
-    """Count an event by date, and by a property."""
+    """Count an event by date, and by the values of a property."""
     name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation(
@@ -162,7 +162,7 @@ def segmentation_numeric(
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Count an event by ranges of a number, by date."""
+    """Count an event by ranges of a numeric property, and by date."""
     name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation_numeric(
@@ -184,7 +184,7 @@ def segmentation_sum(
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Add up a number over an event, by date."""
+    """Sum a numeric property of an event, by date."""
     name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation_sum(
@@ -205,7 +205,7 @@ def segmentation_average(
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
-    """Average a number over an event, by date."""
+    """Average a numeric property of an event, by date."""
     name = required("EVENT", event, option)
     live.run(
         lambda ws: ws.segmentation_average(
@@ -226,7 +226,7 @@ def event_counts(
         list[str] | None,
         typer.Option(
             "--events", "-e", metavar="EVENT", callback=split_names,
-            help="The same as EVENT; repeat it, or divide names with commas.",
+            help="The same as EVENT; repeat it, or separate names with commas.",
         ),
     ] = None,
     type: Type = CountType.GENERAL,  # noqa: A002
@@ -287,7 +287,7 @@ def funnel(
             "-u",
             metavar="UNIT",
             show_default="one period",
-            help="Steps of each day, week or month.",
+            help="Compute the steps of each day, week or month.",
         ),
     ] = None,
     on: On = None,
@@ -308,11 +308,13 @@ def funnel(
 def retention(
     born: Annotated[
         str | None,
-        typer.Argument(metavar="BORN", show_default=False, help="The event that users begin with."),
+        typer.Argument(metavar="BORN", show_default=False, help="The first event."),
     ] = None,
     return_: Annotated[
         str | None,
-        typer.Argument(metavar="RETURN", show_default=False, help="The event they come back to."),
+        typer.Argument(
+            metavar="RETURN", show_default=False, help="The event that counts as a return."
+        ),
     ] = None,
     *,
     from_date: FromOption,
@@ -324,16 +326,20 @@ def retention(
         str | None, typer.Option("--return", "-r", metavar="EVENT", help="The same as RETURN.")
     ] = None,
     born_where: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Only BORN events for which this holds.")
+        str | None, typer.Option(metavar="EXPR", help="A condition for BORN events.")
     ] = None,
     return_where: Annotated[
-        str | None, typer.Option(metavar="EXPR", help="Only RETURN events for which this holds.")
+        str | None, typer.Option(metavar="EXPR", help="A condition for RETURN events.")
     ] = None,
     interval: Annotated[
-        int, typer.Option("--interval", "-i", metavar="DAYS", min=1, max=90, help="Its length.")
+        int,
+        typer.Option(
+            "--interval", "-i", metavar="DAYS", min=1, max=90, help="Units in an interval."
+        ),
     ] = 1,
     intervals: Annotated[
-        int, typer.Option("--intervals", "-n", metavar="N", min=1, max=730, help="How many.")
+        int,
+        typer.Option("--intervals", "-n", metavar="N", min=1, max=730, help="Number of intervals."),
     ] = 10,
     unit: Days = Unit.DAY,
     on: On = None,
@@ -372,9 +378,9 @@ def frequency(
     on: On = None,
     live: LiveCommand,
 ) -> None:
-    """Count on how many days users were active.
+    """Count on how many days of each period users were active, or in how many hours.
 
-    That is, in how many parts of each period: days of a week, or hours of a day.
+    Mixpanel calls this the addiction report.
     """
     live.run(
         lambda ws: ws.frequency(
@@ -388,14 +394,14 @@ def frequency(
 def activity_feed(
     users: Annotated[
         list[str] | None,
-        typer.Argument(metavar="USER", show_default=False, help="Their distinct ids."),
+        typer.Argument(metavar="USER", show_default=False, help="Distinct ids of users."),
     ] = None,
     *,
     option: Annotated[
         list[str] | None,
         typer.Option(
             "--users", "-U", metavar="USER", callback=split_names,
-            help="The same as USER; repeat it, or divide ids with commas.",
+            help="The same as USER; repeat it, or separate ids with commas.",
         ),
     ] = None,
     from_date: Annotated[
@@ -410,7 +416,7 @@ def activity_feed(
         list[str] | None,
         typer.Option(
             "--events", "-e", metavar="EVENT", callback=split_names, show_default="all",
-            help="Only these events; repeat it, or divide names with commas.",
+            help="Only these events; repeat it, or separate names with commas.",
         ),
     ] = None,
     limit: Annotated[
@@ -418,7 +424,7 @@ def activity_feed(
     ] = 1000,
     live: LiveCommand,
 ) -> None:  # fmt: skip
-    """Show the events of some users, by time."""
+    """Show the events of some users, in order of time."""
     ids = required("USER", users or None, option or None)
     live.run(
         lambda ws: ws.activity_feed(
@@ -438,16 +444,17 @@ def flows(
     of: Annotated[
         str,
         typer.Argument(
-            metavar="EVENT_OR_ID", show_default=False, help="An event, or a saved report's number."
+            metavar="EVENT_OR_ID", show_default=False, help="An event, or the id of a saved report."
         ),
     ],
     *,
     from_date: Annotated[
         str | None,
-        typer.Option("--from", metavar="DAY", help="Of an event: the first day, as 2026-01-31."),
+        typer.Option("--from", metavar="DAY", help="With an event: the first day, as 2026-01-31."),
     ] = None,
     to_date: Annotated[
-        str | None, typer.Option("--to", metavar="DAY", help="Of an event: the last day, included.")
+        str | None,
+        typer.Option("--to", metavar="DAY", help="With an event: the last day, included."),
     ] = None,
     direction: Annotated[
         Direction | None,
@@ -455,34 +462,39 @@ def flows(
             "--direction",
             metavar="DIRECTION",
             show_default="after",
-            help="Events before or after it, or both.",
+            help="before, after or both.",
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", min=1, max=5, help="How far; 3 steps.")
+        int | None,
+        typer.Option(
+            "--steps", metavar="N", min=1, max=5, show_default="3", help="Number of steps."
+        ),
     ] = None,
     where: WhereOption = None,
     live: LiveCommand,
 ) -> None:
     """Compute what users do before or after an event.
 
-    With a number, compute that saved flows report.
+    With an id, compute that saved flows report.
     """
     if of.isascii() and of.isdigit():
         given: dict[str, Any] = {"--from": from_date, "--to": to_date, "--direction": direction}
         given |= {"--steps": steps, "--where": where}
         extra = [name for name, value in given.items() if value is not None]
         if extra:
-            raise typer.BadParameter(f"a saved report has its own: leave out {', '.join(extra)}")
+            raise typer.BadParameter(
+                f"a saved report has its own settings: leave out {', '.join(extra)}"
+            )
         live.run(lambda ws: ws.query_flows(int(of)))
         return
-    far = steps or 3
-    way = direction or Direction.AFTER
+    distance = steps or 3
+    chosen = direction or Direction.AFTER
     live.run(
         lambda ws: ws.query_flow(
             of, from_date=from_date, to_date=to_date, where=where,
-            forward=0 if way is Direction.BEFORE else far,
-            reverse=0 if way is Direction.AFTER else far,
+            forward=0 if chosen is Direction.BEFORE else distance,
+            reverse=0 if chosen is Direction.AFTER else distance,
         )
     )  # fmt: skip
 
@@ -495,7 +507,7 @@ def jql(
     ] = None,
     *,
     script: Annotated[
-        str | None, typer.Option("--script", "-c", metavar="JS", help="The script itself.")
+        str | None, typer.Option("--script", "-c", metavar="JS", help="The script as text.")
     ] = None,
     param: Annotated[
         list[str] | None,
@@ -536,11 +548,16 @@ def insights(
         str, typer.Option("--unit", "-u", metavar="UNIT", help="hour, day, week, month, quarter.")
     ] = "day",
     math: Annotated[
-        str, typer.Option("--math", "-m", metavar="MATH", help="As total, unique, average, p90.")
+        str,
+        typer.Option(
+            "--math", "-m", metavar="MATH", help="For example total, unique, average, p90."
+        ),
     ] = "total",
     property: Annotated[  # noqa: A002
         str | None,
-        typer.Option("--property", "-p", metavar="PROPERTY", help="The number that MATH is of."),
+        typer.Option(
+            "--property", "-p", metavar="PROPERTY", help="The numeric property to aggregate."
+        ),
     ] = None,
     by: Annotated[
         list[str] | None,
@@ -549,17 +566,19 @@ def insights(
     where: WhereOption = None,
     formula: Annotated[
         str | None,
-        typer.Option("--formula", metavar="FORMULA", help="Of the events A, B, …, as A / B."),
+        typer.Option(
+            "--formula", metavar="FORMULA", help="A formula of the events A, B, …, as A / B."
+        ),
     ] = None,
     total: Annotated[
-        bool, typer.Option("--total", help="One figure for the whole time, not one a period.")
+        bool, typer.Option("--total", help="One figure for all dates, not one for each.")
     ] = False,
     limit: Annotated[
         int, typer.Option("--limit", "-l", metavar="N", min=1, max=50_000, help="At most N rows.")
     ] = 3000,
     live: LiveCommand,
 ) -> None:
-    """Compute a report that is not saved."""
+    """Compute an insights report that is not saved."""
     from mixpanel.data.inline_queries import Metric
 
     def query(ws: Any) -> Any:
@@ -592,7 +611,7 @@ COMMANDS: "tuple[Command, ...]" = (
 
 def _script(file: str | None, script: str | None) -> str:
     if (file is None) == (script is None):
-        raise typer.BadParameter("give the script as FILE, or with --script")
+        raise typer.BadParameter("pass the script either as FILE or with --script")
     if script is not None:
         return script
     if file == "-":
@@ -603,7 +622,7 @@ def _script(file: str | None, script: str | None) -> str:
     try:
         return expand_home(Path(str(file))).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise typer.BadParameter(f"{file} is not text in UTF-8") from None
+        raise typer.BadParameter(f"{file} is not UTF-8 text") from None
     except OSError as error:
         kind = "FILE_NOT_FOUND" if isinstance(error, FileNotFoundError) else "FILE_UNREADABLE"
         raise MixpanelDataError(f"{file}: {error.strerror}", code=kind) from error

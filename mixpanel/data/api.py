@@ -25,11 +25,11 @@ from mixpanel._http.responses import (
     TransportFailure,
     retry_after,
 )
-from mixpanel.credentials import Secret
 from mixpanel.data._api import rate_limits, responses
 from mixpanel.data._api.download import PartFile, StreamingConnections
 from mixpanel.data._api.quota import is_counted, quotas_in
 from mixpanel.data._api.responses import RequestInfo
+from mixpanel.data._oauth.authorization import authorization_of
 from mixpanel.data.exceptions import (
     APIError,
     AuthenticationError,
@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
+    from mixpanel.credentials import Secret
     from mixpanel.data._api.rate_limits import ApiRateLimiter, Slot
-    from mixpanel.data.config import Credentials
+    from mixpanel.data.credentials import AnyCredentials
+
+    Attempt = Callable[[Slot, Secret], Awaitable[Response | TransportFailure]]
 
 __all__ = ["AsyncAPI", "Downloaded"]
 
@@ -99,7 +102,7 @@ class AsyncAPI:
 
     def __init__(
         self,
-        credentials: Credentials,
+        credentials: AnyCredentials,
         *,
         base_url: str | None = None,
         retry: RetryPolicy | None = None,
@@ -122,7 +125,6 @@ class AsyncAPI:
         self.export_limiter: rate_limits.ApiRateLimiter = shared("export", origins.export, project)
         self.query_limiter: rate_limits.ApiRateLimiter = shared("query", origins.query, project)
         self._app_limiter: rate_limits.ApiRateLimiter = shared("app", origins.app, project)
-        self._credentials = credentials
         self._retry = retry or RETRY
         self._timeout = timeout
         self._max_wait = max_wait
@@ -131,6 +133,7 @@ class AsyncAPI:
         transport = transport or TransportOptions()
         connections = max(transport.connections, CONNECTIONS)
         self._connections = StreamingConnections(replace(transport, connections=connections))
+        self._authorization = authorization_of(credentials, origins.app, self._connections)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -150,6 +153,7 @@ class AsyncAPI:
     async def aclose(self) -> None:
         """Close the connections; later calls raise `ClosedError`."""
         self._closed = True
+        await self._authorization.settle()
         await self._connections.aclose()
 
     # ---- calls ----------------------------------------------------------------------------------
@@ -243,11 +247,11 @@ class AsyncAPI:
         info = self._request_info(method, target, sent_params)
         in_body = isinstance(json_body, dict) and "project_id" in json_body
         full = self._with_query(target, query, params, "app" if in_body else family)
-        request = Request(method, full, outgoing, content)
         seconds = timeout or self._timeout or TIMEOUTS[family]
-        counted = family == "export" or is_counted(target, sent_params)
+        counted = family != "query" or is_counted(target, sent_params)
 
-        async def attempt(_call: Slot) -> Response | TransportFailure:
+        async def attempt(_call: Slot, authorization: Secret) -> Response | TransportFailure:
+            request = Request(method, full, {**outgoing, "Authorization": authorization}, content)
             return await self._connections.receive(
                 request, lambda _head: None, first=seconds, idle=seconds, overall=seconds
             )
@@ -300,11 +304,12 @@ class AsyncAPI:
         target = f"{self._origins.export}/api/2.0/export"
         info = self._request_info("GET", target, params)
         headers = self._headers(None)
-        request = Request("GET", self._with_query(target, "", params, "export"), headers)
+        url = self._with_query(target, "", params, "export")
         file = PartFile(path, on_bytes)
 
-        async def attempt(call: Slot) -> Response | TransportFailure:
+        async def attempt(call: Slot, authorization: Secret) -> Response | TransportFailure:
             file.restart()
+            request = Request("GET", url, {**headers, "Authorization": authorization})
 
             def body_writer(head: Response) -> Callable[[bytes], Awaitable[object]] | None:
                 if not responses.is_export(head):
@@ -332,8 +337,8 @@ class AsyncAPI:
     async def _retry_until_settled(
         self,
         info: RequestInfo,
-        budget: ApiRateLimiter,
-        attempt: Callable[[Slot], Awaitable[Response | TransportFailure]],
+        limiter: ApiRateLimiter,
+        attempt: Attempt,
         *,
         idempotent: bool = True,
         counted: bool = True,
@@ -341,21 +346,27 @@ class AsyncAPI:
         """Repeat an attempt until it succeeds; return the response and the number of attempts.
 
         A 429 counts as no failure: the rate limiter makes the next attempt wait as long as the
-        server asked, or raises when that exceeds `max_wait`. Everything else follows the retry
-        policy.
+        server asked, or raises when that exceeds `max_wait`. After a 401, the access token of a
+        login is renewed once. Everything else follows the retry policy.
         """
-        call = budget.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
+        call = limiter.call(on_wait=self.on_wait, max_wait=self._max_wait, counted=counted)
         error: APIError | None = None
         attempts = failures = 0
         first_failed = 0.0
+        was_renewed = False
         while True:
-            result = await self._attempt(call, attempt, error)
+            result, authorization = await self._attempt(call, attempt, error)
             attempts += 1
             if isinstance(result, Response) and responses.is_success(result):
                 return result, attempts
             error = _without_repeated_url(responses.to_error(info, result))
             if isinstance(error, RateLimitError):
                 continue
+            if isinstance(error, AuthenticationError):
+                if not was_renewed and await self._authorization.renew(authorization):
+                    was_renewed = True
+                    continue
+                raise self._authorization.rejected(error)
             if not responses.is_worth_repeating(result, idempotent=idempotent):
                 raise error
             failures += 1
@@ -369,11 +380,12 @@ class AsyncAPI:
     async def _attempt(
         self,
         call: Slot,
-        attempt: Callable[[Slot], Awaitable[Response | TransportFailure]],
+        attempt: Attempt,
         previous: APIError | None,
-    ) -> Response | TransportFailure:
+    ) -> tuple[Response | TransportFailure, Secret]:
         """Make one attempt within the rate limit, and report its outcome to the limiter.
 
+        Return its result and the `Authorization` header that was used.
         When the wait after a 429 would be too long, the server's own error is raised, with the
         time of the next slot: it says more than that of the limiter.
         """
@@ -381,10 +393,11 @@ class AsyncAPI:
             raise ClosedError("the API client is closed; create a new one")
         try:
             async with call:
-                result = await attempt(call)
+                authorization = await self._current_authorization(call)
+                result = await attempt(call, authorization)
                 if isinstance(result, Response):
                     quotas = quotas_in(result.headers)
-                    call.learn(quotas)
+                    call.update_limits(quotas)
                     if responses.is_rate_limit(result):
                         call.rejected(retry_after(result.headers), quotas)
                     else:
@@ -398,7 +411,14 @@ class AsyncAPI:
             previous.next_slot_at = error.next_slot_at
             previous.details |= {"next_slot_at": error.details.get("next_slot_at")}
             raise previous from error
-        return result
+        return result, authorization
+
+    async def _current_authorization(self, call: Slot) -> Secret:
+        try:
+            return await self._authorization.current()
+        except BaseException:
+            call.uncounted()
+            raise
 
     # ---- building requests ----------------------------------------------------------------------
 
@@ -455,14 +475,17 @@ class AsyncAPI:
                     f"the value of the header {name[:40]!r} must be a string of printable ASCII"
                 )
             headers[name] = value.strip()
-        return headers | {"Authorization": Secret(self._credentials.authorization())}
+        return headers
 
     def _request_info(self, method: str, target: str, params: Mapping[str, Any]) -> RequestInfo:
-        return RequestInfo(method, target, dict(params), Secret(self._credentials.authorization()))
+        authorization = self._authorization
+        return RequestInfo(
+            method, target, dict(params), authorization.secrets, authorization.on_401
+        )
 
     def _limiter_of(self, family: Family) -> ApiRateLimiter:
-        budgets = {"query": self.query_limiter, "export": self.export_limiter}
-        return budgets.get(family, self._app_limiter)
+        limiters = {"query": self.query_limiter, "export": self.export_limiter}
+        return limiters.get(family, self._app_limiter)
 
 
 def _is_free(result: Response | TransportFailure) -> bool:

@@ -7,6 +7,8 @@ number. `$overall` figures never stand among the segments, so that a column can 
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -66,6 +68,8 @@ __all__ = [
     "UserEvent",
 ]
 
+PROPERTY = re.compile(r'(?:properties|user)\[("(?:[^"\\]|\\["\\])*")\]')
+
 CountType = Literal["general", "unique", "average"]
 HourDayUnit = Literal["hour", "day"]
 TimeUnit = Literal["day", "week", "month"]
@@ -99,17 +103,19 @@ class QueryResult(Result):
     def see_in_mixpanel(self) -> str:
         """Return the address at which Mixpanel shows this report, for a browser.
 
-        That of a saved report is known; one that is not saved is first given an address, by a call
-        that costs none of the hourly queries. In async code use
+        A saved report has an address. For one that is not saved, a call creates one; it costs none
+        of the hourly queries. In async code use
         `await workspace.see_in_mixpanel(result)`.
 
-        :raises ConfigError: for a local result, or one that no report of Mixpanel shows.
+        :raises ConfigError: for a local result, or one that has no equivalent report in Mixpanel.
         :raises SyncInAsyncError: in an event loop, where a call would block.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         address: Callable[[], str] | None = self.__dict__.get("_address")
         if address is None:
-            raise ConfigError("this result was not computed by Mixpanel: no report there shows it")
+            raise ConfigError(
+                "this result was computed locally, so there is no report of it in Mixpanel"
+            )
         return address()
 
     def arrow(self) -> pa.Table:
@@ -249,7 +255,7 @@ class EventCountsResult(_SeriesResult):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PropertyCountsResult(_SeriesResult):
-    """How often an event happened, by the values of a property and date."""
+    """Count an event by the values of a property and date."""
 
     _SEGMENT = "value"
 
@@ -280,7 +286,7 @@ class NumericBucketResult(_SeriesResult):
     type: CountType = "general"
 
     def _figure(self) -> figures.Figure:
-        title = f"{self.event} by {self.property_expr}"
+        title = f"{self.event} by {_property_name(self.property_expr)}"
         if self.type != "general":  # unique users and averages do not add up over dates
             return self._lines(title, self.type, self.unit)
         totals = {bucket: sum(dates.values()) for bucket, dates in self.series.items()}
@@ -302,9 +308,9 @@ class _NumericResult(QueryResult):
         return ["date", self._VALUE]
 
     def _line(self, event: str, number: str, unit: str) -> figures.Figure:
-        name = f"{self._VALUE} of {number}"
+        name = f"{self._VALUE} of {_property_name(number)}"
         content = figures.Lines({name: self.results})
-        return self._figure_of(content, f"{name.capitalize()}: {event}", f"per {unit}")
+        return self._figure_of(content, f"{name[0].upper()}{name[1:]}: {event}", f"per {unit}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -339,6 +345,12 @@ class NumericAverageResult(_NumericResult):
 
     def _figure(self) -> figures.Figure:
         return self._line(self.event, self.property_expr, self.unit)
+
+
+def _property_name(expression: str) -> str:
+    """Return the name of a property, and any other expression unchanged."""
+    found = PROPERTY.fullmatch(expression)
+    return str(json.loads(found[1])) if found else expression
 
 
 # ---- funnels ------------------------------------------------------------------------------------
@@ -632,11 +644,15 @@ class InsightsResult(QueryResult):
         return ["metric", *_distinct(groups, {"metric", "date", "value"}), "date", "value"]
 
     def _figure(self) -> figures.Figure:
-        series: Series = {}
+        found: dict[tuple[str, ...], dict[str, float]] = {}
         for row in self._rows():
             *names, date, value = row.values()
             if isinstance(value, (int, float)):
-                series.setdefault(SEPARATOR.join(map(str, names)), {})[str(date)] = value
+                found.setdefault(tuple(map(str, names)), {})[str(date)] = value
+        # Series are named by what tells them apart: with one metric, by its groups alone.
+        levels = [len(set(level)) for level in zip(*found, strict=True)]
+        varied = [n for n, count in enumerate(levels) if count > 1] or range(len(levels))
+        series = {SEPARATOR.join(name[n] for n in varied): dates for name, dates in found.items()}
         return self._figure_of(figures.Lines(series), ", ".join(self.series) or "Insights", "")
 
 

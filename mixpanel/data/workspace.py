@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 
     from mixpanel.credentials import ServiceAccountCredentials
-    from mixpanel.data.credentials import Credentials
+    from mixpanel.data._project.faces import AsyncProject, Project
+    from mixpanel.data.credentials import AnyCredentials
     from mixpanel.settings import Region
 
 __all__ = ["AsyncWorkspace", "Workspace"]
@@ -70,8 +71,9 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
     Calls to Mixpanel are awaited; the local database is used without awaiting.
 
     Credentials are resolved once, here: `credentials`, else the `account` of that name, else the
-    environment (`MP_USERNAME`, `MP_SECRET`, `MP_PROJECT_ID`, `MP_REGION`), else the default account
-    of `mp auth`; `project_id` and `region` override theirs.
+    environment (`MP_PROJECT_ID`, `MP_REGION` and either `MP_USERNAME` and `MP_SECRET` or
+    `MP_OAUTH_TOKEN`), else the default account of `mp auth`; `project_id` and `region` override
+    theirs. `credentials` may be a `TokenCredentials`, for an access token.
 
     The database file is `path`, by default `~/.mp/data/{project_id}.db`, and is opened on first
     use. `read_only` lets several processes open it at once; nothing can be fetched into it then.
@@ -96,7 +98,7 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         path: str | Path | None = None,
         read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
-        credentials: Credentials | ServiceAccountCredentials | None = None,
+        credentials: AnyCredentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
@@ -202,6 +204,16 @@ class AsyncWorkspace(RemoteMethods, LiveQueries, LocalMethods):
         """
         return self._core.api
 
+    @functools.cached_property
+    def project(self) -> AsyncProject:
+        """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
+
+        :raises ConfigError: in its calls, for a workspace that was opened without credentials.
+        """
+        from mixpanel.data._project.faces import AsyncProject
+
+        return AsyncProject(self._core, self._data_view_id)
+
     async def aclose(self) -> None:
         """Close the database and the connections; later calls do nothing.
 
@@ -253,7 +265,7 @@ class Workspace(LocalMethods):
         path: str | Path | None = None,
         read_only: bool = False,  # noqa: FBT001, FBT002 - mixpanel_data takes it positionally
         *,
-        credentials: Credentials | ServiceAccountCredentials | None = None,
+        credentials: AnyCredentials | ServiceAccountCredentials | None = None,
         base_url: str | None = None,
         external_access: bool = False,
         on_wait: Callable[[float, str], object] | None = None,
@@ -337,6 +349,16 @@ class Workspace(LocalMethods):
         :raises MixpanelDataError: when the workspace is closed.
         """
         return API(self._core.api)
+
+    @functools.cached_property
+    def project(self) -> Project:
+        """What the project has saved: reports, boards, cohorts, the lexicon, flags and so on.
+
+        :raises ConfigError: in its calls, for a workspace that was opened without credentials.
+        """
+        from mixpanel.data._project.faces import Project
+
+        return Project(self._async.project)
 
     @sync_twin(AsyncWorkspace.fetch_events)
     def fetch_events(self) -> Any: ...

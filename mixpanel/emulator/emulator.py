@@ -17,16 +17,18 @@ from mixpanel.data.inline_queries import Step, TimeRange
 from mixpanel.emulator._fault_text import ReadFault, read_fault
 from mixpanel.emulator._rules.access import Access, CallLimiter, Limits, RollingWindow
 from mixpanel.emulator._rules.cdp import CustomerIORules, HightouchRules, Vendor
+from mixpanel.emulator._rules.logins import Logins
 from mixpanel.emulator._server.app import build_app
 from mixpanel.emulator._server.origins import Guard, origin_of
 from mixpanel.emulator._server.project import MINUTE, Project
+from mixpanel.emulator._server.seeds import Seeder, SeedSource
 from mixpanel.emulator._server.server import Server, listen
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.flags import FlagSource
 from mixpanel.emulator._storage.loader import load
 from mixpanel.emulator._storage.profile_query import Profiles
 from mixpanel.emulator._storage.request_log import RecordedRequest
-from mixpanel.emulator._storage.saved_reports import Restrictions
+from mixpanel.emulator._storage.saved_reports import Restrictions, SavedReports
 from mixpanel.emulator._storage.warehouse import Warehouse
 from mixpanel.emulator.faults import Fault
 from mixpanel.exceptions import ConfigurationError
@@ -53,8 +55,10 @@ class Emulator:
 
     - `db`: a DuckDB file for the data; without one they are kept in memory.
     - `now`: the clock (seconds), for time windows and receipt times.
-    - `tokens`, `service_accounts` (username to secret), `api_secrets`: the accepted credentials;
-      None accepts any that are not empty.
+    - `tokens`, `service_accounts` (username to secret), `api_secrets`, `oauth_tokens` (static
+      access tokens): the accepted credentials; None accepts any that are not empty, but of access
+      tokens none if there are service accounts.
+    - `login_lifetime`: seconds for which the access token of a login is valid.
     - `max_bytes`, `max_records`: the limits of one request, uncompressed; above them the response
       is 413.
     - `rate_limit`: events per minute on `/track` and `/import` together; above it, 429.
@@ -88,6 +92,8 @@ class Emulator:
         tokens: Collection[str] | None = None,
         service_accounts: Mapping[str, str] | None = None,
         api_secrets: Collection[str] | None = None,
+        oauth_tokens: Collection[str] | None = None,
+        login_lifetime: float = 36_000.0,
         max_bytes: int = 2_097_152,
         max_records: int = 2000,
         rate_limit: int | None = None,
@@ -111,7 +117,13 @@ class Emulator:
         self._project = Project(
             now=now,
             warehouse=warehouse,
-            access=Access(_as_collection(tokens), service_accounts, _as_collection(api_secrets)),
+            access=Access(
+                _as_collection(tokens),
+                service_accounts,
+                _as_collection(api_secrets),
+                _as_collection(oauth_tokens),
+            ),
+            logins=Logins(login_lifetime),
             max_bytes=max_bytes,
             max_records=max_records,
             rate=RollingWindow(rate_limit, MINUTE),
@@ -121,6 +133,7 @@ class Emulator:
             queries=CallLimiter(query_limits),
             etag=etag,
             cdp=Inbox(customerio, hightouch),
+            saved=SavedReports(warehouse),
             on_request=on_request,
         )
         if flags is not None:
@@ -218,6 +231,10 @@ class Emulator:
     def revoke_tokens(self) -> None:
         """Invalidate all of Hightouch's access tokens issued so far: they get 401."""
         self._project.cdp.tokens.revoke()
+
+    def revoke_logins(self) -> None:
+        """Invalidate the tokens of all logins, as a person can in Mixpanel's settings."""
+        self._project.logins.revoke_all()
 
     def create_lookup_table(self, table_id: str, name: str) -> None:
         """Create an empty lookup table, as the web interface does; the API can only replace one."""
@@ -331,6 +348,23 @@ class Emulator:
             "tags": [],
         }
         return int(self._project.saved.add("annotations", fields)["id"])
+
+    def seed(self, source: SeedSource) -> int:
+        """Save objects of any kind, and return how many there were.
+
+        >>> emu.seed({"dashboards": [{"title": "Weekly"}], "tags": [{"name": "core"}]})
+        2
+
+        `source` maps the names of `ws.project` (`reports`, `cohorts`, `schemas`, ...) to lists of
+        objects with the fields of the app API, or is the path of a JSON or YAML file with that. An
+        object may have an `id`; a cohort may have `members`, a lookup table has its `csv`. Besides,
+        `funnels` have `name` and `steps`.
+
+        :raises OSError: the file cannot be read.
+        :raises ValueError: it is neither JSON nor YAML, or an object is invalid; nothing or a part
+            is saved then.
+        """
+        return Seeder(self._project).add(source)
 
     def restrict_queries(
         self,

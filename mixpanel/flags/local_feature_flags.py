@@ -22,7 +22,7 @@ from mixpanel._http.connections import LoopConnections
 from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
 from mixpanel._records.encoding import loads
-from mixpanel._runtime import background_loop, event_loop, fork
+from mixpanel._runtime import background_loop, event_loop, fork, native_threads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock
 from mixpanel._runtime.private_files import make_folder
@@ -440,7 +440,7 @@ class LocalFeatureFlagsProvider:
     def _wait(future: Future[None] | None, timeout: float) -> None:
         if future is not None:
             with suppress(TimeoutError, CancelledError):
-                future.result(timeout)
+                native_threads.wait_for(future, timeout)
 
     def wait_until_ready(self, timeout: float | None = None) -> bool:
         """Wait until there are definitions; return False after the timeout (in seconds).

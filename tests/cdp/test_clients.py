@@ -14,7 +14,7 @@ from uuid import UUID
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel import (
@@ -226,7 +226,6 @@ json_bodies = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None)
 @given(
     st.integers(100, 650),
     st.dictionaries(st.sampled_from(["content-type", "retry-after", "date"]), st.text(max_size=9)),

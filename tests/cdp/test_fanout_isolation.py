@@ -24,6 +24,7 @@ from mixpanel.emulator import Fault
 from mixpanel.testing import MemoryConsumer
 from tests.cdp.run_clients import RUNTIMES, messages
 from tests.cdp.run_fanout import PAID, UNREACHABLE, all_counts, counts, send, sinks
+from tests.effort import cases
 
 
 @pytest.fixture(params=RUNTIMES)
@@ -238,7 +239,7 @@ CALLS = st.one_of(
 )
 
 
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=cases(50, 1000))
 @given(st.lists(CALLS, max_size=12))
 def test_the_counts_of_every_sink_balance(calls):
     """Every call that did not raise is counted once; the clients' counts balance too."""

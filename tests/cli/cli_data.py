@@ -96,7 +96,7 @@ def lines(text):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def wait_until(true, seconds=20):
+def wait_until(true, seconds=60):
     """Wait for what another process or thread brings about."""
     end = time.monotonic() + seconds
     while not true():

@@ -120,8 +120,9 @@ def test_every_command_with_a_result_has_format_and_jq():
         assert ("format" in options) is ("jq" in options), typed
         if typed.split()[1:2] != ["emulator"] and not hasattr(command, "commands"):
             without_result = {
-                "mp demo", "mp auth remove", "mp auth switch", "mp inspect typed-view",
-                "mp inspect drop", "mp inspect drop-all", "mp export parquet", "mp export csv",
+                "mp demo", "mp auth logout", "mp auth remove", "mp auth switch",
+                "mp inspect typed-view", "mp inspect drop", "mp inspect drop-all",
+                "mp export parquet", "mp export csv",
             }  # fmt: skip
             assert ("format" in options) is (typed not in without_result), typed
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,11 +17,15 @@ from mixpanel.cli._output.exit_codes import ExitCode, error_to_dict, exit_code
 from mixpanel.cli.app import app
 from mixpanel.data import exceptions as data
 from mixpanel.data.config import Config
-from mixpanel.emulator import Emulator
+from mixpanel.emulator import Emulator, Fault
 from mixpanel.exceptions import ConfigurationError, RateLimitError, TransportError
 
 ADD = ("auth", "add", "prod", "-u", "robot", "-p", "42", "-r", "eu")
-WHO = {"name": "prod", "username": "robot", "project_id": "42", "region": "eu"}
+WHO = {
+    "name": "prod", "username": "robot", "project_id": "42", "region": "eu",
+    "type": "service_account",
+}  # fmt: skip
+NONE_YET = "no accounts yet: add one with mp auth add NAME, or log in with mp auth login\n"
 RUN = "from mixpanel.cli.main import run; run()"
 
 
@@ -87,6 +92,7 @@ def test_the_secret_cannot_be_an_argument(mp, path):
         (("-u", "robot", "-p", "42"), "set MP_SECRET, or pipe it in with --secret-stdin"),
         (("-u", "robot", "-p", "42", "--secret-stdin"), "secret is empty"),
         (("-u", "robot", "-p", "x/y", "--secret-stdin"), "--project must be a project id"),
+        (("-u", "robot", "-p", "abc", "-i"), "must be a project id"),
         (("-u", "robot", "-p", "42", "-r", "mars"), "mars"),
         (("--interactive", "--secret-stdin"), "both read stdin"),
     ],
@@ -101,9 +107,11 @@ def test_add_names_the_missing_option(mp, path, arguments, words):
 
 def test_add_interactive_prompts_for_missing_values(mp):
     """Prompts go to stderr, and an invalid region is prompted for again."""
-    result = mp("auth", "add", "prod", "-i", stdin="robot\n42\nmars\nEU\ns3cret\n")
+    result = mp("auth", "add", "prod", "-i", stdin="robot\nabc\n42\nmars\nEU\ns3cret\n")
+    assert "'abc' is not a project id: that is the number" in result.stderr
     assert WHO | {"is_default": True} == json.loads(result.stdout)
     assert 2 == result.stderr.count("Region: us, eu or in [us]: ")
+    assert "'mars' is not a region: choose us, eu or in, where the project's" in result.stderr
     assert "s3cret" not in result.output
 
 
@@ -158,10 +166,7 @@ def test_list_shows_every_account_without_its_secret(two, path):
     assert "s3cret" not in two("auth", "list").output
     path.unlink()
     empty = two("auth", "list")
-    assert ("[]\n", "no accounts yet: add one with mp auth add NAME\n") == (
-        empty.stdout,
-        empty.stderr,
-    )
+    assert ("[]\n", NONE_YET) == (empty.stdout, empty.stderr)
 
 
 def test_switch_changes_the_default(two, path):
@@ -268,6 +273,52 @@ def test_test_says_whose_credentials_were_refused(two):
     assert "AUTH_FAILED" == done["code"]
     assert ["the credentials come from: account staging"] == done["notes"]
     assert "s4cret" not in result.output
+
+
+def test_test_says_that_it_waits_and_for_how_long(two):
+    """After a 429, instead of waiting in silence."""
+    with Emulator(service_accounts={"robot": "s3cret"}) as emu:
+        emu.play(Fault.status(429, retry_after=1))
+        result = two("auth", "test", MP_BASE_URL=emu.url)
+        assert ExitCode.OK == result.exit_code
+        assert [429, 200] == [each.status for each in emu.requests()]
+    assert re.search(r"too many requests: waiting [12] s\n", result.stderr)
+
+
+def test_an_address_without_a_scheme_is_that_of_this_machine(two):
+    """As an emulator prints it, less its `http://`."""
+    with Emulator(service_accounts={"robot": "s3cret"}) as emu:
+        result = two("auth", "test", MP_BASE_URL=emu.url.removeprefix("http://"))
+    assert (ExitCode.OK, "") == (result.exit_code, result.stderr)
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://example.com", "localhost:99999", "https://a b"])
+def test_an_invalid_address_is_named(two, url):
+    """It has nothing to do with the credentials."""
+    result = two("auth", "test", MP_BASE_URL=url)
+    assert ExitCode.USAGE == result.exit_code
+    assert f"MP_BASE_URL={url!r} " in result.stderr
+    assert "credentials" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("auth", "test"),
+        ("auth", "show"),
+        ("inspect", "tables"),
+        ("inspect", "events"),
+        ("fetch", "events", "--from", "2026-01-01", "--to", "2026-01-01"),
+    ],
+    ids=" ".join,
+)
+def test_without_an_account_each_command_says_how_to_get_one(mp, command):
+    """Three ways, and no option that would fail in the same way."""
+    result = mp(*command)
+    assert ExitCode.USAGE == result.exit_code
+    for words in ("mp auth add NAME", "mp auth login", "MP_PROJECT_ID", "MP_OAUTH_TOKEN"):
+        assert words in result.stderr
+    assert ("--db" in result.stderr) is (command == ("inspect", "tables"))
 
 
 def test_an_import_uses_the_account_option(two, tmp_path):
@@ -382,7 +433,7 @@ def test_errors_of_sending_are_objects():
 
 
 def test_wrong_arguments_end_with_3(mp):
-    """Those of `mp`, of a group and of a command; 2 means refused credentials."""
+    """Those of `mp`, of a group and of a command; 2 means invalid credentials."""
     for arguments in (("--nope",), ("nope",), ("auth", "nope"), ("auth", "add")):
         assert ExitCode.USAGE == mp(*arguments).exit_code, arguments
 

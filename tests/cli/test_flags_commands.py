@@ -16,7 +16,7 @@ def test_remote_and_a_file_cannot_be_used_together(emu, tmp_path):
     file = tmp_path / "flags.json"
     file.write_text('{"flags": []}')
     done = mp(*EVAL, "--file", str(file), emu=emu)
-    assert done.returncode == ExitCode.USAGE
+    assert done.exit_code == ExitCode.USAGE
     assert "--remote" in done.stderr
     assert "--file" in done.stderr
     assert emu.requests() == []
@@ -32,8 +32,8 @@ def test_remote_and_a_file_cannot_be_used_together(emu, tmp_path):
     ],
 )
 def test_the_status_of_a_failed_remote_evaluation_decides_the_exit_code(emu, status, code):
-    """A script can tell refused credentials from a server that is down."""
+    """A script can distinguish invalid credentials from a server that is down."""
     emu.play(Fault.status(status).forever())
     done = mp(*EVAL, emu=emu)
-    assert done.returncode == code
+    assert done.exit_code == code
     assert f"HTTP {status}" in done.stderr

@@ -13,10 +13,12 @@ import pkgutil
 import re
 import socket
 import struct
+import tempfile
 import threading
 import time
 import traceback
 import types
+from pathlib import Path
 
 import anyio
 import anyio.lowlevel
@@ -51,7 +53,19 @@ from mixpanel._http.responses import (
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
 from mixpanel.cdp._hightouch.oauth import AccessTokens
 from mixpanel.credentials import ApiSecret, Secret
-from mixpanel.data import AsyncWorkspace, Config, Credentials, Workspace
+from mixpanel.data import (
+    AsyncAPI,
+    AsyncWorkspace,
+    Config,
+    Credentials,
+    LoginCredentials,
+    TokenCredentials,
+    Workspace,
+)
+from mixpanel.data._api.download import StreamingConnections
+from mixpanel.data._oauth.login import LoginAttempt
+from mixpanel.data._oauth.server import AuthorizationServer
+from mixpanel.data._oauth.tokens import TokenFile, Tokens
 from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
 from tests.cdp.test_oauth import key_pair
 
@@ -59,7 +73,11 @@ pytestmark = pytest.mark.slow
 
 ACCOUNT, API, KEY, TOKEN = "canary-account", "canary-api", "canary-write-key", "canary-token"
 WEBHOOK, PROXY = "canary-webhook", "canary-proxy"
-NAMES = {"account": ACCOUNT, "api": API, "key": KEY, "token": TOKEN, "hook": WEBHOOK, "p": PROXY}
+BEARER, ACCESS, REFRESH = "canary-bearer", "canary-access", "canary-refresh"
+NAMES = {
+    "account": ACCOUNT, "api": API, "key": KEY, "token": TOKEN, "hook": WEBHOOK, "p": PROXY,
+    "bearer": BEARER, "access": ACCESS, "refresh": REFRESH,
+}  # fmt: skip
 
 
 def encoded(pair):
@@ -87,6 +105,26 @@ def account():
 
 def oauth(server="http://127.0.0.1:9"):
     return HightouchOAuth("client", key_pair()[0], "key-1", server=server)
+
+
+def bearer():
+    return TokenCredentials(token=BEARER, project_id="42")
+
+
+def tokens(server="http://127.0.0.1:9", **changes):
+    return Tokens(
+        **{
+            "server": server, "client_id": "c", "access_token": Secret(ACCESS),
+            "refresh_token": Secret(REFRESH), **changes,
+        }
+    )  # fmt: skip
+
+
+def login(url, folder, **changes):
+    """Store the tokens of a login, and return its credentials."""
+    path = folder / "me.json"
+    TokenFile(path).write(tokens(url, **changes))
+    return LoginCredentials(project_id="42", account="me", tokens_path=path)
 
 
 def proxied(port=9):
@@ -150,6 +188,14 @@ def holders():
     workspace = AsyncWorkspace(credentials=given, base_url="http://127.0.0.1:9")
     workspace._core.unexpanded_path = None  # in memory: looking at all attributes opens it
     assert workspace.api is not None
+    with_token = AsyncWorkspace(credentials=bearer(), base_url="http://127.0.0.1:9")
+    with_token._core.unexpanded_path = None
+    assert with_token.api is not None
+    person = LoginCredentials(project_id="42", account="me", tokens_path="/nonexistent/me.json")
+    with_login = AsyncAPI(person, base_url="http://127.0.0.1:9")
+    with_login._authorization._header(tokens())
+    attempt = LoginAttempt(with_login._authorization._server, "http://localhost:1/callback")
+    attempt._verifier = Secret(ACCESS)
     made = [
         account(), ApiSecret(API, "k"), Secret(ACCOUNT), given, oauth(), Proxy(proxy),
         TransportOptions(proxy=proxy), access, consumer, BufferedConsumer(**everything),
@@ -157,7 +203,8 @@ def holders():
         Mixpanel("T", consumer, local_flags_config=local, remote_flags_config=remote),
         AsyncMixpanel("T", local_flags_config=local, remote_flags_config=remote, **everything),
         CustomerIO(KEY, proxy=proxy), AsyncCustomerIO(KEY, proxy=proxy), hightouch, workspace,
-        Response(200, {"x": TOKEN}, TOKEN.encode()),
+        Response(200, {"x": TOKEN}, TOKEN.encode()), bearer(), with_token, tokens(), person,
+        with_login, attempt,
     ]  # fmt: skip
     made += [step_request(consumer._sender.api), step_request(hightouch._api, "batch")]
     return made
@@ -201,7 +248,7 @@ def attributes(one):
 
 # In these a pickle holds the secret: a program makes them itself, and a pool of processes that
 # are spawned needs them. Requests and responses are bytes in transit: nothing shows them.
-PICKLED = (ServiceAccountCredentials, HightouchOAuth, Credentials)
+PICKLED = (ServiceAccountCredentials, HightouchOAuth, Credentials, TokenCredentials)
 BYTES = {"content", "body"}
 
 
@@ -224,6 +271,7 @@ def test_no_object_shows_a_secret():
     assert "\n".join(map(str, found)) == ""
     assert hidden
     assert {Secret, Proxy, TransportOptions, Request, HightouchOAuth, Credentials} <= visited
+    assert {TokenCredentials, LoginCredentials, Tokens, LoginAttempt} <= visited
 
 
 WAYS = {
@@ -250,7 +298,9 @@ def without_bytes(made):
     return {name: value for name, value in made.items() if name not in BYTES | {"headers"}}
 
 
-@pytest.mark.parametrize("made", [account, oauth], ids=["service account", "oauth"])
+@pytest.mark.parametrize(
+    "made", [account, oauth, bearer], ids=["service account", "oauth", "access token"]
+)
 def test_credentials_survive_a_pickle_for_another_process(made):
     """They can be passed to a pool of spawned processes."""
     before = made()
@@ -268,8 +318,9 @@ def test_credentials_survive_a_pickle_for_another_process(made):
         lambda: Consumer(credentials=account())._sender.api,
         lambda: step_request(Consumer(credentials=account())._sender.api),
         lambda: CustomerIO(KEY)._api,
+        tokens,
     ],
-    ids=["secret", "api secret", "transport", "route", "request", "write key's route"],
+    ids=["secret", "api secret", "transport", "route", "request", "write key's route", "login"],
 )
 def test_requests_and_settings_with_a_secret_do_not_pickle(made):
     """No pickle is better than one that is written to a disk unnoticed."""
@@ -283,7 +334,9 @@ def modules():
             yield importlib.import_module(module.name)
 
 
-NAMED = re.compile(r"(.*_)?(secrets?|password|private_key|write_key|authorization|access_token)$")
+NAMED = re.compile(
+    r"(.*_)?(secrets?|password|private_key|write_key|authorization|(access|refresh)_token|token)$"
+)
 
 
 def test_every_field_named_as_a_secret_has_a_type_that_hides_it():
@@ -340,6 +393,10 @@ WRONG = {
         "a", username="m:e", secret=ACCOUNT, project_id="4"
     ),
     "workspace": lambda: Workspace(credentials=account(), project_id="../x"),
+    "workspace with an access token": lambda: Workspace(credentials=bearer(), project_id="../x"),
+    "redirect of another login": lambda: LoginAttempt(None, "http://localhost:1/").code_in(
+        f"?code={ACCESS}&state=x"
+    ),
     "webhook": lambda: webhooks.verify(b"{}", {}, WEBHOOK, now=0.0),
     "webhook with a surrogate": lambda: webhooks.sign(b"{}", WEBHOOK + "\udc80", 0),
 }
@@ -371,6 +428,7 @@ def test_the_error_that_a_caller_was_handling_keeps_its_traceback():
 # ---- requests that fail -------------------------------------------------------------------------
 
 PATIENCE = RetryPolicy(attempts=2, first_wait=0.0)
+TIMEOUT = 0.1  # seconds: what "hangs" takes twice; another fault may end in it on a slow machine
 REFUSES = (
     b'HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\ncontent-length: 18\r\n'
     b'connection: close\r\n\r\n{"error": "denied"}'[:-1]
@@ -430,7 +488,7 @@ EVENT = '{"event":"E","properties":{"token":"T","time":1}}'
 
 def options(url, proxy):
     return {
-        "base_url": url, "request_timeout": 0.3, "retry": PATIENCE,
+        "base_url": url, "request_timeout": TIMEOUT, "retry": PATIENCE,
         **({"proxy": proxy} if proxy else {}),
     }  # fmt: skip
 
@@ -472,7 +530,7 @@ async def with_a_buffer(url, proxy):
 
 async def with_remote_flags(url, proxy):
     consumer = AsyncConsumer(credentials=account(), **options(url, proxy))
-    config = RemoteFlagsConfig(request_timeout_in_seconds=0.3)
+    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT)
     mp = AsyncMixpanel("T", consumer, remote_flags_config=config)
     await mp.remote_flags.aget_variant_value("f", None, {"distinct_id": "u"})
     raise mp.remote_flags.last_error
@@ -480,7 +538,7 @@ async def with_remote_flags(url, proxy):
 
 async def with_local_flags(url, proxy):
     consumer = AsyncConsumer(credentials=account(), **options(url, proxy))
-    config = LocalFlagsConfig(enable_polling=False, request_timeout_in_seconds=0.3)
+    config = LocalFlagsConfig(enable_polling=False, request_timeout_in_seconds=TIMEOUT)
     mp = AsyncMixpanel("T", consumer, local_flags_config=config)
     await mp.local_flags.astart_polling_for_definitions()
     try:
@@ -490,15 +548,53 @@ async def with_local_flags(url, proxy):
 
 
 async def with_the_query_api(url, proxy):
-    from mixpanel.data.api import AsyncAPI
-
     given = Credentials(username="me", secret=ACCOUNT, project_id="42")
     transport = TransportOptions(proxy=proxy)
-    api = AsyncAPI(given, base_url=url, retry=PATIENCE, transport=transport, timeout=0.3)
+    api = AsyncAPI(given, base_url=url, retry=PATIENCE, transport=transport, timeout=TIMEOUT)
     try:
         await api.query("events/names", params={"limit": 1})
     finally:
         await api.aclose()
+
+
+async def with_an_access_token(url, proxy):
+    transport = TransportOptions(proxy=proxy)
+    api = AsyncAPI(bearer(), base_url=url, retry=PATIENCE, transport=transport, timeout=0.3)
+    try:
+        await api.query("events/names", params={"limit": 1})
+    finally:
+        await api.aclose()
+
+
+async def with_a_login(url, proxy):
+    with tempfile.TemporaryDirectory() as folder:
+        given = login(url, Path(folder))
+        transport = TransportOptions(proxy=proxy)
+        api = AsyncAPI(given, base_url=url, retry=PATIENCE, transport=transport, timeout=0.3)
+        try:
+            await api.query("events/names", params={"limit": 1})
+        finally:
+            await api.aclose()
+
+
+async def with_an_expired_login(url, proxy):
+    with tempfile.TemporaryDirectory() as folder:
+        given = login(url, Path(folder), expires_at=0.0, renew_at=0.0)
+        api = AsyncAPI(given, base_url=url, transport=TransportOptions(proxy=proxy))
+        try:
+            await api.check()
+        finally:
+            await api.aclose()
+
+
+async def with_a_code(url, proxy):
+    connections = StreamingConnections(TransportOptions(proxy=proxy))
+    attempt = LoginAttempt(AuthorizationServer(url, connections), "http://localhost:1/callback")
+    attempt._verifier = Secret(REFRESH)
+    try:
+        await attempt.finish(Secret(ACCESS))
+    finally:
+        await connections.aclose()
 
 
 async def with_customerio(url, proxy):
@@ -521,7 +617,8 @@ async def with_oauth(url, proxy):
 ASYNC = [
     with_consumer, with_an_api_secret, with_an_api_secret_by_name, with_lookup_tables,
     with_an_import, with_a_buffer, with_remote_flags, with_local_flags, with_the_query_api,
-    with_customerio, with_oauth,
+    with_customerio, with_oauth, with_an_access_token, with_a_login, with_an_expired_login,
+    with_a_code,
 ]  # fmt: skip
 
 
@@ -549,7 +646,7 @@ def without_a_loop_buffered(url, proxy):
 
 def without_a_loop_remote_flags(url, proxy):
     consumer = Consumer(credentials=account(), **options(url, proxy))
-    config = RemoteFlagsConfig(request_timeout_in_seconds=0.3)
+    config = RemoteFlagsConfig(request_timeout_in_seconds=TIMEOUT)
     flags = Mixpanel("T", consumer, remote_flags_config=config).remote_flags
     flags.get_variant_value("f", None, {"distinct_id": "u"})
     raise flags.last_error
@@ -603,6 +700,8 @@ def addressed(request):
 def _soon(monkeypatch):
     """Repeat without delay what is repeated."""
     monkeypatch.setattr("mixpanel.lookup_tables.RETRY", PATIENCE)
+    monkeypatch.setattr("mixpanel.data._oauth.server.TIMEOUT", 0.3)
+    monkeypatch.setattr("mixpanel.data._oauth.authorization.SETTLE", 0.1)
 
 
 @contextlib.contextmanager
@@ -637,7 +736,7 @@ def test_no_failure_carries_a_secret(face, fault, backend, addressed, logs):
 
     async def attempt(url, proxy):
         try:
-            with anyio.fail_after(0.1 if fault == "cancelled" else 20):
+            with anyio.fail_after(TIMEOUT / 2 if fault == "cancelled" else 20):
                 await face(url, proxy)
         except Exception as error:
             caught.append(error)
@@ -688,7 +787,7 @@ def test_an_error_in_the_users_http_client_keeps_only_their_frames(backend):
     async def attempt():
         transport = httpx.MockTransport(broken_by_them)
         async with httpx.AsyncClient(transport=transport) as client:
-            consumer = AsyncConsumer(credentials=account(), http_client=client)
+            consumer = AsyncConsumer(credentials=account(), http_client=client, retry=PATIENCE)
             with pytest.raises(mixpanel.TransportError) as caught:
                 await consumer.send("imports", EVENT)
             return caught.value
@@ -773,16 +872,24 @@ def test_the_command_line_shows_no_secret(tmp_path, logs):
         "MP_CONFIG_PATH": str(tmp_path / "config.toml"), "MP_DB": str(tmp_path / "shop.db"),
         "NO_COLOR": "1",
     }  # fmt: skip
-    for arguments in (
-        ["import", "events", str(path)],
-        ["auth", "test"],
-        ["fetch", "events", "--from", "2026-01-01", "--to", "2026-01-01"],
-        ["cdp", "track", "u", "E", "--to", "customerio"],
+    with_token = {"MP_USERNAME": None, "MP_SECRET": None, "MP_OAUTH_TOKEN": BEARER}
+    for arguments, changes in (
+        (["import", "events", str(path)], {}),
+        (["auth", "test"], {}),
+        (["auth", "test"], with_token),
+        (["inspect", "events"], with_token),
+        (["fetch", "events", "--from", "2026-01-01", "--to", "2026-01-01"], {}),
+        (["cdp", "track", "u", "E", "--to", "customerio"], {}),
     ):
         with server("401") as port:
             url = f"http://127.0.0.1:{port}"
             runner = CliRunner(
-                env={**environment, "MP_BASE_URL": url, "MP_CUSTOMERIO_BASE_URL": url}
+                env={
+                    **environment,
+                    **changes,
+                    "MP_BASE_URL": url,
+                    "MP_CUSTOMERIO_BASE_URL": url,
+                }
             )
             ended = runner.invoke(app, arguments)
         assert ended.exit_code != 0, arguments

@@ -299,7 +299,7 @@ async def test_errors_contain_neither_secrets_nor_filters(make, server, anyio_ba
     assert "robot" not in repr(api)
 
 
-# ---- the budget ---------------------------------------------------------------------------------
+# ---- the limiter ---------------------------------------------------------------------------------
 
 
 @pytest.mark.anyio
@@ -328,7 +328,7 @@ async def test_a_429_makes_every_call_wait_and_is_announced(
     [(waited, why)] = waits
     assert seconds <= waited <= seconds + 1
     assert sum(clock.slept) == waited
-    assert why.startswith("Mixpanel says that the project makes too many queries: waiting ")
+    assert why.startswith("Mixpanel reports too many queries of this project: waiting ")
 
 
 @pytest.mark.anyio
@@ -491,7 +491,7 @@ async def test_a_cancelled_download_ends_at_once(make, server, anyio_backend, tm
     assert not leave.is_set()
     assert len(server.seen) == 1
     assert list(tmp_path.iterdir()) == []
-    assert api.export_limiter._windows_state._free == 100
+    assert api.export_limiter._windows._free == 100
     leave.set()
 
 

@@ -296,7 +296,7 @@ def test_names_that_need_quoting_are_refused(config, name):
         ("[accounts]\nprod = 'hunter2'\n", "account 'prod' must be a table"),
         (
             "[accounts.prod]\nusername='u'\nsecret=['hunter2']\n",
-            "account 'prod': secret must be text; project_id is missing",
+            "account 'prod': project_id is missing; secret must be text",
         ),
         (
             "[accounts.prod]\nusername='u'\nsecret='hunter2'\nproject_id='1'\nregion='mars'\n",
@@ -402,9 +402,9 @@ def test_a_single_account_is_the_default(by_hand):
     assert "default account prod" == by_hand.resolve_credentials().source
 
 
-def test_missing_credentials_are_an_error_with_two_remedies(config):
-    """Add an account, or set the environment."""
-    with pytest.raises(ConfigError, match="mp auth add NAME`, or set MP_USERNAME"):
+def test_missing_credentials_are_an_error_with_its_remedies(config):
+    """Add an account, log in, or set the environment."""
+    with pytest.raises(ConfigError, match=r"auth add NAME`, log in .*, or set MP_PROJECT_ID and"):
         config.resolve_credentials()
 
 

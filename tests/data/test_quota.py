@@ -2,7 +2,7 @@
 
 import pytest
 
-from mixpanel.data._api.quota import Quota, is_counted, quotas_in, tripped
+from mixpanel.data._api.quota import Quota, exceeded_quota, is_counted, quotas_in
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from mixpanel.data._api.quota import Quota, is_counted, quotas_in, tripped
     ],
 )
 def test_paths_count_by_their_first_segment(url, params, counted):
-    """And pages of profiles only once."""
+    """Pages of profiles count only once, for the first."""
     assert is_counted(url, params) is counted
 
 
@@ -48,12 +48,12 @@ def test_paths_count_by_their_first_segment(url, params, counted):
     ],
 )
 def test_limits_are_read_from_the_headers(headers, quotas):
-    """Whatever a server writes there; older forms and nonsense are passed over."""
+    """Older forms and malformed values are ignored."""
     assert quotas_in(headers) == quotas
 
 
 def test_the_limit_that_is_exceeded_is_the_one_with_nothing_left():
-    """A 429 may name several."""
+    """A 429 may name several limits."""
     project, concurrency = Quota("a", 60, 3600, 12), Quota("b", 5, None, 0, concurrent=True)
-    assert tripped([project, concurrency]) is concurrency
-    assert tripped([project]) is None
+    assert exceeded_quota([project, concurrency]) is concurrency
+    assert exceeded_quota([project]) is None

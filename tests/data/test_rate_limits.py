@@ -20,11 +20,11 @@ GRAIN = 1e-6  # what sums of floats may be off
 
 
 def run(body):
-    """Run on trio, where hours pass at once."""
+    """Run on trio with a clock that skips waits, so that hours pass at once."""
     trio.run(body, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def budget(*windows, concurrent=100):
+def limiter(*windows, concurrent=100):
     return ApiRateLimiter("calls", *windows, concurrent=concurrent, clock=trio.current_time)
 
 
@@ -38,22 +38,22 @@ def most_within(starts, seconds):
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0, 40), st.booleans()), max_size=60))
 def test_no_window_is_ever_exceeded(calls):
-    """Whatever calls come, last and are refused, and nobody waits for ever."""
+    """Not for any order, duration and rejection of calls; and each call starts in the end."""
     rules, now, starts, running = RateWindows(*WINDOWS, concurrent=3), 0.0, [], []
     for pause, lasts, rejected in calls:
         now += pause
-        while (opens := rules.opens(now)) > now:
-            if opens == math.inf:
+        while (next_start := rules.next_start(now)) > now:
+            if next_start == math.inf:
                 now, start = running.pop(0)
                 rules.end(start)
             else:
-                now = opens
+                now = next_start
             for done in [entry for entry in running if entry[0] <= now]:
                 running.remove(done)
                 rules.end(done[1])
         starts.append(now)
         start = rules.start(now)
-        rules.refuse(start, now, None) if rejected else rules.accept(start)
+        rules.reject(start, now, None) if rejected else rules.accept(start)
         running.append((now + lasts, start))
         running.sort(key=lambda entry: entry[0])
         assert len(running) <= 3
@@ -61,48 +61,48 @@ def test_no_window_is_ever_exceeded(calls):
         assert not starts or most_within(starts, seconds) <= count
 
 
-def test_refusals_grow_dearer_until_one_call_is_accepted():
-    """Without `Retry-After`; calls that were under way together count once."""
+def test_waits_after_rejections_grow_until_a_call_is_accepted():
+    """Without `Retry-After`; rejections of calls that ran at the same time count as one."""
     rules, now, waits = RateWindows(concurrent=10), 0.0, []
     together = [rules.start(now), rules.start(now)]
     for _ in range(5):
         for start in together:
-            rules.refuse(start, now, None)
+            rules.reject(start, now, None)
             rules.end(start)
-        waits.append(rules.opens(now) - now)
-        now = rules.opens(now)
+        waits.append(rules.next_start(now) - now)
+        now = rules.next_start(now)
         together = [rules.start(now)]
     assert waits == [5, 20, 80, 320, 600]
     rules.accept(together[0])
-    rules.refuse(rules.start(now), now, None)
-    assert rules.opens(now) == now + 5
+    rules.reject(rules.start(now), now, None)
+    assert rules.next_start(now) == now + 5
 
 
-def test_a_server_that_says_zero_is_not_asked_in_a_circle():
-    """`Retry-After: 0` again and again is waited for longer and longer."""
+def test_repeated_retry_after_zero_is_waited_for_longer_and_longer():
+    """A server that always sends `Retry-After: 0` is not called in a tight loop."""
     rules, now = RateWindows(concurrent=1), 0.0
     for _ in range(8):
-        now = rules.opens(now)
+        now = rules.next_start(now)
         start = rules.start(now)
-        rules.refuse(start, now, 0.0)
+        rules.reject(start, now, 0.0)
         rules.end(start)
     assert now > 60
 
 
-def test_an_absurd_retry_after_does_not_stop_a_process_for_good():
-    """Nobody is held for more than an hour at once."""
+def test_a_retry_after_is_capped_at_an_hour():
+    """An absurd value does not stop a process for good."""
     rules = RateWindows(concurrent=1)
     start = rules.start(0.0)
-    rules.refuse(start, 0.0, 1e9)
+    rules.reject(start, 0.0, 1e9)
     rules.end(start)
-    assert rules.opens(0.0) == 3600.0
+    assert rules.next_start(0.0) == 3600.0
 
 
 # ---- the queue ----------------------------------------------------------------------------------
 
 
-def test_two_hundred_exports_start_in_turn_and_within_the_limits():
-    """Nobody starves: they start in the order in which they came."""
+def test_two_hundred_exports_start_in_order_and_within_the_limits():
+    """Calls start in the order of arrival, so none starves."""
     exports, started = ApiRateLimiter.export(clock=trio.current_time), []
 
     async def export(number):
@@ -125,7 +125,7 @@ def test_two_hundred_exports_start_in_turn_and_within_the_limits():
     assert times[-1] - times[0] < 3 * 3600 + 60
 
 
-def test_queries_are_five_at_once():
+def test_five_queries_run_at_a_time():
     """The sixth starts when one has ended."""
     queries, now, most = ApiRateLimiter.query(clock=trio.current_time), 0, 0
 
@@ -147,8 +147,8 @@ def test_queries_are_five_at_once():
 
 
 def test_a_cancelled_call_gives_its_place_to_the_next():
-    """Whether it waited for time or for a running call."""
-    one = budget(concurrent=1)
+    """Both a call that waits for a time and one that waits for a running call."""
+    one = limiter(concurrent=1)
 
     async def body():
         async with one.call():
@@ -156,20 +156,20 @@ def test_a_cancelled_call_gives_its_place_to_the_next():
                 async with one.call():
                     raise AssertionError
             assert scope.cancelled_caught
-        one.penalize(50)
+        one._windows.pause(one._clock(), 50)
         with trio.move_on_after(1):
             async with one.call():
                 raise AssertionError
         async with one.call():
             pass
-        assert one._line == []
+        assert one._queue == []
 
     run(body)
 
 
-def test_after_a_429_everyone_waits_and_one_goes_first():
-    """Who came first tries alone; only when that is accepted, the others follow."""
-    shared, log = budget(concurrent=10), []
+def test_after_a_429_all_calls_wait_and_one_is_sent_as_a_probe():
+    """The first in the queue is sent alone; the others follow when it is accepted."""
+    shared, log = limiter(concurrent=10), []
 
     async def ask(name):
         call, rejected = shared.call(), True
@@ -201,8 +201,8 @@ def test_after_a_429_everyone_waits_and_one_goes_first():
     assert began[5] == began[6] == began[4] + 2
 
 
-def test_a_long_wait_is_announced_once_in_words():
-    """With its seconds; and an `on_wait` that fails does no harm."""
+def test_a_long_wait_is_reported_once_as_text():
+    """`on_wait` also gets the seconds, and an error in it changes nothing."""
     heard = []
 
     def on_wait(seconds, why):
@@ -220,11 +220,11 @@ def test_a_long_wait_is_announced_once_in_words():
     run(body)
     [(seconds, why)] = heard
     assert 700 < seconds < 740
-    assert why == "the project's budget of 60 exports an hour is spent: waiting 13 min"
+    assert why == "the project's limit of 60 exports an hour is used up: waiting 13 min"
 
 
-def test_the_second_is_not_mistaken_for_the_hour():
-    """Many exports at once wait a moment for each other: no news, and for another reason."""
+def test_waits_for_the_limit_per_second_are_not_reported():
+    """When many exports start together; an error names that limit and not the hourly one."""
     heard = []
 
     async def body():
@@ -235,7 +235,7 @@ def test_the_second_is_not_mistaken_for_the_hour():
         for _ in range(3):
             async with exports.call():
                 pass
-        with pytest.raises(RateLimitError, match="of 3 exports a second is spent; it opens again"):
+        with pytest.raises(RateLimitError, match="of 3 exports a second is used up; the next"):
             async with exports.call(max_wait=0):
                 raise AssertionError
 
@@ -243,23 +243,23 @@ def test_the_second_is_not_mistaken_for_the_hour():
     assert heard == []
 
 
-def test_who_has_no_patience_is_told_when_to_come_back():
-    """At once, though others wait."""
+def test_a_wait_beyond_max_wait_raises_with_the_time_of_the_next_start():
+    """Immediately, although other calls are waiting."""
     exports = ApiRateLimiter.export(clock=trio.current_time)
 
     async def body():
-        exports.penalize(1200)
-        with pytest.raises(RateLimitError, match="opens again in 20 min") as reported:
+        exports._windows.pause(exports._clock(), 1200)
+        with pytest.raises(RateLimitError, match="the next call may start in 20 min") as reported:
             async with exports.call(max_wait=0):
                 raise AssertionError
         assert reported.value.retry_after == 1200
-        assert exports._line == []
+        assert exports._queue == []
 
     run(body)
 
 
-def test_what_is_left_counts_this_hour():
-    """And is nothing while Mixpanel says so."""
+def test_remaining_is_what_is_left_of_this_hour():
+    """It is 0 while Mixpanel rejects calls for the hourly limit."""
     clock = [0.0]
     exports = ApiRateLimiter.export(clock=lambda: clock[0])
 
@@ -272,12 +272,12 @@ def test_what_is_left_counts_this_hour():
     assert exports.remaining() == 57
     clock[0] = 3700
     assert exports.remaining() == 60
-    exports.penalize(900)
+    exports._windows.pause(exports._clock(), 900)
     assert exports.remaining() == 0
     assert repr(exports) == "<ApiRateLimiter of exports: 0 left>"
 
 
-def test_loops_of_different_threads_and_kinds_share_one():
+def test_event_loops_of_different_threads_and_kinds_share_a_limiter():
     """A call that ends in one loop wakes the next in another."""
     one, running, most, done = ApiRateLimiter("calls", concurrent=1), [], [], []
 
@@ -306,8 +306,8 @@ def test_loops_of_different_threads_and_kinds_share_one():
     assert max(most) == 1
 
 
-def test_a_project_has_one_budget_in_a_process():
-    """For each kind of call; a forked child remembers what was spent, but waits for nobody."""
+def test_a_project_has_one_limiter_of_each_kind_in_a_process():
+    """A forked child keeps the counts, but does not wait for calls of its parent."""
     one = rate_limits.shared("query", "https://a", "1")
     assert one is rate_limits.shared("query", "https://a", "1")
     assert one is not rate_limits.shared("query", "https://a", "2")
@@ -317,7 +317,7 @@ def test_a_project_has_one_budget_in_a_process():
         call = one.call()
         await call.__aenter__()
         rate_limits._after_fork()
-        assert one._windows_state._free == 5
+        assert one._windows._free == 5
         assert one.remaining() == 59
 
     trio.run(body)

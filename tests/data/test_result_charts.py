@@ -41,6 +41,7 @@ from mixpanel.data.query_results import (
     SavedReportResult,
     SegmentationResult,
 )
+from tests.effort import cases
 
 pytestmark = pytest.mark.slow
 
@@ -177,17 +178,58 @@ def test_bars_are_as_high_as_their_values():
 
 
 def test_many_dates_share_columns_and_the_chart_says_so():
-    """Each column is the highest of some, never their sum."""
+    """Each column is the average of some: a sum of users would be wrong, and peaks hide dips."""
     hours = {f"2026-01-{d:02} {h:02}:00:00": h for d in range(1, 32) for h in range(24)}
     text = segmentation({"a": hours}).chart(80)
-    assert "each column is the highest of 10 values" in text
-    assert "23┤" in text
+    assert "each column is the average of 11 values" in text
+    assert "20┤" in text  # seven hours are left for the last: 17 to 23
 
 
 def test_a_funnel_shows_counts_rates_and_times():
     """Of the first step, and of the step before."""
     text = RESULTS["funnel"].chart(100)
     assert re.search(r"2 Viewed +█+\S* +90 +45\.0% +↳ 45\.0% +2 h 3 min", text)
+
+
+def test_the_bars_of_all_segments_have_one_scale():
+    """However long the times beside them are."""
+    quick = (FunnelStep("a", 1000, 1.0, 1.0), FunnelStep("b", 1000, 1.0, 1.0, 0.0, 0.0))
+    slow = (FunnelStep("a", 9, 1.0, 1.0), FunnelStep("b", 9, 1.0, 1.0, 90_000.0, 90_000.0))
+    result = FunnelResult(1, "", FIRST, LAST, 1.0, slow, "p", {"x": slow, "y": quick})
+    bars = [line.index("█") for line in result.chart(80).splitlines() if "█" in line]
+    full = [line.count("█") for line in result.chart(80).splitlines() if "█" in line]
+    assert (6, 1, 1) == (len(bars), len(set(bars)), len(set(full)))
+
+
+def test_steps_of_flows_are_as_wide_as_their_names():
+    """And the rows hold equally many."""
+    node = FlowNode("An event with a name", "FORWARD", 1234)
+    steps = tuple(FlowStep(n, (node,)) for n in range(4))
+    text = FlowsResult(None, steps).chart(80)
+    assert 4 == text.count("An event with a name 1,234") + text.count("An event with a name  ")
+    assert [["anchor", "+1"], ["+2", "+3"]] == [
+        line.split() for line in text.splitlines() if re.match(r"anchor|\+\d", line)
+    ]
+
+
+def test_groups_of_one_metric_are_named_without_it():
+    """The title names it; with several metrics, each series has both."""
+    groups = {"x": MONTH, "y": MONTH}
+    one = InsightsResult(FIRST, LAST, ("$metric", "p"), {"A": groups})
+    assert ["x", "y"] == list(one._figure().content.series)
+    two = InsightsResult(FIRST, LAST, ("$metric", "p"), {"A": groups, "B": groups})
+    assert ["A · x", "A · y", "B · x", "B · y"] == list(two._figure().content.series)
+
+
+@pytest.mark.parametrize(
+    ("expression", "named"),
+    [('properties["a \\"b\\" c"]', 'a "b" c'), ('user["x"]', "x"), ("n + 1", "n + 1"),
+     ('properties["a"] + properties["b"]', 'properties["a"] + properties["b"]')],
+)  # fmt: skip
+def test_a_property_is_titled_by_its_name(expression, named):
+    """Other expressions are shown as they are."""
+    result = NumericSumResult("Paid", FIRST, LAST, expression, "day", {FIRST: 1, LAST: 2})
+    assert f"Sum of {named}: Paid" == result.chart(80).splitlines()[0]
 
 
 def test_a_narrow_funnel_leaves_the_times_out():
@@ -228,7 +270,7 @@ def test_a_width_that_cannot_be_is_refused(width):
         RESULTS["funnel"].chart(width)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(50, 1000))
 @given(
     st.dictionaries(
         st.text(max_size=50),

@@ -1,12 +1,13 @@
 """Plots: that matplotlib draws each result, whatever the names, and says so when it is missing."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from mixpanel.data.exceptions import ConfigError
-from mixpanel.data.query_results import JQLResult
-from tests.data.test_result_charts import EMPTY, HOSTILE, RESULTS
+from mixpanel.data.query_results import InsightsResult, JQLResult
+from tests.data.test_result_charts import EMPTY, FIRST, HOSTILE, LAST, MONTH, RESULTS
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,57 @@ def test_a_series_is_a_line_of_its_values(plt):
     assert [7] * 31 == list(second.get_ydata())
     assert 0 == ax.get_ylim()[0]
     assert ax.get_ylim()[1] >= 3100
+    plt.close(ax.figure)
+
+
+def test_long_names_stand_beside_their_bars(plt):
+    """Short ones below."""
+    names = ["ExpressJet Airlines Inc.", "Endeavor Air Inc."] * 5
+    totals = {f"{name} {n}": 10 - n for n, name in enumerate(names)}
+    result = RESULTS["one date"]
+    long = replace(result, series={name: {"2026-01-01": n} for name, n in totals.items()}).plot()
+    assert list(totals) == [label.get_text() for label in long.get_yticklabels()]
+    assert [10, 1] == [long.patches[0].get_width(), long.patches[-1].get_width()]
+    short = replace(result, series={f"n{n}": {"2026-01-01": n} for n in range(10)}).plot()
+    assert [f"n{n}" for n in range(10)] == [label.get_text() for label in short.get_xticklabels()]
+    plt.close("all")
+
+
+def test_the_axis_ends_with_the_dates(plt):
+    """No tick of the next month gives the axis its name."""
+    ax = drawn(RESULTS["one series"].plot())
+    assert "2026-Jan" == ax.xaxis.get_offset_text().get_text()
+    plt.close(ax.figure)
+
+
+def test_names_of_several_parts_stay_different(plt):
+    """The longest part is cut."""
+    groups = {"EWR": MONTH, "JFK": MONTH}
+    metrics = {f"Flight {what} [Total Events]": groups for what in ("Departed", "Cancelled")}
+    ax = InsightsResult(FIRST, LAST, ("$metric", "origin"), metrics).plot()
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert 4 == len(set(labels))
+    assert all(label.endswith((" · EWR", " · JFK")) and len(label) <= 32 for label in labels)
+    plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("name", sorted(set(EMPTY) - {"zeros"}))
+def test_nothing_is_said_to_be_nothing(plt, name):
+    """An empty figure looks like a mistake."""
+    ax = drawn(EMPTY[name].plot())
+    assert "no data" in [text.get_text() for text in ax.texts]
+    plt.close(ax.figure)
+
+
+def test_a_long_subtitle_has_several_lines(plt):
+    """On narrow figures, nothing of it is cut off."""
+    result = replace(RESULTS["retention"], sampling_factor=0.1, limit_hit=True)
+    ax = drawn(result.plot())
+    (lines,) = [text for text in ax.texts if "sampled" in text.get_text()]
+    assert "there are more than the limit" in lines.get_text()
+    box = lines.get_window_extent()
+    assert box.x1 <= ax.figure.bbox.x1
+    assert box.y1 <= ax._left_title.get_window_extent().y0 + 1
     plt.close(ax.figure)
 
 

@@ -41,11 +41,11 @@ def path(tmp_path):
     return tmp_path / "limits" / "42-query.json"
 
 
-def allowance(path, calls=60, concurrent=5):
+def rate_windows(path, calls=60, concurrent=5):
     return SharedRateWindows(path, (calls, HOUR), concurrent=concurrent)
 
 
-# ---- several at once ----------------------------------------------------------------------------
+# ---- several processes -------------------------------------------------------------------------
 
 CALLERS = textwrap.dedent("""
     import json, sys, time
@@ -54,11 +54,11 @@ CALLERS = textwrap.dedent("""
     from mixpanel.data._api.rate_limits import ApiRateLimiter
 
     path, seconds, callers = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    budget = ApiRateLimiter("queries", (60, seconds), concurrent=5, shared_in=path)
+    limiter = ApiRateLimiter("queries", (60, seconds), concurrent=5, shared_in=path)
     starts, waits = [], []
 
     async def caller():
-        async with budget.call(on_wait=lambda *told: waits.append(told)) as call:
+        async with limiter.call(on_wait=lambda *args: waits.append(args)) as call:
             starts.append(call._start.at)
 
     async def body():
@@ -72,7 +72,7 @@ CALLERS = textwrap.dedent("""
 
 
 def test_two_hundred_callers_in_four_processes_stay_within_the_limit(path):
-    """Never more than 60 in a window, wherever it begins; and all of them are served."""
+    """No more than 60 start in any stretch of a window, and all of them do start."""
     seconds, arguments = 1.5, [str(path), "1.5", "50"]
     running = [
         subprocess.Popen(
@@ -87,15 +87,15 @@ def test_two_hundred_callers_in_four_processes_stay_within_the_limit(path):
     assert most <= 60
 
 
-def test_each_of_two_hundred_callers_is_given_the_length_of_its_wait(path):
-    """By its place in line: the first 60 wait for nothing, the last 20 for three hours."""
+def test_each_of_two_hundred_calls_reports_its_own_wait(path):
+    """By its place in the queue: the first 60 do not wait, the last 20 wait for three hours."""
     waits, clock = [], Clock()
 
     async def body():
-        budget = ApiRateLimiter("queries", (60, HOUR), concurrent=500, clock=clock, shared_in=path)
+        limiter = ApiRateLimiter("queries", (60, HOUR), concurrent=500, clock=clock, shared_in=path)
 
         async def caller():
-            async with budget.call(on_wait=lambda seconds, _: waits.append(seconds)):
+            async with limiter.call(on_wait=lambda seconds, _: waits.append(seconds)):
                 pass
 
         with trio.move_on_after(1):
@@ -109,22 +109,22 @@ def test_each_of_two_hundred_callers_is_given_the_length_of_its_wait(path):
     assert sorted(waits) == [HOUR] * 60 + [2 * HOUR] * 60 + [3 * HOUR] * 20
 
 
-def test_what_one_process_starts_another_sees(path):
-    """Calls of the hour, calls under way, and a pause after a refusal."""
-    one, other = allowance(path, calls=2, concurrent=2), allowance(path, calls=2, concurrent=2)
+def test_processes_see_the_calls_and_pauses_of_each_other(path):
+    """Calls of the last hour, running calls, and a pause after a 429."""
+    one, other = (rate_windows(path, calls=2, concurrent=2) for _ in range(2))
     first = one.try_start(100.0)
     other.try_start(200.0)
-    assert one.opens(300.0) == math.inf
+    assert one.next_start(300.0) == math.inf
     one.end(first)
-    assert other.opens(300.0) == 100.0 + HOUR
+    assert other.next_start(300.0) == 100.0 + HOUR
     assert other.remaining(300.0) == 0
-    one.refuse(first, 300.0, 1800.0)
-    assert other.opens(3750.0) == math.inf or other.opens(300.0) >= 2100.0
+    one.reject(first, 300.0, 1800.0)
+    assert other.next_start(3750.0) == math.inf or other.next_start(300.0) >= 2100.0
 
 
-def test_two_processes_cannot_take_the_last_call_both(path):
-    """Looking and taking are one step."""
-    several = [allowance(path, calls=10, concurrent=1000) for _ in range(4)]
+def test_two_processes_cannot_both_take_the_last_call(path):
+    """Checking and counting are one transaction."""
+    several = [rate_windows(path, calls=10, concurrent=1000) for _ in range(4)]
     taken, gate = [], threading.Barrier(4)
 
     def take(mine):
@@ -142,7 +142,7 @@ def test_two_processes_cannot_take_the_last_call_both(path):
     assert len(taken) == 40
 
 
-def test_the_calls_of_a_process_that_died_are_not_under_way(path):
+def test_calls_of_a_process_that_died_no_longer_run(path):
     """They stay counted, as the server may have seen them."""
     script = f"""
 import os, pathlib
@@ -152,55 +152,55 @@ one.try_start(100.0)
 os._exit(0)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
-    left = allowance(path, concurrent=1)
-    assert left.opens(101.0) == 101.0
+    left = rate_windows(path, concurrent=1)
+    assert left.next_start(101.0) == 101.0
     assert left.remaining(101.0) == 59
 
 
-def test_a_call_that_ended_without_the_file_is_not_under_way_for_ever(path):
-    """As when the disk was full, or another process held the lock, at its end."""
-    mine = allowance(path, concurrent=1)
+def test_a_call_whose_end_could_not_be_written_no_longer_runs(path):
+    """The disk may be full, or another process may hold the lock, when it ends."""
+    mine = rate_windows(path, concurrent=1)
     start = mine.try_start(100.0)
-    mine._alone_until = math.inf
+    mine._unshared_until = math.inf
     mine.end(start)
-    mine._alone_until = -math.inf
-    assert mine.opens(101.0) == 101.0
-    assert allowance(path, concurrent=1).opens(101.0) == 101.0
+    mine._unshared_until = -math.inf
+    assert mine.next_start(101.0) == 101.0
+    assert rate_windows(path, concurrent=1).next_start(101.0) == 101.0
     assert mine.remaining(101.0) == 59
 
 
-def test_a_forked_child_shares_the_budget(path):
-    """What it starts is counted, and what its parent has under way is not taken for its own."""
+def test_a_forked_child_shares_the_limits(path):
+    """Its calls are counted, and the running calls of its parent are not taken for its own."""
     script = f"""
 import os, pathlib
 from mixpanel.data._api.rate_limits import HOUR, ApiRateLimiter
 import anyio
 
 path = pathlib.Path({str(path)!r})
-budget = ApiRateLimiter("queries", (60, HOUR), concurrent=2, shared_in=path)
+limiter = ApiRateLimiter("queries", (60, HOUR), concurrent=2, shared_in=path)
 
 async def one():
-    async with budget.call():
+    async with limiter.call():
         pass
 
 async def held():
-    async with budget.call():
+    async with limiter.call():
         child = os.fork()
         if not child:
-            budget._after_fork()
-            assert budget._windows_state._depth == 0
-            assert budget.remaining() == 59
+            limiter._after_fork()
+            assert limiter._windows._depth == 0
+            assert limiter.remaining() == 59
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
 
 anyio.run(held)
 child = os.fork()
 if not child:
-    budget._after_fork()
+    limiter._after_fork()
     anyio.run(one)
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-assert budget.remaining() == 58
+assert limiter.remaining() == 58
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script]
     subprocess.run(command, check=True, timeout=60)
@@ -209,58 +209,63 @@ assert budget.remaining() == 58
 # ---- what counts --------------------------------------------------------------------------------
 
 
-def test_a_refused_query_is_free(path):
-    """Mixpanel counts no 429; the pause after it is kept."""
+def test_a_rejected_query_does_not_count(path):
+    """Mixpanel does not count a 429 either; the pause after it is kept."""
     clock = Clock()
 
     async def body():
-        budget = ApiRateLimiter(
-            "queries", (60, HOUR), concurrent=5, clock=clock, free_refusals=True, shared_in=path
+        limiter = ApiRateLimiter(
+            "queries",
+            (60, HOUR),
+            concurrent=5,
+            clock=clock,
+            rejections_are_free=True,
+            shared_in=path,
         )
-        async with budget.call() as call:
+        async with limiter.call() as call:
             call.rejected(30.0)
-        assert budget._windows_state.used(clock.now, HOUR) == 0
+        assert limiter._windows.used(clock.now, HOUR) == 0
         with pytest.raises(RateLimitError, match="too many queries"):
-            await budget.call(max_wait=0).__aenter__()
+            await limiter.call(max_wait=0).__aenter__()
 
     anyio.run(body)
 
 
-def test_pages_of_profiles_pass_a_spent_budget(path):
-    """They are not counted, so they neither wait for the hour nor behind those who do."""
+def test_pages_of_profiles_do_not_wait_for_the_hourly_limit(path):
+    """They are not counted, so they overtake the calls that wait for it."""
     clock = Clock()
 
     async def body():
-        budget = ApiRateLimiter("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
-        async with budget.call():
+        limiter = ApiRateLimiter("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
+        async with limiter.call():
             pass
         async with anyio.create_task_group() as tasks:
 
             async def waiting():
-                async with budget.call():
+                async with limiter.call():
                     raise AssertionError
 
             tasks.start_soon(waiting)
             await anyio.wait_all_tasks_blocked()
-            async with budget.call(counted=False, max_wait=0) as call:
+            async with limiter.call(counted=False, max_wait=0) as call:
                 call.accepted()
             tasks.cancel_scope.cancel()
-        assert budget._windows_state.used(clock.now, HOUR) == 1
+        assert limiter._windows.used(clock.now, HOUR) == 1
 
     anyio.run(body)
 
 
-def test_a_call_held_back_says_when_the_next_may_start(path):
-    """As data: not sent, at which time, of how many."""
+def test_the_error_of_a_call_that_may_not_wait_has_the_time_and_the_limit(path):
+    """As data: that it was not sent, when the next may start, and the limit."""
     clock = Clock()
 
     async def body():
-        budget = ApiRateLimiter("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
-        async with budget.call():
+        limiter = ApiRateLimiter("queries", (1, HOUR), concurrent=5, clock=clock, shared_in=path)
+        async with limiter.call():
             pass
         clock.now += 600
-        with pytest.raises(RateLimitError, match="opens again in 50 min") as error:
-            await budget.call(max_wait=0).__aenter__()
+        with pytest.raises(RateLimitError, match="the next call may start in 50 min") as error:
+            await limiter.call(max_wait=0).__aenter__()
         return error.value
 
     error = anyio.run(body)
@@ -272,26 +277,26 @@ def test_a_call_held_back_says_when_the_next_may_start(path):
     assert details.items() <= error.to_dict()["details"].items()
 
 
-def test_too_many_at_once_is_no_spent_hour(path):
-    """Where the server names that limit, a second's wait does."""
-    mine = allowance(path)
+def test_a_429_for_concurrency_pauses_for_a_second_only(path):
+    """When the server names that limit in its headers."""
+    mine = rate_windows(path)
     start = mine.try_start(100.0)
-    mine.crowd(100.0, None)
+    mine.reject_for_concurrency(100.0, None)
     mine.end(start)
-    assert mine.opens(100.0) == 101.0
-    mine.crowd(101.0, None)
-    assert mine.opens(101.0) == 103.0
-    assert mine.opens(101.0, counted=False) == 103.0
+    assert mine.next_start(100.0) == 101.0
+    mine.reject_for_concurrency(101.0, None)
+    assert mine.next_start(101.0) == 103.0
+    assert mine.next_start(101.0, counted=False) == 103.0
     assert mine.remaining(101.0) == 59
 
 
-# ---- what is learnt -----------------------------------------------------------------------------
+# ---- limits of the server ----------------------------------------------------------------------
 
 
-def test_a_raised_limit_is_learnt_by_all_for_a_week(path):
-    """From the headers of an answer; later the usual limit counts again."""
-    one, other = allowance(path), allowance(path)
-    one.learn(1000.0, [Quota("project", 400, 3600), Quota("c", 20, concurrent=True)])
+def test_a_limit_named_by_the_server_is_shared_for_a_week(path):
+    """From the headers of a response; later the default limit applies again."""
+    one, other = rate_windows(path), rate_windows(path)
+    one.update_limits(1000.0, [Quota("project", 400, 3600), Quota("c", 20, concurrent=True)])
     assert other.remaining(2000.0) == 400
     assert other._concurrent == 20
     week = 7 * 24 * HOUR
@@ -300,8 +305,8 @@ def test_a_raised_limit_is_learnt_by_all_for_a_week(path):
     assert other._concurrent == 5
 
 
-def test_the_limit_may_be_set_by_the_environment(monkeypatch):
-    """For a project whose limit was raised, before the server has ever refused."""
+def test_the_environment_may_set_the_hourly_limit(monkeypatch):
+    """For a project whose limit was raised, before a response has named it."""
     monkeypatch.setenv("MP_QUERY_LIMIT", "400")
     assert ApiRateLimiter.query().remaining() == 400
     for nonsense in ("", "0", "-1", "many", "1e3"):
@@ -312,10 +317,10 @@ def test_the_limit_may_be_set_by_the_environment(monkeypatch):
 # ---- the file -----------------------------------------------------------------------------------
 
 
-def test_the_file_is_for_its_owner_alone(path):
-    """As are its folders: it names projects."""
+def test_the_file_and_its_folders_are_private(path):
+    """Only their owner may read them, as their names contain the project."""
     os.umask(os.umask(0))
-    allowance(path).try_start(1.0)
+    rate_windows(path).try_start(1.0)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
@@ -331,41 +336,41 @@ def test_the_file_is_for_its_owner_alone(path):
         b'{"version": 1, "refusals": []}',
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_begun_anew(path, content):
-    """A query never fails for it."""
+def test_a_damaged_file_is_replaced(path, content):
+    """A query never fails because of it."""
     path.parent.mkdir()
     path.write_bytes(content)
-    assert allowance(path).remaining(101.0) == 60
-    mine = allowance(path)
+    assert rate_windows(path).remaining(101.0) == 60
+    mine = rate_windows(path)
     mine.end(mine.try_start(101.0))
-    assert allowance(path).remaining(102.0) == 59
+    assert rate_windows(path).remaining(102.0) == 59
 
 
-def test_a_clock_that_was_put_back_delays_nobody_for_long(path):
-    """What lies in the future counts as now."""
-    mine = allowance(path, calls=1)
+def test_a_clock_that_was_set_back_delays_calls_by_an_hour_at_most(path):
+    """Times in the future count as now."""
+    mine = rate_windows(path, calls=1)
     mine.end(mine.try_start(1_000_000.0))
-    mine.hold(1_000_000.0, 3000)
-    assert mine.opens(1000.0) <= 1000.0 + HOUR
+    mine.pause(1_000_000.0, 3000)
+    assert mine.next_start(1000.0) <= 1000.0 + HOUR
 
 
 def test_without_a_usable_file_each_process_counts_for_itself(path, caplog):
     """With one warning; here the folder is a file."""
     path.parent.write_text("in the way")
-    mine = allowance(path, calls=1)
+    mine = rate_windows(path, calls=1)
     with caplog.at_level(logging.WARNING, "mixpanel"):
         start = mine.try_start(100.0)
         mine.end(start)
         assert mine.try_start(101.0) == 100.0 + HOUR
-    assert caplog.text.count("counts its calls to Mixpanel for itself") == 1
+    assert caplog.text.count("counts only its own calls to Mixpanel") == 1
 
 
 def test_a_file_that_others_may_write_to_is_not_used(path, caplog):
-    """They could keep a process from Mixpanel for an hour."""
-    mine = allowance(path)
+    """Another user could otherwise block all calls for an hour."""
+    mine = rate_windows(path)
     mine.end(mine.try_start(100.0))
     path.chmod(0o666)
-    other = allowance(path)
+    other = rate_windows(path)
     with caplog.at_level(logging.WARNING, "mixpanel"):
         assert other.remaining(101.0) == 60
     assert "other users may write to it" in caplog.text
@@ -382,8 +387,8 @@ def test_a_file_that_others_may_write_to_is_not_used(path, caplog):
         ("https://mixpanel.com", "OFF", None),
     ],
 )
-def test_the_file_lies_where_the_environment_says(monkeypatch, tmp_path, origin, named, expected):
-    """One for each host and project; a server on this machine is not remembered by default."""
+def test_the_environment_names_the_folder(monkeypatch, tmp_path, origin, named, expected):
+    """One file for each host and project; none for a server on this machine by default."""
     monkeypatch.delenv("MP_LIMITS_DIR")
     if named is not None:
         monkeypatch.setenv("MP_LIMITS_DIR", named.replace("DIR", str(tmp_path)))
@@ -391,19 +396,19 @@ def test_the_file_lies_where_the_environment_says(monkeypatch, tmp_path, origin,
     assert shared_file(origin, "42", "query") == wanted
 
 
-def test_by_default_it_lies_in_the_home_folder(monkeypatch, tmp_path):
-    """Beside the accounts and the data."""
+def test_the_default_folder_is_in_the_home_directory(monkeypatch, tmp_path):
+    """Next to the accounts and the data."""
     monkeypatch.delenv("MP_LIMITS_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     expected = tmp_path / ".mp/limits/mixpanel.com/42-export.json"
     assert shared_file("https://mixpanel.com", "42", "export") == expected
 
 
-def test_a_project_shares_its_budgets_but_not_its_app_calls(monkeypatch, tmp_path):
-    """For those Mixpanel publishes no limit."""
+def test_calls_of_the_app_api_are_not_shared(monkeypatch, tmp_path):
+    """Mixpanel publishes no limit for them."""
     monkeypatch.setenv("MP_LIMITS_DIR", str(tmp_path))
     kinds = {
-        family: rate_limits.shared(family, "https://mixpanel.com", "42")._windows_state.is_shared
+        family: rate_limits.shared(family, "https://mixpanel.com", "42")._windows.is_shared
         for family in ("query", "export", "app")
     }
     assert kinds == {"query": True, "export": True, "app": False}

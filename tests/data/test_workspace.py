@@ -57,6 +57,20 @@ def test_importing_the_package_loads_nothing_heavy():
     subprocess.run([sys.executable, "-c", source], check=True)
 
 
+@pytest.mark.slow
+def test_importing_a_workspace_loads_no_parsers_of_queries():
+    """Nor local analysis: the first query or report loads them."""
+    source = """
+import sys
+import mixpanel.data.workspace
+loaded = {name.rpartition(".")[2] for name in sys.modules if name.startswith("mixpanel.data.")}
+heavy = {"funnel_responses", "bookmarks", "requests", "query_results", "analysis"}
+assert not heavy & loaded, heavy & loaded
+assert "mixpanel.data._queries.responses" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)
+
+
 # The two workspaces
 
 

@@ -11,6 +11,7 @@ from mixpanel._records.record import Record
 from mixpanel.credentials import ApiSecret
 from mixpanel.exceptions import QueueFullError
 from mixpanel.settings import Limits
+from tests.effort import cases
 
 
 class Clock:
@@ -278,4 +279,4 @@ class BufferMachine(RuleBasedStateMachine):
 
 TestBuffer = BufferMachine.TestCase
 TestBuffer.pytestmark = [pytest.mark.slow]
-TestBuffer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBuffer.settings = settings(max_examples=cases(100, 2000), stateful_step_count=40)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel._delivery.retry import (
@@ -703,7 +703,6 @@ def is_proof(reply):
 
 
 @pytest.mark.slow
-@settings(max_examples=500, deadline=None)
 @given(
     st.lists(replies, max_size=10),
     st.lists(st.booleans(), min_size=1, max_size=9),

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
@@ -31,6 +32,7 @@ from mixpanel import (
     QueueFullError,
     RetryPolicy,
 )
+from mixpanel._delivery import dispatcher
 from mixpanel._delivery.sender import Sender
 from mixpanel._http.responses import (
     Response,
@@ -662,19 +664,28 @@ def test_a_flush_inside_the_interrupted_buffer_returns_instead_of_waiting_for_ev
 
 
 @pytest.mark.anyio
-async def test_the_old_owner_of_a_reclaimed_batch_does_not_send_it(emu, anyio_backend):
+async def test_the_old_owner_of_a_reclaimed_batch_does_not_send_it(emu, anyio_backend, monkeypatch):
     """Nor does it pause the queue: the batch is sent once, by its new owner."""
-    retry = RetryPolicy(first_wait=0.2, max_wait=0.2, max_age=20)
-    mp = AsyncMixpanel("t", AsyncBufferedConsumer(max_size=1, base_url=emu.url, retry=retry))
+    waiting, over = anyio.Event(), anyio.Event()
+
+    async def held_sleep(seconds):
+        if waiting.is_set():
+            await anyio.sleep(seconds)
+        else:
+            waiting.set()
+            await over.wait()
+
+    monkeypatch.setattr(dispatcher, "anyio", SimpleNamespace(sleep=held_sleep))
+    mp = AsyncMixpanel("t", AsyncBufferedConsumer(max_size=1, base_url=emu.url))
     emu.play(Fault.status(503))
     await mp.track("u", "Visit", {"n": 1})
-    while mp.stats().retried == 0:
-        await anyio.sleep(0.001)
+    await waiting.wait()
     buffer = mp.consumer._sender.buffer
     buffer.reclaim()
     buffer.clear_pauses()
     assert (await mp.flush()).pending == 0
-    await anyio.sleep(0.25)
+    over.set()
+    await anyio.sleep(0.1)  # closing the client would end its task
     assert len(emu.requests("/track")) == 2
     await mp.aclose()
 
@@ -807,6 +818,39 @@ def test_messages_of_later_exit_handlers_are_sent_at_once(emu, consumer):
     )
     assert (b"", b"") == (done.stdout, done.stderr)
     assert numbers(emu) == [1, 10, 11, 12]
+
+
+FIRST = """
+import atexit, os
+from mixpanel import *
+
+def late():
+    mp = make()
+    for n in range(3):
+        mp.track("u", "Visit", {{"n": n}})
+    assert mp.stats().delivered == 3, mp.stats()
+
+def make():
+    return Mixpanel("t", {consumer}(base_url=os.environ["URL"]))
+
+{before}
+atexit.register(late)
+"""
+
+
+@pytest.mark.parametrize("before", ["", "mp = make(); make = lambda: mp"])
+@pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])
+def test_the_first_messages_of_a_process_may_be_those_of_an_exit_handler(emu, consumer, before):
+    """No exit handler that is registered then would be called."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST.format(consumer=consumer, before=before)],
+        env={**os.environ, "URL": emu.url},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    assert (b"", b"") == (done.stdout, done.stderr)
+    assert numbers(emu) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("consumer", ["BufferedConsumer", "AsyncBufferedConsumer"])

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import os
 import random
 import selectors
 import threading
@@ -37,6 +36,7 @@ from mixpanel._http.responses import (
 from mixpanel._records.record import Record
 from mixpanel._runtime import shutdown
 from mixpanel.settings import Endpoints
+from tests.effort import cases
 from tests.faults.oracle import REFUSALS
 
 pytestmark = pytest.mark.slow
@@ -441,12 +441,10 @@ class Delivery(RuleBasedStateMachine):
         assert self.system.connections.applied[fresh], "a fresh message does not arrive"
 
 
-LARGE = os.environ.get("HYPOTHESIS_PROFILE") == "faults"
 TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(
-    max_examples=2000 if LARGE else 120,
-    stateful_step_count=50 if LARGE else 20,
-    deadline=None,
+    max_examples=cases(100, 2000),
+    stateful_step_count=cases(20, 50),
     suppress_health_check=list(HealthCheck),
 )
 
@@ -454,7 +452,7 @@ TestDelivery.settings = settings(
 # ---- random schedules ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(60 if LARGE else 8))
+@pytest.mark.parametrize("seed", range(cases(8, 60)))
 def test_random_schedules_account_for_each_message(seed):
     """trio runs tasks in any order, and its clock jumps: hours of faults take seconds."""
     chance = random.Random(seed)

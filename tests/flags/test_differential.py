@@ -16,11 +16,12 @@ from mixpanel.flags._rules import engines
 from mixpanel.flags._rules.casefolding import fold
 from mixpanel.flags._rules.compiler import _value
 from tests import peers
+from tests.effort import cases
 
 pytestmark = pytest.mark.slow
 
 RAISED = "raised"
-quiet = settings(derandomize=True, deadline=None, database=None, max_examples=1000)
+quiet = settings(derandomize=True, max_examples=cases(200, 5000))
 
 OPERATORS = ["!", "!!", "!=", "!==", "%", "*", "+", "-", "/", "<", "<=", "==", "===", ">", ">="]
 OPERATORS += [
@@ -353,10 +354,10 @@ class Wild:
 
 
 @pytest.mark.parametrize("rule_engine", ["default", "json-logic"])
-def test_ten_thousand_random_definitions_raise_nothing(rule_engine):
+def test_random_definitions_raise_nothing(rule_engine):
     """Whatever definitions and contexts hold, the result is a variant or a reason."""
     wild, definitions, decided = Wild(7), None, set()
-    for i in range(10_000):
+    for i in range(cases(2000, 20_000)):
         flag = wild.flag(f"f{i}")
         flag = wild.broken(flag) if i % 4 == 0 else flag
         context = wild.broken(wild.context()) if i % 5 == 0 else wild.context()
@@ -378,7 +379,7 @@ def test_the_default_engine_never_fails_a_rule():
     """A rule whose operators are known has a value for any JSON."""
     wild = Wild(11)
     compile_rule = engine("default").compile
-    for _ in range(10_000):
+    for _ in range(cases(2000, 20_000)):
         test = compile_rule({"and": [wild.rule()]})
         properties = {"x": wild.value(), "y": wild.value(), "plan": wild.value()}
 
@@ -413,20 +414,21 @@ json.dump(answers, sys.stdout)
 
 
 def test_json_logic_engine_agrees_with_the_official_sdk():
-    """3,000 random definitions with three users each have the variants of mixpanel 5.4.1."""
+    """Random definitions with three users each have the variants of mixpanel 5.4.1."""
     official = peers.python("official")
     if not official.exists():
         pytest.skip("the official SDK is not installed: python -m tests.peers official")
     wild = Wild(13)
-    cases = [(wild.flag("f"), [wild.context() for _ in range(3)]) for _ in range(3000)]
+    flags = [wild.flag("f") for _ in range(cases(1000, 10_000))]
+    drawn = [(flag, [wild.context() for _ in range(3)]) for flag in flags]
 
     # Isolated, or it would import our mixpanel from the working directory.
     command = [official, "-I", "-c", OFFICIAL]
-    ran = subprocess.run(command, input=json.dumps(cases).encode(), stdout=-1, check=True)
+    ran = subprocess.run(command, input=json.dumps(drawn).encode(), stdout=-1, check=True)
 
     expected = iter(json.loads(ran.stdout))
     definitions, kinds, raised = None, set(), set()
-    for flag, contexts in cases:
+    for flag, contexts in drawn:
         definitions = parse_definitions(
             {"flags": [flag]}, rule_engine="json-logic", previous=definitions
         )

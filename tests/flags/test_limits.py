@@ -21,6 +21,7 @@ from mixpanel.flags.explain import explain
 from mixpanel.flags.openfeature import MixpanelProvider
 from mixpanel.flags.remote_feature_flags import RemoteFeatureFlagsProvider
 from mixpanel.flags.types import RemoteFlagsConfig
+from tests.effort import cases
 from tests.flags.test_local import NONE, USER, flag, provider, until
 
 pytestmark = pytest.mark.slow
@@ -242,9 +243,8 @@ CLAUSES = st.sampled_from(
 
 
 @settings(
-    max_examples=50,
+    max_examples=cases(50, 1000),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    deadline=None,
 )
 @given(st.lists(CLAUSES, min_size=1, max_size=20), PROPERTIES, st.sampled_from(["u", "t", "", "v"]))
 def test_long_flags_are_decided_as_short_ones(monkeypatch, rules, properties, who):
@@ -437,8 +437,7 @@ RULES = st.recursive(
 
 
 @settings(
-    max_examples=25,
-    deadline=None,
+    max_examples=cases(25, 500),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(RULES, min_size=1, max_size=3), st.sampled_from(ENGINES))

@@ -471,7 +471,7 @@ def test_a_sync_failure_before_the_first_byte_counts_as_not_sent(script, proxied
     with answering(script) as port:
         url, transport = way(port, proxied)
         transport = SyncTransport(transport, max_response_bytes=1000)
-        response = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.3)
+        response = transport.send(Request("POST", url, {}, b"[]"), end=time.monotonic() + 0.1)
         transport.close()
     assert isinstance(response, TransportFailure)
     assert not response.may_have_been_sent
@@ -486,7 +486,7 @@ async def test_an_async_failure_before_the_first_byte_counts_as_not_sent(
     with answering(script) as port:
         url, options = way(port, proxied)
         request = Request("POST", url, {}, b"[]")
-        transport = AsyncTransport(options, deadline=0.3, max_response_bytes=1000)
+        transport = AsyncTransport(options, deadline=0.1, max_response_bytes=1000)
         response = await transport.send(request, detect_sent=True)
         await transport.aclose()
         responses = [response]
@@ -494,7 +494,7 @@ async def test_an_async_failure_before_the_first_byte_counts_as_not_sent(
             proxy = None if options.proxy is None else options.proxy.reveal()
             async with httpx.AsyncClient(proxy=proxy) as client:
                 transport = AsyncTransport(
-                    TransportOptions(client=client), deadline=0.3, max_response_bytes=1000
+                    TransportOptions(client=client), deadline=0.1, max_response_bytes=1000
                 )
                 responses.append(await transport.send(request, detect_sent=True))
     assert {(type(one), one.may_have_been_sent) for one in responses} == {(TransportFailure, False)}

@@ -36,6 +36,7 @@ from mixpanel._http.responses import (
 from mixpanel._http.sync_transport import (
     SyncTransport,
     _Attempt,
+    _attempt,
     _DeadlineStream,
 )
 
@@ -204,7 +205,8 @@ def test_an_attempt_may_have_no_deadline(emu):
 def test_a_deadline_that_passes_before_the_tls_handshake_closes_the_socket():
     """Nobody else would: httpcore closes what fails in a handshake that has begun."""
     ours, theirs = socket.socketpair()
-    stream = _DeadlineStream(SyncStream(ours), _Attempt())  # whose deadline is long ago
+    _attempt.set(_Attempt(0.0, b""))  # whose deadline is long ago
+    stream = _DeadlineStream(SyncStream(ours))
     with pytest.raises(httpcore.ReadTimeout):
         stream.start_tls(ssl.create_default_context(), "example.com")
     assert ours.fileno() == -1

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mixpanel import DatetimeSerializer, json_dumps
@@ -195,7 +195,6 @@ values = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=600, deadline=None)
 @given(st.dictionaries(st.text(max_size=8), values, max_size=6))
 def test_anything_becomes_strict_json(properties):
     """No exception, no bare NaN, valid UTF-8."""

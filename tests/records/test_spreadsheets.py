@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -60,7 +60,6 @@ def test_other_text_and_numbers_are_unchanged(text):
     assert text == guarded(text)
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from(STARTS + "".join(BEFORE) + "a0.5e\x00'\u0661 "), max_size=6))
 def test_sql_and_python_guard_the_same_text(connection, text):
     """Two regular expression engines, one meaning."""

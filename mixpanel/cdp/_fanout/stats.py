@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mixpanel._runtime import native_threads
 from mixpanel.exceptions import (
     ClosedError,
     DeliveryError,
@@ -78,7 +78,7 @@ class SinkCounters:
     def reset(self) -> None:
         """Start from zero, with a new lock, as a forked child must."""
         # Reentrant: a signal handler may track an event while its thread holds the lock.
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
         self._accepted = self._pending = 0
         self._filtered: dict[str, int] = {}
         self._rejected: dict[str, int] = {}

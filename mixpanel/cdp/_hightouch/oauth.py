@@ -8,7 +8,6 @@ policy limits the retries. This is the only module that uses PyJWT.
 from __future__ import annotations
 
 import re
-import threading
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from mixpanel._http.responses import (
     retry_after,
 )
 from mixpanel._records.encoding import loads
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel.cdp._segment.dialect import error_reasons
@@ -186,11 +186,11 @@ class AccessTokens:
         self._claimed_until = 0.0
         self._failed: tuple[float, TransportFailure] | None = None
         self._skew = 0
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
 
     def after_fork(self) -> None:
         """Release a claim to renew the token: the request that holds it is in the parent."""
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._claimed_until = 0.0
 
     def ensure_token(self, stale: Secret | None = None) -> TokenFlow:

@@ -68,6 +68,8 @@ IMMEDIATE_RETRY = RetryPolicy(attempts=5, first_wait=0.5, max_age=60.0)
 
 @hide_init_arguments
 class _Client(SegmentMethods[Outcome]):
+    _is_sync = False
+
     def __init__(
         self,
         key: WriteKey,
@@ -135,7 +137,7 @@ class _Client(SegmentMethods[Outcome]):
         )
         parallel = 1 if options.get("ordered", True) else limits.concurrency
         on_outcome = None if self._on_delivery is None else self._report_delivery
-        return Sender(
+        sender = Sender(
             Buffer(
                 limits,
                 self._stats,
@@ -151,6 +153,8 @@ class _Client(SegmentMethods[Outcome]):
             buffered=not self._send_immediately,
             background=not self._send_immediately,
         )
+        sender.in_background_loop = self._is_sync
+        return sender
 
     def stats(self) -> Stats:
         """Return the counts of all messages so far: delivered, rejected, dropped and pending."""
@@ -286,15 +290,15 @@ class SegmentClient(_Client[None]):
     :raises ConfigurationError: for invalid settings, such as a key of another region.
     """
 
+    _is_sync = True
+
     def _deliver(self, messages: list[Message]) -> None:
         messages = self._admitted(messages)
         records = cast("list[Record]", messages)
         if not messages:
             return
-        may_block = self._send_immediately or self._sender.buffer.when_full == "wait"
-        if may_block:
-            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
         if self._send_immediately:
+            background_loop.refuse_in_async(type(self).__name__, allow_background_loop=True)
             sync_delivery.deliver(self._sender, records)
             return
         if len(messages) > 1:

@@ -6,7 +6,6 @@ and blocking code run the same one.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +15,7 @@ from mixpanel._http.responses import (
     Response,
     TransportFailure,
 )
-from mixpanel._runtime import fork
+from mixpanel._runtime import fork, native_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -49,7 +48,7 @@ class RateLimiter:
         self._seconds = seconds
         self._clock = clock
         self._reserved: deque[float] = deque(maxlen=requests)
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
 
     def reserve(self) -> float:
         """Reserve a slot, and return the seconds until it begins."""
@@ -64,12 +63,12 @@ class RateLimiter:
 
     def after_fork(self) -> None:
         """Start from zero: the lock may be held by a thread that the child does not have."""
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
         self._reserved.clear()
 
 
 _limiters: WeakValueDictionary[tuple[str, Secret, int, float], RateLimiter] = WeakValueDictionary()
-_limiters_lock = threading.RLock()
+_limiters_lock = native_threads.new_rlock()
 
 
 def shared_rate_limiter(origin: str, key: Secret, requests: int, seconds: float) -> RateLimiter:
@@ -84,7 +83,7 @@ def shared_rate_limiter(origin: str, key: Secret, requests: int, seconds: float)
 
 def _after_fork() -> None:
     global _limiters_lock
-    _limiters_lock = threading.RLock()
+    _limiters_lock = native_threads.new_rlock()
 
 
 fork.register(fork.Order.LOCKS, after_in_child=_after_fork)

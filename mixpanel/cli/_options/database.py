@@ -12,7 +12,7 @@ from mixpanel.cli._options.project import account_names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mixpanel.data.config import Credentials
+    from mixpanel.data.credentials import AnyCredentials
     from mixpanel.data.store import Database
 
 
@@ -38,8 +38,10 @@ DatabaseOption = Annotated[
 ]  # fmt: skip
 
 
-def database_path(db: Path | None) -> "tuple[Path, Credentials | None]":
+def database_path(db: Path | None, *, offline: bool = True) -> "tuple[Path, AnyCredentials | None]":
     """Return the path of the database, and the credentials if they were needed to find it.
+
+    `offline` says that the command needs no account once it has the path.
 
     :raises ConfigError: if there is neither a path nor an account to derive it from.
     """
@@ -56,7 +58,8 @@ def database_path(db: Path | None) -> "tuple[Path, Credentials | None]":
     except AccountNotFoundError:
         raise
     except ConfigError as error:
-        error.add_note("or choose the database with --db FILE or MP_DB")
+        if offline:
+            error.add_note("or choose the database with --db FILE or MP_DB")
         raise
     return expand_home(DATA / f"{credentials.project_id}.db"), credentials
 

@@ -57,7 +57,7 @@ def workspace(
     """Return the workspace of the chosen account; its database is opened when first used."""
     from mixpanel.data.workspace import AsyncWorkspace
 
-    path, _ = database_path(db)
+    path, _ = database_path(db, offline=False)
     on_wait = (reporter or FetchReporter(ProgressBar(""))).wait
     return AsyncWorkspace(
         global_options.account, path=path, base_url=base_url, on_wait=on_wait, **options
@@ -83,7 +83,7 @@ def run_fetch(
         async with workspace(db, base_url, reporter) as opened:
             return await fetch(opened, reporter)
 
-    path, _ = database_path(db)
+    path, _ = database_path(db, offline=False)
     try:
         with progress_bar(table, quiet=no_progress) as bar:
             # Ctrl-C cancels the task, which finishes its transaction before it ends.
@@ -133,7 +133,7 @@ def show_plan(
     from mixpanel.data.workspace import AsyncWorkspace
 
     async def make_plan() -> "FetchPlan":
-        path, _ = database_path(db)
+        path, _ = database_path(db, offline=False)
         # A dry run neither creates a database nor locks out its readers.
         if path.is_file():
             async with workspace(path, base_url, read_only=True) as opened:

@@ -27,7 +27,7 @@ MaxWaitOption = Annotated[
     float | None,
     typer.Option(
         "--max-wait", metavar="SECONDS", min=0, show_default="65 minutes",
-        help="Fail instead of waiting longer for the hourly budget.",
+        help="Fail instead of waiting longer for the hourly limit.",
     ),
 ]  # fmt: skip
 ViewOption = Annotated[
@@ -40,7 +40,7 @@ ViewOption = Annotated[
 
 
 class ChartFormat(StrEnum):
-    """How a result that can be drawn is written."""
+    """The formats of a result that can be drawn."""
 
     TABLE = "table"
     JSON = "json"
@@ -79,7 +79,7 @@ WhereOption = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class LiveCommand:
-    """How a command reaches Mixpanel, and how it prints the result."""
+    """How a command connects to Mixpanel, and how it prints the result."""
 
     output: OutputOptions
     base_url: str | None
@@ -87,11 +87,11 @@ class LiveCommand:
     workspace_id: int | None
     chart: bool = False
 
-    def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> None:
-        """Run a query and print its result; what is missing in it is noted on stderr."""
+    def result_of(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> Any:
+        """Run a query and return its result."""
         from mixpanel.data.workspace import AsyncWorkspace
 
-        async def answer() -> Any:
+        async def run_query() -> Any:
             async with AsyncWorkspace(
                 global_options.account,
                 base_url=self.base_url,
@@ -101,7 +101,11 @@ class LiveCommand:
             ) as workspace:
                 return await query(workspace)
 
-        result = asyncio.run(answer())
+        return asyncio.run(run_query())
+
+    def run(self, query: "Callable[[AsyncWorkspace], Coroutine[Any, Any, Any]]") -> None:
+        """Run a query and print its result; note on stderr if it is incomplete."""
+        result = self.result_of(query)
         self._print(result)
         if getattr(result, "limit_hit", False):
             say("cut off by the limit: there is more; use a larger --limit", "yellow")
@@ -127,7 +131,7 @@ def live_options(
     format: FormatOption = None,  # noqa: A002
     jq: JqOption = None,
 ) -> LiveCommand:
-    """Return the options that every command of this kind has, see `with_options`."""
+    """Return the options shared by the commands that query Mixpanel: see `with_options`."""
     return LiveCommand(OutputOptions(format, jq), base_url, max_wait, workspace_id)
 
 
@@ -140,7 +144,7 @@ def live_chart_options(
     format: ChartFormatOption = None,  # noqa: A002
     jq: JqOption = None,
 ) -> LiveCommand:
-    """Return the same for a command whose result can be drawn by `--format chart`.
+    """Return the options of a command whose result `--format chart` can draw.
 
     :raises typer.BadParameter: for a chart with `--jq`.
     """
@@ -153,7 +157,7 @@ def live_chart_options(
 
 
 def required(name: str, argument: Any, option: Any) -> Any:
-    """Return a value that may be an argument or an option.
+    """Return a value that may be given as an argument or as an option.
 
     :raises typer.BadParameter: if it is missing, or both are given and differ.
     """
@@ -165,7 +169,7 @@ def required(name: str, argument: Any, option: Any) -> Any:
 
 
 def split_names(context: typer.Context, values: list[str] | None) -> list[str] | None:
-    """Split names at commas; a name that has a comma is quoted, as in CSV."""
+    """Split names at commas; a name with a comma must be quoted, as in CSV."""
     if not values or context.resilient_parsing:
         return values
     try:

@@ -70,15 +70,22 @@ BaseUrlOption = Annotated[
 def service_account() -> "ServiceAccountCredentials | None":
     """Return the service account of `mp --account`, or the one in the environment, if any.
 
-    :raises ConfigError: if there is no account of that name.
+    :raises ConfigError: if there is no service account of that name.
     :raises typer.BadParameter: if the environment holds only a part of one.
     """
     from mixpanel.credentials import ServiceAccountCredentials
 
     if global_options.account is not None:
         from mixpanel.data.config import Config
+        from mixpanel.data.credentials import Credentials
+        from mixpanel.data.exceptions import ConfigError
 
         account = Config().get_account(global_options.account)
+        if not isinstance(account, Credentials):
+            raise ConfigError(
+                f"account {global_options.account!r} is not a service account, which this command "
+                "needs: add one with `mp auth add NAME`"
+            )
         return ServiceAccountCredentials(
             account.username, account.secret.get_secret_value(), account.project_id
         )

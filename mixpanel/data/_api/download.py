@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 
 from mixpanel._http.connections import LoopConnections
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.private_files import create_replacing
 from mixpanel.data._api.responses import MAX_BYTES
 from mixpanel.data._paths import write_errors
@@ -94,7 +94,7 @@ class PartFile:
         self._created = self._discarded = False
         self._digest = hashlib.sha256()
         # A cancelled caller may discard the file while a thread still writes the last piece.
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
 
     @property
     def digest(self) -> str:

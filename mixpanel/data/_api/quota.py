@@ -1,8 +1,8 @@
 """Which requests Mixpanel counts against the hourly quota, and the limits in its headers.
 
-Observed of the server, as no page documents it: paths under `/api/query/` count by their first
-segment; pages of profiles count only once, for the first; a refusal (401, 402, 429) is free, while
-a cached answer and a query that failed are not.
+As observed, since it is not documented: paths under `/api/query/` count by their first segment;
+pages of profiles count only once, for the first; a rejected call (401, 402, 429) is free, while a
+cached response and a query that failed are not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Quota", "is_counted", "quotas_in", "tripped"]
+__all__ = ["Quota", "exceeded_quota", "is_counted", "quotas_in"]
 
 COUNTED = frozenset({
     *("arb_funnels", "cohorts", "correlate", "custom-query", "data_definitions", "engage"),
@@ -30,8 +30,8 @@ PARAMETER = re.compile(r';\s*(?P<key>[a-z]+)\s*=\s*(?:"(?P<text>[^"]*)"|(?P<numb
 class Quota:
     """One limit of a project, from the headers `RateLimit-Policy` and `RateLimit`.
 
-    So many `calls` in `seconds`, of which so many are `remaining`; None where the server did not
-    send it. `concurrent` is True for the limit of calls at the same time.
+    It allows `calls` in `seconds`, of which `remaining` are left; each is None if the server did
+    not send it. `concurrent` is True for the limit of calls at the same time.
     """
 
     name: str
@@ -53,7 +53,7 @@ def is_counted(url: str, params: Mapping[str, Any]) -> bool:
 
 
 def quotas_in(headers: Mapping[str, str]) -> list[Quota]:
-    """Read the limits that an answer names.
+    """Return the limits in the headers of a response.
 
     >>> policy = '"project";q=60;w=3600, "project-concurrency";q=5;qu="concurrent-requests"'
     >>> for quota in quotas_in({"ratelimit-policy": policy, "ratelimit": '"project";r=0'}):
@@ -75,8 +75,8 @@ def quotas_in(headers: Mapping[str, str]) -> list[Quota]:
     ]
 
 
-def tripped(quotas: Sequence[Quota]) -> Quota | None:
-    """Return the limit that a refused call exceeded, if the server names it."""
+def exceeded_quota(quotas: Sequence[Quota]) -> Quota | None:
+    """Return the limit that a rejected call exceeded, if the server names it."""
     return next((quota for quota in quotas if quota.remaining == 0), None)
 
 

@@ -35,7 +35,7 @@ from mixpanel.data.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mixpanel.credentials import Secret
 
@@ -62,8 +62,8 @@ PLAN = (
     "the project's plan does not include this API (402): the Query API needs a Growth or "
     "Enterprise plan"
 )
+REJECTED = "Mixpanel rejects the credentials (401): check user name, secret and region"
 HINTS = {
-    401: "Mixpanel rejects the credentials (401): check user name, secret and region",
     402: PLAN,
     407: "the proxy requires a user name and password (407)",
 }
@@ -71,12 +71,17 @@ HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """A request as errors describe it. `url` has no query, and the repr shows no parameters."""
+    """A request as errors describe it. `url` has no query, and the repr shows no parameters.
+
+    `secrets` returns what no error may show; headers of HTTP Basic also hide what is encoded in
+    them. `on_401` is the message for rejected credentials.
+    """
 
     method: str
     url: str
     params: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    authorization: Secret | None = field(default=None, repr=False)
+    secrets: Callable[[], Iterable[Secret]] = field(default=tuple, repr=False)
+    on_401: str = REJECTED
 
     def error_fields(self, response: Response | None = None) -> dict[str, Any]:
         """Return the keyword arguments that every `APIError` takes."""
@@ -93,15 +98,8 @@ class RequestInfo:
 
     def without_secrets(self, text: str) -> str:
         """Return text without the credentials, in case a server or proxy echoes them."""
-        if self.authorization is None:
-            return text
-        sent = self.authorization.reveal().partition(" ")[2]
-        try:
-            secret = b64decode(sent).decode().partition(":")[2]
-        except ValueError:
-            secret = ""
-        for credential in (sent, secret):
-            if credential:
+        for secret in self.secrets():
+            for credential in _credentials_in(secret.reveal()):
                 text = text.replace(credential, "***")
         return text
 
@@ -116,6 +114,20 @@ class RequestInfo:
     def text(self, status: str, reason: str) -> str:
         """Return the message of an error: one line with the request, the status and the reason."""
         return ": ".join(filter(None, [f"{self.method} {self.url}", status, reason]))
+
+
+def _credentials_in(sent: str) -> list[str]:
+    """Return a secret, and what is encoded in it if it is a header of HTTP Basic or a bearer."""
+    scheme, _, value = sent.partition(" ")
+    if scheme not in ("Basic", "Bearer"):
+        return [sent] if sent else []
+    if scheme == "Bearer":
+        return [value]
+    try:
+        password = b64decode(value).decode().partition(":")[2]
+    except ValueError:
+        password = ""
+    return [each for each in (value, password) if each]
 
 
 def is_success(response: Response) -> bool:
@@ -148,7 +160,8 @@ def to_error(request: RequestInfo, result: Response | TransportFailure) -> APIEr
         return error
     fields, status = request.error_fields(result), result.status
     reason = request.without_payload(_reason(result))
-    message = request.text(HINTS.get(status, f"HTTP {status}"), reason)
+    hint = request.on_401 if status == 401 else HINTS.get(status, f"HTTP {status}")
+    message = request.text(hint, reason)
     if is_rate_limit(result):
         return RateLimitError(message, **fields)
     if status == 412:

@@ -1,8 +1,8 @@
-"""Keep the calls of a project in a file, so that all processes of a user share its budget.
+"""Keep the calls of a project in a file, so that all processes of a user share its limits.
 
-The file holds what `RateWindows` holds in memory. Each look at it is one short transaction under a
-lock, which the kernel releases when its holder ends. Where the file cannot be used, the process
-counts for itself, as before; a query never fails for it.
+The file holds what `RateWindows` holds in memory. Each access is a short transaction under a lock,
+which the kernel releases when its holder ends. If the file cannot be used, the process counts its
+own calls only; a query never fails because of it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ __all__ = ["SharedRateWindows", "shared_file"]
 
 FOLDER = Path("~/.mp/limits")
 VERSION = 1
-MOST_BYTES = 4 * 1024 * 1024
-LOCKED = 1.0  # seconds to wait for another process's look at the file
-ALONE = 60.0  # seconds to do without a file that cannot be used
-SKEW = 60.0  # seconds by which a start may lie ahead; more means that a clock was put back
-LONGEST_CALL = 2 * HOUR  # seconds after which a call under way has surely ended
-REMEMBERED = 7 * 24 * HOUR  # seconds for which a limit that the server named is believed
+MAX_BYTES = 4 * 1024 * 1024
+LOCK_TIMEOUT = 1.0  # seconds to wait for the transaction of another process
+UNSHARED_SECONDS = 60.0  # seconds until a file that could not be used is tried again
+CLOCK_SKEW = 60.0  # seconds a start may be in the future; more means that the clock was set back
+LONGEST_CALL = 2 * HOUR  # seconds after which any call has ended
+LIMITS_EXPIRE_AFTER = 7 * 24 * HOUR  # seconds
 
 
 def shared_file(origin: str, project_id: str, family: str) -> Path | None:
-    """Return the file of a project's budget; None where processes count for themselves.
+    """Return the file in which a project's calls are counted; None if processes do not share.
 
-    It lies in `MP_LIMITS_DIR`, by default `~/.mp/limits`; "off" shares nothing. A server on this
-    machine, such as the emulator, begins with a full budget each time it starts: its calls are
-    shared only in a folder that was named.
+    It is in the folder `MP_LIMITS_DIR`, by default `~/.mp/limits`; "off" shares nothing. A server
+    on this machine, such as the emulator, forgets its counts when it restarts, so its calls are
+    shared only if `MP_LIMITS_DIR` is set.
     """
     named = os.environ.get("MP_LIMITS_DIR", "").strip()
     parts = urlsplit(origin)
@@ -53,13 +53,13 @@ def shared_file(origin: str, project_id: str, family: str) -> Path | None:
         return None
     try:
         folder = Path(named or FOLDER).expanduser()
-    except RuntimeError:  # there is no home folder
+    except RuntimeError:  # there is no home directory
         return None
     host = "".join(c if c.isalnum() or c in ".-" else "_" for c in parts.netloc.lower())
     return folder / host / f"{project_id}-{family}.json"
 
 
-_here: set[str] = set()  # the calls of this process that are under way
+_running_here: set[str] = set()  # keys of the running calls of this process
 
 
 class SharedRateWindows(RateWindows):
@@ -70,41 +70,41 @@ class SharedRateWindows(RateWindows):
     def __init__(self, path: Path, *windows: tuple[int, float], concurrent: int) -> None:
         super().__init__(*windows, concurrent=concurrent)
         self._path = path
-        self._given = list(windows), concurrent
-        self._learnt_at = -math.inf
-        self._now = time.time()  # as the clock was read last
+        self._defaults = list(windows), concurrent
+        self._limits_read_at = -math.inf
+        self._now = time.time()  # the last reading of the clock
         self._lock = FileLock(path.with_name(path.name + ".lock"))
-        self._alone_until = -math.inf
+        self._unshared_until = -math.inf
         self._depth = 0
 
     # ---- what `RateWindows` does, in a transaction ----------------------------------------------
 
-    def opens(self, now: float, *, counted: bool = True) -> float:
+    def next_start(self, now: float, *, counted: bool = True) -> float:
         """See `RateWindows.opens`."""
         with self._transaction(now, change=False):
-            return super().opens(now, counted=counted)
+            return super().next_start(now, counted=counted)
 
-    def opens_for(self, position: int, now: float, *, counted: bool = True) -> float:
+    def expected_start(self, position: int, now: float, *, counted: bool = True) -> float:
         """See `RateWindows.opens_for`."""
         with self._transaction(now, change=False):
-            return super().opens_for(position, now, counted=counted)
+            return super().expected_start(position, now, counted=counted)
 
     def try_start(self, now: float, *, counted: bool = True) -> Start | float:
         """See `RateWindows.try_start`."""
         with self._transaction(now):
-            return super().try_start(self._in_order(now), counted=counted)
+            return super().try_start(self._not_before_last(now), counted=counted)
 
     def start(self, now: float, *, counted: bool = True) -> Start:
         """See `RateWindows.start`."""
         with self._transaction(now):
-            started = super().start(self._in_order(now), counted=counted)
-            _here.add(started.key)
+            started = super().start(self._not_before_last(now), counted=counted)
+            _running_here.add(started.key)
             return started
 
     def end(self, start: Start) -> None:
         """See `RateWindows.end`."""
-        # First of all: without the file now, later looks at it know that the call has ended.
-        _here.discard(start.key)
+        # First, so that later transactions see that the call has ended even if this one fails.
+        _running_here.discard(start.key)
         with self._transaction():
             super().end(start)
 
@@ -118,28 +118,28 @@ class SharedRateWindows(RateWindows):
         with self._transaction():
             super().uncount(start)
 
-    def refuse(self, start: Start, now: float, retry_after: float | None) -> None:
+    def reject(self, start: Start, now: float, retry_after: float | None) -> None:
         """See `RateWindows.refuse`."""
         with self._transaction(now):
-            super().refuse(start, now, retry_after)
+            super().reject(start, now, retry_after)
 
-    def crowd(self, now: float, retry_after: float | None) -> None:
+    def reject_for_concurrency(self, now: float, retry_after: float | None) -> None:
         """See `RateWindows.crowd`."""
         with self._transaction(now):
-            super().crowd(now, retry_after)
+            super().reject_for_concurrency(now, retry_after)
 
-    def hold(self, now: float, seconds: float) -> None:
+    def pause(self, now: float, seconds: float) -> None:
         """See `RateWindows.hold`."""
         with self._transaction(now):
-            super().hold(now, seconds)
+            super().pause(now, seconds)
 
-    def learn(self, now: float, quotas: Sequence[Quota]) -> None:
-        """See `RateWindows.learn`; what is learnt is remembered for a week."""
+    def update_limits(self, now: float, quotas: Sequence[Quota]) -> None:
+        """See `RateWindows.update_limits`; the limits are kept for a week."""
         with self._transaction(now):
-            before = list(self._windows), self._concurrent
-            super().learn(now, quotas)
-            if (self._windows, self._concurrent) != before or self._learnt_at > -math.inf:
-                self._learnt_at = now
+            before = list(self._limits), self._concurrent
+            super().update_limits(now, quotas)
+            if (self._limits, self._concurrent) != before or self._limits_read_at > -math.inf:
+                self._limits_read_at = now
 
     def remaining(self, now: float) -> int | None:
         """See `RateWindows.remaining`."""
@@ -147,18 +147,18 @@ class SharedRateWindows(RateWindows):
             return super().remaining(now)
 
     def restart(self) -> None:
-        """Forget a look at the file that the parent had begun; calls are known by their process."""
+        """Forget a transaction of the parent; running calls are known by their process."""
         self._depth = 0
 
     # ---- the file -------------------------------------------------------------------------------
 
     @contextmanager
     def _transaction(self, now: float | None = None, *, change: bool = True) -> Iterator[None]:
-        """Work on what the file holds, and write it back; one inside another is one with it."""
-        if self._depth or time.monotonic() < self._alone_until:
+        """Read the file, and write it back at the end; a nested transaction joins the outer one."""
+        if self._depth or time.monotonic() < self._unshared_until:
             yield
             return
-        if not self._opened(now):
+        if not self._open(now):
             yield
             return
         self._depth += 1
@@ -170,11 +170,11 @@ class SharedRateWindows(RateWindows):
             self._depth -= 1
             self._lock.release()
 
-    def _opened(self, now: float | None) -> bool:
-        """Take the lock and read the file; return False where that cannot be."""
+    def _open(self, now: float | None) -> bool:
+        """Lock and read the file; return False if it cannot be used."""
         try:
             make_folder(self._path.parent)
-            if not self._lock.acquire(LOCKED):
+            if not self._lock.acquire(LOCK_TIMEOUT):
                 raise TimeoutError("another process holds its lock")
             try:
                 self._load(now)
@@ -182,44 +182,48 @@ class SharedRateWindows(RateWindows):
                 self._lock.release()
                 raise
         except OSError as error:
-            self._do_without(error)
+            self._stop_sharing(error)
             return False
         return True
 
-    def _do_without(self, error: OSError) -> None:
-        if self._alone_until == -math.inf:
+    def _stop_sharing(self, error: OSError) -> None:
+        if self._unshared_until == -math.inf:
             logger.warning(
-                "%s cannot be used (%s): this process counts its calls to Mixpanel for itself",
+                "%s cannot be used (%s): this process counts only its own calls to Mixpanel",
                 self._path,
                 error.strerror or error,
             )
-        self._alone_until = time.monotonic() + ALONE
+        self._unshared_until = time.monotonic() + UNSHARED_SECONDS
 
     def _load(self, now: float | None) -> None:
         try:
-            data = json.loads(read_checked(self._path, max_bytes=MOST_BYTES))
+            data = json.loads(read_checked(self._path, max_bytes=MAX_BYTES))
         except FileNotFoundError:
             data = None
         except ValueError:
-            logger.warning("%s is damaged: the calls of this hour are counted anew", self._path)
+            logger.warning(
+                "%s is damaged: the calls of this hour are counted from zero", self._path
+            )
             data = None
         now = self._now = self._now if now is None else now
         try:
-            self._take(
+            self._restore(
                 data if isinstance(data, dict) and data.get("version") == VERSION else {}, now
             )
         except (TypeError, ValueError, KeyError, AttributeError):
-            logger.warning("%s is damaged: the calls of this hour are counted anew", self._path)
-            self._take({}, now)
+            logger.warning(
+                "%s is damaged: the calls of this hour are counted from zero", self._path
+            )
+            self._restore({}, now)
 
-    def _take(self, data: dict[str, Any], now: float) -> None:
-        """Take over the file's content; a clock set back delays calls by an hour at most."""
-        (windows, concurrent), learnt = self._given, data.get("learnt") or {}
-        at = float(learnt.get("at", -math.inf))
-        believed = now - REMEMBERED < at <= now + HOUR
-        self._learnt_at = at if believed else -math.inf
-        self._windows = [(int(c), float(s)) for c, s in learnt["windows"]] if believed else windows
-        self._concurrent = int(learnt["concurrent"]) if believed else concurrent
+    def _restore(self, data: dict[str, Any], now: float) -> None:
+        """Restore the state from the file; a clock set back delays calls by up to an hour."""
+        (windows, concurrent), limits = self._defaults, data.get("server_limits") or {}
+        at = float(limits.get("at", -math.inf))
+        is_current = now - LIMITS_EXPIRE_AFTER < at <= now + HOUR
+        self._limits_read_at = at if is_current else -math.inf
+        self._limits = [(int(c), float(s)) for c, s in limits["windows"]] if is_current else windows
+        self._concurrent = int(limits["concurrent"]) if is_current else concurrent
         self._starts = sorted(
             (Start(_past(float(at), now), str(key)) for key, at in data.get("starts", [])),
             key=lambda start: start.at,
@@ -227,49 +231,52 @@ class SharedRateWindows(RateWindows):
         self._prune(now)
         self._running = {}
         for key, (at, pid, counted) in data.get("running", {}).items():
-            if now - float(at) < LONGEST_CALL and _is_under_way(key, int(pid)):
+            if now - float(at) < LONGEST_CALL and _is_running(key, int(pid)):
                 self._running[key] = Start(float(at), str(key), bool(counted), int(pid))
         until = now + HOUR
-        self._held_until = min(_time(data.get("held_until")), until)
-        self._crowded_until = min(_time(data.get("crowded_until")), until)
-        self._rejected_at = min(_time(data.get("refused_at")), now)
-        self._rejections, self._crowds = int(data.get("refusals", 0)), int(data.get("crowds", 0))
-        scout = data.get("scout")
-        self._scout = scout if scout in self._running else None
+        self._paused_until = min(_time(data.get("paused_until")), until)
+        self._concurrency_paused_until = min(_time(data.get("concurrency_paused_until")), until)
+        self._rejected_at = min(_time(data.get("rejected_at")), now)
+        self._rejections, self._concurrency_rejections = (
+            int(data.get("rejections", 0)),
+            int(data.get("concurrency_rejections", 0)),
+        )
+        probe = data.get("probe")
+        self._probe = probe if probe in self._running else None
 
-    def _in_order(self, now: float) -> float:
-        """Return a time no earlier than the last start: others began while the lock was awaited."""
+    def _not_before_last(self, now: float) -> float:
+        """Return a time no earlier than the last start: others may have started since `now`."""
         return max(now, self._starts[-1].at) if self._starts else now
 
     def _save(self) -> None:
-        learnt = {
-            "at": self._learnt_at,
-            "windows": self._windows,
+        limits = {
+            "at": self._limits_read_at,
+            "windows": self._limits,
             "concurrent": self._concurrent,
         }
         data = {
             "version": VERSION,
-            "learnt": learnt if self._learnt_at > -math.inf else None,
+            "server_limits": limits if self._limits_read_at > -math.inf else None,
             "starts": [(start.key, start.at) for start in self._starts],
             "running": {
                 key: (start.at, start.pid or os.getpid(), start.counted)
                 for key, start in self._running.items()
             },
-            "held_until": _stored(self._held_until),
-            "crowded_until": _stored(self._crowded_until),
-            "refused_at": _stored(self._rejected_at),
-            "refusals": self._rejections,
-            "crowds": self._crowds,
-            "scout": self._scout,
+            "paused_until": _stored(self._paused_until),
+            "concurrency_paused_until": _stored(self._concurrency_paused_until),
+            "rejected_at": _stored(self._rejected_at),
+            "rejections": self._rejections,
+            "concurrency_rejections": self._concurrency_rejections,
+            "probe": self._probe,
         }
         try:
             _overwrite(self._path, json.dumps(data, separators=(",", ":")).encode())
         except OSError as error:
-            self._do_without(error)
+            self._stop_sharing(error)
 
 
 def _overwrite(path: Path, content: bytes) -> None:
-    """Write a file in place: a new one for each call would cost a disk's time, on the loop."""
+    """Write a file in place: replacing it for each call would block the loop for the disk."""
     descriptor = os.open(path, open_flags(os.O_WRONLY | os.O_CREAT), 0o600)
     try:
         check_status(os.fstat(descriptor), path)
@@ -281,8 +288,8 @@ def _overwrite(path: Path, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _is_under_way(key: str, pid: int) -> bool:
-    return key in _here if pid == os.getpid() else _is_alive(pid)
+def _is_running(key: str, pid: int) -> bool:
+    return key in _running_here if pid == os.getpid() else _is_alive(pid)
 
 
 def _is_alive(pid: int) -> bool:
@@ -296,7 +303,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _past(at: float, now: float) -> float:
-    return at if at <= now + SKEW else now
+    return at if at <= now + CLOCK_SKEW else now
 
 
 def _time(value: float | None) -> float:

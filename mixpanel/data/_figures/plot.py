@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mixpanel.data._figures.figure import Bars, Flows, Funnel, Lines, ShareTable
 from mixpanel.data._figures.numbers import SEPARATOR, duration, percentage, short_number
@@ -22,6 +22,8 @@ __all__ = ["plot"]
 
 MOST_SERIES = 10
 MOST_NODES = 12
+MOST_FIGURES = 40  # columns of a heat map that have room for figures
+FEWEST_BARS = 4  # fewer are no wider
 LONGEST_NAME = 32
 # Colours that people with any colour vision tell apart (Okabe and Ito), the yellow darkened.
 COLORS = (
@@ -56,9 +58,37 @@ def plot(figure: Figure, ax: Axes | None) -> Axes:
             _bars(values, ax)
         case Lines(series):
             _lines(series, ax)
-    ax.set_title(_text(figure.title, 80), loc="left", fontweight="bold", pad=22)
+    if not _has_data(figure):
+        ax.text(0.5, 0.5, "no data", transform=ax.transAxes, ha="center", va="center", color=QUIET)
+    _head(figure, ax)
+    return ax
+
+
+def _has_data(figure: Figure) -> bool:
+    match figure.content:
+        case Funnel(steps) | Flows(steps):
+            return bool(steps)
+        case ShareTable(rows=rows):
+            return bool(rows)
+        case Bars(values):
+            return bool(values)
+        case Lines(series):
+            return any(series.values())
+
+
+def _head(figure: Figure, ax: Axes) -> None:
+    """Write the title, and below it the notes on as many lines as they need."""
+    inches = ax.bbox.width / ax.figure.dpi
+    lines = [""]
+    for note in figure.notes:
+        longer = f"{lines[-1]}{SEPARATOR}{note}" if lines[-1] else note
+        lines = [*lines, note] if len(longer) > 14 * inches else [*lines[:-1], longer]
+    ax.set_title(
+        _text(figure.title, max(30, int(10 * inches))),
+        loc="left", fontweight="bold", pad=10 + 12 * len(lines),
+    )  # fmt: skip
     ax.annotate(
-        _text(SEPARATOR.join(figure.notes), 120),
+        "\n".join(_text(line, 120) for line in lines if line),
         (0, 1),
         xycoords="axes fraction",
         xytext=(0, 7),
@@ -66,7 +96,6 @@ def plot(figure: Figure, ax: Axes | None) -> Axes:
         color=QUIET,
         fontsize=9,
     )
-    return ax
 
 
 def _size(figure: Figure) -> tuple[float, float]:
@@ -75,34 +104,43 @@ def _size(figure: Figure) -> tuple[float, float]:
         case ShareTable(rows=rows):
             columns = max((len(row.shares) for row in rows), default=1)
             return (min(16.0, 3.5 + 0.6 * columns), min(14.0, 2.0 + 0.3 * len(rows)))
-        case Funnel(steps):
-            return (max(7.0, min(16.0, 1.6 * len(steps) + 2.5)), 4.5)
+        case Funnel(steps, segments):
+            legend = 2.5 if segments else 0.0
+            return (max(7.0 + legend, min(16.0, 1.6 * len(steps) + 2.5 + legend)), 4.5)
         case Flows(steps):
             return (max(7.0, min(16.0, 2.9 * len(steps))), 5.5)
     return (9.0, 4.2)
 
 
 def _text(text: str, longest: int = LONGEST_NAME) -> str:
-    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in text)
-    if len(clean) > longest:
-        clean = clean[: longest - 1] + "…"
+    """Return a text that matplotlib takes as it is: no formula, and not hidden from legends.
+
+    Of a text of parts, the longest ones are cut first, so that names stay different.
+    """
+    parts = "".join(letter if letter.isprintable() else " " for letter in text).split(SEPARATOR)
+    while len(SEPARATOR.join(parts)) > longest:
+        cut = max(range(len(parts)), key=lambda n: len(parts[n]))
+        if len(parts[cut]) < 4:
+            break
+        parts[cut] = parts[cut].removesuffix("…")[:-1].rstrip() + "…"
+    clean = SEPARATOR.join(parts)
     clean = clean.replace("$", r"\$")
     return "\u200b" + clean if clean.startswith("_") else clean
 
 
-def _bare(ax: Axes) -> None:
+def _bare(ax: Axes, grid: Literal["x", "y"] = "y") -> None:
     ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color=FAINT, linewidth=0.8)
+    ax.grid(axis=grid, color=FAINT, linewidth=0.8)
     ax.set_axisbelow(True)
 
 
-def _figures(ax: Axes) -> None:
-    """Label the y axis as charts label theirs, from 0 on where nothing is negative."""
-    ax.yaxis.set_major_formatter(lambda value, _: short_number(value))
-    low, high = ax.dataLim.y0, ax.dataLim.y1  # infinite without data
+def _figures(ax: Axes, along: Literal["x", "y"] = "y") -> None:
+    """Label an axis as charts label theirs, from 0 on where nothing is negative."""
+    upward, limits = along == "y", ax.dataLim  # infinite without data
+    low, high = (limits.y0, limits.y1) if upward else (limits.x0, limits.x1)
+    (ax.yaxis if upward else ax.xaxis).set_major_formatter(lambda value, _: short_number(value))
     if low >= 0:
-        ax.set_ylim(0, 1.06 * high if 0 < high < float("inf") else 1)
+        (ax.set_ylim if upward else ax.set_xlim)(0, 1.06 * high if 0 < high < float("inf") else 1)
 
 
 # ---- series -------------------------------------------------------------------------------------
@@ -128,6 +166,7 @@ def _lines(series: Mapping[str, Mapping[str, float]], ax: Axes) -> None:
             markersize=3.5,
             label=_text(name),
         )
+    ax.margins(x=0.01)  # more would reach the next month, or the next day
     locator = mdates.AutoDateLocator(maxticks=10)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
@@ -154,12 +193,24 @@ def _parsed_date(date: str) -> datetime | None:
 
 
 def _bars(totals: Mapping[str, float], ax: Axes) -> None:
-    """Draw a bar for each name."""
+    """Draw a bar for each name, from the left to the right if there is room for the names."""
     kept = list(totals)[: 2 * MOST_SERIES]
-    ax.bar(range(len(kept)), [totals[name] for name in kept], color=COLORS[0], width=0.8)
-    _name_bars(ax, kept, most=90 // max(1, len(kept)))
-    _bare(ax)
-    _figures(ax)
+    heights = [totals[name] for name in kept]
+    edge = 0.6 + max(0, FEWEST_BARS - len(kept)) / 2
+    ends = (-edge, len(kept) - 1 + edge)
+    most = 90 // max(1, len(kept))
+    if all(len(name) <= most or wrap(name, most, max_lines=2) == wrap(name, most) for name in kept):
+        ax.bar(range(len(kept)), heights, color=COLORS[0], width=0.8)
+        ax.set_xlim(*ends)
+        _name_bars(ax, kept, most)
+        _bare(ax)
+        _figures(ax)
+        return
+    ax.barh(range(len(kept)), heights, color=COLORS[0], height=0.8)
+    ax.set_ylim(ends[1], ends[0])
+    ax.set_yticks(range(len(kept)), [_text(name) for name in kept], fontsize=9)
+    _bare(ax, grid="x")
+    _figures(ax, along="x")
 
 
 def _name_bars(ax: Axes, names: Sequence[str], most: int) -> None:
@@ -236,10 +287,11 @@ def _heat(
     nothing = float("nan")
     cells = [shares + [nothing] * (wide - len(shares)) for _, shares in rows]
     if cells and wide:
-        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=1)
+        line = 1 if wide <= MOST_FIGURES else 0.2
+        ax.pcolormesh(cells, cmap="Blues", vmin=0, vmax=1, edgecolors="white", linewidth=line)
     for row, shares in enumerate(cells):
         for column, rate in enumerate(shares):
-            if rate == rate and wide <= 40:  # noqa: PLR0124 - NaN
+            if rate == rate and wide <= MOST_FIGURES:  # noqa: PLR0124 - NaN
                 ink = "white" if rate > 0.55 else "#222222"
                 ax.text(
                     column + 0.5, row + 0.5, f"{100 * rate:.0f}%",

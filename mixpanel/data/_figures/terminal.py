@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from itertools import zip_longest
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from mixpanel.data._figures.figure import Bars, Flows, Funnel, Lines, ShareTable
@@ -22,9 +23,10 @@ NARROWEST = 40
 HEIGHT, BAND = 10, 3  # lines of one series, and of each of several
 MOST_SERIES, MOST_ROWS, MOST_NODES = 12, 40, 12
 MOST_BARS = 20
-NARROWEST_STEP = 18
+NARROWEST_STEP, WIDEST_STEP = 18, 30
 SHORTEST_BAR = 8
 LONGEST_NAME = 28
+LONGEST_AVERAGE = 5  # characters of most averages of shorter numbers
 
 EIGHTHS = " ▁▂▃▄▅▆▇█"
 PARTS = " ▏▎▍▌▋▊▉█"
@@ -170,22 +172,23 @@ def _lines(series: Mapping[str, Mapping[str, float]], pen: _Pen) -> list[str]:
     if len(dates) == 1:
         return _bars({name: sum(values.values()) for name, values in series.items()}, pen)
     names = list(series)[:MOST_SERIES]
-    chosen = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
+    given = {name: [series[name].get(date, 0) for date in sorted(dates)] for name in names}
+    longest = max(len(short_number(value)) for values in given.values() for value in values)
+    gutter = max(longest, LONGEST_AVERAGE if len(dates) > pen.width // 2 else 1) + 1
+    wide, merged = _layout(len(dates), pen.width - gutter - 1)
+    chosen = {name: _merged(values, merged) for name, values in given.items()}
     high = max(max(values) for values in chosen.values())
     low = min(0, *(min(values) for values in chosen.values()))
-    gutter = max(len(short_number(high)), len(short_number(low))) + 1
-    room = pen.width - gutter - 1
-    wide, merged = _layout(len(dates), room)
     single = len(chosen) == 1
     lines: list[str] = []
     for number, (name, values) in enumerate(chosen.items()):
         if not single:
-            facts = f"max {short_number(max(values))}  last {short_number(values[-1])}"
+            facts = f"max {short_number(max(given[name]))}  last {short_number(given[name][-1])}"
             named = fitted(name, pen.width - columns_of(facts) - 3)
             gap = " " * (pen.width - columns_of(named) - columns_of(facts))
             lines.append(pen.paint(named, number) + gap + facts)
         lines += _columns_chart(
-            _merged(values, merged),
+            values,
             low,
             high,
             wide,
@@ -196,7 +199,7 @@ def _lines(series: Mapping[str, Mapping[str, float]], pen: _Pen) -> list[str]:
         )
     lines.append(_axis(sorted(dates)[::merged], wide, gutter, pen.width))
     if merged > 1:
-        lines.append(f"each column is the highest of {merged} values")
+        lines.append(f"each column is the average of {merged} values")
     return lines + _left_out(len(series), len(names), "series")
 
 
@@ -208,7 +211,7 @@ def _layout(count: int, room: int) -> tuple[int, int]:
 
 
 def _merged(values: Sequence[float], size: int) -> list[float]:
-    return [max(values[n : n + size]) for n in range(0, len(values), size)]
+    return [fmean(values[n : n + size]) for n in range(0, len(values), size)]
 
 
 def _columns_chart(
@@ -286,30 +289,36 @@ def _bars(totals: Mapping[str, float], pen: _Pen) -> list[str]:
 
 
 def _funnel(funnel: Funnel, pen: _Pen) -> list[str]:
-    lines = _steps(funnel.steps, pen, 0)
-    for number, (name, steps) in enumerate(list(funnel.segments.items())[:MOST_SERIES], start=1):
-        lines += ["", pen.bold(fitted(name, pen.width)), *_steps(steps, pen, number)]
+    segments = dict(list(funnel.segments.items())[:MOST_SERIES])
+    groups = [funnel.steps, *segments.values()]
+    # All bars have the same scale, so that segments can be compared.
+    facts = [_facts(step, number) for steps in groups for number, step in enumerate(steps)]
+    widths = [max(map(columns_of, column)) for column in zip(*facts, strict=True)]
+    name_width = _name_width((_step_name(*step) for step in enumerate(funnel.steps)), pen.width)
+    while (room := pen.width - name_width - sum(widths) - 2 * len(widths) - 2) < SHORTEST_BAR:
+        widths.pop()  # the time goes first
+    lines: list[str] = []
+    for color, (heading, steps) in enumerate(zip(["", *segments], groups, strict=True)):
+        lines += ["", pen.bold(fitted(heading, pen.width))] if color else []
+        for number, step in enumerate(steps):
+            name = left(_step_name(number, step), name_width)
+            bar = pen.paint(_bar(step.overall_conversion_rate, room), color)
+            known = zip(_facts(step, number), widths, strict=False)
+            lines.append("  ".join([name, bar, *(right(fact, width) for fact, width in known)]))
     return lines + _left_out(len(funnel.segments), MOST_SERIES, "segments")
 
 
-def _steps(steps: Sequence[FunnelStep], pen: _Pen, number: int) -> list[str]:
-    names = [f"{n} {step.label or step.event}" for n, step in enumerate(steps, start=1)]
-    facts: list[tuple[str, ...]] = [
-        (short_number(step.count), percentage(step.overall_conversion_rate), *_from_before(n, step))
-        for n, step in enumerate(steps)
-    ]
-    widths = [max(map(columns_of, column), default=0) for column in zip(*facts, strict=True)]
-    name_width = _name_width(names, pen.width)
-    while (room := pen.width - name_width - sum(widths) - 2 * len(widths) - 2) < SHORTEST_BAR:
-        facts, widths = [each[:-1] for each in facts], widths[:-1]  # the time goes first
-    return [
-        "  ".join([
-            left(name, name_width),
-            pen.paint(_bar(step.overall_conversion_rate, room), number),
-            *(right(fact, width) for fact, width in zip(each, widths, strict=True)),
-        ])
-        for name, step, each in zip(names, steps, facts, strict=True)
-    ]  # fmt: skip
+def _step_name(number: int, step: FunnelStep) -> str:
+    return f"{number + 1} {step.label or step.event}"
+
+
+def _facts(step: FunnelStep, number: int) -> tuple[str, ...]:
+    """Return the figures beside a step's bar."""
+    return (
+        short_number(step.count),
+        percentage(step.overall_conversion_rate),
+        *_from_before(number, step),
+    )
 
 
 def _from_before(number: int, step: FunnelStep) -> tuple[str, str]:
@@ -364,9 +373,12 @@ def _flows(flows: Flows, pen: _Pen) -> list[str]:
     if not flows.steps:
         return ["no data"]
     anchors = sum(n.count for step in flows.steps if not step.step for n in step.nodes) or 1
-    events = dict.fromkeys(node.event for step in flows.steps for node in step.nodes)
-    colors = {event: number for number, event in enumerate(events)}
-    per_row = max(1, min(len(flows.steps), (pen.width + 2) // (NARROWEST_STEP + 2)))
+    nodes = [node for step in flows.steps for node in step.nodes]
+    colors = {event: number for number, event in enumerate(dict.fromkeys(n.event for n in nodes))}
+    labels = (columns_of(f"{node.event} {short_number(node.count)}") for node in nodes)
+    needed = min(max(labels, default=NARROWEST_STEP), WIDEST_STEP)
+    per_row = max(1, min(len(flows.steps), (pen.width + 2) // (max(needed, NARROWEST_STEP) + 2)))
+    per_row = -(-len(flows.steps) // -(-len(flows.steps) // per_row))  # as many in each row
     wide = (pen.width + 2) // per_row - 2
     lines: list[str] = []
     for start in range(0, len(flows.steps), per_row):

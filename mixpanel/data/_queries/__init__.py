@@ -1,1 +1,1 @@
-"""Live queries and discovery: requests, answers, and the methods that join them."""
+"""Live queries and discovery: requests, responses, and the methods that join them."""

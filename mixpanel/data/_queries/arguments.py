@@ -1,4 +1,4 @@
-"""Check the arguments of queries before anything is sent. Pure."""
+"""Validate the arguments of queries before anything is sent."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ ACCESSOR = re.compile(r"""(?:properties|user|event)\[\s*["']""")
 
 
 def check_dates(from_date: Day, to_date: Day) -> tuple[date, date]:
-    """Read the first and last day of a query, both included.
+    """Return the first and last day of a query, both included.
 
-    :raises ConfigError: for dates that are none, reversed, or yet to come.
+    :raises ConfigError: for invalid, reversed or future dates.
     """
     first, last = as_day(from_date, "from_date"), as_day(to_date, "to_date")
     if first > last:
         raise ConfigError(f"from_date={first} is later than to_date={last}")
-    if last > today() + timedelta(days=1):  # tomorrow has begun in some time zones
+    if last > today() + timedelta(days=1):  # in some time zones it is tomorrow already
         raise ConfigError(f"to_date={last} is in the future: it is {today()} in UTC")
     return first, last
 
 
 def one_of(name: str, value: Any, choices: Any) -> str:
-    """Return a value that is one of a `Literal`'s.
+    """Return the value if it is one of a `Literal`'s.
 
-    :raises ConfigError: naming the choices.
+    :raises ConfigError: if not, with the choices.
     """
     known = choices if isinstance(choices, tuple) else get_args(choices)
     if value not in known or not isinstance(value, str):
@@ -62,7 +62,7 @@ def one_of(name: str, value: Any, choices: Any) -> str:
 def event_name(value: str, name: str = "event") -> str:
     """Return the name of an event.
 
-    :raises ConfigError: for what is none.
+    :raises ConfigError: for anything but text, and for empty text.
     """
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name}={value!r} must be the name of an event")
@@ -70,47 +70,46 @@ def event_name(value: str, name: str = "event") -> str:
 
 
 def event_names(values: Iterable[str] | str, name: str = "events") -> list[str]:
-    """Return one or several names, each once, in the order given.
+    """Return one or several names in the given order, without duplicates.
 
-    :raises ConfigError: for none at all, and for what is no name.
+    :raises ConfigError: for an empty list, and for anything but text.
     """
     try:
         several = [values] if isinstance(values, str) else list(values)
     except TypeError:
         raise ConfigError(f"{name}={values!r} must be a name or a list of names") from None
     if not several:
-        raise ConfigError(f"{name} must hold at least one name")
+        raise ConfigError(f"{name} must contain at least one name")
     return list(dict.fromkeys(event_name(value, name) for value in several))
 
 
 def identifier(value: Any, name: str) -> int:
-    """Return the number of a report, funnel or cohort.
+    """Return the id of a report, funnel or cohort.
 
-    :raises ConfigError: for what is none.
+    :raises ConfigError: for anything but a positive integer.
     """
     number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ConfigError(f"{name}={value!r} must be a positive whole number")
+        raise ConfigError(f"{name}={value!r} must be a positive integer")
     return number
 
 
 def identifiers(values: Sequence[str] | str, name: str) -> list[str]:
-    """Return one or several distinct ids, each once.
+    """Return one or several distinct ids, without duplicates.
 
-    :raises ConfigError: for none at all, and for what is none.
+    :raises ConfigError: for an empty list, and for an empty id.
     """
     several = event_names(values, name)
     if any(not each.strip() for each in several):
-        raise ConfigError(f"{name} must not hold an empty id")
+        raise ConfigError(f"{name} must not contain an empty id")
     return several
 
 
 def where_text(where: Where, name: str = "where") -> str | None:
     """Return a condition as expression text; None for none.
 
-    :raises ExpressionError: for what cannot be read; text that is known to be right can be given
-        as `raw(text)`.
-    :raises ConfigError: for what is neither an expression nor text.
+    :raises ExpressionError: for a syntax error; `raw(text)` is not parsed.
+    :raises ConfigError: for anything but an expression or text.
     """
     if where is None or isinstance(where, Expression):
         return None if where is None else str(where)
@@ -126,8 +125,8 @@ def where_text(where: Where, name: str = "where") -> str | None:
 def on_text(on: Expression | str | None, name: str = "on") -> str | None:
     """Return a value as expression text; text without an accessor names a property of the event.
 
-    :raises ExpressionError: for what cannot be read.
-    :raises ConfigError: for what is neither an expression nor text.
+    :raises ExpressionError: for a syntax error.
+    :raises ConfigError: for anything but an expression or text.
     """
     if isinstance(on, str) and on and not ACCESSOR.search(on):
         text(name, on)
@@ -136,7 +135,7 @@ def on_text(on: Expression | str | None, name: str = "on") -> str | None:
 
 
 def property_name(on: Expression | str | None) -> str | None:
-    """Return how a result names what it is segmented by: the property, else the expression."""
+    """Return what a result is segmented by: the name of a property, else the expression."""
     if isinstance(on, Property):
         return on.name
     if isinstance(on, str):

@@ -1,4 +1,4 @@
-"""Build the parameters of reports, as Mixpanel stores them in bookmarks. Pure."""
+"""Build the parameters of reports, as Mixpanel stores them in bookmarks."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ __all__ = ["flow", "funnel", "insights", "kind_of", "retention", "time_range"]
 Bookmark = dict[str, Any]
 Order = Literal["loose", "any"]
 Unbounded = Literal["none", "carry_back", "carry_forward", "consecutive_forward"]
-MOST_METRICS, MOST_STEPS, MOST_HELD, MOST_BUCKETS = 26, 100, 3, 730
-LONGEST_WINDOW = {
+MAX_METRICS, MAX_STEPS, MAX_HELD_CONSTANT, MAX_BUCKETS = 26, 100, 3, 730
+MAX_WINDOW = {
     "month": 12, "session": 12, "week": 52, "day": 367,
     "hour": 8_808, "minute": 528_480, "second": 31_708_800,
 }  # fmt: skip
@@ -52,18 +52,18 @@ FLOW_MERGES = {"flows_sankey": "graph", "flows_top_paths": "list", "flows": "tre
 def time_range(
     from_date: Day | None, to_date: Day | None, last: int | None, last_unit: str = "day"
 ) -> TimeRange:
-    """Check the days of a report; without any, the last 30.
+    """Return the checked dates of a report; the last 30 days if none are given.
 
-    :raises ConfigError: for dates that are wrong, or given together with `last`.
+    :raises ConfigError: for invalid dates, or dates together with `last`.
     """
     one_of("last_unit", last_unit, TimeUnit)
     if last is not None and (from_date is not None or to_date is not None):
-        raise ConfigError("last excludes from_date and to_date")
+        raise ConfigError("pass either last, or from_date and to_date")
     whole("last", last, 1, 10_000)
     if from_date is None and to_date is None:
-        return TimeRange(last=last or 30, last_unit=last_unit)  # type: ignore[arg-type] # checked
+        return TimeRange(last=last or 30, last_unit=last_unit)  # type: ignore[arg-type]  # checked above
     if from_date is None or to_date is None:
-        raise ConfigError("from_date and to_date go together; or give last, as last=30")
+        raise ConfigError("pass both from_date and to_date, or last, as last=30")
     first, final = check_dates(from_date, to_date)
     return TimeRange(str(first), str(final))
 
@@ -92,11 +92,11 @@ def insights(
 ) -> Bookmark:
     """Return the parameters of an insights report.
 
-    :raises ConfigError: for what no such report can show.
+    :raises ConfigError: for arguments that no such report can have.
     """
-    metrics, formulas = _shown(show, formula)
+    metrics, formulas = _report_link(show, formula)
     if rolling is not None and cumulative:
-        raise ConfigError("rolling and cumulative exclude each other")
+        raise ConfigError("pass either rolling or cumulative, not both")
     whole("rolling", rolling, 2, 366)
     display: Bookmark = {"chartType": one_of("chart", chart, Chart), "analysis": "linear"}
     if rolling is not None:
@@ -107,7 +107,7 @@ def insights(
     letters = [chr(ord("A") + number) for number in range(len(metrics))]
     if unknown := used - set(letters):
         raise ConfigError(
-            f"the formula names {', '.join(sorted(unknown))}, but the metrics are "
+            f"the formula uses {', '.join(sorted(unknown))}, but the metrics are "
             f"{', '.join(letters)}"
         )
     return {
@@ -127,7 +127,7 @@ def insights(
     }
 
 
-def _shown(
+def _report_link(
     show: Sequence[Metric | Formula | str] | Metric | str, formula: Formula | str | None
 ) -> tuple[list[Metric], list[Formula]]:
     several = [show] if isinstance(show, (str, Metric)) else list(show)
@@ -139,9 +139,9 @@ def _shown(
     for each in metrics:
         if not isinstance(each, Metric):
             raise ConfigError(f"show={each!r} must be a Metric, a Formula or the name of an event")
-    if not 0 < len(metrics) <= MOST_METRICS:
-        raise ConfigError(f"a report shows 1 to {MOST_METRICS} metrics, not {len(metrics)}")
-    return metrics, formulas  # type: ignore[return-value] # each is one by now
+    if not 0 < len(metrics) <= MAX_METRICS:
+        raise ConfigError(f"a report has 1 to {MAX_METRICS} metrics, not {len(metrics)}")
+    return metrics, formulas  # type: ignore[return-value] # checked above
 
 
 def _metric(metric: Metric, *, hidden: bool) -> Bookmark:
@@ -185,9 +185,9 @@ def _formula(formula: Formula) -> Bookmark:
 def breakdowns(
     by: Sequence[Breakdown | Expression | str] | Breakdown | Expression | str | None,
 ) -> list[Bookmark]:
-    """Return the groups of a report.
+    """Return the breakdowns of a report.
 
-    :raises ConfigError: for what is no property.
+    :raises ConfigError: for anything but a property.
     """
     if by is None:
         return []
@@ -235,16 +235,18 @@ def funnel(
 ) -> Bookmark:
     """Return the parameters of a funnel report.
 
-    :raises ConfigError: for what no funnel can be.
+    :raises ConfigError: for arguments that no funnel can have.
     """
     each = [_step(step) for step in ([steps] if isinstance(steps, (str, Step)) else steps)]
-    if not 2 <= len(each) <= MOST_STEPS:
-        raise ConfigError(f"a funnel has 2 to {MOST_STEPS} steps, not {len(each)}")
+    if not 2 <= len(each) <= MAX_STEPS:
+        raise ConfigError(f"a funnel has 2 to {MAX_STEPS} steps, not {len(each)}")
     _check_window(window, window_unit)
     one_of("order", order, Order)
     held = [] if hold_constant is None else event_names(hold_constant, "hold_constant")
-    if len(held) > MOST_HELD:
-        raise ConfigError(f"at most {MOST_HELD} properties are held constant, not {len(held)}")
+    if len(held) > MAX_HELD_CONSTANT:
+        raise ConfigError(
+            f"at most {MAX_HELD_CONSTANT} properties are held constant, not {len(held)}"
+        )
     out = [Exclusion(one) if isinstance(one, str) else one for one in exclude]
     behavior = {
         "type": "funnel",
@@ -278,13 +280,13 @@ def retention(
 ) -> Bookmark:
     """Return the parameters of a retention report.
 
-    :raises ConfigError: for what no such report can show.
+    :raises ConfigError: for arguments that no such report can have.
     """
     one_of("unit", unit, ("day", "week", "month"))
     for bucket in buckets:
-        whole("buckets", bucket, 1, MOST_BUCKETS)
-    if len(buckets) > MOST_BUCKETS or list(buckets) != sorted(set(buckets)):
-        raise ConfigError(f"buckets must rise, and be at most {MOST_BUCKETS}")
+        whole("buckets", bucket, 1, MAX_BUCKETS)
+    if len(buckets) > MAX_BUCKETS or list(buckets) != sorted(set(buckets)):
+        raise ConfigError(f"buckets must be in ascending order, and {MAX_BUCKETS} at most")
     behavior: Bookmark = {
         "type": "retention",
         "resourceType": "events",
@@ -336,14 +338,15 @@ def _exclusion(exclusion: Exclusion, steps: int) -> Bookmark:
     first, last = exclusion.from_step or 1, exclusion.to_step or steps
     if not first < last <= steps:
         raise ConfigError(
-            f"{exclusion.event!r} is excluded between steps {first} and {last}: there are {steps}"
+            f"{exclusion.event!r} is excluded between steps {first} and {last}, but the funnel has "
+            f"{steps} steps"
         )
     return {"event": exclusion.event, "steps": {"from": first, "to": last}}
 
 
 def _check_window(window: int, unit: str) -> None:
-    one_of("window_unit", unit, tuple(LONGEST_WINDOW))
-    whole("window", window, 2 if unit == "second" else 1, LONGEST_WINDOW[unit])
+    one_of("window_unit", unit, tuple(MAX_WINDOW))
+    whole("window", window, 2 if unit == "second" else 1, MAX_WINDOW[unit])
 
 
 # ---- flows --------------------------------------------------------------------------------------
@@ -365,13 +368,13 @@ def flow(
     where: Where = None,
     query_type: str = "flows_sankey",
 ) -> Bookmark:
-    """Return the parameters of a flows report, which is one flat object.
+    """Return the parameters of a flows report, which are one flat object.
 
-    :raises ConfigError: for what no flow can show.
+    :raises ConfigError: for arguments that no flow can have.
     """
     each = [_step(step) for step in ([steps] if isinstance(steps, (str, Step)) else steps)]
     if not each:
-        raise ConfigError("a flow begins with at least one event")
+        raise ConfigError("a flow needs at least one event")
     whole("forward", forward, 0, 5)
     whole("reverse", reverse, 0, 5)
     whole("cardinality", cardinality, 1, 50)
@@ -425,7 +428,7 @@ def _flow_range(days: TimeRange) -> Bookmark:
 
 
 def kind_of(bookmark: Any) -> Literal["insights", "funnels", "retention", "flows"]:
-    """Return what a bookmark's parameters compute.
+    """Return the kind of report that a bookmark's parameters describe.
 
     :raises ConfigError: for what cannot be parameters of a report.
     """

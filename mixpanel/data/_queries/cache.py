@@ -1,15 +1,14 @@
-"""Remember answers for a while."""
+"""Cache values for some minutes."""
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import anyio
 
-from mixpanel._runtime import event_loop, fork
+from mixpanel._runtime import event_loop, fork, native_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -20,21 +19,21 @@ LIFETIME = 600.0  # seconds
 
 
 class Cache:
-    """Keep values for `lifetime` seconds; safe to use from several threads."""
+    """A cache whose values expire after `lifetime` seconds; safe to use from several threads."""
 
     def __init__(
         self, lifetime: float = LIFETIME, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.lifetime = lifetime
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._values: dict[Hashable, tuple[float, Any]] = {}
-        # By loop and key; a lock lives as long as one of its users.
+        # By loop and key. Weak, so that a lock is dropped with the last of its users.
         self._loading: WeakValueDictionary[Hashable, anyio.Lock] = WeakValueDictionary()
         fork.register_instance(fork.Order.LOCKS, self)
 
     def get(self, key: Hashable, default: Any = None) -> Any:
-        """Return the value of a key, or the default when there is none or it is too old."""
+        """Return the value of a key, or the default if there is none or it has expired."""
         with self._lock:
             expires, value = self._values.get(key, (0.0, default))
             if key in self._values and expires <= self._clock():
@@ -50,8 +49,8 @@ class Cache:
 
     def loading(self, key: Hashable) -> anyio.Lock:
         """Return a lock for loading a value, so that callers in one event loop load it once."""
-        here = event_loop.running_loop()
-        place = (here.key if here is not None else None, key)
+        loop = event_loop.running_loop()
+        place = (loop.key if loop is not None else None, key)
         with self._lock:
             lock = self._loading.get(place)
             if lock is None:
@@ -59,16 +58,16 @@ class Cache:
             return lock
 
     def put(self, key: Hashable, value: Any) -> None:
-        """Keep a value from now on."""
+        """Store a value."""
         with self._lock:
             self._values[key] = self._clock() + self.lifetime, value
 
     def after_fork(self) -> None:
         """Renew the lock, which a thread of the parent may have held."""
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._loading = WeakValueDictionary()
 
     def clear(self) -> None:
-        """Forget all values."""
+        """Remove all values."""
         with self._lock:
             self._values.clear()

@@ -1,20 +1,19 @@
-"""Count events: by date, by segment, by ranges of a number."""
+"""Count events: by date, by segment, by numeric range."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries import answers, bookmarks, requests
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.arguments import (
     ACCESSOR,
     property_name,
 )
 from mixpanel.data._queries.links import ReportLink
-from mixpanel.data._queries.sending import QuerySender
+from mixpanel.data._queries.query_sender import QuerySender
 from mixpanel.data.exceptions import ConfigError
 from mixpanel.data.expressions import Property
-from mixpanel.data.inline_queries import Breakdown, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from mixpanel.data._queries.arguments import Where
     from mixpanel.data._queries.requests import QueryRequest
     from mixpanel.data.expressions import Expression
-    from mixpanel.data.inline_queries import InsightsMath
+    from mixpanel.data.inline_queries import Breakdown, InsightsMath
     from mixpanel.data.query_results import (
         CountType,
         EventCountsResult,
@@ -63,21 +62,25 @@ class CountQueries(QuerySender):
         - `on`: the name of a property, or an expression as of `mixpanel.data.expressions`.
         - `where`: an expression, or its text.
         - `type`: "general" events, "unique" users, or the "average" events per user.
-        - `limit`: so many segments at most (10,000); `limit_hit` is True if there are more.
+        - `limit`: the maximum of segments, up to 10,000; `limit_hit` is True if there are more.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises PropertyNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises PropertyNotFoundError: for an unknown property, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.segmentation(
+        request = on_demand.requests.segmentation(
             event, from_date, to_date, on=on, unit=unit, where=where, type=type, limit=limit
         )
-        answer, timezone = await self._answer(request, [event])
-        result = answers.segmentation(answer, request.query, property_name(on), timezone)
+        response, timezone = await self._query_with_timezone(request, [event])
+        result = on_demand.responses.segmentation(
+            response, request.query, property_name(on), timezone
+        )
         await self._check_events([event], result.series)
         await self._check_segments(event, on, result.series)
-        return self._linked(result, self._shown(request, event, on, where, MATHS.get(type), unit))
+        return self._with_link(
+            result, self._report_link(request, event, on, where, MATHS.get(type), unit)
+        )
 
     async def segmentation_numeric(
         self,
@@ -90,22 +93,24 @@ class CountQueries(QuerySender):
         where: Where = None,
         type: CountType = "general",  # noqa: A002 - the API's name
     ) -> NumericBucketResult:
-        """Count an event by date and by ranges of a number, which Mixpanel chooses.
+        """Count an event by date and by numeric ranges, which Mixpanel chooses.
 
         Arguments as in `segmentation`; `on` is a numeric property, or a numeric expression.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.numeric(
+        request = on_demand.requests.numeric(
             "numeric", event, from_date, to_date, on=on, unit=unit, where=where, type=type
         )
-        answer, timezone = await self._answer(request, [event])
-        result = answers.numeric_buckets(answer, request.query, timezone)
+        response, timezone = await self._query_with_timezone(request, [event])
+        result = on_demand.responses.numeric_buckets(response, request.query, timezone)
         await self._check_events([event], result.series)
         by = partial(_number_breakdown, on)
-        return self._linked(result, self._shown(request, event, by, where, MATHS.get(type), unit))
+        return self._with_link(
+            result, self._report_link(request, event, by, where, MATHS.get(type), unit)
+        )
 
     async def segmentation_sum(
         self,
@@ -117,19 +122,23 @@ class CountQueries(QuerySender):
         unit: HourDayUnit = "day",
         where: Where = None,
     ) -> NumericSumResult:
-        """Add up a number over an event's occurrences, by date; what is no number counts as 0.
+        """Sum a numeric property over an event's occurrences, by date; other values count as 0.
 
         Arguments as in `segmentation`; `on` is a numeric property, or a numeric expression.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.numeric("sum", event, from_date, to_date, on=on, unit=unit, where=where)
-        answer, timezone = await self._answer(request, [event])
-        result = answers.numeric_sum(answer, request.query, timezone)
+        request = on_demand.requests.numeric(
+            "sum", event, from_date, to_date, on=on, unit=unit, where=where
+        )
+        response, timezone = await self._query_with_timezone(request, [event])
+        result = on_demand.responses.numeric_sum(response, request.query, timezone)
         await self._check_events([event], result.results)
-        return self._linked(result, self._shown(request, event, None, where, "total", unit, on))
+        return self._with_link(
+            result, self._report_link(request, event, None, where, "total", unit, on)
+        )
 
     async def segmentation_average(
         self,
@@ -141,21 +150,23 @@ class CountQueries(QuerySender):
         unit: HourDayUnit = "day",
         where: Where = None,
     ) -> NumericAverageResult:
-        """Return the average of a number over an event's occurrences, by date.
+        """Average a numeric property over an event's occurrences, by date.
 
         Arguments as in `segmentation`; `on` is a numeric property, or a numeric expression.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.numeric(
+        request = on_demand.requests.numeric(
             "average", event, from_date, to_date, on=on, unit=unit, where=where
         )
-        answer, timezone = await self._answer(request, [event])
-        result = answers.numeric_average(answer, request.query, timezone)
+        response, timezone = await self._query_with_timezone(request, [event])
+        result = on_demand.responses.numeric_average(response, request.query, timezone)
         await self._check_events([event], result.results)
-        return self._linked(result, self._shown(request, event, None, where, "average", unit, on))
+        return self._with_link(
+            result, self._report_link(request, event, None, where, "average", unit, on)
+        )
 
     async def event_counts(
         self,
@@ -168,29 +179,26 @@ class CountQueries(QuerySender):
     ) -> EventCountsResult:
         """Count several events by date, in one query; arguments as in `segmentation`.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.event_counts(events, from_date, to_date, type=type, unit=unit)
+        request = on_demand.requests.event_counts(events, from_date, to_date, type=type, unit=unit)
         names = request.query["event"]
-        answer, timezone = await self._answer(request, names)
-        result = answers.event_counts(answer, request.query, timezone)
+        response, timezone = await self._query_with_timezone(request, names)
+        result = on_demand.responses.event_counts(response, request.query, timezone)
         await self._check_events(
             [name for name in names if not any(result.series[name].values())], None
         )
         days = request.days
-        return self._linked(
-            result,
-            ReportLink(
-                "insights",
-                params=lambda: bookmarks.insights(
-                    [Metric(name, _shown_math(MATHS.get(type))) for name in names],
-                    days,
-                    unit=_unit(unit),
-                ),
-            ),
-        )
+
+        def params() -> dict[str, Any]:
+            from mixpanel.data.inline_queries import Metric
+
+            metrics = [Metric(name, _report_math(MATHS.get(type))) for name in names]
+            return on_demand.bookmarks.insights(metrics, days, unit=_unit(unit))
+
+        return self._with_link(result, ReportLink("insights", params=params))
 
     async def property_counts(
         self,
@@ -209,27 +217,29 @@ class CountQueries(QuerySender):
         Only those in `values`, if given; at most `limit` (255), and `limit_hit` is True if there
         may be more. Other arguments as in `segmentation`.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises PropertyNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises PropertyNotFoundError: for an unknown property, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.property_counts(
+        request = on_demand.requests.property_counts(
             event, property_name, from_date, to_date,
             type=type, unit=unit, values=values, limit=limit,
         )  # fmt: skip
-        answer, timezone = await self._answer(request, [event])
-        result = answers.property_counts(answer, request.query, timezone)
+        response, timezone = await self._query_with_timezone(request, [event])
+        result = on_demand.responses.property_counts(response, request.query, timezone)
         await self._check_events([event], result.series)
         if values is None and result.series.keys() <= UNSET:
             await self._check_property(event, property_name)
         on = Property(property_name)
-        return self._linked(result, self._shown(request, event, on, None, MATHS.get(type), unit))
+        return self._with_link(
+            result, self._report_link(request, event, on, None, MATHS.get(type), unit)
+        )
 
     async def _check_segments(
         self, event: str, on: Expression | str | None, series: Mapping[str, Any]
     ) -> None:
-        """Look for an unknown property when no event has it."""
+        """Check for an unknown property if no event has a value of it."""
         name = on.name if isinstance(on, Property) and on.source == "properties" else on
         if (
             isinstance(name, str)
@@ -239,7 +249,7 @@ class CountQueries(QuerySender):
         ):
             await self._check_property(event, name)
 
-    def _shown(
+    def _report_link(
         self,
         request: QueryRequest,
         event: str,
@@ -249,31 +259,35 @@ class CountQueries(QuerySender):
         unit: str,
         property: Expression | str | None = None,  # noqa: A002 - the API's name
     ) -> ReportLink:
-        """Return where a count of one event can be seen: in an insights report."""
+        """Return the link to a count of one event: an insights report."""
         days = request.days
 
         def params() -> dict[str, Any]:
-            metric = Metric(event, _shown_math(math), property=property, where=where)
+            from mixpanel.data.inline_queries import Metric
+
+            metric = Metric(event, _report_math(math), property=property, where=where)
             group: Any = by() if callable(by) else by
-            return bookmarks.insights(metric, days, unit=_unit(unit), by=group)
+            return on_demand.bookmarks.insights(metric, days, unit=_unit(unit), by=group)
 
         return ReportLink("insights", params=params)
 
 
-def _shown_math(math: InsightsMath | None) -> InsightsMath:
+def _report_math(math: InsightsMath | None) -> InsightsMath:
     """Return the math of an insights report.
 
-    :raises ConfigError: for the average per user, which such reports do not count.
+    :raises ConfigError: for the average per user, which insights reports do not offer.
     """
     if math is None:
-        raise ConfigError("no report of Mixpanel shows the average number of events per user")
+        raise ConfigError("Mixpanel has no report of the average number of events per user")
     return math
 
 
 def _unit(unit: str) -> Any:
-    """Return the unit of an insights report; none has minutes."""
+    """Return the unit of an insights report, which has no minutes."""
     return "hour" if unit == "minute" else unit
 
 
 def _number_breakdown(on: Expression | str) -> Breakdown:
+    from mixpanel.data.inline_queries import Breakdown
+
     return Breakdown(on, type="number")

@@ -1,4 +1,4 @@
-"""Discover what a project has: the methods of both workspaces."""
+"""Discover the events, properties, reports and schemas of a project: methods of workspaces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
 from mixpanel.data._fetch.plan import today
-from mixpanel.data._queries import answer_values, discovery_answers
+from mixpanel.data._queries import on_demand, response_values
 from mixpanel.data._queries.arguments import event_name, one_of, whole
 from mixpanel.data.discovery import (
     BookmarkInfo,
@@ -29,74 +29,74 @@ from mixpanel.data.exceptions import (
     PropertyNotFoundError,
     QueryError,
 )
-from mixpanel.data.query_results import CountType
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Hashable
 
     from mixpanel.data._queries.cache import Cache
     from mixpanel.data._workspace.core import WorkspaceCore
+    from mixpanel.data.query_results import CountType
 
 __all__ = ["DiscoveryMethods"]
 
 T = TypeVar("T")
-MOST_NAMES = 5000  # which the server clamps a limit to
-EARLIEST = date(2000, 1, 1)
-TOO_FAR_BACK = re.compile(r"exceeds (\d+) days", re.IGNORECASE)
+MAX_NAMES = 5000  # the server's maximum
+FIRST_DATE = date(2000, 1, 1)
+TOO_OLD = re.compile(r"exceeds (\d+) days", re.IGNORECASE)
 MISSING = object()
-RECENT = 60.0  # seconds: a cached list that is older may lack new events
-SHORT = 20.0  # seconds for what a query does without, should it fail
+FRESH_FOR = 60.0  # seconds: a cached list that is older may lack new events
+OPTIONAL_TIMEOUT = 20.0  # seconds, for calls whose failure does not fail the query
 
 
 class DiscoveryMethods:
-    """Names and definitions; answers are cached for ten minutes."""
+    """Names and definitions of a project, cached for ten minutes."""
 
     _core: WorkspaceCore
 
     async def list_events(
-        self, *, limit: int = MOST_NAMES, refresh: bool = False
+        self, *, limit: int = MAX_NAMES, refresh: bool = False
     ) -> LimitedList[str]:
         """Return the names of the project's events, in alphabetical order.
 
         `limit_hit` is True if there are more than `limit` (1 to 5,000). Costs one query, unless the
-        answer is cached from the last ten minutes; `refresh` bypasses the cache.
+        response is cached from the last ten minutes; `refresh` bypasses the cache.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        whole("limit", limit, 1, MOST_NAMES)
+        whole("limit", limit, 1, MAX_NAMES)
 
         async def load() -> LimitedList[str]:
-            names = discovery_answers.names(await self._event_names(limit))
+            names = on_demand.discovery_responses.names(await self._event_names(limit))
             return _limited(names, limit)
 
-        return await self._remembered(("events", limit), load, refresh=refresh)
+        return await self._cached(("events", limit), load, refresh=refresh)
 
     async def list_properties(
-        self, event: str, *, limit: int = MOST_NAMES, refresh: bool = False
+        self, event: str, *, limit: int = MAX_NAMES, refresh: bool = False
     ) -> LimitedList[str]:
         """Return the names of an event's properties, in alphabetical order.
 
         `limit_hit` is True if there are more than `limit`.
 
         :raises EventNotFoundError: with similar names; finding those may cost a second query.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         event_name(event)
-        whole("limit", limit, 1, MOST_NAMES)
+        whole("limit", limit, 1, MAX_NAMES)
 
         async def load() -> LimitedList[str]:
             params = {"event": event, "limit": limit}
             try:
-                answer = await self._get("events/properties/top", params)
+                response = await self._get("events/properties/top", params)
             except QueryError as error:
                 await self._check_event(event, error)
                 raise
-            names = discovery_answers.properties(answer)
+            names = on_demand.discovery_responses.properties(response)
             if not names:
                 await self._check_event(event)
             return _limited(names, limit)
 
-        return await self._remembered(("properties", event, limit), load, refresh=refresh)
+        return await self._cached(("properties", event, limit), load, refresh=refresh)
 
     async def list_property_values(
         self,
@@ -110,9 +110,9 @@ class DiscoveryMethods:
 
         `limit_hit` is True if there may be more than `limit`. Without `event`, those of all events.
 
-        :raises EventNotFoundError: with similar names.
-        :raises PropertyNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises PropertyNotFoundError: for an unknown property, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
         event_name(property_name, "property_name")
         if event is not None:
@@ -122,7 +122,7 @@ class DiscoveryMethods:
         async def load() -> LimitedList[str]:
             params = {"event": event, "name": property_name, "limit": limit}
             try:
-                values = discovery_answers.names(
+                values = on_demand.discovery_responses.names(
                     await self._get("events/properties/values", params)
                 )
             except QueryError as error:
@@ -134,58 +134,60 @@ class DiscoveryMethods:
             return LimitedList(values, limit=limit)
 
         key = ("values", property_name, event, limit)
-        return await self._remembered(key, load, refresh=refresh)
+        return await self._cached(key, load, refresh=refresh)
 
     async def list_events_with_properties(self, *, refresh: bool = False) -> dict[str, list[str]]:
-        """Return the properties of every event, by its name, for the cost of one query.
+        """Return the properties of every event, by event name; costs one query.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
 
         async def load() -> dict[str, list[str]]:
             params = {"fetch_per_event_properties": True}
-            answer = await self._get("data_definitions/events", params)
-            return discovery_answers.events_with_properties(answer)
+            response = await self._get("data_definitions/events", params)
+            return on_demand.discovery_responses.events_with_properties(response)
 
-        return await self._remembered("events with properties", load, refresh=refresh)
+        return await self._cached("events with properties", load, refresh=refresh)
 
     async def list_funnels(self, *, refresh: bool = False) -> list[FunnelInfo]:
-        """Return the saved funnels, by name.
+        """Return the saved funnels, sorted by name.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
 
         async def load() -> list[FunnelInfo]:
-            return discovery_answers.funnels(await self._get("funnels/list"))
+            return on_demand.discovery_responses.funnels(await self._get("funnels/list"))
 
-        return await self._remembered("funnels", load, refresh=refresh)
+        return await self._cached("funnels", load, refresh=refresh)
 
     async def list_cohorts(self, *, refresh: bool = False) -> list[SavedCohort]:
-        """Return the saved cohorts, by name.
+        """Return the saved cohorts, sorted by name.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
 
         async def load() -> list[SavedCohort]:
-            return discovery_answers.cohorts(await self._get("cohorts/list", method="POST"))
+            return on_demand.discovery_responses.cohorts(
+                await self._get("cohorts/list", method="POST")
+            )
 
-        return await self._remembered("cohorts", load, refresh=refresh)
+        return await self._cached("cohorts", load, refresh=refresh)
 
     async def list_bookmarks(
         self, bookmark_type: BookmarkType | None = None, *, refresh: bool = False
     ) -> list[BookmarkInfo]:
-        """Return the saved reports, by name; costs none of the hourly queries.
+        """Return the saved reports, sorted by name; costs none of the hourly queries.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         if bookmark_type is not None:
             one_of("bookmark_type", bookmark_type, BookmarkType)
 
         async def load() -> list[BookmarkInfo]:
             params = {"v": 2, "type": bookmark_type}
-            return discovery_answers.bookmarks(await self._get_app("bookmarks", params))
+            return on_demand.discovery_responses.bookmarks(await self._get_app("bookmarks", params))
 
-        return await self._remembered(("bookmarks", bookmark_type), load, refresh=refresh)
+        return await self._cached(("bookmarks", bookmark_type), load, refresh=refresh)
 
     async def top_events(
         self,
@@ -197,31 +199,33 @@ class DiscoveryMethods:
 
         `limit` is 100 unless given.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
+        from mixpanel.data.query_results import CountType
+
         one_of("type", type, CountType)
-        whole("limit", limit, 1, MOST_NAMES)
-        answer = await self._get("events/top", {"type": type, "limit": limit or 100})
-        return LimitedList(discovery_answers.top_events(answer), limit=limit or 100)
+        whole("limit", limit, 1, MAX_NAMES)
+        response = await self._get("events/top", {"type": type, "limit": limit or 100})
+        return LimitedList(on_demand.discovery_responses.top_events(response), limit=limit or 100)
 
     async def lexicon_schemas(
         self, *, entity_type: EntityType | None = None, refresh: bool = False
     ) -> list[LexiconSchema]:
         """Return the lexicon's entries of events and profiles, by type and name.
 
-        Only what has a schema is there. Costs none of the hourly queries, but one of the lexicon's
+        Lists only what has a schema. Costs none of the hourly queries, but one of the lexicon's
         five a minute.
 
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         if entity_type is not None:
             one_of("entity_type", entity_type, EntityType)
 
         async def load() -> list[LexiconSchema]:
             path = "schemas" if entity_type is None else f"schemas/{entity_type}"
-            return discovery_answers.schemas(await self._get_app(path))
+            return on_demand.discovery_responses.schemas(await self._get_app(path))
 
-        return await self._remembered(("schemas", entity_type), load, refresh=refresh)
+        return await self._cached(("schemas", entity_type), load, refresh=refresh)
 
     async def lexicon_schema(
         self, entity_type: EntityType, name: str, *, refresh: bool = False
@@ -229,7 +233,7 @@ class DiscoveryMethods:
         """Return the lexicon's entry of one event, or of profiles ("profile" and "$user").
 
         :raises EventNotFoundError: when the lexicon has no such entry.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         one_of("entity_type", entity_type, EntityType)
         event_name(name, "name")
@@ -237,7 +241,9 @@ class DiscoveryMethods:
         async def load() -> LexiconSchema:
             path = f"schemas/{entity_type}/{quote(name, safe='')}"
             try:
-                found = discovery_answers.schema(await self._get_app(path), entity_type, name)
+                found = on_demand.discovery_responses.schema(
+                    await self._get_app(path), entity_type, name
+                )
             except QueryError as error:
                 if error.status_code != 404:
                     raise
@@ -245,14 +251,14 @@ class DiscoveryMethods:
             if found is None:
                 known = await self.lexicon_schemas(entity_type=entity_type)
                 raise EventNotFoundError(
-                    name, discovery_answers.similar(name, [each.name for each in known])
+                    name, on_demand.discovery_responses.similar(name, [each.name for each in known])
                 )
             return found
 
-        return await self._remembered(("schema", entity_type, name), load, refresh=refresh)
+        return await self._cached(("schema", entity_type, name), load, refresh=refresh)
 
     async def project_timezone(self) -> str | None:
-        """Return the timezone that the project's days are in, as "Europe/Oslo"; None if unknown.
+        """Return the project's timezone, for example "Europe/Oslo"; None if unknown.
 
         Costs none of the hourly queries, and is cached.
         """
@@ -261,8 +267,10 @@ class DiscoveryMethods:
             if known is MISSING:
                 known = None
                 with suppress(APIError):
-                    answer = await self._app("/api/app/me")
-                    known = discovery_answers.timezone(answer, self._core.api.project_id)
+                    response = await self._app("/api/app/me")
+                    known = on_demand.discovery_responses.timezone(
+                        response, self._core.api.project_id
+                    )
                 self._cache.put("timezone", known)
         return cast("str | None", known)
 
@@ -276,9 +284,7 @@ class DiscoveryMethods:
     def _cache(self) -> Cache:
         return self._core.discovery_cache
 
-    async def _remembered(
-        self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool
-    ) -> T:
+    async def _cached(self, key: Hashable, load: Callable[[], Awaitable[T]], *, refresh: bool) -> T:
         """Return a copy of the cached value, which a caller may change."""
         async with self._cache.loading(key):
             value = MISSING if refresh else self._cache.get(key, MISSING)
@@ -291,10 +297,10 @@ class DiscoveryMethods:
     async def _get(
         self, path: str, params: dict[str, Any] | None = None, *, method: str | None = None
     ) -> Any:
-        answer = await self._core.api.query(path, params=params, method=method, repeat=False)
+        response = await self._core.api.query(path, params=params, method=method, repeat=False)
         info = self._core.api._request_info(method or "GET", path, params or {})
-        answer_values.check_error(answer, info)
-        return answer
+        response_values.check_error(response, info)
+        return response
 
     async def _get_app(self, path: str, params: dict[str, Any] | None = None) -> Any:
         params = {k: v for k, v in (params or {}).items() if v is not None}
@@ -302,13 +308,13 @@ class DiscoveryMethods:
         return await self._core.api.request("GET", full, params=params, family="app")
 
     async def _app(self, path: str) -> Any:
-        """Read something that a query does without, should it fail."""
+        """Make a call whose failure does not fail the query."""
         api = self._core.api
-        return await api._send("GET", path, family="app", timeout=SHORT, repeat=False)
+        return await api._send("GET", path, family="app", timeout=OPTIONAL_TIMEOUT, repeat=False)
 
     async def _event_names(self, limit: int) -> Any:
         days = self._cache.get("history days")
-        first = EARLIEST if days is None else today() - timedelta(days=days)
+        first = FIRST_DATE if days is None else today() - timedelta(days=days)
         params: dict[str, Any] = {
             "type": "general",
             "limit": limit,
@@ -318,33 +324,35 @@ class DiscoveryMethods:
         try:
             return await self._get("events/names", params)
         except QueryError as error:
-            found = TOO_FAR_BACK.search(error.message) if error.status_code == 403 else None
+            found = TOO_OLD.search(error.message) if error.status_code == 403 else None
             if found is None or days is not None:
                 raise
             self._cache.put("history days", int(found[1]))
             return await self._event_names(limit)
 
     async def _check_event(self, event: str, cause: Exception | None = None) -> None:
-        """Refuse an event that the project does not have, as far as that can be found out.
+        """Raise if the project does not have an event; do nothing if that cannot be determined.
 
-        :raises EventNotFoundError: with similar names.
+        :raises EventNotFoundError: for an unknown event, with similar names.
         """
-        if event.startswith("$"):  # events of Mixpanel's own are not among the names
+        if event.startswith("$"):  # Mixpanel does not list its own events
             return
         try:
             names = await self.list_events()
-            if event not in names and self._cache.age(("events", MOST_NAMES)) > RECENT:
+            if event not in names and self._cache.age(("events", MAX_NAMES)) > FRESH_FOR:
                 names = await self.list_events(refresh=True)  # the event may be new
         except MixpanelDataError:
             return
         if event not in names and not names.limit_hit:
-            raise EventNotFoundError(event, discovery_answers.similar(event, names)) from cause
+            raise EventNotFoundError(
+                event, on_demand.discovery_responses.similar(event, names)
+            ) from cause
 
     async def _check_property(self, event: str, name: str) -> None:
-        """Refuse a property that an event does not have, as far as that can be found out.
+        """Raise if an event does not have a property; do nothing if that cannot be determined.
 
-        :raises EventNotFoundError: with similar names.
-        :raises PropertyNotFoundError: with similar names.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises PropertyNotFoundError: for an unknown property, with similar names.
         """
         if name.startswith("$") or name in ("time", "distinct_id"):
             return
@@ -353,10 +361,12 @@ class DiscoveryMethods:
         except APIError:
             return
         if name not in names and not names.limit_hit:
-            raise PropertyNotFoundError(name, event, discovery_answers.similar(name, names))
+            raise PropertyNotFoundError(
+                name, event, on_demand.discovery_responses.similar(name, names)
+            )
 
-    async def _view(self) -> int | None:
-        """Return the number of the data view to query; None where none can be found."""
+    async def _data_view_id(self) -> int | None:
+        """Return the id of the data view to query; None if there is none."""
         given = self._core.workspace_id
         if given is not None:
             return given
@@ -366,8 +376,8 @@ class DiscoveryMethods:
             known = None
             for path in (f"projects/{project}/workspaces/public", "projects/metadata/index"):
                 with suppress(APIError):
-                    answer = await self._app(f"/api/app/{path}")
-                    known = discovery_answers.default_workspace(answer, project)
+                    response = await self._app(f"/api/app/{path}")
+                    known = on_demand.discovery_responses.default_workspace(response, project)
                 if known is not None:
                     break
             self._cache.put("view", known)

@@ -1,4 +1,4 @@
-"""Read Mixpanel's expression language into `Expression` objects. Pure.
+"""Read Mixpanel's expression language into `Expression` objects.
 
 The precedence is Python's, as no table is published: `or`, `and`, `not`, comparisons, `+ -`,
 `* / %`, unary `-`.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data._queries import answers, bookmarks, cohort_answers, funnel_answers, requests
-from mixpanel.data._queries.bookmarks import time_range
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.links import ReportLink
-from mixpanel.data._queries.sending import QuerySender
+from mixpanel.data._queries.query_sender import QuerySender
 from mixpanel.data.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ __all__ = ["InlineQueries"]
 
 
 class InlineQueries(QuerySender):
-    """Reports described in Python rather than saved in Mixpanel; each costs one query."""
+    """Reports that are described in Python instead of saved in Mixpanel; each costs one query."""
 
     async def query(
         self,
@@ -74,18 +73,18 @@ class InlineQueries(QuerySender):
         - `rolling`: averages over so many units; `cumulative`: running totals.
         - `limit`: so many rows at most (50,000); `limit_hit` is True if there are more.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.insights(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.insights(
             show, days,
             unit=unit, where=where, by=by, formula=formula, chart=chart,
             rolling=rolling, cumulative=cumulative,
         )  # fmt: skip
         result = await self._insights(bookmark, limit, unit if chart == "line" else None)
-        return self._linked(result, ReportLink("insights", params=lambda: bookmark))
+        return self._with_link(result, ReportLink("insights", params=lambda: bookmark))
 
     async def query_funnel(
         self,
@@ -117,21 +116,21 @@ class InlineQueries(QuerySender):
         - `trend`: the steps by `unit`, in `dates`.
         - the days, `where` and `by` as in `query`.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.funnel(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.funnel(
             steps, days,
             window=window, window_unit=window_unit, order=order, exclude=exclude,
             hold_constant=hold_constant, where=where, by=by, unit=unit, math=math, trend=trend,
         )  # fmt: skip
-        answer, timezone = await self._inline(bookmark, limit)
-        result = funnel_answers.inline_funnel(
-            answer, segment=_named(by), window=(window, window_unit), timezone=timezone
+        response, timezone = await self._inline(bookmark, limit)
+        result = on_demand.funnel_responses.inline_funnel(
+            response, segment=_named(by), window=(window, window_unit), timezone=timezone
         )
-        return self._linked(result, ReportLink("funnels", params=lambda: bookmark))
+        return self._with_link(result, ReportLink("funnels", params=lambda: bookmark))
 
     async def query_retention(
         self,
@@ -158,27 +157,27 @@ class InlineQueries(QuerySender):
         - `alignment`: intervals begin with each user's own event ("birth"), or with the calendar's.
         - the days, `where` and `by` as in `query`.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.retention(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.retention(
             born, return_, days,
             unit=unit, buckets=buckets, alignment=alignment, unbounded=unbounded,
             where=where, by=by, math=math,
         )  # fmt: skip
-        answer, timezone = await self._inline(bookmark, limit)
+        response, timezone = await self._inline(bookmark, limit)
         known = {
             "born_event": born if isinstance(born, str) else born.event,
             "return_event": return_ if isinstance(return_, str) else return_.event,
             "unit": unit,
             "unbounded": unbounded != "none",
         }
-        result = cohort_answers.inline_retention(
-            answer, known, segment=_named(by), timezone=timezone
+        result = on_demand.retention_responses.inline_retention(
+            response, known, segment=_named(by), timezone=timezone
         )
-        return self._linked(result, ReportLink("retention", params=lambda: bookmark))
+        return self._with_link(result, ReportLink("retention", params=lambda: bookmark))
 
     async def query_flow(
         self,
@@ -208,15 +207,15 @@ class InlineQueries(QuerySender):
         - `mode`: "sankey" fills `steps`, "paths" fills `paths`, "tree" fills `trees`.
         - the days and `where` as in `query`.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the call.
         """
         query_type = {"sankey": "flows_sankey", "paths": "flows_top_paths", "tree": "flows"}
         if mode not in query_type:
             raise ConfigError(f"mode={mode!r} is unknown: choose {', '.join(query_type)}")
-        days = time_range(from_date, to_date, last, last_unit)
-        bookmark = bookmarks.flow(
+        days = on_demand.bookmarks.time_range(from_date, to_date, last, last_unit)
+        bookmark = on_demand.bookmarks.flow(
             steps, days,
             forward=forward, reverse=reverse, count_type=count_type, cardinality=cardinality,
             window=window, window_unit=window_unit, collapse_repeated=collapse_repeated,
@@ -227,71 +226,73 @@ class InlineQueries(QuerySender):
     async def query_bookmark(
         self, bookmark: Mapping[str, Any], *, query_type: str | None = None, limit: int = 3000
     ) -> QueryResult:
-        """Compute a report from its parameters, as `BookmarkInfo.params` or Mixpanel's own.
+        """Compute a report from its parameters, such as `BookmarkInfo.params`.
 
         They are sent as they are. Returns the result that fits: `InsightsResult`, `FunnelResult`,
         `RetentionResult` or `FlowsResult`. `query_type` is for flows: "flows_sankey",
         "flows_top_paths" or "flows" (a tree).
 
         :raises ConfigError: for what cannot be a report.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        kind = bookmarks.kind_of(bookmark)
+        kind = on_demand.bookmarks.kind_of(bookmark)
         if kind == "flows":
             return await self._flow(dict(bookmark), query_type or "flows_sankey")
         if query_type is not None:
             raise ConfigError("query_type is for flows only")
         if kind == "insights":
             insights = await self._insights(bookmark, limit, _unit_of(bookmark))
-            return self._linked(insights, ReportLink(kind, params=lambda: dict(bookmark)))
-        answer, timezone = await self._inline(bookmark, limit)
+            return self._with_link(insights, ReportLink(kind, params=lambda: dict(bookmark)))
+        response, timezone = await self._inline(bookmark, limit)
         result: QueryResult
         if kind == "funnels":
-            result = funnel_answers.inline_funnel(answer, timezone=timezone)
+            result = on_demand.funnel_responses.inline_funnel(response, timezone=timezone)
         else:
             known = {
                 "unit": bookmark["sections"]["show"][0]["behavior"].get("retentionUnit", "day")
             }
-            result = cohort_answers.inline_retention(answer, known, timezone=timezone)
-        return self._linked(result, ReportLink(kind, params=lambda: dict(bookmark)))
+            result = on_demand.retention_responses.inline_retention(
+                response, known, timezone=timezone
+            )
+        return self._with_link(result, ReportLink(kind, params=lambda: dict(bookmark)))
 
     # ---- what they share ------------------------------------------------------------------------
 
     async def _inline(self, bookmark: Mapping[str, Any], limit: int) -> tuple[Any, str | None]:
-        request = requests.inline(bookmark, self._core.api.project_id, limit)
-        answer = await self._query(request, _events(bookmark))
-        return answer, await self.project_timezone()
+        request = on_demand.requests.inline(bookmark, self._core.api.project_id, limit)
+        response = await self._query(request, _events(bookmark))
+        return response, await self.project_timezone()
 
     async def _insights(
         self, bookmark: Mapping[str, Any], limit: int, unit: str | None
     ) -> InsightsResult:
-        answer, timezone = await self._inline(bookmark, limit)
-        result = answers.insights(answer, unit=unit, timezone=timezone)
+        response, timezone = await self._inline(bookmark, limit)
+        result = on_demand.responses.insights(response, unit=unit, timezone=timezone)
         await self._check_events(_events(bookmark), result.series)
         return result
 
     async def _flow(self, bookmark: dict[str, Any], query_type: str) -> FlowsResult:
-        request = requests.inline_flows(bookmark, self._core.api.project_id, query_type)
+        request = on_demand.requests.inline_flows(bookmark, self._core.api.project_id, query_type)
         events = [step.get("event") for step in bookmark["steps"] if isinstance(step, dict)]
-        answer = await self._query(request, events)
+        response = await self._query(request, events)
         days = bookmark.get("date_range") or {}
         dates = [days.get(name) for name in ("from_date", "to_date")]
         first, final = (
             each if isinstance(each, str) and not each.startswith("$") else None for each in dates
         )
         count_type: Any = bookmark.get("count_type", "unique")
-        result = answers.flows(
-            answer,
+        result = on_demand.responses.flows(
+            response,
             event=events[0] if events else None,
             dates=(first, final),
             count_type=count_type,
             timezone=await self.project_timezone(),
         )
-        return self._linked(result, ReportLink("flows", params=lambda: bookmark))
+        return self._with_link(result, ReportLink("flows", params=lambda: bookmark))
 
 
 def _events(bookmark: Mapping[str, Any]) -> list[str]:
-    """Return the events that a report is about."""
+    """Return the names of the events in a report."""
     found: list[str] = []
     for each in bookmark["sections"]["show"]:
         behavior = each.get("behavior") or {}
@@ -310,6 +311,6 @@ def _unit_of(bookmark: Mapping[str, Any]) -> str | None:
 
 
 def _named(by: By) -> str | None:
-    """Return how a result names what it is broken down by."""
-    entries = bookmarks.breakdowns(by)
+    """Return what a result is broken down by: the name of a property, else the expression."""
+    entries = on_demand.bookmarks.breakdowns(by)
     return str(entries[0]["propertyName"]) if entries else None

@@ -1,4 +1,4 @@
-"""Turn conditions into the filters of inline queries. Pure.
+"""Turn conditions into the filters of inline queries.
 
 A filter compares one property with constants; all filters of a list must hold. That is less than
 expression text can express, so the rest is refused with the reason, never approximated.
@@ -33,7 +33,7 @@ OPPOSITE = {
     "==": "!=", "!=": "==", "in": "not in", "not in": "in",
     "contains": "does not contain", "does not contain": "contains",
 }  # fmt: skip
-# In steps of flows an operator compares the operand with the value, so dates are reversed.
+# In a step of a flow, the operator compares the operand with the value: dates are reversed.
 OF_STEPS = {
     "equals": "==", "does not equal": "!=", "contains": "in", "does not contain": "not in",
     "is set": "set", "is not set": "not set", "is greater than": ">", "is less than": "<",
@@ -73,7 +73,7 @@ def any_or_all(condition: Expression | str | None) -> tuple[list[Filter], Litera
 
 
 def property_entry(value: Expression | str) -> tuple[str, str]:
-    """Return a property's name and where inline queries look it up: "events" or "people".
+    """Return a property's name and its resource type: "events" or "people".
 
     :raises ExpressionError: for anything but a property.
     """
@@ -87,12 +87,12 @@ def property_entry(value: Expression | str) -> tuple[str, str]:
 
 
 def flow_filter(entry: Filter) -> Filter:
-    """Return a filter as flows have it for all their events."""
+    """Return a filter in the form of flows, for all their events."""
     return {"propertyName": entry["value"]} | {k: v for k, v in entry.items() if k != "value"}
 
 
 def step_filter(entry: Filter) -> Filter:
-    """Return a filter as flows have it for one of their steps.
+    """Return a filter in the form of flows, for one of their steps.
 
     :raises ExpressionError: for a comparison that steps do not know.
     """
@@ -117,7 +117,7 @@ def step_filter(entry: Filter) -> Filter:
 
 
 def _parts(part: Expression, *, negated: bool) -> tuple[list[tuple[Expression, bool]], str]:
-    """Return simple conditions, each with whether it is negated, and the word between them."""
+    """Return simple conditions, each with True if it is negated, and the operator between them."""
     if isinstance(part, Not):
         return _parts(part.operand, negated=not negated)
     if not isinstance(part, Junction):
@@ -210,7 +210,10 @@ def _compared(part: Expression, left: Expression, operator: str, value: Any) -> 
 
 
 def _of_day(left: Expression, operator: str, day: date) -> Filter:
-    if operator in ("<=", ">"):  # up to the end of the day is before the next one
+    if operator in (
+        "<=",
+        ">",
+    ):  # filters compare whole days: "up to a day" is "before the next day"
         operator, day = {"<=": "<", ">": ">="}[operator], day + timedelta(days=1)
     words = {"==": "was on", "!=": "was not on", "<": "was before", ">=": "was since"}
     return _entry(left, "datetime", words[operator], str(day))

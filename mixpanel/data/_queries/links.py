@@ -1,4 +1,4 @@
-"""Addresses at which Mixpanel shows a report, for a browser. Pure."""
+"""Addresses at which Mixpanel shows a report, for a browser."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ALPHABET = string.ascii_letters + string.digits + "_-"
 
 @dataclass(frozen=True, slots=True)
 class ReportLink:
-    """Where a result can be seen: in a saved report, or in one that `params` describe.
+    """The report that shows a result: a saved one, or one that `params` describe.
 
-    `params` is called only when the report is opened: not every query can be shown.
+    `params` is called only when the report is opened, as it raises for some queries.
     """
 
     kind: ReportKind
@@ -30,7 +30,7 @@ class ReportLink:
 
 
 def new_slug() -> str:
-    """Return a name for a report that is not saved: twelve characters, as Mixpanel's own."""
+    """Return a random slug of twelve characters for a report that is not saved."""
     return "".join(secrets.choice(ALPHABET) for _ in range(12))
 
 

@@ -1,4 +1,4 @@
-"""All queries that Mixpanel answers: the methods of both workspaces."""
+"""All queries to Mixpanel, as methods of both workspaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn the arguments of a query into its request. Pure: nothing is sent here.
+"""Turn the arguments of a query into its request; nothing is sent here.
 
 Parameters are those of https://developer.mixpanel.com/reference/query-api, where it has the
 endpoint. A limit is always sent, because the defaults differ and cut answers without saying so.
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
 __all__ = ["QueryRequest"]
 
-MOST_SEGMENTS = 10_000
-MOST_ROWS = 50_000  # of an inline query
-MOST_FEED_EVENTS = 15_000
-FEED_DAYS = 30  # of an activity feed without dates, and of one of its pages
+MAX_SEGMENTS = 10_000
+MAX_ROWS = 50_000  # of an inline query
+MAX_FEED_EVENTS = 15_000
+FEED_DAYS = 30  # default of an activity feed, and the days that one page covers
 LENGTH_UNITS = ("day", "hour", "minute", "second")
-LONGEST_LENGTH = {"day": 90, "hour": 90 * 24, "minute": 90 * 1440, "second": 90 * 86400}
+MAX_LENGTH = {"day": 90, "hour": 90 * 24, "minute": 90 * 1440, "second": 90 * 86400}
 QUERY_TYPES = ("flows_sankey", "flows_top_paths", "flows")
 
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """One call of the Query API: what follows `/api/query/`, and what is sent there."""
+    """One call of the Query API: the path below `/api/query/`, and what is sent."""
 
     path: str
     params: Mapping[str, Any] | None = None
@@ -67,7 +67,7 @@ class QueryRequest:
 
     @property
     def days(self) -> TimeRange:
-        """The first and last day that are queried."""
+        """The first and last day of the query."""
         return TimeRange(self.query["from_date"], self.query["to_date"])
 
     def sent(self) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def segmentation(
     type: CountType = "general",  # noqa: A002 - the API's name
     limit: int = 1000,
 ) -> QueryRequest:
-    """How often an event happened, by date and segment."""
-    whole("limit", limit, 1, MOST_SEGMENTS)
+    """Count an event by date and segment."""
+    whole("limit", limit, 1, MAX_SEGMENTS)
     _check_unique(type, unit)
     params = {
         "event": event_name(event),
@@ -126,10 +126,10 @@ def numeric(
     where: Where = None,
     type: CountType | None = None,  # noqa: A002 - the API's name
 ) -> QueryRequest:
-    """Counts by ranges of a number, its sum, or its average, by date."""
+    """Count by numeric range, sum or average, by date."""
     value = on_text(on)
     if value is None:
-        raise ConfigError("on must name a numeric property, or be a numeric expression")
+        raise ConfigError("on must be the name of a numeric property, or a numeric expression")
     params = {
         "event": event_name(event),
         **_range(from_date, to_date),
@@ -149,7 +149,7 @@ def event_counts(
     type: CountType = "general",  # noqa: A002 - the API's name
     unit: SegmentationUnit = "day",
 ) -> QueryRequest:
-    """How often several events happened, by date."""
+    """Count several events by date."""
     _check_unique(type, unit)
     params = {
         "event": event_names(events),
@@ -171,8 +171,8 @@ def property_counts(
     values: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> QueryRequest:
-    """How often an event happened, by the values of a property and date."""
-    whole("limit", limit, 1, MOST_SEGMENTS)
+    """Count an event by the values of a property and date."""
+    whole("limit", limit, 1, MAX_SEGMENTS)
     _check_unique(type, unit)
     params = {
         "event": event_name(event),
@@ -188,9 +188,7 @@ def property_counts(
 
 def _check_unique(type_: str, unit: str) -> None:
     if type_ == "unique" and unit in ("hour", "minute"):
-        raise ConfigError(
-            f"unit={unit!r} has no unique users: Mixpanel counts them by day, week and month"
-        )
+        raise ConfigError(f"unique users cannot be counted by {unit}: use day, week or month")
 
 
 # ---- funnels, retention, frequency --------------------------------------------------------------
@@ -209,17 +207,17 @@ def funnel(
     where: Where = None,
     limit: int = 1000,
 ) -> QueryRequest:
-    """How many users went through a saved funnel."""
+    """Compute a saved funnel."""
     first, last = check_dates(from_date, to_date)
     if unit is not None and interval is not None:
-        raise ConfigError("unit and interval exclude each other: an interval counts days")
+        raise ConfigError("pass either unit or interval, not both: an interval is in days")
     whole("interval", interval, 1, 100_000)
-    whole("limit", limit, 1, MOST_SEGMENTS)
+    whole("limit", limit, 1, MAX_SEGMENTS)
     if length_unit is not None:
         one_of("length_unit", length_unit, LENGTH_UNITS)
     if length is None and length_unit is not None:
-        raise ConfigError("length_unit needs a length")
-    whole("length", length, 1, LONGEST_LENGTH[length_unit or "day"])
+        raise ConfigError("length_unit requires length")
+    whole("length", length, 1, MAX_LENGTH[length_unit or "day"])
     if unit is None and interval is None:  # one period, so that no user is counted twice
         interval = (last - first).days + 1
     params = {
@@ -253,22 +251,24 @@ def retention(
     on: Expression | str | None = None,
     limit: int = 1000,
 ) -> QueryRequest:
-    """How many users came back.
+    """Count users who came back.
 
-    The API takes either a unit or an interval, which counts days.
+    The API takes either a unit or an interval in days.
     """
     one_of("unit", unit, TimeUnit)
     whole("interval", interval, 1, 90)
     whole("interval_count", interval_count, 1, 730)
-    whole("limit", limit, 1, MOST_SEGMENTS)
+    whole("limit", limit, 1, MAX_SEGMENTS)
     if interval != 1 and unit != "day":
         raise ConfigError(
-            f"unit={unit!r} and interval={interval} exclude each other: an interval counts days; "
-            "give interval alone, as interval=14 for two weeks"
+            f"unit={unit!r} and interval={interval} exclude each other: an interval is in days; "
+            "pass interval alone, as interval=14 for two weeks"
         )
     one_of("retention_type", retention_type, RetentionType)
     if retention_type == "birth" and born is None:
-        raise ConfigError("retention needs the event that users begin with, or compounded")
+        raise ConfigError(
+            "retention needs the first event (born_event), unless retention_type is compounded"
+        )
     params = {
         **_range(from_date, to_date),
         "retention_type": retention_type,
@@ -297,10 +297,10 @@ def frequency(
     on: Expression | str | None = None,
     limit: int = 1000,
 ) -> QueryRequest:
-    """On how many days, or in how many hours, users were active."""
+    """Count the days or hours on which users were active."""
     if unit == addiction_unit:
-        raise ConfigError("addiction_unit must be smaller than unit: take hour, or a longer unit")
-    whole("limit", limit, 1, MOST_SEGMENTS)
+        raise ConfigError("addiction_unit must be smaller than unit: use hour, or a longer unit")
+    whole("limit", limit, 1, MAX_SEGMENTS)
     params = {
         **_range(from_date, to_date),
         "unit": one_of("unit", unit, TimeUnit),
@@ -319,7 +319,7 @@ def frequency(
 def saved_report(
     bookmark_id: int, kind: str, from_date: Day | None = None, to_date: Day | None = None
 ) -> QueryRequest:
-    """Read a saved report; `kind` is its type, as `list_bookmarks` has it."""
+    """Compute a saved report; `kind` is its type, as `list_bookmarks` returns it."""
     number = identifier(bookmark_id, "bookmark_id")
     if kind == "flows":
         return saved_flows(number)
@@ -328,12 +328,12 @@ def saved_report(
     if kind == "funnels" and from_date is not None and to_date is not None:
         return funnel(number, from_date, to_date)
     if from_date is not None or to_date is not None:
-        raise ConfigError("from_date and to_date are for saved funnels only, and go together")
+        raise ConfigError("from_date and to_date are for saved funnels only: pass both or neither")
     return QueryRequest("insights", {"bookmark_id": number})
 
 
 def saved_flows(bookmark_id: int, query_type: str = "flows_sankey") -> QueryRequest:
-    """Read a saved flows report."""
+    """Compute a saved flows report."""
     one_of("query_type", query_type, QUERY_TYPES)
     number = identifier(bookmark_id, "bookmark_id")
     return QueryRequest("arb_funnels", {"bookmark_id": number, "query_type": query_type})
@@ -344,7 +344,7 @@ def saved_flows(bookmark_id: int, query_type: str = "flows_sankey") -> QueryRequ
 
 def inline(bookmark: Mapping[str, Any], project_id: str, limit: int = 3000) -> QueryRequest:
     """Compute a report that is not saved: insights, a funnel or retention."""
-    whole("limit", limit, 1, MOST_ROWS)
+    whole("limit", limit, 1, MAX_ROWS)
     body = {
         "bookmark": dict(bookmark),
         "project_id": project_number(project_id),
@@ -366,7 +366,7 @@ def inline_flows(
 
 
 def project_number(project_id: str) -> int | str:
-    """Return a project's id as JSON bodies have it."""
+    """Return a project's id in the form of JSON bodies: a number if it is one."""
     return int(project_id) if project_id.isdigit() else project_id
 
 
@@ -386,10 +386,10 @@ def activity_feed(
     limit: int = 1000,
     sentinel: Any = None,
 ) -> QueryRequest:
-    """One page of the events of some users; `sentinel` is where the page before ended."""
+    """List one page of the events of some users; `sentinel` is where the last page ended."""
     if events is not None and exclude_events is not None:
-        raise ConfigError("events and exclude_events exclude each other")
-    whole("limit", limit, 1, MOST_FEED_EVENTS)
+        raise ConfigError("pass either events or exclude_events, not both")
+    whole("limit", limit, 1, MAX_FEED_EVENTS)
     if not isinstance(search, str):
         raise ConfigError(f"search={search!r} must be text")
     body: dict[str, Any] = {
@@ -413,7 +413,7 @@ def activity_feed(
 def _feed_range(from_date: Day | None, to_date: Day | None) -> dict[str, Any]:
     if from_date is None:
         if to_date is not None:
-            raise ConfigError("to_date needs a from_date")
+            raise ConfigError("to_date requires from_date")
         return {"type": "relative_after", "window": {"unit": "day", "value": FEED_DAYS}}
     if to_date is None:
         first = as_day(from_date, "from_date")
@@ -423,10 +423,10 @@ def _feed_range(from_date: Day | None, to_date: Day | None) -> dict[str, Any]:
     return {"type": "between", "from": str(first), "to": str(last)}
 
 
-def activity_feed_of_old(
+def legacy_activity_feed(
     distinct_ids: Sequence[str] | str, from_date: Day | None, to_date: Day | None
 ) -> QueryRequest:
-    """Read the same from the endpoint that Mixpanel deprecated in June 2026."""
+    """List the events of some users by the endpoint that Mixpanel deprecated in June 2026."""
     last = today() if to_date is None else to_date
     first = today() - timedelta(days=FEED_DAYS - 1) if from_date is None else from_date
     params = {"distinct_ids": identifiers(distinct_ids, "distinct_ids"), **_range(first, last)}
@@ -443,11 +443,11 @@ def engage_stats(
     as_of_timestamp: int | None = None,
     include_all_users: bool = False,
 ) -> QueryRequest:
-    """Compute one figure over profiles."""
+    """Compute an aggregate over profiles."""
     if not isinstance(action, str) or not action.strip():
         raise ConfigError('action must be text, as count() or percentile(properties["age"], 95)')
     if include_all_users and cohort_id is None:
-        raise ConfigError("include_all_users needs a cohort_id")
+        raise ConfigError("include_all_users requires cohort_id")
     whole("as_of_timestamp", as_of_timestamp, 1, 10**11)
     cohort = None if cohort_id is None else {"id": identifier(cohort_id, "cohort_id")}
     segments = None

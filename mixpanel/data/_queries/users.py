@@ -1,4 +1,4 @@
-"""Query users: their events, figures over their profiles, and scripts."""
+"""Query users: their events, aggregates over their profiles, and JQL."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries import answers, requests
+from mixpanel.data._queries import on_demand
 from mixpanel.data._queries.arguments import (
     identifiers,
     whole,
 )
-from mixpanel.data._queries.sending import QuerySender
+from mixpanel.data._queries.query_sender import QuerySender
 from mixpanel.data.exceptions import ConfigError, JQLDeprecationWarning, QueryError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ GONE = (404, 405, 410)
 
 
 class UserQueries(QuerySender):
-    """Activity of users, figures over profiles, and JQL."""
+    """Activity of users, aggregates over profiles, and JQL."""
 
     async def activity_feed(
         self,
@@ -47,15 +47,15 @@ class UserQueries(QuerySender):
         limit: int = 1000,
         max_calls: int = 12,
     ) -> ActivityFeedResult:
-        """Return the events of some users, in the order of their time; the last 30 days by default.
+        """Return the events of some users, in order of time; by default of the last 30 days.
 
         - `events`: only these; or all but `exclude_events`.
-        - `search`: only events that hold this text.
-        - `limit`: the latest so many events. A query covers up to 15,000 events of 30 days, and at
-          most `max_calls` are made; `limit_hit` is True if there are more events.
+        - `search`: only events that contain this text.
+        - `limit`: the maximum of events; the latest are kept. A call covers up to 15,000 events of
+          30 days, and at most `max_calls` are made; `limit_hit` is True if there are more events.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises APIError: when Mixpanel rejects the call.
         """
         whole("limit", limit, 1, 1_000_000)
         whole("max_calls", max_calls, 1, 60)
@@ -65,9 +65,12 @@ class UserQueries(QuerySender):
             "search": search,
             "project_id": self._core.api.project_id,
         }
-        first = partial(requests.activity_feed, distinct_ids, from_date, to_date, **options)
-        first(workspace_id=0, limit=min(limit, requests.MOST_FEED_EVENTS))  # checks the arguments
-        view = await self._view()
+        first = partial(
+            on_demand.requests.activity_feed, distinct_ids, from_date, to_date, **options
+        )
+        max_events = on_demand.requests.MAX_FEED_EVENTS
+        first(workspace_id=0, limit=min(limit, max_events))  # checks the arguments
+        view = await self._data_view_id()
         found, more = None, False
         if view is not None:
             page = partial(first, workspace_id=view)
@@ -75,36 +78,36 @@ class UserQueries(QuerySender):
         if found is None:
             if events is not None or exclude_events is not None or search:
                 raise ConfigError(
-                    "events, exclude_events and search need the number of a data view: give the "
-                    "workspace its workspace_id"
+                    "events, exclude_events and search need a data view: pass workspace_id= to the "
+                    "workspace"
                 )
-            request = requests.activity_feed_of_old(distinct_ids, from_date, to_date)
-            found, _ = answers.feed_page(await self._query(request))
+            request = on_demand.requests.legacy_activity_feed(distinct_ids, from_date, to_date)
+            found, _ = on_demand.responses.feed_page(await self._query(request))
         ids = identifiers(distinct_ids, "distinct_ids")
         dates = (
             None if from_date is None else str(from_date),
             None if to_date is None else str(to_date),
         )
-        result = answers.activity_feed(
+        result = on_demand.responses.activity_feed(
             found, ids, dates, limit_hit=more, timezone=await self.project_timezone()
         )
-        return result if len(result.events) <= limit else answers.latest(result, limit)
+        return result if len(result.events) <= limit else on_demand.responses.latest(result, limit)
 
     async def _feed_pages(
         self, page: partial[QueryRequest], limit: int, max_calls: int
     ) -> tuple[list[UserEvent] | None, bool]:
-        """Return the events of all pages, None where the endpoint is not there; and if more are."""
+        """Return the events of all pages (None without the endpoint), and if there are more."""
         found: list[UserEvent] = []
         sentinel: Any = None
         for call in range(max_calls):
-            size = min(limit - len(found), requests.MOST_FEED_EVENTS)
+            size = min(limit - len(found), on_demand.requests.MAX_FEED_EVENTS)
             try:
-                answer = await self._query(page(limit=size, sentinel=sentinel))
+                response = await self._query(page(limit=size, sentinel=sentinel))
             except QueryError as error:
                 if call or error.status_code not in GONE:
                     raise
                 return None, False
-            events, following = answers.feed_page(answer)
+            events, following = on_demand.responses.feed_page(response)
             found += events
             if following is None or (following == sentinel and not events):
                 return found, False
@@ -124,39 +127,39 @@ class UserQueries(QuerySender):
         as_of_timestamp: int | None = None,
         include_all_users: bool = False,
     ) -> EngageStatsResult:
-        """Compute one figure over profiles.
+        """Compute an aggregate over profiles.
 
         - `action`: `count()`, `extremes(properties["age"])`, `percentile(properties["age"], 95)` or
           `numeric_summary(properties["age"])`.
         - `where`: a condition on the profile, as `prop("plan") == "team"`.
-        - `cohort_id`: only its members; `segment_by_cohorts`: a figure for each of these cohorts.
-        - `group_id`: profiles of this group key in place of users'.
+        - `cohort_id`: only its members; `segment_by_cohorts`: one value for each of these cohorts.
+        - `group_id`: the profiles of this group key instead of users'.
 
-        :raises ConfigError: for arguments that cannot work; before anything is sent.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for invalid arguments; nothing is sent then.
+        :raises APIError: when Mixpanel rejects the call.
         """
-        request = requests.engage_stats(
+        request = on_demand.requests.engage_stats(
             action, where=where, cohort_id=cohort_id, segment_by_cohorts=segment_by_cohorts,
             group_id=group_id, as_of_timestamp=as_of_timestamp,
             include_all_users=include_all_users,
         )  # fmt: skip
-        answer, timezone = await self._answer(request)
+        response, timezone = await self._query_with_timezone(request)
         assert request.form is not None
-        return answers.engage_stats(answer, request.form, timezone)
+        return on_demand.responses.engage_stats(response, request.form, timezone)
 
     async def jql(self, script: str, params: Mapping[str, Any] | None = None) -> JQLResult:
         """Run a JQL script, whose `main()` reads `params`.
 
-        Deprecated: Mixpanel keeps JQL in maintenance mode and may switch it off. Use `query` and
-        its kin, or fetch events and use SQL. Each call warns by `JQLDeprecationWarning`.
+        Deprecated: Mixpanel keeps JQL in maintenance mode and may switch it off. Use `query`
+        and the like, or fetch events and use SQL. Each call emits a `JQLDeprecationWarning`.
 
         :raises JQLSyntaxError: for a script that Mixpanel cannot run.
-        :raises APIError: when Mixpanel refuses.
+        :raises APIError: when Mixpanel rejects the call.
         """
         warnings.warn(
             "JQL is in maintenance mode at Mixpanel: use query(), or fetch events and use SQL",
             JQLDeprecationWarning,
             stacklevel=2,
         )
-        answer, timezone = await self._answer(requests.jql(script, params))
-        return answers.jql(answer, timezone)
+        response, timezone = await self._query_with_timezone(on_demand.requests.jql(script, params))
+        return on_demand.responses.jql(response, timezone)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import anyio
 import anyio.to_thread
 
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.redaction import hide_arguments
 from mixpanel.data._api.rate_limits import MAX_WAIT
 from mixpanel.data._fetch.progress import checked_callback
@@ -19,7 +19,12 @@ from mixpanel.data._queries.arguments import identifier
 from mixpanel.data._queries.cache import Cache
 from mixpanel.data.api import AsyncAPI
 from mixpanel.data.config import Config
-from mixpanel.data.credentials import Credentials, checked
+from mixpanel.data.credentials import (
+    Credentials,
+    LoginCredentials,
+    TokenCredentials,
+    checked,
+)
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError
 from mixpanel.data.store import Database
 
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mixpanel.credentials import ServiceAccountCredentials
+    from mixpanel.data.credentials import AnyCredentials
     from mixpanel.settings import Region
 
 __all__ = ["TemporaryWorkspaceOptions", "WorkspaceCore", "resolve_credentials"]
@@ -37,7 +43,7 @@ class TemporaryWorkspaceOptions(TypedDict, total=False):
     """The keyword arguments of `Workspace.ephemeral` and `memory`: those of `Workspace`."""
 
     read_only: bool
-    credentials: Credentials | ServiceAccountCredentials | None
+    credentials: AnyCredentials | ServiceAccountCredentials | None
     base_url: str | None
     external_access: bool
     on_wait: Callable[[float, str], object] | None
@@ -53,7 +59,7 @@ class WorkspaceCore:
 
     def __init__(
         self,
-        credentials: Credentials | None,
+        credentials: AnyCredentials | None,
         path: Path | None,
         *,
         read_only: bool = False,
@@ -73,7 +79,7 @@ class WorkspaceCore:
         self._read_only, self._external_access = read_only, external_access
         self._base_url, self._on_wait = base_url, on_wait
         self._max_wait = _checked_wait(max_wait)
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._database: Database | None = None
         self._api: AsyncAPI | None = None
         self._closed = False
@@ -174,23 +180,30 @@ class WorkspaceCore:
 
 @hide_arguments
 def resolve_credentials(
-    given: Credentials | ServiceAccountCredentials | None,
+    given: AnyCredentials | ServiceAccountCredentials | None,
     account: str | None,
     project_id: str | None,
     region: Region | None,
-) -> Credentials:
+) -> AnyCredentials:
     """Return the given credentials, else those that `Config.resolve_credentials` finds."""
     if given is None:
         return Config().resolve_credentials(account, project_id=project_id, region=region)
     if account is not None:
         raise ConfigError("account and credentials are mutually exclusive: pass one of them")
-    fields = {
-        "username": given.username,
-        "secret": given.secret,
+    project: dict[str, Any] = {
         "project_id": project_id or given.project_id,
         "region": region or getattr(given, "region", "us"),
     }
-    return checked(fields, "credentials", source="argument")
+    if isinstance(given, TokenCredentials):
+        fields = {**project, "token": given.token}
+        return checked(fields, "credentials", source="argument", kind=TokenCredentials)
+    if isinstance(given, LoginCredentials):
+        fields = {**project, "tokens_path": given.tokens_path}
+        return checked(
+            fields, "credentials", source="argument", account=given.account, kind=LoginCredentials
+        )
+    fields = {**project, "username": given.username, "secret": given.secret}
+    return checked(fields, "credentials", source="argument", kind=Credentials)
 
 
 def _checked_wait(max_wait: float | None) -> float | None:

@@ -6,7 +6,6 @@ import functools
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mixpanel._runtime.signatures import named_like
-from mixpanel.data._workspace.local_analysis import LocalAnalysis
 from mixpanel.data.results import WorkspaceInfo
 from mixpanel.data.store import Database
 
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
     import duckdb
 
     from mixpanel.data._workspace.core import WorkspaceCore
-    from mixpanel.data.credentials import Credentials
+    from mixpanel.data._workspace.local_analysis import LocalAnalysis
+    from mixpanel.data.credentials import AnyCredentials
 
 __all__ = ["LocalMethods"]
 
@@ -59,7 +59,7 @@ class LocalMethods:
         return self.database.connection
 
     @property
-    def credentials(self) -> Credentials | None:
+    def credentials(self) -> AnyCredentials | None:
         """The credentials in use; None for a workspace that was opened without."""
         return self._core.credentials
 
@@ -74,6 +74,9 @@ class LocalMethods:
     @property
     def local(self) -> LocalAnalysis:
         """Mixpanel's reports, computed over a table that was fetched: see `help(LocalAnalysis)`."""
+        # Loaded here, as its modules take longer to load than the rest of a workspace.
+        from mixpanel.data._workspace.local_analysis import LocalAnalysis
+
         return LocalAnalysis(self.database)
 
     @database_method(Database.sql_df)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from mixpanel.data._queries.arguments import ACCESSOR
-from mixpanel.data._queries.discovery_answers import similar
+from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.analysis.period import Period
 from mixpanel.data.analysis.source import COLUMNS as OWN_COLUMNS
 from mixpanel.data.analysis.source import EventSource

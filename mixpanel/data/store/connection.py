@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
+from mixpanel._runtime import native_threads
 from mixpanel._runtime.private_files import make_folder
 from mixpanel._runtime.temporary_folders import make_temporary_folder, remove_temporary_folder
 from mixpanel.data.exceptions import ConfigError, SQLError
@@ -38,7 +38,7 @@ __all__ = ["Connection"]
 # DuckDB shares one instance between all handles of a file in a process, and so its locked settings
 # and our folder of parts. Without this lock a handle could open between the first one's connect and
 # its lock-down, or while the last one that closes removes the folder.
-_open_lock = threading.Lock()
+_open_lock = native_threads.new_lock()
 _open_handles: Counter[Path] = Counter()  # by folder of parts
 
 
@@ -61,7 +61,7 @@ class Connection:
         self._exchange = exchange  # the only folder DuckDB may read and write
         self._connection = connection
         self._owns_parts = owns_parts
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._closed = False
         self._load_cursors: list[DuckDBPyConnection] = []
         self._loads: WeakSet[Staging] = WeakSet()

@@ -7,12 +7,12 @@ even after a crash.
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 from weakref import WeakValueDictionary
 
+from mixpanel._runtime import native_threads
 from mixpanel.data.exceptions import ConfigError, TableExistsError
 from mixpanel.data.store import fetch_log
 from mixpanel.data.store.engine import database_errors, transaction
@@ -37,7 +37,7 @@ STAGING_PREFIX = "_stage_"
 # The running loads of this process, by database and table. Weak, so that a load that was dropped
 # without being ended does not block its table.
 _active_loads: WeakValueDictionary[Hashable, Staging] = WeakValueDictionary()
-_active_lock = threading.Lock()
+_active_lock = native_threads.new_lock()
 
 
 def require_no_active_load(database: Hashable, name: str) -> None:

@@ -39,6 +39,7 @@ class Access:
     tokens: Collection[str] | None = None
     service_accounts: Mapping[str, str] | None = None
     api_secrets: Collection[str] | None = None
+    oauth_tokens: Collection[str] | None = None
 
     def accepts_token(self, token: str) -> bool:
         """Return True if a project token is valid."""
@@ -65,9 +66,14 @@ class Access:
         known = [*(self.api_secrets or ()), *((self.tokens or ()) if token else ())]
         return credentials.username in known
 
-    def accepts_bearer(self, authorization: str) -> bool:
-        """Return True if an access token is valid: any, unless service accounts are named."""
-        return self.service_accounts is None and bool(authorization[len("bearer ") :].strip())
+    def accepts_bearer(self, token: str) -> bool:
+        """Return True if a static access token is valid.
+
+        Unless tokens are named, any is, or none if service accounts are.
+        """
+        if self.oauth_tokens is not None:
+            return token in self.oauth_tokens
+        return self.service_accounts is None and bool(token)
 
     def accepts_account(self, credentials: Basic) -> bool:
         """Return True for the username and secret of a service account."""

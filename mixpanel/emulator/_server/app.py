@@ -20,6 +20,7 @@ from mixpanel.emulator._rules.profiles import validate_updates
 from mixpanel.emulator._server import responses
 from mixpanel.emulator._server.cdp import cdp_limit, cdp_routes
 from mixpanel.emulator._server.exchange import ClientDisconnected, RequestExchange
+from mixpanel.emulator._server.logins import login_routes
 from mixpanel.emulator._server.origins import (
     WEB_PAGE_PATHS,
     Caller,
@@ -68,6 +69,7 @@ def build_app(project: Project, guard: Guard) -> ASGIApp:
         Route("/flags/definitions", endpoints.flag_definitions),
         *read_routes(project),
         *cdp_routes(project),
+        *login_routes(project),
     ]
     handlers: dict[Any, Any] = {RefusedRequest: _refuse, HTTPException: _refuse_route}
     return RecordingMiddleware(
@@ -153,7 +155,7 @@ class RecordingMiddleware:
 
 def _limit(project: Project, path: str) -> int:
     """Return the documented size limit of an endpoint, in uncompressed bytes."""
-    if path.startswith("/lookup-tables"):
+    if path.startswith(("/lookup-tables", "/storage/")):
         return lookup_tables.MAX_BYTES
     return cdp_limit(project, path) or project.max_bytes
 

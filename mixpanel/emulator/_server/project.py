@@ -8,6 +8,7 @@ from typing import Any
 from mixpanel.emulator._rules import lookup_tables
 from mixpanel.emulator._rules.access import Access, CallLimiter, RollingWindow, basic
 from mixpanel.emulator._rules.decode import RefusedRequest
+from mixpanel.emulator._rules.logins import Logins
 from mixpanel.emulator._storage.cdp_inbox import Inbox
 from mixpanel.emulator._storage.export import ExportCache
 from mixpanel.emulator._storage.flags import Flags
@@ -39,6 +40,7 @@ class Project:
     etag: bool = True
     on_request: Callable[[RecordedRequest], None] | None = None
     cdp: Inbox = field(default_factory=Inbox)
+    logins: Logins = field(default_factory=Logins)
     flags: Flags = field(default_factory=Flags)
     saved: SavedReports = field(default_factory=SavedReports)
     request_log: RequestLog = field(default_factory=RequestLog)
@@ -56,6 +58,7 @@ class Project:
         self.profiles.clear()
         self.saved.clear()
         self.cdp.clear()
+        self.logins.clear()
         self.export_cache.clear()
         for counted in (self.rate, self.replacements, self.exports, self.queries):
             counted.clear()
@@ -69,10 +72,20 @@ class Project:
         """
         header = recorded.headers.get("authorization", "")
         project_id = recorded.query.get("project_id", "")
+        if not token and self.accepts_bearer(header):
+            return
         if not self.access.accepts_header(
             header, project_id=project_id, token=token, secret=secret
         ):
             raise RefusedRequest(401, "Invalid credentials")
+
+    def accepts_bearer(self, header: str) -> bool:
+        """Return True for the access token of a login, or a static one, in this header."""
+        scheme, _, bearer = header.partition(" ")
+        if scheme.lower() != "bearer":
+            return False
+        accepted = self.logins.accepts(bearer.strip(), now=self.now())
+        return self.access.accepts_bearer(bearer.strip()) if accepted is None else accepted
 
     def timestamp(self) -> str:
         """Return the time as the app API writes it: `YYYY-MM-DD HH:MM:SS`, in UTC."""

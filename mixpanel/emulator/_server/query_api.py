@@ -180,8 +180,7 @@ class QueryEndpoints:
         project, fields = self._project, _fields(recorded)
         project_id = str(fields.get("project_id", ""))
         header = recorded.headers.get("authorization", "")
-        bearer = header.lower().startswith("bearer ") and project.access.accepts_bearer(header)
-        if not bearer and not project.access.accepts_header(
+        if not project.accepts_bearer(header) and not project.access.accepts_header(
             header, project_id=project_id, token=False
         ):
             raise RefusedRequest(401, "Invalid credentials")

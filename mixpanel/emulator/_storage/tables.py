@@ -20,6 +20,7 @@ create table if not exists groups (
 );
 create table if not exists aliases (alias varchar, distinct_id varchar);
 create table if not exists lookup_tables (id varchar, name varchar, rows json);
+create table if not exists saved_objects (what varchar, kind varchar, name varchar, content json);
 create or replace view owners as with recursive chain (alias, distinct_id, hops) as (
     select alias, distinct_id, 1 from aliases
     union all

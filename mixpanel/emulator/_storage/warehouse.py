@@ -254,6 +254,44 @@ class Warehouse:
         found = self._read("select id, name, rows from lookup_tables order by rowid")
         return {table_id: {"name": name, "rows": from_json(rows)} for table_id, name, rows in found}
 
+    def drop_lookup_table(self, table_id: str) -> None:
+        """Remove a lookup table, if there is one."""
+        self._run("delete from lookup_tables where id = ?", [table_id])
+
+    # Saved objects
+
+    @property
+    def is_file(self) -> bool:
+        """True if the data is kept in a file."""
+        return self._path is not None
+
+    def objects(self) -> list[tuple[str, str, str, dict[str, Any]]]:
+        """Return the saved objects, in the order in which they were kept first."""
+        rows = self._read("select what, kind, name, content from saved_objects order by rowid")
+        return [(what, kind, name, from_json(content)) for what, kind, name, content in rows]
+
+    def keep_object(self, what: str, kind: str, name: str, content: Any) -> None:
+        """Keep a saved object, or remove it if the content is None."""
+        key = [what, kind, name]
+        with self._lock:
+            known = "what = ? and kind = ? and name = ?"
+            if content is None:
+                self._run(f"delete from saved_objects where {known}", key)  # noqa: S608
+            elif self._read(
+                "select 1 from saved_objects where what = $what and kind = $kind and name = $name",
+                {"what": what, "kind": kind, "name": name},
+            ):
+                values = [json_text(content), *key]
+                self._run(f"update saved_objects set content = ? where {known}", values)  # noqa: S608
+            else:
+                self._run(
+                    "insert into saved_objects values (?, ?, ?, ?)", [*key, json_text(content)]
+                )
+
+    def clear_objects(self) -> None:
+        """Remove all saved objects."""
+        self._run("delete from saved_objects")
+
     # The database
 
     def clear(self) -> None:

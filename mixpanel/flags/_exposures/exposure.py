@@ -1,11 +1,11 @@
 """The exposure event of a user and a variant, and whether it was reported recently."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from mixpanel._runtime import native_threads
 from mixpanel.flags.types import SelectedVariant, VariantSource
 
 EXPOSURE_EVENT: Final = "$experiment_started"
@@ -65,7 +65,7 @@ class RecentExposures:
         self._limit = limit
         self._time_to_live = time_to_live
         self._reported: OrderedDict[tuple[str, str | None, str], float] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock = native_threads.new_rlock()
 
     def __len__(self) -> int:
         """Return how many exposures are remembered."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mixpanel._runtime import background_loop, fork
+from mixpanel._runtime import background_loop, fork, native_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from concurrent.futures import Future
     from typing import Any
 
 __all__ = ["Poller"]
@@ -48,9 +47,9 @@ class Poller:
         self._is_ready = is_ready
         self._on_error = on_error
         self._repeat = repeat
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         self._future: Future[None] | None = None
-        self._first_attempt: Future[None] = Future()
+        self._first_attempt: Future[None] = native_threads.new_future()
         self._stop: asyncio.Event | None = None
         self.stopped_by_fork = False
         fork.register_instance(fork.Order.CLIENTS, self)
@@ -65,7 +64,7 @@ class Poller:
         with self._lock:
             if not self.running:
                 self.stopped_by_fork = False
-                self._first_attempt = Future()
+                self._first_attempt = native_threads.new_future()
                 self._future = background_loop.submit(self._run)
             return self._first_attempt
 
@@ -86,7 +85,7 @@ class Poller:
 
     def after_fork(self) -> None:
         """Record that the parent's thread does not poll for this process."""
-        self._lock = threading.Lock()
+        self._lock = native_threads.new_lock()
         if self._future is not None:
             self.stopped_by_fork = True
 

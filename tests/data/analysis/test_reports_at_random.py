@@ -20,6 +20,7 @@ from mixpanel.data.analysis.segmentation import event_counts, property_counts, s
 from tests.data.analysis import reference
 from tests.data.analysis.conftest import FETCHED, KEPT
 from tests.data.analysis.reference import EPOCH, Event, Report
+from tests.effort import cases
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ values = st.sampled_from(
 properties = st.dictionaries(st.sampled_from(["plan", "n", 'we/"i~rd']), values, max_size=3)
 users = st.sampled_from(["u1", "u2", "u3", "Ü'4", "", None])
 insert_ids = st.sampled_from(["i1", "i2", "i3", "i4", "", None])
-quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=cases(20, 400), suppress_health_check=list(HealthCheck))
 
 
 @st.composite

@@ -1,4 +1,4 @@
-"""A workspace before a Mixpanel that says what a test wrote for it."""
+"""A workspace connected to a fake Mixpanel."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A Mixpanel that answers what a test wrote for it, and remembers what it was sent."""
+"""A fake Mixpanel with the responses that a test sets; it records the requests."""
 
 import json
 from urllib.parse import parse_qs, urlsplit
@@ -30,7 +30,7 @@ class Sent:
 
 
 class FakeMixpanel:
-    """Answer each path with a value, a list of values in turn, or what a function returns."""
+    """Responds to each path with a value, values in turn, or the result of a function."""
 
     def __init__(self):
         self.routes = {
@@ -40,8 +40,8 @@ class FakeMixpanel:
         }
         self.sent = []
 
-    def __setitem__(self, path, answer):
-        self.routes[path if path.startswith("/api/") else f"/api/query/{path}"] = answer
+    def __setitem__(self, path, response):
+        self.routes[path if path.startswith("/api/") else f"/api/query/{path}"] = response
 
     @property
     def queries(self):
@@ -60,19 +60,21 @@ class FakeMixpanel:
     def __call__(self, request):
         sent = Sent(request)
         self.sent.append(sent)
-        answer = self.routes.get(sent.path, httpx.Response(404, json={"error": "not found"}))
-        if isinstance(answer, InTurn):
-            answer = answer.next()
-        if callable(answer):
-            answer = answer(sent)
-        if isinstance(answer, tuple):
-            status, body = answer
+        response = self.routes.get(sent.path, httpx.Response(404, json={"error": "not found"}))
+        if isinstance(response, InTurn):
+            response = response.next()
+        if callable(response):
+            response = response(sent)
+        if isinstance(response, tuple):
+            status, body = response
             text = body if isinstance(body, str) else json.dumps(body)
             return httpx.Response(status, text=text)
-        return answer if isinstance(answer, httpx.Response) else httpx.Response(200, json=answer)
+        return (
+            response if isinstance(response, httpx.Response) else httpx.Response(200, json=response)
+        )
 
     def workspace(self, **options):
-        """Return a workspace whose calls come here."""
+        """Return a workspace whose calls this fake receives."""
         workspace = AsyncWorkspace(credentials=ROBOT, path="unused.db", **options)
         client = httpx.AsyncClient(transport=httpx.MockTransport(self))
 
@@ -89,15 +91,15 @@ class FakeMixpanel:
 
 
 def response(body, status=200, headers=None):
-    """Return one response, with headers of its own."""
+    """Return one response with its own headers."""
     return httpx.Response(status, json=body, headers=headers)
 
 
 class InTurn:
-    """Several answers, the last of them for ever."""
+    """Several responses in turn; the last is repeated."""
 
-    def __init__(self, *answers):
-        self._answers = list(answers)
+    def __init__(self, *responses):
+        self._responses = list(responses)
 
     def next(self):
-        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return self._responses.pop(0) if len(self._responses) > 1 else self._responses[0]

@@ -29,7 +29,7 @@ def page(index, of=3):
 
 
 async def test_all_pages_of_profiles_cost_one_query(ws, server):
-    """Those after the first are free, and pass a budget that is spent."""
+    """Pages after the first do not count, and do not wait for the hourly limit."""
     server["engage"] = lambda sent: page(int(sent.form.get("page", 0)))
     found = [row async for row in ws.stream_profiles()]
     assert len(found) == 6
@@ -38,40 +38,40 @@ async def test_all_pages_of_profiles_cost_one_query(ws, server):
 
 
 @pytest.mark.parametrize("status", [401, 402])
-async def test_refused_credentials_cost_nothing(ws, server, status):
-    """Mixpanel does not count them."""
+async def test_a_query_with_invalid_credentials_does_not_count(ws, server, status):
+    """Mixpanel does not count it either."""
     server["segmentation"] = (status, {"error": "no"})
     with pytest.raises(Exception, match=str(status)):
         await ws.segmentation("Order Paid", **JAN)
     assert ws.api.query_limiter.remaining() == 60
 
 
-async def test_a_failed_query_costs_one(ws, server):
-    """Mixpanel counts what failed there."""
+async def test_a_failed_query_counts(ws, server):
+    """Mixpanel counts it, too."""
     server["segmentation"] = (500, {"error": "broken"})
     with pytest.raises(Exception, match="broken"):
         await ws.segmentation("Order Paid", **JAN)
     assert ws.api.query_limiter.remaining() == 59
 
 
-async def test_the_limit_of_a_response_is_taken_over(ws, server):
-    """Of a project whose limit was raised."""
+async def test_the_limit_in_the_headers_of_a_response_is_adopted(ws, server):
+    """For a project whose limit was raised."""
 
-    def answer(_sent):
-        answered = response(series(a={"2026-01-01": 1}))
-        answered.headers["RateLimit-Policy"] = '"project";q=400;w=3600'
-        return answered
+    def raised_limit(_sent):
+        rejected = response(series(a={"2026-01-01": 1}))
+        rejected.headers["RateLimit-Policy"] = '"project";q=400;w=3600'
+        return rejected
 
-    server["segmentation"] = answer
+    server["segmentation"] = raised_limit
     await ws.segmentation("Order Paid", **JAN)
     assert ws.api.query_limiter.remaining() == 399
 
 
-async def test_who_does_not_want_to_wait_is_given_the_time(server):
-    """With `max_wait=0`, before anything is sent."""
+async def test_with_max_wait_zero_the_error_has_the_time_of_the_next_start(server):
+    """Nothing is sent."""
     async with server.workspace() as ws:
         ws.api._max_wait = 0.0
-        ws.api.query_limiter.penalize(1200)
+        ws.api.query_limiter._windows.pause(ws.api.query_limiter._clock(), 1200)
         with pytest.raises(RateLimitError) as error:
             await ws.segmentation("Order Paid", **JAN)
     assert error.value.sent is False
@@ -80,8 +80,8 @@ async def test_who_does_not_want_to_wait_is_given_the_time(server):
     assert server.queries == []
 
 
-async def test_a_refusal_that_would_be_waited_for_too_long_was_sent(server):
-    """And says when the next call may be made."""
+async def test_a_429_with_a_longer_wait_than_max_wait_raises(server):
+    """The error says that the call was sent, and when the next may start."""
     server["segmentation"] = response({"error": "spent"}, 429, {"Retry-After": "1800"})
     async with server.workspace() as ws:
         ws.api._max_wait = 60.0
@@ -94,20 +94,20 @@ async def test_a_refusal_that_would_be_waited_for_too_long_was_sent(server):
 
 @pytest.mark.parametrize("wait", [-1, "5", True])
 def test_max_wait_is_a_number_of_seconds(server, wait):
-    """Or None for the usual 65 minutes."""
+    """Or None for the default of 65 minutes."""
     with pytest.raises(ConfigError, match="max_wait"):
         server.workspace(max_wait=wait)
 
 
 @pytest.mark.parametrize("view", [-1, "x", 1.5, True])
-def test_a_data_view_is_a_number(server, view):
-    """As its settings show it."""
+def test_a_workspace_id_must_be_a_positive_integer(server, view):
+    """As the project's settings show it."""
     with pytest.raises(ConfigError, match="workspace_id"):
         server.workspace(workspace_id=view)
 
 
-async def test_a_workspace_hands_on_how_long_it_waits(server):
-    """To everything that it asks."""
+async def test_max_wait_of_a_workspace_applies_to_all_its_calls(server):
+    """Of every kind."""
     async with AsyncWorkspace(credentials=ROBOT, path="unused.db", max_wait=7) as ws:
         assert ws.api._max_wait == 7
     async with AsyncWorkspace(credentials=ROBOT, path="unused.db") as ws:

@@ -1,4 +1,4 @@
-"""Discovery: what a project has, how long that is remembered, and what was cut off."""
+"""Discovery: lists of names and definitions, their cache and their limits."""
 
 import copy
 
@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from mixpanel.data._queries.cache import Cache
-from mixpanel.data._queries.discovery_answers import similar
+from mixpanel.data._queries.discovery_responses import similar
 from mixpanel.data.discovery import BookmarkInfo, FunnelInfo, LimitedList, SavedCohort, TopEvent
 from mixpanel.data.exceptions import (
     ConfigError,
@@ -26,8 +26,8 @@ def anyio_backend():
     return "asyncio"
 
 
-async def test_events_are_listed_in_order_over_all_of_history(ws, server):
-    """With the largest limit, as the server's own is 255."""
+async def test_events_are_listed_alphabetically_over_the_whole_history(ws, server):
+    """With the largest limit, as the server's default is 255."""
     names = await ws.list_events()
     assert names == ["Opened App", "Order Paid", "Signed Up"]
     assert (names.limit, names.limit_hit) == (5000, False)
@@ -35,15 +35,15 @@ async def test_events_are_listed_in_order_over_all_of_history(ws, server):
     assert (sent["limit"], sent["from_date"], sent["type"]) == ("5000", "2000-01-01", "general")
 
 
-async def test_a_list_that_was_cut_off_says_so(ws):
-    """So that nobody takes it for all."""
+async def test_a_truncated_list_has_limit_hit(ws):
+    """So that it is not taken for the complete list."""
     names = await ws.list_events(limit=3)
     assert names.limit_hit
     assert (await ws.list_events(limit=4)).limit_hit is False
 
 
-async def test_answers_are_remembered_until_refreshed_or_cleared(ws, server):
-    """A caller may change what it was given."""
+async def test_lists_are_cached_until_refreshed_or_cleared(ws, server):
+    """A caller that changes its list does not change the cache."""
     (await ws.list_events()).append("mine")
     assert await ws.list_events() == sorted(NAMES)
     assert len(server.queries) == 1
@@ -54,8 +54,8 @@ async def test_answers_are_remembered_until_refreshed_or_cleared(ws, server):
     assert len(server.queries) == 3
 
 
-def test_what_is_remembered_expires():
-    """After its lifetime, and not before."""
+def test_cached_values_expire():
+    """After their lifetime, and not before."""
     now = [0.0]
     cache = Cache(10, clock=lambda: now[0])
     cache.put("a", 1)
@@ -65,8 +65,8 @@ def test_what_is_remembered_expires():
     assert cache.get("a", "gone") == "gone"
 
 
-async def test_callers_at_the_same_time_share_one_query(ws, server):
-    """And the lookup of the timezone; a caller that fails leaves the next one its turn."""
+async def test_concurrent_calls_share_one_query(ws, server):
+    """Also the lookup of the timezone; after a call that fails, the next one loads."""
     server["segmentation"] = series(Order_Paid={"2026-01-01": 1})
     async with anyio.create_task_group() as tasks:
         for _ in range(10):
@@ -92,8 +92,8 @@ async def test_callers_at_the_same_time_share_one_query(ws, server):
     assert len(ws._core.discovery_cache._loading) == 0
 
 
-async def test_a_plan_that_limits_history_is_heeded(ws, server):
-    """Mixpanel says how far back; that is remembered, as a refused query counts."""
+async def test_the_history_limit_of_a_plan_is_read_from_the_error_and_cached(ws, server):
+    """A rejected query counts, so it is not repeated."""
     refusal = (403, {"error": "Date range exceeds 90 days into the past"})
     server["events/names"] = InTurn(refusal, NAMES)
     assert len(await ws.list_events()) == 3
@@ -105,8 +105,8 @@ async def test_a_plan_that_limits_history_is_heeded(ws, server):
         await ws.list_events(refresh=True)
 
 
-async def test_properties_are_asked_with_a_limit(ws, server):
-    """Else there would be ten."""
+async def test_properties_are_requested_with_a_limit(ws, server):
+    """The server's default is ten."""
     server["events/properties/top"] = {"plan": {"count": 31}, "amount": {}}
     names = await ws.list_properties("Order Paid")
     assert names == ["amount", "plan"]
@@ -114,21 +114,21 @@ async def test_properties_are_asked_with_a_limit(ws, server):
     assert server.last.query["event"] == "Order Paid"
 
 
-@pytest.mark.parametrize("answer", [{}, (400, {"error": "invalid event"})])
-async def test_properties_of_an_unknown_event(ws, server, answer):
-    """Empty or refused: similar names are suggested."""
-    server["events/properties/top"] = answer
+@pytest.mark.parametrize("response", [{}, (400, {"error": "invalid event"})])
+async def test_properties_of_an_unknown_event_raise_with_similar_names(ws, server, response):
+    """Whether the response is empty or an error."""
+    server["events/properties/top"] = response
     with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):
         await ws.list_properties("order_paid")
     for event in ("Signed Up", "$session_start"):
-        if isinstance(answer, dict):
+        if isinstance(response, dict):
             assert await ws.list_properties(event) == []
         else:
             with pytest.raises(QueryError):
                 await ws.list_properties(event)
 
 
-async def test_values_keep_the_servers_order(ws, server):
+async def test_property_values_keep_the_order_of_the_server(ws, server):
     """The most frequent first; numbers are text."""
     server["events/properties/values"] = ["team", "free", 5]
     values = await ws.list_property_values("plan", "Order Paid", 100)
@@ -140,8 +140,8 @@ async def test_values_keep_the_servers_order(ws, server):
     assert "event" not in server.last.query
 
 
-async def test_values_of_an_unknown_property(ws, server):
-    """Similar names are suggested; an event that has the property merely has no values."""
+async def test_values_of_an_unknown_property_raise_with_similar_names(ws, server):
+    """A property without values has an empty list."""
     server["events/properties/values"] = []
     server["events/properties/top"] = {"plan": {"count": 1}}
     with pytest.raises(PropertyNotFoundError, match="did you mean plan"):
@@ -150,7 +150,7 @@ async def test_values_of_an_unknown_property(ws, server):
 
 
 async def test_events_with_properties_cost_one_query(ws, server):
-    """In order."""
+    """Events and properties are sorted by name."""
     server["data_definitions/events"] = {
         "results": [
             {"name": "Order Paid", "properties": [{"name": "plan"}, {"name": "amount"}]},
@@ -163,8 +163,8 @@ async def test_events_with_properties_cost_one_query(ws, server):
     assert len(server.queries) == 1
 
 
-async def test_funnels_and_cohorts_are_listed_by_name(ws, server):
-    """Funnels answer to both spellings of their number."""
+async def test_funnels_and_cohorts_are_sorted_by_name(ws, server):
+    """A funnel has its id under both names, `id` and `funnel_id`."""
     server["funnels/list"] = [{"funnel_id": 2, "name": "Z"}, {"funnel_id": 1, "name": "A"}]
     server["cohorts/list"] = [
         {"id": 5, "name": "Power", "count": 812, "description": "", "is_visible": 0,
@@ -178,13 +178,13 @@ async def test_funnels_and_cohorts_are_listed_by_name(ws, server):
 
 
 @pytest.mark.parametrize("envelopes", [1, 2])
-async def test_reports_are_listed_without_a_query(ws, server, envelopes):
-    """In one envelope or two."""
+async def test_listing_saved_reports_costs_no_query(ws, server, envelopes):
+    """In one `results` object or two nested ones."""
     rows = [{"id": 9, "name": "Trend", "type": "insights", "params": {"sections": {}}}]
-    answer = {"results": rows}
+    response = {"results": rows}
     for _ in range(envelopes - 1):
-        answer = {"results": answer}
-    server["/api/app/projects/4242/bookmarks"] = answer
+        response = {"results": response}
+    server["/api/app/projects/4242/bookmarks"] = response
     [report] = await ws.list_bookmarks("insights")
     assert report == BookmarkInfo(9, "Trend", "insights", params={"sections": {}})
     assert report.to_dict() == {"id": 9, "name": "Trend", "type": "insights"}
@@ -194,7 +194,7 @@ async def test_reports_are_listed_without_a_query(ws, server, envelopes):
         await ws.list_bookmarks("pie")
 
 
-async def test_top_events_are_never_remembered(ws, server):
+async def test_top_events_are_never_cached(ws, server):
     """They change all day."""
     server["events/top"] = {
         "type": "general",
@@ -213,8 +213,8 @@ SCHEMA = {
 }
 
 
-async def test_the_lexicon_is_read(ws, server):
-    """As one list, and one by one, with or without its envelope."""
+async def test_lexicon_schemas_are_read_as_a_list_and_one_by_one(ws, server):
+    """With and without an enclosing `results` object."""
     rows = [{"entityType": "event", "name": "Order Paid", "schemaJson": SCHEMA}]
     server["/api/app/projects/4242/schemas"] = {"status": "ok", "results": rows}
     server["/api/app/projects/4242/schemas/event"] = {"status": "ok", "results": rows}
@@ -222,8 +222,8 @@ async def test_the_lexicon_is_read(ws, server):
     assert (entry.entity_type, entry.name) == ("event", "Order Paid")
     assert entry.schema_json.properties["amount"].metadata.hidden
     assert entry.schema_json.metadata.display_name == "Paid"
-    for answer in (SCHEMA, {"status": "ok", "results": SCHEMA}, {"results": rows}):
-        server["/api/app/projects/4242/schemas/event/Order Paid"] = answer
+    for response in (SCHEMA, {"status": "ok", "results": SCHEMA}, {"results": rows}):
+        server["/api/app/projects/4242/schemas/event/Order Paid"] = response
         found = await ws.lexicon_schema("event", "Order Paid", refresh=True)
         assert found == entry
     with pytest.raises(EventNotFoundError, match="did you mean Order Paid"):
@@ -232,19 +232,19 @@ async def test_the_lexicon_is_read(ws, server):
         await ws.lexicon_schema("user", "x")
 
 
-@pytest.mark.parametrize("answer", [5, {"a": 1}, None, {"results": 5}])
-async def test_odd_answers_are_typed_errors(ws, server, answer):
-    """Whatever the endpoint."""
+@pytest.mark.parametrize("response", [5, {"a": 1}, None, {"results": 5}])
+async def test_unexpected_responses_of_discovery_are_typed_errors(ws, server, response):
+    """For each endpoint."""
     for path in ("events/names", "funnels/list", "cohorts/list", "data_definitions/events"):
-        server[path] = answer
-    server["/api/app/projects/4242/bookmarks"] = answer
-    server["events/top"] = {"events": answer}
+        server[path] = response
+    server["/api/app/projects/4242/bookmarks"] = response
+    server["events/top"] = {"events": response}
     calls = [
         ws.list_events, ws.list_funnels, ws.list_cohorts, ws.list_events_with_properties,
         ws.list_bookmarks, ws.top_events,
     ]  # fmt: skip
     for call in calls:
-        with pytest.raises(ServerError, match="no known shape"):
+        with pytest.raises(ServerError, match="unexpected response"):
             await call()
 
 
@@ -258,15 +258,15 @@ async def test_odd_answers_are_typed_errors(ws, server, answer):
         ("zzz", []),
     ],
 )
-def test_similar_names_come_likeliest_first(name, expected):
+def test_similar_names_are_sorted_by_similarity(name, expected):
     """Another case, a part, a misspelling, the same words."""
     known = ["Order Paid Late", "Order Paid", "Opened App"]
     assert similar(name, known)[: len(expected)] == expected
     assert bool(similar(name, known)) == bool(expected)
 
 
-def test_a_copy_of_a_limited_list_keeps_what_it_says():
-    """As of what is remembered."""
+def test_a_copy_of_a_limited_list_keeps_limit_hit():
+    """The cache returns copies."""
     again = copy.deepcopy(LimitedList(["a"], limit=1))
     assert again == ["a"]
     assert again.limit_hit

@@ -18,8 +18,8 @@ BLOCKS = re.findall(r"^```python\n(.+?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def answering(server):
-    """Answer everything that the page asks."""
+def serving(server):
+    """Respond to every request of the page."""
     report = {"sections": {"show": [{"behavior": {"type": "event", "name": "Order Paid"}}]}}
     for row in BOOKMARKS["results"]["results"]:
         row["params"] = report
@@ -49,13 +49,13 @@ def answering(server):
     return server
 
 
-def test_every_example_runs(answering, monkeypatch):
-    """One after the other, in one session; nothing is asked that has no answer."""
+def test_every_example_of_the_documentation_runs(serving, monkeypatch):
+    """In order, in one session; every request has a prepared response."""
     made = []
 
     def workspace():
         ws = Workspace(credentials=ROBOT, path="unused.db")
-        client = httpx.AsyncClient(transport=httpx.MockTransport(answering))
+        client = httpx.AsyncClient(transport=httpx.MockTransport(serving))
         ws._core._api = AsyncAPI(ROBOT, transport=TransportOptions(client=client))
         made.append(ws)
         return ws
@@ -66,11 +66,11 @@ def test_every_example_runs(answering, monkeypatch):
         exec(compile(block, "docs/queries.md", "exec"), names)
     made[0].close()
     assert len(BLOCKS) == 3
-    assert {sent.method for sent in answering.sent} == {"GET", "POST"}
+    assert {sent.method for sent in serving.sent} == {"GET", "POST"}
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(MP_[A-Z_]+)`", PAGE))))
-def test_every_variable_is_read_somewhere(name):
-    """Nothing is promised that the code does not know."""
+def test_every_documented_variable_is_read_by_the_code(name):
+    """None is only documented."""
     package = Path(__file__).parents[3] / "mixpanel"
     assert any(name in path.read_text() for path in package.rglob("*.py"))

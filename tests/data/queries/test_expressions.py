@@ -47,7 +47,7 @@ def value_in(expression, properties="{}"):
 
 @given(TEXT)
 def test_any_text_survives_as_a_literal(text):
-    """The emulator's parser reads back every string as it was given."""
+    """The emulator's parser reads back every string unchanged."""
     assert (value_in(as_expression(text)) or "") == text
 
 
@@ -60,8 +60,8 @@ def test_any_text_is_read_back_by_our_own_parser(name, text):
 
 
 @given(st.text(st.sampled_from("\\\"'nu0]) or properties["), max_size=30))
-def test_no_text_escapes_from_its_quotes(text):
-    """A hostile value is compared with, and never becomes part of the expression."""
+def test_a_value_cannot_become_part_of_the_expression(text):
+    """A hostile value stays a literal."""
     assert value_in(prop("plan") == text, '{"plan": "team"}') is (text == "team")
 
 
@@ -85,8 +85,8 @@ CONDITIONS = st.recursive(
 
 
 @given(CONDITIONS)
-def test_rendering_and_reading_are_inverse(condition):
-    """What is read from rendered text renders to the same text."""
+def test_rendering_and_parsing_are_inverse(condition):
+    """Parsed text renders to the same text."""
     assert str(parse(str(condition))) == str(condition)
 
 
@@ -138,15 +138,15 @@ def test_the_emulator_reads_whatever_we_render(condition):
     ids=repr,
 )
 def test_helpers_render_the_documented_language(expression, text):
-    """One helper, one construct."""
+    """Each helper renders one construct."""
     assert str(expression) == text
 
 
 @pytest.mark.parametrize("operator", ["==", "!=", "<", "<=", ">", ">="])
 @pytest.mark.parametrize("moment", ["2026-01-30T23:59:59", "2026-01-31", "2026-01-31T18:00:00"])
 @pytest.mark.parametrize("next_day", [False, True])
-def test_a_date_is_a_whole_day(operator, moment, next_day):
-    """Comparing a moment with a date compares the moment's day."""
+def test_comparing_with_a_date_compares_the_day(operator, moment, next_day):
+    """A time on that day equals the date."""
     if next_day:
         moment = "2026-02-01T00:00:00"
     truth = {
@@ -158,15 +158,15 @@ def test_a_date_is_a_whole_day(operator, moment, next_day):
     assert value_in(expression, f'{{"t": "{moment}"}}') is expected
 
 
-def test_a_list_of_dates_is_one_of_the_days():
-    """`in` knows no days, so they are joined by `or`."""
+def test_a_list_of_dates_is_joined_by_or():
+    """`in` cannot compare days."""
     condition = prop("t").is_in([date(2026, 1, 1), date(2026, 1, 3)])
     assert value_in(condition, '{"t": "2026-01-03T09:00:00"}') is True
     assert value_in(condition, '{"t": "2026-01-02T09:00:00"}') is False
     assert str(prop("t").is_in([date(2026, 1, 1)])) == str(prop("t") == date(2026, 1, 1))
 
 
-def test_many_conditions_are_not_nested():
+def test_many_conditions_are_joined_without_nesting():
     """Hundreds of them are one level deep, as servers limit the depth."""
     condition = prop("a") == 0
     for number in range(1, 500):
@@ -200,8 +200,8 @@ def test_many_conditions_are_not_nested():
         lambda: str(prop("a") <= date.max),
     ],
 )
-def test_what_cannot_be_expressed_is_refused(make):
-    """At the line that wrote it, and as an error of the configuration."""
+def test_operands_that_the_language_cannot_express_raise(make):
+    """At the line of the mistake, as a ConfigError."""
     with pytest.raises(ExpressionError) as error:
         make()
     assert isinstance(error.value, ConfigError)
@@ -230,16 +230,16 @@ def test_what_cannot_be_expressed_is_refused(make):
         ("(" * 150 + "1" + ")" * 150, 101, "nested too deeply"),
     ],
 )
-def test_a_mistake_in_text_is_shown_by_its_position(text, position, about):
-    """Counted from 1, with what to write instead where that is known."""
+def test_a_syntax_error_shows_its_position(text, position, about):
+    """Counted from 1, with what to write instead if that is known."""
     with pytest.raises(ExpressionError, match=about) as error:
         parse(text)
     assert error.value.position == position
     assert error.value.details == {"position": position}
 
 
-def test_only_text_is_parsed():
-    """Anything else is refused by its type."""
+def test_parse_accepts_text_only():
+    """Anything else raises with its type."""
     with pytest.raises(ExpressionError, match="not int"):
         parse(5)
 
@@ -293,7 +293,7 @@ def test_a_condition_becomes_a_filter(condition, kind, operator, value):
     ]
 
 
-def test_text_becomes_filters_too():
+def test_expression_text_becomes_filters_too():
     """Joined conditions are several filters; profile properties belong to people."""
     filters = to_filters('properties["plan"] == "team" and user["age"] > 30')
     assert [(one["value"], one["resourceType"]) for one in filters] == [
@@ -324,7 +324,7 @@ def test_text_becomes_filters_too():
     ],
     ids=repr,
 )
-def test_what_filters_cannot_say_is_refused(condition):
-    """Rather than sent as something else."""
+def test_conditions_that_filters_cannot_express_raise(condition):
+    """They are not sent as something else."""
     with pytest.raises(ExpressionError):
         to_filters(condition)

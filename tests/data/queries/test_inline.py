@@ -1,4 +1,4 @@
-"""Inline queries: the bookmarks that are sent, and what their answers become."""
+"""Inline queries: the bookmarks that are sent, and the results of their responses."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def insights(series, **more):
 # ---- what is sent -------------------------------------------------------------------------------
 
 
-async def test_an_event_alone_is_a_report(ws, server):
+async def test_the_name_of_an_event_makes_a_report(ws, server):
     """The project is in the body and not in the URL; a limit is always sent."""
     server["insights"] = insights({"Order Paid [Total Events]": {"2026-01-01T00:00:00-08:00": 31}})
     await ws.query("Order Paid", **JAN)
@@ -75,8 +75,8 @@ async def test_an_event_alone_is_a_report(ws, server):
     assert len(server.queries) == 1
 
 
-def test_filters_groups_and_relative_time():
-    """In the words of bookmarks."""
+def test_filters_groups_and_relative_dates_are_sent_as_in_bookmarks():
+    """With the exact field names."""
     report = bookmarks.insights(
         Metric("Order Paid", "average", property=prop("amount"), per_user="total"),
         time_range(None, None, 7),
@@ -113,7 +113,7 @@ def test_filters_groups_and_relative_time():
 
 
 def test_metrics_that_a_formula_uses_are_hidden():
-    """Others stay."""
+    """Other metrics stay visible."""
     report = bookmarks.insights(
         ["Order Paid", Metric("Opened App", "unique"), "Signed Up"], RANGE, formula="(A / B) * 100"
     )
@@ -127,8 +127,8 @@ def test_metrics_that_a_formula_uses_are_hidden():
     assert named["sections"]["show"][1]["name"] == "Twice"
 
 
-def test_a_metric_may_have_a_condition_of_its_own():
-    """There, all or any of several filters."""
+def test_a_metric_may_have_its_own_condition():
+    """Its filters are combined by all or by any."""
     metric = Metric(
         "Order Paid",
         where=(prop("plan") == "team") | (prop("amount") > 5),
@@ -142,8 +142,8 @@ def test_a_metric_may_have_a_condition_of_its_own():
     assert shown["isHidden"]
 
 
-def test_a_funnel_is_a_behavior():
-    """With its steps, window, exclusions, and what is held constant."""
+def test_a_funnel_is_sent_as_a_behavior():
+    """With its steps, window, exclusions and properties held constant."""
     report = bookmarks.funnel(
         ["Opened App", Step("Order Paid", where=prop("plan") == "team", label="Paid")],
         RANGE,
@@ -173,7 +173,7 @@ def test_a_funnel_is_a_behavior():
     assert report["displayOptions"]["chartType"] == "funnel-steps"
 
 
-def test_retention_is_a_behavior():
+def test_retention_is_sent_as_a_behavior():
     """Of two events."""
     report = bookmarks.retention(
         "Opened App", "Order Paid", RANGE, unit="week", buckets=[1, 3, 7], unbounded="carry_back"
@@ -189,8 +189,8 @@ def test_retention_is_a_behavior():
     assert report["displayOptions"]["chartType"] == "retention-curve"
 
 
-def test_a_flow_is_flat():
-    """The first step looks back, the last one forward; steps have filters of their own form."""
+def test_a_flow_is_sent_as_one_flat_object():
+    """The first step looks back, the last one forward; filters of steps have their own form."""
     flow = bookmarks.flow(
         ["Opened App", Step("Order Paid", where=prop("amount") > 5)],
         time_range(None, None, 30),
@@ -266,8 +266,8 @@ def test_a_flow_is_flat():
         lambda: bookmarks.kind_of({"sections": 5}),
     ],
 )
-def test_what_no_report_can_be_is_refused(make):
-    """Where it was written."""
+def test_impossible_reports_raise_config_error(make):
+    """When they are built, before anything is sent."""
     with pytest.raises(ConfigError):
         make()
 
@@ -275,8 +275,8 @@ def test_what_no_report_can_be_is_refused(make):
 # ---- what comes back ----------------------------------------------------------------------------
 
 
-async def test_groups_keep_their_overall_apart(ws, server):
-    """Rows can be added up; `overall()` has what the server counted."""
+async def test_overall_is_not_among_the_rows_of_groups(ws, server):
+    """Rows can be added up; `overall()` returns the totals of the server."""
     dates = {"2026-01-02T00:00:00-08:00": 9, "2026-01-01T00:00:00-08:00": 31}
     team = {"2026-01-01T00:00:00-08:00": 20}
     server["insights"] = insights(
@@ -293,8 +293,8 @@ async def test_groups_keep_their_overall_apart(ws, server):
     assert result.computed_at.isoformat() == "2026-01-05T08:00:01.500000+00:00"
 
 
-async def test_sampling_and_limits_are_reported(ws, server):
-    """As the server says."""
+async def test_a_result_has_the_sampling_factor_and_limit_of_the_response(ws, server):
+    """As `sampling_factor` and `limit_hit`."""
     meta = {"is_segmentation_limit_hit": True, "min_sampling_factor": 0.1}
     server["insights"] = insights({"a": {"all": 5}}, meta=meta)
     result = await ws.query("Order Paid", chart="bar", last=7)
@@ -321,7 +321,7 @@ FIGURES = {
          ["2026-01-01", "2026-01-02"]),
     ],
 )  # fmt: skip
-async def test_an_inline_funnel_in_its_nestings(ws, server, below, counts, segments, dates):
+async def test_inline_funnels_are_read_in_every_nesting(ws, server, below, counts, segments, dates):
     """Plain, by group, and by date."""
     server["insights"] = insights({"Opened App → Order Paid": below})
     result = await ws.query_funnel(["Opened App", "Order Paid"], window=7, **JAN)
@@ -338,8 +338,8 @@ COHORT = {"first": 120, "counts": [80, 41], "rates": [0.66, 0.34]}
 
 
 @pytest.mark.parametrize("grouped", [False, True])
-async def test_inline_retention_in_its_nestings(ws, server, grouped):
-    """The average that the server adds is no cohort."""
+async def test_inline_retention_is_read_in_every_nesting(ws, server, grouped):
+    """The average that the server adds is not a cohort."""
     dates = {"2026-01-01T00:00:00+00:00": COHORT, "$average": COHORT}
     below = {"$overall": dates, "iOS": dates} if grouped else dates
     server["insights"] = insights({"A and then B": below}, headers=["$retention"])
@@ -356,8 +356,8 @@ async def test_inline_retention_in_its_nestings(ws, server, grouped):
     ("mode", "query_type"),
     [("sankey", "flows_sankey"), ("paths", "flows_top_paths"), ("tree", "flows")],
 )
-async def test_an_inline_flow(ws, server, mode, query_type):
-    """By its own endpoint."""
+async def test_an_inline_flow_has_its_own_endpoint(ws, server, mode, query_type):
+    """With a query type for each mode."""
     server["arb_funnels"] = FLOWS
     result = await ws.query_flow("Opened App", mode=mode, **JAN)
     assert isinstance(result, FlowsResult)
@@ -368,8 +368,8 @@ async def test_an_inline_flow(ws, server, mode, query_type):
         await ws.query_flow("Opened App", mode="pie")
 
 
-async def test_a_bookmark_of_ones_own_is_sent_as_it_is(ws, server):
-    """And its answer is read as what it computes."""
+async def test_query_bookmark_sends_parameters_unchanged(ws, server):
+    """The response is read as the kind of report that they describe."""
     server["insights"] = insights({"a → b": FIGURES})
     funnel = bookmarks.funnel(["a", "b"], RANGE) | {"future": True}
     result = await ws.query_bookmark(funnel)
@@ -389,8 +389,8 @@ async def test_a_bookmark_of_ones_own_is_sent_as_it_is(ws, server):
         await ws.query_bookmark(funnel, query_type="flows")
 
 
-async def test_an_unknown_event_of_a_report(ws, server):
-    """Empty, or an error with status 200."""
+async def test_an_unknown_event_in_an_inline_report_raises(ws, server):
+    """Whether the response is empty or an error with status 200."""
     server["insights"] = insights({"Nonsense": {}})
     with pytest.raises(EventNotFoundError):
         await ws.query("Nonsense", **JAN)
@@ -400,8 +400,8 @@ async def test_an_unknown_event_of_a_report(ws, server):
     assert error.value.status_code == 200
 
 
-async def test_an_error_repeats_no_value_of_a_filter(ws, server):
-    """Though the server does: filters may hold personal data."""
+async def test_errors_contain_no_values_of_filters(ws, server):
+    """Even if the server repeats them, as filters may contain personal data."""
     server["insights"] = (400, {"error": "cannot compare with ann@x.example"})
     with pytest.raises(QueryError, match="cannot compare with") as error:
         await ws.query("Order Paid", where=prop("mail") == "ann@x.example", **JAN)
@@ -413,8 +413,8 @@ async def test_an_error_repeats_no_value_of_a_filter(ws, server):
 
 
 @pytest.mark.parametrize("limit", [0, 50_001, None, True])
-async def test_a_limit_the_server_refuses_is_not_sent(ws, server, limit):
-    """It would cost a query."""
+async def test_an_invalid_limit_raises_before_a_query_is_sent(ws, server, limit):
+    """The server would count the query."""
     if limit is not None:
         with pytest.raises(ConfigError, match="between 1 and 50,000"):
             await ws.query("Order Paid", limit=limit, **JAN)

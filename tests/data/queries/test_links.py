@@ -1,4 +1,4 @@
-"""Results say where Mixpanel shows them."""
+"""Results can be opened as reports in Mixpanel."""
 
 import pickle
 import re
@@ -35,8 +35,8 @@ def server(server):
     return server
 
 
-async def test_a_saved_report_needs_no_call(ws, server):
-    """Its number is its address."""
+async def test_the_address_of_a_saved_report_needs_no_call(ws, server):
+    """It contains the id of the report."""
     addresses = [
         await ws.see_in_mixpanel(await ws.funnel(77, **JAN)),
         await ws.see_in_mixpanel(await ws.query_flows(4)),
@@ -50,8 +50,8 @@ async def test_a_saved_report_needs_no_call(ws, server):
     assert not [each for each in server.sent if "bookmark-urls" in each.path]
 
 
-async def test_another_report_is_given_an_address(ws, server):
-    """With the parameters that show the same; it costs no query."""
+async def test_see_in_mixpanel_creates_an_address_for_an_unsaved_report(ws, server):
+    """With parameters that show the same; it costs no query."""
     result = await ws.segmentation("Order Paid", on="plan", where=prop("amount") > 5, **JAN)
     queries = len(server.queries)
     address = await ws.see_in_mixpanel(result)
@@ -67,8 +67,8 @@ async def test_another_report_is_given_an_address(ws, server):
     assert len(server.queries) == queries
 
 
-async def test_sums_retention_and_inline_reports_are_shown_too(ws, server):
-    """Each in the report of its kind."""
+async def test_sums_retention_and_inline_reports_can_be_seen_in_mixpanel(ws, server):
+    """Each as a report of its kind."""
     total = await ws.segmentation_sum("Order Paid", on="amount", **JAN)
     kept = await ws.retention("Opened App", "Order Paid", **JAN)
     inline = await ws.query("Order Paid", **JAN)
@@ -80,8 +80,8 @@ async def test_sums_retention_and_inline_reports_are_shown_too(ws, server):
     assert kinds == ["insights", "retention", "insights", "flows"]
 
 
-async def test_what_no_report_can_show_is_refused(ws):
-    """By the reason."""
+async def test_see_in_mixpanel_raises_for_results_without_a_report(ws):
+    """With the reason."""
     frequency = await ws.frequency(**JAN)
     with pytest.raises(ConfigError, match="FrequencyResult"):
         await ws.see_in_mixpanel(frequency)
@@ -98,33 +98,33 @@ async def test_what_no_report_can_show_is_refused(ws):
         await ws.see_in_mixpanel(weekly)
 
 
-async def test_a_result_answers_itself_outside_a_loop(ws):
-    """In a loop the error says what to await."""
+async def test_see_in_mixpanel_of_a_result_raises_in_an_event_loop(ws):
+    """The error names what to await."""
     result = await ws.funnel(77, **JAN)
     with pytest.raises(SyncInAsyncError, match=r"await workspace\.see_in_mixpanel\(result\)"):
         result.see_in_mixpanel()
 
 
-def test_a_result_of_sync_code_answers_itself(server):
-    """Through the loop behind the sync workspace."""
+def test_see_in_mixpanel_of_a_result_works_in_sync_code(server):
+    """On the background loop of the workspace."""
     ws = server.workspace()
     result = background_loop.run(ws.funnel, 77, **JAN)
     assert result.see_in_mixpanel() == f"{PLACE}funnels#view/77"
     background_loop.run(ws.aclose)
 
 
-async def test_a_local_result_says_that_it_is_one():
-    """As does one that was pickled, which belongs to no workspace."""
+async def test_see_in_mixpanel_of_a_local_result_raises():
+    """Also of a result that was pickled, which belongs to no workspace."""
     result = SegmentationResult(
         event="a", from_date="2026-01-01", to_date="2026-01-01", unit="day",
         segment_property=None, total=0, series={},
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="not computed by Mixpanel"):
+    with pytest.raises(ConfigError, match="computed locally"):
         result.see_in_mixpanel()
 
 
-async def test_where_a_result_is_shown_is_no_part_of_it(ws):
-    """Neither of its fields nor of what is compared or pickled."""
+async def test_the_link_of_a_result_is_not_a_field(ws):
+    """It is neither compared nor pickled."""
     one, other = await ws.funnel(77, **JAN), await ws.funnel(77, **JAN)
     assert one == other
     assert not [name for name in one.to_dict() if "link" in name or "address" in name]
@@ -148,7 +148,7 @@ async def test_where_a_result_is_shown_is_no_part_of_it(ws):
     ],
 )
 async def test_the_data_view_is_looked_up(ws, server, public, index, expected):
-    """That of the whole project; a service account may be refused one of the lists."""
+    """The view of the whole project; a service account may have no access to one of the lists."""
     server["/api/app/projects/4242/workspaces/public"] = public
     server["/api/app/projects/metadata/index"] = index
     address = await ws.see_in_mixpanel(await ws.funnel(77, **JAN))
@@ -157,7 +157,7 @@ async def test_the_data_view_is_looked_up(ws, server, public, index, expected):
 
 
 @pytest.mark.parametrize("given", ["argument", "environment"])
-async def test_a_data_view_may_be_given(server, monkeypatch, given):
+async def test_a_data_view_may_be_set(server, monkeypatch, given):
     """By argument, or by `MP_WORKSPACE_ID`."""
     if given == "environment":
         monkeypatch.setenv("MP_WORKSPACE_ID", "12")

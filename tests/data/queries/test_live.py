@@ -1,4 +1,4 @@
-"""Classic queries: what is sent, and what the documented answers become."""
+"""Classic queries: what is sent, and the results of the documented responses."""
 
 import math
 import warnings
@@ -33,7 +33,7 @@ def anyio_backend():
 
 
 def series(**segments):
-    """Return an answer of the segmentation family, its dates out of order as Mixpanel's may be."""
+    """Return a response of the segmentation family, with dates out of order as from Mixpanel."""
     values = {name.replace("_", " "): counts for name, counts in segments.items()}
     days = ["2026-01-03", "2026-01-01", "2026-01-02"]
     return {"data": {"series": days, "values": values}, "legend_size": len(values)}
@@ -43,7 +43,7 @@ def series(**segments):
 
 
 async def test_segmentation_counts_by_date(ws, server):
-    """Dates in order, a missing one is 0, and all of them add up."""
+    """In order of date; a missing date is 0, and `total` is their sum."""
     server["segmentation"] = series(Order_Paid={"2026-01-03": 40, "2026-01-01": 31})
     result = await ws.segmentation("Order Paid", **JAN)
     assert result.series == {"Order Paid": {"2026-01-01": 31, "2026-01-02": 0, "2026-01-03": 40}}
@@ -74,7 +74,7 @@ async def test_segmentation_counts_by_date(ws, server):
     ],
 )
 async def test_on_names_a_property_or_is_an_expression(ws, server, on, sent, named):
-    """One rule of quoting for every method."""
+    """All methods quote it in the same way."""
     server["segmentation"] = series(team={"2026-01-01": 1})
     result = await ws.segmentation("Order Paid", on=on, **JAN)
     assert server.last.query["on"] == sent
@@ -83,23 +83,23 @@ async def test_on_names_a_property_or_is_an_expression(ws, server, on, sent, nam
 
 
 async def test_unique_users_are_never_added_up(ws, server):
-    """A user of two days is one user."""
+    """A user who is active on two days is one user."""
     server["segmentation"] = series(Order_Paid={"2026-01-01": 5, "2026-01-02": 5})
     result = await ws.segmentation("Order Paid", type="unique", **JAN)
     assert result.total is None
 
 
 @pytest.mark.parametrize(
-    ("answer", "limit"),
+    ("response", "limit"),
     [
         (series(a={"2026-01-01": 1}, b={"2026-01-01": 1}), 2),
         (series(a={"2026-01-01": 1}) | {"legend_size": 9}, 1000),
         (series(a={"2026-01-01": 1}) | {"meta": {"is_segmentation_limit_hit": True}}, 1000),
     ],
 )
-async def test_segments_that_a_limit_cut_off_are_reported(ws, server, answer, limit):
-    """And nothing is added up that is not whole."""
-    server["segmentation"] = answer
+async def test_segmentation_reports_when_the_limit_cut_off_segments(ws, server, response, limit):
+    """`total` is None then."""
+    server["segmentation"] = response
     result = await ws.segmentation("Order Paid", on="plan", limit=limit, **JAN)
     assert result.limit_hit
     assert result.total is None
@@ -114,8 +114,8 @@ async def test_where_is_an_expression_or_its_text(ws, server):
     assert server.last.query["where"] == 'properties["a"] > 1'
 
 
-async def test_numeric_buckets_come_in_the_order_of_numbers(ws, server):
-    """Not in that of their text."""
+async def test_numeric_buckets_are_sorted_as_numbers(ws, server):
+    """Not as text."""
     server["segmentation/numeric"] = {
         "data": {
             "series": ["2026-01-01"],
@@ -128,8 +128,8 @@ async def test_numeric_buckets_come_in_the_order_of_numbers(ws, server):
     assert result.property_expr == 'properties["amount"]'
 
 
-async def test_sums_and_averages_are_read(ws, server):
-    """In the order of dates, with the time they were computed at."""
+async def test_sums_and_averages_are_read_in_order_of_date(ws, server):
+    """With the time at which they were computed."""
     server["segmentation/sum"] = {
         "status": "ok", "computed_at": "2026-01-05T08:00:01.5+00:00",
         "results": {"2026-01-02": 0, "2026-01-01": 991.5},
@@ -144,7 +144,7 @@ async def test_sums_and_averages_are_read(ws, server):
 
 
 async def test_several_events_are_counted_in_one_query(ws, server):
-    """One that never happened has zeros."""
+    """An event that never happened has zeros."""
     server["events"] = series(Order_Paid={"2026-01-01": 2})
     result = await ws.event_counts(["Order Paid", "Opened App"], **JAN)
     assert server.last.query["event"] == '["Order Paid","Opened App"]'
@@ -152,7 +152,7 @@ async def test_several_events_are_counted_in_one_query(ws, server):
 
 
 async def test_values_of_a_property_are_counted(ws, server):
-    """With a limit always sent, and said when it is reached."""
+    """A limit is always sent, and reaching it is reported."""
     server["events/properties"] = series(team={"2026-01-01": 2}, free={"2026-01-01": 1})
     whole = await ws.property_counts("Order Paid", "plan", values=["team", "free"], **JAN)
     assert server.last.query["values"] == '["team","free"]'
@@ -173,8 +173,8 @@ def steps(*counts, **more):
     ]  # fmt: skip
 
 
-async def test_a_funnel_is_one_period_unless_told_otherwise(ws, server):
-    """So that nobody is counted twice."""
+async def test_a_funnel_is_one_period_by_default(ws, server):
+    """So that no user is counted twice."""
     server["funnels"] = {"meta": {}, "data": {"2026-01-01": {"steps": steps(200, 50)}}}
     result = await ws.funnel(77, **JAN)
     assert server.last.query["interval"] == "3"
@@ -186,7 +186,7 @@ async def test_a_funnel_is_one_period_unless_told_otherwise(ws, server):
 
 
 async def test_a_funnel_by_day_keeps_its_days(ws, server):
-    """Times are averages over those who took the step."""
+    """Times are averages over the users who did the step."""
     server["funnels"] = {
         "data": {
             "2026-01-02": {"steps": steps(10, 10)},
@@ -200,8 +200,8 @@ async def test_a_funnel_by_day_keeps_its_days(ws, server):
     assert result.steps[1].conversion_rate == 0.5
 
 
-async def test_a_funnel_with_segments_keeps_all_users_apart(ws, server):
-    """`$overall` is not one of the segments."""
+async def test_the_steps_of_all_users_are_not_a_segment_of_a_funnel(ws, server):
+    """`$overall` is not among the segments."""
     server["funnels"] = {"data": {"2026-01-01": {"$overall": steps(30, 15), "team": steps(20, 15)}}}
     result = await ws.funnel(77, on="plan", **JAN)
     assert [step.count for step in result.steps] == [30, 15]
@@ -210,8 +210,8 @@ async def test_a_funnel_with_segments_keeps_all_users_apart(ws, server):
     assert server.last.query["limit"] == "1000"
 
 
-async def test_a_funnel_nobody_began_divides_by_nothing(ws, server):
-    """Its rates are 0."""
+async def test_an_empty_funnel_has_rates_of_zero(ws, server):
+    """Without a division by zero."""
     server["funnels"] = {"data": {"2026-01-01": {"steps": steps(0, 0)}}}
     result = await ws.funnel(77, **JAN)
     assert result.conversion_rate == 0.0
@@ -219,8 +219,8 @@ async def test_a_funnel_nobody_began_divides_by_nothing(ws, server):
     assert (await ws.funnel(77, **JAN)).steps == ()
 
 
-async def test_a_funnel_without_any_data_may_not_exist(ws, server):
-    """Then those that exist are named; an existing one is empty."""
+async def test_an_unknown_funnel_without_data_raises(ws, server):
+    """The error lists the saved funnels; a saved one that is empty is a result."""
     server["funnels"] = {"meta": {"dates": []}, "data": {}}
     server["funnels/list"] = [{"funnel_id": 77, "name": "Checkout"}]
     assert (await ws.funnel(77, **JAN)).steps == ()
@@ -229,7 +229,7 @@ async def test_a_funnel_without_any_data_may_not_exist(ws, server):
 
 
 async def test_a_funnel_has_its_name_once_it_was_listed(ws, server):
-    """The answer itself has none, and none is bought."""
+    """The response has no name, and no query is spent on it."""
     server["funnels"] = {"data": {"2026-01-01": {"steps": steps(1, 1)}}}
     server["funnels/list"] = [{"funnel_id": 77, "name": "Checkout"}]
     assert (await ws.funnel(77, **JAN)).funnel_name == ""
@@ -246,7 +246,7 @@ COHORTS = {
 }
 
 
-async def test_retention_by_date(ws, server):
+async def test_retention_is_read_by_date(ws, server):
     """In order, with shares of each cohort."""
     server["retention"] = COHORTS
     result = await ws.retention("Opened App", "Order Paid", **JAN)
@@ -261,7 +261,7 @@ async def test_retention_by_date(ws, server):
 
 
 async def test_retention_sends_an_interval_or_a_unit(ws, server):
-    """The API refuses both; the result keeps both."""
+    """The API rejects both together; the result has both."""
     server["retention"] = COHORTS
     result = await ws.retention("Opened App", "Order Paid", interval=7, **JAN)
     assert server.last.query["interval"] == "7"
@@ -272,22 +272,22 @@ async def test_retention_sends_an_interval_or_a_unit(ws, server):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"2026-01-01": {"$overall": COHORTS["2026-01-01"], "team": COHORTS["2026-01-01"]}},
         {"$overall": COHORTS, "team": COHORTS},
     ],
 )
-async def test_retention_with_segments_is_read_in_both_nestings(ws, server, answer):
-    """Dates above segments, or segments above dates."""
-    server["retention"] = answer
+async def test_retention_with_segments_is_read_in_both_nestings(ws, server, response):
+    """Segments inside dates, or dates inside segments."""
+    server["retention"] = response
     result = await ws.retention("Opened App", "Order Paid", on="plan", **JAN)
     assert result.cohorts[0].size == 120
     assert result.segments["team"][0].size == 120
     assert result.segments.keys() == {"team"}
 
 
-async def test_both_spellings_of_the_events_are_taken(ws, server):
+async def test_retention_accepts_both_names_of_its_events(ws, server):
     """But not both at once."""
     server["retention"] = COHORTS
     await ws.retention(born_event="Opened App", return_event="Order Paid", **JAN)
@@ -296,29 +296,29 @@ async def test_both_spellings_of_the_events_are_taken(ws, server):
     assert "event" not in server.last.query
     with pytest.raises(ConfigError, match="are the same"):
         await ws.retention("Opened App", born_event="Opened App", **JAN)
-    with pytest.raises(ConfigError, match="begin with"):
+    with pytest.raises(ConfigError, match="first event"):
         await ws.retention(**JAN)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [{"data": {"2026-01-01": [305, 107, 60]}}, {"2026-01-01": [305, 107, 60]}],
 )
-async def test_frequency_is_read_in_both_its_forms(ws, server, answer):
+async def test_frequency_is_read_in_both_forms(ws, server, response):
     """With `data` and without."""
-    server["retention/addiction"] = answer
+    server["retention/addiction"] = response
     result = await ws.frequency(event="Opened App", **JAN)
     assert result.data == {"2026-01-01": (305, 107, 60)}
     assert server.last.query["addiction_unit"] == "hour"
 
 
-async def test_frequency_with_segments(ws, server):
-    """By date and segment, or by segment and date."""
-    for answer in (
+async def test_frequency_with_segments_is_read_in_both_nestings(ws, server):
+    """Segments inside dates, or dates inside segments."""
+    for response in (
         {"data": {"2026-01-01": {"team": [3, 1], "$overall": [5, 2]}}},
         {"data": {"team": {"2026-01-01": [3, 1]}, "$overall": {"2026-01-01": [5, 2]}}},
     ):
-        server["retention/addiction"] = answer
+        server["retention/addiction"] = response
         result = await ws.frequency(event="Opened App", on="plan", **JAN)
         assert result.segments == {"team": {"2026-01-01": (3, 1)}}
         assert result.data == {"2026-01-01": (5, 2)}
@@ -368,8 +368,8 @@ def saved(server):
     return server
 
 
-async def test_a_saved_insights_report(ws, saved):
-    """Dates are written as classic answers have them; the days of the report are in its zone."""
+async def test_a_saved_insights_report_has_dates_in_the_projects_timezone(ws, saved):
+    """Written as the older endpoints do."""
     result = await ws.saved_report(1)
     assert isinstance(result.report, InsightsResult)
     assert result.report_type == "insights"
@@ -379,8 +379,8 @@ async def test_a_saved_insights_report(ws, saved):
     assert len(saved.queries) == 1
 
 
-async def test_a_saved_funnel_has_its_steps_by_number(ws, saved):
-    """The tenth comes after the ninth; counts that are text are read."""
+async def test_the_steps_of_a_saved_funnel_are_sorted_by_number(ws, saved):
+    """The tenth comes after the ninth; counts may be text."""
     saved["insights"] = FUNNEL
     result = await ws.saved_report(bookmark_id=2)
     assert isinstance(result.report, FunnelResult)
@@ -391,8 +391,8 @@ async def test_a_saved_funnel_has_its_steps_by_number(ws, saved):
     assert result.report.steps[1].avg_time == 30
 
 
-async def test_a_saved_funnel_of_other_days(ws, saved):
-    """Goes to the funnels endpoint."""
+async def test_a_saved_funnel_with_dates_uses_the_funnels_endpoint(ws, saved):
+    """The insights endpoint has no dates."""
     saved["funnels"] = {"data": {"2026-01-01": {"steps": steps(4, 2)}}}
     result = await ws.saved_report(2, **JAN)
     assert saved.last.query["funnel_id"] == "2"
@@ -400,15 +400,15 @@ async def test_a_saved_funnel_of_other_days(ws, saved):
     assert result.from_date == "2026-01-01"
 
 
-async def test_saved_retention(ws, saved):
-    """By its number, from the retention endpoint."""
+async def test_saved_retention_uses_the_retention_endpoint(ws, saved):
+    """By the id of the report."""
     result = await ws.saved_report(3)
     assert saved.last.path == "/api/query/retention"
     assert isinstance(result.report, RetentionResult)
     assert result.report.cohorts[0].size == 120
 
 
-async def test_saved_flows(ws, saved):
+async def test_saved_flows_are_read(ws, saved):
     """Counts are text, a rate may be NaN; steps count from the anchor."""
     result = await ws.saved_report(4)
     flows = result.report
@@ -423,8 +423,8 @@ async def test_saved_flows(ws, saved):
     assert (await ws.flows(4)).bookmark_id == 4
 
 
-async def test_a_report_that_is_not_there_is_named_with_those_that_are(ws, saved):
-    """The list of reports costs no query."""
+async def test_an_unknown_report_raises_with_the_saved_reports(ws, saved):
+    """Listing them costs no query."""
     saved["insights"] = (404, {"error": "no such bookmark"})
     with pytest.raises(
         ReportNotFoundError, match=r"no report 9; there are 2 \(Checkout\)"
@@ -436,8 +436,8 @@ async def test_a_report_that_is_not_there_is_named_with_those_that_are(ws, saved
         await ws.saved_report(1)
 
 
-async def test_an_unknown_funnel_is_named_with_those_there_are(ws, server):
-    """Looked up only then."""
+async def test_an_unknown_funnel_raises_with_the_saved_funnels(ws, server):
+    """They are listed only then."""
     server["funnels"] = (400, {"error": "invalid funnel"})
     server["funnels/list"] = [{"funnel_id": 77, "name": "Checkout"}]
     with pytest.raises(ReportNotFoundError, match=r"no funnel 78; there are 77 \(Checkout\)"):
@@ -455,8 +455,8 @@ def event(name, time, **properties):
     return {"event": name, "properties": {"time": time, "distinct_id": "u-17", **properties}}
 
 
-async def test_a_feed_follows_its_cursor_backwards(ws, server):
-    """Page by page, in the order of time at the end; the cursor is sent back as it came."""
+async def test_an_activity_feed_follows_the_cursor_backwards(ws, server):
+    """Events are in order of time at the end; the cursor is sent back unchanged."""
     cursor = {"anything": [1]}
     server["stream/bookmark"] = InTurn(
         feed(event("C", 30), event("D", 40), sentinel=cursor), feed(event("A", 10), event("B", 20))
@@ -475,8 +475,8 @@ async def test_a_feed_follows_its_cursor_backwards(ws, server):
     assert not result.limit_hit
 
 
-async def test_a_feed_stops_at_its_limit_and_says_so(ws, server):
-    """Also when it may make no more calls."""
+async def test_an_activity_feed_stops_at_its_limit_and_reports_it(ws, server):
+    """Also at the limit of calls."""
     server["stream/bookmark"] = lambda _: feed(event("A", 1), event("B", 2), sentinel={"x": 1})
     result = await ws.activity_feed(["u-1", "u-2"], limit=3)
     assert result.limit_hit
@@ -487,8 +487,8 @@ async def test_a_feed_stops_at_its_limit_and_says_so(ws, server):
     assert len(server.queries) == 2 + 4
 
 
-async def test_a_feed_without_dates_covers_thirty_days(ws, server):
-    """And one with a first day everything since."""
+async def test_an_activity_feed_without_dates_covers_thirty_days(ws, server):
+    """With a first day only, everything since."""
     server["stream/bookmark"] = feed()
     await ws.activity_feed("u-17", events=["Order Paid"], search="team")
     body = server.last.json
@@ -499,8 +499,8 @@ async def test_a_feed_without_dates_covers_thirty_days(ws, server):
     assert server.last.json["exclude_events"] == ["Order Paid"]
 
 
-async def test_a_feed_falls_back_to_the_old_endpoint(ws, server):
-    """Where the new one is not there; both spellings of the id are read."""
+async def test_an_activity_feed_falls_back_to_the_old_endpoint(ws, server):
+    """If the new one does not exist; both names of the id are read."""
     mixed = {"event": "A", "properties": {"time": 1, "$distinct_id": "u-17"}}
     untimed = {"event": "B", "properties": {}}
     server["stream/query"] = {"status": "ok", "results": {"events": [untimed, mixed]}}
@@ -512,8 +512,8 @@ async def test_a_feed_falls_back_to_the_old_endpoint(ws, server):
     assert server.last.query["from_date"] == "2026-01-01"
 
 
-async def test_profiles_are_summed_up(ws, server):
-    """With the filter under the name that this endpoint has for it."""
+async def test_engage_stats_computes_an_aggregate_over_profiles(ws, server):
+    """With the filter under the name that this endpoint uses."""
     server["engage/stats"] = {"results": 120, "status": "ok"}
     result = await ws.engage_stats(
         where=prop("plan") == "team", cohort_id=5, segment_by_cohorts=[6]
@@ -528,7 +528,7 @@ async def test_profiles_are_summed_up(ws, server):
 
 
 async def test_jql_runs_and_warns(ws, server):
-    """By a warning of its own kind, which can be filtered."""
+    """With a warning class of its own, so that it can be filtered."""
     server["jql"] = [{"key": ["team"], "value": 3}]
     with pytest.warns(JQLDeprecationWarning, match="maintenance mode"):
         result = await ws.jql("function main() {}", {"a": 1})
@@ -555,23 +555,23 @@ async def test_jql_runs_and_warns(ws, server):
         (JAN | {"unit": "year"}, "choose minute, hour, day, week, month"),
         (JAN | {"unit": 5}, "is unknown"),
         (JAN | {"type": "both"}, "choose general, unique, average"),
-        (JAN | {"type": "unique", "unit": "hour"}, "no unique users"),
+        (JAN | {"type": "unique", "unit": "hour"}, "unique users cannot be counted"),
         (JAN | {"limit": 0}, "between 1 and 10,000"),
         (JAN | {"limit": True}, "whole number"),
         (JAN | {"where": 5}, "must be an expression"),
         (JAN | {"on": 5}, "must be an expression"),
     ],
 )
-async def test_bad_arguments_are_refused_before_anything_is_sent(ws, server, arguments, about):
-    """With what to write instead."""
+async def test_invalid_arguments_raise_before_anything_is_sent(ws, server, arguments, about):
+    """The error says what to write instead."""
     with pytest.raises(ConfigError, match=about):
         await ws.segmentation("Order Paid", **arguments)
     assert server.sent == []
 
 
 @pytest.mark.parametrize("name", ["", None, 5, "\ud800"])
-async def test_what_is_no_event_is_refused(ws, server, name):
-    """Before anything is sent."""
+async def test_an_invalid_event_name_raises_before_anything_is_sent(ws, server, name):
+    """Empty text, and anything but text."""
     with pytest.raises(ConfigError):
         await ws.segmentation(name, **JAN)
     with pytest.raises(ConfigError):
@@ -579,7 +579,7 @@ async def test_what_is_no_event_is_refused(ws, server, name):
     assert server.sent == []
 
 
-async def test_a_bad_expression_shows_the_position(ws, server):
+async def test_a_syntax_error_in_an_expression_shows_its_position(ws, server):
     """In `where` and in `on`; nothing is sent."""
     for options in ({"where": 'properties["plan"] = "team"'}, {"on": 'properties["plan"] = 1'}):
         with pytest.raises(ExpressionError) as error:
@@ -595,17 +595,17 @@ async def test_a_bad_expression_shows_the_position(ws, server):
         {"length": 91}, {"length": 5, "length_unit": "year"}, {"length_unit": "hour"},
     ],
 )  # fmt: skip
-async def test_funnel_options_that_exclude_each_other(ws, server, arguments):
-    """Or that no funnel has."""
+async def test_invalid_combinations_of_funnel_options_raise(ws, server, arguments):
+    """Before anything is sent."""
     with pytest.raises(ConfigError):
         await ws.funnel(77, **JAN, **arguments)
     for number in (0, -1, "x", None, True, 1.5):
-        with pytest.raises(ConfigError, match="positive whole number"):
+        with pytest.raises(ConfigError, match="positive integer"):
             await ws.funnel(number, **JAN)
     assert server.sent == []
 
 
-async def test_feed_options_that_exclude_each_other(ws, server):
+async def test_invalid_combinations_of_feed_options_raise(ws, server):
     """Before the data view is looked up."""
     for arguments in (
         {"events": ["a"], "exclude_events": ["b"]}, {"to_date": "2026-01-01"}, {"limit": 0},
@@ -618,8 +618,8 @@ async def test_feed_options_that_exclude_each_other(ws, server):
     assert server.sent == []
 
 
-async def test_an_unknown_event_is_named_with_similar_ones(ws, server):
-    """When nothing was counted; a second query finds out, once in ten minutes."""
+async def test_an_unknown_event_raises_with_similar_names(ws, server):
+    """If nothing was counted; a second query finds out, once in ten minutes."""
     server["segmentation"] = {"data": {"series": [], "values": {}}, "legend_size": 0}
     for _ in range(2):
         with pytest.raises(EventNotFoundError, match="did you mean Order Paid") as error:
@@ -628,8 +628,8 @@ async def test_an_unknown_event_is_named_with_similar_ones(ws, server):
     assert len(server.queries) == 3
 
 
-async def test_a_list_of_names_that_is_old_is_loaded_again(ws, server):
-    """Before an event is called unknown: it may be new."""
+async def test_an_old_list_of_names_is_reloaded_before_an_event_is_called_unknown(ws, server):
+    """The event may be new."""
     server["segmentation"] = {"data": {"series": [], "values": {}}, "legend_size": 0}
     now = [0.0]
     ws._core.discovery_cache._clock = lambda: now[0]
@@ -639,14 +639,14 @@ async def test_a_list_of_names_that_is_old_is_loaded_again(ws, server):
     assert (await ws.segmentation("Brand New", **JAN)).series == {}
 
 
-async def test_an_event_without_occurrences_is_no_mistake(ws, server):
-    """It is among the names, so its zeros are the answer."""
+async def test_a_known_event_without_occurrences_is_not_an_error(ws, server):
+    """It is among the names, so its zeros are the result."""
     server["segmentation"] = series(Signed_Up={})
     result = await ws.segmentation("Signed Up", **JAN)
     assert result.total == 0
 
 
-async def test_a_refused_event_is_looked_up_too(ws, server):
+async def test_an_event_that_the_server_rejects_is_looked_up_too(ws, server):
     """The error of the server is the cause."""
     server["funnels"] = server["segmentation/sum"] = (400, {"error": "unknown event"})
     with pytest.raises(EventNotFoundError) as error:
@@ -654,8 +654,8 @@ async def test_a_refused_event_is_looked_up_too(ws, server):
     assert isinstance(error.value.__cause__, QueryError)
 
 
-async def test_an_unknown_property_is_named_with_similar_ones(ws, server):
-    """When every event is without it."""
+async def test_an_unknown_property_raises_with_similar_names(ws, server):
+    """If no event has a value of it."""
     server["segmentation"] = series(undefined={"2026-01-01": 9})
     server["events/properties/top"] = {"plan": {"count": 1}, "amount": {"count": 1}}
     with pytest.raises(PropertyNotFoundError, match="did you mean plan") as error:
@@ -666,7 +666,7 @@ async def test_an_unknown_property_is_named_with_similar_ones(ws, server):
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "about"),
+    ("response", "kind", "about"),
     [
         ((401, {"error": "bad secret"}), APIError, "credentials"),
         ((402, "pay"), PlanError, "plan"),
@@ -677,16 +677,18 @@ async def test_an_unknown_property_is_named_with_similar_ones(ws, server):
         ((200, "no json"), ServerError, "not JSON"),
         ({"error": "bookmark is broken"}, QueryError, "bookmark is broken"),
         ({"error": {"message": "x"}}, QueryError, "x"),
-        ([], ServerError, "no known shape"),
-        ({}, ServerError, "no known shape"),
+        ([], ServerError, "unexpected response"),
+        ({}, ServerError, "unexpected response"),
         ({"data": {"series": ["2026-01-01"], "values": {"a": {"2026-01-01": "many"}}}},
          ServerError, "not a number"),
-        ({"data": {"series": {}, "values": []}}, ServerError, "no known shape"),
+        ({"data": {"series": {}, "values": []}}, ServerError, "unexpected response"),
     ],
 )  # fmt: skip
-async def test_each_bad_answer_is_a_typed_error_and_costs_once(ws, server, answer, kind, about):
-    """Nothing that may have cost a query is sent again; no secret and no payload is shown."""
-    server["segmentation"] = answer
+async def test_an_invalid_response_is_a_typed_error_and_costs_one_query(
+    ws, server, response, kind, about
+):
+    """A query that may have counted is not repeated; no secret and no payload is shown."""
+    server["segmentation"] = response
     with pytest.raises(kind, match=about) as error:
         await ws.segmentation("Order Paid", where='properties["mail"] == "ann@x.example"', **JAN)
     assert [each.path for each in server.queries].count("/api/query/segmentation") == 1
@@ -696,24 +698,24 @@ async def test_each_bad_answer_is_a_typed_error_and_costs_once(ws, server, answe
 
 
 async def test_a_query_is_repeated_after_a_429(ws, server):
-    """A refusal is free."""
+    """A 429 does not count."""
     server["segmentation"] = InTurn((429, {"error": "rate limit"}), series(a={"2026-01-01": 1}))
-    budget = ws.api.query_limiter
+    limiter = ws.api.query_limiter
     slept = []
 
     async def sleep(seconds):
         slept.append(seconds)
-        budget._windows_state._held_until = -math.inf
+        limiter._windows._paused_until = -math.inf
 
-    budget._sleep = sleep
+    limiter._sleep = sleep
     await ws.segmentation("Order Paid", **JAN)
     assert slept
     assert len(server.queries) == 2
-    assert budget.remaining() == 59
+    assert limiter.remaining() == 59
 
 
-async def test_the_timezone_is_asked_once_and_may_be_unknown(ws, server):
-    """A query does without it."""
+async def test_the_timezone_is_requested_once_and_may_be_unknown(ws, server):
+    """A query does not need it."""
     server["/api/app/me"] = (403, {"error": "no"})
     server["segmentation"] = series(a={"2026-01-01": 1})
     for _ in range(2):
@@ -721,8 +723,8 @@ async def test_the_timezone_is_asked_once_and_may_be_unknown(ws, server):
     assert [each.path for each in server.sent].count("/api/app/me") == 1
 
 
-async def test_a_closed_workspace_asks_nothing(server):
-    """Neither Mixpanel nor its own memory."""
+async def test_a_closed_workspace_sends_no_query(server):
+    """It does not use its cache either."""
     ws = server.workspace()
     await ws.aclose()
     with pytest.raises(Exception, match="closed"):

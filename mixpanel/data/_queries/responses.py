@@ -1,7 +1,7 @@
-"""Read the answers of the Query API into results. Pure.
+"""Turn the responses of the Query API into results.
 
-Answers vary more than their documentation: dates come out of order, numbers as text, missing days
-not at all.
+Responses vary more than their documentation says: dates come out of order, numbers as text, and
+days without events may be missing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from mixpanel.data._queries.answer_values import (
-    a_list,
-    a_series,
-    about,
-    an_object,
+from mixpanel.data._queries.response_values import (
+    as_list,
+    as_object,
+    as_series,
+    common_fields,
     count,
     dates_of,
     is_dated,
@@ -58,11 +58,11 @@ FlowCount = Literal["unique", "total", "session"]
 
 
 def segmentation(
-    answer: Any, params: Mapping[str, Any], segment: str | None, timezone: str | None
+    response: Any, params: Mapping[str, Any], segment: str | None, timezone: str | None
 ) -> SegmentationResult:
-    """Read how often an event happened."""
-    series, known = a_series(answer), about(answer, timezone)
-    limit, size = params["limit"], answer.get("legend_size")
+    """Return how often an event happened."""
+    series, known = as_series(response), common_fields(response, timezone)
+    limit, size = params["limit"], response.get("legend_size")
     if limit is not None:
         hidden = isinstance(size, int) and size > len(series)
         known["limit_hit"] |= hidden or len(series) >= limit
@@ -81,9 +81,11 @@ def segmentation(
     )
 
 
-def event_counts(answer: Any, params: Mapping[str, Any], timezone: str | None) -> EventCountsResult:
-    """Read how often events happened; one that never did has zeros."""
-    series = a_series(answer)
+def event_counts(
+    response: Any, params: Mapping[str, Any], timezone: str | None
+) -> EventCountsResult:
+    """Return how often events happened; one that never did has zeros."""
+    series = as_series(response)
     dates = list(next(iter(series.values()), {}))
     return EventCountsResult(
         events=tuple(params["event"]),
@@ -92,15 +94,15 @@ def event_counts(answer: Any, params: Mapping[str, Any], timezone: str | None) -
         unit=params["unit"],
         type=params["type"],
         series={name: series.get(name, dict.fromkeys(dates, 0)) for name in params["event"]},
-        **about(answer, timezone),
+        **common_fields(response, timezone),
     )
 
 
 def property_counts(
-    answer: Any, params: Mapping[str, Any], timezone: str | None
+    response: Any, params: Mapping[str, Any], timezone: str | None
 ) -> PropertyCountsResult:
-    """Read how often an event happened, by the values of a property."""
-    series, known = a_series(answer), about(answer, timezone)
+    """Return how often an event happened, by the values of a property."""
+    series, known = as_series(response), common_fields(response, timezone)
     known["limit_hit"] |= len(series) >= params["limit"]
     return PropertyCountsResult(
         event=params["event"],
@@ -115,10 +117,10 @@ def property_counts(
 
 
 def numeric_buckets(
-    answer: Any, params: Mapping[str, Any], timezone: str | None
+    response: Any, params: Mapping[str, Any], timezone: str | None
 ) -> NumericBucketResult:
-    """Read counts by ranges of a number, in the order of the ranges."""
-    series = a_series(answer)
+    """Return counts by numeric range, in order of the ranges."""
+    series = as_series(response)
     return NumericBucketResult(
         event=params["event"],
         from_date=params["from_date"],
@@ -127,7 +129,7 @@ def numeric_buckets(
         unit=params["unit"],
         series={bucket: series[bucket] for bucket in sorted(series, key=_lower_bound)},
         type=params["type"] or "general",
-        **about(answer, timezone),
+        **common_fields(response, timezone),
     )
 
 
@@ -136,20 +138,20 @@ def _lower_bound(bucket: str) -> tuple[bool, float, str]:
     return found is None, float(found[1].replace(",", "")) if found else 0.0, bucket
 
 
-def numeric_sum(answer: Any, params: Mapping[str, Any], timezone: str | None) -> NumericSumResult:
-    """Read a sum by date."""
-    return NumericSumResult(**_numeric(answer, params), **about(answer, timezone))
+def numeric_sum(response: Any, params: Mapping[str, Any], timezone: str | None) -> NumericSumResult:
+    """Return a sum by date."""
+    return NumericSumResult(**_numeric(response, params), **common_fields(response, timezone))
 
 
 def numeric_average(
-    answer: Any, params: Mapping[str, Any], timezone: str | None
+    response: Any, params: Mapping[str, Any], timezone: str | None
 ) -> NumericAverageResult:
-    """Read an average by date."""
-    return NumericAverageResult(**_numeric(answer, params), **about(answer, timezone))
+    """Return an average by date."""
+    return NumericAverageResult(**_numeric(response, params), **common_fields(response, timezone))
 
 
-def _numeric(answer: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    results = an_object(an_object(answer, "it").get("results"), "results")
+def _numeric(response: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+    results = as_object(as_object(response, "the response").get("results"), "results")
     return {
         "event": params["event"],
         "from_date": params["from_date"],
@@ -164,42 +166,42 @@ def _numeric(answer: Any, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def insights(
-    answer: Any, *, unit: str | None = None, timezone: str | None = None
+    response: Any, *, unit: str | None = None, timezone: str | None = None
 ) -> InsightsResult:
-    """Read an insights report; dates are written as in classic answers, in their order."""
-    data = an_object(answer, "it")
+    """Return an insights report, with dates in order and as the older endpoints write them."""
+    data = as_object(response, "the response")
     from_date, to_date = dates_of(data)
-    headers = [str(each) for each in a_list(data.get("headers", ["$metric"]), "headers")]
+    headers = [str(each) for each in as_list(data.get("headers", ["$metric"]), "headers")]
     return InsightsResult(
         from_date=from_date,
         to_date=to_date,
         headers=tuple(headers),
-        series=_relabelled(an_object(data.get("series"), "series")),
+        series=_with_short_dates(as_object(data.get("series"), "series")),
         unit=unit,
-        **about(data, timezone),
+        **common_fields(data, timezone),
     )
 
 
-def _relabelled(below: Any) -> Any:
+def _with_short_dates(below: Any) -> Any:
     if not isinstance(below, dict):
         return number(below)
     if is_dated(below) and not any(isinstance(value, dict) for value in below.values()):
         return {label(date): number(below[date]) for date in sorted(below)}
-    return {str(key): _relabelled(inner) for key, inner in below.items()}
+    return {str(key): _with_short_dates(inner) for key, inner in below.items()}
 
 
 def saved_report(
-    answer: Any, bookmark_id: int, kind: str, report: QueryResult
+    response: Any, bookmark_id: int, kind: str, report: QueryResult
 ) -> SavedReportResult:
-    """Return a saved report: as it came, and typed."""
-    data = an_object(answer, "it")
+    """Return a saved report, both as it was sent and as a typed result."""
+    data = as_object(response, "the response")
     from_date, to_date = dates_of(data)
     series = data.get("series")
     return SavedReportResult(
         bookmark_id=bookmark_id,
         from_date=from_date or getattr(report, "from_date", None),
         to_date=to_date or getattr(report, "to_date", None),
-        headers=tuple(str(each) for each in a_list(data.get("headers") or [], "headers")),
+        headers=tuple(str(each) for each in as_list(data.get("headers") or [], "headers")),
         series=series if isinstance(series, dict) else {},
         report_type=cast("SavedReportType", kind),
         report=report,
@@ -210,9 +212,9 @@ def saved_report(
     )
 
 
-def kind_of_report(answer: Any, kind: str) -> SavedReportType:
-    """Return what a normalised report is: by its headers, else by the type it was saved as."""
-    headers = answer.get("headers") if isinstance(answer, dict) else None
+def kind_of_report(response: Any, kind: str) -> SavedReportType:
+    """Return the type of a normalised report: by its headers, else as it was saved."""
+    headers = response.get("headers") if isinstance(response, dict) else None
     named = set(headers) if isinstance(headers, list) else set()
     if "$funnel" in named or (kind == "funnels" and not named & INSIGHTS_HEADERS):
         return "funnel"
@@ -222,7 +224,7 @@ def kind_of_report(answer: Any, kind: str) -> SavedReportType:
 
 
 def flows(
-    answer: Any,
+    response: Any,
     *,
     bookmark_id: int | None = None,
     event: str | None = None,
@@ -230,10 +232,10 @@ def flows(
     count_type: FlowCount = "unique",
     timezone: str | None = None,
 ) -> FlowsResult:
-    """Read flows; counts come as text, and a rate may be "NaN"."""
-    data = an_object(answer, "it")
-    steps = a_list(data.get("steps", []), "steps")
-    nodes = [_nodes(an_object(step, "a step").get("nodes", [])) for step in steps]
+    """Return flows; counts are sent as text, and a rate may be "NaN"."""
+    data = as_object(response, "the response")
+    steps = as_list(data.get("steps", []), "steps")
+    nodes = [_nodes(as_object(step, "a step").get("nodes", [])) for step in steps]
     anchor = next(
         (at for at, each in enumerate(nodes) if any(node.type == "ANCHOR" for node in each)), 0
     )
@@ -241,21 +243,21 @@ def flows(
     return FlowsResult(
         bookmark_id=bookmark_id,
         steps=tuple(FlowStep(at - anchor, each) for at, each in enumerate(nodes)),
-        breakdowns=tuple(a_list(data.get("breakdowns") or [], "breakdowns")),
+        breakdowns=tuple(as_list(data.get("breakdowns") or [], "breakdowns")),
         overall_conversion_rate=share(data.get("overallConversionRate")),
-        metadata=an_object(data.get("metadata") or {}, "metadata"),
-        paths=tuple(_path(each) for each in a_list(data.get("flows") or [], "flows")),
-        trees=tuple(a_list(data.get("trees") or [], "trees")),
+        metadata=as_object(data.get("metadata") or {}, "metadata"),
+        paths=tuple(_path(each) for each in as_list(data.get("flows") or [], "flows")),
+        trees=tuple(as_list(data.get("trees") or [], "trees")),
         event=event,
         from_date=dates[0] or first,
         to_date=dates[1] or last,
         count_type=count_type,
-        **about(data, timezone),
+        **common_fields(data, timezone),
     )
 
 
 def _nodes(nodes: Any) -> tuple[FlowNode, ...]:
-    rows = [an_object(node, "a node") for node in a_list(nodes, "nodes")]
+    rows = [as_object(node, "a node") for node in as_list(nodes, "nodes")]
     return tuple(
         FlowNode(
             event=str(row.get("event", "")),
@@ -268,7 +270,7 @@ def _nodes(nodes: Any) -> tuple[FlowNode, ...]:
                     type=str(edge.get("type", "NORMAL")),
                     count=count(edge.get("totalCount"), "totalCount"),
                 )
-                for edge in a_list(row.get("edges") or [], "edges")
+                for edge in as_list(row.get("edges") or [], "edges")
             ),
         )
         for row in rows
@@ -276,8 +278,8 @@ def _nodes(nodes: Any) -> tuple[FlowNode, ...]:
 
 
 def _path(flow: Any) -> FlowPath:
-    found = a_list(an_object(flow, "a flow").get("flowSteps") or [], "flowSteps")
-    steps = [an_object(step, "a step") for step in found]
+    found = as_list(as_object(flow, "a flow").get("flowSteps") or [], "flowSteps")
+    steps = [as_object(step, "a step") for step in found]
     counts = [count(step.get("totalCount"), "totalCount") for step in steps]
     return FlowPath(tuple(str(step.get("event", "")) for step in steps), min(counts, default=0))
 
@@ -285,26 +287,26 @@ def _path(flow: Any) -> FlowPath:
 # ---- users, and scripts -------------------------------------------------------------------------
 
 
-def feed_page(answer: Any) -> tuple[list[UserEvent], Any]:
-    """Return the events of one page, and where the next page begins; None for the last."""
-    results = an_object(an_object(answer, "it").get("results"), "results")
-    events = [_user_event(each) for each in a_list(results.get("events"), "events")]
+def feed_page(response: Any) -> tuple[list[UserEvent], Any]:
+    """Return the events of one page, and the start of the next; None for the last page."""
+    results = as_object(as_object(response, "the response").get("results"), "results")
+    events = [_user_event(each) for each in as_list(results.get("events"), "events")]
     return events, results.get("sentinel_event")
 
 
 def _user_event(event: Any) -> UserEvent:
-    row = an_object(event, "an event")
-    properties = dict(an_object(row.get("properties") or {}, "properties"))
-    who = properties.pop("$distinct_id", None)
-    if "distinct_id" not in properties and who is not None:
-        properties["distinct_id"] = who
+    row = as_object(event, "an event")
+    properties = dict(as_object(row.get("properties") or {}, "properties"))
+    distinct_id = properties.pop("$distinct_id", None)
+    if "distinct_id" not in properties and distinct_id is not None:
+        properties["distinct_id"] = distinct_id
     return UserEvent(str(row.get("event", "")), _epoch(properties.pop("time", None)), properties)
 
 
 def _epoch(value: Any) -> datetime | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    try:  # seconds, or milliseconds from some projects: no event is of the year 5138
+    try:  # seconds, or milliseconds in some projects: 1e11 s would be the year 5138
         return datetime.fromtimestamp(value / 1000 if abs(value) >= 1e11 else value, UTC)
     except (OverflowError, OSError, ValueError):
         return None
@@ -318,7 +320,7 @@ def activity_feed(
     limit_hit: bool,
     timezone: str | None,
 ) -> ActivityFeedResult:
-    """Return the events of all pages in the order of their time; those without one come last."""
+    """Return the events of all pages in order of time, with those without a time last."""
     latest = datetime.max.replace(tzinfo=UTC)
     return ActivityFeedResult(
         distinct_ids=tuple(distinct_ids),
@@ -330,21 +332,23 @@ def activity_feed(
     )
 
 
-def jql(answer: Any, timezone: str | None) -> JQLResult:
-    """Read what a script returned."""
-    return JQLResult(raw=tuple(a_list(answer, "it")), timezone=timezone)
+def jql(response: Any, timezone: str | None) -> JQLResult:
+    """Return the result of a script."""
+    return JQLResult(raw=tuple(as_list(response, "the response")), timezone=timezone)
 
 
-def engage_stats(answer: Any, params: Mapping[str, Any], timezone: str | None) -> EngageStatsResult:
-    """Read a figure over profiles."""
-    data = an_object(answer, "it")
+def engage_stats(
+    response: Any, params: Mapping[str, Any], timezone: str | None
+) -> EngageStatsResult:
+    """Return an aggregate over profiles."""
+    data = as_object(response, "the response")
     if "results" not in data:
         raise unexpected("engage/stats has no results")
     return EngageStatsResult(
-        action=params["action"], results=data["results"], **about(data, timezone)
+        action=params["action"], results=data["results"], **common_fields(data, timezone)
     )
 
 
 def latest(result: ActivityFeedResult, limit: int) -> ActivityFeedResult:
-    """Return the same with the latest events only."""
+    """Return the feed with the latest `limit` events only."""
     return replace(result, events=result.events[-limit:], limit_hit=True)

@@ -1,14 +1,14 @@
-"""Read retention and frequency. Pure."""
+"""Turn responses into retention and frequency results."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries.answer_values import (
+from mixpanel.data._queries.response_values import (
     OVERALL,
-    a_list,
-    about,
-    an_object,
+    as_list,
+    as_object,
+    common_fields,
     count,
     dates_of,
     group_of,
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def retention(
-    answer: Any, params: Mapping[str, Any], *, segment: str | None, timezone: str | None
+    response: Any, params: Mapping[str, Any], *, segment: str | None, timezone: str | None
 ) -> RetentionResult:
-    """Read classic retention: cohorts by date; with a segmentation, by date or segment first."""
-    data = an_object(answer, "it")
+    """Return classic retention: by date; with segments, either dates or segments come first."""
+    data = as_object(response, "the response")
     data = data.get("results", data) if "results" in data and not is_dated(data) else data
-    cohorts, segments = _cohort_levels(an_object(data, "results"))
-    known = about(answer, timezone)
+    cohorts, segments = _cohort_levels(as_object(data, "results"))
+    known = common_fields(response, timezone)
     known["limit_hit"] |= params.get("limit") is not None and len(segments) >= params["limit"]
     return RetentionResult(
         born_event=params.get("born_event"),
@@ -51,20 +51,20 @@ def retention(
 
 
 def inline_retention(
-    answer: Any,
+    response: Any,
     known: Mapping[str, Any],
     *,
     segment: str | None = None,
     timezone: str | None = None,
 ) -> RetentionResult:
-    """Read the normalised retention of an inline query or a saved report.
+    """Return the normalised retention of an inline query or a saved report.
 
-    `known` are fields of the result that the answer does not contain.
+    `known` are fields of the result that the response does not contain.
     """
-    series = an_object(an_object(answer, "it").get("series"), "series")
-    below = an_object(next(iter(series.values()), {}), "the retention")
+    series = as_object(as_object(response, "the response").get("series"), "series")
+    below = as_object(next(iter(series.values()), {}), "the retention")
     cohorts, segments = _cohort_levels(below)
-    from_date, to_date = dates_of(answer)
+    from_date, to_date = dates_of(response)
     fields: dict[str, Any] = {
         "born_event": None,
         "return_event": None,
@@ -75,10 +75,10 @@ def inline_retention(
     }
     return RetentionResult(
         cohorts=cohorts,
-        segment_property=segment or group_of(answer, segments),
+        segment_property=segment or group_of(response, segments),
         segments=segments,
         **fields | dict(known),
-        **about(answer, timezone),
+        **common_fields(response, timezone),
     )
 
 
@@ -87,15 +87,15 @@ def _cohort_levels(
 ) -> tuple[tuple[CohortInfo, ...], dict[str, tuple[CohortInfo, ...]]]:
     if is_dated(data):
         dates = sorted(key for key in data if not key.startswith("$"))
-        if all("first" in an_object(data[date], date) for date in dates):
+        if all("first" in as_object(data[date], date) for date in dates):
             return tuple(_cohort(date, data[date]) for date in dates), {}
-        turned: dict[str, dict[str, Any]] = {}
+        by_segment: dict[str, dict[str, Any]] = {}
         for date in dates:
             for segment, cohort in data[date].items():
-                turned.setdefault(segment, {})[date] = cohort
-        data = turned
+                by_segment.setdefault(segment, {})[date] = cohort
+        data = by_segment
     segments = {
-        key: _cohort_levels(an_object(inner, key))[0]
+        key: _cohort_levels(as_object(inner, key))[0]
         for key, inner in data.items()
         if not key.startswith("$") and isinstance(inner, dict)
     }
@@ -105,7 +105,7 @@ def _cohort_levels(
 
 def _cohort(date: str, cohort: Mapping[str, Any]) -> CohortInfo:
     size = count(cohort.get("first"), "a cohort's size")
-    counts = [count(each) for each in a_list(cohort.get("counts", []), "counts")]
+    counts = [count(each) for each in as_list(cohort.get("counts", []), "counts")]
     return CohortInfo(
         date=label(date),
         size=size,
@@ -115,10 +115,10 @@ def _cohort(date: str, cohort: Mapping[str, Any]) -> CohortInfo:
 
 
 def frequency(
-    answer: Any, params: Mapping[str, Any], *, segment: str | None, timezone: str | None
+    response: Any, params: Mapping[str, Any], *, segment: str | None, timezone: str | None
 ) -> FrequencyResult:
-    """Read frequency, in both forms in which it comes: in `data`, and without."""
-    data = an_object(answer, "it")
+    """Return frequency; the API sends it with and without an enclosing `data`."""
+    data = as_object(response, "the response")
     inner = data.get("data", data.get("results"))
     data = inner if isinstance(inner, dict) else data
     dated = {date: values for date, values in sorted(data.items()) if is_date(date)}
@@ -127,15 +127,15 @@ def frequency(
     if not dated and any(isinstance(values, dict) for values in data.values()):
         dated = {}
         for key, dates in data.items():
-            for date, values in sorted(an_object(dates, key).items()):
+            for date, values in sorted(as_object(dates, key).items()):
                 dated.setdefault(date, {})[key] = values
     for date, values in sorted(dated.items()):
         if isinstance(values, list):
             overall[date] = tuple(map(count, values))
             continue
-        for key, each in an_object(values, date).items():
+        for key, each in as_object(values, date).items():
             into = overall if key == OVERALL else segments.setdefault(key, {})
-            into[date] = tuple(map(count, a_list(each, "a frequency")))
+            into[date] = tuple(map(count, as_list(each, "a frequency")))
     if not dated and data.keys() - {"status", "computed_at", "meta"}:
         raise unexpected("frequency has no dates")
     return FrequencyResult(
@@ -147,5 +147,5 @@ def frequency(
         data=overall,
         segment_property=segment,
         segments=segments,
-        **about(answer, timezone),
+        **common_fields(response, timezone),
     )

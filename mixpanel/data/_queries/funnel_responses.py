@@ -1,15 +1,15 @@
-"""Read funnels: classic ones by date, and those of inline queries and saved reports. Pure."""
+"""Turn responses into funnel results: classic ones by date, and normalised ones."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries.answer_values import (
+from mixpanel.data._queries.response_values import (
     OVERALL,
-    a_list,
-    about,
-    an_object,
+    as_list,
+    as_object,
+    common_fields,
     count,
     dates_of,
     group_of,
@@ -27,19 +27,19 @@ NUMBERED = re.compile(r"(\d+)\. ?(.*)", re.DOTALL)
 
 
 def funnel(
-    answer: Any,
+    response: Any,
     params: Mapping[str, Any],
     *,
     name: str,
     segment: str | None,
     timezone: str | None,
 ) -> FunnelResult:
-    """Read a classic funnel: steps by date, and with a segmentation by date and segment."""
-    data = an_object(an_object(answer, "it").get("data"), "data")
+    """Return a classic funnel: its steps by date, or by date and segment."""
+    data = as_object(as_object(response, "the response").get("data"), "data")
     by_date: dict[str, tuple[FunnelStep, ...]] = {}
     by_segment: dict[str, list[tuple[FunnelStep, ...]]] = {}
     for date in sorted(data):
-        of_date = an_object(data[date], f"data of {date}")
+        of_date = as_object(data[date], f"data of {date}")
         if "steps" in of_date:
             by_date[date] = _steps(of_date["steps"])
             continue
@@ -48,7 +48,7 @@ def funnel(
             by_date[date] = overall
         for key, steps in each.items():
             by_segment.setdefault(key, []).append(steps)
-    known = about(answer, timezone)
+    known = common_fields(response, timezone)
     known["limit_hit"] |= params["limit"] is not None and len(by_segment) >= params["limit"]
     steps = _joined(by_date.values())
     length = params.get("length")
@@ -69,7 +69,7 @@ def funnel(
 
 
 def _steps(steps: Any) -> tuple[FunnelStep, ...]:
-    rows = [an_object(step, "a step") for step in a_list(steps, "the steps")]
+    rows = [as_object(step, "a step") for step in as_list(steps, "the steps")]
     return rates([
         FunnelStep(
             event=str(row.get("event") or row.get("goal") or ""),
@@ -84,7 +84,7 @@ def _steps(steps: Any) -> tuple[FunnelStep, ...]:
 
 
 def rates(steps: Sequence[FunnelStep]) -> tuple[FunnelStep, ...]:
-    """Compute the shares of steps from their counts; the first step has 1.0 if anybody did it."""
+    """Compute conversion rates from counts; that of the first step is 1.0 if its count is not 0."""
     found: list[FunnelStep] = []
     for step in steps:
         before, first = (found[-1].count, found[0].count) if found else (step.count, step.count)
@@ -103,7 +103,7 @@ def rates(steps: Sequence[FunnelStep]) -> tuple[FunnelStep, ...]:
 
 
 def _joined(several: Iterable[tuple[FunnelStep, ...]]) -> tuple[FunnelStep, ...]:
-    """Add up the steps of several periods; times are averages over those who took the step."""
+    """Add up the steps of several periods; times are averages weighted by the users of a step."""
     each = list(several)
     if len(each) <= 1:
         return each[0] if each else ()
@@ -132,15 +132,15 @@ def _average(pairs: Sequence[tuple[float | None, int]]) -> float | None:
 
 
 def inline_funnel(
-    answer: Any, *, segment: str | None = None, window: tuple[int, str] | None = None,
+    response: Any, *, segment: str | None = None, window: tuple[int, str] | None = None,
     timezone: str | None = None, name: str = "", funnel_id: int | None = None,
 ) -> FunnelResult:  # fmt: skip
-    """Read the normalised funnel of an inline query or a saved report."""
-    series = an_object(an_object(answer, "it").get("series"), "series")
+    """Return the normalised funnel of an inline query or a saved report."""
+    series = as_object(as_object(response, "the response").get("series"), "series")
     title, below = next(iter(series.items()), ("", {}))
     by_date: dict[str, tuple[FunnelStep, ...]] = {}
-    overall, segments = _funnel_levels(an_object(below, "the funnel"), by_date)
-    from_date, to_date = dates_of(answer)
+    overall, segments = _funnel_levels(as_object(below, "the funnel"), by_date)
+    from_date, to_date = dates_of(response)
     return FunnelResult(
         funnel_id=funnel_id,
         funnel_name=name or title,
@@ -148,35 +148,35 @@ def inline_funnel(
         to_date=to_date or "",
         conversion_rate=overall[-1].overall_conversion_rate if overall else 0.0,
         steps=overall,
-        segment_property=segment or group_of(answer, segments),
+        segment_property=segment or group_of(response, segments),
         segments=segments,
         dates=by_date,
         window=window[0] if window else None,
         window_unit=window[1] if window else None,
-        **about(answer, timezone),
+        **common_fields(response, timezone),
     )
 
 
 def _funnel_levels(
     below: Mapping[str, Any], by_date: dict[str, tuple[FunnelStep, ...]]
 ) -> tuple[tuple[FunnelStep, ...], dict[str, tuple[FunnelStep, ...]]]:
-    """Return the steps of all users and of each segment; those of each date go to `by_date`."""
+    """Return the steps of all users and of each segment; add those of each date to `by_date`."""
     if _has_figures(below):
         return _numbered(below), {}
     if below and all(is_date(key) for key in below if not key.startswith("$")):
         for date in sorted(key for key in below if not key.startswith("$")):
-            by_date[label(date)] = _funnel_levels(an_object(below[date], date), {})[0]
+            by_date[label(date)] = _funnel_levels(as_object(below[date], date), {})[0]
         overall = below.get(OVERALL)
         if isinstance(overall, dict) and _has_figures(overall):
             return _numbered(overall), {}
         return _joined(by_date.values()), {}
     segments = {
-        key: _funnel_levels(an_object(inner, key), {})[0]
+        key: _funnel_levels(as_object(inner, key), {})[0]
         for key, inner in below.items()
         if key != OVERALL
     }
     if OVERALL in below:
-        return _funnel_levels(an_object(below[OVERALL], OVERALL), by_date)[0], segments
+        return _funnel_levels(as_object(below[OVERALL], OVERALL), by_date)[0], segments
     return _joined(segments.values()), segments
 
 
@@ -185,10 +185,10 @@ def _has_figures(below: Mapping[str, Any]) -> bool:
 
 
 def _numbered(figures: Mapping[str, Any]) -> tuple[FunnelStep, ...]:
-    """Read steps as `{"1. Opened App": {"all": 200}, ...}`, in the order of their numbers."""
+    """Return steps from `{"1. Opened App": {"all": 200}, ...}`, in order of their numbers."""
     if isinstance(figures.get("steps"), list):
         return _steps(figures["steps"])
-    counts = an_object(figures["count"], "count")
+    counts = as_object(figures["count"], "count")
     times = figures.get("avg_time") or {}
     from_start = figures.get("avg_time_from_start") or {}
     return rates([

@@ -1,11 +1,11 @@
-"""Read what a project has. Pure."""
+"""Turn the responses of discovery calls into results."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from mixpanel.data._queries.answer_values import a_list, an_object, count, number
+from mixpanel.data._queries.response_values import as_list, as_object, count, number
 from mixpanel.data.discovery import (
     BookmarkInfo,
     FunnelInfo,
@@ -25,38 +25,38 @@ __all__ = ["similar"]
 SIMILAR = 5  # names that an error suggests
 
 
-def names(answer: Any) -> list[str]:
-    """Read a list of names or values."""
-    return [str(each) for each in a_list(answer, "it")]
+def names(response: Any) -> list[str]:
+    """Return names or values."""
+    return [str(each) for each in as_list(response, "the response")]
 
 
-def properties(answer: Any) -> list[str]:
-    """Read the names of an event's properties."""
-    return [str(each) for each in an_object(answer, "it")]
+def properties(response: Any) -> list[str]:
+    """Return the names of an event's properties."""
+    return [str(each) for each in as_object(response, "the response")]
 
 
-def events_with_properties(answer: Any) -> dict[str, list[str]]:
-    """Read the properties of each event."""
-    rows = a_list(an_object(answer, "it").get("results"), "results")
+def events_with_properties(response: Any) -> dict[str, list[str]]:
+    """Return the properties of each event."""
+    rows = as_list(as_object(response, "the response").get("results"), "results")
     return {
         str(row.get("name")): sorted(
             str(each.get("name") if isinstance(each, dict) else each)
-            for each in a_list(row.get("properties") or [], "properties")
+            for each in as_list(row.get("properties") or [], "properties")
         )
-        for row in sorted(rows, key=lambda row: str(an_object(row, "an event").get("name")))
+        for row in sorted(rows, key=lambda row: str(as_object(row, "an event").get("name")))
     }
 
 
-def funnels(answer: Any) -> list[FunnelInfo]:
-    """Read the saved funnels, by name."""
-    rows = [an_object(row, "a funnel") for row in a_list(answer, "it")]
+def funnels(response: Any) -> list[FunnelInfo]:
+    """Return the saved funnels, sorted by name."""
+    rows = [as_object(row, "a funnel") for row in as_list(response, "the response")]
     each = [FunnelInfo(count(row.get("funnel_id")), str(row.get("name", ""))) for row in rows]
     return sorted(each, key=lambda one: one.name)
 
 
-def cohorts(answer: Any) -> list[SavedCohort]:
-    """Read the saved cohorts, by name."""
-    rows = [an_object(row, "a cohort") for row in a_list(answer, "it")]
+def cohorts(response: Any) -> list[SavedCohort]:
+    """Return the saved cohorts, sorted by name."""
+    rows = [as_object(row, "a cohort") for row in as_list(response, "the response")]
     each = [
         SavedCohort(
             id=count(row.get("id")),
@@ -71,12 +71,12 @@ def cohorts(answer: Any) -> list[SavedCohort]:
     return sorted(each, key=lambda one: one.name)
 
 
-def bookmarks(answer: Any) -> list[BookmarkInfo]:
-    """Read the saved reports, by name; their list may lie in an envelope within the envelope."""
-    found = answer
+def bookmarks(response: Any) -> list[BookmarkInfo]:
+    """Return the saved reports, sorted by name; `results` may contain another `results`."""
+    found = response
     while isinstance(found, dict) and "results" in found:
         found = found["results"]
-    rows = [an_object(row, "a report") for row in a_list(found, "results")]
+    rows = [as_object(row, "a report") for row in as_list(found, "results")]
     each = [
         BookmarkInfo(
             id=count(row.get("id")),
@@ -97,12 +97,12 @@ def bookmarks(answer: Any) -> list[BookmarkInfo]:
     return sorted(each, key=lambda one: (one.name, one.id))
 
 
-def top_events(answer: Any) -> list[TopEvent]:
-    """Read today's most frequent events."""
-    rows = a_list(an_object(answer, "it").get("events"), "events")
+def top_events(response: Any) -> list[TopEvent]:
+    """Return today's most frequent events."""
+    rows = as_list(as_object(response, "the response").get("events"), "events")
     return [
         TopEvent(
-            event=str(an_object(row, "an event").get("event")),
+            event=str(as_object(row, "an event").get("event")),
             count=count(row.get("amount")),
             percent_change=float(number(row.get("percent_change") or 0)),
         )
@@ -113,12 +113,12 @@ def top_events(answer: Any) -> list[TopEvent]:
 # ---- the lexicon --------------------------------------------------------------------------------
 
 
-def schemas(answer: Any) -> list[LexiconSchema]:
-    """Read the lexicon's entries, by type and name."""
-    rows = a_list(an_object(answer, "it").get("results"), "results")
+def schemas(response: Any) -> list[LexiconSchema]:
+    """Return the lexicon's entries, sorted by type and name."""
+    rows = as_list(as_object(response, "the response").get("results"), "results")
     each = [
         LexiconSchema(
-            entity_type=str(an_object(row, "an entry").get("entityType", "")),
+            entity_type=str(as_object(row, "an entry").get("entityType", "")),
             name=str(row.get("name", "")),
             schema_json=_definition(row.get("schemaJson")),
         )
@@ -127,9 +127,9 @@ def schemas(answer: Any) -> list[LexiconSchema]:
     return sorted(each, key=lambda one: (one.entity_type, one.name))
 
 
-def schema(answer: Any, entity_type: str, name: str) -> LexiconSchema | None:
-    """Read one entry, bare or in an envelope; None where there is none."""
-    found = answer
+def schema(response: Any, entity_type: str, name: str) -> LexiconSchema | None:
+    """Return one entry, which may be inside `results`; None if there is none."""
+    found = response
     if isinstance(found, dict) and "results" in found:
         found = found["results"]
     if isinstance(found, list):
@@ -142,7 +142,7 @@ def schema(answer: Any, entity_type: str, name: str) -> LexiconSchema | None:
 
 
 def _definition(value: Any) -> LexiconDefinition:
-    data = an_object(value or {}, "a schema")
+    data = as_object(value or {}, "a schema")
     return LexiconDefinition(
         description=data.get("description"),
         properties={
@@ -151,7 +151,7 @@ def _definition(value: Any) -> LexiconDefinition:
                 description=inner.get("description"),
                 metadata=_metadata(inner.get("metadata")),
             )
-            for name, inner in an_object(data.get("properties") or {}, "properties").items()
+            for name, inner in as_object(data.get("properties") or {}, "properties").items()
             if isinstance(inner, dict)
         },
         metadata=_metadata(data.get("metadata")),
@@ -176,18 +176,18 @@ def _metadata(value: Any) -> LexiconMetadata | None:
 # ---- the project --------------------------------------------------------------------------------
 
 
-def timezone(answer: Any, project_id: str) -> str | None:
-    """Return a project's timezone, as `/me` has it."""
-    results = an_object(answer, "it").get("results")
+def timezone(response: Any, project_id: str) -> str | None:
+    """Return a project's timezone from the response of `/api/app/me`."""
+    results = as_object(response, "the response").get("results")
     projects = results.get("projects") if isinstance(results, dict) else None
     project = projects.get(project_id) if isinstance(projects, dict) else None
     found = project.get("timezone") if isinstance(project, dict) else None
     return found if isinstance(found, str) and found else None
 
 
-def default_workspace(answer: Any, project_id: str) -> int | None:
-    """Return the data view that shows a whole project, of a list or of the map by project."""
-    results = answer.get("results") if isinstance(answer, dict) else None
+def default_workspace(response: Any, project_id: str) -> int | None:
+    """Return the data view of the whole project, from a list or a mapping by project."""
+    results = response.get("results") if isinstance(response, dict) else None
     if isinstance(results, dict):
         project = results.get(project_id)
         results = project.get("workspaces") if isinstance(project, dict) else None
@@ -205,7 +205,7 @@ def default_workspace(answer: Any, project_id: str) -> int | None:
 
 
 def similar(name: str, known: Collection[str]) -> list[str]:
-    """Return the names that may have been meant, the likeliest first.
+    """Return the most similar names, the most similar first.
 
     >>> similar("order paid", ["Order Paid", "Order Placed", "Signed Up"])
     ['Order Paid', 'Order Placed']

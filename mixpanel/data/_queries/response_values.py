@@ -1,6 +1,6 @@
-"""Read the parts of Mixpanel's answers: numbers sent as text, dates, and what every report has.
+"""Read the parts of Mixpanel's responses: numbers sent as text, dates, and common fields.
 
-What has no known shape raises `ServerError`, never an `AttributeError` further on. Pure.
+An unexpected structure raises `ServerError` here, and not an `AttributeError` later.
 """
 
 from __future__ import annotations
@@ -19,8 +19,22 @@ if TYPE_CHECKING:
     from mixpanel.data.query_results import Series
 
 __all__ = [
-    "OVERALL", "a_list", "a_series", "about", "an_object", "check_error", "count", "dates_of",
-    "group_of", "is_date", "is_dated", "label", "moment", "number", "share", "unexpected",
+    "OVERALL",
+    "as_list",
+    "as_object",
+    "as_series",
+    "check_error",
+    "common_fields",
+    "count",
+    "dates_of",
+    "group_of",
+    "is_date",
+    "is_dated",
+    "label",
+    "number",
+    "share",
+    "unexpected",
+    "utc_time",
 ]  # fmt: skip
 
 OVERALL = "$overall"
@@ -32,15 +46,15 @@ def is_date(text: str) -> bool:
     return DATE.fullmatch(text) is not None
 
 
-def check_error(answer: Any, sent: RequestInfo) -> None:
-    """Refuse an error that came with status 200, as insights and flows send it.
+def check_error(response: Any, sent: RequestInfo) -> None:
+    """Raise the error in a response with status 200, as insights and flows send it.
 
-    :raises QueryError: with Mixpanel's reason.
+    :raises QueryError: with Mixpanel's message.
     """
-    if isinstance(answer, dict) and answer.get("error"):
-        known = {"results", "data", "series", "steps"} & answer.keys()
+    if isinstance(response, dict) and response.get("error"):
+        known = {"results", "data", "series", "steps"} & response.keys()
         if not known:
-            reason = answer["error"]
+            reason = response["error"]
             text = reason if isinstance(reason, str) else str(reason)
             reason = sent.without_payload(" ".join(text.split()))[:300]
             fields: dict[str, Any] = {**sent.error_fields(), "status_code": 200}
@@ -48,11 +62,11 @@ def check_error(answer: Any, sent: RequestInfo) -> None:
 
 
 def unexpected(what: str) -> ServerError:
-    """Return the error for an answer that has no known shape."""
-    return ServerError(f"Mixpanel's answer has no known shape: {what}", status_code=200)
+    """Return the error for a response with an unexpected structure."""
+    return ServerError(f"unexpected response from Mixpanel: {what}", status_code=200)
 
 
-def an_object(value: Any, what: str) -> dict[str, Any]:
+def as_object(value: Any, what: str) -> dict[str, Any]:
     """Return a JSON object.
 
     :raises ServerError: for anything else.
@@ -62,7 +76,7 @@ def an_object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def a_list(value: Any, what: str) -> list[Any]:
+def as_list(value: Any, what: str) -> list[Any]:
     """Return a JSON array.
 
     :raises ServerError: for anything else.
@@ -73,7 +87,7 @@ def a_list(value: Any, what: str) -> list[Any]:
 
 
 def number(value: Any, what: str = "a figure") -> float:
-    """Return a number, which may have come as text; NaN for what has none.
+    """Return a number, which may be sent as text; NaN for null.
 
     :raises ServerError: for anything else.
     """
@@ -92,7 +106,7 @@ def number(value: Any, what: str = "a figure") -> float:
 
 
 def count(value: Any, what: str = "a count") -> int:
-    """Return a whole number, which may have come as text; 0 for what has none.
+    """Return an integer, which may be sent as text; 0 for null and NaN.
 
     :raises ServerError: for anything else.
     """
@@ -101,13 +115,13 @@ def count(value: Any, what: str = "a count") -> int:
 
 
 def share(value: Any) -> float | None:
-    """Return a share or duration; None for what has none, as NaN."""
+    """Return a share or duration; None for null, NaN and infinity."""
     found = number(value)
     return found if math.isfinite(found) else None
 
 
-def moment(value: Any) -> datetime | None:
-    """Return when figures were computed, aware and in UTC; None if the answer does not have it."""
+def utc_time(value: Any) -> datetime | None:
+    """Return a time as an aware datetime in UTC; None if the text is not a time."""
     if not isinstance(value, str):
         return None
     try:
@@ -117,22 +131,22 @@ def moment(value: Any) -> datetime | None:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def about(answer: Any, timezone: str | None) -> dict[str, Any]:
-    """Return what every result carries."""
-    data = answer if isinstance(answer, dict) else {}
+def common_fields(response: Any, timezone: str | None) -> dict[str, Any]:
+    """Return the fields that every result has, see `QueryResult`."""
+    data = response if isinstance(response, dict) else {}
     meta = data.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     factor = meta.get("min_sampling_factor", 1.0)
     return {
         "timezone": timezone,
-        "computed_at": moment(data.get("computed_at")),
+        "computed_at": utc_time(data.get("computed_at")),
         "sampling_factor": float(factor) if isinstance(factor, (int, float)) else 1.0,
         "limit_hit": bool(meta.get("is_segmentation_limit_hit")),
     }
 
 
 def label(date: str) -> str:
-    """Return a date as Mixpanel's classic answers write it: without the zone, nor midnight.
+    """Return a date as the older endpoints write it: without the offset, and without midnight.
 
     >>> label("2026-01-31T00:00:00-08:00"), label("2026-01-31T13:00:00")
     ('2026-01-31', '2026-01-31 13:00:00')
@@ -143,21 +157,23 @@ def label(date: str) -> str:
     return day if time in ("", "00:00:00") else f"{day} {time}"
 
 
-def a_series(answer: Any) -> Series:
-    """Return figures by segment and date, in the order of dates, with 0 for those missing."""
-    data = an_object(an_object(answer, "it").get("data"), "data")
-    values = an_object(data.get("values"), "values")
-    named = [str(date) for date in a_list(data.get("series", []), "series")]
-    dates = sorted({*named, *(date for each in values.values() for date in an_object(each, "it"))})
+def as_series(response: Any) -> Series:
+    """Return numbers by segment and date, in order of date; missing dates count 0."""
+    data = as_object(as_object(response, "the response").get("data"), "data")
+    values = as_object(data.get("values"), "values")
+    named = [str(date) for date in as_list(data.get("series", []), "series")]
+    dates = sorted(
+        {*named, *(date for each in values.values() for date in as_object(each, "the response"))}
+    )
     return {
         segment: {date: number(each[date]) if date in each else 0 for date in dates}
         for segment, each in values.items()
     }
 
 
-def dates_of(answer: Any) -> tuple[str | None, str | None]:
+def dates_of(response: Any) -> tuple[str | None, str | None]:
     """Return the first and last day that a report covers."""
-    found = answer.get("date_range") if isinstance(answer, dict) else None
+    found = response.get("date_range") if isinstance(response, dict) else None
     found = found if isinstance(found, dict) else {}
     first, last = found.get("from_date"), found.get("to_date")
     return (
@@ -166,13 +182,13 @@ def dates_of(answer: Any) -> tuple[str | None, str | None]:
     )
 
 
-def group_of(answer: Any, segments: Mapping[str, Any]) -> str | None:
-    """Return the group that a report is broken down by, as its headers name it."""
-    headers = answer.get("headers") if isinstance(answer, dict) else None
+def group_of(response: Any, segments: Mapping[str, Any]) -> str | None:
+    """Return the property that a report is broken down by, according to its headers."""
+    headers = response.get("headers") if isinstance(response, dict) else None
     names = [str(each) for each in headers or () if not str(each).startswith("$")]
     return (names[0] if names else "segment") if segments else None
 
 
 def is_dated(data: Mapping[str, Any]) -> bool:
-    """Return True if the keys are dates, those that begin with a dollar aside."""
+    """Return True if all keys are dates, except those that begin with a dollar."""
     return bool(data) and all(is_date(key) for key in data if not key.startswith("$"))

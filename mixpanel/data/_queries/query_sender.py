@@ -1,11 +1,11 @@
-"""Send queries and make errors helpful: what the live and the inline queries share."""
+"""Send queries, and find likely mistakes in those that fail or count nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mixpanel._runtime import background_loop
-from mixpanel.data._queries import answer_values, links
+from mixpanel.data._queries import links, response_values
 from mixpanel.data._queries.discovery import DiscoveryMethods
 from mixpanel.data.exceptions import ConfigError, MixpanelDataError, QueryError, ReportNotFoundError
 
@@ -23,23 +23,21 @@ NOT_FOUND = (400, 404)
 
 
 class QuerySender(DiscoveryMethods):
-    """Send each query once, and find the likely mistake in one that is refused or empty."""
+    """Sends each query once, and finds the likely mistake in one that fails or counts nothing."""
 
     async def see_in_mixpanel(self, result: QueryResult) -> str:
         """Return the address at which Mixpanel shows a result's report, for a browser.
 
-        That of a saved report is known; one that is not saved is first given an address, by a call
-        that costs none of the hourly queries.
+        A saved report has an address. For one that is not saved, a call creates one; it costs none
+        of the hourly queries.
 
-        :raises ConfigError: for a local result, or one that no report of Mixpanel shows.
-        :raises APIError: when Mixpanel refuses.
+        :raises ConfigError: for a local result, or one that has no equivalent report in Mixpanel.
+        :raises APIError: when Mixpanel rejects the call.
         """
         link: ReportLink | None = getattr(result, "__dict__", {}).get("_link")
         if link is None:
-            raise ConfigError(
-                f"no report of Mixpanel shows a {type(result).__name__} of this workspace"
-            )
-        api, view = self._core.api, await self._view()
+            raise ConfigError(f"Mixpanel has no report that shows this {type(result).__name__}")
+        api, view = self._core.api, await self._data_view_id()
         origin, project = api.app_origin, api.project_id
         if link.bookmark_id is not None:
             return links.saved_address(origin, project, view, link.kind, link.bookmark_id)
@@ -50,8 +48,8 @@ class QuerySender(DiscoveryMethods):
         await api.request("POST", path, json_body=body, family="app")
         return links.unsaved_address(origin, project, view, link.kind, slug)
 
-    def _linked(self, result: Found, link: ReportLink | None) -> Found:
-        """Attach the link by which a result can be opened in Mixpanel."""
+    def _with_link(self, result: Found, link: ReportLink | None) -> Found:
+        """Return the result with a link to its report, for `see_in_mixpanel`."""
         if link is None:
             return result
 
@@ -63,38 +61,38 @@ class QuerySender(DiscoveryMethods):
             background_loop.refuse_in_async("see_in_mixpanel()", instead)
             return background_loop.run(address)
 
-        # Not a field: two equal results stay equal wherever they can be opened.
+        # Not a field, so that equal results stay equal wherever they can be opened.
         result.__dict__.update(_link=link, _address=from_sync_code)
         return result
 
     async def _query(self, request: QueryRequest, events: Iterable[str | None] = ()) -> Any:
-        """Send a query once; if it is refused, find out whether an event is unknown.
+        """Send a query once; if it is rejected, find out whether an event is unknown.
 
-        :raises EventNotFoundError: with similar names.
-        :raises APIError: when Mixpanel refuses for another reason.
+        :raises EventNotFoundError: for an unknown event, with similar names.
+        :raises APIError: when Mixpanel rejects the query for another reason.
         """
         self._core.check_open()
         try:
-            answer = await self._core.api.query(**request.sent(), repeat=False)
+            response = await self._core.api.query(**request.sent(), repeat=False)
             sent = {**(request.params or {}), **(request.form or {}), **(request.json_body or {})}
             info = self._core.api._request_info(request.method, request.path, sent)
-            answer_values.check_error(answer, info)
+            response_values.check_error(response, info)
         except QueryError as error:
             if error.status_code in (200, *NOT_FOUND):
                 for event in events:
                     if event is not None:
                         await self._check_event(event, error)
             raise
-        return answer
+        return response
 
-    async def _answer(
+    async def _query_with_timezone(
         self, request: QueryRequest, events: Sequence[str | None] = ()
     ) -> tuple[Any, str | None]:
-        """Send a query; return its answer and the project's timezone."""
+        """Send a query; return its response and the project's timezone."""
         return await self._query(request, events), await self.project_timezone()
 
     async def _check_events(self, events: Iterable[str | None], series: object) -> None:
-        """Look for unknown events when nothing at all was counted."""
+        """Check for unknown events if nothing was counted."""
         if not _is_empty(series):
             return
         for event in events:
@@ -104,9 +102,9 @@ class QuerySender(DiscoveryMethods):
     async def _report_missing(
         self, kind: str, number: int, error: QueryError, known: Callable[[], Any]
     ) -> None:
-        """Raise with the list of reports if there is none of this number.
+        """Raise with the list of reports if none has this id.
 
-        :raises ReportNotFoundError: if so.
+        :raises ReportNotFoundError: if there is none.
         """
         if error.status_code in (200, *NOT_FOUND):
             await self._check_report(kind, number, known, error)
@@ -118,9 +116,9 @@ class QuerySender(DiscoveryMethods):
         known: Callable[[], Any],
         cause: QueryError | None = None,
     ) -> None:
-        """Raise with the list of reports if there is none of this number, as far as is known.
+        """Raise with the list of reports if none has this id; do nothing if that is unknown.
 
-        :raises ReportNotFoundError: if so.
+        :raises ReportNotFoundError: if there is none.
         """
         try:
             rows = await known()

@@ -1,0 +1,21 @@
+"""How many random cases a test tries: some in every run, many with `tox run -e thorough`."""
+
+import os
+
+import hypothesis
+
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+
+
+def cases(usual, thorough):
+    """Return the number of random cases for this run."""
+    return thorough if THOROUGH else usual
+
+
+def load_profile():
+    """Set what all property tests share."""
+    # No example has a time limit: machines are shared. None is kept: a run leaves no file behind.
+    hypothesis.settings.register_profile(
+        "mixpanel", deadline=None, database=None, max_examples=cases(100, 2000)
+    )
+    hypothesis.settings.load_profile("mixpanel")

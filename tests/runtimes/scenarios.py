@@ -1,0 +1,128 @@
+"""The scenarios: each starts a real program, stops it, and names what has to arrive.
+
+`via` is the consumer that an event was tracked through; every program tracks the numbers from 0.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mixpanel.emulator import Emulator, Fault
+from tests.runtimes import servers
+
+THREE = ("Consumer", "BufferedConsumer", "AsyncBufferedConsumer")
+PROGRAMS = servers.PROGRAMS
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A program, and how many different events have to arrive, by consumer.
+
+    `in_suite` scenarios also run in the tests, the others with `tox run -e runtimes` alone. `lost`
+    are consumers whose events are lost there, as the documentation says.
+    """
+
+    name: str
+    run: Callable[..., object]  # (emulator, folder=Path)
+    expected: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(THREE, 20))
+    lost: tuple[str, ...] = ()
+    in_suite: bool = False
+    peer: str | None = "runtimes"
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What arrived: different events by consumer, and how many arrived again."""
+
+    arrived: Mapping[str, int]
+    duplicates: int
+
+    def is_right(self, scenario: Scenario) -> bool:
+        """Return True if every event arrived once, except those that are lost there."""
+        expected = {
+            via: 0 if via in scenario.lost else count for via, count in scenario.expected.items()
+        }
+        return not self.duplicates and all(
+            self.arrived.get(via, 0) == count for via, count in expected.items()
+        )
+
+
+def play(scenario: Scenario, folder: Path) -> Outcome:
+    """Run a scenario against an emulator of its own."""
+    with Emulator() as emulator:
+        emulator.play(*scenario.faults)
+        scenario.run(emulator, folder=folder)
+        events = [event["properties"] for event in emulator.events()]
+    counts: Counter[Any] = Counter((event["via"], event["n"]) for event in events)
+    return Outcome(dict(Counter(via for via, _ in counts)), counts.total() - len(counts))
+
+
+def script(name: str, *arguments: str) -> Callable[..., object]:
+    """Return what runs a program to its end."""
+    return partial(servers.run, arguments=[str(PROGRAMS / name), *arguments])
+
+
+def gunicorn(*arguments: str, app: str = "wsgi:app") -> Callable[..., object]:
+    """Return what runs two workers of gunicorn, and stops them with SIGTERM."""
+    command = ["-m", "gunicorn", app, "--bind", "127.0.0.1:{port}", "--workers", "2", *arguments]
+    return partial(servers.serve, arguments=command)
+
+
+def celery(*arguments: str) -> Callable[..., object]:
+    """Return what runs a Celery worker until its tasks are done, and stops it with SIGTERM."""
+
+    def work(emulator: Emulator, *, folder: Path) -> None:
+        app = str(PROGRAMS / "celery_app.py")
+        servers.run(emulator, arguments=[app], folder=folder)
+        quiet = ("--without-mingle", "--without-gossip", "--without-heartbeat")
+        command = ("-m", "celery", "-A", "celery_app", "worker", *quiet, *arguments)
+        with servers.running(emulator, *command, folder=folder) as process:
+            servers.until(lambda: len(via(emulator, "Consumer")) == 20, process, "the last task")
+            servers.stop(process)
+
+    return work
+
+
+def via(emulator: Emulator, consumer: str) -> list[object]:
+    """Return the events that were tracked through a consumer."""
+    return [event for event in emulator.events() if event["properties"]["via"] == consumer]
+
+
+SCENARIOS = [
+    Scenario("gevent script", script("gevent_script.py"), in_suite=True),
+    Scenario("gevent script, closed", script("gevent_script.py", "close")),
+    Scenario("gevent script, patched late", script("gevent_script.py", "late"), in_suite=True),
+    Scenario(
+        "gevent: waits, timeouts, flags",
+        script("gevent_hub.py"),
+        {"AsyncBufferedConsumer": 2, "import": 2},
+        in_suite=True,
+        faults=(Fault.latency(0.5) * 2,),
+    ),
+    Scenario("eventlet script", script("eventlet_script.py", "close"), in_suite=True),
+    Scenario("eventlet script, patched late", script("eventlet_script.py", "late")),
+    *(
+        Scenario(
+            f"gunicorn {worker}{preload}",
+            gunicorn("-k", worker, *preload.split()),
+            in_suite=worker == "gevent",
+        )
+        for worker in ("sync", "gthread", "gevent")
+        for preload in ("", " --preload")
+    ),
+    Scenario("billiard process", script("billiard_script.py", "process")),
+    Scenario("billiard pool", script("billiard_script.py", "pool")),
+    Scenario("celery prefork", celery("-P", "prefork", "-c", "2"), in_suite=True),
+    Scenario(
+        "celery prefork, one task a child",
+        celery("-P", "prefork", "-c", "4", "--max-tasks-per-child", "1"),
+    ),
+    Scenario("celery threads", celery("-P", "threads", "-c", "2")),
+    Scenario("celery solo", celery("-P", "solo")),
+    Scenario("celery gevent", celery("-P", "gevent", "-c", "2"), in_suite=True),
+    Scenario("celery eventlet", celery("-P", "eventlet", "-c", "2")),
+]

@@ -1,0 +1,109 @@
+"""Start a program in the environment of the peers, and stop it as its operator would."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests import peers
+
+PROGRAMS = Path(__file__).parent / "programs"
+TIMEOUT = 60  # seconds for anything here
+
+
+def environment(emulator, **more):
+    """Return the environment variables of a program that sends to the emulator."""
+    return {
+        **os.environ,
+        "MP_BASE_URL": emulator.url,
+        "MP_LIMITS_DIR": "off",
+        "PYTHONPATH": os.pathsep.join([str(peers.ROOT), str(PROGRAMS)]),
+        "PYTHONUNBUFFERED": "1",
+        **more,
+    }
+
+
+@contextlib.contextmanager
+def running(emulator, *command, folder, python=None, **variables):
+    """Run a program in a folder, and leave none of its processes behind."""
+    log = folder / "log.txt"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [python or peers.python("runtimes"), *command],
+            cwd=folder,
+            env=environment(emulator, **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    process.log = log
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run(emulator, *, arguments, folder, python=None, **variables):
+    """Run a program to its end."""
+    with running(emulator, *arguments, folder=folder, python=python, **variables) as process:
+        if process.wait(TIMEOUT):
+            raise AssertionError(f"exit code {process.returncode}:\n{process.log.read_text()}")
+
+
+def free_port():
+    """Return a port that was free just now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def get(port, path=""):
+    """Make a request, and return the body of the response."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=TIMEOUT) as response:
+        return response.read()
+
+
+def until(condition, process, what):
+    """Wait until a condition holds, while the process lives."""
+    end = time.monotonic() + TIMEOUT
+    while not condition():
+        if process.poll() is not None or time.monotonic() > end:
+            raise AssertionError(f"{what} never happened:\n{process.log.read_text()}")
+        time.sleep(0.05)
+
+
+def responds(port):
+    """Return True if a server responds there."""
+    try:
+        return get(port) is not None
+    except OSError:
+        return False
+
+
+def stop(process, how=signal.SIGTERM):
+    """Send a signal to a program, and wait until it has ended."""
+    process.send_signal(how)
+    process.wait(TIMEOUT)
+
+
+def serve(
+    emulator, *, arguments, folder, requests=20, how=signal.SIGTERM, python=None, **variables
+):
+    """Start a server, make requests of several threads at once, and stop it.
+
+    `{port}` in the arguments is replaced by a free port.
+    """
+    port = free_port()
+    filled = [part.replace("{port}", str(port)) for part in arguments]
+    with running(emulator, *filled, folder=folder, python=python, **variables) as process:
+        until(lambda: responds(port), process, "a response")
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda n: get(port, str(n)), range(requests)))
+        stop(process, how)
