@@ -117,6 +117,23 @@ def _nodes(result: Any) -> Any:
     ]
 
 
+def saved(resource: str, *names: str) -> Pair:
+    """Compare some fields of all objects of a kind."""
+    return (
+        lambda ws, ids: sorted(
+            [getattr(each, name) for name in names] for each in getattr(ws.project, resource).list()
+        ),
+        lambda value: sorted(rows(*names)(value)),
+    )
+
+
+def one(resource: str, id_: str, name: str) -> Pair:
+    """Compare one field of one object."""
+    return (
+        lambda ws, ids: getattr(getattr(ws.project, resource).get(ids[id_]), name)
+    ), part(name)  # fmt: skip
+
+
 def _query(*show: Any, **options: Any) -> Pair:
     options = DAYS | options
     return (lambda ws, ids: ws.query(list(show) or PAID, **options).series), part("series")
@@ -210,6 +227,31 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
     ("schema_graph", ""): (
         lambda ws, ids: sorted(ws.list_events_with_properties()),
         lambda value: sorted(each["name"] for each in value["events"]),
+    ),
+    # what is saved
+    **{
+        (method, "seeded"): saved(resource, *names)
+        for method, resource, names in (
+            ("list_dashboards", "dashboards", ("id", "title")),
+            ("list_cohorts_full", "cohorts", ("id", "name")),
+            ("list_bookmarks_v2", "reports", ("id", "name")),
+            ("list_annotations", "annotations", ("id", "description")),
+            ("list_annotation_tags", "annotation_tags", ("name",)),
+            ("list_webhooks", "webhooks", ("name", "url")),
+            ("list_feature_flags", "feature_flags", ("name", "key")),
+            ("list_experiments", "experiments", ("name",)),
+            ("list_lexicon_tags", "tags", ("name",)),
+            ("list_metrics", "metrics", ("name",)),
+            ("list_schema_registry", "schemas", ("name",)),
+        )
+    },
+    ("get_dashboard", "seeded"): one("dashboards", "dashboard", "title"),
+    ("get_annotation", "seeded"): one("annotations", "annotation", "description"),
+    ("get_cohort", "seeded"): one("cohorts", "cohort", "name"),
+    ("get_bookmark", "seeded"): one("reports", "insights", "params"),
+    ("get_event_definitions", "seeded"): (
+        lambda ws, ids: [each.name for each in ws.project.events.list(name=[PAID])],
+        lambda value: [each["name"] for each in value],
     ),
     # streams
     ("stream_events", ""): (

@@ -116,6 +116,20 @@ def discovery():
     call("resolve_workspace_id")
 
 
+def saved():
+    """What our own client has saved before."""
+    for method in ("list_dashboards", "list_cohorts_full", "list_bookmarks_v2",
+                   "list_annotations", "list_annotation_tags", "list_webhooks",
+                   "list_feature_flags", "list_experiments", "list_lexicon_tags", "list_metrics",
+                   "list_schema_registry"):  # fmt: skip
+        call(method, label="seeded")
+    call("get_dashboard", IDS["dashboard"], label="seeded")
+    call("get_annotation", IDS["annotation"], label="seeded")
+    call("get_cohort", IDS["cohort"], label="seeded")
+    call("get_bookmark", IDS["insights"], label="seeded")
+    call("get_event_definitions", names=[PAID], label="seeded")
+
+
 def streams():
     """Raw events and profiles."""
     call("stream_events", **DAYS)
@@ -566,7 +580,7 @@ def replays():
 
 
 AREAS = (
-    discovery, streams, live, insights, funnels, retentions, flows, users, raw_parameters,
+    discovery, saved, streams, live, insights, funnels, retentions, flows, users, raw_parameters,
     boards_and_reports, cohorts_and_annotations, flags_and_experiments, alerts_and_webhooks,
     lexicon, custom_definitions, deletion_and_context, replays,
 )  # fmt: skip

@@ -1,22 +1,18 @@
 """Run a client in its environment, compare its answers with ours, and write the table."""
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from mixpanel.data import Credentials, Workspace
-from mixpanel.emulator import Emulator
+from mixpanel.data import Workspace
 from tests.vendor_clients.comparison import difference
-from tests.vendor_clients.seeds import AUTH, PROJECT, WORKSPACE, shop
+from tests.vendor_clients.seeds import shop, workspace
 
 FOLDER = Path(__file__).parent
 TIMEOUT = 300  # seconds of a whole run
@@ -139,28 +135,13 @@ def headless(python: Path) -> Table:
         lines = _run(python, "headless_calls.py", emulator.url, json.dumps(ids))
         found = {name: Method(name) for name in lines[-1]["methods"]}
     # In a shop of its own: their calls have changed what is saved.
-    with shop() as (emulator, ids), _workspace(emulator) as ws:
+    with shop() as (emulator, ids), workspace(emulator) as ws:
         for line in lines:
             if "method" in line:
                 _add(found.setdefault(line["method"], Method(line["method"])), line, ws, ids)
     stopped = [f"{each['area']}: {each['stopped']}" for each in lines if "stopped" in each]
     name = f"mixpanel-headless {lines[-1]['version']}"
     return Table(name, list(found.values()), stopped, LEAST_ANSWERED)
-
-
-@contextmanager
-def _workspace(emulator: Emulator) -> Iterator[Workspace]:
-    """Open our own workspace, with a budget for more than 60 questions."""
-    credentials = Credentials(username=AUTH[0], secret=AUTH[1], project_id=PROJECT)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patch.dict(os.environ, MP_QUERY_LIMIT="100000"),
-        Workspace(
-            path=Path(folder, "ours.db"), credentials=credentials, base_url=emulator.url,
-            workspace_id=WORKSPACE, max_wait=10,
-        ) as ws,
-    ):  # fmt: skip
-        yield ws
 
 
 def _add(method: Method, line: Mapping[str, Any], ws: Workspace, ids: Mapping[str, int]) -> None:
@@ -185,7 +166,7 @@ def utils(python: Path) -> Table:
     with shop() as (emulator, ids):
         lines = _run(python, "utils_calls.py", emulator.url)
     found = {name: Method(name) for name in lines[-1]["methods"]}
-    with shop() as (emulator, ids), _workspace(emulator) as ws:
+    with shop() as (emulator, ids), workspace(emulator) as ws:
         for line in lines:
             if "method" in line:
                 _add(found[line["method"]], line, ws, ids)

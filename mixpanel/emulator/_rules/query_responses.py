@@ -233,8 +233,8 @@ def inline(
     }
 
 
-def flows(result: FlowsResult, *, now: float) -> dict[str, Any]:
-    """Return flows; counts are text, as Mixpanel sends them."""
+def flows(result: FlowsResult, *, now: float, tree: bool = False) -> dict[str, Any]:
+    """Return flows, and on request the tree of all paths; counts are text, as Mixpanel's are."""
     rate = result.overall_conversion_rate
     return {
         "computed_at": computed_at(now),
@@ -249,10 +249,45 @@ def flows(result: FlowsResult, *, now: float) -> dict[str, Any]:
             }
             for path in result.paths
         ],
+        "trees": [_tree(result)] if tree else [],
         "breakdowns": [],
         "overallConversionRate": "NaN" if rate is None or math.isnan(rate) else rate,
         "metadata": {},
     }
+
+
+def _tree(result: FlowsResult) -> dict[str, Any]:
+    """Return the paths as a tree whose root is no event."""
+    root: dict[str, Any] = {"n": 0, "ended": 0, "below": {}}
+    anchor = next((step.step for step in result.steps if step.step == 0), 0)
+    for path in result.paths:
+        branch = root
+        for event in path.events:
+            branch["n"] += path.count
+            branch = branch["below"].setdefault(event, {"n": 0, "ended": 0, "below": {}})
+        branch["n"] += path.count
+        branch["ended"] += path.count
+    types = {node.event: node.type for step in result.steps for node in step.nodes}
+
+    def shown(branch: Mapping[str, Any], number: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": {
+                    "event": event,
+                    "type": types.get(event, "FORWARD"),
+                    "stepNumber": number,
+                    "anchorType": "NORMAL",
+                    "isComputed": False,
+                },
+                "totalCount": str(below["n"]),
+                "dropOffTotalCount": str(below["ended"]),
+                "convertedTotalCount": str(below["n"] - below["ended"]),
+                "children": shown(below, number + 1),
+            }
+            for event, below in branch["below"].items()
+        ]
+
+    return {"root": {"step": None, "children": shown(root, anchor)}}
 
 
 def _node(node: FlowNode) -> dict[str, Any]:

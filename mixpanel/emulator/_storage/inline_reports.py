@@ -24,6 +24,7 @@ from mixpanel.emulator._storage.inline_metrics import InlineMetrics, Shown
 from mixpanel.emulator._storage.profile_query import Profiles
 
 MAX_LIMIT = 50_000
+MOST_PATHS = 1_000  # of which a tree is made
 FUNNEL_MATHS = ("conversion_rate_unique", "conversion_rate_session", "unique")
 
 
@@ -182,34 +183,56 @@ class InlineReports:
         :raises RefusedRequest: 400: the parameters are malformed, or of a kind not known here.
         """
         match params:
-            case {"steps": [{"event": str(event)} as step], "date_range": {**days}}:
+            case {"steps": [{"event": str(event)} as step, *more], "date_range": {**days}}:
                 pass
-            case {"steps": [_, _, *_]}:
-                raise RefusedRequest(400, "a flow of several steps is not supported here")
             case _:
                 raise RefusedRequest(400, "a flow requires steps and date_range")
         count: Any = params.get("count_type", "unique")
-        filters = (params.get("filter_by_event") or {}).get("children")
-        if filters:
-            raise RefusedRequest(400, "filter_by_event is not supported by the emulator")
+        if unknown := [each for each in ("exclusions", "segments") if params.get(each)]:
+            message = f"{' and '.join(unknown)} of a flow are not computed by the emulator"
+            raise RefusedRequest(400, message)
         window = params.get("conversion_window") or {"value": 7, "unit": "day"}
+        if "session" in (window["unit"], count):
+            if (window["unit"], window["value"], count) != ("session", 1, "session"):
+                raise RefusedRequest(400, "a flow is of sessions in one session, or of neither")
+            window = {"value": 1, "unit": "day"}
+        first, *others = [self._flow_step(each, today) for each in (step, *more)]
+        where = self._flow_where(params, today)
+        forward = (more[-1] if more else step).get("forward", 3)
+        report = partial(
+            flows.flows,
+            event=event, where=first.where, then=others, events_where=where, forward=forward,
+            reverse=step.get("reverse", 0), count_type=count, window=window["value"],
+            window_unit=window["unit"], hidden_events=params.get("hidden_events") or (),
+            collapse_repeated=bool(params.get("collapse_repeated")),
+            events_per_step=params.get("cardinality_threshold", 3),
+            paths=MOST_PATHS if params.get("flows_merge_type") == "tree" else 10,
+        )  # fmt: skip
+        texts = (where, first.where, *(each.where for each in others))
+        return self._reports.run(report, flow_days(days, today), *texts)
+
+    def _flow_step(self, step: Any, today: date) -> funnel.Step:
+        if not isinstance(step, Mapping) or not isinstance(step.get("event"), str):
+            raise RefusedRequest(400, "a step of a flow requires an event")
         where = step_where(
             step.get("property_filter_params_list"),
             members=self._members_of,
             today=today,
             word=step.get("bool_op", "and"),
         )
-        return self._reports.run(
-            lambda events, period: flows.flows(
-                events, period, event, forward=step.get("forward", 3),
-                reverse=step.get("reverse", 0), count_type=count, window=window["value"],
-                window_unit=window["unit"], where=where,
-                hidden_events=params.get("hidden_events") or (),
-                collapse_repeated=bool(params.get("collapse_repeated")),
-                events_per_step=params.get("cardinality_threshold", 3),
-            ),
-            flow_days(days, today), where,
-        )  # fmt: skip
+        return funnel.Step(step["event"], where)
+
+    def _flow_where(self, params: Mapping[str, Any], today: date) -> str | None:
+        """Return the condition that all events of a flow meet."""
+        filters = params.get("filter_by_event") or {}
+        entries = [
+            {"value": each.get("propertyName"), **each} for each in filters.get("children") or ()
+        ]
+        if cohort := params.get("filter_by_cohort"):
+            of = {"value": "$cohorts", "filterOperator": "contains"}
+            entries.append({**of, "filterValue": [{"cohort": cohort}]})
+        determiner = "any" if filters.get("operator") == "or" else "all"
+        return self._where(entries, today, determiner)
 
     # Parts
 
