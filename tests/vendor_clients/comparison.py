@@ -250,7 +250,7 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
     ("get_cohort", "seeded"): one("cohorts", "cohort", "name"),
     ("get_bookmark", "seeded"): one("reports", "insights", "params"),
     ("get_event_definitions", "seeded"): (
-        lambda ws, ids: [each.name for each in ws.project.events.list(name=[PAID])],
+        lambda ws, ids: [each.name for each in ws.project.events.list(names=[PAID])],
         lambda value: [each["name"] for each in value],
     ),
     # streams

@@ -348,7 +348,7 @@ def boards_and_reports():
     call("update_report_link", board, 1, t.UpdateReportLinkParams(link_type="embedded"))
     call("get_dashboard_erf", board)
     call("list_blueprint_templates")
-    blueprint = field(call("create_blueprint", "onboarding"), "id")
+    blueprint = field(call("create_blueprint", "company_kpis"), "id")
     call("get_blueprint_config", blueprint or board)
     call("update_blueprint_cohorts", [{"id": IDS["cohort"]}])
     cards = [t.BlueprintCard(card_type="report", bookmark_id=report)]

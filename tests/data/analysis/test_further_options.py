@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mixpanel.data import Exclusion
-from mixpanel.data.analysis.funnel import funnel
+from mixpanel.data.analysis.flows import flows
+from mixpanel.data.analysis.funnel import Step, funnel
 from mixpanel.data.analysis.period import Period
 from mixpanel.data.analysis.retention import retention
 from mixpanel.data.analysis.sessions import events_in_sessions
@@ -237,3 +238,59 @@ def test_impossible_retention_is_refused(options):
     """Before anything is computed."""
     with pytest.raises(ConfigError):
         retention(FETCHED, Period.checked(DAY, DAY), "A", "B", **options)
+
+
+def flow_of(found):
+    return [
+        {(node.event, node.type): node.count for node in step.nodes if node.count}
+        for step in found.steps
+    ]
+
+
+def test_a_flow_may_have_several_steps(tables):
+    """What is between them is not shown; who does not reach the next one drops off."""
+    tables.put(
+        [
+            *(at("A", who, 1) for who in ("u1", "u2", "u3")),
+            at("X", "u1", 2), at("B", "u1", 3, p="x"), at("C", "u1", 4),
+            at("B", "u2", 5, p="y"), at("B", "u2", 6, p="x"),
+            at("X", "u3", 2), at("B", "u3", 30, p="x"),
+        ]
+    )  # fmt: skip
+    period = Period.checked(DAY, DAY)
+    options = {"forward": 1, "window": 1, "window_unit": "day"}
+    found = tables.run(flows(FETCHED, period, "A", then=[Step("B")], **options))
+    assert [
+        {("A", "ANCHOR"): 3},
+        {("B", "ANCHOR"): 2, ("$dropoff", "DROPOFF"): 1},
+        {("C", "FORWARD"): 1, ("B", "FORWARD"): 1},
+    ] == flow_of(found)
+    assert {(("A", "B", "C"), 1), (("A", "B", "B"), 1), (("A",), 1)} == {
+        (path.events, path.count) for path in found.paths
+    }
+    filtered = Step("B", 'properties["p"] == "x"')
+    found = tables.run(flows(FETCHED, period, "A", then=[filtered], **options))
+    assert {("C", "FORWARD"): 1, ("$dropoff", "DROPOFF"): 1} == flow_of(found)[2]
+    only = 'event["$name"] != "C"'
+    found = tables.run(flows(FETCHED, period, "A", then=[filtered], events_where=only, **options))
+    assert {("$dropoff", "DROPOFF"): 2} == flow_of(found)[2]
+
+
+def test_a_flow_may_be_of_sessions(tables):
+    """Each session counts once, with what is in it alone."""
+    tables.put(
+        [
+            at("A", "u1", 1),
+            at("B", "u1", 1.2),
+            at("A", "u1", 1.3),
+            at("A", "u1", 5),
+            at("B", "u1", 6),
+        ]
+    )
+    found = tables.run(
+        flows(FETCHED, Period.checked(DAY, DAY), "A", forward=1, count_type="session")
+    )
+    assert [
+        {("A", "ANCHOR"): 2},
+        {("B", "FORWARD"): 1, ("$dropoff", "DROPOFF"): 1},
+    ] == flow_of(found)
