@@ -16,7 +16,7 @@ from mixpanel._version import __version__
 if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel._delivery.stats import FlushResult, Stats
     from mixpanel._records.context import context
-    from mixpanel._records.encoding import DatetimeSerializer, json_dumps
+    from mixpanel._records.json_encoding import DatetimeSerializer, json_dumps
     from mixpanel.bulk import ImportInterrupted, ImportResult
     from mixpanel.client import AsyncMixpanel, Mixpanel
     from mixpanel.consumers import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING or not load_lazily(__name__):
     from mixpanel.flags.types import LocalFlagsConfig, RemoteFlagsConfig
     from mixpanel.lookup_tables import LookupTable
     from mixpanel.settings import Limits, RetryPolicy
+    from mixpanel.signals import flush_on_signal
 
 __all__ = [
     "AmbiguousDeliveryError",
@@ -84,5 +85,6 @@ __all__ = [
     "ValidationError",
     "__version__",
     "context",
+    "flush_on_signal",
     "json_dumps",
 ]

@@ -25,10 +25,11 @@ from mixpanel._delivery.stats import DeliveryStats, FlushResult, Stats
 from mixpanel._records.composer import (
     Composer,
 )
-from mixpanel._records.encoding import DatetimeSerializer
 from mixpanel._records.ids import new_hex
+from mixpanel._records.json_encoding import DatetimeSerializer
 from mixpanel._records.methods import TrackingMethods
 from mixpanel._runtime import background_loop
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_init_arguments
 from mixpanel._runtime.signatures import returning
 from mixpanel._runtime.sync_methods import sync_twin
@@ -104,7 +105,7 @@ class ClientOptions(ConsumerOptions, total=False):
 
 
 @hide_init_arguments
-class _Client(TrackingMethods[Outcome]):
+class _Client(TrackingMethods[Outcome], Rebuilt):
     """The shared part of both clients: composing messages, and holding the consumer."""
 
     _is_sync = False
@@ -132,6 +133,7 @@ class _Client(TrackingMethods[Outcome]):
         self._event_endpoint = "imports" if ingestion == "import" else "events"
         self._disabled = bool(own_options.pop("disabled", False))
         self._owns_consumer = consumer is None
+        given_consumer = consumer
         if consumer is None:
             consumer = self._default_consumer(credentials=credentials, **for_consumer)
         else:
@@ -148,7 +150,7 @@ class _Client(TrackingMethods[Outcome]):
         )
         self._stats = self._delivery.stats
         if self._is_sync and isinstance(self._delivery, Sender):
-            self._delivery.in_background_loop = True
+            self._delivery.serve_sync_client()
         self._closed = False
         # A sender that accepts a message without further checks: of async clients, nearly always.
         self._fast_sender: Sender[IngestionApi] | None = None
@@ -168,6 +170,22 @@ class _Client(TrackingMethods[Outcome]):
         self._remote_flags: RemoteFeatureFlagsProvider | None = None
         if local_flags_config is not None or remote_flags_config is not None:
             self._add_flags(local_flags_config, remote_flags_config, credentials)
+        self._keep_settings(
+            token=token,
+            consumer=given_consumer,
+            serializer=serializer,
+            local_flags_config=local_flags_config,
+            remote_flags_config=remote_flags_config,
+            credentials=credentials,
+            **options,
+        )
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        _Client.__init__(self, **settings)
+
+    def __getstate__(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        settings, added = super().__getstate__()
+        return {**settings, "super_properties": self._composer.super_properties}, added
 
     def _add_flags(
         self,

@@ -27,9 +27,10 @@ from mixpanel._http.ingestion import (
 from mixpanel._http.proxies import (
     TransportOptions,
 )
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._records.record import Record, is_repeatable
 from mixpanel._runtime import background_loop
+from mixpanel._runtime.rebuilding import Rebuilt
 from mixpanel._runtime.redaction import hide_arguments, hide_init_arguments
 from mixpanel.credentials import ServiceAccountCredentials, api_secret_of
 from mixpanel.exceptions import (
@@ -98,7 +99,7 @@ KNOWN_OPTIONS = ConsumerOptions.__optional_keys__
 
 
 @hide_init_arguments
-class AnyConsumer:
+class AnyConsumer(Rebuilt):
     """The shared part of the four consumers: settings, a `Sender`, and statistics."""
 
     _buffered = False
@@ -159,9 +160,24 @@ class AnyConsumer:
             background=self._background,
             repeat_ambiguous=options.get("repeat_ambiguous", False),
         )
+        self._keep_settings(
+            events_url=events_url,
+            people_url=people_url,
+            import_url=import_url,
+            request_timeout=request_timeout,
+            groups_url=groups_url,
+            api_host=api_host,
+            retry_limit=retry_limit,
+            retry_backoff_factor=retry_backoff_factor,
+            credentials=credentials,
+            **options,
+        )
 
     def _default_retry(self, retry_limit: int, backoff: float) -> RetryPolicy:
         return RetryPolicy(attempts=retry_limit + 1, first_wait=2 * backoff, max_age=60.0)
+
+    def _rebuild(self, settings: dict[str, Any]) -> None:
+        AnyConsumer.__init__(self, **settings)
 
     def stats(self) -> Stats:
         """Return the outcome of every message so far, in numbers."""

@@ -22,7 +22,7 @@ LAYERS = [
     "_http",
     "_delivery",
     "flags data",
-    "bulk consumers lookup_tables",
+    "bulk consumers lookup_tables signals",
     "client __init__",
     "cdp",
     "emulator",

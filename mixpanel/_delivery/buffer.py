@@ -27,6 +27,7 @@ rules keep the invariants:
 from __future__ import annotations
 
 import functools
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -667,11 +668,16 @@ class Buffer:
 
         Queues that were paused for an error that only a human can mend are tried once more.
         """
-        self.flush_marker = self.stats.accepted
+        marker = self.stats.accepted
+        self.flush_marker = max(self.flush_marker, marker)
         for queue in self.queues.values():
             if queue.paused_by is not None:
                 queue.paused_by, queue.paused_until = None, 0.0
-        return self.flush_marker
+        return marker
+
+    def stop_gathering(self) -> None:
+        """From now on, make each message due at once, as in a process that is to end soon."""
+        self.flush_marker = sys.maxsize
 
     @_locked
     def has_unsettled(self, up_to: int) -> bool:

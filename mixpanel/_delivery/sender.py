@@ -17,7 +17,7 @@ from mixpanel._delivery.dispatcher import BatchDispatcher
 from mixpanel._delivery.stats import FlushResult
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.request import Api
-from mixpanel._runtime import background_loop, event_loop, shutdown
+from mixpanel._runtime import background_loop, event_loop, native_threads, shutdown
 from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 from mixpanel.exceptions import ClosedError, DeliveryError, TransportError
@@ -48,6 +48,8 @@ POLL_INTERVAL = 0.01  # seconds
 EXIT_RETRY = RetryPolicy(attempts=4, first_wait=0.2, max_retry_after=1.0, max_age=math.inf)
 
 # Of the parent process: a forked child neither uses nor closes them, nor lets them be collected.
+_has_warned = False  # that uWSGI runs no threads
+
 _inherited_transports: list[SyncTransport | None] = []
 
 
@@ -191,6 +193,22 @@ class Sender(Generic[R]):
     def has_loop(self) -> bool:
         """Return True if a running event loop has the background task."""
         return self._loop is not None and self._loop.is_running()
+
+    def serve_sync_client(self) -> None:
+        """Send from the background loop, never from a caller's; without threads, in the calls."""
+        global _has_warned
+        if not self.background:
+            return
+        if native_threads.run_between_requests():
+            self.in_background_loop = True
+            return
+        self.background = False
+        if not _has_warned:
+            _has_warned = True
+            logger.warning(
+                "uWSGI runs no threads between requests: messages are sent in the request that "
+                "finds them due. Start uWSGI with --enable-threads to send them in the background"
+            )
 
     @property
     def sends_in_this_loop(self) -> bool:
@@ -473,11 +491,13 @@ class Sender(Generic[R]):
         well could wait for a lock of the very code that it interrupted.
         """
         thread = threading.get_ident()
+        is_outer = thread not in self._sending_threads  # of a signal handler's, inside another
         try:
             self._sending_threads.add(thread)
             yield
         finally:
-            self._sending_threads.discard(thread)
+            if is_outer:
+                self._sending_threads.discard(thread)
 
     # ---- the end of the process -------------------------------------------------------------
 
@@ -486,18 +506,51 @@ class Sender(Generic[R]):
         with import_lock:
             import mixpanel._http.sync_transport  # noqa: F401
 
+    def holds_lock(self) -> bool:
+        """Return True in a signal handler that interrupted this thread inside the buffer."""
+        return self.buffer.is_held_here()
+
+    def flush_blocking(self, end: float) -> None:
+        """Send what is not in flight from this thread until `end`, and then each message at once.
+
+        Called in a signal handler, whose process is going to end, but not yet.
+        """
+        in_this_thread = self.sends_in_this_loop or self.is_interrupted
+        self.buffer.stop_gathering()
+        if not self.stats.pending or self.connections.transport.client is not None:
+            return
+        # Connections of its own: the handler may have interrupted the ones that are in use.
+        transport = self._make_transport()
+        policy, self.dispatcher.policy = self.dispatcher.policy, EXIT_RETRY
+        try:
+            with self._blocking_send():
+                while time.monotonic() < end:
+                    if self.dispatcher.send_due_blocking(transport, until=end, everything=True):
+                        continue
+                    if in_this_thread or not self.buffer.has_in_flight():
+                        break
+                    time.sleep(POLL_INTERVAL)  # another thread is sending
+        finally:
+            self.dispatcher.policy = policy
+            transport.close()
+
     def drain_at_exit(self, end: float) -> None:
         """Send what is left from this thread until `end` on the monotonic clock.
 
         Nothing is accepted after that: what other threads track then counts as dropped.
         """
         if self.stats.pending or self.stats.deferred:
+            in_this_thread = self.sends_in_this_loop or self.is_interrupted
             with self.buffer.lock:
                 # A loop in another thread may still run. From here on its background task takes no
                 # batch (`_take_in` looks at `_loop`): the process would end before it is sent.
                 self._draining = True
                 loop, self._loop = self._loop, None
-                waiting = self.buffer.has_in_flight() and (loop is None or loop.is_running())
+                waiting = (
+                    self.buffer.has_in_flight()
+                    and (loop is None or loop.is_running())
+                    and not in_this_thread
+                )
             try:
                 self._drain(end, waiting=waiting)
             finally:

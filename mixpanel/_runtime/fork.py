@@ -10,9 +10,10 @@ registration, and then its instances.
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._runtime.safe_logging import logger
 
@@ -103,3 +104,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_run_before, after_in_parent=_run_in_parent, after_in_child=_run_in_child
     )
+
+
+def _register_in_uwsgi(uwsgi: Any) -> None:
+    """Run in the workers of uWSGI, which forks without Python's own hooks."""
+    hook = getattr(uwsgi, "post_fork_hook", None)
+
+    def run_after() -> None:
+        if hook is not None:
+            hook()
+        _run_in_child()
+
+    uwsgi.post_fork_hook = run_after
+
+
+if "uwsgi" in sys.modules:
+    _register_in_uwsgi(sys.modules["uwsgi"])

@@ -21,8 +21,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-__all__ = ["Mailbox", "get_ident", "is_patched", "new_future", "new_lock", "new_rlock",
-           "start_thread", "wait_for", "wait_for_all"]  # fmt: skip
+__all__ = [
+    "Mailbox",
+    "get_ident",
+    "is_patched",
+    "new_future",
+    "new_lock",
+    "new_rlock",
+    "run_between_requests",
+    "start_thread",
+    "wait_for",
+    "wait_for_all",
+]
 
 T = TypeVar("T")
 
@@ -50,6 +60,14 @@ get_ident: Callable[[], int] = _original("get_ident")
 def is_patched() -> bool:
     """Return True if new threads are greenlets."""
     return _thread.start_new_thread is not _start_new_thread
+
+
+def run_between_requests() -> bool:
+    """Return False under uWSGI without `--enable-threads`: its threads run within requests only."""
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    return options is None or any(
+        name in options for name in ("enable-threads", "threads", "gevent", "asyncio")
+    )
 
 
 class NativeThread:

@@ -18,12 +18,23 @@ import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mixpanel._runtime import fork
+from mixpanel._runtime.import_lock import import_lock
 from mixpanel._runtime.safe_logging import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Drainable", "on_shutdown", "register", "senders", "unregister"]
+__all__ = [
+    "Drainable",
+    "drain",
+    "flush",
+    "is_draining",
+    "is_interrupted",
+    "on_shutdown",
+    "register",
+    "senders",
+    "unregister",
+]
 
 EXIT_TIMEOUT = 2.0  # seconds, for all consumers together
 
@@ -37,6 +48,14 @@ class Drainable(Protocol):
 
     def drain_at_exit(self, end: float) -> None:
         """Send what is left, until `end` on the monotonic clock; accept nothing afterwards."""
+        ...
+
+    def flush_blocking(self, end: float) -> None:
+        """Send what is not in flight until `end`, and from then on each message at once."""
+        ...
+
+    def holds_lock(self) -> bool:
+        """Return True in a signal handler that interrupted this thread inside the sender."""
         ...
 
     def close_sync(self) -> None:
@@ -69,14 +88,30 @@ def register(sender: Drainable) -> None:
     # A forked child inherits the `atexit` handler, but children of `multiprocessing` never run it.
     # They run the finalizers of that module, which they do not inherit.
     if first:
-        atexit.register(_drain)
+        atexit.register(drain)
     for name in ("multiprocessing.util", "billiard.util"):
         if name in sys.modules:
-            sys.modules[name].Finalize(None, _drain, exitpriority=10)
+            sys.modules[name].Finalize(None, drain, exitpriority=10)
     if "billiard.process" in sys.modules:
         _register_in_billiard_worker(sys.modules["billiard.process"].current_process())
+    if "uwsgi" in sys.modules:
+        _register_in_uwsgi(sys.modules["uwsgi"])
     if not threading.main_thread().is_alive():
-        _drain()  # `atexit` handlers are running; one that is registered now is never called
+        drain()  # `atexit` handlers are running; one that is registered now is never called
+
+
+def _register_in_uwsgi(uwsgi: Any) -> None:
+    """Drain in uWSGI's own exit hook: with threads, its workers run no `atexit` handlers."""
+    hook = getattr(uwsgi, "atexit", None)
+
+    def drain_after() -> None:
+        try:
+            if hook is not None:
+                hook()
+        finally:
+            drain()
+
+    uwsgi.atexit = drain_after
 
 
 def _register_in_billiard_worker(process: Any) -> None:
@@ -90,7 +125,7 @@ def _register_in_billiard_worker(process: Any) -> None:
             if on_exit is not None:
                 on_exit(pid, exitcode)
         finally:
-            _drain()
+            drain()
 
     worker.on_exit = drain_after
 
@@ -105,7 +140,28 @@ def on_shutdown(callback: Callable[[], None]) -> None:
     _callbacks.append(callback)
 
 
-def _drain() -> None:
+def is_draining() -> bool:
+    """Return True once the last drain has begun."""
+    return drain_deadline > 0
+
+
+def is_interrupted() -> bool:
+    """Return True in a signal handler that must not wait for the code that it interrupted."""
+    return import_lock.is_held_here() or any(sender.holds_lock() for sender in list(senders))
+
+
+def flush() -> None:
+    """Send what all consumers have buffered, and from then on each of their messages at once."""
+    end = time.monotonic() + EXIT_TIMEOUT
+    for sender in list(senders):
+        try:
+            sender.flush_blocking(end)
+        except Exception:  # the other consumers are flushed all the same
+            logger.exception("a consumer could not be flushed")
+
+
+def drain() -> None:
+    """Send what all consumers hold, and let them accept nothing afterwards: the last drain."""
     global drain_deadline, is_over
     for sender in list(_with_messages)[:1]:
         sender.prepare_drain()  # imports may be slow: not at the expense of the server's time
@@ -128,8 +184,8 @@ def _drain_one(sender: Drainable, end: float) -> None:
 
 
 def _after_fork() -> None:
-    global is_over
-    is_over = False
+    global drain_deadline, is_over
+    drain_deadline, is_over = 0.0, False
     _with_messages.clear()
     for sender in list(senders):
         sender.after_fork()

@@ -293,7 +293,7 @@ def drop(
 
 def drop_all(
     *,
-    type: Annotated[  # noqa: A002
+    type: Annotated[
         TableType | None,
         typer.Option(
             "--type", "-t", metavar="TYPE", show_default="all",

@@ -30,7 +30,8 @@ and --dry-run shows what would be sent. JSON is given as text, as @FILE, or as -
 """
 EXAMPLE = "mp project dashboards list"
 MAX_BYTES = 128 * 1024 * 1024
-COLUMNS = 8  # of a table
+COLUMNS = 6  # of a table
+LEFT_OUT = {"project_id", "workspace_id", "creator_id", "creator_name", "description", "token"}
 METAVARS = {
     "integer": "N", "number": "N", "document": "JSON", "items": "JSON", "day": "DAY",
     "time": "TIME", "moment": "TIME", "id": "ID", "ids": "ID", "text": "TEXT", "texts": "TEXT",
@@ -46,18 +47,17 @@ class Listed(list[Any]):
         """Return the rows of the table."""
         fields = [*type(self[0]).model_fields] if self else []
         names = [
-            name for name in fields if any(_is_short(getattr(each, name, None)) for each in self)
+            name
+            for name in fields
+            # What is empty or False in all of them says nothing.
+            if name not in LEFT_OUT and any(_cell(getattr(each, name, None)) for each in self)
         ][:COLUMNS]
         rows = [{name: _cell(getattr(each, name, None)) for name in names} for each in self]
         return rows if names else [each.to_dict() for each in self]
 
 
-def _is_short(value: Any) -> bool:
-    return value is not None and not isinstance(value, dict | list | tuple)
-
-
 def _cell(value: Any) -> Any:
-    return value if _is_short(value) else None
+    return None if isinstance(value, dict | list | tuple) else value
 
 
 # ---- options ------------------------------------------------------------------------------------
@@ -188,8 +188,10 @@ def _run(resource: Resource, endpoint: Endpoint, live: LiveCommand, values: dict
     is_dangerous = PreparedCall(resource, endpoint, "", checked).is_dangerous
     if is_dangerous:
         which = " ".join(str(given[each.name]) for each in endpoint.arguments if each.positional)
-        what = " ".join(filter(None, [endpoint.summary.rstrip("."), f"({which})" if which else ""]))
-        confirm_or_abort(f"{what}? This cannot be undone.", force=confirm, option="--yes")
+        what = f"{resource.singular} {which}".rstrip()
+        does = endpoint.summary[0].lower() + endpoint.summary[1:]
+        question = f"{what}: {does} This cannot be undone. Continue?"
+        confirm_or_abort(question, force=confirm, option="--yes")
 
     async def call(workspace: "AsyncWorkspace") -> Any:
         calls = workspace.project._calls

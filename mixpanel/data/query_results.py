@@ -394,7 +394,8 @@ class FunnelResult(QueryResult):
     def _figure(self) -> figures.Figure:
         ends = self.steps[:1] + self.steps[-1:]
         names = dict.fromkeys(step.label or step.event for step in ends)
-        title = self.funnel_name or " → ".join(names) or "Funnel"
+        by = f" by {self.segment_property}" if self.segments and self.segment_property else ""
+        title = (self.funnel_name or " → ".join(names) or "Funnel") + by
         plural = "s" if self.window and self.window > 1 else ""
         within = f" within {self.window} {self.window_unit}{plural}" if self.window else ""
         measure = f"{percentage(self.conversion_rate)} converted{within}"

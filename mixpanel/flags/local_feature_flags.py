@@ -21,7 +21,7 @@ import anyio.to_thread
 from mixpanel._http.connections import LoopConnections
 from mixpanel._http.proxies import TransportOptions
 from mixpanel._http.responses import Response, TransportFailure
-from mixpanel._records.encoding import loads
+from mixpanel._records.json_encoding import loads
 from mixpanel._runtime import background_loop, event_loop, fork, native_threads
 from mixpanel._runtime.checked_files import read_checked
 from mixpanel._runtime.file_lock import FileLock

@@ -52,6 +52,7 @@ from mixpanel._http.responses import (
 )
 from mixpanel.cdp import AsyncCustomerIO, CustomerIO, Hightouch, HightouchOAuth, webhooks
 from mixpanel.cdp._hightouch.oauth import AccessTokens
+from mixpanel.consumers import AnyConsumer
 from mixpanel.credentials import ApiSecret, Secret
 from mixpanel.data import (
     AsyncAPI,
@@ -249,6 +250,7 @@ def attributes(one):
 # In these a pickle holds the secret: a program makes them itself, and a pool of processes that
 # are spawned needs them. Requests and responses are bytes in transit: nothing shows them.
 PICKLED = (ServiceAccountCredentials, HightouchOAuth, Credentials, TokenCredentials)
+CLIENTS = (AnyConsumer, Mixpanel, AsyncMixpanel)
 BYTES = {"content", "body"}
 
 
@@ -283,7 +285,10 @@ WAYS = {
     "model_dump": lambda one: f"{one.model_dump()!r} {one.model_dump_json()}",
     "copy": lambda one: repr(copy.copy(one)),
     "deepcopy": lambda one: repr(copy.deepcopy(one)),
-    "pickle": lambda one: pickle.dumps(one) + pickle.dumps(one, 0) if is_ours(one) else b"",
+    "pickle": lambda one: (
+        b"" if isinstance(one, CLIENTS) or not is_ours(one)
+        else pickle.dumps(one) + pickle.dumps(one, 0)
+    ),
 }  # fmt: skip
 
 

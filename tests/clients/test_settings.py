@@ -190,11 +190,13 @@ def test_credentials_check_their_parts():
     ids=lambda holder: type(holder).__name__,
 )
 def test_a_secret_is_never_shown(holder):
-    """Not in repr, str, format, dir() values or a pickle, except that of credentials."""
+    """Not in repr, str, format, dir() values or a pickle, except those for other processes."""
     shown = repr(holder) + str(holder) + f"{holder!s:>3}" + repr(getattr(holder, "__dict__", ""))
     assert CANARY not in shown
     if isinstance(holder, ServiceAccountCredentials):
         assert holder == pickle.loads(pickle.dumps(holder))
+        return
+    if isinstance(holder, (Consumer, Mixpanel)):  # see tests/clients/test_copies.py
         return
     with contextlib.suppress(TypeError, AttributeError, pickle.PicklingError):
         assert CANARY.encode() not in pickle.dumps(holder)

@@ -215,7 +215,7 @@ def test_ctrl_c_ends_a_fetch(tmp_path):
             text=True,
         ) as running:
             interrupt_after_five(emu, tmp_path, running)
-            report = json.loads(running.communicate(timeout=30)[0])
+            report = json.loads(running.communicate(timeout=120)[0])
     assert 0 == running.returncode
     assert ([], "incomplete", 5 * PER_DAY) == (report["still"], report["state"], report["kept"])
     assert (9 * PER_DAY, 4) == (report["rows"], report["requests"])

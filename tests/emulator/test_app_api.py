@@ -99,7 +99,7 @@ SHAPES = [
     ),
     (
         "GET", f"{PROJECT}/business-context/chain", None, 200,
-        {"results": {"project": {"content": "A shop"}}},
+        {"results": {"project_context": "A shop"}},
     ),
     ("POST", f"{PROJECT}/replays/sign/bulk", {"replays": []}, 403, {"status": "error"}),
     (

@@ -170,6 +170,11 @@ ENDS = {
         signal.SIGTERM,
         SENT,
     ),
+    "SIGTERM, after `flush_on_signal()`": (
+        "from mixpanel import flush_on_signal; flush_on_signal(); run(wait=True)",
+        signal.SIGTERM,
+        SENT,
+    ),
     "SIGHUP": (  # whoever started the tests may have had it ignored
         "signal.signal(signal.SIGHUP, signal.SIG_DFL); run(wait=True)",
         signal.SIGHUP,
@@ -186,6 +191,11 @@ ENDS = {
     "SIGTERM under uvicorn": (serve(), signal.SIGTERM, LOST),
     "SIGTERM under uvicorn, with `aclose` in its lifespan": (
         serve("await aclose()"),
+        signal.SIGTERM,
+        SENT,
+    ),
+    "SIGTERM under uvicorn, after `flush_on_signal()`": (
+        "from mixpanel import flush_on_signal; flush_on_signal()\n" + serve(),
         signal.SIGTERM,
         SENT,
     ),
@@ -304,7 +314,7 @@ def test_the_end_of_a_process_sends_or_loses_what_the_buffer_holds(emu, tmp_path
                 process.stdin.flush()
             else:
                 process.send_signal(how)
-        process.wait(timeout=30)
+        process.wait(timeout=120)
         errors = process.communicate()[1]
     assert arrived(emu) == expected, errors
 
@@ -318,7 +328,7 @@ for n in range(120):
 os.kill(os.getpid(), signal.SIGKILL)
 """
     with running(emu, tmp_path / "program.py", BEGINNING + source) as process:
-        assert process.wait(timeout=30) == -signal.SIGKILL
+        assert process.wait(timeout=120) == -signal.SIGKILL
     assert arrived(emu) == list(range(100))
 
 
@@ -343,7 +353,7 @@ def until_all_is_accepted(process):
     line = process.stdout.readline()
     if line.startswith("port "):
         url = f"http://127.0.0.1:{int(line.split()[1])}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             assert answer.read() == b"done"
     else:
         assert line == "ready\n"

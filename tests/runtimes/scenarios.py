@@ -3,6 +3,7 @@
 `via` is the consumer that an event was tracked through; every program tracks the numbers from 0.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mixpanel.emulator import Emulator, Fault
-from tests.runtimes import servers
+from tests import peers
+from tests.runtimes import kernel, servers
 
 THREE = ("Consumer", "BufferedConsumer", "AsyncBufferedConsumer")
 PROGRAMS = servers.PROGRAMS
@@ -87,6 +89,46 @@ def celery(*arguments: str) -> Callable[..., object]:
     return work
 
 
+END = {"": "no lifespan", "lifespan": "closed in the lifespan", "signal": "flush_on_signal"}
+ASGI = {
+    "uvicorn": ("uvicorn", "--port", "{port}", "--log-level", "warning"),
+    "hypercorn": ("hypercorn", "--bind", "127.0.0.1:{port}"),
+    "granian": ("granian", "--interface", "asgi", "--port", "{port}"),
+    "gunicorn asgi": ("gunicorn", "-k", "asgi", "--bind", "127.0.0.1:{port}"),
+    "UvicornWorker": (
+        *("gunicorn", "-k", "uvicorn_worker.UvicornWorker", "--bind", "127.0.0.1:{port}"),
+    ),
+}
+RAISES_AGAIN = ("uvicorn", "UvicornWorker")  # these end by the signal that they were sent
+ASGI_IN_SUITE = [("uvicorn", "signal"), ("UvicornWorker", "signal")]
+
+
+def asgi(server: str, *arguments: str, end: str) -> Callable[..., object]:
+    """Return what runs an ASGI server, and stops it with SIGTERM."""
+    command = ["-m", server, "asgi:app", *arguments]
+    return partial(servers.serve, arguments=command, END=end)
+
+
+def uwsgi(*arguments: str, killed: bool = False, **variables: str) -> Callable[..., object]:
+    """Return what runs uWSGI, which warns once if it runs no threads, and stops it."""
+    command = ["--http-socket", "127.0.0.1:{port}", "--module", "wsgi:app", "--need-app"]
+
+    def serve(emulator: Emulator, *, folder: Path) -> None:
+        servers.serve(
+            emulator,
+            arguments=[*command, "--master", "--die-on-term", *arguments],
+            how=signal.SIGKILL if killed else signal.SIGTERM,
+            pause=0.5,  # a worker that is in a request when SIGTERM comes runs no exit hooks
+            python=peers.python("uwsgi").with_name("uwsgi"),
+            folder=folder,
+            **variables,
+        )
+        warned = (folder / "log.txt").read_text().count("uWSGI runs no threads")
+        assert warned == (0 if arguments else 1), "the warning came another number of times"
+
+    return serve
+
+
 def via(emulator: Emulator, consumer: str) -> list[object]:
     """Return the events that were tracked through a consumer."""
     return [event for event in emulator.events() if event["properties"]["via"] == consumer]
@@ -114,6 +156,38 @@ SCENARIOS = [
         for worker in ("sync", "gthread", "gevent")
         for preload in ("", " --preload")
     ),
+    *(
+        Scenario(
+            f"{name}, {END[end]}",
+            asgi(*command, end=end),
+            lost=() if end or name not in RAISES_AGAIN else THREE[1:],
+            in_suite=(name, end) in ASGI_IN_SUITE,
+        )
+        for name, command in ASGI.items()
+        for end in END
+    ),
+    Scenario(
+        "Jupyter kernel",
+        kernel.run,
+        {**dict.fromkeys(THREE, 20), "import": 2, "await": 3},
+        in_suite=True,
+        peer=None,
+    ),
+    Scenario(
+        "function, frozen between calls",
+        servers.call_frozen,
+        dict.fromkeys(THREE, 4),
+        in_suite=True,
+    ),
+    Scenario("uwsgi", uwsgi(), peer="uwsgi"),
+    Scenario(
+        "uwsgi, no threads: sent in the request",
+        uwsgi(killed=True, FLUSH_AFTER="1e-9"),
+        lost=("BufferedConsumer",),
+        peer="uwsgi",
+    ),
+    Scenario("uwsgi --enable-threads", uwsgi("--enable-threads", "--processes", "2"), peer="uwsgi"),
+    Scenario("uwsgi --threads", uwsgi("--threads", "4"), peer="uwsgi"),
     Scenario("billiard process", script("billiard_script.py", "process")),
     Scenario("billiard pool", script("billiard_script.py", "pool")),
     Scenario("celery prefork", celery("-P", "prefork", "-c", "2"), in_suite=True),

@@ -37,7 +37,7 @@ def running(emulator, *command, folder, python=None, **variables):
             [python or peers.python("runtimes"), *command],
             cwd=folder,
             env=environment(emulator, **variables),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -87,14 +87,37 @@ def responds(port):
         return False
 
 
+def call_frozen(emulator, *, folder, calls=4):
+    """Call a function that is frozen between two calls, as AWS Lambda does, and killed at last."""
+    with running(emulator, str(PROGRAMS / "function.py"), folder=folder) as process:
+        for n in range(calls):
+            process.send_signal(signal.SIGCONT)
+            process.stdin.write(f"{n}\n".encode())
+            process.stdin.flush()
+            until(lambda n=n: process.log.read_text().count("responded") > n, process, "a response")
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
+
+
 def stop(process, how=signal.SIGTERM):
-    """Send a signal to a program, and wait until it has ended."""
-    process.send_signal(how)
+    """Send a signal to a program, SIGKILL to its children too, and wait until it has ended."""
+    if how == signal.SIGKILL:
+        os.killpg(process.pid, how)
+    else:
+        process.send_signal(how)
     process.wait(TIMEOUT)
 
 
 def serve(
-    emulator, *, arguments, folder, requests=20, how=signal.SIGTERM, python=None, **variables
+    emulator,
+    *,
+    arguments,
+    folder,
+    requests=20,
+    pause=0,
+    how=signal.SIGTERM,
+    python=None,
+    **variables,
 ):
     """Start a server, make requests of several threads at once, and stop it.
 
@@ -106,4 +129,5 @@ def serve(
         until(lambda: responds(port), process, "a response")
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(lambda n: get(port, str(n)), range(requests)))
+        time.sleep(pause)
         stop(process, how)

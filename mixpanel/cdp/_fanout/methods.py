@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
-from mixpanel._records.record import Properties, mapping
+from mixpanel._records.record import Properties, checked_mapping
 from mixpanel.cdp._fanout.translation import reusable
 from mixpanel.cdp._segment.composer import _event_name, _required_id, _view_fields
 
@@ -140,7 +140,7 @@ def own_copy(given: Properties | None, what: str) -> dict[str, Any] | None:
 
     :raises ValidationError: if it is not a mapping.
     """
-    return None if given is None else reusable(dict(mapping(given, what)))
+    return None if given is None else reusable(dict(checked_mapping(given, what)))
 
 
 def _view_arguments(

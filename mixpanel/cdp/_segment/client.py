@@ -153,7 +153,8 @@ class _Client(SegmentMethods[Outcome]):
             buffered=not self._send_immediately,
             background=not self._send_immediately,
         )
-        sender.in_background_loop = self._is_sync
+        if self._is_sync:
+            sender.serve_sync_client()
         return sender
 
     def stats(self) -> Stats:

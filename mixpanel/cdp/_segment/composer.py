@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mixpanel._records.encoding import loads
-from mixpanel._records.record import Properties, mapping
+from mixpanel._records.json_encoding import loads
+from mixpanel._records.record import Properties, checked_mapping
 from mixpanel.cdp._segment.message import KINDS, Kind, Message
 from mixpanel.cdp._segment.typed_events import Needs, SemanticEvent, set_path
 from mixpanel.cdp._segment.values import (
@@ -104,7 +104,9 @@ class SegmentComposer:
         )
         self._now = now
         self._new_id = new_id
-        defaults = {} if default_context is None else mapping(default_context, "default_context")
+        defaults = (
+            {} if default_context is None else checked_mapping(default_context, "default_context")
+        )
         # Serialised once and appended to each message: most calls have no context of their own.
         encoded, self._context_notes = dumps({"context": {"library": library, **defaults}})
         self._context_end = b"," + encoded[1:]
@@ -128,7 +130,7 @@ class SegmentComposer:
         schema_version: str | None = None,
     ) -> Message:
         """Set the traits of a person, and link their anonymous id to their user id."""
-        given = {} if traits is None else {"traits": mapping(traits, "traits")}
+        given = {} if traits is None else {"traits": checked_mapping(traits, "traits")}
         email = None
         if self.dialect.email_identifies and user_id in (None, "") and anonymous_id in (None, ""):
             email = given.get("traits", {}).get("email")
@@ -179,7 +181,7 @@ class SegmentComposer:
                 set_path(fields, path, value)
         elif properties is not None:
             if type(properties) is not dict:
-                properties = mapping(properties, "properties")
+                properties = checked_mapping(properties, "properties")
             fields["properties"] = properties
         if schema_version is not None:
             self._set_version("track", fields, schema_version)
@@ -245,7 +247,7 @@ class SegmentComposer:
         fields = _identity("group", user_id, anonymous_id, needs)
         fields["groupId"] = _required_id(group_id, "group_id")
         if traits is not None:
-            fields["traits"] = mapping(traits, "traits")
+            fields["traits"] = checked_mapping(traits, "traits")
         if schema_version is not None:
             self._set_version("group", fields, schema_version)
         return self._build("group", fields, context, timestamp, integrations, message_id)
@@ -273,7 +275,7 @@ class SegmentComposer:
 
         :raises ValidationError: also for a field that this kind of message does not have.
         """
-        kind = mapping(message, "a message").get("type")
+        kind = checked_mapping(message, "a message").get("type")
         if kind not in KINDS:
             known = ", ".join(map(repr, KINDS))
             raise ValidationError([f"the message's type must be one of {known}"])
@@ -329,7 +331,7 @@ class SegmentComposer:
         else:
             prefix += self._timestamps(timestamp_text(timestamp))
         if integrations is not None:
-            fields["integrations"] = dict(mapping(integrations, "integrations"))
+            fields["integrations"] = dict(checked_mapping(integrations, "integrations"))
         if context or "context" in fields:
             fields["context"] = self._merged_context(context, fields.get("context"))
             rest, notes = dumps(fields)
@@ -355,7 +357,7 @@ class SegmentComposer:
     ) -> dict[str, Any]:
         merged = self._context
         if context:
-            merged = {**merged, **mapping(context, "context")}
+            merged = {**merged, **checked_mapping(context, "context")}
         return merged if from_event is None else _merge_contexts(merged, from_event)
 
     def _report_problems(self, notes: list[str], doubts: list[str]) -> None:
@@ -414,7 +416,7 @@ def _required_id(given: UserId | None, what: str) -> str:
 
 
 def _as_dict(given: Properties | None, what: str) -> dict[str, Any]:
-    return {} if given is None else dict(mapping(given, what))
+    return {} if given is None else dict(checked_mapping(given, what))
 
 
 def _view_fields(

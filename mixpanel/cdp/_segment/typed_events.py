@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Annotated, Any, ClassVar, Literal, dataclass_transform, get_args, get_origin
 from uuid import UUID
 
-from mixpanel._records.record import mapping
+from mixpanel._records.record import checked_mapping
 from mixpanel.cdp._segment.values import id_text
 from mixpanel.exceptions import ValidationError
 
@@ -292,6 +292,6 @@ def set_path(message: dict[str, Any], path: Path, value: Any) -> None:
     *outer, last = path
     for name in outer:
         inner = message.get(name)
-        message[name] = dict(mapping(inner, name)) if inner is not None else {}
+        message[name] = dict(checked_mapping(inner, name)) if inner is not None else {}
         message = message[name]
     message[last] = value

@@ -128,7 +128,7 @@ def live_options(
     base_url: BaseUrlOption = None,
     max_wait: MaxWaitOption = None,
     workspace_id: ViewOption = None,
-    format: FormatOption = None,  # noqa: A002
+    format: FormatOption = None,
     jq: JqOption = None,
 ) -> LiveCommand:
     """Return the options shared by the commands that query Mixpanel: see `with_options`."""
@@ -141,7 +141,7 @@ def live_chart_options(
     base_url: BaseUrlOption = None,
     max_wait: MaxWaitOption = None,
     workspace_id: ViewOption = None,
-    format: ChartFormatOption = None,  # noqa: A002
+    format: ChartFormatOption = None,
     jq: JqOption = None,
 ) -> LiveCommand:
     """Return the options of a command whose result `--format chart` can draw.

@@ -348,7 +348,7 @@ def _chosen(rows: list[Any], key: str, number: Any, event: Any) -> Any:
     known = [each for each in rows if isinstance(each, dict)]
     if number is not None:
         return next((each for each in known if str(each.get(key)) == str(number)), None)
-    same = [each for each in known if event is None or each.get("eventName") == event] or known
+    same = [each for each in known if event in (None, each.get("eventName"))] or known
     return max(same, key=lambda each: each["id"] if isinstance(each.get("id"), int) else -1)
 
 

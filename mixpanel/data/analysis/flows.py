@@ -6,8 +6,14 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from mixpanel.data.analysis.arguments import about, among, count, event_name, event_names
-from mixpanel.data.analysis.funnel import LONGEST, SECONDS, AnyStep, WindowUnit
+from mixpanel.data.analysis.arguments import (
+    check_choice,
+    checked_int,
+    common_fields,
+    event_name,
+    event_names,
+)
+from mixpanel.data.analysis.funnel import MAX_LENGTH, SECONDS, AnyStep, WindowUnit
 from mixpanel.data.analysis.layout import block, conditions, with_queries
 from mixpanel.data.analysis.query import Query
 from mixpanel.data.analysis.sessions import events_in_sessions
@@ -23,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DROPOFF", "OTHER", "flows"]
 
-MOST_STEPS = 5  # in each direction; Mixpanel's own limit
-MOST_EVENTS = 50  # in a step; likewise
-MOST_PATHS = 1_000
+MAX_STEPS = 5  # in each direction; Mixpanel's own limit
+MAX_EVENTS = 50  # in a step; likewise
+MAX_PATHS = 1_000
 
 DROPOFF = "$dropoff"
 OTHER = "$other"
@@ -55,29 +61,31 @@ def flows(
 
     With "unique", each user counts once, by the first `event` in the period; with "total", each
     of them counts; with "session", the first of each session, and only what is in that session.
-    `where` chooses among them. Only what happened within `window` of it is in a step. Where a user
-    did nothing more, the step has a `$dropoff`; what is not among the `events_per_step` most
-    frequent events of a step is `$other`. At the same time, events are in the order of their names.
-    With `collapse_repeated`, an event that a user repeats at once counts once. `paths` is how many
-    of the most frequent sequences are returned, in the order of time.
+    `where` filters them. Only events within `window` of it are in a step. If a user did nothing
+    more, the step has a `$dropoff`; events that are not among the `events_per_step` most frequent
+    ones of a step are `$other`. Events at the same time are in the order of their names. With
+    `collapse_repeated`, an event that a user repeats immediately counts once. `paths` is the number
+    of the most frequent sequences to return, in order of time.
 
-    `then` are further steps, each the next such event after the one before: what is between them is
+    `then` are further steps, each the next such event after the one before: events in between are
     not shown, `forward` counts from the last, and a path without one of them ends before it.
-    `events_where` chooses among all events.
+    `events_where` filters all events.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     event = event_name(event)
-    among("count_type", count_type, ["unique", "total", "session"])
-    among("window_unit", window_unit, list(SECONDS))
-    seconds = count("window", window, 1, LONGEST // SECONDS[window_unit]) * SECONDS[window_unit]
-    count("forward", forward, 0, MOST_STEPS)
-    count("reverse", reverse, 0, MOST_STEPS)
+    check_choice("count_type", count_type, ["unique", "total", "session"])
+    check_choice("window_unit", window_unit, list(SECONDS))
+    seconds = (
+        checked_int("window", window, 1, MAX_LENGTH // SECONDS[window_unit]) * SECONDS[window_unit]
+    )
+    checked_int("forward", forward, 0, MAX_STEPS)
+    checked_int("reverse", reverse, 0, MAX_STEPS)
     further = [(event_name(step.event, "then"), step.where) for step in then]
     if not forward and not reverse and not further:
         raise ConfigError("forward or reverse must be at least 1: there is no step to show")
-    count("events_per_step", events_per_step, 1, MOST_EVENTS)
-    count("paths", paths, 0, MOST_PATHS)
+    checked_int("events_per_step", events_per_step, 1, MAX_EVENTS)
+    checked_int("paths", paths, 0, MAX_PATHS)
     hidden = event_names(hidden_events, "hidden_events") if hidden_events else ()
     if {event, *(name for name, _ in further)} & {*hidden}:
         raise ConfigError(f"event={event!r} is among the hidden_events: nothing would be left")
@@ -115,7 +123,7 @@ def flows(
             from_date=str(period.from_date),
             to_date=str(period.to_date),
             count_type=count_type,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, (event, *(name for name, _ in further)))
@@ -164,6 +172,8 @@ def _statement(
         f"SELECT {user}, event, time, {' AND '.join(anchor)} AS is_anchor{marks}\n"
         f"FROM {block(events)}"
     )
+    # A total order, so that the same events always give the same flow. Anchors come before equal
+    # events that `where` excludes, so that collapsing repeated events keeps the anchor.
     order = f"PARTITION BY {user} ORDER BY time, event, is_anchor DESC"
     if collapse:
         sequence += f"\nQUALIFY event IS DISTINCT FROM lag(event) OVER ({order})"
@@ -172,6 +182,8 @@ def _statement(
         for n in [*range(-reverse, 0), *range(1, forward + 1)]
         for column in ("event", "time")
     )
+    # One window over all events instead of a join for each step: every row sees its neighbours, and
+    # only the rows of anchors are kept.
     around = f", {around}" if around else ""
     moves = (
         f"SELECT *, row_number() OVER moves AS place{around}\nFROM sequence\n"
@@ -248,7 +260,7 @@ def _further(
 
 
 def _suffix(n: int) -> str:
-    """Return what a column of a step ends in: `0`, `1`, or `_1` for one step before."""
+    """Return the suffix of the columns of a step: `0`, `1`, or `_1` for one step before."""
     return str(n) if n >= 0 else f"_{-n}"
 
 
@@ -261,9 +273,9 @@ def _within(n: int, seconds: int, of: str = "") -> str:
 
 
 def _pairs(n: int, reverse: int, forward: int, *, backwards: bool = False) -> str:
-    """Return the query of how often each event of a step was followed, outwards, by which.
+    """Return the query that counts pairs of an event in a step and its neighbour further out.
 
-    `way` is 1 forwards, -1 backwards, and 0 from the last step on.
+    `way` is 1 forwards, -1 backwards, and 0 if the step is the last one in its direction.
     """
     way = -1 if backwards or n < 0 or not forward else 1
     following = f"step{_suffix(n + way)}" if -reverse <= n + way <= forward else "NULL"
@@ -329,7 +341,7 @@ def _shown(name: str, kept: set[str]) -> str:
 
 
 def _sorted(found: dict[Any, int]) -> Iterable[tuple[Any, int]]:
-    """Return the most frequent first, and what is not an event last."""
+    """Return the most frequent first, and `$other` and `$dropoff` last."""
     return sorted(found.items(), key=lambda item: (_type_order(item[0]), -item[1], str(item[0])))
 
 

@@ -1,4 +1,4 @@
-"""How many users came back, and how often users are active."""
+"""Retention and frequency: how many users came back, and how often they are active."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import calendar
 from collections import defaultdict
 from datetime import date, datetime, timedelta
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from mixpanel.data.analysis.arguments import (
-    MOST_SEGMENTS,
-    about,
-    among,
-    count,
+    MAX_SEGMENTS,
+    check_choice,
+    checked_int,
+    common_fields,
     event_name,
-    written,
+    segment_name,
 )
 from mixpanel.data.analysis.layout import block, with_queries
 from mixpanel.data.analysis.period import begin, label
@@ -41,7 +41,7 @@ __all__ = ["frequency", "retention"]
 RetentionMode = Literal["none", "carry_back", "carry_forward", "consecutive_forward"]
 
 UNITS = get_args(TimeUnit)
-ONE_DAY = timedelta(days=1)
+LONGEST_MONTH = timedelta(days=31)
 # The one interval of a user in which a return counts; those before or after it follow.
 CARRIED = {
     "carry_back": "max(cell)",
@@ -51,9 +51,25 @@ CARRIED = {
     ),
 }
 DAYS = {"day": 1, "week": 7, "month": 30}
-LONGEST = 90  # days of an interval; Mixpanel's own limit
-MOST_INTERVALS = 730
+MAX_LENGTH = 90  # days of an interval; Mixpanel's own limit
+MAX_INTERVALS = 730
 HOURS = 24
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - UTC, as all here
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Intervals(NamedTuple):
+    """The intervals after a birth: their length in microseconds, and the number of the last.
+
+    With `strictly`, an event at the time of the birth is the birth itself, and no return. `cell` is
+    SQL of the interval of a return, for users with one birth.
+    """
+
+    ticks: int
+    most: int
+    strictly: bool
+    mode: RetentionMode
+    cell: str
 
 
 def retention(
@@ -78,18 +94,19 @@ def retention(
 ) -> Query[RetentionResult]:
     """Count the users who came back in each interval after their first event.
 
-    With "birth", a user is in the cohort of the first `born_event` in the period. With
+    With "birth", a user is in the cohort of their first `born_event` in the period. With
     "compounded" there is no `born_event`, and a user is in the cohort of each date with a
-    `return_event`. Without a `return_event`, any event counts. Cohorts begin every `interval`
-    `unit`s; a week's on Monday, a month's on its first day.
+    `return_event`. Without a `return_event`, any event counts. A cohort begins every `interval`
+    `unit`s: weeks on Monday, months on their first day.
 
-    Intervals are counted from each user's own first event, whatever the clock says: a day is 24
-    hours, a week 7 days and a month 30. Interval 0 holds what follows at once, and there are
-    `interval_count` more. The first event is not itself a return; one of another name may happen
-    at the same time. With `unbounded`, interval N counts those who came back in N or later.
+    Intervals are counted from the time of each user's first event: a day is 24 hours, a week 7 days
+    and a month 30. Interval 0 begins with the first event, and `interval_count` more follow. The
+    first event is not a return; another event at the same time is one. With `unbounded`, interval N
+    counts the users who came back in N or later.
 
-    `on` parts users by their first event; `born_where` and `return_where` choose events. `until`
-    is when the events end, in UTC without a zone: a cohort has no intervals that begin after it.
+    `on` segments users by their first event; `born_where` and `return_where` filter events. `until`
+    is the time at which the events end, in UTC without a timezone: a cohort has no intervals that
+    begin after it.
 
     `mode` is how a return counts elsewhere: "carry_back" in all intervals before it, which is what
     `unbounded` means, "carry_forward" in all after it, and with "consecutive_forward" a user counts
@@ -97,30 +114,35 @@ def retention(
     `unit`s, as (1, 3, 7), instead of equal ones. With the `alignment` "calendar" an interval is one
     of the calendar, and the first that of the first event.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
-    among("retention_type", retention_type, get_args(RetentionType))
+    check_choice("retention_type", retention_type, get_args(RetentionType))
     compounded = retention_type == "compounded"
     if compounded and (born_event is not None or born_where is not None):
-        raise ConfigError("compounded retention has no born_event: give the return_event alone")
+        raise ConfigError("compounded retention has no born_event: pass only return_event")
     first = return_event if compounded else event_name(born_event, "born_event")
     if return_event is not None:
         event_name(return_event, "return_event")
-    among("unit", unit, UNITS)
-    count("interval", interval, 1, LONGEST // DAYS[unit])
-    count("interval_count", interval_count, 1, MOST_INTERVALS)
-    count("limit", limit, 1, MOST_SEGMENTS)
+    check_choice("unit", unit, UNITS)
+    checked_int("interval", interval, 1, MAX_LENGTH // DAYS[unit])
+    checked_int("interval_count", interval_count, 1, MAX_INTERVALS)
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     mode = mode or ("carry_back" if unbounded else "none")
-    among("mode", mode, get_args(RetentionMode))
-    among("alignment", alignment, ["birth", "calendar"])
+    check_choice("mode", mode, get_args(RetentionMode))
+    check_choice("alignment", alignment, ["birth", "calendar"])
     if buckets and (list(buckets) != sorted({*buckets}) or buckets[0] < 1):
         raise ConfigError(f"buckets={buckets!r} must be ends of intervals, rising from 1 on")
+    plain = not buckets and alignment == "birth" and mode in ("none", "carry_back")
+    if compounded and not plain:
+        raise ConfigError("compounded retention has equal intervals: leave out mode and buckets")
     scope = Scope(source)
     length = timedelta(days=interval * DAYS[unit])
     starts = [n * length for n in range(interval_count + 1)]
     if buckets:
         starts = [timedelta(days=DAYS[unit]) * each for each in (0, *buckets[:-1])]
     longest = timedelta(days=DAYS[unit]) * buckets[-1] if buckets else starts[-1] + length
+    if alignment == "calendar":
+        longest += LONGEST_MONTH
     users = ["distinct_id IS NOT NULL"]
     births = scope.events(
         None if first is None else [first],
@@ -132,23 +154,30 @@ def retention(
     returns = scope.events(
         None if return_event is None else [return_event],
         period.start,
-        period.after(longest + (31 * ONE_DAY if alignment == "calendar" else 0 * ONE_DAY)),
+        period.after(longest),
         where=return_where,
         extra=users,
     )
     if on is not None:
         births = scope.segmented(births, on)
-    statement = _retained(
-        births=_births(
-            births, period, unit, interval, compounded=compounded, parted=on is not None
-        ),
-        returns=f"SELECT distinct_id, time\nFROM {block(returns)}",
-        later=">" if return_event in (None, first) else ">=",
-        cell=_cell(period, unit, length, interval, buckets, alignment),
-        intervals=len(starts) - 1,
-        mode=mode,
-        parted=on is not None,
+    has_segments = on is not None
+    births = _births(
+        births, period, unit, interval, compounded=compounded, has_segments=has_segments
     )
+    returns = f"SELECT distinct_id, time\nFROM {block(returns)}"
+    intervals = Intervals(
+        length // MICROSECOND,
+        len(starts) - 1,
+        return_event in (None, first),
+        mode,
+        _cell(period, unit, length, interval, buckets, alignment),
+    )
+    cells = (
+        _cells_by_slots(returns, intervals, period.start, has_segments=has_segments)
+        if compounded
+        else _cells(returns, intervals, has_segments=has_segments)
+    )
+    statement = _retained(births, cells, has_segments=has_segments)
 
     def read(rows: Sequence[tuple[Any, ...]]) -> RetentionResult:
         days = _cohort_days(period, unit, interval)
@@ -176,10 +205,10 @@ def retention(
             len(starts) - 1,
             retention_type,
             mode != "none",
-            None if on is None else written(on),
+            None if on is None else segment_name(on),
             {name: groups[name] for name in names[:limit]},
             limit_hit=len(names) > limit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     names = tuple(name for name in (born_event, return_event) if name is not None)
@@ -196,28 +225,35 @@ def _cell(
     alignment: str,
 ) -> str:
     """Return SQL of the interval of a return, counted from 0; NULL after the last bucket."""
+    if not buckets and alignment == "birth":
+        return f"(epoch_us(time) - epoch_us(birth)) // {length // MICROSECOND}"
     if alignment == "calendar":
         at = [f"date_trunc('{unit}', {period.local(column)})" for column in ("birth", "time")]
         passed = f"date_diff('{unit}', {at[0]}, {at[1]})"
     else:
-        one = length // interval // timedelta(microseconds=1)
-        passed = f"(epoch_us(time) - epoch_us(birth)) // {one}"
+        passed = f"(epoch_us(time) - epoch_us(birth)) // {length // interval // MICROSECOND}"
     if not buckets:
-        return f"{passed} // {interval}" if interval > 1 else passed
+        return f"{passed} // {interval}"
     whens = " ".join(f"WHEN {passed} < {end} THEN {n}" for n, end in enumerate(buckets))
     return f"CASE {whens} END"
 
 
 def _births(
-    events: str, period: Period, unit: TimeUnit, interval: int, *, compounded: bool, parted: bool
+    events: str,
+    period: Period,
+    unit: TimeUnit,
+    interval: int,
+    *,
+    compounded: bool,
+    has_segments: bool,
 ) -> str:
-    """Return the query of each user's cohort and birth."""
+    """Return the query of the cohort and the first event (birth) of each user."""
     anchor = begin(period.from_date, unit)
     between = (
         f"date_diff('{unit}', TIMESTAMP '{anchor}', date_trunc('{unit}', {period.local('time')}))"
     )
     cohort = f"{between} // {interval}"
-    segment = ", first(segment ORDER BY time, segment) AS segment" if parted else ""
+    segment = ", first(segment ORDER BY time, segment) AS segment" if has_segments else ""
     if compounded:
         return (
             f"SELECT distinct_id, {cohort} AS cohort, min(time) AS birth{segment}\n"
@@ -228,41 +264,115 @@ def _births(
         "GROUP BY distinct_id"
     )
     columns = f"distinct_id, {cohort} AS cohort, time AS birth"
-    return f"SELECT {columns}{', segment' if parted else ''}\nFROM {block(first)}"
+    return f"SELECT {columns}{', segment' if has_segments else ''}\nFROM {block(first)}"
 
 
-def _retained(
-    *,
-    births: str,
-    returns: str,
-    later: str,
-    cell: str,
-    intervals: int,
-    mode: RetentionMode,
-    parted: bool,
-) -> str:
-    """Return the query of the size of each cohort (cell NULL), and of each of its cells."""
-    column = "segment, " if parted else ""
-    returned = (
-        f"SELECT {column}cohort, distinct_id, {cell} AS cell\n"
-        f"FROM births JOIN returns USING (distinct_id)\n"
-        f"WHERE time {later} birth AND {cell} <= {intervals}"
-    )
-    if mode != "none":
-        returned = (
-            f"SELECT {column}cohort, distinct_id, {CARRIED[mode]} AS cell\n"
-            f"FROM {block(returned)}\nGROUP BY {column}cohort, distinct_id\nHAVING cell >= 0"
-        )
-    groups = ["NULL", "segment"] if parted else ["NULL"]
+def _retained(births: str, cells: dict[str, str], *, has_segments: bool) -> str:
+    """Return the query of the size of each cohort (cell NULL), and of each of its cells.
+
+    The last of the queries `cells` returns the users of each cell, by segment where `has_segments`.
+    """
+    users = list(cells)[-1]
     parts = []
-    for group in groups:
-        key = "cohort" if group == "NULL" else f"{group}, cohort"
-        name = f"{group}::VARCHAR AS segment, cohort"
-        sizes = f"SELECT {name}, NULL AS cell, count(*) AS users\nFROM births\nGROUP BY {key}"
-        users = f"SELECT {name}, cell, count(DISTINCT distinct_id) AS users"
-        parts += [sizes, f"{users}\nFROM returned\nGROUP BY {key}, cell"]
+    for name in ["NULL", "segment"] if has_segments else ["NULL"]:
+        group = "cohort" if name == "NULL" else "segment, cohort"
+        head = f"SELECT {name}::VARCHAR AS segment, cohort"
+        parts += [
+            f"{head}, NULL AS cell, count(*) AS users\nFROM births\nGROUP BY {group}",
+            f"{head}, cell, sum(users)::BIGINT AS users\nFROM {users}\nGROUP BY {group}, cell",
+        ]
     last = "\nUNION ALL\n".join(parts) + "\nORDER BY ALL"
-    return with_queries(last, births=births, returns=returns, returned=returned)
+    return with_queries(last, births=births, **cells)
+
+
+def _cells(returns: str, intervals: Intervals, *, has_segments: bool) -> dict[str, str]:
+    """Return the queries of the cells of users who are in one cohort each."""
+    columns = "segment, cohort" if has_segments else "cohort"
+    cell = intervals.cell
+    returned = (
+        f"SELECT {columns}, distinct_id, {cell} AS cell\n"
+        "FROM births JOIN returns USING (distinct_id)\n"
+        f"WHERE time {'>' if intervals.strictly else '>='} birth AND {cell} <= {intervals.most}"
+    )
+    if intervals.mode != "none":
+        returned = (
+            f"SELECT {columns}, distinct_id, {CARRIED[intervals.mode]} AS cell\n"
+            f"FROM {block(returned)}\nGROUP BY {columns}, distinct_id\nHAVING cell >= 0"
+        )
+    cells = (
+        f"SELECT {columns}, cell, count(DISTINCT distinct_id) AS users\n"
+        f"FROM returned\nGROUP BY {columns}, cell"
+    )
+    return {"returns": returns, "returned": returned, "cells": cells}
+
+
+def _cells_by_slots(
+    returns: str, intervals: Intervals, start: datetime, *, has_segments: bool
+) -> dict[str, str]:
+    """Return the queries of the cells of users who may be in every cohort.
+
+    To join each event of a user with each cohort would be slow. So time since `start` is cut into
+    slots as long as an interval, and of a user's events in a slot only the earliest and the latest
+    offset count: the interval that began `n` slots before, at the offset `moment`, holds an event
+    of this slot if `latest >= moment`, and the interval before it if `earliest < moment`.
+    """
+    columns = "segment, cohort" if has_segments else "cohort"
+    offset = f"epoch_us({{}}) - {(start - EPOCH) // MICROSECOND}"
+    begun, happened = offset.format("birth"), offset.format("time")
+    ticks, most = intervals.ticks, intervals.most
+    placed = (
+        f"SELECT {columns}, distinct_id,\n"
+        f"    ({begun}) // {ticks} AS slot, ({begun}) % {ticks} AS moment\nFROM births"
+    )
+    slots = (
+        f"SELECT distinct_id, ({happened}) // {ticks} AS slot,\n"
+        f"    min(({happened}) % {ticks}) AS earliest, max(({happened}) % {ticks}) AS latest\n"
+        "FROM returns\nGROUP BY distinct_id, slot"
+    )
+    neighbours = (
+        "SELECT *, CASE WHEN lag(slot) OVER past = slot - 1 THEN lag(latest) OVER past END\n"
+        "    AS latest_before\nFROM slots\n"
+        "WINDOW past AS (PARTITION BY distinct_id ORDER BY slot)"
+    )
+    here = _reaches("latest", 0, strictly=intervals.strictly)
+    counted = _reaches("latest_before", 1, strictly=intervals.strictly)
+    pairs = (
+        f"SELECT {columns}, distinct_id, neighbours.slot - placed.slot AS n,\n"
+        f"    {here} AS here, n > 0 AND earliest < moment AS before,\n"
+        f"    coalesce({counted}, FALSE) AS counted\n"
+        "FROM placed JOIN neighbours USING (distinct_id)\n"
+        f"WHERE neighbours.slot BETWEEN placed.slot AND placed.slot + {most + 1}"
+    )
+    if intervals.mode != "none":
+        last = f"max(CASE WHEN here AND n <= {most} THEN n WHEN before THEN n - 1 END)"
+        each = f"SELECT {columns}, {last} AS cell\nFROM pairs\nGROUP BY {columns}, distinct_id"
+        cells = (
+            f"SELECT {columns}, cell, count(*) AS users\nFROM {block(each)}\n"
+            f"WHERE cell IS NOT NULL\nGROUP BY {columns}, cell"
+        )
+    else:
+        cells = (
+            f"SELECT {columns}, n AS cell, count_if(here) AS users\nFROM pairs\n"
+            f"WHERE n <= {most}\nGROUP BY {columns}, n\nUNION ALL\n"
+            f"SELECT {columns}, n - 1, count_if(before AND NOT counted)\nFROM pairs\n"
+            f"WHERE n > 0\nGROUP BY {columns}, n"
+        )
+    return {
+        "returns": returns, "placed": placed, "slots": slots, "neighbours": neighbours,
+        "pairs": pairs, "cells": cells,
+    }  # fmt: skip
+
+
+def _reaches(latest: str, first: int, *, strictly: bool) -> str:
+    """Return SQL of whether the latest event of a slot is in the interval that began before.
+
+    In the pairs whose `n` is `first`, that is the interval of the birth itself.
+    """
+    return (
+        f"({latest} > moment OR {latest} = moment AND n > {first})"
+        if strictly
+        else (f"{latest} >= moment")
+    )
 
 
 def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
@@ -276,7 +386,7 @@ def _cohort_days(period: Period, unit: TimeUnit, interval: int) -> list[date]:
 
 
 def _intervals_until(start: datetime, until: datetime | None, starts: Sequence[timedelta]) -> int:
-    """Return how many intervals of a cohort begin before the events end; one at least."""
+    """Return how many intervals of a cohort begin before the events end, at least one."""
     if until is None:
         return len(starts)
     return max(1, sum(start + each < until for each in starts))
@@ -295,7 +405,7 @@ def _days_of_month(day: date) -> int:
 def _cohorts(
     rows: Iterable[tuple[Any, ...]], intervals: int, mode: RetentionMode
 ) -> dict[str | None, dict[int, tuple[int, list[int]]]]:
-    """Return the size and the counts of each cohort of each segment."""
+    """Return the size and the counts of each cohort, by segment."""
     found: dict[str | None, dict[int, tuple[int, list[int]]]] = defaultdict(
         lambda: defaultdict(lambda: (0, [0] * (intervals + 1)))
     )
@@ -316,7 +426,7 @@ def _cohorts(
 
 
 def _accumulate(counts: list[int]) -> None:
-    """Add to each count all that follow it."""
+    """Add to each count the counts after it."""
     for number in range(len(counts) - 2, -1, -1):
         counts[number] += counts[number + 1]
 
@@ -345,15 +455,15 @@ def frequency(
 
     Hours and days are those of the project's clock. Without an `event`, any event counts. Each
     period has as many counts as it has `addiction_unit`s: 24 hours a day, 28 to 31 days a month.
-    With `on`, a user is counted in each segment by the events that are in it.
+    With `on`, each segment counts the users of its own events.
 
-    :raises ConfigError: for arguments that cannot work.
+    :raises ConfigError: for invalid arguments.
     """
     if event is not None:
         event_name(event)
-    among("unit", unit, UNITS)
-    among("addiction_unit", addiction_unit, get_args(HourDayUnit))
-    count("limit", limit, 1, MOST_SEGMENTS)
+    check_choice("unit", unit, UNITS)
+    check_choice("addiction_unit", addiction_unit, get_args(HourDayUnit))
+    checked_int("limit", limit, 1, MAX_SEGMENTS)
     scope = Scope(source)
     events = scope.events(
         None if event is None else [event],
@@ -364,7 +474,7 @@ def frequency(
     )
     if on is not None:
         events = scope.segmented(events, on)
-    statement = _active(events, period, unit, addiction_unit, parted=on is not None)
+    statement = _active(events, period, unit, addiction_unit, has_segments=on is not None)
 
     def read(rows: Sequence[tuple[Any, ...]]) -> FrequencyResult:
         nothing = {day: [0] * _units_of(day, unit, addiction_unit) for day in period.buckets(unit)}
@@ -387,10 +497,10 @@ def frequency(
             unit,
             addiction_unit,
             _frozen(every),
-            None if on is None else written(on),
+            None if on is None else segment_name(on),
             {name: _frozen(found[name]) for name in names[:limit]},
             limit_hit=len(names) > limit,
-            **about(period, query),
+            **common_fields(period, query),
         )
 
     query = Query(statement, scope.parameters, read, () if event is None else (event,))
@@ -398,19 +508,19 @@ def frequency(
 
 
 def _active(
-    events: str, period: Period, unit: TimeUnit, addiction_unit: HourDayUnit, *, parted: bool
+    events: str, period: Period, unit: TimeUnit, addiction_unit: HourDayUnit, *, has_segments: bool
 ) -> str:
-    """Return the query of how many users were active in how many sub-units of each bucket."""
-    column = "segment, " if parted else ""
+    """Return the query that counts users by the number of active sub-units in a bucket."""
+    column = "segment, " if has_segments else ""
     active = (
         f"SELECT DISTINCT {column}distinct_id, {period.bucket('time', unit)} AS bucket, "
         f"{period.bucket('time', addiction_unit)} AS active\nFROM {block(events)}"
     )
     parts = []
-    for group in ["NULL", "segment"] if parted else ["NULL"]:
+    for group in ["NULL", "segment"] if has_segments else ["NULL"]:
         key = "" if group == "NULL" else "segment, "
-        # Of all segments together, an hour counts once.
-        hours = "count(*)" if group == "segment" or not parted else "count(DISTINCT active)"
+        # For all segments together, an hour counts once.
+        hours = "count(*)" if group == "segment" or not has_segments else "count(DISTINCT active)"
         users = (
             f"SELECT {key}bucket, distinct_id, {hours} AS hours\nFROM active\n"
             f"GROUP BY {key}bucket, distinct_id"

@@ -72,12 +72,12 @@ COLLECTIONS: dict[str, Rules] = {
     "custom_properties": Rules(required=("name", "resourceType")),
     "data-definitions/tags": Rules(required=("name",)),
     "data-definitions/events/drop-filters": Rules(
-        required=("eventName",), lists_changes=True, defaults={"active": True, "filters": []}
+        required=("event_name",), lists_changes=True, defaults={"active": True, "filters": []}
     ),
     "metrics": Rules(required=("name", "definition"), ids="metrics", by_id=True, unique=True),
     "behaviors": Rules(required=("name", "behavior"), ids="behaviors", by_id=True, unique=True),
 }  # fmt: skip
-STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "decided"}
+STATUSES = {"launch": "active", "force_conclude": "concluded", "decide": "success"}
 CREATOR = {"creator_id": 1, "creator_name": "Emulator"}
 
 
@@ -146,16 +146,19 @@ class Collections:
     def shown(self, name: str, row: Mapping[str, Any], call: Call) -> Row:
         """Return an object with the fields that the server adds, as it is sent."""
         rules = COLLECTIONS[name]
-        known: Row = {**(rules.defaults or {}), **row}
+        known: Row = {"id": row["id"], **(rules.defaults or {}), **row}
         known = {key: value for key, value in known.items() if key not in rules.hidden}
         if name in ("bookmarks", "annotations", "feature-flags", "annotations/tags"):
-            known = {"project_id": int(call.project_id), **known}
+            known = {"id": row["id"], "project_id": int(call.project_id), **known}
         if name == "bookmarks":
-            known = {"workspace_id": WORKSPACE, "dashboard_id": None, **CREATOR, **known}
+            known = {"workspace_id": WORKSPACE, "dashboard_id": None, **CREATOR} | known
         elif name == "dashboards":
             known = {"is_private": False, "is_restricted": False, **CREATOR, **known}
         elif name == "custom_properties":
             known = {"customPropertyId": known["id"], "isVisible": True, **known}
+        elif rules.lists_changes:
+            known = {"displayName": None, **known, "eventName": known.get("event_name")}
+            del known["event_name"]
         elif name == "alerts/custom":
             known = {"bookmark": {"id": known.get("bookmark_id")}, **known}
         if rules.text_ids:
@@ -186,6 +189,7 @@ class Collections:
 
     def _create(self, name: str, call: Call) -> Answer:
         rules = COLLECTIONS[name]
+        call = _in_snake_case(call) if rules.lists_changes else call
         call.require(*rules.required)
         known = {row.get("name") for row in self.rows(name)}
         if rules.unique and call.body["name"] in known:
@@ -279,6 +283,8 @@ class Collections:
     def _change(self, name: str, number: str, fields: Mapping[str, Any]) -> Row:
         saved, now = self._project.saved, self._project.timestamp()
         changes = {key: value for key, value in fields.items() if key not in ("id", "v")}
+        if "eventName" in changes and COLLECTIONS[name].lists_changes:
+            changes["event_name"] = changes.pop("eventName")
         row = self.row(name, number)
         if name in ("bookmarks", "dashboards", "alerts/custom", "feature-flags", "experiments"):
             changes["modified"] = now
@@ -351,7 +357,10 @@ class Collections:
         aspect = call.path.rpartition("/")[2]
         now = self._project.timestamp()
         dates = {"launch": {"start_date": now}, "force_conclude": {"end_date": now}}
-        changes = {**dates.get(aspect, {}), **call.body, "status": STATUSES[aspect]}
+        status = STATUSES[aspect]
+        if aspect == "decide":
+            status = "success" if call.body.get("success") else "fail"
+        changes = {**dates.get(aspect, {}), **call.body, "status": status}
         return Answer(self.shown(name, self._change(name, row["id"], changes), call))
 
     def _mark(self, name: str, call: Call, row: Row) -> Answer:
@@ -381,6 +390,14 @@ class Collections:
 
     def _exchange(self, name: str, call: Call, row: Row) -> Answer:
         return Answer({"version": 1, "object": self.shown(name, row, call)})
+
+
+def _in_snake_case(call: Call) -> Call:
+    """Return the call with the name of its event as drop filters are sent it, or received."""
+    body = dict(call.body)
+    if "eventName" in body:
+        body["event_name"] = body.pop("eventName")
+    return call._replace(body=body)
 
 
 def boards_with(project: Project, report_id: int) -> list[int]:

@@ -138,7 +138,7 @@ class InlineMetrics:
         if of is not None:
             of_text = accessor(of)
             columns += f", {scope.number(of_text)} as number, {scope.json(of_text)} as value"
-        rows = f"select *, {columns} from {block(events)}"  # noqa: S608
+        rows = f"select *, {columns} from {block(events)}"
         keys = [f"g{number}" for number in range(len(shown.groups))]
         if math in TRAILING:
             if shown.unit != "day" or not shown.is_series:
@@ -184,7 +184,7 @@ class InlineMetrics:
         """Return the query of the same events with a column of a group's values."""
         if "cohorts" in group:
             segment = self._by_cohort(scope, group, number)
-            return f"select *, {segment} as g{number} from {block(events)}"  # noqa: S608
+            return f"select *, {segment} as g{number} from {block(events)}"
         if "behavior" in group:
             raise RefusedRequest(400, "groups by frequency are not computed by the emulator")
         on, buckets = accessor(group), group.get("customBucket") or {}
@@ -200,9 +200,9 @@ class InlineMetrics:
                     text = f"'{sign} ' || printf('%g', {bound})"
                     segment = f"case when {value} {sign} {bound} then {text} else {segment} end"
             segment = f"coalesce({segment}, 'undefined')"
-            return f"select *, {segment} as g{number} from {block(events)}"  # noqa: S608
+            return f"select *, {segment} as g{number} from {block(events)}"
         segmented = block(scope.segmented(events, on))
-        return f"select * exclude (segment), segment as g{number} from {segmented}"  # noqa: S608
+        return f"select * exclude (segment), segment as g{number} from {segmented}"
 
     def _by_cohort(self, scope: Scope, group: Mapping[str, Any], number: int) -> str:
         """Return SQL of the names of the cohorts that an event's user is in, a row for each."""
@@ -225,12 +225,12 @@ class InlineMetrics:
     ) -> tuple[str, list[str]]:
         """Return the query of users by the range of their figure, which is the last group."""
         rows = _per_user(rows, keys, str(measurement.get("perUserAggregation") or "total"))
-        bounds = f"select min(number), max(number) from {block(rows)}"  # noqa: S608
+        bounds = f"select min(number), max(number) from {block(rows)}"
         ((low, high),) = self._reports.rows(bounds, scope.parameters)
         width = _width(0 if low is None else high - low)
         start = f"(floor(number / {width}) * {width})"
         column = f"printf('%g - %g', {start}, {start} + {width}) as histogram"
-        chosen = f"select *, {column} from {block(rows)} where number is not null"  # noqa: S608
+        chosen = f"select *, {column} from {block(rows)} where number is not null"
         return chosen, [*keys, "histogram"]
 
 
@@ -264,9 +264,9 @@ def _spread(rows: str, scope: Scope, period: Period, days: int) -> str:
     """Return the query of each row at each of the days that it counts for."""
     low = scope.parameter("low", period.start)
     dates = f"generate_series(bucket, bucket + interval {days - 1} days, interval 1 day)"
-    spread = f"select * replace (unnest({dates}) as bucket) from {block(rows)}"  # noqa: S608
+    spread = f"select * replace (unnest({dates}) as bucket) from {block(rows)}"
     high = scope.parameter("high", period.end)
-    return f"select * from {block(spread)} where bucket >= {low} and bucket < {high}"  # noqa: S608
+    return f"select * from {block(spread)} where bucket >= {low} and bucket < {high}"
 
 
 def _sets(keys: Sequence[str], *columns: str) -> str:
@@ -278,7 +278,7 @@ def _first_dates(rows: str, keys: Sequence[str]) -> str:
     grouping = "".join(f", grouping({key}) as all_{key}" for key in keys)
     columns = f"{''.join(f'{key}, ' for key in keys)}distinct_id, min(bucket) as bucket{grouping}"
     return (
-        f"select {columns} from {block(rows)} where distinct_id is not null"  # noqa: S608
+        f"select {columns} from {block(rows)} where distinct_id is not null"
         f" group by grouping sets ({_sets(keys, 'distinct_id')})"
     )
 
@@ -289,7 +289,7 @@ def _per_user(rows: str, keys: Sequence[str], per: str) -> str:
         raise RefusedRequest(400, f"perUserAggregation {per!r} is not known")
     chosen = ", ".join([*keys, "bucket"])
     return (
-        f"select {chosen}, distinct_id, {figure} as number from {block(rows)}"  # noqa: S608
+        f"select {chosen}, distinct_id, {figure} as number from {block(rows)}"
         f" where distinct_id is not null group by {chosen}, distinct_id"
     )
 
@@ -310,11 +310,11 @@ def _figures(rows: str, keys: Sequence[str], measurement: Mapping[str, Any]) -> 
     columns = f"{chosen}, {figure} as n, count(*) as events"
     if math == "cumulative_unique":  # the rows are of all groups already
         sets = "".join(f", all_{key}" for key in keys)
-        return f"select {columns}{sets} from {block(rows)} group by {chosen}{sets} order by all"  # noqa: S608
+        return f"select {columns}{sets} from {block(rows)} group by {chosen}{sets} order by all"
     if keys:
         columns += "".join(f", grouping({key}) as all_{key}" for key in keys)
     sets = _sets(keys, "bucket")
-    return f"select {columns} from {block(rows)} group by grouping sets ({sets}) order by all"  # noqa: S608
+    return f"select {columns} from {block(rows)} group by grouping sets ({sets}) order by all"
 
 
 def _width(extent: float) -> float:

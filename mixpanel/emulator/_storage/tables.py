@@ -52,7 +52,7 @@ select $seq + number as seq, event,
     json_merge_patch(properties, '{REMOVE_COLUMNS}') as properties,
     coalesce(fields[4]::bigint, $now) as ingested_at
 from found where event is not null and fields[1] is not null and json_type(properties) = 'OBJECT'
-"""  # noqa: S608
+"""
 TABLES = ("events", "profiles", "groups", "aliases", "lookup_tables")
 KEYS = {"profiles": ("distinct_id",), "groups": ("group_key", "group_id")}
 
@@ -61,4 +61,4 @@ alter table events add column sent_fields varchar;
 alter table events add column raw varchar;
 update events set sent_fields = json_object('time', properties -> '$.time'),
     properties = json_merge_patch(properties, '{REMOVE_COLUMNS}');
-"""  # noqa: S608
+"""

@@ -14,6 +14,7 @@ from mixpanel.data import (
     Credentials,
     ObjectNotFoundError,
     QueryError,
+    TokenCredentials,
     Workspace,
 )
 from mixpanel.emulator import Emulator
@@ -212,21 +213,23 @@ async def test_requests_of_people_need_a_token_and_are_read_in_both_shapes(emu, 
     with pytest.raises(Exception, match="401") as refused:
         await people.create(["u-1"])
     assert ["this API accepts OAuth tokens only: set MP_OAUTH_TOKEN"] == refused.value.__notes__
-    monkeypatch.setattr(Credentials, "authorization", lambda _self: "Bearer t0ken")
-    made = await people.create(["u-1", "u-2"], compliance_type="CCPA")
-    found = await people.get(made.id)
-    assert ("SUCCESS", ["u-1", "u-2"]) == (found.status, found.distinct_ids)
-    assert found.result not in repr(found)
-    async with httpx.AsyncClient() as http:
-        assert (await http.get(found.result)).content.startswith(b"PK")
-    with pytest.raises(ConfigError, match="send 1,999 at once"):
-        await ws.project.deletions.create([f"u-{n}" for n in range(2000)], confirm=True)
-    deletion = await ws.project.deletions.create("u-1", confirm=True)
-    assert "STAGING" == (await ws.project.deletions.get(deletion.id)).status
-    await ws.project.deletions.cancel(deletion.id)
-    assert "REVOKED" == (await ws.project.deletions.get(deletion.id)).status
-    with pytest.raises(QueryError, match="405"):
-        await ws.project.deletions.cancel(deletion.id)
+    token = TokenCredentials(token="t0ken", project_id="4242")
+    async with AsyncWorkspace.memory(credentials=token, base_url=emu.url) as bearer:
+        people, deletions = bearer.project.retrievals, bearer.project.deletions
+        made = await people.create(["u-1", "u-2"], compliance_type="CCPA")
+        found = await people.get(made.id)
+        assert ("SUCCESS", ["u-1", "u-2"]) == (found.status, found.distinct_ids)
+        assert found.result not in repr(found)
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(found.result)).content.startswith(b"PK")
+        with pytest.raises(ConfigError, match="send 1,999 at once"):
+            await deletions.create([f"u-{n}" for n in range(2000)], confirm=True)
+        deletion = await deletions.create("u-1", confirm=True)
+        assert "STAGING" == (await deletions.get(deletion.id)).status
+        await deletions.cancel(deletion.id)
+        assert "REVOKED" == (await deletions.get(deletion.id)).status
+        with pytest.raises(QueryError, match="405"):
+            await deletions.cancel(deletion.id)
 
 
 async def test_a_second_metric_of_one_name_is_a_conflict(ws):
@@ -253,7 +256,7 @@ async def test_who_and_where(ws):
     context = await ws.project.business_context.update("A tea shop", confirm=True)
     assert "A tea shop" == context.content
     both = await ws.project.business_context.both()
-    assert ["Sells things", "A tea shop"] == [each["content"] for each in both.values()]
+    assert ["Sells things", "A tea shop"] == [*both.values()]
 
 
 async def test_annotations_take_days_and_times(ws):

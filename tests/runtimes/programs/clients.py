@@ -1,11 +1,14 @@
 """The clients of all programs here: one per consumer, none of which sends by itself in time."""
 
+import os
+
 from mixpanel import AsyncBufferedConsumer, BufferedConsumer, Consumer, Mixpanel
 
+FLUSH_AFTER = float(os.environ.get("FLUSH_AFTER", "60"))
 CLIENTS = {
     "Consumer": Mixpanel("t", Consumer()),
     "BufferedConsumer": Mixpanel("t", BufferedConsumer()),
-    "AsyncBufferedConsumer": Mixpanel("t", AsyncBufferedConsumer(flush_after=60)),
+    "AsyncBufferedConsumer": Mixpanel("t", AsyncBufferedConsumer(flush_after=FLUSH_AFTER)),
 }
 
 
