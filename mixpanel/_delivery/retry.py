@@ -170,6 +170,7 @@ def delivery_steps(  # noqa: C901
                 break
             assert error is not None
             if found.outcome is ResponseOutcome.FATAL:
+                error.needs_attention = True
                 if not (found.not_processed or repeat_ambiguous):
                     yield from _without_unrepeatable(part, error)
                 yield Stop(error)  # what is repeatable stays queued, until the settings are mended

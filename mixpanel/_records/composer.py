@@ -182,19 +182,17 @@ class Composer:
                 checked_text(distinct_id, "distinct_id"),
             )
             insert_id = deterministic_id(event_name, user, key)
-        record = {
-            "event": event_name,
-            "properties": {
-                "token": self.token,
-                "distinct_id": distinct_id,
-                "time": to_api_time(timestamp),
-                "$insert_id": checked_text(insert_id, "insert_id") if insert_id else self._new_id(),
-                **self._library,
-                **checked_mapping(properties or {}),
-            },
-            **checked_mapping(meta or {}, "meta"),
+        merged = {
+            "token": self.token,
+            "distinct_id": distinct_id,
+            "time": to_api_time(timestamp),
+            "$insert_id": checked_text(insert_id, "insert_id") if insert_id else self._new_id(),
+            **self._library,
+            **checked_mapping(properties or {}),
         }
-        self._normalize_distinct_id(record["properties"])
+        self._normalize_distinct_id(merged)
+        # `meta` may replace the properties as a whole, as in the official client.
+        record = {"event": event_name, "properties": merged, **checked_mapping(meta or {}, "meta")}
         return self._finish_event("imports", record, auth)
 
     def complete_event(

@@ -226,12 +226,12 @@ def test_wrong_arguments_are_explained(emu, vendor, arguments, why):
             ["object", "acme", "--type", "2", "--unrelate", "u"],
             {
                 "event": "Relationship Deleted", "userId": "u",
-                "properties": {"objectId": "acme", "objectTypeId": "2"},
+                "properties": {"objectId": "acme", "objectTypeId": 2},
             },
         ),
         (
             ["object", "acme", "--type", "2", "--delete", "--force"],
-            {"event": "Object Deleted", "properties": {"objectId": "acme", "objectTypeId": "2"}},
+            {"event": "Object Deleted", "properties": {"objectId": "acme", "objectTypeId": 2}},
         ),
         (["suppress", "u-9", "--force"], {"event": "User Suppressed", "userId": "u-9"}),
         (["suppress", "u-9", "--undo"], {"event": "User Unsuppressed", "userId": "u-9"}),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["CHANNELS", "CustomerIOComposer"]
 
 CHANNELS = ("email", "sms", "push", "in_app", "whatsapp", "slack", "line", "inbox")
+MAX_DIGITS = 20  # of an object type's number
 _PREFERENCES = "cio_subscription_preferences"
 
 
@@ -170,11 +171,11 @@ class CustomerIOComposer(SegmentComposer):
         user_id: UserId,
         object_id: str | int,
         *,
-        object_type_id: int = 1,
+        object_type_id: int | str = 1,
         **options: Unpack[Options],
     ) -> Message:
         """Delete the relationship between a person and an object."""
-        type_id = _type_id(object_type_id)
+        type_id = int(_type_id(object_type_id))
         deleted = RelationshipDeleted(object_id=object_id, object_type_id=type_id)
         return self.track(user_id, deleted, **options)
 
@@ -182,7 +183,8 @@ class CustomerIOComposer(SegmentComposer):
         self, object_id: UserId, *, object_type_id: int | str = 1, **options: Unpack[Options]
     ) -> Message:
         """Delete an object; an unknown one is ignored."""
-        deleted = ObjectDeleted(object_id=object_id, object_type_id=_type_id(object_type_id))
+        type_id = int(_type_id(object_type_id))
+        deleted = ObjectDeleted(object_id=object_id, object_type_id=type_id)
         return self.track(None, deleted, **options)
 
     # ---- reports ----------------------------------------------------------------------------
@@ -205,7 +207,7 @@ def _required_user_id(user_id: UserId) -> str:
 
 def _type_id(object_type_id: int | str) -> str:
     text = id_text(object_type_id, "object_type_id") or ""
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
         raise ValidationError([f"object_type_id must be a whole number, not {text!r}"])
     return text
 

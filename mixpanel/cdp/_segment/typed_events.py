@@ -30,6 +30,7 @@ __all__ = [
     "SemanticEvent",
     "Text",
     "Texts",
+    "WholeNumber",
     "TypedModel",
     "list_of",
     "set_path",
@@ -70,6 +71,10 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def _is_digits(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20
+
+
 def _is_id(value: Any) -> bool:
     return isinstance(value, (str, UUID)) or _is_int(value)
 
@@ -89,6 +94,10 @@ RequiredText = Annotated[str, Rule("text", lambda value: isinstance(value, str))
 RequiredId = Annotated[str | int | UUID, _ID]
 Number = Annotated[int | float | Decimal | None, Rule("a number", _is_number)]
 Int = Annotated[int | None, Rule("a whole number", _is_int, int)]
+WholeNumber = Annotated[
+    int | str | None,
+    Rule("a whole number, or its digits", lambda value: _is_int(value) or _is_digits(value), int),
+]
 Bool = Annotated[bool | None, Rule("True or False", lambda value: isinstance(value, bool))]
 DateOrText = Annotated[
     str | date | datetime | None, Rule("text or a date", lambda v: isinstance(v, (str, date)))
