@@ -30,8 +30,8 @@ __all__ = [
     "SemanticEvent",
     "Text",
     "Texts",
-    "WholeNumber",
     "TypedModel",
+    "WholeNumber",
     "list_of",
     "set_path",
 ]
