@@ -130,6 +130,32 @@ def test_a_metric_may_be_a_cohort_or_several_events(emu):
     assert [4, 1, 1] == list(series(emu, bookmark).values())
 
 
+def test_a_report_may_name_saved_metrics_and_behaviors(emu):
+    """With changes of the report's own."""
+
+    def save(kind, definition):
+        fields = {"name": f"{kind} {definition}", "definition": definition}
+        response = httpx.post(f"{emu.url}/api/app/projects/42/{kind}", json=fields, auth=AUTH)
+        ((number, _),) = response.json()["results"].items()
+        return int(number)
+
+    event = {"type": "event", "name": "A"}
+    metric = save("metrics", {"behavior": event, "measurement": {"math": "total"}})
+    bookmark = bookmarks.insights("A", DAYS, chart="bar")
+    entry = {"type": "metric", "id": metric}
+    bookmark["sections"]["show"] = [entry]
+    assert {"all": 5} == series(emu, bookmark)
+    bookmark["sections"]["show"] = [entry | {"overrides": {"measurement": {"math": "unique"}}}]
+    assert {"all": 3} == series(emu, bookmark)
+    steps = bookmarks.funnel(["A", "B"], DAYS)
+    behavior = save("behaviors", {"behavior": steps["sections"]["show"][0]["behavior"]})
+    expected = series(emu, steps)
+    steps["sections"]["show"][0]["behavior"] = {"type": "funnel", "id": behavior}
+    assert expected == series(emu, steps)
+    bookmark["sections"]["show"] = [{"type": "metric", "id": 99}]
+    assert 404 == ask(emu, bookmark).status_code
+
+
 def filtered(operator, value, **more):
     return {"resourceType": "events", "value": "p", "filterOperator": operator,
             "filterValue": value, **more}  # fmt: skip

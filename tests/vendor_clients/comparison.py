@@ -370,6 +370,7 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
             "first_value",
         )
     },
+    ("query", "saved metric"): _query(),
     ("query", "percentile"): _of("custom_percentile", percentile=80),
     ("query", "histogram"): _of("histogram", per_user="total"),
     ("query", "per user"): _of("average", per_user="total"),
@@ -400,6 +401,7 @@ COMPARABLE: dict[tuple[str, str], Pair] = {
     ),
     # inline funnels
     ("query_funnel", ""): _funnel(),
+    ("query_funnel", "saved behavior"): _funnel(),
     ("query_funnel", "group"): _funnel(_segments, segments, by="plan"),
     ("query_funnel", "trends"): _funnel(
         lambda result: {day: [each.count for each in steps] for day, steps in result.dates.items()},

@@ -539,6 +539,8 @@ def custom_definitions():
     metric = t.CreateMetricParams(name="Paid", definition=t.Metric(PAID))
     metric = field(call("create_metric", metric), "id")
     call("get_metric", metric)
+    if metric is not None:
+        call("query", t.MetricRef(metric), **DAYS, label="saved metric")
     call("list_metrics")
     call("update_metric", metric, t.UpdateMetricParams(name="Orders"))
     call("bulk_update_metrics", [t.BulkUpdateMetricEntry(id=metric or 1, name="Again")])
@@ -548,6 +550,8 @@ def custom_definitions():
     behavior = t.CreateBehaviorParams(name="Buys", behavior=t.FunnelBehavior([OPENED, PAID]))
     number = field(call("create_behavior", behavior), "id")
     call("get_behavior", number)
+    if number is not None:
+        call("query_funnel", t.BehaviorRef(number, "funnel"), **DAYS, label="saved behavior")
     call("list_behaviors")
     call("update_behavior", number, t.UpdateBehaviorParams(name="Purchases"))
     call("delete_behavior", number)

@@ -184,12 +184,12 @@ def _statement(
     )
     # One window over all events instead of a join for each step: every row sees its neighbours, and
     # only the rows of anchors are kept.
-    around = f", {around}" if around else ""
-    moves = (
-        f"SELECT *, row_number() OVER moves AS place{around}\nFROM sequence\n"
-        f"WINDOW moves AS ({order})"
-    )
-    last = "SELECT *\nFROM moves\nWHERE is_anchor"
+    if further:
+        around = ", ".join(filter(None, ("row_number() OVER moves AS place", around)))
+    moves = f"SELECT *, {around}\nFROM sequence\nWINDOW moves AS ({order})"
+    # DuckDB stores what WITH names: only further steps read the window more than once.
+    anchors = "moves" if further else block(moves)
+    last = f"SELECT *\nFROM {anchors}\nWHERE is_anchor"
     if count_type != "total":
         last += f"\nQUALIFY row_number() OVER (PARTITION BY {user} ORDER BY time, event) = 1"
     columns = [f"{_within(n, seconds)} AS step{_suffix(n)}" for n in range(-reverse, forward + 1)]
@@ -211,7 +211,7 @@ def _statement(
     return with_queries(
         f"SELECT *\nFROM {every}\nORDER BY path IS NULL, step, way, n DESC, path, event, following",
         sequence=sequence,
-        moves=moves,
+        **({"moves": moves} if further else {}),
         paths=counted,
     )
 

@@ -143,7 +143,7 @@ class QueryEndpoints:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._reports = EventReports(project.warehouse)
-        self._inline = InlineReports(self._reports, project.profiles)
+        self._inline = InlineReports(self._reports, project.profiles, project.saved)
 
     async def respond(self, request: Request) -> Response:
         """Respond to one query.

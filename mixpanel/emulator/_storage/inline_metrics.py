@@ -108,8 +108,6 @@ class InlineMetrics:
         if kind not in ("event", "simple", "custom-event"):
             message = f"a metric of type {kind!r} is not computed by the emulator beside others"
             raise RefusedRequest(400, message)
-        if "id" in entry or (kind == "simple" and behavior.get("id") is not None):
-            raise RefusedRequest(400, "saved metrics and behaviors are not computed here")
         try:
             return self._measured(behavior, measurement, period, shown, today)
         except ConfigError as error:

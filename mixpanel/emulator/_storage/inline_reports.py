@@ -22,6 +22,7 @@ from mixpanel.emulator._rules.inline_filters import accessor, joined, step_where
 from mixpanel.emulator._storage.event_reports import EventReports
 from mixpanel.emulator._storage.inline_metrics import InlineMetrics, Shown
 from mixpanel.emulator._storage.profile_query import Profiles
+from mixpanel.emulator._storage.saved_reports import SavedReports
 
 MAX_LIMIT = 50_000
 MOST_PATHS = 1_000  # of which a tree is made
@@ -37,11 +38,12 @@ class Exclusion(NamedTuple):
 
 
 class InlineReports:
-    """Reports by the parameters of bookmarks."""
+    """Reports by the parameters of bookmarks, which may name saved metrics and behaviors."""
 
-    def __init__(self, reports: EventReports, profiles: Profiles) -> None:
+    def __init__(self, reports: EventReports, profiles: Profiles, saved: SavedReports) -> None:
         self._reports = reports
         self._profiles = profiles
+        self._saved = saved
         self._metrics = InlineMetrics(reports, self._where, self._members_of)
 
     def respond(self, params: Any, today: date, *, now: float, limit: Any) -> dict[str, Any]:
@@ -54,6 +56,7 @@ class InlineReports:
         if limit > MAX_LIMIT:
             message = f"Query limit exceeds max limit of {MAX_LIMIT} ({limit} was given)"
             raise RefusedRequest(400, message)
+        params = self._resolved(params)
         metrics = metrics_of(params)
         shown = self._shown(params, today, limit)
         kind = behavior_of(metrics[0]).get("type")
@@ -81,6 +84,7 @@ class InlineReports:
 
         :raises RefusedRequest: 400: the parameters are not those of a funnel.
         """
+        params = self._resolved(params)
         behavior = behavior_of(metrics_of(params)[0])
         if behavior.get("type") != "funnel":
             raise RefusedRequest(400, "the report is not a funnel")
@@ -143,6 +147,7 @@ class InlineReports:
 
         :raises RefusedRequest: 400: the parameters are malformed, or of a kind not known here.
         """
+        params = self._resolved(params)
         behavior = behavior_of(metrics_of(params)[0])
         if behavior.get("type") != "retention":
             raise RefusedRequest(400, "the report is not retention")
@@ -235,6 +240,26 @@ class InlineReports:
         return self._where(entries, today, determiner)
 
     # Parts
+
+    def _resolved(self, params: Any) -> Any:
+        """Return parameters with the definitions of the saved metrics and behaviors they name."""
+        show = [self._with_definition(entry) for entry in metrics_of(params)]
+        return {**params, "sections": {**params["sections"], "show": show}}
+
+    def _with_definition(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        found = dict(entry)
+        if "behavior" not in entry and entry.get("id") is not None:
+            definition = self._saved.get("metrics", entry["id"])["definition"]
+            if not isinstance(definition, Mapping) or "behavior" not in definition:
+                raise RefusedRequest(400, f"saved metric {entry['id']} has no behavior")
+            found = {"type": "metric", **definition}
+            for name, value in (entry.get("overrides") or {}).items():
+                found[name] = {**(found.get(name) or {}), **value}
+        behavior = behavior_of(found)
+        if behavior.get("id") is not None and behavior.get("type") != "cohort":
+            definition = self._saved.get("behaviors", behavior["id"])["definition"]
+            found["behavior"] = definition.get("behavior", definition)
+        return found
 
     def _shown(self, params: Any, today: date, limit: int) -> Shown:
         days, unit = days_of(section_of(params, "time"), today)
