@@ -103,6 +103,13 @@ def _parsed(known: Field, value: Any) -> Any:
             return [_number(each) for text in value for each in text.split(",") if each.strip()]
         case "text" if known.name == "csv":
             return _read(value, option)
+        case "text" if known.secret and not known.env:
+            if value != "-" and not value.startswith("@"):
+                raise typer.BadParameter(
+                    f"{option}: pass it as @FILE, or as - for stdin: others can read the arguments "
+                    "of a command"
+                )
+            return _read(value, option).rstrip("\r\n")
     return value
 
 
@@ -134,6 +141,8 @@ def _parameter(known: Field) -> inspect.Parameter:
             help_text += " Repeatable."
         if known.required and not known.env:
             help_text += " Required."
+        if known.secret and not known.env:
+            help_text += " As @FILE, or - for stdin."
         declared = typer.Option(*names, show_default=False, help=help_text, **more)
     return inspect.Parameter(
         known.name,

@@ -53,14 +53,6 @@ _ARGUMENTS: dict[Kind, dict[str, str]] = {
         "previousId": "previous_id",
     },
 }
-_POSITIONAL: dict[Kind, tuple[str, ...]] = {
-    "identify": (),
-    "track": ("user_id", "event"),
-    "page": (),
-    "screen": (),
-    "group": ("user_id", "group_id"),
-    "alias": ("previous_id", "user_id"),
-}
 _SERVER_FIELDS = frozenset({"type", "originalTimestamp", "receivedAt", "sentAt", "version"})
 
 
@@ -143,8 +135,8 @@ class SegmentComposer:
 
     def track(
         self,
-        user_id: UserId | None,
-        event: str | SemanticEvent,
+        user_id: UserId | None = None,
+        event: str | SemanticEvent | None = None,
         properties: Properties | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
@@ -231,8 +223,8 @@ class SegmentComposer:
 
     def group(
         self,
-        user_id: UserId | None,
-        group_id: UserId,
+        user_id: UserId | None = None,
+        group_id: UserId | None = None,
         traits: Properties | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
@@ -254,8 +246,8 @@ class SegmentComposer:
 
     def alias(
         self,
-        previous_id: UserId,
-        user_id: UserId,
+        previous_id: UserId | None = None,
+        user_id: UserId | None = None,
         context: Properties | None = None,
         timestamp: Timestamp | None = None,
         integrations: Properties | None = None,
@@ -283,8 +275,7 @@ class SegmentComposer:
         unknown = [name for name in message if name not in arguments and name not in _SERVER_FIELDS]
         if unknown:
             raise ValidationError([f"{kind} messages have no {name!r}" for name in unknown])
-        given = dict.fromkeys(_POSITIONAL[kind])
-        given |= {arguments[name]: message[name] for name in arguments if name in message}
+        given = {arguments[name]: message[name] for name in arguments if name in message}
         if given.get("timestamp") is None:
             given["timestamp"] = message.get("originalTimestamp")
         composed: Message = getattr(self, kind)(**given)
@@ -401,6 +392,8 @@ def _event_name(event: Any) -> tuple[str, SemanticEvent | None]:
     """Return an event's name, and the event itself if it is a typed one."""
     typed = event if isinstance(event, SemanticEvent) else None
     name = event if typed is None else typed.event_name
+    if name is None:
+        raise ValidationError(["the event name is missing"])
     if not isinstance(name, str):
         raise ValidationError([f"the event name must be text, not {type(name).__name__}"])
     if not name or name.isspace():

@@ -351,11 +351,16 @@ def _cells_by_slots(
             f"WHERE cell IS NOT NULL\nGROUP BY {columns}, cell"
         )
     else:
+        # One pass over the pairs: DuckDB stores the rows of a query that is named twice.
+        slot_counts = (
+            f"SELECT {columns}, n, count_if(here) AS these,\n"
+            "    count_if(before AND NOT counted) AS those\n"
+            f"FROM pairs\nGROUP BY {columns}, n"
+        )
         cells = (
-            f"SELECT {columns}, n AS cell, count_if(here) AS users\nFROM pairs\n"
-            f"WHERE n <= {most}\nGROUP BY {columns}, n\nUNION ALL\n"
-            f"SELECT {columns}, n - 1, count_if(before AND NOT counted)\nFROM pairs\n"
-            f"WHERE n > 0\nGROUP BY {columns}, n"
+            f"SELECT {columns}, n + shift AS cell, if(shift = 0, these, those) AS users\n"
+            f"FROM {block(slot_counts)}, (VALUES (0), (-1)) AS shifts (shift)\n"
+            f"WHERE n + shift BETWEEN 0 AND {most}"
         )
     return {
         "returns": returns, "placed": placed, "slots": slots, "neighbours": neighbours,

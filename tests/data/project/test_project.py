@@ -50,6 +50,7 @@ def sent(emu):
     return [(each.method, path) for each, path in zip(emu.requests(), paths, strict=True)]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 async def test_a_board_is_created_read_changed_and_deleted(emu, ws):
     """Each call is one request, and returns the object."""
     boards = ws.project.dashboards
@@ -74,6 +75,16 @@ async def test_a_pinned_data_view_is_the_scope(emu):
         await pinned.project.feature_flags.list()
     flags = ("GET", "projects/4242/workspaces/78/feature-flags")
     assert [("GET", "workspaces/78/cohorts"), flags] == sent(emu)
+
+
+async def test_discovery_sees_what_was_changed(ws):
+    """At once, although it remembers lists for ten minutes."""
+    assert ["Trend"] == [each.name for each in await ws.list_bookmarks()]
+    await ws.project.reports.create(name="Second", type="insights", params={})
+    assert {"Trend", "Second"} == {each.name for each in await ws.list_bookmarks()}
+    assert ["Buyers"] == [each.name for each in await ws.list_cohorts()]
+    await ws.project.cohorts.delete(1003, confirm=True)
+    assert [] == await ws.list_cohorts()
 
 
 async def test_what_cannot_be_undone_needs_confirmation(emu, ws):
